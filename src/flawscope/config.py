@@ -9,16 +9,19 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flawscope.errors import InputError, decimal_point, suggest_name
 from flawscope.pictures.text_files import load_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 T = TypeVar("T")
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]:
+def read_config(path: str | Path, category: str | None = None) -> Json:
     """Reads a YAML file as names and texts, which `build_config` reads as the settings' types: the overrides
     under `categories: {NAME: ...}` win over the rest."""
     try:
@@ -42,7 +45,7 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
     return {**values, **categories.get(category, {})}
 
 
-def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
+def parse_assignments(pairs: Iterable[str]) -> Json:
     """Reads `["ratio=0.05", "size=384"]` as values, as `read_config` reads lines of a file."""
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -57,14 +60,14 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def merge_settings(
-    file: str | None, flags: Mapping[str, Any], assignments: Iterable[str], category: str | None = None
-) -> dict[str, Any]:
+    file: str | None, flags: Mapping[str, object], assignments: Iterable[str], category: str | None = None
+) -> Json:
     """Merge the settings of a call: YAML file, flags, `key=value`; later ones win."""
     values = read_config(file, category) if file else {}
     return {**values, **flags, **parse_assignments(assignments)}
 
 
-def build_config(cls: type[T], values: Mapping[str, Any]) -> T:
+def build_config(cls: type[T], values: Mapping[str, object]) -> T:
     """Builds an instance of the dataclass `cls`; errors name the known keys and the right types."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
@@ -97,7 +100,7 @@ def redact_value(value: Any) -> str:
     return "an address" if "://" in str(value) or "@" in str(value) else str(value)
 
 
-def keep_known_settings(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def keep_known_settings(cls: type[Any], values: Mapping[str, object]) -> Json:
     """Drops values that are no settings of the dataclass `cls`: a file of another version may hold such.
     Values from a person go to `build_config` unfiltered, which reports them."""
     return {key: value for key, value in values.items() if key in setting_names(cls)}

@@ -10,7 +10,10 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -195,7 +198,7 @@ def check_arguments(*, but: Sequence[str] = ()) -> Callable[[F], F]:
 
 
 @functools.cache
-def _annotations(function: Callable[..., Any]) -> tuple[Any, dict[str, Any]]:
+def _annotations(function: Callable[..., Any]) -> tuple[Any, Json]:
     import inspect
 
     signature = inspect.signature(function)
@@ -237,7 +240,8 @@ def _wrong_part(name: str, value: object, hint: Any) -> tuple[str, object, Any] 
     if not isinstance(kind, type):
         return None  # such as Any
     if getattr(kind, "_is_protocol", False) and kind.__module__.startswith("flawscope"):
-        members = [one for one in (*vars(kind), *kind.__annotations__) if not one.startswith("_")]
+        names = [*vars(kind), *kind.__annotations__]
+        members = [name for name in names if not name.startswith("_")]
         return None if all(hasattr(value, one) for one in members) else (name, value, hint)
     if not _is_of(value, kind):
         return name, value, hint

@@ -7,7 +7,10 @@ import platform
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 GIB = 2**30
 FIT_MEMORY_LIMIT = 4 * GIB  # bytes that a fit may take; the built-in methods stay below
@@ -15,7 +18,7 @@ SMALL_BATCH, LARGE_BATCH = 8, 64  # batch sizes for 256 x 256 pixels: `LARGE_BAT
 FIT_THREADS = 2  # with fewer, reading pictures and computing wait for each other
 
 
-def machine_info() -> dict[str, Any]:
+def machine_info() -> Json:
     """Returns processor, cores that this process may use, memory and system."""
     total = system_memory()
     return {

@@ -138,14 +138,17 @@ class Picky(Sink):
     ],
 )
 def test_a_message_that_cannot_be_taken_is_given_up_after_six_tries(error, is_blamed):
-    given_up, box, one = list[str](), SimpleNamespace(failed=0), message()
+    given_up, kept, one = list[str](), list[str](), message()
+    one.verdict = None
+    undelivered = SimpleNamespace(keep=lambda inspection, verdict, why: kept.append(why))
+    box = SimpleNamespace(failed=0, undelivered=undelivered)
     delivery = Delivery(Picky(error), [], lambda why: None, lambda refused, why: given_up.append(why))
     for _ in range(MAX_REFUSALS - 1):
         with pytest.raises(type(error)):
             delivery._send_message(box, one)  # type: ignore[arg-type]
     if is_blamed:
         assert not delivery._send_message(box, one)  # type: ignore[arg-type]
-        assert given_up == [str(error)]
+        assert given_up == kept == [str(error)]
     else:
         with pytest.raises(type(error)):
             delivery._send_message(box, one)  # type: ignore[arg-type]

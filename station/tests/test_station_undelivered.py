@@ -95,8 +95,7 @@ def test_the_latest_are_kept(refused, monkeypatch):
 
 def test_a_message_whose_record_is_gone_is_forgotten(refused):
     kept = Undelivered(refused.database, refused.product, KEY)
-    message = SimpleNamespace(number=999, verdict=None)
-    kept.keep(message, "gone")  # type: ignore[arg-type]
+    kept.keep(999, None, "gone")
     kept.request_again()
     refused.hub.is_open = True
     deliver(refused.database, refused.product, refused.hub)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -154,11 +155,11 @@ def _other_commands() -> dict[str, Command]:
     """Commands of other packages, as these register them: help and module by name."""
     from importlib.metadata import entry_points
 
-    return {
-        name: Command(name, *facts)
-        for entry in sorted(entry_points(group=COMMAND_GROUP), key=lambda one: one.name)
-        for name, facts in entry.load().items()
-    }
+    commands = {}
+    for entry in sorted(entry_points(group=COMMAND_GROUP), key=operator.attrgetter("name")):
+        for name, facts in entry.load().items():
+            commands[name] = Command(name, *facts)
+    return commands
 
 
 def load_command(command: Command) -> tuple[Parser, Callable[[argparse.Namespace], int]]:

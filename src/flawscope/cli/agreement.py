@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope.cli import common
 from flawscope.errors import InputError
@@ -17,6 +17,7 @@ from flawscope.pages import report
 if TYPE_CHECKING:
     from flawscope.evaluation.agreement import Agreement, Appraisal
     from flawscope.evaluation.trials import ReadStudy
+    from flawscope.types import Json
 
 PAGE_SUFFIX = ".html"
 
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def claim_facts(rate: float) -> dict[str, Any]:
+def claim_facts(rate: float) -> Json:
     from flawscope.evaluation.agreement import parts_needed
     from flawscope.pages.report.agreement import ALLOWED_MISSES
 
@@ -122,12 +123,10 @@ def format_agreement(found: Agreement, claim: float, remarks: Iterable[str]) -> 
         kappa = words.kappa_text(one.kappas["cohen_reference"])
         return f"{one.name} is {one.grade}: {'; '.join(rates)}; kappa against the reference {kappa}"
 
-    parts = [
-        *map(line, found.appraisers),
-        f"all alike in all trials: {words.share_text(found.agreeing)}",
-        *map(words.shown_sentence, found.appraisers),
-        words.claim_sentence(claim),
-        *(f"warning: {remark}" for remark in remarks),
-        words.NEW_PICTURES,
-    ]
-    return "\n".join(parts)
+    lines = [line(one) for one in found.appraisers]
+    lines.append(f"all alike in all trials: {words.share_text(found.agreeing)}")
+    lines += [words.shown_sentence(one) for one in found.appraisers]
+    lines.append(words.claim_sentence(claim))
+    lines += [f"warning: {remark}" for remark in remarks]
+    lines.append(words.NEW_PICTURES)
+    return "\n".join(lines)

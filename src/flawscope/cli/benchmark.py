@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope.artefact.files import CSV_ENCODING, atomic_write, check_replaceable
 from flawscope.cli import common, fit_one
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flawscope.evaluation.benchmark.grid import Cell, Grid
     from flawscope.evaluation.benchmark.run import Pool
     from flawscope.evaluation.benchmark.tables import Results
+    from flawscope.types import Json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -176,7 +177,7 @@ def _pool(
         yield RunPlan(args.data, pool.max_concurrency, pool.resources.threads, args.keep_models), pool
 
 
-def _fit_arguments(cell: Cell, root: str) -> dict[str, Any]:
+def _fit_arguments(cell: Cell, root: str) -> Json:
     """The cell's fit, as `fit_one.predict_memory` takes it."""
     own = {name: getattr(cell, name) for name in ("category", "group", "seen", "device", "light")}
     return {"images": os.path.abspath(root), "method": cell.base_method, **own, **cell.options}
@@ -229,9 +230,14 @@ def _summary(results: Results) -> str:
 
     rows = []
     for category in results.grid.rows:
-        for method in results.grid.methods if category not in results.grid.missing else ():
-            values = [results.value(metric, method, category).mean for metric in METRICS]
-            rows.append([category, method, *("" if v is None else f"{v:.4f}" for v in values)])
+        if category in results.grid.missing:
+            continue
+        for method in results.grid.methods:
+            row = [category, method]
+            for metric in METRICS:
+                value = results.value(metric, method, category).mean
+                row.append("" if value is None else f"{value:.4f}")
+            rows.append(row)
     return common.format_table(rows, ("category", "method", *METRICS.values()))
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from flawscope.predictor.router import Router
     from flawscope.predictor.streaming import SourceResult
     from flawscope.results.advice import Advice
+    from flawscope.types import Json
 
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # or a quota
 
@@ -187,9 +188,7 @@ def add_settings(parser: Options, presets: str) -> None:
     )
 
 
-def read_settings(
-    args: argparse.Namespace, flags: Iterable[str], category: str | None = None
-) -> dict[str, Any]:
+def read_settings(args: argparse.Namespace, flags: Iterable[str], category: str | None = None) -> Json:
     """Reads the settings from --config, then the given ones of `flags`, then --set; later ones win."""
     from flawscope.config import merge_settings
 
@@ -336,12 +335,12 @@ def show(line: str, *, flush: bool = False) -> None:
         print(line, flush=flush)
 
 
-def show_document(args: argparse.Namespace, document: Any, lines: Callable[[], str]) -> None:
+def show_document(args: argparse.Namespace, document: object, lines: Callable[[], str]) -> None:
     """Prints a result at once, before steps that may fail: with `--json` as one document, else as `lines`."""
     show(as_json(document) if args.json else lines(), flush=True)
 
 
-def as_json(document: Any) -> str:
+def as_json(document: object) -> str:
     return json.dumps(document, indent=1, allow_nan=False)
 
 
@@ -456,18 +455,17 @@ def left_out_line(result: Evaluation, by: str) -> str:
     return f"left out, because {by} was fitted or calibrated on them: {which}"
 
 
-def format_table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Aligns columns for reading; numbers to the right."""
-    cells = [list(map(str, header)), *[["" if c is None else str(c) for c in row] for row in rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    right = [all(re.match(r"$|n/a$|[+\-0-9]", row[i]) for row in cells[1:]) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        return "  ".join(
-            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
-        ).rstrip()
-
-    return "\n".join([line(cells[0]), line(["-" * w for w in widths]), *map(line, cells[1:])])
+    shown = [["" if value is None else str(value) for value in row] for row in rows]
+    columns = []
+    for place, title in enumerate(header):
+        values = [row[place] for row in shown]
+        width = max(len(text) for text in (title, *values))
+        is_of_numbers = all(re.match(r"$|n/a$|[+\-0-9]", text) for text in values)
+        align = str.rjust if is_of_numbers else str.ljust
+        columns.append([align(text, width) for text in (title, "-" * width, *values)])
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
 
 
 # --------------------------------------------------- --category all|objects|textures|a,b: one after the other

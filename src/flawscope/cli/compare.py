@@ -65,14 +65,14 @@ def format_comparison(found: Comparison) -> str:
     from flawscope.evaluation.comparison import describe_model
 
     first = found.evaluations[0]
-    parts = [f"{first.category}: {first.counts()}"]
-    models = [
-        f"{which}: {name}, {facts['method']} {'x'.join(map(str, facts['size']))}, {facts['runtime']}"
-        for which, name, facts in zip("AB", found.names, map(describe_model, found.predictors), strict=True)
-    ]
+    overview = [f"{first.category}: {first.counts()}"]
+    for letter, name, predictor in zip("AB", found.names, found.predictors, strict=True):
+        facts = describe_model(predictor)
+        size = "x".join(str(side) for side in facts["size"])
+        overview.append(f"{letter}: {name}, {facts['method']} {size}, {facts['runtime']}")
     header = ("", "A", "B", "B - A", "95 % interval", "better")
     parts = [
-        "\n".join([*parts, *models]),
+        "\n".join(overview),
         common.format_table([_difference_row(one) for one in found.differences], header),
         "better: where the interval leaves out zero; of twenty such lines one does so by chance",
         found.sentence(),

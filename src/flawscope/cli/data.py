@@ -101,7 +101,10 @@ def run(args: argparse.Namespace) -> int:
         document["advice"] = [one._asdict() for one in steps]
         common.show(common.as_json(document))
     else:
-        common.show("\n".join([*report.lines(), *([] if aligned is None else aligned.lines())]))
+        lines = list(report.lines())
+        if aligned is not None:
+            lines += aligned.lines()
+        common.show("\n".join(lines))
         for one in steps:
             common.show(common.next_step(one))
     if problem is not None:
@@ -201,12 +204,14 @@ def demo(args: argparse.Namespace) -> int:
         return 0
     data = ["--data", str(root), "--category", args.category]
     model = str(out / f"{args.category}.safetensors")
-    rest = ["--device", args.device, *(["--quiet"] if args.quiet else [])]
-    rest += ["--threads", str(args.threads)] if args.threads else []
-    for command in (
-        ["fit", *data, "--out", model, *rest],
-        ["evaluate", model, *data, "--out", str(out / "results"), *rest],
-    ):
+    common_options = ["--device", args.device]
+    if args.quiet:
+        common_options.append("--quiet")
+    if args.threads:
+        common_options += ["--threads", str(args.threads)]
+    fit_command = ["fit", *data, "--out", model, *common_options]
+    evaluate_command = ["evaluate", model, *data, "--out", str(out / "results"), *common_options]
+    for command in (fit_command, evaluate_command):
         common.say(f"\n$ flawscope {shlex.join(command)}")
         code = main(command)
         if code:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from flawscope.predictor.router import Router
     from flawscope.progress import ProgressCallback
     from flawscope.results.prediction import Prediction
+    from flawscope.types import Facts, Json
 
-Documents = Mapping[str, dict[str, Any]]  # of `evaluate --json`, by category
+    Documents = Mapping[str, Json]  # of `evaluate --json`, by category
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +183,7 @@ def _write_results(
     return [*results.pictures.failures, *unwritten.lines()]
 
 
-def _table_form(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> dict[str, Any]:
+def _table_form(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> Json:
     """Returns the form of the tables, as `TableWriter` takes it."""
     parts = predictor.parts()
     found = {"kinds": result.names_kinds, "aligned": result.aligned, "model": os.path.basename(args.model)}
@@ -192,7 +193,9 @@ def _table_form(args: argparse.Namespace, result: Evaluation, predictor: Predict
 def _totals(args: argparse.Namespace, result: Evaluation) -> list[tuple[str, str]]:
     """Returns the totals of a workbook by their names."""
     found = [("Model", os.path.basename(args.model)), ("Method", result.method), ("Product", result.category)]
-    return [*found, ("Pictures", result.counts()), *(("Measured", line) for line in _decision_lines(result))]
+    found.append(("Pictures", result.counts()))
+    found += [("Measured", line) for line in _decision_lines(result)]
+    return found
 
 
 def format_evaluation(result: Evaluation) -> str:
@@ -252,20 +255,25 @@ def _decision_lines(result: Evaluation) -> Iterator[str]:
     )
 
 
-def _found_text(defects: Mapping[str, Any]) -> str:
+def _found_text(defects: Mapping[str, object]) -> str:
     return f"{defects['found']} of {defects['images']}"
 
 
-def _parts_text(parts_found: dict[str, Any]) -> str:
+def _parts_text(parts_found: Json) -> str:
     low, high = parts_found["interval"]
-    return (
+    text = (
         f"{parts_found['promise']}\n"
         f"parts: {parts_found['false_alarms']} of {parts_found['good']} good called anomalous "
-        f"(95 % interval {low:.1%} to {high:.1%}){', more than promised' if parts_found['broken'] else ''}, "
-        f"{parts_found['found']} of {parts_found['defective']} defective found"
-        + (f", {parts_found['incomplete']} incomplete" if parts_found["incomplete"] else "")
-        + ("" if parts_found["auroc"] is None else f", AUROC {parts_found['auroc']:.4f}")
+        f"(95 % interval {low:.1%} to {high:.1%})"
     )
+    if parts_found["broken"]:
+        text += ", more than promised"
+    text += f", {parts_found['found']} of {parts_found['defective']} defective found"
+    if parts_found["incomplete"]:
+        text += f", {parts_found['incomplete']} incomplete"
+    if parts_found["auroc"] is not None:
+        text += f", AUROC {parts_found['auroc']:.4f}"
+    return text
 
 
 def _light_row(one: Robustness) -> tuple[str, ...]:
@@ -313,7 +321,7 @@ def _view_datasets(args: argparse.Namespace, model: Router) -> dict[str, Dataset
     return fit_one.split_by_view(dataset, pattern, "test", *(["train"] if dataset.drawn_split else []))
 
 
-def _recognition(model: Router, name: str, result: Evaluation) -> dict[str, Any]:
+def _recognition(model: Router, name: str, result: Evaluation) -> Json:
     """Counts a product's test pictures, and how many of them the router takes for each other
     product, or for none."""
     from flawscope.results.prediction import Prediction
@@ -343,7 +351,7 @@ def _run_several(
     if folder:
         own = OutputFiles(common.prepare_output_folder(args.out))
         own.check(TABLE_NAME)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Json] = {}
     pictures: list[tuple[Item, Prediction]] = []  # of all views
 
     def work(name: str) -> int:
@@ -391,11 +399,13 @@ def _model_path(folder: str, category: str) -> Path:
 
 def _means(found: Documents) -> dict[str, float | None]:
     """Mean of each metric over the categories that have it; None where none has."""
-    values = {
-        metric: [value for one in found.values() if (value := one["metrics"].get(metric)) is not None]
-        for metric in dict.fromkeys(name for one in found.values() for name in one["metrics"])
-    }
-    return {metric: sum(known) / len(known) if known else None for metric, known in values.items()}
+    known: dict[str, list[float]] = {}
+    for document in found.values():
+        for metric, value in document["metrics"].items():
+            values = known.setdefault(metric, [])
+            if value is not None:
+                values.append(value)
+    return {metric: sum(values) / len(values) if values else None for metric, values in known.items()}
 
 
 def _count_mistaken(found: Documents, names: Iterable[str]) -> int:
@@ -403,45 +413,60 @@ def _count_mistaken(found: Documents, names: Iterable[str]) -> int:
     return sum(sum(found[name]["products"]["mistaken"].values()) for name in names)
 
 
-def _several_text(document: Mapping[str, Any], kind: str) -> str:
+def _several_text(document: Facts, kind: str) -> str:
     """Text for a person: the table of the papers' metrics, and the decisions on parts."""
     from flawscope.evaluation.benchmark.tables import METRICS
 
     found, has_products = document["categories"], kind == "product"
 
     def cells(metrics: Mapping[str, float | None]) -> list[str]:
-        return ["n/a" if (value := metrics.get(name)) is None else f"{value:.4f}" for name in METRICS]
+        values = [metrics.get(name) for name in METRICS]
+        return ["n/a" if value is None else f"{value:.4f}" for value in values]
 
-    def mistaken(names: Sequence[str]) -> list[str]:
-        judged = sum(found[name]["products"]["pictures"] for name in names) if has_products else 0
-        return [f"{_count_mistaken(found, names)} of {judged}"] if has_products else []
+    def mistaken(names: Sequence[str]) -> str:
+        judged = sum(found[name]["products"]["pictures"] for name in names)
+        return f"{_count_mistaken(found, names)} of {judged}"
 
-    rows: list[Sequence[str]] = []
+    header = [kind, *METRICS.values(), "false alarms", "defects found"]
+    rows: list[list[str]] = []
     for name, one in found.items():
-        alarms = "" if (rate := one["false_alarms"]["measured"]) is None else f"{rate:.1%}"
+        rate = one["false_alarms"]["measured"]
+        alarms = "" if rate is None else f"{rate:.1%}"
         shown = _found_text(one["defects"]) if one["defects"]["images"] else ""
-        rows.append((name, *cells(one["metrics"]), alarms, shown, *mistaken([name])))
-    rows.append((f"mean of {len(found)}", *cells(document["mean"]), "", "", *mistaken([*found])))
-    header = (kind, *METRICS.values(), "false alarms", "defects found")
-    parts = [f"{name}: {line}" for name, one in found.items() for line in one["remarks"]]
-    parts += [f"{name}: {_parts_text(one['parts'])}" for name, one in found.items() if one.get("parts")]
-    parts += [_parts_text(document["parts"])] if document.get("parts") else []
-    return "\n\n".join([common.format_table(rows, (*header, "mistaken") if has_products else header), *parts])
+        rows.append([name, *cells(one["metrics"]), alarms, shown])
+    rows.append([f"mean of {len(found)}", *cells(document["mean"]), "", ""])
+    if has_products:
+        header.append("mistaken")
+        for row, name in zip(rows, found, strict=False):
+            row.append(mistaken([name]))
+        rows[-1].append(mistaken(list(found)))
+    texts = [common.format_table(rows, header)]
+    texts += [f"{name}: {line}" for name, one in found.items() for line in one["remarks"]]
+    texts += [f"{name}: {_parts_text(one['parts'])}" for name, one in found.items() if one.get("parts")]
+    if document.get("parts"):
+        texts.append(_parts_text(document["parts"]))
+    return "\n\n".join(texts)
 
 
-def _several_rows(document: Mapping[str, Any], kind: str) -> Iterator[Sequence[Any]]:
+def _several_rows(document: Facts, kind: str) -> Iterator[Sequence[object]]:
     found, has_products = document["categories"], kind == "product"
 
-    def mistaken(names: Sequence[str]) -> list[int]:
-        return [_count_mistaken(found, names)] if has_products else []
-
-    metrics = [*document["mean"]]
-    more = ["false_alarms", "false_alarms_expected", "good_pictures", "defects_found", "defective_pictures"]
-    more += ["mistaken"] if has_products else []
-    yield ["category", "method", "pictures", *metrics, *more]
+    metrics = list(document["mean"])
+    counts = ["false_alarms", "false_alarms_expected", "good_pictures", "defects_found", "defective_pictures"]
+    heading = ["category", "method", "pictures", *metrics, *counts]
+    if has_products:
+        heading.append("mistaken")
+    yield heading
     for name, one in found.items():
-        values = [one["metrics"].get(metric) for metric in metrics]
-        alarms = [one["false_alarms"][key] for key in ("measured", "expected", "images")]
-        defects = [one["defects"][key] for key in ("found", "images")]
-        yield [name, one["method"], one["images"], *values, *alarms, *defects, *mistaken([name])]
-    yield [f"mean of {len(found)}", "", "", *document["mean"].values(), *[""] * 5, *mistaken([*found])]
+        row = [name, one["method"], one["images"]]
+        row += [one["metrics"].get(metric) for metric in metrics]
+        row += [one["false_alarms"][key] for key in ("measured", "expected", "images")]
+        row += [one["defects"][key] for key in ("found", "images")]
+        if has_products:
+            row.append(_count_mistaken(found, [name]))
+        yield row
+    last = [f"mean of {len(found)}", "", "", *document["mean"].values()]
+    last += [""] * len(counts)
+    if has_products:
+        last.append(_count_mistaken(found, list(found)))
+    yield last

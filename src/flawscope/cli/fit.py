@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     rate, missing = predictor.calibration.rate, lacking(predictor.manifest, args.update is not None)
     few = advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest))
     views = [] if args.update else advise_each_view(predictor.manifest)
-    for one in [*views, *advise_blind(predictor.manifest), *few]:
+    for one in (*views, *advise_blind(predictor.manifest), *few):
         say(common.next_step(one))
     for line in next_steps(args, out):
         say(line)
@@ -107,8 +107,11 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
     calibration, short = manifest.calibration, not verbose and not promise.by_part
     # what the rate lacks stands among the next steps
     brief = calibration.describe_rate() if calibration.promised else calibration.brief()
-    lines = [brief if short else promise.text, *([] if updated else describe_found(manifest))]
-    return [*lines, *describe_suspects(manifest)]
+    lines = [brief if short else promise.text]
+    if not updated:
+        lines += describe_found(manifest)
+    lines += describe_suspects(manifest)
+    return lines
 
 
 def describe_suspects(manifest: Manifest) -> list[str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flawscope.datasets import Dataset, Item
     from flawscope.predictor import Predictor
     from flawscope.progress import ProgressCallback
+    from flawscope.types import Json
 
 
 # Settings that have a flag with every method
@@ -39,7 +40,7 @@ class FitSettings(NamedTuple):
     method: str
     preset: str
     seen: Any
-    settings: dict[str, Any]
+    settings: Json
 
 
 def read_fit_settings(args: argparse.Namespace) -> FitSettings:
@@ -86,7 +87,7 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
     return predictor
 
 
-def predict_memory(fit: Mapping[str, Any]) -> int | None:
+def predict_memory(fit: Mapping[str, object]) -> int | None:
     """`preparation.predict_peak_memory` of a fit, for a process that may load torch. `good` names the folder
     of good pictures, as `open_dataset` takes it."""
     from flawscope.datasets import open_dataset
@@ -99,7 +100,7 @@ def predict_memory(fit: Mapping[str, Any]) -> int | None:
     return predict_peak_memory(images, **given)
 
 
-def picture_options(args: argparse.Namespace, call: FitSettings) -> dict[str, Any]:
+def picture_options(args: argparse.Namespace, call: FitSettings) -> Json:
     """Options of a fit by which its pictures are seen, and settings of its method: what its memory depends
     on, too."""
     return {
@@ -253,7 +254,8 @@ def only_category(root: str) -> str | None:
 
 
 def _good_pictures(dataset: Dataset) -> list[Path]:
-    return [item.path for item in (*dataset.train, *dataset.validation)]
+    items = [*dataset.train, *dataset.validation]
+    return [item.path for item in items]
 
 
 def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:

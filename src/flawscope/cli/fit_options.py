@@ -62,7 +62,7 @@ class _HelpAll(argparse.Action):
         super().__init__(option_strings, nargs=0, **{**how, "default": argparse.SUPPRESS})
         self._texts = texts
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         for action, text in self._texts.items():
             action.help = text
         print(parser.format_help())
@@ -210,7 +210,7 @@ def name_as_typed(args: argparse.Namespace, text: str) -> str:
     return written(args, found[1]) + text[found.end() :]
 
 
-def _check_names(file: str | None, values: Mapping[str, Any]) -> None:
+def _check_names(file: str | None, values: Mapping[str, object]) -> None:
     known = file_options() | _settings()
     for name in values:
         if name in known:
@@ -236,7 +236,7 @@ def _actions() -> dict[str, argparse.Action]:
     return {one.dest: one for one in parser._actions if one.default is not argparse.SUPPRESS}
 
 
-def _read(file: str, name: str, value: Any) -> Any:
+def _read(file: str, name: str, value: object) -> object:
     """Reads a value of the file as the command line reads it."""
     action, where = _actions()[name], f"config {file}: {name}"
     if action.nargs == 0:

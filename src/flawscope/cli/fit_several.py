@@ -19,6 +19,7 @@ from flawscope.progress import JobsProgress, ProgressCallback, Say, discard, for
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.predictor import Predictor
+    from flawscope.types import Json
 
 POLL_INTERVAL = 0.5  # seconds between checks of the cluster's tasks
 HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # of an outcome's figures
@@ -108,7 +109,7 @@ def fit_each(
     return {name: found[name] for name in names}
 
 
-def category_call(args: argparse.Namespace, name: str, folder: str, **own: Any) -> argparse.Namespace:
+def category_call(args: argparse.Namespace, name: str, folder: str, **own: object) -> argparse.Namespace:
     """Returns the arguments for a category alone, whose model is a file in the folder. own: others."""
     out = str(Path(folder) / f"{name.replace('/', '%2F')}.safetensors")
     own = {"called": name, "category": name, "out": out, "cluster": None, **own}
@@ -137,8 +138,9 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
     took, manifest = format_duration(time.monotonic() - began), predictor.manifest
     pictures = pluralize(len(manifest.pictures), "picture")
     lines = [f"{name}: {pictures} in {took}; {promise_of(manifest).text}"]
-    found = [] if call.each_view else describe_found(manifest)  # its views decide together
-    lines += [f"  {line}" for line in (*found, *manifest.notes)]
+    if not call.each_view:  # else its views decide together
+        lines += [f"  {line}" for line in describe_found(manifest)]
+    lines += [f"  {line}" for line in manifest.notes]
     lines += [f"  question: {line}" for line in manifest.questions]
     asked = "" if call.joint or call.each_view else call.out  # else they are asked once, for the one file
     return Outcome(
@@ -236,7 +238,7 @@ def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
     return predictor
 
 
-def _peak_arguments(call: argparse.Namespace) -> dict[str, Any]:
+def _peak_arguments(call: argparse.Namespace) -> Json:
     """The fit, as `fit_one.predict_memory` takes it."""
     given = {name: getattr(call, name) for name in ("category", "good", "group", "device")}
     seeing = fit_one.picture_options(call, fit_one.read_fit_settings(call))

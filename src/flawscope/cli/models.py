@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flawscope.pictures.decoding import PictureSource
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import Router
+    from flawscope.types import Json
 
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def _show_router(args: argparse.Namespace) -> None:
 
     manifests, views = read_router_facts(args.model)
     if args.json:
-        document: dict[str, Any] = {"products": {name: one.to_dict() for name, one in manifests.items()}}
+        document: Json = {"products": {name: one.to_dict() for name, one in manifests.items()}}
         print(common.as_json(document if views is None else {**document, "views": asdict(views)}))
     else:
         of = pluralize(len(manifests), "product" if views is None else "view")
@@ -77,21 +78,20 @@ def manifest_lines(manifest: Manifest, parts: KnownParts | None = None) -> list[
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.pages.report.words import model_facts
 
-    rows = [
-        *model_facts(manifest, parts),
-        *[("exported", line) for line in certificate_lines(manifest.facts)],
-        *[("note", note) for note in manifest.notes],
-        *[("look at", one.line()) for one in manifest.suspects],
-        *[("question", line) for line in manifest.questions],
-        *[("next", one.line()) for one in (advise_blind(manifest) if parts is None else [])],
-        ("samples", f"{len(manifest.samples)} for --self-test"),
-        ("format", str(FORMAT)),
-    ]
-    pad = max(len(k) for k, _ in rows) + 2
-    return [f"{k:<{pad}}{v}" for k, v in rows]
+    rows = list(model_facts(manifest, parts))
+    rows += [("exported", line) for line in certificate_lines(manifest.facts)]
+    rows += [("note", note) for note in manifest.notes]
+    rows += [("look at", suspect.line()) for suspect in manifest.suspects]
+    rows += [("question", line) for line in manifest.questions]
+    if parts is None:
+        rows += [("next", advice.line()) for advice in advise_blind(manifest)]
+    rows.append(("samples", f"{len(manifest.samples)} for --self-test"))
+    rows.append(("format", str(FORMAT)))
+    width = max(len(what) for what, _ in rows) + 2
+    return [f"{what:<{width}}{value}" for what, value in rows]
 
 
-def certificate_lines(facts: Mapping[str, Any]) -> list[str]:
+def certificate_lines(facts: Mapping[str, object]) -> list[str]:
     """Lines on the model's certificates, by engine."""
     from flawscope.artefact.certificate import certificates_from_facts
 
@@ -323,12 +323,11 @@ def backbones(args: argparse.Namespace) -> int:
         rows.append((name, "yes" if at_hand else "no", packaged.licence, packaged.install))
     rows += [(name, "yes", "see the model's page", "in the local hub cache") for name in cached_models()]
     if args.json:
-        keys = ("name", "at_hand", "licence", "from")
-        print(
-            json.dumps(
-                [{**dict(zip(keys, r, strict=True)), "at_hand": r[1] == "yes"} for r in rows], indent=1
-            )
-        )
+        documents = []
+        for name, yes_or_no, licence, source in rows:
+            document = {"name": name, "at_hand": yes_or_no == "yes", "licence": licence, "from": source}
+            documents.append(document)
+        print(json.dumps(documents, indent=1))
         return 0
     print(common.format_table(rows, ("backbone", "at hand", "licence", "from")))
     print(f"\nThe default is {DEFAULT_BACKBONE}. Any other timm model works with --backbone NAME:")

@@ -12,8 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from flawscope.cli import common
 from flawscope.errors import InputError, join_names, pluralize
@@ -31,8 +30,9 @@ if TYPE_CHECKING:
     from flawscope.results.prediction import MismatchDetector, Prediction
     from flawscope.results.result_workbook import ExcelTable
     from flawscope.results.run import ResultsFolder
-    from flawscope.results.table import TableWriter, Unjudged
+    from flawscope.results.table import TableForm, TableWriter, Unjudged
     from flawscope.results.tolerance import Tolerances
+    from flawscope.types import Facts, Json
 
 
 MOST_NAMED = 20  # files in a line
@@ -122,7 +122,8 @@ def prediction_line(found: Prediction) -> str:
     recognised = found.product_name not in ("", Prediction.NO_PRODUCT_NAME)
     product = [f"{found.product_name}{p_value}"] if recognised else []
     kinds = [found.regions[0].kinds_text] if found.is_anomalous and found.region_kinds else []
-    told = (*product, *filter(None, kinds), *(one.words for one in found.findings))
+    noticed = [finding.words for finding in found.findings]
+    told = product + [text for text in kinds if text] + noticed
     remarks = "".join(f"  ({words})" for words in told)
     return (
         f"{found.decision:<10} severity {severity_text(found.severity):<7} score {found.score:<9.4g} "
@@ -158,7 +159,7 @@ class Output:
         root: Path | None,
         *,
         inputs: Iterable[Path] | None,
-        form: Mapping[str, Any] = MappingProxyType({}),
+        form: TableForm | None = None,
         parts: PartCollector | None = None,
         count: Callable[[Prediction], None],
     ):
@@ -166,7 +167,9 @@ class Output:
         from flawscope.results.result_workbook import open_table
         from flawscope.results.run import ResultsFolder, WriteErrors
 
-        self.args, self.products, self.parts, self.count = args, form.get("products", False), parts, count
+        form = form or {}
+        self.args, self.parts, self.count = args, parts, count
+        self.products = form.get("products", False)
         # sources of pictures whose part is not decided yet, by its name and their paths
         self._waiting: dict[str, dict[str, PictureSource]] = {}
         self._is_grouped = inputs is not None  # `PartCollector.group` has put the pictures of a part together
@@ -184,8 +187,15 @@ class Output:
         elif args.out:
             say = common.say_unless_quiet(args)
             maps = args.maps or "png16"
-            how = {**form, "decimal_comma": args.decimal_comma}
-            self.results = ResultsFolder(Path(args.out), root, say, maps=maps, inputs=inputs, **how)
+            self.results = ResultsFolder(
+                Path(args.out),
+                root,
+                say,
+                maps=maps,
+                inputs=inputs,
+                decimal_comma=args.decimal_comma,
+                **form,
+            )
             self.table = self.results.table
             if args.labels:
                 self.labels = LabelWriter(args.labels, self.results.own)
@@ -262,7 +272,7 @@ class Output:
             line = json.dumps(found.to_dict(), allow_nan=False) if self.args.json else found.line()
             common.show(line, flush=self.flush_each)
 
-    def finish(self, facts: dict[str, Any], levels: Levels | None = None) -> None:
+    def finish(self, facts: Json, levels: Levels | None = None) -> None:
         """Writes the final files, and says where they are. `complete` of the facts is true only where all was
         judged and written.
 
@@ -302,7 +312,7 @@ class Output:
         for line in self.unwritten.lines():
             common.say(line)
 
-    def _write_page(self, results: ResultsFolder, facts: dict[str, Any], levels: Levels | None) -> None:
+    def _write_page(self, results: ResultsFolder, facts: Json, levels: Levels | None) -> None:
         """Writes the page beside the table, where the libraries that it needs are installed."""
         from flawscope.pages.report.pages import predictions_page
         from flawscope.results.run import TABLE_NAME
@@ -335,13 +345,18 @@ def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
     return 4 if is_unsure and not code else code
 
 
-def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[Any]]:
+def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[object]]:
     """Yields the rows of the table of parts, its heading first. products: with a column of products."""
     heading = ["part", "decision", "p_value", "score", "worst", "missing", "severity"]
-    yield [*heading, *(["product"] if products else [])]
+    if products:
+        heading.append("product")
+    yield heading
     for one in found:
-        row = [one.part, one.decision, one.p_value, one.score, one.worst, " ".join(one.missing), one.severity]
-        yield [*row, *([one.product_name] if products else [])]
+        missing = " ".join(one.missing)
+        row = [one.part, one.decision, one.p_value, one.score, one.worst, missing, one.severity]
+        if products:
+            row.append(one.product_name)
+        yield row
 
 
 class Summary:
@@ -358,12 +373,15 @@ class Summary:
         seen = [one.preprocess for one in self.manifests.values()]
         self.levels = widest([levels for one in seen if (levels := one.levels) is not None])
         self.parts = model.parts()
-        self.form = {  # of the table
-            "kinds": any(one.kinds is not None for one in self.manifests.values()),
+        has_kinds = any(one.kinds is not None for one in self.manifests.values())
+        aligned = any(one.reference is not None for one in seen)
+        self.form: TableForm = {
+            "kinds": has_kinds,
             "products": self.products,
-            "aligned": any(one.reference is not None for one in seen),
-            **({"part_of": self.parts.name_part} if self.parts else {}),
+            "aligned": aligned,
         }
+        if self.parts:
+            self.form["part_of"] = self.parts.name_part
         self.tolerances: Tolerances | None = None  # a person's rules, where some are applied
         rates = [one.calibration.expected_rate for one in self.manifests.values()]
         self.totals = ProductCounts(self.parts.expected_rate if self.parts else max(rates))
@@ -375,7 +393,7 @@ class Summary:
         if (manifest := self.manifests.get(found.product_name)) is not None:
             self.p_values.append(float(manifest.calibration.unit_p_values(found.score)))
 
-    def batch(self, rate: float) -> dict[str, Any]:
+    def batch(self, rate: float) -> Json:
         """Facts on the pictures that can be called defective together at a false discovery rate: up to which
         p-value, and how many. least: the smallest p-value that there can be."""
         from flawscope.calibration.promise import batch_limit
@@ -386,7 +404,7 @@ class Summary:
         found = {"rate": rate, "p_value": limit, "defective": called, "pictures": len(self.p_values)}
         return {**found, "least": least, "promised": self.promised}
 
-    def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
+    def facts(self, args: argparse.Namespace, unjudged: int) -> Json:
         found = run_facts(args, self.manifests, self.totals, unjudged, self.kind)
         if self.parts is not None:
             found |= {"promise": self.parts.promise(), "expected_rate": self.parts.expected_rate}
@@ -427,7 +445,7 @@ def run_facts(
     totals: MismatchDetector,
     unjudged: int,
     kind: str = "",
-) -> dict[str, Any]:
+) -> Json:
     """Facts of a run. manifests, kind: of a model's products or views; of one product alone under ""."""
     from flawscope._version import __version__
 
@@ -440,22 +458,25 @@ def run_facts(
             "mask_threshold": one.mask_threshold,
             "promised": one.promised,
         }
-    own: dict[str, Any] = {f"{kind}s": each} if kind else each[""]
+    own: Json = {f"{kind}s": each} if kind else each[""]
     product = _product_of(manifests, kind)
+    methods = dict.fromkeys(manifest.method for manifest in manifests.values())
     promises = [f"{name}: {one.brief()}" if kind else one.brief() for name, one in known.items()]
+    expected_rate = max(one.expected_rate for one in known.values())
+    promised = all(one.promised for one in known.values())
     return {
         "model": os.path.basename(args.model),
         "category": product,
         "product": product,
-        "method": ", ".join(dict.fromkeys(one.method for one in manifests.values())),
+        "method": ", ".join(methods),
         "inputs": totals.count + unjudged,
         "judged": totals.count,
         "anomalous": totals.anomalous,
         "unjudged": unjudged,
         **own,
-        "expected_rate": max(one.expected_rate for one in known.values()),
+        "expected_rate": expected_rate,
         "promise": "; ".join(promises),
-        "promised": all(one.promised for one in known.values()),
+        "promised": promised,
         "beyond_promise": dict(totals.beyond_promise),
         "warning": totals.warning() or None,
         "flawscope": __version__,
@@ -477,7 +498,7 @@ def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: 
     return f"{totals.anomalous} of {pictures} anomalous{within}\n{calibration.brief()}\n{LEGEND}"
 
 
-def batch_line(batch: Mapping[str, Any]) -> str:
+def batch_line(batch: Facts) -> str:
     """Line on the pictures that can be called defective together, from `Summary.batch`."""
     of = f"of {pluralize(batch['pictures'], 'picture')}"
     if batch["defective"]:

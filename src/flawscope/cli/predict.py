@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope.cli import cluster_predict, common, output
 from flawscope.errors import InputError, one_line_message, pluralize
@@ -18,6 +18,7 @@ from flawscope.progress import defer_interrupts, ignore_progress
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import PictureSource
     from flawscope.progress import ProgressCallback
+    from flawscope.results.prediction import Prediction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +113,8 @@ def run(args: argparse.Namespace) -> int:
     if inputs.total:
         paths = [path for path in inputs.sources if isinstance(path, Path)]
         root = common_folder([path for path in paths if path not in inputs.errors])
-    form = {**summary.form, "model": os.path.basename(args.model)}
+    form = summary.form
+    form["model"] = os.path.basename(args.model)
     if summary.parts is not None and paths:
         inputs.sources = summary.parts.group(paths)
     results = output.Output(args, root, inputs=paths, form=form, parts=summary.parts, count=summary.add)
@@ -154,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _judge(
     inputs: output.PictureInputs,
-    stream: Callable[..., Iterator[tuple[PictureSource, Any]]],
+    stream: Callable[..., Iterator[tuple[PictureSource, Prediction | InputError]]],
     results: output.Output,
     summary: output.Summary,
     step: ProgressCallback,

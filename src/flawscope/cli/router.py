@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope.cli import common, fit_one, fit_options, fit_several, questions
 from flawscope.errors import InputError, pluralize
@@ -43,11 +43,9 @@ def fit(args: argparse.Namespace) -> int:
             )
     fit_one.require_training()
     if any(call.update is None for call in calls.values()):  # a new one is asked before it is fitted
-        new = [
-            None if call.part is None or args.each_view else {"part": call.part, "view": call.view}
-            for call in calls.values()
-        ]
-        router_file.check_same_parts([*new, *(one.manifest.facts.get("part") for one in products.values())])
+        patterns = [_own_part(args, call) for call in calls.values()]
+        patterns += [one.manifest.facts.get("part") for one in products.values()]
+        router_file.check_same_parts(patterns)
     kind = "product" if pattern is None else "view"
     with _kept_models(folder):
         for name, call in calls.items():
@@ -73,6 +71,13 @@ def fit(args: argparse.Namespace) -> int:
     return fit_several.exit_code(outcomes) or questions.report(out, args.update)
 
 
+def _own_part(args: argparse.Namespace, call: argparse.Namespace) -> dict[str, str] | None:
+    """The patterns of part and view that a new model decides by; None: it decides on pictures."""
+    if call.part is None or args.each_view:
+        return None
+    return {"part": call.part, "view": call.view}
+
+
 @contextmanager
 def _kept_models(folder: Path) -> Iterator[None]:
     """Makes the folder that keeps models until all are there, and removes it where it keeps none."""
@@ -85,7 +90,7 @@ def _kept_models(folder: Path) -> Iterator[None]:
 
 
 def _call(
-    args: argparse.Namespace, old: RouterArtefact | None, folder: Path, name: str, **own: Any
+    args: argparse.Namespace, old: RouterArtefact | None, folder: Path, name: str, **own: object
 ) -> argparse.Namespace:
     """The call that fits the model of a product or view, or adds to the one that there is."""
     call = fit_several.category_call(args, name, str(folder), **own)
@@ -136,7 +141,8 @@ def _view_calls(
     else:
         seed, _ = common.seed_and_group(next(iter(old.products.values())).manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part_key, good=args.good)
-    pattern.part_numbers(dataset.relative(item.path) for item in (*dataset.train, *dataset.validation))
+    items = [*dataset.train, *dataset.validation]
+    pattern.part_numbers(dataset.relative(item.path) for item in items)
     views = fit_one.split_by_view(dataset, pattern, "train", "validation")
     own = {"category": args.category, "part": None, "view": None, "group": pattern.part}
     return {one: _call(args, old, folder, one, only_view=(pattern, one), **own) for one in views}

@@ -25,6 +25,7 @@ from flawscope.pictures.listing import printable
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.results.prediction import MAX_REMEMBERED, MismatchDetector
 from flawscope.results.run import SUMMARY_NAME
+from flawscope.types import Facts
 
 SHARD_SIZE = 1_000  # pictures of a shard
 SHARDS_PER_WORKER = 24  # of few pictures: many small shards keep all workers busy to the end
@@ -117,7 +118,7 @@ def predict(
     )
 
 
-def _read_earlier_run(store: FileStore, call: Mapping[str, Any], stdin: Any) -> Run | None:
+def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: Any) -> Run | None:
     """Reads this call's run from the folder; None where there is none. InputError: it has another run."""
     if not store.exists(RUN_FILE):
         for name in (shards.PARTS_FOLDER, SUMMARY_NAME):
@@ -170,7 +171,7 @@ def _batch_size(manifest: Manifest, *, on_gpu: bool = False) -> int:
 def _judge_missing(
     store: FileStore,
     run: Run | None,
-    call: Mapping[str, Any],
+    call: Facts,
     info: ListingInfo,
     model: str | os.PathLike[str],
     manifest: Manifest,
@@ -205,7 +206,7 @@ def _judge_missing(
     return run
 
 
-def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, Any]) -> Iterator[int]:
+def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, object]) -> Iterator[int]:
     """Judges shards by tasks, which wait for room on the nodes, also on those that join later.
 
     Args:

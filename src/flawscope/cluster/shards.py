@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawscope._version import __version__
 from flawscope.artefact.files import atomic_write, file_sha256
@@ -23,6 +23,9 @@ from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.pictures.listing import printable
 from flawscope.results.prediction import Prediction, codes_beyond_promise
 from flawscope.results.table import FLOAT_COLUMNS, ResultRow, Unjudged, table_columns
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 RUN_FILE, PARTS_FOLDER = "run.json", "parts"
 
@@ -35,7 +38,7 @@ class Run:
     call: its arguments by name. size: pictures of a shard. device: cpu or cuda.
     """
 
-    call: dict[str, Any]
+    call: Json
     listing: ListingInfo
     size: int
     device: str
@@ -177,7 +180,7 @@ def _open_run(job: Job) -> tuple[FileStore, Run, Any]:
 
 
 def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entries: Sequence[Entry]) -> None:
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     # one that is no picture is empty
     judged = predictor.stream([b"" if entry.error else Path(entry.path) for entry in entries])
     for entry, (_, result) in zip(entries, judged, strict=True):
@@ -195,7 +198,9 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
             rows += [first | more, *others]
         else:
             text = entry.error or str(result)
-            rows.append(asdict(ResultRow.from_result(Unjudged(path, printable(" ".join(text.split()))))))
+            reason = printable(" ".join(text.split()))
+            row = ResultRow.from_result(Unjudged(path, reason))
+            rows.append(asdict(row))
     manifest = predictor.manifest
     columns = table_columns(
         kinds=manifest.kinds is not None, aligned=manifest.preprocess.reference is not None
@@ -203,7 +208,7 @@ def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entri
     store.write(shard_path(shard), encode_shard(rows, columns))
 
 
-def encode_shard(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> bytes:
+def encode_shard(rows: Sequence[Json], columns: Sequence[str]) -> bytes:
     """Encodes a shard's Parquet file: the columns of `predict --out FILE.csv`, the picture's size in
     pixels, its shifts from the training pictures (`appearance.FEATURES`), and for a picture called good the
     codes of findings for which the rate is not promised."""

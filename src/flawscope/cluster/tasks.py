@@ -28,8 +28,8 @@ STOP_TIMEOUT = 30.0  # seconds for tasks that were stopped to save a checkpoint
 @contextmanager
 def task_pool(
     noun: str,
-    fits: Mapping[str, Mapping[str, Any]],
-    predict: Callable[[Mapping[str, Any]], int | None],
+    fits: Mapping[str, Mapping[str, object]],
+    predict: Callable[[Mapping[str, object]], int | None],
     data: str,
     out: str,
     live: JobsProgress,
@@ -66,8 +66,8 @@ def task_pool(
 
 
 def _fit_memory(
-    fits: Mapping[str, Mapping[str, Any]],
-    predict: Callable[[Mapping[str, Any]], int | None],
+    fits: Mapping[str, Mapping[str, object]],
+    predict: Callable[[Mapping[str, object]], int | None],
     resources: TaskResources,
 ) -> dict[str, int]:
     """Predicts the bytes of each fit by a task, so that this process needs no torch. They are
@@ -84,7 +84,7 @@ def _fit_memory(
 
 
 def _predict_each(
-    predict: Callable[[Mapping[str, Any]], int | None], fits: Mapping[str, Mapping[str, Any]]
+    predict: Callable[[Mapping[str, object]], int | None], fits: Mapping[str, Mapping[str, object]]
 ) -> dict[str, int]:
     found = {}
     for label, fit in fits.items():
@@ -169,4 +169,8 @@ def _run_task(
 ) -> Any:
     prepare_node(version, folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # how Ray cancels; Python may ignore it
-    return function(*args, throttled(lambda *progress: queue.put(label, *progress)))
+
+    def report(*progress: object) -> None:
+        queue.put(label, *progress)
+
+    return function(*args, throttled(report))

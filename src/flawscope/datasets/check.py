@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from flawscope.datasets.class_labels import read_class_labels
 from flawscope.datasets.copies import CheckedPicture, exact_copies, near_copies
@@ -36,6 +36,9 @@ from flawscope.pictures.mask_files import seem_masks
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.other_files import OTHER_FILES
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
@@ -83,23 +86,26 @@ class CheckReport:
         told = [f.severity for f in self.findings if f.code not in BY_REMARKS]
         return {s: told.count(s) + (s == "note") * len(self.remarks) for s in SEVERITIES}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns the report as values that JSON knows."""
+        counts = []
+        for split, kind, count in self.counts:
+            counts.append({"split": split, "kind": kind, "pictures": count})
+        sizes = []
+        for width, height, count in self.sizes:
+            sizes.append({"width": width, "height": height, "pictures": count})
         return {
             "root": self.root,
             "category": self.category,
             "layout": self.layout,
             "ok": self.ok,
-            "counts": [{"split": s, "kind": k, "pictures": n} for s, k, n in self.counts],
-            "sizes": [{"width": w, "height": h, "pictures": n} for w, h, n in self.sizes],
-            "modes": [{"mode": m, "pictures": n} for m, n in self.modes],
-            "forms": [
-                {"pixels": f.pixels, "marks": f.marks, "pictures": f.pictures, "example": str(f.item.path)}
-                for f in self.forms
-            ],
+            "counts": counts,
+            "sizes": sizes,
+            "modes": [{"mode": mode, "pictures": count} for mode, count in self.modes],
+            "forms": [_form_document(form) for form in self.forms],
             "totals": self.totals,
-            "findings": [{**asdict(f), "others": list(f.others)} for f in self.findings],
-            "remarks": [*self.remarks],
+            "findings": [asdict(finding) | {"others": list(finding.others)} for finding in self.findings],
+            "remarks": list(self.remarks),
         }
 
     def lines(self) -> list[str]:
@@ -126,7 +132,17 @@ class CheckReport:
             text += [finding.line() for finding in group[:few]]
             if len(group) > few:
                 text.append(f"{severity}: {code}: {len(group) - few} more of these; --json lists all")
-        return [*text, *(f"note: {line}" for line in self.remarks)]
+        text += [f"note: {line}" for line in self.remarks]
+        return text
+
+
+def _form_document(form: ReadForm) -> Json:
+    return {
+        "pixels": form.pixels,
+        "marks": form.marks,
+        "pictures": form.pictures,
+        "example": str(form.item.path),
+    }
 
 
 def check(
@@ -163,12 +179,13 @@ def check(
         findings += look(dataset)
     findings += _too_few_pictures(range(len(dataset.train)) if parts is None else parts.numbers)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
+    counted_sizes = [(width, height, count) for (width, height), count in _by_frequency(sizes)]
     return CheckReport(
         root=str(dataset.root),
         category=dataset.category,
         layout=dataset.layout,
         counts=tuple(_counts(dataset)),
-        sizes=tuple((*size, n) for size, n in _by_frequency(sizes)),
+        sizes=tuple(counted_sizes),
         modes=tuple(_by_frequency(modes)),
         findings=tuple(findings),
         forms=tuple(_forms(seen)),

@@ -143,9 +143,13 @@ class ClassLabels:
     def is_named(self, picture: Path, wanted: set[str]) -> bool:
         """Whether a label of a picture has one of the names. wanted: folded."""
         for one in self.of.get(picture, ()):
-            own = {*split_words(one.words)}
-            if fold(one.words) in wanted or any((w := {*split_words(name)}) and w <= own for name in wanted):
+            if fold(one.words) in wanted:
                 return True
+            own = set(split_words(one.words))
+            for name in wanted:
+                words = set(split_words(name))
+                if words and words <= own:
+                    return True
         return False
 
     @property

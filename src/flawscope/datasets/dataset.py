@@ -137,12 +137,12 @@ def split_dataset(
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     told = [listed.get(path) or split_of(path.relative_to(root).parts[:-1]) for path in paths]
     if "train" in told and all(told):
-        good_of = {
-            split: [Item(path, "good", False) for path, own in zip(paths, told, strict=True) if own == split]
-            for split in SPLITS
-        }
-        learnt, apart, tested = good_of.values()
-        return Dataset(root, category_of(root), layout, (*learnt,), (*tested, *bad), (*apart,))
+        good_of: dict[str, list[Item]] = {split: [] for split in SPLITS}
+        for path, split in zip(paths, told, strict=True):
+            if split in good_of:
+                good_of[split].append(Item(path, "good", False))
+        learnt, apart, tested = (tuple(items) for items in good_of.values())
+        return Dataset(root, category_of(root), layout, learnt, (*tested, *bad), apart)
     common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
     names = [path.relative_to(good).as_posix() for path in paths]
     parts = name_parts([path.relative_to(common).as_posix() for path in paths], settings.part_of)
@@ -150,8 +150,9 @@ def split_dataset(
     kind = "good" if good == root else good.name
     items = [Item(path, kind, False) for path in paths]
     train = tuple(item for k, item in enumerate(items) if k not in held)
-    test = *(items[k] for k in sorted(held)), *bad
-    return Dataset(root, category_of(root), layout, train, test, drawn_split=True)
+    test = [items[k] for k in sorted(held)]
+    test += bad
+    return Dataset(root, category_of(root), layout, train, tuple(test), drawn_split=True)
 
 
 def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[PartKey | None] = ()) -> set[int]:

@@ -151,7 +151,8 @@ def select_categories(
             asked |= {*found}
         else:
             asked |= {*CATEGORY_GROUPS.get(word, (word,))}
-    order = {name: k for k, name in enumerate(dict.fromkeys([*MVTEC, *found]))}
+    known = dict.fromkeys([*MVTEC, *found])
+    order = {name: place for place, name in enumerate(known)}
     rows = tuple(sorted(asked, key=lambda name: order.get(name, len(order))))
     missing = tuple(row for row in rows if row not in found)
     if len(missing) == len(rows):

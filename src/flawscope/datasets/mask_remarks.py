@@ -109,7 +109,8 @@ def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
     they are good; else raises InputError, with a question. What a review decided on is decided."""
     if dataset.reviewed:
         return
-    learnt = {item.path for item in (*dataset.train, *dataset.validation)}
+    items = [*dataset.train, *dataset.validation]
+    learnt = {item.path for item in items}
     pairs = [(item, mask) for item, mask in marked_good(dataset) if item.path in learnt]
     if not pairs:
         return
@@ -131,12 +132,13 @@ def describe_marks(item: Item) -> str:
     """Describes in which forms a picture is marked: the tool, or where a mask lies and how it is stored."""
     if not item.masks:
         return "no mask" if item.anomalous else "good"
-    forms = (
-        f"{mask.form}, {'boxes' if mask.boxes == len(mask.shapes) else 'outlines'}"
-        if isinstance(mask, PictureLabels)
-        else f"mask {_place(mask, item.path)}: {mask.suffix.lower()}, {_storage(mask)}"
-        for mask in item.masks
-    )
+    forms = []
+    for mask in item.masks:
+        if isinstance(mask, PictureLabels):
+            shapes = "boxes" if mask.boxes == len(mask.shapes) else "outlines"
+            forms.append(f"{mask.form}, {shapes}")
+        else:
+            forms.append(f"mask {_place(mask, item.path)}: {mask.suffix.lower()}, {_storage(mask)}")
     return " and ".join(dict.fromkeys(forms))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from flawscope.pictures.decoding import PillowSource, open_upright, source_name
 from flawscope.pictures.listing import picture_files_in
 from flawscope.pictures.mask_files import find_masks, fold
 from flawscope.pictures.masks import read_mask
+from flawscope.types import Array
 
 _OVERLAY_FOLDER, _OVERLAY_NAME = re.compile("overlays?"), re.compile(r"(.+?)[\W_]+overlay")
 OVERLAY_SHARE, OVERLAY_LEVELS = 0.5, 2  # of textured pixels that are equal within so many grey levels
@@ -33,7 +33,9 @@ class GroundTruth:
 
     def __init__(self, root: Path, beside: Iterable[Path] = (), good_kinds: Iterable[str] = ()):
         files = picture_files_in(root, own=True)
-        every = dict.fromkeys([*files, *(path for folder in beside for path in picture_files_in(folder))])
+        every = dict.fromkeys(files)
+        for folder in beside:
+            every |= dict.fromkeys(picture_files_in(folder))
         self.masks = find_masks(every)
         shown = [path for path in files if path not in self.masks]
         self.overlays = _find_overlays(shown)
@@ -103,7 +105,7 @@ def _is_drawn_on(path: Path, other: Path) -> bool:
 
 
 def union_masks(
-    masks: Iterable[PillowSource | PictureLabels | NDArray[Any]],
+    masks: Iterable[PillowSource | PictureLabels | Array],
     size: tuple[int, int],
     picture: str | None = None,
 ) -> NDArray[np.bool_]:
@@ -126,7 +128,7 @@ def read_any_mask(mask: PillowSource | PictureLabels) -> NDArray[np.bool_]:
     return mask.read() if isinstance(mask, PictureLabels) else read_mask(mask)
 
 
-def require_size(mask: NDArray[Any], size: tuple[int, int], name: str) -> NDArray[Any]:
+def require_size(mask: Array, size: tuple[int, int], name: str) -> Array:
     """The mask, if it has its picture's size (H, W); InputError otherwise."""
     if mask.shape != tuple(size):
         found = "x".join(map(str, mask.shape[1::-1] + mask.shape[2:]))

@@ -136,11 +136,12 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     if asked == (ALL_GOOD,):
         told = read_class_labels(root, truth.pictures, truth.labels)
         return _all_good(root, truth.pictures, settings, told.splits(truth.pictures, asks=False))
-    own = {p: {"."} if f == Path() else {*f.parts, f.as_posix()} for p, f in folders.items()}
+    own = {path: _names_of(folder) for path, folder in folders.items()}
     there = {name for names_ in own.values() for name in names_}
     labels = read_class_labels(root, truth.pictures, truth.labels, by_marks=True)
-    known = {*map(fold, there)}
-    words = {fold(name) for name in asked} - known
+    known = {fold(name) for name in there}
+    folded = {fold(name) for name in asked}
+    words = folded - known
     for name in asked:
         one = {fold(name)}
         if not one <= known and not any(labels.is_named(path, one) for path in folders):
@@ -148,7 +149,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
             raise InputError(f"{root}: --good {name}: no pictures there; {suggested}")
     good, test = list[Path](), list[Item]()
     for path, folder in folders.items():
-        named = [name for name in own[path] if fold(name) in {*map(fold, asked)}]
+        named = [name for name in own[path] if fold(name) in folded]
         is_bad = labels.defect_source(path) and not any(map(says_good, named))
         is_bad = is_bad or (named == ["."] and labels.has_unknown and labels.is_labelled(path))
         if (named and not is_bad) or labels.is_named(path, words):
@@ -171,13 +172,19 @@ def _all_good(
     return split_dataset(root, "folder", root, paths, [], settings._replace(share=0), splits)
 
 
+def _names_of(folder: Path) -> set[str]:
+    """Names that mean a folder, given relative to the root: of each folder on the way, and of the way."""
+    return {"."} if folder == Path() else {*folder.parts, folder.as_posix()}
+
+
 def good_folders(folder: Path) -> list[Path]:
     """Subfolders of good pictures; first of all the one that published data sets have."""
     first = subfolder(folder, *GOOD)
     there = {name: path for name, path in subfolders(folder).items() if not is_mask_folder(name)}
     said = read_side_by_side([*there])
-    named = (path for name, path in there.items() if said[name] is Said.GOOD)
-    return [*dict.fromkeys([*([] if first is None else [first]), *named])]
+    folders = [] if first is None else [first]
+    folders += [path for name, path in there.items() if said[name] is Said.GOOD]
+    return list(dict.fromkeys(folders))
 
 
 def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = "") -> Sequence[Path]:

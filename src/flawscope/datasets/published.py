@@ -120,9 +120,9 @@ def _open_by_table(
         raise InputError(f"{table}: not a split of {layout} ({message_with_type(error)}); {REMEDY}") from None
     if not items["train"]:
         raise InputError(f"{table}: lists no training pictures for {category!r}; {REMEDY}")
-    absent = next((i.path for i in (*items["train"], *items["test"]) if not i.path.is_file()), None)
-    if absent is not None:
-        raise InputError(f"{table}: there is no {absent}; complete the data set, or {REMEDY}")
+    for item in items["train"] + items["test"]:
+        if not item.path.is_file():
+            raise InputError(f"{table}: there is no {item.path}; complete the data set, or {REMEDY}")
     return Dataset(root, category, layout, tuple(items["train"]), tuple(items["test"]))
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flawscope.errors import InputError
 from flawscope.evaluation.metrics import confidence_interval_rate
+from flawscope.types import Array
 
 CONFIDENCE = 0.95
 LEAST_CLAIM = 1e-6  # below it more parts are needed than scipy counts
@@ -121,14 +121,15 @@ def measure_agreement(study: Study) -> Agreement:
     """Computes the figures of a study."""
     together = np.hstack([*study.decisions.values()])  # [N, appraisers * R]
     alike = (together == together[:, :1]).all(axis=1)
+    between = []
+    for first, second in itertools.combinations(study.decisions, 2):
+        counts = cross_tabulate(study.decisions[first], study.decisions[second])
+        between.append((first, second, cohens_kappa(counts)))
     return Agreement(
         appraisers=tuple(_appraise(name, study) for name in study.decisions),
         agreeing=Share.of_parts(alike),
         agreeing_rightly=Share.of_parts(alike & (together[:, 0] == study.defective)),
-        between=tuple(
-            (a, b, cohens_kappa(cross_tabulate(study.decisions[a], study.decisions[b])))
-            for a, b in itertools.combinations(study.decisions, 2)
-        ),
+        between=tuple(between),
         fleiss=fleiss_kappa(_count_raters(together)),
     )
 
@@ -191,7 +192,7 @@ def cross_tabulate(a: Flags, b: Flags) -> NDArray[np.int64]:
     return np.bincount((2 * a.astype(np.int64) + b).ravel(), minlength=4).reshape(2, 2)
 
 
-def cohens_kappa(table: NDArray[Any]) -> float | None:
+def cohens_kappa(table: Array) -> float | None:
     """Cohen's kappa, -1..1, of a cross-tabulation [K, K] in counts; None where both raters always say one
     and the same. Source: Cohen, Educational and Psychological Measurement 20 (1960)."""
     total, agreed = int(table.sum()), int(np.trace(table))
@@ -199,7 +200,7 @@ def cohens_kappa(table: NDArray[Any]) -> float | None:
     return None if chance == total**2 else (total * agreed - chance) / (total**2 - chance)
 
 
-def fleiss_kappa(counts: NDArray[Any]) -> float | None:
+def fleiss_kappa(counts: Array) -> float | None:
     """Fleiss' kappa, -1..1, of the numbers of raters [N, K] that put each of N subjects into each of K
     categories; None with fewer than two raters, or where all say one and the same. Source: Fleiss,
     Psychological Bulletin 76 (1971)."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from flawscope.evaluation.metrics import f1_at, image_metrics
 from flawscope.evaluation.result import METRIC_NAMES, Evaluation
 from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.types import Json
 
 # Rates at each model's score threshold
 RATE_LABELS = {"false_alarms": "false alarms", "defects_found": "defects found"}
@@ -69,7 +70,7 @@ class Difference:
             return ""
         return "b" if (self.interval[0] > 0) != (self.name in LOWER_IS_BETTER) else "a"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {
             "a": self.a,
             "b": self.b,
@@ -101,8 +102,8 @@ class Pair(NamedTuple):
         """Name of the model that is right where they differ, "a" or "b"."""
         return "a" if self.a.is_anomalous == self.a.anomalous else "b"
 
-    def to_dict(self) -> dict[str, Any]:
-        def of(found: Decided) -> dict[str, Any]:
+    def to_dict(self) -> Json:
+        def of(found: Decided) -> Json:
             decision = "anomalous" if found.is_anomalous else "good"
             numbers = {"score": found.score, "p_value": found.p_value, "severity": found.severity}
             return {**numbers, "decision": decision}
@@ -151,19 +152,17 @@ class Comparison:
             return f"both decide alike on {of}"
         return f"they decide differently on {len(self.changed)} of {of}: A is right on {a} of these, B on {b}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The document that `compare --json` prints."""
-        models = [
-            {
-                "name": name,
-                **describe_model(predictor),
-                "seconds": round(evaluation.seconds, 3),
-                "false_alarms": evaluation.false_alarms,
-                "mismatch": evaluation.mismatch or None,
-                "remarks": evaluation.remarks,
-            }
-            for name, predictor, evaluation in zip(self.names, self.predictors, self.evaluations, strict=True)
-        ]
+        models = []
+        for name, predictor, evaluation in zip(self.names, self.predictors, self.evaluations, strict=True):
+            model: Json = {"name": name}
+            model |= describe_model(predictor)
+            model["seconds"] = round(evaluation.seconds, 3)
+            model["false_alarms"] = evaluation.false_alarms
+            model["mismatch"] = evaluation.mismatch or None
+            model["remarks"] = evaluation.remarks
+            models.append(model)
         first = self.evaluations[0]
         return {
             "category": first.category,
@@ -179,7 +178,7 @@ class Comparison:
         }
 
 
-def describe_model(predictor: Predictor) -> dict[str, Any]:
+def describe_model(predictor: Predictor) -> Json:
     """Facts of a model that a comparison shows."""
     manifest, promise = predictor.manifest, promise_of(predictor.manifest)
     return {

@@ -48,6 +48,7 @@ from flawscope.evaluation.robustness import LIGHTS, robustness
 from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import INCOMPLETE, MIN_WARNING_PICTURES, MismatchDetector, Prediction
+from flawscope.types import Json
 from flawscope.views.geometry import Geometry
 from flawscope.views.light import Light
 
@@ -107,7 +108,8 @@ def evaluate(
     if isinstance(dataset, str | os.PathLike):  # as `fit` takes it
         raise InputError(f"{dataset!s} is a path: open it, evaluate(model, open_dataset({str(dataset)!r}))")
     require_type("dataset", dataset, Dataset)
-    learnt = {*leave_out, *(p.hash for p in predictor.manifest.pictures)}  # thresholds are learnt, too
+    learnt = set(leave_out)
+    learnt.update(picture.hash for picture in predictor.manifest.pictures)  # thresholds are learnt, too
     is_drawn, dataset = dataset.drawn_split, with_unlearnt(predictor, dataset, learnt, step)
     if not dataset.test:
         raise InputError(
@@ -136,18 +138,22 @@ def evaluate(
     found |= loco_metrics(kept, dataset, labels)
     if full_resolution:
         found |= _full_resolution_metrics(kept, labels)
+    values: dict[str, float | None] = {}
+    for name, value in found.items():
+        values[name] = None if value is None or np.isnan(value) else float(value)
+    left_out_kinds = Counter(item.kind for item in seen.left_out)
     return Evaluation(
         category=dataset.category,
         product=predictor.manifest.category,
         method=predictor.manifest.method,
-        metrics={k: None if v is None or np.isnan(v) else float(v) for k, v in found.items()},
+        metrics=values,
         false_alarms=_false_alarm_statistics(shown, decided, predictor, dataset.train),
         defects=_defect_statistics(decided),
         kinds=_kind_statistics(decided, dataset),
         images=len(kept),
         defect_pixels={name: seen.marked[name] for name in DEFECT_PIXELS},
         masks={name: seen.marked[name] for name in MASK_COUNTS},
-        left_out=dict(Counter(item.kind for item in seen.left_out)),
+        left_out=dict(left_out_kinds),
         learnt_from=len(dataset.train) if is_drawn else 0,
         without_mask=kept.without_mask,
         unmarked=dict(Counter(seen.unmarked)),
@@ -245,46 +251,51 @@ def _best_threshold_label(what: str, threshold: float) -> str | None:
 
 def _false_alarm_statistics(
     shown: Sequence[Judged], decided: Sequence[Decided], predictor: Predictor, train: Sequence[Item]
-) -> dict[str, Any]:
+) -> Json:
     good = [one.is_anomalous for one in decided if not one.anomalous]
     alarms, total = sum(good), len(good)
     low, high = metrics.confidence_interval_rate(alarms, total)
     promise = promise_of(predictor.manifest)
-    return {
+    found: Json = {
         "target": promise.wanted if promise.by_part else predictor.calibration.effective_rate,
         "expected": promise.rate if promise.is_made else None,
         "measured": alarms / total if total else None,
         "images": total,
         "interval": [low, high],
-        **check_promise(predictor, train, [pair for pair in shown if not pair[0].anomalous]),
     }
+    good_pictures = [(item, prediction) for item, prediction in shown if not item.anomalous]
+    found |= check_promise(predictor, train, good_pictures)
+    return found
 
 
-def _defect_statistics(decided: Sequence[Decided]) -> dict[str, Any]:
+def _defect_statistics(decided: Sequence[Decided]) -> Json:
     called = [one.is_anomalous for one in decided if one.anomalous]
     interval = metrics.confidence_interval_rate(sum(called), len(called))
     return {"images": len(called), "found": sum(called), "interval": [*interval]}
 
 
-def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart]) -> dict[str, Any]:
+def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart]) -> Json:
     """Figures of the parts. Empty where the model decides on pictures alone."""
     if (parts := predictor.parts()) is None:
         return {}
     anomalous = np.array([one.anomalous for one in judged], bool)
     decisions = np.array([one.prediction.is_anomalous for one in judged], bool)
+    incomplete = sum(one.prediction.decision == INCOMPLETE for one in judged)
     good = int(np.count_nonzero(~anomalous))
     alarms = int(np.count_nonzero(decisions & ~anomalous))
-    auroc = metrics.image_metrics(anomalous, np.array([one.prediction.score for one in judged])).auroc
+    scores = np.array([one.prediction.score for one in judged])
+    auroc = metrics.image_metrics(anomalous, scores).auroc
     verdict = parts.judge_promise(alarms, good)
+    low, high = metrics.confidence_interval_rate(alarms, good)
     return {
         "good": good,
         "false_alarms": alarms,
-        "interval": [*metrics.confidence_interval_rate(alarms, good)],
+        "interval": [low, high],
         "promise": parts.promise(),
         "broken": None if verdict is None else verdict.broken,
         "defective": len(judged) - good,
         "found": int(np.count_nonzero(decisions & anomalous)),
-        "incomplete": sum(one.prediction.decision == INCOMPLETE for one in judged),
+        "incomplete": incomplete,
         "auroc": float(auroc) if np.isfinite(auroc) else None,
     }
 
@@ -307,18 +318,23 @@ def _pixel_metrics(kept: PictureStore, predictor: Predictor, labels: dict[str, A
     marked = LazySequence(lambda i: kept.prediction_with_map(i).mask, len(kept))
     found, best = _compute_pixel_metrics(kept.maps, kept.truths, kept.valid, marked)
     threshold, outline = predictor.calibration.mask_threshold, predictor.calibration.outline
-    cut = any(valid is not None for valid in kept.valid)
-    boxes = any(isinstance(mask, PictureLabels) and mask.boxes for item in kept.items for mask in item.masks)
-    labels |= {
-        "pixel_metrics": "maps at network size, masks resized by nearest neighbour; one that would keep no "
-        "pixel keeps the nearest one"
-        + ("; only pixels of the picture inside the region of interest count" if cut else ""),
-        "au_pro": "8-connected regions over the whole test set, FPR up to 0.3"
-        + ("; some masks are boxes, which cover more than the defect" if boxes else ""),
-        "pixel_f1": _best_threshold_label("mask", best),
-        "pixel_f1_calibrated": f"mask threshold fixed by calibration: {threshold:.6g}"
-        + (f"; regions outlined at {outline:.0%} of the height nearby" if outline else ""),
-    }
+    maps_label = (
+        "maps at network size, masks resized by nearest neighbour; one that would keep no pixel keeps the "
+        "nearest one"
+    )
+    if any(valid is not None for valid in kept.valid):
+        maps_label += "; only pixels of the picture inside the region of interest count"
+    regions_label = "8-connected regions over the whole test set, FPR up to 0.3"
+    masks = [mask for item in kept.items for mask in item.masks]
+    if any(isinstance(mask, PictureLabels) and mask.boxes for mask in masks):
+        regions_label += "; some masks are boxes, which cover more than the defect"
+    threshold_label = f"mask threshold fixed by calibration: {threshold:.6g}"
+    if outline:
+        threshold_label += f"; regions outlined at {outline:.0%} of the height nearby"
+    labels["pixel_metrics"] = maps_label
+    labels["au_pro"] = regions_label
+    labels["pixel_f1"] = _best_threshold_label("mask", best)
+    labels["pixel_f1_calibrated"] = threshold_label
     return found
 
 
@@ -378,15 +394,18 @@ def _full_resolution_metrics(kept: PictureStore, labels: dict[str, Any]) -> dict
     return {f"full_{name}": value for name, value in found.items()}
 
 
-def _kind_statistics(decided: Sequence[Decided], dataset: Dataset) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _kind_statistics(decided: Sequence[Decided], dataset: Dataset) -> dict[str, Json]:
+    found: dict[str, Json] = {}
     for kind in dataset.kinds:
         chosen = [one for one in decided if one.kind == kind]
-        if chosen:
-            found[kind] = {
-                "images": len(chosen),
-                "anomalous": sum(p.is_anomalous for p in chosen),
-                "mean_score": float(np.mean([p.score for p in chosen])),
-                "median_severity": float(np.median([p.severity for p in chosen])),
-            }
+        if not chosen:
+            continue
+        scores = [one.score for one in chosen]
+        severities = [one.severity for one in chosen]
+        found[kind] = {
+            "images": len(chosen),
+            "anomalous": sum(one.is_anomalous for one in chosen),
+            "mean_score": float(np.mean(scores)),
+            "median_severity": float(np.median(severities)),
+        }
     return found

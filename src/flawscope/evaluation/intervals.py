@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from flawscope.errors import pluralize
 from flawscope.evaluation import metrics
 from flawscope.evaluation.result import EvaluatedPicture
+from flawscope.types import Array
 
 RESAMPLES = 1000
 TAIL_PROBABILITY = 0.025  # on either side
@@ -38,7 +39,7 @@ class Interval(NamedTuple):
     method: str
 
 
-def delong_auroc(anomalous: Flags, scores: NDArray[Any]) -> tuple[float, float]:
+def delong_auroc(anomalous: Flags, scores: Array) -> tuple[float, float]:
     """AUROC and its variance; (NaN, NaN) with fewer than two pictures of either class.
 
     DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988): the variance over pictures of the share of the
@@ -53,12 +54,12 @@ def delong_auroc(anomalous: Flags, scores: NDArray[Any]) -> tuple[float, float]:
     return float(of_bad.mean()), float(variance)
 
 
-def _share_below(ordered: NDArray[Any], values: NDArray[Any]) -> Floats:
+def _share_below(ordered: Array, values: Array) -> Floats:
     both = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
     return np.asarray(both / (2 * ordered.size), dtype=np.float64)
 
 
-def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
+def auroc_interval(anomalous: Flags, scores: Array) -> Interval | None:
     """95 % interval of the image AUROC; None where there are too few pictures.
 
     DeLong's variance on the logit scale, which keeps the bounds inside 0..1 (Pepe, 2003). Where the classes
@@ -91,7 +92,7 @@ def bootstrap_counts(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.
     return times
 
 
-def percentile_interval(values: NDArray[Any], resamples: int) -> Interval | None:
+def percentile_interval(values: Array, resamples: int) -> Interval | None:
     """Percentile bootstrap interval; None where all resamples are equal: too few mistakes, not certainty."""
     values = values[~np.isnan(values)]
     if values.size < resamples or np.ptp(values) == 0:
@@ -101,7 +102,7 @@ def percentile_interval(values: NDArray[Any], resamples: int) -> Interval | None
 
 
 def image_intervals(
-    anomalous: Flags, scores: NDArray[Any], decisions: Flags, *, resamples: int = RESAMPLES, seed: int = 0
+    anomalous: Flags, scores: Array, decisions: Flags, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Interval | None]:
     """95 % intervals of the image metrics, by the metrics' names. All arrays [N]."""
     found: dict[str, Interval | None] = {"image_auroc": auroc_interval(anomalous, scores)}
@@ -112,7 +113,7 @@ def image_intervals(
 
 
 def bootstrap_images(
-    anomalous: Flags, scores: NDArray[Any], decisions: Flags, times: NDArray[np.int64]
+    anomalous: Flags, scores: Array, decisions: Flags, times: NDArray[np.int64]
 ) -> dict[str, Floats]:
     """Image metrics of every resample, [B] by their names. `times` [B, N]: of `bootstrap_counts`."""
     found = {name: np.empty(len(times)) for name in IMAGE_METRICS}
@@ -141,7 +142,7 @@ class PixelCounts:
     regions: Floats
     defective: Flags
 
-    def curves(self, times: NDArray[Any] | None = None) -> Curves:
+    def curves(self, times: Array | None = None) -> Curves:
         """Pooled curves of resamples `times` [B, N]; by default of the pictures as they are."""
         weights = np.ones((1, len(self.normal))) if times is None else times.astype(np.float64)
         false, true, overlap = (weights @ counts for counts in (self.normal, self.anomalous, self.overlap))
@@ -198,7 +199,7 @@ def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
         return None
     rising = thresholds[::-1]
 
-    def at_or_above(values: NDArray[Any], weights: NDArray[Any] | None = None) -> Floats:
+    def at_or_above(values: Array, weights: Array | None = None) -> Floats:
         place = np.searchsorted(rising, values, side="right")
         counts = np.bincount(place, weights, minlength=rising.size + 1)[1:]
         return np.asarray(np.cumsum(counts[::-1]), dtype=np.float64)

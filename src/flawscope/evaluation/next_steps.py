@@ -98,17 +98,23 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     shown = [one.item.path for one in result.pictures if not one.item.anomalous]
     if len(shown) < LOOKED_AT:  # too few tell nothing; parts with defects lie like the others
         shown = [one.item.path for one in result.pictures]
+    defective = [one for one in result.decided if one.anomalous]
+    hidden = sum(one.prediction.score > sole[1] for one in missed)
+
+    def lies_elsewhere() -> bool:
+        return how.reference is None and _poses_needed(shown) is not None
+
     return advice(
         rate=manifest.calibration.rate,
         missing=promise_of(manifest).describe_missing(),
         marks=marks,
         pictures=sizes,
         network=how.network_size if is_whole else None,
-        defects=sum(one.anomalous for one in result.decided),
-        missed=sum(one.anomalous and not one.is_anomalous for one in result.decided),
-        lies_elsewhere=lambda: how.reference is None and _poses_needed(shown) is not None,
+        defects=len(defective),
+        missed=sum(not one.is_anomalous for one in defective),
+        lies_elsewhere=lies_elsewhere,
         sole=sole[0],
-        hidden=sum(one.prediction.score > sole[1] for one in missed),
+        hidden=hidden,
         looser=_looser_rate(result, manifest),
         remedies=_remedies(manifest),
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look, near_duplicates, read_look
 from flawscope.pictures.units import group_reader, named_rows, same_sources, units_of
 from flawscope.results.prediction import Prediction
+from flawscope.types import Facts, Json
 
 if TYPE_CHECKING:
     from flawscope import Predictor
@@ -26,7 +27,7 @@ SHIFTED_SHARE = 0.2  # of the good pictures: so many that look otherwise as a wh
 
 def check_promise(
     predictor: Predictor, train: Sequence[Item], good: Sequence[tuple[Item, Prediction]]
-) -> dict[str, Any]:
+) -> Json:
     """Tests the promise on good test pictures, for `Evaluation.false_alarms`; empty where there are none, or
     nothing was promised.
 
@@ -42,25 +43,26 @@ def check_promise(
     if not good or not promise.is_made:
         return {}
     alarms = [prediction.is_anomalous for _, prediction in good]
-    learnt, shown = (
-        [read_look(item.path) for item in items] for items in (train, [item for item, _ in good])
-    )
-    units = _units(predictor, shown, [item.path for item, _ in good])
+    good_items = [item for item, _ in good]
+    learnt = [read_look(item.path) for item in train]
+    shown = [read_look(item.path) for item in good_items]
+    units = _units(predictor, shown, [item.path for item in good_items])
     chance, broken = judge_pictures(alarms, units, promise.rate, promise.calibrated)
     alarms_of_units = len({unit for unit, is_alarm in zip(units, alarms, strict=True) if is_alarm})
-    copies = sorted({*_copies_of(learnt, shown), *_made_of_the_same(train, [item for item, _ in good])})
+    copies = sorted(set(_copies_of(learnt, shown)) | set(_made_of_the_same(train, good_items)))
+    low, high = promise.interval
     return {
-        "expected_interval": [*promise.interval],
+        "expected_interval": [low, high],
         "alarms": alarms_of_units if promise.by_part else sum(alarms),
         "pictures": len(good),
         "chance": chance,
         "broken": broken,
         "reasons": list(_reasons(predictor, train, learnt, good)) if broken else [],
-        "copies_of_training": [str(good[k][0].path) for k in copies],
+        "copies_of_training": [str(good_items[number].path) for number in copies],
     }
 
 
-def describe_promise(found: Mapping[str, Any]) -> list[str]:
+def describe_promise(found: Facts) -> list[str]:
     """Lines for a person; empty where the promise was kept and nothing is odd. found: an evaluation's
     `false_alarms`."""
     lines = []
@@ -115,13 +117,14 @@ def _copies_of(learnt: Sequence[Look | None], shown: Sequence[Look | None]) -> l
     """Numbers of the pictures shown that are near-copies of pictures learnt from."""
     bank = [look for look in learnt if look is not None]
     asked = [k for k, look in enumerate(shown) if look is not None]
-    every = [*bank, *(look for look in shown if look is not None)]
-    pairs = near_duplicates(every, np.arange(len(bank)))
+    looks = [look for look in shown if look is not None]
+    pairs = near_duplicates(bank + looks, np.arange(len(bank)))
     return sorted({asked[j - len(bank)] for i, j, _ in pairs if i < len(bank) <= j})
 
 
 def _made_of_the_same(train: Sequence[Item], shown: Sequence[Item]) -> list[int]:
     """Numbers of the pictures shown whose names say that a training picture was made from the same one."""
-    sources = same_sources([item.path.name for item in (*train, *shown)])
-    learnt = {*sources[: len(train)]} - {None}
+    items = [*train, *shown]
+    sources = same_sources([item.path.name for item in items])
+    learnt = set(sources[: len(train)]) - {None}
     return [k for k, source in enumerate(sources[len(train) :]) if source in learnt]

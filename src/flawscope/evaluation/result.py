@@ -26,6 +26,7 @@ from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
 from flawscope.results.prediction import RIGHT, Prediction, outcome, prediction_html
 from flawscope.results.table import ResultRow, Unjudged, table_columns
+from flawscope.types import Json
 from flawscope.views.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -213,9 +214,9 @@ class Evaluation:
     product: str
     method: str
     metrics: dict[str, float | None]
-    false_alarms: dict[str, Any]
-    defects: dict[str, Any]
-    kinds: dict[str, dict[str, Any]]
+    false_alarms: Json
+    defects: Json
+    kinds: dict[str, Json]
     images: int
     defect_pixels: dict[str, int]
     left_out: dict[str, int]
@@ -227,7 +228,7 @@ class Evaluation:
     masks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MASK_COUNTS, 0))
     mismatch: str = ""
     labels: dict[str, Any] = field(default_factory=dict)  # remarks on single figures
-    parts: dict[str, Any] = field(default_factory=dict)
+    parts: Json = field(default_factory=dict)
     learning_curve: LearningCurve | None = None
     robustness: tuple[Robustness, ...] = ()
     judged_parts: tuple[JudgedPart, ...] = field(default=(), repr=False, compare=False)
@@ -278,7 +279,9 @@ class Evaluation:
             if pixels["pictures_outside"]:
                 line += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
             lines.append(line)
-        return [*lines, *([describe_curve(self.learning_curve)] if self.learning_curve else [])]
+        if self.learning_curve:
+            lines.append(describe_curve(self.learning_curve))
+        return lines
 
     def counts(self) -> str:
         """Says how many pictures were tested, and how many others of the folder were learnt from."""
@@ -340,10 +343,9 @@ class Evaluation:
         )
         return f"<div>{''.join((*tables, *map(_picture_html, _worst_mistakes(self))))}</div>"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The document that `evaluate --json` prints."""
-        curve = self.learning_curve
-        return {
+        document: Json = {
             "category": self.category,
             "product": self.product,
             "method": self.method,
@@ -364,10 +366,15 @@ class Evaluation:
             "failures": list(self.failures),
             "mismatch": self.mismatch or None,
             "labels": self.labels,
-            **({"parts": self.parts} if self.parts else {}),
-            **({"learning_curve": {"auroc": curve.figures, "enough": curve.enough}} if curve else {}),
-            **({"robustness": [one.to_dict() for one in self.robustness]} if self.robustness else {}),
         }
+        if self.parts:
+            document["parts"] = self.parts
+        curve = self.learning_curve
+        if curve:
+            document["learning_curve"] = {"auroc": curve.figures, "enough": curve.enough}
+        if self.robustness:
+            document["robustness"] = [one.to_dict() for one in self.robustness]
+        return document
 
 
 def all_results(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
@@ -375,8 +382,12 @@ def all_results(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudge
     unjudged = {item: Unjudged(str(item.path), LEFT_OUT_REASON) for item in result.left_out_items}
     unjudged |= {item: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
     indices = {picture.item: k for k, picture in enumerate(result.pictures)}
-    for item in sorted([*unjudged, *indices], key=lambda item: natural_key(item.path)):
-        yield item, unjudged[item] if item in unjudged else result.pictures[indices[item]].prediction
+    items = [*unjudged, *indices]
+    for item in sorted(items, key=lambda item: natural_key(item.path)):
+        if item in unjudged:
+            yield item, unjudged[item]
+        else:
+            yield item, result.pictures[indices[item]].prediction
 
 
 def _false_alarm_text(result: Evaluation) -> str:

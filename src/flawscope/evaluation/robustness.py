@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flawscope import Predictor
 from flawscope.datasets import Dataset, Item
@@ -18,16 +16,15 @@ from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
 from flawscope.results.prediction import Prediction
+from flawscope.types import Array, Json
 from flawscope.views.light import Light
 
 FACTORS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.2)
-LIGHTS = (
-    Light(),
-    *(Light(brightness=factor) for factor in FACTORS),
-    *(Light(contrast=factor) for factor in FACTORS),
-    *(Light(white_balance=share) for share in (-0.1, -0.05, 0.05, 0.1)),
-    *(Light(blur=share) for share in (0.001, 0.002, 0.005)),
-)
+BRIGHTNESSES = [Light(brightness=factor) for factor in FACTORS]
+CONTRASTS = [Light(contrast=factor) for factor in FACTORS]
+WHITE_BALANCES = [Light(white_balance=share) for share in (-0.1, -0.05, 0.05, 0.1)]
+BLURS = [Light(blur=share) for share in (0.001, 0.002, 0.005)]
+LIGHTS = (Light(), *BRIGHTNESSES, *CONTRASTS, *WHITE_BALANCES, *BLURS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Robustness:
     def found_rate(self) -> float | None:
         return self.found / self.defective if self.defective else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         rates = {"false_alarm_rate": self.false_alarm_rate, "found_rate": self.found_rate}
         return {"name": self.light.name, **asdict(self), **rates}
 
@@ -76,12 +73,13 @@ def robustness(
     Args:
         leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
     """
-    left_out = {*leave_out, *(picture.hash for picture in predictor.manifest.pictures)}
+    left_out = set(leave_out)
+    left_out.update(picture.hash for picture in predictor.manifest.pictures)
     dataset = with_unlearnt(predictor, dataset, left_out)
     advance = ProgressCounter(step, "robustness", len(dataset.test) * len(lights))
     items: list[Item] = []
 
-    def pictures() -> Iterator[NDArray[Any]]:
+    def pictures() -> Iterator[Array]:
         for item in dataset.test:
             try:
                 picture = decode(item.path)

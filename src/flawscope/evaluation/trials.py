@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from flawscope.pictures.name_words import PictureClass
 from flawscope.pictures.text_files import read_text
 from flawscope.results.run import PARTS_TABLE_NAME, SUMMARY_NAME, TABLE_NAME
 from flawscope.results.table import ResultRow, read_table
+from flawscope.types import Json
 
 # Decisions that are no words of good and defective: AIAG writes 1 for a good part and 0 for a defective one
 OTHER_WORDS = {"1": True, "0": False, "within tolerance": True}
@@ -54,7 +55,9 @@ class Source(NamedTuple):
     pictures: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, path: Path, facts: Mapping[str, Any] | None = None, pictures: Iterable[str] = ()) -> Source:
+    def of(
+        cls, path: Path, facts: Mapping[str, object] | None = None, pictures: Iterable[str] = ()
+    ) -> Source:
         """facts: of a run of `predict`, its `results.json`."""
         written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(path.stat().st_mtime))
         keys = ("model", "method", "score_threshold", "tolerances", "flawscope")
@@ -157,10 +160,12 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
             f"{name} has not decided on part {part} in trial {trial}{more}: inspect it, or take the part out "
             "of the study"
         )
-    decisions = {
-        name: np.array([[seen[name, trial, part].defective for trial in labels[name]] for part in parts])
-        for name in names
-    }
+    decisions = {}
+    for name in names:
+        rows = []
+        for part in parts:
+            rows.append([seen[name, trial, part].defective for trial in labels[name]])
+        decisions[name] = np.array(rows)
     return Study(tuple(parts), np.array([truth[part] for part in parts]), decisions)
 
 
@@ -172,7 +177,7 @@ def _count_same_pictures(trials: Iterable[Trial]) -> dict[str, int]:
     return dict(Counter(name for (name, _), of in scores.items() if len(set(of)) < len(of)))
 
 
-def _read_facts(folder: Path) -> dict[str, Any]:
+def _read_facts(folder: Path) -> Json:
     """Facts of a run of `predict`; empty where there are none."""
     with suppress(OSError, ValueError):
         facts = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))

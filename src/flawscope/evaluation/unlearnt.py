@@ -33,7 +33,8 @@ def with_unlearnt(
     """
     if not dataset.drawn_split:
         return dataset
-    good = [*dataset.train, *(item for item in dataset.test if not item.anomalous)]
+    good = list(dataset.train)
+    good += [item for item in dataset.test if not item.anomalous]
     preprocess, looks = predictor.manifest.preprocess, dict[Item, Look]()
     were_learnt = set[Item]()
     for done, item in enumerate(good, start=1):

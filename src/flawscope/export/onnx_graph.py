@@ -69,7 +69,8 @@ def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
     """`embed`, images to features, and `score`, features to scores and maps: two `onnx.ModelProto`, for
     pictures of the model's size, any number of them at once."""
     prepare_trace(model)
-    held = {id(t): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
+    tensors = [*model.parameters(), *model.buffers()]
+    held = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}  # each once
     if sum(held.values()) > onnx_file.MAX_PROTOBUF_BYTES * 0.9:
         raise InputError(
             f"the model has {sum(held.values()) / 2**30:.1f} GiB and an .onnx file holds 2: "
@@ -158,10 +159,12 @@ def _strip_source_notes(proto: ModelProto) -> None:
         part.ClearField("metadata_props")
     while graphs:
         graph = graphs.pop()
-        for entry in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-            entry.ClearField("doc_string")
-            entry.ClearField("metadata_props")
-        graphs += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+        for entries in (graph.node, graph.value_info, graph.input, graph.output, graph.initializer):
+            for entry in entries:
+                entry.ClearField("doc_string")
+                entry.ClearField("metadata_props")
+        for node in graph.node:
+            graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
 @contextlib.contextmanager

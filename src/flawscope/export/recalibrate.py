@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +42,7 @@ from flawscope.predictor.scoring import Answers, Lights, RunOf, SessionPictures,
 from flawscope.progress import ProgressCallback
 from flawscope.runtime import Run, Session
 from flawscope.runtime.torch import TorchSession
+from flawscope.types import Array
 
 MAX_COMPARED = 32  # views, of as many pictures as there can be
 MAX_DEFECTIVE = 8  # of them that are compared with a simulated defect, too
@@ -205,8 +205,8 @@ def recalibrate(
 def certify_session(
     session: Session,
     shown: Images,
-    scores: NDArray[Any],
-    maps: NDArray[Any],
+    scores: Array,
+    maps: Array,
     calibration: Calibration,
     ties: NDArray[np.bool_] | None = None,
 ) -> Certificate:
@@ -215,7 +215,7 @@ def certify_session(
     return certify(session, shown, scores, maps, calibration=calibration, runtime=runtime, ties=ties)
 
 
-def run_one_by_one(session: Session, shown: Images) -> tuple[NDArray[Any], NDArray[Any]]:
+def run_one_by_one(session: Session, shown: Images) -> tuple[Array, Array]:
     """Scores and maps of pictures, each alone in its batch."""
     parts = [session.run(image[None]) for image in shown]
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flawscope.config import flag_of
 from flawscope.errors import InputError
@@ -36,7 +36,7 @@ class ConflictError(InputError):
         self.conflicts = conflicts
 
 
-def find_conflicts(options: Mapping[str, Any]) -> list[Conflict]:
+def find_conflicts(options: Mapping[str, object]) -> list[Conflict]:
     """Finds the options that do not go together.
 
     Args:
@@ -55,7 +55,7 @@ def find_conflicts(options: Mapping[str, Any]) -> list[Conflict]:
     return found + [Conflict(name, other, is_missing=True) for name, other in missing]
 
 
-def check_options(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, object]) -> None:
     """Checks that options go together, as `find_conflicts` takes them. ConflictError."""
     if found := find_conflicts(options):
         raise ConflictError(found)

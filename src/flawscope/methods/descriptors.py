@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ class DescriptorSettings(PatchSettings):
     """Settings of a network that describes pictures."""
 
     @classmethod
-    def parse_stored(cls, values: Mapping[str, Any]) -> Self:
+    def parse_stored(cls, values: Mapping[str, object]) -> Self:
         """Reads settings from a file, and leaves out those that it does not know. InputError."""
         return build_config(cls, keep_known_settings(cls, values))
 

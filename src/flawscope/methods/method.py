@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from flawscope.methods.detector import Detector
     from flawscope.methods.task import Fitted, Task
+    from flawscope.types import Json
 
 WeightsOrigin = dict[str, str]  # name, origin and licence of pretrained weights
 
@@ -62,9 +63,9 @@ class Method:
     name: str
     config: type[PictureSettings]
     create: Callable[..., tuple[Detector, WeightsOrigin]]
-    rebuild: Callable[[dict[str, Any], dict[str, Tensor]], Detector]
+    rebuild: Callable[[Json, dict[str, Tensor]], Detector]
     fit: Callable[[Any, Task], Fitted]
-    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"default": {}})
+    presets: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: {"default": {}})
     holds_out: bool = False
     takes_seen_defects: bool = False
     finds_suspects: bool = False
@@ -78,7 +79,7 @@ class Method:
         """Whether it takes `--steps`, `--minutes` and `--resume`, and keeps a checkpoint."""
         return issubclass(self.config, TrainingSettings)
 
-    def configure(self, preset: str = "default", values: Mapping[str, Any] | None = None) -> Any:
+    def configure(self, preset: str = "default", values: Mapping[str, object] | None = None) -> Any:
         """Settings of the preset, then `values`. InputError names the wrong setting."""
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
@@ -89,7 +90,7 @@ class Method:
         """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""
         return self.fit(model, task.without_load() if self.holds_out else task)
 
-    def parse_stored(self, values: Mapping[str, Any]) -> Any:
+    def parse_stored(self, values: Mapping[str, object]) -> Any:
         """Settings as a model file holds them. Those that this version does not know are ignored."""
         for name, value in getattr(self.config, "FIXED", {}).items():
             if values.get(name, value) != value:

@@ -285,7 +285,8 @@ def pooling_kernels(channels: list[int], p: int, dimensions: int) -> list[tuple[
                 row = rows.setdefault(out, torch.zeros(c * p * p, dtype=torch.float64))
                 row[a:b] += 1.0 / ((b - a) * (stop - start))
         low = min(rows)
-        kernels.append((torch.stack([rows[o] for o in sorted(rows)]).view(-1, c, p, p).float(), low))
+        stacked = torch.stack([rows[out] for out in sorted(rows)])
+        kernels.append((stacked.view(-1, c, p, p).float(), low))
     return kernels
 
 

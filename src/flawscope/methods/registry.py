@@ -98,7 +98,7 @@ def take_choices(settings: dict[str, Any]) -> tuple[str | None, str, Any]:
     return method, preset or "default", seen or 0
 
 
-def configure(method: Method, preset: str = "default", values: Mapping[str, Any] | None = None) -> Any:
+def configure(method: Method, preset: str = "default", values: Mapping[str, object] | None = None) -> Any:
     """`Method.configure`; InputError names the methods that have a setting which this one has not."""
     for key in values or {}:
         if key not in setting_names(method.config):

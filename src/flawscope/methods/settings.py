@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import get_annotations
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from flawscope.config import convert_value
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.pictures.form import MAX_SIDE, STEP, is_enlarged_much, size_in_form, size_text, usual_form
 from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
+
+if TYPE_CHECKING:
+    from flawscope.types import Facts, Json
 
 Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold
@@ -59,7 +62,7 @@ class PictureSettings:
     SIZES: ClassVar[int] = 1  # sizes at which a picture may be seen, at most
     SMALLEST: ClassVar[int] = 16  # pixels a side
     MULTIPLE: ClassVar[int] = 1  # sides must be multiples of it
-    FIXED: ClassVar[Mapping[str, Any]] = {}  # what were settings, and their values: other files are refused
+    FIXED: ClassVar[Mapping[str, object]] = {}  # settings of earlier files, and the only values accepted
 
     def __init_subclass__(cls) -> None:
         if taken := {"masked", "upright", "hidden"} & {*get_annotations(cls)}:
@@ -69,7 +72,7 @@ class PictureSettings:
         check_rules((*self._picture_rules(), *self.rules()))
 
     @classmethod
-    def complete(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    def complete(cls, values: Mapping[str, object]) -> Mapping[str, object]:
         """Add settings that follow from others, where they are not given."""
         return values
 
@@ -170,7 +173,7 @@ class PictureSettings:
         return self.network_sizes[-1]
 
 
-def apply_tile_scale(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def apply_tile_scale(preset: Facts, given: Facts) -> Json:
     """Merge settings, and replace a tile's `scale` by its `size` in the network. `scale`: pixels of the
     picture per pixel of the network, 1 by default.
 
@@ -209,7 +212,7 @@ class PatchSettings(PictureSettings):
     PATHS: ClassVar[tuple[str, ...]] = ("weights",)
 
     @classmethod
-    def complete(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    def complete(cls, values: Mapping[str, object]) -> Mapping[str, object]:
         if patch_in_name(str(values.get("backbone", ""))) is None:
             return values
         return {"stages": TRANSFORMER_BLOCKS, **values}

@@ -24,6 +24,7 @@ from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
 from flawscope.methods.threads import workers
 from flawscope.pictures.table import learnt_units
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
+from flawscope.types import Array
 
 CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
 LeftOut = tuple[Tensor, Tensor]  # score [1] and map [1, H, W] of an image that was left out
@@ -285,10 +286,10 @@ class LeaveOut:
 
     def _run(
         self, group: int, answer: Callable[[int, Tensor, Tensor | None], LeftOut | None], images: Any
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
+    ) -> tuple[Array, Array]:
         device = self.model.roi.device
 
-        def score(image: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+        def score(image: NDArray[np.float32]) -> tuple[Array, Array]:
             given = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)
             features, inside = self.embed(given), self.model.inside(given)
             found = answer(group, features[0], None if inside is None else inside[0])

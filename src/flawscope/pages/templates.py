@@ -116,7 +116,7 @@ class Pages:
         return self.texts[next(names, None) or DEFAULT_LANGUAGE]
 
     def _read_texts(self, language: str) -> dict[str, str]:
-        parts: list[Mapping[str, Mapping[str, Any]]] = []
+        parts: list[Mapping[str, Mapping[str, object]]] = []
         for file in (file for folder in self._folders for file in (folder / "texts").iterdir()):
             stem = file.name.removesuffix(".yaml")
             if stem == language or stem not in LANGUAGES:
@@ -129,7 +129,7 @@ class Pages:
         self,
         template: str,
         texts: Texts,
-        script: Mapping[str, Any],
+        script: Mapping[str, object],
         /,
         *,
         theme: str | None,
@@ -143,14 +143,17 @@ class Pages:
             root: prefix of the paths of static files.
             theme: of `THEMES`; any other: that of the browser.
         """
-        files = self.static_files
-        text: str = self._environment.get_template(f"{template}.html.j2").render(
-            t=texts,
-            static=lambda file: f"{root}/static/{file}?v={files[file][1]}",
-            script={"language": texts.language, **script},
-            theme=theme if theme in THEMES else None,
-            **more,
-        )
+
+        def static(file: str) -> str:
+            return f"{root}/static/{file}?v={self.static_files[file][1]}"
+
+        values = more | {
+            "t": texts,
+            "static": static,
+            "script": {"language": texts.language} | dict(script),
+            "theme": theme if theme in THEMES else None,
+        }
+        text: str = self._environment.get_template(f"{template}.html.j2").render(values)
         return text
 
     def render_standalone(self, template: str, texts: Texts, **context: Any) -> str:

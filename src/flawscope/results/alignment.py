@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from flawscope.pictures.channels import displayed
 from flawscope.pictures.decoding import decode
 from flawscope.results import drawing
 from flawscope.results.findings import part_not_found
+from flawscope.types import Json
 from flawscope.views.congealing import learn_reference
 from flawscope.views.frames import PartPose
 from flawscope.views.pose import MAX_ERROR, SIDE, PoseKind, PoseReference
@@ -118,13 +118,16 @@ class Alignment:
         errors = [one.error for one in self.poses.values() if not one.problem]
         far = f"median {np.median(errors):.2f}, largest {max(errors):.2f}" if errors else "none"
         lost = "no part found" if self.learnt is None else "parts counted wrong"
-        return [
-            *([f"error: {self.problem}"] if self.problem else []),
-            *([] if self.learnt is None else [self.learnt.describe()]),
-            self.reference.describe(),
-            f"{self._found_line}; spreads off: {far}",
-            *([f"{lost} in {join_names(self.lost)}"] if self.lost else []),
-        ]
+        lines = []
+        if self.problem:
+            lines.append(f"error: {self.problem}")
+        if self.learnt is not None:
+            lines.append(self.learnt.describe())
+        lines.append(self.reference.describe())
+        lines.append(f"{self._found_line}; spreads off: {far}")
+        if self.lost:
+            lines.append(f"{lost} in {join_names(self.lost)}")
+        return lines
 
     @property
     def _found_line(self) -> str:
@@ -132,19 +135,25 @@ class Alignment:
         what = "parts found" if self.learnt is None else "parts found and counted right"
         return f"{what} in {len(self.poses) - len(self.lost)} of {len(self.poses)} pictures"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns values that JSON knows."""
-        several = None if self.learnt is None else self.learnt.settings
-        return {
+        document: Json = {
             "kind": self.reference.kind,
             "period": self.reference.period,
             "limit": MAX_ERROR,
-            **({"problem": self.problem} if self.problem else {}),
-            **({} if several is None else {"expected": [several.least, several.most]}),
-            "pictures": [{"path": self._name(path), **self._facts(one)} for path, one in self.poses.items()],
         }
+        if self.problem:
+            document["problem"] = self.problem
+        if self.learnt is not None:
+            several = self.learnt.settings
+            document["expected"] = [several.least, several.most]
+        pictures = []
+        for path, one in self.poses.items():
+            pictures.append({"path": self._name(path)} | self._facts(one))
+        document["pictures"] = pictures
+        return document
 
-    def _facts(self, one: Poses) -> dict[str, Any]:
+    def _facts(self, one: Poses) -> Json:
         poses = [pose.to_dict() for pose in one.poses]
         if self.learnt is not None:
             return {"wrong": one.problem, "part_poses": poses}
@@ -160,10 +169,10 @@ class Alignment:
             width, height = small.size
             small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
             scale = small.width / width, small.height / height
-            squares = [
-                drawing.Square(pose.corners(), str(k) if self.learnt else "").scaled(*scale)
-                for k, pose in enumerate(one.poses, 1)
-            ]
+            squares = []
+            for number, pose in enumerate(one.poses, 1):
+                square = drawing.Square(pose.corners(), str(number) if self.learnt else "")
+                squares.append(square.scaled(*scale))
             drawn = drawing.draw_squares(np.asarray(small), squares)
             drawn = drawing.draw_note(drawn, one.problem, squares)
             yield drawn, self._name(path), one.problem or f"{one.error:.2f} spreads off"

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flawscope.artefact.files import write_error
 from flawscope.errors import FlawscopeError, InputError, one_line_message
+from flawscope.types import Array
 from flawscope.views.geometry import Geometry
 
 Pixels = NDArray[np.uint8]
@@ -73,7 +74,7 @@ def colour_table() -> Pixels:
     return rounded
 
 
-def lightness(rgb: NDArray[Any]) -> NDArray[np.float64]:
+def lightness(rgb: Array) -> NDArray[np.float64]:
     """CIE L* (0..100) of sRGB colours [..., 3] in 0..255."""
     share = np.asarray(rgb, dtype=np.float64) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
@@ -248,10 +249,13 @@ def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pi
     draw = ImageDraw.Draw(image)
     box = draw.textbbox((4, 2), words, font)
     width, height = box[2] + 4, box[3] + 4
-    x, y = min(
-        ((x, y) for y in (0, image.height - height) for x in (0, image.width - width)),
-        key=lambda at: _covered((*at, at[0] + width, at[1] + height), squares),
-    )
+    right, bottom = image.width - width, image.height - height
+
+    def covered(corner: tuple[float, float]) -> float:
+        left, top = corner
+        return _covered((left, top, left + width, top + height), squares)
+
+    x, y = min(((0, 0), (right, 0), (0, bottom), (right, bottom)), key=covered)
     draw.rectangle((x, y, x + width, y + height), fill=BAD_COLOUR)
     draw.text((x + 4, y + 2), words, WHITE, font)
     return np.asarray(image)
@@ -353,7 +357,7 @@ def _colour_indices(values: Values, low: float, high: float) -> NDArray[np.uint8
     return levels
 
 
-def _covering_geometry(size: tuple[int, int], array: NDArray[Any]) -> Geometry:
+def _covering_geometry(size: tuple[int, int], array: Array) -> Geometry:
     """Geometry of an array [H, W] that covers a whole picture of `size`."""
     height, width = array.shape
     return Geometry(size, (height, width), (height / size[0], width / size[1]), (0.0, 0.0))

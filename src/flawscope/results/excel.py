@@ -74,7 +74,7 @@ class Workbook:
             cell.font = Font(bold=True)
         sheet.append(cells)
 
-    def add(self, name: str, values: Sequence[Any]) -> None:
+    def add(self, name: str, values: Sequence[object]) -> None:
         """Adds a row to a sheet; one that is full says so in its last row."""
         if self.is_full(name):
             return
@@ -127,7 +127,7 @@ class Workbook:
         return cell
 
 
-def fitting_columns(rows: Sequence[Sequence[Any]]) -> list[Column]:
+def fitting_columns(rows: Sequence[Sequence[object]]) -> list[Column]:
     """Columns for rows, the heading first, as wide as their texts."""
     heading, *others = rows[:MEASURED_ROWS]
     texts = [[_shown(row[place]) for row in others if place < len(row)] for place in range(len(heading))]
@@ -135,11 +135,11 @@ def fitting_columns(rows: Sequence[Sequence[Any]]) -> list[Column]:
     return [Column(str(name), min(w + 3, MAX_WIDTH)) for name, w in zip(heading, widest, strict=True)]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def encode_workbook(rows: Sequence[Sequence[Any]]) -> bytes:
+def encode_workbook(rows: Sequence[Sequence[object]]) -> bytes:
     """Encodes a workbook with one sheet of these rows, the heading first."""
     book, file = Workbook({SHEET: fitting_columns(rows)}), io.BytesIO()
     for row in rows[1:]:
@@ -148,7 +148,7 @@ def encode_workbook(rows: Sequence[Sequence[Any]]) -> bytes:
     return file.getvalue()
 
 
-def write_table(path: Path, rows: Iterable[Sequence[Any]], *, decimal_comma: bool = False) -> None:
+def write_table(path: Path, rows: Iterable[Sequence[object]], *, decimal_comma: bool = False) -> None:
     """Writes a table, .csv or .xlsx, whole or not at all."""
     if path.suffix.lower() == EXCEL_SUFFIX:
         data = encode_workbook([*rows])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flawscope.results.region import Region
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 MIN_ANOMALOUS_SEVERITY = 0.001  # of a picture that is anomalous by another reason than its score: above 0
 # Why a part is within tolerance or beyond it, by code; pages say the same in their languages (`reason_CODE`)
@@ -69,7 +72,7 @@ class Finding:
         """Whether the false-alarm rate is not promised for the picture, which is decided on all the same."""
         return self.code in BEYOND_PROMISE and not self.decides
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {**asdict(self), "reasons": [*self.reasons]}
 
 
@@ -161,7 +164,7 @@ def no_product(name: str, p_value: float | None) -> Finding:
     return Finding("no_product", name if p_value is None else f"{name}, p {p_value:.3f}", decides=True)
 
 
-def measure_places(regions: Sequence[Region]) -> dict[str, Any]:
+def measure_places(regions: Sequence[Region]) -> Json:
     """Returns the number of regions, and size and centre of the largest, as columns of a table."""
     if not regions:
         return {"places": 0}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.results import drawing
 from flawscope.results.findings import Finding, anomalous_parts, count_wrong, part_not_found
+from flawscope.types import Json
 from flawscope.views.frames import PartPose as PartPose
 
 MAX_NAMED = 3  # anomalous parts that a remark names
@@ -69,18 +69,21 @@ class FoundParts:
         and of objects in a colour of their own."""
         boxes = [np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) for x0, y0, x1, y1 in self.objects]
         colours = drawing.POSE_COLOUR, drawing.BAD_COLOUR
-        parts = (
-            drawing.Square(one.part_pose.corners(), str(one.part_index), colours[one.is_anomalous])
-            for one in self.parts
-        )
-        return [*parts, *(drawing.Square(box, "", drawing.BAD_COLOUR) for box in boxes)]
+        squares = []
+        for one in self.parts:
+            colour = colours[one.is_anomalous]
+            squares.append(drawing.Square(one.part_pose.corners(), str(one.part_index), colour))
+        squares += [drawing.Square(box, "", drawing.BAD_COLOUR) for box in boxes]
+        return squares
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns values that JSON knows, for `from_dict`."""
-        return {**asdict(self), "objects": [[round(at, 1) for at in box] for box in self.objects]}
+        data: Json = asdict(self)
+        data["objects"] = [[round(at, 1) for at in box] for box in self.objects]
+        return data
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> FoundParts:
+    def from_dict(cls, data: Json) -> FoundParts:
         """Reads what `to_dict` returned."""
         parts = (FoundPart(**{**one, "part_pose": PartPose(**one["part_pose"])}) for one in data["parts"])
         objects = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in data["objects"])
@@ -119,7 +122,7 @@ class PartSearch:
             return self.several.findings(self.p_value)
         return (part_not_found(self.p_value),) if self.found is False else ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Entries of a prediction's document."""
         if not self.searched:
             return {}

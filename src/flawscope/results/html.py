@@ -44,7 +44,7 @@ def _mark_code(text: str) -> Any:
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))
 
 
-def script_json(value: Any) -> Any:
+def script_json(value: object) -> Any:
     """Markup of a JSON value that can stand inside <script>: no text ends the element or opens a comment."""
     from markupsafe import Markup
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -16,6 +16,7 @@ from flawscope.artefact.files import atomic_write
 from flawscope.errors import InputError
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import OutputFiles
+from flawscope.types import Json
 
 KIND = "anomalous"  # name of the label
 TOLERANCE = (
@@ -83,24 +84,33 @@ class LabelWriter:
             for p in self._pictures
         ]
         if self.form == "yolo":
-            scores: dict[str, list[float]] = {}
-            for picture in (picture for picture in pictures if picture.regions):
-                file = f"labels/{picture.name.with_suffix('.txt').as_posix()}"
-                scores[file] = [region.score for region in picture.regions]
-                shares = (region.outline / picture.size[::-1] for region in picture.regions)
-                lines = (" ".join(["0", *(f"{v:.7g}" for v in share.ravel())]) for share in shares)
-                self._write(file, "\n".join(lines))
-            self._write("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n  0: {KIND}")
-            self._write("scores.json", json.dumps(scores, indent=1, allow_nan=False))
+            self._write_yolo(pictures)
         elif self.form == "labelme":
-            for picture in (picture for picture in pictures if picture.regions):
-                file = f"labels/{picture.name.with_suffix('.json').as_posix()}"
-                self._write(file, json.dumps(_labelme_document(picture), allow_nan=False))
+            for picture in pictures:
+                if picture.regions:
+                    file = f"labels/{picture.name.with_suffix('.json').as_posix()}"
+                    self._write(file, json.dumps(_labelme_document(picture), allow_nan=False))
         elif self.form == "coco":
             document = coco_document((p.name.as_posix(), p.size, _coco_marks(p)) for p in pictures)
             self._write("labels.json", json.dumps(document, allow_nan=False))
         else:
-            self._write("label_studio.json", json.dumps([*map(_task, pictures)], allow_nan=False))
+            tasks = [_task(picture) for picture in pictures]
+            self._write("label_studio.json", json.dumps(tasks, allow_nan=False))
+
+    def _write_yolo(self, pictures: Sequence[LabelledPicture]) -> None:
+        scores: dict[str, list[float]] = {}
+        for picture in pictures:
+            if not picture.regions:
+                continue
+            file = f"labels/{picture.name.with_suffix('.txt').as_posix()}"
+            scores[file] = [region.score for region in picture.regions]
+            lines = []
+            for region in picture.regions:
+                shares = region.outline / picture.size[::-1]
+                lines.append(" ".join(["0", *(f"{share:.7g}" for share in shares.ravel())]))
+            self._write(file, "\n".join(lines))
+        self._write("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n  0: {KIND}")
+        self._write("scores.json", json.dumps(scores, indent=1, allow_nan=False))
 
     def _write(self, name: str, text: str) -> None:
         with atomic_write(self.own.path(name)) as file:
@@ -108,12 +118,12 @@ class LabelWriter:
 
 
 def coco_document(
-    pictures: Iterable[tuple[str, tuple[int, ...], Iterable[dict[str, Any]]]],
-) -> dict[str, Any]:
+    pictures: Iterable[tuple[str, tuple[int, ...], Iterable[Json]]],
+) -> Json:
     """COCO data set of pictures: the name, size (H, W) and marks of each, with all of an annotation but its
     numbers."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[Json] = []
+    annotations: list[Json] = []
     for number, (name, (height, width), marks) in enumerate(pictures, start=1):
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         for mark in marks:
@@ -123,14 +133,14 @@ def coco_document(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _coco_marks(picture: LabelledPicture) -> Iterator[dict[str, Any]]:
+def _coco_marks(picture: LabelledPicture) -> Iterator[Json]:
     for outline, area, score in picture.regions:
         low, high = outline.min(0), outline.max(0)
         place = {"bbox": [*low.tolist(), *(high - low).tolist()], "segmentation": [outline.ravel().tolist()]}
         yield {**place, "area": area, "score": score, "p_value": picture.p_value}
 
 
-def _labelme_document(picture: LabelledPicture) -> dict[str, Any]:
+def _labelme_document(picture: LabelledPicture) -> Json:
     """File of LabelMe, to lie beside the picture. A description keeps the score: the tool knows none."""
     (height, width), common = picture.size, {"label": KIND, "shape_type": "polygon"}
     shapes = [
@@ -145,7 +155,7 @@ def _labelme_document(picture: LabelledPicture) -> dict[str, Any]:
     )
 
 
-def _task(picture: LabelledPicture) -> dict[str, Any]:
+def _task(picture: LabelledPicture) -> Json:
     """Task of Label Studio with a prediction; the picture is in its local storage."""
     name, (height, width), p_value, regions = picture
     shape = {"type": "polygonlabels", "from_name": "label", "to_name": "image", "image_rotation": 0}

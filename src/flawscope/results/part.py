@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flawscope.results.findings import MIN_ANOMALOUS_SEVERITY, Finding, severity_text, shown_part
 from flawscope.results.prediction import INCOMPLETE, Prediction
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 GOOD, ANOMALOUS = "good", "anomalous"  # decisions, beside INCOMPLETE
 
@@ -67,13 +70,10 @@ class PartPrediction:
     @property
     def remarks(self) -> list[str]:
         """Words for a person on findings that make the part anomalous, its own first."""
-        of_views = (
-            f"{view}: {one.words}"
-            for view, found in self.views.items()
-            for one in found.findings
-            if one.decides
-        )
-        return [*(one.words for one in self.findings), *of_views]
+        words = [finding.words for finding in self.findings]
+        for view, found in self.views.items():
+            words += [f"{view}: {finding.words}" for finding in found.findings if finding.decides]
+        return words
 
     @property
     def decision(self) -> str:
@@ -98,9 +98,9 @@ class PartPrediction:
             f"p {self.p_value:.3f}, most unusual: {self.worst}{without}{product}{remarks}"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The document that `predict --json` prints."""
-        return {
+        document: Json = {
             "part": self.part,
             "decision": self.decision,
             "score": self.score,
@@ -109,6 +109,9 @@ class PartPrediction:
             "worst": self.worst,
             "views": {view: found.path for view, found in self.views.items()},
             "missing": list(self.missing),
-            **({"product": self.product} if self.product_name else {}),
-            **({"findings": [one.to_dict() for one in self.findings]} if self.findings else {}),
         }
+        if self.product_name:
+            document["product"] = self.product
+        if self.findings:
+            document["findings"] = [finding.to_dict() for finding in self.findings]
+        return document

@@ -4,11 +4,10 @@ whether many pictures are unlike a model's training pictures: another product, c
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from html import escape
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from flawscope.results.findings import (
 from flawscope.results.found_parts import NOT_SEARCHED, FoundParts, PartSearch
 from flawscope.results.region import KindSet, bound_sizes, measure_region
 from flawscope.results.region import Region as Region
+from flawscope.types import Facts, Json
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 
@@ -258,20 +258,16 @@ class Prediction:
         for number, (peak, (rows, columns)) in enumerate(self._peaks):
             cy, cx = float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
-            found.append(
-                Region(
-                    box=geometry.box_around(rows, columns),
-                    area=float(len(rows) / (sy * sx)),
-                    peak=peak,
-                    centroid=(x, y),
-                    **(self.region_kinds[number]._asdict() if self.region_kinds else {}),
-                    **measure_region(rows, columns, geometry),
-                    **({} if bounds is None else bounds[number]),
-                )
-            )
+            facts = measure_region(rows, columns, geometry)
+            if self.region_kinds:
+                facts |= self.region_kinds[number]._asdict()
+            if bounds is not None:
+                facts |= bounds[number]
+            box, area = geometry.box_around(rows, columns), float(len(rows) / (sy * sx))
+            found.append(Region(box=box, area=area, peak=peak, centroid=(x, y), **facts))
         return tuple(found)
 
-    def _bounded_sizes(self) -> list[dict[str, Any]]:
+    def _bounded_sizes(self) -> list[Json]:
         """Bounds of each of `regions`; those that share a place are measured once."""
         places = {id(rows): (rows, columns) for rows, columns in self.doubted_pixels}
         found = {key: bound_sizes(*place, self.geometry, self.size_bounds) for key, place in places.items()}
@@ -304,7 +300,7 @@ class Prediction:
         some = self.regions[:MAX_SHOWN_REGIONS]
         return [(r.box[0] * across, r.box[3] * down, r.kinds_text) for r in some]
 
-    def drawing_facts(self) -> dict[str, Any]:
+    def drawing_facts(self) -> Json:
         """Values that JSON knows, by which `from_map` draws the map as this prediction does."""
         return {
             **asdict(self.levels),
@@ -314,7 +310,7 @@ class Prediction:
         }
 
     @classmethod
-    def from_map(cls, values: NDArray[np.float32], facts: Mapping[str, Any]) -> Prediction:
+    def from_map(cls, values: NDArray[np.float32], facts: Facts) -> Prediction:
         """A prediction to be drawn, of a map and its `drawing_facts`; it knows no score and decides nothing.
         KeyError, TypeError: they are damaged."""
         pose, several = facts.get("part_pose"), facts.get("found_parts")
@@ -373,9 +369,13 @@ class Prediction:
     def _repr_html_(self) -> str:
         return prediction_html(self)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The document that `predict --json` prints."""
-        return {
+        shifts = {}
+        if self.shifts:
+            for feature, shift in zip(FEATURES, self.shifts, strict=True):
+                shifts[feature.name] = round(shift, 3)
+        document: Json = {
             "path": self.path,
             "score": self.score,
             "p_value": self.p_value,
@@ -385,15 +385,19 @@ class Prediction:
             "score_threshold": self.score_threshold,
             "mask_threshold": self.levels.mask_threshold,
             "outline": self.levels.outline,
-            "shifts": {f.name: round(s, 3) for f, s in zip(FEATURES, self.shifts, strict=bool(self.shifts))},
-            "regions": [r.to_dict() for r in self.regions],
-            **({} if self.outside_light is None else {OUTSIDE_LIGHT: self.outside_light}),
-            **(self._product_entries() if self.product_name else {}),
-            **self.parts.to_dict(),
-            **({"findings": [one.to_dict() for one in self.findings]} if self.findings else {}),
+            "shifts": shifts,
+            "regions": [region.to_dict() for region in self.regions],
         }
+        if self.outside_light is not None:
+            document[OUTSIDE_LIGHT] = self.outside_light
+        if self.product_name:
+            document |= self._product_entries()
+        document |= self.parts.to_dict()
+        if self.findings:
+            document["findings"] = [finding.to_dict() for finding in self.findings]
+        return document
 
-    def _product_entries(self) -> dict[str, Any]:
+    def _product_entries(self) -> Json:
         return {"product": self.product, "product_p_value": self.product_p_value}
 
 
@@ -406,15 +410,17 @@ def prediction_html(prediction: Prediction, caption: str = "") -> str:
         f"severity {severity_text(prediction.severity)}",
         f"p {prediction.p_value:.3f}",
         f"score {prediction.score:.4g}, threshold {prediction.score_threshold:.4g}",
-        *(f"<b>{escape(finding.words)}</b>" for finding in prediction.findings),
-        *([escape(caption)] if caption else []),
-        *([f"<code>{html.escape_text(name)}</code>"] if name else []),
     ]
-    boxes = [
-        f"({', '.join(f'{v:.0f}' for v in region.box)})"
-        + (f" {escape(region.kinds_text)}" if region.kinds_text else "")
-        for region in prediction.regions
-    ]
+    words += [f"<b>{escape(finding.words)}</b>" for finding in prediction.findings]
+    if caption:
+        words.append(escape(caption))
+    if name:
+        words.append(f"<code>{html.escape_text(name)}</code>")
+    boxes = []
+    for region in prediction.regions:
+        box = ", ".join(f"{side:.0f}" for side in region.box)
+        kinds = f" {escape(region.kinds_text)}" if region.kinds_text else ""
+        boxes.append(f"({box}){kinds}")
     if boxes:
         more = f" and {len(boxes) - MAX_SHOWN_REGIONS} more" if len(boxes) > MAX_SHOWN_REGIONS else ""
         words.append(f"regions {' '.join(boxes[:MAX_SHOWN_REGIONS])}{more}")

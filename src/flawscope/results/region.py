@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.pictures.pixel_sets import corners, rectangle_sides
+from flawscope.types import Json
 from flawscope.views.geometry import Geometry
 
 
@@ -67,26 +68,35 @@ class Region:
         x0, y0, x1, y1 = self.box
         return max(x1 - x0, y1 - y0)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "box": [round(v, 2) for v in self.box],
+    def to_dict(self) -> Json:
+        document: Json = {
+            "box": [round(side, 2) for side in self.box],
             "area": round(self.area, 2),
             "peak": self.peak,
-            "centroid": [round(v, 2) for v in self.centroid],
-            **({} if self.kinds is None else self._kind_entries(self.kinds)),
-            **({} if self.length_mm is None else self._size_entries()),
+            "centroid": [round(place, 2) for place in self.centroid],
         }
+        if self.kinds is not None:
+            document |= self._kind_entries(self.kinds)
+        if self.length_mm is not None:
+            document |= self._size_entries()
+        return document
 
-    def _kind_entries(self, kinds: tuple[str, ...]) -> dict[str, Any]:
+    def _kind_entries(self, kinds: tuple[str, ...]) -> Json:
         p_values = {name: float(f"{p:.3g}") for name, p in self.kind_p_values.items()}
         return {"kinds": [*kinds], "kind_p_values": p_values}
 
-    def _size_entries(self) -> dict[str, Any]:
-        sizes = ("length_mm", "width_mm", "area_mm2")
-        return {name: getattr(self, name) for name in (*sizes, *(f"{size}_at_most" for size in sizes))}
+    def _size_entries(self) -> Json:
+        return {
+            "length_mm": self.length_mm,
+            "width_mm": self.width_mm,
+            "area_mm2": self.area_mm2,
+            "length_mm_at_most": self.length_mm_at_most,
+            "width_mm_at_most": self.width_mm_at_most,
+            "area_mm2_at_most": self.area_mm2_at_most,
+        }
 
 
-def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry) -> dict[str, Any]:
+def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry) -> Json:
     """Measures a region, of a map's pixels [N]; empty where the length of the picture's pixels is not known.
 
     Length and width are the sides of the smallest rectangle around the pixels, whole with their corners, in
@@ -106,7 +116,7 @@ def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: 
 
 def bound_sizes(
     rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry, bounds: SizeBounds
-) -> dict[str, Any]:
+) -> Json:
     """Bounds what is wrong within a place that the map doubts, of a map's pixels [N], as entries of `Region`;
     empty where the length of the picture's pixels is not known."""
     if not (sizes := measure_region(rows, columns, geometry)):

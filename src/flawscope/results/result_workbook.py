@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import IO, Any, Unpack
 from urllib.parse import quote
 
 from flawscope.artefact.files import atomic_write, write_error
@@ -19,11 +19,13 @@ from flawscope.results.table import (
     EXCEL_SUFFIX,
     PartOf,
     ResultRow,
+    TableForm,
     TableWriter,
     Unjudged,
     file_stem,
     table_columns,
 )
+from flawscope.types import Facts
 
 PIXELS, MILLIMETRES, P_VALUE, SEVERITY = "0.0", "0.00", "0.000", "+0.0;-0.0;0.0"
 # Columns of what was judged by the name of a value, in their order; a sheet has those that are known
@@ -75,7 +77,7 @@ MEANING = {
     "Severity": "above 0 is anomalous, 3 is clear",
 }
 JUDGED, PLACES, TOTALS, PARTS = "Judged", "Places", "Totals", "Parts"
-Totals = Iterable[tuple[str, Any]]
+Totals = Iterable[tuple[str, object]]
 
 
 class ResultWorkbook:
@@ -94,23 +96,23 @@ class ResultWorkbook:
         judged, totals = [COLUMNS[name] for name in self.names], (Column("Item", 26), Column("Value", 90))
         return Workbook({JUDGED: judged, PLACES: PLACE_COLUMNS, TOTALS: totals})
 
-    def add(self, values: Mapping[str, Any], places: Iterable[tuple[str, Region]], link: str = "") -> None:
+    def add(self, values: Mapping[str, object], places: Iterable[tuple[str, Region]], link: str = "") -> None:
         """Adds what was judged. places: each with the name of its file. link: opens the picture."""
         shown = {**values, "path": _linked(values.get("path"), link)}
         self.book.add(JUDGED, [shown.get(name) for name in self.names])
         for number, (name, one) in enumerate(places, start=1):
             x0, y0, x1, y1 = one.box
-            box = (*one.centroid, x1 - x0, y1 - y0)
-            sizes = (one.area, one.length_mm, one.width_mm, one.area_mm2)
-            where = (values.get("part"), _linked(name, link), number)
-            self.book.add(PLACES, (*where, *box, *sizes, one.kinds_text))
+            row = [values.get("part"), _linked(name, link), number]
+            row += [*one.centroid, x1 - x0, y1 - y0]
+            row += [one.area, one.length_mm, one.width_mm, one.area_mm2, one.kinds_text]
+            self.book.add(PLACES, row)
 
     @property
     def is_full(self) -> bool:
         """Whether no more can be added."""
         return self.book.is_full(JUDGED)
 
-    def save(self, file: IO[bytes], totals: Totals, parts: Sequence[Sequence[Any]] = ()) -> None:
+    def save(self, file: IO[bytes], totals: Totals, parts: Sequence[Sequence[object]] = ()) -> None:
         """Writes the workbook, once. totals: by their names. parts: rows on parts in several views, the
         heading first."""
         if parts:
@@ -161,13 +163,13 @@ class ExcelTable:
         except OSError as error:  # rows wait in temporary files
             raise write_error(self.path, error) from None
 
-    def close(self, totals: Totals = (), parts: Sequence[Sequence[Any]] = ()) -> None:
+    def close(self, totals: Totals = (), parts: Sequence[Sequence[object]] = ()) -> None:
         """Writes the file; totals and parts as `ResultWorkbook.save` takes them."""
         with atomic_write(self.path) as file:
             self.book.save(file, totals, parts)
 
 
-def open_table(path: str, *, decimal_comma: bool, **form: Any) -> TableWriter | ExcelTable:
+def open_table(path: str, *, decimal_comma: bool, **form: Unpack[TableForm]) -> TableWriter | ExcelTable:
     """Opens a table of results, .csv or .xlsx, which has no decimal commas of its own. form: as `TableWriter`
     takes it."""
     if path.lower().endswith(EXCEL_SUFFIX):
@@ -192,7 +194,7 @@ FACTS = {
 }
 
 
-def run_totals(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def run_totals(facts: Facts) -> list[tuple[str, object]]:
     bad = facts["anomalous"] + facts.get("within_tolerance", 0)
     known = {**facts, "good": facts["judged"] - bad}
     found = [(word, known[name]) for name, word in FACTS.items() if known.get(name) is not None]

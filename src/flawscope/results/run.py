@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 from urllib.parse import quote
 
 from flawscope.artefact.files import FullDiskError, atomic_write, write_error
@@ -19,7 +19,8 @@ from flawscope.progress import Say
 from flawscope.results.folder import PictureWriter
 from flawscope.results.prediction import Prediction
 from flawscope.results.result_workbook import ExcelTable
-from flawscope.results.table import TableWriter, Unjudged, read_table
+from flawscope.results.table import TableForm, TableWriter, Unjudged, read_table
+from flawscope.types import Facts
 
 PREDICTIONS_FOLDER, TABLE_NAME, SUMMARY_NAME = "predictions", "results.csv", "results.json"
 WORKBOOK_NAME = "results.xlsx"
@@ -108,7 +109,7 @@ class ResultsFolder:
         inputs: Iterable[Path] | None = None,
         maps: str = "png16",
         decimal_comma: bool = False,
-        **form: Any,
+        **form: Unpack[TableForm],
     ):
         self.out, self.pictures = out, PictureWriter(out, root, maps, inputs=inputs)
         self.own = self.pictures.own
@@ -144,7 +145,7 @@ class ResultsFolder:
     def shown(self) -> list[Prediction]:
         return [prediction for _, _, prediction in sorted(self._severe, reverse=True)]
 
-    def write_summary(self, facts: dict[str, Any]) -> None:
+    def write_summary(self, facts: Facts) -> None:
         """Writes the summary, `results.json`."""
         with atomic_write(self.own.path(SUMMARY_NAME)) as file:
             file.write(f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from flawscope.artefact.files import CSV_ENCODING, check_replaceable, write_error
 from flawscope.artefact.files import csv_cell as csv_cell
@@ -25,6 +25,9 @@ from flawscope.results.findings import measure_places
 from flawscope.results.found_parts import PartSearch
 from flawscope.results.prediction import Prediction
 
+if TYPE_CHECKING:
+    from flawscope.types import Json
+
 TABLE_SUFFIX, EXCEL_SUFFIX = ".csv", ".xlsx"  # of `--out` for a table alone
 DIGITS = 7  # of a number in a CSV file: as many as a float32 has
 
@@ -35,7 +38,7 @@ class Unjudged(NamedTuple):
     path: str
     error: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The document that `predict --json` prints."""
         return {"path": self.path, "decision": None, "error": self.error}
 
@@ -112,6 +115,10 @@ class ResultRow:
         known: dict[str, Any] = {"part": part_of(path), "time": file_time(path), "model": model}
         if isinstance(result, Unjudged):
             return cls(path, error=result.error, **known)
+        boxes = []
+        for region in result.regions:
+            boxes.append(" ".join(f"{side:.5g}" for side in region.box))
+        kinds = [region.kinds_text for region in result.regions if region.kinds_text]
         return cls(
             path=path,
             score=result.score,
@@ -119,8 +126,8 @@ class ResultRow:
             severity=result.severity,
             decision=result.decision,
             threshold=result.score_threshold,
-            regions="; ".join(" ".join(f"{v:.5g}" for v in region.box) for region in result.regions),
-            kinds="; ".join(region.kinds_text for region in result.regions if region.kinds_text),
+            regions="; ".join(boxes),
+            kinds="; ".join(kinds),
             product=result.product_name,
             product_p_value=result.product_p_value,
             remark=result.remark,
@@ -152,7 +159,7 @@ class ResultRow:
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
 
 
-def _part_columns(parts: PartSearch) -> dict[str, Any]:
+def _part_columns(parts: PartSearch) -> Json:
     if not parts.searched:
         return {}
     count = parts.several and len(parts.several.parts)
@@ -167,11 +174,8 @@ PRODUCT_COLUMNS = ("product", "product_p_value")  # columns that only a joint mo
 # Columns that only an aligning model's table has
 PART_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.name.startswith("part_"))
 MODEL_COLUMNS = ("model",)  # columns of a table that knows the model's file
-COLUMNS = tuple(
-    field.name
-    for field in fields(ResultRow)
-    if field.name not in (*KIND_COLUMNS, *PRODUCT_COLUMNS, *PART_COLUMNS, *MODEL_COLUMNS)
-)
+_SOME_COLUMNS = {*KIND_COLUMNS, *PRODUCT_COLUMNS, *PART_COLUMNS, *MODEL_COLUMNS}  # not of every table
+COLUMNS = tuple(field.name for field in fields(ResultRow) if field.name not in _SOME_COLUMNS)
 # What a table must have to be one; the tables of another version may lack other columns, or have more
 NEEDED_COLUMNS = ("path", "score", "severity", "decision")
 FLOAT_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.type == "float | None")
@@ -181,16 +185,19 @@ def table_columns(
     *, kinds: bool = False, products: bool = False, aligned: bool = False, model: str = ""
 ) -> tuple[str, ...]:
     """Columns of a table, as `TableWriter` has them."""
-    groups = (
-        (kinds, KIND_COLUMNS),
-        (products, PRODUCT_COLUMNS),
-        (aligned, PART_COLUMNS),
-        (model, MODEL_COLUMNS),
-    )
-    return (*COLUMNS, *(name for wanted, names in groups if wanted for name in names))
+    columns = list(COLUMNS)
+    if kinds:
+        columns += KIND_COLUMNS
+    if products:
+        columns += PRODUCT_COLUMNS
+    if aligned:
+        columns += PART_COLUMNS
+    if model:
+        columns += MODEL_COLUMNS
+    return tuple(columns)
 
 
-def csv_line(values: Sequence[Any], *, decimal_comma: bool = False) -> str:
+def csv_line(values: Sequence[object], *, decimal_comma: bool = False) -> str:
     """Returns a line of a CSV file. decimal_comma: with semicolons and decimal commas."""
     text = io.StringIO()
     cells = [float(f"{one:.{DIGITS}g}") if isinstance(one, float) else csv_cell(one) for one in values]
@@ -198,6 +205,16 @@ def csv_line(values: Sequence[Any], *, decimal_comma: bool = False) -> str:
         cells = [str(one).replace(".", ",") if isinstance(one, float) else one for one in cells]
     csv.writer(text, delimiter=";" if decimal_comma else ",", lineterminator="\n").writerow(cells)
     return text.getvalue()
+
+
+class TableForm(TypedDict, total=False):
+    """Columns of a table, as `TableWriter` takes them."""
+
+    kinds: bool
+    products: bool
+    aligned: bool
+    part_of: PartOf
+    model: str
 
 
 class TableWriter:
@@ -245,7 +262,9 @@ class TableWriter:
         with self._report_errors():
             self._write([getattr(row, name) for name in self.columns])
 
-    def close(self, totals: Iterable[tuple[str, Any]] = (), parts: Sequence[Sequence[Any]] = ()) -> None:
+    def close(
+        self, totals: Iterable[tuple[str, object]] = (), parts: Sequence[Sequence[object]] = ()
+    ) -> None:
         """Ends the table. totals, parts: of a workbook (`ExcelTable.close`); CSV has rows alone."""
         with self._report_errors():
             self.file.close()

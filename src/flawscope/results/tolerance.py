@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from flawscope.pictures.pixel_sets import without_edge
 from flawscope.pictures.text_files import decode_text, load_yaml
 from flawscope.results.findings import ANOMALOUS_PARTS, Reason, tolerance_finding
 from flawscope.results.prediction import Prediction, Region
+from flawscope.types import Array, Json
 
 ANY = "any"  # kind of a rule that holds for every kind, also where the model names none
 # limit of a rule: the region's size, and its unit
@@ -130,9 +131,9 @@ class Tolerances:
         return cls._parse(data, content, path)
 
     @classmethod
-    def _parse(cls, data: Any, content: bytes, path: Path) -> Tolerances:
+    def _parse(cls, document: object, content: bytes, path: Path) -> Tolerances:
         known = ["version", "picture", "rules"]
-        _check_keys(data, known, str(path))
+        data = _check_keys(document, known, str(path))
         version, picture, rules = (data.get(name) for name in known)
         missing = [name for name in known if data.get(name) is None]
         if missing:
@@ -187,7 +188,7 @@ class Tolerances:
         return Verdict(True, tuple(told))
 
 
-def apply_tolerances(found: Prediction, numbers: NDArray[Any], tolerances: Tolerances) -> Prediction:
+def apply_tolerances(found: Prediction, numbers: Array, tolerances: Tolerances) -> Prediction:
     """Returns a prediction with what the rules say of it, where it is anomalous; of several parts each
     anomalous one is judged by itself.
 
@@ -203,7 +204,7 @@ def apply_tolerances(found: Prediction, numbers: NDArray[Any], tolerances: Toler
     return found.noticing(tolerance_finding(within, (*reasons[:MAX_TOLD], *more), name))
 
 
-def _judge_parts(found: Prediction, numbers: NDArray[Any], tolerances: Tolerances) -> Verdict:
+def _judge_parts(found: Prediction, numbers: Array, tolerances: Tolerances) -> Verdict:
     if any(finding.code != ANOMALOUS_PARTS for finding in found.findings):
         return Verdict.beyond("something_else")
     parts = {1: True}  # whether each is anomalous
@@ -240,8 +241,8 @@ def _kinds(region: Region) -> tuple[str | None, ...]:
     return (None,) if region.kinds is None else region.kinds
 
 
-def _parse_rule(data: Any, place: str, folder: Path, size: tuple[int, int]) -> Rule:
-    _check_keys(data, [field.name for field in fields(Rule)], place)
+def _parse_rule(document: object, place: str, folder: Path, size: tuple[int, int]) -> Rule:
+    data = _check_keys(document, [field.name for field in fields(Rule)], place)
     kind, zone = data.get("kind"), data.get("zone")
     number = int(_number(data["number"], int)) if "number" in data else None
     if not isinstance(kind, str) or not _is_name(kind):
@@ -264,7 +265,7 @@ def _parse_rule(data: Any, place: str, folder: Path, size: tuple[int, int]) -> R
     return Rule(kind.strip(), **limits, zone=zone, number=number)
 
 
-def _parse_zone(zone: Any, place: str, folder: Path, size: tuple[int, int]) -> Zone:
+def _parse_zone(zone: object, place: str, folder: Path, size: tuple[int, int]) -> Zone:
     if isinstance(zone, str):
         marked = read_mask(folder / zone)
         if marked.shape != size:
@@ -287,22 +288,27 @@ def _parse_zone(zone: Any, place: str, folder: Path, size: tuple[int, int]) -> Z
     )
 
 
-def _number(text: Any, kind: type[float]) -> float:
+def _number(text: object, kind: type[float]) -> float:
     """Number that a text says, with a point or a decimal comma; 0 where it is no whole one, NaN where it is
     none."""
+    none = 0 if kind is int else math.nan
+    if not isinstance(text, str | int | float):
+        return none
     try:
         return kind(decimal_point(text) if isinstance(text, str) else text)
-    except (TypeError, ValueError):
-        return 0 if kind is int else math.nan
+    except ValueError:
+        return none
 
 
 def _is_name(text: str) -> bool:
     return text.isprintable() and 0 < len(text.strip()) <= MAX_NAME_LENGTH
 
 
-def _check_keys(data: Any, known: Sequence[str], place: str) -> None:
+def _check_keys(data: object, known: Sequence[str], place: str) -> Json:
+    """Returns the keys and values of a document. InputError: it has none, or others than these."""
     if not isinstance(data, dict):
         raise InputError(f"{place} is no list of `key: value`: write {', '.join(known)}")
     for key in data:
         if key not in known:
             raise InputError(f"{place}: unknown key {key!r}; {suggest_name(str(key), known)}")
+    return data

@@ -60,7 +60,7 @@ _ATTRIBUTE_FIELDS = {NAME, 2, NUMBER, 4, TENSOR, 7, NUMBERS, 13, 20}
 # not: text, segments
 _TENSOR_FIELDS = {1, DATA_TYPE, 4, 5, 7, 8, 9, 10, 11, 12, EXTERNAL_DATA, DATA_LOCATION, 16}
 # Of data. Not: text, which may be of any length; complex numbers
-_DATA_TYPES = {*range(1, 8), *range(9, 14), *range(16, 23)}
+_DATA_TYPES = set(range(1, 23)) - {8, 14, 15}  # no texts, no complex numbers
 
 Buffer = bytes | memoryview
 Field = tuple[int, int, int, int]  # number, where it begins, where its content begins, where it ends

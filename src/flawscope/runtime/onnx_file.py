@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flawscope.artefact import files
 from flawscope.artefact.certificate import MAP_STRIDE
@@ -32,6 +31,7 @@ from flawscope.pictures.near_duplicates import SIDE
 from flawscope.pictures.table import LOOK_NOISE, LOOK_ROWS, LOOK_TENSORS, LOOKS
 from flawscope.runtime import onnx_check
 from flawscope.runtime.onnx_check import METADATA_PROPS, Buffer, parse_fields
+from flawscope.types import Array
 
 SHA256, METADATA_SHA256 = f"{METADATA_KEY}.sha256", f"{METADATA_KEY}.metadata_sha256"
 # The artefact's tensors that are needed beside the network: for self-test and new calibration
@@ -173,13 +173,13 @@ def _memory_map(path: Place) -> Iterator[memoryview]:
 def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
     """Metadata for a network of this digest. ASCII only."""
     stored = artefact.stored_tensors()
-    tensors = {
-        f"{METADATA_KEY}.{entry}": base64.b64encode(zlib.compress(tensor.tobytes())).decode("ascii")
-        for entry, (name, kind) in KEPT_TENSORS.items()
-        if (tensor := stored.get(name)) is not None
-        and tensor.dtype == kind
-        and tensor.nbytes <= MAX_TENSOR_BYTES
-    }
+    tensors = {}
+    for entry, (name, kind) in KEPT_TENSORS.items():
+        tensor = stored.get(name)
+        if tensor is None or tensor.dtype != kind or tensor.nbytes > MAX_TENSOR_BYTES:
+            continue
+        packed = zlib.compress(tensor.tobytes())
+        tensors[f"{METADATA_KEY}.{entry}"] = base64.b64encode(packed).decode("ascii")
     manifest = artefact.manifest
     packed_samples = {f"{METADATA_KEY}.samples", f"{METADATA_KEY}.samples_int16"}
     if not packed_samples & tensors.keys():  # nothing to compare with
@@ -213,7 +213,7 @@ def _parse_manifest(entries: Mapping[str, str], path: Any) -> Manifest:
     return found
 
 
-def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[str, NDArray[Any]]:
+def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[str, Array]:
     """Reads sample pictures and region of interest, where they are kept."""
     size = manifest.preprocess.network_size
     count, grid = len(manifest.samples), tuple(-(-side // MAP_STRIDE) for side in size)
@@ -245,7 +245,7 @@ def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     return {LOOKS: (count, SIDE, SIDE), LOOK_NOISE: (count,), LOOK_ROWS: (count,)}
 
 
-def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
+def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
     """Unpacks an array. ValueError or zlib.error if it has another size; no more than that is unpacked."""
     size = math.prod(shape) * kind.itemsize
     if size > MAX_TENSOR_BYTES:
@@ -253,7 +253,7 @@ def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDA
     data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
     if kind == np.bool_:  # any other byte than 0 and 1 would be no bool
         data = (np.frombuffer(data, np.uint8) != 0).tobytes()
-    found: NDArray[Any] = np.frombuffer(data, kind).reshape(shape)
+    found: Array = np.frombuffer(data, kind).reshape(shape)
     return found
 
 

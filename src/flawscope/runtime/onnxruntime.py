@@ -23,8 +23,10 @@ class OnnxRuntime(Engine):
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
     ) -> Graph:
         engine = _open_session(network, device, threads)
-        sizes = {i.name: [n if isinstance(n, int) else None for n in i.shape] for i in engine.get_inputs()}
-        inputs = {i.name: (INPUT_TYPES.get(i.type, ""), sizes[i.name]) for i in engine.get_inputs()}
+        inputs = {}
+        for given in engine.get_inputs():
+            sides = [side if isinstance(side, int) else None for side in given.shape]
+            inputs[given.name] = INPUT_TYPES.get(given.type, ""), sides
         outputs = [output.name for output in engine.get_outputs()]
         results = [name for name in outputs if name != RESIDUALS]
         on_cpu = engine.get_providers()[0] == "CPUExecutionProvider"

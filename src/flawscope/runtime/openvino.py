@@ -10,11 +10,11 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flawscope.errors import FlawscopeError, InputError, missing_library_error, one_line_message
 from flawscope.machine import default_thread_count
 from flawscope.runtime.session import RESIDUALS, Compute, Engine, Graph
+from flawscope.types import Array
 
 STEP_INPUTS = ("images", "features")  # inputs of the network's two steps, embed and score
 # The arithmetic of the features, asked for by name: left to itself OpenVINO takes bf16 where the processor
@@ -167,9 +167,7 @@ def _shape(given: Any) -> list[int | None]:
     return [int(size.get_length()) if size.is_static else None for size in given.partial_shape]
 
 
-def _run_parts(
-    parts: Sequence[Any], names: Sequence[str], given: Mapping[str, NDArray[Any]]
-) -> list[NDArray[Any]]:
+def _run_parts(parts: Sequence[Any], names: Sequence[str], given: Mapping[str, Array]) -> list[Array]:
     """Results of a network's parts, one after the other, by their names."""
     found = dict(given)
     for part in parts:  # a request of its own for each call: several threads may call at once

@@ -21,6 +21,7 @@ from flawscope.artefact.router_file import GRAPH, MAX_PRODUCTS, DescriptorModel,
 from flawscope.errors import InputError
 from flawscope.runtime import onnx_file
 from flawscope.runtime.onnx_file import Member, NetworkFile
+from flawscope.types import Json
 
 CONTENTS, NETWORK, DESCRIPTORS = "router.json", "recognition.onnx", "recognition.npz"
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, and the lengths of the name and of what else there is
@@ -30,7 +31,7 @@ Path = str | os.PathLike[str]
 class Archive(NamedTuple):
     """An exported router: what it says of itself, and where its products' models stand."""
 
-    document: dict[str, Any]
+    document: Json
     members: dict[str, Member]
 
 
@@ -65,7 +66,7 @@ def write(artefact: RouterArtefact, networks: Mapping[str, NetworkFile], path: P
                 networks[name].write_to(out, product)
 
 
-def _file_names(products: Mapping[str, Any]) -> dict[str, str]:
+def _file_names(products: Mapping[str, object]) -> dict[str, str]:
     """A file's name for each product."""
     found: dict[str, str] = {}
     for k, name in enumerate(products):

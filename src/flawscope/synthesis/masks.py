@@ -326,7 +326,8 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
     points = (path - low) * n
     for start, end, width in zip(points[:-1], points[1:], widths[:-1] * n, strict=True):
         step = max(abs(end - start).max(), 1)
-        draw.line([*start[::-1], *end[::-1]], fill=255, width=max(1, round(float(width))))
+        drawn_width = max(1, round(float(width)))
+        draw.line([*start[::-1], *end[::-1]], fill=255, width=drawn_width)
         if width > 3 and step > 1:  # round joints
             radius = float(width) / 2
             draw.ellipse([*(start[::-1] - radius), *(start[::-1] + radius)], fill=255)

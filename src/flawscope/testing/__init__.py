@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flawscope.methods.method import Method
 from flawscope.testing import fits, models
@@ -51,11 +50,13 @@ def checks_for(method: Method) -> list[Check]:
     """Checks of a method: what it declares must hold, and what it does not declare must be refused. Exports
     are checked for the engines that are installed."""
     repeated = [] if method.learns_in_steps else [fits.same_again]  # `resumes` checks it of the others
-    return [Check(run.__name__, run) for run in (*fits.CHECKS, *repeated, *models.CHECKS, *models.exports())]
+    runs = [*fits.CHECKS, *repeated]
+    runs += [*models.CHECKS, *models.exports()]
+    return [Check(run.__name__, run) for run in runs]
 
 
 def check_method(
-    method: Method, *, settings: Mapping[str, Any] | None = None, data: Path | None = None
+    method: Method, *, settings: Mapping[str, object] | None = None, data: Path | None = None
 ) -> None:
     """Run all checks.
 

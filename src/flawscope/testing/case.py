@@ -20,6 +20,7 @@ from flawscope import Dataset, InputError, Predictor, load, open_dataset
 from flawscope.methods.method import Method
 from flawscope.pictures.decoding import PictureSource, decode
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
+from flawscope.types import Json
 
 Floats = NDArray[np.float32]
 ScoresAndMaps = tuple[Floats, Floats]  # scores [N] and maps [N, H, W]
@@ -73,7 +74,7 @@ class Case:
     """
 
     method: Method
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     data: Path | None = None
     _fit_results: dict[str, FitResult] = field(default_factory=dict)
 
@@ -126,9 +127,9 @@ class Case:
 
     # ---- models
 
-    def fit_options(self, variant: str) -> dict[str, Any]:
+    def fit_options(self, variant: str) -> Json:
         """Arguments of `fit`, without the pictures."""
-        of_variant: dict[str, dict[str, Any]] = {
+        of_variant: dict[str, Json] = {
             "region": {"roi": "0,0,0.5,1", "group": self.pair_pattern},
             "strips": {"keep_aspect": True},
         }

@@ -32,6 +32,7 @@ from flawscope.testing.case import (
     preprocess_pictures,
     torch_threads,
 )
+from flawscope.types import Json
 
 
 def is_registered(case: Case) -> None:
@@ -53,7 +54,7 @@ def settings_are_checked(case: Case) -> None:
         method.configure(preset)
     small: PictureSettings = method.configure(values=dict(case.settings))
     must_refuse(lambda: method.configure("no such preset"), "an unknown preset")
-    wrong: list[dict[str, Any]] = [
+    wrong: list[Json] = [
         {"no_such_setting": 1},
         {"seed": -1},
         {"seed": "x"},
@@ -282,10 +283,8 @@ def extends(case: Case) -> None:
         new.calibration.count == count + len(more), "the new pictures are not calibrated on, or old ones are"
     )
     hashes = {p.hash for p in new.manifest.pictures if p.role != "duplicate"}
-    must(
-        hashes >= {pixel_hash(decode(s)) for s in (*more, *case.good_pictures)},
-        "it does not know its pictures",
-    )
+    given = [*more, *case.good_pictures]
+    must(hashes >= {pixel_hash(decode(source)) for source in given}, "it does not know its pictures")
     must(new.self_test().passed, "the self-test fails")
     must_refuse(lambda: partial_fit(new.artefact, list(more), device="cpu"), "nothing but known pictures")
 

@@ -23,6 +23,7 @@ from flawscope.testing.case import (
     preprocess_pictures,
     torch_threads,
 )
+from flawscope.types import Array
 
 
 def answers_have_their_form(case: Case) -> None:
@@ -82,10 +83,12 @@ def damaged_files_are_refused(case: Case) -> None:
     artefact = case.fitted().artefact
     session: Any = type(case.fitted().session)
     own = [k for k in case.fitted().detector.state_dict() if not k.startswith("backbone.")]
-    spoilt: list[dict[str, Any]] = [{"roi": np.ones((3, 3), np.bool_)}]
-    spoilt += [{"roi": artefact.tensors["roi"].astype(np.float32)}]
-    left_out = [{k: v for k, v in artefact.tensors.items() if k != name} for name in {own[0], own[-1]}]
-    for values in (*left_out, *({**artefact.tensors, **other} for other in spoilt)):
+    damaged = []
+    for roi in (np.ones((3, 3), np.bool_), artefact.tensors["roi"].astype(np.float32)):
+        damaged.append(artefact.tensors | {"roi": roi})
+    for missing in {own[0], own[-1]}:
+        damaged.append({name: tensor for name, tensor in artefact.tensors.items() if name != missing})
+    for values in damaged:
         other = replace(artefact, tensors=values)
         must_refuse(lambda other=other: session.open(other, "cpu"), "a damaged model")  # type: ignore[misc]
 
@@ -226,7 +229,7 @@ def held_out_is_not_learnt(case: Case) -> None:
         if (digest := pixel_hash(picture)) in learnt:
             return source
         # each moved by so much of its own that they are no copies of each other
-        moved: NDArray[Any] = np.roll(picture.max() - picture, int(digest, 16) % picture.size)
+        moved: Array = np.roll(picture.max() - picture, int(digest, 16) % picture.size)
         return moved
 
     other = case.fit([changed(source) for source in case.training_pictures("plain")], samples=0)

@@ -106,7 +106,8 @@ def learn_cross_validated(
     chosen = spread_numbers(len(pictures), MAX_PICTURES)
     selected = [pictures[i] for i in chosen]
     reference, poses = learnt or _align_all(_SingleReferences(selected, ground), kind)
-    errors = [reference.find(pictures[i]).error for i in sorted({*range(len(pictures))} - {*chosen})]
+    others = sorted(set(range(len(pictures))) - set(chosen))
+    errors = [reference.find(pictures[i]).error for i in others]
     levels = _border_quantiles(selected)
     numbers = chosen if groups is None else [groups[i] for i in chosen]
     order, held_out = {group: k for k, group in enumerate(dict.fromkeys(numbers))}, dict[int, PoseReference]()
@@ -200,8 +201,11 @@ def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
     nothing to be found."""
     pictures, period = singles.pictures, 1
     if kind != "shift":
-        halves = [_congeal(_SingleReferences(pictures[half::2], singles.ground), kind) for half in (0, 1)]
-        period = _symmetry_period(*([half.find(one) for one in pictures] for half in halves))
+        first = _congeal(_SingleReferences(pictures[0::2], singles.ground), kind)
+        second = _congeal(_SingleReferences(pictures[1::2], singles.ground), kind)
+        first_poses = [first.find(one) for one in pictures]
+        second_poses = [second.find(one) for one in pictures]
+        period = _symmetry_period(first_poses, second_poses)
     reference = _congeal(singles, kind, period)
     return Aligned(reference, [reference.find(one) for one in pictures])
 

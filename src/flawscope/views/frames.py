@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.types import Array, Json
 from flawscope.views.geometry import Geometry
 from flawscope.views.pose import SIDE, Pose, PoseReference, reduced_size
 from flawscope.views.resampling import Raster, full_box, picture_size, resized, small_grey, warp_view
@@ -69,7 +70,7 @@ class Frame:
             matrix=(yy * down, yx * down, xy * across, xx * across),
         )
 
-    def scaled(self, canvas: Geometry) -> tuple[NDArray[Any], Mask | None]:
+    def scaled(self, canvas: Geometry) -> tuple[Array, Mask | None]:
         """The frame scaled to a canvas that lies so in it, of the picture's depth, and which of its pixels
         [H, W] show the picture and no other part; None: all."""
         if self.turned is None:
@@ -80,7 +81,7 @@ class Frame:
             planes = planes.copy()
         return planes, self.visible(placed, planes if planes.ndim == 3 else planes[..., None])
 
-    def visible(self, placed: Geometry, planes: NDArray[Any]) -> Mask:
+    def visible(self, placed: Geometry, planes: Array) -> Mask:
         """Mask [H, W] of the pixels of a view that show the picture and no other part. Other parts in the
         view's pixels [H, W, C] are covered, in place."""
         shown = placed.visible_mask()
@@ -136,7 +137,7 @@ class AlignedPart:
         return Frame(picture, divisor, self.size(whole, network), placed, pose)
 
 
-def _cover(planes: NDArray[Any], hidden: Mask, ground: Mask) -> None:
+def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
     """Covers the hidden pixels [H, W, C], in place, with the ground at the other sides of the part, else with
     its middle colour."""
     if not hidden.any() or not ground.any():
@@ -189,7 +190,7 @@ class PartPose:
         square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (-1 if self.mirrored else 1, 1)
         return np.asarray(square @ turn + (self.x, self.y))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return asdict(self)
 
 

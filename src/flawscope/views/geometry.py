@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 from flawscope.pictures.form import positive_length
+from flawscope.types import Array, Facts, Json
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -61,9 +61,10 @@ class Geometry:
         back, (height, width) = self.inverse(), self.picture_size
         y, x = back._to_view(rows + 0.5, columns + 0.5)
         (yy, yx), (xy, xx) = np.abs(back._linear) / 2  # from a pixel's middle to its edges
-        boxes = (x.min() - xy - xx, width), (y.min() - yy - yx, height)
-        ends = (x.max() + xy + xx, width), (y.max() + yy + yx, height)
-        x0, y0, x1, y1 = (min(max(float(at), 0.0), float(most)) for at, most in (*boxes, *ends))
+        x0 = _clip(x.min() - xy - xx, width)
+        y0 = _clip(y.min() - yy - yx, height)
+        x1 = _clip(x.max() + xy + xx, width)
+        y1 = _clip(y.max() + yy + yx, height)
         return x0, y0, x1, y1
 
     def to_network(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
@@ -139,7 +140,7 @@ class Geometry:
         """A mask [H, W] bool at network size -> [Hp, Wp] bool, nearest; False outside the network's view."""
         return self.warp_labels(mask)
 
-    def warp_labels(self, mask: NDArray[Any]) -> NDArray[Any]:
+    def warp_labels(self, mask: Array) -> Array:
         """Whole numbers [H, W] at network size -> [Hp, Wp], nearest; 0 outside the network's view."""
         mask = self._check_shape(mask, self.size)
         if self.matrix is not None:
@@ -165,7 +166,7 @@ class Geometry:
         yy, yx, xy, xx = map(float, back.ravel())
         return Geometry(self.size, self.picture_size, (1 / sy, 1 / sx), (y, x), (yy, yx, xy, xx))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns values that JSON knows, for `from_dict`."""
         known = {field.name: getattr(self, field.name) for field in fields(self)[:-1]}
         return {
@@ -175,7 +176,7 @@ class Geometry:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Geometry:
+    def from_dict(cls, data: Facts) -> Geometry:
         """Reads what `to_dict` returned. InputError for unknown, missing or invalid entries."""
         try:
             known = [field.name for field in fields(cls)[:-1]]
@@ -203,7 +204,7 @@ class Geometry:
     def _linear(self) -> NDArray[np.float64]:
         return np.array(self.matrix).reshape(2, 2)
 
-    def _to_view(self, y: NDArray[Any], x: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _to_view(self, y: Array, x: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Points of the picture in a turned view, y and x."""
         (yy, yx), (xy, xx) = self._linear
         return yy * y + yx * x + self.offset[0], xy * y + xx * x + self.offset[1]
@@ -245,10 +246,15 @@ class Geometry:
         return seen, lower, np.minimum(lower + 1, last), (position - lower).astype(np.float32)
 
     @staticmethod
-    def _check_shape(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    def _check_shape(array: Array, size: tuple[int, int]) -> Array:
         if array.shape != size:
             raise InputError(f"array of shape {list(array.shape)} given; expected {list(size)}")
         return array
+
+
+def _clip(place: float, length: int) -> float:
+    """The nearest place on a side of this length."""
+    return min(max(float(place), 0.0), float(length))
 
 
 def _parse_matrix(values: Any) -> tuple[float, float, float, float]:

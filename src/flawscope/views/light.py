@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
+from flawscope.types import Array, Facts, Json
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -36,15 +37,18 @@ class Light:
     @property
     def name(self) -> str:
         """Describes the change for a person."""
-        parts = [
-            *([f"brightness {self.brightness:g}"] if self.brightness != 1 else []),
-            *([f"contrast {self.contrast:g}"] if self.contrast != 1 else []),
-            *([f"white balance {self.white_balance:+.0%}"] if self.white_balance else []),
-            *([f"blur {self.blur:.1%}"] if self.blur else []),
-        ]
-        return ", ".join(parts) or "unchanged"
+        changes = []
+        if self.brightness != 1:
+            changes.append(f"brightness {self.brightness:g}")
+        if self.contrast != 1:
+            changes.append(f"contrast {self.contrast:g}")
+        if self.white_balance:
+            changes.append(f"white balance {self.white_balance:+.0%}")
+        if self.blur:
+            changes.append(f"blur {self.blur:.1%}")
+        return ", ".join(changes) or "unchanged"
 
-    def __call__(self, picture: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, picture: Array) -> Array:
         """Returns the changed picture, clipped to the values that its type can have; floats at 0 only."""
         gains = np.full(picture.shape[2], self.brightness)
         if picture.shape[2] >= 3:  # a grey picture has no white balance
@@ -63,7 +67,7 @@ class Light:
         else:
             limit = np.iinfo(picture.dtype).max
             np.rint(changed, out=changed)
-        kept: NDArray[Any] = changed.clip(0, limit).astype(picture.dtype)
+        kept: Array = changed.clip(0, limit).astype(picture.dtype)
         return kept
 
 
@@ -76,13 +80,11 @@ def check_range(share: float) -> None:
 def light_variations(share: float) -> list[Light]:
     """Ends of a range of light: brightness and contrast from 1 - share to 1 + share, white balance from
     -share / 2 to share / 2; one change at a time, the unchanged light first."""
-    factors, balances = (1 - share, 1 + share), (-share / 2, share / 2)
-    return [
-        Light(),
-        *(Light(brightness=factor) for factor in factors),
-        *(Light(contrast=factor) for factor in factors),
-        *(Light(white_balance=balance) for balance in balances),
-    ]
+    lights = [Light()]
+    lights += [Light(brightness=factor) for factor in (1 - share, 1 + share)]
+    lights += [Light(contrast=factor) for factor in (1 - share, 1 + share)]
+    lights += [Light(white_balance=balance) for balance in (-share / 2, share / 2)]
+    return lights
 
 
 ValueRange = tuple[float, float, float]  # lowest, middle and highest value of good pictures
@@ -131,18 +133,16 @@ class Normalization:
             raise InputError("the model's normalization of light is damaged: fit anew")
 
     @classmethod
-    def from_statistics(
-        cls, measured: Iterable[tuple[NDArray[Any], NDArray[Any]]], share: float
-    ) -> Normalization:
+    def from_statistics(cls, measured: Iterable[tuple[Array, Array]], share: float) -> Normalization:
         """Normalization to good pictures, given what `channel_statistics` found. InputError without any."""
         rows = np.array(list(measured))
         if not len(rows):
             raise InputError("no picture shows its light inside the region of interest: give another --roi")
         low, middle, high = rows.min(0), np.median(rows, axis=0), rows.max(0)
-        ranges = [
-            tuple((float(a), float(b), float(c)) for a, b, c in zip(*part, strict=True))
-            for part in zip(low, middle, high, strict=True)
-        ]
+        ranges = []
+        for lowest, median, highest in zip(low, middle, high, strict=True):
+            channels = zip(lowest, median, highest, strict=True)
+            ranges.append(tuple((float(a), float(b), float(c)) for a, b, c in channels))
         return cls(share, ranges[0], ranges[1])
 
     def correction(self, image: Float32, counted: Mask | None = None) -> ToneCorrection:
@@ -162,11 +162,11 @@ class Normalization:
         shift = wanted[0] - gain * explained[0]
         return ToneCorrection(gain.astype(np.float32), shift.astype(np.float32), inside)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {"share": self.share, "means": [*self.means], "deviations": [*self.deviations]}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Normalization:
+    def from_dict(cls, data: Facts) -> Normalization:
         """Reads what `to_dict` returned. InputError where it is damaged."""
         try:
             means, deviations = (

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError
+from flawscope.types import Array, Facts, Json
 from flawscope.views.geometry import Geometry
 
 Float32 = NDArray[np.float32]
@@ -316,7 +317,7 @@ class PoseReference:
 
     # ---- files
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns values that JSON knows, for `from_dict`."""
         pixels = zlib.compress(self.levels.tobytes() + self.spread.tobytes(), 9)
         return {
@@ -328,7 +329,7 @@ class PoseReference:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PoseReference:
+    def from_dict(cls, data: Facts) -> PoseReference:
         """Reads what `to_dict` returned. InputError where it is damaged."""
         try:
             unpacker = zlib.decompressobj()
@@ -390,7 +391,7 @@ def _bilinear(image: Float32, x: Float32, y: Float32) -> Float32:
     return np.asarray(upper + (lower - upper) * y, np.float32)
 
 
-def _solve_damped(matrix: NDArray[Any], right: NDArray[Any]) -> list[float]:
+def _solve_damped(matrix: Array, right: Array) -> list[float]:
     """Solves a symmetric system, a little damped: a reference may not determine every parameter."""
     whole = matrix.astype(np.float64)
     whole += np.diag(1e-6 * np.diag(whole) + 1e-12)

@@ -22,6 +22,7 @@ from flawscope.pictures.channels import Channels, mean_channel
 from flawscope.pictures.decoding import HashedPicture, PictureSource, decode, load_picture, source_name
 from flawscope.pictures.form import MAX_CANVAS_PIXELS
 from flawscope.pictures.levels import Levels
+from flawscope.types import Array, Json
 from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP
 from flawscope.views.frames import AlignedPart, Frame, WholePicture, find_frames
 from flawscope.views.geometry import Geometry, positive_integer
@@ -63,22 +64,20 @@ class Correction(Protocol):
     def mask(self, mask: Mask) -> Mask:
         """Mask [H, W] of a picture as taken, as one of the corrected picture."""
 
-    def restored(
-        self, drawn: NDArray[Any], placed: Geometry, fill: float | None
-    ) -> tuple[NDArray[Any], Geometry]:
+    def restored(self, drawn: Array, placed: Geometry, fill: float | None) -> tuple[Array, Geometry]:
         """Map of a corrected picture, and its place there, as of the picture as taken; fill: where the map
         shows nothing; None: its middle value."""
 
 
 # Stages before sizes and tiles, by the keys of the fields and of the model file: a new one is a file, its
 # entry here and its field. Corrections come in this order, before all others.
-LEARNT_STAGES: dict[str, Any] = {
+LEARNT_STAGES: Json = {
     "normalization": Normalization,
     "reference": PoseReference,
     "several": SeveralParts,
     "channels": Channels,
 }
-CORRECTIONS: dict[str, Any] = {"undistort": Undistortion}
+CORRECTIONS: Json = {"undistort": Undistortion}
 STAGES = {**LEARNT_STAGES, **CORRECTIONS}
 
 
@@ -207,7 +206,7 @@ class Preprocess:
         `load_picture` does. InputError as of `decode`."""
         return load_picture(source, name) if self.channels is None else self.channels.read(source, name)
 
-    def decode(self, source: PictureSource, name: str | None = None) -> NDArray[Any]:
+    def decode(self, source: PictureSource, name: str | None = None) -> Array:
         """Reads a picture as `read` does, to an array."""
         return decode(source, name=name) if self.channels is None else np.asarray(self.read(source, name))
 
@@ -238,7 +237,7 @@ class Preprocess:
         return PartFrameViews(views, parts, parts.middle.place(self.geometry(parts.middle.size)).scale[0])
 
     def _channel_views(
-        self, channels: Channels, values: NDArray[Any], counted: Mask | None, name: str
+        self, channels: Channels, values: Array, counted: Mask | None, name: str
     ) -> ChannelViews:
         """Views of the channels [H, W, N] of a picture; its part is found in the mean of all."""
         one, pose = replace(self, channels=None), self.framing.find(lambda: self.small(values))
@@ -279,7 +278,7 @@ class Preprocess:
         tone = self.normalization.correction(first[0], counted)
         return tone(first[0])[None], tone
 
-    def small(self, picture: NDArray[Any], side: int = SIDE) -> Float32:
+    def small(self, picture: Array, side: int = SIDE) -> Float32:
         """Reduces a decoded picture to a grey one, as finding poses takes it; side: the longer one.
         InputError for values off the white level."""
         if self.channels is not None:
@@ -292,9 +291,7 @@ class Preprocess:
             mask = stage.mask(mask)
         return mask
 
-    def restored(
-        self, drawn: NDArray[Any], placed: Geometry, fill: float | None = None
-    ) -> tuple[NDArray[Any], Geometry]:
+    def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
         """Map of a corrected picture, which lies so in it, as one of the picture as taken; and its place.
         fill: where the map shows nothing; None: its middle value."""
         corrected = placed
@@ -342,20 +339,27 @@ class Preprocess:
         tiles = f"tiles of {tile[0]}x{tile[1]} pixels{by}, {self.overlap:.0%} shared"
         return f"{tiles}, and whole at {height}x{width}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns values that JSON knows, for `from_dict`."""
-        return {
+        data: Json = {
             "size": list(self.size),
             "keep_aspect": self.keep_aspect,
             "crop": list(self.crop) if self.crop else None,
             "white_level": self.white_level,
-            **({} if self.black_level is None else {"black_level": self.black_level}),
-            **({} if self.tile is None else {"tile": list(self.tile), "overlap": self.overlap}),
-            **{name: stage.to_dict() for name in STAGES if (stage := getattr(self, name)) is not None},
         }
+        if self.black_level is not None:
+            data["black_level"] = self.black_level
+        if self.tile is not None:
+            data["tile"] = list(self.tile)
+            data["overlap"] = self.overlap
+        for name in STAGES:
+            stage = getattr(self, name)
+            if stage is not None:
+                data[name] = stage.to_dict()
+        return data
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Preprocess:
+    def from_dict(cls, data: Mapping[str, object]) -> Preprocess:
         """Reads what `to_dict` returned. InputError for unknown keys and invalid values."""
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(data) - set(known))
@@ -440,7 +444,7 @@ class Preprocess:
         values = np.multiply(picture, np.float32(255 / level), dtype=np.float32)
         return grey_as_rgb(np.clip(np.rint(values, out=values), 0, 255, out=values).astype(np.uint8)), 255.0
 
-    def _clipped(self, picture: NDArray[Any], white: float) -> tuple[NDArray[Any], float]:
+    def _clipped(self, picture: Array, white: float) -> tuple[Array, float]:
         """A deep picture from black on, and the divisor of its values."""
         black = self.black_level
         if black is None or (black == 0 and picture.max() <= white):

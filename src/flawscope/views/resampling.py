@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawscope.types import Array
 from flawscope.views.geometry import Geometry
 from flawscope.views.pose import SIDE, Float32, reduced_size
 
@@ -28,12 +29,12 @@ def full_box(picture: Raster) -> Box:
     return 0.0, 0.0, float(height), float(width)
 
 
-def resized(picture: Raster, size: tuple[int, int], box: Box) -> NDArray[Any]:
+def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
     """Scales the part (y0, x0, y1, x1) of a picture to (H, W): uint8 [H, W] or [H, W, 3], or float32 [H, W,
     C] for a deep picture."""
     (h, w), (y0, x0, y1, x1) = size, box
 
-    def resize(image: Image.Image) -> NDArray[Any]:
+    def resize(image: Image.Image) -> Array:
         if image.size == (w, h) and box == (0, 0, h, w):
             return np.asarray(image)
         # The width first: Pillow 13 would take the height first in tall pictures, and round otherwise
@@ -64,7 +65,7 @@ def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Flo
     return np.asarray(np.tensordot(_LUMINANCE, image, 1), np.float32)
 
 
-def warp_view(picture: Raster, placed: Geometry) -> NDArray[Any]:
+def warp_view(picture: Raster, placed: Geometry) -> Array:
     """Warps a picture to a turned view, [H, W] or [H, W, C] as `resized` gives it; edges are repeated."""
     size, (height, width) = picture_size(picture), placed.size
     reduction = max(1.0, 1 / placed.scale[0])  # first, so that no pixel is skipped
@@ -80,7 +81,7 @@ def warp_view(picture: Raster, placed: Geometry) -> NDArray[Any]:
     yy, yx, xy, xx = view.matrix or (1.0, 0.0, 0.0, 1.0)
     affine = (xx, xy, view.offset[1] + before, yx, yy, view.offset[0] + above)
 
-    def transformed(image: Image.Image) -> NDArray[Any]:
+    def transformed(image: Image.Image) -> Array:
         return np.asarray(
             image.transform((width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
         )
@@ -90,7 +91,7 @@ def warp_view(picture: Raster, placed: Geometry) -> NDArray[Any]:
     return np.stack([transformed(Image.fromarray(plane)) for plane in np.moveaxis(padded, 2, 0)], 2)
 
 
-def write_planes(planes: NDArray[Any], divisor: float, target: Float32) -> None:
+def write_planes(planes: Array, divisor: float, target: Float32) -> None:
     """Writes pixels [H, W] or [H, W, C] of any depth into [3, H, W], in 0..1."""
     if planes.ndim == 2 or planes.shape[2] == 1:
         np.divide(planes.reshape(planes.shape[:2]), divisor, out=target[0], dtype=np.float32)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 from flawscope.pictures.masks import read_mask
+from flawscope.types import Array
 from flawscope.views.frames import AlignedPart
 from flawscope.views.geometry import Geometry
 from flawscope.views.pose import HALF_SIDE, Pose, PoseReference
@@ -111,7 +112,7 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
     return roi
 
 
-def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | NDArray[Any] | None, roi: Mask) -> str:
+def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, roi: Mask) -> str:
     """Says how much of what the network sees counts, of a mask, which may be inverted; empty for a box."""
     if isinstance(spec, list | tuple) or (isinstance(spec, str) and _BOX.fullmatch(spec)):
         return ""

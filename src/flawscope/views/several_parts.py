@@ -7,16 +7,17 @@ connected area that differs from the ground, is large enough and is no part is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError, pluralize
+from flawscope.types import Facts, Json
 from flawscope.views.pose import HALF_SIDE, SIDE, Float32, Mask, Pose, PoseReference, blur
 
 OVERVIEW_SIDE = 256  # pixels of the longer side of the picture in which the ground is found
@@ -68,12 +69,12 @@ class SeveralParts:
         if not 1 <= self.least <= self.most <= self.sought <= MAX_SOUGHT:
             raise InputError(DAMAGED)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns values that JSON knows, for `from_dict`."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SeveralParts:
+    def from_dict(cls, data: Facts) -> SeveralParts:
         """Reads what `to_dict` returned. InputError where it is damaged."""
         try:
             span, area, *counts = (data[field.name] for field in fields(cls))

@@ -172,7 +172,8 @@ def _learn(
     if not SIDE / MAX_SIDE <= span <= 1:
         size, way = ("fill the pictures", "farther away") if span > 1 else ("are too small", "nearer")
         raise InputError(f"parts {size} to be found among several: take pictures from {way}")
-    most = max(1, round(max(sum(one.area for one in several) for _, several in components) / typical_area))
+    largest_area = max(sum(one.area for one in several) for _, several in components)
+    most = max(1, round(largest_area / typical_area))
     sought = min(_CANDIDATE_FACTOR * (most + 1), MAX_SOUGHT)
     object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW_SIDE**2)
     settings = SeveralParts(span, object_area, sought, most=min(most, sought))

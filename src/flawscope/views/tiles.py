@@ -6,15 +6,16 @@ Sizes are (height, width), places (y, x).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
+from flawscope.types import Facts, Json
 from flawscope.views.geometry import Geometry
 
 Float32 = NDArray[np.float32]
@@ -117,11 +118,11 @@ class Fusion:
                 f"fusion with factor {self.factor:g}, shift {self.shift:g}; both finite, factor above 0"
             )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {"score": self.score, "factor": self.factor, "shift": self.shift}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Fusion:
+    def from_dict(cls, data: Facts) -> Fusion:
         """Reads a fusion. InputError for other entries, and for invalid values."""
         if set(data) != {"score", "factor", "shift"}:
             raise InputError("fusion has score, factor and shift, and nothing else")
@@ -149,7 +150,12 @@ class RegionOfInterest:
 
     def tiles(self, grid: TileGrid) -> list[int]:
         """Numbers of the tiles that show a pixel of the region."""
-        return [k for k in range(len(grid)) if self.window(*grid.corner(k), *grid.tile).any()]
+        shown = []
+        for number in range(len(grid)):
+            top, left = grid.corner(number)
+            if self.window(top, left, *grid.tile).any():
+                shown.append(number)
+        return shown
 
 
 class TileSummary(NamedTuple):

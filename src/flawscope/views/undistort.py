@@ -18,7 +18,6 @@ draws on that one, and masks and overlays lie on it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -29,6 +28,7 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.arrays import picture_error
+from flawscope.types import Array, Facts, Json
 from flawscope.views.geometry import Geometry
 from flawscope.views.resampling import Raster, picture_size
 
@@ -61,12 +61,12 @@ class Undistortion:
         if min(self.fx, self.fy) <= 0:
             raise InputError(f"the lens has focal lengths {self.fx:g} and {self.fy:g}; they are above 0")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns values that JSON knows, for `from_dict`."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Undistortion:
+    def from_dict(cls, data: Facts) -> Undistortion:
         """Reads what `to_dict` returned. InputError where it is damaged."""
         try:
             return cls(**data)
@@ -104,9 +104,7 @@ class Undistortion:
             return mask
         return np.asarray(_sampled(mask.astype(np.float32), *_places_as_taken(self, size)) > 0.5)
 
-    def restored(
-        self, drawn: NDArray[Any], placed: Geometry, fill: float | None = None
-    ) -> tuple[NDArray[Any], Geometry]:
+    def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
         """Map of an undistorted picture, which lies so in it, as one of the picture as taken, and its place.
         fill: where the map shows nothing; None: its middle value."""
         if self._changes_nothing:
@@ -159,7 +157,7 @@ def _places_as_taken(
     return v.astype(np.float32), u.astype(np.float32)
 
 
-def _sampled(values: NDArray[Any], rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[Any]:
+def _sampled(values: Array, rows: Array, columns: Array) -> Array:
     """Values [H, W] or [H, W, C] at places [h, w], bilinear, edges repeated, of their own type."""
     sampled = np.empty((*rows.shape, *values.shape[2:]), values.dtype)
     step = max(1, _BLOCK // rows.shape[1])

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from flawscope.types import Facts, Json
 
 Floats = NDArray[np.float32]
 
@@ -99,24 +100,25 @@ class ViewLooks:
         clear = (distances[own] - distances > self.limits[own]) & (distances <= self.reach)
         return self.views[int(np.where(clear, distances, np.inf).argmin())] if clear.any() else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns values that JSON knows, for `from_facts`."""
-        limits = [
-            [round(one, 4) if np.isfinite(one) else None for one in row] for row in self.limits.tolist()
-        ]
+        limits: list[list[float | None]] = []
+        for row in self.limits.tolist():
+            limits.append([round(limit, 4) if np.isfinite(limit) else None for limit in row])
         numbers = {name: getattr(self, name).round(4).tolist() for name in ("means", "spread", "reach")}
         return {"views": [*self.views], **numbers, "limits": limits}
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> ViewLooks | None:
+    def from_facts(cls, facts: Facts) -> ViewLooks | None:
         """Reads the looks from a model's facts; None where there are none, or others than these."""
         try:
             kept = facts[VIEW_LOOKS_KEY]
             views = tuple(map(str, kept["views"]))
             means, spread, reach = (np.array(kept[name], np.float64) for name in ("means", "spread", "reach"))
-            limits = np.array(
-                [[np.inf if one is None else one for one in row] for row in kept["limits"]], float
-            )
+            rows = []
+            for row in kept["limits"]:
+                rows.append([np.inf if limit is None else limit for limit in row])
+            limits = np.array(rows, float)
             count, width = len(views), 3 * SIDE * SIDE
             shapes = [one.shape for one in (means, spread, reach, limits)]
             if shapes != [(count, width), (width,), (count,), (count, count)] or not (spread > 0).all():

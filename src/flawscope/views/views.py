@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.types import Array
 from flawscope.views.frames import PartFrames
 from flawscope.views.geometry import Geometry
 from flawscope.views.light import ToneCorrection
@@ -48,7 +49,7 @@ class Views:
         geometry: Geometry,
         whole: Geometry | None = None,
         grid: TileGrid | None = None,
-        canvas: NDArray[Any] | None = None,
+        canvas: Array | None = None,
         divisor: float = 255.0,
         tone: ToneCorrection | None = None,
         pose: Pose | None = None,
@@ -232,7 +233,7 @@ class FrameViews(Views):
 
     def predict_each(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
+    ) -> tuple[Array, Array]:
         """Scores [n] and maps [n, h, w] of each. batch: views that are computed together; None: all, of tiles
         one."""
         if fusion is None:  # each is one view
@@ -269,7 +270,7 @@ class PartFrameViews(FrameViews):
 
     def predict_parts(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None, roi: Mask | None = None
-    ) -> tuple[NDArray[Any], Float32, NDArray[np.uint16]]:
+    ) -> tuple[Array, Float32, NDArray[np.uint16]]:
         """Scores of all parts [n], the picture's map: the largest value where parts overlap, and the middle
         one where there is none, and the number of the part that is inspected there, from 1; 0: none, or
         several.

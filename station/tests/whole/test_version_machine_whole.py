@@ -8,14 +8,14 @@ from flawscope_station.settings.station import Settings
 from version_machine import Machine
 
 pytestmark = pytest.mark.both_databases
-HISTORIES = 60
+HISTORIES = 20
 
 
 def run(database_url: str | None, folder: object, histories: int) -> None:
     Machine.url, Machine.folder = Settings(store=str(folder), database=database_url).url, folder
     long = settings(
         max_examples=histories,
-        stateful_step_count=30,
+        stateful_step_count=20,
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -1,7 +1,7 @@
 """A bank as if a group had never been there, beside one that never met it."""
 
-from operator import itemgetter
-from types import SimpleNamespace
+import re
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -13,8 +13,8 @@ from flawscope.errors import InputError
 from flawscope.methods.patchcore import Config, selected_bank
 from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.model import BankBranch
+from flawscope.methods.patchcore.scores import SCORES
 from flawscope.methods.patchcore.selected_bank import (
-    SETTLED_SCORES,
     STRIDE,
     BankWithout,
     SelectedBank,
@@ -163,8 +163,10 @@ def test_what_decides_in_a_view_and_in_all_together_is_looked_at(monkeypatch):
         assert found == {int(one.argmax()), *(row // 2 * 30 + column // 2 for row, column in places)}
 
 
-def test_of_a_new_score_somebody_has_to_say_what_decides_it():
-    assert {*get_args(get_type_hints(Config)["score"])} == {*SETTLED_SCORES}
-    bank = SimpleNamespace(branch=SimpleNamespace(config=SimpleNamespace(score="mean")))
-    with pytest.raises(NotImplementedError, match="what decides the score mean"):
-        settle([bank], itemgetter(0))
+def test_each_score_is_one_record():
+    """A value of the setting without a record would be scored, settled and compared as another."""
+    assert {*get_args(get_type_hints(Config)["score"])} == SCORES.keys()
+    folder = Path(selected_bank.__file__).parent
+    for path in folder.glob("*.py"):
+        compared = re.findall(r"\.score (?:==|!=|in) ", path.read_text(encoding="utf-8"))
+        assert compared == [], path.name

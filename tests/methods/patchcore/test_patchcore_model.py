@@ -13,8 +13,9 @@ from flawscope.errors import InputError
 from flawscope.methods.features.backbone import load_backbone
 from flawscope.methods.patch_detector import patches_in_region, reducing_matrix, smoothing_matrix
 from flawscope.methods.patchcore import METHOD, Config
-from flawscope.methods.patchcore.model import BLOCK, Model, neighbour_table, reweight
-from flawscope.methods.patchcore.selected_bank import distances_without, score_without
+from flawscope.methods.patchcore.model import BLOCK, Model, neighbour_table
+from flawscope.methods.patchcore.scores import reweight
+from flawscope.methods.patchcore.selected_bank import distances_without
 
 
 class Pixels(nn.Module):
@@ -137,7 +138,9 @@ def test_without_is_the_score_of_a_model_that_never_had_them(score, with_roi, re
         branch = model.branches[0]
         distances = distances_without(branch, picture, ignored, branch.inside)
         torch.testing.assert_close(distances, literal * branch.inside, rtol=1e-4, atol=1e-5)
-        score = score_without(branch, picture, ignored, branch.inside, distances, branch.bank[:0])
+        score = model.picture_score.without(
+            branch, picture, ignored, branch.inside, distances, branch.bank[:0]
+        )
         found, drawn = model.combine([score[None]], [distances[None]])
         assert float(found) == pytest.approx(float(scores[i]), rel=1e-4)
         torch.testing.assert_close(drawn[0], maps[i], rtol=1e-4, atol=1e-5)

@@ -57,7 +57,8 @@ def plain(model, *specs, out):
 def common(found):
     """The columns that the plain table has, too, in its digits."""
     short = lambda one: float(f"{one:.{DIGITS}g}") if isinstance(one, float) else one  # noqa: E731
-    return [{k: short(v) for k, v in row.items() if k not in ("height", "width", "shifts")} for row in found]
+    more = ("height", "width", "shifts", "beyond_promise")
+    return [{k: short(v) for k, v in row.items() if k not in more} for row in found]
 
 
 def stamps(out):

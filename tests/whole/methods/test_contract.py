@@ -1,9 +1,13 @@
 """What every method promises, of the built-in ones (`flawscope.testing`)."""
 
+from functools import cache
+
 import pytest
 
 from flawscope.methods import registry
-from flawscope.testing import checks_for
+from flawscope.methods.patchcore import Config
+from flawscope.methods.patchcore.scores import SCORES
+from flawscope.testing import Case, checks_for
 
 
 def is_smoke(name, check):
@@ -30,3 +34,23 @@ def _quick():
 @pytest.mark.parametrize(("name", "check"), CHECKS)
 def test_contract(name, check, cases):
     check(cases(name))
+
+
+OTHER_SCORES = [
+    pytest.param(score, check, id=f"{score}-{check}")
+    for score in sorted(SCORES.keys() - {Config().score})
+    for check in checks_for(registry.method("patchcore"))
+    if not str(check).startswith("exports")
+]
+
+
+@pytest.fixture(scope="module", name="scored_case")
+def scored_case_fixture(drawn):
+    """A case of PatchCore with this score."""
+    return cache(lambda score: Case(registry.method("patchcore"), {"size": "64", "score": score}, drawn))
+
+
+@pytest.mark.parametrize(("score", "check"), OTHER_SCORES)
+def test_contract_with_each_score(score, check, scored_case):
+    """A score that one place takes for another would be calibrated as that."""
+    check(scored_case(score))

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact.files import atomic_write
 from flawscope.datasets import Dataset
@@ -27,6 +27,9 @@ from flawscope.machine import machine_info, peak_memory
 from flawscope.methods import registry
 from flawscope.progress import ProgressCallback, Say
 from flawscope.views.light import light_variations
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 DOCUMENT_FORMAT = 1  # of a cell's document
 
@@ -41,7 +44,7 @@ class RunPlan:
     keep_models: bool = False
 
 
-def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback) -> dict[str, Any]:
+def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback) -> Json:
     """Runs a cell, in a process of its own. A finished cell is only read: after the loss of a node its task
     may run again. Output of libraries goes to the log in the work folder.
 
@@ -61,9 +64,7 @@ def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback
     return fit_and_evaluate(cell, store, plan, step, lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def fit_and_evaluate(
-    cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Say
-) -> dict[str, Any]:
+def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Say) -> Json:
     """Fits, evaluates the model file, writes the cell, removes the work folder."""
     from flawscope import Predictor, evaluate, load, open_dataset
 
@@ -81,6 +82,7 @@ def fit_and_evaluate(
     found = evaluate(predictor, dataset, robust=lights, step=step)
     seconds = time.perf_counter() - began
     manifest = predictor.manifest
+    roles = Counter(picture.role for picture in manifest.pictures)
     document = {
         "format": DOCUMENT_FORMAT,
         "category": cell.category,
@@ -88,11 +90,11 @@ def fit_and_evaluate(
         "seed": cell.seed,
         "evaluation": found.to_dict(),
         "settings": manifest.config,
-        "fit": {k: fit[k] for k in ("seconds", "resumed")},
+        "fit": {"seconds": fit["seconds"], "resumed": fit["resumed"]},
         "evaluate": {"seconds": round(seconds, 3)},
         "peak_memory": max(fit["peak_memory"], peak_memory()),
         "model_bytes": model.stat().st_size,
-        "pictures": dict(Counter(p.role for p in manifest.pictures)),
+        "pictures": dict(roles),
         "skipped": [*fit["skipped"], *found.failures],
         "notes": list(manifest.notes),
         "backbone": manifest.backbone,
@@ -114,9 +116,7 @@ def fit_and_evaluate(
     return document
 
 
-def _fit_model(
-    cell: Cell, dataset: Any, model: Path, threads: int, step: ProgressCallback, say: Say
-) -> dict[str, Any]:
+def _fit_model(cell: Cell, dataset: Any, model: Path, threads: int, step: ProgressCallback, say: Say) -> Json:
     """Fits and writes the model; returns what the cell's document says of the fit."""
     import flawscope
     from flawscope.artefact.files import checkpoint_path
@@ -234,7 +234,7 @@ class CellStore:
             with suppress(OSError):
                 path.unlink()
 
-    def read_cell(self, cell: Cell) -> dict[str, Any] | None:
+    def read_cell(self, cell: Cell) -> Json | None:
         """Reads the document of a finished cell; None where it is not done, or of another version."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(self.cell_path(cell).read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawscope._version import __version__
 from flawscope.config import merge_settings
@@ -23,6 +23,9 @@ from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.pictures.listing import walk_files
 from flawscope.views.light import check_range
+
+if TYPE_CHECKING:
+    from flawscope.types import Facts, Json
 
 SHOT_SUFFIX = "-shot"  # behind a number of pictures: column of a method fitted on so few
 MAX_HASHED_FILES = 20_000  # files in a folder that a setting names, beyond which their content is not read
@@ -48,7 +51,7 @@ class Cell:
     group: str | None
     minutes: float | None
     device: str
-    identity: dict[str, Any]
+    identity: Json
     light: float | None = None
     shots: int = 0
     good: str | None = None
@@ -166,7 +169,7 @@ def _cells(
     seeds: Mapping[str, tuple[int, ...]],
     datasets: Mapping[str, Dataset],
     values: Mapping[tuple[str, str], tuple[Any, int | str]],
-    common: Mapping[str, Any],
+    common: Facts,
 ) -> Iterator[Cell]:
     """Yields the cells: the first seed of everything, then the second. values: settings and seen defects;
     common: settings of all cells, minutes only for methods that learn in steps."""
@@ -243,7 +246,7 @@ def _split_pair(text: str, option: str, form: str, methods: Sequence[str], sign:
 
 
 def _method_config(
-    method: str, category: str, file: str | None, own: Sequence[str], options: Mapping[str, Any]
+    method: str, category: str, file: str | None, own: Sequence[str], options: Mapping[str, object]
 ) -> tuple[Any, int | str]:
     """Settings from preset, file, options and --set, later ones win; and the defects to learn from."""
     flags = {}
@@ -348,8 +351,11 @@ def _seen_identity(value: int | str, dataset: Dataset, seed: int, known: dict[st
         items = choose_seen(value, dataset, seed)
     except InputError as error:
         return str(error)  # the cell fails with it, and the others do not
-    digest = _digest([[_file_digest(path, known) for path in (item.path, *item.masks)] for item in items])
-    return f"{Path(value).name} {digest[:16]}"
+    digests = []
+    for item in items:
+        files = [item.path, *item.masks]
+        digests.append([_file_digest(path, known) for path in files])
+    return f"{Path(value).name} {_digest(digests)[:16]}"
 
 
 def _file_digest(path: str | os.PathLike[str], known: dict[str, str]) -> str:

@@ -6,15 +6,14 @@ import itertools
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from string import ascii_lowercase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawscope.errors import pluralize
 from flawscope.evaluation.benchmark.grid import base_method
 from flawscope.evaluation.benchmark.tables import (
-    COSTS,
     METRICS,
     Aggregate,
     Figure,
@@ -24,21 +23,17 @@ from flawscope.evaluation.benchmark.tables import (
     mark_meanings,
     methods_and_seeds,
     published_average,
+    read_costs,
 )
 from flawscope.machine import GIB
 from flawscope.methods import registry
 from flawscope.progress import format_duration
 
+if TYPE_CHECKING:
+    from flawscope.types import Json
+
 SUPERSCRIPTS = str.maketrans("0123456789RSMU", "⁰¹²³⁴⁵⁶⁷⁸⁹ᴿˢᴹᵁ")
-# title of a cost -> its value in a cell's document, and how it is formatted
-COST_COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], float | None], Callable[[float], str]]] = {
-    "fit": (COSTS["fit_seconds"], format_duration),
-    "evaluate": (COSTS["evaluate_seconds"], format_duration),
-    "peak memory": (lambda document: document["peak_memory"] / GIB, "{:.2f} GiB".format),
-    "steps": (COSTS["steps"], "{:,.0f}".format),
-    "threads": (COSTS["threads"], "{:.0f}".format),
-    "cells at a time": (COSTS["jobs"], "{:.0f}".format),
-}
+COST_COLUMNS = ("fit", "evaluate", "peak memory", "steps", "threads", "cells at a time")
 
 
 class _Footnotes:
@@ -95,12 +90,16 @@ def _introduction(results: Results) -> str:
 
 def _metric_section(results: Results, metric: str, letters: dict[str, str], notes: _Footnotes) -> str:
     methods, columns = results.grid.methods, results.published_columns(metric)
-    header = ["category", *methods, *(f"{letters[source.id]} {source.label}" for source in columns)]
+    header = ["category", *methods]
+    header += [f"{letters[source.id]} {source.label}" for source in columns]
     rows = []
     for category in results.grid.rows:
-        missing = ["Not in the data."] if category in results.grid.missing else []
-        unusable = [results.grid.unusable[category]] if category in results.grid.unusable else []
-        row = [f"{category} {notes.mark([*missing, *unusable])}".strip()]
+        faults = []
+        if category in results.grid.missing:
+            faults.append("Not in the data.")
+        if category in results.grid.unusable:
+            faults.append(results.grid.unusable[category])
+        row = [f"{category} {notes.mark(faults)}".strip()]
         for method in methods:
             remarks = _remarks(results, method, category, metric)
             value = _format_value(results.value(metric, method, category), " seeds")
@@ -188,9 +187,7 @@ def _cost_section(results: Results, notes: _Footnotes) -> str:
         if not (documents := results.documents(method, category)):
             continue
         row = [category, method]
-        for cost, show in COST_COLUMNS.values():
-            values = [value for value in map(cost, documents) if value is not None]
-            row.append(show(statistics.fmean(values)) if values else "")
+        row += _mean_costs(documents)
         if any(document["fit"]["resumed"] for document in documents):
             remark = "Interrupted while it learnt, and resumed: that fit's time is not known."
             row[2] = f"{row[2]} {notes.mark([remark])}".strip()
@@ -201,6 +198,30 @@ def _cost_section(results: Results, notes: _Footnotes) -> str:
         "time."
     )
     return _section("Time and memory", text, [*COST_COLUMNS], rows)
+
+
+def _mean_costs(documents: Sequence[Json]) -> list[str]:
+    """The means over cells that `COST_COLUMNS` names."""
+    costs = [read_costs(document) for document in documents]
+
+    def mean(name: str) -> float | None:
+        values = [cost[name] for cost in costs]
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known else None
+
+    def show(value: float | None, form: str) -> str:
+        return "" if value is None else form.format(value)
+
+    fit, evaluation = mean("fit_seconds"), mean("evaluate_seconds")
+    peaks = [document["peak_memory"] / GIB for document in documents]
+    return [
+        "" if fit is None else format_duration(fit),
+        "" if evaluation is None else format_duration(evaluation),
+        show(statistics.fmean(peaks) if peaks else None, "{:.2f} GiB"),
+        show(mean("steps"), "{:,.0f}"),
+        show(mean("threads"), "{:.0f}"),
+        show(mean("jobs"), "{:.0f}"),
+    ]
 
 
 def _published_section(results: Results, letters: dict[str, str]) -> str:
@@ -217,12 +238,14 @@ def _published_section(results: Results, letters: dict[str, str]) -> str:
     ]
     if others:
         shown = [metric for metric in METRICS if any(metric in source.means for source in others)]
-        rows = [[s.label, *(_format_figure(s.means.get(metric), s) for metric in shown)] for s in others]
-        parts += [
-            "Further ones, means over all 15 categories as printed:",
-            _table(["", *(METRICS[metric] for metric in shown)], rows),
-            "\n".join(f"- {_describe_source(source)}" for source in others),
-        ]
+        rows = []
+        for source in others:
+            figures = [_format_figure(source.means.get(metric), source) for metric in shown]
+            rows.append([source.label, *figures])
+        titles = [METRICS[metric] for metric in shown]
+        parts.append("Further ones, means over all 15 categories as printed:")
+        parts.append(_table(["", *titles], rows))
+        parts.append("\n".join(f"- {_describe_source(source)}" for source in others))
     return "\n\n".join(parts)
 
 
@@ -247,7 +270,8 @@ def _settings_section(results: Results) -> str:
 
 def _changed_settings(method: str, settings: dict[str, Any]) -> str:
     """Describes the settings that differ from the defaults, without seeds and steps, which have columns."""
-    defaults = json.loads(json.dumps(asdict(registry.method(base_method(method)).config())))
+    default = registry.method(base_method(method)).config()
+    defaults = json.loads(json.dumps(asdict(default)))
     found = [
         f"`{key}: {value}`"
         for key, value in settings.items()
@@ -262,7 +286,7 @@ def _environment_section(results: Results) -> str:
     return "## Environment\n\n" + "\n".join(lines) if lines else ""
 
 
-def _describe_machine(document: dict[str, Any]) -> str:
+def _describe_machine(document: Json) -> str:
     machine = document["machine"]
     memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']:g} GiB"
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
@@ -288,14 +312,14 @@ def _section(title: str, text: str, columns: Sequence[str], rows: Sequence[Seque
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> str:
     """Markdown table that is aligned in a plain editor too; all but the first `text` columns to the right."""
-    cells = [[c.replace("|", "\\|") for c in row] for row in (header, *rows)]
-    widths = [max(3, *(len(row[k]) for row in cells)) for k in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        padded = (
-            c.ljust(w) if k < text else c.rjust(w) for k, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        return f"| {' | '.join(padded)} |"
-
-    rule = [("-" * w if k < text else "-" * (w - 1) + ":") for k, w in enumerate(widths)]
-    return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
+    columns = []
+    for place, title in enumerate(header):
+        cells = [title, *(row[place] for row in rows)]
+        cells = [cell.replace("|", "\\|") for cell in cells]
+        width = max(3, *(len(cell) for cell in cells))
+        if place < text:
+            padded, rule = [cell.ljust(width) for cell in cells], "-" * width
+        else:
+            padded, rule = [cell.rjust(width) for cell in cells], "-" * (width - 1) + ":"
+        columns.append([padded[0], rule, *padded[1:]])
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from subprocess import PIPE, Popen
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flawscope.errors import FlawscopeError, message_with_type, pluralize
 from flawscope.evaluation.benchmark.cell import CellStore, RunPlan, run_cell
@@ -22,6 +22,9 @@ from flawscope.evaluation.benchmark.grid import Cell, Grid
 from flawscope.evaluation.benchmark.tables import METRICS, Results
 from flawscope.machine import FIT_MEMORY_LIMIT, FIT_THREADS, GIB, default_thread_count, system_memory
 from flawscope.progress import JobsProgress, Say, format_duration, throttled
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 OnUpdate = Callable[[Results], None]
 POLL_INTERVAL = 0.5  # seconds between checks of the processes
@@ -73,7 +76,7 @@ def run_grid(
         raise
 
 
-def finished_cells(grid: Grid, store: CellStore) -> dict[str, dict[str, Any]]:
+def finished_cells(grid: Grid, store: CellStore) -> dict[str, Json]:
     """Documents of the cells that are done, by name."""
     found = {cell.name: store.read_cell(cell) for cell in grid.cells}
     return {name: document for name, document in found.items() if document is not None}

@@ -7,11 +7,11 @@ import csv
 import io
 import itertools
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawscope._version import __version__
 from flawscope.artefact.files import csv_cell
@@ -19,6 +19,9 @@ from flawscope.config import build_config
 from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 from flawscope.evaluation.benchmark.grid import Cell, Grid
 from flawscope.pictures.text_files import read_yaml
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 # key in an evaluation -> its name in the literature
 METRICS = {
@@ -30,15 +33,7 @@ METRICS = {
     "au_pro_05": "AU-PRO .05",
     "pixel_f1_calibrated": "SegF1",
 }
-# column of results.csv -> its value in a cell's document
-COSTS: dict[str, Callable[[dict[str, Any]], float | None]] = {
-    "fit_seconds": lambda document: document["fit"]["seconds"],
-    "evaluate_seconds": lambda document: document["evaluate"]["seconds"],
-    "peak_memory_mib": lambda document: round(document["peak_memory"] / 2**20),
-    "threads": lambda document: document["threads"],
-    "jobs": lambda document: document["jobs"],
-    "steps": lambda document: document["settings"].get("steps"),
-}
+COSTS = ("fit_seconds", "evaluate_seconds", "peak_memory_mib", "threads", "jobs", "steps")  # of results.csv
 DATA_SETS = {  # categories of the data sets that are averaged and have published means
     "MVTec AD": MVTEC,
     "VisA": (
@@ -82,7 +77,9 @@ def category_groups(rows: Sequence[str]) -> list[Group]:
     if len(found) == 2:
         found.append(Group("all", MVTEC))
     found += [Group(n, c) for n, c in DATA_SETS.items() if c != MVTEC and set(c) <= set(rows)]
-    averaged = {*MVTEC, *itertools.chain.from_iterable(group.categories for group in found)}
+    averaged = set(MVTEC)
+    for group in found:
+        averaged.update(group.categories)
     others = tuple(row for row in rows if row not in averaged)
     if others:
         found.append(Group("others" if found else "all", others))
@@ -97,15 +94,15 @@ class Results:
     """
 
     grid: Grid
-    done: Mapping[str, dict[str, Any]]
+    done: Mapping[str, Json]
     failed: Mapping[str, str]
 
     # ---- figures
 
-    def document(self, cell: Cell) -> dict[str, Any] | None:
+    def document(self, cell: Cell) -> Json | None:
         return self.done.get(cell.name)
 
-    def documents(self, method: str, category: str) -> list[dict[str, Any]]:
+    def documents(self, method: str, category: str) -> list[Json]:
         """Documents of the finished cells of a method and a category."""
         found = map(self.document, self.cells.get((method, category), []))
         return [document for document in found if document is not None]
@@ -166,7 +163,7 @@ class Results:
 
     # ---- on disk
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The document of results.json and `--json`."""
         return {
             "format": 1,
@@ -176,15 +173,7 @@ class Results:
             "seeds": {method: list(seeds) for method, seeds in self.grid.seeds.items()},
             "missing": list(self.grid.missing),
             "unusable": dict(self.grid.unusable),
-            "cells": [
-                {
-                    **{k: getattr(cell, k) for k in ("category", "method", "seed", "name")},
-                    "state": self.state(cell),
-                    "reason": self.failed.get(cell.name),
-                    "result": self.document(cell),
-                }
-                for cell in self.grid.cells
-            ],
+            "cells": [self._cell(cell) for cell in self.grid.cells],
             "tables": {metric: self._table(metric) for metric in METRICS},
             "published": [asdict(source) for source in self.sources],
             "marks": mark_meanings(),
@@ -195,23 +184,34 @@ class Results:
             return "done"
         return "failed" if cell.name in self.failed else "not done"
 
-    def _table(self, metric: str) -> dict[str, Any]:
+    def _cell(self, cell: Cell) -> Json:
         return {
-            "categories": {
-                c: {m: asdict(self.value(metric, m, c)) for m in self.grid.methods} for c in self.grid.rows
-            },
-            "averages": {
-                group.label: {
-                    "categories": list(group.categories),
-                    **{m: asdict(self.average(metric, m, group)) for m in self.grid.methods},
-                    "published": {
-                        s.id: _figure_to_dict(published_average(s, metric, group))
-                        for s in self.published_columns(metric)
-                    },
-                }
-                for group in self.groups
-            },
+            "category": cell.category,
+            "method": cell.method,
+            "seed": cell.seed,
+            "name": cell.name,
+            "state": self.state(cell),
+            "reason": self.failed.get(cell.name),
+            "result": self.document(cell),
         }
+
+    def _table(self, metric: str) -> Json:
+        categories: Json = {}
+        for category in self.grid.rows:
+            values = {method: self.value(metric, method, category) for method in self.grid.methods}
+            categories[category] = {method: asdict(value) for method, value in values.items()}
+        averages = {group.label: self._averages(metric, group) for group in self.groups}
+        return {"categories": categories, "averages": averages}
+
+    def _averages(self, metric: str, group: Group) -> Json:
+        found: Json = {"categories": list(group.categories)}
+        for method in self.grid.methods:
+            found[method] = asdict(self.average(metric, method, group))
+        published: Json = {}
+        for source in self.published_columns(metric):
+            published[source.id] = _figure_to_dict(published_average(source, metric, group))
+        found["published"] = published
+        return found
 
     def to_csv(self) -> str:
         """CSV table with a row for each cell; a missing category has rows too, without figures."""
@@ -229,15 +229,27 @@ class Results:
                 writer.writerow({name: csv_cell(value) for name, value in row.items()})
         return file.getvalue()
 
-    def _csv_row(self, category: str, cell: Cell | None) -> dict[str, Any]:
+    def _csv_row(self, category: str, cell: Cell | None) -> Json:
         if cell is None:
             reason = self.grid.unusable.get(category)
             return {"state": "failed" if reason else "missing", "reason": reason}
-        row = {"state": self.state(cell), "reason": self.failed.get(cell.name)}
+        row: Json = {"state": self.state(cell), "reason": self.failed.get(cell.name)}
         if document := self.document(cell):
-            costs = {name: cost(document) for name, cost in COSTS.items()}
-            return {**row, **document["evaluation"]["metrics"], **costs}
+            row |= document["evaluation"]["metrics"]
+            row |= read_costs(document)
         return row
+
+
+def read_costs(document: Json) -> dict[str, float | None]:
+    """The costs in a cell's document, by the names of `COSTS`."""
+    return {
+        "fit_seconds": document["fit"]["seconds"],
+        "evaluate_seconds": document["evaluate"]["seconds"],
+        "peak_memory_mib": round(document["peak_memory"] / 2**20),
+        "threads": document["threads"],
+        "jobs": document["jobs"],
+        "steps": document["settings"].get("steps"),
+    }
 
 
 def methods_and_seeds(grid: Grid) -> str:
@@ -261,7 +273,7 @@ def published_average(source: Source, metric: str, group: Group) -> tuple[Figure
     return (Figure(statistics.fmean(values), ""), len(values)) if values else None
 
 
-def _figure_to_dict(found: tuple[Figure, int] | None) -> dict[str, Any] | None:
+def _figure_to_dict(found: tuple[Figure, int] | None) -> Json | None:
     return None if found is None else {**asdict(found[0]), "count": found[1]}
 
 
@@ -321,7 +333,7 @@ def _read_published() -> tuple[list[Source], dict[str, str]]:
     return [_parse_source(**entry) for entry in data["sources"]], data["marks"]
 
 
-def _parse_source(*, unit: str, metrics: dict[str, Any], **facts: Any) -> Source:
+def _parse_source(*, unit: str, metrics: Json, **facts: Any) -> Source:
     scale = {"percent": 100.0, "fraction": 1.0}[unit]
     source = build_config(Source, facts)
     for metric, given in metrics.items():

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flawscope.errors import InputError
+from flawscope.types import Array
 
 # A sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array.
 Maps = Sequence[NDArray[Any]] | NDArray[Any]
@@ -58,8 +59,8 @@ def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.flo
 
 
 def iterate_checked(
-    maps: Maps, truths: Sequence[Any] | NDArray[Any], valid: Valid | None, name: str
-) -> Iterator[tuple[int, NDArray[Any], Any, NDArray[np.bool_] | None]]:
+    maps: Maps, truths: Sequence[Any] | Array, valid: Valid | None, name: str
+) -> Iterator[tuple[int, Array, Any, NDArray[np.bool_] | None]]:
     """Yields index, map [H, W], truth and valid pixels of every picture with a ground truth: maps are real,
     without NaN where they count. Every element is asked for once."""
     if len(maps) != len(truths):
@@ -145,7 +146,7 @@ class RankCounts:
 
 
 def gather_regions(
-    pieces: Sequence[NDArray[Any]],
+    pieces: Sequence[Array],
     shares: Sequence[float],
     divisors: Sequence[float],
     count: int,
@@ -184,7 +185,7 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
     return RankCounts(scores, owner, below, up_to, negatives)
 
 
-def batches(pieces: Iterable[NDArray[Any]], total: int, dtype: np.dtype[Any]) -> Iterator[Scores]:
+def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[Any]) -> Iterator[Scores]:
     """Yields the values of all pieces, `total` at the most, in arrays of up to `BATCH`. An array is valid
     until the next one is asked for."""
     batch = np.empty(min(BATCH, total), dtype=dtype)

@@ -31,6 +31,7 @@ from flawscope.evaluation.metrics._ranking import (
     overlap_area,
     rank_metrics,
 )
+from flawscope.types import Array
 
 # [H, W] bool each, None where a picture has no ground truth; or one [N, H, W] array
 Masks = Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_]
@@ -84,7 +85,7 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
 
 def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCounts, Regions]:
     """Gathers the anomalous scores region by region, and counts the normal ones below them."""
-    pieces: list[NDArray[Any]] = []
+    pieces: list[Array] = []
     areas: list[float] = []
     dtypes: set[np.dtype[Any]] = set()
     normal_pixels = 0
@@ -107,8 +108,8 @@ def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCou
 
 
 def _scores_by_region(
-    values: NDArray[Any], mask: NDArray[np.bool_], inside: NDArray[np.bool_]
-) -> tuple[NDArray[Any], Counts]:
+    values: Array, mask: NDArray[np.bool_], inside: NDArray[np.bool_]
+) -> tuple[Array, Counts]:
     """Scores of `inside`, 8-connected component of the mask after component, and the number in each."""
     from scipy.ndimage import label  # slow to import
 
@@ -170,7 +171,7 @@ def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: flo
 
 def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -> tuple[RankCounts, Regions]:
     """Gathers each region's highest scores, up to its saturation, and counts the normal ones below."""
-    pieces: list[NDArray[Any]] = []
+    pieces: list[Array] = []
     shares: list[float] = []
     divisors: list[float] = []
     dtypes: set[np.dtype[Any]] = set()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from torch.utils._pytree import tree_leaves
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.features.transformer import Transformer, is_transformer, read_graph
 from flawscope.methods.features.weights import locate
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -147,12 +150,13 @@ def load_backbone(
         if found.packaged and not is_graph:
             state = _rename_by_order(state, wanted)
         # Tensors the file lacks become NaN; the chosen stages must not use any of them.
-        fitting = {
-            key: state[key]
-            if key in state and (state[key].shape == value.shape or "pos_embed" in key)
-            else torch.full(value.shape, torch.nan if value.is_floating_point() else 0, dtype=value.dtype)
-            for key, value in wanted.items()
-        }
+        fitting = {}
+        for key, value in wanted.items():
+            if key in state and (state[key].shape == value.shape or "pos_embed" in key):
+                fitting[key] = state[key]
+            else:
+                absent = torch.nan if value.is_floating_point() else 0
+                fitting[key] = torch.full(value.shape, absent, dtype=value.dtype)
         given = {"pretrained_cfg_overlay": {"state_dict": fitting}, "pretrained": True}
         network = _create(name, stages, size, **given)
         unfilled = [k for k, v in network.state_dict().items() if v.is_floating_point() and v.isnan().any()]
@@ -247,7 +251,7 @@ def _element_count(name: str, stages: tuple[int, ...], size: tuple[int, int]) ->
 
 def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs: Any) -> nn.Module:
     timm = import_timm()
-    extra: dict[str, Any] = {}
+    extra: Json = {}
     cfg = timm.get_pretrained_cfg(name)
     if cfg is not None and cfg.fixed_input_size:
         extra["img_size"] = size  # transformers: position embeddings follow the picture
@@ -380,10 +384,13 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
         # timm's BatchNormAct2d holds the activation too
         rest = nn.Sequential(getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity()))
         kept = [m for m in rest if not isinstance(m, nn.Identity)]
-        setattr(
-            network.get_submodule(parent),
-            child,
-            kept[0] if len(kept) == 1 else nn.Sequential(*kept) if kept else nn.Identity(),
-        )
+        instead: nn.Module
+        if not kept:
+            instead = nn.Identity()
+        elif len(kept) == 1:
+            instead = kept[0]
+        else:
+            instead = nn.Sequential(*kept)
+        setattr(network.get_submodule(parent), child, instead)
         folded += 1
     return folded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from flawscope.methods.features.weights import TRANSFORMER
 from flawscope.methods.method import Method, Option, deferred
@@ -17,6 +17,9 @@ from flawscope.methods.settings import (
     round_to_patches,
 )
 from flawscope.pictures.form import STEP
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Config(PatchSettings):
 
     SIZES: ClassVar[int] = 4
     PATHS: ClassVar[tuple[str, ...]] = ("weights", "second_weights")
-    FIXED: ClassVar[Mapping[str, Any]] = {"layers": "apart", "fusion": "sizes", "positions": "shared"}
+    FIXED: ClassVar[Mapping[str, object]] = {"layers": "apart", "fusion": "sizes", "positions": "shared"}
 
     def rules(self) -> Iterable[Rule]:
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
@@ -76,7 +79,7 @@ class Config(PatchSettings):
             yield BranchSpec(size, tuple(sorted(self.second_stages)), second=True)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Json] = {
     "default": {},
     "small": {"size": "256+384", "ratio": 0.03},
     "accurate": {"second_backbone": TRANSFORMER},

@@ -97,10 +97,13 @@ def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
     together, unless the caller calibrates again."""
     own = job.task.calibration_pictures
     units = [*used] if own is not None else [job.task.groups[number] for number in used]
-    most, every = job.config.calibration_pictures if own is None else own, np.unique(units)
-    if len(every) > most:
-        every = np.random.default_rng(job.config.seed).choice(every, most, replace=False)
-    return np.flatnonzero(np.isin(units, every)).tolist()
+    most = job.config.calibration_pictures if own is None else own
+    chosen = np.unique(units)
+    if len(chosen) > most:
+        rng = np.random.default_rng(job.config.seed)
+        chosen = rng.choice(chosen, most, replace=False)
+    are_chosen = np.isin(units, chosen)
+    return np.flatnonzero(are_chosen).tolist()
 
 
 def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> float:

@@ -20,7 +20,6 @@ from flawscope.methods.patchcore.selected_bank import (
     BankWithout,
     SelectedBank,
     distances_without,
-    score_without,
     settle,
 )
 from flawscope.methods.task import LeaveOut, LeftOut
@@ -59,10 +58,9 @@ def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, 
     if EXCESS in kept:
         earlier = zip(kept[EXCESS_GROUPS].tolist(), kept[EXCESS].numpy(), strict=True)
         found = {group: one for group, one in earlier if group not in found} | found
-    return {
-        EXCESS: torch.from_numpy(np.array([*found.values()], np.float32).reshape(-1, 2)),
-        EXCESS_GROUPS: torch.tensor([*found], dtype=torch.int32),
-    }
+    excess = np.array(list(found.values()), np.float32).reshape(-1, 2)
+    numbers = torch.tensor(list(found), dtype=torch.int32)
+    return {EXCESS: torch.from_numpy(excess), EXCESS_GROUPS: numbers}
 
 
 def left_out(
@@ -75,7 +73,8 @@ def left_out(
         valid_mask = branch.valid_mask(inside).view(-1)
         hidden = kept[f"bank_groups.{v}"] == group
         known = distances_without(branch, part[0], hidden, valid_mask)
-        scores.append(score_without(branch, part[0], hidden, valid_mask, known, branch.bank[:0])[None])
+        score = model.picture_score.without(branch, part[0], hidden, valid_mask, known, branch.bank[:0])
+        scores.append(score[None])
         distances.append(known[None])
     return model.combine(scores, distances, inside)
 
@@ -103,7 +102,8 @@ class LeftOutPicture:
 
     def combine(self, model: Model) -> tuple[Tensor, Tensor]:
         """Score [1] and map [1, H, W]."""
-        scores, distances = ([one[None] for one in part] for part in zip(*self.branches, strict=True))
+        scores = [score[None] for score, _ in self.branches]
+        distances = [distance[None] for _, distance in self.branches]
         return model.combine(scores, distances, None if self.inside is None else self.inside[None])
 
     def combine_poorer(self, model: Model) -> tuple[float, float] | None:
@@ -243,7 +243,8 @@ def valid_mask_of(branch: BankBranch, inside: Tensor | None) -> Tensor:
 def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
     """Bring the maps of all branches to one scale, unless an earlier fit has done it; return each branch's
     own scores [N, branches], distances: good pictures spread alike in their units."""
-    model, of_map, found = job.model, job.config.score == "map", list[tuple[float, ...]]()
+    model, found = job.model, list[tuple[float, ...]]()
+    of_map = model.score_is_map_maximum
 
     def look(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float, float]:
         """The mean of a picture's map values in one branch, some of them, their maximum, and the branch's own
@@ -300,7 +301,7 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
     limits = [upper_fence(column) for column in strengths.T]
     if len(limits) == 1:
         return limits[0]
-    part = slice(0, 2) if model.config.score == "map" else slice(2, 4)
+    part = slice(0, 2) if model.score_is_map_maximum else slice(2, 4)
     normal = model.normal[:, part].double().cpu()
     return float(model.fuse([(f - n[0]) / n[1] for f, n in zip(limits, normal, strict=True)]))
 
@@ -328,8 +329,7 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
                 away = torch.maximum(away, known) * valid_mask_of(bank.branch, inside)
             else:
                 away = distances_in_branch(patches, i, v, bank)
-            # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
-            found.append((away.amax(), away))
+            found.append((job.model.picture_score.of_distances(away), away))
         return LeftOutPicture(found, inside)
 
     with workers(job.device) as each:

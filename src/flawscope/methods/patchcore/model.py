@@ -23,10 +23,10 @@ from flawscope.methods.patchcore.quantized_search import (
     ByteScreen,
     onnx_translations,
 )
+from flawscope.methods.patchcore.scores import SCORES, PictureScore
 from flawscope.methods.settings import BranchSpec
 from flawscope.methods.threads import workers
 
-TIE_TOLERANCE = 1e-5  # relative
 # Powers p of (sum of x^p)^(1/p), by which outlines are drawn: 1 is the sum, 2 the norm, infinity the largest
 STAGES_POWER = 1.5  # of stages at one size: sharper where they agree, and one alone still counts
 SIZES_POWER = 2.5  # of sizes: what one sees is not blurred by the noise of the others
@@ -66,8 +66,12 @@ class Model(PatchDetector):
         return BankBranch(self.config, self.backbones[spec.second], spec, self.roi)
 
     @property
+    def picture_score(self) -> PictureScore:
+        return SCORES[self.config.score]
+
+    @property
     def score_is_map_maximum(self) -> bool:
-        return self.config.score == "map"
+        return self.picture_score.is_map_maximum
 
     # ---- scores
 
@@ -77,8 +81,8 @@ class Model(PatchDetector):
         for branch, part in zip(self.branches, self.parts(features), strict=True):
             valid_mask, relative = branch.valid_mask(inside), part - branch.centre
             distances.append(branch.search(relative, valid_mask))
-            if self.config.score == "reweighted":
-                scores.append(branch.image_score(relative, distances[-1], valid_mask))
+            if not self.score_is_map_maximum:
+                scores.append(self.picture_score.of_pictures(branch, relative, distances[-1], valid_mask))
         return self.combine(scores, distances, inside)
 
     def residuals(self, images: Tensor) -> Tensor:
@@ -95,7 +99,7 @@ class Model(PatchDetector):
         self, scores: list[Tensor], distances: list[Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Image scores `[B]` and patch distances `[B, P]` of all branches to scores and maps `[B, H, W]`.
-        Image scores are read with `score: reweighted` alone."""
+        Image scores are read where the score is not of the joined map."""
         maps = [branch.anomaly_map(d) for branch, d in zip(self.branches, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
         maps = self.scaled(maps)
@@ -104,7 +108,7 @@ class Model(PatchDetector):
         drawn = torch.where(counted, self.fuse(maps) if len(maps) > 1 else maps[0], maps[0].new_zeros(()))
         if len(maps) > 1 and self.config.tile is None:
             drawn = self.outlined(drawn, maps, counted)
-        if self.config.score == "map":
+        if self.score_is_map_maximum:
             return drawn.flatten(1).amax(1), drawn
         if len(maps) > 1:
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
@@ -169,12 +173,13 @@ class Model(PatchDetector):
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Whether Eq. 6's farthest patch or its nearest element is tied with another one, within 1e-5."""
-        if self.config.score == "map":
+        if self.score_is_map_maximum:
             return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
         for branch, part in zip(self.branches, self.parts(features), strict=True):
             relative, valid_mask = part - branch.centre, branch.valid_mask(inside)
-            tied |= branch.ties(relative, branch.search(relative, valid_mask), valid_mask).cpu()
+            distances = branch.search(relative, valid_mask)
+            tied |= self.picture_score.ties(branch, relative, distances, valid_mask).cpu()
         return tied
 
     # ---- artefact
@@ -224,7 +229,7 @@ class BankBranch(PatchBranch):
 
     def _install(self, bank: Tensor) -> None:
         self._set_elements(bank)
-        if self.config.score == "reweighted":
+        if SCORES[self.config.score].needs_table:
             self.table = neighbour_table(bank, min(self.config.neighbours, len(bank)))
 
     def load_bank(self, bank: Tensor, table: Tensor) -> None:
@@ -233,7 +238,7 @@ class BankBranch(PatchBranch):
             bank.dim() != 2
             or bank.shape[-1:] != self.centre.shape[-1:]
             or not math.prod(bank.shape)
-            or (self.config.score == "reweighted" and len(table) != len(bank))
+            or (SCORES[self.config.score].needs_table and len(table) != len(bank))
             or (table.numel() and not 0 <= int(table.min()) <= int(table.max()) < len(bank))
         ):
             raise InputError("the model's memory bank does not fit its configuration: fit anew")
@@ -292,25 +297,6 @@ class BankBranch(PatchBranch):
         index = block * BLOCK + torch.stack(places).gather(0, block[None])[0]
         return (self.bank[index] + self.centre).view_as(features)
 
-    def image_score(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-        """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
-        patch = farthest_patch(features, distances, valid_mask)  # m_t*, [B, D]
-        nearest = torch.addmm(self.norms, patch, self.bank.T, alpha=-2).argmin(1)  # m*
-        neighbours = self.bank[self.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
-        return reweight(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * valid_mask.amax(-1)
-
-    def ties(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-        """Pictures `[B]` bool with another patch as far as the farthest, or another element as near to it as
-        the nearest, within 1e-5 of the distance. Equal ones are no choice: they give the same score."""
-        found, patches = [], farthest_patch(features, distances, valid_mask)
-        for own, away, patch in zip(features, distances, patches, strict=True):
-            far = own[away >= away.max() * (1 - TIE_TOLERANCE)]
-            # not by a product, whose rounding is as large as the differences looked for
-            near = torch.cdist(patch[None], self.bank, compute_mode="donot_use_mm_for_euclid_dist")[0]
-            close = self.bank[near <= near.min() * (1 + TIE_TOLERANCE)]
-            found.append(bool((far != patch).any() or (close != close[:1]).any()))
-        return torch.tensor(found)
-
 
 def power_sum(maps: Sequence[Tensor], p: float) -> Tensor:
     """(the sum of x^p)^(1/p) of maps x from 0 on; p is half of an odd number."""
@@ -331,26 +317,6 @@ def products(queries: Tensor, norms: Tensor, bank: Tensor, block: int = BLOCK) -
 def smallest(blocks: Iterable[Tensor]) -> Tensor:
     """The smallest value of each row of products, which are in the cache one block at a time."""
     return reduce(torch.minimum, (block.amin(-1) for block in blocks))
-
-
-def farthest_patch(features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-    """The patch `[B, D]` with the largest distance (Eq. 6), of those that count."""
-    index = distances.masked_fill(valid_mask == 0, -1.0).argmax(1)
-    return features[torch.arange(features.shape[0], device=features.device), index]
-
-
-def reweight(distances: Tensor) -> Tensor:
-    """Eq. 7: s = (1 - softmax over N_b(m*) of ||m_t* - m||, taken at m*) * ||m_t* - m*||.
-
-    Args:
-        distances: [B, b], of the farthest patch to N_b(m*), m* itself first.
-
-    With b = 1 the factor would be 0 and is left out. The softmax subtracts the maximum, so that distances
-    beyond 88 do not overflow.
-    """
-    if distances.shape[1] == 1:
-        return distances[:, 0]
-    return (1.0 - torch.softmax(distances, dim=1)[:, 0]) * distances[:, 0]
 
 
 def neighbour_table(bank: Tensor, b: int) -> Tensor:

@@ -187,13 +187,13 @@ class Patches:
         return self._map_tensors(moved, rows)
 
     def _map_tensors(self, some: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Patches:
-        return Patches(
-            [some(own) for own in self.features],
-            None if self.valid_mask is None else [some(own) for own in self.valid_mask],
-            None if self.inside is None else some(self.inside),
-            [self.numbers[i] for i in rows],
-            self.groups[list(rows)],
-        )
+        features = [some(own) for own in self.features]
+        valid_mask = None
+        if self.valid_mask is not None:
+            valid_mask = [some(own) for own in self.valid_mask]
+        inside = None if self.inside is None else some(self.inside)
+        numbers = [self.numbers[row] for row in rows]
+        return Patches(features, valid_mask, inside, numbers, self.groups[list(rows)])
 
 
 def orient(image: Tensor, way: int) -> Tensor:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.model import BankBranch, farthest_patch, reweight
+from flawscope.methods.patchcore.model import BankBranch
 from flawscope.methods.patchcore.patches import nearest_distance
+from flawscope.methods.patchcore.scores import SCORES, PictureScore
 from flawscope.methods.threads import workers
 
 FARTHEST = 4  # patches of a picture around which the bank is selected anew at once, beside those that decide
@@ -30,7 +31,6 @@ COMPARED_ELEMENTS = 8  # that these are looked for among
 BLOCK_ELEMENTS = 512  # whose neighbours are found at once
 ROUNDING = 1e-3  # relative, of distances
 STRIDE = 4  # pixels: of so many in a row and in a column, one is looked at for the largest map value
-SETTLED_SCORES = ("map", "reweighted")  # settings of `score` of which `settle` knows what decides them
 ONE_PART = "leave-one-out needs pictures of at least two parts: give more good pictures"
 
 
@@ -135,10 +135,16 @@ class BankWithout:
         is_changed = bool(len(self.own)) and selected.radius > 0
         self._left = self._counted.clone() if is_changed else torch.zeros_like(self._counted)
 
+    @property
+    def picture_score(self) -> PictureScore:
+        return SCORES[self.branch.config.score]
+
     def score(self) -> Tensor:
-        """The image score (`score_without`)."""
+        """The image score."""
         features = self.features + self.branch.centre
-        return score_without(self.branch, features, self.missing, self.valid_mask, self.distances, self.added)
+        return self.picture_score.without(
+            self.branch, features, self.missing, self.valid_mask, self.distances, self.added
+        )
 
     def coarse_map(self) -> Tensor:
         """Every `STRIDE`-th pixel of the anomaly map, from the middle of the first ones on, [h, w]."""
@@ -157,7 +163,9 @@ class BankWithout:
         if not len(far):
             return False
         away = self.distances.masked_fill(~self._left, -1.0)
-        far = torch.cat([far, away.topk(min(FARTHEST, int(self._left.sum()))).indices]).unique()
+        count = min(FARTHEST, int(self._left.sum()))
+        farthest = away.topk(count).indices
+        far = torch.cat([far, farthest]).unique()
         self._left[far] = False
         freed, picks = self._select_again(self.features[far])
         self.missing = self.missing.index_fill(0, freed, True)
@@ -217,23 +225,19 @@ class BankWithout:
 
 def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tensor]) -> None:
     """Have the banks of a picture's branches look at patches until what decides is exact: in each branch the
-    farthest patch and the map's maximum, and that of all maps together.
+    patches that decide its score and the map's maximum, and that of all maps together.
 
     Args:
         join: the maps of all branches to one.
-
-    Raises:
-        NotImplementedError: the score may be decided by something else, which would not be exact.
     """
-    for score in {bank.branch.config.score for bank in banks} - {*SETTLED_SCORES}:
-        raise NotImplementedError(f"settle does not look at what decides the score {score}")
     maps = [bank.coarse_map() for bank in banks]
     is_settled = False
     while not is_settled:
         joined, is_settled = join(maps).argmax(), True
         for v, bank in enumerate(banks):
-            peaks = (bank.patch_at(pixel, maps[v].shape) for pixel in (maps[v].argmax(), joined))
-            if bank.look_at(torch.stack([bank.distances.argmax(), *peaks]).unique()):
+            peaks = [bank.patch_at(pixel, maps[v].shape) for pixel in (maps[v].argmax(), joined)]
+            deciding = bank.picture_score.deciding_patches(bank.distances)
+            if bank.look_at(torch.cat([deciding, torch.stack(peaks)]).unique()):
                 maps[v], is_settled = bank.coarse_map(), False
 
 
@@ -244,41 +248,3 @@ def distances_without(branch: BankBranch, features: Tensor, hidden: Tensor, vali
     if not bool(norms.isfinite().any()):
         raise InputError(ONE_PART)
     return branch.search((features - branch.centre)[None], valid_mask, norms)[0]
-
-
-def score_without(
-    branch: BankBranch,
-    features: Tensor,
-    hidden: Tensor,
-    valid_mask: Tensor,
-    distances: Tensor,
-    added: Tensor,
-) -> Tensor:
-    """The image score of one picture as if the `hidden` [M] elements were not there, and `added` [K, D],
-    relative to the centre, were; 0 where the score is of the map.
-
-    Args:
-        features, valid_mask: as for `distances_without`.
-        distances: `[P]`, to the elements that are there.
-    """
-    if branch.config.score == "map":
-        return distances.new_zeros(())
-    patch = farthest_patch((features - branch.centre)[None], distances[None], valid_mask)[0]
-    # the bank is not copied: every thread would need room for another one
-    parts = [(branch.bank, branch.norms.masked_fill(hidden, torch.inf)), (added, (added * added).sum(1))]
-
-    def away(point: Tensor) -> Tensor:
-        return torch.cat([torch.addmv(norms, bank, point, alpha=-2) for bank, norms in parts])
-
-    def element(index: int) -> Tensor:
-        beyond = index - len(branch.bank)
-        return branch.bank[index] if beyond < 0 else parts[1][0][beyond]
-
-    present = sum(int(norms.isfinite().sum()) for _, norms in parts)
-    b = min(branch.config.neighbours, present)
-    nearest = int(away(patch).argmin())
-    around = away(element(nearest))
-    around[nearest] = -torch.inf
-    found = around.topk(b, largest=False, sorted=True).indices.tolist()
-    neighbours = torch.stack([element(index) for index in found])
-    return reweight(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * valid_mask.amax(-1)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from flawscope.methods.training.state import json_settings, network_digest
 from flawscope.methods.training.state_file import load_checkpoint
 from flawscope.methods.training.trainer import Trainer
 from flawscope.progress import ProgressCallback, format_duration, ignore_progress
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 CHECK_SHARE = 0.1  # share of the minutes that is set aside for the check, at most
 TIMED_PICTURES = 2  # by which the time of the work after the training is measured
@@ -48,7 +51,7 @@ class TrainedFit:
         assert isinstance(model.config, TrainingSettings)
         self.config: TrainingSettings = model.config
         self.max_bytes = int(self.config.memory * 2**30)  # bytes
-        self.deciding_facts: dict[str, Any] = {}
+        self.deciding_facts: Json = {}
 
     def divide(self, more: int = 0) -> HeldOut:
         """Read the pictures, and hold some out, as `hold_out` does."""
@@ -88,16 +91,16 @@ class TrainedFit:
             later: settings that training does not depend on, beside `POST_TRAINING`.
             decisive: facts that decide the result beside the settings, the pictures and the seen defects.
         """
-        left_out = (*self.config.PATHS, *POST_TRAINING, *REGION_SETTINGS, *later)
-        identity = {
-            **json_settings(asdict(self.config), without=left_out),
-            "region of interest": _tensor_digest(self.model.roi),
-            "training set": self.digest,
-            "seen defects": sha256("".join(map(_defect_digest, self.task.seen)).encode()).hexdigest(),
-            **self.deciding_facts,
-            **decisive,
-            "precision while it learns": trainer.precision,
-        }
+        left_out = [*self.config.PATHS, *POST_TRAINING]
+        left_out += [*REGION_SETTINGS, *later]
+        defect_digests = "".join(_defect_digest(seen) for seen in self.task.seen)
+        identity = json_settings(asdict(self.config), without=left_out)
+        identity["region of interest"] = _tensor_digest(self.model.roi)
+        identity["training set"] = self.digest
+        identity["seen defects"] = sha256(defect_digests.encode()).hexdigest()
+        identity |= self.deciding_facts
+        identity |= decisive
+        identity["precision while it learns"] = trainer.precision
         trainer.learn(self.task.budget, self.checkpoint, identity, lambda: self._rehearse(calibrate))
         self.model.config = replace(self.config, steps=trainer.steps)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from flawscope.errors import CheckpointError, FlawscopeError, InputError, pluralize
 from flawscope.methods.training.log import TrainingLog
 from flawscope.methods.training.state_file import Arrays, write_state
+from flawscope.types import Facts, Json
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, of every parameter
 WARM_UP, FIRST_SHARE, LAST_SHARE = 0.3, 1 / 25, 1 / 25 / 1e4  # of one cycle's steps, and of its largest rate
@@ -110,13 +111,13 @@ def restore_adam(
                 continue  # it has not had a gradient
             count = tensors[f"step.{name}"].clone()
             # in the layout of the parameter, as the optimiser itself makes them
-            optimiser.state[values] = {
-                "step": count.to(values.device) if fused else count,
-                **{key: torch.empty_like(values).copy_(tensors[f"{key}.{name}"]) for key in MOMENTS},
-            }
+            state = {"step": count.to(values.device) if fused else count}
+            for key in MOMENTS:
+                state[key] = torch.empty_like(values).copy_(tensors[f"{key}.{name}"])
+            optimiser.state[values] = state
 
 
-def describe_difference(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+def describe_difference(facts: Facts, identity: Facts) -> str:
     """Describe the first difference between a checkpoint's run and this one, "another rate 0.1, this one has
     0.2"; empty where nothing differs. Steps and minutes that are not given are the checkpoint's."""
     with checkpoint_errors():
@@ -128,7 +129,7 @@ def describe_difference(facts: Mapping[str, Any], identity: Mapping[str, Any]) -
     return ""
 
 
-def json_settings(settings: Mapping[str, Any], without: Iterable[str]) -> dict[str, Any]:
+def json_settings(settings: Mapping[str, object], without: Iterable[str]) -> Json:
     """Settings but for those `without`, as they come back from JSON."""
     left_out = {*without}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if k not in left_out}
@@ -250,7 +251,7 @@ class TrainingState:
         for network in self.networks:
             initialise(network, generator)
 
-    def groups(self, networks: Sequence[nn.Module]) -> list[dict[str, Any]]:
+    def groups(self, networks: Sequence[nn.Module]) -> list[Json]:
         """Parameter groups of these networks, or copies, as `torch.optim` takes them. A group's `lr`
         is its largest learning rate; without it the settings' rate is."""
         return [{"params": [v for network in networks for v in network.parameters()]}]
@@ -284,7 +285,7 @@ class TrainingState:
 
     # ---- checkpoints
 
-    def save(self, path: Path, identity: dict[str, Any], *, over: bool = False) -> None:
+    def save(self, path: Path, identity: Json, *, over: bool = False) -> None:
         """Write a checkpoint. `over`: the last step is done."""
         total = self.loss_sums.tolist()
         self._check_finite(total)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import files, model_file
 from flawscope.errors import CheckpointError
 from flawscope.progress import Say
+from flawscope.types import Array, Json
 
 FORMAT = 1  # raised when an older flawscope could not read the file
 METADATA_KEY = "flawscope_state"
@@ -25,7 +26,7 @@ MAX_TEACHER_BYTES = 2**30  # bytes of a teacher, which comes from anywhere; it h
 
 
 def write_state(
-    path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], kind: str, facts: Mapping[str, Any]
+    path: str | os.PathLike[str], tensors: Mapping[str, Array], kind: str, facts: Mapping[str, object]
 ) -> None:
     """Writes tensors, `facts` as JSON and a hash over both to a safetensors file, whole or not at all."""
     from safetensors.numpy import save
@@ -37,7 +38,7 @@ def write_state(
         file.write(body)
 
 
-def load_checkpoint(path: Path | None, resume: bool, say: Say) -> tuple[Arrays, dict[str, Any]] | None:
+def load_checkpoint(path: Path | None, resume: bool, say: Say) -> tuple[Arrays, Json] | None:
     """Returns the state to go on from, if there is one.
 
     resume: going on was asked for, and an unusable checkpoint is an error; else it is put aside.
@@ -72,7 +73,7 @@ def checkpoint_progress(checkpoint: Path) -> tuple[int, int] | None:
         return None
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Arrays, Json]:
     """Reads a training's state that `write_state` wrote. CheckpointError says what is wrong in it."""
     path = Path(path)
     return parse_state(path, read_state_bytes(path, "checkpoint"), "checkpoint", "remove it and begin anew")
@@ -106,7 +107,7 @@ def _declared_size(file: BinaryIO) -> int | None:
         return None
 
 
-def parse_state(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, dict[str, Any]]:
+def parse_state(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, Json]:
     """Returns the arrays and facts that `write_state` wrote; refuses another kind, and altered ones."""
     from safetensors.numpy import load
 
@@ -133,7 +134,7 @@ def parse_state(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays
     return tensors, facts
 
 
-def _digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+def _digest(text: str, tensors: Mapping[str, Array]) -> str:
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         # types are spelled as torch does, which wrote the first of these files

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from fractions import Fraction
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from flawscope.methods.training.log import TrainingLog
 from flawscope.methods.training.state import Pace, TrainingState, describe_difference, learning_rate_share
 from flawscope.methods.training.state_file import Arrays, set_aside_checkpoint
 from flawscope.progress import ProgressCallback, Say, defer_interrupts, format_duration
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 CURVE_POINTS = 20  # of the loss curve
 TIMED_STEPS = 3  # of which the last one's time counts
@@ -122,8 +125,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
     def learn(
         self,
         budget: Budget,
-        found: tuple[Arrays, dict[str, Any]] | None,
-        identity: dict[str, Any],
+        found: tuple[Arrays, Json] | None,
+        identity: Json,
         after: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
     ) -> None:
         """Run the whole training.
@@ -156,7 +159,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         self.say(self.plan())
         self._run(budget, {**identity, "steps": self.steps, "minutes": self.minutes})
 
-    def _run(self, budget: Budget, identity: dict[str, Any]) -> None:
+    def _run(self, budget: Budget, identity: Json) -> None:
         """Go on from step `done` to the last one."""
         first, saved = self.done, time.monotonic()
         self.seconds -= saved

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flawscope._version import __version__
 from flawscope.errors import pluralize
 from flawscope.evaluation import agreement
@@ -87,26 +90,32 @@ def agreement_page(
     require_libraries(plots=False)
     study, environment = read.study, html.environment(read_asset)
     environment.globals |= {"share": share_text, "kappa": kappa_text, "spaced": spaced, "name": printable}
-    disputed, defective = [*_disputed(read)], int(study.defective.sum())
+    disputed, defective = list(_disputed(read)), int(study.defective.sum())
+    rates = [(key, label, *limits_text(key)) for key, label in RATES.items()]
+    sources = [(printable(str(one.path)), one.sha256, printable(one.run)) for one in read.sources]
+    sentences = [claim_sentence(claim)]
+    sentences += [shown_sentence(one) for one in found.appraisers]
     facts = [
         ("Made", f"{time_text()}, flawscope {__version__}"),
         ("Parts", f"{len(study.parts)}: {len(study.parts) - defective} good, {defective} defective"),
         ("Trials", f"{study.trials} of each part by each appraiser"),
         ("Appraisers", printable(", ".join(study.decisions))),
     ]
+    shown_remarks = [printable(remark) for remark in remarks]
+    model_rows = [(what, printable(value)) for what, value in model]
     text: str = environment.get_template("agreement.html.j2").render(
         style=environment.filters["safe"](read_asset("pages.css")),
-        remarks=[*map(printable, remarks)],
+        remarks=shown_remarks,
         facts=facts,
         found=found,
-        rates=[(key, label, *limits_text(key)) for key, label in RATES.items()],
+        rates=rates,
         kappas=KAPPAS,
-        claims=[*map(printable, (claim_sentence(claim), *map(shown_sentence, found.appraisers)))],
+        claims=[printable(sentence) for sentence in sentences],
         new_pictures=NEW_PICTURES,
         wrong=disputed[:MAX_PARTS],
         all_wrong=len(disputed),
-        sources=[(printable(str(one.path)), one.sha256, printable(one.run)) for one in read.sources],
-        model=[(what, printable(value)) for what, value in model],
+        sources=sources,
+        model=model_rows,
     )
     return text
 
@@ -128,6 +137,13 @@ def _disputed(read: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
     """Yields parts that somebody decided wrongly in a trial: name, reference, decisions of each appraiser."""
     study = read.study
     for k, part in enumerate(study.parts):
-        if any((called[k] != study.defective[k]).any() for called in study.decisions.values()):
-            said = [" ".join("D" if one else "G" for one in called[k]) for called in study.decisions.values()]
-            yield printable(part), "defective" if study.defective[k] else "good", said
+        decisions = [called[k] for called in study.decisions.values()]
+        if not any((called != study.defective[k]).any() for called in decisions):
+            continue
+        reference = "defective" if study.defective[k] else "good"
+        yield printable(part), reference, [_letters(called) for called in decisions]
+
+
+def _letters(decisions: NDArray[np.bool_]) -> str:
+    """The decisions of an appraiser on a part: D (defective) or G (good), trial by trial."""
+    return " ".join("D" if one else "G" for one in decisions)

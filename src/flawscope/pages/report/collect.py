@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ from flawscope.pages.report.words import (
 )
 from flawscope.pictures.listing import printable
 from flawscope.results.prediction import RIGHT, Prediction, outcome
+from flawscope.types import Array, Json
 from flawscope.views.pose import MAX_ERROR, PoseReference
 
 REFERENCE_SIDE = 192  # pixels
@@ -63,13 +64,13 @@ class Figures:
         parts: cards of parts. alignment: how well the parts were found; empty where none are looked for.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[Json]
     metrics: list[Metric]
-    kinds: list[dict[str, Any]]
+    kinds: list[Json]
     tally: Tally
     plots: dict[str, str]
-    parts: list[dict[str, Any]]
-    alignment: dict[str, Any]
+    parts: list[Json]
+    alignment: Json
 
     @property
     def by_margin(self) -> list[int]:
@@ -109,7 +110,7 @@ def compute_figures(
     return Figures(rows, table, _kind_rows(result), tally, plots, parts, aligned)
 
 
-def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: PoseReference) -> dict[str, Any]:
+def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -> Json:
     """Errors of the parts in spreads, by kind of picture, and the pictures to be looked at."""
     errors = np.array([_alignment_error(one.prediction) for one in result.pictures])
     several = any(one.prediction.found_parts for one in result.pictures)
@@ -145,9 +146,19 @@ def _alignment_error(prediction: Prediction) -> float:
     return prediction.part_pose.error if prediction.part_pose else np.inf
 
 
-def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> dict[str, Any]:
+def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
     kind, truth = printable(item.kind), "defective" if item.anomalous else "good"
     result = outcome(item.anomalous, prediction.is_anomalous)
+    facts = [
+        ("Result", result),
+        ("Decision", prediction.decision),
+        ("Type", truth if kind == truth else f"{kind} ({truth})"),
+    ]
+    facts += score_facts(prediction.severity, prediction.p_value, prediction.score)
+    facts.append(("Regions outlined", str(len(prediction.regions))))
+    facts += pose_facts(prediction)
+    facts += finding_facts(prediction)
+    facts.append(("Size", f"{size_text(prediction)} pixels"))
     return {
         "name": printable(dataset.relative(item.path).removeprefix("test/")),
         "kind": kind,
@@ -160,16 +171,7 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> dict[s
         "outcome": result,
         "verdict": prediction.decision,
         "margin": abs(prediction.severity) * (-1 if result == RIGHT else 1),
-        "facts": [
-            ("Result", result),
-            ("Decision", prediction.decision),
-            ("Type", truth if kind == truth else f"{kind} ({truth})"),
-            *score_facts(prediction.severity, prediction.p_value, prediction.score),
-            ("Regions outlined", str(len(prediction.regions))),
-            *pose_facts(prediction),
-            *finding_facts(prediction),
-            ("Size", f"{size_text(prediction)} pixels"),
-        ],
+        "facts": facts,
     }
 
 
@@ -179,22 +181,23 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> dict[s
 def _rate_metrics(tally: Tally, result: Evaluation) -> list[Metric]:
     expected = result.false_alarms["expected"]
     told = "no promise" if expected is None else f"expected {percent(expected)}"
-    counted = (
-        ("false alarms", tally.false_alarms, tally.good, told),
-        ("defects found", tally.found, tally.defective, "at the calibrated score threshold"),
-    )
     return [
-        Metric(
-            name,
-            f"{percent(k / n)} ({k} of {n})",
-            range_text(*metrics.confidence_interval_rate(k, n)),
-            percent(1 / n),
-            f"{note}; exact binomial interval",
-        )
-        if n
-        else Metric(name, "not measured", "", "", "no such test pictures")
-        for name, k, n, note in counted
+        _rate_metric("false alarms", tally.false_alarms, tally.good, told),
+        _rate_metric("defects found", tally.found, tally.defective, "at the calibrated score threshold"),
     ]
+
+
+def _rate_metric(name: str, count: int, total: int, note: str) -> Metric:
+    if not total:
+        return Metric(name, "not measured", "", "", "no such test pictures")
+    interval = metrics.confidence_interval_rate(count, total)
+    return Metric(
+        name,
+        f"{percent(count / total)} ({count} of {total})",
+        range_text(*interval),
+        percent(1 / total),
+        f"{note}; exact binomial interval",
+    )
 
 
 def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | None]) -> list[Metric]:
@@ -202,49 +205,44 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
     pairs = tally.good * tally.defective
     for name, value in result.metrics.items():
         notes: list[str] = []
-        step, interval = "", intervals.get(name)
-        if value is None:
-            interval = None
-        elif interval:
-            notes.append(interval.method)
-        else:
-            notes.append(
-                f"no interval: {'too few pictures or mistakes' if name in METRIC_NAMES else 'not computed'}"
-            )
+        text, interval_text, step = "not measured", "", ""
+        if value is not None:
+            text = f"{value:.4f}"
+            interval = intervals.get(name)
+            interval_text = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
+            notes.append(interval.method if interval else _why_no_interval(name))
         if name == "image_auroc" and pairs:
             step = f"{1 / pairs:.2g}"
             notes.append(f"{pluralize(pairs, 'pair')} of a good and a defective {result.noun}")
         if name in result.labels and name not in ("image_f1", "pixel_f1"):
             notes.append(str(result.labels[name]))
-        found.append(
-            Metric(
-                METRIC_NAMES.get(name, name.replace("_", " ")),
-                "not measured" if value is None else f"{value:.4f}",
-                f"{interval.low:.3f} to {interval.high:.3f}" if interval else "",
-                step,
-                "; ".join(notes),
-            )
-        )
+        shown_name = METRIC_NAMES.get(name, name.replace("_", " "))
+        found.append(Metric(shown_name, text, interval_text, step, "; ".join(notes)))
     return found
 
 
-def _kind_rows(result: Evaluation) -> list[dict[str, Any]]:
+def _why_no_interval(name: str) -> str:
+    why = "too few pictures or mistakes" if name in METRIC_NAMES else "not computed"
+    return f"no interval: {why}"
+
+
+def _kind_rows(result: Evaluation) -> list[Json]:
     """Counts of each type, with its AUROC against the good test pictures."""
     good = [one.score for one in result.decided if not one.anomalous]
     found = []
     for name, values in result.kinds.items():
         bad = [one.score for one in result.decided if one.anomalous and one.kind == name]
-        labels = np.arange(len(good) + len(bad)) >= len(good)
         interval = metrics.confidence_interval_rate(values["anomalous"], values["images"])
-        found.append(
-            {
-                **values,
-                "name": printable(name),
-                "truth": "defective" if bad else "good",
-                "interval": range_text(*interval),
-                "auroc": metrics.auroc(labels, np.array(good + bad)) if good and bad else None,
-            }
-        )
+        auroc = None
+        if good and bad:
+            labels = np.arange(len(good) + len(bad)) >= len(good)
+            auroc = metrics.auroc(labels, np.array(good + bad))
+        row: Json = dict(values)
+        row["name"] = printable(name)
+        row["truth"] = "defective" if bad else "good"
+        row["interval"] = range_text(*interval)
+        row["auroc"] = auroc
+        found.append(row)
     return found
 
 
@@ -252,7 +250,7 @@ def _kind_rows(result: Evaluation) -> list[dict[str, Any]]:
 
 
 def _curve_plots(
-    anomalous: NDArray[np.bool_], scores: NDArray[Any], called: NDArray[np.bool_], counts: PixelCounts | None
+    anomalous: NDArray[np.bool_], scores: Array, called: NDArray[np.bool_], counts: PixelCounts | None
 ) -> dict[str, str]:
     found: dict[str, str] = {}
     roc: list[Curve] = []
@@ -278,7 +276,7 @@ def _curve_plots(
     return found
 
 
-def _histogram_plot(rows: list[dict[str, Any]], calibration: Calibration) -> str:
+def _histogram_plot(rows: list[Json], calibration: Calibration) -> str:
     groups = [Group("calibration", np.asarray(calibration.scores), False)]
     for bad, kind in sorted(Counter((row["anomalous"], row["kind"]) for row in rows)):
         own = [row["score"] for row in rows if (row["anomalous"], row["kind"]) == (bad, kind)]
@@ -286,9 +284,7 @@ def _histogram_plot(rows: list[dict[str, Any]], calibration: Calibration) -> str
     return histograms("scores", groups, calibration.score_threshold)
 
 
-def image_curves(
-    anomalous: NDArray[np.bool_], scores: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def image_curves(anomalous: NDArray[np.bool_], scores: Array) -> tuple[Array, Array, Array]:
     """False-positive rate, recall and precision [K] at every distinct score, thresholds falling."""
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are called together

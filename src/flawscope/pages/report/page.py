@@ -21,6 +21,7 @@ from flawscope.pages.report.thumbnails import PAGE_FULL, Layers
 from flawscope.pages.report.words import MAX_PARTS, headline, percent, range_text, sentences
 from flawscope.pictures.listing import printable
 from flawscope.results import drawing, html
+from flawscope.types import Array, Json
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -74,27 +75,28 @@ def evaluation_page(
     truth = np.array([row["anomalous"] for row in figures.rows])
     # at another rate a part's limit moves otherwise than a picture's threshold
     points = [] if result.parts else operating_points(scores, truth, calibration)
+    now = [place for place, point in enumerate(points) if point["now"]]
     curves = [(*CURVES[name], Markup(figures.plots[name])) for name in CURVES if name in figures.plots]
+    pictures = []
+    for row, made in zip(figures.rows, layers, strict=True):
+        pictures.append(row | {"layers": made})
+    remarks = list(result.remarks)
+    for advice in advise_after(result, manifest):
+        remarks.append(f"next: {advice.line()}")
+    broken, promise = bool(result.false_alarms.get("broken")), result.parts.get("promise", "")
+    missed_shares = [_share(point["missed"], point["defective"]) for point in points]
+    alarm_shares = [_share(point["alarms"], point["good"]) for point in points]
+    kinds = list(dict.fromkeys(row["kind"] for row in figures.rows))
     return render(
         "report.html.j2",
-        [{**row, "layers": made} for row, made in zip(figures.rows, layers, strict=True)],
+        pictures,
         ("pages.js", "rates.js"),
         title=printable(f"{result.category}: {result.method}"),
-        sections=[
-            (section, "Alarms" if section == "rate" else section.capitalize())
-            for section in SECTIONS
-            if {"rate": points, "parts": figures.parts, "alignment": figures.alignment}.get(section, True)
-        ],
+        sections=_sections(figures, points),
         toggles=(HEAT, LINE, TRUTH),
         panels=PANELS,
         headline=headline(figures.tally, result.noun),
-        summary=sentences(
-            figures.tally,
-            calibration,
-            bool(result.false_alarms.get("broken")),
-            [*result.remarks, *(f"next: {one.line()}" for one in advise_after(result, manifest))],
-            parts=result.parts.get("promise", ""),
-        ),
+        summary=sentences(figures.tally, calibration, broken, remarks, parts=promise),
         mismatch=result.mismatch,
         found=figures,
         facts=facts,
@@ -107,15 +109,30 @@ def evaluation_page(
         robustness=Markup(robustness_plot("robustness", result.robustness)),
         worst=figures.mistakes[:MAX_WORST] or figures.by_margin[:MAX_NEAREST],
         left_out=list(layers).count(PAGE_FULL),
-        kinds=list(dict.fromkeys(row["kind"] for row in figures.rows)),
+        kinds=kinds,
         points=points,
         points_json=json.dumps(points, allow_nan=False),
-        point_now=next((k for k, point in enumerate(points) if point["now"]), 0),
-        missed_path=step_path([point["missed"] / max(point["defective"], 1) for point in points]),
-        alarms_path=step_path([point["alarms"] / max(point["good"], 1) for point in points]),
+        point_now=now[0] if now else 0,
+        missed_path=step_path(missed_shares),
+        alarms_path=step_path(alarm_shares),
         calibration=calibration,
         scale=colour_scale(calibration),
     )
+
+
+def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]:
+    """The sections of the page with their titles; those that would be empty are left out."""
+    content = {"rate": points, "parts": figures.parts, "alignment": figures.alignment}
+    sections = []
+    for name in SECTIONS:
+        if name in content and not content[name]:
+            continue
+        sections.append((name, "Alarms" if name == "rate" else name.capitalize()))
+    return sections
+
+
+def _share(count: int, total: int) -> float:
+    return count / max(total, 1)
 
 
 def colour_scale(known: Calibration | ScoreLevels) -> dict[str, float]:
@@ -124,7 +141,7 @@ def colour_scale(known: Calibration | ScoreLevels) -> dict[str, float]:
     return {"low": low, "middle": known.mask_threshold, "high": high}
 
 
-def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[str], **context: Any) -> str:
+def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **context: Any) -> str:
     """Renders a page from a template that extends `base.html.j2`; all text is escaped.
 
     Args:
@@ -138,14 +155,17 @@ def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[
     script = "\n".join(map(read_asset, scripts))
     environment = html.environment(read_asset)
     environment.globals |= {"rates": range_text, "count": pluralize, "percent": percent}
-    text: str = environment.get_template(template).render(
-        style=Markup(read_asset("pages.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        data=html.script_json(pictures),
-        ramp=", ".join("rgb({} {} {})".format(*drawing.colour_table()[k]) for k in range(0, 256, 17)),
-        **(context | {"panels": json.dumps(context["panels"])}),
-    )
+    script_digest = hashlib.sha256(script.encode()).digest()
+    colours = ["rgb({} {} {})".format(*colour) for colour in drawing.colour_table()[::17]]
+    values = context | {
+        "style": Markup(read_asset("pages.css")),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(script_digest).decode("ascii"),
+        "data": html.script_json(pictures),
+        "ramp": ", ".join(colours),
+        "panels": json.dumps(context["panels"]),
+    }
+    text: str = environment.get_template(template).render(values)
     return text
 
 
@@ -157,17 +177,17 @@ def read_asset(name: str) -> str:
 # ------------------------------------------------------------------------------- other false-alarm rates
 
 
-def operating_points(
-    scores: NDArray[Any], anomalous: NDArray[np.bool_], calibration: Calibration
-) -> list[dict[str, Any]]:
+def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: Calibration) -> list[Json]:
     """Thresholds from the fewest alarms to the most, each the k-th largest calibration score, with their
     effect on the test pictures; empty where there is only one."""
     units = calibration.unit_count + 1
     last = max(1, int(MAX_RATE * units))
     ranks: Sequence[int] = range(1, last + 1)
     if last > MAX_POINTS:  # thinned out evenly on a logarithmic scale, as rates are compared
-        ranks = sorted({*np.geomspace(1, last, MAX_POINTS).round().astype(int).tolist()})
-    at = [calibration, *(calibration.with_rate(rank / units) for rank in ranks if rank < units)]
+        spaced = np.geomspace(1, last, MAX_POINTS).round().astype(int)
+        ranks = sorted(set(spaced.tolist()))
+    at = [calibration]
+    at += [calibration.with_rate(rank / units) for rank in ranks if rank < units]
     by_threshold = {one.score_threshold: one for one in reversed(at)}  # the calibration's own wins
     good, bad = scores[~anomalous], scores[anomalous]
     points = [
@@ -177,28 +197,31 @@ def operating_points(
     return points if len(points) > 1 else []
 
 
-def _point(calibration: Calibration, good: NDArray[Any], bad: NDArray[Any]) -> dict[str, Any]:
+def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
     """Effect of a threshold. rate: the promised share of good parts above it; None: nothing is promised.
     option: the argument that sets it. Intervals hold 95 %."""
     rate, threshold = calibration.expected_rate, calibration.score_threshold
     missed, alarms = int((bad <= threshold).sum()), int((good > threshold).sum())
-    missed_range, alarm_range = (
-        metrics.confidence_interval_rate(k, of.size) if of.size else None
-        for k, of in ((missed, bad), (alarms, good))
-    )
+    missed_range = metrics.confidence_interval_rate(missed, bad.size) if bad.size else None
+    alarm_range = metrics.confidence_interval_rate(alarms, good.size) if good.size else None
+    rounded_rate = np.ceil(1e5 * rate - 1e-6) / 1e3  # %
     return {
         "rate": rate if calibration.promised else None,
         "rate_text": percent(rate),
         "threshold": threshold,
-        "option": f"--false-alarm-rate {np.ceil(1e5 * rate - 1e-6) / 1e3:g}%",
+        "option": f"--false-alarm-rate {rounded_rate:g}%",
         "missed": missed,
         "defective": bad.size,
-        "missed_interval": range_text(*missed_range) if missed_range else "",
+        "missed_interval": _interval_text(missed_range),
         "alarms": alarms,
         "good": good.size,
-        "alarm_interval": range_text(*alarm_range) if alarm_range else "",
+        "alarm_interval": _interval_text(alarm_range),
         "alarm_range": alarm_range,
     }
+
+
+def _interval_text(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else range_text(*interval)
 
 
 def step_path(shares: Sequence[float]) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +43,7 @@ from flawscope.results.alignment import Alignment
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import WITHIN, Prediction
 from flawscope.results.table import ResultRow
+from flawscope.types import Facts, Json
 
 LISTED = "listed without its picture"  # why a picture is not shown
 MAX_PAIRS = 48  # pairs of near-copies that are shown
@@ -53,7 +53,7 @@ MAX_ROWS = 2000  # pictures that are listed; the table has all
 def predictions_page(
     table: Sequence[ResultRow],
     shown: Sequence[Prediction],
-    facts: Mapping[str, Any],
+    facts: Facts,
     levels: Levels | None = None,
     step: ProgressCallback = ignore_progress,
     *,
@@ -68,52 +68,67 @@ def predictions_page(
         parts: that were decided on, where the model decides on parts.
     """
     require_libraries(plots=False)
-    judged = sorted((r for r in table if not r.error), key=lambda r: -(r.severity or 0.0))
-    rows, maps = judged[:MAX_ROWS], {str(p.path): p for p in shown}
-    wanted = [maps[row.path] for row in rows if row.path in maps]
-    seen = [EvaluatedPicture(Item(Path(str(p.path)), "", False), p, None) for p in wanted]
+    judged = sorted((row for row in table if not row.error), key=lambda row: -(row.severity or 0.0))
+    rows = judged[:MAX_ROWS]
+    predictions = {str(one.path): one for one in shown}
+    wanted = [predictions[row.path] for row in rows if row.path in predictions]
+    seen = [EvaluatedPicture(Item(Path(str(one.path)), "", False), one, None) for one in wanted]
     made = thumbnails(seen, range(len(seen)), levels, step)
-    layers = dict(zip((str(p.path) for p in wanted), made, strict=True))
+    layers: dict[str, Layers | str] = {}
+    for one, drawn in zip(wanted, made, strict=True):
+        layers[str(one.path)] = drawn
     common = _common_folder([row.path for row in rows])
-    pictures = [_row_entry(row, common, maps.get(row.path), layers.get(row.path, LISTED)) for row in rows]
-    cards = part_cards(((part, part.decision) for part in parts), {row.path: k for k, row in enumerate(rows)})
-    anomalous, tolerated = (sum(row.decision == one for row in judged) for one in ("anomalous", WITHIN))
-    within = f", {tolerated} within tolerance" if "tolerances" in facts else ""
-    summary = f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous{within}"
+    pictures = []
+    for row in rows:
+        entry = _row_entry(row, common, predictions.get(row.path), layers.get(row.path, LISTED))
+        pictures.append(entry)
+    places = {row.path: place for place, row in enumerate(rows)}
+    cards = part_cards([(part, part.decision) for part in parts], places)
+    anomalous = sum(row.decision == "anomalous" for row in judged)
+    tolerated = sum(row.decision == WITHIN for row in judged) if "tolerances" in facts else None
+    unjudged = [printable(row.error) for row in table if row.error]
+    left_out = sum(picture["layers"] in (PAGE_FULL, LISTED) for picture in pictures)
+    expected = percent(facts["expected_rate"]) if facts.get("promised", True) else "not known"
+    scale = colour_scale(shown[0].levels) if shown else None
+    names = [str(facts[key]) for key in ("category", "method") if facts.get(key)]
+    sections = [("pictures", "Pictures"), ("meaning", "How to read it"), ("run", "Run")]
     if parts:
-        anomalous_parts = sum(part.is_anomalous for part in parts)
-        summary = f"{anomalous_parts} of {pluralize(len(parts), 'part')} anomalous; {summary}"
-    some = next(iter(shown), None)
+        sections.insert(0, ("parts", "Parts"))
     return render(
         "predictions.html.j2",
         pictures,
         ("pages.js",),
-        title=printable(": ".join(str(facts[k]) for k in ("category", "method") if facts.get(k)))
-        or "Pictures",
-        sections=(
-            *((("parts", "Parts"),) if parts else ()),
-            ("pictures", "Pictures"),
-            ("meaning", "How to read it"),
-            ("run", "Run"),
-        ),
+        title=printable(": ".join(names)) or "Pictures",
+        sections=sections,
         toggles=(HEAT, LINE),
         panels=PANELS,
-        headline=summary,
+        headline=_summary(len(judged), anomalous, tolerated, parts),
         part_cards=cards[:MAX_PARTS],
         all_parts=len(cards),
         warning=printable(str(facts.get("warning") or "")),
         anomalous=anomalous,
-        tolerated=tolerated if "tolerances" in facts else None,
+        tolerated=tolerated,
         judged=len(judged),
-        unjudged=[printable(row.error) for row in table if row.error],
-        expected=percent(facts["expected_rate"]) if facts.get("promised", True) else "not known",
+        unjudged=unjudged,
+        expected=expected,
         promise=printable(str(facts.get("promise", ""))),
         rows=pictures,
-        left_out=sum(picture["layers"] in (PAGE_FULL, LISTED) for picture in pictures),
+        left_out=left_out,
         more=len(judged) - len(rows),
-        scale=colour_scale(some.levels) if some else None,
+        scale=scale,
         facts=_run_facts(facts),
     )
+
+
+def _summary(judged: int, anomalous: int, tolerated: int | None, parts: Sequence[PartPrediction]) -> str:
+    """The headline of a run. tolerated: pictures within tolerance; None: there are no tolerances."""
+    text = f"{anomalous} of {pluralize(judged, 'picture')} anomalous"
+    if tolerated is not None:
+        text += f", {tolerated} within tolerance"
+    if parts:
+        anomalous_parts = sum(part.is_anomalous for part in parts)
+        text = f"{anomalous_parts} of {pluralize(len(parts), 'part')} anomalous; {text}"
+    return text
 
 
 def _common_folder(paths: Sequence[str]) -> str:
@@ -124,27 +139,35 @@ def _common_folder(paths: Sequence[str]) -> str:
         return ""
 
 
-def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: Layers | str) -> dict[str, Any]:
-    numbers = {key: getattr(row, key) or 0.0 for key in ("severity", "p_value", "score")}
-    name = Path(os.path.relpath(os.path.abspath(row.path), common)).as_posix() if common else row.path
-    size = size_text(found) if found else ""
+def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: Layers | str) -> Json:
+    severity, p_value, score = row.severity or 0.0, row.p_value or 0.0, row.score or 0.0
+    name = row.path
+    if common:
+        name = Path(os.path.relpath(os.path.abspath(row.path), common)).as_posix()
+    facts = [("Decision", row.decision)]
+    if row.product:
+        facts.append(("Product", printable(row.product)))
+    facts += score_facts(severity, p_value, score)
+    size = ""
+    if found:
+        size = size_text(found)
+        facts += pose_facts(found)
+        facts += finding_facts(found)
+    if size:
+        facts.append(("Size", f"{size} pixels"))
     return {
         "name": printable(name),
         "verdict": row.decision,
-        **numbers,
+        "severity": severity,
+        "p_value": p_value,
+        "score": score,
         "size": size,
-        "facts": [
-            ("Decision", row.decision),
-            *([("Product", printable(row.product))] if row.product else []),
-            *score_facts(**numbers),
-            *([*pose_facts(found), *finding_facts(found)] if found else []),
-            *([("Size", f"{size} pixels")] if size else []),
-        ],
+        "facts": facts,
         "layers": layers,
     }
 
 
-def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _run_facts(facts: Facts) -> list[tuple[str, str]]:
     keys = ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope")
     given = {key.replace("_", " "): facts[key] for key in keys if facts.get(key)}
     known = {key: f"{one:.4g}" if isinstance(one, float) else str(one) for key, one in given.items()}
@@ -160,7 +183,7 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
     """The page of `data check --out`: a picture of each form that was met, with what is marked in it, and
     where parts are found. InputError: WebP is missing."""
     require_libraries(plots=False)
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     for form in report.forms[:MAX_ROWS]:
         picture, _ = first_group(form.item.path)
         height, width = picture.shape[:2]
@@ -176,28 +199,25 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
                 "rank": len(rows),
             }
         )
-    pairs = []
-    for finding in [one for one in report.findings if one.code.startswith("nearly")][:MAX_PAIRS]:
-        drawn = _side_by_side([Path(report.root) / name for name in (finding.subject, finding.others[0])])
-        seems = "unsure" if finding.code.endswith("unsure") else "one part"
-        pairs.append(_card(f"{finding.subject}, {finding.others[0]}", drawn, ("Seems", seems)))
+    pairs = _near_copies(report)
     found = aligned.drawings() if aligned else ()
     drawings = [_card(name, drawn, ("Part", words)) for drawn, name, words in found]
+    sections = [("forms", "Forms")]
+    if aligned:
+        sections.append(("alignment", "Alignment"))
+    if pairs:
+        sections.append(("copies", "Copies"))
+    sections.append(("findings", "Findings"))
+    pictures = sum(count for *_, count in report.counts)
     return render(
         "check.html.j2",
         rows + drawings + pairs,
         ("pages.js",),
         title=printable(dataset.category),
-        sections=(
-            ("forms", "Forms"),
-            *((("alignment", "Alignment"),) if aligned else ()),
-            *((("copies", "Copies"),) if pairs else ()),
-            ("findings", "Findings"),
-        ),
+        sections=sections,
         toggles=(TRUTH,),
         panels={"picture": ("Picture", ("photo", "truth"))},
-        headline=f"{pluralize(sum(count for *_, count in report.counts), 'picture')} in "
-        f"{pluralize(len(rows), 'form')}",
+        headline=f"{pluralize(pictures, 'picture')} in {pluralize(len(rows), 'form')}",
         layout=report.layout,
         totals=report.totals,
         forms=rows,
@@ -207,7 +227,19 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
     )
 
 
-def _card(name: str, drawn: NDArray[np.uint8], fact: tuple[str, str]) -> dict[str, Any]:
+def _near_copies(report: CheckReport) -> list[Json]:
+    """Entries of pictures that are nearly the same, side by side."""
+    near = [finding for finding in report.findings if finding.code.startswith("nearly")]
+    pairs = []
+    for finding in near[:MAX_PAIRS]:
+        first, second = finding.subject, finding.others[0]
+        drawn = _side_by_side([Path(report.root) / first, Path(report.root) / second])
+        seems = "unsure" if finding.code.endswith("unsure") else "one part"
+        pairs.append(_card(f"{first}, {second}", drawn, ("Seems", seems)))
+    return pairs
+
+
+def _card(name: str, drawn: NDArray[np.uint8], fact: tuple[str, str]) -> Json:
     """Entry of a drawn picture, with a fact on it."""
     size, layers = f"{drawn.shape[1]} × {drawn.shape[0]}", {"photo": image_uri(drawn, MAX_SIDE)}
     return {"name": printable(name), "size": size, "facts": [fact], "layers": layers}

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.types import Facts
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -136,7 +138,7 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
     return _render_svg(name, draw, (WIDTH * 1.6, 0.9 + 0.19 * len(lights))) if lights else ""
 
 
-def loss_plot(name: str, facts: Mapping[str, Any]) -> str:
+def loss_plot(name: str, facts: Mapping[str, object]) -> str:
     """Draws the losses of a training by its steps, each line named and dashed in its own way; empty where a
     model file's `facts` have none that can be drawn."""
     try:
@@ -158,7 +160,7 @@ def loss_plot(name: str, facts: Mapping[str, Any]) -> str:
     return _render_svg(name, draw, (WIDTH * 1.6, HEIGHT)) if lines else ""
 
 
-def _loss_curves(facts: Mapping[str, Any]) -> list[Curve]:
+def _loss_curves(facts: Facts) -> list[Curve]:
     curve = facts.get("curve") or []
     lines = []
     for key in dict.fromkeys(key for point in curve for key in point if key != "step"):

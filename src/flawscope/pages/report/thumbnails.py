@@ -16,7 +16,6 @@ from contextlib import suppress
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from flawscope.pictures.levels import Levels
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
+from flawscope.types import Array
 
 MAX_SIDE, MIN_SIDE = 288, 96  # of a square picture, pixels
 MAX_ASPECT = 3  # the longer side of a flat picture is at most that many times the square's
@@ -108,7 +108,7 @@ def picture_layers(
 
 
 def truth_layers(
-    picture: NDArray[Any], masks: tuple[Mask, ...], side: int, levels: Levels | None
+    picture: Array, masks: tuple[Mask, ...], side: int, levels: Levels | None
 ) -> tuple[Layers, tuple[int, int]]:
     """Layers of a decoded picture and what its masks mark, and their size. levels: as `to_eight_bits` takes
     them."""

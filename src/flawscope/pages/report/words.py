@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.artefact.detection import describe_detection
@@ -31,6 +31,9 @@ from flawscope.results.findings import severity_text
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import FALSE_ALARM, MAX_SHOWN_REGIONS, MISSED, Prediction
 from flawscope.views.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 MAX_PARTS = 60  # parts that a page shows; the table has all
 
@@ -109,36 +112,43 @@ def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
 def finding_facts(prediction: Prediction) -> list[tuple[str, str]]:
     """Kinds of the defects in a picture and findings on it, as every page shows them."""
     kinds = [region.kinds_text for region in prediction.regions if region.kinds_text]
-    return [
-        *([("Kinds", printable("; ".join(kinds[:MAX_SHOWN_REGIONS])))] if kinds else []),
-        *(("Noticed", printable(finding.words)) for finding in prediction.findings),
-    ]
+    facts = []
+    if kinds:
+        facts.append(("Kinds", printable("; ".join(kinds[:MAX_SHOWN_REGIONS]))))
+    for finding in prediction.findings:
+        facts.append(("Noticed", printable(finding.words)))
+    return facts
 
 
-def part_cards(
-    parts: Iterable[tuple[PartPrediction, str]], places: Mapping[str, int]
-) -> list[dict[str, Any]]:
+def part_cards(parts: Iterable[tuple[PartPrediction, str]], places: Mapping[str, int]) -> list[Json]:
     """Makes the cards of parts: mistakes first, then the most unusual ones. parts: each with the word on
     its badge: the decision, or its outcome where the truth is known. places: index among the page's
     pictures by path."""
-    ordered = sorted(
-        parts, key=lambda one: (one[1] not in (MISSED, FALSE_ALARM), one[0].p_value, -one[0].severity)
-    )
-    return [
-        {
-            "name": printable(found.part),
-            "badge": word,
-            "p_value": found.p_value,
-            "worst": printable(found.worst),
-            "severity": found.severity,
-            "views": [
-                (printable(view), places.get(str(found.views[view].path)) if view in found.views else None)
-                for view in sorted([*found.views, *found.missing])
-            ],
-            "missing": [printable(view) for view in found.missing],
-        }
-        for found, word in ordered
-    ]
+    return [_part_card(found, word, places) for found, word in sorted(parts, key=_rank_of_card)]
+
+
+def _rank_of_card(part: tuple[PartPrediction, str]) -> tuple[bool, float, float]:
+    """Sorts mistakes to the front, then the most unusual parts."""
+    found, word = part
+    return word not in (MISSED, FALSE_ALARM), found.p_value, -found.severity
+
+
+def _part_card(found: PartPrediction, word: str, places: Mapping[str, int]) -> Json:
+    views: list[tuple[str, int | None]] = []
+    for view in sorted([*found.views, *found.missing]):
+        place = None
+        if view in found.views:
+            place = places.get(str(found.views[view].path))
+        views.append((printable(view), place))
+    return {
+        "name": printable(found.part),
+        "badge": word,
+        "p_value": found.p_value,
+        "worst": printable(found.worst),
+        "severity": found.severity,
+        "views": views,
+        "missing": [printable(view) for view in found.missing],
+    }
 
 
 def sentences(
@@ -150,11 +160,13 @@ def sentences(
         remarks: on defects that the pixel metrics do not cover.
         parts: what a model that decides on parts promises; empty: it decides on pictures.
     """
-    noun, promise = (
-        ("part", f"{parts[:1].upper()}{parts[1:]}.") if parts else ("picture", _promise(calibration))
-    )
+    noun, promise = "picture", _promise(calibration)
+    if parts:
+        noun, promise = "part", f"{parts[:1].upper()}{parts[1:]}."
     lines = [promise, _false_alarms(tally, calibration, broken, noun), _missed(tally, noun)]
-    return [*lines, *(f"{line[0].upper()}{line[1:]}." for line in remarks)]
+    for line in remarks:
+        lines.append(f"{line[0].upper()}{line[1:]}.")
+    return lines
 
 
 def _promise(calibration: Calibration) -> str:
@@ -202,9 +214,7 @@ PACKAGES = ("numpy", "pillow", "scipy", "torch", "timm", "onnxruntime", "openvin
 Pairs = list[tuple[str, str]]
 
 
-def collect_facts(
-    result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str
-) -> dict[str, Any]:
+def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str) -> Json:
     """Lists the facts of model and run: tables of (what, value), and lists of names.
 
     runtime: name of the engine. model: name of the model's file.
@@ -215,20 +225,22 @@ def collect_facts(
         pictures.setdefault(left_out, []).append(printable(dataset.relative(item.path)))
     for picture in manifest.pictures:
         pictures.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
-    config = {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for key, value in manifest.config.items()
-    }
+    config = []
+    for key, value in manifest.config.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        config.append((key, printable(text)))
     inside = f"{dataset.root}{os.sep}"  # left off: paths of this machine are nobody's business
-    return {
-        "model": [(what, printable(value)) for what, value in [("file", model), *model_facts(manifest)]],
-        "run": _run_facts(result, dataset, runtime),
-        "config": [(key, printable(value)) for key, value in config.items()],
-        "notes": [printable(note) for note in manifest.notes],
-        "suspects": [printable(one.line()) for one in manifest.suspects],
-        "pictures": pictures,
-        "failures": [printable(line.replace(inside, "")) for line in result.failures],
-    }
+    failures = [printable(line.replace(inside, "")) for line in result.failures]
+    model_rows = [("file", model), *model_facts(manifest)]
+    suspects = [printable(one.line()) for one in manifest.suspects]
+    facts: Json = {"model": [(what, printable(value)) for what, value in model_rows]}
+    facts["run"] = _run_facts(result, dataset, runtime)
+    facts["config"] = config
+    facts["notes"] = [printable(note) for note in manifest.notes]
+    facts["suspects"] = suspects
+    facts["pictures"] = pictures
+    facts["failures"] = failures
+    return facts
 
 
 ROLES = {  # words for the roles of a model's pictures
@@ -266,40 +278,69 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
     Args:
         parts: good parts of a model of one view, which decides with others (`artefact.parts.view_in_models`).
     """
-    c, facts, backbone, p = manifest.calibration, manifest.facts, manifest.backbone, manifest.preprocess
-    roles = Counter(picture.role for picture in manifest.pictures)
-    sizes = str(manifest.config.get("size", ""))
-    seen = [
-        p.described(),
-        *([f"seen at {sizes}"] if "+" in sizes else []),
-        "aspect ratio kept" if p.keep_aspect else "stretched" if p.reference is None else _view_text(p),
-        *([f"centre of {p.size[0]}x{p.size[1]}"] if p.crop else []),
-        *([f"black level {p.black_level:g}"] if p.black_level else []),
-        *([f"white level {p.white_level:g}"] if p.white_level else []),
-    ]
+    calibration, facts, backbone = manifest.calibration, manifest.facts, manifest.backbone
+    of_product = f" for {manifest.category}" if manifest.category else ""
     rows = [
-        ("method", f"{manifest.method}" + (f" for {manifest.category}" if manifest.category else "")),
+        ("method", f"{manifest.method}{of_product}"),
         ("network", f"{backbone.get('name', '?')}, {backbone.get('origin', '?')}"),
         ("licence of its weights", str(backbone.get("licence", "?"))),
-        ("picture", ", ".join(seen)),
+        ("picture", _picture_text(manifest)),
         ("seed", str(manifest.config.get("seed", "?"))),
-        ("pictures", ", ".join(f"{n} {ROLES.get(role, role)}" for role, n in roles.items()) or "not known"),
-        *_decision_facts(manifest, parts),
-        ("mask threshold", c.outlined()),
-        ("calibrated for", f"{c.runtime}, {c.precision}"),
-        *[("fitted", line) for line in facts.get("summary", ()) if not PARTS_PROMISE.match(line)],
-        *[("tried", line) for line in tried_lines(facts)],
+        ("pictures", _role_counts(manifest)),
     ]
-    if found := describe_detection(manifest, parts):
+    rows += _decision_facts(manifest, parts)
+    rows.append(("mask threshold", calibration.outlined()))
+    rows.append(("calibrated for", f"{calibration.runtime}, {calibration.precision}"))
+    rows += [("fitted", line) for line in facts.get("summary", ()) if not PARTS_PROMISE.match(line)]
+    rows += [("tried", line) for line in tried_lines(facts)]
+    found = describe_detection(manifest, parts)
+    if found:
         rows.append(("simulated defects found", found))
-    if (kinds := manifest.kinds) is not None:
-        rows += [("kinds of defects", kinds.describe()), ("kinds, left out", kinds.describe_left_out())]
+    kinds = manifest.kinds
+    if kinds is not None:
+        rows.append(("kinds of defects", kinds.describe()))
+        rows.append(("kinds, left out", kinds.describe_left_out()))
+    rows += _time_facts(facts)
+    versions = ", ".join(f"{name} {one}" for name, one in manifest.versions.items())
+    rows.append(("made with", versions or "not known"))
+    return rows
+
+
+def _picture_text(manifest: Manifest) -> str:
+    """Describes what becomes of a picture before the network sees it."""
+    preprocess = manifest.preprocess
+    texts = [preprocess.described()]
+    sizes = str(manifest.config.get("size", ""))
+    if "+" in sizes:
+        texts.append(f"seen at {sizes}")
+    if preprocess.keep_aspect:
+        texts.append("aspect ratio kept")
+    elif preprocess.reference is None:
+        texts.append("stretched")
+    else:
+        texts.append(_view_text(preprocess))
+    if preprocess.crop:
+        texts.append(f"centre of {preprocess.size[0]}x{preprocess.size[1]}")
+    if preprocess.black_level:
+        texts.append(f"black level {preprocess.black_level:g}")
+    if preprocess.white_level:
+        texts.append(f"white level {preprocess.white_level:g}")
+    return ", ".join(texts)
+
+
+def _role_counts(manifest: Manifest) -> str:
+    roles = Counter(picture.role for picture in manifest.pictures)
+    counts = [f"{count} {ROLES.get(role, role)}" for role, count in roles.items()]
+    return ", ".join(counts) or "not known"
+
+
+def _time_facts(facts: Json) -> Pairs:
+    rows = []
     if "seconds_total" in facts:
         rows.append(("time of the fit", format_duration(facts["seconds_total"])))
     if "seconds_view" in facts:
         where = f"{facts.get('device', '?')}, threads: {facts.get('threads', '?')}"
         rows.append(("time of a view", f"{facts['seconds_view']:.3g} s there ({where}), without reading it"))
-    rows.append(("made with", ", ".join(f"{k} {v}" for k, v in manifest.versions.items()) or "not known"))
     return rows
 
 
@@ -310,13 +351,15 @@ def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             packages.append(f"{name} {version(name)}")
-    return [
+    rows = [
         ("made", time_text()),
         ("data", f"{printable(dataset.category)}, layout {dataset.layout}"),
         ("pictures", f"{images} evaluated, {left} left out, {unread} unreadable"),
         ("time", f"{took}, {each:.0f} ms a picture, reading, metrics and files included"),
-        *([("peak memory", f"{peak / GIB:.2f} GiB")] if (peak := peak_memory()) else []),
-        ("runtime", runtime),
-        ("machine", f"{processor_name()}, {pluralize(usable_cores(), 'core')}, {platform.system()}"),
-        ("versions", ", ".join(packages)),
     ]
+    peak = peak_memory()
+    if peak:
+        rows.append(("peak memory", f"{peak / GIB:.2f} GiB"))
+    machine = f"{processor_name()}, {pluralize(usable_cores(), 'core')}, {platform.system()}"
+    rows += [("runtime", runtime), ("machine", machine), ("versions", ", ".join(packages))]
+    return rows

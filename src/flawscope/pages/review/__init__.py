@@ -85,8 +85,11 @@ def _read_picture(row: ResultRow, folder: Path, name: str | None) -> ReviewPictu
     path = Path(row.path)
     if name is None:
         return ReviewPicture(row, path, path.stem)
-    files = (folder / kind / f"{name}.png" for kind in ("overlays", "masks"))
-    return ReviewPicture(row, path, name, *(file if file.is_file() else None for file in files))
+    overlay = folder / "overlays" / f"{name}.png"
+    mask = folder / "masks" / f"{name}.png"
+    return ReviewPicture(
+        row, path, name, overlay if overlay.is_file() else None, mask if mask.is_file() else None
+    )
 
 
 def _result_names(folder: Path) -> dict[str, str]:

@@ -31,6 +31,7 @@ from flawscope.pictures.channels import displayed
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.masks import read_mask
 from flawscope.results import drawing
+from flawscope.types import Json
 
 ALLOWED_HOSTS = ("127.0.0.1", "localhost")
 MAX_SIDE = 3200  # pixels of a picture on the page
@@ -101,7 +102,7 @@ class ReviewServer:
                 return self._render_layer(self._parse_number(number), layer, side)
         raise KeyError(path)
 
-    def post(self, path: str, body: dict[str, Any]) -> Response:
+    def post(self, path: str, body: Json) -> Response:
         """Return the answer to POST. KeyError for an unknown path, FlawscopeError where it cannot be done."""
         match path.split("/"):
             case ["api", "done"]:
@@ -126,14 +127,14 @@ class ReviewServer:
             raise KeyError(text)
         return int(text) - 1
 
-    def _list_waiting(self, limit: int, after: int) -> dict[str, Any]:
+    def _list_waiting(self, limit: int, after: int) -> Json:
         """Return pictures without a decision, from the number `after` on, and how many there are in all."""
         decided = self.session.decisions().keys() | self._skipped
         waiting = [number for number in range(len(self.session.pictures)) if number not in decided]
         items = [self._facts(number) for number in waiting if number >= after][:limit]
         return {"inspections": items, "waiting": len(waiting), "problems": []}
 
-    def _facts(self, number: int) -> dict[str, Any]:
+    def _facts(self, number: int) -> Json:
         """Return a picture as the page's script reads an inspection."""
         picture = self.session.pictures[number]
         height, width = self._picture_size(number)
@@ -270,7 +271,7 @@ def _decode_mask(encoded: str, size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST), np.bool_)
 
 
-def _parse_object(body: bytes) -> dict[str, Any]:
+def _parse_object(body: bytes) -> Json:
     """Parse a JSON object. ValueError for any other text."""
     parsed = json.loads(body)
     if not isinstance(parsed, dict):
@@ -278,5 +279,5 @@ def _parse_object(body: bytes) -> dict[str, Any]:
     return parsed
 
 
-def _json_response(value: dict[str, Any]) -> Response:
+def _json_response(value: Json) -> Response:
     return "application/json", json.dumps(value).encode()

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import ScalarSelect, func, select
 
 from flawscope_station.core.live import Gauges
 from flawscope_station.inspecting.interlock import PausedError
@@ -20,7 +20,7 @@ from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.store.database import now
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.records import PAUSED_EVENT, RESUMED_EVENT, Store, iso
-from flawscope_station.store.schema import events
+from flawscope_station.store.schema import events, products
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Pauses:
         self._load()
 
     def _load(self) -> None:
-        column = events.c
-        latest = select(func.max(column.id)).where(column.kind.in_((PAUSED_EVENT, RESUMED_EVENT)))
-        query = select(events).where(column.id.in_(latest.group_by(column.product_id)))
-        for row in self.store.database.rows(query):
-            if row.kind == PAUSED_EVENT and row.product_id is not None:
-                self._pauses[row.product_id] = Pause(row.who, row.at, row.text)
+        paused, resumed = _latest_event(PAUSED_EVENT), _latest_event(RESUMED_EVENT)
+        query = select(paused.label("paused"), resumed.label("resumed")).select_from(products)
+        rows = self.store.database.rows(query)
+        numbers = [row.paused for row in rows if (row.paused or 0) > (row.resumed or 0)]
+        for row in self.store.database.rows(select(events).where(events.c.id.in_(numbers))):
+            self._pauses[row.product_id] = Pause(row.who, row.at, row.text)
 
     def of(self, product_id: int) -> Pause | None:
         """Return the pause of a product; None: it is not paused."""
@@ -96,3 +96,9 @@ class Pauses:
 
     def recorded(self, found: RecordedInspection) -> None:
         """Hold nothing back: what is recorded is answered."""
+
+
+def _latest_event(kind: str) -> ScalarSelect[int]:
+    """Return the number of the latest event of a kind, of the product that a query is about."""
+    query = select(func.max(events.c.id)).where(events.c.product_id == products.c.id, events.c.kind == kind)
+    return query.scalar_subquery()

@@ -54,8 +54,7 @@ def _mask_section(section: Mapping[str, object]) -> dict[str, object]:
 
 
 def hash_settings(values: Mapping[str, object]) -> str:
-    """Return the hash of nested settings, secrets among them: two stations with the same one have the same
-    settings."""
+    """Return the hash of nested settings, which changes with any of them, secrets among them."""
     hashes = json.dumps(hash_values(values), sort_keys=True)
     return hashlib.sha256(hashes.encode()).hexdigest()
 

@@ -17,7 +17,7 @@ from flawscope_station.settings.station import ProductSettings, Settings
 from flawscope_station.sinks.cursors import StoredCursor, cursor_key, delete_cursors, hand_on_cursors
 from flawscope_station.sinks.delivery import Delivery, MessagePictures, Sink
 from flawscope_station.sinks.outbox import MAX_COUNTED, Message, Outbox
-from flawscope_station.sinks.undelivered import RefusedBySink, Undelivered
+from flawscope_station.sinks.undelivered import RefusedBySink
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import Store
 from flawscope_station.store.station_identity import public_address
@@ -136,12 +136,12 @@ class Sinks:
         return [
             {"sink": one.sink.label, **message}
             for one, box in self.for_product(name)
-            for message in _undelivered(box).facts()
+            for message in box.undelivered.facts()
         ]
 
     def send_again(self, name: str, who: str) -> int:
         """Send again what was refused for good of a product; return how many messages. StoreError."""
-        count = sum(_undelivered(box).request_again() for _, box in self.for_product(name))
+        count = sum(box.undelivered.request_again() for _, box in self.for_product(name))
         if count:
             text = f"{pluralize(count, 'message')} of {name} that were refused are sent again"
             self.store.note_event(SENT_AGAIN, who, text, self.products[name])
@@ -233,10 +233,6 @@ class Sinks:
         delete_cursors(self.store.database, cursors)
         for code, texts in told.items():
             self.report(code, "; ".join(texts))
-
-
-def _undelivered(box: Outbox) -> Undelivered:
-    return Undelivered(box.database, box.product_id, box.key)
 
 
 def _delivery_facts(delivery: Delivery, outbox: Outbox) -> dict[str, object]:

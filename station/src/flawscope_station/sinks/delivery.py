@@ -10,7 +10,6 @@ from flawscope.errors import FlawscopeError, message_with_type, pluralize
 from flawscope_station.inspecting.renderings import InspectionRenderer
 from flawscope_station.monitoring.background import STOP_TIMEOUT, BackgroundThread, Backoff
 from flawscope_station.sinks.outbox import MAX_COUNTED, Batch, Message, Outbox
-from flawscope_station.sinks.undelivered import Undelivered
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import NotFoundError
 
@@ -237,16 +236,16 @@ class Delivery(BackgroundThread):
 
     def _send_again(self, box: Outbox) -> None:
         """Send the messages that were refused for good and that a person wants to be sent again."""
-        refused = Undelivered(box.database, box.product_id, box.key)
+        refused = box.undelivered
         while wanted := refused.wanted(PAGE_SIZE):
             for inspection, verdict in wanted:
                 if self._ended.is_set():
                     return
                 message = box.message(inspection, verdict)
                 if message is None:
-                    refused.drop(inspection, verdict)
+                    refused.forget(inspection, verdict)
                 elif self._send_message(box, message):
-                    refused.forget(message)
+                    refused.forget(inspection, verdict)
                     box.advance(box.cursor, delivered=1)
                     box.save()
 
@@ -285,7 +284,7 @@ class Delivery(BackgroundThread):
             if tries < MAX_REFUSALS:
                 raise
             self.refused(message, str(error))
-            Undelivered(box.database, box.product_id, box.key).keep(message, str(error))
+            box.undelivered.keep(message.number, message.verdict, str(error))
             del self._refusals[message.id]
             return False
         self._refusals.pop(message.id, None)

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypedDict
 from sqlalchemy import ColumnElement, Connection, func, select, update
 
 from flawscope_station.sinks.cursors import cursor_conditions
+from flawscope_station.sinks.undelivered import Undelivered
 from flawscope_station.store.database import Database, upsert
 from flawscope_station.store.inspection import InspectionFacts
 from flawscope_station.store.records import describe_inspections, inspection_query, iso, parse_time
@@ -96,6 +97,7 @@ class Outbox:
         cursor: of the sink.
         delivered, refused: numbers of messages, ever.
         failed: number of tries since the start.
+        undelivered: messages that were refused for good.
         is_due: there may be messages that were not read yet.
 
     Raises:
@@ -119,6 +121,7 @@ class Outbox:
         self.only, self.wants_verdicts = only, verdicts
         self.station, self.sender, self.address = station, sender, address
         self.failed, self.is_due = 0, True
+        self.undelivered = Undelivered(database, product_id, key)
         with database.writing() as connection:
             newest = self._newest_cursor(connection)
             new = upsert(connection.dialect.name, deliveries).values(

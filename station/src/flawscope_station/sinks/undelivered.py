@@ -6,7 +6,6 @@ from typing import Any, TypedDict
 
 from sqlalchemy import ColumnElement, Row, delete, func, select, update
 
-from flawscope_station.sinks.outbox import Message
 from flawscope_station.store.database import Database, now, upsert
 from flawscope_station.store.records import iso
 from flawscope_station.store.schema import undelivered
@@ -41,9 +40,9 @@ class Undelivered:
     def __init__(self, database: Database, product_id: int, key: str):
         self.database, self.product_id, self.key = database, product_id, key
 
-    def keep(self, message: Message, why: str) -> None:
-        """Remember a message that was refused."""
-        row = {**self._key_of(message), "at": now(), "why": why, "again": False}
+    def keep(self, inspection: int, verdict: int | None, why: str) -> None:
+        """Remember a message that was refused. verdict: None: it is about the inspection itself."""
+        row = {**self._key_of(inspection, verdict), "at": now(), "why": why, "again": False}
         values = {name: row[name] for name in ("at", "why", "again")}
         with self.database.writing() as connection:
             new = upsert(connection.dialect.name, undelivered).values(**row)
@@ -54,10 +53,10 @@ class Undelivered:
             if too_old is not None:
                 connection.execute(delete(undelivered).where(*self._own, undelivered.c.at <= too_old))
 
-    def forget(self, message: Message) -> None:
-        """Forget a message that was taken at last."""
-        key = self._key_of(message)
-        same = (undelivered.c[name] == value for name, value in key.items())
+    def forget(self, inspection: int, verdict: int | None) -> None:
+        """Forget a message that was taken at last, or whose record is gone."""
+        key = self._key_of(inspection, verdict)
+        same = [undelivered.c[name] == value for name, value in key.items()]
         self.database.change(delete(undelivered).where(*same))
 
     def request_again(self) -> int:
@@ -77,11 +76,6 @@ class Undelivered:
         rows = self.database.rows(query.order_by(undelivered.c.at).limit(limit))
         return [(int(row.inspection_id), row.verdict_id or None) for row in rows]
 
-    def drop(self, inspection: int, verdict: int | None) -> None:
-        """Forget a message whose record is gone."""
-        place = undelivered.c.inspection_id == inspection, undelivered.c.verdict_id == (verdict or NO_VERDICT)
-        self.database.change(delete(undelivered).where(*self._own, *place))
-
     def facts(self) -> list[RefusedMessage]:
         """Return the messages as the API shows them, the latest first."""
         query = select(undelivered).where(*self._own).order_by(undelivered.c.at.desc())
@@ -91,9 +85,13 @@ class Undelivered:
     def _own(self) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
         return undelivered.c.product_id == self.product_id, undelivered.c.sink == self.key
 
-    def _key_of(self, message: Message) -> dict[str, Any]:
-        key = {"product_id": self.product_id, "sink": self.key}
-        return {**key, "inspection_id": message.number, "verdict_id": message.verdict or NO_VERDICT}
+    def _key_of(self, inspection: int, verdict: int | None) -> dict[str, int | str]:
+        return {
+            "product_id": self.product_id,
+            "sink": self.key,
+            "inspection_id": inspection,
+            "verdict_id": verdict or NO_VERDICT,
+        }
 
 
 def _describe(row: Row[Any]) -> RefusedMessage:

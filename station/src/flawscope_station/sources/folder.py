@@ -377,7 +377,9 @@ class WatchedFolder:
 
     def _hold(self, arrivals: Arrivals, path: Path, error: NotReadyError) -> None:
         """Keep a picture that an interlock holds back for later, and go on: challenge parts may be behind."""
-        if not isinstance(error, PausedError):
+        if isinstance(error, PausedError):
+            self._problem_files.pop(path, None)
+        else:
             self._problem(arrivals, path, CODE_WAITING).why = str(error)
         arrivals.later(path, self._clock.monotonic() + HELD_SECONDS)
 

@@ -283,7 +283,7 @@ class Status(BaseModel):
 class SettingsInForce(BaseModel):
     """Settings that hold, as `station.yaml` names them, with the defaults of those that it leaves out."""
 
-    hash: str = Field(description="SHA-256; equal where all values are, secrets among them")
+    hash: str = Field(description="SHA-256; changes with any value, also a masked one")
     settings: dict[str, object] = Field(description="secrets masked; times in seconds, sizes in bytes")
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from flawscope.methods.method import Method, deferred
 from flawscope.methods.settings import Rule, TrainingSettings
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 Size = Literal["xs", "s", "m"]  # of a PDN
 # channels of a PDN's first layer: s and m as in the paper, xs a PDN-S with a fifth of its operations
@@ -57,7 +60,7 @@ class Config(TrainingSettings):
         yield 0 <= low < high <= 1, "quantiles must be two rising shares such as 0.9,0.995"
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Json] = {
     "default": {},
     # For few steps, and parts at any angle: the student begins as the teacher and forgets (decision 0017)
     "quick": {"start": "teacher", "defects": 2, "natural": NONE, "weighed": True},

@@ -13,12 +13,10 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawscope.artefact import files
@@ -26,6 +24,7 @@ from flawscope.errors import InputError, install_command
 from flawscope.methods.features.weights import find_in_package
 from flawscope.methods.training import state_file as packed
 from flawscope.methods.training.efficientad import CHANNELS, RECEPTIVE_FIELD, STRIDE, WIDTHS, Size
+from flawscope.types import Array, Facts, Json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from
 
@@ -72,7 +71,7 @@ def pdn(size: Size, channels: int = CHANNELS, *, width: int | None = None) -> nn
     return nn.Sequential(layers)
 
 
-def width_of(first: Tensor | NDArray[Any] | None, size: Size) -> int | None:
+def width_of(first: Tensor | Array | None, size: Size) -> int | None:
     """The width of a PDN whose first layer has these weights; None where no PDN has it."""
     width = 0 if first is None or first.ndim == 0 else first.shape[0]
     return width if 1 <= width <= WIDTHS[size] else None
@@ -157,7 +156,7 @@ REMEDY = "copy it again or distil anew"
 TEACHERS_PACKAGE = "flawscope_weights"
 
 
-def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Json]:
     """Read a teacher's weights and the facts about it.
 
     The file is one of `write_teacher`, or a published state dict (.pth, .pt) in the layout of nelson1425's
@@ -216,7 +215,7 @@ def packaged_teacher(size: Size) -> Path:
 
 
 def write_teacher(
-    path: str | os.PathLike[str], state: Mapping[str, Tensor], facts: Mapping[str, Any]
+    path: str | os.PathLike[str], state: Mapping[str, Tensor], facts: Mapping[str, object]
 ) -> None:
     """Write a teacher atomically: fp16 tensors and `facts` as JSON in one safetensors file."""
     packed.write_state(path, {k: v.half().cpu().numpy() for k, v in state.items()}, "teacher", facts)
@@ -240,7 +239,7 @@ def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
     return torch.from_numpy(basis * (outputs / channels) ** 0.5).float()
 
 
-def compact_teacher(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
+def compact_teacher(state: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str, Tensor], int]:
     """A teacher's state without its redundant outputs, and the number of outputs left.
 
     Undoes `expansion_matrix`, for teachers of backbones with fewer than 384 channels: mean squared

@@ -123,14 +123,19 @@ class Trainer(trainer.Trainer[Batch]):
                 valid_mask.append(mask[window])
             if self.natural is not None:
                 other.append(torch.from_numpy(self.natural.draw(self.window_pixels, rng)).permute(2, 0, 1))
+        defects_of_batch = None
+        if spoilt:
+            anywhere = torch.stack([one for one, _ in spoilt])
+            within = torch.stack([one for _, one in spoilt])
+            defects_of_batch = DefectOutputs(anywhere, within)
         return Batch(
             torch.stack(images),
             torch.stack(changed),
-            torch.stack(taught) if taught else None,
-            torch.stack(other) if other else None,
+            _stack_any(taught),
+            _stack_any(other),
             cells,
-            torch.stack(valid_mask) if valid_mask else None,
-            DefectOutputs(*map(torch.stack, zip(*spoilt, strict=True))) if spoilt else None,
+            _stack_any(valid_mask),
+            defects_of_batch,
         )
 
     def _draw_window(self, valid_mask: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
@@ -232,6 +237,11 @@ class Trainer(trainer.Trainer[Batch]):
             torch.manual_seed(self.torch_seed(Stream.EFFICIENTAD_DROPOUT, step))
             rebuilt: Tensor = autoencoder(images.contiguous(memory_format=torch.channels_last))
         return rebuilt
+
+
+def _stack_any(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Stacks what a batch may have; None where it has none."""
+    return torch.stack(list(tensors)) if tensors else None
 
 
 def _window_starts(cells: int, window: int) -> list[int]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.method import Method, deferred
 from flawscope.methods.settings import Rule, TrainingSettings
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 STRIDES = (4, 8, 16, 32)  # of the backbone's stages; the last has no prototypes
 GENERATED = "generated"  # what `textures` may be beside a folder
@@ -52,7 +55,7 @@ class Config(TrainingSettings):
         yield self.top >= 1, "top must be at least 1"
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Json] = {
     "default": {},
     # 4.1: ResNet-18, 64 pictures a step, 1e-4; 700 epochs of 200 good pictures and as many defective ones
     "paper": {

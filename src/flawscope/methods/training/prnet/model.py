@@ -140,9 +140,10 @@ class Model(Detector):
             if own.shape[1:] == scale.prototypes.shape[1:]:
                 scale.prototypes = torch.empty_like(own)
         model.fill(tensors)
-        learnt = [v for k, v in model.state_dict().items() if not k.startswith("backbone.")]
+        learnt = [value for name, value in model.state_dict().items() if not name.startswith("backbone.")]
         spreads = [scale.std for scale in (*model.scales, model.last)]
-        if not all(bool(v.isfinite().all()) for v in learnt) or not all(bool((s > 0).all()) for s in spreads):
+        is_finite = all(bool(value.isfinite().all()) for value in learnt)
+        if not is_finite or not all(bool((spread > 0).all()) for spread in spreads):
             raise InputError("the model's tensors are not finite, or out of range: fit anew")
         return model
 

@@ -61,13 +61,13 @@ class Network(nn.Module):
         joined = [c * (1 + residuals) for c in inside]
         self.feature_fusion = MultiScaleFusion(inputs, inside, grids)
         self.residual_fusion = MultiScaleFusion(inputs, inside, grids) if residuals else None
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                nn.Sequential(*([MultiSizeAttention(c, grid)] if attention else []), ResidualBlock(c))
-                for c, grid in zip(joined, grids, strict=True)
-            )
-            for _ in range(ATTENTION_LAYERS)
-        )
+        self.layers = nn.ModuleList()
+        for _ in range(ATTENTION_LAYERS):
+            layer = nn.ModuleList()
+            for c, grid in zip(joined, grids, strict=True):
+                blocks: list[nn.Module] = [MultiSizeAttention(c, grid)] if attention else []
+                layer.append(nn.Sequential(*blocks, ResidualBlock(c)))
+            self.layers.append(layer)
         self.fusion = MultiScaleFusion(joined, joined, grids)
         self.decoder = Decoder(last, joined, inside, grids, size)
 

@@ -76,12 +76,10 @@ class Trainer(trainer.Trainer[Batch]):
                 shown = list(pool.map(lambda k: self._draw_picture(step, k, good), range(size)))
         places = [one.place for one in shown]
         maps = [self.features[place] for place in places if place >= 0]
-        return Batch(
-            torch.stack([one.image for one in shown]),
-            torch.stack([one.mask for one in shown]),
-            places,
-            [torch.stack(of_scale) for of_scale in zip(*maps, strict=True)],
-        )
+        images = torch.stack([one.image for one in shown])
+        masks = torch.stack([one.mask for one in shown])
+        features = [torch.stack(of_scale) for of_scale in zip(*maps, strict=True)]
+        return Batch(images, masks, places, features)
 
     def _draw_picture(self, step: int, k: int, good: int) -> TrainingPicture:
         count = len(self.features.learnt)
