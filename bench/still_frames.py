@@ -82,7 +82,7 @@ def hunting(scene: Scene, number: int, rng: np.random.Generator) -> Scene:
 
 
 def saturated(scene: Scene, number: int, rng: np.random.Generator) -> Scene:
-    return scene * (256 / max(1.0, float(np.percentile(scene.mean(axis=2), 94))))
+    return scene * (262 / max(1.0, float(np.percentile(scene.mean(axis=2), 94))))
 
 
 def shadow(scene: Scene, number: int, rng: np.random.Generator) -> Scene:
@@ -151,7 +151,8 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=2, help="scenes of a product")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    named, also, good, tried = Counter[str](), Counter[str](), Counter[str](), 0
+    named, unknown, also, good = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    tried = 0
     for product, scene in scenes(args.data, args.each):
         tried += 1
         rng = np.random.default_rng(tried)
@@ -161,13 +162,20 @@ def main() -> None:
         for fault, change in FAULTS.items():
             report = check_still_frames(frames_of(scene, change, rng))
             names = [one.name for one in report.faults]
+            values = {one.name: one.value for one in report.measurements}
             named[fault] += fault in names
+            unknown[fault] += values[fault] is None
             also.update(f"{fault}: {name}" for name in names if name != fault)
             if fault not in names:
-                value = next((one.value for one in report.measurements if one.name == fault), None)
-                lines.append(f"  missed {fault} ({value}); named {names}")
+                lines.append(f"  missed {fault} ({values[fault]}); named {names}")
         print("\n".join(lines), flush=True)
-    result = {"scenes": tried, "named": dict(named), "named_too": dict(also), "on_good_frames": dict(good)}
+    result = {
+        "scenes": tried,
+        "named": dict(named),
+        "not_known": dict(+unknown),
+        "named_too": dict(also),
+        "on_good_frames": dict(good),
+    }
     print(json.dumps(result, indent=1))
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -47,7 +47,7 @@ def read_config(path: str | Path, category: str | None = None) -> Json:
 
 def parse_assignments(pairs: Iterable[str]) -> Json:
     """Reads `["ratio=0.05", "size=384"]` as values, as `read_config` reads lines of a file."""
-    values: dict[str, Any] = {}
+    values: Json = {}
     for pair in pairs:
         key, found, text = pair.partition("=")
         if not found or not key.strip():
@@ -71,7 +71,7 @@ def build_config(cls: type[T], values: Mapping[str, object]) -> T:
     """Builds an instance of the dataclass `cls`; errors name the known keys and the right types."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    kwargs: dict[str, Any] = {}
+    kwargs: Json = {}
     for key, value in values.items():
         if key not in fields:
             raise InputError(f"unknown setting {redact_value(key)}; {suggest_name(str(key), fields)}")

@@ -27,8 +27,10 @@ COLUMNS = {
     rows.RemovableRow: [schema.inspections, schema.pictures],
     rows.FileKeyRow: [schema.removed_files],
     rows.DeliveryRow: [schema.deliveries],
+    rows.JobRow: [schema.jobs],
+    rows.CandidateRow: [schema.jobs],
 }
-LABELS = {"product", "number", "_mapping"}  # that a query makes; of SQLAlchemy's row
+LABELS = {"product", "number", "model", "_mapping"}  # that a query makes; of SQLAlchemy's row
 
 
 def names_of(kind: type) -> set[str]:

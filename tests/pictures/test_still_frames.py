@@ -109,6 +109,13 @@ def test_a_part_without_edges_tells_neither_focus_nor_movement():
     assert report.faults == []
 
 
+def test_blocks_of_one_brightness_are_no_edges(scene):
+    """As where a part is white all over."""
+    white = np.clip(scene * 4, 0, 255)
+    assert "white pixels" not in faults(frames(np.full_like(scene, 255.0), noise=0.01))
+    assert check_still_frames(frames(white, noise=0.2)).measurements
+
+
 def test_too_few_frames_and_other_sizes_are_refused(scene):
     pictures = frames(scene)
     with pytest.raises(InputError, match=f"give {MIN_FRAMES} or more"):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope.artefact.files import MODEL_SUFFIXES
 from flawscope.cli import common, fit_one
@@ -110,7 +110,7 @@ def evaluate_model(
     from flawscope.results.result_workbook import open_table
 
     predictor = predictor or common.load_single(args, args.model)
-    how: dict[str, Any] = {"full_resolution": args.full_resolution, "robust": args.robustness}
+    how: Json = {"full_resolution": args.full_resolution, "robust": args.robustness}
     if args.learning_curve:
         from flawscope.fitting.fewer_pictures import fit_fewer
 

@@ -72,9 +72,11 @@ def run(args: argparse.Namespace) -> int:
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB{speed}); `flawscope info {out}` tells the rest")
     rate, missing = predictor.calibration.rate, lacking(predictor.manifest, args.update is not None)
     few = advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest))
-    views = [] if args.update else advise_each_view(predictor.manifest)
-    for one in (*views, *advise_blind(predictor.manifest), *few):
-        say(common.next_step(one))
+    steps = [] if args.update else list(advise_each_view(predictor.manifest))
+    steps += advise_blind(predictor.manifest)
+    steps += few
+    for step in steps:
+        say(common.next_step(step))
     for line in next_steps(args, out):
         say(line)
     failures = list(predictor.failures)

@@ -93,7 +93,7 @@ def predict_memory(fit: Mapping[str, object]) -> int | None:
     from flawscope.datasets import open_dataset
     from flawscope.fitting.preparation import predict_peak_memory
 
-    given: dict[str, Any] = {"good": None, **fit}
+    given: Json = {"good": None, **fit}
     images, good = given.pop("images"), given.pop("good")
     if good is not None:
         images = open_dataset(images, given.get("category"), group=given.get("group"), good=good)
@@ -206,12 +206,12 @@ def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[
     }
 
 
-def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: dict[str, Any]) -> Predictor:
+def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: Json) -> Predictor:
     from flawscope.artefact.files import checkpoint_path
     from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.fitting import auto, fitting
 
-    given: dict[str, Any] = {
+    given: Json = {
         "false_alarm_rate": args.false_alarm_rate or DEFAULT_RATE,
         "minutes": args.minutes,
         "resume": args.resume,

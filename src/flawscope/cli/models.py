@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope.artefact import files
 from flawscope.cli import common, questions
@@ -242,7 +242,7 @@ def export(args: argparse.Namespace) -> int:
     if args.force and questions.accept(out, call):
         return 0
     failures: list[str] = []
-    options: dict[str, Any] = {
+    options: Json = {
         "precision": args.precision,
         "threads": args.threads,
         "failures": failures,

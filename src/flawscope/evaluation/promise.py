@@ -50,6 +50,7 @@ def check_promise(
     chance, broken = judge_pictures(alarms, units, promise.rate, promise.calibrated)
     alarms_of_units = len({unit for unit, is_alarm in zip(units, alarms, strict=True) if is_alarm})
     copies = sorted(set(_copies_of(learnt, shown)) | set(_made_of_the_same(train, good_items)))
+    reasons = list(_reasons(predictor, train, learnt, good)) if broken else []
     low, high = promise.interval
     return {
         "expected_interval": [low, high],
@@ -57,7 +58,7 @@ def check_promise(
         "pictures": len(good),
         "chance": chance,
         "broken": broken,
-        "reasons": list(_reasons(predictor, train, learnt, good)) if broken else [],
+        "reasons": reasons,
         "copies_of_training": [str(good_items[number].path) for number in copies],
     }
 

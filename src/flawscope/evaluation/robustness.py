@@ -24,7 +24,8 @@ BRIGHTNESSES = [Light(brightness=factor) for factor in FACTORS]
 CONTRASTS = [Light(contrast=factor) for factor in FACTORS]
 WHITE_BALANCES = [Light(white_balance=share) for share in (-0.1, -0.05, 0.05, 0.1)]
 BLURS = [Light(blur=share) for share in (0.001, 0.002, 0.005)]
-LIGHTS = (Light(), *BRIGHTNESSES, *CONTRASTS, *WHITE_BALANCES, *BLURS)
+CHANGES = BRIGHTNESSES + CONTRASTS + WHITE_BALANCES + BLURS
+LIGHTS = (Light(), *CHANGES)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from flawscope.errors import InputError, pluralize
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCallback, ignore_progress
+from flawscope.types import Json
 from flawscope.views.views import HIDDEN_GREY
 
 BATCH = 4  # fixed: the result must not depend on the machine. On two cores the fastest of 1, 2, 4, 8
@@ -158,7 +159,7 @@ class Detector(nn.Module, ABC):
     # ---- model files
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+    def rebuild(cls, config: Json, tensors: dict[str, Tensor]) -> Self:
         """The detector that an artefact describes. Imports no code that the artefact names."""
         settings = cls.METHOD.parse_stored(config)
         model = cls(settings, stored_region(settings, tensors))

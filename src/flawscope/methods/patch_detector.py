@@ -15,6 +15,7 @@ from flawscope.methods.detector import Detector, fill_with_lowest, stored_region
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone, stored_backbone
 from flawscope.methods.method import WeightsOrigin
 from flawscope.methods.settings import BranchSpec, PatchSettings
+from flawscope.types import Json
 
 PREFIXES = ("backbone.", "second_backbone.")  # of the backbones' tensors in a model file
 T = TypeVar("T")
@@ -257,7 +258,7 @@ class PatchDetector(Detector):
         return cls(config, stored[0], roi, *stored[1:]).eval()
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+    def rebuild(cls, config: Json, tensors: dict[str, Tensor]) -> Self:
         typed = cls.METHOD.parse_stored(config)
         roi = stored_region(typed, tensors)
         empty = [

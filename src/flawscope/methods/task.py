@@ -24,7 +24,7 @@ from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
 from flawscope.methods.threads import workers
 from flawscope.pictures.table import learnt_units
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
-from flawscope.types import Array
+from flawscope.types import Array, Json
 
 CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
 LeftOut = tuple[Tensor, Tensor]  # score [1] and map [1, H, W] of an image that was left out
@@ -221,7 +221,7 @@ class Fitted:
     cells: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     extra: dict[str, Tensor] = field(default_factory=dict)
     leave_out: LeaveOut | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Json = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     summary: list[str] = field(default_factory=list)
 

@@ -41,6 +41,7 @@ SHARPEST = 20  # percentile of the edges' widths: some edges of a part are round
 TRIMMED, TRIMMED_VARIANCE = 90, 0.623  # percentile of squares; mean of those below, of a normal variable
 MAX_POSITION_ERROR = 0.1  # pixels: a movement that is known less well is not told
 BLINK_LEVELS, BLINK_NOISE = 30.0, 10.0  # grey levels, and standard deviations, by which a pixel blinks
+WHITE_LEVEL = 254.0  # grey levels: of brighter light no more is seen
 BACKLIGHT_SHARE = 0.3  # of the pixels: more white is a light behind the part
 
 
@@ -210,7 +211,9 @@ def _sample(picture: NDArray[np.generic], white: float) -> Sample:
     top, left = max(0, (height - CROP_SIDE) // 2), max(0, (width - CROP_SIDE) // 2)
     middle = grey[top : top + CROP_SIDE, left : left + CROP_SIDE]
     colours = levels.mean(axis=(0, 1)) if levels.shape[2] == 3 else np.full(3, grey.mean(), np.float32)
-    return Sample(np.ascontiguousarray(middle), _block_means(grey), colours, float((grey > 254.5).mean()))
+    return Sample(
+        np.ascontiguousarray(middle), _block_means(grey), colours, float((grey > WHITE_LEVEL).mean())
+    )
 
 
 def _block_means(grey: Floats) -> Floats:
@@ -555,8 +558,9 @@ def _edge_width(frame: Floats, noise: float) -> float | None:
             block = (slice(top, top + EDGE_BLOCK), slice(left, left + EDGE_BLOCK))
             place = np.unravel_index(int(slope[block].argmax()), slope[block].shape)
             height = float(contrast[block][place])
-            if height >= max(EDGE_CONTRAST, 12.0 * noise):
-                widths.append(height / float(slope[block][place]))
+            steepest = float(slope[block][place])
+            if height >= max(EDGE_CONTRAST, 12.0 * noise) and steepest > 0:
+                widths.append(height / steepest)
     if len(widths) < MIN_EDGES:
         return None
     measured = float(np.percentile(widths, SHARPEST))

@@ -112,7 +112,7 @@ class ResultRow:
     ) -> ResultRow:
         """Row of an input. part_of: the part's number by the file's path. model: its file's name."""
         path = result.path or ""
-        known: dict[str, Any] = {"part": part_of(path), "time": file_time(path), "model": model}
+        known: Json = {"part": part_of(path), "time": file_time(path), "model": model}
         if isinstance(result, Unjudged):
             return cls(path, error=result.error, **known)
         boxes = []
@@ -142,7 +142,7 @@ class ResultRow:
         takes them."""
         row = cls.from_result(result, **given)
         yield row
-        known: dict[str, Any] = {"part": row.part, "time": row.time, "model": row.model}
+        known: Json = {"part": row.part, "time": row.time, "model": row.model}
         for one in cls.part_rows(result) if isinstance(result, Prediction) else ():
             yield replace(one, **known)
 
@@ -163,7 +163,7 @@ def _part_columns(parts: PartSearch) -> Json:
     if not parts.searched:
         return {}
     count = parts.several and len(parts.several.parts)
-    facts: dict[str, Any] = {"found": parts.found, "p_value": parts.p_value, "count": count}
+    facts: Json = {"found": parts.found, "p_value": parts.p_value, "count": count}
     facts |= parts.pose.to_dict() if parts.pose else {}
     texts = {f"part_{key}": str(one).lower() if isinstance(one, bool) else one for key, one in facts.items()}
     return {name: text for name, text in texts.items() if name in PART_COLUMNS}
@@ -174,7 +174,7 @@ PRODUCT_COLUMNS = ("product", "product_p_value")  # columns that only a joint mo
 # Columns that only an aligning model's table has
 PART_COLUMNS = tuple(field.name for field in fields(ResultRow) if field.name.startswith("part_"))
 MODEL_COLUMNS = ("model",)  # columns of a table that knows the model's file
-_SOME_COLUMNS = {*KIND_COLUMNS, *PRODUCT_COLUMNS, *PART_COLUMNS, *MODEL_COLUMNS}  # not of every table
+_SOME_COLUMNS = KIND_COLUMNS + PRODUCT_COLUMNS + PART_COLUMNS + MODEL_COLUMNS  # not of every table
 COLUMNS = tuple(field.name for field in fields(ResultRow) if field.name not in _SOME_COLUMNS)
 # What a table must have to be one; the tables of another version may lack other columns, or have more
 NEEDED_COLUMNS = ("path", "score", "severity", "decision")
@@ -244,7 +244,7 @@ class TableWriter:
         model: str = "",
     ):
         self.path, self.decimal_comma = Path(path), decimal_comma
-        self.known: dict[str, Any] = {"part_of": part_of, "model": model}
+        self.known: Json = {"part_of": part_of, "model": model}
         self.columns = table_columns(kinds=kinds, products=products, aligned=aligned, model=model)
         if self.path.suffix.lower() != TABLE_SUFFIX:
             raise InputError(f"{path}: a table ends in {TABLE_SUFFIX}")

@@ -148,7 +148,7 @@ class Case:
         """A variant of the model, fitted at the first call, saved and read."""
         if variant not in self._fit_results:
             progress: list[tuple[str, int, int]] = []
-            given: dict[str, Any] = {
+            given: Json = {
                 "check": variant == "plain",
                 "step": lambda *report: progress.append(report),
             }

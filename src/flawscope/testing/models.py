@@ -23,7 +23,7 @@ from flawscope.testing.case import (
     preprocess_pictures,
     torch_threads,
 )
-from flawscope.types import Array
+from flawscope.types import Array, Json
 
 
 def answers_have_their_form(case: Case) -> None:
@@ -240,7 +240,7 @@ def outside_is_not_learnt(case: Case) -> None:
     """Pixels outside of the region of interest change neither the learnt tensors nor a score: give networks
     `Detector.filled`. The region itself counts: without it other tensors are learnt. Learn from the cells
     that `Detector.inside` counts."""
-    options: dict[str, Any] = {"group": None, "samples": 0}
+    options: Json = {"group": None, "samples": 0}
     model = case.fit(case.good_pictures, "region", **options)
     hidden: list[PictureSource] = [_network_view(model, source) for source in case.good_pictures]
     _must_learn_same(case, model, case.fit(hidden, "region", **options), "other pixels outside of the region")

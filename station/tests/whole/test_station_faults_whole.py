@@ -132,8 +132,8 @@ def test_pictures_are_refused_just_when_the_station_is_not_ready(open_station, p
             assert (answer.status_code, answer.json()["code"]) == (507, "disk_full")
             assert (ready.status_code, ready.json()["problems"][0]["code"]) == (503, "disk_full")
             assert "disk_full" in problems(running.url)
-            future = running.station.inspector.submit(one_part(1, parts[0], "a", source="folder"))
-            assert isinstance(future.exception(30), StoreError), "of a folder as well"
+            with pytest.raises(StoreError):  # of a folder as well, before it has a place
+                running.station.inspector.submit(one_part(1, parts[0], "a", source="folder"))
         assert len(names(running.url)) == 2
         running.close()
 

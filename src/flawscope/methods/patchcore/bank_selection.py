@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import torch
@@ -19,6 +18,7 @@ from flawscope.methods.patchcore.patches import FitJob, Patches, choose_orientat
 from flawscope.methods.patchcore.selected_bank import NEXT_ELEMENTS, SelectedBank
 from flawscope.methods.task import Task
 from flawscope.progress import Detail
+from flawscope.types import Json
 
 MIB, GIB = 2**20, 2**30
 MAX_FEATURE_BYTES = 2 * GIB  # of features that are kept in memory if nobody asks for more
@@ -74,7 +74,7 @@ def select_bank(
         return SelectedBank(branch, groups[result.indices], points, groups, result)
     start = job.existing_banks[v]
     count = min(bank_size(config, v, patches), len(points), max(0, config.cap - len(start.bank)))
-    known: dict[str, Any] = {"start": start.bank, "start_groups": start.groups, "until": start.radius}
+    known: Json = {"start": start.bank, "start_groups": start.groups, "until": start.radius}
     result = coreset.select(points, count, groups=groups, progress=progress, **known)
     branch.bank = branch.bank[: len(start.bank)]  # a second selection starts as the first did
     branch.extend_bank(points[result.indices])

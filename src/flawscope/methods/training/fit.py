@@ -133,7 +133,7 @@ class TrainedFit:
             scored: values of the pictures that it is calibrated by; None: all that were held out.
         """
         numbers, steps = self.images.numbers, trainer.steps or 0
-        facts: dict[str, Any] = {
+        facts: Json = {
             "steps": steps,
             "planned_steps": trainer.planned_steps,
             "minutes": trainer.minutes,

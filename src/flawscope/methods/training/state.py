@@ -309,9 +309,7 @@ class TrainingState:
         arrays = {k: v.detach().cpu().contiguous().numpy() for k, v in tensors.items()}
         write_state(path, arrays, "checkpoint", facts)
 
-    def restore(
-        self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]
-    ) -> dict[str, float] | None:
+    def restore(self, found: Arrays, facts: Json, identity: Json) -> dict[str, float] | None:
         """Go on from a checkpoint of `save`, if it belongs to this run. Returns the state of the pace."""
         with checkpoint_errors():
             if other := describe_difference(facts, identity):

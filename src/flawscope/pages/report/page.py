@@ -63,7 +63,7 @@ SECTIONS = (
 def evaluation_page(
     result: Evaluation,
     figures: Figures,
-    facts: dict[str, Any],
+    facts: Json,
     layers: Sequence[Layers | str],
     manifest: Manifest,
 ) -> str:

@@ -193,6 +193,7 @@ class Overview:
         problem_kinds = [problem.kind for problem in open_problems]
         problem_products = [self._problem_product(problem) for problem in open_problems]
         stop, pause = self.health.state_of(name), self.pauses.of(number)
+        paused = None if pause is None else pause.to_dict()
         sources = [source.state.to_dict() for source in self.floor.sources[entry]]
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
         backlog = sum(self.inspector.backlog(one) for one in waiting)
@@ -204,7 +205,7 @@ class Overview:
             "problems": problem_kinds,
             "problem_products": problem_products,
             "stopped": None if stop is None else stop.kind,
-            "paused": None if pause is None else pause.to_dict(),
+            "paused": paused,
             "refused": self.floor.refusals.last(number),
             "started": iso(self.floor.refusals.since),
             "sources": sources,

@@ -122,10 +122,11 @@ class ScoreTest:
 
     def facts(self) -> dict[str, object]:
         """Return what was seen and found, as the API shows it."""
+        since = None if self.begun is None else iso(self.begun)
         alarm = None if self.alarm is None else self.alarm.to_dict()
         return {
             "version": self.version,
-            "since": None if self.begun is None else iso(self.begun),
+            "since": since,
             "pictures": self.seen,
             "good": self.good,
             "value": self.value,

@@ -10,8 +10,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Row
-
 from flawscope import machine
 from flawscope.artefact import judgement as judgements
 from flawscope.errors import InputError, message_with_type, pluralize
@@ -33,6 +31,7 @@ from flawscope_station.store.addresses import CANNOT_LEARN
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
+from flawscope_station.store.rows import JobRow
 from flawscope_station.store.schema import QUEUED, READY, RUNNING
 
 T = TypeVar("T")
@@ -175,7 +174,7 @@ class Learning:
         }
 
     @staticmethod
-    def _count_new(valid: ValidVerdicts, rows: Sequence[Row[Any]]) -> int:
+    def _count_new(valid: ValidVerdicts, rows: Sequence[JobRow]) -> int:
         """Count the corrections that were given or taken back since the last candidate."""
         learnt = (json.loads(row.facts).get("verdicts") for row in rows)
         last: list[int] = next((verdicts for verdicts in learnt if verdicts is not None), [])
@@ -236,7 +235,7 @@ class Learning:
         self.report(f"learning_model_{product_id}", why)
         return is_counted
 
-    def _make(self, row: Row[Any]) -> None:
+    def _make(self, row: JobRow) -> None:
         """Make a candidate. StoreError: it waits, and is made later; StoppedError."""
         product_id, number = row.product_id, row.id
         learn = self.settings.get(product_id) or LearningSettings()
@@ -290,7 +289,7 @@ class Learning:
             pass
         return None
 
-    def _note_failure(self, row: Row[Any], error: Exception, why: str) -> None:
+    def _note_failure(self, row: JobRow, error: Exception, why: str) -> None:
         facts = {"error": why, "verdicts": self._read_verdicts(row.product_id).verdicts}
         how: dict[str, Any] = {"kind": records.EVENT_FAILED, "text": f": {why}", "facts": facts}
         if not self.candidates.change(row.id, jobs.FAILED, only=(RUNNING,), **how):
@@ -320,7 +319,7 @@ class Learning:
 
     def _add_version(
         self,
-        row: Row[Any],
+        row: JobRow,
         plan: Plan,
         active: ActiveVersion,
         keep: int,
@@ -363,7 +362,9 @@ class Learning:
             current = self.versions.number(product_id)
             if current not in (active.number, version):
                 self._queue(product_id, current, STATION)
-        made = [one for one in self.candidates.latest(product_id, 1000) if one.version_id is not None]
-        unused = [one for one in made if records.status_of(one) in records.UNUSED]
-        for one in unused[keep:]:
-            self.versions.remove(product_id, one.version_id)
+        unused: list[int] = []  # numbers of versions
+        for candidate in self.candidates.latest(product_id, 1000):
+            if candidate.version_id is not None and records.status_of(candidate) in records.UNUSED:
+                unused.append(candidate.version_id)
+        for number in unused[keep:]:
+            self.versions.remove(product_id, number)

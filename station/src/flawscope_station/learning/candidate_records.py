@@ -9,12 +9,13 @@ from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 from flawscope.artefact import judgement as judgements
 from flawscope_station.learning.jobs import DONE, REJECTED, JobStep
 from flawscope_station.store.database import Database
 from flawscope_station.store.records import VERDICT_EVENT, iso
+from flawscope_station.store.rows import CandidateRow
 from flawscope_station.store.schema import ACTIVE, READY, REMOVED, RETIRED, events, inspections, verdicts
 
 EVENT_READY, EVENT_FAILED, EVENT_REJECTED = "candidate ready", "candidate failed", "candidate rejected"
@@ -49,7 +50,7 @@ class Candidate(BaseModel):
     step: JobStep | None = None
 
     @classmethod
-    def of(cls, row: Row[Any], step: JobStep | None = None) -> Candidate:
+    def of(cls, row: CandidateRow, step: JobStep | None = None) -> Candidate:
         """Return a candidate of its row. step: how far what is being made is."""
         times = {name: iso(getattr(row, name)) for name in ("created_at", "changed_at")}
         version = None if row.model == REMOVED else row.version_id
@@ -59,7 +60,7 @@ class Candidate(BaseModel):
         return found
 
 
-def status_of(row: Row[Any]) -> str:
+def status_of(row: CandidateRow) -> str:
     """Status of a candidate by its job and by the state of the version that it became."""
     if row.model in (ACTIVE, RETIRED):
         return LIVE

@@ -6,17 +6,18 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pydantic import BaseModel, Field
-from sqlalchemy import Connection, Row, Select, delete, func, or_, select, update
+from sqlalchemy import Connection, Select, delete, func, or_, select, update
 
 from flawscope_station.learning.process import STEP_SECONDS, JobFunction, StoppedError, Worker
 from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.store.database import Database, StoreError, now
 from flawscope_station.store.model_registry import make_ready
 from flawscope_station.store.records import NotFoundError, add_event
+from flawscope_station.store.rows import CandidateRow, JobRow
 from flawscope_station.store.schema import (
     IS_UNFINISHED,
     QUEUED,
@@ -133,7 +134,7 @@ class Jobs:
         with self.database.reading() as connection:
             return *connection.execute(active).one(), *map(tuple, connection.execute(latest))
 
-    def next_unfinished(self) -> Row[Any] | None:
+    def next_unfinished(self) -> JobRow | None:
         """Return the oldest job that is to be made, or that was being made when something ended it."""
         return self.database.row(select(jobs).where(IS_UNFINISHED).order_by(jobs.c.id).limit(1))
 
@@ -143,30 +144,30 @@ class Jobs:
         with self.database.reading() as connection:
             return int(connection.execute(select(func.count()).where(*ours)).scalar_one())
 
-    def of_version(self, product_id: int, version: int) -> Row[Any] | None:
+    def of_version(self, product_id: int, version: int) -> JobRow | None:
         """Return the job that became a version."""
         with self.database.reading() as connection:
             return job_of_version(connection, product_id, version)
 
-    def by_version(self, product_id: int) -> dict[int, Row[Any]]:
+    def by_version(self, product_id: int) -> dict[int, CandidateRow]:
         """Return the last job that became each version."""
         ours = jobs.c.product_id == product_id, jobs.c.version_id.is_not(None)
         rows = self.database.rows(_with_model().where(*ours).order_by(jobs.c.id))
         return {int(row.version_id): row for row in rows}
 
-    def row(self, product_id: int, number: int) -> Row[Any]:
+    def row(self, product_id: int, number: int) -> CandidateRow:
         """Return a product's job, with the state of its version as `model`. NotFoundError."""
         row = self.database.row(_with_model().where(jobs.c.product_id == product_id, jobs.c.id == number))
         if row is None:
             raise NotFoundError(f"there is no candidate {number} of this product")
         return row
 
-    def latest(self, product_id: int, most: int = MAX_LATEST) -> list[Row[Any]]:
+    def latest(self, product_id: int, most: int = MAX_LATEST) -> Sequence[CandidateRow]:
         """Return a product's latest jobs, newest first, each with the state of its version as `model`."""
         query = _with_model().where(jobs.c.product_id == product_id)
         return self.database.rows(query.order_by(jobs.c.id.desc()).limit(most))
 
-    def of_draft(self, name: str) -> Row[Any] | None:
+    def of_draft(self, name: str) -> JobRow | None:
         """Return the fit of a new product; None: there is none."""
         return self.database.row(select(jobs).where(jobs.c.draft == name, jobs.c.kind == FIT))
 
@@ -185,7 +186,7 @@ def _with_model() -> Select[Any]:
     return select(jobs, versions.c.state.label("model")).select_from(became)
 
 
-def job_of_version(connection: Connection, product_id: int, version: int) -> Row[Any] | None:
+def job_of_version(connection: Connection, product_id: int, version: int) -> JobRow | None:
     ours = jobs.c.product_id == product_id, jobs.c.version_id == version
     return connection.execute(select(jobs).where(*ours).order_by(jobs.c.id.desc()).limit(1)).one_or_none()
 
@@ -193,7 +194,7 @@ def job_of_version(connection: Connection, product_id: int, version: int) -> Row
 class Maker(Protocol):
     """Makes the jobs of a kind."""
 
-    def __call__(self, row: Row[Any]) -> object:
+    def __call__(self, row: JobRow) -> object:
         """Make a job by `JobQueue.run` and set its status. StoreError: it is made later; StoppedError."""
 
 
@@ -211,7 +212,7 @@ class JobQueue(BackgroundThread):
         self.makers: dict[str, Maker] = {}
         self.looks: list[Callable[[], object]] = []
         self._lock = threading.Lock()
-        self._current: Row[Any] | None = None
+        self._current: JobRow | None = None
         self._step: JobStep | None = None
         self._begun = 0.0  # when the present stage did
         self._due = 0.0  # until when the present step's time holds
@@ -279,7 +280,7 @@ class JobQueue(BackgroundThread):
         while not self._ended.is_set() and (row := self.jobs.next_unfinished()) is not None:
             self._make(row)
 
-    def _make(self, row: Row[Any]) -> None:
+    def _make(self, row: JobRow) -> None:
         if row.kind not in self.makers:  # queued by an earlier version of the station
             return self.jobs.forget(row.id)
         with self._lock:

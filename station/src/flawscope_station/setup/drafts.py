@@ -12,8 +12,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row
-
 from flawscope import machine
 from flawscope.artefact import tried
 from flawscope.errors import InputError, message_with_type, suggest_name
@@ -29,6 +27,7 @@ from flawscope_station.setup.job import run_job
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import DISK_FULL_ERRORS, Files
 from flawscope_station.store.records import NotFoundError, iso
+from flawscope_station.store.rows import JobRow
 from flawscope_station.store.schema import QUEUED, READY, RUNNING
 
 SETTLE_SECONDS = 0.7  # seconds without a new picture after which the pictures are checked
@@ -240,7 +239,7 @@ class Drafts:
         found: dict[str, Any] = self.queue.run(self.work, job)
         return found
 
-    def _fit(self, row: Row[Any]) -> None:
+    def _fit(self, row: JobRow) -> None:
         """Make the model of a draft."""
         if (draft := self._drafts.get(row.draft)) is None:
             return self.jobs.forget_draft(row.draft)
@@ -340,7 +339,7 @@ class Drafts:
         }
 
 
-def _stage(job: Row[Any] | None) -> str:
+def _stage(job: JobRow | None) -> str:
     if job is None:
         return draft_module.COLLECTING
     return READY if job.status == DONE else str(job.status)

@@ -230,3 +230,25 @@ class DeliveryRow(Protocol):
     verdict_id: int
     delivered: int
     refused: int
+
+
+class JobRow(Protocol):
+    """Row of `jobs`."""
+
+    id: int
+    kind: str
+    product_id: int
+    draft: str
+    start_version_id: int
+    version_id: int | None
+    status: str
+    who: str
+    created_at: int
+    changed_at: int
+    facts: str
+
+
+class CandidateRow(JobRow, Protocol):
+    """Job, with the state of the version that it became as `model`."""
+
+    model: str | None

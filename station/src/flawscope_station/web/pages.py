@@ -104,9 +104,9 @@ class Page:
         product, person, settings = self.product, self.person, find_component(self.request, Settings)
         facts = self._product_facts(product) if product else None
         api = f"/api/v1/products/{quote(product, safe='')}" if product else ""
-        shown_sections = [*COMMON_SECTIONS, *sections] if product or sections else []
+        texts = self.texts.sections(*COMMON_SECTIONS, *sections) if product or sections else {}
         script = {
-            "texts": self.texts.sections(*shown_sections),
+            "texts": texts,
             "product": product,
             "api": api,
             "person": person.name if person else "",
@@ -288,6 +288,7 @@ def history(
         error = str(invalid)
     older = f"{base}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
     newest = f"{base}?{urlencode(query)}" if cursor else None
+    local_times = {name: _to_local_input(query.get(name, "")) for name in ("since", "until")}
     listed = versions.list_versions(page.product_id)["versions"]
     return page.render(
         "history",
@@ -298,7 +299,7 @@ def history(
         older=older,
         newest=newest,
         filtered=bool(query.keys() - {"since"}),
-        local={name: _to_local_input(query.get(name, "")) for name in ("since", "until")},
+        local=local_times,
         quick=_quick_links(base, query),
         versions=[(version["id"], version["id"]) for version in listed],
         export=f"/api/v1/products/{quote(product, safe='')}/export?{urlencode(_export_query(search))}",
@@ -344,10 +345,10 @@ def _report_periods(shifts: ShiftSettings | None, seconds: float | None, begun: 
     """Return the periods that a report can be of: the range on the page, and the last shifts. begun: when the
     product had its first model; shifts that ended before have no report."""
     time = now()
-    range_period = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
-    ended = [shift for shift in ended_shifts(shifts, time)[::-1] if iso(shift.until) > begun]
+    periods = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
+    periods += [shift for shift in ended_shifts(shifts, time)[::-1] if iso(shift.until) > begun]
     zone = None if shifts is None else shifts.tz
-    return [shift.to_dict(zone) for shift in (*range_period, *ended)]
+    return [period.to_dict(zone) for period in periods]
 
 
 @page_router.get("/{product}/problems")

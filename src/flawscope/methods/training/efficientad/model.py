@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +36,7 @@ from flawscope.methods.training.efficientad.networks import (
     replace_last_layer,
     width_of,
 )
+from flawscope.types import Json
 
 MIN_SHARE = 1e-6  # divisor for pixels in which no cell has a part
 RECEPTIVE_CENTRE = 16  # pixels from where a PDN's output begins to see to the middle of what it sees
@@ -161,7 +161,7 @@ class Model(Detector):
     # ---- artefact
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+    def rebuild(cls, config: Json, tensors: dict[str, Tensor]) -> Model:
         typed, channels = METHOD.parse_stored(config), tensors["mean"].numel()
         if typed.network is None or not 1 <= channels <= CHANNELS:
             raise InputError("the model does not say which teacher it has: fit anew")

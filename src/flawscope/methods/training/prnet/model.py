@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from flawscope.methods.method import not_in_model_error
 from flawscope.methods.training.prnet import GENERATED, METHOD, STRIDES, Config
 from flawscope.methods.training.prnet.network import Network, grids_for, image_score
 from flawscope.methods.training.prnet.prototypes import Prototypes, Standardise
+from flawscope.types import Json
 
 
 class Model(Detector):
@@ -126,7 +126,7 @@ class Model(Detector):
     # ---- artefact
 
     @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
+    def rebuild(cls, config: Json, tensors: dict[str, Tensor]) -> Model:
         typed = METHOD.parse_stored(config)
         roi = stored_region(typed, tensors)
         backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
