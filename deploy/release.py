@@ -16,12 +16,14 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import built_files
@@ -30,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build/release"
 SOURCE = WORK / "source"  # the committed tree, with links as an index's page needs them
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+EXTRAS = "train,accurate,report,export,openvino,backbones,cluster,tiff,pandas"
 READMES = (
     "README.md",
     "station/README.md",
@@ -223,19 +226,65 @@ def try_wheels(out: Path) -> None:
         with step(f"Python {version}: the lowest versions of the core's dependencies"):
             lowest = make_environment(f"lowest-{version}", core, *lowest_pins(), python=python)
             try_commands(lowest, ["info", model, "--self-test"])
-    with step("train, export, station, line: fit, export, predict"):
-        everything = make_environment(
-            "everything", *constraints, weights, f"{core}[train,export]", station, f"{line}[plc]"
+    packages = (weights, f"{core}[train,export]", f"{station}[openid]", f"{line}[plc]")
+    for version, python in pythons().items():
+        # known versions with the oldest Python, the newest that there are with the others
+        pins = constraints if version == PYTHONS[0] else ()
+        name = "everything" if version == PYTHONS[0] else f"everything-{version}"
+        with step(f"Python {version}: train, export, station, line: fit, export, predict, serve"):
+            everything = make_environment(name, *pins, *packages, python=python)
+            try_commands(
+                everything,
+                ["demo", "--out", "demo"],
+                ["fit", "--data", "demo/data/plate", "--out", "part.safetensors"],
+                ["export", "part.safetensors", "--out", "part.onnx"],
+                ["predict", "part.onnx", "demo/data/plate/test", "--out", "found"],
+                ["station", "check", "station.yaml"],
+                ["plc-table", "--format", "csv"],
+            )
+            try_station(everything)
+    with step("every extra of the library"):
+        extras = make_environment(
+            "extras", *constraints, weights, wheel_of(out, "flawscope_weights_dinov2"), f"{core}[{EXTRAS}]"
         )
-        try_commands(
-            everything,
-            ["demo", "--out", "demo"],
-            ["fit", "--data", "demo/data/plate", "--out", "part.safetensors"],
-            ["export", "part.safetensors", "--out", "part.onnx"],
-            ["predict", "part.onnx", "demo/data/plate/test", "--out", "found"],
-            ["station", "check", "station.yaml"],
-            ["plc-table", "--format", "csv"],
-        )
+        try_commands(extras, ["info", model, "--self-test"])
+
+
+def try_station(python: Path) -> None:
+    """Start the station of an environment's folder, and see that it is ready."""
+    folder = python.parents[1] / "work"
+    port = free_port()
+    with (folder / "station.yaml").open("a", encoding="utf-8") as settings:
+        settings.write(f"port: {port}\n")
+    words = (python.with_name("flawscope"), "serve", "station.yaml")
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as station:
+        try:
+            wait_until_ready(f"http://127.0.0.1:{port}/readyz", station)
+        finally:
+            station.terminate()
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_until_ready(address: str, station: subprocess.Popen[bytes]) -> None:
+    """Wait until a station says that it is ready.
+
+    Raises:
+        SystemExit: it has ended, or is not ready after two minutes.
+    """
+    end = time.monotonic() + 120
+    while time.monotonic() < end and station.poll() is None:
+        with suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.5)
+    station.kill()
+    raise SystemExit(f"the station of the wheels is not ready: {station.communicate()[0][-4000:].decode()}")
 
 
 def lowest_pins() -> list[str]:
