@@ -98,7 +98,7 @@ def test_the_list_says_what_is_wrong_in_it(tmp_path):
     file.write_text("stations:\n  - url: http://a\n    token_file: a.token\n")
     (one,) = read_stations(file)
     assert one.token_file == str(tmp_path / "a.token")
-    for text, why in {"stations: []": "no stations", "stations:\n  - adress: x": "unknown setting"}.items():
+    for text, why in {"stations: []": "no stations", "stations:\n  - where: x": "unknown setting"}.items():
         file.write_text(text)
         with pytest.raises(InputError, match=why):
             read_stations(file)
