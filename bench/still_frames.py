@@ -9,9 +9,7 @@ good camera, and rounded to 8 bits. Written: which faults are named, and what is
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections import Counter
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+import common
+from common import Cell, Record
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.listing import picture_files_in
 from flawscope.pictures.still_frames import check_still_frames
@@ -145,41 +145,45 @@ def scenes(data: Path | None, each: int) -> Iterator[tuple[str, Scene]]:
             yield folder.name, np.asarray(picture, float)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--each", type=int, default=2, help="scenes of a product")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    named, unknown, also, good = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    tried = 0
-    for product, scene in scenes(args.data, args.each):
-        tried += 1
-        rng = np.random.default_rng(tried)
-        found = [one.name for one in check_still_frames(frames_of(scene, good_frame, rng)).faults]
-        good.update(found)
-        lines = [f"{product}: good: {found}"]
-        for fault, change in FAULTS.items():
-            report = check_still_frames(frames_of(scene, change, rng))
-            names = [one.name for one in report.faults]
-            values = {one.name: one.value for one in report.measurements}
-            named[fault] += fault in names
-            unknown[fault] += values[fault] is None
-            also.update(f"{fault}: {name}" for name in names if name != fault)
-            if fault not in names:
-                lines.append(f"  missed {fault} ({values[fault]}); named {names}")
-        print("\n".join(lines), flush=True)
-    result = {
-        "scenes": tried,
-        "named": dict(named),
-        "not_known": dict(+unknown),
-        "named_too": dict(also),
-        "on_good_frames": dict(good),
-    }
-    print(json.dumps(result, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+def measure(product: str, scene: Scene, faults: int) -> Cell:
+    """Return what is named on good frames, and of which faults it is named, or not known."""
+    rng = np.random.default_rng(0)
+    good = [one.name for one in check_still_frames(frames_of(scene, good_frame, rng)).faults]
+    named, unknown = [], []
+    for fault, change in list(FAULTS.items())[:faults]:
+        report = check_still_frames(frames_of(scene, change, rng))
+        values = {one.name: one.value for one in report.measurements}
+        if fault in [one.name for one in report.faults]:
+            named.append(fault)
+        elif values[fault] is None:
+            unknown.append(fault)
+    return {"product": product, "on good frames": good, "named": named, "not known": unknown}
+
+
+def main() -> int:
+    parser = common.make_parser(__doc__, "still_frames", data=False)
+    parser.add_argument("--data", type=Path, help="folder of data sets whose good pictures are scenes")
+    parser.add_argument("--each", type=int, default=1, help="scenes of a product (default: 1)")
+    parser.add_argument("--faults", type=int, default=len(FAULTS), help="how many kinds of faults are drawn")
+    args = common.parse_arguments(parser, faults=2)
+    record = Record(args, "faults of cameras that are named by frames of a still part")
+    rows = []
+    for number, (product, scene) in enumerate(scenes(args.data, args.each)):
+        key = f"{product} {number}"
+        rows.append(record.cell(key, lambda p=product, s=scene: measure(p, s, args.faults)))  # type: ignore[misc]
+    told = [
+        {
+            "product": row["product"],
+            "on good frames": ", ".join(row["on good frames"]),
+            "named": len(row["named"]),
+            "not known": ", ".join(row["not known"]),
+            "missed": args.faults - len(row["named"]) - len(row["not known"]),
+        }
+        for row in rows
+    ]
+    common.print_table("faults named", told)
+    return record.status()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

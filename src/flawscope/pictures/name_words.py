@@ -51,6 +51,11 @@ JUMBLE_PIECES, JUMBLE_LENGTH = 4, 2.5  # pieces of a hash, and characters of eac
 CHANCE_SHARE, CHANCE_COUNT = 0.1, 3  # share and number of names that say something by chance, at most
 _CHUNK = re.compile(r"[^\W_]+")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.I)
+# a date with the time of day, as cameras write it: "2026-11-30T00-42-59.758Z"
+_TIMESTAMP = re.compile(
+    r"(?<!\d)(?:19|20)\d\d([-_.]?)[01]\d\1[0-3]\d[T _.-]?[0-2]\d([-_.:h]?)[0-5]\d"
+    r"(?:\2[0-5]\d(?:[.,_-]?\d{3,6})?)?Z?(?!\d)"
+)
 _HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{8,}", re.I)
 _ONE_NUMBER = re.compile(r"\d*[^\W\d_]+|[^\W\d_]+\d*")
 _TYPE = re.compile(r"([^\W\d_]+)([1-9]\d+)")
@@ -63,7 +68,8 @@ Chunks = list[str]
 
 def read_names(stems: Sequence[str]) -> list[NameReading]:
     """Reads the names, without suffix, of the pictures of a folder."""
-    names = [_CHUNK.findall(plain_words(_UUID.sub(" ", stem))) for stem in stems]
+    stems = [_TIMESTAMP.sub(" ", _UUID.sub(" ", stem)) for stem in stems]
+    names = [_CHUNK.findall(plain_words(stem)) for stem in stems]
     first, last = _shared(names)
     cores = [name[first : len(name) - last] for name in names]
     if any(is_turning(chunk) for core in cores for chunk in core):  # what it turns round may be shared

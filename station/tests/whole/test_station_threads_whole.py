@@ -130,7 +130,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "the model's library panics": (_set(_session, "run", PANIC), "model_failed"),
     "the model returns nonsense": (_set(_session, "run", lambda images: None), "model_failed"),
     "the model fails, and telling it, too": (_failure_of_a_report, "not_inspecting"),
-    "the judge's turn panics": (_set(judge, "_next_job", PANIC), "not_inspecting"),
+    "the judge's turn panics": (_set(judge, "_next_ticket", PANIC), "not_inspecting"),
     "the judge ends": (_set(judge, "_judge_next", EXIT), "not_inspecting"),
     "judging has a bug": (_set(judge, "_judge", BUG), "model_failed"),
     "the data base refuses records": (_set(lambda one: one.store, "record", AWAY), ""),
@@ -167,7 +167,7 @@ FAULTS: dict[str, tuple[Break, str]] = {
         "sink",
     ),
     "the station cannot check itself": (
-        _set(lambda one: one.inspector, "late_products", BUG),
+        _set(lambda one: one.inspector.intake, "late_products", BUG),
         "not_inspecting",
     ),
     "the watch itself panics": (

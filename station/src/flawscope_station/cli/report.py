@@ -109,7 +109,8 @@ def _json(value: object) -> str:
 
 
 def _settings_text(settings: Settings) -> str:
-    """Those of the file, which hold from the next start on; `running/settings.json` has those that hold."""
+    """Return the settings of the file, which hold from the next start on; `running/settings.json` has those
+    that hold now."""
     values = asdict(settings)
     return _json({"hash": hash_settings(values), "settings": mask_settings(values)})
 
