@@ -141,3 +141,18 @@ def test_a_question_names_what_folders_say():
     asked = asked_of_a_zip(layout)
     assert "Gut (12, good by its name)" in asked
     assert "Schlecht (4, not good by its name)" in asked
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "camera1-2026-11-30T00-42-{:02d}.{:03d}Z.png",
+        "20261130_0042{:02d}_{:03d}.png",
+        "2026.11.30 00.42.{:02d} {:03d}.png",
+        "part_2026-11-30_00_42_{:02d}_{:03d}.png",
+    ],
+)
+def test_seconds_of_a_time_of_day_are_no_classes(form):
+    """Those of four pictures that a camera took around the first second of a minute."""
+    times = [(0, 758), (0, 878), (0, 998), (1, 118)]
+    refuse_unknown_names("zip", [form.format(*time) for time in times])
