@@ -42,7 +42,7 @@ pytestmark = pytest.mark.both_databases
 
 
 CURRENT = migrations.newest_version()
-EARLIER = ("0002", "0005", "0006")
+EARLIER = ("0002", "0005", "0006", "0008")
 ADD_COLUMN = 'op.add_column("products", sa.Column("colour", sa.Text))'
 
 
@@ -266,7 +266,7 @@ def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_data
     assert store.record([new])[0][0] == 11, "no number is given again"
 
 
-@pytest.mark.parametrize("version", ["0005", "0006"])
+@pytest.mark.parametrize("version", ["0005", "0006", "0008"])
 def test_states_of_versions_are_carried_over(empty_database, version):
     """The first was used before, the second judges, the third waits, the fourth was rejected."""
     database = empty_database
