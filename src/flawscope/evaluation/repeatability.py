@@ -10,7 +10,7 @@ import numpy as np
 from flawscope.errors import InputError, pluralize
 
 MIN_PICTURES = 3
-MIN_DISTANCE = 3.0  # standard deviations between the scores and the threshold: closer ones change the decision
+MIN_DISTANCE = 3.0  # standard deviations between scores and threshold: closer, and decisions change
 
 
 @dataclass(frozen=True)
