@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 from flawscope.artefact.files import check_writable
 from flawscope.cli import common
 from flawscope.errors import InputError
-from flawscope.evaluation.repeatability import Repeatability
-from flawscope.pictures.listing import list_pictures, natural_key
-from flawscope.pictures.still_frames import StillReport, check_still_frames
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
+    from flawscope.evaluation.repeatability import Repeatability
+    from flawscope.pictures.still_frames import StillReport
     from flawscope.progress import ProgressCallback
     from flawscope.results.alignment import Alignment
 
@@ -118,31 +117,34 @@ def _check_camera(args: argparse.Namespace) -> int:
         raise InputError("--data checks a data set, --still and --again a camera: check one at a time")
     if bool(args.again) != bool(args.model):
         raise InputError("--again needs --model, which judges its pictures, and --model needs --again")
-    reports = list[StillReport | Repeatability]()
+    reports: dict[str, StillReport | Repeatability] = {}
     if args.still:
-        reports.append(_measure_still_frames(args))
+        reports["still"] = _measure_still_frames(args)
     if args.again:
-        reports.append(_measure_repeatability(args))
+        reports["again"] = _measure_repeatability(args)
     if args.json:
-        document = {}
-        for report in reports:
-            document["again" if isinstance(report, Repeatability) else "still"] = report.to_dict()
-        common.show(common.as_json(document))
+        common.show(common.as_json({name: report.to_dict() for name, report in reports.items()}))
     else:
-        for report in reports:
+        for report in reports.values():
             common.show("\n".join(report.lines()))
-    has_faults = any(report.is_fault for report in reports)
+    has_faults = any(report.is_fault for report in reports.values())
     return 1 if has_faults else 0
 
 
 def _measure_still_frames(args: argparse.Namespace) -> StillReport:
+    from flawscope.pictures.listing import list_pictures
+    from flawscope.pictures.still_frames import check_still_frames
+
     step = common.progress_for(args)
-    frames = sorted(list_pictures(args.still), key=natural_key)
-    return check_still_frames(frames, lambda done, total: step("still frames", done, total))
+    return check_still_frames(
+        list_pictures(args.still), lambda done, total: step("still frames", done, total)
+    )
 
 
 def _measure_repeatability(args: argparse.Namespace) -> Repeatability:
     from flawscope import load
+    from flawscope.evaluation.repeatability import Repeatability
+    from flawscope.pictures.listing import list_pictures
 
     severities = list[float]()
     for _, judged in load(args.model).stream(list_pictures(args.again)):

@@ -99,6 +99,12 @@ def own_levels(picture: NDArray[Any]) -> Levels:
     return Levels(used.low if small else 0.0, max(used.high, 1e-6))
 
 
+def white_of(high: float, kind: str) -> float:
+    """White of deep pictures whose largest value is `high`: of integers (kind "u") the next 2^k - 1, at least
+    255; of floats ("f") at least 1."""
+    return max(1.0, high) if kind == "f" else float((1 << max(8, math.ceil(high).bit_length())) - 1)
+
+
 def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[str]]:
     """Levels for a set of deep pictures, and lines that say what is clipped or stretched. kind: "u" for
     integers, whose white is the next 2^k - 1, at least 255; "f" for floats, whose white is at least 1.
@@ -113,7 +119,7 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
     reach = (UNUSUAL - 1) * (highs[rank] - lows[-1 - rank])
     high = float(highs[highs <= highs[rank] + reach][-1])
     low = float(lows[lows >= lows[-1 - rank] - reach][0])
-    white = max(1.0, high) if kind == "f" else float((1 << max(8, math.ceil(high).bit_length())) - 1)
+    white = white_of(high, kind)
     lines, levels = _several_depths(highs[highs <= high], kind), Levels(0.0, white)
     if 0 < high - low <= SMALL_PART * white:
         margin = MARGIN * (high - low)

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError, pluralize
+from flawscope.pictures.apart import NORMAL_MAD
 from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.levels import white_of
 
 Floats = NDArray[np.float32]
 Frame = Path | bytes | NDArray[np.generic]  # a file, its content, or pixels
@@ -166,12 +168,12 @@ def _read(sources: Sequence[Frame], progress: Callable[[int, int], None]) -> Fra
         given = pluralize(len(sources), "frame")
         raise InputError(f"{given} of the still part: give {MIN_FRAMES} or more, about 30, one after another")
     samples = list[Sample]()
-    size, before = None, ""
-    white = _white_level(decode(sources[0]))
+    size, white, before = None, None, ""
     for number, source in enumerate(sources):
         picture = decode(source)
         shape = (picture.shape[0], picture.shape[1])
         size = size or shape
+        white = white or _white_level(picture)
         if shape != size:
             name = str(source) if isinstance(source, Path) else f"frame {number}"
             raise InputError(
@@ -196,12 +198,7 @@ def _read(sources: Sequence[Frame], progress: Callable[[int, int], None]) -> Fra
 
 def _white_level(picture: NDArray[np.generic]) -> float:
     """Return the value that is white: of deep pictures the largest of as many bits as the first one uses."""
-    if picture.dtype == np.uint8:
-        return 255.0
-    if picture.dtype.kind == "f":
-        return 1.0
-    bits = max(8, int(picture.max()).bit_length())
-    return float(2**bits - 1)
+    return 255.0 if picture.dtype == np.uint8 else white_of(float(picture.max()), picture.dtype.kind)
 
 
 def _sample(picture: NDArray[np.generic], white: float) -> Sample:
@@ -332,7 +329,7 @@ def _measure_light(frames: Frames) -> Light:
 
 def _spread(values: NDArray[np.float64]) -> float:
     """Return the standard deviation of normal values with some strangers among them."""
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+    return NORMAL_MAD * float(np.median(np.abs(values - np.median(values))))
 
 
 def _colour_change(colours: Floats) -> float:

@@ -81,8 +81,8 @@ def test_of_the_library_only_public_names_are_used():
             if hasattr(importlib.import_module(modules[node.value.id]), node.attr)  # else it is a local's
         }
     assert imported | inside == public
-    assert len({name for _, name in imported}) <= 56
-    assert len({module for module, _ in imported}) <= 12
+    assert len({name for _, name in imported}) <= 52
+    assert len({module for module, _ in imported}) <= 11
 
 
 def test_a_client_loads_nothing_of_the_server():

@@ -13,6 +13,7 @@ import platform
 import shutil
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -28,6 +29,7 @@ from flawscope_station.access import audit
 from flawscope_station.client import Client
 from flawscope_station.settings.shown import hash_settings, mask_settings
 from flawscope_station.settings.station import Settings
+from flawscope_station.settings.values import WILDCARD_HOSTS
 from flawscope_station.store.database import Database
 from flawscope_station.store.schema import products, versions
 
@@ -88,14 +90,9 @@ def _collect(pieces: dict[str, Callable[[], str]]) -> tuple[dict[str, str], list
     threads = [threading.Thread(target=make, args=one, daemon=True) for one in pieces.items()]
     for thread in threads:
         thread.start()
-    deadline = threading.Event()
-    timer = threading.Timer(PIECE_SECONDS, deadline.set)
-    timer.daemon = True
-    timer.start()
+    end = time.monotonic() + PIECE_SECONDS
     for thread in threads:
-        while thread.is_alive() and not deadline.is_set():
-            thread.join(0.1)
-    timer.cancel()
+        thread.join(max(0.0, end - time.monotonic()))
     made, why = found.copy(), failures.copy()
     hanging = f"it did not come in {PIECE_SECONDS:.0f} s"
     return made, [f"{name}: {why.get(name, hanging)}" for name in pieces if name not in made]
@@ -158,7 +155,7 @@ def _versions(database: Database) -> list[dict[str, object]]:
 
 def _ask_station(settings: Settings, path: str) -> str:
     """Ask the station at the address of the settings, with the token of the environment."""
-    host = settings.host if settings.host not in ("", "0.0.0.0", "::") else "127.0.0.1"
+    host = "127.0.0.1" if settings.host in WILDCARD_HOSTS else settings.host
     host = f"[{host}]" if ":" in host else host
     with Client(f"http://{host}:{settings.port}", timeout=ASK_SECONDS, tries=1) as station:
         return _json(station.read(path))

@@ -41,6 +41,8 @@ _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 8640
 _HOST = re.compile(r"(?:\w[\w.-]*|\[[\w:.%]+\])?(?::\d{1,5})?")
 MAX_TIME = 366 * 86400.0  # seconds of a setting that threads wait for, at most
 _MIN_SECRET_LENGTH = 4  # letters; a part of an address with fewer is no secret
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+WILDCARD_HOSTS = frozenset({"", "0.0.0.0", "::"})  # of a server that listens at all addresses
 _KINDS = {  # of values, by the beginning of pydantic's name of an error
     "int": "a whole number",
     "float": "a number",

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -150,6 +150,13 @@ def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
     return kept
 
 
+def members_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield what is in an archive, in its order, and remember nothing of it: there may be millions."""
+    while (part := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]
+        yield part
+
+
 def restore(source: str | os.PathLike[str], settings: Settings) -> int:
     """Restore a station from a backup into an empty folder; where PostgreSQL has its data base, the files.
     Return the backup's bytes.
@@ -167,8 +174,7 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
             raise InputError(f"{home} is not empty: nothing is overwritten, choose another folder")
         folder.mkdir(mode=0o700, parents=True)
         with tarfile.open(path, "r:") as tar:
-            while (part := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # there may be millions
+            for part in members_of(tar):
                 tar.extract(part, folder, filter="data")
         if not (folder / IDENTITY_FILE).exists():
             raise EOFError

@@ -8,7 +8,6 @@ import re
 import sqlite3
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from flawscope.artefact import files
 from flawscope.errors import InputError
 from flawscope_station.settings.station import DATABASE_FILE
-from flawscope_station.store.backup import SETTINGS, check_sqlite
+from flawscope_station.store.backup import SETTINGS, check_sqlite, members_of
 from flawscope_station.store.files import BLOCK_BYTES, IDENTITY_FILE, MASK_SUFFIX, MASKS, MODELS, PICTURES
 
 _HASH = re.compile("[0-9a-f]{64}")
@@ -51,7 +50,9 @@ def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
     try:
         with tempfile.TemporaryDirectory(suffix=files.PARTIAL_SUFFIX) as folder:
             with tarfile.open(path, "r:") as tar:
-                for part in _file_members(tar):
+                for part in members_of(tar):
+                    if not part.isfile():
+                        continue
                     if part.name == DATABASE_FILE:
                         tar.extract(part, folder, filter="data")
                     elif not _is_right(tar, part):
@@ -68,13 +69,6 @@ def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     has_settings = any(name.startswith(f"{SETTINGS}/") for name in names)
     return VerifiedBackup(len(names), inspections, missing, has_settings)
-
-
-def _file_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    while (part := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined]  # there may be millions
-        if part.isfile():
-            yield part
 
 
 def _is_right(tar: tarfile.TarFile, part: tarfile.TarInfo) -> bool:

@@ -8,11 +8,10 @@ from sqlalchemy import BigInteger, Connection, func, insert, inspect, literal_co
 
 from flawscope.errors import InputError
 from flawscope_station.settings.station import DEFAULT_NAME, Settings
+from flawscope_station.settings.values import LOOPBACK_HOSTS, WILDCARD_HOSTS
 from flawscope_station.store.database import Database, StoreError, now, upsert
 from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.schema import HOUR, inspections, products, stations
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def check_owner(database: Database, files: Files) -> None:
@@ -72,7 +71,7 @@ def get_or_add_station(connection: Connection) -> int:
 
 def public_address(settings: Settings) -> str | None:
     """Address at which others reach the pages; None: there is none."""
-    bound = settings.host not in ("", "0.0.0.0", "::", *LOOPBACK) and settings.port
+    bound = settings.host not in WILDCARD_HOSTS | LOOPBACK_HOSTS and settings.port
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     name = next(iter(settings.public), f"{host}:{settings.port}" if bound else None)
     if name is None:

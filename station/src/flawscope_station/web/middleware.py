@@ -28,6 +28,7 @@ from flawscope_station.access.sessions import SESSION_SECONDS
 from flawscope_station.monitoring.background import Said
 from flawscope_station.monitoring.machine import DATABASE, silent_error
 from flawscope_station.settings.station import DEFAULT_FOLDER, Settings
+from flawscope_station.settings.values import LOOPBACK_HOSTS, WILDCARD_HOSTS
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.records import SENDER_ADDRESS
 from flawscope_station.web.errors import RefusedError, error_headers, error_response
@@ -43,8 +44,6 @@ FIRST_USER, NEW_USER = "add NAME --role admin", "add NAME --role operator"
 NEW_PASSWORD, NO_USER = "password NAME", "remove NAME"
 FAILED_INTERVAL = 1.0  # seconds between two lines of the log about requests that failed
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
-_WILDCARD_HOSTS = frozenset({"", "0.0.0.0", "::"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEALTH_PATHS = frozenset({"/healthz", "/readyz"})  # for monitoring, also when the store is gone
 _SIGNED_OUT_PATHS = frozenset({SIGN_IN, "/language"})
@@ -132,8 +131,8 @@ class Guard:
     ):
         self.app, self.access, self.failed = app, access, FailedRequests(say)
         self._public = {_host_and_port(url) for url in settings.public}
-        own_host = {_strip_brackets(settings.host)} - _WILDCARD_HOSTS
-        self._hosts = (_LOOPBACK_HOSTS | own_host | {_parse_host(url) for url in self._public}) - {""}
+        own_host = {_strip_brackets(settings.host)} - WILDCARD_HOSTS
+        self._hosts = (LOOPBACK_HOSTS | own_host | {_parse_host(url) for url in self._public}) - {""}
         self._limiter = CapacityLimiter(_LOOKUP_THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
