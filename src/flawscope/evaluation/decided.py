@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from flawscope import Predictor, Router
 from flawscope.datasets import Item
-from flawscope.errors import InputError
+from flawscope.errors import Failure, InputError, failure_of
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction, outcome
 
@@ -42,7 +42,7 @@ class Decided(NamedTuple):
 
 
 def judge_parts(
-    predictor: Predictor | Router, pictures: Iterable[Judged], failures: list[str]
+    predictor: Predictor | Router, pictures: Iterable[Judged], failures: list[Failure]
 ) -> tuple[JudgedPart, ...]:
     """Decides on the parts that pictures show. Empty where the model decides on pictures alone.
 
@@ -57,7 +57,7 @@ def judge_parts(
         try:
             decisions.append(parts.add(prediction))
         except InputError as error:
-            failures.append(str(error))
+            failures.append(failure_of(error))
     found = [*filter(None, decisions), *parts.decide_incomplete()]
     return tuple(_with_truth(one, [items[view.path] for view in one.views.values()]) for one in found)
 

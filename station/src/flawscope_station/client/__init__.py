@@ -31,10 +31,11 @@ from flawscope_station.client.messages import (
     parse,
     read_file,
 )
+from flawscope_station.core.product_facts import Product
 from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import redact_address
 from flawscope_station.store.inspection import Inspection, format_time
-from flawscope_station.web.schemas import Product, Version
+from flawscope_station.web.schemas import Version
 
 if TYPE_CHECKING:
     import numpy as np

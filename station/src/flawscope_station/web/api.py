@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -21,6 +22,7 @@ from flawscope_station.access.authenticator import Access, ExpiredError
 from flawscope_station.access.roles import ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster
+from flawscope_station.core.product_facts import Product
 from flawscope_station.core.queries import Overview
 from flawscope_station.monitoring.threads import describe_threads, thread_stacks
 from flawscope_station.settings.shifts import ShiftSettings
@@ -143,7 +145,11 @@ product_router = APIRouter(prefix="/products/{name}")
 @router.get("/products", response_model=schemas.Products)
 def products(overview: OverviewDep) -> Answer:
     """List the products that are inspected here."""
-    return {"products": [overview.facts(name) for name in list(overview.addresses.products)]}
+    found = []
+    for name in list(overview.addresses.products):
+        with suppress(NotFoundError):  # it was removed meanwhile
+            found.append(overview.facts(name))
+    return {"products": found}
 
 
 @router.get("/removed-products", response_model=schemas.RemovedProducts)
@@ -153,12 +159,12 @@ def removed_products(addresses: AddressesDep) -> Answer:
     return {"products": list(addresses.removed())}
 
 
-@product_router.get("", response_model=schemas.Product)
-def one_product(name: str, overview: OverviewDep) -> Answer:
+@product_router.get("")
+def one_product(name: str, overview: OverviewDep) -> Product:
     return overview.facts(name)
 
 
-@product_router.post("/pause", response_model=schemas.Product)
+@product_router.post("/pause")
 def pause_product(
     name: str,
     product_id: ProductId,
@@ -166,17 +172,17 @@ def pause_product(
     pauses: PausesDep,
     person: Operator,
     body: schemas.PauseRequest | None = None,
-) -> Answer:
+) -> Product:
     """Pause a product, also across starts: its parts are refused with 503 `paused`, and a PLC sees it as not
     ready. It is no problem of the station."""
     pauses.pause(product_id, person.name, "" if body is None else body.reason)
     return overview.facts(name)
 
 
-@product_router.post("/resume", response_model=schemas.Product)
+@product_router.post("/resume")
 def resume_product(
     name: str, product_id: ProductId, overview: OverviewDep, pauses: PausesDep, person: Operator
-) -> Answer:
+) -> Product:
     """Take parts of a paused product again."""
     pauses.resume(product_id, person.name)
     return overview.facts(name)
@@ -463,7 +469,8 @@ def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> d
     begin = shift_begin(shifts, at)
     counts = {"since": iso(begin), **overview.store.counts_since(product_id, begin)}
     waiting = overview.store.waiting_count(product_id)
-    return {**overview.state(name), "product": name, "waiting": waiting, "counts": counts, "at": iso(at)}
+    state = overview.state(name).model_dump()
+    return {**state, "product": name, "waiting": waiting, "counts": counts, "at": iso(at)}
 
 
 def _stream(

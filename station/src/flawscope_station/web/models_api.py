@@ -16,6 +16,7 @@ from flawscope.artefact import Manifest, rates
 from flawscope.artefact import files as model_files
 from flawscope.errors import InputError
 from flawscope_station.access.roles import has_role
+from flawscope_station.core.product_facts import Product
 from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_records import Candidate, advice, list_history, status_of
 from flawscope_station.learning.jobs import REJECTED
@@ -202,7 +203,7 @@ def remove_version(product_id: ProductId, number: int, versions: VersionsDep, pe
         raise RefusedError(409, text, "version_used")
 
 
-@router.post("/versions/{number}/activate", response_model=schemas.Product, responses=refusals(409))
+@router.post("/versions/{number}/activate", responses=refusals(409))
 def activate(
     name: str,
     product_id: ProductId,
@@ -212,7 +213,7 @@ def activate(
     overview: OverviewDep,
     person: Engineer,
     options: ActivationOptions | None = None,
-) -> Answer:
+) -> Product:
     """Activate a version, which judges from now on. If it cannot be opened, the version before goes on. One
     that was learnt from corrections and loses known defects is refused unless `losing` names all of their
     inspections; and one whose file is another than `hash` says."""

@@ -6,17 +6,19 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Protocol
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import BaseModel
 
 from flawscope import __version__, pages
 from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.access.roles import LOCAL_PERSON, OPERATOR, PERSON_KEY, Person, has_role
-from flawscope_station.core.queries import Overview, ProductState
+from flawscope_station.core.product_facts import ProductState
+from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.shifts import Shift, ended_shifts
@@ -55,25 +57,27 @@ RECENT_PICTURES = 16  # below the live one
 PER_PAGE = 48  # inspections in the history; divides by 2, 3, 4, 6 and 8 columns
 
 
-class PageFacts(TypedDict):
-    """Facts about a product that all of its pages show. problem_products: that each of the `problems` is of;
-    None: it is not said."""
+class PageFacts(Protocol):
+    """Facts about a product that all of its pages show."""
 
     waiting: int
     problems: list[str]
     problem_products: list[str | None]
 
 
-class FoundPageFacts(PageFacts):
-    """Facts about a product without a state. found_at: entry that finds it."""
+class RemovedProduct(BaseModel):
+    """What is shown of a removed product beside its records."""
 
-    found_at: str | None
+    waiting: int = 0
+    problems: list[str] = []
+    problem_products: list[str | None] = []
+    found_at: str | None = None
 
 
 class WaitingState(ProductState):
     """State of a product while the store is away."""
 
-    waiting: int
+    waiting: int = 0
 
 
 class Page:
@@ -150,24 +154,17 @@ class Page:
         """Return the product's facts; while the store is away only those that the page of problems needs, and
         of a removed one those of any page."""
         if self.is_removed:
-            removed: FoundPageFacts = {
-                "waiting": 0,
-                "problems": [],
-                "problem_products": [],
-                "found_at": None,
-            }
-            return removed
+            return RemovedProduct()
         try:
             return self.overview.facts(product)
         except StoreError:
             if self.page != PROBLEMS_PAGE:
                 raise
-            away: WaitingState = {**self.overview.state(product), "waiting": 0}
-            return away
+            return WaitingState.model_validate(self.overview.state(product).model_dump())
 
     def _problem_bar(self, facts: PageFacts) -> str:
         """Return the line on each page about problems that nobody has acknowledged, or ""."""
-        kinds, products = facts["problems"], facts["problem_products"]
+        kinds, products = facts.problems, facts.problem_products
         if not kinds:
             return ""
         named = []

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, tzinfo
 from itertools import chain
-from typing import IO, Annotated, Literal, TypedDict, TypeVar
+from typing import IO, Annotated, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from flawscope import Region
 from flawscope.artefact import files
@@ -60,29 +61,9 @@ XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 BLOCK_BYTES = 1 << 20
 
 
-class AuditEvent(BaseModel):
-    """Event of the audit. who: user, token, `command line`, `station`, or empty where nobody is known.
-    address: of the request's sender."""
-
-    id: int
-    at: str
-    kind: str
-    who: str
-    address: str | None
-    product: str | None
-    text: str
-
-
-class AuditPage(BaseModel):
-    entries: list[AuditEvent]
-    next: int | None = Field(description="`before` of the next page; null: there is none")
-
-
-class AuditLog(TypedDict):
-    """Page of the audit, as it was read. next: `before` of the next one."""
-
-    entries: list[audit.Event]
-    next: int | None
+class AuditPage(TypedDict):
+    entries: list[audit.AuditEvent]
+    next: Annotated[int | None, Field(description="`before` of the next page; null: there is none")]
 
 
 @router.get("/export", response_class=Response, responses={200: {"content": {CSV: {}, XLSX: {}}}})
@@ -115,7 +96,7 @@ def export(
     return StreamingResponse(read_blocks(file), media_type=XLSX, headers=headers)
 
 
-@audit_router.get("/audit", response_model=AuditPage)
+@audit_router.get("/audit")
 def audit_log(
     database: DatabaseDep,
     text: Annotated[str, Query(description="part of who, address, kind or text")] = "",
@@ -124,7 +105,7 @@ def audit_log(
     until: TimeQuery = "",
     before: Annotated[int | None, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
-) -> AuditLog:
+) -> AuditPage:
     """List who did what, when and from where, the latest first: sign-ins good and bad, users, tokens,
     settings, versions, verdicts, deletions."""
     begin = parse_time(since) if since else None
@@ -143,7 +124,7 @@ def audit_page(request: Request, addresses: AddressesDep, database: DatabaseDep)
     names = ("text", "about", "since", "until", "before")
     texts = {name: request.query_params.get(name, "").strip() for name in names}
     query = {name: text for name, text in texts.items() if text}
-    error, log = "", AuditLog(entries=[], next=None)
+    error, log = "", AuditPage(entries=[], next=None)
     try:
         before = query.pop("before", "")
         if not before.isdecimal() and before:
