@@ -37,6 +37,7 @@ from flawscope_station.store.schema import (
 )
 from flawscope_station.store.search import Filters, search
 from flawscope_station.store.station_identity import check_owner
+from migrations_helpers import missing_step
 from station_helpers import add_version, taken
 
 pytestmark = pytest.mark.both_databases
@@ -175,6 +176,7 @@ def test_migrated_tables_say_of_themselves_what_new_ones_do(empty_database, vers
     with database.reading() as connection:
         migrated = described(connection)
         assert migrations.table_version(connection) == CURRENT
+        assert missing_step(connection) == ""
     if database.is_sqlite:
         new = Database(f"sqlite:///{tmp_path / 'new.sqlite'}")
     else:

@@ -11,13 +11,13 @@ from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.health import Health
 from flawscope_station.core.live import Gauges, ReviewLeases
 from flawscope_station.core.pauses import Pauses
-from flawscope_station.core.product_facts import Product, ProductState
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.monitoring.problems import Problem
 from flawscope_station.settings.shown import hash_settings, mask_settings, with_products
 from flawscope_station.sinks import Sinks
 from flawscope_station.store.inspection import InspectionFacts
 from flawscope_station.store.line_alarms import hold_promise, promise_facts
+from flawscope_station.store.product_facts import Product, ProductState
 from flawscope_station.store.records import Store, WaitingInspections, iso
 from flawscope_station.store.search import Filters, InspectionPage, Trends, search, trends
 

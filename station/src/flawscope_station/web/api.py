@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import inspect
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
@@ -22,7 +23,6 @@ from flawscope_station.access.authenticator import Access, ExpiredError
 from flawscope_station.access.roles import ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster
-from flawscope_station.core.product_facts import Product
 from flawscope_station.core.queries import Overview
 from flawscope_station.monitoring.threads import describe_threads, thread_stacks
 from flawscope_station.settings.shifts import ShiftSettings
@@ -30,7 +30,9 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.shifts import shift_begin
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS
+from flawscope_station.store.filters import FILTERS
 from flawscope_station.store.inspection import HTTP_PREFIX, Inspection, InspectionFacts
+from flawscope_station.store.product_facts import Product
 from flawscope_station.store.records import (
     NotFoundError,
     WaitingInspections,
@@ -263,31 +265,29 @@ def confirm_keep(
 def parse_filters(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
-    cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
-    since: Annotated[str | None, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")] = None,
-    until: Annotated[str | None, Query(description="before this time")] = None,
-    decision: Literal["", "good", "anomalous", "within tolerance"] | None = None,
-    verdict: Literal["", "good", "defect", "none"] | None = None,
-    review: Literal["", "none", "waiting", "done", "skipped"] | None = None,
-    unanswered: Annotated[
-        Literal["", "any", "none", "late", "withdrawn", "abandoned"] | None,
-        Query(description="why its sender did not get the answer"),
-    ] = None,
-    purpose: Annotated[
-        Literal["", "production", "challenge", "trial", "with trials"] | None,
-        Query(description="challenge: challenge parts; trial: what was tried by hand. Neither is found else"),
-    ] = None,
-    score_min: str | None = None,
-    score_max: str | None = None,
-    version: str | None = None,
-    picture: Annotated[
-        str | None, Query(alias="file", description="what its sender calls it; A12* begins with A12")
-    ] = None,
-    part: Annotated[str | None, Query(description="its number; 4711* begins with 4711")] = None,
-    batch: Annotated[str | None, Query(description="that the part belongs to; 47* begins with 47")] = None,
+    cursor: Annotated[str, Query(description="`next` of the page before")] = "",
+    **texts: str,
 ) -> Filters:
-    query = {key: value for key, value in request.query_params.items() if key not in ("name", "file")}
-    return Filters.from_query({**query, "name": picture or ""})
+    """Return what a search asks for; texts: of the filters, as `_filter_parameters` names them."""
+    given = {one.name: texts[f"{PREFIX}{one.name}"] for one in FILTERS}
+    return Filters.from_query({**given, "cursor": cursor, "limit": str(limit)})
+
+
+def _filter_parameters() -> Iterator[inspect.Parameter]:
+    """Yield a parameter for each filter, with a name of its own: `name` is the product's in the path."""
+    for one in FILTERS:
+        words = Literal.__getitem__(("", *one.words)) if one.words else str
+        query = Query("", alias=one.parameter or one.name, description=one.says or None)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        yield inspect.Parameter(f"{PREFIX}{one.name}", kind, default=query, annotation=words)
+
+
+PREFIX = "filter_"
+_signature = inspect.signature(parse_filters, eval_str=True)
+_named = [one for one in _signature.parameters.values() if one.kind != inspect.Parameter.VAR_KEYWORD]
+_parameters = [*_named, *_filter_parameters()]
+# by which FastAPI reads and describes the query
+setattr(parse_filters, "__signature__", _signature.replace(parameters=_parameters))  # noqa: B010
 
 
 FiltersDep = Annotated[Filters, Depends(parse_filters)]

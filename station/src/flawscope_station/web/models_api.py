@@ -16,7 +16,6 @@ from flawscope.artefact import Manifest, rates
 from flawscope.artefact import files as model_files
 from flawscope.errors import InputError
 from flawscope_station.access.roles import has_role
-from flawscope_station.core.product_facts import Product
 from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_records import Candidate, advice, list_history, status_of
 from flawscope_station.learning.jobs import REJECTED
@@ -26,6 +25,7 @@ from flawscope_station.store.files import write_error
 from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
+from flawscope_station.store.product_facts import Product
 from flawscope_station.store.records import GOOD, valid_id_or_zero
 from flawscope_station.store.schema import READY
 from flawscope_station.store.throughput import ReviewedDefect, pictures_a_day, reviewed_defects

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypedDict
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Form, Request
@@ -14,19 +14,19 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import BaseModel
 
 from flawscope import __version__, pages
-from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.access.roles import LOCAL_PERSON, OPERATOR, PERSON_KEY, Person, has_role
-from flawscope_station.core.product_facts import ProductState
 from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings
 from flawscope_station.settings.station import Settings
 from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.store.database import StoreError, now
+from flawscope_station.store.filters import BY_NAME, FILTERS, WITH_TRIALS
 from flawscope_station.store.inspection import other_fields
 from flawscope_station.store.line_alarms import hold_promise
+from flawscope_station.store.product_facts import ProductState
 from flawscope_station.store.records import iso, valid_id_or_zero
-from flawscope_station.store.search import WITH_TRIALS, Filters, InspectionPage
+from flawscope_station.store.search import Filters, InspectionPage
 from flawscope_station.web.api import live_state
 from flawscope_station.web.components import (
     HealthDep,
@@ -66,7 +66,7 @@ class PageFacts(Protocol):
 
 
 class RemovedProduct(BaseModel):
-    """What is shown of a removed product beside its records."""
+    """Removed product, of which its records alone are shown."""
 
     waiting: int = 0
     problems: list[str] = []
@@ -298,7 +298,7 @@ def history(
         filtered=bool(query.keys() - {"since"}),
         local=local_times,
         quick=_quick_links(base, query),
-        versions=[(version["id"], version["id"]) for version in listed],
+        form=_form_fields(page.texts, [version["id"] for version in listed]),
         export=f"/api/v1/products/{quote(product, safe='')}/export?{urlencode(_export_query(search))}",
     )
 
@@ -306,14 +306,36 @@ def history(
 def _search_query(query: Mapping[str, str]) -> dict[str, str]:
     """Return the filters of a page's address as a search reads them: times in UTC, numbers with a point."""
     search = {}
-    for key, text in query.items():
-        if key in ("since", "until"):
-            search[key] = _to_utc(text)
-        elif key.startswith("score_"):
-            search[key] = text.replace(",", ".")
+    for name, text in query.items():
+        kind = BY_NAME[name].kind if name in BY_NAME else ""
+        if kind in ("since", "until"):
+            search[name] = _to_utc(text)
+        elif kind in ("least", "most"):
+            search[name] = text.replace(",", ".")
         else:
-            search[key] = text
+            search[name] = text
     return search
+
+
+class Field(TypedDict):
+    """Field of the form of the history. options: words of a choice with their texts; none: it is typed."""
+
+    name: str
+    kind: str
+    options: list[tuple[object, str]]
+
+
+def _form_fields(texts: pages.Texts, version_ids: Sequence[int]) -> list[Field]:
+    """Return the fields of the form of the history, one for each filter, in their order."""
+    form: list[Field] = []
+    for one in FILTERS:
+        options: list[tuple[object, str]] = [
+            (choice.word, texts(choice.text)) for choice in one.choices if choice.text
+        ]
+        if one.name == "version":
+            options = [(number, str(number)) for number in version_ids]
+        form.append({"name": one.name, "kind": one.kind, "options": options})
+    return form
 
 
 @page_router.get("/{product}/trends")
@@ -393,11 +415,8 @@ def inspection(
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:
-    """Return filters as a query of the API, whose `name` is the product's: `file` is the picture's."""
-    export = {}
-    for key, text in keep_known_settings(Filters, query).items():
-        export["file" if key == "name" else key] = text
-    return export
+    """Return the filters of the history as a query of the API, by its names."""
+    return {one.parameter or name: query[name] for name, one in BY_NAME.items() if name in query}
 
 
 def _quick_links(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:

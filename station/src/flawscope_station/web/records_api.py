@@ -26,6 +26,7 @@ from flawscope_station.access import audit
 from flawscope_station.access.roles import ADMIN
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.store import line_alarms
+from flawscope_station.store.filters import further_facts
 from flawscope_station.store.inspection import Inspection, InspectionFacts, ViewFacts, other_fields
 from flawscope_station.store.records import parse_time, valid_id_or_zero
 from flawscope_station.store.search import MAX_PAGE_SIZE, iterate_pages
@@ -51,7 +52,8 @@ page_router = html_router(ADMIN)
 Subject = Annotated[str, Query(description=f"one of {', '.join(audit.SUBJECTS)}; all where it is left out")]
 TimeQuery = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
 PLACES = ("places", "largest_px", "largest_mm", "largest_x", "largest_y")  # of all its pictures
-COLUMNS = (*Inspection.model_fields, *PLACES, "more")  # the last: what else the library says
+FURTHER = further_facts()
+COLUMNS = (*Inspection.model_fields, *PLACES, *FURTHER, "more")  # the last: what else the library says
 PEOPLE_SAY = ("verdict", "kind", "verdict_by", "note")
 _BEFORE_PLACES = ("id", "part", "batch", "path", "decision")
 _AFTER_PLACES = ("p_value", "severity", "kinds", "time", "model", "remark", "unanswered")
@@ -175,7 +177,7 @@ def write_workbook(
         address: of the pages of inspections, which names of pictures open. zone: of times; None: this
             machine's. totals: to be told beside the counts.
     """
-    book, counts = result_workbook.ResultWorkbook(SHEET_COLUMNS), Counter[str]()
+    book, counts = result_workbook.ResultWorkbook(SHEET_COLUMNS, FURTHER), Counter[str]()
 
     def append(page: list[InspectionFacts]) -> None:
         for inspection in page:
@@ -232,7 +234,9 @@ def _cells(inspection: InspectionFacts) -> list[object]:
     own = [inspection.get(name) for name in Inspection.model_fields]
     measured = _measured(inspection)
     places = [measured.get(name) for name in PLACES]
-    return [*own, *places, other_fields(inspection) or None]
+    more = other_fields(inspection)
+    further = [more.pop(name, None) for name in FURTHER]
+    return [*own, *places, *further, more or None]
 
 
 def _text_cell(value: object) -> object:

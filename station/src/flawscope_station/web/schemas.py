@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flawscope_station.core.product_facts import Product
 from flawscope_station.store.inspection import Inspection
+from flawscope_station.store.product_facts import Product
 
 
 class Refusal(BaseModel):

@@ -14,7 +14,6 @@ from flawscope.errors import InputError
 from flawscope.methods import conflicts, registry
 from flawscope.pictures import still_frames
 from flawscope_station.access.roles import ENGINEER
-from flawscope_station.core.product_facts import Product
 from flawscope_station.setup.draft import (
     AddedPicture,
     Draft,
@@ -26,6 +25,7 @@ from flawscope_station.setup.other_files import check_zip_name
 from flawscope_station.sources.source import TriggeredSource
 from flawscope_station.sources.trigger import wait_for_shot
 from flawscope_station.store.files import Files
+from flawscope_station.store.product_facts import Product
 from flawscope_station.store.records import NotFoundError
 from flawscope_station.store.throughput import pictures_a_day
 from flawscope_station.web import setup_schemas, uploads

@@ -1,4 +1,4 @@
-"""What API, pages and client know of a product, one list of fields for all of them; pydantic alone."""
+"""Facts about a product, one list of fields for API, pages and client; pydantic alone."""
 
 from __future__ import annotations
 
