@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flawscope.datasets.labels import csv_forms, json_forms, tables, xml_forms, yolo
 from flawscope.datasets.labels.names import PictureNames
@@ -53,43 +53,52 @@ def read_label_file(
     most = MAX_BYTES.get(suffix, MAX_LIST_BYTES if suffix in tables.SUFFIXES else 0)
     if not most or path.name in yolo.SETTINGS:
         return None
-    unread = LabelDocument("", [])
     try:
         data = path.read_bytes() if path.stat().st_size <= most else b""
     except (OSError, MemoryError):
-        return unread
+        return LabelDocument("", [])
     if not data.strip():  # YOLO's of a picture in which nothing is marked
         return None
     found = _read_form(path, suffix, data, own, settings) if suffix in MAX_BYTES else None
-    if (found is not None and (found.form or found.fault)) or suffix not in tables.SUFFIXES:
+    is_read = found is not None and (found.form or found.fault)
+    if is_read or suffix not in tables.SUFFIXES:
+        return found
+    try:
+        return _read_list(suffix, data, own, names)
+    except InputError as error:
+        return LabelDocument(tables.FORM, [], str(error))
+    except Exception:  # it is no list
         return found
 
-    @cache
-    def may_numbers_name() -> bool:  # numbers in a damaged file of a tool, or in a table of them, may not
-        if suffix in (".txt", ".log"):
-            return _LINES_OF_NAMES.fullmatch(tables.table_text(data).strip()) is not None
-        return _SIGN.search(data) is None
 
+def _read_list(suffix: str, data: bytes, own: str, names: PictureNames) -> LabelDocument:
+    """Reads a list of pictures; of no form where it says nothing of them."""
     is_known = names.is_name if suffix in tables.TABLES else names.is_exact
+
+    @cache
+    def may_numbers_name() -> bool:
+        return _may_numbers_name(suffix, data)
 
     def is_sure(text: str) -> bool:
         is_number = text.isdecimal() and not (text[0] == "0" and len(text) >= PADDED_DIGITS)
         return is_known(text) and (not is_number or may_numbers_name())
 
-    try:
-        entries = tables.read_list(data, suffix, own, is_sure, is_own=names.is_exact(own), count=names.count)
-        entries = [entry for entry in entries if entry.about]
-        if entries:
-            return LabelDocument(tables.FORM, entries)
-        seems_list = tables.seems_list(data, suffix, names)
-        if suffix not in tables.TABLES and not may_numbers_name():  # as a whole file its numbers may be names
-            listed = tables.read_list(data, suffix, own, is_known)
-            seems_list = 2 * len({entry.name for entry in listed}) >= names.count > 1
-        return unread._replace(seems_list=seems_list)
-    except InputError as error:
-        return LabelDocument(tables.FORM, [], str(error))
-    except Exception:  # it is no list
-        return found
+    entries = tables.read_list(data, suffix, own, is_sure, is_own=names.is_exact(own), count=names.count)
+    entries = [entry for entry in entries if entry.about]
+    if entries:
+        return LabelDocument(tables.FORM, entries)
+    seems_list = tables.seems_list(data, suffix, names)
+    if suffix not in tables.TABLES and not may_numbers_name():  # as a whole file its numbers may be names
+        listed = tables.read_list(data, suffix, own, is_known)
+        seems_list = 2 * len({entry.name for entry in listed}) >= names.count > 1
+    return LabelDocument("", [], seems_list=seems_list)
+
+
+def _may_numbers_name(suffix: str, data: bytes) -> bool:
+    """Whether numbers may name pictures: not in a damaged file of a tool, nor in a table of numbers."""
+    if suffix in (".txt", ".log"):
+        return _LINES_OF_NAMES.fullmatch(tables.table_text(data).strip()) is not None
+    return _SIGN.search(data) is None
 
 
 def _read_form(
@@ -104,10 +113,7 @@ def _read_form(
         return LabelDocument("", [], reason) if _SIGN.search(data) else unread
     if suffix == ".txt" and not document:  # YOLO's of a picture in which nothing is marked
         return None
-    try:
-        form = next((form for form in _FORMS if form.suffix == suffix and form.fits(document)), None)
-    except Exception:  # of no tool
-        form = None
+    form = _form_of(suffix, document)
     if form is None:
         return unread
     try:
@@ -122,6 +128,14 @@ def _read_form(
     return LabelDocument(form.name, [], f"as {form.name}: {reason}")
 
 
+def _form_of(suffix: str, document: object) -> _Form | None:
+    """Finds the form of what a file holds; None where it is of no tool."""
+    try:
+        return next((form for form in _FORMS if form.suffix == suffix and form.fits(document)), None)
+    except Exception:  # of whatever a file of no tool makes a test raise
+        return None
+
+
 def _without_other_labels(entry: Entry) -> Entry:
     """The entry without what is marked as no defect."""
     marks = [
@@ -133,20 +147,21 @@ def _without_other_labels(entry: Entry) -> Entry:
     return entry._replace(marks=marks)
 
 
-def _load(suffix: str, data: bytes) -> Any:
+def _load(suffix: str, data: bytes) -> object:
     if suffix == ".xml":
         return xml_forms.load_xml(data)
     if suffix == ".json":
         return json.loads(data)
     if suffix == ".csv":
         return csv_forms.load_csv(data)
-    return [words for line in decode_text(data).splitlines() if (words := line.split())]
+    lines = map(str.split, decode_text(data).splitlines())
+    return [words for words in lines if words]
 
 
 class _Form(NamedTuple):
     name: str
     suffix: str
-    fits: Callable[[Any], bool]
+    fits: Callable[..., bool]  # whether what a file of the suffix holds has the form
     parse: Callable[..., Iterable[Entry]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ def find_settings(root: Path, folder: Path) -> YoloSettings:
 def _read_settings(path: Path) -> YoloSettings:
     try:
         text = read_text(path)
-        document: Any = load_yaml(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
+        document = load_yaml(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
         names = document.get("names") or {}
         numbered = names if isinstance(names, dict) else dict(enumerate(names))
         return YoloSettings({int(k): str(v) for k, v in numbered.items()}, "kpt_shape" in document)
@@ -79,28 +79,31 @@ def have_key_points(lines: list[list[str]]) -> bool | None:
     if min(map(len, rows)) <= 4 or len({*map(len, rows)}) > 1:
         return False
     table = np.array(rows)
-    if (table[:, :2] < table[:, 2:4] / 2 - ROUNDING).any() or (
-        table[:, :2] + table[:, 2:4] / 2 > 1 + ROUNDING
-    ).any():
-        return False  # no box
-    centre, half, rest = table[:, None, :2], table[:, None, 2:4] / 2 + ROUNDING, table[:, 4:]
-
-    def in_box(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = (abs(points - centre) <= half).all(-1)
-        return found
-
+    centre = table[:, :2]
+    half = table[:, 2:4] / 2
+    is_box = (centre >= half - ROUNDING) & (centre + half <= 1 + ROUNDING)
+    if not is_box.all():
+        return False
+    rest = table[:, 4:]
     if rest.shape[1] % 3 == 0:
         triples = rest.reshape(len(table), -1, 3)
-        if (
-            np.isin(seen := triples[..., 2], (0, 1, 2)).all()
-            and (in_box(triples[..., :2]) | (seen == 0)).all()
-        ):
+        visibility = triples[..., 2]
+        is_in_place = _in_box(triples[..., :2], centre, half) | (visibility == 0)
+        if np.isin(visibility, (0, 1, 2)).all() and is_in_place.all():
             return True
     if rest.shape[1] % 2 == 0:
         pairs = rest.reshape(len(table), -1, 2)
-        if in_box(pairs).all() and not in_box(table[:, None, 2:4]).any():
+        second_corner = table[:, None, 2:4]
+        if _in_box(pairs, centre, half).all() and not _in_box(second_corner, centre, half).any():
             return None
     return False
+
+
+def _in_box(points: Polygon, centre: Polygon, half: Polygon) -> NDArray[np.bool_]:
+    """Which points [N, K, 2] lie in the box of their row, [N, K]. half: of its sides [N, 2]."""
+    distance = np.abs(points - centre[:, None])
+    inside: NDArray[np.bool_] = np.all(distance <= half[:, None] + ROUNDING, axis=-1)
+    return inside
 
 
 def parse_yolo(lines: list[list[str]], own: str, settings: YoloSettings) -> Iterator[Entry]:
