@@ -17,6 +17,7 @@ from PIL import Image
 
 from flawscope.datasets.labels.forms import LabelDocument, read_label_file
 from flawscope.datasets.labels.names import PictureNames, without_zeros
+from flawscope.datasets.labels.shapes import Entry as LabelEntry
 from flawscope.datasets.labels.shapes import Mark, Shape, Size
 from flawscope.datasets.labels.tables import FORM as LIST
 from flawscope.datasets.labels.tables import SUFFIXES
@@ -185,8 +186,10 @@ class LabelFiles:
     def left_out(self, picture: Path) -> tuple[str, ...]:
         """Why marks in one of the pictures cannot be used; a file that cannot be read may have marked it."""
         found = self._by_picture.get(picture, _Found())
-        unread = [f"in {path.name}, which could not be read" for path in self.unreadable]
-        return tuple(dict.fromkeys([*found.left_out, *(() if found.labels else unread)]))
+        reasons = [*found.left_out]
+        if not found.labels:
+            reasons += [f"in {path.name}, which could not be read" for path in self.unreadable]
+        return tuple(dict.fromkeys(reasons))
 
     @cached_property
     def unreadable(self) -> dict[Path, str]:
@@ -258,9 +261,12 @@ class LabelFiles:
             for name in filter(None, (*names, without_zeros(names[0]))):
                 plain.setdefault(name, []).append(picture)
         by_exact_name: list[tuple[_Entry, list[Path]]] = []
+        taken: set[Path] = set()
         for entry in self._entries(exact):
-            by_exact_name.append((entry, self._closest(entry, exact.get(fold(entry.stem), ()))))
-        taken = {path for entry, pictures in by_exact_name if entry.has_defect for path in pictures}
+            pictures = self._closest(entry, exact.get(fold(entry.stem), ()))
+            by_exact_name.append((entry, pictures))
+            if entry.has_defect:
+                taken.update(pictures)
         free = {name: [path for path in paths if path not in taken] for name, paths in plain.items()}
         folders = {name for picture in self._pictures for name in self._folders(picture)}
         found = []
@@ -307,18 +313,22 @@ class LabelFiles:
                 place = PurePosixPath(entry.name.replace("\\", "/"))
                 if fold(place.name) not in names:  # a name may hold %20 itself
                     place = PurePosixPath(unquote(entry.name).replace("\\", "/"))
-                good = [mark for mark in entry.marks if self._is_of_good_part(mark.kind)]
-                defects = [mark for mark in entry.marks if mark not in good]
-                yield _Entry(
-                    _fold_folders(place.parent.parts),
-                    place.name,
-                    fold(entry.suffix),
-                    _labels_of(path, entry.size, defects, document.form),
-                    left_out=tuple(mark.kind for mark in defects if mark.draw is None),
-                    source=source,
-                    about=entry.about,
-                    good=tuple(mark.kind for mark in good),
-                )
+                yield self._entry(path, document.form, place, source, entry)
+
+    def _entry(self, path: Path, form: str, place: PurePosixPath, source: str, entry: LabelEntry) -> _Entry:
+        """What a file says of a picture. place: of the picture, by the file."""
+        good = [mark for mark in entry.marks if self._is_of_good_part(mark.kind)]
+        defects = [mark for mark in entry.marks if mark not in good]
+        return _Entry(
+            _fold_folders(place.parent.parts),
+            place.name,
+            fold(entry.suffix),
+            _labels_of(path, entry.size, defects, form),
+            left_out=tuple(mark.kind for mark in defects if mark.draw is None),
+            source=source,
+            about=entry.about,
+            good=tuple(mark.kind for mark in good),
+        )
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -456,18 +466,13 @@ def _fold_folders(parts: Iterable[str]) -> tuple[str, ...]:
 def _labels_of(path: Path, size: Size | None, marks: Sequence[Mark], form: str) -> PictureLabels:
     """Labels of the marks that can be drawn."""
     drawn = [mark for mark in marks if mark.draw]
-    return PictureLabels(
-        path,
-        size,
-        shapes=tuple(mark.draw for mark in drawn if mark.draw),
-        boxes=sum(mark.is_box for mark in drawn),
-        kinds=tuple(mark.kind for mark in drawn),
-        form=form,
-    )
+    shapes = tuple(mark.draw for mark in drawn if mark.draw)
+    boxes = sum(mark.is_box for mark in drawn)
+    return PictureLabels(path, size, shapes, boxes, kinds=tuple(mark.kind for mark in drawn), form=form)
 
 
 def _reach_of(labels: PictureLabels, size: Size) -> NDArray[np.float64]:
-    """How far marks reach to the right and down [2], in shares of a picture's width and height."""
+    """Reach of marks to the right and down [2], in shares of a picture's width and height."""
     points = [shape.reach(size) for shape in labels.shapes if shape.reach]
     farthest: NDArray[np.float64] = np.concatenate(points).max(0)
     return farthest / size[::-1]
@@ -484,12 +489,15 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
         height, width = _upright_size(picture)
     except InputError:
         return [labels]
-    turn = stored_turn(picture)
-    stored = (width, height) if turn in TRANSPOSING else (height, width)
     readings = [replace(labels, size=(height, width))]
-    readings += [replace(labels, size=stored, turn=turn)] if turn != 1 else []
+    turn = stored_turn(picture)
+    if turn != 1:
+        stored = (width, height) if turn in TRANSPOSING else (height, width)
+        readings.append(replace(labels, size=stored, turn=turn))
     fitting = [one for one in readings if labels.size in (None, one.size)]
-    return [one for one in fitting if one.size and not one.hangs_over(one.size)] if fitting else [labels]
+    if not fitting:
+        return [labels]
+    return [one for one in fitting if one.size and not one.hangs_over(one.size)]
 
 
 def _choose_readings(several: list[tuple[Path, PictureLabels, list[PictureLabels]]]) -> Iterator[Reading]:
@@ -501,16 +509,17 @@ def _choose_readings(several: list[tuple[Path, PictureLabels, list[PictureLabels
         if is_only and stored_turn(picture) != 1:
             are_shown.add(readings[0].turn == 1)
     beyond = sum(not readings for *_, readings in several)
+    is_of_larger = beyond >= max(2, LARGER_SHARE * len(several))
     for picture, labels, readings in several:
+        has_two = len(readings) == 2
         if not readings:
             yield picture, labels, "marked beyond the picture"
-        elif beyond >= max(2, LARGER_SHARE * len(several)):
+        elif is_of_larger:
             yield picture, labels, "marked where others reach beyond their pictures"
-        elif len(readings) == 2 and are_shown == {False}:
+        elif has_two and are_shown == {False}:
             yield picture, readings[1], ""
         else:
-            is_doubtful = len(readings) == 2 and are_shown != {True}
-            yield picture, replace(readings[0], is_doubtful=is_doubtful), ""
+            yield picture, replace(readings[0], is_doubtful=has_two and are_shown != {True}), ""
 
 
 def _upright_size(picture: Path) -> Size:

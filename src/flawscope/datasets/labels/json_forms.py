@@ -251,18 +251,19 @@ def _label_studio_tasks(document: object) -> list[Record]:
     records: object = [document] if isinstance(document, dict) else document
     if not is_records(records):
         return []
-    tasks = []
-    for task in records:
-        if isinstance(task.get("task"), dict) and "result" in task:  # an annotation as a storage holds it
-            tasks.append({**task["task"], "annotations": [task]})
-            continue
-        if isinstance(task.get("data"), dict) and task.keys() & _ANNOTATED:
-            tasks.append(task)
-            continue
-        result = _json_min_regions(task)
-        if any(region.keys() & _PLACED and "labels" in "".join(region) for region in result):
-            tasks.append({"data": task, "annotations": [{"result": result}]})
-    return tasks
+    return [task for task in map(_label_studio_task, records) if task is not None]
+
+
+def _label_studio_task(record: Record) -> Record | None:
+    """The task that a record is, or that is made of it; None where it is none."""
+    if isinstance(record.get("task"), dict) and "result" in record:  # an annotation as a storage holds it
+        return {**record["task"], "annotations": [record]}
+    if isinstance(record.get("data"), dict) and record.keys() & _ANNOTATED:
+        return record
+    regions = _json_min_regions(record)
+    if any(region.keys() & _PLACED and "labels" in "".join(region) for region in regions):
+        return {"data": record, "annotations": [{"result": regions}]}
+    return None
 
 
 def _json_min_regions(task: Record) -> list[Record]:

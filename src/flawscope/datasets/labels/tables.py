@@ -12,6 +12,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import PurePosixPath
 
 from flawscope.datasets.labels import xml_forms
@@ -49,24 +50,27 @@ def read_list(
         count: of the pictures.
     """
     rows = _rows(data, suffix, is_name)
-    headers = list(dict.fromkeys(name for row in rows for name in row))
+    headers = list(dict.fromkeys(chain.from_iterable(rows)))
     if _OF_A_MODEL & {name.casefold() for name in headers}:
         return []
-    # of several columns the one that names most pictures; their numbers may be names, too
-    named = {header: _named_in_column(rows, header, is_name) for header in headers}
-    column = max(headers, key=lambda header: len(named[header]), default="")
-    is_list = bool(column and named[column])
-    if not is_list or _is_by_chance(named[column], suffix, column == headers[0], count):
+    column, named = _column_of_names(rows, headers, is_name)
+    if not named or _is_by_chance(named, suffix, column == headers[0], count):
         return _own_entry(data, suffix, own) if is_own else []
     if headers == [column]:  # names alone
         return [_entry(row[column][0], ((LISTED, PurePosixPath(own).name),)) for row in rows]
     return [_entry(row[column][0], _about(row, column)) for row in rows if row.get(column)]
 
 
-def _named_in_column(rows: Iterable[Row], header: str, is_name: IsName) -> set[str]:
-    """The pictures' names among the first texts of a column."""
-    firsts = {row[header][0] for row in rows if row.get(header)}
-    return {text for text in firsts if is_name(text)}
+def _column_of_names(rows: Sequence[Row], headers: Iterable[str], is_name: IsName) -> tuple[str, set[str]]:
+    """The column whose first texts name most pictures, and these names: numbers in other columns may be
+    names, too."""
+    column, named = "", set[str]()
+    for header in headers:
+        firsts = {row[header][0] for row in rows if row.get(header)}
+        names = {text for text in firsts if is_name(text)}
+        if len(names) > len(named):
+            column, named = header, names
+    return column, named
 
 
 def _own_entry(data: bytes, suffix: str, own: str) -> list[Entry]:
@@ -173,9 +177,9 @@ def _seems_table_of(table: list[list[str]], names: PictureNames) -> bool:
     if _OF_A_MODEL & {cell.strip().casefold() for cell in rows[0]}:
         return False
     width = Counter(map(len, rows)).most_common(1)[0][0]
-    full = [cells for cells in rows if len(cells) == width]
-    columns = [[cells[k].strip() for cells in full] for k in range(width)]
-    if any(_says_both(column) for column in columns):
+    full = [[*map(str.strip, cells)] for cells in rows if len(cells) == width]
+    columns = [*zip(*full, strict=True)]
+    if any(map(_says_both, columns)):
         return True
     return any(map(names.are_near, columns)) and any(form_groups(column[1:], 2) for column in columns)
 
@@ -207,27 +211,32 @@ def _cuts(text: str) -> Iterator[tuple[str, list[list[str]]]]:
 
 
 def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
-    """Yields the rows of a table. Its first line names the columns, unless it names a picture; of columns
-    without names one is the picture, and its label is the other of two, or the only one of words."""
-    lines = [[cell.strip() for cell in cells] for cells in table if any(map(str.strip, cells))]
+    """Yields the rows of a table. Its first line names the columns, unless it names a picture."""
+    lines = [[*map(str.strip, cells)] for cells in table if any(map(str.strip, cells))]
     width = max(map(len, lines), default=0)
     keys = ["label"] * width if width <= 2 else [f"column {k + 1}" for k in range(width)]
     if len(lines) > 1 and not any(map(is_name, lines[0])):
         keys = [name or key for name, key in zip(lines[0], keys, strict=False)]
         lines = lines[1:]
     elif width > 2:  # such as label, place, size, picture
-        full = [cells for cells in lines if len(cells) == width]
-        words = [k for k in range(width) if _is_of_words([cells[k] for cells in full], is_name)]
-        if len(words) == 1:
-            keys[words[0]] = "label"
+        words = _column_of_words(lines, width, is_name)
+        if words is not None:
+            keys[words] = "label"
     keys = [key if keys.index(key) == k else f"{key} {k + 1}" for k, key in enumerate(keys)]
     for cells in lines:
         yield {key: [cell] for key, cell in zip(keys, cells, strict=False)}
 
 
-def _is_of_words(column: Iterable[str], is_name: IsName) -> bool:
-    """Whether a column has words in each row, and no picture's name."""
-    return all(_is_word(text) and not is_name(text) for text in column)
+def _column_of_words(lines: Iterable[Sequence[str]], width: int, is_name: IsName) -> int | None:
+    """The only column that has words in each row, and no picture's name; None where there is none, or
+    several."""
+    full = [cells for cells in lines if len(cells) == width]
+    found = []
+    for number in range(width):
+        column = [cells[number] for cells in full]
+        if all(map(_is_word, column)) and not any(map(is_name, column)):
+            found.append(number)
+    return found[0] if len(found) == 1 else None
 
 
 def _is_word(text: str) -> bool:

@@ -79,30 +79,38 @@ def have_key_points(lines: list[list[str]]) -> bool | None:
     if min(map(len, rows)) <= 4 or len({*map(len, rows)}) > 1:
         return False
     table = np.array(rows)
-    centre = table[:, :2]
-    half = table[:, 2:4] / 2
-    is_box = (centre >= half - ROUNDING) & (centre + half <= 1 + ROUNDING)
-    if not is_box.all():
+    boxes, rest = table[:, :4], table[:, 4:]
+    if not _are_boxes(boxes):
         return False
-    rest = table[:, 4:]
-    if rest.shape[1] % 3 == 0:
-        triples = rest.reshape(len(table), -1, 3)
-        visibility = triples[..., 2]
-        is_in_place = _in_box(triples[..., :2], centre, half) | (visibility == 0)
-        if np.isin(visibility, (0, 1, 2)).all() and is_in_place.all():
-            return True
+    if rest.shape[1] % 3 == 0 and _are_visible_points(rest.reshape(len(table), -1, 3), boxes):
+        return True
     if rest.shape[1] % 2 == 0:
         pairs = rest.reshape(len(table), -1, 2)
-        second_corner = table[:, None, 2:4]
-        if _in_box(pairs, centre, half).all() and not _in_box(second_corner, centre, half).any():
+        second_corner = boxes[:, None, 2:]
+        if _in_box(pairs, boxes).all() and not _in_box(second_corner, boxes).any():
             return None
     return False
 
 
-def _in_box(points: Polygon, centre: Polygon, half: Polygon) -> NDArray[np.bool_]:
-    """Which points [N, K, 2] lie in the box of their row, [N, K]. half: of its sides [N, 2]."""
-    distance = np.abs(points - centre[:, None])
-    inside: NDArray[np.bool_] = np.all(distance <= half[:, None] + ROUNDING, axis=-1)
+def _are_boxes(table: NDArray[np.float64]) -> bool:
+    """Whether [N, 4] are centres and sides of boxes in the picture."""
+    centre, half = table[:, :2], table[:, 2:] / 2
+    is_inside = (centre >= half - ROUNDING) & (centre + half <= 1 + ROUNDING)
+    return bool(is_inside.all())
+
+
+def _are_visible_points(triples: NDArray[np.float64], boxes: NDArray[np.float64]) -> bool:
+    """Whether [N, K, 3] are points of boxes with their visibility; of those that are not seen the place does
+    not matter."""
+    visibility = triples[..., 2]
+    is_in_place = _in_box(triples[..., :2], boxes) | (visibility == 0)
+    return bool(np.isin(visibility, (0, 1, 2)).all() and is_in_place.all())
+
+
+def _in_box(points: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Finds points [N, K, 2] that lie in the box of their row, [N, K]. boxes [N, 4]: centre and sides."""
+    distance = np.abs(points - boxes[:, None, :2])
+    inside: NDArray[np.bool_] = np.all(distance <= boxes[:, None, 2:] / 2 + ROUNDING, axis=-1)
     return inside
 
 
