@@ -35,7 +35,7 @@ from flawscope.types import Array
 
 SHA256, METADATA_SHA256 = f"{METADATA_KEY}.sha256", f"{METADATA_KEY}.metadata_sha256"
 # The artefact's tensors that are needed beside the network: for self-test and new calibration
-KEPT_TENSORS: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
+KEPT_TENSORS: dict[str, tuple[str, np.dtype[np.generic]]] = {  # entry: tensor and type
     "samples": ("samples", np.dtype(np.uint8)),
     "samples_int16": ("samples", np.dtype(np.int16)),  # some of them are padded
     "sample_maps": ("sample_maps", np.dtype(np.float32)),
@@ -245,7 +245,7 @@ def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     return {LOOKS: (count, SIDE, SIDE), LOOK_NOISE: (count,), LOOK_ROWS: (count,)}
 
 
-def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
+def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[np.generic]) -> Array:
     """Unpacks an array. ValueError or zlib.error if it has another size; no more than that is unpacked."""
     size = math.prod(shape) * kind.itemsize
     if size > MAX_TENSOR_BYTES:

@@ -316,7 +316,7 @@ class LabelFiles:
                 yield self._entry(path, document.form, place, source, entry)
 
     def _entry(self, path: Path, form: str, place: PurePosixPath, source: str, entry: LabelEntry) -> _Entry:
-        """What a file says of a picture. place: of the picture, by the file."""
+        """Entry of what a file says of a picture, which lies at `place` by the file."""
         good = [mark for mark in entry.marks if self._is_of_good_part(mark.kind)]
         defects = [mark for mark in entry.marks if mark not in good]
         return _Entry(
