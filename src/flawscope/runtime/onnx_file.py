@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -189,14 +189,14 @@ def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
     return entries | {METADATA_SHA256: metadata_hash(entries)}
 
 
-def _read_entries(data: memoryview, path: Any) -> dict[str, str]:
+def _read_entries(data: memoryview, path: object) -> dict[str, str]:
     try:
         return parse_entries(data)
     except ValueError:
         raise files.damaged_error(path, "it is not a flawscope model, or damaged") from None
 
 
-def _parse_manifest(entries: Mapping[str, str], path: Any) -> Manifest:
+def _parse_manifest(entries: Mapping[str, str], path: object) -> Manifest:
     """Reads the manifest. InputError, naming the file, if there is none or it was altered."""
     try:
         content = json.loads(entries[METADATA_KEY], parse_constant=files.reject_constant)
@@ -213,7 +213,7 @@ def _parse_manifest(entries: Mapping[str, str], path: Any) -> Manifest:
     return found
 
 
-def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[str, Array]:
+def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object) -> dict[str, Array]:
     """Reads sample pictures and region of interest, where they are kept."""
     size = manifest.preprocess.network_size
     count, grid = len(manifest.samples), tuple(-(-side // MAP_STRIDE) for side in size)
