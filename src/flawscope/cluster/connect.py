@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize, require_installed
 from flawscope.machine import FIT_THREADS, usable_cores
-from flawscope.types import Json
 
 if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.exceptions import RayTaskError
+
+    from flawscope.types import Json
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody

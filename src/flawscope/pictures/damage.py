@@ -48,8 +48,8 @@ _PIXELS = {  # bytes of a pixel of uncompressed files, by Pillow's name of how t
 _SHARP = 0.75  # of the step to the equal values, below which a row is like the one before
 
 
-# of Pillow: codec, place in the picture, offset in the file, arguments; of the codec raw the kind of pixels,
-# the bytes of a row, and the direction
+# of Pillow: codec, place in the picture, offset in the file, arguments; of the codec raw these are
+# the kind of pixels, the bytes of a row, and the direction
 Tile = tuple[str, tuple[int, int, int, int], int, str | tuple[str, int, int]]
 
 

@@ -10,8 +10,10 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from flawscope.types import Facts
+if TYPE_CHECKING:
+    from flawscope.types import Facts
 
 Size = tuple[int, int]
 
