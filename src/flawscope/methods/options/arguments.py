@@ -240,8 +240,8 @@ class Seeing:
 class Learning:
     """Arguments of `fit` on how long it may learn, and what is kept.
 
-    checkpoint: file that holds the state of a method that learns in steps while it learns, .safetensors. It
-        stays: remove it when the model is saved.
+    checkpoint: file that holds the state of a method that learns in steps while it learns, .safetensors,
+        and after it, too; who has saved the model removes it.
     """
 
     checkpoint: str | os.PathLike[str] | None = None
