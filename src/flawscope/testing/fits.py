@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import Predictor
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
 from flawscope.pictures.table import Picture
+from flawscope.predictor import Predictor
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 from flawscope.testing.case import (
     Case,

@@ -67,7 +67,10 @@ def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback
 
 def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Say) -> Json:
     """Fits, evaluates the model file, writes the cell, removes the work folder."""
-    from flawscope import Predictor, evaluate, load, open_dataset
+    from flawscope.datasets import open_dataset
+    from flawscope.evaluation.evaluation import evaluate
+    from flawscope.predictor import Predictor
+    from flawscope.predictor.router import load
 
     work = store.work_folder(cell)
     threads = _prepare_work_folder(work, plan.threads)
@@ -121,8 +124,8 @@ def _fit_model(
     cell: Cell, dataset: Dataset, model: Path, threads: int, step: ProgressCallback, say: Say
 ) -> Json:
     """Fits and writes the model; returns what the cell's document says of the fit."""
-    import flawscope
     from flawscope.artefact.files import checkpoint_path
+    from flawscope.fitting.fitting import fit
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 
     set_thread_count(threads)
@@ -131,8 +134,8 @@ def _fit_model(
     if cell.shots:
         dataset = few_shot_dataset(dataset, cell.shots, cell.seed)
 
-    def fit() -> Predictor:
-        return flawscope.fit(
+    def fit_cell() -> Predictor:
+        return fit(
             dataset,
             method=cell.base_method,
             seen=cell.seen,
@@ -150,7 +153,7 @@ def _fit_model(
 
     resumed, began = checkpoint.exists(), time.perf_counter()
     try:
-        predictor = fit()
+        predictor = fit_cell()
     except CheckpointError as error:
         if not resumed:
             raise
@@ -158,7 +161,7 @@ def _fit_model(
         say(f"the checkpoint is left aside: {error}")
         checkpoint.unlink(missing_ok=True)
         resumed, began = False, time.perf_counter()
-        predictor = fit()
+        predictor = fit_cell()
     seconds = time.perf_counter() - began
     predictor.save(model)
     return {
