@@ -31,7 +31,7 @@ from flawscope_station.shifts import shift_begin
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS
 from flawscope_station.store.filters import FILTERS
-from flawscope_station.store.inspection import HTTP_PREFIX, Inspection, InspectionFacts
+from flawscope_station.store.inspection import HTTP, Inspection, InspectionFacts, request_key
 from flawscope_station.store.product_facts import Product
 from flawscope_station.store.records import (
     NotFoundError,
@@ -397,7 +397,7 @@ def decide(
             person.name,
             mask=mask_hash,
             note=verdict.note,
-            key=f"{HTTP_PREFIX}{key}" if key else key,
+            key=None if key is None else request_key(HTTP, key),
             kind=verdict.kind,
             replaces=verdict.replaces,
         )
