@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import count
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
+from flawscope.pictures import PictureSource
 from flawscope_station.inspecting.capacity import BusyError, FairQueue, without_traceback
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.parts import PartsCache
@@ -258,7 +259,7 @@ class Judge:
 
     def _feed(
         self, tickets: list[Ticket], model: Model, fed: list[tuple[Ticket, View]], most: int
-    ) -> Iterator[Any]:
+    ) -> Iterator[PictureSource]:
         """Yield pictures while others are computed, so that they are decoded meanwhile, all of a part one
         after another. Ends when none waits, when it is another product's turn, and after `most` pictures:
         another model may be active."""

@@ -10,9 +10,9 @@ from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, exists, select
+from sqlalchemy import ColumnElement, Connection, FromClause, exists, select
 
 from flawscope.artefact import files
 from flawscope.calibration import defect_like
@@ -24,7 +24,7 @@ from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files
 from flawscope_station.store.model_registry import rate_root
 from flawscope_station.store.records import DEFECT, GOOD, find_views, verdict_stacks
-from flawscope_station.store.rows import VerdictRow, ViewRow
+from flawscope_station.store.rows import DrawnRow, LearntPictureRow, ReviewedRow, VerdictRow, ViewRow
 from flawscope_station.store.schema import (
     IS_REVIEWED,
     challenge_parts,
@@ -105,7 +105,7 @@ class ValidVerdict(NamedTuple):
     verdict_id: its number. is_confirmed: it was given twice in a row.
     """
 
-    inspection: Row[Any]
+    inspection: ReviewedRow
     verdict: str
     verdict_id: int
     is_confirmed: bool
@@ -152,7 +152,7 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
     query = query.select_from(inspections.join(pictures)).where(on_line(product_id), IS_REVIEWED)
     latest = query.where(_may_teach(inspections)).order_by(inspections.c.id.desc())
     is_wrong = inspections.c.anomalous != (inspections.c.verdict == DEFECT)
-    rows, stacks = list[Any](), dict[int, list[VerdictRow]]()
+    rows, stacks = list[ReviewedRow](), dict[int, list[VerdictRow]]()
     for which, most in ((is_wrong, MAX_CORRECTIONS), (~is_wrong, MAX_REVIEWED)):
         chosen = latest.where(which).limit(max(0, most - len(rows)))
         rows += connection.execute(chosen).all()
@@ -201,7 +201,9 @@ def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int
     return [one.number for one in once if one.number in doubtful]
 
 
-def draw_good_pictures(connection: Connection, product_id: int, count: int, seed: int) -> list[Row[Any]]:
+def draw_good_pictures(
+    connection: Connection, product_id: int, count: int, seed: int
+) -> list[LearntPictureRow]:
     """Draw at most `count` of the line's good parts, of several views one each: each has the same chance,
     whether the model passed it or a person corrected the model.
 
@@ -240,7 +242,7 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
         .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_(None))
         .order_by(inspections.c.id)
     )
-    drawn: list[Any] = list(connection.execute(query))
+    drawn: list[DrawnRow] = [*connection.execute(query)]
     seen: dict[int, list[ViewRow]] = {}
     for one in find_views(connection, [row.id for row in drawn if row.view is not None]):
         if one.removed_at is None:
@@ -248,10 +250,9 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
     return [_with_picture(row, rng.choice(seen[row.id])) if row.id in seen else row for row in drawn]
 
 
-def _with_picture(row: Any, seen: ViewRow) -> Any:
+def _with_picture(row: DrawnRow, seen: ViewRow) -> LearntPictureRow:
     """Row of an inspection with the picture of one of its views."""
-    own = {name: getattr(seen, name) for name in ("picture", "suffix", "name")}
-    return SimpleNamespace(**{**row._mapping, **own})
+    return SimpleNamespace(id=row.id, name=seen.name, picture=seen.picture, suffix=seen.suffix)
 
 
 # -------------------------------------------------------------------------------------------------- the plan
@@ -268,7 +269,7 @@ class Plan:
     start: int
     learnt: list[int]
     verdicts: ValidVerdicts
-    pictures: list[dict[str, Any]]
+    pictures: list[dict[str, object]]
 
 
 def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: Files, seed: int) -> Plan:
@@ -304,6 +305,6 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
     return Plan(start, learnt, valid, found)
 
 
-def _picture_fields(row: Row[Any], files: Files) -> dict[str, Any]:
+def _picture_fields(row: LearntPictureRow, files: Files) -> dict[str, object]:
     source = str(files.path(PICTURES, row.picture, row.suffix))
     return {"number": int(row.id), "name": row.name, "source": source}

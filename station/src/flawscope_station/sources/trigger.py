@@ -83,7 +83,7 @@ def check_triggers(camera: TriggeredSource) -> None:
         raise InputError(camera.untimed)
 
 
-def check_together(shots: Sequence[Any], most: float) -> None:
+def check_together(shots: Sequence[object], most: float) -> None:
     """Raise ApartError where the first and the last frame of a part were exposed more than `most` seconds
     apart: on a belt they show two parts."""
     times = [shot.exposed_at for shot in shots if isinstance(shot, Shot)]
