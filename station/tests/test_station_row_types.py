@@ -22,6 +22,7 @@ COLUMNS = {
     rows.ChallengeInspectionRow: [schema.inspections, schema.pictures],
     rows.KeyedInspectionRow: [schema.inspections],
     rows.ReviewedRow: [schema.inspections, schema.pictures],
+    rows.LatestRow: [schema.inspections],
     rows.DrawnRow: [schema.inspections, schema.pictures],
     rows.LearntPictureRow: [schema.inspections, schema.pictures],
     rows.VersionRow: [schema.versions],

@@ -60,17 +60,7 @@ def backup(
             copy = Path(folder, DATABASE_FILE)
             if has_database:
                 _copy_sqlite(home / DATABASE_FILE, copy)
-            with files.atomic_write(path) as file:
-                if hasattr(os, "fchmod"):  # it holds password hashes
-                    os.fchmod(file.fileno(), 0o600)
-                with tarfile.open(fileobj=file, mode="w") as tar:
-                    if not tables_only:
-                        _add_files(tar, home)
-                    _add_settings(tar, settings_files)
-                    if has_database:
-                        tar.add(copy, DATABASE_FILE)
-                    tar.add(home / IDENTITY_FILE, IDENTITY_FILE)
-                size = file.tell()
+            size = _write(path, home, copy if has_database else None, tables_only, settings_files)
     except OSError as error:
         raise FlawscopeError(f"cannot write {path}: {error.strerror or error}; free some space") from None
     files.sync_folder(path.parent)
@@ -78,6 +68,23 @@ def backup(
         with suppress(OSError):
             (home / BACKUP_FILE).touch()
     return size
+
+
+def _write(
+    path: Path, home: Path, database: Path | None, tables_only: bool, settings_files: Sequence[Path]
+) -> int:
+    """Write the archive, and return its bytes. database: the copy of SQLite's."""
+    with files.atomic_write(path) as file:
+        if hasattr(os, "fchmod"):  # it holds password hashes
+            os.fchmod(file.fileno(), 0o600)
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            if not tables_only:
+                _add_files(tar, home)
+            _add_settings(tar, settings_files)
+            if database is not None:
+                tar.add(database, DATABASE_FILE)
+            tar.add(home / IDENTITY_FILE, IDENTITY_FILE)
+        return file.tell()
 
 
 def _check_target(path: Path, home: Path, has_database: bool) -> None:

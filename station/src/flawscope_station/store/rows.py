@@ -158,6 +158,14 @@ class ReviewedRow(Protocol):
     contradicts: bool
 
 
+class LatestRow(Protocol):
+    """Inspection of which it is asked whether its part is good."""
+
+    id: int
+    anomalous: bool
+    verdict: str | None
+
+
 class DrawnRow(InspectionRow, Protocol):
     """Inspection whose picture is learnt from, with what is known of that."""
 
