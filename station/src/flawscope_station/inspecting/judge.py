@@ -15,12 +15,11 @@ from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import PictureSource
 from flawscope.predictor import PartCollector
-from flawscope.results.part import PartPrediction
 from flawscope_station.inspecting.capacity import BusyError, FairQueue, without_traceback
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import with_views
-from flawscope_station.inspecting.record import new_inspection
+from flawscope_station.inspecting.record import DecidedPart, new_inspection
 from flawscope_station.inspecting.recorder import Recorder
 from flawscope_station.inspecting.ticket import LateError, ModelError, State, Ticket, View
 from flawscope_station.inspecting.tolerances import ProductTolerances
@@ -42,7 +41,7 @@ class _Judged(NamedTuple):
     product: ProductModel
     views: Sequence[View]
     found: Sequence[Prediction]
-    decided: PartPrediction | None = None
+    decided: DecidedPart | None = None
     rate: float = 0.0
 
 

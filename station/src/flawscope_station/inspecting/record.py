@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Protocol
 
 from flawscope import Prediction
-from flawscope.results.part import PartPrediction
 from flawscope_station.inspecting.ticket import Ticket, View
 from flawscope_station.store.insert import NewInspection, SeenPicture
+from flawscope_station.store.inspection import Finding
 from flawscope_station.store.open_models import ProductModel
 
 _SEEN = {one.name for one in fields(SeenPicture)}
@@ -21,13 +22,32 @@ _SAID_OTHERWISE = {one.name for one in fields(NewInspection)} | {
 }
 
 
+class DecidedPart(Protocol):
+    """What the library decides on a part in several views. worst: its most unusual view."""
+
+    @property
+    def is_anomalous(self) -> bool: ...
+
+    @property
+    def score(self) -> float: ...
+
+    @property
+    def p_value(self) -> float: ...
+
+    @property
+    def worst(self) -> str: ...
+
+    @property
+    def findings(self) -> Sequence[Finding]: ...
+
+
 def new_inspection(
     ticket: Ticket,
     views: Sequence[View],
     product: ProductModel,
     found: Sequence[Prediction],
     near: float,
-    decided: PartPrediction | None = None,
+    decided: DecidedPart | None = None,
     rate: float = 0.0,
     tolerances: dict[str, str] | None = None,
 ) -> NewInspection:
@@ -98,7 +118,7 @@ def _shown_product(product: ProductModel, found: Prediction) -> str | None:
     return product.name and (product.name if found.product else found.NO_PRODUCT_NAME)
 
 
-def _shown_picture(seen: Sequence[SeenPicture], decided: PartPrediction) -> SeenPicture:
+def _shown_picture(seen: Sequence[SeenPicture], decided: DecidedPart) -> SeenPicture:
     """Most unusual picture of a part, with the decision on the part and what was noticed of all. The part is
     within tolerance where all is that makes it anomalous."""
     worst = next(one for one in seen if one.view == decided.worst)

@@ -42,7 +42,6 @@ from typing import NamedTuple, cast
 
 from flawscope import Prediction
 from flawscope.pictures import PictureSource, decoding
-from flawscope.predictor import PreparedPicture
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import RefusalError
@@ -134,7 +133,7 @@ class View:
     suffix: str
     source: decoding.HashedPicture
     file: str | None = None
-    prepared: tuple[Model, PreparedPicture] | None = None
+    prepared: tuple[Model, object] | None = None
     found: Prediction | None = None
 
     def model_input(self, model: Model) -> PictureSource:
