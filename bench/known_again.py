@@ -219,6 +219,7 @@ def summary(cells: Sequence[dict[str, Any]], life: str, new: int) -> dict[str, A
 def main() -> int:
     parser = common.make_parser(__doc__, "known_again", data=False)
     parser.add_argument("--draws", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--first", type=int, default=0, help="draw to begin with (default: %(default)s)")
     parser.add_argument("--new", type=int, default=120, help="new good parts a draw (default: %(default)s)")
     parser.add_argument("--parts", default="known,lost,parts", help="default: %(default)s")
     args = common.parse_arguments(parser, draws=1, new=6)
@@ -231,9 +232,9 @@ def main() -> int:
         works = {"known": known_parts, "lost": lost_parts, "parts": lost_views}
         for name in args.parts.split(","):
             function = works[name]
-            for draw in range(args.draws):
+            for draw in range(args.first, args.draws):
                 record.cell(f"{name}/{draw}", partial(function, work, draw, args.new))
-            cells = [record.cells[f"{name}/{draw}"] for draw in range(args.draws)]
+            cells = [record.cells[f"{name}/{draw}"] for draw in range(args.first, args.draws)]
             lives = [life for life in cells[0] if life != "_"]
             common.print_table(name, [summary(cells, life, args.new) for life in lives])
     return record.status()
