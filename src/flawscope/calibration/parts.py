@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -315,7 +315,7 @@ class PartCalibration:
         """Returns the calibration without a part, as if it had never been seen."""
         kept = [k for k, name in enumerate(self.parts) if name != part]
         names = tuple(self.parts[k] for k in kept)
-        return replace(self, parts=names, scores=self.scores[kept])
+        return PartCalibration(names, self.views, self.scores[kept], self.rate, self.drawn)
 
     @property
     def complete_count(self) -> int:
