@@ -23,7 +23,7 @@ _SAID_OTHERWISE = {one.name for one in fields(NewInspection)} | {
 
 
 class DecidedPart(Protocol):
-    """What the library decides on a part in several views. worst: its most unusual view."""
+    """Decision of the library on a part in several views. worst: its most unusual view."""
 
     @property
     def is_anomalous(self) -> bool: ...
