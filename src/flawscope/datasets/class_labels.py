@@ -28,7 +28,7 @@ from flawscope.datasets.label_columns import (
 )
 from flawscope.datasets.labels import LabelFiles, Texts
 from flawscope.datasets.labels.tables import LISTED, SUFFIXES
-from flawscope.errors import InputError, join_names
+from flawscope.errors import InputError, data_checks, join_names
 from flawscope.pictures.folder_words import (
     ColumnSubject,
     Said,
@@ -120,10 +120,11 @@ class ClassLabels:
             if any(values) and asks:
                 counts = Counter(value or "none" for value in values)
                 named = join_names([f"{value} ({number})" for value, number in counts.most_common()])
-                raise InputError(
+                line = (
                     f"{source}: which good pictures are to learn from? Its splits are {named}: write train, "
                     "validation or test for each, or remove the column"
                 )
+                raise InputError(data_checks.WHICH_TO_LEARN.coded(line))
         return {}
 
     def class_of(self, picture: Path) -> PictureClass:
@@ -199,7 +200,8 @@ class ClassLabels:
         listed = [f"{words} ({counts[words, why]}, {why})" for words, why in order]
         if self.unread:
             listed.append(f"{join_names(self.unread)} may tell, and cannot be understood")
-        return InputError(f"{root}: which pictures are good? {join_names(listed, 12)}: {remedy}")
+        line = f"{root}: which pictures are good? {join_names(listed, 12)}: {remedy}"
+        return InputError(data_checks.WHICH_PICTURES.coded(line))
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
         """Returns words that name a picture, and what they say by which source."""
