@@ -30,6 +30,12 @@ OPTIONS = "<!-- options -->"
 CHECKS = "<!-- data checks -->"
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Gives pages an edit link where the address of the repository is known."""
+    config.edit_uri = "edit/main/docs/" if config.repo_url else ""
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds what is linked to, and what that links to in turn."""
     root = Path(config.docs_dir).parent

@@ -218,7 +218,7 @@ def test_a_search_is_one_stage_that_ends_with_its_minutes(monkeypatch, tmp_path)
     clock, told = iter((100.0, 104.0, 104.0 + 116)), []
 
     def search(pictures, *, step, **options):
-        step("near-copies", 1, 2)
+        step("near-duplicates", 1, 2)
         step("trying the settings as given", 0, 1)
         step("trying --size 256+768", 3, 8)
 
@@ -227,7 +227,7 @@ def test_a_search_is_one_stage_that_ends_with_its_minutes(monkeypatch, tmp_path)
     monkeypatch.setattr(setup_job, "_pictures", lambda job: job["pictures"])
     asked = {"given": {"auto": 2}, "pictures": [], "device": "cpu"}
     setup_job._fit_auto(asked, tmp_path / "m", lambda *step: told.append(step))
-    assert told == [("near-copies", 1, 2), ("trying", 0, 116), ("trying", 116, 116)]
+    assert told == [("near-duplicates", 1, 2), ("trying", 0, 116), ("trying", 116, 116)]
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ SUSPECTS = _check(
 NEAR_DUPLICATES = _check(
     30,
     _REMARK,
-    "near-copies: ...: one part photographed again? ...",
+    "near-duplicates: ...: one part photographed again? ...",
     remedy="they count once. If each shows another part: `--group '.*'`",
 )
 UNSURE_DUPLICATES = _check(

@@ -224,7 +224,7 @@ def run_one_by_one(session: Session, shown: Images) -> tuple[Array, Array]:
 
 def _rows_to_judge(pictures: ExportPictures, step: ProgressCallback) -> PictureTable:
     """Reads the given pictures, and chooses the rows to judge: known ones with scores, and new ones that are
-    no near-copies of pictures learnt from."""
+    no near-duplicates of pictures learnt from."""
     manifest = pictures.artefact.manifest
     decoded = DecodedPictures(pictures.sources, manifest.preprocess.channels)
     table = PictureTable.read(decoded, relative_names(pictures.sources), CALIBRATE, step)

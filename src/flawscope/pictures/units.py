@@ -341,8 +341,8 @@ def _near_copy_remarks(
     """labels: of the new pictures."""
     if near_copies:
         yield data_checks.NEAR_DUPLICATES.coded(
-            f"near-copies: {_describe_alike(near_copies, names)}: one part photographed again? Counted as "
-            f"{pluralize(len({*labels}), 'part')}; if each shows another part: --group '.*'"
+            f"near-duplicates: {_describe_alike(near_copies, names)}: one part photographed again? Counted "
+            f"as {pluralize(len({*labels}), 'part')}; if each shows another part: --group '.*'"
         )
 
 
