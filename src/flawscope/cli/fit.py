@@ -125,7 +125,8 @@ def describe_suspects(manifest: Manifest) -> list[str]:
         return []
     dropped = {row.name for row in manifest.pictures if row.role == "dropped"}
     count = pluralize(len(suspects), "picture")
-    lines = [data_checks.SUSPECTS.coded(f"look whether these are good ({count}), most suspicious first:")]
+    head = data_checks.SUSPECTS.coded(f"look whether these are good ({count})")
+    lines = [f"{head}, most suspicious first:"]
     lines += [f"  {one.line()}{', left out' * (one.name in dropped)}" for one in suspects[:MAX_SUSPECTS]]
     if len(suspects) > MAX_SUSPECTS:
         lines.append(f"  and {len(suspects) - MAX_SUSPECTS} more")

@@ -147,7 +147,7 @@ UNLIKE_LEARNT = _check(
 SUSPECTS = _check(
     19,
     _REMARK,
-    "look whether these are good (...), most suspicious first:",
+    "look whether these are good (...) ...",
     remedy="take out what is not good; `--drop-suspects`",
 )
 

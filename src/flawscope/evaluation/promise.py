@@ -107,7 +107,7 @@ def _reasons(
 
 
 def _units(predictor: Predictor, shown: Sequence[Look | None], paths: Sequence[Path]) -> list[int]:
-    """Numbers [N] of the units of pictures: those of one part, by the model's pattern, and near-duplicates."""
+    """Numbers [N] of the units of pictures: those of one part, by the model's rule, and near-duplicates."""
     collector = predictor.parts()
     group = predictor.manifest.facts.get("group")
     part_of = group_reader(group) if collector is None else collector.pattern.part_key
