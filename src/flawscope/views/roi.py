@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from flawscope.views.pose import HALF_SIDE, Pose, PoseReference
 from flawscope.views.preprocess import Preprocess
 
 Mask = NDArray[np.bool_]
-Drawn = str | os.PathLike[str] | Sequence[float] | NDArray[Any]
+Drawn = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | NDArray[np.number]
 
 _NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
 _CARRIED_SIDE = 512  # pixels of the reference as a picture
@@ -147,6 +146,9 @@ class FrameRegion:
         frame = AlignedPart(reference).frame(picture, 255.0, preprocess.size, middle)
         earlier = self.reference.geometry(pose, size, (self.mask.shape[0], self.mask.shape[1]))
         return frame.place(preprocess.geometry(frame.size)).mask_to_network(earlier.warp_mask(self.mask))
+
+
+RoiSource = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | FrameRegion
 
 
 def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Mask:
