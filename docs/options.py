@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from flawscope.cli import COMMANDS, main
+from flawscope.cli import main
+from flawscope.cli.program import COMMANDS
 from flawscope.methods.options.arguments import ARGUMENTS
 from flawscope.methods.options.record import records_of
 

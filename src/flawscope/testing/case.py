@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from flawscope import Dataset, InputError, Predictor, load, open_dataset
+from flawscope.datasets import Dataset, open_dataset
+from flawscope.errors import InputError
 from flawscope.methods.method import Method
 from flawscope.pictures.decoding import PictureSource, decode
+from flawscope.predictor import Predictor
+from flawscope.predictor.router import load
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 from flawscope.types import Json
 
@@ -39,14 +42,14 @@ def draw_good_part(rng: np.random.Generator) -> NDArray[np.uint8]:
     return draw_picture(next(iter(CATEGORIES)), rng, size=96)[0]
 
 
-def must_be_close(found: Any, wanted: Any, message: str, tolerance: float = TOLERANCE) -> None:
+def must_be_close(found: ArrayLike, wanted: ArrayLike, message: str, tolerance: float = TOLERANCE) -> None:
     """Raise AssertionError unless values are close, relative to the largest value wanted."""
     wanted = np.asarray(wanted)
     reach = tolerance * float(np.abs(wanted).max())
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=reach, err_msg=message)
+    np.testing.assert_allclose(np.asarray(found), wanted, rtol=0, atol=reach, err_msg=message)
 
 
-def must_refuse(call: Callable[[], Any], message: str) -> str:
+def must_refuse(call: Callable[[], object], message: str) -> str:
     """Return the text of the InputError that the call must raise, and that must be one line."""
     try:
         call()
@@ -139,7 +142,7 @@ class Case:
     def fit(
         self, pictures: Sequence[PictureSource] | None = None, variant: str = "plain", **more: Any
     ) -> Predictor:
-        from flawscope import fit
+        from flawscope.fitting.fitting import fit
 
         given = self.training_pictures(variant) if pictures is None else list(pictures)
         return fit(given, **{"check": False, **self.fit_options(variant), **more})
