@@ -1,7 +1,6 @@
 """A further option of a fit is written at three places, a further score at two: tried on a copy."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -69,7 +68,7 @@ OPTION = {  # file: what is replaced there
     },
 }
 SCORE = {
-    "methods/patchcore/__init__.py": {
+    "methods/patchcore/record.py": {
         'Literal["reweighted", "map"]': 'Literal["reweighted", "map", "seventh"]'
     },
     "methods/patchcore/scores.py": {
@@ -156,8 +155,6 @@ def test_a_further_option_has_three_places_and_a_further_score_two(tmp_path):
     changed = edit(copy, OPTION)
     assert len(changed) <= MOST_FOR_OPTION
     assert len(edit(copy, SCORE)) <= MOST_FOR_SCORE
-    named = [path for path in copy.rglob("*.py") if re.search(r"\bgamma\b", path.read_text(encoding="utf-8"))]
-    assert {path.relative_to(copy).as_posix() for path in named} >= {*changed}
     environment = {**os.environ, "PYTHONPATH": str(copy.parent)}
     call = [sys.executable, "-c", PROGRAM, str(tmp_path), *SMALL_NETWORK.values()]
     done = subprocess.run(call, env=environment, capture_output=True, text=True)
