@@ -16,12 +16,12 @@ from flawscope.datasets import Dataset, Item
 from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.masks import union_masks
 from flawscope.errors import (
-    MASK,
     ExcludedPictureError,
     Failure,
     InputError,
     check_arguments,
     failure_of,
+    mask_failure,
     pluralize,
     require_type,
 )
@@ -195,7 +195,7 @@ def _predict_all(
             truth = _ground_truth(item, result, predictor, seen.marked)
             seen.unmarked += [item.unmarked or "masks that mark nothing"] if truth is None else []
         except InputError as error:
-            seen.failures.append(Failure(f"{error} (counted without its mask)", MASK))
+            seen.failures.append(mask_failure(error))
             seen.unmarked.append("masks that cannot be used")
             truth = None
         seen.kept.append(item, result, truth)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from typing_extensions import TypedDict  # that of Python is read by pydantic from Python 3.12 on
 
 from flawscope.errors import InputError
@@ -31,6 +30,7 @@ from flawscope_station.store.records import (
     iso,
 )
 from flawscope_station.store.retention import KEEP_CONFIRMED
+from flawscope_station.store.rows import ShownEventRow
 from flawscope_station.store.schema import events, products, stations
 from flawscope_station.store.station_identity import CLOCK_CONFIRMED
 
@@ -138,7 +138,7 @@ def newest_event(database: Database) -> int:
         return int(connection.scalar(select(func.max(events.c.id))) or 0)
 
 
-def _describe(row: Row[Any]) -> AuditEvent:
+def _describe(row: ShownEventRow) -> AuditEvent:
     return {
         "id": row.id,
         "at": iso(row.at),

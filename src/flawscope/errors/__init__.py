@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
+from flawscope.errors import data_checks
+
 if TYPE_CHECKING:
     import inspect
     from typing import Self
@@ -101,6 +103,11 @@ def unread_failure(name: str, reason: str) -> Failure:
     return Failure(f"cannot read picture {name}: {reason}", UNREAD, name, reason)
 
 
+def mask_failure(error: InputError) -> Failure:
+    """Failure of a mask that cannot be used, whose picture is counted without it."""
+    return Failure(data_checks.NO_MASK.coded(f"{error} (counted without its mask)"), MASK)
+
+
 def failure_of(error: BaseException) -> Failure:
     """Failure that an error tells, on one line: of the kind that the error was made of."""
     text = one_line_message(error)
@@ -154,7 +161,7 @@ NEEDS_WEIGHTS = {"train", "accurate"}  # extras of flawscope
 
 def runs_from_checkout() -> bool:
     """Whether this code lies in a checkout, not in an installed wheel."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return (root / "pyproject.toml").is_file() and (root / "weights").is_dir()
 
 
