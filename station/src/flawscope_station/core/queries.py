@@ -17,7 +17,7 @@ from flawscope_station.monitoring.problems import Problem
 from flawscope_station.settings.shown import hash_settings, mask_settings, with_products
 from flawscope_station.sinks import Sinks
 from flawscope_station.store.inspection import InspectionFacts
-from flawscope_station.store.line_alarms import hold_promise, promise_facts
+from flawscope_station.store.line_alarms import ActivePromise, active_promise_facts, hold_promise
 from flawscope_station.store.records import Store, WaitingInspections, iso
 from flawscope_station.store.search import Filters, InspectionPage, Trends, search, trends
 
@@ -106,7 +106,7 @@ class ProductState(TypedDict):
     started: str
     sources: list[dict[str, object]]
     timing: TimingFacts | None
-    promised: dict[str, object] | None
+    promised: ActivePromise | None
 
 
 class ProductFacts(ProductState):
@@ -210,7 +210,7 @@ class Overview:
             "started": iso(self.floor.refusals.since),
             "sources": sources,
             "timing": self.floor.timing.facts(entry),
-            "promised": promise_facts(self.versions, number),
+            "promised": active_promise_facts(self.versions, number),
         }
 
     def _problem_product(self, problem: Problem) -> str | None:

@@ -365,13 +365,12 @@
     if (key === told) return;
     told = key;
     if (!result) return byId("tried").replaceChildren();
-    const promise = promiseOf(result);
-    byId("promise").textContent = station.promise.words(promise);
+    byId("promise").textContent = station.promise.words(result);
     if (result.interval) {
       const [low, high] = result.interval.map((one) => number(Math.round(100 * one)));
       byId("promise").textContent += ` ${t("promise.range", { low, high })}`;
     }
-    byId("promise-more").textContent = `${station.promise.from(promise)} ${station.promise.missing(promise)} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
+    byId("promise-more").textContent = `${station.promise.from(result)} ${station.promise.missing(result)} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
     showSearch(result.search);
     const shown = Object.entries(result.shown).map(rate);
     byId("rates").replaceChildren(...(shown.length ? shown : [make("li", {}, t("new.too_few"))]));
@@ -403,16 +402,11 @@
     byId("result-title").focus({ preventScroll: true });
   }
 
-  const promiseOf = (result) => ({ ...result, of_parts: Boolean(result.options.part), several: Boolean(result.options.several) });
-
   /** What a person should know before it inspects. */
   function showWarnings(result, changed) {
     const found = [];
     if (changed) found.push(t("new.changed"));
-    if (result && (!result.promised || result.missing)) {
-      const promise = promiseOf(result);
-      found.push(`${station.promise.words(promise)} ${station.promise.missing(promise)}`.trim());
-    }
+    if (result && (!result.promised || result.missing)) found.push(`${station.promise.words(result)} ${station.promise.missing(result)}`.trim());
     const odd = (result?.odd ?? []).filter((one) => one.reason).map((one) => one.name);
     if (odd.length) found.push(count("new.warn_odd", odd.length, { names: odd.join(", ") }));
     for (const [size, [hits, all, , high]] of Object.entries(result?.shown ?? {})) {
