@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import tzinfo
 from typing import TypedDict
 
 from flawscope_station.core.connections import ConnectionContext, TimingFacts
@@ -41,9 +42,9 @@ class Records:
         with self.turns.take():
             return search(self.store.database, product_id, filters)
 
-    def trends(self, product_id: int, since: int | None = None, until: int | None = None) -> Trends:
+    def trends(self, product_id: int, zone: tzinfo | None, since: int | None, until: int | None) -> Trends:
         with self.turns.take():
-            return trends(self.store.database, product_id, since, until)
+            return trends(self.store.database, product_id, since, until, zone)
 
     def waiting(
         self, product_id: int, limit: int = 20, after: int = 0, reader: str = ""

@@ -19,8 +19,9 @@
 
   const REQUESTS = { ask, tone, listen: () => stream.listen(), leave: () => stream.leave() };
   function follow() {
-    for (const request of state.requests) REQUESTS[request.kind](request);
+    const { requests } = state;
     draw();
+    for (const request of requests) REQUESTS[request.kind](request);
   }
 
   // The band ---------------------------------------------------------------------------------------------
