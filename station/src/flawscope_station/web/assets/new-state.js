@@ -5,6 +5,7 @@
   const CALM = 4000; // ms between two questions
   const BUSY = 1000; // and while something is under way
   const PATIENCE = 30000; // ms after which a question counts as failed
+  const WAITS = ["leave_out", "remove"]; // what a person asks for is done after what is under way
   const LEARNS = ["queued", "running"]; // stages of the station
 
   // The connection: state -> event -> state. Other events leave it as it is.
@@ -143,9 +144,9 @@
       if (state.listing === version) state.listing = null; // with the next answer it is asked for again
     },
 
-    /** A person does something: one after the other, and a second click on the same does nothing. */
+    /** A person does something: one after the other; a second click on what may be done once does nothing. */
     do(state, { act }) {
-      if (state.doing && act.what === "leave_out") state.later = [...state.later, act];
+      if (state.doing && WAITS.includes(act.what)) state.later = [...state.later, act];
       else if (!state.doing) start(state, act);
     },
 

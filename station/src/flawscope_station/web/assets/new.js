@@ -141,9 +141,11 @@
   const leaveOut = (pictures, undo = false) => happen("do", { act: { what: "leave_out", pictures, undo } });
   byId("undo").addEventListener("click", () => leaveOut(state.undo, true));
 
+  let drawnList = state.listed;
   function showList() {
-    if (listed.version === state.listed.version) return;
-    Object.assign(listed, state.listed);
+    if (drawnList === state.listed) return;
+    drawnList = state.listed;
+    Object.assign(listed, drawnList);
     showPictures();
     station.options?.changed();
   }
