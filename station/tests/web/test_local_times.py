@@ -1,4 +1,4 @@
-"""Times that people write, by the clocks of the station's zone, in searches, exports, trends and the history."""
+"""Times that people write, by the clocks of the station's zone: in searches, exports, trends, the history."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ def test_a_form_shows_the_stations_clock():
 
 @pytest.mark.parametrize("zone", [EAST, WEST])
 def test_a_day_of_a_search_is_that_of_the_stations_zone(open_station, judged, zone):
-    """Whatever the clock says in UTC, the part is of today there, and neither of yesterday nor of tomorrow."""
+    """Whatever the clock says in UTC, the part is of today there, not of yesterday nor of tomorrow."""
     running = open_station(shifts=ShiftSettings({"day": "06:00"}, zone=zone))
     with httpx.Client(base_url=running.url, timeout=60) as http:
         inspected(http, judged[0], "one.png")
