@@ -112,10 +112,8 @@
   }
 
   function fail(state, { status, message }) {
-    const isSilent = state.now - state.heard >= SILENT;
     Object.assign(state, { askedAt: null, askAt: state.now + AGAIN, trouble: { status, message } });
-    if (status === 401) move(state, "refused");
-    else if (state.connection !== "connected" || isSilent) move(state, "unreachable");
+    move(state, status === 401 ? "refused" : "unreachable"); // one answer that fails is no lost connection
     if (state.connection !== "connected") leaveStream(state);
   }
 
