@@ -190,6 +190,13 @@ test("of clicks on pictures none is lost, and a second click on a button does no
   assert.equal(page.state.doing, null);
 });
 
+test("what was done without an answer on how the product is now is asked for", () => {
+  const page = new Page(learnt).act("live");
+  page.sent();
+  page.done(null);
+  assert.deepEqual(page.sent(), ["ask"]);
+});
+
 test("names of pictures that are of before are asked for anew", () => {
   const page = new Page();
   assert.deepEqual(page.sent(), ["list"]);
