@@ -304,7 +304,7 @@
 
   /** That parts lie elsewhere, and a button that says so to the learning. */
   function alignment(how) {
-    const button = make("button", { type: "button" }, t("new.choose_align", { how: t(`new.align_${how}`) }));
+    const button = make("button", { type: "button" }, t("new.choose_align", { how: t(`new.choice_align_${how}`) }));
     button.addEventListener("click", () => {
       byId("align").value = how;
       byId("align").dispatchEvent(new Event("change", { bubbles: true }));
@@ -384,7 +384,7 @@
   let failure = ""; // that is shown
   /** What to change, in the page's words; the program's own are for engineers. */
   function showFailure({ error, error_options: options, disk_full: isFull, result }) {
-    const fields = options.map((one) => `${one === "minutes" ? t("new.minutes") : t(`new.field_${one}`)}`);
+    const fields = options.map((one) => t(`new.field_${one}`));
     const why = isFull ? t("new.failed_disk_full") : fields.length ? t("new.failed_about", { fields: fields.join(", ") }) : t("new.failed_other");
     const words = [t("new.failed"), why, ...(result ? [t("new.failed_kept")] : [])].join(" ");
     if (failure === `${words} ${error}`) return;
