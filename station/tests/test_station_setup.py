@@ -88,7 +88,8 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http
     whole = good[0].read_bytes()
     broken = send(http, "a.png", whole[: len(whole) // 2])
     assert broken.status_code == 422
-    assert broken.json()["error"] == "cannot read picture a.png: the file is truncated; copy it again"
+    truncated = "cannot read picture a.png: the file is truncated; copy it again [FS-G71]"
+    assert broken.json()["error"] == truncated
     assert "photo.dng is a camera's raw file" in send(http, "photo.dng", whole).json()["error"]
     files = {
         "parts/one.png": whole,
@@ -220,7 +221,7 @@ def test_a_search_is_one_stage_that_ends_with_its_minutes(monkeypatch, tmp_path)
     clock, told = iter((100.0, 104.0, 104.0 + 116)), []
 
     def search(pictures, *, step, **options):
-        step("near-copies", 1, 2)
+        step("near-duplicates", 1, 2)
         step("trying the settings as given", 0, 1)
         step("trying --size 256+768", 3, 8)
 
@@ -229,7 +230,7 @@ def test_a_search_is_one_stage_that_ends_with_its_minutes(monkeypatch, tmp_path)
     monkeypatch.setattr(setup_job, "_pictures", lambda job: job["pictures"])
     asked = {"given": {"auto": 2}, "pictures": [], "device": "cpu"}
     setup_job._fit_auto(asked, tmp_path / "m", lambda *step: told.append(step))
-    assert told == [("near-copies", 1, 2), ("trying", 0, 116), ("trying", 116, 116)]
+    assert told == [("near-duplicates", 1, 2), ("trying", 0, 116), ("trying", 116, 116)]
 
 
 @pytest.mark.parametrize(
