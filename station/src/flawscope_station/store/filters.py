@@ -108,7 +108,13 @@ PURPOSES = (
 )
 
 FILTERS: tuple[Filter, ...] = (
-    Filter("since", "since", (at,), "2026-11-22 or 2026-11-22T14:30:00Z", fact="at"),
+    Filter(
+        "since",
+        "since",
+        (at,),
+        "2026-11-22 or 2026-11-22T14:30 in the zone of `shifts`, or 2026-11-22T14:30:00Z",
+        fact="at",
+    ),
     Filter("until", "until", (at,), "before this time", fact="at"),
     Filter("decision", "choice", (anomalous, tolerated), choices=DECISIONS),
     Filter("verdict", "choice", (verdict,), choices=VERDICTS),

@@ -25,7 +25,7 @@ from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.core.queries import Overview
 from flawscope_station.monitoring.threads import describe_threads, thread_stacks
-from flawscope_station.settings.shifts import ShiftSettings
+from flawscope_station.settings.shifts import ShiftSettings, station_zone
 from flawscope_station.settings.station import Limits
 from flawscope_station.shifts import shift_begin
 from flawscope_station.store.database import StoreError, now
@@ -58,6 +58,7 @@ from flawscope_station.web.components import (
     StoreDep,
     component,
 )
+from flawscope_station.web.local_times import query_in_utc
 from flawscope_station.web.middleware import require_role
 
 Answer = Mapping[str, object]  # of a route, before its `response_model` checks it
@@ -264,12 +265,14 @@ def confirm_keep(
 
 def parse_filters(
     request: Request,
+    settings: SettingsDep,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
     cursor: Annotated[str, Query(description="`next` of the page before")] = "",
     **texts: str,
 ) -> Filters:
     """Return what a search asks for; texts: of the filters, as `_filter_parameters` names them."""
-    given = {one.name: texts[f"{PREFIX}{one.name}"] for one in FILTERS}
+    given = {one.name: text for one in FILTERS if (text := texts[f"{PREFIX}{one.name}"])}
+    given = query_in_utc(given, station_zone(settings.shifts))
     return Filters.from_query({**given, "cursor": cursor, "limit": str(limit)})
 
 
@@ -444,12 +447,17 @@ def release_review(product_id: ProductId, records: RecordsDep, person: Operator,
 
 @product_router.get("/trends", response_model=schemas.Trends)
 def trends(
-    product_id: ProductId, records: RecordsDep, since: str | None = None, until: str | None = None
+    product_id: ProductId,
+    records: RecordsDep,
+    settings: SettingsDep,
+    since: str | None = None,
+    until: str | None = None,
 ) -> Trends:
-    """Return scores over time: single inspections where they are few."""
-    begin = parse_time(since) if since else None
-    end = parse_time(until) if until else None
-    return records.trends(product_id, begin, end)
+    """Return scores over time: single inspections where they are few. Days are of the zone of `shifts`."""
+    zone = station_zone(settings.shifts)
+    begin = parse_time(since, zone) if since else None
+    end = parse_time(until, zone) if until else None
+    return records.trends(product_id, zone, begin, end)
 
 
 # ------------------------------------------------------------------------------------------------------- live

@@ -160,6 +160,7 @@ class Trends(BaseModel):
     threshold: float | None
     points: list[list[object]]
     buckets: list[list[float]]
+    days: list[str] = Field(description="dates of buckets that are days, in the zone of `shifts`")
     totals: dict[str, int]
     versions: list[dict[str, object]]
 
