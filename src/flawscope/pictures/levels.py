@@ -7,7 +7,7 @@ dark. Stray pixels are few, lie far beyond all others, and stand alone; what shi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -128,20 +128,28 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
             f"the pictures use only {low:g} to {high:g}: they are stretched, {levels.black:g} is black and "
             f"{levels.white:g} white"
         )
-    beyond = [one for one in used if one.strays and not levels.black <= one.far <= levels.white]
-    if beyond:
-        count, far = sum(one.strays for one in beyond), max(beyond, key=lambda one: abs(one.far)).far
-        end = f"{levels.white:g}, white" if far > levels.white else f"{levels.black:g}, black"
-        lines.append(
-            f"{pluralize(count, 'stray pixel')} in {pluralize(len(beyond), 'picture')}, such as {far:g}, lie "
-            f"far off all others: they are taken for {end}"
-        )
-    if clipped := sum(one.high > white or (one.low < levels.black) for one in used):
+    lines += _stray_pixels(used, levels)
+    clipped = sum(one.high > white or (one.low < levels.black) for one in used)
+    if clipped:
         lines.append(
             f"{pluralize(clipped, 'picture')} go far beyond {levels.black:g} to {levels.white:g}, the range "
             "of nearly all others, and are clipped"
         )
     return levels, lines
+
+
+def _stray_pixels(used: Iterable[UsedRange], levels: Levels) -> Iterator[str]:
+    """Says which single pixels lie beyond the levels, where some do."""
+    beyond = [one for one in used if one.strays and not levels.black <= one.far <= levels.white]
+    if not beyond:
+        return
+    count = sum(one.strays for one in beyond)
+    far = max(beyond, key=lambda one: abs(one.far)).far
+    end = f"{levels.white:g}, white" if far > levels.white else f"{levels.black:g}, black"
+    yield (
+        f"{pluralize(count, 'stray pixel')} in {pluralize(len(beyond), 'picture')}, such as {far:g}, lie "
+        f"far off all others: they are taken for {end}"
+    )
 
 
 def _several_depths(highs: NDArray[np.float64], kind: str) -> list[str]:
