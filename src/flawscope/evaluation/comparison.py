@@ -164,6 +164,7 @@ class Comparison:
             model["remarks"] = evaluation.remarks
             models.append(model)
         first = self.evaluations[0]
+        differences = {one.name: one.to_dict() for one in self.differences}
         return {
             "category": first.category,
             "product": first.product,
@@ -171,7 +172,7 @@ class Comparison:
             "counted": f"{self.noun}s",
             "images": first.images,
             "left_out": first.left_out,
-            "metrics": {one.name: one.to_dict() for one in self.differences},
+            "metrics": differences,
             "changed": [one.to_dict() for one in self.changed],
             "pictures": [one.to_dict() for one in self.pairs],
             "failures": list(self.failures),

@@ -79,7 +79,10 @@ def read_names(stems: Sequence[str]) -> list[NameReading]:
         types = _types(cores)
         cores = [[chunk for chunk in core if chunk not in types] for core in cores]
         found = _read_without_chance(cores)
-    shared = [*names[0][:first], *names[0][len(names[0]) - last :]] if names else []
+    shared: list[str] = []
+    if names:
+        shared += names[0][:first]
+        shared += names[0][len(names[0]) - last :]
     of_all = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
     if all(one.picture_class is PictureClass.UNKNOWN for one in found):
         found = [SILENT if of_all.picture_class is PictureClass.UNCLEAR else of_all] * len(names)
@@ -245,7 +248,7 @@ def _slot_marks(stems: Sequence[str]) -> list[str]:
         return letters if len(lengths) == 2 and form_groups(letters) else nothing
     for place in range(len(pieces[0])):
         values = [one[place] for one in pieces]
-        others = {(*one[:place], *one[place + 1 :]) for one in pieces}
+        others = {tuple(one[:place] + one[place + 1 :]) for one in pieces}
         is_counted = len(others) == len(pieces)  # by something else
         before = pieces[0][place - 1] if place else ""
         if is_counted and form_groups(values) and _tells_class(values, before):
