@@ -143,6 +143,19 @@ def test_a_product_is_removed_by_one_transaction(registry):
     assert (event.who, event.text) == ("anna", "product plate; its records are kept")
 
 
+def test_a_removed_product_judges_again_only_when_it_goes_live(registry, tmp_path):
+    """Somebody asked for an activation before another one removed the product: else the next start would
+    have it again, with nobody having wished so."""
+    registry.deactivate(1, "anna", "product plate; its records are kept")
+    with pytest.raises(NotFoundError, match="the product was removed: version 2 was not activated"):
+        registry.activate(1, 2, "berta")
+    started_again = ModelRegistry(registry.database, Files(tmp_path / "files"))
+    assert (started_again.resume(1), registry.list_versions(1)["active"]) == (None, None)
+    registry.activate(1, 2, "anna", goes_live=True)
+    registry.activate(1, 1, "berta")
+    assert judge_and_page(registry) == (1, 1)
+
+
 def addresses_of(registry: ModelRegistry) -> Addresses:
     """Addresses with one product, of which no settings are known."""
     addresses = object.__new__(Addresses)
