@@ -12,7 +12,7 @@ from flawscope import Predictor
 from flawscope_station.core.page_products import MADE_ON_PAGES
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.learning.jobs import JobQueue
-from flawscope_station.settings.station import Limits
+from flawscope_station.settings.station import Limits, ProductSettings
 from flawscope_station.setup.draft import DRAFTS_FOLDER, STATE_FILE
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.live_products import LiveProducts
@@ -23,6 +23,7 @@ from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, Store
 from flawscope_station.store.schema import versions
 from station_helpers import PATIENCE, add_version
+from version_machine import DRAFTS, Machine
 
 pytestmark = pytest.mark.both_databases
 
@@ -194,6 +195,36 @@ def test_a_product_that_is_being_removed_is_not_found(registry):
     with pytest.raises(NotFoundError, match="product plate is removed"):
         addresses.settings_of("plate")
     assert addresses.configured_numbers() == {}
+
+
+def test_a_product_that_is_removed_while_it_goes_live_is_removed_after_it(database, tmp_path, monkeypatch):
+    """Model and page say the same at each moment, and so does the next start."""
+    monkeypatch.setattr(Machine, "url", database.url, raising=False)
+    monkeypatch.setattr(Machine, "folder", tmp_path, raising=False)
+    played = Machine()
+    opened, goes_on = threading.Event(), threading.Event()
+    played.registry.meanwhile = lambda: (opened.set(), goes_on.wait(PATIENCE))
+    model = ProductSettings(str(DRAFTS / played.content()))
+    live = threading.Thread(
+        target=played.addresses.add_product, args=(played.name, model, MADE_ON_PAGES, "anna")
+    )
+    live.start()
+    assert opened.wait(PATIENCE)
+    removal = threading.Thread(target=played.addresses.remove_product, args=(played.name, "berta"))
+    removal.start()
+    removal.join(0.1)
+    assert removal.is_alive(), "it waits for the model, which may be opened just now"
+    assert played.registry.number(played.product), "the one before judges meanwhile"
+    goes_on.set()
+    live.join(PATIENCE)
+    removal.join(PATIENCE)
+    assert played.name not in played.addresses.products
+    assert not played.registry.models.is_open(played.product)
+    assert played.registry.list_versions(played.product)["active"] is None
+    assert len(played.registry.list_versions(played.product)["versions"]) == 2
+    played.restart()
+    assert played.name not in played.addresses.products
+    played.teardown()
 
 
 def test_a_draft_of_an_earlier_flawscope_gives_its_version_what_it_said_itself(registry, tmp_path):

@@ -116,7 +116,8 @@ class MachineWatch(BackgroundThread):
         """Return that the data base does not answer, so that nobody waits for it; None: it may."""
         error = self.silence()
         if error is not None:
-            return error if self._step == DATABASE else None
+            is_on_disk = self.database.is_sqlite  # its file hangs with the others
+            return error if is_on_disk or self._step == DATABASE else None
         known = self.state.database
         return known if known is not None and known.code == SILENT else None
 
