@@ -40,6 +40,7 @@ sys.path.insert(0, str(common.ROOT / "station" / "tests"))
 sys.path.insert(0, str(common.ROOT / "tests"))
 
 import flawscope
+from flawscope.cli import main as command
 from small_network import SMALL_NETWORK
 from station_helpers import Served, free_port, png, running_postgres, until
 
@@ -88,7 +89,7 @@ def model_of(work: Path, product: str, count: int) -> Path:
         how: dict[str, Any] = {"size": 64, "check": False, "device": "cpu"}
         how |= {"part": r"p\d+"} if count > 1 else {}
         flawscope.fit(good, **how, **SMALL_NETWORK).save(fitted)
-        common.flawscope("export", fitted, "--out", made, "--quiet")
+        assert command(["export", str(fitted), "--out", str(made), "--quiet"]) == 0
     return made
 
 

@@ -108,11 +108,13 @@ class Machine(RuleBasedStateMachine):
         states: of its versions, by number.
         is_served: the station takes parts of it. was_served: it has done so since its start, so that somebody
             may still ask for an activation.
+        is_killed: it starts again at the end of the rule.
     """
 
     url: ClassVar[str]
     folder: ClassVar[Path]
     numbers: ClassVar[Any] = count()
+    is_killed = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,12 +147,11 @@ class Machine(RuleBasedStateMachine):
             self.database.kill = NEVER
         return True
 
-    def finish(self, kill: str, act: Callable[[], object]) -> bool:
-        """Do this in one transaction, killed or not, after which the station starts again; return whether it
-        has an effect."""
+    def commit(self, kill: str, act: Callable[[], object]) -> bool:
+        """Do what is one transaction, killed or not; return whether it has an effect."""
         if self.act(kill, act):
             return True
-        self.restart_after_kill = True
+        self.is_killed = True
         return kill == AFTER
 
     def beside(self, step: Callable[[], object]) -> Callable[[], object]:
@@ -197,13 +198,13 @@ class Machine(RuleBasedStateMachine):
             with self.database.writing() as connection:
                 make_ready(connection, number, "anna")
 
-        if self.finish(kill, make):
+        if self.commit(kill, make):
             self.states[number] = "ready"
 
     def activate_one(self, number: int, kill: str) -> None:
         """As a person asks for it, who saw the product."""
         try:
-            is_done = self.finish(kill, lambda: self.registry.activate(self.product, number, "anna"))
+            is_done = self.commit(kill, lambda: self.registry.activate(self.product, number, "anna"))
         except StoreError:
             raise
         except FlawscopeError:
@@ -218,7 +219,7 @@ class Machine(RuleBasedStateMachine):
     def remove_one(self, number: int, kill: str) -> None:
         removed = list[bool]()
         may = self.states[number] in ("making", "ready")
-        is_done = self.finish(kill, lambda: removed.append(self.registry.remove(self.product, number)))
+        is_done = self.commit(kill, lambda: removed.append(self.registry.remove(self.product, number)))
         assert removed in ([], [may])
         if may and is_done:
             self.states[number] = "removed"
@@ -226,7 +227,7 @@ class Machine(RuleBasedStateMachine):
     def remove_served_product(self, kill: str) -> None:
         if not self.is_served:
             return
-        is_done = self.finish(kill, lambda: self.addresses.remove_product(self.name, "anna"))
+        is_done = self.commit(kill, lambda: self.addresses.remove_product(self.name, "anna"))
         if is_done:
             self.is_served = False
             active = [one for one, state in self.states.items() if state == "active"]
@@ -279,14 +280,12 @@ class Machine(RuleBasedStateMachine):
             if written == 4:
                 self.note_active(number)
                 self.is_served = self.was_served = True
-        self.restart_after_kill = not is_whole
+        self.is_killed = not is_whole
         self.restart_if_killed()
 
-    restart_after_kill = False
-
     def restart_if_killed(self) -> None:
-        if self.restart_after_kill:
-            self.restart_after_kill = False
+        if self.is_killed:
+            self.is_killed = False
             self.restart()
 
     @rule()

@@ -4,6 +4,8 @@ and all goes on when it is over."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hung_helpers import READY_SECONDS, Trial, hanging_disk, hanging_postgres, run_hang, running_line
@@ -11,6 +13,8 @@ from plc_helpers import WIRES
 from station_helpers import Unavailable
 
 HANG_SECONDS = 12.0
+# what is said of a server: first by its age, then by each try to connect
+SILENT = "the data base has not answered for|cannot be used: (connection timeout|the server has not answered)"
 
 
 def check(trial: Trial, told: str) -> None:
@@ -27,8 +31,8 @@ def check(trial: Trial, told: str) -> None:
     assert {one.status for one in trial.looks if one.what == "/readyz"} >= {503}
     page, problems_page, metrics = trial.looks[-3:]
     assert page.status == 503
-    assert f"{told} has not answered for" in page.text, page.text
-    assert f"{told} has not answered for" in problems_page.text
+    assert re.search(told, page.text), page.text
+    assert re.search(told, problems_page.text), problems_page.text
     assert 'flawscope_problem{code="store_silent"' in metrics.text
     # nothing is lost, and nothing is there twice
     recorded = trial.recorded()
@@ -44,7 +48,7 @@ def test_a_disk_that_hangs(plugins, model_file, parts, tmp_path):
             hanging_disk(tmp_path) as (disk, what),
             running_line(tmp_path, disk, model_file, parts[:1], str(plugins)) as line,
         ):
-            check(run_hang(line, what, HANG_SECONDS), "the disk")
+            check(run_hang(line, what, HANG_SECONDS), "the disk has not answered for")
     except Unavailable as error:
         pytest.skip(str(error))
 
@@ -54,4 +58,4 @@ def test_a_data_base_that_takes_all_and_says_nothing(plugins, model_file, parts,
         own_postgres.database() as url,
         running_line(tmp_path, tmp_path, model_file, parts[:1], str(plugins), url) as line,
     ):
-        check(run_hang(line, hanging_postgres(own_postgres), HANG_SECONDS), "the data base")
+        check(run_hang(line, hanging_postgres(own_postgres), HANG_SECONDS), SILENT)
