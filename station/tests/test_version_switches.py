@@ -20,6 +20,7 @@ from flawscope_station.store import model_registry
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.files import Files
 from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, Store
 from flawscope_station.store.schema import versions
 from station_helpers import PATIENCE, add_version
@@ -219,7 +220,8 @@ def test_a_product_that_is_removed_while_it_goes_live_is_removed_after_it(databa
     live.join(PATIENCE)
     removal.join(PATIENCE)
     assert played.name not in played.addresses.products
-    assert not played.registry.models.is_open(played.product)
+    with pytest.raises(NoModelError):
+        played.registry.number(played.product)
     assert played.registry.list_versions(played.product)["active"] is None
     assert len(played.registry.list_versions(played.product)["versions"]) == 2
     played.restart()

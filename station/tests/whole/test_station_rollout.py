@@ -87,7 +87,8 @@ def test_what_was_there_before_or_is_not_of_the_product_sends_nobody_back(line, 
     line[1].station.report(f"drift_{product}", "that was there before the model")
 
     def wait(seconds: float) -> None:
-        line[1].station.report("cooling", "the fan stands still", stops=True)
+        if len({*hashes(line)}) == 1:  # the second has the model, too
+            line[1].station.report("cooling", "the fan stands still", stops=True)
 
     assert roll_out(other_model, addresses(line), 20.0, said.append, wait=wait)
     assert len({*hashes(line)}) == 1
