@@ -66,20 +66,23 @@ def known_parts(models: Manifests, pattern: PartPattern) -> KnownParts:
     """Good parts that a model was calibrated on. InputError: as `part_calibration`."""
     if isinstance(models, Manifest):
         return parts_of_rows(models.pictures, pattern, models.calibration.rate)
-    every, scores = list[View](), list[float]()
+    every, scores, drawn = list[View](), list[float](), list[bool]()
     for view, manifest in models.items():
         rows = counted(manifest.pictures)
         every += [View(pattern.parse_part(row.name), view) for row in rows]
         scores += ranking_scores(rows)
+        drawn += [row.drawn for row in rows]
     rate = next(iter(models.values())).calibration.rate
-    return KnownParts(PartCalibration.from_views(every, scores, rate), pattern.parse)
+    return KnownParts(PartCalibration.from_views(every, scores, rate, drawn), pattern.parse)
 
 
 def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) -> KnownParts:
     """Good parts that the rows of a model's pictures show. InputError: as `part_calibration`."""
     known = counted(rows)
     views = pattern.parse_all(row.name for row in known)
-    return KnownParts(PartCalibration.from_views(views, ranking_scores(known), rate), pattern.parse)
+    drawn = [row.drawn for row in known]
+    made = PartCalibration.from_views(views, ranking_scores(known), rate, drawn)
+    return KnownParts(made, pattern.parse)
 
 
 def view_in_models(models: Mapping[str, Manifest], pattern: PartPattern, view: str) -> KnownParts:
