@@ -232,8 +232,8 @@ def _read_pictures(pictures: ExportPictures, step: ProgressCallback) -> PictureT
 
 
 def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture]:
-    """Chooses the rows to judge, by number: known ones with scores, and new ones that are no near-copies of
-    pictures learnt from."""
+    """Chooses the rows to judge, by number: known ones with scores, and new ones that are no near-duplicates
+    of pictures learnt from."""
     with_scores = {row.hash: row for row in scored(manifest.pictures)}
     learnt = {row.hash for row in manifest.pictures if row.learnt}
     rows, new = dict[int, Picture](), list[int]()

@@ -38,10 +38,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 from flawscope import Prediction
-from flawscope.pictures import decoding
+from flawscope.pictures import PictureSource, decoding
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import RefusalError
@@ -133,14 +133,16 @@ class View:
     suffix: str
     source: decoding.HashedPicture
     file: str | None = None
-    prepared: tuple[Model, Any] | None = None
+    prepared: tuple[Model, object] | None = None
     found: Prediction | None = None
 
-    def model_input(self, model: Model) -> Any:
-        """The picture as decoded for this model, else its data."""
+    def model_input(self, model: Model) -> PictureSource:
+        """The picture as decoded for this model, else its data: the library takes both in a picture's
+        place."""
+        given: object = self.source
         if self.prepared is not None and self.prepared[0] is model:
-            return self.prepared[1]
-        return self.source
+            given = self.prepared[1]
+        return cast(PictureSource, given)
 
 
 class KeptFile(NamedTuple):

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from flawscope import machine
 from flawscope.artefact import tried
@@ -33,11 +33,11 @@ from flawscope_station.store.schema import QUEUED, READY, RUNNING
 SETTLE_SECONDS = 0.7  # seconds without a new picture after which the pictures are checked
 MIN_PICTURES = 2  # pictures that can be learnt from
 DEFAULT_MINUTES = 30.0  # of a method that learns in steps
-FIT_OPTIONS = (
-    *("method", "preset", "auto", "minutes", "size", "roi", "min_defect", "light", "align", "several"),
-    "false_alarm_rate",
+FIT_OPTIONS = ("method", *(option.name for option in options.NEW_PRODUCT))
+# Arguments of a fit by which pictures are seen
+PICTURE_OPTIONS = tuple(
+    option.name for option in options.NEW_PRODUCT if option.argument and option.changes_input
 )
-PICTURE_OPTIONS = ("roi", "min_defect", "light", "align", "several")
 MAX_TRIED = 8  # pictures that are tried at once
 MAX_TRIALS = 4  # trials that wait for the one before
 OPTION_PREFIX = re.compile(r"(?<![\w-])--(?=\w)")  # left out on a page, as of `more --minutes`
@@ -49,6 +49,14 @@ class NameTakenError(InputError):
     """The name belongs to a product that was not made here."""
 
     status, code = 409, "name_taken"
+
+
+class LiveFacts(TypedDict):
+    """Version as which a draft went live, by whom, and when its learning was asked for."""
+
+    version: int
+    by: str
+    learnt: int | None
 
 
 class Drafts:
@@ -77,7 +85,7 @@ class Drafts:
         self.device, self.is_busy, self.say = device, is_busy, say
         self.work, self.trier = run_job, Worker(TRIAL_NICENESS)
         self.checks = Checks(self)
-        self.live_of: Callable[[Draft], Mapping[str, Any] | None] = lambda draft: None
+        self.live_of: Callable[[Draft], LiveFacts | None] = lambda draft: None
         homes = sorted((files.folder / draft_module.DRAFTS_FOLDER).glob(f"*/{draft_module.STATE_FILE}"))
         self._drafts = {home.parent.name: self._load_draft(home.parent.name) for home in homes}
         self._lock = threading.RLock()
@@ -335,7 +343,7 @@ class Drafts:
             "result": None if result is None else draft_module.describe_result(result),
             "changed": result is not None and result["learns_from"] != pictures,
             "live": live,
-            "live_is_this": result is not None and (live or {}).get("learnt") == result["asked_at"],
+            "live_is_this": result is not None and live is not None and live["learnt"] == result["asked_at"],
         }
 
 

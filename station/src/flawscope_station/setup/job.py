@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact import tried
+from flawscope.methods import options
 from flawscope_station.learning.jobs import FIT
 from flawscope_station.learning.process import ProgressCallback
 
@@ -69,14 +70,10 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     ranked = judged[: max(UNUSUAL_COUNT, len(reasons))]
     return {
         "promise": promise.text,
-        "promised": promise.is_made,
-        "rate": promise.rate,
+        **rates.promise_facts(manifest),
         "interval": [*promise.interval] if promise.is_made else None,
-        "calibrated": promise.calibrated,
-        "missing": promise.missing,
-        "rates": rates.describe_rates(made.manifest),
+        "rates": rates.describe_rates(manifest),
         "threshold": calibration.score_threshold,
-        "wanted_rate": calibration.rate,
         "pictures": sum(one.role in ("train", "calibration") for one in manifest.pictures),
         "found": _found_by_size(made),
         "odd": [{"name": name, "score": score, "reason": reasons.get(name)} for score, name in ranked],
@@ -149,9 +146,10 @@ def _seen(flags: str) -> list[dict[str, str]]:
     """Return how pictures are seen: texts of the pages, by key, with a value."""
     from flawscope import fitting
 
+    choices = {option.name for option in options.NEW_PRODUCT if option.form and option.form.choices}
     found = []
     for name, value in fitting.Recipe.from_flags(flags).options.items():
-        is_choice = name in ("align", "preset")
+        is_choice = name in choices
         key = f"{name}_{value}" if is_choice else name
         found.append({"key": key, "value": "" if value is True or is_choice else str(value)})
     return found or [{"key": "given", "value": ""}]
