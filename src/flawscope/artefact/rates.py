@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from flawscope.artefact.detection import decided_defects
 from flawscope.artefact.model_file import Manifest
@@ -109,6 +109,38 @@ def promise_of(manifest: Manifest) -> Promise:
     parts = part_calibration(manifest, pattern)
     count = parts.complete_count
     return Promise(parts.promise(), count > 1, parts.rate, parts.expected_rate, count, True, by_part=True)
+
+
+class PromiseFacts(TypedDict):
+    """Promise of a model as pages show it.
+
+    promised: whether there is one. rate: expected share of good ones called anomalous. calibrated, missing:
+    number of pictures, or parts, that it comes from, and of those that the wanted rate needs more. of_parts:
+    whether these count parts. several: whether a picture shows several parts, and the rate is of pictures.
+    """
+
+    promised: bool
+    rate: float
+    calibrated: int
+    missing: int
+    wanted_rate: float
+    of_parts: bool
+    several: bool
+
+
+def promise_facts(manifest: Manifest) -> PromiseFacts:
+    """Return what a model promises, as pages show it."""
+    promise = promise_of(manifest)
+    return {
+        "promised": promise.is_made,
+        "rate": promise.rate,
+        "calibrated": promise.calibrated,
+        "missing": promise.missing,
+        "wanted_rate": promise.wanted,
+        # where pictures show one part alone, only other parts help
+        "of_parts": promise.of_parts or not promise.is_made,
+        "several": manifest.preprocess.several is not None,
+    }
 
 
 def check_rate(manifest: Manifest, rate: float) -> None:
