@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, ClassVar
@@ -80,6 +80,8 @@ class Pages:
 
     Args:
         folders: of assets beside those of the review.
+        partial: folder of assets of which another language than English may lack texts: it has the English
+            ones there.
         more: names that every template knows.
     """
 
@@ -94,18 +96,23 @@ class Pages:
         "Cross-Origin-Resource-Policy": "same-origin",
     }
 
-    def __init__(self, *folders: Traversable, **more: Any):
-        self._folders, self._more = (ASSETS, *folders), more
+    def __init__(self, *folders: Traversable, partial: Traversable | None = None, **more: Any):
+        self._complete, self._partial, self._more = (ASSETS, *folders), partial, more
+        self._folders = self._complete if partial is None else (*self._complete, partial)
 
     @functools.cached_property
     def texts(self) -> dict[str, Texts]:
         """Texts by language of `LANGUAGES`. FlawscopeError where a language lacks a key."""
-        by_language = {name: self._read_texts(name) for name in LANGUAGES}
+        by_language = {name: _read_texts(self._complete, name) for name in LANGUAGES}
         for name, known in by_language.items():
             if different := known.keys() ^ by_language[DEFAULT_LANGUAGE].keys():
                 raise FlawscopeError(
                     f"texts: {min(different)} is not in every language as in {name}; give each the same keys"
                 )
+        if self._partial is not None and (self._partial / "texts").is_dir():
+            english = _read_texts([self._partial], DEFAULT_LANGUAGE)
+            for name, known in by_language.items():
+                known |= english | _read_texts([self._partial], name)
         return {language: Texts(language, flat) for language, flat in by_language.items()}
 
     def texts_for(self, chosen: str | None, accept_language: str = "") -> Texts:
@@ -114,16 +121,6 @@ class Pages:
         accepted = (part.split(";")[0].strip().lower()[:2] for part in accept_language.split(","))
         names = (name for name in (chosen, *accepted) if name in self.texts)
         return self.texts[next(names, None) or DEFAULT_LANGUAGE]
-
-    def _read_texts(self, language: str) -> dict[str, str]:
-        parts: list[Mapping[str, Mapping[str, object]]] = []
-        for file in (file for folder in self._folders for file in (folder / "texts").iterdir()):
-            stem = file.name.removesuffix(".yaml")
-            if stem == language or stem not in LANGUAGES:
-                part = load_yaml(file.read_text(encoding="utf-8"))
-                parts.append(part if stem == language else part[language])
-        sections = [section for part in parts for section in part.items()]
-        return {f"{name}.{key}": str(text) for name, part in sections for key, text in part.items()}
 
     def render(
         self,
@@ -183,6 +180,18 @@ class Pages:
     def _read_template(self, name: str) -> str:
         file = next(file for folder in self._folders if (file := folder / name).is_file())
         return file.read_text(encoding="utf-8")
+
+
+def _read_texts(folders: Sequence[Traversable], language: str) -> dict[str, str]:
+    """Return the texts of one language in folders of assets, by key."""
+    parts: list[Mapping[str, Mapping[str, object]]] = []
+    for file in (file for folder in folders for file in (folder / "texts").iterdir()):
+        stem = file.name.removesuffix(".yaml")
+        if stem == language or stem not in LANGUAGES:
+            part = load_yaml(file.read_text(encoding="utf-8"))
+            parts.append(part if stem == language else part[language])
+    sections = [section for part in parts for section in part.items()]
+    return {f"{name}.{key}": str(text) for name, part in sections for key, text in part.items()}
 
 
 def _walk(folder: Traversable, below: str = "") -> Iterator[tuple[str, Traversable]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from flawscope_station.access.roles import ADMIN, ENGINEER
 from flawscope_station.challenge.challenge import Challenge
-from flawscope_station.core.extension import Extension
+from flawscope_station.core.extension import Extension, MenuLink
 from flawscope_station.core.station import Station
 from flawscope_station.drift.drift import Drift
 from flawscope_station.learning.activation import Learning
@@ -13,7 +14,7 @@ from flawscope_station.learning.jobs import JobQueue
 from flawscope_station.settings.station import Settings
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.live_products import LiveProducts
-from flawscope_station.web import challenge_api, drift_api, models_api, setup_api, shifts_api
+from flawscope_station.web import challenge_api, drift_api, models_api, plugin_pages, setup_api, shifts_api
 
 
 def open_station(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Station:
@@ -57,6 +58,7 @@ def _new_products(core: Station) -> Extension:
         (drafts, LiveProducts(core.with_model, asked_for, core.addresses, core.sources, drafts, core.health)),
         (drafts.checks,),
         routers=(setup_api.router, setup_api.page_router),
+        menu=(MenuLink("/-/new", "new.title", ENGINEER),),
         request_enders=(drafts.end_trials,),
     )
 
@@ -76,7 +78,7 @@ def _challenge(core: Station) -> Extension:
         on_added=(lambda number, name, product: challenge.add_product(number),),
         gauges=(challenge.gauges,),
         routers=(challenge_api.router, challenge_api.page_router),
-        menu=("challenge",),
+        menu=(MenuLink("/{product}/challenge", "challenge.title"),),
     )
 
 
@@ -84,5 +86,17 @@ def _shifts(core: Station) -> Extension:
     return Extension(routers=(shifts_api.router,))
 
 
+def _records(core: Station) -> Extension:
+    problems = MenuLink("/{product}/problems", "problems.title")
+    return Extension(menu=(problems, MenuLink("/-/audit", "audit.title", ADMIN)))
+
+
+def _plugin_pages(core: Station) -> Extension:
+    pages = plugin_pages.PluginPages(core.addresses, core.records, core.components, core.report)
+    for page in core.settings.pages:
+        pages.open(page)
+    return Extension(routers=(pages.router,), menu=pages.links)
+
+
 # The camera's interlock comes last: it remembers what the challenge's has released
-FEATURES = (_challenge, _drift, _learning, _new_products, _shifts)
+FEATURES = (_records, _challenge, _drift, _learning, _new_products, _shifts, _plugin_pages)

@@ -1,10 +1,12 @@
-"""Names that plugins import: sources, sinks and connections of other packages (docs/adding-a-connection.md).
+"""Names that plugins import: sources, sinks, connections, pages (docs/adding-a-connection.md).
 
 `flawscope_station.testing` checks their promises.
 """
 
 from flawscope_station.core.connections import Connection as Connection
 from flawscope_station.core.connections import ConnectionContext as ConnectionContext
+from flawscope_station.core.plugin_pages import PageContext as PageContext
+from flawscope_station.core.plugin_pages import PluginPage as PluginPage
 from flawscope_station.inspecting.asking import check_room as check_room
 from flawscope_station.inspecting.capacity import BusyError as BusyError
 from flawscope_station.inspecting.interlock import NotProductionError as NotProductionError

@@ -1,4 +1,4 @@
-"""Checks of a plugin's sources and sinks, each in a real station on drawn pictures."""
+"""Checks of a plugin's sources, sinks and pages, each in a real station on drawn pictures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 from PIL import Image
 
@@ -169,6 +171,94 @@ def check_sink(
     testing.must(numbers == sorted(numbers), "their order is lost")
 
 
+def check_page(plugin: Plugin, settings: Mapping[str, object], model: Path) -> None:
+    """Check a page: with parts and without, in each language, for the roles that may see it and no
+    others, and that browsers refuse nothing of it.
+
+    Args:
+        settings, model: as of `check_source`.
+
+    Raises:
+        AssertionError: what does not hold.
+    """
+    from flawscope_station.inspecting.picture import Part, Picture
+
+    pages, rng = (_read_settings(plugin, settings),), np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder, _station(Path(folder), model, pages=pages) as station:
+        asyncio.run(_check_answers(station, plugin.name))
+        number = station.products[PRODUCT]
+        pictures = [_draw_png(rng, Path(folder)) for _ in range(3)]
+        sent = [Part(number, (Picture(one, "Größe 7.png"),), "http", "4711") for one in pictures]
+        for answer in station.inspector.submit_all(
+            [*sent, Part(number, (Picture(pictures[0], ""),), "http")]
+        ):
+            answer.result(WAIT_TIMEOUT)
+        asyncio.run(_check_answers(station, plugin.name))
+        failed = [one.text for one in station.problems() if one.code == "page_failed"]
+    testing.must(not failed, f"it raises: {failed}")
+
+
+async def _check_answers(station: Station, name: str) -> None:
+    """Ask for the page as people of each role, in each language."""
+    from flawscope_station.access.roles import ROLES, Person, has_role
+    from flawscope_station.web.app import create_app
+    from flawscope_station.web.templates import PAGES
+
+    (link,) = (one for one in station.menu if one.address.partition("?")[0] == f"/-/pages/{name}")
+    address, transport = link.href(PRODUCT), httpx.ASGITransport(create_app(station))
+    testing.must(has_role(Person("", ROLES[-1]), link.role), f"nobody has the role {link.role}")
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        tokens = {role: station.access.tokens.add(f"{role}{time.time()}", role) for role in ROLES}
+        answer = await client.get(address)
+        testing.must(answer.status_code == 303, f"who is not signed in gets {answer.status_code}")
+        for role, token in tokens.items():
+            answer = await client.get(address, headers={"Authorization": f"Bearer {token}"})
+            wanted = 200 if has_role(Person("", role), link.role) else 403
+            testing.must(answer.status_code == wanted, f"{role}: {answer.status_code} and not {wanted}")
+        client.headers["Authorization"] = f"Bearer {tokens[ROLES[-1]]}"
+        for language, texts in PAGES.texts.items():
+            headers = {"Accept-Language": language}
+            answer = await client.get(address, headers=headers)
+            found = _PageReader(answer.text)
+            testing.must(answer.headers["Content-Language"] == language, f"it is not in {language}")
+            testing.must(found.has_main, "it does not stand in the station's frame: extend base.html.j2")
+            testing.must(not found.refused, f"browsers refuse this: {found.refused}")
+            testing.must(link.text(texts) in answer.text, f"the menu lacks its link in {language}")
+            for file in found.files:
+                status = (await client.get(file)).status_code
+                testing.must(status == 200, f"{file}: {status}")
+        answer = await client.get(f"/-/pages/{name}?product=no-such-product")
+        testing.must(answer.status_code in (200, 404), f"an unknown product: {answer.status_code}")
+
+
+class _PageReader(HTMLParser):
+    """What a page asks for. files: addresses. refused: what the station's Content-Security-Policy forbids."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.files: list[str] = []
+        self.refused: list[str] = []
+        self.has_main = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.has_main |= given.get("id") == "main"
+        own_script = tag == "script" and "src" not in given and given.get("type") != "application/json"
+        if own_script or tag == "style":
+            self.refused.append(f"<{tag}> within the page: a file of its own")
+        for name in given:
+            if name.startswith("on") or name == "style":
+                self.refused.append(f"{name}= of <{tag}>")
+        address = given.get("src") or (given.get("href") if tag == "link" else None)
+        if not address or address.startswith(("data:", "blob:")):
+            return
+        if "://" in address or address.startswith("//"):
+            self.refused.append(f"{address} of another server")
+            return
+        self.files.append(address)
+
+
 def _read_settings(plugin: Plugin, settings: Mapping[str, object]) -> ConfiguredPlugin:
     """Check a plugin's settings, and return them as a station reads them."""
     from flawscope_station.settings.plugins import Plugin as Wanted
@@ -183,13 +273,18 @@ def _read_settings(plugin: Plugin, settings: Mapping[str, object]) -> Configured
 
 
 @contextmanager
-def _station(folder: Path, model: Path, **given: Any) -> Iterator[Station]:
-    """Run a station with one product and without a web server."""
+def _station(
+    folder: Path, model: Path, pages: Sequence[ConfiguredPlugin] = (), **given: Any
+) -> Iterator[Station]:
+    """Run a station with one product and without a web server. given: settings of the product."""
     from flawscope_station.assembly import open_station
     from flawscope_station.settings.station import ProductSettings, Settings
 
     product = ProductSettings(str(model), drift=None, camera_checks=False, **given)
-    station = open_station(Settings({PRODUCT: product}, store=str(folder / "store"), device="cpu", threads=1))
+    store = str(folder / "store")
+    station = open_station(
+        Settings({PRODUCT: product}, store=store, device="cpu", threads=1, pages=tuple(pages))
+    )
     try:
         station.start()
         yield station

@@ -30,11 +30,11 @@ STATION: dict[str, str] = {
     "drift": "settings store monitoring inspecting",
     "setup": "settings store monitoring inspecting sources core learning",
     "web": "settings store monitoring access inspecting sources core shifts learning challenge drift setup",
-    "assembly": "settings core learning challenge drift setup web",
+    "assembly": "settings access core learning challenge drift setup web",
     "client": "settings store web",
     "cli": "settings store monitoring access inspecting web assembly client",
     "plugins": "settings store monitoring inspecting sources sinks core",
-    "testing": "settings store inspecting sources core assembly",
+    "testing": "settings store access inspecting sources core web assembly",
 }
 FEATURES = {"shifts", "learning", "challenge", "drift", "setup"}
 

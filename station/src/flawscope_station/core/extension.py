@@ -6,11 +6,13 @@ Sources, sinks and connections of other packages have seams of their own (`plugi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
 
 from flawscope.errors import message_with_type
+from flawscope_station.access.roles import VIEWER, Person, has_role
 from flawscope_station.core.live import Gauges
 from flawscope_station.inspecting.interlock import Gate, Interlock
 from flawscope_station.inspecting.ticket import RecordedInspection
@@ -19,6 +21,8 @@ from flawscope_station.settings.station import ProductSettings
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
+
+    from flawscope import pages
 
 Observer = Callable[[RecordedInspection], object]
 
@@ -52,6 +56,37 @@ class Input(Protocol):
 
 
 @dataclass(frozen=True)
+class MenuLink:
+    """Link in the menu of the pages.
+
+    address: of a page; with `{product}` in it, which stands for the product, only products' pages show it.
+    title: key of its text, or texts by language, of which the English one stands for those that are missing.
+    role: of people who see it; higher ones do, too.
+    """
+
+    address: str
+    title: str | Mapping[str, str]
+    role: str = VIEWER
+
+    def is_shown(self, person: Person | None, product: str | None) -> bool:
+        """Whether a person sees it on a page. product: of that page."""
+        has_address = product is not None or "{product}" not in self.address
+        return has_address and has_role(person, self.role)
+
+    def href(self, product: str | None) -> str:
+        return self.address.replace("{product}", quote(product or "", safe=""))
+
+    def text(self, texts: pages.Texts) -> str:
+        if isinstance(self.title, str):
+            return texts(self.title)
+        return self.title.get(texts.language, self.title["en"])
+
+
+class Menu(list[MenuLink]):
+    """All links of the menu, a component."""
+
+
+@dataclass(frozen=True)
 class Extension:
     """Contribution of a part to a station.
 
@@ -67,7 +102,7 @@ class Extension:
     on_added: get number, name and settings of a product that the station has from now on.
     gauges: return metrics at once, from memory. store_gauges: may ask the store.
     routers: of the API and of pages, in the order in which they are asked.
-    menu: names of a product's pages that its menu lists.
+    menu: links of the menu, in their order.
     request_enders: end what requests wait for, when the server ends, or soon after.
     """
 
@@ -85,7 +120,7 @@ class Extension:
     gauges: Sequence[Callable[[], Gauges]] = ()
     store_gauges: Sequence[Callable[[], Gauges]] = ()
     routers: Sequence[APIRouter] = ()
-    menu: Sequence[str] = ()
+    menu: Sequence[MenuLink] = ()
     request_enders: Sequence[Callable[[], object]] = ()
 
 

@@ -93,17 +93,12 @@ class SettingsInForce(TypedDict):
 
 
 class Overview:
-    """State of the products, as API and metrics show it.
-
-    Attributes:
-        menu: names of the pages of a product that features add; its text `NAME.title` names each.
-    """
+    """State of the products, as API and metrics show it."""
 
     def __init__(self, floor: ConnectionContext, sinks: Sinks, health: Health, pauses: Pauses):
         self.floor, self.sinks, self.health, self.pauses = floor, sinks, health, pauses
         self.addresses, self.store, self.inspector = floor.addresses, floor.store, floor.inspector
         self.versions = floor.addresses.versions
-        self.menu: list[str] = []
         self._promised: dict[str, tuple[float, str]] = {}  # by product: when it was held, and the state
 
     def facts(self, name: str) -> Product:

@@ -22,7 +22,7 @@ from flawscope.pictures import decoding
 from flawscope_station.access.audit import note_changed_settings
 from flawscope_station.access.authenticator import Access
 from flawscope_station.core.connections import ConnectionContext, Connections, Timing
-from flawscope_station.core.extension import Extension, HasThreads, Input, Observers, Service
+from flawscope_station.core.extension import Extension, HasThreads, Input, Menu, Observers, Service
 from flawscope_station.core.health import Health
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster, Metrics
@@ -65,7 +65,7 @@ class Station:
 
     Attributes:
         components: by class, for routes.
-        routers: of the features.
+        routers: of the features. menu: links of its pages.
 
     Raises:
         InputError: the folder, the data base or a model cannot be used.
@@ -82,6 +82,7 @@ class Station:
         self.report = self._problems.report
         self.components: dict[type, Any] = {}  # of each class its object
         self.routers: list[APIRouter] = []
+        self.menu = Menu()
         self._services: list[Service] = []
         self._inputs: list[Input] = []
         self._watched: list[tuple[HasThreads, bool]] = []
@@ -185,7 +186,7 @@ class Station:
         kept = settings, self.files, self.database, self.access, self.store, self.versions, self.addresses
         self._add(
             Extension(
-                (*kept, self.records, self.metrics),
+                (*kept, self.records, self.metrics, self.menu),
                 observers=(self._count, self._publish),
                 watched=(self.metrics,),
             )
@@ -239,7 +240,7 @@ class Station:
     def _add(self, extension: Extension) -> None:
         self.components |= {type(one): one for one in extension.components}
         self.routers += extension.routers
-        self.overview.menu += extension.menu
+        self.menu += extension.menu
         self._services += extension.services
         self._inputs += extension.inputs
         self._watched += [(part, True) for part in extension.inspecting]

@@ -1,4 +1,4 @@
-"""Plugins of a station: sources, sinks and connections, and their settings.
+"""Plugins of a station: sources, sinks, connections and pages, and their settings.
 
 A package adds one through an entry point, name = "package.module:PLUGIN", in the group of its kind. In
 `station.yaml` its settings stand under its name, and are checked by its own dataclass.
@@ -6,7 +6,7 @@ A package adds one through an entry point, name = "package.module:PLUGIN", in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -17,8 +17,9 @@ from flawscope.errors import InputError, one_line_message, suggest_name
 from flawscope_station.settings.values import check_names, field_names
 
 SOURCE_GROUP, SINK_GROUP, CONNECTION_GROUP = "flawscope.sources", "flawscope.sinks", "flawscope.connections"
+PAGE_GROUP = "flawscope.pages"
 
-_NO_CONNECTIONS = "it must be a list: write `- NAME:` and its settings below it"
+_NO_LIST = "it must be a list: write `- NAME:` and its settings below it"
 # found as those of other packages are
 _OWN = [
     metadata.EntryPoint(name, f"flawscope_station.sinks.{name}:PLUGIN", SINK_GROUP)
@@ -28,7 +29,7 @@ _OWN = [
 
 @dataclass(frozen=True)
 class Plugin:
-    """Source, sink or connection; docs/adding-a-connection.md shows one of each.
+    """Source, sink, connection or page; docs/adding-a-connection.md shows one of each.
 
     name: as in the entry point and in `station.yaml`.
     settings: a frozen dataclass; a text in the place of its `key: value` lines is its first field. It raises
@@ -36,7 +37,7 @@ class Plugin:
     where it has no name, and a `label` for people, without secrets.
     open: makes it, without starting anything. A source of `SourceContext`, settings and its number among the
     product's that are no folders; a sink of settings and `MessagePictures`; a connection of
-    `ConnectionContext` and settings.
+    `ConnectionContext` and settings; a page of `PageContext` and settings: it returns a `PluginPage`.
     paths: fields with paths, which are relative to `station.yaml`.
     """
 
@@ -105,16 +106,33 @@ def load_plugin(group: str, name: str) -> Plugin:
 
 def read_connections(given: object, home: Path) -> tuple[ConfiguredPlugin, ...]:
     """Read the setting `connections` of a station. InputError."""
+    return tuple(_read_plugin(CONNECTION_GROUP, entry, home) for entry in _entries(given))
+
+
+def read_pages(given: object, home: Path) -> tuple[ConfiguredPlugin, ...]:
+    """Read the setting `pages` of a station; a name alone is a page without settings. InputError."""
+    pages: dict[str, ConfiguredPlugin] = {}
+    for entry in _entries(given):
+        named = {entry: None} if isinstance(entry, str) else entry
+        page = _read_plugin(PAGE_GROUP, named, home)
+        if page.name in pages:
+            raise InputError(f"{page.name} is there twice: name it once")
+        pages[page.name] = page
+    return tuple(pages.values())
+
+
+def _entries(given: object) -> Sequence[object]:
     entries = given or []
     if not isinstance(entries, list | tuple):
-        raise InputError(_NO_CONNECTIONS)
-    connections = []
-    for entry in entries:
-        if isinstance(entry, ConfiguredPlugin):
-            connections.append(entry)
-            continue
-        if not isinstance(entry, Mapping) or len(entry) != 1:
-            raise InputError(_NO_CONNECTIONS)
-        [(name, own)] = entry.items()
-        connections.append(load_plugin(CONNECTION_GROUP, str(name)).read(own, home))
-    return tuple(connections)
+        raise InputError(_NO_LIST)
+    return entries
+
+
+def _read_plugin(group: str, entry: object, home: Path) -> ConfiguredPlugin:
+    """Read one plugin of a list: a mapping of its name to its settings."""
+    if isinstance(entry, ConfiguredPlugin):
+        return entry
+    if not isinstance(entry, Mapping) or len(entry) != 1:
+        raise InputError(_NO_LIST)
+    [(name, own)] = entry.items()
+    return load_plugin(group, str(name)).read(own, home)

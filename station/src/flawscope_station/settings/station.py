@@ -16,7 +16,7 @@ from flawscope.artefact import files
 from flawscope.errors import InputError
 from flawscope_station.settings.files import read_file
 from flawscope_station.settings.openid import OpenIdSettings
-from flawscope_station.settings.plugins import ConfiguredPlugin, read_connections
+from flawscope_station.settings.plugins import ConfiguredPlugin, read_connections, read_pages
 from flawscope_station.settings.shifts import ShiftSettings, times_of_day
 from flawscope_station.settings.sinks import SinkSettings, read_broker, read_sinks
 from flawscope_station.settings.sources import FolderSourceSettings, SourceSettings, read_source
@@ -237,6 +237,7 @@ class Settings(Section):
     near: good pictures with p-values up to this multiple of the model's false-alarm rate are reviewed, too.
     mqtt: the broker that gets all inspections.
     connections: plugins that have pictures judged and are answered, such as a PLC.
+    pages: plugins whose pages the station shows beside its own.
     shifts: when shifts begin.
     openid: the provider of a company's accounts; None: people have accounts of the station alone.
     syslog: HOST:PORT of a syslog server, which gets the events; None: nobody does.
@@ -266,6 +267,10 @@ class Settings(Section):
     connections: Annotated[
         tuple[ConfiguredPlugin, ...],
         BeforeValidator(lambda given, info: read_connections(given, info.context or Path())),
+    ] = ()
+    pages: Annotated[
+        tuple[ConfiguredPlugin, ...],
+        BeforeValidator(lambda given, info: read_pages(given, info.context or Path())),
     ] = ()
     shifts: ShiftSettings | None = None
     openid: OpenIdSettings | None = None

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from flawscope import __version__, pages
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.access.roles import LOCAL_PERSON, OPERATOR, PERSON_KEY, Person, has_role
+from flawscope_station.core.extension import Menu, MenuLink
 from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings, station_zone
 from flawscope_station.settings.station import Settings
@@ -82,17 +83,33 @@ class WaitingState(ProductState):
 
 
 class Page:
-    """Page that a request asks for: person, language and product. product_id: set on a product's pages.
-    is_removed: its product is inspected no more, and its records can be read."""
+    """Page that a request asks for: person, language and product.
+
+    Args:
+        assets: templates, texts and scripts of the page.
+        root: prefix of the paths of its static files.
+
+    Attributes:
+        product_id: set on a product's pages.
+        is_removed: its product is inspected no more, and its records can be read.
+    """
 
     product_id: int
     is_removed = False
 
-    def __init__(self, request: Request, page: str, product: str | None = None):
+    def __init__(
+        self,
+        request: Request,
+        page: str,
+        product: str | None = None,
+        assets: pages.Pages = PAGES,
+        root: str = "",
+    ):
         self.request, self.page, self.product = request, page, product
+        self.assets, self.root = assets, root
         self.overview = find_component(request, Overview)
         cookie, accepted = request.cookies.get("language"), request.headers.get("accept-language", "")
-        self.texts: pages.Texts = PAGES.texts_for(cookie, accepted)
+        self.texts: pages.Texts = assets.texts_for(cookie, accepted)
         self.person: Person | None = request.scope[PERSON_KEY]
 
     @property
@@ -119,17 +136,18 @@ class Page:
             "over": self.is_removed,  # nothing is asked any more
         }
         bar = self._problem_bar(facts) if facts else ""
-        html = PAGES.render(
+        html = self.assets.render(
             template,
             self.texts,
             script,
             theme=self.request.cookies.get("theme"),
+            root=self.root,
             page=self.page,
             product=product,
             products=list(self.overview.addresses.products) if person else [],
             facts=facts,
             removed=self.is_removed,
-            menu=self.overview.menu,
+            menu=self._menu_links(),
             bar=bar,
             person=person,
             may_judge=has_role(person, "operator") and not self.is_removed,
@@ -145,6 +163,11 @@ class Page:
             **more,
         )
         return HTMLResponse(html, status, {"Content-Language": self.texts.language})
+
+    def _menu_links(self) -> list[MenuLink]:
+        """Return the links of the menu that the person sees on this page."""
+        product = None if self.is_removed else self.product
+        return [link for link in find_component(self.request, Menu) if link.is_shown(self.person, product)]
 
     def _user_commands(self, settings: Settings) -> list[str]:
         """Return what an administrator types for people who sign in: the first, or any other."""
@@ -189,6 +212,14 @@ def error_page(request: Request, status: int, text: str, error: FlawscopeError |
     return page.render("problem", status, title=title, text=text)
 
 
+def asset_response(assets: pages.Pages, name: str) -> Response:
+    """Return a file of assets by its name, else 404."""
+    if (found := assets.static_files.get(name)) is None:
+        return Response("not found", 404, media_type="text/plain")
+    body, _, kind = found
+    return Response(body, media_type=kind)
+
+
 def html_router(role: str) -> APIRouter:
     """Make a router of pages for people with this role or a higher one."""
     return APIRouter(include_in_schema=False, dependencies=[Depends(require_role(role))])
@@ -220,10 +251,7 @@ def start_page(request: Request) -> Response:
 @page_router.get("/static/{name:path}")
 def static_file(name: str) -> Response:
     """Return a known file of the pages' assets; other names get 404."""
-    if (found := PAGES.static_files.get(name)) is None:
-        return Response("not found", 404, media_type="text/plain")
-    body, _, kind = found
-    return Response(body, media_type=kind)
+    return asset_response(PAGES, name)
 
 
 @page_router.get("/{product}/live")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 from flawscope import pages
 
 TABS = ("live", "review", "history", "trends", "models")
 COMMON_SECTIONS = ("common", "nav", "state", "problems", "wrong")  # of the texts, that every script needs
-PAGES = pages.Pages(resources.files(__package__) / "assets", tabs=TABS)
+ASSETS = resources.files(__package__) / "assets"
+PAGES = pages.Pages(ASSETS, tabs=TABS)
+
+
+def pages_with(assets: Traversable) -> pages.Pages:
+    """Return the station's templates, texts and scripts with those of a plugin's page beside them."""
+    return pages.Pages(ASSETS, partial=assets, tabs=TABS)

@@ -1,0 +1,215 @@
+"""Pages of plugins, below `/-/pages/NAME`: each an application of its own, behind the checks of all pages.
+
+One that raises answers 500 and is a problem until it works again; it harms no other page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from flawscope.errors import InputError, message_with_type, one_line_message
+from flawscope_station.access.roles import ENGINEER, PERSON_KEY, ROLES, SENDER, VIEWER, Person, has_role
+from flawscope_station.core.extension import MenuLink
+from flawscope_station.core.plugin_pages import PluginPage
+from flawscope_station.core.queries import Records
+from flawscope_station.settings.plugins import ConfiguredPlugin
+from flawscope_station.settings.values import check_names
+from flawscope_station.store.addresses import Addresses
+from flawscope_station.store.filters import FILTERS
+from flawscope_station.store.inspection import InspectionFacts
+from flawscope_station.store.records import NotFoundError
+from flawscope_station.store.search import MAX_PAGE_SIZE, Filters
+from flawscope_station.web.errors import RefusedError, install_error_handler
+from flawscope_station.web.middleware import check_role
+from flawscope_station.web.pages import Page, asset_response, error_page
+from flawscope_station.web.templates import PAGES, pages_with
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
+
+ADDRESS = "/-/pages"
+MAX_REQUESTS = 8  # of one page at a time: one that hangs does not take the threads of the others
+_FILTER_NAMES = {one.parameter or one.name: one.name for one in FILTERS}  # by that of the API
+
+
+class StationForPage:
+    """What one page may use of the station (`PageContext`)."""
+
+    def __init__(self, name: str, addresses: Addresses, records: Records):
+        self.root = f"{ADDRESS}/{quote(name, safe='')}"
+        self.assets = PAGES  # until the page says its own
+        self._addresses, self._records = addresses, records
+
+    def products(self) -> Sequence[str]:
+        return list(self._addresses.products)
+
+    def product(self, request: Request) -> str:
+        product = request.query_params.get("product") or next(iter(self.products()), None)
+        if product is None:
+            raise NotFoundError("the station has no product yet")
+        self._addresses.product_id(product)
+        return product
+
+    def inspections(self, product: str, **filters: str) -> Iterator[InspectionFacts]:
+        given: Mapping[object, object] = {name: text for name, text in filters.items()}
+        check_names(given, _FILTER_NAMES)
+        product_id = self._addresses.product_id(product)
+        query = {_FILTER_NAMES[name]: text for name, text in filters.items()}
+        wanted = replace(Filters.from_query(query), limit=MAX_PAGE_SIZE)
+        while True:
+            page = self._records.search(product_id, wanted)
+            yield from page.inspections
+            if page.next is None:
+                return
+            wanted = replace(wanted, cursor=page.next)
+
+    def person(self, request: Request, role: str = VIEWER) -> Person:
+        person: Person = request.scope[PERSON_KEY]
+        check_role(person, role)
+        return person
+
+    def render(self, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
+        named = bool(request.query_params.get("product") or self.products())
+        product = self.product(request) if named else None
+        return Page(request, "plugin", product, self.assets, self.root).render(template, status, **values)
+
+
+class PluginPages:
+    """All pages of plugins. Attributes: router: leads to them. links: of the menu.
+
+    Args:
+        components: of the station, for what stands above each page.
+        report: reports a problem under a code; None: it is over.
+    """
+
+    def __init__(
+        self,
+        addresses: Addresses,
+        records: Records,
+        components: Mapping[type, Any],
+        report: Callable[[str, str | None], None],
+    ):
+        self._addresses, self._records = addresses, records
+        self._components, self._report = components, report
+        self._pages: dict[str, _GuardedPage] = {}
+        self._failures: dict[tuple[str, str], str] = {}  # by page and function: what it raised
+        self.links: list[MenuLink] = []
+        self.router = APIRouter()
+        self.router.routes += [Route(f"{ADDRESS}/{{page}}{below}", self) for below in ("", "/{path:path}")]
+
+    def open(self, plugin: ConfiguredPlugin) -> None:
+        """Open the page of a plugin. InputError where it cannot be used."""
+        name = plugin.name
+        context = StationForPage(name, self._addresses, self._records)
+        try:
+            page = plugin.open(context, plugin.values)
+            _check_page(page)
+            context.assets = pages_with(page.assets)
+            _ = context.assets.texts, context.assets.static_files
+        except Exception as error:
+            reason = str(error) if isinstance(error, InputError) else message_with_type(error)
+            raise InputError(f"page {name} cannot be opened: {' '.join(reason.split())}") from error
+        application = self._application(name, page.router, context)
+        self._pages[name] = _GuardedPage(page.role, context.root, application)
+        self.links.append(MenuLink(f"{context.root}?product={{product}}", page.title, page.role))
+
+    def _application(self, name: str, router: APIRouter, context: StationForPage) -> FastAPI:
+        app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+        app.state.components = self._components
+        install_error_handler(app, error_page)
+        app.add_exception_handler(Exception, failed_page)
+
+        @app.get("/static/{file:path}")
+        def static_file(file: str) -> Response:
+            return asset_response(context.assets, file)
+
+        app.include_router(router)
+        return app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of a page (ASGI). NotFoundError, RefusedError."""
+        name = scope["path_params"]["page"]
+        page = self._pages.get(name)
+        if page is None:
+            raise NotFoundError(f"there is no page {name!r:.80}")
+        status, child = 0, page.enter(scope)
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers.update(PAGES.security_headers)  # a page cannot loosen them
+            await send(message)
+
+        why = None
+        try:
+            await page(child, receive, send_guarded)
+        except Exception as error:
+            why = message_with_type(error)
+        if why is not None or status < 400:
+            self._note(name, child, why)
+
+    def _note(self, name: str, scope: Scope, why: str | None) -> None:
+        """Report that a function of a page raised, or works."""
+        function = getattr(scope.get("endpoint"), "__qualname__", "")
+        before = self._failures.copy()
+        self._failures.pop((name, function), None)
+        if why is not None:
+            place = f"page {name}, {function.rpartition('.')[2]}"
+            self._failures[name, function] = one_line_message(RuntimeError(f"{place}: {why}"))
+        if self._failures != before:
+            self._report("page_failed", "; ".join(self._failures.values()) or None)
+
+
+class _GuardedPage:
+    """Application of a page, for people of a role, and so many at a time."""
+
+    def __init__(self, role: str, root: str, application: FastAPI):
+        self._role, self._root, self._application = role, root, application
+        self._open_requests = 0
+
+    def enter(self, scope: Scope) -> Scope:
+        """Return the scope of a request as the application knows it. RefusedError."""
+        check_role(scope[PERSON_KEY], self._role)
+        if self._open_requests >= MAX_REQUESTS:
+            text = f"{self._root}: {MAX_REQUESTS} requests are being answered: try again soon"
+            raise RefusedError(503, text, "busy")
+        path = scope["path"]
+        inner = "/" if path == self._root else path
+        return {**scope, "root_path": self._root, "path": path if inner != "/" else f"{self._root}/"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._open_requests += 1
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            self._open_requests -= 1
+
+
+def _check_page(page: object) -> None:
+    """Raise InputError where a plugin's page cannot be shown."""
+    if not isinstance(page, PluginPage):
+        raise InputError("it must return a `PluginPage`")
+    if page.role not in ROLES or page.role == SENDER:
+        raise InputError(f"role {page.role!r:.40}: choose {', '.join(ROLES[1:])}")
+    if "en" not in page.title:
+        raise InputError("title has no English text: write it under `en`")
+    if not page.assets.is_dir():
+        raise InputError(f"its assets are no folder: {page.assets}")
+
+
+async def failed_page(request: Request, error: Exception) -> Response:
+    """Render the answer of a page that raised. Only engineers see why."""
+    page = Page(request, "problem")
+    text = message_with_type(error) if has_role(page.person, ENGINEER) else page.texts("problem.page_failed")
+    return page.render("problem", 500, title=page.texts("wrong.page_failed"), text=text)
