@@ -25,6 +25,7 @@ def fit(args: argparse.Namespace) -> int:
     """Fits a model of each product or view as `fit` does, or adds to those of a router, and writes all in one
     file. Where one fails, the others are kept beside it, for --resume."""
     from flawscope.artefact import files, model_file, router_file
+    from flawscope.artefact.model_facts import check_same_parts
     from flawscope.predictor.router import open_joined
 
     if args.update and args.cluster is not None:
@@ -45,7 +46,7 @@ def fit(args: argparse.Namespace) -> int:
     if any(call.update is None for call in calls.values()):  # a new one is asked before it is fitted
         patterns = [_own_part(args, call) for call in calls.values()]
         patterns += [one.manifest.facts.get("part") for one in products.values()]
-        router_file.check_same_parts(patterns)
+        check_same_parts(patterns)
     kind = "product" if pattern is None else "view"
     with _kept_models(folder):
         for name, call in calls.items():
@@ -139,7 +140,7 @@ def _view_calls(
         settings = fit_one.read_fit_settings(args)
         seed = registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed
     else:
-        seed, _ = common.seed_and_group(next(iter(old.products.values())).manifest)
+        seed, _ = common.seed_and_group(old.facts)
     dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part_key, good=args.good)
     items = [*dataset.train, *dataset.validation]
     pattern.part_numbers(dataset.relative(item.path) for item in items)

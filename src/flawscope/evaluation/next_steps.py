@@ -51,7 +51,7 @@ def advise_each_view(manifest: Manifest) -> list[Advice]:
     looks = ViewLooks.from_facts(manifest.facts)
     if looks is None or not looks.are_told_apart:
         return []
-    step = "--each-view, a model for each, which finds more in such views; a station does not take it yet"
+    step = "--each-view, a model for each, which finds more in such views"
     return [Advice(step, f"views {', '.join(looks.views)} look different")]
 
 

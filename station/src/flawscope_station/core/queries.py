@@ -131,7 +131,7 @@ class VersionSummary(TypedDict, total=False):
 
     method: str
     file: str
-    score_threshold: float
+    score_threshold: float | None
     false_alarm_rate: float | None
 
 

@@ -225,7 +225,7 @@ class Judge:
         """Return the record of a judged part, and the predictions of its pictures."""
         views = ticket.views
         found = [view.found for view in views if view.found is not None]
-        product, decided, rate = judging.matching_product(found[0]), None, 0.0
+        product, decided = judging.matching_product(found[0]), None
         if (parts := self.parts.for_address(ticket.part.product_id)) is not None:
             ticket.part = with_views(ticket.part, parts)  # another version may judge than when it came
             for view, one in zip(views, ticket.part.pictures, strict=True):
@@ -234,7 +234,7 @@ class Judge:
             data = {str(view.picture.view): view.picture.data for view in views}
             decided = parts.decide(str(ticket.part.number), said, data)
             product = judging.matching_product(decided.views[decided.worst])
-            own = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
+            own = self.parts.for_version(product.product_id, product.number, product.model.facts)
             assert own is not None, "of a joint model all products have views, or none"
             rate, order = own.calibration.expected_rate, list(own.calibration.views)
             views = sorted(views, key=lambda view: order.index(str(view.picture.view)))
@@ -242,10 +242,15 @@ class Judge:
             found = [decided.views.get(name, said[name]) for name in names]
         elif len(found) > 1:
             raise BusyError(1.0, "another kind of model began to judge")
-        applied = [self.tolerances.apply(product, one) for one in found]
+        else:
+            (judged_by,) = product.model.products.values()
+            rate = judged_by.calibration.expected_rate
+        applied = []
+        for view, prediction in zip(views, found, strict=True):
+            applied.append(self.tolerances.apply(product, prediction, view.picture.view))
         found = [one for one, _ in applied]
         tolerances = applied[0][1]
-        record = new_inspection(ticket, views, product, found, self.near, decided, rate, tolerances)
+        record = new_inspection(ticket, views, product, found, self.near, rate, decided, tolerances)
         return record, tuple(found)
 
     def _feed(

@@ -126,7 +126,7 @@ def label_of(part: Part, picture: Picture, judge: PartCollector) -> tuple[str, s
             number, view = number or found.part, view or found.view
         view = view or (stem if any(stem in views for views in _known_views(judge)) else None)
     if number is None or view is None:
-        known = ", ".join(judge.calibration.views)
+        known = ", ".join(judge.views)
         raise InputError(
             f"{picture.name}: it shows no known part: send its `part`, and as `view` one of {known}"
         )
@@ -137,7 +137,7 @@ def label_of(part: Part, picture: Picture, judge: PartCollector) -> tuple[str, s
 
 def _known_views(judge: PartCollector) -> list[Sequence[str]]:
     """Views of each product that a model judges."""
-    return [one.views for one in getattr(judge, "calibrations", {"": judge.calibration}).values()]
+    return [one.views for one in judge.calibrations.values()]
 
 
 def base_name(name: str) -> str:

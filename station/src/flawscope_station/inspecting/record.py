@@ -27,8 +27,8 @@ def new_inspection(
     product: ProductModel,
     found: Sequence[Prediction],
     near: float,
+    rate: float,
     decided: Any = None,
-    rate: float = 0.0,
     tolerances: dict[str, str] | None = None,
 ) -> NewInspection:
     """Record of a judged part, whose files are still being written.
@@ -38,8 +38,8 @@ def new_inspection(
         product: product and version that judged.
         found: prediction of each picture.
         near: multiple of the false-alarm rate up to which a good part's p-value is near the threshold.
+        rate: false-alarm rate of the decision.
         decided: the library's decision on a part in views; None: it has one picture, which decides.
-        rate: false-alarm rate of decisions on parts.
         tolerances: version and sha256 of the rules in force; None: none are.
     """
     part = ticket.part
@@ -49,9 +49,7 @@ def new_inspection(
         for view, one in zip(views, found, strict=True)
     ]
     shown, decision = seen[0], {"anomalous": seen[0].anomalous, "p_value": seen[0].p_value}
-    if decided is None:
-        rate = product.predictor.calibration.expected_rate
-    else:
+    if decided is not None:
         shown = next(one for one in seen if one.view == decided.worst)
         decision = _decision_on_views(decided, seen)
     is_near = not decision["anomalous"] and decision["p_value"] <= near * rate

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from flawscope import Prediction
 from flawscope.pictures import decoding
+from flawscope.predictor import PictureOf
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import RefusalError
@@ -125,6 +126,9 @@ class View:
         """The picture as decoded for this model, else its data."""
         if self.prepared is not None and self.prepared[0] is model:
             return self.prepared[1]
+        if model.kind == "view":
+            source: Any = self.source
+            return PictureOf(source, str(self.picture.view))
         return self.source
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypedDict
 
 from sqlalchemy import exists, select
 
-from flawscope.artefact import Manifest, rates
+from flawscope.artefact import ModelFacts, rates
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
@@ -43,19 +43,19 @@ class LineAlarms(NamedTuple):
 
 def active_promise(
     versions: ModelRegistry, product_id: int
-) -> tuple[int, Manifest, rates.Promise] | tuple[None, None, None]:
-    """Return the active version, its manifest and what it promises; None: none is active."""
+) -> tuple[int, ModelFacts, rates.Promise] | tuple[None, None, None]:
+    """Return the active version, its model's facts and what it promises; None: none is active."""
     try:
-        version, predictor = versions.active(product_id)
+        version, model = versions.active(product_id)
     except NoModelError:
         return None, None, None
-    return version, predictor.manifest, rates.promise_of(predictor.manifest)
+    return version, model.facts, rates.promise_of(model.facts)
 
 
 def promise_facts(versions: ModelRegistry, product_id: int) -> dict[str, object] | None:
     """Return what the active version promises, as the API shows it; None: none is active."""
-    version, manifest, promise = active_promise(versions, product_id)
-    if manifest is None or promise is None:
+    version, facts, promise = active_promise(versions, product_id)
+    if facts is None or promise is None:
         return None
     return {
         "version": version,
@@ -66,7 +66,7 @@ def promise_facts(versions: ModelRegistry, product_id: int) -> dict[str, object]
         "wanted_rate": promise.wanted,
         # where pictures show one part alone, only other parts help
         "of_parts": promise.of_parts or not promise.is_made,
-        "several": manifest.preprocess.several is not None,
+        "several": any(one.preprocess.several is not None for one in facts.manifests.values()),
     }
 
 

@@ -21,11 +21,12 @@ class NoModelError(RefusalError):
 
 
 class ProductModel(NamedTuple):
-    """Product with its active version and model. name: at the station, where the product is recognised."""
+    """Product with its active version and model, which may have one for each view. name: at the station,
+    where the product is recognised."""
 
     product_id: int
     number: int
-    predictor: Predictor
+    model: Model
     name: str | None = None
 
 
@@ -40,7 +41,7 @@ class AddressModel(NamedTuple):
 
     @classmethod
     def single(cls, product: ProductModel) -> AddressModel:
-        return cls(product.predictor, {"": product._replace(name=None)})
+        return cls(product.model, {"": product._replace(name=None)})
 
     def matching_product(self, result: Prediction) -> ProductModel:
         """Return the product that a picture shows, or is most like."""
@@ -65,11 +66,11 @@ class OpenModels:
     def is_open(self, address: int) -> bool:
         return address in self._active
 
-    def predictor_of_version(self, number: int) -> Predictor | None:
+    def model_of_version(self, number: int) -> Model | None:
         """Model of the version with this number, if it judges."""
         with self._lock:
             products = (one for judging in self._active.values() for one in judging.products.values())
-            return next((one.predictor for one in products if one.number == number), None)
+            return next((one.model for one in products if one.number == number), None)
 
     def get_or_load(self, digest: str, load: Callable[[], Model]) -> Model:
         """Model of the file with this hash, loaded unless it is open."""
