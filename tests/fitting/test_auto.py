@@ -14,9 +14,13 @@ from auto_helpers import pictures
 from flawscope.artefact import tried
 from flawscope.errors import InputError
 from flawscope.fitting import auto, fit_auto, search_time, trial_pictures
+from flawscope.fitting.preparation import prepare
 from flawscope.fitting.proposals import Recipe, propose_tiles, propose_views
 from flawscope.fitting.trial_pictures import make_stages
+from flawscope.methods import registry
 from flawscope.pictures import foreground
+from flawscope.pictures.units import named_rows, units_of
+from small_network import SMALL_NETWORK
 
 
 class Scripted:
@@ -391,6 +395,22 @@ def test_what_was_given_stays(scripted):
         assert scripted.calls
         assert {one["align"] for _, one in scripted.calls} == {align}
         assert {one["size"] for _, one in scripted.calls} == {"256"}
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"group": r"^\d+"}, {"part": r"^\d+"}, {"part": r"^\d+", "view": "top|side"}], ids=str
+)
+def test_a_search_knows_the_parts_that_the_fit_knows(told):
+    """Of parts, too: their views are no pictures of different parts."""
+    names = [f"{part}_{view}.png" for part in range(8) for view in ("top", "side")]
+    good = pictures(len(names))
+    nothing = {"say": auto.discard, "step": auto.ignore_progress}
+    search = auto._Search(good, 0, names, told, auto.SearchTime(60), None, has_model=False, **nothing)
+    found = units_of(named_rows(names), part_of=search.part_of).numbers
+    fitted = prepare(good, registry.method("patchcore"), names=names, **told, **SMALL_NETWORK)
+    assert found == [*fitted.task.groups]
+    with pytest.raises(InputError, match="correct the pattern"):
+        auto._Search(good, 0, names, {"part": "x"}, auto.SearchTime(60), None, has_model=False, **nothing)
 
 
 def test_few_pictures_leave_nothing_to_choose_by(scripted):

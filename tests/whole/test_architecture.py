@@ -11,6 +11,8 @@ import pytest
 
 import flawscope
 from flawscope.methods import registry
+from flawscope.methods.options.record import ARGUMENT
+from flawscope.methods.options.table import names_of
 from import_graph import circle, imported_by, inner_arrows, modules_of, packages_of
 
 ROOT = Path(flawscope.__file__).parent
@@ -313,3 +315,41 @@ def test_every_public_name_exists_and_a_wrong_one_is_an_attribute_error():
         assert name in dir(flawscope)
     with pytest.raises(AttributeError, match="fitt"):
         flawscope.fitt  # noqa: B018
+
+
+# Options of a fit that are words of other things, too
+COMMON_WORDS = {"category", "group", "part", "view", "device", "seen", "channels", "force", "roi"}
+
+
+def literals(tree):
+    """Line and texts of each tuple, list, set and dict that a module has."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            yield node.lineno, {one.value for one in node.elts if isinstance(one, ast.Constant)}
+        elif isinstance(node, ast.Dict):
+            yield node.lineno, {one.value for one in node.keys if isinstance(one, ast.Constant)}
+        elif isinstance(node, ast.Call):
+            yield node.lineno, {one.arg for one in node.keywords if is_same(one.arg, one.value)}
+        elif isinstance(node, ast.ClassDef):
+            fields = [one.target.id for one in node.body if isinstance(one, ast.AnnAssign)]
+            yield node.lineno, set(fields)
+
+
+def is_same(name, value):
+    """Whether a value is handed on by its own name: `roi=args.roi`."""
+    return isinstance(value, ast.Attribute) and value.attr == name
+
+
+def test_no_option_stands_in_a_second_list():
+    """Three words of an option's record together elsewhere are a list of options: in a literal, among the
+    fields of a class, or handed on one by one."""
+    words = {*names_of(ARGUMENT)} - COMMON_WORDS
+    lists = {}
+    for root in (ROOT,):
+        for path in sorted(root.rglob("*.py")):
+            if path.parts[-2] == "options":
+                continue
+            for line, texts in literals(ast.parse(path.read_text(encoding="utf-8"))):
+                if len(texts & words) > 2:
+                    lists[f"{path.relative_to(root)}:{line}"] = sorted(texts & words)
+    assert lists == {}

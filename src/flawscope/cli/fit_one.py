@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,14 @@ from flawscope.cli import common, fit_options, questions
 from flawscope.cli.output import file_remarks
 from flawscope.errors import InputError, join_names, pluralize, require_installed
 from flawscope.methods import registry
-from flawscope.methods.conflicts import ConflictError
-from flawscope.methods.options import READING, SEEING, names_of
+from flawscope.methods.options import FIT_OPTIONS, ConflictError, names_of
+from flawscope.methods.options.arguments import ARGUMENTS, Reading, Seeing
+from flawscope.methods.options.record import SETTING, SWITCH, records_of
 from flawscope.progress import Detail, Say
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from flawscope.artefact.model_file import Artefact
     from flawscope.calibration.parts import PartPattern
     from flawscope.datasets import Dataset, Item
@@ -28,10 +31,7 @@ if TYPE_CHECKING:
 
 
 # Settings that have a flag with every method
-COMMON_FLAGS = (*("method", "preset", "size", "tile", "backbone", "seed", "seen", "steps"),)
-
-# Options of the call that are of the data set, have other defaults there, or are told with what is done
-CHOSEN_ELSEWHERE = frozenset({"category", "false_alarm_rate", "group", "device", "drop_suspects"})
+COMMON_FLAGS = (*names_of(SETTING), "seen")
 
 
 class FitSettings(NamedTuple):
@@ -51,7 +51,7 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     options = {name: value for name, value in options.items() if name not in fit_options.file_options()}
     if args.update:
         given = [name for name, value in options.items() if value is not None]
-        given += [flag for flag in names_of(kept_by_update=True) if getattr(args, flag)]
+        given += [one.name for one in FIT_OPTIONS if one.kept_by_update and getattr(args, one.name)]
         if given:
             names = ", ".join(fit_options.written(args, name) for name in given)
             raise InputError(f"--update keeps the model's own settings: leave out {names}")
@@ -100,17 +100,23 @@ def predict_memory(fit: Mapping[str, object]) -> int | None:
     return predict_peak_memory(images, **given)
 
 
-def picture_options(args: argparse.Namespace, call: FitSettings) -> Json:
-    """Options of a fit by which its pictures are seen, and settings of its method: what its memory depends
-    on, too."""
-    return {
-        "method": call.method,
-        "preset": call.preset,
-        **{name: getattr(args, name) for name in names_of(SEEING, READING) if name not in CHOSEN_ELSEWHERE},
-        "seen": call.seen,
-        "align": args.align or "none",
-        **call.settings,
-    }
+def fit_arguments(
+    args: argparse.Namespace, call: FitSettings, of: Iterable[type[DataclassInstance]] = ARGUMENTS
+) -> Json:
+    """Arguments of `fit`: those of these records that were given, and the settings of the method."""
+    given: Json = {}
+    for arguments in of:
+        for option in records_of(arguments):
+            value = getattr(args, option.name)
+            if value is None or value is False:
+                continue
+            given[option.argument] = option.switched if option.value == SWITCH else value
+    return {**given, "method": call.method, "preset": call.preset, "seen": call.seen, **call.settings}
+
+
+def memory_arguments(args: argparse.Namespace, call: FitSettings) -> Json:
+    """Arguments of a fit that its memory depends on."""
+    return fit_arguments(args, call, (Reading, Seeing))
 
 
 def require_training() -> None:
@@ -158,13 +164,6 @@ def fit_model(
     is_told = old is not None or args.align or args.several or args.channels
     for one in [] if is_told or args.auto else advise_before(dataset):  # a search asks it, too
         say(one.line())
-    how = {
-        "group": args.group,
-        "drop_suspects": args.drop_suspects,
-        "check": not args.no_check,
-        "say": say,
-        "step": step,
-    }
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count  # torch: after all is checked
 
     set_thread_count(args.threads)
@@ -172,9 +171,12 @@ def fit_model(
     if old is not None:
         from flawscope.fitting.incremental_update import extend
 
-        return extend(old, dataset, fair=args.fair, force=args.force, device=args.device, **how)
+        options = {"drop_suspects": args.drop_suspects, "check": not args.no_check, "device": args.device}
+        return extend(
+            old, dataset, group=args.group, fair=args.fair, force=args.force, say=say, step=step, **options
+        )
     try:
-        predictor = _fit_new(args, call, dataset, how)
+        predictor = _fit_new(args, call, dataset, {"say": say, "step": step})
     except ConflictError as error:
         text = error.conflicts[0].describe(lambda name: fit_options.written(args, name))
         raise InputError(text) from None
@@ -208,26 +210,15 @@ def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[
 
 def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: Json) -> Predictor:
     from flawscope.artefact.files import checkpoint_path
-    from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.fitting import auto, fitting
 
-    given: Json = {
-        "false_alarm_rate": args.false_alarm_rate or DEFAULT_RATE,
-        "minutes": args.minutes,
-        "resume": args.resume,
-        "samples": 0 if args.no_samples else 3,
-        "looks": not args.no_looks,
-        **how,
-        **picture_options(args, call),
-    }
-    if args.auto is not None:
-        if args.minutes is not None:
-            raise InputError("--auto has minutes of its own: leave out --minutes")
-        if args.align is None:  # "none" is an answer
-            del given["align"]
-        given |= {"minutes": args.auto, "resume": False, "device": args.device}
-        return auto.fit_auto(dataset, earlier=args.out if args.resume else None, **given)
-    return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), device=args.device, **given)
+    given = {**fit_arguments(args, call), **how}
+    if args.auto is None:
+        return fitting.fit(dataset, checkpoint=checkpoint_path(args.out), **given)
+    if args.minutes is not None:
+        raise InputError("--auto has minutes of its own: leave out --minutes")
+    given |= {"minutes": args.auto, "resume": False}
+    return auto.fit_auto(dataset, earlier=args.out if args.resume else None, **given)
 
 
 @contextmanager

@@ -24,27 +24,34 @@ from flawscope.config import (
     setting_names,
 )
 from flawscope.errors import InputError, suggest_name
-from flawscope.methods import options, registry
+from flawscope.methods import registry
+from flawscope.methods.options import FIT_OPTIONS, names_of, record
 
 # Of the call, not of what is fitted; those in `CALL_IN_FILE` may stand in the file, above `categories`
-CALL_IN_FILE = options.names_of(file=options.WHOLE)
-OF_THE_CALL = frozenset((*CALL_IN_FILE, *options.names_of(file=options.NOWHERE), "only_view"))
-AUTO_MINUTES = 10.0
+CALL_IN_FILE = names_of(file=record.WHOLE)
+OF_THE_CALL = frozenset((*CALL_IN_FILE, *names_of(file=record.NOWHERE), "only_view"))
+AUTO_MINUTES = 10  # unless told
 # Settings of every method, and the file's own
 COMMON_SETTINGS = frozenset(("method", "preset", "seen", "scale"))
 # `--help-all` alone shows them
-RARE = frozenset(option.name for option in options.FIT_OPTIONS if option.rare)
+RARE = frozenset(option.name for option in FIT_OPTIONS if option.rare)
 # How this command adds the options that it shares with others
 SHARED: Mapping[str, Mapping[str, Any]]
-SHARED = {"data": {"several": "; a,b; all"}, "rate": {"default": "5%%"}}
+SHARED = {
+    "data": {"several": "; a,b; all"},
+    "rate": {"default": "5%%"},
+    "settings": {"presets": "default, small, accurate, paper; quick"},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "flawscope fit --data ROOT --out MODEL [OPTION]..."
-    for name in (options.PICTURES, options.VIEWS, options.PROMISE):
-        _add_group(parser.add_argument_group(name), name)
-    own = _add_method(parser.add_argument_group(options.METHOD))
-    _add_group(parser.add_argument_group(options.RUNNING), options.RUNNING)
+    own = set[str]()
+    for name in (record.PICTURES, record.VIEWS, record.PROMISE, record.METHOD, record.RUNNING):
+        group = parser.add_argument_group(name)
+        _add_group(group, name)
+        if name == record.METHOD:
+            own = _add_method_flags(group)
     parser.set_defaults(only_view=None, typed=None, filed=())  # of `router.fit`, and of `with_file`
     texts = {action: action.help for action in parser._actions if action.dest in RARE | own}
     parser.register("action", "help_all", partial(_HelpAll, texts))
@@ -83,48 +90,51 @@ class _HelpAll(argparse.Action):
 
 def _add_group(group: common.Options, name: str) -> None:
     """Adds the options of a group of the help, those that other commands share as they have them."""
-    added = set[str]()
-    for option in options.FIT_OPTIONS:
+    added, words = set[str](), _help_words()
+    exclusive: dict[str, common.Options] = {"": group}
+    for option in FIT_OPTIONS:
         if option.group != name or option.shared in added:
             continue
         if option.shared:
             added.add(option.shared)
             getattr(common, f"add_{option.shared}")(group, **SHARED.get(option.shared, {}))
-        else:
-            group.add_argument(flag_of(option.name), **_argument(option))
+            continue
+        if option.exclusive not in exclusive:
+            exclusive[option.exclusive] = group.add_mutually_exclusive_group()
+        exclusive[option.exclusive].add_argument(flag_of(option.name), **_argument(option, words))
 
 
-def _argument(option: options.FitOption) -> dict[str, Any]:
+def _help_words() -> dict[str, object]:
+    """Words that the help of options names in braces."""
+    names, methods = registry.names(), registry.loadable_methods()
+    return {
+        "minutes": AUTO_MINUTES,
+        "methods": f"{', '.join(names[:-1])} or {names[-1]}",
+        "in_steps": ", ".join(method.name for method in methods if method.learns_in_steps),
+    }
+
+
+def _argument(option: record.FitOption, words: Mapping[str, object]) -> dict[str, Any]:
     """Returns how argparse reads an option."""
-    if option.value == options.SWITCH:
-        return {"action": "store_true", "help": option.help}
-    how: dict[str, Any] = {"metavar": option.metavar, "help": option.help}
+    text = option.help
+    for word, value in words.items():
+        text = text.replace(f"{{{word}}}", str(value))
+    if option.value == record.SWITCH:
+        return {"action": "store_true", "help": text}
+    how: dict[str, Any] = {"metavar": option.metavar, "help": text}
     if option.choices:
         how["choices"] = option.choices
-    if option.value == options.OPTIONAL_MINUTES:
-        how |= {"nargs": "?", "const": AUTO_MINUTES, "type": common.parse_minutes}
-        how["help"] = option.help.format(default=AUTO_MINUTES)
+    if option.value == record.NUMBER:
+        how["type"] = int
+    if option.value in (record.MINUTES, record.OPTIONAL_MINUTES):
+        how["type"] = common.parse_minutes
+    if option.value == record.OPTIONAL_MINUTES:
+        how |= {"nargs": "?", "const": AUTO_MINUTES}
     return how
 
 
-def _add_method(group: common.Options) -> set[str]:
-    """Adds the options on the method; returns the names of those that single methods have."""
-    names, methods = registry.names(), registry.loadable_methods()
-    group.add_argument("--method", help=f"{', '.join(names[:-1])} or {names[-1]} (patchcore)")
-    common.add_settings(group, "default, small, accurate, paper; quick")
-    in_steps = ", ".join(method.name for method in methods if method.learns_in_steps)
-    length = group.add_mutually_exclusive_group()
-    length.add_argument("--steps", metavar="N", help=f"{in_steps}: how many (default: as the device can)")
-    length.add_argument(
-        "--minutes", type=common.parse_minutes, metavar="M", help=f"{in_steps}: done after so long"
-    )
-    group.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on where a run that was stopped left off; --auto: with what had no time",
-    )
-    group.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
-    group.add_argument("--seed", type=int, help="of splits and samples (default: 0)")
+def _add_method_flags(group: common.Options) -> set[str]:
+    """Adds the options that single methods have; returns their names."""
     flags = _method_flags()
     for flag_, (metavar, text) in flags.items():
         group.add_argument(flag_, metavar=metavar, help=text)

@@ -240,6 +240,5 @@ def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
 
 def _peak_arguments(call: argparse.Namespace) -> Json:
     """The fit, as `fit_one.predict_memory` takes it."""
-    given = {name: getattr(call, name) for name in ("category", "good", "group", "device")}
-    seeing = fit_one.picture_options(call, fit_one.read_fit_settings(call))
-    return {"images": os.path.abspath(call.data), **given, **seeing}
+    given = fit_one.memory_arguments(call, fit_one.read_fit_settings(call))
+    return {"images": os.path.abspath(call.data), "good": call.good, **given}

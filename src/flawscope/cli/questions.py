@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from flawscope.cli import common
 from flawscope.errors import InputError
+from flawscope.methods.options import FIT_OPTIONS
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from flawscope.predictor.router import Router
 
 # arguments that change nothing in what is computed
-OTHER = ("force", "quiet", "debug", "json", "evaluate", "threads", "cluster", "typed", "filed")
+OTHER = (*(option.name for option in FIT_OPTIONS if not option.computes), "typed", "filed")
 WRITTEN = ("out",)  # arguments that name what is written
 # Arguments that name files or folders which are read. A pattern of names or a device is none.
-PATHS = ("config", "data", "good", "model", "pictures", "roi", "seen", "update")
+PATHS = (*(option.name for option in FIT_OPTIONS if option.names_files), "model", "pictures")
 EXIT_CODE = 2
 REMEDY = (
     "take out what is not good and begin anew, or give the same call with --force, which accepts it and "

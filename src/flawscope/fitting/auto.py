@@ -35,26 +35,29 @@ from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, check_arguments, pluralize
-from flawscope.fitting.fitting import Learning, fit
-from flawscope.fitting.preparation import Reading, Seeing, check_networks, pop_options
+from flawscope.fitting.fitting import fit
+from flawscope.fitting.preparation import check_networks, pop_options
 from flawscope.fitting.proposals import LARGE, Recipe, propose_frames, propose_tiles, propose_views
 from flawscope.fitting.search_time import RESERVE, SearchTime
 from flawscope.fitting.training_pictures import (
     Images,
-    SeenDefects,
     look_at,
+    part_reader,
+    pattern_of,
     split_sources,
 )
 from flawscope.fitting.trial_pictures import LONG, SHORT, SimulatedPatch, Stage, make_stages
 from flawscope.methods import registry
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.features.backbone import import_timm
-from flawscope.methods.options import NOTHING, SIZES, WITHOUT_EFFECT, names_of
+from flawscope.methods.options import names_of
+from flawscope.methods.options.arguments import ARGUMENTS, Reading
+from flawscope.methods.options.record import NOTHING, SIZES, WITHOUT_EFFECT
 from flawscope.pictures.decoded import decoded_or_none
-from flawscope.pictures.decoding import PictureSource, decode, pixel_hash, to_eight_bits
+from flawscope.pictures.decoding import PictureSource, SeenDefects, decode, pixel_hash, to_eight_bits
 from flawscope.pictures.listing import picture_names, relative_names
 from flawscope.pictures.table import Picture
-from flawscope.pictures.units import group_numbers, group_reader, named_rows, units_of
+from flawscope.pictures.units import named_rows, units_of
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted, read_manifest
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.preprocess import Preprocess
@@ -135,8 +138,8 @@ def fit_auto(
 def _check_networks(options: Mapping[str, Any]) -> None:
     """Checks the options of a fit that are PatchCore's settings. InputError, before pictures are read."""
     settings = {name: value for name, value in options.items() if name not in ("method", "preset")}
-    for record in (Learning, Seeing, Reading):
-        pop_options(record, settings)
+    for arguments in ARGUMENTS:
+        pop_options(arguments, settings)
     patchcore = registry.method("patchcore")
     config = registry.configure(patchcore, options.get("preset") or "default", settings)
     check_networks(patchcore, config, settings)
@@ -185,7 +188,8 @@ class _Search:
         self.seed = int(options.get("seed") or 0)
         self.sources, reserved, _ = split_sources(images, options.get("category"))
         self.names = picture_names([*self.sources, *reserved], names)[: len(self.sources)]
-        self.groups = group_numbers(self.names, options.get("group"))
+        reading = pop_options(Reading, dict(options))
+        self.part_of = part_reader(self.names, reading.group, pattern_of(reading))
         self.trials: list[Trial] = []
         self.memory = FeatureMemory()
         self.recipes = dict[str, Recipe]()
@@ -226,10 +230,9 @@ class _Search:
             return f"nothing is tried with {fixed[0]}"
         with self.time.measured() as used:
             looks = look_at(self.sources, self.step, Preprocess())
-            part_of = group_reader(self.options.get("group"))
-            self.groups = units_of(named_rows(self.names, looks), part_of=part_of).numbers
+            groups = units_of(named_rows(self.names, looks), part_of=self.part_of).numbers
             self.time.compared = used()
-        first = {group: i for i, group in reversed([*enumerate(self.groups)]) if looks[i] is not None}
+        first = {group: i for i, group in reversed([*enumerate(groups)]) if looks[i] is not None}
         rng = Stream.TRIALS.rng(self.seed)
         self.order = [int(i) for i in rng.permutation(sorted(first.values()))]  # one of each part
         if len(self.order) < MIN_PARTS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from flawscope.artefact.carried import carried_facts
 from flawscope.artefact.certificate import MAP_STRIDE
 from flawscope.artefact.expected import ExpectedPictures
 from flawscope.artefact.model_file import (
-    KEEPS_LOOKS,
     Artefact,
     Manifest,
     pack_images,
@@ -32,7 +31,7 @@ from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments, pluralize
 from flawscope.fitting.judging import judge_fit
-from flawscope.fitting.preparation import PreparedFit, pop_options, prepare
+from flawscope.fitting.preparation import PreparedFit, option_facts, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
     MAX_PER_SIZE,
@@ -48,6 +47,7 @@ from flawscope.fitting.training_views import TrainingViews, views_of
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
+from flawscope.methods.options.arguments import Learning
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
 from flawscope.pictures.decoded import DecodedPictures
@@ -61,39 +61,17 @@ from flawscope.views.light import within_range
 NO_UNIT = -1  # of a picture that cannot be read
 
 
-@dataclass(frozen=True, kw_only=True)
-class Learning:
-    """Settings of the learning: its time limit, and the files it keeps.
-
-    minutes: after which a method that learns in steps must be done, with all that comes after learning. Wins
-        over `steps`; how many there were stands in the model's settings.
-    checkpoint: file that holds such a method's state while it learns, .safetensors. It stays: remove it when
-        the model is saved.
-    resume: go on where the checkpoint stops.
-    samples: pictures stored in the model for its self-test.
-    check: measure the share of simulated defects that the model finds, in a tenth of the time at most.
-    looks: keep small pictures of the good ones in the model, by which these and their parts are known again
-        when the model is calibrated or updated.
-    """
-
-    minutes: float | None = None
-    checkpoint: str | os.PathLike[str] | None = None
-    resume: bool = False
-    samples: int = 3
-    check: bool = True
-    looks: bool = True
-
-    def budget(self, method: Method) -> Budget:
-        """Budget of a fit. InputError: the method does not learn in steps."""
-        if (self.minutes is not None or self.resume) and not method.learns_in_steps:
-            raise InputError(f"{method.name} does not learn in steps: leave out --minutes and --resume")
-        return Budget(
-            self.minutes,
-            None if self.checkpoint is None else Path(self.checkpoint),
-            self.resume,
-            scored_later=self.samples,
-            scored_if_time=MAX_PER_SIZE * len(DEFECT_SIZES) * self.check,
-        )
+def budget_of(how: Learning, method: Method) -> Budget:
+    """Makes the budget of a fit. InputError: the method does not learn in steps."""
+    if (how.minutes is not None or how.resume) and not method.learns_in_steps:
+        raise InputError(f"{method.name} does not learn in steps: leave out --minutes and --resume")
+    return Budget(
+        how.minutes,
+        None if how.checkpoint is None else Path(how.checkpoint),
+        how.resume,
+        scored_later=how.samples,
+        scored_if_time=MAX_PER_SIZE * len(DEFECT_SIZES) * how.check,
+    )
 
 
 @check_arguments()
@@ -122,8 +100,8 @@ def fit(
         say: gets lines for a person.
         step: gets progress.
         **options: how the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
-            (`preparation.Seeing`, `Reading`); how long it may take and what is kept, such as `minutes=30`
-            (`Learning`); and settings of the method, such as `size=384` or `ratio=0.05`.
+            (`methods.options.arguments.Seeing`, `Reading`); how long it may take and what is kept, such as
+            `minutes=30` (`Learning`); and settings of the method, such as `size=384` or `ratio=0.05`.
 
     Returns:
         A `Predictor`. `failures` lists pictures that could not be read, `suspects` those that do not look
@@ -136,13 +114,13 @@ def fit(
     if "threads" in options:
         raise InputError("fit has no option threads: call torch.set_num_threads(N) before it")
     how, asked = pop_options(Learning, options), registry.method(registry.default_method_name(method, preset))
-    budget = how.budget(asked)
+    budget = budget_of(how, asked)
     if how.minutes is not None:
         options["steps"] = None
     prepared = prepare(
         images, asked, preset=preset, settings=settings, names=names, say=say, step=step, **options
     )
-    prepared = replace(prepared, looks=how.looks)
+    prepared = replace(prepared, kept={**prepared.kept, **option_facts(how)})
     budget = replace(budget, scored_later=how.samples + prepared.views.held_out_count())
     task = replace(prepared.task, budget=budget)
     return _fit_and_assemble(prepared, task, how.samples, how.check)
@@ -336,7 +314,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
                     if found is None
                     else {SIMULATED_DEFECTS: found.to_dict(), SIZE_BOUNDS: found.bounds.to_dict()}
                 ),
-                **_option_facts(prepared, task),
+                **_option_facts(prepared),
                 **({SUSPECTS: [[*one] for one in suspects]} if suspects else {}),
                 "seconds_total": round(time.monotonic() - began, 3),
                 **({} if seconds is None else {"seconds_view": round(seconds, 4)}),
@@ -400,15 +378,10 @@ def _light_cost_note(found: DefectScores, plain: DefectScores, lights: str) -> s
     )
 
 
-def _option_facts(prepared: PreparedFit, task: Task) -> dict[str, Any]:
-    """Options that `stored_options` reads."""
-    return {
-        "group": prepared.group,
-        **({"force": True} if prepared.force else {}),
-        **({} if prepared.looks else {KEEPS_LOOKS: False}),
-        **({"drop_suspects": True} if task.drop_suspects else {}),
-        **({} if prepared.part is None else {PART: asdict(prepared.part)}),
-    }
+def _option_facts(prepared: PreparedFit) -> dict[str, Any]:
+    """Options that a model keeps among its facts."""
+    parts = {} if prepared.part is None else {PART: asdict(prepared.part)}
+    return {"group": prepared.group, **prepared.kept, **parts}
 
 
 def _expected_pictures(

@@ -22,7 +22,7 @@ from flawscope.datasets.layouts import confirmed_good
 from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, check_arguments, join_names, pluralize
 from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
-from flawscope.fitting.stored_options import stored_reading, stored_settings
+from flawscope.fitting.stored_options import stored_arguments, stored_settings
 from flawscope.fitting.training_pictures import Images, split_sources
 from flawscope.fitting.update_evaluation import (
     SIGNIFICANCE,
@@ -43,6 +43,7 @@ from flawscope.fitting.updated_models import (
     with_room,
 )
 from flawscope.methods import registry
+from flawscope.methods.options.arguments import Reading
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import check_group, group_reader
@@ -411,7 +412,7 @@ def _scores_of(model: Predictor, new: UpdatePictures, pictures: Sequence[Reviewe
 def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Dataset:
     """Opens the data set that a model was fitted on, split as it was for the fit; the folder may have another
     name by now. InputError where it has no good pictures."""
-    reading = stored_reading(old)
+    reading = stored_arguments(old, Reading)
     category = reading.category if reading.category in find_categories(folder) else None
     group = name_reader(reading.group, reading.part, reading.view)
     found = open_dataset(os.fspath(folder), category, seed=stored_settings(old).seed, group=group)

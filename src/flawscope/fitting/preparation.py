@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -18,15 +18,15 @@ from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alar
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, check_one_each, require_type
-from flawscope.fitting.region import RoiSource, check_region, learn_region
+from flawscope.fitting.region import check_region, learn_region
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
-    SeenDefects,
     SeenPicture,
     learn_normalization,
     learn_part_finding,
     part_reader,
+    pattern_of,
     read_defects,
     see_pictures,
     seen_defect_pairs,
@@ -34,10 +34,12 @@ from flawscope.fitting.training_pictures import (
 )
 from flawscope.fitting.training_views import Sizes, TrainingViews, views_of
 from flawscope.methods import registry
-from flawscope.methods.conflicts import check_options
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.features.weights import locate
 from flawscope.methods.method import Method, WeightsOrigin, not_in_model_error
+from flawscope.methods.options import check_options
+from flawscope.methods.options.arguments import Reading, Seeing, types_of
+from flawscope.methods.options.record import records_of
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import SeenDefect, Task, TaskViews
 from flawscope.pictures.channels import Channels
@@ -51,7 +53,7 @@ from flawscope.pictures.units import named_rows, units_of
 from flawscope.progress import Detail, ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.congealing import learn_reference, poses_needed
 from flawscope.views.light import MAX_RANGE, check_range
-from flawscope.views.pose import PoseKind
+from flawscope.views.pose import Align, PoseKind
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.several_parts_learning import LearnedParts
 
@@ -59,7 +61,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 NETWORKS = ("backbone", "stages", "second_backbone", "second_stages")  # settings beside files (`PATHS`)
-Align = PoseKind | Literal["none", "auto"]
 R = TypeVar("R", bound="DataclassInstance")
 
 
@@ -70,7 +71,7 @@ class PreparedFit:
     origin: of pretrained weights. views: of the pictures, which are learnt from.
     unusable: seen defects that cannot be used, each with the reason. chosen: a line on what `align` chose;
     None: nothing was chosen. force: pictures that are as far out as defects are good. remarks: on pictures
-    that show one part, or may. looks: the model keeps the looks of its good pictures.
+    that show one part, or may. kept: options among the facts of the model.
     """
 
     method: Method
@@ -87,73 +88,26 @@ class PreparedFit:
     force: bool = False
     scale_mm: float | None = None
     remarks: Sequence[str] = ()
-    looks: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seeing:
-    """Options of a fit that are not the method's: how pictures are seen.
-
-    roi: region of interest, a mask file (white counts), or "x0,y0,x1,y1" or four numbers in fractions of the
-        picture. With `align` it is drawn on the first good picture, or on another, "0,0,0.5,1@a/7.png", and
-        moves with the part.
-    light: range of the light in which the false-alarm rate is kept, 0.1 or "10%": brightness and contrast
-        differ by so much from the good pictures', white balance by half of it; None: light like theirs.
-    align: poses in which parts lie, "shift", "turn" (and shifted) or "full" (mirrored and at another scale,
-        too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
-        they lie in the good pictures (`congealing.poses_needed`).
-    several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
-    channels: pictures have more channels than three, judged together (`pictures.channels`): "all", colours
-        together and each other one by itself, or groups by the channels' numbers, "1-3,4".
-    min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
-        `tile` and `scale`.
-    scale_mm: millimetres that a pixel of the pictures is long: regions have sizes; None: not known.
-    """
-
-    roi: RoiSource | None = None
-    light: Rate | None = None
-    align: Align = "none"
-    several: bool = False
-    channels: str | Channels | None = None
-    min_defect: str | float | None = None
-    scale_mm: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """Options of a fit that are not the method's: which pictures are learnt from, and what is promised.
-
-    category: its name, if the folder holds several.
-    false_alarm_rate: share of good pictures that may be called anomalous, 0.05 or "5%".
-    group: regular expression on file names; pictures for which it matches the same text show one part.
-    part, view: regular expressions on file names that tell parts and their views apart, where one decision on
-        all views of a part is wanted (`calibration.parts`); parts are left out whole.
-    drop_suspects: leave out training pictures that do not look good.
-    force: go on where pictures show nothing, or are as far out as defects are.
-    seen: defects to learn from too, for methods that do: how many to draw from the test pictures, evenly
-        over their kinds; a folder of defective pictures with masks; a text file that lists such; or pairs
-        of picture and mask. The model remembers them, and evaluation leaves them out.
-    device: auto, cpu, cuda or mps.
-    """
-
-    category: str | None = None
-    false_alarm_rate: Rate = DEFAULT_RATE
-    group: str | None = None
-    part: str | None = None
-    view: str | None = None
-    drop_suspects: bool = False
-    force: bool = False
-    seen: SeenDefects = 0
-    device: str = "auto"
+    kept: Mapping[str, object] = field(default_factory=dict)
 
 
 def pop_options(record: type[R], options: dict[str, Any]) -> R:
     """Builds `record` from the options that are its fields, and removes these from `options`."""
     given = {f.name: options.pop(f.name) for f in fields(record) if f.name in options}
-    hints = get_type_hints(record)
+    types = types_of(record)
     for name, value in given.items():
-        require_type(name, value, hints[name])
+        require_type(name, value, types[name])
     return record(**given)
+
+
+def option_facts(arguments: DataclassInstance) -> dict[str, object]:
+    """Returns the facts by which a model keeps options that are not their defaults."""
+    found = dict[str, object]()
+    for one in records_of(type(arguments)):
+        value = getattr(arguments, one.argument)
+        if one.fact and value != one.default:
+            found[one.fact] = value
+    return found
 
 
 def prepare(
@@ -226,6 +180,7 @@ def prepare(
         force=reading.force,
         scale_mm=seeing.scale_mm,
         remarks=pictures.remarks,
+        kept=option_facts(seeing) | option_facts(reading),
     )
 
 
@@ -303,7 +258,9 @@ class _Steps:
                 f"{method.name} does not look for suspicious pictures: find them with --method patchcore "
                 "--drop-suspects"
             )
-        self.rate = parse_false_alarm_rate(which.false_alarm_rate)  # a wrong one is reported before the work
+        self.rate = parse_false_alarm_rate(
+            which.false_alarm_rate or DEFAULT_RATE
+        )  # a wrong one is reported before the work
         self.light = None if how.light is None else parse_light_range(how.light)
         self.device = resolve_device(which.device)
         return config
@@ -312,7 +269,7 @@ class _Steps:
         self, images: Images, names: Sequence[str], parts: Sequence[int] | None, seed: int
     ) -> _Pictures:
         which, method, channels = self.which, self.method, self.how.channels
-        pattern = None if which.part is None else PartPattern(which.part, which.view)
+        pattern = pattern_of(which)
         group = which.group or which.part
         if isinstance(images, str | os.PathLike):
             split_by = name_reader(which.group, which.part, which.view)

@@ -16,6 +16,7 @@ from flawscope.progress import Say
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.roi import (
     FrameRegion,
+    RoiSource,
     describe_roi,
     drawn_size,
     needs_picture_size,
@@ -23,8 +24,6 @@ from flawscope.views.roi import (
     same_shape,
     split_picture,
 )
-
-RoiSource = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | FrameRegion
 
 
 def check_region(

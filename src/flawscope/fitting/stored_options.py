@@ -3,58 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from flawscope.artefact.expected import SCALE
 from flawscope.artefact.model_file import Artefact
-from flawscope.artefact.parts import stored_part_pattern
 from flawscope.errors import InputError
-from flawscope.fitting.preparation import Reading, Seeing
 from flawscope.fitting.update_evaluation import CORRECTIONS
 from flawscope.methods import registry
+from flawscope.methods.options.arguments import ARGUMENTS
+from flawscope.methods.options.record import records_of
 from flawscope.methods.settings import PictureSettings
-from flawscope.views.roi import FrameRegion
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
 
 
-def stored_seeing(old: Artefact) -> Seeing:
-    """Returns how the pictures of a fitted model are seen. The smallest defect is not among it: the tiles
-    that it chose are settings of the method.
-
-    Raises:
-        InputError: the model corrects its pictures in a way that no fit does any more.
-    """
-    manifest, how = old.manifest, old.manifest.preprocess
-    if how.undistort is not None:
-        raise InputError(
-            "the model undistorts its pictures, which fits do no longer: fit anew on pictures that the "
-            "camera's SDK or OpenCV have undistorted"
-        )
-    return Seeing(
-        roi=_stored_region(old),
-        light=None if how.normalization is None else how.normalization.share,
-        align="none" if how.reference is None else how.reference.kind,
-        several=how.several is not None,
-        channels=how.channels,
-        scale_mm=manifest.facts.get(SCALE),
-    )
+def stored_values(old: Artefact, arguments: type[DataclassInstance]) -> dict[str, Any]:
+    """Returns those of these arguments of `fit` that a fitted model tells. The smallest defect is not among
+    them, as the tiles that it chose are settings of the method, nor seen defects: a model knows their hashes
+    alone."""
+    return {one.argument: one.read(old) for one in records_of(arguments) if one.can_be_read}
 
 
-def stored_reading(old: Artefact) -> Reading:
-    """Returns how the pictures of a fitted model were chosen. Seen defects are not among them: a
-    model knows their hashes alone."""
-    manifest, part = old.manifest, stored_part_pattern(old.manifest)
-    return Reading(
-        category=manifest.category or None,
-        false_alarm_rate=manifest.calibration.rate,
-        group=manifest.facts.get("group") if part is None else None,  # parts are groups by themselves
-        part=None if part is None else part.part,
-        view=None if part is None else part.view,
-        drop_suspects=bool(manifest.facts.get("drop_suspects")),
-        force=bool(manifest.facts.get("force")),
-    )
+def stored_arguments(old: Artefact, arguments: type[R]) -> R:
+    """Returns these arguments of `fit` as a fitted model tells them; others have their defaults."""
+    return arguments(**stored_values(old, arguments))
 
 
 def stored_settings(old: Artefact) -> PictureSettings:
@@ -67,29 +41,21 @@ def stored_settings(old: Artefact) -> PictureSettings:
 
 
 def refit_options(old: Artefact) -> dict[str, Any]:
-    """Returns arguments of `fit` that make a model like a fitted one of other pictures, with its networks."""
-    return {
+    """Returns arguments of `fit` that make a model like a fitted one of other pictures, with its networks.
+
+    Raises:
+        InputError: the model corrects its pictures in a way that no fit does any more.
+    """
+    if old.manifest.preprocess.undistort is not None:
+        raise InputError(
+            "the model undistorts its pictures, which fits do no longer: fit anew on pictures that the "
+            "camera's SDK or OpenCV have undistorted"
+        )
+    options: dict[str, Any] = {
         "networks_of": old,
         "method": old.manifest.method,
         "settings": stored_settings(old),
-        "samples": len(old.manifest.samples),
-        "looks": old.manifest.keeps_looks,
-        **vars(stored_seeing(old)),
-        **vars(stored_reading(old)),
     }
-
-
-def _stored_region(old: Artefact) -> NDArray[np.bool_] | FrameRegion | None:
-    """Region of interest as a mask of a frame of the preprocessing's `size`, which is seen pixel by pixel;
-    None: all of the frame counts."""
-    region = old.counted
-    if region is None or region.all():
-        return None
-    how = old.manifest.preprocess.whole
-    rows, columns = (
-        slice((whole - seen + 1) // 2, (whole - seen + 1) // 2 + seen)  # as a crop takes the nearest pixels
-        for whole, seen in zip(how.size, how.network_size, strict=True)
-    )
-    mask = np.zeros(how.size, dtype=np.bool_)
-    mask[rows, columns] = region
-    return mask if how.reference is None and not how.corrections else FrameRegion(mask, how.reference)
+    for arguments in ARGUMENTS:
+        options |= stored_values(old, arguments)
+    return options

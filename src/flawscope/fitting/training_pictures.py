@@ -21,12 +21,13 @@ from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.good_pictures import pack_image
 from flawscope.methods.method import Method
+from flawscope.methods.options.arguments import Reading
 from flawscope.methods.task import SeenDefect
 from flawscope.methods.threads import workers
 from flawscope.pictures.appearance import FeatureValues, measure_appearance
 from flawscope.pictures.channels import first_channels
 from flawscope.pictures.decoded import DecodedPictures
-from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
+from flawscope.pictures.decoding import PictureSource, SeenDefects, error_reason, pixel_hash
 from flawscope.pictures.listing import picture_names, refuse_masks, relative_names
 from flawscope.pictures.masks import marks_most
 from flawscope.pictures.near_duplicates import Look
@@ -164,7 +165,6 @@ class Reader:
 
 UNREAD = "unread"
 Images = Dataset | str | os.PathLike[str] | Sequence[PictureSource] | NDArray[Any]
-SeenDefects = int | str | os.PathLike[str] | Sequence[tuple[PictureSource, PictureSource | list[Any]]]
 
 
 def seen_defect_pairs(
@@ -263,6 +263,11 @@ def split_sources(
         raise InputError("give a folder, a data set, or a list with at least one good picture")
     refuse_masks(images)
     return list(images), [], category or ""
+
+
+def pattern_of(which: Reading) -> PartPattern | None:
+    """Pattern of parts and views that the options of a fit give; None: it judges single pictures."""
+    return None if which.part is None else PartPattern(which.part, which.view)
 
 
 def part_reader(names: Sequence[str], group: str | None, pattern: PartPattern | None) -> PartReader | None:

@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +71,9 @@ class HashedPicture:
 
 PillowSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 PictureSource: TypeAlias = PillowSource | np.ndarray[Any, Any]
+# Defects to learn from: how many test pictures, a folder or a list, or pairs of picture and masks
+DefectAndMasks: TypeAlias = tuple[PictureSource, PictureSource | list[Any]]
+SeenDefects: TypeAlias = int | str | os.PathLike[str] | Sequence[DefectAndMasks]
 
 # What Pillow may try. Its other plugins never hold a photo, and some start other programs (EPS).
 _FORMATS = ["PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF"]

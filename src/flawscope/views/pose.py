@@ -30,6 +30,7 @@ from flawscope.views.geometry import Geometry
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 PoseKind = Literal["shift", "turn", "full"]
+Align = PoseKind | Literal["none", "auto"]  # how a fit is told to find parts
 
 SIDE = 128  # of small pictures and of the reference
 HALF_SIDE = SIDE / 2

@@ -149,6 +149,9 @@ class FrameRegion:
         return frame.place(preprocess.geometry(frame.size)).mask_to_network(earlier.warp_mask(self.mask))
 
 
+RoiSource = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | FrameRegion
+
+
 def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Mask:
     if not match[5] and preprocess.keep_aspect and max(float(match[i]) for i in range(1, 5)) <= 1:
         raise InputError(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypedDict
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.methods import conflicts
+from flawscope.methods import options
 from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.inspecting.interlock import NotProductionError
 from flawscope_station.store.addresses import Addresses
@@ -19,7 +19,7 @@ REFUSAL_EVENT = "refusal"  # on the live stream
 
 def status_and_code(error: BaseException) -> tuple[int, str]:
     """Return the HTTP status of an error, and its code for programs."""
-    if isinstance(error, conflicts.ConflictError):
+    if isinstance(error, options.ConflictError):
         return 422, "conflict"
     status, code = (422, "invalid") if isinstance(error, InputError) else (503, "failed")
     if isinstance(error, FlawscopeError):

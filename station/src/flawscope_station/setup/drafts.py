@@ -15,7 +15,7 @@ from typing import Any
 from flawscope import machine
 from flawscope.artefact import tried
 from flawscope.errors import InputError, message_with_type, suggest_name
-from flawscope.methods import conflicts, registry
+from flawscope.methods import options, registry
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns
 from flawscope_station.learning.jobs import DONE, FAILED, FIT, STOPPED, UNFINISHED, JobQueue
 from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
@@ -197,7 +197,7 @@ class Drafts:
             raise InputError(f"{draft.name} has fewer than {MIN_PICTURES} pictures: give it more")
         if given["auto"] is not None and given["method"] != "patchcore":
             raise InputError(f"auto is for patchcore, not {given['method']}: leave it out")
-        conflicts.check_options(given)
+        options.check_options(given)
         if not all_good:
             draft.refuse_unknown()
         with self._lock:

@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse
 
 from flawscope.artefact import rates
 from flawscope.errors import InputError
-from flawscope.methods import conflicts, registry
+from flawscope.methods import options, registry
 from flawscope.pictures import still_frames
 from flawscope_station.access.roles import ENGINEER
 from flawscope_station.setup.draft import (
@@ -225,7 +225,7 @@ def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, drafts: Draf
 def check_options(draft: DraftDep, body: setup_schemas.LearningOptions) -> Answer:
     """Return which of these options do not go together: nothing is learnt."""
     given = body.model_dump(exclude={"go_on", "all_good"})
-    return {"conflicts": [one._asdict() for one in conflicts.find_conflicts(given)]}
+    return {"conflicts": [one._asdict() for one in options.find_conflicts(given)]}
 
 
 @router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
@@ -234,9 +234,9 @@ def learn(
 ) -> Answer:
     """Learn from the pictures, as `flawscope fit` does, when the products before it are done. Where their
     names leave open which are good, that is a question."""
-    options = body or setup_schemas.LearningOptions.model_validate({})
-    given = options.model_dump(exclude={"go_on", "all_good"})
-    drafts.learn(draft, given, person.name, go_on=options.go_on, all_good=options.all_good)
+    asked = body or setup_schemas.LearningOptions.model_validate({})
+    given = asked.model_dump(exclude={"go_on", "all_good"})
+    drafts.learn(draft, given, person.name, go_on=asked.go_on, all_good=asked.all_good)
     return drafts.facts(draft)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from flawscope.config import flag_of
 from flawscope.errors import InputError
-from flawscope.methods.options import FIT_OPTIONS
+from flawscope.methods.options.table import FIT_OPTIONS
 
 _NEEDS = {option.name: option.needs for option in FIT_OPTIONS if option.needs is not None}
 _NO_ALIGNMENT = ("none", "auto")  # auto may choose none

@@ -6,7 +6,7 @@ import pytest
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.fitting import fitting
-from flawscope.methods.conflicts import Conflict, ConflictError, find_conflicts
+from flawscope.methods.options.conflicts import Conflict, ConflictError, find_conflicts
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 TOGETHER = [

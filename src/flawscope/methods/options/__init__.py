@@ -1,0 +1,15 @@
+"""Options of a fit: each is one record, which command line, files, updates, searches, station and docs read.
+
+`record` has the type of a record, `arguments` those that `fit` takes, `call` the others, `stored` how they
+are read from a model, `table` all of them, `conflicts` which do not go together. Without torch and numpy:
+help and the pages of a station ask them.
+"""
+
+from flawscope.methods.options.conflicts import Conflict as Conflict
+from flawscope.methods.options.conflicts import ConflictError as ConflictError
+from flawscope.methods.options.conflicts import check_options as check_options
+from flawscope.methods.options.conflicts import find_conflicts as find_conflicts
+from flawscope.methods.options.record import FitOption as FitOption
+from flawscope.methods.options.table import FIT_OPTIONS as FIT_OPTIONS
+from flawscope.methods.options.table import NEW_PRODUCT as NEW_PRODUCT
+from flawscope.methods.options.table import names_of as names_of

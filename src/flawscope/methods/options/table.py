@@ -1,0 +1,29 @@
+"""FIT_OPTIONS: all options of a fit."""
+
+from __future__ import annotations
+
+from flawscope.methods.options.arguments import ARGUMENTS
+from flawscope.methods.options.call import CALL_OPTIONS
+from flawscope.methods.options.record import FitOption, records_of
+
+
+def _all_options() -> tuple[FitOption, ...]:
+    found = [*CALL_OPTIONS]
+    for arguments in ARGUMENTS:
+        found += records_of(arguments)
+    return tuple(found)
+
+
+FIT_OPTIONS = _all_options()
+# Those that New product of a station asks for
+NEW_PRODUCT = tuple(option for option in FIT_OPTIONS if option.form is not None)
+
+
+def names_of(of: str | None = None, *, search: str | None = None, file: str | None = None) -> tuple[str, ...]:
+    """Names of the options that are this, of which a search makes this, and which may stand there in a file;
+    None: any."""
+    return tuple(
+        option.name
+        for option in FIT_OPTIONS
+        if of in (None, option.of) and search in (None, option.search) and file in (None, option.file)
+    )
