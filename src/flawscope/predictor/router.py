@@ -309,4 +309,6 @@ def _with_recognition(result: Result, shown: Recognition) -> Result:
     return result.noticing(no_product(Prediction.NO_PRODUCT_NAME, result.product_p_value))
 
 
-__all__ = ["Router", "is_router", "load", "read_facts", "read_manifest"]
+Model = Predictor | Router
+
+__all__ = ["Model", "Router", "is_router", "load", "read_facts", "read_manifest"]

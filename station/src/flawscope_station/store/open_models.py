@@ -7,11 +7,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from flawscope import Prediction, Predictor, Router
+from flawscope import Prediction
+from flawscope.predictor import router
 from flawscope_station.store.inspection import RefusalError
 
 _MAX_SPARE = 1  # models that stay open although they judge nothing
-Model = Predictor | Router
+Model = router.Model
 
 
 class NoModelError(RefusalError):
