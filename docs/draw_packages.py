@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "flawscope"
 PICTURE = Path(__file__).parent / "images" / "packages.svg"
-NOT_PACKAGES = ("__init__", "__main__", "_version")
+NOT_PACKAGES = ("__init__", "__main__", "_lazy", "_version")
 
 WIDTH, MARGIN, LABEL = 860, 12, 80  # pixels; LABEL: space for a layer's name at the left
 BOX_HEIGHT, LAYER_HEIGHT, GAP = 38, 76, 22

@@ -10,7 +10,8 @@ import io
 import os
 from collections.abc import Iterator
 
-from flawscope.cli import COMMANDS, main
+from flawscope.cli import main
+from flawscope.cli.program import COMMANDS
 
 COLUMNS = "100"  # of the printed lines
 ALL = "--help-all"  # of commands whose --help leaves options out

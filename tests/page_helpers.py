@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
-from flawscope.cli import commands, load_command
+from flawscope.cli.program import commands, load_command
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

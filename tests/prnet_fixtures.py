@@ -7,9 +7,9 @@ import torch
 from flawscope.fitting.fitting import fit
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.task import SeenDefect, Task
-from flawscope.methods.training.prnet import Config
 from flawscope.methods.training.prnet.fit import find_prototypes
 from flawscope.methods.training.prnet.model import create
+from flawscope.methods.training.prnet.record import Config
 from flawscope.methods.training.prnet.trainer import Trainer
 from flawscope.methods.training.prnet.training_pictures import ScaleFeatureCache, TrainingPictures
 from flawscope.progress import ignore_progress

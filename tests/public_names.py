@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 
 import flawscope
-from flawscope.cli import COMMANDS, commands, load_command
+from flawscope.cli.program import COMMANDS, commands, load_command
 from flawscope.results.table import ResultRow
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.pages.review import ReviewSession, read_review_pictures
+from flawscope.pages.review.session import ReviewSession, read_review_pictures
 from flawscope.results.prediction import Prediction, ScoreLevels
 from flawscope.results.run import ResultsFolder
 from flawscope.results.table import Unjudged

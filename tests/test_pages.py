@@ -13,7 +13,7 @@ import yaml
 
 import flawscope
 from flawscope import config
-from flawscope.cli import commands
+from flawscope.cli.program import commands
 from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.predictor import Predictor

@@ -2,8 +2,8 @@
 
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.task import Task
-from flawscope.methods.training.efficientad import PRESETS, Config
 from flawscope.methods.training.efficientad.model import create
+from flawscope.methods.training.efficientad.record import PRESETS, Config
 from flawscope.methods.training.efficientad.trainer import Trainer
 from flawscope.methods.training.efficientad.training_pictures import (
     TeacherOutputs,

@@ -34,7 +34,6 @@ from flawscope.methods.features.backbone import Backbone, load_backbone
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.settings import Rule, check_rules, training_rules
 from flawscope.methods.task import CHECKPOINT_INTERVAL, Budget
-from flawscope.methods.training.efficientad import CHANNELS, RECEPTIVE_FIELD, WIDTHS, Size
 from flawscope.methods.training.efficientad.networks import (
     compact_teacher,
     expand_teacher,
@@ -45,6 +44,7 @@ from flawscope.methods.training.efficientad.networks import (
     replace_last_layer,
     write_teacher,
 )
+from flawscope.methods.training.efficientad.record import CHANNELS, RECEPTIVE_FIELD, WIDTHS, Size
 from flawscope.methods.training.state import json_settings, pick_precision
 from flawscope.methods.training.state_file import load_checkpoint
 from flawscope.methods.training.trainer import Trainer

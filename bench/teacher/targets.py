@@ -32,8 +32,8 @@ from flawscope.methods.detector import process_blocks
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.patch_detector import PatchEmbedding
 from flawscope.methods.threads import workers
-from flawscope.methods.training.efficientad import CHANNELS, RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.training.efficientad.networks import count_outputs
+from flawscope.methods.training.efficientad.record import CHANNELS, RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.training.pictures import Moments
 from flawscope.pictures.decoding import decode
 from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress

@@ -39,7 +39,7 @@ class Floor:
         self.refused: list[str] = []
         self.refusals: Any = SimpleNamespace(note=lambda *told: self.refused.append(told[-1]))
         self.state = State("camera", "camera1", "here", "trigger", RUNNING)
-        models = SimpleNamespace(is_open=lambda number: False, model_of=lambda number: None)
+        models = SimpleNamespace(active={})
         versions = SimpleNamespace(models=models, resume=self._load, joint_entries=())
         self.addresses: Any = SimpleNamespace(address_id=lambda name: 1, versions=versions)
         self.inspector: Any = SimpleNamespace(
@@ -72,9 +72,10 @@ class Floor:
 
         return until(lambda: true() or later())
 
-    def _load(self, number: int) -> None:
+    def _load(self, number: int) -> int:
         self.begun.append(self.clock.monotonic())
         (self.loads.popleft() if len(self.loads) > 1 else self.loads[0])()
+        return 1
 
 
 class Wire:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 
+from flawscope._lazy import lazy_names
 from flawscope._version import __version__ as __version__
 
 # ONNX Runtime from 1.29 on tells its maker of models and machines unless this is there before it is imported
@@ -18,9 +19,6 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 TYPE_CHECKING = False  # type checkers take it for True; `typing` is half of the time that this import takes
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from flawscope.calibration.threshold import Calibration as Calibration
     from flawscope.datasets import Dataset as Dataset
     from flawscope.datasets import open_dataset as open_dataset
@@ -62,22 +60,6 @@ _LAZY_IMPORTS = {
     "load": "predictor.router",
     "open_dataset": "datasets",
 }
-
-
-def lazy_names(package: str, modules: dict[str, str]) -> Callable[[str], Any]:
-    """Returns the `__getattr__` of a package that imports names when they are first used.
-
-    modules: module within the package by the name that it has.
-    """
-
-    def get(name: str) -> Any:
-        if name not in modules:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        import importlib
-
-        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
-
-    return get
 
 
 __getattr__ = lazy_names(__name__, _LAZY_IMPORTS)

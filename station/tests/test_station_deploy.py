@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from deploy_helpers import ROOT, UNIT, compose_fixture  # noqa: F401
-from flawscope.cli import Parser, commands
+from flawscope.cli.program import Parser, commands
 from flawscope_station.settings.sinks import read_broker
 from flawscope_station.settings.station import read_settings
 

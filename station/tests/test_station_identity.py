@@ -44,8 +44,8 @@ def test_a_key_recorded_on_the_way_is_refused(api, running, parts):
     first = post(api, parts[0], key="k").json()
     inspector, product = running.station.inspector, running.station.products["plate"]
     for data in (parts[0], parts[-1]):
-        request = upload_request("k", [data], False, False, Label())
-        part = one_part(product, data, "a", key=request.part_keys()[0], request=request)
+        request = upload_request("http:k", [data], False, False, Label())
+        part = one_part(product, data, "a", key=request.key, request=request)
         answer = inspector.submit(part)
         if data == parts[0]:
             assert answer.result(60).number == first["id"]

@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 
 from flawscope_station.core.station import Station
-from flawscope_station.inspecting.asking import wait_for_inspection
+from flawscope_station.inspecting.asking import Asking, SentPictures, wait_for_inspection
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import NotReadyError
+from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.ticket import LateError, OverdueError, State, Waiter
 from flawscope_station.monitoring.machine import MAX_AGE
 from flawscope_station.monitoring.problems import Standstill
 from flawscope_station.settings.station import Limits
 from flawscope_station.store.database import SILENT, StoreError
 from flawscope_station.store.files import PICTURES
-from flawscope_station.store.open_models import NoModelError
+from flawscope_station.store.inspection import Label
+from flawscope_station.store.open_models import ActiveModels, NoModelError
 from flawscope_station.store.schema import ABANDONED
 from station_helpers import NAME, failing, held, one_part, recorded, started, until
 
@@ -74,15 +76,15 @@ def test_a_disk_that_hangs_refuses_at_once(station, parts, monkeypatch):
 def test_a_full_disk_no_model_and_an_interlock_refuse(station, parts, monkeypatch):
     number = station.products[NAME]
 
-    def gate(product_id: int, part: str | None) -> None:
+    def check(product_id: int, part: str | None) -> None:
         if part != "known":
             raise NotReadyError("challenge parts have not passed")
 
-    station.interlocks.gates.append(gate)
+    station.interlocks.gates.append(SimpleNamespace(products={number}, check=check))
     refused(station, NotReadyError, parts[0], number="4711")
     assert station.inspector.intake.standstill(number, "known") is None
     with monkeypatch.context() as patch:
-        patch.setattr(station.versions.models, "model_of", failing(NoModelError("no model")))
+        patch.setattr(station.versions.models, "active", ActiveModels())
         refused(station, NoModelError, parts[0], number="known")
         full = Standstill("disk_full", StoreError("the disk is full", "disk_full"))
         patch.setattr(station.inspector.intake.machine, "standstill", lambda size: full)
@@ -114,6 +116,31 @@ def test_a_client_that_leaves_ends_no_other_ones_wait(station, parts):
         assert first.leave(ABANDONED)
     assert second.result(60).inspection.unanswered is None
     assert [one["unanswered"] for one in recorded(station)] == [None]
+
+
+def test_a_client_that_leaves_before_its_part_is_taken_has_left(station, parts, monkeypatch):
+    """Its key is being looked up meanwhile. What it sent is judged, and the record says who did not wait."""
+    find, going, begun = station.store.find_answers, threading.Event(), threading.Event()
+
+    def look_up(*args: Any) -> Any:
+        begun.set()
+        assert going.wait(60)
+        return find(*args)
+
+    monkeypatch.setattr(station.store, "find_answers", look_up)
+    picture, address = Picture(parts[0], "a.png"), station.addresses.find(NAME)
+    asking = Asking(station.floor, SentPictures(address, (picture,), False, Label(), "k", math.inf))
+
+    async def leave_early() -> list[Any]:
+        answers = asyncio.create_task(asking.answers())
+        assert await asyncio.to_thread(begun.wait, 60)
+        asking.leave(ABANDONED)
+        going.set()
+        return await answers
+
+    (answer,) = asyncio.run(leave_early())
+    assert (answer.is_new, answer.error) == (True, None)
+    assert [one["unanswered"] for one in recorded(station)] == [ABANDONED]
 
 
 def test_a_deadline_ends_its_own_wait(station, parts):

@@ -323,10 +323,10 @@ def test_calls_of_a_pool_are_watched():
 
 def test_a_pool_marks_each_call_and_its_end():
     pool = WatchedPool(1, "request", 60.0)
-    assert pool.submit(lambda: len(pool.calls._begun)).result(60) == 1
+    assert pool.submit(lambda: len(pool.calls.begun)).result(60) == 1
     with pytest.raises(ZeroDivisionError):
         pool.submit(lambda: 1 // 0).result(60)
-    assert not pool.calls._begun
+    assert not pool.calls.begun
     pool.shutdown()
 
 

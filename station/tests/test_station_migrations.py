@@ -21,7 +21,16 @@ from flawscope_station.settings.station import Settings
 from flawscope_station.store import migrations, schema
 from flawscope_station.store.database import Database
 from flawscope_station.store.files import Files
-from flawscope_station.store.inspection import KeyedRequest
+from flawscope_station.store.inspection import (
+    ENTRY,
+    HTTP,
+    KeyedRequest,
+    KeyUsedError,
+    Label,
+    request_key,
+    trigger_request,
+    upload_request,
+)
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import (
     EARLIER_RELEASE,
@@ -258,8 +267,8 @@ def test_a_store_of_an_earlier_version_is_opened_with_all_that_it_had(empty_data
     assert facts["learnt"] == [flagged["id"]] == [facts["corrections"][0]["id"]]
     counts = {"inspected": 6, "anomalous": 3, "within_tolerance": 1, "reviewed": 1, "defects": 1, "misses": 0}
     assert {name: counted[name] for name in counts} == counts
-    request = KeyedRequest("k1", "", ("", ""))
-    assert [row.id for row in store.find_by_keys(product, request.part_keys())] == [found["good part"]["id"]]
+    request = KeyedRequest("http:k1", ("http:k1",), "")
+    assert [row.id for row in store.find_by_keys(product, request.keys)] == [found["good part"]["id"]]
     assert {*store.known_files(product, ["folder@1:0", "folder@1:1"])} == {"folder@1:0", "folder@1:1"}
     store.add_verdict(product, flagged["id"], "undo", "anna")
     new = taken(product, 1, picture="9" * 64)
@@ -291,6 +300,38 @@ def test_states_of_versions_are_carried_over(empty_database, version):
     ]
     with pytest.raises(IntegrityError), database.writing() as connection:
         connection.execute(versions.update().where(versions.c.id == 1).values(state="active"))
+
+
+KEYS_STORED_BEFORE = (  # by inspection: key, and hash of its request, as they were written then
+    (1, "http:k1", "af311b9e5a7b0c6ed1580c1f308c1d03683c6266c01326ccadad957d4cfd9f1d"),
+    (2, "http/0:k2", "5fff5e5b017a230c2608a94b0483d2f630377425a780dbf6a92f2a972db60e1a"),
+    (3, "http/1:k2", "5fff5e5b017a230c2608a94b0483d2f630377425a780dbf6a92f2a972db60e1a"),
+)
+TRIGGERED_BEFORE = (1, "any:k3", "a385adaab6286b092043d15e7f28273be1485dfaab42a15c61890f9762040697")
+
+
+def test_keys_that_were_stored_before_answer_retries(empty_database):
+    """Of a part, of several in a form, of a trigger of an entry; another request under them is refused."""
+    database = empty_database
+    make_earlier(database, "0008")
+    columns = "UPDATE inspections SET key = '{1}', request_hash = '{2}' WHERE id = {0};"
+    run_script(database, " ".join(columns.format(*row) for row in KEYS_STORED_BEFORE))
+    database.migrate()
+    store, first, several = Store(database), request_key(HTTP, "k1"), request_key(HTTP, "k2")
+    label, files = Label("4711", "b"), [b"one", b"two"]
+    assert store.find_answers(1, upload_request(first, files[:1], False, False, label)) == {0: 1}
+    assert store.find_answers(1, upload_request(several, files, True, True, Label())) == {0: 2, 1: 3}
+    for other in (
+        upload_request(first, files[1:], False, False, label),
+        upload_request(first, files, True, True, Label()),
+        upload_request(several, files[:1], False, False, Label()),
+        trigger_request(first, 1, label),
+    ):
+        with pytest.raises(KeyUsedError, match=r"inspection [12]"):
+            store.find_answers(1, other)
+    assert store.find_answers(1, upload_request(request_key(ENTRY, "k1"), files, False, False, label)) == {}
+    run_script(database, columns.format(*TRIGGERED_BEFORE))
+    assert store.find_answers(1, trigger_request(request_key(ENTRY, "k3"), 1, Label("9"))) == {0: 1}
 
 
 def test_tables_of_another_version_are_looked_at_and_stay_as_they_are(empty_database):

@@ -184,7 +184,7 @@ def test_pauses_double_up_to_the_longest_and_begin_anew_after_success():
 def test_an_error_of_one_picture_harms_no_other(asked, parts, monkeypatch, where):
     """Though they are judged in one turn, and recorded in one transaction."""
     station, bad = asked.station, b"this one"
-    model = station.versions.models.model_of(asked.number).model
+    model = station.versions.models.active[asked.number].model
     run, keep, record = model.stream, station.files.keep, station.store.record
 
     def stream(pictures: Any) -> Iterator[Any]:

@@ -1,6 +1,8 @@
 """A part's ticket: each move, each that is none, who waits, and two threads at once."""
 
+import importlib
 import math
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from flawscope.pictures.decoding import HashedPicture
+from flawscope_station.inspecting import ticket as ticket_module
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.ticket import (
     BEFORE_RECORDING,
@@ -363,3 +366,22 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+
+
+# ------------------------------------------------------------------------------------------- where it is told
+
+
+def test_the_head_of_the_file_tells_each_state_and_names_what_there_is():
+    told = ticket_module.__doc__ or ""
+    assert {state.name for state in State} <= {*re.findall(r"[A-Z]{4,}", told)}
+    named = re.findall(r"`([\w.]+)`", told)
+    assert len(named) > 10
+    for name in named:
+        room, *rest = name.split(".")
+        if room in ("Inspector", "Waiter"):
+            room, rest = {"Inspector": "inspector", "Waiter": "ticket"}[room], [room, *rest]
+        is_own = room not in ("sources", "core", "store")
+        names = ["inspecting", room, *rest] if is_own else [room, *rest]
+        found: Any = importlib.import_module(f"flawscope_station.{names[0]}.{names[1]}")
+        for attribute in names[2:]:
+            found = getattr(found, attribute)

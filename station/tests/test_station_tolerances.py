@@ -168,7 +168,7 @@ def test_a_model_that_rules_cannot_be_applied_to_is_a_problem(floor):
     assert floor.look() == "3"
 
     def closed(number: int) -> Any:
-        raise NoModelError("closed")
+        raise NoModelError
 
     floor.rules.versions.active = closed
     floor.rules.check()

@@ -137,7 +137,7 @@ def test_what_was_being_made_when_the_station_ended_is_removed(registry):
 def test_a_product_is_removed_by_one_transaction(registry):
     """Whoever starts again after it has no judge for it, and the event that says who removed it."""
     registry.deactivate(1, "anna", "product plate; its records are kept")
-    assert not registry.models.is_open(1)
+    assert 1 not in registry.models.active
     assert (registry.resume(1), registry.list_versions(1)["active"]) == (None, None)
     (event,) = Store(registry.database).events(REMOVED_EVENT, 1)
     assert (event.who, event.text) == ("anna", "product plate; its records are kept")

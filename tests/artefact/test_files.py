@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawscope.artefact.files import csv_cell, from_csv_cell
-from flawscope.pages.review import DEFECT, DecisionLog
+from flawscope.pages.review.session import DEFECT, DecisionLog
 from flawscope.results.table import ResultRow, TableWriter, read_table
 
 # computes nothing

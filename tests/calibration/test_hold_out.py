@@ -2,7 +2,7 @@
 
 import pytest
 
-from flawscope.calibration import hold_out, min_calibration_size
+from flawscope.calibration.holding_out import hold_out, min_calibration_size
 from flawscope.errors import InputError
 
 

@@ -8,10 +8,11 @@ import pytest
 
 import flawscope
 from call_helpers import EAD, PRN, one_line
-from flawscope import cli, errors
+from flawscope import errors
 from flawscope._version import __version__
-from flawscope.cli import commands, main, models, predict
+from flawscope.cli import main, models, predict, program
 from flawscope.cli.common import format_table, prepare_output_folder
+from flawscope.cli.program import commands
 from flawscope.errors import FlawscopeError, InputError
 
 
@@ -162,15 +163,15 @@ def test_words_for_a_command_lead_to_it(run, word, meant):
 
 
 def test_words_that_are_meant_name_commands():
-    known = {*commands(), *cli.PACKAGES}
-    for meant in cli.OTHER_WORDS.values():
+    known = {*commands(), *program.PACKAGES}
+    for meant in program.OTHER_WORDS.values():
         assert meant.split()[0] in known
-    assert not known & {*cli.OTHER_WORDS}
+    assert not known & {*program.OTHER_WORDS}
 
 
-@pytest.mark.parametrize(("name", "package"), cli.PACKAGES.items())
+@pytest.mark.parametrize(("name", "package"), program.PACKAGES.items())
 def test_a_command_that_is_not_installed_names_its_package(run, monkeypatch, name, package):
-    monkeypatch.setattr(cli, "_other_commands", dict)
+    monkeypatch.setattr(program, "_other_commands", dict)
     line = one_line(run(name))
     assert f"{name} is a command of {package}, which is not installed" in line
     assert errors.SOURCE_FOLDERS[package] in line

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from flawscope.cli import commands, load_command, questions
+from flawscope.cli import questions
+from flawscope.cli.program import commands, load_command
 
 READ = ("FILE", "FOLDER", "ROOT", "MODEL", "MASK")  # in a metavar: an argument that names what is read
 

@@ -21,8 +21,8 @@ from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods import patch_detector as models
 from flawscope.methods.detector import resolve_device
-from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import bank_selection as memory
+from flawscope.methods.patchcore.record import Config
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measure_appearance
 from flawscope.pictures.decoding import decode, pixel_hash

@@ -9,7 +9,7 @@ import pytest
 import flawscope
 from flawscope.cli import main
 from flawscope.fitting.fitting import partial_fit
-from flawscope.methods import patchcore
+from flawscope.methods.patchcore.record import Config
 from picture_files import save
 from small_network import SMALL_FLAGS, SMALL_NETWORK
 
@@ -46,7 +46,7 @@ def test_the_sizes_have_the_form_of_the_pictures_and_are_stored(model):
 def test_settings_as_a_whole_and_sizes_of_two_numbers_are_meant_as_they_are(data, model):
     how = {"check": False, "device": "cpu"}
     assert flawscope.fit(str(data), size="64x64", **how, **SMALL_NETWORK).manifest.config["size"] == "64x64"
-    settings = patchcore.Config(size="64+96", **SMALL_NETWORK)  # as of a model that saw strips as squares
+    settings = Config(size="64+96", **SMALL_NETWORK)  # as of a model that saw strips as squares
     made = flawscope.fit(str(data), settings=settings, **how)
     assert made.manifest.config["size"] == "64+96"
     more = [strip(k, (96, 96)) for k in range(500, 504)]

@@ -19,7 +19,7 @@ from flawscope.fitting.update_evaluation import (
     score_pictures,
 )
 from flawscope.fitting.updated_models import CAP_GROWTH
-from flawscope.pages.review import DEFECT, GOOD, DecisionLog
+from flawscope.pages.review.session import DEFECT, GOOD, DecisionLog
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.table import Picture, next_unit

@@ -35,7 +35,7 @@ def install(site, code, entry="other = other_methods:METHOD"):
 ANOTHER = """
 from dataclasses import replace
 from pathlib import Path
-from flawscope.methods.patchcore import METHOD as PATCHCORE
+from flawscope.methods.patchcore.record import METHOD as PATCHCORE
 METHOD = replace(PATCHCORE, name={name!r})
 """
 
@@ -69,7 +69,7 @@ def test_a_broken_package_is_one_line_and_the_others_work(site, code, text):
 def test_no_package_takes_a_built_in_methods_place(site):
     install(site, ANOTHER.format(name="patchcore"), "patchcore = other_methods:METHOD")
     assert registry.names() == list(registry.BUILT_IN)
-    assert registry.method("patchcore").config.__module__ == "flawscope.methods.patchcore"
+    assert registry.method("patchcore").config.__module__ == "flawscope.methods.patchcore.record"
 
 
 def of_method(model_path, name, out):

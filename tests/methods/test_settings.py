@@ -3,9 +3,11 @@
 import pytest
 
 from flawscope.config import build_config, parse_assignments, read_config
-from flawscope.methods import patchcore, registry
+from flawscope.methods import registry
+from flawscope.methods.patchcore import record as patchcore
 from flawscope.methods.settings import TrainingSettings
-from flawscope.methods.training import efficientad, prnet
+from flawscope.methods.training.efficientad import record as efficientad
+from flawscope.methods.training.prnet import record as prnet
 from flawscope.testing import must_refuse
 
 SIZES = "is not N, HxW, or several joined by +"

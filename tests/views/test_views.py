@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope.views import parse_overlap
 from flawscope.views.geometry import Geometry
+from flawscope.views.overlap import parse_overlap
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.tiles import Fusion, RegionOfInterest, TileBlender, TileGrid
 

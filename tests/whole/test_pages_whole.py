@@ -3,7 +3,7 @@
 import ast
 import re
 
-from flawscope.cli import COMMANDS
+from flawscope.cli.program import COMMANDS
 from flawscope.methods import registry
 from page_helpers import DOCS, PAGES, ROOT, calls, drawing, error_lines, parser_of
 

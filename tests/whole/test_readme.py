@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
-from flawscope.pages.review import DEFECT, GOOD
+from flawscope.pages.review.session import DEFECT, GOOD
 from flawscope.synthesis.demo import dataset
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 from flawscope.testing import check_method
@@ -158,12 +158,13 @@ class LearnsHere(Worker):
 def soon(teacher_path, monkeypatch):
     """What takes minutes takes seconds."""
     from flawscope.evaluation.benchmark import run as runs
-    from flawscope.methods import patchcore
+    from flawscope.methods.patchcore import record as patchcore
     from flawscope.methods.settings import PictureSettings
-    from flawscope.methods.training import prnet, trainer
+    from flawscope.methods.training import trainer
     from flawscope.methods.training.efficientad import model
-    from flawscope.pages import review
+    from flawscope.methods.training.prnet import record as prnet
     from flawscope.pages.review import server
+    from flawscope.pages.review import session as review
 
     sizes = PictureSettings.sizes.fget
     reduced = lambda size: tuple(min(LARGEST, side // 4) for side in size)  # noqa: E731

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from flawscope.artefact.detection import decided_defects
 from flawscope.artefact.model_facts import ModelFacts
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration import min_calibration_size
+from flawscope.calibration.holding_out import min_calibration_size
 from flawscope.calibration.power import MIN_DEFECTS, wilson_interval
 from flawscope.calibration.promise import (
     PromiseVerdict,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flawscope.calibration import min_calibration_size
+from flawscope.calibration.holding_out import min_calibration_size
 from flawscope.errors import InputError, pluralize
 
 LEVEL = 0.95  # share of models whose rate lies in the interval

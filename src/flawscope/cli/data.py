@@ -142,9 +142,9 @@ def _measure_still_frames(args: argparse.Namespace) -> StillReport:
 
 
 def _measure_repeatability(args: argparse.Namespace) -> Repeatability:
-    from flawscope import load
     from flawscope.evaluation.repeatability import Repeatability
     from flawscope.pictures.listing import list_pictures
+    from flawscope.predictor.router import load
 
     severities = list[float]()
     for _, judged in load(args.model).stream(list_pictures(args.again)):
@@ -186,7 +186,8 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 def demo(args: argparse.Namespace) -> int:
     """Do the main job on pictures drawn here: draw a data set, fit, evaluate, report. It needs no network."""
-    from flawscope.cli import fit_one, main
+    from flawscope.cli import fit_one
+    from flawscope.cli.program import main
     from flawscope.pages import report
     from flawscope.synthesis.demo import dataset
 

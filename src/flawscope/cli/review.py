@@ -15,7 +15,7 @@ from flawscope.errors import join_names, pluralize
 from flawscope.pages import report
 
 if TYPE_CHECKING:
-    from flawscope.pages.review import ReviewSession
+    from flawscope.pages.review.session import ReviewSession
 
 REVIEW_FOLDER = "review"
 
@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     report.require_libraries(plots=False)
-    from flawscope.pages.review import ReviewSession, read_review_pictures
     from flawscope.pages.review.server import ReviewServer
+    from flawscope.pages.review.session import ReviewSession, read_review_pictures
 
     results = Path(args.results)
     pictures = read_review_pictures(results, every=args.all)
@@ -74,7 +74,7 @@ def _has_screen() -> bool:
 
 def next_steps(session: ReviewSession) -> Iterator[str]:
     """Yields lines: a count of the decisions, and how to go on."""
-    from flawscope.pages.review import DEFECT, GOOD
+    from flawscope.pages.review.session import DEFECT, GOOD
 
     tally, out = session.tally(), session.out
     done, every = sum(tally.values()), len(session.pictures)

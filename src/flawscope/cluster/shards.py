@@ -153,7 +153,7 @@ def judge_shard(job: Job, shard: int) -> int:
 @lru_cache(maxsize=1)
 def _open_run(job: Job) -> tuple[FileStore, Run, Any]:
     """Opens a run on a node. InputError: the node has another version, or does not see a needed folder."""
-    from flawscope import load
+    from flawscope.predictor.router import load
 
     prepare_node(job.version, ".")
     store, node = FileStore(job.out), socket.gethostname()

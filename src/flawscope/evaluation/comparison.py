@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import Predictor
 from flawscope.artefact.rates import promise_of
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError, check_arguments, pluralize
@@ -34,6 +33,7 @@ from flawscope.evaluation.intervals import (
 from flawscope.evaluation.metrics import f1_at, image_metrics
 from flawscope.evaluation.result import METRIC_NAMES, Evaluation
 from flawscope.evaluation.unlearnt import with_unlearnt
+from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.types import Json
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from flawscope import Predictor, Router
 from flawscope.datasets import Item
 from flawscope.errors import InputError
+from flawscope.predictor import Predictor
+from flawscope.predictor.router import Router
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction, outcome
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import Predictor, Router
 from flawscope.artefact.rates import promise_of
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.labels import PictureLabels
@@ -46,6 +45,8 @@ from flawscope.evaluation.result import (
 )
 from flawscope.evaluation.robustness import LIGHTS, robustness
 from flawscope.evaluation.unlearnt import with_unlearnt
+from flawscope.predictor import Predictor
+from flawscope.predictor.router import Router
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.prediction import INCOMPLETE, MIN_WARNING_PICTURES, MismatchDetector, Prediction
 from flawscope.types import Json

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flawscope import Predictor
 from flawscope.artefact.tried import GIVEN, LearningCurve, Scored
 from flawscope.datasets import Item
 from flawscope.errors import InputError
 from flawscope.pictures.table import learnt_units
+from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, ProgressCounter
 from flawscope.results.prediction import Prediction
 

@@ -20,7 +20,7 @@ from flawscope.results.prediction import Prediction
 from flawscope.types import Facts, Json
 
 if TYPE_CHECKING:
-    from flawscope import Predictor
+    from flawscope.predictor import Predictor
 
 SHIFTED_SHARE = 0.2  # of the good pictures: so many that look otherwise as a whole are a reason
 

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from flawscope import Predictor
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError
 from flawscope.evaluation import metrics
 from flawscope.evaluation.decided import Decided, Judged, decided_on, judge_parts
 from flawscope.evaluation.unlearnt import with_unlearnt
 from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
 from flawscope.results.prediction import Prediction
 from flawscope.types import Array, Json

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from flawscope import Predictor
 from flawscope.artefact.parts import stored_part_reader
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.listing import relative_names
 from flawscope.pictures.near_duplicates import Look, near_duplicates
+from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, ignore_progress
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flawscope import lazy_names
+from flawscope._lazy import lazy_names
 from flawscope.errors import require_installed
 
 TYPE_CHECKING = False

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 GROUP = "flawscope.methods"
 DEFAULT = "patchcore"
 FEW = 10  # good pictures (`wants_accurate`)
-BUILT_IN = {  # name -> the folder that has its `METHOD`
-    "patchcore": "flawscope.methods.patchcore",
-    "efficientad": "flawscope.methods.training.efficientad",
-    "prnet": "flawscope.methods.training.prnet",
+BUILT_IN = {  # name -> the module that has its `METHOD`
+    "patchcore": "flawscope.methods.patchcore.record",
+    "efficientad": "flawscope.methods.training.efficientad.record",
+    "prnet": "flawscope.methods.training.prnet.record",
 }
 
 

@@ -12,7 +12,7 @@ from flawscope.config import convert_value
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.pictures.form import MAX_SIDE, STEP, is_enlarged_much, size_in_form, size_text, usual_form
-from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
+from flawscope.views.overlap import DEFAULT_OVERLAP, MAX_OVERLAP, parse_overlap
 
 if TYPE_CHECKING:
     from flawscope.types import Facts, Json

@@ -3,7 +3,7 @@ templates, texts, scripts and styles that a station's pages add theirs to. Torch
 
 from __future__ import annotations
 
-from flawscope import lazy_names
+from flawscope._lazy import lazy_names
 
 # Names for other packages, imported when they are first used (station/library-names.md)
 TYPE_CHECKING = False

@@ -5,7 +5,7 @@ Everything seen of the pixels, such as parts and tiles, is in `flawscope.views`.
 
 from __future__ import annotations
 
-from flawscope import lazy_names
+from flawscope._lazy import lazy_names
 
 # Names for other packages, imported when they are first used (station/library-names.md)
 TYPE_CHECKING = False

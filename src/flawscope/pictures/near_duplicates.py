@@ -3,9 +3,10 @@
 Parts of one make resemble each other so much that how alike two pictures are tells little. What tells a part
 is what it has of its own. So the others of the set are registered to each picture (shift by the highest
 correlation, then an affine pose and an uneven light by Gauss-Newton, after Lucas and Kanade 1981), and what
-they share there is taken away: their mean, its light and its slopes, since nothing is registered exactly.
-Two pictures are copies where the fine structure that is left correlates, seen from both, by at least
-`MIN_SURE`, or by `MIN_CLEAR` and well beyond what chance pairs of the set reach, or above a wide gap.
+they share there is taken away: their mean, its light, its slopes, since nothing is registered exactly, and
+its curvatures, since a copy that was scaled, cropped or saved anew is sharper or softer. Two pictures are
+copies where the fine structure that is left correlates, seen from both, by at least `MIN_SURE`, or by
+`MIN_CLEAR` and well beyond what chance pairs of the set reach, or above a wide gap.
 
 Limit: parts that differ by less than the camera's noise at 64 px have nothing of their own. Pairs that
 resemble each other but for noise, and of which the rest says nothing, are unsure.
@@ -41,6 +42,8 @@ MIN_SURE_OF_ALIKE = 0.97  # the same where chance pairs resemble each other, as 
 ALIKE, ALIKE_PART = 0.3, 0.85  # correlation that this quantile of pairs has there
 MIN_CLEAR = 0.6  # and where it is clear of what chance pairs of the set reach
 CLEAR = 12.0  # times the upper part of chance pairs, by Fisher's z
+# The same of pictures whose whole fine structure is the same, too, among more than `ALL_COMPARED`
+CLEAR_OF_SAME = 6.0
 CHANCE_PART = 0.75  # quantile of chance pairs, of which a fifth may be copies
 MIN_FOR_GAP = 6  # pictures: of fewer a single pair stands apart by chance
 MIN_Z_GAP = 0.8  # between Fisher's z of copies and of all other pairs, where each is compared with each
@@ -176,12 +179,15 @@ def _decide(
     count: int,
 ) -> Compared:
     z = {pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999))) for pair, values in own.items()}
-    clear = CLEAR * max(0.0, float(np.quantile([*z.values()], CHANCE_PART)))
+    chance = max(0.0, float(np.quantile([*z.values()], CHANCE_PART)))
     are_alike = math.tanh(float(np.quantile([*z.values()], ALIKE_PART))) > ALIKE
     sure = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
-    bar = sure if are_alike else min(sure, max(math.atanh(MIN_CLEAR), clear))
+    bar = sure if are_alike else min(sure, max(math.atanh(MIN_CLEAR), CLEAR * chance))
     if MIN_FOR_GAP <= count <= ALL_COMPARED:
         bar = min(bar, _above_gap(z.values()))
+    bar_of_same = bar
+    if count > ALL_COMPARED and not are_alike:
+        bar_of_same = min(bar, max(math.atanh(MIN_CLEAR), CLEAR_OF_SAME * chance))
     gaps = [-differs for alike, differs in whole.values() if alike > MIN_FIRST_FIT]
     closer = float(np.quantile(gaps, 0.25)) / MIN_GAP if gaps else 0.0
     graded = np.mean([GRADED[0] < alike < GRADED[1] for alike, _ in whole.values()]) >= MIN_GRADED
@@ -190,7 +196,8 @@ def _decide(
         alike, differs = whole[pair]
         same_but_for_noise = alike >= MIN_UNSURE and -differs <= MAX_NOISE
         is_as_near = not graded or alike >= MIN_ALIKE_OF_GRADED or -differs <= MAX_NOISE
-        if (z[pair] >= bar and is_as_near) if count > MIN_OTHERS else same_but_for_noise:
+        is_own = z[pair] >= (bar_of_same if alike >= MIN_UNSURE else bar)
+        if (is_own and is_as_near) if count > MIN_OTHERS else same_but_for_noise:
             copies.append((*pair, math.tanh(z[pair]) if count > MIN_OTHERS else alike))
         elif same_but_for_noise or (alike >= MIN_UNSURE and -differs <= closer and z[pair] >= MIN_OWN):
             unsure.append((*pair, alike))
@@ -335,7 +342,8 @@ def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
         (total - warped[place[j]]) / (len(nearest) - 1) if j in place else mean for j in numbers.tolist()
     ]
     down, right = np.gradient(mean)
-    shared = [mean, mean * _X, mean * _Y, np.ones_like(mean)]
+    (down_twice, across), (_, right_twice) = np.gradient(down), np.gradient(right)
+    shared = [mean, mean * _X, mean * _Y, np.ones_like(mean), down_twice, across, right_twice]
     shared += [slope * part for slope in (right, down) for part in (np.float32(1), _X, _Y)]
     basis = np.linalg.qr(_fine(np.stack(shared)).T)[0]
     first, second = (_fine(values - np.stack(without)) for values in (target[None], warped))

@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope import Dataset, InputError, Predictor, load, open_dataset
+from flawscope.datasets import Dataset, open_dataset
+from flawscope.errors import InputError
 from flawscope.methods.method import Method
 from flawscope.pictures.decoding import PictureSource, decode
+from flawscope.predictor import Predictor
+from flawscope.predictor.router import load
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_dataset, draw_picture
 from flawscope.types import Json
 
@@ -139,7 +142,7 @@ class Case:
     def fit(
         self, pictures: Sequence[PictureSource] | None = None, variant: str = "plain", **more: Any
     ) -> Predictor:
-        from flawscope import fit
+        from flawscope.fitting.fitting import fit
 
         given = self.training_pictures(variant) if pictures is None else list(pictures)
         return fit(given, **{"check": False, **self.fit_options(variant), **more})

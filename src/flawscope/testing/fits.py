@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import Predictor
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
+from flawscope.predictor import Predictor
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 from flawscope.testing.case import (
     Case,

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import Predictor, load
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
+from flawscope.predictor import Predictor
+from flawscope.predictor.router import load
 from flawscope.testing.case import (
     Case,
     Floats,

@@ -23,10 +23,10 @@ from flawscope.pictures.decoding import HashedPicture, PictureSource, decode, lo
 from flawscope.pictures.form import MAX_CANVAS_PIXELS
 from flawscope.pictures.levels import Levels
 from flawscope.types import Array, Json
-from flawscope.views import DEFAULT_OVERLAP, MAX_OVERLAP
 from flawscope.views.frames import AlignedPart, Frame, WholePicture, find_frames
 from flawscope.views.geometry import Geometry, positive_integer
 from flawscope.views.light import Light, Normalization, ToneCorrection, light_variations
+from flawscope.views.overlap import DEFAULT_OVERLAP, MAX_OVERLAP
 from flawscope.views.pose import SIDE, PoseReference
 from flawscope.views.resampling import Raster, resized, small_grey, warp_view, write_planes
 from flawscope.views.several_parts import SeveralParts

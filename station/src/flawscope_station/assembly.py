@@ -72,7 +72,7 @@ def _challenge(core: Station) -> Extension:
         (challenge,),
         (challenge,),
         interlocks=(challenge,),
-        gates=(challenge.check,),
+        gates=(challenge,),
         on_added=(lambda number, name, product: challenge.add_product(number),),
         gauges=(challenge.gauges,),
         routers=(challenge_api.router, challenge_api.page_router),

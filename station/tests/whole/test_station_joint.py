@@ -225,11 +225,11 @@ def test_a_version_is_switched_for_all_products_and_back(open_line, joint_models
     number = before["plate"]["id"]
     assert line.http.get(f"plate/inspections/{number}/map").status_code == 200
     models = line.station.versions.models
-    assert len({id(models.model_of(n).model) for n in line.station.addresses.entries.values()}) == 1
-    joint_model = models.model_of(line.station.addresses.entries["line"]).model
+    assert len({id(models.active[n].model) for n in line.station.addresses.entries.values()}) == 1
+    joint_model = models.active[line.station.addresses.entries["line"]].model
     assert isinstance(joint_model, Router)
     for name, product in line.station.products.items():
-        assert models.model_of(product).model is joint_model.products[name]
+        assert models.active[product].model is joint_model.products[name]
     # back, exactly, by the other product
     assert line.http.post(f"fabric/versions/{versions['fabric']}/activate").status_code == 200
     for name in PRODUCTS[:2]:

@@ -143,7 +143,7 @@ def test_from_nothing_to_a_product_that_inspects(empty, http, good, drawn, tmp_p
     restore(tmp_path / "station.tar", restored)
     another = opened(restored)
     assert list(another.station.products) == ["plate"]
-    assert another.station.versions.models.is_open(another.station.products["plate"])
+    assert another.station.products["plate"] in another.station.versions.models.active
     another.close()
     again = opened(empty_settings(Path(settings.store)))
     try:

@@ -10,9 +10,10 @@ import torch
 from tests.methods.patchcore.test_patchcore_model import Pixels
 
 from flawscope.errors import InputError
-from flawscope.methods.patchcore import Config, selected_bank
+from flawscope.methods.patchcore import selected_bank
 from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.model import BankBranch
+from flawscope.methods.patchcore.record import Config
 from flawscope.methods.patchcore.scores import SCORES
 from flawscope.methods.patchcore.selected_bank import (
     STRIDE,

@@ -12,8 +12,8 @@ from torch import nn
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import load_backbone
 from flawscope.methods.patch_detector import patches_in_region, reducing_matrix, smoothing_matrix
-from flawscope.methods.patchcore import METHOD, Config
 from flawscope.methods.patchcore.model import BLOCK, Model, neighbour_table
+from flawscope.methods.patchcore.record import METHOD, Config
 from flawscope.methods.patchcore.scores import reweight
 from flawscope.methods.patchcore.selected_bank import distances_without
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.quantized_search import (
     ELEMENT_MAX,
@@ -19,6 +18,7 @@ from flawscope.methods.patchcore.quantized_search import (
     ByteScreen,
     group_minima,
 )
+from flawscope.methods.patchcore.record import Config
 
 COUNT = MIN_BANK + 77  # the last block is not full
 WIDTH = 24

@@ -13,8 +13,8 @@ from PIL import Image
 from flawscope.datasets import open_dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pages import review as sessions
-from flawscope.pages.review import (
+from flawscope.pages.review import session as sessions
+from flawscope.pages.review.session import (
     DEFECT,
     GOOD,
     DecisionLog,

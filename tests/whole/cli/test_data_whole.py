@@ -94,7 +94,7 @@ def test_poses_of_parts_are_told_and_drawn(answer, tmp_path):
 
 def test_the_demo_ends_with_the_path_of_a_report_and_with_commands_that_work(capsys, tmp_path, monkeypatch):
     """With pictures as a user gets, fewer of them, which the network sees smaller."""
-    from flawscope.methods.patchcore import Config
+    from flawscope.methods.patchcore.record import Config
     from flawscope.synthesis.demo import dataset
 
     few, draw = {"good": 2, "bad_per_kind": 1}, dataset.draw_dataset

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.pages.review import DEFECT, GOOD
 from flawscope.pages.review.server import ReviewServer
+from flawscope.pages.review.session import DEFECT, GOOD
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 
 from flawscope.methods import registry
-from flawscope.methods.patchcore import Config
+from flawscope.methods.patchcore.record import Config
 from flawscope.methods.patchcore.scores import SCORES
 from flawscope.testing import Case, checks_for
 

@@ -365,12 +365,10 @@ class PlcLine:
     def _open_model(self, product: str) -> Code:
         number, versions = self.floor.addresses.address_id(product), self.floor.addresses.versions
         try:
-            if not versions.models.is_open(number):
-                versions.resume(number)
-            versions.models.model_of(number)
+            is_open = number in versions.models.active or versions.resume(number) is not None
         except Exception:
             return Code.NO_MODEL
-        return Code.NONE
+        return Code.NONE if is_open else Code.NO_MODEL
 
     def _check_readiness(self) -> None:
         """Check now and then whether a picture could be inspected; try again to load a model that failed."""

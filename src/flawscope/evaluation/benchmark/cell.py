@@ -66,7 +66,10 @@ def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback
 
 def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Say) -> Json:
     """Fits, evaluates the model file, writes the cell, removes the work folder."""
-    from flawscope import Predictor, evaluate, load, open_dataset
+    from flawscope.datasets import open_dataset
+    from flawscope.evaluation.evaluation import evaluate
+    from flawscope.predictor import Predictor
+    from flawscope.predictor.router import load
 
     work = store.work_folder(cell)
     threads = _prepare_work_folder(work, plan.threads)
@@ -118,8 +121,8 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
 
 def _fit_model(cell: Cell, dataset: Any, model: Path, threads: int, step: ProgressCallback, say: Say) -> Json:
     """Fits and writes the model; returns what the cell's document says of the fit."""
-    import flawscope
     from flawscope.artefact.files import checkpoint_path
+    from flawscope.fitting.fitting import fit
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 
     set_thread_count(threads)
@@ -128,8 +131,8 @@ def _fit_model(cell: Cell, dataset: Any, model: Path, threads: int, step: Progre
     if cell.shots:
         dataset = few_shot_dataset(dataset, cell.shots, cell.seed)
 
-    def fit() -> Any:
-        return flawscope.fit(
+    def fit_cell() -> Any:
+        return fit(
             dataset,
             method=cell.base_method,
             seen=cell.seen,
@@ -147,7 +150,7 @@ def _fit_model(cell: Cell, dataset: Any, model: Path, threads: int, step: Progre
 
     resumed, began = checkpoint.exists(), time.perf_counter()
     try:
-        predictor = fit()
+        predictor = fit_cell()
     except CheckpointError as error:
         if not resumed:
             raise
@@ -155,7 +158,7 @@ def _fit_model(cell: Cell, dataset: Any, model: Path, threads: int, step: Progre
         say(f"the checkpoint is left aside: {error}")
         checkpoint.unlink(missing_ok=True)
         resumed, began = False, time.perf_counter()
-        predictor = fit()
+        predictor = fit_cell()
     seconds = time.perf_counter() - began
     predictor.save(model)
     return {

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from flawscope.errors import InputError, pluralize
 from flawscope.machine import peak_memory
 from flawscope.methods.detector import BATCH, GPU_BATCH
-from flawscope.methods.patchcore import Config, coreset, quantized_search
+from flawscope.methods.patchcore import coreset, quantized_search
 from flawscope.methods.patchcore.model import BLOCK, Model
 from flawscope.methods.patchcore.patches import FitJob, Patches, choose_orientations
+from flawscope.methods.patchcore.record import Config
 from flawscope.methods.patchcore.selected_bank import NEXT_ELEMENTS, SelectedBank
 from flawscope.methods.task import Task
 from flawscope.progress import Detail

@@ -15,7 +15,6 @@ from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.method import deferred
 from flawscope.methods.patch_detector import PatchBranch, PatchDetector
-from flawscope.methods.patchcore import METHOD, Config
 from flawscope.methods.patchcore.quantized_search import (
     GROUP_SIZE,
     KEPT_GROUPS,
@@ -23,6 +22,7 @@ from flawscope.methods.patchcore.quantized_search import (
     ByteScreen,
     onnx_translations,
 )
+from flawscope.methods.patchcore.record import METHOD, Config
 from flawscope.methods.patchcore.scores import SCORES, PictureScore
 from flawscope.methods.settings import BranchSpec
 from flawscope.methods.threads import workers

@@ -17,8 +17,8 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.methods import feature_memory
 from flawscope.methods.detector import LoadPicture, StoreFeatures, check_region_visible, embed_pictures
-from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.model import BankBranch, Model
+from flawscope.methods.patchcore.record import Config
 from flawscope.methods.task import Task
 from flawscope.methods.threads import return_freed_memory
 from flawscope.pictures.apart import GRID, MAX_COMPARED

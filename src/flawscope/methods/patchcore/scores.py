@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from flawscope.methods.patchcore import Config
+from flawscope.methods.patchcore.record import Config
 
 TIE_TOLERANCE = 1e-5  # relative
 

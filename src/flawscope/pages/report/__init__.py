@@ -10,27 +10,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.errors import InputError, require_installed
+from flawscope.pages.report.libraries import require_libraries as require_libraries
 from flawscope.progress import ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
-    from flawscope import Predictor
     from flawscope.datasets import Dataset
     from flawscope.evaluation.result import Evaluation
+    from flawscope.predictor import Predictor
 
 REPORT_NAME = "report.html"
 
 __all__ = ["REPORT_NAME", "require_libraries", "write_page", "write_report"]
-
-
-def require_libraries(*, plots: bool = True) -> None:
-    """InputError where a library that a page needs is not installed. plots: the page has curves."""
-    from PIL import features
-
-    if plots:
-        require_installed("a report", "matplotlib", extras="report")
-    if not features.check("webp"):
-        raise InputError("a report needs a Pillow with WebP: pip install --force-reinstall pillow")
 
 
 def write_report(

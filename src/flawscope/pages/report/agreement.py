@@ -12,7 +12,7 @@ from flawscope.errors import pluralize
 from flawscope.evaluation import agreement
 from flawscope.evaluation.agreement import Agreement, Appraisal, Share, grade_kappa
 from flawscope.evaluation.trials import ReadStudy
-from flawscope.pages.report import require_libraries
+from flawscope.pages.report.libraries import require_libraries
 from flawscope.pages.report.page import read_asset
 from flawscope.pages.report.words import percent, range_text, time_text
 from flawscope.pictures.listing import printable

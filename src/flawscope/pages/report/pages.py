@@ -14,7 +14,7 @@ from flawscope.datasets import Dataset, Item
 from flawscope.datasets.check import CheckReport
 from flawscope.errors import pluralize
 from flawscope.evaluation.result import EvaluatedPicture
-from flawscope.pages.report import require_libraries
+from flawscope.pages.report.libraries import require_libraries
 from flawscope.pages.report.page import HEAT, LINE, PANELS, TRUTH, colour_scale, render
 from flawscope.pages.report.thumbnails import (
     MAX_SIDE,

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError, one_line_message
-from flawscope.pages.review import ReviewPicture, ReviewSession, proposed_mask
+from flawscope.pages.review.session import ReviewPicture, ReviewSession, proposed_mask
 from flawscope.pages.templates import PAGES
 from flawscope.pictures.channels import displayed
 from flawscope.pictures.files import upright_size

@@ -115,6 +115,9 @@ class Challenge(BackgroundThread):
         settings: by number of the product. runs_by: engine and device of models.
         names: by number, which may grow.
         report: reports a problem, as `Problems.report`.
+
+    Attributes:
+        products: numbers of those that need challenges, or have challenge parts that want a picture.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class Challenge(BackgroundThread):
         self.settings, self.runs_by, self.shifts, self.names = settings, runs_by, shifts, names
         self.store, self.versions, self.renderer = renderer.store, renderer.versions, renderer
         self.report, self.clock, self.wall = report, CLOCK, now
+        self.products: set[int] = set()
         self._states: dict[int, State] = {}
         self._unchallenged: set[int] = set()  # products that need no challenge, though they may have parts
         self._lock = threading.Lock()  # of changes; who reads takes a state as it is
@@ -137,13 +141,15 @@ class Challenge(BackgroundThread):
         self._memory = MemoryBudget(0)
 
     def add_product(self, product_id: int) -> None:
+        is_challenged = self.settings(product_id).challenge is not None
+        if is_challenged:
+            self._unchallenged.discard(product_id)
+        else:
+            self._unchallenged.add(product_id)
         with self._lock:
             self._load(product_id)
-        if self.settings(product_id).challenge is None:
-            self._unchallenged.add(product_id)
-            return
-        self._unchallenged.discard(product_id)
-        self.wake()
+        if is_challenged:
+            self.wake()
 
     # ---- interlock
 
@@ -313,6 +319,10 @@ class Challenge(BackgroundThread):
         next_due = cache(partial(self._next_due, product_id))  # each picture of the line asks
         history = History(self._now(), names, last, next_due)
         state = self._states[product_id] = State(history, parts, wanted, views, number)
+        if wanted or not self._is_unchallenged(product_id):
+            self.products.add(product_id)
+        else:
+            self.products.discard(product_id)
         return state
 
     def _next_due(self, product_id: int, after: int) -> int | None:

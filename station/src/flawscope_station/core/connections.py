@@ -6,8 +6,6 @@ inspections of any product, and each must be answered in time.
 
 from __future__ import annotations
 
-import math
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,15 +136,8 @@ class ConnectionContext:
         return self.addresses.settings_of(name).deadline
 
     def due(self, name: str, deadline: int | None = None, since: float | None = None) -> float:
-        """Return when an answer must be there, as `time.monotonic` counts. NotFoundError.
-
-        Args:
-            deadline: milliseconds; None: as the settings of the product say, which may be never.
-            since: when the request came; None: now.
-        """
-        seconds = self.deadline(name) if deadline is None else deadline / 1000
-        since = time.monotonic() if since is None else since
-        return math.inf if seconds is None else since + seconds
+        """Return when an answer must be there, as `Address.due`. NotFoundError."""
+        return self.addresses.find(name).due(deadline, since)
 
 
 class Connection(Protocol):

@@ -91,7 +91,7 @@ class Health:
         numbers = self.addresses.configured_numbers()
         models = self.addresses.versions.models
         for name, number in numbers.items():
-            why = None if models.is_open(number) else f"no model is open for {name}"
+            why = None if number in models.active else f"no model is open for {name}"
             self.report(f"no_model_{number}", why, stops=True)
         late = self.inspector.intake.late_products(LATE_SECONDS)
         for number, name in list(self.addresses.names.items()):

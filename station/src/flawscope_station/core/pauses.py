@@ -41,11 +41,14 @@ class Pauses:
 
     Args:
         names: of products, by number; they may grow.
+
+    Attributes:
+        products: that are paused, by number.
     """
 
     def __init__(self, store: Store, names: Mapping[int, str]):
         self.store, self.names = store, names
-        self._pauses: dict[int, Pause] = {}  # by product
+        self.products: dict[int, Pause] = {}
         self._lock = threading.Lock()  # of changes; who reads takes them as they are
         self._load()
 
@@ -55,35 +58,35 @@ class Pauses:
         rows = self.store.database.rows(query)
         numbers = [row.paused for row in rows if (row.paused or 0) > (row.resumed or 0)]
         for row in self.store.database.rows(select(events).where(events.c.id.in_(numbers))):
-            self._pauses[row.product_id] = Pause(row.who, row.at, row.text)
+            self.products[row.product_id] = Pause(row.who, row.at, row.text)
 
     def of(self, product_id: int) -> Pause | None:
         """Return the pause of a product; None: it is not paused."""
-        return self._pauses.get(product_id)
+        return self.products.get(product_id)
 
     def pause(self, product_id: int, who: str, reason: str) -> None:
         """Take no parts of a product until `resume`. StoreError: it goes on."""
         with self._lock:
             self.store.note_event(PAUSED_EVENT, who, reason, product_id)
-            self._pauses[product_id] = Pause(who, now(), reason)
+            self.products[product_id] = Pause(who, now(), reason)
 
     def resume(self, product_id: int, who: str) -> None:
         """Take parts of a product again. StoreError: it stays paused."""
         with self._lock:
-            if product_id in self._pauses:
+            if product_id in self.products:
                 self.store.note_event(RESUMED_EVENT, who, "", product_id)
-                del self._pauses[product_id]
+                del self.products[product_id]
 
     def gauges(self) -> Gauges:
         """Return metrics."""
-        paused = {self.names[number]: 1.0 for number in list(self._pauses) if number in self.names}
+        paused = {self.names[number]: 1.0 for number in list(self.products) if number in self.names}
         return {"paused": ("1 where a person paused the product.", paused)}
 
     # ---- interlock
 
     def check(self, product_id: int, number: str | None) -> None:
         """Raise PausedError where the product is paused."""
-        pause = self._pauses.get(product_id)
+        pause = self.products.get(product_id)
         if pause is not None:
             raise PausedError(f"{self.names[product_id]} was paused by {pause.by}: send it when it goes on")
 

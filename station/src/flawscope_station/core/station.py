@@ -130,7 +130,7 @@ class Station:
         self.pauses = Pauses(self.store, self.addresses.names)
         self.interlocks = Interlocks()
         self.interlocks.append(self.pauses)
-        self.interlocks.gates.append(self.pauses.check)
+        self.interlocks.gates.append(self.pauses)
         self.recorder = Recorder(self.store, self.files, self.observers, self.interlocks.recorded)
         self.tolerances = ProductTolerances(self.store, self.versions, report)
         for name, product in settings.products.items():
@@ -139,8 +139,9 @@ class Station:
         self.judge = Judge(
             self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, failed
         )
+        inspected = self.addresses.products, self.addresses.entries
         self.inspector = Inspector(
-            self.judge, self.store, self.files, self.machine, settings.limits, self.addresses.numbers
+            self.judge, self.store, self.files, self.machine, settings.limits, inspected
         )
         self.renderer = InspectionRenderer(self.store, self.inspector)
         self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
@@ -183,7 +184,11 @@ class Station:
         self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
         kept = settings, self.files, self.database, self.access, self.store, self.versions, self.addresses
         self._add(
-            Extension((*kept, self.records, self.metrics), observers=(self._count,), watched=(self.metrics,))
+            Extension(
+                (*kept, self.records, self.metrics),
+                observers=(self._count, self._publish),
+                watched=(self.metrics,),
+            )
         )
         self._add(Extension((self.machine,), services=(self.machine,)))
         if settings.syslog is not None:
@@ -215,7 +220,6 @@ class Station:
         self._add(
             Extension(
                 (self.live, self.pauses),
-                observers=(self._publish,),
                 gauges=(self.overview.gauges, self.live.gauges, self.pauses.gauges),
                 store_gauges=(self.overview.store_gauges,),
                 request_enders=(self.live.close,),

@@ -117,10 +117,14 @@ class CameraChecks:
         names: of the products that are checked, by number, which may grow.
         report: reports a problem, as `Problems.report`.
         clock: of the time in which a picture may be sent again.
+
+    Attributes:
+        products: that are checked.
     """
 
     def __init__(self, names: Mapping[int, str], report: Callable[..., None], clock: MonotonicClock = CLOCK):
         self.names, self.report, self._clock = names, report, clock
+        self.products = names
         self._faults: dict[int, set[str]] = {}
         self._light: dict[tuple[int, str], int] = Counter()  # pictures in a row, by product and fault or ""
         self._in_row: Counter[int] = Counter()  # pictures of another form, by product
@@ -207,7 +211,10 @@ class CameraChecks:
 
     def _check_form(self, product_id: int, found: SeenPicture) -> None:
         words = next((one.words for one in found.findings if one.code == OTHER_FORM), None)
-        self._in_row[product_id] = 0 if words is None else self._in_row[product_id] + 1
-        if words is None or self._in_row[product_id] >= MANY:
-            why = words and f"{self.names[product_id]}: {MANY} pictures in a row: {words}"
+        before = self._in_row[product_id]
+        self._in_row[product_id] = 0 if words is None else before + 1
+        if self._in_row[product_id] >= MANY:
+            why = f"{self.names[product_id]}: {MANY} pictures in a row: {words}"
             self.report(f"{OTHER_FORM}_{product_id}", why)
+        elif before >= MANY:
+            self.report(f"{OTHER_FORM}_{product_id}", None)

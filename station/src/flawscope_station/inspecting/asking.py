@@ -9,15 +9,25 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
+from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.inspector import Inspector
-from flawscope_station.inspecting.picture import Part
+from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.ticket import RecordedInspection, Waiter
-from flawscope_station.store.addresses import Addresses
-from flawscope_station.store.inspection import KeyedRequest, KeyUsedError
-from flawscope_station.store.records import Store
+from flawscope_station.store.addresses import Address, Addresses
+from flawscope_station.store.inspection import (
+    HTTP,
+    InspectionFacts,
+    KeyedRequest,
+    KeyUsedError,
+    Label,
+    request_key,
+    upload_request,
+)
+from flawscope_station.store.purposes import PRODUCTION
+from flawscope_station.store.records import Store, describe_new
 from flawscope_station.store.schema import UNANSWERED
 
 
@@ -105,3 +115,128 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
     # all who had asked before had left when it was recorded
     await call(waiter.due, station.store.set_unanswered, recorded.number, None)
     return replace(recorded, inspection=replace(recorded.inspection, unanswered=None))
+
+
+# ---------------------------------------------------------------------------------------------------- answers
+
+
+async def describe_recorded(
+    station: InspectingStation, address: int, recorded: RecordedInspection, due: float
+) -> InspectionFacts:
+    """Return an inspection as the API answers it.
+
+    Args:
+        address: number of the product or entry to which the request went. due: its deadline.
+    """
+    if recorded.is_new:
+        name = station.addresses.names[recorded.inspection.product_id]
+        return describe_new(recorded.number, recorded.inspection, name)
+    return await station.inspector.in_thread(due, station.store.inspection, address, recorded.number)
+
+
+async def describe_again(
+    station: InspectingStation, address: int, number: int, due: float
+) -> InspectionFacts:
+    """Return the inspection that answered the same request before, which its sender gets now."""
+    call = station.inspector.in_thread
+    inspection = await call(due, station.store.inspection, address, number)
+    if inspection["unanswered"] is None:
+        return inspection
+    await call(due, station.store.set_unanswered, number, None)
+    return {**inspection, "unanswered": None}
+
+
+# ------------------------------------------------------------------------------------- pictures that are sent
+
+
+@dataclass(frozen=True)
+class SentPictures:
+    """Request that sends pictures. is_form: they came in a form. key: its sender's; None: it has none. due:
+    deadline of the answer, as `time.monotonic` counts."""
+
+    address: Address
+    pictures: tuple[Picture, ...] = field(repr=False)
+    is_form: bool
+    label: Label
+    key: str | None
+    due: float
+    purpose: str = PRODUCTION
+
+
+class PartAnswer(NamedTuple):
+    """Answer to one part of a request: its inspection, or why there is none. name: of its picture. is_new: it
+    was not recorded before."""
+
+    name: str
+    inspection: InspectionFacts | None
+    error: FlawscopeError | None = None
+    is_new: bool = False
+
+
+@dataclass
+class Asking:
+    """Request that sends pictures, on its way from its key to its answers.
+
+    waiters: by place of their part, as soon as the parts are taken. left: why its sender has left.
+    """
+
+    station: InspectingStation
+    sent: SentPictures
+    waiters: dict[int, Waiter] = field(default_factory=dict)
+    left: str | None = None
+
+    def leave(self, why: str) -> None:
+        """Let the sender leave, for one of `schema.UNANSWERED`: what was sent is judged all the same."""
+        self.left = why
+        for waiter in self.waiters.values():
+            waiter.leave(why)
+
+    async def answers(self) -> list[PartAnswer]:
+        """Have the parts judged, and return their answers in their order. FlawscopeError where none is
+        taken."""
+        station, sent = self.station, self.sent
+        is_several = sent.is_form and not station.inspector.judge.parts.takes_views(sent.address.number)
+        keyed, answered = None, None
+        if sent.key is not None:
+            keyed, answered = await station.inspector.in_thread(
+                sent.due, self._look_up, sent.key, is_several=is_several
+            )
+        parts = self._parts(keyed, is_several=is_several)
+        numbers, self.waiters = await submit_parts(station, parts, keyed, answered)
+        if self.left is not None:
+            self.leave(self.left)
+        return [await self._answer(place, one, numbers.get(place)) for place, one in enumerate(parts)]
+
+    def _look_up(self, key: str, *, is_several: bool) -> tuple[KeyedRequest, dict[int, int]]:
+        """Return the request under its key, and what answered it before, as of `Store.find_answers`."""
+        sent = self.sent
+        data = [one.data for one in sent.pictures]
+        own = request_key(sent.address.scheme, key)
+        keyed = upload_request(own, data, sent.is_form, is_several, sent.label, sent.purpose)
+        return keyed, self.station.store.find_answers(sent.address.number, keyed)
+
+    def _parts(self, keyed: KeyedRequest | None, *, is_several: bool) -> list[Part]:
+        """Return the parts of the request. is_several: each picture is one, else they are one part."""
+        sent, pictures = self.sent, self.sent.pictures
+        if keyed is not None:
+            hashes = zip(pictures, keyed.pictures, strict=True)
+            pictures = tuple(replace(one, hash=digest) for one, digest in hashes)
+        groups = [(one,) for one in pictures] if is_several else [pictures]
+        keys = [None] * len(groups) if keyed is None else keyed.keys
+        label, number = sent.label, sent.address.number
+        return [
+            Part(number, own, HTTP, label.part, label.batch, key, keyed, due=sent.due, purpose=sent.purpose)
+            for own, key in zip(groups, keys, strict=True)
+        ]
+
+    async def _answer(self, place: int, part: Part, number: int | None) -> PartAnswer:
+        """Return the answer to a part. number: of the inspection that answered it before."""
+        station, address, name = self.station, part.product_id, part.pictures[0].name
+        try:
+            if number is not None:
+                return PartAnswer(name, await describe_again(station, address, number, part.due))
+            recorded = await wait_for_inspection(station, self.waiters[place])
+            inspection = await describe_recorded(station, address, recorded, part.due)
+            return PartAnswer(name, inspection, is_new=recorded.is_new)
+        except FlawscopeError as error:
+            return PartAnswer(name, None, error)

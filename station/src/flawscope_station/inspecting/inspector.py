@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -83,7 +83,7 @@ class Inspector:
         files: Files,
         machine: MachineWatch,
         limits: Limits,
-        products: Callable[[], Collection[int]],
+        products: Sequence[Mapping[str, int]],
     ):
         self.judge, self.store, self.files, self.limits = judge, store, files, limits
         self.intake, self._products = Intake(judge, machine, limits, products), products
@@ -180,7 +180,7 @@ class Inspector:
             self.memory.release(memory)
             return
         if ticket.due > time.monotonic():
-            model = self.judge.versions.models.model_of(ticket.part.product_id).model
+            model = self.judge.versions.models.active[ticket.part.product_id].model
             for view in ticket.views:
                 try:
                     view.prepared = model, model.prepare(view.model_input(model))
@@ -289,7 +289,8 @@ class Inspector:
             self.store.note_event(MISSED, part.source, text, self._known_product(part))
 
     def _known_product(self, part: Part) -> int | None:
-        return part.product_id if part.product_id in self._products() else None
+        is_known = any(part.product_id in numbers.values() for numbers in self._products)
+        return part.product_id if is_known else None
 
     def failure(self) -> str | None:
         """Return why the last part could not be inspected, for a while; None: it could, or that was its own

@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import PAUSED, Interlocks, NotReadyError, PausedError
@@ -36,7 +36,7 @@ class Intake:
     Args:
         judge: knows the models, how they see parts in views, and how long parts take.
         machine: knows whether the disk and the data base can keep them.
-        products: returns the numbers of those that are inspected now.
+        products: numbers by name of those that are inspected, and of entries; they may change.
 
     Attributes:
         changed: told when a part has left. Held by whoever looks at several facts at once.
@@ -47,7 +47,7 @@ class Intake:
     is_ending = False
 
     def __init__(
-        self, judge: Judge, machine: MachineWatch, limits: Limits, products: Callable[[], Collection[int]]
+        self, judge: Judge, machine: MachineWatch, limits: Limits, products: Sequence[Mapping[str, int]]
     ):
         self._judge, self.machine, self.limits, self._products = judge, machine, limits, products
         self.interlocks: Interlocks = judge.interlocks
@@ -85,7 +85,8 @@ class Intake:
     def _check_means(self, product_id: int) -> None:
         """Check whether anything of a product or entry can be judged and recorded."""
         self.machine.check_room(self.limits.upload)
-        self._judge.versions.models.model_of(product_id)
+        if product_id not in self._judge.versions.models.active:
+            raise NoModelError
 
     def check(self, product_id: int, number: str | None = None, due: float = math.inf) -> None:
         """Raise why a part could not be taken now.
@@ -111,7 +112,7 @@ class Intake:
 
     def _is_full(self, product_id: int, count: int) -> bool:
         """Whether `count` more parts would take places that are reserved for other products."""
-        products = self._products()
+        products = [number for numbers in self._products for number in list(numbers.values())]
         # half of all places are divided among the products
         own = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
         kept = sum(max(0, own - self._counts[one]) for one in products if one != product_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Protocol
 
 from flawscope_station.inspecting.picture import Part
@@ -49,6 +50,10 @@ class NotProductionError(RefusalError):
 class Interlock(Protocol):
     """Holds answers back. Called from any thread, also with locks of the inspector held."""
 
+    @property
+    def products(self) -> Container[int]:
+        """Numbers of those of which it may hold parts back at the moment; of others it is not asked."""
+
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Return a judged part as it is to be recorded, maybe with another purpose than production; raise
         NotReadyError where it may not be."""
@@ -61,7 +66,11 @@ class Interlock(Protocol):
 class Gate(Protocol):
     """Knows before a part is taken that it may not be. Waits for nothing."""
 
-    def __call__(self, product_id: int, number: str | None) -> None:
+    @property
+    def products(self) -> Container[int]:
+        """Numbers of the products and entries of which it may refuse parts at the moment."""
+
+    def check(self, product_id: int, number: str | None) -> None:
         """Raise NotReadyError where a part of this product or entry, of this number, may not be taken now."""
 
 
@@ -78,13 +87,15 @@ class Interlocks(list[Interlock]):
 
     def check(self, product_id: int, number: str | None) -> None:
         for gate in self.gates:
-            gate(product_id, number)
+            if product_id in gate.products:
+                gate.check(product_id, number)
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         if part.purpose == TRIAL:  # no part of the line waits for it, and it shows nothing of its camera
             return record
         for interlock in self:
-            record = interlock.release(part, record)
+            if record.product_id in interlock.products:
+                record = interlock.release(part, record)
         return record
 
     def recorded(self, found: RecordedInspection) -> None:

@@ -24,7 +24,7 @@ from flawscope_station.inspecting.tolerances import ProductTolerances
 from flawscope_station.monitoring.background import GuardedThread
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.model_registry import ModelRegistry
-from flawscope_station.store.open_models import AddressModel, Model
+from flawscope_station.store.open_models import AddressModel, Model, ProductModel
 
 T = TypeVar("T")
 
@@ -58,6 +58,7 @@ class Judge:
         self._model_calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._ending, self._ended = False, threading.Event()
+        self._has_failed = False  # the model, and no part has been judged since
         self.threads = [GuardedThread("judge", self._work, self._ended)]
 
     def start(self, backlog: Callable[[], int]) -> None:
@@ -123,6 +124,7 @@ class Judge:
                 elif left:
                     left[0].fail(own)
         if failure:
+            self._has_failed = True
             self.report_error(failure)
         return True
 
@@ -181,19 +183,25 @@ class Judge:
         """Judge a part, and where `feed` is set those of its address that come meanwhile: they are appended
         to `tickets`. The product of an entry's parts is known from here on."""
         address, begun, works = tickets[0].part.product_id, time.monotonic(), False
-        judging, fed = self.versions.models.model_of(address), list[tuple[Ticket, View]]()
+        judging, fed = self.versions.models.active[address], list[tuple[Ticket, View]]()
         results = judging.model.stream(
             self._feed(tickets, judging.model, fed, MAX_PICTURES_PER_TURN if feed else 1)
         )
-        for number in count():
-            with self.threads[0].call():  # people are told where the model, or an interlock, hangs on one
+        try:
+            for number in count():
+                self.threads[
+                    0
+                ].calling_since = time.monotonic()  # the model, or an interlock, may hang on one
                 result = next(results, None)
                 if result is None:
                     break
                 works |= self._take_result(*fed[number], result[1], judging)
+        finally:
+            self.threads[0].calling_since = None
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - begun) / len(tickets))
-        if works:
+        if works and self._has_failed:
+            self._has_failed = False
             self.report_error("")
 
     def _take_result(
@@ -225,7 +233,7 @@ class Judge:
         """Return the record of a judged part, and the predictions of its pictures."""
         views = ticket.views
         found = [view.found for view in views if view.found is not None]
-        product, decided = judging.matching_product(found[0]), None
+        product, decided = _matching_product(judging, found[0]), None
         if (parts := self.parts.for_address(ticket.part.product_id)) is not None:
             ticket.part = with_views(ticket.part, parts)  # another version may judge than when it came
             for view, one in zip(views, ticket.part.pictures, strict=True):
@@ -233,7 +241,7 @@ class Judge:
             said = {str(view.picture.view): one for view, one in zip(views, found, strict=True)}
             data = {str(view.picture.view): view.picture.data for view in views}
             decided = parts.decide(str(ticket.part.number), said, data)
-            product = judging.matching_product(decided.views[decided.worst])
+            product = _matching_product(judging, decided.views[decided.worst])
             own = self.parts.for_version(product.product_id, product.number, product.model.facts)
             assert own is not None, "of a joint model all products have views, or none"
             rate, order = own.calibration.expected_rate, list(own.calibration.views)
@@ -274,3 +282,8 @@ class Judge:
                     return
                 if self._is_in_time(following):
                     tickets.append(following)
+
+
+def _matching_product(judging: AddressModel, result: Prediction) -> ProductModel:
+    """Return the product that a picture shows, or is most like."""
+    return judging.products["" if result.recognition is None else result.recognition.nearest]

@@ -44,7 +44,7 @@ class PartsCache:
         """Return how the model that judges pictures of an address decides on parts; of a joint one, whose
         products all have views or none, also which product a part is. NoModelError; InputError as
         `for_version`."""
-        judging = self.versions.models.model_of(address)
+        judging = self.versions.models.active[address]
         # of a joint model a product may be said
         if address not in self.versions.joint_entries or judging.model.kind != "product":
             (one,) = judging.products.values()

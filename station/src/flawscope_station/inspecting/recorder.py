@@ -118,16 +118,18 @@ class Recorder:
         """Record the waiting parts; return False at the end. None is held while the next is waited for."""
         group = self._next_group()
         tickets = [one for one in group if one is not None]
+        self.threads[0].calling_since = time.monotonic()  # the store may hang
         try:
-            with self.threads[0].call():
-                self._settle_doubts()
-                self._record(tickets)
+            self._settle_doubts()
+            self._record(tickets)
         except BaseException as error:
             for one in tickets:
                 self._fail(one, error)
             if None in group:
                 self._queue.put(None)
             raise  # the thread is begun again, and people are told
+        finally:
+            self.threads[0].calling_since = None
         return None not in group
 
     def _fail(self, ticket: Ticket, error: BaseException) -> None:

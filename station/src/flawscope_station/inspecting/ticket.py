@@ -1,18 +1,33 @@
-"""Ticket of a part: what carries it through the station, from its place to its end.
+"""Ticket of a part: what carries it through the station, from its place to its end. Its life is told here.
 
-A part has one ticket with one state. Who moves it on holds it until the next one does:
+A part has one ticket with one state, moved under one lock. Whoever moves it on holds it until the next one
+does; each step is one object in one file of this folder:
 
-    TAKEN      it has a place (`admission.Inspector.submit_all`)
-    READ       its pictures' headers are read, and say that they can be judged (`admission`, a pool)
-    QUEUED     it waits for the model, or is judged just now (`judge.Judge.put`)
-    JUDGED     its record is made, and waits for the recorder and the files (`judge`)
-    RECORDING  it is being written (`recorder.Recorder`)
-    DONE       its record stands
-    FAILED     it has none, or nobody knows whether it has one
+    step    state      by whom, and what happens
+    ask                `asking.Asking`: what a request over HTTP sent becomes parts, and its key is looked up.
+                       A trigger or PLC (`sources.trigger.shoot`), a folder and a camera (`sources.source`)
+                       make parts themselves
+    intake  TAKEN      `intake.Intake.take`: all that may refuse it is asked; it has a place, and its sender
+                       a waiter
+    read    READ       `inspector.Inspector`, a pool: its pictures' headers say that they can be judged. Their
+                       files are written from now on; memory for large ones is claimed
+    queue   QUEUED     `judge.Judge.put`: it waits for its product's turn
+    judge   JUDGED     `judge.Judge`, a thread: the model has said what it shows, interlocks let it pass
+                       (`interlock.Interlocks`), its record is made (`record.new_inspection`)
+    record  RECORDING  `recorder.Recorder`, a thread: its files are there, and its transaction begins
+            DONE       its record stands
+            FAILED     it has none, or nobody knows whether it has one
+    answer             whoever ends it tells `inspector.Inspector`, which gives back its place and memory,
+                       then each `Waiter`. `asking.describe_recorded` is what the API says. The recorder tells
+                       all who listen (`core.extension.Observers`), and removes the files of what failed
 
-Before RECORDING whoever finds a reason may fail it: the pool, the judge, a deadline, the end of the station.
-From RECORDING on the recorder alone ends it, for it alone knows whether the record stands. Who asks for the
-part are waiters. Their deadlines end their own waits, and not that of another who waits for the same part.
+Before RECORDING whoever finds a reason may fail it: the pool, the judge, a deadline (`Inspector.abandon`),
+the longest wait (`Inspector.end_overdue`), the end of the station. From RECORDING on the recorder alone ends
+it, for it alone knows whether the record stands. Who asks for the part are waiters. Their deadlines end their
+own waits, and not that of another who waits for the same part: it is unanswered only if all have left.
+
+A sender's key has one form, made before the part is (`store.inspection.request_key`): the intake compares it,
+and the record has it, as it is.
 """
 
 from __future__ import annotations

@@ -32,11 +32,13 @@ MAX_LINES = 1000  # lines of a log that wait to be written; more are dropped
 
 
 class MonotonicClock:
-    """Time of threads, and their waits in it. Tests give threads a clock that they advance by hand."""
+    """Time of threads, and their waits in it. Tests give threads a clock that they advance by hand.
 
-    def monotonic(self) -> float:
-        """Return seconds that never go back."""
-        return time.monotonic()
+    Attributes:
+        monotonic: returns seconds that never go back.
+    """
+
+    monotonic: Callable[[], float] = staticmethod(time.monotonic)
 
     def wait(self, event: threading.Event, seconds: float | None = None) -> bool:
         """Wait for an event, at most for so many seconds; return whether it is set."""
@@ -189,25 +191,29 @@ class GuardedThread:
 
 class WatchedCalls(GuardedThread):
     """Calls of a pool of threads, several at once, which are watched as those of one thread. It has no thread
-    of its own."""
+    of its own.
+
+    Attributes:
+        begun: when each call began that has not returned.
+    """
 
     def __init__(self, name: str, patience: float, clock: MonotonicClock = CLOCK):
         super().__init__(name, lambda: None, threading.Event(), clock)
         self.patience = patience
-        self._begun: dict[object, float] = {}  # by call
+        self.begun: dict[object, float] = {}
 
     @contextmanager
     def call(self, patience: float | None = None) -> Iterator[None]:
         call = object()
-        self._begun[call] = self._clock.monotonic()
+        self.begun[call] = self._clock.monotonic()
         try:
             yield
         finally:
-            del self._begun[call]
+            del self.begun[call]
 
     @property
     def is_stuck(self) -> bool:
-        oldest = min(list(self._begun.values()), default=math.inf)
+        oldest = min(list(self.begun.values()), default=math.inf)
         return self._clock.monotonic() > oldest + self.patience
 
 
@@ -224,8 +230,12 @@ class WatchedPool(ThreadPoolExecutor):
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **given: P.kwargs) -> Future[T]:
         def watched() -> T:
-            with self.calls.call():
+            call = object()
+            self.calls.begun[call] = time.monotonic()
+            try:
                 return function(*args, **given)
+            finally:
+                del self.calls.begun[call]
 
         return super().submit(watched)
 

@@ -77,10 +77,11 @@ class MachineWatch(BackgroundThread):
         jumped = self.jumps.look()
         self._step = DISK
         disk = self.files.measure()
-        self._step = DATABASE
+        self._step, self.database.is_doubted = DATABASE, True
         database = self._ask_database()
         memory = machine.system_memory()
         self.state = Machine(self._clock.monotonic(), disk, database, memory and memory[1])
+        self.database.is_doubted = database is not None and database.code == SILENT
         self.report("clock_jumped", self.jumps.text() or None, CONFIRM_CLOCK)
         if jumped:
             for tell in self.on_clock_jump:

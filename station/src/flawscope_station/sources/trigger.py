@@ -69,7 +69,7 @@ async def shoot(
     for camera, shot in zip(cameras, shots, strict=True):
         picture = await call(due, camera.picture, shot)
         pictures.append(picture if label.view is None else replace(picture, view=label.view))
-    key = None if request is None else request.part_keys()[0]
+    key = None if request is None else request.key
     triggers = max(getattr(shot, "triggers", 1) for shot in shots)  # other cameras answer each by itself
     number, batch = label.part, label.batch
     part = Part(product_id, tuple(pictures), SOURCE, number, batch, key, request, triggers, due)

@@ -6,12 +6,14 @@ alone: nothing is recorded under it.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 
@@ -24,6 +26,27 @@ from flawscope_station.store.records import NotFoundError, Store
 from flawscope_station.store.schema import products
 
 STATION_USER = "station"  # who did something that no person did
+
+
+class Address(NamedTuple):
+    """Product or entry to which a request goes. scheme: of the keys of its requests. deadline: seconds in
+    which its settings want parts answered; None: they name none."""
+
+    name: str
+    number: int
+    scheme: str
+    deadline: float | None
+
+    def due(self, deadline: int | None = None, since: float | None = None) -> float:
+        """Return when an answer must be there, as `time.monotonic` counts.
+
+        Args:
+            deadline: milliseconds; None: as the settings say, which may be never.
+            since: when the request came; None: now.
+        """
+        seconds = self.deadline if deadline is None else deadline / 1000
+        since = time.monotonic() if since is None else since
+        return math.inf if seconds is None else since + seconds
 
 
 class Addresses:
@@ -286,9 +309,10 @@ class Addresses:
         """Number of a product, or of an entry that finds the product. NotFoundError."""
         return self.entries[name] if name in self.entries else self.product_id(name)
 
-    def scheme(self, name: str) -> str:
-        """Scheme of the keys of requests to an address."""
-        return ENTRY if name in self.entries else HTTP
+    def find(self, name: str) -> Address:
+        """Return a product or entry with what a request needs of it. NotFoundError."""
+        number, deadline = self.address_id(name), self.settings_of(name).deadline
+        return Address(name, number, ENTRY if name in self.entries else HTTP, deadline)
 
     def configured_name(self, name: str) -> str:
         """Name in the settings: a product's own, or that of its entry."""

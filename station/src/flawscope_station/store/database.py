@@ -79,8 +79,8 @@ class Database:
     Attributes:
         full: why there was no room for the last write; "" where there was.
         failure: why the last write failed; "" where it did not.
-        silence: returns the error for everybody who would ask a data base that is known not to answer; None:
-            it may.
+        is_doubted: it is being asked whether it answers, or did not answer when it was. silence: returns then
+            the error for everybody who would ask a data base that is known not to answer; None: it may.
 
     Raises:
         InputError: the URL is not the address of a data base.
@@ -88,6 +88,7 @@ class Database:
 
     def __init__(self, url: str):
         self.url, self.full, self.failure = url, "", ""
+        self.is_doubted = False
         self.silence: Callable[[], StoreError | None] = lambda: None
         try:
             self.engine = _create_engine(url)
@@ -156,7 +157,7 @@ class Database:
 
     def _check_silence(self) -> None:
         """Raise StoreError where the data base is known not to answer: nobody more waits for it."""
-        if (error := self.silence()) is not None:
+        if self.is_doubted and (error := self.silence()) is not None:
             raise error
 
     def _set_patience(self, connection: Connection, seconds: float | None) -> None:

@@ -6,7 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, or_, select, text
@@ -61,7 +61,7 @@ class SeenPicture:
     view: str | None = None
     pixels: str | None = None
 
-    @property
+    @cached_property
     def decision(self) -> str:
         return decision_of(self)
 
@@ -69,7 +69,7 @@ class SeenPicture:
     def regions(self) -> list[RegionFacts]:
         return list(self.record.get("regions", ()))
 
-    @property
+    @cached_property
     def findings(self) -> tuple[Finding, ...]:
         return tuple(Finding(**one) for one in self.record.get("findings", ()))
 
@@ -101,7 +101,7 @@ class NewInspection(SeenPicture):
     challenge_id: int | None = None
     challenge_part_id: int | None = None
 
-    @property
+    @cached_property
     def pictures(self) -> tuple[SeenPicture, ...]:
         return self.views or (self,)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, NamedTuple, NotRequired, TypedDict
 
@@ -20,7 +20,6 @@ from flawscope import Region
 from flawscope.errors import FlawscopeError
 from flawscope.results import FoundParts, PartPose, findings
 from flawscope_station.store.purposes import PRODUCTION
-from flawscope_station.store.rows import KeyedInspectionRow
 
 Finding = findings.Finding  # the name of a field hides the module
 EXAMPLE: JsonDict = {
@@ -244,7 +243,6 @@ def other_fields(inspection: Mapping[str, object]) -> dict[str, object]:
 
 FOLDER = "folder"  # source of an inspection
 HTTP, ENTRY = "http", "any"  # schemes of senders' keys in the store: of a product, of an entry
-HTTP_PREFIX = f"{HTTP}:"  # prefix of senders' keys
 MAX_FILES = 100  # files of a form
 UNANSWERED_REQUEST = "request, which is not answered yet"
 MAX_LABEL_LENGTH = 500  # characters of a part's number, and of a batch: an index takes no more than 2.7 kB
@@ -313,33 +311,32 @@ def _sign(code: int) -> str:
 class KeyedRequest:
     """Request under a key.
 
-    key: the sender's. hash: SHA-256 of all that was sent. pictures: SHA-256 of each file; a trigger has none.
-    is_several: each picture is a part of its own; else the request is one part. scheme: begins the key in the
-    store; keys of an entry, which finds the product, are not those of products.
+    key: the sender's behind the scheme of the address, made at the door: it is compared and stored as it is.
+    keys: of its parts; one that is a single part has the request's own. hash: SHA-256 of all that was sent.
+    pictures: SHA-256 of each file; a trigger has none.
     """
 
     key: str
+    keys: tuple[str, ...]
     hash: str
     pictures: tuple[str, ...] = ()
-    is_several: bool = False
-    scheme: str = HTTP
-
-    def part_keys(self) -> list[str]:
-        """Keys in the store of the request's parts. Those of several look like no sender's key."""
-        if self.is_several:
-            return [f"{self.scheme}/{place}:{self.key}" for place in range(len(self.pictures))]
-        return [f"{self.scheme}:{self.key}"]
 
     def possible_keys(self) -> list[str]:
-        """Keys in the store under which any request with the sender's key may have been recorded."""
-        most_files = MAX_FILES if self.is_several else 1
-        one_part = replace(self, is_several=False)
-        most_parts = replace(self, is_several=True, pictures=("",) * most_files)
-        return one_part.part_keys() + most_parts.part_keys()
+        """Keys under which any request with the sender's key may have been recorded."""
+        is_several = self.keys != (self.key,)
+        return [self.key, *part_keys(self.key, MAX_FILES if is_several else 1)]
 
-    def matches(self, row: KeyedInspectionRow) -> bool:
-        """Whether an inspection that was recorded under the key came from this request."""
-        return row.request_hash == self.hash
+
+def request_key(scheme: str, key: str) -> str:
+    """Return the key of a request, as it is stored. scheme: of the address; keys of an entry, which finds the
+    product, are not those of products."""
+    return f"{scheme}:{key}"
+
+
+def part_keys(key: str, count: int) -> tuple[str, ...]:
+    """Return the keys of the parts of a request that sends several. They look like no request's key."""
+    scheme, _, own = key.partition(":")
+    return tuple(f"{scheme}/{place}:{own}" for place in range(count))
 
 
 def upload_request(
@@ -348,23 +345,24 @@ def upload_request(
     is_form: bool,
     is_several: bool,
     label: Label,
-    scheme: str = HTTP,
     purpose: str = PRODUCTION,
 ) -> KeyedRequest:
     """Request that sends pictures. A trial is another one than the same of the production, which no trial's
-    answer may answer."""
+    answer may answer. key: of `request_key`. is_several: each picture is a part of its own; else they are one
+    part."""
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
     said = [label.part, label.batch, *pictures, *_view_fields(label)]
     if purpose != PRODUCTION:
         said.append(f"purpose={purpose}")
-    return KeyedRequest(key, _hash("form" if is_form else "file", *said), pictures, is_several, scheme)
+    keys = part_keys(key, len(pictures)) if is_several else (key,)
+    return KeyedRequest(key, keys, _hash("form" if is_form else "file", *said), pictures)
 
 
-def trigger_request(key: str, camera: int | None, label: Label, scheme: str = HTTP) -> KeyedRequest:
-    """Request that takes a frame of a camera."""
+def trigger_request(key: str, camera: int | None, label: Label) -> KeyedRequest:
+    """Request that takes a frame of a camera. key: of `request_key`."""
     number = None if camera is None else str(camera)
     hashed = _hash("trigger", number, label.part, label.batch, *_view_fields(label))
-    return KeyedRequest(key, hashed, scheme=scheme)
+    return KeyedRequest(key, (key,), hashed)
 
 
 def _view_fields(label: Label) -> tuple[str, ...]:

@@ -358,7 +358,7 @@ class ModelRegistry:
 
     def active(self, product_id: int) -> tuple[int, Model]:
         """Number and model of the version that judges a product. NoModelError where none could be opened."""
-        (one,) = self.models.model_of(product_id).products.values()
+        (one,) = self.models.active[product_id].products.values()
         return one.number, one.model
 
     def open(self, product_id: int, number: int) -> Model:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-from flawscope import Prediction
 from flawscope.predictor import router
 from flawscope_station.store.inspection import RefusalError
 
@@ -19,6 +18,9 @@ class NoModelError(RefusalError):
     """No model of a product is open."""
 
     code = "no_model"
+
+    def __init__(self) -> None:
+        super().__init__("no model of this product is open: activate a version that knows it")
 
 
 class ProductModel(NamedTuple):
@@ -44,34 +46,30 @@ class AddressModel(NamedTuple):
     def single(cls, product: ProductModel) -> AddressModel:
         return cls(product.model, {"": product._replace(name=None)})
 
-    def matching_product(self, result: Prediction) -> ProductModel:
-        """Return the product that a picture shows, or is most like."""
-        return self.products["" if result.recognition is None else result.recognition.nearest]
+
+class ActiveModels(dict[int, AddressModel]):
+    """Models that judge, by product or entry. NoModelError where none is open."""
+
+    def __missing__(self, address: int) -> NoReturn:
+        raise NoModelError
 
 
 class OpenModels:
-    """Open models. Thread-safe."""
+    """Open models. Thread-safe.
+
+    Attributes:
+        active: those that judge. Another one takes its place at each change: who reads it needs no lock.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._active: dict[int, AddressModel] = {}  # by product or entry
+        self.active = ActiveModels()
         self._open: OrderedDict[str, Model] = OrderedDict()  # by the file's hash, the last used last
-
-    def model_of(self, address: int) -> AddressModel:
-        """Model that judges the pictures of a product or an entry. NoModelError where none is open."""
-        with self._lock:
-            if address not in self._active:
-                raise NoModelError("no model of this product is open: activate a version that knows it")
-            return self._active[address]
-
-    def is_open(self, address: int) -> bool:
-        return address in self._active
 
     def model_of_version(self, number: int) -> Model | None:
         """Model of the version with this number, if it judges."""
-        with self._lock:
-            products = (one for judging in self._active.values() for one in judging.products.values())
-            return next((one.model for one in products if one.number == number), None)
+        products = (one for judging in self.active.values() for one in judging.products.values())
+        return next((one.model for one in products if one.number == number), None)
 
     def get_or_load(self, digest: str, load: Callable[[], Model]) -> Model:
         """Model of the file with this hash, loaded unless it is open."""
@@ -88,11 +86,12 @@ class OpenModels:
     def activate(self, models: Mapping[int, AddressModel]) -> None:
         """Let models judge from now on. Products that their entry's new model does not know lose theirs."""
         with self._lock:
-            before = self._active_model_ids()
-            for one in [self._active[address] for address in models if address in self._active]:
+            before, active = self._active_model_ids(), ActiveModels(self.active)
+            for one in [active[address] for address in models if address in active]:
                 for product in one.products.values():
-                    self._active.pop(product.product_id, None)
-            self._active.update(models)
+                    active.pop(product.product_id, None)
+            active.update(models)
+            self.active = active
             for digest in [digest for digest, model in self._open.items() if id(model) in before]:
                 self._open.move_to_end(digest)
             self._trim()
@@ -100,11 +99,12 @@ class OpenModels:
     def deactivate(self, product_id: int) -> None:
         """Let a product's model judge no more."""
         with self._lock:
-            self._active.pop(product_id, None)
+            self.active = ActiveModels(self.active)
+            self.active.pop(product_id, None)
             self._trim()
 
     def _active_model_ids(self) -> set[int]:
-        return {id(one.model) for one in self._active.values()}
+        return {id(one.model) for one in self.active.values()}
 
     def _trim(self) -> None:
         used = self._active_model_ids()

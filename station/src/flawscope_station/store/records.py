@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from operator import attrgetter
@@ -344,7 +345,7 @@ class Store:
         return known
 
     def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[KeyedInspectionRow]:
-        """Inspections under these keys, with the columns that `KeyedRequest.matches` needs."""
+        """Inspections under these keys, with the hash of the request that each came from."""
         column = inspections.c
         query = select(column.id, column.key, column.picture, column.source, column.request_hash)
         return self.database.rows(query.where(is_at_address(product_id), column.key.in_(keys)))
@@ -357,9 +358,9 @@ class Store:
         """
         rows = {str(row.key): row for row in self.find_by_keys(product_id, request.possible_keys())}
         for row in rows.values():
-            if not request.matches(row):
+            if row.request_hash != request.hash:
                 raise KeyUsedError(f"request, inspection {row.id}")
-        return {place: int(rows[key].id) for place, key in enumerate(request.part_keys()) if key in rows}
+        return {place: int(rows[key].id) for place, key in enumerate(request.keys) if key in rows}
 
     def inspection(self, product_id: int, number: int) -> InspectionFacts:
         """An inspection as the API shows it, of a product or of those of an entry. NotFoundError."""
@@ -709,7 +710,8 @@ def _is_of(table: Table) -> ColumnElement[bool]:
 
 def describe_new(number: int, taken: NewInspection, product: str) -> InspectionFacts:
     """An inspection that was just recorded, as the API shows it."""
-    facts = {**vars(taken), **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
+    own = {one.name: getattr(taken, one.name) for one in fields(taken)}
+    facts = {**own, **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
     seen = [_describe_view(one, one.record, one.picture) for one in taken.views]
     row: ShownInspectionRow = SimpleNamespace(**facts, verdict=None, kind=None)
     return _describe(row, taken.record, None, seen)

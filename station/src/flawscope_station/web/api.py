@@ -28,7 +28,7 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.shifts import shift_begin
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS
-from flawscope_station.store.inspection import HTTP_PREFIX, Inspection, InspectionFacts
+from flawscope_station.store.inspection import HTTP, Inspection, InspectionFacts, request_key
 from flawscope_station.store.records import (
     NotFoundError,
     WaitingInspections,
@@ -391,7 +391,7 @@ def decide(
             person.name,
             mask=mask_hash,
             note=verdict.note,
-            key=f"{HTTP_PREFIX}{key}" if key else key,
+            key=None if key is None else request_key(HTTP, key),
             kind=verdict.kind,
             replaces=verdict.replaces,
         )

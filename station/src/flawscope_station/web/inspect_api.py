@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -15,23 +15,25 @@ from flawscope.errors import FlawscopeError
 from flawscope_station.access.roles import SENDER
 from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.refusals import sender_text, status_and_code
-from flawscope_station.inspecting.asking import submit_parts, wait_for_inspection
+from flawscope_station.inspecting.asking import (
+    Asking,
+    PartAnswer,
+    SentPictures,
+    describe_again,
+    describe_recorded,
+)
 from flawscope_station.inspecting.capacity import without_traceback
-from flawscope_station.inspecting.picture import Part, Picture
-from flawscope_station.inspecting.ticket import RecordedInspection, Waiter
+from flawscope_station.inspecting.picture import Picture
 from flawscope_station.sources.trigger import shoot
 from flawscope_station.store.inspection import (
-    HTTP,
     Inspection,
     InspectionFacts,
-    KeyedRequest,
     Label,
     make_label,
+    request_key,
     trigger_request,
-    upload_request,
 )
 from flawscope_station.store.purposes import TRIAL
-from flawscope_station.store.records import describe_new
 from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import Answer, PictureName, api_router, file_body_schema, key_header_schema
@@ -116,74 +118,35 @@ async def inspect(
     seconds of Retry-After. 504: the part was not judged in time; if it was just being judged, it is recorded
     nevertheless.
     """
-    product_id = floor.addresses.address_id(name)
-    due = floor.due(name, deadline, request.scope.get(ARRIVED_KEY))
-    floor.inspector.intake.check(product_id, label.part, due)
+    address = floor.addresses.find(name)
+    due = address.due(deadline, request.scope.get(ARRIVED_KEY))
+    floor.inspector.intake.check(address.number, label.part, due)
     files, is_form = await uploads.read_uploads(request, file)
-    is_several = is_form and not floor.inspector.judge.parts.takes_views(product_id)
-    keyed, known = await _look_up(floor, name, request, files, is_form, is_several, label, due, purpose)
-    parts = _parts_of(product_id, files, is_several, keyed, label, due, purpose)
-    numbers, waiters = await submit_parts(floor, parts, keyed, known)
-    watching = asyncio.create_task(_watch_client(request, partial(_leave, waiters.values())))
+    pictures = tuple(Picture(one.data, one.name, label.view) for one in files)
+    key = uploads.idempotency_key(request)
+    asking = Asking(floor, SentPictures(address, pictures, is_form, label, key, due, purpose))
+    watching = asyncio.create_task(_watch_client(request, partial(asking.leave, ABANDONED)))
     try:
-        results, first_error, is_new = await _results(floor, name, label, parts, numbers, waiters)
+        answers = await asyncio.create_task(asking.answers())
     finally:
         watching.cancel()
-    if first_error is not None and not any("inspection" in result for result in results):
+    return _respond(floor, response, asking.sent, answers)
+
+
+def _respond(
+    floor: ConnectionContext, response: Response, sent: SentPictures, answers: Sequence[PartAnswer]
+) -> Answer | Response:
+    """Return the answer to a request whose parts have theirs."""
+    results = [_part_result(floor, sent, one) for one in answers]
+    first_error = next((one.error for one in answers if one.error is not None), None)
+    is_judged = any(one.inspection is not None for one in answers)
+    if first_error is not None and not is_judged:
         if len(results) == 1:
             return error_response(first_error)  # not raised: the traceback would hold the picture
         response.status_code = status_and_code(first_error)[0]
         return {"results": results}
-    response.status_code = 201 if is_new or is_form else 200
-    return {"results": results} if is_form else results[0]["inspection"]
-
-
-async def _look_up(
-    floor: ConnectionContext,
-    name: str,
-    request: Request,
-    files: Sequence[uploads.Upload],
-    is_form: bool,
-    is_several: bool,
-    label: Label,
-    due: float,
-    purpose: str,
-) -> tuple[KeyedRequest | None, dict[int, int]]:
-    """Return the request under its sender's key, and the numbers of the inspections that answered it before,
-    by place; None: it has no key."""
-    if not (key := uploads.idempotency_key(request)):
-        return None, {}
-    product_id, scheme = floor.addresses.address_id(name), floor.addresses.scheme(name)
-
-    def find() -> tuple[KeyedRequest, dict[int, int]]:
-        data = [one.data for one in files]
-        keyed = upload_request(key, data, is_form, is_several, label, scheme, purpose)
-        return keyed, floor.store.find_answers(product_id, keyed)
-
-    return await floor.inspector.in_thread(due, find)
-
-
-def _parts_of(
-    product_id: int,
-    files: Sequence[uploads.Upload],
-    is_several: bool,
-    keyed: KeyedRequest | None,
-    label: Label,
-    due: float,
-    purpose: str,
-) -> list[Part]:
-    """Return the parts of a request. is_several: each picture is one, else they are one part."""
-    hashes = [""] * len(files) if keyed is None else keyed.pictures
-    pictures = [
-        Picture(one.data, one.name, label.view, hash=digest)
-        for one, digest in zip(files, hashes, strict=True)
-    ]
-    groups = [(one,) for one in pictures] if is_several else [tuple(pictures)]
-    keys = [None] * len(groups) if keyed is None else keyed.part_keys()
-    return [
-        Part(product_id, own, HTTP, label.part, label.batch, key, keyed, due=due, purpose=purpose)
-        for own, key in zip(groups, keys, strict=True)
-    ]
+    response.status_code = 201 if sent.is_form or any(one.is_new for one in answers) else 200
+    return {"results": results} if sent.is_form else results[0]["inspection"]
 
 
 class PartResult(TypedDict, total=False):
@@ -195,38 +158,17 @@ class PartResult(TypedDict, total=False):
     code: str
 
 
-async def _results(
-    floor: ConnectionContext,
-    name: str,
-    label: Label,
-    parts: Sequence[Part],
-    numbers: Mapping[int, int],
-    waiters: Mapping[int, Waiter],
-) -> tuple[list[PartResult], FlawscopeError | None, bool]:
-    """Return the result of each part, the first error, and whether an inspection is new. numbers: of those
-    that were answered before, by place."""
-    product_id = parts[0].product_id
-    results: list[PartResult] = []
-    first_error: FlawscopeError | None = None
-    is_new = False
-    for place, part in enumerate(parts):
-        try:
-            if place in numbers:
-                inspection = await _answered_again(floor, product_id, numbers[place], part.due)
-            else:
-                recorded = await wait_for_inspection(floor, waiters[place])
-                is_new |= recorded.is_new
-                inspection = await inspection_answer(floor, product_id, recorded, part.due)
-            results.append({"inspection": inspection})
-        except FlawscopeError as error:
-            first_error = first_error or error
-            plain = without_traceback(error)
-            is_trial = part.purpose == TRIAL
-            picture = part.pictures[0].name
-            note = partial(floor.refusals.note, picture=picture)
-            code = status_and_code(plain)[1] if is_trial else note(name, plain, label.part)
-            results.append({"name": picture, "error": sender_text(error), "code": code})
-    return results, first_error, is_new
+def _part_result(floor: ConnectionContext, sent: SentPictures, answer: PartAnswer) -> PartResult:
+    """Return what a request is told of a part. One of the line that is not judged is noted."""
+    if answer.inspection is not None:
+        return {"inspection": answer.inspection}
+    assert answer.error is not None, "it has one of them"
+    error = without_traceback(answer.error)
+    if sent.purpose == TRIAL:
+        code = status_and_code(error)[1]
+    else:
+        code = floor.refusals.note(sent.address.name, error, sent.label.part, picture=answer.name)
+    return {"name": answer.name, "error": sender_text(error), "code": code}
 
 
 async def _watch_client(request: Request, leave: Callable[[], object]) -> None:
@@ -234,34 +176,6 @@ async def _watch_client(request: Request, leave: Callable[[], object]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     leave()
-
-
-def _leave(waiters: Iterable[Waiter]) -> None:
-    for waiter in waiters:
-        waiter.leave(ABANDONED)
-
-
-async def inspection_answer(
-    floor: ConnectionContext, product_id: int, recorded: RecordedInspection, due: float
-) -> InspectionFacts:
-    """Return an inspection as the API answers it. product_id: of the product or joint model to which the
-    request went. due: deadline of the request, as `time.monotonic` counts."""
-    if recorded.is_new:
-        name = floor.addresses.names[recorded.inspection.product_id]
-        return describe_new(recorded.number, recorded.inspection, name)
-    return await floor.inspector.in_thread(due, floor.store.inspection, product_id, recorded.number)
-
-
-async def _answered_again(
-    floor: ConnectionContext, product_id: int, number: int, due: float
-) -> InspectionFacts:
-    """Return the inspection that answered the same request before, which its sender gets now."""
-    call = floor.inspector.in_thread
-    inspection = await call(due, floor.store.inspection, product_id, number)
-    if inspection["unanswered"] is None:
-        return inspection
-    await call(due, floor.store.set_unanswered, number, None)
-    return {**inspection, "unanswered": None}
 
 
 @router.post(
@@ -293,10 +207,10 @@ async def trigger(
     recorded, except a frame that was just being judged. A frame may answer several triggers that came before
     it: each is an inspection of its own, and `triggers` says how many.
     """
-    product_id = floor.addresses.address_id(name)
-    due = floor.due(name, deadline, request.scope.get(ARRIVED_KEY))
-    key, scheme = uploads.idempotency_key(request), floor.addresses.scheme(name)
-    keyed = trigger_request(key, camera, label, scheme) if key else None
+    address = floor.addresses.find(name)
+    due = address.due(deadline, request.scope.get(ARRIVED_KEY))
+    key = uploads.idempotency_key(request)
+    keyed = None if key is None else trigger_request(request_key(address.scheme, key), camera, label)
     find_camera = partial(floor.cameras, name, camera)
     shooting = asyncio.ensure_future(shoot(floor, name, find_camera, label, due, seconds, keyed))
     watching = asyncio.create_task(_watch_client(request, partial(shooting.cancel, ABANDONED)))
@@ -310,7 +224,7 @@ async def trigger(
         watching.cancel()
     if isinstance(recorded, int):
         response.status_code = 200
-        return await _answered_again(floor, product_id, recorded, due)
-    inspection = await inspection_answer(floor, product_id, recorded, due)
+        return await describe_again(floor, address.number, recorded, due)
+    inspection = await describe_recorded(floor, address.number, recorded, due)
     response.status_code = 201 if recorded.is_new else 200
     return inspection

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import flawscope
-from flawscope.calibration import hold_out
 from flawscope.calibration.goods import scored
+from flawscope.calibration.holding_out import hold_out
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.methods.task import Budget
-from flawscope.methods.training.efficientad import Config
 from flawscope.methods.training.efficientad.fit import MIN_QUANTILE_PICTURES, split_held_out
 from flawscope.methods.training.efficientad.networks import read_teacher, write_teacher
+from flawscope.methods.training.efficientad.record import Config
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.synthesis.demo.dataset import draw_picture
 

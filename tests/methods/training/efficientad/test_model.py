@@ -7,7 +7,6 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from flawscope.errors import InputError
-from flawscope.methods.training.efficientad import Config
 from flawscope.methods.training.efficientad.model import compact_teacher, create
 from flawscope.methods.training.efficientad.networks import (
     expansion_matrix,
@@ -16,6 +15,7 @@ from flawscope.methods.training.efficientad.networks import (
     pdn_grid,
     replace_last_layer,
 )
+from flawscope.methods.training.efficientad.record import Config
 
 RANK = 8
 

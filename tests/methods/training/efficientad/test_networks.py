@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from flawscope.errors import InputError
-from flawscope.methods.training.efficientad import WIDTHS, Config
 from flawscope.methods.training.efficientad.model import create
 from flawscope.methods.training.efficientad.networks import (
     Autoencoder,
@@ -23,6 +22,7 @@ from flawscope.methods.training.efficientad.networks import (
     read_teacher,
     write_teacher,
 )
+from flawscope.methods.training.efficientad.record import WIDTHS, Config
 from flawscope.methods.training.state_file import read_checkpoint, write_state
 
 # kernel and outputs (convolutions); kernel and stride (pools)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flawscope.methods.training.efficientad import RECEPTIVE_FIELD, STRIDE
+from flawscope.methods.training.efficientad.record import RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.training.efficientad.trainer import Batch, _hard_loss, _window_starts
 from flawscope.methods.training.efficientad.training_pictures import (
     DefectOutputs,

@@ -7,7 +7,7 @@ from PIL import Image, ImageEnhance
 
 from flawscope.errors import InputError
 from flawscope.methods.good_pictures import GoodPictures
-from flawscope.methods.training.efficientad import RECEPTIVE_FIELD, STRIDE
+from flawscope.methods.training.efficientad.record import RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.training.efficientad.training_pictures import (
     MIDDLE_SIDE,
     DefectSimulator,

@@ -6,9 +6,9 @@ import torch
 
 from flawscope.errors import InputError
 from flawscope.methods.task import Budget
-from flawscope.methods.training.prnet import Config
 from flawscope.methods.training.prnet.model import create
 from flawscope.methods.training.prnet.prototypes import residual
+from flawscope.methods.training.prnet.record import Config
 from flawscope.methods.training.state import initialise
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import read_defects, seen_defect_pairs
-from flawscope.methods.training.prnet import METHOD
+from flawscope.methods.training.prnet.record import METHOD
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.views.preprocess import Preprocess
 

@@ -6,10 +6,10 @@ import torch
 
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.task import Budget
-from flawscope.methods.training.prnet import Config
 from flawscope.methods.training.prnet.model import create
 from flawscope.methods.training.prnet.network import prn_loss
 from flawscope.methods.training.prnet.prototypes import leave_one_out_residual
+from flawscope.methods.training.prnet.record import Config
 from flawscope.methods.training.prnet.trainer import Batch
 from flawscope.methods.training.prnet.training_pictures import ScaleFeatureCache
 from flawscope.progress import ignore_progress

@@ -13,8 +13,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from flawscope.pages.report import write_page
 from flawscope.pages.report.pages import predictions_page
-from flawscope.pages.review import ReviewPicture, ReviewSession
 from flawscope.pages.review.server import ReviewServer
+from flawscope.pages.review.session import ReviewPicture, ReviewSession
 from flawscope.results.table import ResultRow
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

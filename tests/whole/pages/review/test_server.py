@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope.pages.review import DEFECT, GOOD
 from flawscope.pages.review.server import ReviewServer
+from flawscope.pages.review.session import DEFECT, GOOD
 from flawscope.pictures.masks import read_mask
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawscope.calibration import MIN_FOR_FULL_RATE, min_calibration_size
 from flawscope.calibration.goods import Values
+from flawscope.calibration.holding_out import MIN_FOR_FULL_RATE, min_calibration_size
 from flawscope.methods.good_pictures import measure_picture
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
-from flawscope.methods.training.efficientad import GENERATED
 from flawscope.methods.training.efficientad.model import Model, mirror_border
 from flawscope.methods.training.efficientad.networks import normalise
+from flawscope.methods.training.efficientad.record import GENERATED
 from flawscope.methods.training.efficientad.trainer import Trainer
 from flawscope.methods.training.efficientad.training_pictures import TeacherOutputs, natural_pictures
 from flawscope.methods.training.fit import TrainedFit

@@ -15,16 +15,6 @@ from flawscope.errors import InputError
 from flawscope.methods.detector import Detector, stored_region
 from flawscope.methods.method import not_in_model_error
 from flawscope.methods.patch_detector import smooth_matrix
-from flawscope.methods.training.efficientad import (
-    CHANNELS,
-    FIRST_LAYERS,
-    GENERATED,
-    METHOD,
-    NONE,
-    STRIDE,
-    Config,
-    Size,
-)
 from flawscope.methods.training.efficientad.networks import (
     Autoencoder,
     compact_teacher,
@@ -35,6 +25,16 @@ from flawscope.methods.training.efficientad.networks import (
     read_teacher,
     replace_last_layer,
     width_of,
+)
+from flawscope.methods.training.efficientad.record import (
+    CHANNELS,
+    FIRST_LAYERS,
+    GENERATED,
+    METHOD,
+    NONE,
+    STRIDE,
+    Config,
+    Size,
 )
 from flawscope.types import Json
 

@@ -23,7 +23,7 @@ from flawscope.artefact import files
 from flawscope.errors import InputError, install_command
 from flawscope.methods.features.weights import find_in_package
 from flawscope.methods.training import state_file as packed
-from flawscope.methods.training.efficientad import CHANNELS, RECEPTIVE_FIELD, STRIDE, WIDTHS, Size
+from flawscope.methods.training.efficientad.record import CHANNELS, RECEPTIVE_FIELD, STRIDE, WIDTHS, Size
 from flawscope.types import Array, Facts, Json
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from

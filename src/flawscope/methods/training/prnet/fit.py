@@ -7,9 +7,9 @@ from functools import partial
 from flawscope.errors import pluralize
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.training.fit import TrainedFit
-from flawscope.methods.training.prnet import Config
 from flawscope.methods.training.prnet.model import Model
 from flawscope.methods.training.prnet.prototypes import KMeansResult, k_means
+from flawscope.methods.training.prnet.record import Config
 from flawscope.methods.training.prnet.trainer import Trainer
 from flawscope.methods.training.prnet.training_pictures import ScaleFeatureCache, TrainingPictures
 from flawscope.progress import ProgressCallback

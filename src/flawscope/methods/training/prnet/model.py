@@ -12,9 +12,9 @@ from flawscope.errors import InputError
 from flawscope.methods.detector import Detector, autocast, stored_region
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone, stored_backbone
 from flawscope.methods.method import not_in_model_error
-from flawscope.methods.training.prnet import GENERATED, METHOD, STRIDES, Config
 from flawscope.methods.training.prnet.network import Network, grids_for, image_score
 from flawscope.methods.training.prnet.prototypes import Prototypes, Standardise
+from flawscope.methods.training.prnet.record import GENERATED, METHOD, STRIDES, Config
 from flawscope.types import Json
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flawscope.methods.training.prnet import STRIDES
+from flawscope.methods.training.prnet.record import STRIDES
 
 # patches along each side of a map, where they divide it. With 1 there is one token, and nothing to attend to
 PATCHES_PER_SIDE = (2, 4, 8)

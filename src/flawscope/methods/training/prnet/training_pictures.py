@@ -16,8 +16,8 @@ from flawscope.methods.detector import without_tf32
 from flawscope.methods.good_pictures import GoodPictures, to_pixels
 from flawscope.methods.task import SeenDefect
 from flawscope.methods.training.pictures import FeatureCache, PartMasks
-from flawscope.methods.training.prnet import GENERATED, Config
 from flawscope.methods.training.prnet.model import Model, valid_cells
+from flawscope.methods.training.prnet.record import GENERATED, Config
 from flawscope.progress import ProgressCallback
 from flawscope.synthesis import TextureFolder, extend_defect, simulate_defect
 

@@ -7,13 +7,13 @@ import torch
 import flawscope
 from flawscope.fitting.fitting import fit
 from flawscope.methods.task import Budget
-from flawscope.methods.training.efficientad import FIRST_LAYERS
 from flawscope.methods.training.efficientad.fit import (
     SPREAD_FLOOR,
     _differences,
     difference_moments,
     whiten_outputs,
 )
+from flawscope.methods.training.efficientad.record import FIRST_LAYERS
 from trainer_helpers import FORGETTING, PLENTY, trainer_of
 
 

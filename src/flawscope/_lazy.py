@@ -1,0 +1,24 @@
+"""Imports the names of a package when they are first used."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # type checkers take it for True; `typing` is half of the time that this import takes
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def lazy_names(package: str, modules: dict[str, str]) -> Callable[[str], Any]:
+    """Returns the `__getattr__` of a package that imports names when they are first used.
+
+    modules: module within the package by the name that it has.
+    """
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        import importlib
+
+        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+
+    return get

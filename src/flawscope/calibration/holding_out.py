@@ -1,0 +1,86 @@
+"""Calibrates on good pictures, and draws those that a method that learns in steps holds out for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+from flawscope.calibration.streams import Stream
+from flawscope.errors import InputError
+
+MIN_HELD_OUT = 10  # pictures, but at most a quarter of all
+MIN_FOR_FULL_RATE = 120  # pictures, from which on as many are held out as the false-alarm rate needs
+SMALLEST_RATE = (
+    1e-12  # that no number of pictures could promise: the inverse of a smaller one may be infinite
+)
+
+
+def min_calibration_size(rate: float) -> int:
+    """Number of calibration scores that a rate needs: 1 / (n + 1) is the smallest rate of n."""
+    return math.ceil(1 / max(rate, SMALLEST_RATE) - 1e-9) - 1
+
+
+def hold_out(
+    used: Sequence[int],
+    groups: Sequence[int],
+    *,
+    share: float,
+    rate: float,
+    seed: int,
+    method: str,
+    reserved: Collection[int] = (),
+    more: int = 0,
+) -> list[list[int]]:
+    """Draws the pictures to hold out, by group, in the order drawn, in whole groups by the seed: the groups
+    are what calibration counts.
+
+    They are those of the `reserved` ones, which the data set keeps apart, if any. Else they are a share of
+    all groups: at least 10 if these are at most a quarter, and from 120 groups on as many as the false-alarm
+    rate needs, and `more`.
+
+    Args:
+        used: numbers of the pictures.
+        groups: of each of them; pictures of one part, or views of one picture, share one.
+        reserved: numbers of pictures that are kept apart.
+
+    Raises:
+        InputError: fewer than two pictures, or all of one group.
+    """
+    members, total = by_group(used, groups), len(used)
+    group_of = dict(zip(used, groups, strict=True))
+    own_reserved = sorted(set(reserved) & set(used))
+    apart = {group_of[i] for i in own_reserved}
+    if own_reserved and len(apart) < len(members):
+        order = Stream.HOLD_OUT.rng(seed).permutation(own_reserved).tolist()
+        return [members[group] for group in dict.fromkeys(group_of[i] for i in order)]
+    if total < 2:
+        raise InputError(
+            f"too few usable pictures for {method} ({total}): it learns from some and holds out others"
+        )
+    units = len(members)
+    number = max(round(share * units), min(MIN_HELD_OUT, units // 4), 1)
+    if units >= MIN_FOR_FULL_RATE:
+        number = max(number, min(min_calibration_size(rate) + more, units // 5))
+    most = max(2 * number * total / units, total // 3)  # pictures: no large part for a few small ones
+    order = Stream.HOLD_OUT.rng(seed).permutation(sorted(members))
+    held_out: list[list[int]] = []
+    for group in order.tolist():
+        if len(held_out) >= min(number, units - 1):
+            break
+        if sum(map(len, held_out)) + len(members[group]) <= most:
+            held_out.append(members[group])
+    if not held_out and len(members) > 1:
+        held_out = [min(members.values(), key=len)]
+    if not held_out:
+        raise InputError(
+            f"all pictures show one part (--group), and {method} holds out whole parts: give others too"
+        )
+    return held_out
+
+
+def by_group(pictures: Sequence[int], groups: Sequence[int]) -> dict[int, list[int]]:
+    """Pictures of each group, both in the order in which they come."""
+    members: dict[int, list[int]] = {}
+    for picture, group in zip(pictures, groups, strict=True):
+        members.setdefault(group, []).append(picture)
+    return members

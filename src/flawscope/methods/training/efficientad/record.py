@@ -1,0 +1,89 @@
+"""EfficientAD's record: its settings, presets and what it can do. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from flawscope.methods.method import Method, deferred
+from flawscope.methods.settings import Rule, TrainingSettings
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
+
+Size = Literal["xs", "s", "m"]  # of a PDN
+# channels of a PDN's first layer: s and m as in the paper, xs a PDN-S with a fifth of its operations
+WIDTHS = {"xs": 48, "s": 128, "m": 256}
+RECEPTIVE_FIELD = 33  # pixels that decide one output of a PDN
+STRIDE = 4  # of its outputs, in pixels
+CHANNELS = 384  # of a teacher
+FIRST_LAYERS = 6  # of a PDN: until its second pooling. A student that starts as the teacher keeps them
+
+
+PAPER_STEPS = 70_000
+GENERATED, NONE = "generated", "none"  # what `natural` may be beside a folder
+
+
+@dataclass(frozen=True)
+class Config(TrainingSettings):
+    """Settings of an EfficientAD model and its training.
+
+    Section numbers are those of Batzner, Heckler and König, EfficientAD (WACV 2024).
+    """
+
+    teacher: str | None = None  # file; None: the packaged one
+    network: Size | None = None  # None: the teacher's
+    border: int = 16  # pixels by which the picture is mirrored outwards before a PDN sees it
+    batch: int = 1  # pictures a step (A.1)
+    window: int | None = 157  # pixels a side that the students learn in a step; None: the whole picture
+    hard: float = 0.99  # quantile of squared differences above which the student learns (3.2)
+    start: Literal["random", "teacher"] = "random"  # the student's first weights
+    defects: int = 0  # simulated in a step, which the student must not learn either; 0: none
+    natural: str = GENERATED  # pictures the student must not learn: a folder, `generated` or `none` (3.2)
+    weighed: bool = False  # differences are measured in units of their spread on good pictures
+    sigma: float = 4.0  # pixels of a Gaussian over both maps; 0: none, as published
+    quantiles: tuple[float, float] = (0.9, 0.995)  # of good pictures' maps, mapped to 0 and 0.1 (3.4)
+
+    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "natural")
+    SMALLEST: ClassVar[int] = 256  # that the autoencoder's 8x8 layer needs
+
+    def rules(self) -> Iterable[Rule]:
+        low, high = self.quantiles
+        yield 0 <= self.border <= 16 and self.border % 4 == 0, "border must be 0, 4, 8, 12 or 16 pixels"
+        wide = self.window is None or self.window >= RECEPTIVE_FIELD
+        yield wide, f"window must be at least {RECEPTIVE_FIELD} pixels"
+        yield 0 <= self.hard < 1, "hard must be at least 0 and below 1"
+        yield 0 <= self.defects <= 16, "defects must be between 0 and 16"
+        yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
+        yield bool(self.natural.strip()), f"natural must be a folder, {GENERATED} or {NONE}"
+        yield 0 <= low < high <= 1, "quantiles must be two rising shares such as 0.9,0.995"
+
+
+PRESETS: dict[str, Json] = {
+    "default": {},
+    # For few steps, and parts at any angle: the student begins as the teacher and forgets (decision 0017)
+    "quick": {"start": "teacher", "defects": 2, "natural": NONE, "weighed": True},
+    # A.1: one whole picture a step, no border, 70,000 steps. Give --set natural=FOLDER as well
+    "paper": {
+        "border": 0,
+        "sigma": 0.0,
+        "steps": PAPER_STEPS,
+        "window": None,
+        "rate": 1e-4,
+        "schedule": "drop",
+        "hard": 0.999,
+    },
+}
+
+
+METHOD = Method(
+    name="efficientad",
+    config=Config,
+    presets=PRESETS,
+    create=deferred("flawscope.methods.training.efficientad.model:create"),
+    rebuild=deferred("flawscope.methods.training.efficientad.model:Model.rebuild"),
+    create_like=deferred("flawscope.methods.training.efficientad.model:create_like"),
+    fit=deferred("flawscope.methods.training.efficientad.fit:fit"),
+    holds_out=True,
+)

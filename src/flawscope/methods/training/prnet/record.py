@@ -1,0 +1,82 @@
+"""PRN's record: its settings, presets and what it can do. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from flawscope.methods.features.weights import DEFAULT_BACKBONE
+from flawscope.methods.method import Method, deferred
+from flawscope.methods.settings import Rule, TrainingSettings
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
+
+STRIDES = (4, 8, 16, 32)  # of the backbone's stages; the last has no prototypes
+GENERATED = "generated"  # what `textures` may be beside a folder
+
+
+@dataclass(frozen=True)
+class Config(TrainingSettings):
+    """Settings of a PRN model and its training.
+
+    Section numbers are those of Zhang et al., Prototypical Residual Networks (CVPR 2023).
+    """
+
+    backbone: str = DEFAULT_BACKBONE
+    stages: tuple[int, ...] = (1, 2, 3, 4)  # those of strides 4, 8, 16 and 32 (3.1)
+    weights: str | None = None
+    width: float = 1.0  # channels of the network, relative to the backbone's
+    attention: bool = True  # multi-size self-attention (3.3)
+    residuals: bool = True  # what a picture has more or less than the nearest prototype (3.2)
+    textures: str = GENERATED  # what simulated defects are made of: a folder, or generated (3.4)
+    extended: float = 0.5  # share of the defective pictures whose defects were seen, where there are any
+    original: float = 0.5  # share of those that are the seen pictures themselves
+    decay: float = 1e-2  # weight decay, apart from Adam's gradients
+    noise: float = 0.3  # standard deviation of what is added to features in training; the authors' is 1
+    top: int = 100  # pixels whose mean is the score; 1: the maximum (3.5)
+
+    PATHS: ClassVar[tuple[str, ...]] = ("weights", "textures")
+    SMALLEST: ClassVar[int] = 2 * STRIDES[-1]
+    MULTIPLE: ClassVar[int] = STRIDES[-1]
+
+    def rules(self) -> Iterable[Rule]:
+        yield (
+            len(self.stages) == len(STRIDES) and min(self.stages) >= 0,
+            "stages must be four feature indices, of strides 4, 8, 16 and 32, such as 1,2,3,4",
+        )
+        yield 0 < self.width <= 4, "width must be above 0 and at most 4"
+        yield bool(self.textures.strip()), f"textures must be a folder or {GENERATED}"
+        yield 0 <= self.extended <= 1, "extended must be between 0 and 1"
+        yield 0 <= self.original <= 1, "original must be between 0 and 1"
+        yield self.batch >= 2, "batch must be at least 2: a good picture and a defective one"
+        yield 0 <= self.noise <= 10, "noise must be between 0 and 10"
+        yield self.top >= 1, "top must be at least 1"
+
+
+PRESETS: dict[str, Json] = {
+    "default": {},
+    # 4.1: ResNet-18, 64 pictures a step, 1e-4; 700 epochs of 200 good pictures and as many defective ones
+    "paper": {
+        "backbone": "resnet18",
+        "batch": 64,
+        "rate": 1e-4,
+        "schedule": "constant",
+        "noise": 0.0,
+        "steps": 4400,
+    },
+}
+
+
+METHOD = Method(
+    name="prnet",
+    config=Config,
+    presets=PRESETS,
+    create=deferred("flawscope.methods.training.prnet.model:create"),
+    rebuild=deferred("flawscope.methods.training.prnet.model:Model.rebuild"),
+    create_like=deferred("flawscope.methods.training.prnet.model:create_like"),
+    fit=deferred("flawscope.methods.training.prnet.fit:fit"),
+    holds_out=True,
+    takes_seen_defects=True,
+)
