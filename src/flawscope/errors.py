@@ -8,14 +8,15 @@ import numbers
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from flawscope.types import Json
+    import inspect
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class FlawscopeError(Exception):
@@ -175,13 +176,13 @@ _WORDS = {
 }
 
 
-def check_arguments(*, but: Sequence[str] = ()) -> Callable[[F], F]:
+def check_arguments(*, but: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Makes a function refuse arguments of other types than its annotations say, with one line that names the
     argument. but: arguments that the function checks by itself."""
 
-    def decorate(function: F) -> F:
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
-        def checked(*given: Any, **named: Any) -> Any:
+        def checked(*given: P.args, **named: P.kwargs) -> R:
             signature, hints = _annotations(function)
             try:
                 bound = signature.bind(*given, **named)
@@ -192,13 +193,13 @@ def check_arguments(*, but: Sequence[str] = ()) -> Callable[[F], F]:
                     require_type(name, value, hints[name])
             return function(*given, **named)
 
-        return checked  # type: ignore[return-value]
+        return checked
 
     return decorate
 
 
 @functools.cache
-def _annotations(function: Callable[..., Any]) -> tuple[Any, Json]:
+def _annotations(function: Callable[..., object]) -> tuple[inspect.Signature, dict[str, object]]:
     import inspect
 
     signature = inspect.signature(function)
@@ -208,15 +209,14 @@ def _annotations(function: Callable[..., Any]) -> tuple[Any, Json]:
     return signature, {name: hint for name, hint in hints.items() if name in one_each}
 
 
-def require_type(name: str, value: object, hint: Any) -> None:
+def require_type(name: str, value: object, hint: object) -> None:
     """InputError, which calls the value `name`, unless it is of an annotated type. Of a list every element is
     looked at; True is no number."""
-    wrong = _wrong_part(name, value, hint)
+    wrong = _wrong_part(_Part(name, value, hint))
     if wrong is not None:
-        where, part, expected = wrong
-        words = list(dict.fromkeys(_WORDS.get(kind, kind) for kind in _type_names(expected)))
+        words = list(dict.fromkeys(_WORDS.get(kind, kind) for kind in _type_names(wrong.hint)))
         text = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-        raise InputError(f"{where} is {describe_value(part)}; give {text}")
+        raise InputError(f"{wrong.name} is {describe_value(wrong.value)}; give {text}")
 
 
 def describe_value(value: object) -> str:
@@ -227,31 +227,65 @@ def describe_value(value: object) -> str:
     return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
 
 
-def _wrong_part(name: str, value: object, hint: Any) -> tuple[str, object, Any] | None:
-    """The name, the value and the right type of what is wrong in a value; None where it fits."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+class _Part(NamedTuple):
+    """An argument, or an element of it such as paths[3], and the annotation that it should fit."""
+
+    name: str
+    value: object
+    hint: object
+
+
+def _wrong_part(part: _Part) -> _Part | None:
+    """Finds the argument or the first element of it that is of a wrong type; None where all fit."""
+    origin = typing.get_origin(part.hint)
+    choices = typing.get_args(part.hint)
     if origin in (typing.Union, types.UnionType):
-        tried = [_wrong_part(name, value, one) for one in inner]
-        deeper = [one for one in tried if one is not None and one[0] != name]  # an element of a list
-        return None if None in tried else deeper[0] if deeper else (name, value, hint)
+        return _wrong_part_of_union(part)
     if origin is typing.Literal:
-        return None if isinstance(value, str) and value in inner else (name, value, hint)
-    kind = origin or hint
+        is_choice = isinstance(part.value, str) and part.value in choices
+        return None if is_choice else part
+    kind = origin or part.hint
     if not isinstance(kind, type):
         return None  # such as Any
-    if getattr(kind, "_is_protocol", False) and kind.__module__.startswith("flawscope"):
-        names = [*vars(kind), *kind.__annotations__]
-        members = [name for name in names if not name.startswith("_")]
-        return None if all(hasattr(value, one) for one in members) else (name, value, hint)
-    if not _is_of(value, kind):
-        return name, value, hint
-    if inner and isinstance(value, list | tuple) and len(inner) == 1:
-        parts = (_wrong_part(f"{name}[{k}]", one, inner[0]) for k, one in enumerate(value))
-        return next((part for part in parts if part is not None), None)
-    if len(inner) == 2 and isinstance(value, Mapping):
-        parts = (_wrong_part(f"{name}[{key!r}]", one, inner[1]) for key, one in value.items())
-        return next((part for part in parts if part is not None), None)
+    if _is_own_protocol(kind):
+        return None if _has_members(part.value, kind) else part
+    if not _is_of(part.value, kind):
+        return part
+    for element in _elements(part):
+        wrong = _wrong_part(element)
+        if wrong is not None:
+            return wrong
     return None
+
+
+def _wrong_part_of_union(part: _Part) -> _Part | None:
+    """Finds what is wrong where one of several annotations has to fit: an element where one is of a wrong
+    type, else the whole."""
+    wrong = [_wrong_part(part._replace(hint=hint)) for hint in typing.get_args(part.hint)]
+    if None in wrong:
+        return None
+    elements = [one for one in wrong if one is not None and one.name != part.name]
+    return elements[0] if elements else part
+
+
+def _elements(part: _Part) -> Iterator[_Part]:
+    """Yields the elements of a list, or the values of a dict, whose annotation says what they should be."""
+    hints = typing.get_args(part.hint)
+    if len(hints) == 1 and isinstance(part.value, list | tuple):
+        for number, element in enumerate(part.value):
+            yield _Part(f"{part.name}[{number}]", element, hints[0])
+    elif len(hints) == 2 and isinstance(part.value, Mapping):
+        for key, element in part.value.items():
+            yield _Part(f"{part.name}[{key!r}]", element, hints[1])
+
+
+def _is_own_protocol(kind: type) -> bool:
+    return getattr(kind, "_is_protocol", False) and kind.__module__.startswith("flawscope")
+
+
+def _has_members(value: object, protocol: type) -> bool:
+    names = [*vars(protocol), *protocol.__annotations__]
+    return all(hasattr(value, name) for name in names if not name.startswith("_"))
 
 
 def _is_of(value: object, kind: type) -> bool:
@@ -266,7 +300,7 @@ def _is_of(value: object, kind: type) -> bool:
     return isinstance(value, list | tuple if kind is list else kind)
 
 
-def _type_names(hint: Any) -> list[str]:
+def _type_names(hint: object) -> list[str]:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return [name for one in inner for name in _type_names(one)]

@@ -10,11 +10,17 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError, message_with_type, pluralize, require_installed
 from flawscope.machine import FIT_THREADS, usable_cores
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.exceptions import RayTaskError
+
+    from flawscope.types import Json
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
@@ -72,9 +78,9 @@ def _connect(address: str) -> None:
     """Connects to the cluster, or starts one of this machine's own. InputError where it cannot."""
     import ray
 
-    options: dict[str, Any] = (
-        {"num_cpus": usable_cores(), "include_dashboard": False} if address == "local" else {}
-    )
+    options: Json = {}
+    if address == "local":
+        options = {"num_cpus": usable_cores(), "include_dashboard": False}
     for left in reversed(range(CONNECT_ATTEMPTS)):
         try:
             if ":" in address:  # Ray itself tries for two minutes
@@ -253,18 +259,18 @@ class ProgressQueue:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.queue: Any = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
-    def put(self, *message: Any) -> None:
+    def put(self, *message: object) -> None:
         """Sends a message, without waiting."""
         self.queue.actor.put_nowait.remote(message)
 
-    def get(self) -> list[tuple[Any, ...]]:
+    def get(self) -> list[tuple[str, str, int, int]]:
         """Returns all messages since the last call; an empty list where the queue is lost."""
         with suppress(Exception):
             return list(self.queue.get_nowait_batch(self.queue.qsize()))
         return []
 
 
-def task_result(ref: Any) -> Any:
+def task_result(ref: ObjectRef) -> object:
     """Returns the value of a task that has ended. FlawscopeError: its function raised an error.
     ray.exceptions.RayError: its process was lost."""
     import ray
@@ -276,7 +282,7 @@ def task_result(ref: Any) -> Any:
         raise cause from (None if cause is error.cause else error)
 
 
-def error_of_task(error: Any) -> FlawscopeError:
+def error_of_task(error: RayTaskError) -> FlawscopeError:
     """Makes an error for a person from a RayTaskError, whose cause a function raised on a node."""
     cause = error.cause
     if isinstance(cause, FlawscopeError):

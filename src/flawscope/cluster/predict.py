@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 from flawscope.artefact.files import file_sha256
 from flawscope.artefact.model_file import Manifest
@@ -26,6 +26,9 @@ from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.results.prediction import MAX_REMEMBERED, MismatchDetector
 from flawscope.results.run import SUMMARY_NAME
 from flawscope.types import Facts
+
+if TYPE_CHECKING:
+    pass
 
 SHARD_SIZE = 1_000  # pictures of a shard
 SHARDS_PER_WORKER = 24  # of few pictures: many small shards keep all workers busy to the end
@@ -118,7 +121,7 @@ def predict(
     )
 
 
-def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: Any) -> Run | None:
+def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: IO[bytes] | None) -> Run | None:
     """Reads this call's run from the folder; None where there is none. InputError: it has another run."""
     if not store.exists(RUN_FILE):
         for name in (shards.PARTS_FOLDER, SUMMARY_NAME):
@@ -223,7 +226,9 @@ def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, objec
         for ref in ray.wait([*waiting])[0]:
             shard = waiting.pop(ref)
             try:
-                yield connect.task_result(ref)
+                count = connect.task_result(ref)
+                assert isinstance(count, int)
+                yield count
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                 store = FileStore(job.out)
                 entries = Run.read(store).entries(store, shard)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope._version import __version__
 from flawscope.artefact.files import atomic_write, file_sha256
@@ -25,6 +25,12 @@ from flawscope.results.prediction import Prediction, codes_beyond_promise
 from flawscope.results.table import FLOAT_COLUMNS, ResultRow, Unjudged, table_columns
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from pyarrow import Table
+    from ray import ObjectRef
+
+    from flawscope.predictor import Predictor
     from flawscope.types import Json
 
 RUN_FILE, PARTS_FOLDER = "run.json", "parts"
@@ -80,7 +86,7 @@ def shard_path(shard: int) -> str:
     return f"{PARTS_FOLDER}/part-{shard:06}.parquet"
 
 
-def read_shard(store: FileStore, shard: int) -> Any:
+def read_shard(store: FileStore, shard: int) -> Table:
     """Reads a written shard: its decisions, severities, errors, shifts and what its rate is not promised for,
     as a pyarrow table without rows of parts. FlawscopeError: it cannot be read."""
     from pyarrow import ArrowException, parquet
@@ -112,7 +118,7 @@ class Job:
     out: str
     model: str
     digest: str
-    content: Any
+    content: ObjectRef[NDArray[np.uint8]]
     version: str = __version__
 
     @classmethod
@@ -133,7 +139,7 @@ class Job:
         path = folder / self.model
         if not path.is_file() or file_sha256(path) != self.digest:
             with atomic_write(path) as file:
-                file.write(ray.get(self.content))
+                file.write(ray.get(self.content).data)
         return path
 
 
@@ -151,8 +157,9 @@ def judge_shard(job: Job, shard: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def _open_run(job: Job) -> tuple[FileStore, Run, Any]:
+def _open_run(job: Job) -> tuple[FileStore, Run, Predictor]:
     """Opens a run on a node. InputError: the node has another version, or does not see a needed folder."""
+    from flawscope.predictor import Predictor
     from flawscope.predictor.router import load
 
     prepare_node(job.version, ".")
@@ -176,10 +183,13 @@ def _open_run(job: Job) -> tuple[FileStore, Run, Any]:
         threads=run.call["threads"],
         false_alarm_rate=run.call["false-alarm-rate"],
     )
+    assert isinstance(predictor, Predictor)  # a run has the model of one product
     return store, run, predictor
 
 
-def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entries: Sequence[Entry]) -> None:
+def _judge_entries(
+    store: FileStore, run: Run, predictor: Predictor, shard: int, entries: Sequence[Entry]
+) -> None:
     rows: list[Json] = []
     # one that is no picture is empty
     judged = predictor.stream([b"" if entry.error else Path(entry.path) for entry in entries])

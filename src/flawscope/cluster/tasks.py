@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flawscope._version import __version__
 from flawscope.cluster import connect
@@ -19,6 +19,9 @@ from flawscope.cluster.connect import ProgressQueue, TaskResources, prepare_node
 from flawscope.errors import FlawscopeError, pluralize
 from flawscope.machine import FIT_MEMORY_LIMIT, GIB
 from flawscope.progress import JobsProgress, throttled
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 TASK_RETRIES = 5  # of a task whose node or process was lost
 MEMORY_STEP = 256 * 2**20  # bytes that requests are rounded up to: tasks with equal requests begin in order
@@ -109,10 +112,10 @@ class TaskPool:
         self.resources, self.memory, self.live, self.most = resources, memory, live, most
         self.max_concurrency = max(1, min(most, resources.max_concurrency(max(memory.values()))))
         self.queue = ProgressQueue()
-        self.task: Any = ray.remote(max_calls=1)(_run_task)
-        self.running: dict[Any, str] = {}
+        self.task = ray.remote(max_calls=1)(_run_task)
+        self.running: dict[ObjectRef, str] = {}
 
-    def start(self, label: str, function: Callable[..., Any], *args: Any) -> None:
+    def start(self, label: str, function: Callable[..., object], *args: object) -> None:
         """Starts a call of `function(*args, step)` on a node."""
         task = self.task.options(
             name=label,
@@ -123,18 +126,18 @@ class TaskPool:
         )
         self.running[task.remote(function, args, label, self.queue, __version__, os.getcwd())] = label
 
-    def ended(self, seconds: float) -> list[tuple[str, Any]]:
+    def ended(self, seconds: float) -> list[tuple[str, object]]:
         """Waits at most so many seconds for calls to end. Returns their labels, each with the value, or with
         the FlawscopeError that it raised, or that says how it was lost."""
         import ray
 
         ready, _ = ray.wait([*self.running], timeout=seconds)
-        for label, *progress in self.queue.get():
+        for label, stage, done, total in self.queue.get():
             if label in self.running.values():
-                self.live.step(label, *progress)
+                self.live.step(label, stage, done, total)
         return [(self.running.pop(ref), self._result(ref)) for ref in ready]
 
-    def _result(self, ref: Any) -> Any:
+    def _result(self, ref: ObjectRef) -> object:
         import ray
 
         try:
@@ -160,13 +163,13 @@ class TaskPool:
 
 
 def _run_task(
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
+    function: Callable[..., object],
+    args: tuple[object, ...],
     label: str,
     queue: ProgressQueue,
     version: str,
     folder: str,
-) -> Any:
+) -> object:
     prepare_node(version, folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # how Ray cancels; Python may ignore it
 

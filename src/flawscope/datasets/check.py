@@ -18,7 +18,7 @@ from flawscope.datasets.class_labels import read_class_labels
 from flawscope.datasets.copies import CheckedPicture, exact_copies, near_copies
 from flawscope.datasets.copies import Finding as Finding
 from flawscope.datasets.dataset import SPLIT_WORDS, Dataset, Item, count_reasons
-from flawscope.datasets.labels import PictureLabels
+from flawscope.datasets.labels import FormSummary, PictureLabels
 from flawscope.datasets.labels.forms import EXPECTED
 from flawscope.datasets.layouts import open_dataset
 from flawscope.datasets.mask_remarks import describe_marks, marked_good, turn_doubt
@@ -83,8 +83,10 @@ class CheckReport:
     @property
     def totals(self) -> dict[str, int]:
         """Number of findings as people are told them, by severity."""
-        told = [f.severity for f in self.findings if f.code not in BY_REMARKS]
-        return {s: told.count(s) + (s == "note") * len(self.remarks) for s in SEVERITIES}
+        spoken = [finding.severity for finding in self.findings if finding.code not in BY_REMARKS]
+        totals = {severity: spoken.count(severity) for severity in SEVERITIES}
+        totals["note"] += len(self.remarks)
+        return totals
 
     def to_dict(self) -> Json:
         """Returns the report as values that JSON knows."""
@@ -161,7 +163,8 @@ def check(
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     seen = list(_check_pictures(dataset, progress))
     readable = [one for one in seen if one.digest]
-    sizes, modes = Counter(s.size for s in readable), Counter(s.mode for s in readable if s.mode)
+    sizes = Counter(one.size for one in readable)
+    modes = Counter(one.mode for one in readable if one.mode)
     findings = [finding for one in seen for finding in one.faults]
     findings += _shows_nothing(dataset, readable)
     findings += exact_copies(dataset, readable)
@@ -170,11 +173,10 @@ def check(
         nearly, parts = near_copies(dataset, readable, group)
         findings += nearly
     findings += _mixed_findings(dataset, readable, sizes, modes)
-    # reduced to the default size
-    if found := reduction_remark([(height, width) for width, height in sizes.elements()]):
-        findings.append(Finding("note", "reduced", ".", *found))
-    if truth := dataset.truth:
-        findings += [*_label_faults(dataset, truth), *_unused_pictures(dataset, truth)]
+    findings += _reduced(sizes)
+    if dataset.truth:
+        findings += _label_faults(dataset, dataset.truth)
+        findings += _unused_pictures(dataset, dataset.truth)
     for look in (_called_otherwise, _masks_missing, _other_files, _nothing_to_test):
         findings += look(dataset)
     findings += _too_few_pictures(range(len(dataset.train)) if parts is None else parts.numbers)
@@ -191,6 +193,13 @@ def check(
         forms=tuple(_forms(seen)),
         remarks=() if parts is None else tuple(parts.remarks),
     )
+
+
+def _reduced(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
+    """Finding of pictures that a fit reduces to its default size. sizes: width and height."""
+    found = reduction_remark([(height, width) for width, height in sizes.elements()])
+    if found:
+        yield Finding("note", "reduced", ".", *found)
 
 
 def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
@@ -276,11 +285,7 @@ def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterato
             return
         height, width = mask.shape
         if (width, height) != size:
-            stretched = abs(width * size[1] - height * size[0]) > 0.01 * height * size[0]
-            shape = ", and another shape" if stretched else ""
-            message = f"the mask has {width}x{height} pixels, its picture {size[0]}x{size[1]}{shape}"
-            severity = "error" if stretched else "warning"
-            yield Finding(severity, "mask-size", subject, message, "make the mask from the picture as it is")
+            yield _mask_size(subject, (width, height), size)
         elif doubt := turn_doubt(item.path, [path], mask.shape):
             yield Finding("warning", "mask-turned", subject, f"its picture {doubt}", "store it upright")
         marked = marked or bool(mask.any())
@@ -292,6 +297,17 @@ def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterato
         subject = dataset.relative(item.masks[0])
         message = "nothing is marked, although the picture counts as defective"
         yield Finding("warning", "mask-empty", subject, message, "mark the defect or move the picture")
+
+
+def _mask_size(subject: str, size: tuple[int, int], picture_size: tuple[int, int]) -> Finding:
+    """Finding of a mask that has another size (width, height) than its picture."""
+    width, height = size
+    stretched = abs(width * picture_size[1] - height * picture_size[0]) > 0.01 * height * picture_size[0]
+    shape = ", and another shape" if stretched else ""
+    pixels = f"{picture_size[0]}x{picture_size[1]}"
+    message = f"the mask has {width}x{height} pixels, its picture {pixels}{shape}"
+    severity = "error" if stretched else "warning"
+    return Finding(severity, "mask-size", subject, message, "make the mask from the picture as it is")
 
 
 # ---------------------------------------------------------------------------------------- the set as a whole
@@ -342,36 +358,16 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
 
 def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
     """Faults of files from labelling tools."""
-    drawn = [mask for item in dataset.test for mask in item.masks if isinstance(mask, PictureLabels)]
-    boxes = sum(mask.boxes for mask in drawn)
-    if boxes:
-        message = f"{boxes} of the marked places {'are boxes' if boxes > 1 else 'is a box'}, not outlined"
-        remedy = "outline the defects; until then pixel figures measure boxes"
-        yield Finding("note", "boxes", ".", message, remedy)
+    yield from _boxes_finding(dataset)
     for form, read in truth.labels.summaries().items():
-        subject = dataset.relative(read.files[0]) if len(read.files) == 1 else "."
-        kinds = join_names([f"{kind} {n}" for kind, n in read.kinds.most_common() if kind])
-        message = (
-            f"{pluralize(len(read.files), 'file')} of {form}: {pluralize(read.kinds.total(), 'mark')} in "
-            f"{pluralize(read.pictures, 'picture')}{f' ({kinds})' if kinds else ''}"
-        )
-        if said := join_names([f"{what} {n}" for what, n in read.about.most_common() if what]):
-            message += f"; of whole pictures: {said}"
-        left_out = join_names([f"{what} {n}" for what, n in read.left_out.most_common()])
-        yield Finding("note", "labels", subject, message, f"left out: {left_out or 'nothing'}")
+        yield _form_finding(dataset, form, read)
     for path, reason in truth.labels.unreadable.items():
         message = f"could not be read ({reason})"
         yield Finding("error", "labels-unreadable", dataset.relative(path), message, "export it again")
     for source, reason in truth.labels.scale_doubts():
         remedy = "if it was made on smaller pictures, mark these"
         yield Finding("warning", "labels-scale", source, reason, remedy)
-    unread: dict[str, list[str]] = {}
-    for path in (path for path in truth.labels.of_no_form if path.name != SATURATION_FILE):
-        unread.setdefault(path.suffix.lower(), []).append(dataset.relative(path))
-    for suffix, names in unread.items():
-        more = f", as {len(names) - 1} more {suffix}" if len(names) > 1 else ""
-        message = f"is read as no labels{more}"
-        yield Finding("note", "no-labels", names[0], message, f"expected: {EXPECTED}", tuple(names[1:]))
+    yield from _files_of_no_form(dataset, truth)
     for path, names in truth.labels.without_picture.items():
         message = f"marks something in {join_names(names)}, and there is no such picture"
         remedy = "name pictures as the file does, or remove the file"
@@ -382,31 +378,68 @@ def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
         yield Finding("warning", "good-marked", dataset.relative(item.path), message, remedy)
 
 
+def _boxes_finding(dataset: Dataset) -> Iterator[Finding]:
+    masks = [mask for item in dataset.test for mask in item.masks]
+    boxes = sum(mask.boxes for mask in masks if isinstance(mask, PictureLabels))
+    if boxes:
+        message = f"{boxes} of the marked places {'are boxes' if boxes > 1 else 'is a box'}, not outlined"
+        remedy = "outline the defects; until then pixel figures measure boxes"
+        yield Finding("note", "boxes", ".", message, remedy)
+
+
+def _form_finding(dataset: Dataset, form: str, read: FormSummary) -> Finding:
+    """Says what files of a form were read, and what was left out of them."""
+    subject = dataset.relative(read.files[0]) if len(read.files) == 1 else "."
+    kinds = _counted(read.kinds)
+    message = (
+        f"{pluralize(len(read.files), 'file')} of {form}: {pluralize(read.kinds.total(), 'mark')} in "
+        f"{pluralize(read.pictures, 'picture')}{f' ({kinds})' if kinds else ''}"
+    )
+    about = _counted(read.about)
+    if about:
+        message += f"; of whole pictures: {about}"
+    left_out = join_names([f"{what} {n}" for what, n in read.left_out.most_common()])
+    return Finding("note", "labels", subject, message, f"left out: {left_out or 'nothing'}")
+
+
+def _counted(words: Counter[str]) -> str:
+    return join_names([f"{word} {n}" for word, n in words.most_common() if word])
+
+
+def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
+    """Findings of files that might be labels and are read as none, one for each suffix."""
+    by_suffix: dict[str, list[str]] = {}
+    for path in truth.labels.of_no_form:
+        if path.name != SATURATION_FILE:
+            by_suffix.setdefault(path.suffix.lower(), []).append(dataset.relative(path))
+    for suffix, names in by_suffix.items():
+        more = f", as {len(names) - 1} more {suffix}" if len(names) > 1 else ""
+        message = f"is read as no labels{more}"
+        yield Finding("note", "no-labels", names[0], message, f"expected: {EXPECTED}", tuple(names[1:]))
+
+
 def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
     """Pictures and masks below the category's folder that are in no split."""
     used = {p for items in dataset.splits.values() for i in items for p in (i.path, *i.masks)}
-    unused: Counter[str] = Counter()
-    for path in truth.pictures:
-        if path not in used:
-            unused["/".join(path.relative_to(dataset.root).parts[:-1]) or "."] += 1
     for path in seem_masks(truth.pictures):
         message = "looks like a mask, but is no picture's by its name: it counts as a picture"
         remedy = "name it a_mask.png of a.png, or remove it"
         yield Finding("warning", "mask-unpaired", dataset.relative(path), message, remedy)
-    if overlays := [dataset.relative(path) for path in truth.overlays]:
+    overlays = tuple(map(dataset.relative, truth.overlays))
+    if overlays:
         message = f"{pluralize(len(overlays), 'picture')} that are others with something drawn in: "
         remedy = "they are passed over; if they are defects, give the folder another name"
-        others = tuple(overlays)
-        yield Finding("note", "overlays", overlays[0], message + join_names(overlays), remedy, others)
+        yield Finding("note", "overlays", overlays[0], message + join_names(overlays), remedy, overlays)
     for path, picture in truth.masks.items():
-        good = any(map(says_good, path.relative_to(dataset.root).parts[:-1]))
-        if path not in used and picture is None and not good:  # empty masks of good pictures are usual
+        is_in_good = any(map(says_good, path.relative_to(dataset.root).parts[:-1]))
+        if path not in used and picture is None and not is_in_good:  # empty masks of good ones are usual
             message = "a mask, but no defective picture goes with it"
             remedy = "name it like its picture, or remove it"
             yield Finding("warning", "mask-stray", dataset.relative(path), message, remedy)
-    for folder, number in unused.items():
+    unused = [path.relative_to(dataset.root).parent for path in truth.pictures if path not in used]
+    for folder, number in Counter(unused).items():
         message = f"{pluralize(number, 'picture')} not used"
-        yield Finding("note", "unused", folder, message, "move what should take part")
+        yield Finding("note", "unused", folder.as_posix(), message, "move what should take part")
 
 
 def _called_otherwise(dataset: Dataset) -> Iterator[Finding]:
@@ -428,9 +461,7 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
     """Unread files: by folder those that may show a part, together those beside pictures."""
     unknown: dict[tuple[str, str], list[Path]] = {}
     beside: list[str] = []
-    used = {Path(m) for items in dataset.splits.values() for item in items for m in item.masks}
-    forms = dataset.truth.labels.summaries().values() if dataset.truth else ()
-    used |= {path for form in forms if form.about for path in form.files}
+    used = _files_used(dataset)
     for path in not_pictures_in(dataset.root):
         if path in used:
             continue
@@ -449,6 +480,16 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
     if beside:
         message = f"{pluralize(len(beside), 'file')} beside the pictures: {join_names(beside)}"
         yield Finding("note", "beside", ".", message, "they are not looked at", tuple(beside))
+
+
+def _files_used(dataset: Dataset) -> set[Path]:
+    """Files that mark pictures, or say something of whole ones."""
+    used = {Path(mask) for items in dataset.splits.values() for item in items for mask in item.masks}
+    if dataset.truth:
+        for form in dataset.truth.labels.summaries().values():
+            if form.about:
+                used.update(form.files)
+    return used
 
 
 def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:

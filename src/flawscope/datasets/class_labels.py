@@ -88,13 +88,10 @@ class ClassLabels:
         than all others is good, too."""
         found = {path: self.of.get(path, []) for path in pictures}
         words = Counter(one.words for labels in found.values() for one in labels if one.is_open_name)
-        return ClassLabels(
-            {
-                path: [one for one in labels if not one.is_open_name or words[one.words] > 1]
-                for path, labels in found.items()
-            },
-            self.unread,
-        )
+        of_good: dict[Path, list[ClassLabel]] = {}
+        for path, labels in found.items():
+            of_good[path] = [one for one in labels if not one.is_open_name or words[one.words] > 1]
+        return ClassLabels(of_good, self.unread)
 
     @property
     def has_unknown(self) -> bool:
@@ -114,16 +111,11 @@ class ClassLabels:
         alone."""
         for source, column in self.split_columns.items():
             values = [column.get(path, "") for path in pictures]
-            told = [split_said(value) for value in values]
-            if all(told):
-                return {path: split for path, split in zip(pictures, told, strict=True) if split}
+            splits = [split_said(value) for value in values]
+            if all(splits):
+                return {path: split for path, split in zip(pictures, splits, strict=True) if split}
             if any(values) and asks:
-                counts = Counter(value or "none" for value in values)
-                named = join_names([f"{value} ({number})" for value, number in counts.most_common()])
-                raise InputError(
-                    f"{source}: which good pictures are to learn from? Its splits are {named}: write train, "
-                    "validation or test for each, or remove the column"
-                )
+                raise _split_question(source, values)
         return {}
 
     def class_of(self, picture: Path) -> PictureClass:
@@ -219,6 +211,16 @@ class ClassLabels:
         return shown, f"{found.value} by {telling.source}".strip()
 
 
+def _split_question(source: str, values: Iterable[str]) -> InputError:
+    """The question which good pictures are to be learnt from, by a column that says a split of some alone."""
+    counts = Counter(value or "none" for value in values)
+    named = join_names([f"{value} ({number})" for value, number in counts.most_common()])
+    return InputError(
+        f"{source}: which good pictures are to learn from? Its splits are {named}: write train, "
+        "validation or test for each, or remove the column"
+    )
+
+
 def read_class_labels(
     root: Path, pictures: Sequence[Path], files: LabelFiles | None = None, *, by_marks: bool = False
 ) -> ClassLabels:
@@ -232,40 +234,56 @@ def read_class_labels(
     Raises:
         InputError: a list cannot be read for want of a library.
     """
-    found, files = ClassLabels({picture: [] for picture in pictures}), files or LabelFiles(root, pictures)
-    above = [*_files_above(root, pictures)]
-    marked = _marked_by_masks(root, pictures) if by_marks else {}
-    for one in [files, *above] if by_marks else ():
-        marked |= {path: what for path, what in one.marked().items() if path in found.of}
-    if marked:
-        for picture, labels in found.of.items():
-            source, kinds, is_defect = marked.get(picture, ("", (UNMARKED,), False))
-            known = PictureClass.BAD if is_defect else PictureClass.GOOD
-            known = known if picture in marked else PictureClass.UNKNOWN
-            labels.append(ClassLabel(known, ", ".join(kinds) or "marked", source.rpartition("/")[2]))
-    for one in [files, *above]:
-        if missing := next(iter(one.unread_lists.items()), None):
-            raise InputError(f"{missing[0]} may say which pictures are good: {missing[1]}, or move it away")
-        for source, texts in one.class_texts().items():
-            own = {one.given[path]: several for path, several in texts.items()}
-            own = {path: several for path, several in own.items() if path in found.of}
-            if source in one.unsure_sources:
-                _add_unsure_source(found, source, own)
-            else:
-                _add_source(found, source, own)
+    found = ClassLabels({picture: [] for picture in pictures})
+    files = files or LabelFiles(root, pictures)
+    every = [files, *_files_above(root, pictures)]
+    if by_marks:
+        _add_marks(found, root, pictures, every)
+    for one in every:
+        _add_lists(found, one)
     found.unread = files.not_understood()
     for picture, labels in read_name_labels(pictures).of.items():
         found.of[picture] += labels
     return found
 
 
+def _add_marks(found: ClassLabels, root: Path, pictures: Sequence[Path], files: Iterable[LabelFiles]) -> None:
+    """Adds what marks say of the pictures, where any of them is marked: defective, or good where good parts
+    alone are marked, or `UNMARKED`."""
+    marked = _marked_by_masks(root, pictures)
+    for one in files:
+        marked |= {path: marks for path, marks in one.marked().items() if path in found.of}
+    if not marked:
+        return
+    for picture, labels in found.of.items():
+        if picture not in marked:
+            labels.append(ClassLabel(PictureClass.UNKNOWN, UNMARKED, ""))
+            continue
+        source, kinds, is_defect = marked[picture]
+        picture_class = PictureClass.BAD if is_defect else PictureClass.GOOD
+        labels.append(ClassLabel(picture_class, ", ".join(kinds) or "marked", source.rpartition("/")[2]))
+
+
+def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
+    """Adds what files say of whole pictures. InputError: a list cannot be read for want of a library."""
+    if files.unread_lists:
+        path, reason = next(iter(files.unread_lists.items()))
+        raise InputError(f"{path} may say which pictures are good: {reason}, or move it away")
+    for source, texts in files.class_texts().items():
+        given = {files.given[path]: own for path, own in texts.items()}
+        of_pictures = {path: own for path, own in given.items() if path in found.of}
+        if source in files.unsure_sources:
+            _add_unsure_source(found, source, of_pictures)
+        else:
+            _add_source(found, source, of_pictures)
+
+
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
     """Pictures whose masks mark something, as `LabelFiles.marked` tells those of tools. A mask that cannot be
     read may mark something."""
     files = picture_files_in(root, own=True) if root.is_dir() else []
-    if files and is_picture_folder(Path(os.path.abspath(root)).name):  # images/ beside masks/
-        for name, path in subfolders(Path(os.path.abspath(root)).parent).items():
-            files += picture_files_in(path) if masked_folder(name) == "" else []
+    if files:
+        files += _masks_beside(Path(os.path.abspath(root)))
     if len(files) == len(pictures):  # all are pictures
         return {}
     known = {*pictures}
@@ -274,6 +292,16 @@ def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[s
         if picture is not None and picture in known and _marks(mask):
             found[picture] = ("masks", ("marked",), True)
     return found
+
+
+def _masks_beside(folder: Path) -> list[Path]:
+    """Files of the folders of masks that lie beside a folder called images."""
+    files: list[Path] = []
+    if is_picture_folder(folder.name):
+        for name, path in subfolders(folder.parent).items():
+            if masked_folder(name) == "":
+                files += picture_files_in(path)
+    return files
 
 
 def _marks(mask: Path) -> bool:
@@ -321,30 +349,45 @@ def _small_lists(folder: Path) -> list[Path]:
 
 def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
     """Adds the labels of a file, or of a tool's files of one picture each."""
+    known: list[Column] = []
+    unknown: list[tuple[ColumnSubject, Column]] = []
+    for header, values in join_classes(_columns_of(texts), source, texts).items():
+        subject = column_subject(header)
+        if is_split(subject, values):
+            _add_splits(found, "lists of splits" if header == LISTED else source, values)
+            continue
+        column = None if subject is ColumnSubject.MODEL else read_column(header, values)
+        if column is not None:
+            known.append(column)
+        elif is_open(subject, values, len(found.of)):
+            unknown.append((subject, unknown_column(header, values)))
+    complete = next((column for column in known if column.is_complete(len(texts))), None)
+    if complete is not None:  # it tells the classes: others are asked about where they sort its good ones
+        unknown = [(subject, column) for subject, column in unknown if _sorts_on(complete, subject, column)]
+    known += [column for _, column in unknown]
+    for column in known:
+        _add_column(found, column, source)
+
+
+def _sorts_on(complete: Column, subject: ColumnSubject, column: Column) -> bool:
+    """Whether a column of which nobody knows what it says sorts the good pictures of a complete one."""
+    return subject is not ColumnSubject.MODEL and sorts_good_ones(complete, column)
+
+
+def _columns_of(texts: Mapping[Path, Texts]) -> dict[str, dict[Path, list[str]]]:
+    """Texts by the column's name and the picture."""
     columns: dict[str, dict[Path, list[str]]] = {}
     for picture, own in texts.items():
         for header, text in own:
             columns.setdefault(header, {}).setdefault(picture, []).append(text)
-    told: list[Column] = []
-    unknown: list[tuple[ColumnSubject, Column]] = []
-    for header, values in join_classes(columns, source, texts).items():
-        subject = column_subject(header)
-        if is_split(subject, values):
-            of_all = "lists of splits" if header == LISTED else source
-            split_column = found.split_columns.setdefault(of_all, {})
-            split_column |= {picture: own[0] for picture, own in values.items() if own[0]}
-            continue
-        column = None if subject is ColumnSubject.MODEL else read_column(header, values)
-        if column is not None:
-            told.append(column)
-        elif is_open(subject, values, len(found.of)):
-            unknown.append((subject, unknown_column(header, values)))
-    complete = next((column for column in told if column.is_complete(len(texts))), None)
-    for column in told:
-        _add_column(found, column, source)
-    for subject, column in unknown:
-        if complete is None or (subject is not ColumnSubject.MODEL and sorts_good_ones(complete, column)):
-            _add_column(found, column, source)
+    return columns
+
+
+def _add_splits(found: ClassLabels, source: str, values: Mapping[Path, Sequence[str]]) -> None:
+    splits = found.split_columns.setdefault(source, {})
+    for picture, own in values.items():
+        if own[0]:
+            splits[picture] = own[0]
 
 
 def _add_unsure_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:

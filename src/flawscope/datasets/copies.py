@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,29 +47,35 @@ class CheckedPicture:
 
 
 def exact_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Finding]:
+    """Yields findings of pictures that are the same pixel for pixel; one for all that folders share."""
     groups: dict[str, list[CheckedPicture]] = {}
     for one in seen:
         groups.setdefault(one.digest, []).append(one)
-    by_folder: dict[tuple[str, ...], list[list[CheckedPicture]]] = {}
+    by_folders: dict[tuple[str, ...], list[Finding]] = {}
     for group in groups.values():
         if len(group) > 1:
             folders = tuple(dataset.relative(one.item.path.parent) for one in group)
-            by_folder.setdefault(folders, []).append(group)
+            by_folders.setdefault(folders, []).append(_copies_finding(dataset, group, near=False))
     sizes = Counter(dataset.relative(one.item.path.parent) for one in seen)
-    for folders, several in by_folder.items():
-        found = [_copies_finding(dataset, group, near=False) for group in several]
-        if len(found) < MIN_COPIED or len({*folders}) < len(folders) or len({one.code for one in found}) > 1:
+    for folders, found in by_folders.items():
+        has_repeats = len({*folders}) < len(folders)
+        if len(found) < MIN_COPIED or has_repeats or len({one.code for one in found}) > 1:
             yield from found
-            continue
-        copy = min(folders[1:], key=lambda name: sizes[name])
-        others = join_names([name for name in folders if name != copy])
-        if len(found) == sizes[copy]:
-            message = f"the folder is a copy of {others}"
         else:
-            message = f"{len(found)} of its {sizes[copy]} pictures are in {others}, too"
-        remedy = found[0].remedy if found[0].severity == "error" else "take one of them out"
-        names = tuple(name for one in found for name in (one.subject, *one.others))
-        yield Finding(found[0].severity, found[0].code, copy, message, remedy, names)
+            yield _copied_folder(folders, found, sizes)
+
+
+def _copied_folder(folders: Sequence[str], found: Sequence[Finding], sizes: Mapping[str, int]) -> Finding:
+    """Joins findings of copies that lie in the same folders. sizes: pictures of each folder."""
+    copy = min(folders[1:], key=lambda name: sizes[name])
+    others = join_names([name for name in folders if name != copy])
+    if len(found) == sizes[copy]:
+        message = f"the folder is a copy of {others}"
+    else:
+        message = f"{len(found)} of its {sizes[copy]} pictures are in {others}, too"
+    remedy = found[0].remedy if found[0].severity == "error" else "take one of them out"
+    names = tuple(name for one in found for name in (one.subject, *one.others))
+    return Finding(found[0].severity, found[0].code, copy, message, remedy, names)
 
 
 def near_copies(
@@ -79,23 +85,34 @@ def near_copies(
     of the former as a fit finds them. group: as `open_dataset` takes it."""
     known = [one for one in seen if one.look is not None]
     learnt = [one for one in known if one.split == "train"]
-    names, looks = relative_names([one.item.path for one in learnt]), [one.look for one in learnt]
+    names = relative_names([one.item.path for one in learnt])
     check_group(names, group)
-    parts = units_of(named_rows(names, looks), part_of=group_reader(group))
-    found = [_copies_finding(dataset, [learnt[k] for k in some], near=True) for some in parts.near_copies]
+    parts = units_of(named_rows(names, [one.look for one in learnt]), part_of=group_reader(group))
+    found = []
+    for numbers in parts.near_copies:
+        found.append(_copies_finding(dataset, [learnt[k] for k in numbers], near=True))
     for numbers in parts.unsure:
         first, *others = (dataset.relative(learnt[k].item.path) for k in numbers)
         message = f"looks the same as {join_names(others, 3)} but for noise: alike parts, or one part again?"
         remedy = "of one part keep one picture, or name the part with --group; alike parts may stay"
         found.append(Finding("note", "nearly-unsure", first, message, remedy, tuple(others)))
-    once = list({one.digest: one for one in reversed(known)}.values())[::-1]
-    if {one.split for one in once} - {"train"}:
-        bank = np.flatnonzero([one.split != "test" for one in once])
-        compared = compare_pictures([one.look for one in once if one.look is not None], bank)
-        for numbers in clusters(compared.copies):
-            if _are_apart(dataset, [once[k] for k in numbers]):
-                found.append(_copies_finding(dataset, [once[k] for k in numbers], near=True))
+    for alike in _near_copies_apart(dataset, known):
+        found.append(_copies_finding(dataset, alike, near=True))
     return found, parts
+
+
+def _near_copies_apart(dataset: Dataset, known: Sequence[CheckedPicture]) -> Iterator[list[CheckedPicture]]:
+    """Yields pictures that are nearly the same and lie in several splits; of exact copies the first."""
+    first_of = {one.digest: one for one in reversed(known)}
+    once = list(first_of.values())[::-1]
+    if not {one.split for one in once} - {"train"}:
+        return
+    bank = np.flatnonzero([one.split != "test" for one in once])
+    compared = compare_pictures([one.look for one in once if one.look is not None], bank)
+    for numbers in clusters(compared.copies):
+        alike = [once[k] for k in numbers]
+        if _are_apart(dataset, alike):
+            yield alike
 
 
 def _are_apart(dataset: Dataset, group: Sequence[CheckedPicture]) -> bool:

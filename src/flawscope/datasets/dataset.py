@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
@@ -135,24 +135,28 @@ def split_dataset(
     """
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
-    told = [listed.get(path) or split_of(path.relative_to(root).parts[:-1]) for path in paths]
-    if "train" in told and all(told):
+    splits = [listed.get(path) or split_of(path.relative_to(root).parts[:-1]) for path in paths]
+    if "train" in splits and all(splits):
         good_of: dict[str, list[Item]] = {split: [] for split in SPLITS}
-        for path, split in zip(paths, told, strict=True):
+        for path, split in zip(paths, splits, strict=True):
             if split in good_of:
                 good_of[split].append(Item(path, "good", False))
-        learnt, apart, tested = (tuple(items) for items in good_of.values())
+        learnt, apart, tested = map(tuple, good_of.values())
         return Dataset(root, category_of(root), layout, learnt, (*tested, *bad), apart)
+    held = _held_paths(good, paths, settings)
+    kind = "good" if good == root else good.name
+    train = tuple(Item(path, kind, False) for path in paths if path not in held)
+    test = [Item(path, kind, False) for path in paths if path in held]
+    test += bad
+    return Dataset(root, category_of(root), layout, train, tuple(test), drawn_split=True)
+
+
+def _held_paths(good: Path, paths: Sequence[Path], settings: SplitSettings) -> set[Path]:
+    """The pictures that are held out for testing, in whole parts. good: the folder that holds all."""
     common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
     names = [path.relative_to(good).as_posix() for path in paths]
     parts = name_parts([path.relative_to(common).as_posix() for path in paths], settings.part_of)
-    held = held_out(names, settings.share, settings.seed, parts)
-    kind = "good" if good == root else good.name
-    items = [Item(path, kind, False) for path in paths]
-    train = tuple(item for k, item in enumerate(items) if k not in held)
-    test = [items[k] for k in sorted(held)]
-    test += bad
-    return Dataset(root, category_of(root), layout, train, tuple(test), drawn_split=True)
+    return {paths[k] for k in held_out(names, settings.share, settings.seed, parts)}
 
 
 def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[PartKey | None] = ()) -> set[int]:
@@ -170,12 +174,7 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
     for k, (name, part) in enumerate(zip_longest(names, parts)):
         members.setdefault(part or name, []).append(k)
 
-    def order(part: str | PartKey) -> bytes:
-        text = part if isinstance(part, str) else "\0".join(piece or "" for piece in part)
-        text = unicodedata.normalize("NFC", text)  # macOS may spell the same name otherwise
-        return hashlib.blake2b(f"{seed}:{text}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
-
-    ordered = [members[part] for part in sorted(members, key=order)]
+    ordered = [members[part] for part in sorted(members, key=partial(_seeded_hash, seed))]
     most = max(2 * count, len(names) // 3)
     taken: list[list[int]] = []
     for part_members in ordered:
@@ -187,6 +186,12 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
     if count > 0 and not taken and len(ordered) > 1:
         taken = [min(ordered, key=len)]
     return {k for part_members in taken for k in part_members}
+
+
+def _seeded_hash(seed: int, part: str | PartKey) -> bytes:
+    text = part if isinstance(part, str) else "\0".join(piece or "" for piece in part)
+    text = unicodedata.normalize("NFC", text)  # macOS may spell the same name otherwise
+    return hashlib.blake2b(f"{seed}:{text}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def group_warning(paths: Sequence[Path], pattern: str | None) -> str:

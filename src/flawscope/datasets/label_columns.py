@@ -6,7 +6,7 @@ The world is closed (`pictures.folder_words`): a column is known by its values, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,8 @@ from flawscope.pictures.mask_files import fold
 from flawscope.pictures.name_words import PictureClass, form_groups
 
 Values = Mapping[Path, list[str]]  # texts of a column by picture
+_TICKED = ("1", "true")
+_CLASSES = {Said.GOOD: PictureClass.GOOD, Said.BAD: PictureClass.BAD, Said.UNCLEAR: PictureClass.UNCLEAR}
 
 
 class Column(NamedTuple):
@@ -86,13 +88,12 @@ def join_classes(
     columns: dict[str, dict[Path, list[str]]], source: str, texts: Mapping[Path, Texts]
 ) -> dict[str, dict[Path, list[str]]]:
     """Columns that are ticked or not, one for each class, joined to one of the classes."""
-    every = {fold(text) for values in columns.values() for own in values.values() for text in own}
-    if not every <= {"0", "1", "true", "false"} or len(columns) < (1 if source == "LabelMe" else 2):
+    least = 1 if source == "LabelMe" else 2
+    if len(columns) < least or not _are_ticks(columns):
         return columns
-    joined = {
-        picture: [header for header, text in own if fold(text) in ("1", "true")] or [""]
-        for picture, own in texts.items()
-    }
+    joined: dict[Path, list[str]] = {}
+    for picture, own in texts.items():
+        joined[picture] = [header for header, text in own if fold(text) in _TICKED] or [""]
     good = {says_good(header) for header in columns}
     one_each = sum(len(own) == 1 and own != [""] for own in joined.values())
     if good != {None} and (len(columns) == 1 or 2 * one_each <= len(joined)):
@@ -100,28 +101,37 @@ def join_classes(
     return {"defect" if True in good else "label": joined}  # beside a class of good ones others are defects
 
 
+def _are_ticks(columns: Mapping[str, Values]) -> bool:
+    """Whether all columns are of boxes that are ticked or not."""
+    texts = {fold(text) for values in columns.values() for own in values.values() for text in own}
+    return texts <= {*_TICKED, "0", "false"}
+
+
 def read_column(header: str, values: Values) -> Column | None:
     """Reads a column of texts; None where it says nothing of good and defective."""
     good = says_good(header)
     texts = {text for own in values.values() for text in own if text}
-    numbers = {to_number(text) for text in texts}
-    is_measured = len(texts) > 1 and None not in numbers and not numbers <= {0.0, 1.0}
-    if is_measured and good is False and 0.0 not in numbers:  # such as where defects lie
+    if good is False and _is_measured(texts):  # such as where defects lie
         return None
     if good is not None:
         return _read_answers(good, values)
     shared = rest_words(texts)
     said = {text: read_words(text, shared) for text in texts}
-    if not {Said.GOOD, Said.BAD, Said.UNCLEAR} & {*said.values()}:
+    if _CLASSES.keys().isdisjoint(said.values()):
         return None
-    classes = {Said.GOOD: PictureClass.GOOD, Said.BAD: PictureClass.BAD, Said.UNCLEAR: PictureClass.UNCLEAR}
     found = {}
     for picture, own in values.items():
-        telling = [text for text in own if text]
-        each = [classes.get(said[text], PictureClass.UNKNOWN) for text in telling]
+        telling = list(filter(None, own))
+        each = [_CLASSES.get(said[text], PictureClass.UNKNOWN) for text in telling]
         if telling:
             found[picture] = _together(each), telling[0]
     return Column(found)
+
+
+def _is_measured(texts: Collection[str]) -> bool:
+    """Whether texts are measurements: several numbers, of which none is 0."""
+    numbers = {to_number(text) for text in texts}
+    return len(texts) > 1 and None not in numbers and 0.0 not in numbers and not numbers <= {1.0}
 
 
 def _read_answers(good: bool, values: Values) -> Column:

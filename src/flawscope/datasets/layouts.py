@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import os
 import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from flawscope.datasets.class_labels import ClassLabels, read_class_labels
@@ -99,17 +100,20 @@ def open_dataset(
         if found not in ("folder", "bare", *_MVTEC_LIKE):
             raise InputError(f"{folder}: the {found} layout says which pictures are good; leave --good out")
         return open_named(folder, good, settings)
-    if found == "visa":
-        return open_visa(folder, settings)
-    if found == "realiad":
-        return open_realiad(folder, settings)
     if found in _MVTEC_LIKE:
         return _open_split(folder, found)
     if found == "review":
         return _open_review(folder)
-    if found == "folder":
-        return open_folder(folder, settings)
-    return open_bare(folder, settings)
+    return _OPEN[found](folder, settings)
+
+
+# of layouts without a split of their own, where one is drawn
+_OPEN: Mapping[str, Callable[[Path, SplitSettings], Dataset]] = {
+    "visa": open_visa,
+    "realiad": open_realiad,
+    "folder": open_folder,
+    "bare": open_bare,
+}
 
 
 def open_defects(
@@ -198,16 +202,21 @@ def _layout_of(folder: Path) -> str | None:
     train = _split_folder(folder, "train")
     good = good_folders(train) if train else ()
     if good:
-        if subfolder(folder, "test_public") is not None:
-            return "mvtec2"
-        if subfolder(folder, "validation") is not None:
-            return "loco"
-        return "btad" if good[0].name.casefold() == "ok" else "mvtec"
+        return _layout_of_split(folder, good[0])
     if subfolder(folder, *GOOD) is not None:
         return "folder"
     # such as screw_ok beside screw_nok
     said = read_side_by_side([name for name in subfolders(folder) if not is_mask_folder(name)])
     return "folder" if {Said.GOOD, Said.BAD} <= {*said.values()} else None
+
+
+def _layout_of_split(folder: Path, good: Path) -> str:
+    """Layout of a category with a folder train, by the splits beside it and the folder of good pictures."""
+    if subfolder(folder, "test_public") is not None:
+        return "mvtec2"
+    if subfolder(folder, "validation") is not None:
+        return "loco"
+    return "btad" if good.name.casefold() == "ok" else "mvtec"
 
 
 def _split_folder(folder: Path, split: str) -> Path | None:
@@ -229,40 +238,52 @@ def _categories(root: Path) -> dict[str, Path]:
 
 
 def _choose_category(root: Path, category: str | None, good: str | None) -> Path:
-    single = _layout_of(root)
-    if single is not None:
+    """The folder of the one category, or of the named one; the root where it holds none, or where `good` says
+    which of its pictures are good. InputError: it is not there, or several are and none is named."""
+    if _layout_of(root) is not None:
         if category is None or category == category_of(root):
             return root
         raise InputError(f"{root}: is itself one category, so it has no {category!r}; leave --category out")
     categories = _categories(root)
     if category is not None:
-        if category in categories:
-            return categories[category]
-        if category in subfolders(root):
-            _layout_of(root / category)  # raises if the folder cannot be read
-        if not categories:
-            raise InputError(f"{root}: no category {category!r} here, nor any other; leave --category out")
-        raise InputError(f"{root}: no category {category!r}; {suggest_name(category, categories)}")
+        return _named_category(root, category, categories)
     if len(categories) > 1:
-        names, are_sorted = ", ".join(categories), {*map(_layout_of, categories.values())} == {"folder"}
+        are_sorted = {*map(_layout_of, categories.values())} == {"folder"}
         if good is not None and are_sorted:
             return root
+        raise _several_categories(root, categories, are_sorted)
+    others = {name: path for name, path in subfolders(root).items() if name not in categories}
+    beside = [name for name, path in others.items() if categories and _has_pictures(path)]
+    if not beside:
+        return next(iter(categories.values()), root)
+    if good is not None:
+        return root
+    (name,) = categories
+    raise InputError(
+        f"{root}: {name} is a data set by its folders, beside pictures in {join_names(beside)}: choose "
+        f"it alone with --category {name}, or name the folders of good pictures with --good"
+    )
+
+
+def _named_category(root: Path, category: str, categories: Mapping[str, Path]) -> Path:
+    if category in categories:
+        return categories[category]
+    if category in subfolders(root):
+        _layout_of(root / category)  # raises if the folder cannot be read
+    if not categories:
+        raise InputError(f"{root}: no category {category!r} here, nor any other; leave --category out")
+    raise InputError(f"{root}: no category {category!r}; {suggest_name(category, categories)}")
+
+
+def _several_categories(root: Path, categories: Mapping[str, Path], are_sorted: bool) -> InputError:
+    """The error that one has to be chosen. are_sorted: each is a folder of good and perhaps of bad pictures,
+    and all may show one product."""
+    message = f"several categories in {root}: {', '.join(categories)}; choose one with --category"
+    if are_sorted:
         known = dict.fromkeys(path.name for one in categories.values() for path in good_folders(one))
         answer = f"--good {shlex.quote(','.join(known))}"
-        one = f" or, where all show one product, name the folders of good pictures: {answer}"
-        raise InputError(
-            f"several categories in {root}: {names}; choose one with --category{one if are_sorted else ''}"
-        )
-    others = {name: path for name, path in subfolders(root).items() if name not in categories}
-    if beside := [name for name in others if categories and _has_pictures(others[name])]:
-        if good is not None:
-            return root
-        (name,) = categories
-        raise InputError(
-            f"{root}: {name} is a data set by its folders, beside pictures in {join_names(beside)}: choose "
-            f"it alone with --category {name}, or name the folders of good pictures with --good"
-        )
-    return next(iter(categories.values()), root)
+        message += f" or, where all show one product, name the folders of good pictures: {answer}"
+    return InputError(message)
 
 
 def _has_pictures(folder: Path) -> bool:
@@ -292,16 +313,9 @@ def _open_split(root: Path, layout: str) -> Dataset:
     validation = _split_folder(root, "validation")
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
-    trees = {
-        split: FolderTree(split, truth.pictures_in(split))
-        for split in (train, validation, test)
-        if split is not None
-    }
-    # of an export for classification each split has the same kinds; else nobody knows
-    known = {fold(name) for split in trees if split != train for name in subfolders(split)}
-    tops = [parts for parts, said in trees[train].said.items() if len(parts) == 1 and said is not Said.BAD]
-    unknown = [p for p in tops if trees[train].said[p] is not Said.GOOD and fold(p[0]) not in known]
-    if unknown or any(Said.UNCLEAR in tree.found for tree in trees.values()):
+    splits = [split for split in (train, validation, test) if split is not None]
+    trees = {split: FolderTree(split, truth.pictures_in(split)) for split in splits}
+    if _unknown_kinds(trees[train], splits) or any(Said.UNCLEAR in tree.found for tree in trees.values()):
         raise split_question(root, truth.pictures)
     learnt = _good_items(trees[train], labels)
     if not learnt:
@@ -310,15 +324,30 @@ def _open_split(root: Path, layout: str) -> Dataset:
         )
     items: list[Item] = []
     for split, tree in trees.items():
-        good = {*tree.pictures(Said.GOOD)}
-        for kind, folder in subfolders(split).items():
-            for path in truth.pictures_in(folder):
-                is_good = path in good
-                if not is_good or split == test:
-                    marks = () if is_good else (truth.find(path), truth.left_out(path))
-                    items.append(Item(path, kind, not is_good, *marks))
+        items += _test_items(tree, truth, split == test)
     held = _good_items(trees[validation], labels) if validation else ()
     return Dataset(root, category_of(root), layout, learnt, tuple(items), held)
+
+
+def _unknown_kinds(train: FolderTree, splits: Iterable[Path]) -> bool:
+    """Whether folders in train say nothing that is known: in an export for classification each split has the
+    same kinds, else nobody knows which are good."""
+    known = {fold(name) for split in splits if split != train.root for name in subfolders(split)}
+    for parts, said in train.said.items():
+        if len(parts) == 1 and said not in (Said.GOOD, Said.BAD) and fold(parts[0]) not in known:
+            return True
+    return False
+
+
+def _test_items(tree: FolderTree, truth: GroundTruth, is_test: bool) -> Iterator[Item]:
+    """Yields the defective pictures of a split; of the test the good ones, too."""
+    good = {*tree.pictures(Said.GOOD)}
+    for kind, folder in subfolders(tree.root).items():
+        for path in truth.pictures_in(folder):
+            if path not in good:
+                yield Item(path, kind, True, truth.find(path), truth.left_out(path))
+            elif is_test:
+                yield Item(path, kind, False)
 
 
 def _good_items(tree: FolderTree, labels: ClassLabels) -> tuple[Item, ...]:

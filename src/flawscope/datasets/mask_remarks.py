@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.labels import PictureLabels
-from flawscope.datasets.masks import Mask, read_any_mask
+from flawscope.datasets.masks import GroundTruth, Mask, read_any_mask
 from flawscope.errors import InputError, join_names
 from flawscope.pictures.files import TRANSPOSING, stored_turn
 from flawscope.pictures.listing import natural_key, pictures_in
@@ -83,23 +83,34 @@ def good_remarks(dataset: Dataset) -> Iterator[str]:
 def picture_remarks(dataset: Dataset) -> Iterator[str]:
     """Yields remarks on label files that cannot be used, on pictures beside the folders of good and defective
     ones, and on such as seem masks."""
-    if truth := dataset.truth:
-        for path, reason in truth.labels.unreadable.items():
-            yield f"{path} could not be read ({reason}), nothing in it counts: export it again"
-        for source, reason in truth.labels.scale_doubts():
-            yield f"{source} {reason}: if it was made on smaller pictures, mark these"
-        if overlays := [dataset.relative(path) for path in truth.overlays]:
-            yield f"passed over, since they are others with something drawn in: {join_names(overlays)}"
+    if dataset.truth:
+        yield from _label_remarks(dataset, dataset.truth)
     every = [item.path for items in dataset.splits.values() for item in items]
-    if seeming := [dataset.relative(path) for path in seem_masks(every)]:
+    seeming = [dataset.relative(path) for path in seem_masks(every)]
+    if seeming:
         names = join_names(seeming)
         yield f"count as pictures, but look like masks: {names}; the mask of a.png is a_mask.png"
-    if photographs := [dataset.relative(path) for path in find_photographs(every)]:
+    photographs = [dataset.relative(path) for path in find_photographs(every)]
+    if photographs:
         yield f"named like masks, but photographs, which count as pictures: {join_names(photographs)}"
-    if dataset.layout != "folder" or dataset.truth is None:
-        return
-    beside = [path for path in pictures_in(dataset.root) if path not in {*every}]
-    if folders := Counter(dataset.relative(path.parent) for path in beside):
+    if dataset.layout == "folder" and dataset.truth is not None:
+        yield from _beside_remarks(dataset, {*every})
+
+
+def _label_remarks(dataset: Dataset, truth: GroundTruth) -> Iterator[str]:
+    for path, reason in truth.labels.unreadable.items():
+        yield f"{path} could not be read ({reason}), nothing in it counts: export it again"
+    for source, reason in truth.labels.scale_doubts():
+        yield f"{source} {reason}: if it was made on smaller pictures, mark these"
+    overlays = [dataset.relative(path) for path in truth.overlays]
+    if overlays:
+        yield f"passed over, since they are others with something drawn in: {join_names(overlays)}"
+
+
+def _beside_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
+    beside = [path for path in pictures_in(dataset.root) if path not in used]
+    folders = Counter(dataset.relative(path.parent) for path in beside)
+    if folders:
         named = join_names([f"{name} ({number})" for name, number in folders.items()])
         yield f"not used, beside the folders of good and defective pictures: {named}; --good names good ones"
 

@@ -63,43 +63,64 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
     signs of a split or of defects is refused, not trained on."""
     paths = pictures_in(root)
     if not paths:
-        others = Counter(path.suffix.lower() for path in not_pictures_in(root) if path.suffix)
-        there = join_names([f"{n} {suffix}" for suffix, n in others.most_common(3)])
-        raise InputError(
-            f"{root}: no pictures and no known layout{f', only {there}' if there else ''}; known formats: "
-            f"{known_formats()}{other_remedies(others)}"
-        )
+        raise _no_pictures(root)
     if category_of(root).casefold() in MASK_FOLDERS:
         raise InputError(f"{root}: a folder of masks, by its name; give the folder that holds it")
-    folders = [path.relative_to(root).parent.parts for path in paths]
     labels = read_class_labels(root, paths, by_marks=True)
     if labels.is_complete:
         return _open_told(root, labels, settings)
-    if all(map(split_of, folders)) and len({_kind_folders(parts) for parts in folders}) > 1:
-        raise split_question(root, paths)
-    if all(map(split_of, folders)) and labels.is_doubtful():  # the marks tell, or nobody does
-        raise labels.question(root, NAME_GOOD)
-    if any(map(split_of, folders)):
-        hint = next("/".join(parts) for parts in folders if split_of(parts))
-        reason = "the name hints at a split, but the folders around it follow no known layout"
-        raise InputError(f"{root / hint}: {reason}; make it train/good and test/KIND, or good beside bad")
+    _refuse_split(root, paths, labels)
     refuse_unknown(root, paths, labels=labels)
     return _all_good(root, paths, settings, labels.splits(paths))
+
+
+def _no_pictures(root: Path) -> InputError:
+    others = Counter(path.suffix.lower() for path in not_pictures_in(root) if path.suffix)
+    there = join_names([f"{n} {suffix}" for suffix, n in others.most_common(3)])
+    only = f", only {there}" if there else ""
+    return InputError(
+        f"{root}: no pictures and no known layout{only}; known formats: "
+        f"{known_formats()}{other_remedies(others)}"
+    )
+
+
+def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> None:
+    """Raises InputError where folders hint at a split, and nothing says which of its pictures are good."""
+    folders = [path.relative_to(root).parent.parts for path in paths]
+    of_a_split = [parts for parts in folders if split_of(parts)]
+    if not of_a_split:
+        return
+    if len(of_a_split) == len(folders):
+        if len({_kind_folders(parts) for parts in folders}) > 1:
+            raise split_question(root, paths)
+        if labels.is_doubtful():  # the marks tell, or nobody does
+            raise labels.question(root, NAME_GOOD)
+    reason = "the name hints at a split, but the folders around it follow no known layout"
+    hint = "/".join(of_a_split[0])
+    raise InputError(f"{root / hint}: {reason}; make it train/good and test/KIND, or good beside bad")
 
 
 def _open_told(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
     """Opens pictures each of which is called good or defective, by its name or by a list. InputError where
     none is good, or where a folder that says "bad" has a good one."""
     good = [path for path in labels.of if labels.class_of(path) is PictureClass.GOOD]
-    folders = {path.parent.relative_to(root).parts for path in good}
-    if not good or any(says_good(name) is False for parts in folders for name in (category_of(root), *parts)):
+    if not good or any(_is_called_bad(root, path) for path in good):
         raise labels.question(root, NAME_GOOD)
     truth = GroundTruth(root)
-    known = {*truth.pictures}  # without overlays
-    bad = [path for path in labels.of if path not in {*good} and path in known]
-    test = [Item(p, labels.kind(p), True, truth.find(p), truth.left_out(p)) for p in bad]
-    learnt = [path for path in good if path in known]
+    pictures = {*truth.pictures}  # without overlays
+    called_good = {*good}
+    test = []
+    for path in labels.of:
+        if path in pictures and path not in called_good:
+            test.append(Item(path, labels.kind(path), True, truth.find(path), truth.left_out(path)))
+    learnt = [path for path in good if path in pictures]
     return split_dataset(root, "folder", root, learnt, test, settings, labels.splits(learnt))
+
+
+def _is_called_bad(root: Path, path: Path) -> bool:
+    """Whether a folder of a picture, or the root, says that it is not good."""
+    folders = path.parent.relative_to(root).parts
+    return any(says_good(name) is False for name in (category_of(root), *folders))
 
 
 def open_folder(root: Path, settings: SplitSettings) -> Dataset:
@@ -108,62 +129,98 @@ def open_folder(root: Path, settings: SplitSettings) -> Dataset:
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
     tree = FolderTree(root, truth.pictures)
-    tops = {parts[:1] for parts in tree.counts if parts}
-    unknown = [parts for parts in tops if tree.said[parts] in (Said.UNKNOWN, Said.SORTED)]
-    if Said.UNCLEAR in tree.found or (unknown and not any(says_only_bad(parts[0]) for parts in tops)):
+    folders = _folders_by_said(tree)
+    names = [name for several in folders.values() for name in several]
+    has_unknown = bool(folders[Said.UNKNOWN] or folders[Said.SORTED])
+    if Said.UNCLEAR in tree.found or (has_unknown and not any(map(says_only_bad, names))):
         raise tree.question()
-    bad = [
-        subfolders(root)[parts[0]]
-        for parts in sorted(tops, key=lambda parts: natural_key(parts[0]))
-        if tree.said[parts] is Said.BAD
-    ]
-    test = [item for folder in bad for item in defects_in(folder, truth)]
+    paths_of = subfolders(root)
+    test = [item for name in folders[Said.BAD] for item in defects_in(paths_of[name], truth)]
     paths = good_pictures(root, tree.pictures(Said.GOOD), labels)
-    good = {parts[:1] for parts in tops if tree.said[parts] is Said.GOOD}
     # without defects there is no test: every good picture is for training
     share = settings if test else settings._replace(share=0)
-    alone = root.joinpath(*next(iter(good))) if len(good) == 1 else root
+    good = folders[Said.GOOD]
+    alone = root / good[0] if len(good) == 1 else root
     return split_dataset(root, "folder", alone, paths, test, share, labels.splits(paths))
+
+
+def _folders_by_said(tree: FolderTree) -> dict[Said, list[str]]:
+    """Names of the folders in the root, in their order, by what they say."""
+    folders: dict[Said, list[str]] = {said: [] for said in Said}
+    for name in sorted({parts[0] for parts in tree.counts if parts}, key=natural_key):
+        folders[tree.said[(name,)]].append(name)
+    return folders
 
 
 def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     """Opens a folder whose good pictures somebody named: by their folders, or by words that names and lists
     say of them, or by the kinds of marks around good parts. What is called defective stays it, unless its
     folder is named that says "good", or its word. InputError where nothing has one of the names."""
-    asked = split_names(names, "--good", "name folders of good pictures, or all")
-    truth = GroundTruth(root, good_kinds=asked)
-    folders = {path: path.relative_to(root).parent for path in truth.pictures}
-    if asked == (ALL_GOOD,):
-        told = read_class_labels(root, truth.pictures, truth.labels)
-        return _all_good(root, truth.pictures, settings, told.splits(truth.pictures, asks=False))
-    own = {path: _names_of(folder) for path, folder in folders.items()}
-    there = {name for names_ in own.values() for name in names_}
+    named = split_names(names, "--good", "name folders of good pictures, or all")
+    truth = GroundTruth(root, good_kinds=named)
+    if named == (ALL_GOOD,):
+        labels = read_class_labels(root, truth.pictures, truth.labels)
+        return _all_good(root, truth.pictures, settings, labels.splits(truth.pictures, asks=False))
     labels = read_class_labels(root, truth.pictures, truth.labels, by_marks=True)
-    known = {fold(name) for name in there}
-    folded = {fold(name) for name in asked}
-    words = folded - known
-    for name in asked:
-        one = {fold(name)}
-        if not one <= known and not any(labels.is_named(path, one) for path in folders):
-            suggested = suggest_name(name, sorted(there | labels.words, key=natural_key))
-            raise InputError(f"{root}: --good {name}: no pictures there; {suggested}")
+    choice = _NamedGood(root, named, truth.pictures, labels)
+    choice.refuse_unknown()
     good, test = list[Path](), list[Item]()
-    for path, folder in folders.items():
-        named = [name for name in own[path] if fold(name) in folded]
-        is_bad = labels.defect_source(path) and not any(map(says_good, named))
-        is_bad = is_bad or (named == ["."] and labels.has_unknown and labels.is_labelled(path))
-        if (named and not is_bad) or labels.is_named(path, words):
+    for path in truth.pictures:
+        if choice.is_good(path):
             good.append(path)
         else:
-            kind = _kind_of(folder.parts) or labels.kind(path) or category_of(root)
-            test.append(Item(path, kind, True, truth.find(path), truth.left_out(path)))
+            test.append(Item(path, choice.kind(path), True, truth.find(path), truth.left_out(path)))
     if not good:
         raise labels.question(root, NAME_GOOD)
-    own_folder = root / asked[0]
-    alone = own_folder if len(asked) == 1 and own_folder.is_dir() and asked != (".",) else root
+    own_folder = root / named[0]
+    alone = own_folder if len(named) == 1 and own_folder.is_dir() and named != (".",) else root
     share = settings if test else settings._replace(share=0)
     found = split_dataset(root, "folder", alone, good, test, share, labels.splits(good))
-    return replace(found, good_kinds=asked)
+    return replace(found, good_kinds=named)
+
+
+class _NamedGood:
+    """Chooses the pictures that --good names: by their folders, else by words that names and lists say.
+
+    Attributes:
+        named: what --good names.
+    """
+
+    def __init__(self, root: Path, named: Sequence[str], pictures: Iterable[Path], labels: ClassLabels):
+        self._root, self.named, self._labels = root, named, labels
+        self._folders = {path: path.relative_to(root).parent for path in pictures}
+        self._there = {name for folder in self._folders.values() for name in _names_of(folder)}
+        self._folded = {fold(name) for name in named}
+        self._words = self._folded - {fold(name) for name in self._there}  # that name no folder
+
+    def refuse_unknown(self) -> None:
+        """Raises InputError where no picture has one of the names."""
+        for name in self.named:
+            folded = fold(name)
+            if folded not in self._words:
+                continue
+            if any(self._labels.is_named(path, {folded}) for path in self._folders):
+                continue
+            suggested = suggest_name(name, sorted(self._there | self._labels.words, key=natural_key))
+            raise InputError(f"{self._root}: --good {name}: no pictures there; {suggested}")
+
+    def is_good(self, path: Path) -> bool:
+        """Whether a picture is named, by its folder unless something calls it defective, or by a word."""
+        folders = [name for name in _names_of(self._folders[path]) if fold(name) in self._folded]
+        if folders and not self._is_called_defective(path, folders):
+            return True
+        return self._labels.is_named(path, self._words)
+
+    def _is_called_defective(self, path: Path, folders: Sequence[str]) -> bool:
+        """Whether something calls a picture of named folders defective, and no folder's name says good."""
+        if self._labels.defect_source(path) and not any(map(says_good, folders)):
+            return True
+        # of pictures directly in the folder, labels that nobody knows may tell the defective ones
+        return folders == ["."] and self._labels.has_unknown and self._labels.is_labelled(path)
+
+    def kind(self, path: Path) -> str:
+        """Kind of a picture that is not named, by its folders, its labels, or the data set's name."""
+        return _kind_of(self._folders[path].parts) or self._labels.kind(path) or category_of(self._root)
 
 
 def _all_good(
@@ -313,18 +370,18 @@ def refuse_unknown(
         labels: of the pictures, where they were read.
     """
     paths = list(paths)
-    labels = read_class_labels(root, paths, by_marks=True) if labels is None else labels
+    if labels is None:
+        labels = read_class_labels(root, paths, by_marks=True)
     own = category_of(root)
-    of_root = Said.GOOD if says_good(own) else Said.SORTED
-    tree = FolderTree(root, paths, of_root)
+    tree = FolderTree(root, paths, Said.GOOD if says_good(own) else Said.SORTED)
     if tree.found == {Said.GOOD}:
         labels = labels.of_good(paths)
-    is_unknown = tree.found not in ({Said.GOOD}, {Said.SORTED}, set())
-    if labels.is_doubtful() and not (is_unknown and labels.is_silent):
+    is_known = tree.found in ({Said.GOOD}, {Said.SORTED}, set())
+    if labels.is_doubtful() and (is_known or not labels.is_silent):
         raise labels.question(root, remedy)
     if says_only_bad(own) or (own and is_mistake(own)):
         raise _question(root.parent, Counter({(own,): len(paths)}), remedy, {(own,): read_words(own)})
-    if is_unknown:
+    if not is_known:
         raise tree.question(remedy)
 
 
@@ -341,26 +398,38 @@ def refuse_unknown_names(
         inside: paths of its files, with forward slashes; those that lead out of it are passed over.
         read: reads a file, by its path: lists of pictures are looked at.
     """
-    every = {one: PurePosixPath(one) for one in inside}
-    usual = {one: path for one, path in every.items() if not {"..", "/"} & {*path.parts} and ":" not in one}
-    pictures = [path for path in usual.values() if is_picture(path)]
-    others = [one for one, path in usual.items() if not is_picture(path)]
+    pictures, others = list[PurePosixPath](), list[str]()
+    for one in dict.fromkeys(inside):
+        path = PurePosixPath(one)
+        if {"..", "/"} & {*path.parts} or ":" in one:
+            continue
+        if is_picture(path):
+            pictures.append(path)
+        else:
+            others.append(one)
     if not others:
         virtual = [Path(name, path) for path in pictures]
         refuse_unknown(Path(name), virtual, remedy, read_name_labels(virtual))
         return
     with TemporaryDirectory() as unpacked:
-        root, left = Path(unpacked, "in", "pictures"), MAX_LIST_BYTES
-        root.mkdir(parents=True)
-        for one in others:
-            may_tell = one in read and usual[one].suffix.lower() in SUFFIXES
-            content = read[one]() if may_tell else b""
-            left -= len(content)
-            (root / one).parent.mkdir(parents=True, exist_ok=True)
-            (root / one).write_bytes(content if left >= 0 else b"")
+        root = Path(unpacked, "in", "pictures")
+        _unpack_lists(root, others, read)
         labels = read_class_labels(root, [root / path for path in pictures], by_marks=True)
     named = {Path(name, path.relative_to(root)): said for path, said in labels.of.items()}
     refuse_unknown(Path(name), named, remedy, ClassLabels(named, unread=labels.unread))
+
+
+def _unpack_lists(root: Path, paths: Iterable[str], read: Mapping[str, Callable[[], bytes]]) -> None:
+    """Writes files that may be lists below a folder, and the others empty, by their names alone; so too what
+    is beyond `MAX_LIST_BYTES` in all."""
+    root.mkdir(parents=True)
+    left = MAX_LIST_BYTES
+    for path in paths:
+        may_tell = path in read and PurePosixPath(path).suffix.lower() in SUFFIXES
+        content = read[path]() if may_tell else b""
+        left -= len(content)
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content if left >= 0 else b"")
 
 
 def split_question(root: Path, paths: Iterable[Path]) -> InputError:

@@ -82,10 +82,13 @@ def draw_seen(
             "number, or a folder"
         )
     rng = Stream.SEEN_DEFECTS.rng(seed)
-    kinds = sorted({item.kind for item in items}, key=natural_key)
+    of_kind: dict[str, list[Item]] = {}
+    for item in sorted(items, key=lambda item: natural_key(item.path)):
+        of_kind.setdefault(item.kind, []).append(item)
+    kinds = sorted(of_kind, key=natural_key)
     waiting = {}
     for kind in kinds:
-        own = sorted((item for item in items if item.kind == kind), key=lambda item: natural_key(item.path))
+        own = of_kind[kind]
         waiting[kind] = [own[int(k)] for k in rng.permutation(len(own))]
     order = [kinds[int(k)] for k in rng.permutation(len(kinds))]  # the first kinds give one more
     drawn: list[Item] = []
@@ -96,28 +99,18 @@ def draw_seen(
 
 def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
     """Pictures of a text file: paths from the working folder, from the file's folder, or in the data set."""
-    try:
-        lines = read_text(path).splitlines()
-    except (OSError, ValueError) as error:
-        reason = str(error)
-        if isinstance(error, OSError):
-            reason += "; give a text file of paths"
-        elif path.suffix.lower() in TABLE_SUFFIXES or is_picture(path):  # not to be saved as UTF-8
-            reason = "it is no text; give a text file of paths, or a folder of pictures"
-        raise InputError(f"cannot read the list {path}: {reason}") from None
+    lines = _read_lines(path)
     known = {item.path.resolve(): item for item in dataset.test} if dataset else {}
-    roots = [Path(), path.parent, *([dataset.root] if dataset else [])]
+    roots = [Path(), path.parent]
+    if dataset:
+        roots.append(dataset.root)
     items: dict[Path, Item] = {}
-    for line in (unquoted(line.strip()) for line in lines):
-        if not line or line.startswith("#"):
-            continue
-        found = next((p for p in (root / line for root in roots) if os.path.isfile(p)), None)
+    for line in lines:
+        found = next((root / line for root in roots if os.path.isfile(root / line)), None)
         if found is None:
             raise InputError(f"{path} names {line:.200}, which is not there: mend the line")
         full = found.resolve()
-        item = known.get(full) or next(
-            (i for i in _defective_pictures(found.parent) if i.path.resolve() == full), None
-        )
+        item = known.get(full) or _defective_picture(found)
         if item is None or not item.anomalous:
             raise InputError(f"{path} names {line}, which is not among the defective pictures: drop the line")
         if masked and not item.masks:
@@ -129,6 +122,27 @@ def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
     if not items:
         raise InputError(f"{path} names no picture: write one path a line")
     return list(items.values())
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Paths in a text file, without quotes and remarks. InputError: it cannot be read, or is no text."""
+    try:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
+        reason = str(error)
+        if isinstance(error, OSError):
+            reason += "; give a text file of paths"
+        elif path.suffix.lower() in TABLE_SUFFIXES or is_picture(path):  # not to be saved as UTF-8
+            reason = "it is no text; give a text file of paths, or a folder of pictures"
+        raise InputError(f"cannot read the list {path}: {reason}") from None
+    unquoted_lines = [unquoted(line.strip()) for line in lines]
+    return [line for line in unquoted_lines if line and not line.startswith("#")]
+
+
+def _defective_picture(path: Path) -> Item | None:
+    """A picture among the defective ones of its folder; None where it is none of them."""
+    full = path.resolve()
+    return next((item for item in _defective_pictures(path.parent) if item.path.resolve() == full), None)
 
 
 def list_seen(
@@ -169,13 +183,7 @@ def _defective_pictures(root: Path) -> list[Item]:
     below it, in folders of masks beside it and above, and where it is part of a data set, such as its folder
     bad/, in label files there. Nothing else that lies beside it is looked through."""
     full = root.resolve()
-    above = (full.parent, full.parent.parent)
-    beside = [
-        path
-        for here in above
-        for name, path in subfolders(here).items()
-        if masked_folder(name) in ("", fold(full.name)) and not full.is_relative_to(path)
-    ]
+    beside = _masks_beside(full)
     truth = GroundTruth(full, beside)
     if find_categories(full.parent) == [full.parent.name]:
         files = [path for folder in (full, *beside) for path in walk_files(folder)]
@@ -183,12 +191,20 @@ def _defective_pictures(root: Path) -> list[Item]:
         below = [path for path in files if path.is_relative_to(full.parent)]
         truth.labels = LabelFiles(full.parent, truth.pictures, below)
     items = defects_in(full, truth)
-    tree = FolderTree(full, [item.path for item in items], Said.BAD)
+    paths = [item.path for item in items]
+    tree = FolderTree(full, paths, Said.BAD)
     if Said.UNCLEAR in tree.found:  # such as false alarms
         raise tree.question("leave out what is not defective")
-    labels = read_class_labels(full, [item.path for item in items], truth.labels)
-    return [
-        replace(item, kind=item.path.parent.name)
-        for item in items
-        if labels.class_of(item.path) is not PictureClass.GOOD
-    ]
+    labels = read_class_labels(full, paths, truth.labels)
+    defective = [item for item in items if labels.class_of(item.path) is not PictureClass.GOOD]
+    return [replace(item, kind=item.path.parent.name) for item in defective]
+
+
+def _masks_beside(folder: Path) -> list[Path]:
+    """Folders of masks that may belong to a folder's pictures: beside it, and beside its parent."""
+    found = []
+    for above in (folder.parent, folder.parent.parent):
+        for name, path in subfolders(above).items():
+            if masked_folder(name) in ("", fold(folder.name)) and not folder.is_relative_to(path):
+                found.append(path)
+    return found

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +126,7 @@ def evaluate(
             + (seen.failures[0] if seen.failures else "the model was fitted on all of them")
         )
     lights = (LIGHTS if robust else ()) if isinstance(robust, bool) else robust
-    labels: dict[str, Any] = {}
+    labels: Json = {}
     shown = [*zip(kept.items, kept.predictions, strict=True)]
     judged = judge_parts(predictor, shown, seen.failures)
     if judged:
@@ -226,9 +225,7 @@ def _ground_truth(
     return truth
 
 
-def _image_metrics(
-    decided: Sequence[Decided], predictor: Predictor, labels: dict[str, Any]
-) -> dict[str, float]:
+def _image_metrics(decided: Sequence[Decided], predictor: Predictor, labels: Json) -> dict[str, float]:
     anomalous = np.array([one.anomalous for one in decided])
     image = metrics.image_metrics(anomalous, np.array([one.score for one in decided]))
     labels["image_f1"] = _best_threshold_label("score", image.f1_threshold)
@@ -315,7 +312,7 @@ def _mismatch_warning(kept: PictureStore, predictor: Predictor) -> str:
     return mismatch.warning()
 
 
-def _pixel_metrics(kept: PictureStore, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
+def _pixel_metrics(kept: PictureStore, predictor: Predictor, labels: Json) -> dict[str, float]:
     marked = LazySequence(lambda i: kept.prediction_with_map(i).mask, len(kept))
     found, best = _compute_pixel_metrics(kept.maps, kept.truths, kept.valid, marked)
     threshold, outline = predictor.calibration.mask_threshold, predictor.calibration.outline
@@ -377,7 +374,7 @@ def _segmentation_f1(
     return 2 * hits / (called + defective) if 0 < defective < counting else float("nan")
 
 
-def _full_resolution_metrics(kept: PictureStore, labels: dict[str, Any]) -> dict[str, float]:
+def _full_resolution_metrics(kept: PictureStore, labels: Json) -> dict[str, float]:
     labels["full_resolution"] = "full_*: maps warped to each picture's size, masks as they are"
 
     def truth(i: int) -> NDArray[np.bool_] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from flawscope.errors import InputError, pluralize
 from flawscope.evaluation import metrics
 from flawscope.evaluation.result import PictureStore
 from flawscope.pictures.masks import read_labels
+from flawscope.types import Json
 from flawscope.views.geometry import Geometry
 
 
@@ -43,7 +43,7 @@ def shrink_mask(
     return truth, count, lost
 
 
-def loco_metrics(kept: PictureStore, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:
+def loco_metrics(kept: PictureStore, dataset: Dataset, labels: Json) -> dict[str, float]:
     """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data."""
     if dataset.layout != "loco":
         return {}
@@ -80,7 +80,7 @@ def loco_metrics(kept: PictureStore, dataset: Dataset, labels: dict[str, Any]) -
 
 
 def _saturated_region(
-    path: Path, geometry: Geometry, configs: dict[int, Any]
+    path: Path, geometry: Geometry, configs: dict[int, Json]
 ) -> tuple[NDArray[np.bool_], float] | None:
     """Region at the network's size, and its saturation in pixels there; None if it lies outside of the view
     or marks nothing."""

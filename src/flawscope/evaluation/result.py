@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,7 +227,7 @@ class Evaluation:
     failures: tuple[str, ...] = ()
     masks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MASK_COUNTS, 0))
     mismatch: str = ""
-    labels: dict[str, Any] = field(default_factory=dict)  # remarks on single figures
+    labels: Json = field(default_factory=dict)  # remarks on single figures
     parts: Json = field(default_factory=dict)
     learning_curve: LearningCurve | None = None
     robustness: tuple[Robustness, ...] = ()

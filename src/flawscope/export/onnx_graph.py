@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.errors import FlawscopeError, InputError, one_line_message
-from flawscope.methods.detector import Detector
+from flawscope.methods.detector import Detector, Operator
 from flawscope.runtime import onnx_file
 from flawscope.runtime.session import RESIDUALS
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, TensorProto
 
-NOTHING: Mapping[Any, Any] = MappingProxyType({})
+NOTHING: Mapping[Operator, Operator] = MappingProxyType({})
 OPSET, IR_VERSION = 18, 8  # the file format that came with the operators: ONNX Runtime 1.18 reads it
 
 
@@ -108,7 +108,7 @@ def trace_module(
     module: nn.Module,
     given: Mapping[str, Tensor],
     results: list[str],
-    translations: Mapping[Any, Any] = NOTHING,
+    translations: Mapping[Operator, Operator] = NOTHING,
 ) -> ModelProto:
     """Graph of a module with these inputs and results; `prepare_trace` the detector before."""
     batch = torch.export.Dim("batch", min=1)
@@ -202,7 +202,7 @@ def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | No
     return whole
 
 
-def _content(entry: Any) -> bytes:
+def _content(entry: TensorProto) -> bytes:
     """Digest of a tensor's type, shape and data."""
     data = entry.SerializeToString() if not entry.raw_data else entry.raw_data
     return hashlib.sha256(f"{entry.data_type} {[*entry.dims]} ".encode() + data).digest()

@@ -198,7 +198,7 @@ class _Search:
         self.given: dict[str, str] = {}
         self.given_sources: list[PictureSource] = []
         for source in _given_defects(seen, images, self.seed, say):
-            if (picture := decoded_or_none(source)) is not None:
+            if (picture := decoded_or_none(source, decode)) is not None:
                 self.given[pixel_hash(picture)] = relative_names([source])[0]
                 self.given_sources.append(source)
 

@@ -30,6 +30,8 @@ W = TypeVar("W")
 # Loads picture i as [3, H, W] float32 in 0..1, or None where it cannot be used
 LoadPicture = Callable[[int], Tensor | None]
 # Takes the features of picture i, and the pixels of it that count ([H, W] bool; None: the region of interest)
+# an operator of torch, and the function that builds it of ONNX operators
+Operator = Callable[..., object]
 StoreFeatures = Callable[[int, Tensor, Tensor | None], None]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -117,7 +119,7 @@ class Detector(nn.Module, ABC):
         with autocast(self.roi.device, DTYPES.get(self.config.precision)), without_tf32(self.roi.device):
             yield
 
-    def choose(self, task: Any) -> Any:
+    def choose(self, task: Any) -> PictureSettings:
         """The settings, with those that are `auto` decided by the `Task` of the pictures."""
         return self.config
 
@@ -126,7 +128,7 @@ class Detector(nn.Module, ABC):
     def for_export(self) -> None:
         """Prepare what only an exported graph needs. Called before `forward` is traced."""
 
-    def operators(self) -> dict[Any, Any]:
+    def operators(self) -> dict[Operator, Operator]:
         """Give {torch operator: its ONNX translation} for operators that the exporter does not know."""
         return {}
 
@@ -201,7 +203,7 @@ def stored_region(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Ten
     return roi
 
 
-def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
     """Context in which layers compute in `dtype`; None: fp32. Nothing is entered where they do so already:
     the ONNX exporter traces the inside of autocast as a graph of its own, which takes twice as long."""
     if dtype is None and not torch.is_autocast_enabled(device.type):

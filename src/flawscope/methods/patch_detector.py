@@ -230,7 +230,9 @@ class PatchDetector(Detector):
     # ---- made, and read from a model file
 
     @staticmethod
-    def _backbones_of(config: Any) -> list[tuple[str, tuple[int, ...], tuple[int, int], str | None]]:
+    def _backbones_of(
+        config: Any,
+    ) -> list[tuple[str, tuple[int, ...], tuple[int, int], str | None]]:
         """Name, stages, size and weights of each backbone, as `load_backbone` takes them."""
         found = [(config.backbone, config.backbone_stages, config.network_size, config.weights)]
         found += [
@@ -241,14 +243,14 @@ class PatchDetector(Detector):
         return found
 
     @classmethod
-    def create(cls, config: Any, roi: Tensor | None = None) -> tuple[Self, WeightsOrigin]:
+    def create(cls, config: PatchSettings, roi: Tensor | None = None) -> tuple[Self, WeightsOrigin]:
         """A detector with its backbone, not fitted, and the name, origin and licence of the weights."""
         loaded = [load_backbone(*one) for one in cls._backbones_of(config)]
         origin = {key: " + ".join(about[key] for _, about in loaded) for key in loaded[0][1]}
         return cls(config, loaded[0][0], roi, *(backbone for backbone, _ in loaded[1:])).eval(), origin
 
     @classmethod
-    def create_like(cls, config: Any, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Self:
+    def create_like(cls, config: PatchSettings, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Self:
         """A detector that is not fitted, with the backbones of a fitted model of the same settings."""
         described = zip(cls._backbones_of(config), PREFIXES, strict=False)
         stored = [

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import get_annotations
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from flawscope.config import convert_value
 from flawscope.errors import InputError
@@ -283,7 +283,28 @@ class TrainingSettings(PictureSettings):
         yield self.memory > 0, "memory must be a number of GiB above 0"
 
 
-def training_rules(settings: Any) -> Iterable[Rule]:
+class TrainingFields(Protocol):
+    """Settings of every training, also that of a teacher, as `TrainingSettings` has them."""
+
+    @property
+    def held_out(self) -> float: ...
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def decay(self) -> float: ...
+    @property
+    def training(self) -> Literal["auto", "fp32", "bf16"]: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def training_rules(settings: TrainingFields) -> Iterable[Rule]:
     """Rules of every training, also that of a teacher."""
     yield 0 < settings.held_out <= 0.5, "held_out must be above 0 and at most 0.5"
     yield settings.steps is None or settings.steps >= 1, "steps must be at least 1"

@@ -285,7 +285,10 @@ class LeaveOut:
         return partial(self._run, group, self.bound)
 
     def _run(
-        self, group: int, answer: Callable[[int, Tensor, Tensor | None], LeftOut | None], images: Any
+        self,
+        group: int,
+        answer: Callable[[int, Tensor, Tensor | None], LeftOut | None],
+        images: Sequence[NDArray[np.float32]],
     ) -> tuple[Array, Array]:
         device = self.model.roi.device
 

@@ -13,12 +13,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from threading import Barrier, Lock, local
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
+S = TypeVar("S")
 T = TypeVar("T")
-MapBlocks = Callable[[Callable[[Any], T], Iterable[Any]], list[T]]
+
+
+class MapBlocks(Protocol):
+    """Calls a function for each item; returns its values in the items' order."""
+
+    def __call__(self, work: Callable[[S], T], items: Iterable[S]) -> list[T]: ...
+
+
 THREAD_NAME = "flawscope"  # of the threads
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 REUSED_BYTES = 1 << 28  # up to which a tensor takes memory that was freed before
@@ -29,7 +37,7 @@ _thread_state = local()  # `in_pool`: this thread is one of a pool's
 
 
 @contextmanager
-def workers(device: torch.device | str = "cpu") -> Iterator[MapBlocks[Any]]:
+def workers(device: torch.device | str = "cpu") -> Iterator[MapBlocks]:
     """Yield `each(work, items) -> [work(item), ...]`, in inference mode.
 
     On a CPU the items go to a shared pool of as many threads as torch has been given, and torch computes with
@@ -40,7 +48,7 @@ def workers(device: torch.device | str = "cpu") -> Iterator[MapBlocks[Any]]:
         return
     pool = _pool("worker", torch.get_num_threads())
 
-    def spread(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+    def spread(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
         futures = [pool.submit(_call_in_inference_mode, work, item) for item in items]
         try:
             return [future.result() for future in futures]
@@ -60,12 +68,12 @@ def run_serially(work: Callable[[], T], device: torch.device | str = "cpu") -> T
     return _pool("alone", 1).submit(torch.inference_mode()(work)).result()
 
 
-def _map_serially(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+def _map_serially(work: Callable[[S], T], items: Iterable[S]) -> list[T]:
     with torch.inference_mode():
         return [work(item) for item in items]
 
 
-def _call_in_inference_mode(work: Callable[[Any], T], item: Any) -> T:
+def _call_in_inference_mode(work: Callable[[S], T], item: S) -> T:
     with torch.inference_mode():  # it holds for one thread only
         return work(item)
 

@@ -7,12 +7,14 @@ defect, which covers a small part of a picture, hardly changes these measures.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from flawscope.types import Facts, Json
 
 APPEARANCE_KEY = "appearance"  # of the range among a model's facts
 SAMPLES_PER_SIDE = 64  # pixels that are measured, along each side
@@ -123,7 +125,7 @@ class AppearanceRange:
 
     # ---- facts of a model
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         ranges = {
             feature.name: [round(value, 6) for value in pair]
             for feature, pair in zip(FEATURES, self.ranges, strict=True)
@@ -132,18 +134,24 @@ class AppearanceRange:
         return {"ranges": ranges, "pictures": self.pictures}
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> AppearanceRange | None:
+    def from_facts(cls, facts: Facts) -> AppearanceRange | None:
         """Reads the range from a model's facts; None where there is none, or none of a known feature."""
         try:
             kept = facts[APPEARANCE_KEY]
             names = [feature.name for feature in FEATURES if feature.name in kept["ranges"]]
-            known = {name: tuple(map(float, kept["ranges"][name])) for name in names}
-            if not all(len(p) == 2 and p[0] <= p[1] and all(map(math.isfinite, p)) for p in known.values()):
-                return None
-            pairs = [known.get(feature.name, UNBOUNDED) for feature in FEATURES]
-            return cls(tuple((low, high) for low, high in pairs), int(kept["pictures"])) if known else None
+            known = {name: _parse_range(kept["ranges"][name]) for name in names}
+            ranges = tuple(known.get(feature.name, UNBOUNDED) for feature in FEATURES)
+            return cls(ranges, int(kept["pictures"])) if known else None
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
+
+
+def _parse_range(pair: Sequence[float]) -> tuple[float, float]:
+    """Range of a feature. ValueError and others: it is damaged."""
+    low, high = map(float, pair)
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError("a range")
+    return low, high
 
 
 def is_far(shifts: FeatureValues) -> bool:
@@ -160,7 +168,7 @@ def describe_shifts(shifts: Sequence[FeatureValues]) -> str:
     return ", ".join(FEATURES[k].low_label if middle[k] < 0 else FEATURES[k].high_label for k in chosen[:3])
 
 
-def pixel_format(picture: NDArray[Any]) -> str:
+def pixel_format(picture: NDArray[np.number]) -> str:
     """Names the kind of a decoded picture's pixels: "colour", "grey", "16-bit grey", ..."""
     if picture.dtype != np.uint8:
         return f"{8 * picture.dtype.itemsize}-bit {'grey' if picture.shape[2] < 3 else 'colour'}"

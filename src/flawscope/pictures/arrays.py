@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ def picture_error(name: str, reason: str, remedy: str) -> InputError:
     return InputError(f"cannot read picture {name}: {' '.join(reason.split())}; {remedy}")
 
 
-def from_numpy(array: NDArray[Any], name: str) -> NDArray[Any]:
+def from_numpy(array: NDArray[np.number], name: str) -> NDArray[np.number]:
     """Checks an array, and converts it to what `decode` returns; uint8 of three channels is not copied."""
     if array.ndim == 2:
         array = array[:, :, None]
@@ -40,7 +39,7 @@ def from_numpy(array: NDArray[Any], name: str) -> NDArray[Any]:
     return grey_as_rgb(array) if array.dtype == np.uint8 else array
 
 
-def check_values(array: NDArray[Any], name: str) -> NDArray[Any]:
+def check_values(array: NDArray[np.number], name: str) -> NDArray[np.number]:
     """Checks the values [H, W, C] of an array; floats become float32. InputError: others than uint8, uint16
     and finite floats, or none."""
     if array.ndim != 3 or array.size == 0:
@@ -55,7 +54,7 @@ def check_values(array: NDArray[Any], name: str) -> NDArray[Any]:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def narrow_integers(values: NDArray[Any]) -> NDArray[Any]:
+def narrow_integers(values: NDArray[np.number]) -> NDArray[np.number]:
     """Integers that are neither uint8 nor uint16 as these where they lie in 0..65535, else as float32."""
     if values.dtype.kind not in "iu" or values.dtype in (np.uint8, np.uint16):
         return values
@@ -63,12 +62,12 @@ def narrow_integers(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(whole if values.min() >= 0 and values.max() <= 65535 else np.float32)
 
 
-def grey_with_alpha(values: NDArray[np.uint16], name: str) -> NDArray[Any]:
+def grey_with_alpha(values: NDArray[np.number], name: str) -> NDArray[np.number]:
     """Deep grey [H, W, 1] of grey with alpha [H, W, 2]."""
     return _opaque(values[:, :, :1], values[:, :, 1:], name)
 
 
-def _opaque(colours: NDArray[Any], alpha: NDArray[Any], name: str) -> NDArray[Any]:
+def _opaque(colours: NDArray[np.number], alpha: NDArray[np.number], name: str) -> NDArray[np.number]:
     """Composites colours [H, W, C] over white, by their alpha [H, W, 1]."""
     lowest, highest = alpha.min(), alpha.max()
     if lowest == highest:  # it says nothing, such as 0 in the unused fourth channel of a camera's BGRX
@@ -81,8 +80,9 @@ def _opaque(colours: NDArray[Any], alpha: NDArray[Any], name: str) -> NDArray[An
         reason = f"its alpha goes from {lowest:g} to {highest:g}, not up to {full:g}"
         raise picture_error(name, reason, "scale it, or leave the fourth channel out")
     share = alpha.astype(np.float32) / full
-    blended: NDArray[Any] = colours * share + full * (1 - share)
-    blended += 0.5 if colours.dtype == np.uint16 else 0.0
+    blended = colours * share + full * (1 - share)
+    if colours.dtype == np.uint16:
+        np.add(blended, 0.5, out=blended)
     return blended.astype(colours.dtype)
 
 
@@ -111,7 +111,7 @@ def composite_over_white(image: Image.Image) -> Image.Image:
     return paper
 
 
-def grey_as_rgb(array: NDArray[Any]) -> NDArray[Any]:
+def grey_as_rgb(array: NDArray[np.number]) -> NDArray[np.number]:
     """uint8 [H, W] or [H, W, 1 or 3] -> [H, W, 3]; grey channels share their memory (stride 0)."""
     if array.ndim == 2:
         array = array[:, :, None]
@@ -127,7 +127,7 @@ def require_finite(values: Float32, name: str) -> Float32:
     return values
 
 
-def otsu(values: NDArray[Any]) -> tuple[float, float]:
+def otsu(values: NDArray[np.number]) -> tuple[float, float]:
     """Otsu's threshold, and the share of the variance that it explains, 0..1 (Otsu, IEEE Transactions on
     Systems, Man and Cybernetics 9, 1979)."""
     counts, edges = np.histogram(values, bins=128)
@@ -143,14 +143,14 @@ def otsu(values: NDArray[Any]) -> tuple[float, float]:
     return float(edges[best + 1]), float(between[best] / variance) if variance > 0 else 0.0
 
 
-def check_picture(picture: NDArray[Any], name: str = "picture") -> None:
+def check_picture(picture: NDArray[np.number], name: str = "picture") -> None:
     """Refuse anything but `[H, W, 3]` uint8: textures in 0..1 pasted into pictures in 0..255 have made
     defects invisible elsewhere."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"A {name} is [H, W, 3] uint8 in 0..255, not {list(picture.shape)} {picture.dtype}.")
 
 
-def check_depth(picture: NDArray[Any], white: float | None, black: float | None, name: str) -> None:
+def check_depth(picture: NDArray[np.number], white: float | None, black: float | None, name: str) -> None:
     """InputError for a deep picture whose values lie far off a model's levels: it would be black or white.
 
     white, black: levels of the model; None: it learnt from 8-bit pictures, or has no black level, as earlier

@@ -11,10 +11,10 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from flawscope.pictures.decoding import (
     to_eight_bits,
     without_warnings,
 )
+from flawscope.types import Facts, Json
 
 Groups = tuple[tuple[int, ...], ...]
 ALL = "all"
@@ -73,19 +74,19 @@ class Channels:
             return cls(values.shape[2], told if groups is None else groups)
         raise InputError(reason)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Returns values that JSON knows, for `from_dict`."""
         return {"count": self.count, "groups": [list(group) for group in self.groups]}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Channels:
+    def from_dict(cls, data: Facts) -> Channels:
         """Reads what `to_dict` returned. InputError where it is damaged."""
         try:
             return cls(int(data["count"]), tuple(tuple(group) for group in data["groups"]))
         except (KeyError, TypeError, ValueError):
             raise InputError("the channels of the model cannot be read: fit anew") from None
 
-    def read(self, source: PictureSource | HashedPicture, name: str | None = None) -> NDArray[Any]:
+    def read(self, source: PictureSource | HashedPicture, name: str | None = None) -> NDArray[np.number]:
         """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32. InputError: it cannot be read,
         or has others than those that were learnt."""
         name = name or source_name(source)
@@ -98,7 +99,7 @@ class Channels:
             )
         return values
 
-    def split(self, picture: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    def split(self, picture: NDArray[np.number]) -> Iterator[NDArray[np.number]]:
         """Yields the picture of each group, [H, W, 3], or [H, W, 1] of deep grey, as `decode` returns it."""
         for group in self.groups:
             yield decode(np.ascontiguousarray(picture[:, :, list(group)]))
@@ -109,12 +110,12 @@ class Channels:
         return f"{self.count} channels, seen as {', '.join(named)}"
 
 
-def first_channels(picture: NDArray[Any], channels: Channels | None) -> NDArray[Any]:
+def first_channels(picture: NDArray[np.number], channels: Channels | None) -> NDArray[np.number]:
     """The picture of the first group of a decoded picture with these channels; None: it has no others."""
     return picture if channels is None else next(channels.split(picture))
 
 
-def mean_channel(values: NDArray[Any]) -> NDArray[Any]:
+def mean_channel(values: NDArray[np.number]) -> NDArray[np.number]:
     """Mean of the channels of a picture, grey of its type as `decode` returns it."""
     mean = values.mean(2, keepdims=True, dtype=np.float32)
     return decode((mean if values.dtype.kind == "f" else np.rint(mean)).astype(values.dtype))
@@ -135,7 +136,7 @@ def _parse(wanted: str) -> Groups:
     return tuple(groups)
 
 
-def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDArray[Any], Groups]:
+def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDArray[np.number], Groups]:
     """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32, and the groups that its file
     tells: colours together, all else by itself. InputError: it cannot be read."""
     if isinstance(source, HashedPicture):
@@ -172,7 +173,7 @@ def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDA
     return values, _groups([3 if 3 <= values.shape[2] <= 4 else 1], values)
 
 
-def _groups(widths: Sequence[int], values: NDArray[Any]) -> Groups:
+def _groups(widths: Sequence[int], values: NDArray[np.number]) -> Groups:
     """Groups of so many channels one after the other, and the rest by itself."""
     groups, at = [], 0
     for width in (*widths, *[1] * (values.shape[2] - sum(widths))):
@@ -181,7 +182,7 @@ def _groups(widths: Sequence[int], values: NDArray[Any]) -> Groups:
     return tuple(groups)
 
 
-def first_group(source: PictureSource) -> tuple[NDArray[Any], str]:
+def first_group(source: PictureSource) -> tuple[NDArray[np.number], str]:
     """Reads a picture as `decode` does; of one with more channels the first group, and says which it has.
     InputError: it cannot be read."""
     try:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import io
 import re
 import zlib
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,43 +48,60 @@ _PIXELS = {  # bytes of a pixel of uncompressed files, by Pillow's name of how t
 _SHARP = 0.75  # of the step to the equal values, below which a row is like the one before
 
 
+# of Pillow: codec, place in the picture, offset in the file, arguments; of the codec raw these are
+# the kind of pixels, the bytes of a row, and the direction
+Tile = tuple[str, tuple[int, int, int, int], int, str | tuple[str, int, int]]
+
+
 def load(image: Image.Image) -> str:
     """Loads an image that was opened and not loaded yet. Returns what is missing; empty where nothing is
     known to be. OSError and what else Pillow raises: it is damaged."""
-    tiles: Any = getattr(image, "tile", ())
-    stream, kind, data = getattr(image, "fp", None), image.format or "", b""
-    if stream is not None:
-        place = stream.tell()
-        stream.seek(0)
-        data = stream.read()
-        stream.seek(place)
+    tiles: Sequence[Tile] = getattr(image, "tile", ())
+    kind = image.format or ""
+    data = _file_data(image)
     if kind in ("JPEG", "MPO") and data and len(tiles) == 1:
         return jpeg.load(image, data)
-    facts: Any = tiles[0][3] if tiles else None
-    upwards = isinstance(facts, tuple) and facts[-1] == -1
-    if fault := _more_than_told(kind, tiles, data) or _stored_fault(image, tiles, data):
+    fault = _more_than_told(kind, tiles, data) or _stored_fault(image, tiles, data)
+    if fault:
         return fault
+    args = tiles[0][3] if tiles else ""
+    upwards = isinstance(args, tuple) and args[-1] == -1
     image.load()
     if not data:
         return ""
     if kind in _EXACT and _may_be_cut(image) and has_cut(np.asarray(image)[:: -1 if upwards else 1]):
         return CUT
-    return _FAULTS.get(kind, lambda _: "")(data)
+    find_fault = _FAULTS.get(kind)
+    return find_fault(data) if find_fault else ""
 
 
-def _more_than_told(kind: str, tiles: Any, data: bytes) -> str:
+def _file_data(image: Image.Image) -> bytes:
+    """The bytes of the file of an open image; none where it is of no file."""
+    stream: IO[bytes] | None = getattr(image, "fp", None)
+    if stream is None:
+        return b""
+    place = stream.tell()
+    stream.seek(0)
+    data = stream.read()
+    stream.seek(place)
+    return data
+
+
+def _more_than_told(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
     """Whether a BMP or PPM has rows more than its header tells. Whoever appends something to one, changes not
     all of its sizes."""
     if kind not in ("BMP", "PPM") or len(tiles) != 1 or tiles[0][0] != "raw":
         return ""
     _, (_, _, width, height), offset, args = tiles[0]
-    if kind == "BMP":
+    sizes = [len(data) - offset]
+    if kind == "BMP" and isinstance(args, tuple):
         stride = args[1]
-        told = [int.from_bytes(data[2:6], "little") - offset, int.from_bytes(data[34:38], "little")]
+        in_header = [int.from_bytes(data[2:6], "little") - offset, int.from_bytes(data[34:38], "little")]
+        sizes += [size for size in in_header if size > 0]
     else:
-        deep = "16" in str(args[0] if isinstance(args, tuple) else args)
-        stride, told = width * (3 if data[1:2] == b"6" else 1) * (1 + deep), []
-    sizes = [len(data) - offset, *(size for size in told if size > 0)]
+        mode = args[0] if isinstance(args, tuple) else args
+        channels = 3 if data[1:2] == b"6" else 1
+        stride = width * channels * (2 if "16" in mode else 1)
     return jpeg.TOO_MUCH if min(sizes) >= stride * (height + 1) else ""
 
 
@@ -97,12 +115,12 @@ def _may_be_cut(image: Image.Image) -> bool:
     return any(_equal_rows(np.concatenate(columns, axis=1)))
 
 
-def _equal_rows(values: NDArray[Any]) -> NDArray[np.bool_]:
+def _equal_rows(values: NDArray[np.number]) -> NDArray[np.bool_]:
     flat = values.reshape(len(values), -1)
     return np.asarray((flat == flat[:, :1]).all(1))
 
 
-def has_cut(values: NDArray[Any]) -> bool:
+def has_cut(values: NDArray[np.number]) -> bool:
     """Whether a transfer ended within a picture, [H, W] or [H, W, C] in the order in which it is stored: rows
     of equal values begin in the middle of a row up to which the picture goes on; if others follow, they end
     so, too. Bands, masks and backgrounds begin with a row, or where something ends that the row before shows
@@ -116,7 +134,7 @@ def has_cut(values: NDArray[Any]) -> bool:
     return False
 
 
-def _runs(rows: NDArray[np.bool_], values: NDArray[Any]) -> Iterator[tuple[int, int]]:
+def _runs(rows: NDArray[np.bool_], values: NDArray[np.number]) -> Iterator[tuple[int, int]]:
     """Yields begin and end of consecutive rows that have one value."""
     changes = np.flatnonzero((rows[1:] != rows[:-1]) | (rows[1:] & (values[1:] != values[:-1]))) + 1
     ends = [0, *changes.tolist(), len(rows)]
@@ -125,7 +143,7 @@ def _runs(rows: NDArray[np.bool_], values: NDArray[Any]) -> Iterator[tuple[int, 
             yield begin, end
 
 
-def _ends_within(rows: NDArray[Any], value: Any) -> bool:
+def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
     """Whether pictures' rows [H, W, C] end in the middle of the last one, with `value` behind."""
     if len(rows) < 2:
         return False
@@ -146,20 +164,23 @@ def _ends_within(rows: NDArray[Any], value: Any) -> bool:
 # ---------------------------------------------------------------------------------------------------- stored
 
 
-def _stored_fault(image: Image.Image, tiles: Any, data: bytes) -> str:
+def _stored_fault(image: Image.Image, tiles: Sequence[Tile], data: bytes) -> str:
     """Say what is missing in uncompressed pixels, or in JPEGs within a TIFF, of an image not loaded yet."""
-    tags = getattr(image, "tag_v2", {})
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     if tags.get(_COMPRESSION) == _TIFF_JPEG:
-        return next(filter(None, (_jpeg_fault(one) for one in _inner_jpegs(tags, data))), "")
-    stretches: list[tuple[int, int]] = []  # of one after another
+        return next(filter(None, map(_jpeg_fault, _inner_jpegs(tags, data))), "")
+    stretches: list[tuple[int, int]] = []  # of rows that lie one after another in the file
+    stride = pixel = 0
     for codec, (left, top, right, bottom), offset, args in tiles if data else ():
-        mode, stride, *_ = args if isinstance(args, tuple) else (args, 0)
+        mode, stride = args[:2] if isinstance(args, tuple) else (args, 0)
         pixel = _PIXELS.get(mode, 0)
         if codec != "raw" or not pixel or left or right != image.width:
             return ""
         stride = stride or right * pixel
-        end = offset + stride * (bottom - top)
-        stretches.append((stretches.pop()[0] if stretches and stretches[-1][1] == offset else offset, end))
+        begin = offset
+        if stretches and stretches[-1][1] == offset:
+            begin, _ = stretches.pop()
+        stretches.append((begin, offset + stride * (bottom - top)))
     return HOLE if any(has_hole(data[a:b], a, stride, pixel) for a, b in stretches) else ""
 
 
@@ -180,10 +201,7 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
             coloured = _coloured(values, stride, pixel)
         if torn and {at - at % stride % pixel for at in torn} == coloured:
             return True
-        length = min(end - begin, stride)
-        beside = [values[at : at + length] for at in (begin - stride, end + stride - length) if at >= 0]
-        beside = [one for one in beside if len(one) == length]
-        if not beside or any((one == fill).mean() > _MAX_EQUAL for one in beside):
+        if not _rows_go_on(values, fill, begin, end, stride):
             continue
         of_sectors = all((offset + at) % _SECTOR == 0 or at == len(stored) for at in (begin, end))
         if of_sectors and 0 not in (begin % stride, end % stride):
@@ -191,6 +209,14 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
         if any(_is_torn(values, fill, at, stride, pixel, at == end) for at in torn):
             return True
     return False
+
+
+def _rows_go_on(values: NDArray[np.uint8], fill: int, begin: int, end: int, stride: int) -> bool:
+    """Whether the rows beside a stretch of equal bytes are there, and show something else."""
+    length = min(end - begin, stride)
+    places = [at for at in (begin - stride, end + stride - length) if at >= 0]
+    beside = [one for one in (values[at : at + length] for at in places) if len(one) == length]
+    return bool(beside) and all((one == fill).mean() <= _MAX_EQUAL for one in beside)
 
 
 def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
@@ -236,12 +262,11 @@ def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: 
     return is_like and min(lacks, default=0) >= _LOST_LEVEL
 
 
-def _inner_jpegs(tags: Any, data: bytes) -> Iterator[bytes]:
+def _inner_jpegs(tags: Mapping[int, Any], data: bytes) -> Iterator[bytes]:
     """Yields the strips or tiles of a TIFF, each as a JPEG of its own."""
     tables = bytes(tags.get(_JPEG_TABLES, b""))[:-2]
-    for offset, count in zip(
-        *(next((tags[tag] for tag in kinds if tag in tags), ()) for kinds in _PLACES), strict=False
-    ):
+    offsets, counts = (next((tags[tag] for tag in kinds if tag in tags), ()) for kinds in _PLACES)
+    for offset, count in zip(offsets, counts, strict=False):
         strip = data[offset : offset + count]
         yield tables + strip[2:] if tables else strip
 

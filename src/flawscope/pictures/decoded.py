@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from flawscope.pictures.levels import Levels, UsedRange, common_levels, used_ran
 from flawscope.pictures.pixel_layouts import is_deep_colour, is_read_whole
 
 KEPT_BYTES = 128 << 20  # of decoded pictures, while a model is fitted
+
+S = TypeVar("S")
 
 
 class Survey(NamedTuple):
@@ -40,9 +42,9 @@ class _Memory:
     """Decoded pictures by their keys, as long as there is room, in bytes. Used by threads."""
 
     def __init__(self, room: int):
-        self.pictures, self._room, self._lock = dict[int, NDArray[Any]](), room, Lock()
+        self.pictures, self._room, self._lock = dict[int, NDArray[np.number]](), room, Lock()
 
-    def keep(self, key: int, picture: NDArray[Any]) -> None:
+    def keep(self, key: int, picture: NDArray[np.number]) -> None:
         """Keeps a picture where there is room for it."""
         with self._lock:
             if key not in self.pictures and picture.nbytes <= self._room:
@@ -64,7 +66,7 @@ class DecodedPictures:
         some._memory, some._keys = self._memory, [self._keys[number] for number in numbers]
         return some
 
-    def read(self, index: int, name: str | None = None) -> NDArray[Any]:
+    def read(self, index: int, name: str | None = None) -> NDArray[np.number]:
         """Picture `index`, not to be changed. name: for errors. InputError as of `decode`."""
         source, key = self.sources[index], self._keys[index]
         kept = self._memory.pictures.get(key)
@@ -75,7 +77,7 @@ class DecodedPictures:
             self._memory.keep(key, picture)
         return picture
 
-    def read_or_none(self, index: int) -> NDArray[Any] | None:
+    def read_or_none(self, index: int) -> NDArray[np.number] | None:
         """Picture `index`; None where it cannot be read, which is reported when it is loaded for fitting."""
         return decoded_or_none(index, self.read)
 
@@ -118,7 +120,7 @@ def _opened(source: str | os.PathLike[str] | Image.Image) -> AbstractContextMana
     return nullcontext(source) if isinstance(source, Image.Image) else Image.open(source)
 
 
-def decoded_or_none(source: Any, read: Callable[[Any], NDArray[Any]] = decode) -> NDArray[Any] | None:
+def decoded_or_none(source: S, read: Callable[[S], NDArray[np.number]]) -> NDArray[np.number] | None:
     """Picture as `read` returns it; None where it cannot be read."""
     try:
         return read(source)

@@ -100,7 +100,7 @@ def is_encoded(head: bytes) -> bool:
 # ---------------------------------------------------------------------------------------------- decoding
 
 
-def decode(source: PictureSource | HashedPicture, *, name: str | None = None) -> NDArray[Any]:
+def decode(source: PictureSource | HashedPicture, *, name: str | None = None) -> NDArray[np.number]:
     """A picture as an array [H, W, 3] RGB or [H, W, 1] deep grey; dtype uint8, uint16 or float32.
 
     - 8-bit, 1-bit, palette, CMYK, YCbCr and LAB pictures: uint8 RGB. Grey is repeated in all three channels.
@@ -123,7 +123,7 @@ def decode(source: PictureSource | HashedPicture, *, name: str | None = None) ->
     return loaded
 
 
-def pixel_hash(picture: NDArray[Any]) -> str:
+def pixel_hash(picture: NDArray[np.number]) -> str:
     """SHA-256 (hex) of a decoded picture: of its shape, dtype and pixels, not of its name or encoding."""
     step = max(1, (1 << 20) // max(1, picture[0].nbytes))  # rows: repeated channels are not expanded at once
     rows = (picture[start : start + step] for start in range(0, len(picture), step))
@@ -138,14 +138,16 @@ def _image_hash(image: Image.Image) -> str:
     return _hash_rows((image.height, image.width, 3), np.dtype(np.uint8), rows)
 
 
-def _hash_rows(shape: tuple[int, ...], dtype: np.dtype[Any], rows: Iterable[NDArray[Any]]) -> str:
+def _hash_rows(
+    shape: tuple[int, ...], dtype: np.dtype[np.generic], rows: Iterable[NDArray[np.number]]
+) -> str:
     digest = hashlib.sha256(f"{shape} {dtype.kind}{dtype.itemsize}".encode())
     for several in rows:
         digest.update(np.ascontiguousarray(several, dtype=dtype.newbyteorder("<")).data)
     return digest.hexdigest()
 
 
-def to_eight_bits(picture: NDArray[Any], levels: Levels | None = None) -> NDArray[np.uint8]:
+def to_eight_bits(picture: NDArray[np.number], levels: Levels | None = None) -> NDArray[np.uint8]:
     """Turns a decoded picture (uint8, uint16 or float) into `[H, W, 3]` uint8 in 0..255, contiguous.
 
     levels: values of deep pictures that become 0 and 255; pass the same for a whole data set. None: the
@@ -158,7 +160,7 @@ def to_eight_bits(picture: NDArray[Any], levels: Levels | None = None) -> NDArra
     return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
 
 
-def load_picture(source: PictureSource | HashedPicture, name: str | None) -> Image.Image | NDArray[Any]:
+def load_picture(source: PictureSource | HashedPicture, name: str | None) -> Image.Image | NDArray[np.number]:
     """A PIL image of mode L or RGB for 8-bit pictures in files, an array as `decode` returns it otherwise."""
     name = name or source_name(source)
     if isinstance(source, HashedPicture):
@@ -204,7 +206,7 @@ def source_name(source: PictureSource | HashedPicture) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else f"({describe_value(source)})"
 
 
-def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDArray[Any] | None]:
+def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDArray[np.number] | None]:
     """Loads an image fully and upright, in the mode that it was stored in. Where Pillow would cut its values
     they are beside it, [H, W, C], and the image has their size. InputError as of `decode`."""
     if isinstance(source, Image.Image):
@@ -277,7 +279,7 @@ def read_picture_header(data: bytes, name: str) -> Header:
     return Header(image.format or "", image.height, image.width, memory)
 
 
-def read_array(stream: IO[bytes], name: str) -> NDArray[Any] | None:
+def read_array(stream: IO[bytes], name: str) -> NDArray[np.number] | None:
     """Reads a .npy file; None of others. InputError: it is damaged, or holds Python objects."""
     stream.seek(0)
     if stream.read(len(_NUMPY)) != _NUMPY:
@@ -302,7 +304,7 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[Any] | None:
         raise picture_error(name, f"the file is damaged ({error})", pixel_layouts.COPY_AGAIN) from None
 
 
-def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[Any] | None]:
+def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.number] | None]:
     array = read_array(stream, name)
     with without_warnings():  # about odd directories of a TIFF
         _refuse_half_read(stream, name)

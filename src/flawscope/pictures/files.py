@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from PIL import Image
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+
+T = TypeVar("T", bound="np.generic")
 
 TRUNCATED = "the file is truncated"
 _ORIENTATION_TAG = 0x0112
@@ -35,7 +38,7 @@ def png_chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
         place = stream.seek(place + 8 + length + 4)
 
 
-def turn_array(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+def turn_array(values: NDArray[T], orientation: int) -> NDArray[T]:
     """Turns stored values [H, W, ...] as an EXIF orientation says."""
     if orientation in TRANSPOSING:
         values = values.swapaxes(0, 1)

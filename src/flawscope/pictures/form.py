@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flawscope.types import Facts
 
 Size = tuple[int, int]
 
@@ -77,7 +80,7 @@ def extreme_sizes(sizes: Iterable[Size]) -> list[Size]:
     return list(dict.fromkeys(ends))
 
 
-def known_sizes(facts: Mapping[str, Any]) -> list[Size]:
+def known_sizes(facts: Facts) -> list[Size]:
     """Sizes (`extreme_sizes`) of the pictures that a model learnt from; none where it does not know them."""
     try:
         return [(int(height), int(width)) for height, width in facts[SIZES_KEY] if min(height, width) > 0]
@@ -109,7 +112,7 @@ def mixed_sizes(sizes: Sequence[Size]) -> str:
     return ", ".join(f"{width}x{height} ({n})" for (height, width), n in often)
 
 
-def positive_length(value: Any) -> float:
+def positive_length(value: object) -> float:
     """Returns millimetres of a pixel, above 0 to `MAX_LENGTH`. ValueError for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_LENGTH:
         raise ValueError(value)

@@ -10,9 +10,9 @@ pieces, and with a few bytes more, which are passed over behind the last block.
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, cast
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from flawscope.pictures.files import TRUNCATED
 
@@ -47,7 +47,7 @@ def load(image: Image.Image, data: bytes) -> str:
     layout = read_layout(data)
     if layout.fault:
         return layout.fault
-    opened: Any = image
+    opened = cast(ImageFile.ImageFile, image)
     ((name, extents, _, args),) = opened.tile
     opened.load_prepare()
     decoder = Image._getdecoder(image.mode, name, args, opened.decoderconfig)
@@ -143,7 +143,14 @@ def _stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], bool]:
     return [*found, (begin, len(data))], True
 
 
-def _decode(decoder: Any, data: bytes, stretches: list[tuple[int, int]]) -> str:
+class Decoder(Protocol):
+    """A decoder of Pillow, which takes data in pieces."""
+
+    def decode(self, buffer: bytes) -> tuple[int, int]:
+        """Returns how many bytes it has taken in, -1 when all pixels are there, and an error below 0."""
+
+
+def _decode(decoder: Decoder, data: bytes, stretches: list[tuple[int, int]]) -> str:
     """Decodes all data, and says which stretch holds too few blocks, or too much. OSError: it is broken."""
     waiting = b""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ class UsedRange(NamedTuple):
     far: float = 0.0
 
 
-def used_range(picture: NDArray[Any]) -> UsedRange:
+def used_range(picture: NDArray[np.number]) -> UsedRange:
     """Measures which values a decoded picture [H, W, C] uses."""
     low, high = float(picture.min()), float(picture.max())
     values, strays = picture, 0
@@ -73,7 +73,7 @@ def used_range(picture: NDArray[Any]) -> UsedRange:
     return UsedRange(float(kept.min()), float(kept.max()), int(alone.sum()), far)
 
 
-def no_data_value(picture: NDArray[np.floating[Any]]) -> float | None:
+def no_data_value(picture: NDArray[np.floating]) -> float | None:
     """A value of floats that says that there is no data, such as 1e6 or -9999: pixels that all have the same
     one, far off all others; None where there is none."""
     for value in (float(picture.min()), float(picture.max())):
@@ -91,7 +91,7 @@ def no_data_value(picture: NDArray[np.floating[Any]]) -> float | None:
     return None
 
 
-def own_levels(picture: NDArray[Any]) -> Levels:
+def own_levels(picture: NDArray[np.number]) -> Levels:
     """Levels of a deep picture by itself: black is 0 unless it uses a small part of its range, and more than
     one value."""
     used = used_range(picture)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     Mask = NDArray[np.bool_]
-    MarkLevels = NDArray[Any]  # [H, W], 0 outside and higher the more a pixel is marked
+    MarkLevels = NDArray[np.number]  # [H, W], 0 outside and higher the more a pixel is marked
 
 FEW_VALUES = 16  # so many values are classes; more are smoothed edges, noise, or a photograph
 MANY_CLASSES = 64  # values up to this are numbers of classes or of objects, however many there are
@@ -128,7 +128,7 @@ def _is_lossy(image: Image.Image, source: PillowSource) -> bool:
 # ------------------------------------------------------------------------------------ which is the background
 
 
-def _levels(image: Image.Image, deep: NDArray[Any] | None, lossy: bool, name: str) -> MarkLevels:
+def _levels(image: Image.Image, deep: NDArray[np.number] | None, lossy: bool, name: str) -> MarkLevels:
     """Measures how far each pixel is from the background. InputError: it cannot be told which that is.
     deep: the values where Pillow would cut them; `image` has their size then."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16") or (deep is not None and deep.shape[2] == 1):
@@ -155,14 +155,14 @@ def _channels(image: Image.Image) -> NDArray[np.uint8]:
     return np.atleast_3d(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
 
 
-def _above_darkest(values: NDArray[Any]) -> MarkLevels:
+def _above_darkest(values: NDArray[np.number]) -> MarkLevels:
     """Levels of grey values. Where all are alike, there is no darker background."""
     darkest = values.min()
     above: MarkLevels = values if darkest == values.max() else values - darkest
     return above
 
 
-def _levels_of_colours(colours: NDArray[Any], lossy: bool, name: str) -> MarkLevels:
+def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> MarkLevels:
     """Levels of colours or grey values [H, W, C] as they look, without transparency."""
     tolerance = LOSSY_CONTRAST if lossy else 0
     signed = {1: np.int16, 2: np.int32}.get(colours.dtype.itemsize, np.float64)
@@ -187,7 +187,9 @@ def _levels_of_colours(colours: NDArray[Any], lossy: bool, name: str) -> MarkLev
     return distance if distance.any() else brightest
 
 
-def _levels_above_transparent(colours: NDArray[Any], alpha: MarkLevels, lossy: bool, name: str) -> MarkLevels:
+def _levels_above_transparent(
+    colours: NDArray[np.number], alpha: MarkLevels, lossy: bool, name: str
+) -> MarkLevels:
     """Levels where some pixels are transparent, which are outside, whatever their colour."""
     opaque = colours[2 * alpha >= alpha.max()]
     black = opaque.max(1) <= (LOSSY_CONTRAST if lossy else 0)
@@ -196,7 +198,7 @@ def _levels_above_transparent(colours: NDArray[Any], alpha: MarkLevels, lossy: b
     raise _doubt(name, "it has transparent pixels and black ones, and both may be the background")
 
 
-def _levels_of_palette(indices: MarkLevels, colours: NDArray[Any], name: str) -> MarkLevels:
+def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: str) -> MarkLevels:
     """Levels by the colours of a palette, or by its indices where all colours that are used look alike.
     InputError where index 0, the background of class masks, and the colours contradict."""
     used, first = np.unique(indices, return_index=True)
@@ -230,7 +232,7 @@ def _marked_levels(levels: MarkLevels, lossy: bool, name: str) -> Mask:
     return _marked_above_noise(levels, values[fills & (values >= top / 8)], name)
 
 
-def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[np.number], NDArray[np.float64]]:
     """The values that occur, and the share of each one's pixels that are in a square of 2 x 2 such pixels."""
     values, places = None, levels
     if levels.dtype.kind == "f" or levels.max() > 65535:
@@ -247,7 +249,7 @@ def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[Any], NDArray[np.float
     return occurs if values is None else values, share[occurs]
 
 
-def _marked_classes(levels: MarkLevels, values: NDArray[Any]) -> Mask:
+def _marked_classes(levels: MarkLevels, values: NDArray[np.number]) -> Mask:
     """Marks every value above 0 but those that occur on edges alone, between a lower and a higher one."""
     from scipy import ndimage
 
@@ -261,7 +263,7 @@ def _marked_classes(levels: MarkLevels, values: NDArray[Any]) -> Mask:
     return marked
 
 
-def _marked_above_noise(levels: MarkLevels, filling: NDArray[Any], name: str) -> Mask:
+def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: str) -> Mask:
     """Marks the values that fill areas, and of the others what is above half of them. InputError where too
     much is neither: a photograph, or classes that noise has drowned."""
     from scipy import ndimage

@@ -69,7 +69,7 @@ class Compared(NamedTuple):
     unsure: list[Pair]
 
 
-def thumbnail(picture: NDArray[Any]) -> NDArray[np.float16]:
+def thumbnail(picture: NDArray[np.number]) -> NDArray[np.float16]:
     """Grey levels 0..255 of a decoded picture [H, W, C], averaged to [64, 64]."""
     # Pillow, not matrix products: several threads come here at once, and BLAS would start its own in each
     if picture.dtype == np.uint8:
@@ -93,7 +93,7 @@ class Look(NamedTuple):
     noise: float
 
     @classmethod
-    def of(cls, picture: NDArray[Any]) -> Look:
+    def of(cls, picture: NDArray[np.number]) -> Look:
         return cls(thumbnail(picture), noise_level(picture))
 
     @property
@@ -110,7 +110,7 @@ def read_look(source: PictureSource) -> Look | None:
         return None
 
 
-def noise_level(picture: NDArray[Any]) -> float:
+def noise_level(picture: NDArray[np.number]) -> float:
     """Standard deviation of the noise in the thumbnail of a decoded picture [H, W, C], in grey levels 0..255.
 
     By the median of a filter that answers to neither edges nor slopes (after Immerkaer, Fast noise variance

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import IO, Any
+from typing import IO
 
 from PIL import Image
+from PIL.MpoImagePlugin import MpoImageFile
 
 from flawscope.pictures import tiff
 
@@ -18,7 +19,9 @@ def describe_several(image: Image.Image) -> str:
     opened and not loaded yet."""
     if image.format == "TIFF":
         return ""
-    count = _count_photographs(image) if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    count = (
+        _count_photographs(image) if isinstance(image, MpoImageFile) else int(getattr(image, "n_frames", 1))
+    )
     return f"it holds {count} pictures" if count > 1 else ""
 
 
@@ -31,9 +34,11 @@ def describe_pages(stream: IO[bytes]) -> str:
     return "its first picture is a preview" if len(pages) > 1 and pages[0] else ""
 
 
-def _count_photographs(image: Any) -> int:
+def _count_photographs(image: MpoImageFile) -> int:
     """Number of pictures in a multi-picture JPEG that are no copies of others; what has no kind is one where
     it is as large as the first."""
+    assert image.mpinfo is not None
+    assert image.fp is not None  # it is open
     kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[_ENTRIES]]
     place = image.fp.tell()
     image.fp.seek(0)
@@ -49,7 +54,7 @@ def _count_photographs(image: Any) -> int:
     return count
 
 
-def _looks_like_first(image: Any, number: int) -> bool:
+def _looks_like_first(image: Image.Image, number: int) -> bool:
     first = image.size, image.mode
     try:
         image.seek(number)

@@ -79,7 +79,7 @@ def join_bytes(upper: Image.Image, lower: Image.Image, grey: bool) -> NDArray[np
     return values
 
 
-def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[Any] | None:
+def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[np.number] | None:
     """Reads the first picture of a TIFF, PGM or PPM, [H, W, C] upright, of more than Pillow would keep of it;
     None of others. most: pixels up to which it is read.
 
@@ -119,7 +119,7 @@ def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
         return netpbm.read_header(stream) is not None
 
 
-def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArray[Any]:
+def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArray[np.number]:
     """Reads a picture of a TIFF, [H, W, C] upright. InputError as of `read_whole`."""
     if math.prod(page.size) > most:
         raise size_error(name, most)
@@ -176,7 +176,7 @@ def lost_in_reading(image: Image.Image) -> tuple[str, str]:
 def _bits(image: Image.Image) -> int:
     """Bits of a value in a JPEG 2000 that was not loaded yet; 0 for others."""
     tiles = getattr(image, "tile", ())
-    stream: Any = getattr(image, "fp", None)
+    stream: IO[bytes] | None = getattr(image, "fp", None)
     if image.format != "JPEG2000" or not tiles or stream is None:
         return 0
     place = stream.tell()

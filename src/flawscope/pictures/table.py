@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +22,14 @@ from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import error_reason, pixel_hash, source_name
 from flawscope.pictures.near_duplicates import SIDE, Look
 from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
+from flawscope.types import Facts
 
 TRAIN, CALIBRATION, DUPLICATE, SEEN = "train", "calibration", "duplicate", "seen"
 FIT, UPDATE, CALIBRATE, LINE = "fit", "update", "calibrate", "line"  # origins
 JUDGED = ("score", "maximum", "median")
 # Tensors of a model file: looks [K, 64, 64] float16 with their noise [K] float32, of the rows [K] int32
 LOOKS, LOOK_NOISE, LOOK_ROWS = "looks", "look_noise", "look_rows"
-LOOK_TENSORS: Mapping[str, np.dtype[Any]]
+LOOK_TENSORS: Mapping[str, np.dtype[np.generic]]
 LOOK_TENSORS = {
     LOOKS: np.dtype(np.float16),
     LOOK_NOISE: np.dtype(np.float32),
@@ -166,41 +166,52 @@ class PictureTable:
 # ------------------------------------------------------------------------------------------------- in a file
 
 
-def rows_to_table(rows: Iterable[Picture]) -> dict[str, list[Any]]:
+def rows_to_table(rows: Iterable[Picture]) -> dict[str, list[object]]:
     """The rows as columns, for a file; `looks_to_tensors` has their looks."""
     every = list(rows)
     return {name: [getattr(row, name) for row in every] for name in COLUMNS}
 
 
-def rows_from_table(table: Mapping[str, Sequence[Any]]) -> tuple[Picture, ...]:
+def rows_from_table(table: Facts) -> tuple[Picture, ...]:
     """Reads the rows of a file; a column that it lacks is a later version's, and has its default. KeyError,
     TypeError or ValueError where it is damaged."""
     count = len(table["hash"])
-    known = [one for one in fields(Picture) if one.name in COLUMNS]
-    columns = [table[one.name] if one.name in table else [one.default] * count for one in known]
+    columns = []
+    for column in fields(Picture):
+        if column.name in COLUMNS:
+            columns.append(table.get(column.name, [column.default] * count))
     return tuple(_parse_row(Picture(*values)) for values in zip(*columns, strict=True))
 
 
 def _parse_row(row: Picture) -> Picture:
-    texts = row.hash, row.role, row.name, row.origin
-    if not all(isinstance(one, str) for one in texts) or type(row.unit) is not int:
+    """The row with numbers as a fit has them. ValueError, TypeError: it is damaged."""
+    texts = (row.hash, row.role, row.name, row.origin)
+    if not all(isinstance(text, str) for text in texts) or type(row.unit) is not int:
         raise ValueError("a picture without a name, or a unit")
     if not (isinstance(row.counted, bool) and isinstance(row.drawn, bool)):
         raise ValueError("counted")
-    given = [getattr(row, name) for name in JUDGED]
-    known = [None if one is None else float(one) for one in given]
-    if not all(one is None or math.isfinite(one) for one in known) or len({one is None for one in known}) > 1:
+    score, maximum, median = (_parse_score(getattr(row, name)) for name in JUDGED)
+    are_known = {one is not None for one in (score, maximum, median)}
+    if len(are_known) > 1:
         raise ValueError("a score without a map")
     measured = tuple(float(value) for value in row.measured)
     if len(measured) not in (0, len(FEATURES)) or not all(map(math.isfinite, measured)):
         raise ValueError("an appearance")
-    score, maximum, median = known
     return replace(
         row, score=score, maximum=maximum, median=median, size=_parse_size(row.size), measured=measured
     )
 
 
-def _parse_size(size: Any) -> tuple[int, int] | None:
+def _parse_score(value: float | None) -> float | None:
+    if value is None:
+        return None
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("a score without a map")
+    return number
+
+
+def _parse_size(size: Sequence[object] | None) -> tuple[int, int] | None:
     if size is None:
         return None
     height, width = size
@@ -209,7 +220,7 @@ def _parse_size(size: Any) -> tuple[int, int] | None:
     return height, width
 
 
-def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[Any]]:
+def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[np.number]]:
     """Looks of the rows as tensors, for a file: of all, or of more than `MAX_LOOKS` of so many, spread
     evenly. Empty: none is known."""
     known = [(number, row.look) for number, row in enumerate(rows) if row.look is not None]
@@ -223,21 +234,19 @@ def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[Any]]:
     }
 
 
-def with_looks(rows: Sequence[Picture], tensors: Mapping[str, NDArray[Any]]) -> tuple[Picture, ...]:
+def with_looks(rows: Sequence[Picture], tensors: Mapping[str, NDArray[np.number]]) -> tuple[Picture, ...]:
     """The rows with the looks that `looks_to_tensors` gave. ValueError where these are damaged."""
     found = {name: tensors[name] for name in LOOK_TENSORS if name in tensors}
     if not found:
         return tuple(rows)
-    if found.keys() != LOOK_TENSORS.keys() or any(
-        one.dtype != LOOK_TENSORS[name] for name, one in found.items()
-    ):
+    if {name: tensor.dtype for name, tensor in found.items()} != LOOK_TENSORS:
         raise ValueError("looks")
     looks, noise, places = found.values()
     count = len(places)
     if looks.shape != (count, SIDE, SIDE) or noise.shape != (count,) or places.ndim != 1:
         raise ValueError("looks")
-    inside = (places >= 0) & (places < len(rows))
-    if not (inside.all() and np.isfinite(looks).all() and (noise > 0).all()):
+    is_row = (places >= 0) & (places < len(rows))
+    if not (is_row.all() and np.isfinite(looks).all() and (noise > 0).all()):
         raise ValueError("looks")
     every = list(rows)
     for place, thumbnail, level in zip(places.tolist(), looks, noise.tolist(), strict=True):

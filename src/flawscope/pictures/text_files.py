@@ -9,9 +9,12 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from flawscope.errors import one_line_message
+
+if TYPE_CHECKING:
+    import yaml
 
 # settings have three levels; the longest are names of 1,000 kinds
 MAX_YAML_LENGTH, MAX_YAML_DEPTH, MAX_YAML_ALIASES = 100_000, 20, 30
@@ -94,17 +97,19 @@ def load_yaml(text: str) -> Any:
         raise ValueError(one_line_message(error)) from None
 
 
-def _check_quotes(text: str, event: Any) -> None:
+def _check_quotes(text: str, event: yaml.ScalarEvent) -> None:
     """ValueError for a path whose \\ means another sign in YAML, and for quotes that YAML does not know."""
-    line = f"line {event.start_mark.line + 1}"
-    if event.style == '"' and _PATH_IN_QUOTES.match(text, event.start_mark.index):
+    mark = event.start_mark
+    assert mark is not None  # the parser tells where each value begins
+    line = f"line {mark.line + 1}"
+    if event.style == '"' and _PATH_IN_QUOTES.match(text, mark.index):
         raise ValueError(f"in double quotes \\ is no part of a path, {line}; {_QUOTE_REMEDY}")
     if event.style is None and event.value[:1] in QUOTES:
         raise ValueError(f"{event.value[0]} is no quote of YAML, {line}; write ' or \"")
 
 
 @cache
-def _loader() -> Any:
+def _loader() -> type[yaml.SafeLoader]:
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -113,7 +118,7 @@ def _loader() -> Any:
             for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 
-        def compose_mapping_node(self, anchor: Any) -> Any:
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
             """Refuses a name that stands twice: which of the two holds is not clear."""
             node, seen = super().compose_mapping_node(anchor), set[str]()
             for key, _ in node.value:

@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -70,20 +70,16 @@ class Page:
     def of(cls, page: TiffPage) -> Page:
         """Reads a directory. ValueError, TypeError and others: it is torn."""
 
-        def number(value: Any) -> int:
-            several = {int(one) for one in value} if isinstance(value, tuple | list) else {int(value)}
-            return several.pop() if len(several) == 1 else 0
-
         return cls(
             page,
             (int(page.imagelength), int(page.imagewidth)),
             int(page.samplesperpixel),
-            number(page.bitspersample),
-            number(page.sampleformat),
+            _one_number(page.bitspersample),
+            _one_number(page.sampleformat),
             int(page.photometric or 0),
             int(page.compression),
             tuple(map(int, page.extrasamples)),
-            number(page.tags.valueof(_ORIENTATION, 1)),
+            _one_number(page.tags.valueof(_ORIENTATION, 1)),
             int(page.imagedepth),
             bool(page.is_reduced or page.is_mask),
             _holds_more(page),
@@ -125,16 +121,7 @@ class Page:
     @property
     def is_beyond_pillow(self) -> bool:
         """Whether Pillow would cut its values, drop some, take a mosaic for grey, or not open it."""
-        file = self.page.parent
-        if (
-            self.is_mosaic
-            or self.slices > 1
-            or self.compression not in TiffImagePlugin.COMPRESSION_INFO
-            or (self.compression == _PACKBITS and self.page.predictor != 1)
-            or self.compression == _WEBP
-            or (file.is_bigtiff and file.byteorder == ">")
-            or (self.format != _UNSIGNED and self.compression != 1 and file.byteorder == ">")
-        ):
+        if self.is_mosaic or self.slices > 1 or self._is_packed_beyond_pillow:
             return True
         kind = (self.format, self.bits)
         if self.channels > 1:
@@ -143,6 +130,17 @@ class Page:
             return False
         whole = ((_UNSIGNED, 16), (_SIGNED, 16), (_SIGNED, 32), (_FLOAT, 32))
         return kind not in whole or self.photometric == 0
+
+    @property
+    def _is_packed_beyond_pillow(self) -> bool:
+        """Whether Pillow cannot undo the compression, or reads the bytes in the wrong order."""
+        if self.compression not in TiffImagePlugin.COMPRESSION_INFO or self.compression == _WEBP:
+            return True
+        if self.compression == _PACKBITS and self.page.predictor != 1:
+            return True
+        if self.page.parent.byteorder != ">":
+            return False
+        return self.page.parent.is_bigtiff or (self.format != _UNSIGNED and self.compression != 1)
 
     def describe(self) -> str:
         """Describes its layout for a person."""
@@ -199,12 +197,18 @@ def _torn_tags(stream: IO[bytes], page: TiffPage) -> set[int]:
     return {code for code in codes if code <= _SAMPLE_FORMAT} - {*page.tags.keys()}
 
 
+def _one_number(value: int | tuple[int, ...] | list[int]) -> int:
+    """A number that a tag holds once, or for each channel; 0 where the channels' differ."""
+    several = {int(one) for one in value} if isinstance(value, tuple | list) else {int(value)}
+    return several.pop() if len(several) == 1 else 0
+
+
 def first_page(stream: IO[bytes]) -> Page | None:
     """Reads the directory of the first picture; None where the file is no TIFF, or is damaged."""
     return next(read_pages(stream), None)
 
 
-def read(stream: IO[bytes], page: Page) -> NDArray[Any]:
+def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
     """Reads a page, [H, W, C], as it is stored: integers or floats. Black is 0; 1 to 7 bits become 8.
 
     Raises:
@@ -217,7 +221,7 @@ def read(stream: IO[bytes], page: Page) -> NDArray[Any]:
         raise ValueError("it is truncated")
     if own:  # it is undone here, for tifffile has no bound on what it unpacks, and knows some not by itself
         found.compression = 1
-    values: NDArray[Any] | None = None
+    values: NDArray[np.number] | None = None
     for number in range(strips):
         stream.seek(found.dataoffsets[number])
         packed = stream.read(found.databytecounts[number])

@@ -25,7 +25,7 @@ from flawscope.types import Array
 from flawscope.views.geometry import Geometry
 
 Pixels = NDArray[np.uint8]
-Values = NDArray[np.floating[Any]]
+Values = NDArray[np.floating]
 
 Colour: TypeAlias = tuple[int, int, int]
 Drawable: TypeAlias = np.ndarray[Any, Any] | Image.Image
@@ -178,7 +178,7 @@ def contour(
 class Square(NamedTuple):
     """Square around a part: corners (x, y) [4, 2], the reference's upper left one first; a text; a colour."""
 
-    corners: NDArray[np.floating[Any]]
+    corners: NDArray[np.floating]
     text: str = ""
     colour: Colour = POSE_COLOUR
 
@@ -208,7 +208,7 @@ def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
 
 
 def _text_place(
-    corners: NDArray[np.floating[Any]], box: tuple[float, float, float, float], size: tuple[int, int]
+    corners: NDArray[np.floating], box: tuple[float, float, float, float], size: tuple[int, int]
 ) -> tuple[float, float]:
     """Middle (x, y) of a text in the square's lowest corner, within a picture (W, H)."""
     lowest, middle = corners[corners[:, 1].argmax()], corners.mean(axis=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flawscope.artefact import model_file, router_file
 from flawscope.artefact.files import (
@@ -29,6 +29,9 @@ from flawscope.runtime.session import (
     Runner,
     Session,
 )
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -148,7 +151,7 @@ def _is_fitted(path: str | os.PathLike[str]) -> bool:
     return os.path.splitext(os.fspath(path))[1].lower() == TRAINED_SUFFIX
 
 
-def _import_torch_runtime() -> Any:
+def _import_torch_runtime() -> ModuleType:
     try:
         return import_module("flawscope.runtime.torch")
     except ImportError:

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from flawscope.types import Array
 
 SHA256, METADATA_SHA256 = f"{METADATA_KEY}.sha256", f"{METADATA_KEY}.metadata_sha256"
 # The artefact's tensors that are needed beside the network: for self-test and new calibration
-KEPT_TENSORS: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
+KEPT_TENSORS: dict[str, tuple[str, np.dtype[np.generic]]] = {  # entry: tensor and type
     "samples": ("samples", np.dtype(np.uint8)),
     "samples_int16": ("samples", np.dtype(np.int16)),  # some of them are padded
     "sample_maps": ("sample_maps", np.dtype(np.float32)),
@@ -189,14 +189,14 @@ def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
     return entries | {METADATA_SHA256: metadata_hash(entries)}
 
 
-def _read_entries(data: memoryview, path: Any) -> dict[str, str]:
+def _read_entries(data: memoryview, path: object) -> dict[str, str]:
     try:
         return parse_entries(data)
     except ValueError:
         raise files.damaged_error(path, "it is not a flawscope model, or damaged") from None
 
 
-def _parse_manifest(entries: Mapping[str, str], path: Any) -> Manifest:
+def _parse_manifest(entries: Mapping[str, str], path: object) -> Manifest:
     """Reads the manifest. InputError, naming the file, if there is none or it was altered."""
     try:
         content = json.loads(entries[METADATA_KEY], parse_constant=files.reject_constant)
@@ -213,7 +213,7 @@ def _parse_manifest(entries: Mapping[str, str], path: Any) -> Manifest:
     return found
 
 
-def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[str, Array]:
+def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object) -> dict[str, Array]:
     """Reads sample pictures and region of interest, where they are kept."""
     size = manifest.preprocess.network_size
     count, grid = len(manifest.samples), tuple(-(-side // MAP_STRIDE) for side in size)
@@ -245,7 +245,7 @@ def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     return {LOOKS: (count, SIDE, SIDE), LOOK_NOISE: (count,), LOOK_ROWS: (count,)}
 
 
-def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
+def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[np.generic]) -> Array:
     """Unpacks an array. ValueError or zlib.error if it has another size; no more than that is unpacked."""
     size = math.prod(shape) * kind.itemsize
     if size > MAX_TENSOR_BYTES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import onnxruntime
 
@@ -63,7 +62,7 @@ def _open_session(model: str | bytes, device: str, threads: int | None) -> onnxr
     return engine
 
 
-def _providers(device: str) -> list[Any]:
+def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
     kind, _, number = device.partition(":")
     if kind in ("auto", "cpu") and not number:
         return ["CPUExecutionProvider"]

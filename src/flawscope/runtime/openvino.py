@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,11 @@ from flawscope.errors import FlawscopeError, InputError, missing_library_error, 
 from flawscope.machine import default_thread_count
 from flawscope.runtime.session import RESIDUALS, Compute, Engine, Graph
 from flawscope.types import Array
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import openvino
 
 STEP_INPUTS = ("images", "features")  # inputs of the network's two steps, embed and score
 # The arithmetic of the features, asked for by name: left to itself OpenVINO takes bf16 where the processor
@@ -24,7 +29,7 @@ PRECISION_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 # -------------------------------------------------------------------------------------------- OpenVINO itself
 
 _import_lock, _core_lock = Lock(), Lock()
-_core: Any = None
+_core: openvino.Core | None = None
 
 
 @contextmanager
@@ -44,7 +49,7 @@ def without_telemetry() -> Iterator[None]:
                 sys.modules[name] = before
 
 
-def import_openvino() -> Any:
+def import_openvino() -> ModuleType:
     """The package openvino. InputError if it is not installed."""
     try:
         if "openvino" in sys.modules:  # imported by other code, telemetry or not
@@ -54,10 +59,11 @@ def import_openvino() -> Any:
                 import openvino
     except ImportError:
         raise missing_library_error("running a model in OpenVINO", "openvino", extras="openvino") from None
-    return openvino
+    found: ModuleType = openvino
+    return found
 
 
-def shared_core() -> Any:
+def shared_core() -> openvino.Core:
     """Returns OpenVINO's `Core`: one, for the life of the process.
 
     Each `Core` loads a CPU plugin, which replaces this thread's stack for signal handlers, and restores the
@@ -81,7 +87,7 @@ def shared_core() -> Any:
         return _core
 
 
-def _run_once(core: Any) -> None:
+def _run_once(core: openvino.Core) -> None:
     """Runs a network with inputs and outputs of the two types that networks here have."""
     ov = import_openvino()
     parameters = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
@@ -115,7 +121,10 @@ class OpenVino(Engine):
         model = shared_core().read_model(network)
         inputs = {i.get_any_name(): (i.element_type.get_type_name(), _shape(i)) for i in model.inputs}
         results = [name for output in model.outputs if (name := output.get_any_name()) != RESIDUALS]
-        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        options: dict[str, str | int | bool] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": hint,
+        }
         apart, model = _take_residuals(model)
         on_cpu, lanes = device == "CPU", 1
         if on_cpu:
@@ -130,7 +139,7 @@ class OpenVino(Engine):
         if hint == "bf16" and len(results) > 1:  # of the features alone, as it was exported
             parts = _split_network(model)
 
-        def compiled(**others: Any) -> Compute:
+        def compiled(**others: str | int | bool) -> Compute:
             """Compiles the network's parts; all but the first compute in fp32."""
             chosen = options | others
             rest = chosen | {"INFERENCE_PRECISION_HINT": "f32"}
@@ -152,7 +161,7 @@ class OpenVino(Engine):
         return Graph(inputs, results, on_cpu, compiled(), lanes, alone, compile_residuals)
 
 
-def _take_residuals(model: Any) -> tuple[Any, Any]:
+def _take_residuals(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
     """Divides the network into what computes `RESIDUALS` (None: it does not) and what computes the rest."""
     ov = import_openvino()
     apart = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
@@ -163,11 +172,13 @@ def _take_residuals(model: Any) -> tuple[Any, Any]:
     return ov.Model(apart, inputs, "residuals").clone(), ov.Model(rest, inputs, "scores").clone()
 
 
-def _shape(given: Any) -> list[int | None]:
+def _shape(given: openvino.Output) -> list[int | None]:
     return [int(size.get_length()) if size.is_static else None for size in given.partial_shape]
 
 
-def _run_parts(parts: Sequence[Any], names: Sequence[str], given: Mapping[str, Array]) -> list[Array]:
+def _run_parts(
+    parts: Sequence[openvino.CompiledModel], names: Sequence[str], given: Mapping[str, Array]
+) -> list[Array]:
     """Results of a network's parts, one after the other, by their names."""
     found = dict(given)
     for part in parts:  # a request of its own for each call: several threads may call at once
@@ -177,12 +188,12 @@ def _run_parts(parts: Sequence[Any], names: Sequence[str], given: Mapping[str, A
     return [np.array(found[name], np.float32) for name in names]
 
 
-def _split_network(model: Any) -> list[Any]:
+def _split_network(model: openvino.Model) -> list[openvino.Model]:
     """Splits the network into its two steps: images to features, and features to all other results. The
     second is given the images too: OpenVINO reads the batch size from them."""
     ov = import_openvino()
 
-    def features_of(model: Any) -> Any:
+    def features_of(model: openvino.Model) -> openvino.Output:
         made = [op for op in model.get_ops() if op.get_type_name() != "Result"]
         found = [output for op in made for output in op.outputs() if "features" in output.names]
         if len(found) != 1:
@@ -204,7 +215,7 @@ def _split_network(model: Any) -> list[Any]:
     ]
 
 
-def _find_device(core: Any, name: str) -> str:
+def _find_device(core: openvino.Core, name: str) -> str:
     available = list(core.available_devices)
     wanted = "CPU" if name == "auto" else name.upper()
     if wanted in available or f"{wanted}.0" in available:
@@ -213,7 +224,7 @@ def _find_device(core: Any, name: str) -> str:
     raise InputError(f"OpenVINO has no device {name} here: use one of {names}")
 
 
-def _precision_hint(core: Any, device: str, precision: str) -> str:
+def _precision_hint(core: openvino.Core, device: str, precision: str) -> str:
     if precision not in PRECISION_HINTS:
         raise InputError(
             f"it is of precision {precision!s:.20}, and OpenVINO has {', '.join(PRECISION_HINTS)}"

@@ -181,13 +181,13 @@ class ExportedSession:
         session.network = NetworkFile.open(path)
         return session
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickles where the network lies, not the network: another process opens the file again."""
         if self.network is None:
             raise FlawscopeError("a network without a file cannot be pickled")
         return _open_again, (type(self.engine), self.network, *self._how)
 
-    def __deepcopy__(self, _: Any) -> Self:
+    def __deepcopy__(self, _: object) -> Self:
         return self  # a network is only read, and several threads may
 
     @property
@@ -265,8 +265,8 @@ class ExportedDescriptors:
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._engine.run_checked(self._run, {"images": images})[0]
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return ExportedDescriptors, (self._engine, *self._given)
 
-    def __deepcopy__(self, _: Any) -> Self:
+    def __deepcopy__(self, _: object) -> Self:
         return self

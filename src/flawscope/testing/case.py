@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from flawscope.datasets import Dataset, open_dataset
@@ -42,14 +42,14 @@ def draw_good_part(rng: np.random.Generator) -> NDArray[np.uint8]:
     return draw_picture(next(iter(CATEGORIES)), rng, size=96)[0]
 
 
-def must_be_close(found: Any, wanted: Any, message: str, tolerance: float = TOLERANCE) -> None:
+def must_be_close(found: ArrayLike, wanted: ArrayLike, message: str, tolerance: float = TOLERANCE) -> None:
     """Raise AssertionError unless values are close, relative to the largest value wanted."""
     wanted = np.asarray(wanted)
     reach = tolerance * float(np.abs(wanted).max())
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=reach, err_msg=message)
+    np.testing.assert_allclose(np.asarray(found), wanted, rtol=0, atol=reach, err_msg=message)
 
 
-def must_refuse(call: Callable[[], Any], message: str) -> str:
+def must_refuse(call: Callable[[], object], message: str) -> str:
     """Return the text of the InputError that the call must raise, and that must be one line."""
     try:
         call()

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.decoding import PictureSource, decode, pixel_hash
+from flawscope.pictures.table import Picture
 from flawscope.predictor import Predictor
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 from flawscope.testing.case import (
@@ -133,7 +133,7 @@ def calibration_is_honest(case: Case) -> None:
             must(left > 0.999 * stored, f"{variant}: `left_out` leaves nothing out")
 
 
-def _scored(model: Predictor) -> list[Any]:
+def _scored(model: Predictor) -> list[Picture]:
     """Rows of the calibration's scores, in their order."""
     return [row for row in model.manifest.pictures if row.counted and row.score is not None]
 

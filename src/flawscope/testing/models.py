@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from flawscope.testing.case import (
     torch_threads,
 )
 from flawscope.types import Array, Json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def answers_have_their_form(case: Case) -> None:
@@ -127,7 +130,7 @@ def region_of_interest(case: Case) -> None:
             _must_be_lowest_outside(within.numpy(), elsewhere.numpy()[None])
 
 
-def _half_without_maximum(drawn: Any, side: int) -> Any:
+def _half_without_maximum(drawn: Tensor, side: int) -> Tensor:
     """Mask [H, W] of the half, along axis `side`, without the maximum of the map [H, W]."""
     import torch
 

@@ -113,7 +113,7 @@ class Geometry:
         shown[rows, columns] = True
         return shown
 
-    def warp(self, values: NDArray[np.floating[Any]], fill: float = math.nan) -> Float32:
+    def warp(self, values: NDArray[np.floating], fill: float = math.nan) -> Float32:
         """A map [H, W] at network size -> [Hp, Wp] float32 over the picture, bilinear between pixel centres.
 
         Picture pixels whose centre lies outside the network's view get `fill`.

@@ -369,7 +369,7 @@ def blur(picture: Float32) -> Float32:
     return np.asarray(ndimage.gaussian_filter(picture, _BLUR_SIGMA, truncate=3), np.float32)
 
 
-def _downsample(image: NDArray[np.floating[Any]], size: int = _COARSE_SIDE) -> Float32:
+def _downsample(image: NDArray[np.floating], size: int = _COARSE_SIDE) -> Float32:
     by = SIDE // size
     return np.asarray(image.reshape(size, by, size, by).mean((1, 3)), np.float32)
 

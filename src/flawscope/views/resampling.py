@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from flawscope.types import Array
 from flawscope.views.geometry import Geometry
 from flawscope.views.pose import SIDE, Float32, reduced_size
 
-Raster = Image.Image | NDArray[Any]
+Raster = Image.Image | NDArray[np.number]
 Box = tuple[float, float, float, float]  # y0, x0, y1, x1
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from flawscope.views.pose import HALF_SIDE, Pose, PoseReference
 from flawscope.views.preprocess import Preprocess
 
 Mask = NDArray[np.bool_]
-Drawn = str | os.PathLike[str] | Sequence[float] | NDArray[Any]
+Drawn = str | os.PathLike[str] | Sequence[float] | NDArray[np.bool_] | NDArray[np.number]
 
 _NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
 _CARRIED_SIDE = 512  # pixels of the reference as a picture

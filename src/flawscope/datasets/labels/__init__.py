@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,8 @@ from PIL import Image
 
 from flawscope.datasets.labels.forms import LabelDocument, read_label_file
 from flawscope.datasets.labels.names import PictureNames, without_zeros
-from flawscope.datasets.labels.shapes import Shape, Size
+from flawscope.datasets.labels.shapes import Entry as LabelEntry
+from flawscope.datasets.labels.shapes import Mark, Shape, Size
 from flawscope.datasets.labels.tables import FORM as LIST
 from flawscope.datasets.labels.tables import SUFFIXES
 from flawscope.datasets.labels.yolo import find_settings
@@ -91,7 +92,7 @@ class PictureLabels(os.PathLike[str]):
 class _Entry(NamedTuple):
     """Entry of a label file for one picture: its folders, folded, and its name; the suffix, if it says that.
     left_out: kinds of marks that are none. source: the file, or the form of files of one picture each. about:
-    what is said of the whole picture."""
+    what is said of the whole picture. good: kinds of marks of good parts."""
 
     folders: tuple[str, ...]
     stem: str
@@ -101,6 +102,16 @@ class _Entry(NamedTuple):
     source: str
     about: tuple[tuple[str, str], ...] = ()
     good: tuple[str, ...] = ()
+
+    @property
+    def has_defect(self) -> bool:
+        return bool(self.labels.shapes)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of its defects; of good parts where it marks none."""
+        kinds = self.labels.kinds if self.has_defect else self.good
+        return tuple(dict.fromkeys(filter(None, kinds)))
 
 
 @dataclass
@@ -160,11 +171,13 @@ class LabelFiles:
         """Pictures in which something is marked, each with the source, the kinds of the marks, and whether a
         defect is among them: of boxes around good parts alone none is."""
         found: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
-        for entry, pictures in sorted(self._assigned, key=lambda one: bool(one[0].labels.shapes)):
-            if (is_defect := bool(entry.labels.shapes)) or entry.good:
-                kinds = tuple(dict.fromkeys(filter(None, entry.labels.kinds if is_defect else entry.good)))
-                own = (self.given[path] for path in self._meant(entry, pictures) if path in self.given)
-                found |= dict.fromkeys(own, (entry.source, kinds, is_defect))
+        # defects last: they win where a picture has marks of both
+        for entry, pictures in sorted(self._assigned, key=lambda one: one[0].has_defect):
+            if not entry.has_defect and not entry.good:
+                continue
+            for path in self._meant(entry, pictures):
+                if path in self.given:
+                    found[self.given[path]] = (entry.source, entry.kinds, entry.has_defect)
         return found
 
     def _is_of_good_part(self, kind: str) -> bool:
@@ -173,8 +186,10 @@ class LabelFiles:
     def left_out(self, picture: Path) -> tuple[str, ...]:
         """Why marks in one of the pictures cannot be used; a file that cannot be read may have marked it."""
         found = self._by_picture.get(picture, _Found())
-        unread = [f"in {path.name}, which could not be read" for path in self.unreadable]
-        return tuple(dict.fromkeys([*found.left_out, *(() if found.labels else unread)]))
+        reasons = [*found.left_out]
+        if not found.labels:
+            reasons += [f"in {path.name}, which could not be read" for path in self.unreadable]
+        return tuple(dict.fromkeys(reasons))
 
     @cached_property
     def unreadable(self) -> dict[Path, str]:
@@ -226,38 +241,52 @@ class LabelFiles:
         do not say how large their pictures are."""
         reach: dict[str, list[NDArray[np.float64]]] = {}
         for entry, pictures in self._assigned:
-            for picture in () if entry.labels.size or entry.labels.form == "YOLO" else pictures:
-                for labels in self.find(picture):
-                    if labels.path == entry.labels.path and labels.size:
-                        size = labels.size
-                        points = [shape.reach(size) for shape in labels.shapes if shape.reach]
-                        reach.setdefault(entry.source, []).append(np.concatenate(points).max(0) / size[::-1])
+            if entry.labels.size or entry.labels.form == "YOLO":
+                continue
+            for labels in (labels for picture in pictures for labels in self.find(picture)):
+                if labels.path == entry.labels.path and labels.size:
+                    reach.setdefault(entry.source, []).append(_reach_of(labels, labels.size))
         return {source: np.array(shares) for source, shares in reach.items()}
 
     @cached_property
     def _assigned(self) -> list[tuple[_Entry, list[Path]]]:
         """Every entry with the pictures that it may mean."""
+        if not self._documents:
+            return []
         exact: dict[str, list[Path]] = {}
         plain: dict[str, list[Path]] = {}
-        for picture in self._pictures if self._documents else ():
+        for picture in self._pictures:
             names = plain_names(picture.stem)
             exact.setdefault(names[0], []).append(picture)
             for name in filter(None, (*names, without_zeros(names[0]))):
                 plain.setdefault(name, []).append(picture)
-        found = [
-            (entry, self._closest(entry, exact.get(fold(entry.stem), ()))) for entry in self._entries(exact)
-        ]
-        taken = {picture for entry, pictures in found for picture in pictures if entry.labels.shapes}
-        there = {name for picture in self._pictures for name in self._folders(picture)}
-        for number, (entry, pictures) in enumerate(found):
-            for name in () if pictures else plain_names(entry.stem):
-                free = [picture for picture in plain.get(name, ()) if picture not in taken]
-                # folders of the tool say nothing
-                foreign = entry._replace(folders=()) if not there & {*entry.folders} else entry
-                if close := self._closest(entry, free) or self._closest(foreign, free):
-                    found[number] = (entry, close)
-                    break
+        by_exact_name: list[tuple[_Entry, list[Path]]] = []
+        taken: set[Path] = set()
+        for entry in self._entries(exact):
+            pictures = self._closest(entry, exact.get(fold(entry.stem), ()))
+            by_exact_name.append((entry, pictures))
+            if entry.has_defect:
+                taken.update(pictures)
+        free = {name: [path for path in paths if path not in taken] for name, paths in plain.items()}
+        folders = {name for picture in self._pictures for name in self._folders(picture)}
+        found = []
+        for entry, pictures in by_exact_name:
+            found.append((entry, pictures or self._closest_by_plain_name(entry, free, folders)))
         return found
+
+    def _closest_by_plain_name(
+        self, entry: _Entry, free: Mapping[str, Sequence[Path]], folders: Set[str]
+    ) -> list[Path]:
+        """Pictures that an entry means by a name without what tools add. free: pictures by their plain names,
+        without those that another entry marks by the exact name. folders: of the pictures."""
+        # folders of the tool say nothing
+        without_folders = entry if folders & {*entry.folders} else entry._replace(folders=())
+        for name in plain_names(entry.stem):
+            pictures = free.get(name, ())
+            close = self._closest(entry, pictures) or self._closest(without_folders, pictures)
+            if close:
+                return close
+        return []
 
     def _folders(self, picture: Path) -> tuple[str, ...]:
         return _fold_folders(picture.relative_to(self.root).parent.parts)
@@ -278,26 +307,28 @@ class LabelFiles:
         """Yields what the files say of each picture. names: folded names of the pictures."""
         for path, document in self._documents:
             source = self._name(path) if len(document.entries) > 1 else document.form
-            for name, size, marks, suffix, about in document.entries:
-                place = PurePosixPath(name.replace("\\", "/"))
+            for entry in document.entries:
+                if not entry.name or not (entry.marks or entry.about):
+                    continue
+                place = PurePosixPath(entry.name.replace("\\", "/"))
                 if fold(place.name) not in names:  # a name may hold %20 itself
-                    place = PurePosixPath(unquote(name).replace("\\", "/"))
-                good = [mark for mark in marks if self._is_of_good_part(mark.kind)]
-                defects = [mark for mark in marks if mark not in good]
-                drawn = [mark for mark in defects if mark.draw]
-                labels = PictureLabels(
-                    path,
-                    size,
-                    tuple(mark.draw for mark in drawn if mark.draw),
-                    sum(mark.is_box for mark in drawn),
-                    tuple(mark.kind for mark in drawn),
-                    document.form,
-                )
-                left_out = tuple(mark.kind for mark in defects if mark.draw is None)
-                if (marks or about) and name:
-                    folders = _fold_folders(place.parent.parts)
-                    kinds = tuple(mark.kind for mark in good)
-                    yield _Entry(folders, place.name, fold(suffix), labels, left_out, source, about, kinds)
+                    place = PurePosixPath(unquote(entry.name).replace("\\", "/"))
+                yield self._entry(path, document.form, place, source, entry)
+
+    def _entry(self, path: Path, form: str, place: PurePosixPath, source: str, entry: LabelEntry) -> _Entry:
+        """Entry of what a file says of a picture, which lies at `place` by the file."""
+        good = [mark for mark in entry.marks if self._is_of_good_part(mark.kind)]
+        defects = [mark for mark in entry.marks if mark not in good]
+        return _Entry(
+            _fold_folders(place.parent.parts),
+            place.name,
+            fold(entry.suffix),
+            _labels_of(path, entry.size, defects, form),
+            left_out=tuple(mark.kind for mark in defects if mark.draw is None),
+            source=source,
+            about=entry.about,
+            good=tuple(mark.kind for mark in good),
+        )
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -403,17 +434,18 @@ class LabelFiles:
         found = [self._name(path) for path in near]
         of_suffix: dict[str, list[Path]] = {}
         for path in self._walked:
-            suffix = path.suffix.lower()
-            if (
-                suffix not in _HARMLESS
-                and suffix not in SUFFIXES
-                and not is_picture(path)
-                and self._is_own(path)
-            ):
-                of_suffix.setdefault(suffix, []).append(path)
+            if self._is_foreign(path) and self._is_own(path):
+                of_suffix.setdefault(path.suffix.lower(), []).append(path)
         for suffix, paths in of_suffix.items():
             found.append(self._name(paths[0]) if len(paths) == 1 else f"{len(paths)} files {suffix}")
         return found
+
+    @staticmethod
+    def _is_foreign(path: Path) -> bool:
+        """Whether a file is no picture, none that cameras and programs leave beside them, and of no form that
+        is read."""
+        suffix = path.suffix.lower()
+        return suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path)
 
     def _marks_others(self, path: Path, document: LabelDocument) -> bool:
         """Whether a tool's file marks about as many pictures as there are, and none of them."""
@@ -431,6 +463,21 @@ def _fold_folders(parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(fold(part) for part in parts if not is_picture_folder(part))
 
 
+def _labels_of(path: Path, size: Size | None, marks: Sequence[Mark], form: str) -> PictureLabels:
+    """Labels of the marks that can be drawn."""
+    drawn = [mark for mark in marks if mark.draw]
+    shapes = tuple(mark.draw for mark in drawn if mark.draw)
+    boxes = sum(mark.is_box for mark in drawn)
+    return PictureLabels(path, size, shapes, boxes, kinds=tuple(mark.kind for mark in drawn), form=form)
+
+
+def _reach_of(labels: PictureLabels, size: Size) -> NDArray[np.float64]:
+    """Reach of marks to the right and down [2], in shares of a picture's width and height."""
+    points = [shape.reach(size) for shape in labels.shapes if shape.reach]
+    farthest: NDArray[np.float64] = np.concatenate(points).max(0)
+    return farthest / size[::-1]
+
+
 Reading = tuple[Path, PictureLabels, str]  # of a picture, its labels, and why they cannot be used
 
 
@@ -442,33 +489,37 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
         height, width = _upright_size(picture)
     except InputError:
         return [labels]
-    turn = stored_turn(picture)
-    stored = (width, height) if turn in TRANSPOSING else (height, width)
     readings = [replace(labels, size=(height, width))]
-    readings += [replace(labels, size=stored, turn=turn)] if turn != 1 else []
+    turn = stored_turn(picture)
+    if turn != 1:
+        stored = (width, height) if turn in TRANSPOSING else (height, width)
+        readings.append(replace(labels, size=stored, turn=turn))
     fitting = [one for one in readings if labels.size in (None, one.size)]
-    return [one for one in fitting if one.size and not one.hangs_over(one.size)] if fitting else [labels]
+    if not fitting:
+        return [labels]
+    return [one for one in fitting if one.size and not one.hangs_over(one.size)]
 
 
 def _choose_readings(several: list[tuple[Path, PictureLabels, list[PictureLabels]]]) -> Iterator[Reading]:
     """Chooses a reading of each picture of a source: the only one that fits, else the reading of the source's
     others; as shown where nothing tells."""
-    sure = {
-        readings[0].turn == 1
-        for picture, labels, readings in several
-        if len(readings) == 1 and readings[0] is not labels and stored_turn(picture) != 1
-    }
-    over = sum(not readings for *_, readings in several)
+    are_shown: set[bool] = set()  # of pictures that one reading fits: whether that is as they are shown
     for picture, labels, readings in several:
+        is_only = len(readings) == 1 and readings[0] is not labels
+        if is_only and stored_turn(picture) != 1:
+            are_shown.add(readings[0].turn == 1)
+    beyond = sum(not readings for *_, readings in several)
+    is_of_larger = beyond >= max(2, LARGER_SHARE * len(several))
+    for picture, labels, readings in several:
+        has_two = len(readings) == 2
         if not readings:
             yield picture, labels, "marked beyond the picture"
-        elif over >= max(2, LARGER_SHARE * len(several)):
+        elif is_of_larger:
             yield picture, labels, "marked where others reach beyond their pictures"
-        elif len(readings) == 2 and sure == {False}:
+        elif has_two and are_shown == {False}:
             yield picture, readings[1], ""
         else:
-            is_doubtful = len(readings) == 2 and sure != {True}
-            yield picture, replace(readings[0], is_doubtful=is_doubtful), ""
+            yield picture, replace(readings[0], is_doubtful=has_two and are_shown != {True}), ""
 
 
 def _upright_size(picture: Path) -> Size:

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flawscope.datasets.labels import json_forms, shapes
 from flawscope.datasets.labels.shapes import Entry, Mark, Size, name_entry, picture_path, read_size
@@ -75,7 +75,7 @@ def is_via(rows: Rows) -> bool:
 
 def parse_via(rows: Rows, own: str) -> Iterator[Entry]:
     """Entries of annotations of VIA 2 as CSV."""
-    document: dict[str, Any] = {}
+    document: json_forms.Record = {}
     for values in _records(rows):
         shape, region, about = (json.loads(values[name] or "{}") for name in _REGION)
         name = values["filename"]

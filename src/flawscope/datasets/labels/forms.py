@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flawscope.datasets.labels import csv_forms, json_forms, tables, xml_forms, yolo
 from flawscope.datasets.labels.names import PictureNames
@@ -50,66 +50,77 @@ def read_label_file(
     names: of the pictures.
     """
     suffix = path.suffix.lower()
-    most = MAX_BYTES.get(suffix, MAX_LIST_BYTES if suffix in tables.SUFFIXES else 0)
-    if not most or path.name in yolo.SETTINGS:
+    if (suffix not in MAX_BYTES and suffix not in tables.SUFFIXES) or path.name in yolo.SETTINGS:
         return None
-    unread = LabelDocument("", [])
     try:
-        data = path.read_bytes() if path.stat().st_size <= most else b""
+        is_small = path.stat().st_size <= MAX_BYTES.get(suffix, MAX_LIST_BYTES)
+        data = path.read_bytes() if is_small else b""
     except (OSError, MemoryError):
-        return unread
+        return LabelDocument("", [])
     if not data.strip():  # YOLO's of a picture in which nothing is marked
         return None
     found = _read_form(path, suffix, data, own, settings) if suffix in MAX_BYTES else None
-    if (found is not None and (found.form or found.fault)) or suffix not in tables.SUFFIXES:
+    if found is not None and (found.form or found.fault):
         return found
+    return _read_list(suffix, data, own, names) or found
+
+
+def _read_list(suffix: str, data: bytes, own: str, names: PictureNames) -> LabelDocument | None:
+    """Reads a file as a list of pictures; None where it is none."""
+    if suffix not in tables.SUFFIXES:
+        return None
+    try:
+        entries, seems_list = _listed(suffix, data, own, names)
+    except InputError as error:
+        return LabelDocument(tables.FORM, [], str(error))
+    except Exception:  # of whatever a file of something else makes a reader raise
+        return None
+    return LabelDocument(tables.FORM if entries else "", entries, seems_list=seems_list)
+
+
+def _listed(suffix: str, data: bytes, own: str, names: PictureNames) -> tuple[list[Entry], bool]:
+    """Entries of a list that say something of pictures; where there are none, whether it seems to be one."""
+    is_known = names.is_name if suffix in tables.TABLES else names.is_exact
 
     @cache
-    def may_numbers_name() -> bool:  # numbers in a damaged file of a tool, or in a table of them, may not
-        if suffix in (".txt", ".log"):
-            return _LINES_OF_NAMES.fullmatch(tables.table_text(data).strip()) is not None
-        return _SIGN.search(data) is None
-
-    is_known = names.is_name if suffix in tables.TABLES else names.is_exact
+    def may_numbers_name() -> bool:
+        return _may_numbers_name(suffix, data)
 
     def is_sure(text: str) -> bool:
         is_number = text.isdecimal() and not (text[0] == "0" and len(text) >= PADDED_DIGITS)
         return is_known(text) and (not is_number or may_numbers_name())
 
-    try:
-        entries = tables.read_list(data, suffix, own, is_sure, is_own=names.is_exact(own), count=names.count)
-        entries = [entry for entry in entries if entry.about]
-        if entries:
-            return LabelDocument(tables.FORM, entries)
-        seems_list = tables.seems_list(data, suffix, names)
-        if suffix not in tables.TABLES and not may_numbers_name():  # as a whole file its numbers may be names
-            listed = tables.read_list(data, suffix, own, is_known)
-            seems_list = 2 * len({entry.name for entry in listed}) >= names.count > 1
-        return unread._replace(seems_list=seems_list)
-    except InputError as error:
-        return LabelDocument(tables.FORM, [], str(error))
-    except Exception:  # it is no list
-        return found
+    entries = tables.read_list(data, suffix, own, is_sure, is_own=names.is_exact(own), count=names.count)
+    entries = [entry for entry in entries if entry.about]
+    if entries:
+        return entries, False
+    if suffix not in tables.TABLES and not may_numbers_name():  # as a whole file its numbers may be names
+        listed = tables.read_list(data, suffix, own, is_known)
+        return [], 2 * len({entry.name for entry in listed}) >= names.count > 1
+    return [], tables.seems_list(data, suffix, names)
+
+
+def _may_numbers_name(suffix: str, data: bytes) -> bool:
+    """Whether numbers may name pictures: not in a damaged file of a tool, nor in a table of numbers."""
+    if suffix in (".txt", ".log"):
+        return _LINES_OF_NAMES.fullmatch(tables.table_text(data).strip()) is not None
+    return _SIGN.search(data) is None
 
 
 def _read_form(
     path: Path, suffix: str, data: bytes, own: str, settings: Callable[[Path], yolo.YoloSettings]
 ) -> LabelDocument | None:
     """Reads a file of a labelling tool; of no form where it is none, None where nothing is in it."""
-    unread = LabelDocument("", [])
     try:
         document = _load(suffix, data)
     except Exception as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else one_line_message(error)
-        return LabelDocument("", [], reason) if _SIGN.search(data) else unread
+        is_of_tool = _SIGN.search(data) is not None
+        return LabelDocument("", [], _damage(error) if is_of_tool else "")
     if suffix == ".txt" and not document:  # YOLO's of a picture in which nothing is marked
         return None
-    try:
-        form = next((form for form in _FORMS if form.suffix == suffix and form.fits(document)), None)
-    except Exception:  # of no tool
-        form = None
+    form = _form_of(suffix, document)
     if form is None:
-        return unread
+        return LabelDocument("", [])
     try:
         parse = partial(form.parse, settings=settings(path.parent)) if suffix == ".txt" else form.parse
         return LabelDocument(form.name, [*map(_without_other_labels, parse(document, own))])
@@ -120,6 +131,18 @@ def _read_form(
     except Exception:  # of whatever a damaged file makes a library raise
         reason = "a value in it has the wrong form"
     return LabelDocument(form.name, [], f"as {form.name}: {reason}")
+
+
+def _damage(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else one_line_message(error)
+
+
+def _form_of(suffix: str, document: object) -> _Form | None:
+    """Finds the form of what a file holds; None where it is of no tool."""
+    try:
+        return next((form for form in _FORMS if form.suffix == suffix and form.fits(document)), None)
+    except Exception:  # of whatever a file of no tool makes a test raise
+        return None
 
 
 def _without_other_labels(entry: Entry) -> Entry:
@@ -133,20 +156,21 @@ def _without_other_labels(entry: Entry) -> Entry:
     return entry._replace(marks=marks)
 
 
-def _load(suffix: str, data: bytes) -> Any:
+def _load(suffix: str, data: bytes) -> object:
     if suffix == ".xml":
         return xml_forms.load_xml(data)
     if suffix == ".json":
         return json.loads(data)
     if suffix == ".csv":
         return csv_forms.load_csv(data)
-    return [words for line in decode_text(data).splitlines() if (words := line.split())]
+    lines = map(str.split, decode_text(data).splitlines())
+    return [words for words in lines if words]
 
 
 class _Form(NamedTuple):
     name: str
     suffix: str
-    fits: Callable[[Any], bool]
+    fits: Callable[..., bool]  # whether what a file of the suffix holds has the form
     parse: Callable[..., Iterable[Entry]]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,8 @@ Record = dict[str, Any]
 _LINES = ("line", "linestrip", "polyline", "point", "points")
 
 
-def is_records(value: Any) -> bool:
+def is_records(value: object) -> TypeGuard[list[Record]]:
+    """Whether a value is a list of objects of JSON."""
     return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
@@ -42,60 +44,103 @@ def is_records(value: Any) -> bool:
 _COCO_PLACES = {"bbox", "segmentation", "keypoints", "caption"}  # without any: classes of whole pictures
 
 
-def is_coco(document: Any) -> bool:
+def is_coco(document: object) -> bool:
     lists = ("images", "annotations")
     return isinstance(document, dict) and all(is_records(document.get(name)) for name in lists)
 
 
 def parse_coco(document: Record, _own: str) -> Iterator[Entry]:
     """Entries of a COCO file (https://cocodataset.org/#format-data); also of VIA, whose polygons are flat."""
+    annotations: list[Record] = document["annotations"]
     annotations_of: dict[str, list[Record]] = {}
-    for annotation in document["annotations"]:
+    for annotation in annotations:
         annotations_of.setdefault(_to_id(annotation["image_id"]), []).append(annotation)
     images = {_to_id(image["id"]): image for image in document["images"]}
-    is_classes = len(document["annotations"]) > 1 and not any(
-        annotation.get(key) for annotation in document["annotations"] for key in _COCO_PLACES
-    )
     lost = {number: {"file_name": f"image_id {number}"} for number in annotations_of if number not in images}
     kinds = {_to_id(kind.get("id")): str(kind.get("name", "")) for kind in document.get("categories") or ()}
+    are_classes = len(annotations) > 1 and not any(map(_coco_has_place, annotations))
     for number, image in [*images.items(), *lost.items()]:
-        size, marks = read_size(image.get("height"), image.get("width")), list[Mark]()
-        whole: list[str] = []
+        picture = _CocoPicture(image, read_size(image.get("height"), image.get("width")))
         for annotation in annotations_of.get(number, ()):
             kind = kinds.get(_to_id(annotation.get("category_id")), "")
-            marked = annotation.get("segmentation")
-            if annotation.get("score") is not None:  # a model's findings are no ground truth
-                marks.append(Mark(None, "finding of a model"))
+            picture.add(annotation, kind, are_classes)
+        yield picture.entry()
+
+
+def _coco_has_place(annotation: Record) -> bool:
+    return any(annotation.get(key) for key in _COCO_PLACES)
+
+
+@dataclass
+class _CocoPicture:
+    """An image of a COCO file, and what its annotations say. classes: of the whole picture."""
+
+    image: Record
+    size: Size | None
+    marks: list[Mark] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+
+    def add(self, annotation: Record, kind: str, are_classes: bool) -> None:
+        """Adds an annotation of a kind. are_classes: one without a place says the class of the picture."""
+        if annotation.get("score") is not None:  # a model's findings are no ground truth
+            self.marks.append(Mark(None, "finding of a model"))
+            return
+        marks = self._segments(annotation, kind)
+        self.marks += marks
+        if marks:
+            return
+        if annotation.get("bbox"):
+            x, y, width, height = map(float, annotation["bbox"])
+            self.marks.append(Mark(shapes.filled(shapes.box((x, y, x + width, y + height))), kind, True))
+        elif kind and are_classes:
+            self.classes.append(kind)
+        else:
+            self.marks.append(Mark(None, NO_PLACE))
+
+    def _segments(self, annotation: Record, kind: str) -> list[Mark]:
+        """Reads the polygons and the run lengths of an annotation."""
+        marks = []
+        for part in _coco_segmentation(annotation):
+            if isinstance(part, dict):
+                marks.append(Mark(self._run_lengths(part), kind))
                 continue
-            parts = marked if isinstance(marked, list) else [] if marked is None else [marked]
-            parts = [parts] if parts and not isinstance(parts[0], list | dict) else parts
-            found = len(marks)
-            for part in parts:
-                if isinstance(part, dict):  # run lengths
-                    of = read_size(*part["size"])
-                    if (size := size or of) != of:
-                        raise InputError(f"a mask of {image['file_name']} has another size than the picture")
-                    marks.append(Mark(Shape(partial(shapes.from_runs, _read_runs(part["counts"]))), kind))
-                elif len(polygon := shapes.to_points(part)) > 2:  # fewer than three corners stand for none
-                    marks.append(Mark(shapes.filled(polygon), kind))
-            if len(marks) == found and annotation.get("bbox"):
-                x, y, width, height = map(float, annotation["bbox"])
-                marks.append(Mark(shapes.filled(shapes.box((x, y, x + width, y + height))), kind, True))
-            elif len(marks) == found and kind and is_classes:
-                whole.append(kind)
-            elif len(marks) == found:
-                marks.append(Mark(None, NO_PLACE))
-        about = told_texts("class", whole)
-        yield name_entry(picture_path(image["file_name"]), size, marks)._replace(about=about)
+            polygon = shapes.to_points(part)
+            if len(polygon) > 2:  # fewer than three corners stand for none
+                marks.append(Mark(shapes.filled(polygon), kind))
+        return marks
+
+    def _run_lengths(self, part: Record) -> Shape:
+        size = read_size(*part["size"])
+        self.size = self.size or size
+        if self.size != size:
+            name = self.image["file_name"]
+            raise InputError(f"a mask of {name} has another size than the picture")
+        return Shape(partial(shapes.from_runs, _read_runs(part["counts"])))
+
+    def entry(self) -> Entry:
+        about = told_texts("class", self.classes)
+        path = picture_path(self.image["file_name"])
+        return name_entry(path, self.size, self.marks)._replace(about=about)
 
 
-def _read_runs(counts: Any) -> NDArray[np.int64]:
+def _coco_segmentation(annotation: Record) -> list[Record | list[float]]:
+    """The parts of a segmentation: polygons, which may be a flat one alone, and run lengths."""
+    marked = annotation.get("segmentation")
+    if marked is None:
+        return []
+    if not isinstance(marked, list):
+        return [marked]
+    is_flat = bool(marked) and not isinstance(marked[0], list | dict)
+    return [marked] if is_flat else marked
+
+
+def _read_runs(counts: str | list[int]) -> NDArray[np.int64]:
     if isinstance(counts, str):
         return shapes.decompress_runs(counts)
     return np.array([*counts], np.int64).ravel()
 
 
-def _to_id(value: Any) -> str:
+def _to_id(value: object) -> str:
     """An id as it is compared: tools write 7, 7.0 and "7" for the same picture."""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
@@ -103,7 +148,7 @@ def _to_id(value: Any) -> str:
 # --------------------------------------------------------------------------------------------------- LabelMe
 
 
-def is_labelme(document: Any) -> bool:
+def is_labelme(document: object) -> bool:
     return isinstance(document, dict) and "imagePath" in document and is_records(document.get("shapes"))
 
 
@@ -112,7 +157,10 @@ def parse_labelme(document: Record, own: str) -> Iterator[Entry]:
     size = read_size(document.get("imageHeight"), document.get("imageWidth"))
     suffix = PurePosixPath(str(document["imagePath"])).suffix
     flags = document.get("flags")
-    about = [one for k, v in flags.items() for one in told_texts(k, [v])] if isinstance(flags, dict) else ()
+    about: list[tuple[str, str]] = []
+    if isinstance(flags, dict):
+        for name, value in flags.items():
+            about += told_texts(name, [value])
     yield Entry(own, size, [_labelme_mark(shape) for shape in document["shapes"]], suffix, tuple(about))
 
 
@@ -135,33 +183,38 @@ def _labelme_mark(shape: Record) -> Mark:
 # -------------------------------------------------------------------------------------------------------- VIA
 
 
-def _via_pictures(document: Any) -> Any:
-    return document.get("_via_img_metadata", document) if isinstance(document, dict) else None
+def _via_pictures(document: object) -> Record | None:
+    """The pictures of a project or of annotations, by their keys; None where it is neither."""
+    if not isinstance(document, dict):
+        return None
+    pictures = document.get("_via_img_metadata", document)
+    return pictures if isinstance(pictures, dict) else None
 
 
-def is_via(document: Any) -> bool:
+def is_via(document: object) -> bool:
     pictures = _via_pictures(document)
-    entries = list(pictures.values()) if isinstance(pictures, dict) else []
-    if not isinstance(pictures, dict) or (pictures is document and not entries):
+    if pictures is None:
+        return False
+    entries = list(pictures.values())
+    if pictures is document and not entries:
         return False
     return is_records(entries) and all({"filename", "regions"} <= {*e} for e in entries)
 
 
 def parse_via(document: Record, _own: str) -> Iterator[Entry]:
     """Entries of a project or of annotations of VIA 1 and 2 (https://www.robots.ox.ac.uk/~vgg/software/via)."""
-    for picture in _via_pictures(document).values():
+    for picture in (_via_pictures(document) or {}).values():
         regions = picture["regions"]
         marks = [_via_mark(region) for region in (regions.values() if isinstance(regions, dict) else regions)]
         about = [one for k, v in (picture.get("file_attributes") or {}).items() for one in _via_texts(k, v)]
         yield name_entry(picture_path(picture["filename"]), None, marks)._replace(about=tuple(about))
 
 
-def _via_texts(name: str, value: Any) -> tuple[tuple[str, str], ...]:
+def _via_texts(name: str, value: object) -> tuple[tuple[str, str], ...]:
     """Reads an attribute of a picture; of several that may be ticked those that are."""
-    return told_texts(
-        f"label {name}",
-        [key for key, ticked in value.items() if ticked] if isinstance(value, dict) else [value],
-    )
+    if not isinstance(value, dict):
+        return told_texts(f"label {name}", [value])
+    return told_texts(f"label {name}", [key for key, ticked in value.items() if ticked])
 
 
 def _via_mark(region: Record) -> Mark:
@@ -190,63 +243,108 @@ def _via_mark(region: Record) -> Mark:
 
 
 _ANNOTATED, _PLACED = {"annotations", "completions", "predictions"}, {"x", "points", "rle", "imageDataURL"}
-_SIDES = ("height", "width")
 
 
-def _label_studio_tasks(document: Any) -> list[Record]:
+def _label_studio_tasks(document: object) -> list[Record]:
     """Tasks of an export, each with `data` and `annotations`; those of JSON_MIN are made so. Empty for any
     other document."""
-    tasks = []
-    for task in [document] if isinstance(document, dict) else document if is_records(document) else ():
-        if isinstance(task.get("task"), dict) and "result" in task:  # an annotation as a storage holds it
-            tasks.append({**task["task"], "annotations": [task]})
-        elif isinstance(task.get("data"), dict) and task.keys() & _ANNOTATED:
-            tasks.append(task)
-        else:
-            lists = [value for value in task.values() if is_records(value)]
-            result = [{**region, "value": region} for regions in lists for region in regions]
-            if any(region.keys() & _PLACED and "labels" in "".join(region) for region in result):
-                tasks.append({"data": task, "annotations": [{"result": result}]})
-    return tasks
+    records: object = [document] if isinstance(document, dict) else document
+    if not is_records(records):
+        return []
+    return [task for task in map(_label_studio_task, records) if task is not None]
 
 
-def is_label_studio(document: Any) -> bool:
+def _label_studio_task(record: Record) -> Record | None:
+    """The task that a record is, or that is made of it; None where it is none."""
+    if isinstance(record.get("task"), dict) and "result" in record:  # an annotation as a storage holds it
+        return {**record["task"], "annotations": [record]}
+    if isinstance(record.get("data"), dict) and record.keys() & _ANNOTATED:
+        return record
+    regions = _json_min_regions(record)
+    if any(region.keys() & _PLACED and "labels" in "".join(region) for region in regions):
+        return {"data": record, "annotations": [{"result": regions}]}
+    return None
+
+
+def _json_min_regions(task: Record) -> list[Record]:
+    """The regions of a task of JSON_MIN, whose lists lie beside its data, as they are in JSON."""
+    result: list[Record] = []
+    for value in task.values():
+        if is_records(value):
+            result += [{**region, "value": region} for region in value]
+    return result
+
+
+def is_label_studio(document: object) -> bool:
     return bool(_label_studio_tasks(document))
 
 
-def parse_label_studio(document: Any, _own: str) -> Iterator[Entry]:
+def parse_label_studio(document: object, _own: str) -> Iterator[Entry]:
     """Entries of the exports JSON and JSON_MIN (https://labelstud.io/guide/export), of all annotators."""
     for task in _label_studio_tasks(document):
-        pictures = _task_pictures(task)
-        every = list(dict.fromkeys(path for paths in pictures.values() for path in paths))
-        regions: dict[Any, Record] = {}
-        sizes: dict[str | None, Size | None] = {}
-        for annotation in task.get("annotations") or task.get("completions") or ():
-            for number, region in enumerate(() if annotation.get("was_cancelled") else annotation["result"]):
-                key = (id(annotation), region.get("id") or number)  # a shape and its label share an id
+        yield from _LabelStudioTask(task).entries()
+
+
+class _LabelStudioTask:
+    """Reads what the annotators of a task say of its pictures."""
+
+    def __init__(self, task: Record):
+        self._task = task
+        self._pictures = _task_pictures(task)  # paths by the names of the data
+        self._paths = list(dict.fromkeys(path for paths in self._pictures.values() for path in paths))
+        self._sizes: dict[str | None, Size | None] = {}
+        self._marks: dict[str, list[Mark]] = {path: [] for path in self._paths}
+        self._about: dict[str, list[tuple[str, str]]] = {path: [] for path in self._paths}
+
+    def entries(self) -> Iterator[Entry]:
+        for region in self._read_regions():
+            if region["value"]:
+                self._add(region)
+        predictions = [Mark(None, "prediction") for found in self._task.get("predictions") or () if found]
+        for path in self._paths:
+            entry = name_entry(path, self._sizes.get(path), [*self._marks[path], *predictions])
+            yield entry._replace(about=tuple(self._about[path]))
+        if not self._paths:
+            yield Entry("", None, [Mark(None, "task without a picture")])
+
+    def _read_regions(self) -> Iterable[Record]:
+        """Joins the shape and the label of each region, which share an id, and notes the pictures' sizes."""
+        regions: dict[tuple[int, object], Record] = {}
+        for annotation in self._task.get("annotations") or self._task.get("completions") or ():
+            if annotation.get("was_cancelled"):
+                continue
+            for number, region in enumerate(annotation["result"]):
+                key = (id(annotation), region.get("id") or number)
                 before = regions.get(key, {})
                 value = {**before.get("value", {}), **(region.get("value") or {})}
                 regions[key] = {**before, **region, "value": value}
-                of, told = _marked_picture(region, pictures, every), (f"original_{s}" for s in _SIDES)
-                sizes[of] = sizes.get(of) or read_size(*map(region.get, told))
-        marks: dict[str | None, list[Mark]] = {path: [] for path in every}
-        about: dict[str | None, list[tuple[str, str]]] = {path: [] for path in every}
-        for region in (region for region in regions.values() if region["value"]):
-            of = _marked_picture(region, pictures, every)
-            if of is None:  # nobody knows which: none of them is marked wholly
-                for path in every:
-                    marks[path] = [Mark(None, "mark in one of several pictures")]
-                continue
-            if said := _label_studio_texts(region):
-                about[of] += said
-            else:
-                marks[of].append(_label_studio_mark(region, sizes[of]))
-        predictions = [Mark(None, "prediction") for found in task.get("predictions") or () if found]
-        for path in every:
-            entry = name_entry(path, sizes.get(path), [*marks[path], *predictions])
-            yield entry._replace(about=tuple(about[path]))
-        if not every:
-            yield Entry("", None, [Mark(None, "task without a picture")])
+                picture = self._marked_picture(region)
+                size = read_size(region.get("original_height"), region.get("original_width"))
+                self._sizes[picture] = self._sizes.get(picture) or size
+        return regions.values()
+
+    def _add(self, region: Record) -> None:
+        """Adds a region to the picture that it marks, or to what is said of the whole picture."""
+        picture = self._marked_picture(region)
+        if picture is None:  # nobody knows which: none of them is marked wholly
+            for path in self._paths:
+                self._marks[path] = [Mark(None, "mark in one of several pictures")]
+            return
+        texts = _label_studio_texts(region)
+        if texts:
+            self._about[picture] += texts
+        else:
+            self._marks[picture].append(_label_studio_mark(region, self._sizes[picture]))
+
+    def _marked_picture(self, region: Record) -> str | None:
+        """Picture that a region marks; None where several may be meant. It names a tag of the labelling
+        interface, which often has the name of its data."""
+        paths = self._pictures.get(str(region.get("to_name"))) or self._paths
+        page = region.get("item_index")
+        is_of_one_list = paths is not self._paths or len(self._pictures) == 1
+        if len(paths) > 1 and isinstance(page, int) and is_of_one_list:
+            paths = paths[page : page + 1] if page >= 0 else []
+        return paths[0] if len(paths) == 1 else None
 
 
 def _task_pictures(task: Record) -> dict[str, list[str]]:
@@ -260,45 +358,48 @@ def _task_pictures(task: Record) -> dict[str, list[str]]:
     return found
 
 
-def _marked_picture(region: Record, pictures: dict[str, list[str]], every: list[str]) -> str | None:
-    """Picture that a region marks; None where several may be meant. It names a tag of the labelling
-    interface, which often has the name of its data."""
-    paths = pictures.get(str(region.get("to_name"))) or every
-    page = region.get("item_index")
-    if len(paths) > 1 and isinstance(page, int) and (paths is not every or len(pictures) == 1):
-        paths = paths[page : page + 1] if page >= 0 else []
-    return paths[0] if len(paths) == 1 else None
-
-
 def _label_studio_texts(region: Record) -> tuple[tuple[str, str], ...]:
     """Reads what was chosen for a whole picture; a choice for a region has its place, and is none."""
-    value, name = region["value"], f"choice {region.get('from_name') or ''}"
+    value = region["value"]
     if value.keys() & _PLACED:
         return ()
-    paths = [value.get("choices") or [], *(value.get("taxonomy") or [])]
-    return tuple(
-        one for path in paths for one in told_texts(name, path if isinstance(path, list) else [path])
-    )
+    name = f"choice {region.get('from_name') or ''}"
+    texts: list[tuple[str, str]] = []
+    for path in [value.get("choices") or [], *(value.get("taxonomy") or [])]:
+        texts += told_texts(name, path if isinstance(path, list) else [path])
+    return tuple(texts)
 
 
 def _label_studio_mark(region: Record, size: Size | None) -> Mark:
     value = region["value"]
-    label = next((str(names[0]) for key, names in value.items() if key.endswith("labels") and names), "")
+    label = _label_studio_label(value)
     if region.get("image_rotation"):
         return Mark(None, "mark in a picture that is turned in the tool")
     if "rle" in value or "imageDataURL" in value:
         if size is None:
             raise KeyError("original_width")
-        if "rle" in value:
-            return Mark(Shape(partial(shapes.unpack_brush, bytes(map(int, value["rle"])))), label)
-        return Mark(Shape(partial(shapes.unpack_bitmask, str(value["imageDataURL"]))), label)
-    kind, outline = next(((key, f) for key, f in _PERCENT.items() if key in value), ("", None))
-    if outline is None:
+        return Mark(_label_studio_mask(value), label)
+    kind = next((key for key in _PERCENT if key in value), "")
+    if not kind:
         return Mark(None, str(region.get("type") or NO_PLACE))
+    outline = _PERCENT[kind]
     if not len(outline(value, (1, 1))):  # what is damaged is told now, too
         return Mark(None, NO_PLACE)
     is_loose = kind == "radiusX" or bool(value.get("rotation"))
     return Mark(shapes.placed(partial(outline, value), is_loose=is_loose), label, kind == "height")
+
+
+def _label_studio_label(value: Record) -> str:
+    for key, names in value.items():
+        if key.endswith("labels") and names:
+            return str(names[0])
+    return ""
+
+
+def _label_studio_mask(value: Record) -> Shape:
+    if "rle" in value:
+        return Shape(partial(shapes.unpack_brush, bytes(map(int, value["rle"]))))
+    return Shape(partial(shapes.unpack_bitmask, str(value["imageDataURL"])))
 
 
 def _percent_polygon(value: Record, size: Size) -> Polygon:

@@ -7,7 +7,7 @@ more, or another suffix.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -75,15 +75,19 @@ class PictureNames:
         named = sum(bool(own & numbers) for own in self._numbers)
         if 2 * len(different) >= self.count and 2 * named >= self.count > 1:
             return True
-        powers = {match.groups() for text in different if (match := _POWER.fullmatch(text.strip()))}
-        rounded = sum(
-            any(_is_rounded(number, *one) for number in own for one in powers) for own in self._numbers
-        )
+        matches = [_POWER.fullmatch(text.strip()) for text in different]
+        powers = {match.groups() for match in matches if match}
+        rounded = sum(_has_rounded(own, powers) for own in self._numbers)
         return 2 * rounded >= self.count > 1
 
 
 def _long_numbers(text: str) -> set[str]:
     return {number.lstrip("0") for number in _NUMBER.findall(text) if not _YEAR.fullmatch(number)}
+
+
+def _has_rounded(numbers: Iterable[str], powers: Iterable[tuple[str, ...]]) -> bool:
+    """Whether one of a picture's numbers was written as one of the powers of ten."""
+    return any(_is_rounded(number, *power) for number in numbers for power in powers)
 
 
 def _is_rounded(number: str, first: str, others: str, power: str) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from flawscope.errors import InputError
@@ -22,6 +22,7 @@ OVERHANG, MIN_OVERHANG = 0.01, 2.0  # share of a side, and pixels, by which tool
 NO_PLACE = "mark without a place"
 NO_DEFECT = ("background", "ignore")  # labels of LabelMe, CVAT and others, also with underscores around them
 
+Number = float | str | None  # as files of labels write it; None where they leave it out
 Size = tuple[int, int]  # H, W
 Mask = NDArray[np.bool_]
 Polygon = NDArray[np.float64]  # [N, 2]: x, y in pixels
@@ -75,12 +76,12 @@ def name_entry(name: str, size: Size | None, marks: list[Mark]) -> Entry:
     return Entry(stem, size, marks, name[len(stem) :])
 
 
-def picture_path(address: Any) -> str:
+def picture_path(address: object) -> str:
     """Path of a picture in its address, which may have a query, or a path in it as Label Studio's."""
     return re.sub(r"(\.\w+)\?.*|^.*\?d=", r"\1", str(address))  # ^: a long text is read once
 
 
-def read_size(height: Any, width: Any) -> Size | None:
+def read_size(height: Number, width: Number) -> Size | None:
     """Size of a picture; None where the file does not know it."""
     size = int(height or 0), int(width or 0)
     if min(size) < 0 or size[0] * size[1] > MAX_PIXELS:
@@ -88,21 +89,21 @@ def read_size(height: Any, width: Any) -> Size | None:
     return size if min(size) else None
 
 
-def to_points(values: Any) -> Polygon:
+def to_points(values: ArrayLike) -> Polygon:
     points = np.array(values, float).reshape(-1, 2)
     if not (np.abs(points) < MAX_COORDINATE).all():  # nor is NaN
         raise ValueError
     return points
 
 
-def box(edges: Any, degrees: Any = 0) -> Polygon:
+def box(edges: Iterable[float | str], degrees: float = 0) -> Polygon:
     """Corners of a box from its edges x0, y0, x1, y1. It is turned clockwise around its centre."""
     x0, y0, x1, y1 = map(float, edges)
     corners = to_points([x0, y0, x1, y0, x1, y1, x0, y1])
-    return turn(corners, corners.mean(0), float(degrees or 0))
+    return turn(corners, corners.mean(0), degrees)
 
 
-def ellipse(centre: Any, radii: Any, degrees: float = 0.0) -> Polygon:
+def ellipse(centre: ArrayLike, radii: ArrayLike, degrees: float = 0.0) -> Polygon:
     angles = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     middle = to_points(centre)
     return turn(middle + to_points(radii) * np.stack([np.cos(angles), np.sin(angles)], 1), middle, degrees)
@@ -125,10 +126,15 @@ def filled(polygon: Polygon, *, is_loose: bool = False) -> Shape:
 
 def placed(polygon_in: Callable[[Size], Polygon], *, is_loose: bool = False) -> Shape:
     """Shape of a polygon whose place in pixels follows from the picture's size."""
-    return Shape(
-        lambda size: fill_polygon(polygon_in(size), size),
-        lambda size: polygon_in(size).mean(0, keepdims=True) if is_loose else polygon_in(size),
-    )
+
+    def draw(size: Size) -> Mask:
+        return fill_polygon(polygon_in(size), size)
+
+    def reach(size: Size) -> Polygon:
+        polygon = polygon_in(size)
+        return polygon.mean(0, keepdims=True) if is_loose else polygon
+
+    return Shape(draw, reach)
 
 
 def mark_points(points: Polygon, label: str, is_closed: bool) -> Mark:
@@ -169,14 +175,16 @@ def fill_polygon(polygon: Polygon, size: Size) -> Mask:
 
 def draw_line(points: Polygon, size: Size) -> Mask:
     canvas = Image.new("1", size[::-1])
-    ImageDraw.Draw(canvas).line([*map(tuple, np.floor(points[[0, *range(len(points))]]))], fill=1)
+    with_first_twice = points[[0, *range(len(points))]]  # a point alone is a line, too
+    pixels = [(x, y) for x, y in np.floor(with_first_twice)]
+    ImageDraw.Draw(canvas).line(pixels, fill=1)
     return np.asarray(canvas, np.bool_)
 
 
 # ------------------------------------------------------------------------------------------------ run lengths
 
 
-def from_runs(runs: NDArray[Any], size: Size) -> Mask:
+def from_runs(runs: NDArray[np.integer], size: Size) -> Mask:
     """A mask [H, W] from COCO's run lengths: down the columns, unmarked pixels first."""
     area = size[0] * size[1]
     if (runs < 0).any() or (runs > area).any() or runs.sum() != area:  # the sum of larger ones wraps around
@@ -214,7 +222,7 @@ def unpack_bitmask(address: str, size: Size) -> Mask:
     return np.asarray(image.convert("RGBA"))[..., 3] > 127
 
 
-def unpack_brush(packed: Any, size: Size) -> Mask:
+def unpack_brush(packed: bytes, size: Size) -> Mask:
     """A mask [H, W] from Label Studio's run lengths, of the bytes R, G, B, A of each pixel; marked is what is
     more than half opaque.
 
@@ -222,7 +230,7 @@ def unpack_brush(packed: Any, size: Size) -> Mask:
     Then runs: whether a value is repeated (1), which width their length less 1 has (2), the length, and the
     value, or as many values. https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack
     """
-    bits = "".join(f"{byte:08b}" for byte in bytes(packed))
+    bits = "".join(f"{byte:08b}" for byte in packed)
     at = 0
 
     def read(count: int) -> int:

@@ -11,9 +11,9 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import PurePosixPath
-from typing import Any
 
 from flawscope.datasets.labels import xml_forms
 from flawscope.datasets.labels.names import PictureNames, name_of
@@ -50,20 +50,33 @@ def read_list(
         count: of the pictures.
     """
     rows = _rows(data, suffix, is_name)
-    headers = list(dict.fromkeys(name for row in rows for name in row))
+    headers = list(dict.fromkeys(chain.from_iterable(rows)))
     if _OF_A_MODEL & {name.casefold() for name in headers}:
         return []
-    # of several columns the one that names most pictures; their numbers may be names, too
-    named = {h: {text for row in rows for text in row.get(h, ())[:1] if is_name(text)} for h in headers}
-    column = max(headers, key=lambda name: len(named[name]), default="")
-    if not column or not named[column] or _is_by_chance(named[column], suffix, column == headers[0], count):
-        if not is_own:
-            return []
-        about = _about(_own_row(data, suffix), "")
-        return [Entry(own, None, [], about=about)] if about else []
+    column, named = _column_of_names(rows, headers, is_name)
+    if not named or _is_by_chance(named, suffix, column == headers[0], count):
+        return _own_entry(data, suffix, own) if is_own else []
     if headers == [column]:  # names alone
         return [_entry(row[column][0], ((LISTED, PurePosixPath(own).name),)) for row in rows]
     return [_entry(row[column][0], _about(row, column)) for row in rows if row.get(column)]
+
+
+def _column_of_names(rows: Sequence[Row], headers: Iterable[str], is_name: IsName) -> tuple[str, set[str]]:
+    """The column whose first texts name most pictures, and these names: numbers in other columns may be
+    names, too."""
+    column, named = "", set[str]()
+    for header in headers:
+        firsts = {row[header][0] for row in rows if row.get(header)}
+        names = {text for text in firsts if is_name(text)}
+        if len(names) > len(named):
+            column, named = header, names
+    return column, named
+
+
+def _own_entry(data: bytes, suffix: str, own: str) -> list[Entry]:
+    """The entry of a file that has a picture's name; none where it says nothing."""
+    about = _about(_own_row(data, suffix), "")
+    return [Entry(own, None, [], about=about)] if about else []
 
 
 def _is_by_chance(named: Collection[str], suffix: str, is_first: bool, count: int) -> bool:
@@ -80,14 +93,18 @@ def _own_row(data: bytes, suffix: str) -> Row:
     if suffix not in TABLES:
         document = _document(data, suffix)
         return _record_row(document if isinstance(document, dict) else {"label": document})
-    lines = [line.strip() for line in table_text(data).splitlines() if line.strip()]
+    lines = [line for line in map(str.strip, table_text(data).splitlines()) if line]
     words = " ".join(lines).split()
     if len(words) > 1 and not any(map(_is_word, words)):  # numbers that are no marks
         return {}
-    pairs = [_cut_pair(line) for line in lines]
-    if lines and all(pair or line.startswith("[") for pair, line in zip(pairs, lines, strict=True)):
-        return {pair[0]: [pair[1]] for pair in pairs if pair}
-    return {"label": [" ".join(lines)[:_OWN_TEXT]]}
+    row: Row = {}
+    for line in lines:
+        pair = _cut_pair(line)
+        if pair is not None:
+            row[pair[0]] = [pair[1]]
+        elif not line.startswith("["):
+            return {"label": [" ".join(lines)[:_OWN_TEXT]]}
+    return row if lines else {"label": [""]}
 
 
 def _cut_pair(line: str) -> tuple[str, str] | None:
@@ -128,7 +145,7 @@ def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
     return [*_table_rows(_best_cut(text, is_name), is_name)]
 
 
-def _document(data: bytes, suffix: str) -> Any:
+def _document(data: bytes, suffix: str) -> object:
     """The content of JSON, of lines of JSON, or of XML as JSON would have it."""
     if suffix == ".xml":
         return xml_forms.to_document(data)
@@ -150,19 +167,21 @@ def seems_list(data: bytes, suffix: str, names: PictureNames) -> bool:
     if suffix not in TABLES:
         return False
     tables = [table for _, table in _sheets(data)] if suffix == ".xlsx" else [_widest_cut(table_text(data))]
-    for table in tables:
-        rows = [cells for cells in table if any(map(str.strip, cells))]
-        if not names.count / 2 <= len(rows) <= 2 * names.count + 1:
-            continue
-        if _OF_A_MODEL & {cell.strip().casefold() for cell in rows[0]}:
-            continue
-        width = Counter(map(len, rows)).most_common(1)[0][0]
-        columns = [[cells[k].strip() for cells in rows if len(cells) == width] for k in range(width)]
-        if any(_says_both(column) for column in columns):
-            return True
-        if any(map(names.are_near, columns)) and any(form_groups(column[1:], 2) for column in columns):
-            return True
-    return False
+    return any(_seems_table_of(table, names) for table in tables)
+
+
+def _seems_table_of(table: list[list[str]], names: PictureNames) -> bool:
+    rows = [cells for cells in table if any(map(str.strip, cells))]
+    if not names.count / 2 <= len(rows) <= 2 * names.count + 1:
+        return False
+    if _OF_A_MODEL & {cell.strip().casefold() for cell in rows[0]}:
+        return False
+    width = Counter(map(len, rows)).most_common(1)[0][0]
+    full = [[*map(str.strip, cells)] for cells in rows if len(cells) == width]
+    columns = [*zip(*full, strict=True)]
+    if any(map(_says_both, columns)):
+        return True
+    return any(map(names.are_near, columns)) and any(form_groups(column[1:], 2) for column in columns)
 
 
 def _says_both(column: Sequence[str]) -> bool:
@@ -192,23 +211,32 @@ def _cuts(text: str) -> Iterator[tuple[str, list[list[str]]]]:
 
 
 def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
-    """Yields the rows of a table. Its first line names the columns, unless it names a picture; of columns
-    without names one is the picture, and its label is the other of two, or the only one of words."""
-    lines = [[cell.strip() for cell in cells] for cells in table if any(map(str.strip, cells))]
+    """Yields the rows of a table. Its first line names the columns, unless it names a picture."""
+    lines = [[*map(str.strip, cells)] for cells in table if any(map(str.strip, cells))]
     width = max(map(len, lines), default=0)
     keys = ["label"] * width if width <= 2 else [f"column {k + 1}" for k in range(width)]
     if len(lines) > 1 and not any(map(is_name, lines[0])):
         keys = [name or key for name, key in zip(lines[0], keys, strict=False)]
         lines = lines[1:]
     elif width > 2:  # such as label, place, size, picture
-        full = [cells for cells in lines if len(cells) == width]
-        words = [
-            k for k in range(width) if all(_is_word(cells[k]) and not is_name(cells[k]) for cells in full)
-        ]
-        keys = ["label" if [k] == words else key for k, key in enumerate(keys)]
+        words = _column_of_words(lines, width, is_name)
+        if words is not None:
+            keys[words] = "label"
     keys = [key if keys.index(key) == k else f"{key} {k + 1}" for k, key in enumerate(keys)]
     for cells in lines:
         yield {key: [cell] for key, cell in zip(keys, cells, strict=False)}
+
+
+def _column_of_words(lines: Iterable[Sequence[str]], width: int, is_name: IsName) -> int | None:
+    """The only column that has words in each row, and no picture's name; None where there is none, or
+    several."""
+    full = [cells for cells in lines if len(cells) == width]
+    found = []
+    for number in range(width):
+        column = [cells[number] for cells in full]
+        if all(map(_is_word, column)) and not any(map(is_name, column)):
+            found.append(number)
+    return found[0] if len(found) == 1 else None
 
 
 def _is_word(text: str) -> bool:
@@ -230,15 +258,25 @@ def table_text(data: bytes) -> str:
 def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
     """Rows of a text, cut where most pictures' names and something beside them come out; else one cell a
     row."""
-    best, most = [[line] for line in text.splitlines()], 0
+    best = [[line] for line in text.splitlines()]
+    most = 0
     for delimiter, rows in _cuts(text):
-        named = [row for row in rows if len(row) > 1 and any(is_name(cell.strip()) for cell in row)]
-        count = len(named)
-        if delimiter == " " and count == 1 and not any(is_picture(PurePosixPath(cell)) for cell in named[0]):
+        named = [row for row in rows if _names_beside(row, is_name)]
+        if delimiter == " " and len(named) == 1 and not _has_file_name(named[0]):
             continue  # "a note" beside a.png
-        if count > most:
-            best, most = rows, count
+        if len(named) > most:
+            best = rows
+            most = len(named)
     return best
+
+
+def _names_beside(row: Sequence[str], is_name: IsName) -> bool:
+    """Whether a row names a picture and has something beside the name."""
+    return len(row) > 1 and any(is_name(cell.strip()) for cell in row)
+
+
+def _has_file_name(row: Iterable[str]) -> bool:
+    return any(is_picture(PurePosixPath(cell)) for cell in row)
 
 
 def _sheets(data: bytes) -> list[tuple[str, list[list[str]]]]:
@@ -246,13 +284,14 @@ def _sheets(data: bytes) -> list[tuple[str, list[list[str]]]]:
     import openpyxl
 
     book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-    return [
-        (sheet.title, [[*map(_scalar, cells)] for cells in sheet.iter_rows(values_only=True)])
-        for sheet in book.worksheets
-    ]
+    sheets = []
+    for sheet in book.worksheets:
+        rows = [[*map(_scalar, cells)] for cells in sheet.iter_rows(values_only=True)]
+        sheets.append((sheet.title, rows))
+    return sheets
 
 
-def _scalar(value: Any) -> str:
+def _scalar(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
@@ -260,7 +299,7 @@ def _scalar(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _texts(value: Any) -> list[str]:
+def _texts(value: object) -> list[str]:
     """Texts of a value in JSON: itself, those of a list, or of {"choices": [...]}."""
     if isinstance(value, dict):
         value = next(iter(value.values()), None) if len(value) == 1 else None
@@ -268,7 +307,7 @@ def _texts(value: Any) -> list[str]:
     return [_scalar(one) for one in values if not isinstance(one, list | dict)]
 
 
-def _json_rows(document: Any, is_name: IsName) -> Iterator[Row]:
+def _json_rows(document: object, is_name: IsName) -> Iterator[Row]:
     """Rows of a list of records, at the top or within a record; of records or values by a picture's name; or
     of lists of pictures by what is said of them."""
     if isinstance(document, list):
@@ -277,30 +316,39 @@ def _json_rows(document: Any, is_name: IsName) -> Iterator[Row]:
                 yield from _json_rows(record, is_name)
             elif isinstance(record, list) and len(record) == 2:
                 yield {"picture": _texts(record[0]), "label": _texts(record[1])}
-        return
-    if not isinstance(document, dict):
-        return
-    record = _record_row(document)
-    if not any(map(is_name, document)):
-        if len(_named_in(record, is_name)) == 1:
-            yield record
-            return
-        inside = [value for value in document.values() if isinstance(value, list | dict)]
-        lists = {k: v for k, v in document.items() if isinstance(v, list) and _name_pictures(v, is_name)}
-        if lists:
-            yield from (
-                {"picture": [str(one)], "label": [key]} for key, value in lists.items() for one in value
-            )
-        elif inside:
-            yield from (row for value in inside for row in _json_rows(value, is_name))
-        else:
-            yield record
-        return
-    for name, value in document.items():
+    elif isinstance(document, dict) and any(map(is_name, document)):
+        yield from _rows_by_picture(document)
+    elif isinstance(document, dict):
+        yield from _rows_of_record(document, is_name)
+
+
+def _rows_by_picture(records: Mapping[str, object]) -> Iterator[Row]:
+    """Rows of records, or of values, by the pictures' names."""
+    for name, value in records.items():
         if isinstance(value, dict) and len(value) > 1:
             yield {"picture": [name], **_record_row(value)}
         else:
             yield {"picture": [name], "label": _texts(value)}
+
+
+def _rows_of_record(record: Mapping[str, object], is_name: IsName) -> Iterator[Row]:
+    """Rows of a record: itself where it names one picture; else its lists of pictures, by what is said of
+    them; else the records in it."""
+    row = _record_row(record)
+    if len(_named_in(row, is_name)) == 1:
+        yield row
+        return
+    inside = [value for value in record.values() if isinstance(value, list | dict)]
+    lists = {k: v for k, v in record.items() if isinstance(v, list) and _name_pictures(v, is_name)}
+    if lists:
+        for label, pictures in lists.items():
+            for picture in pictures:
+                yield {"picture": [str(picture)], "label": [label]}
+    elif inside:
+        for value in inside:
+            yield from _json_rows(value, is_name)
+    else:
+        yield row
 
 
 def _named_in(record: Row, is_name: IsName) -> set[str]:
@@ -310,11 +358,11 @@ def _named_in(record: Row, is_name: IsName) -> set[str]:
     return files or named
 
 
-def _name_pictures(values: Sequence[Any], is_name: IsName) -> bool:
+def _name_pictures(values: Sequence[object], is_name: IsName) -> bool:
     return any(isinstance(one, str) and is_name(one) for one in values)
 
 
-def _record_row(record: dict[str, Any], above: str = "") -> Row:
+def _record_row(record: Mapping[str, object], above: str = "") -> Row:
     """Texts in a record by the names that lead to them; numbers of a list's places are no names."""
     row: Row = {}
     for key, value in record.items():
@@ -330,6 +378,6 @@ def _record_row(record: dict[str, Any], above: str = "") -> Row:
     return row
 
 
-def told_texts(header: str, values: Iterable[Any]) -> tuple[tuple[str, str], ...]:
+def told_texts(header: str, values: Iterable[object]) -> tuple[tuple[str, str], ...]:
     """Texts that a labelling tool says of a whole picture, under a name."""
     return tuple((header, text) for value in values for text in _texts(value) if text)

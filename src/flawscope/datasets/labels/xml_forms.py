@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TypeAlias, TypeGuard
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 import numpy as np
 
 from flawscope.datasets.labels import shapes
-from flawscope.datasets.labels.shapes import Entry, Mark, name_entry, read_size
+from flawscope.datasets.labels.shapes import Entry, Mark, Polygon, name_entry, read_size
 from flawscope.errors import InputError
+
+# an element as JSON would have it: its text, or its attributes and its elements by their names
+XmlValue: TypeAlias = "str | dict[str, XmlValue] | list[XmlValue]"
 
 
 def load_xml(data: bytes) -> Element:
@@ -30,28 +33,31 @@ def load_xml(data: bytes) -> Element:
         raise ValueError(str(error)) from None
 
 
-def _refuse(*_: Any) -> None:
+def _refuse(*_: object) -> None:
     raise ValueError("it has a document type, <!DOCTYPE>, which no tool writes")
 
 
-def to_document(data: bytes) -> dict[str, Any]:
+def to_document(data: bytes) -> dict[str, XmlValue]:
     """The content of any XML as JSON would have it: attributes, texts and elements by their names.
     ValueError: as `load_xml`."""
     root = load_xml(data)
     return {root.tag: _element_value(root)}
 
 
-def _element_value(element: Element) -> Any:
-    value: dict[str, Any] = dict(element.attrib)
+def _element_value(element: Element) -> XmlValue:
+    value: dict[str, XmlValue] = {**element.attrib}
     for child in element:
-        value.setdefault(child.tag, []).append(_element_value(child))
+        elements = value.setdefault(child.tag, [])
+        if not isinstance(elements, list):
+            raise ValueError(f"{child.tag} is an attribute and an element")
+        elements.append(_element_value(child))
     text = (element.text or "").strip()
     if not value:
         return text
     return {**value, "text": text} if text else value
 
 
-def is_voc(document: Any) -> bool:
+def is_voc(document: object) -> TypeGuard[Element]:
     return isinstance(document, Element) and document.tag == "annotation"
 
 
@@ -65,23 +71,33 @@ def parse_voc(document: Element, own: str) -> Iterator[Entry]:
 
 
 def _voc_mark(thing: Element) -> Mark:
-    label, edges, outline = thing.findtext("name") or "", thing.find("bndbox"), thing.find("polygon")
+    label = thing.findtext("name") or ""
     if thing.findtext("deleted") == "1":
         return Mark(None, "deleted mark")
+    outline = thing.find("polygon")
     if outline is not None:
-        numbers = [float(e.text or "") for e in outline.iter() if re.fullmatch(r"[xy]\d*", e.tag)]
-        points = shapes.to_points(numbers)
+        points = _voc_corners(outline)
         if len(points) > 2:
             return Mark(shapes.filled(points), label)
+    edges = thing.find("bndbox")
     if edges is None:
         return Mark(None, "object without a place")
     attributes = {e.findtext("name"): e.findtext("value") for e in thing.iterfind("attributes/attribute")}
-    corners = [edges.findtext(name) for name in ("xmin", "ymin", "xmax", "ymax")]
+    corners = [edges.findtext(name) or "" for name in ("xmin", "ymin", "xmax", "ymax")]
     degrees = float(attributes.get("rotation") or 0)
     return Mark(shapes.filled(shapes.box(corners, degrees), is_loose=degrees != 0), label, True)
 
 
-def is_cvat(document: Any) -> bool:
+def _voc_corners(outline: Element) -> Polygon:
+    """Corners of a polygon, each of whose coordinates is an element: x1, y1, x2, ..."""
+    numbers = []
+    for element in outline.iter():
+        if re.fullmatch(r"[xy]\d*", element.tag):
+            numbers.append(float(element.text or ""))
+    return shapes.to_points(numbers)
+
+
+def is_cvat(document: object) -> TypeGuard[Element]:
     return isinstance(document, Element) and document.tag == "annotations"
 
 
@@ -94,9 +110,9 @@ def parse_cvat(document: Element, _own: str) -> Iterator[Entry]:
         tags = [shape for shape in picture if shape.tag == "tag"]
         marks = [_cvat_mark(shape) for shape in picture if shape.tag != "tag"]
         about = [("tag", tag.get("label", "")) for tag in tags]
-        about += [
-            (of.get("name", ""), (of.text or "").strip()) for tag in tags for of in tag.iter("attribute")
-        ]
+        for tag in tags:
+            for attribute in tag.iter("attribute"):
+                about.append((attribute.get("name", ""), (attribute.text or "").strip()))
         yield name_entry(picture.attrib["name"], size, marks)._replace(about=tuple(about))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ def find_settings(root: Path, folder: Path) -> YoloSettings:
 def _read_settings(path: Path) -> YoloSettings:
     try:
         text = read_text(path)
-        document: Any = load_yaml(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
+        document = load_yaml(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
         names = document.get("names") or {}
         numbered = names if isinstance(names, dict) else dict(enumerate(names))
         return YoloSettings({int(k): str(v) for k, v in numbered.items()}, "kpt_shape" in document)
@@ -79,28 +79,39 @@ def have_key_points(lines: list[list[str]]) -> bool | None:
     if min(map(len, rows)) <= 4 or len({*map(len, rows)}) > 1:
         return False
     table = np.array(rows)
-    if (table[:, :2] < table[:, 2:4] / 2 - ROUNDING).any() or (
-        table[:, :2] + table[:, 2:4] / 2 > 1 + ROUNDING
-    ).any():
-        return False  # no box
-    centre, half, rest = table[:, None, :2], table[:, None, 2:4] / 2 + ROUNDING, table[:, 4:]
-
-    def in_box(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = (abs(points - centre) <= half).all(-1)
-        return found
-
-    if rest.shape[1] % 3 == 0:
-        triples = rest.reshape(len(table), -1, 3)
-        if (
-            np.isin(seen := triples[..., 2], (0, 1, 2)).all()
-            and (in_box(triples[..., :2]) | (seen == 0)).all()
-        ):
-            return True
+    boxes, rest = table[:, :4], table[:, 4:]
+    if not _are_boxes(boxes):
+        return False
+    if rest.shape[1] % 3 == 0 and _are_visible_points(rest.reshape(len(table), -1, 3), boxes):
+        return True
     if rest.shape[1] % 2 == 0:
         pairs = rest.reshape(len(table), -1, 2)
-        if in_box(pairs).all() and not in_box(table[:, None, 2:4]).any():
+        second_corner = boxes[:, None, 2:]
+        if _in_box(pairs, boxes).all() and not _in_box(second_corner, boxes).any():
             return None
     return False
+
+
+def _are_boxes(table: NDArray[np.float64]) -> bool:
+    """Whether [N, 4] are centres and sides of boxes in the picture."""
+    centre, half = table[:, :2], table[:, 2:] / 2
+    is_inside = (centre >= half - ROUNDING) & (centre + half <= 1 + ROUNDING)
+    return bool(is_inside.all())
+
+
+def _are_visible_points(triples: NDArray[np.float64], boxes: NDArray[np.float64]) -> bool:
+    """Whether [N, K, 3] are points of boxes with their visibility; of those that are not seen the place does
+    not matter."""
+    visibility = triples[..., 2]
+    is_in_place = _in_box(triples[..., :2], boxes) | (visibility == 0)
+    return bool(np.isin(visibility, (0, 1, 2)).all() and is_in_place.all())
+
+
+def _in_box(points: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Finds points [N, K, 2] that lie in the box of their row, [N, K]. boxes [N, 4]: centre and sides."""
+    distance = np.abs(points - boxes[:, None, :2])
+    inside: NDArray[np.bool_] = np.all(distance <= boxes[:, None, 2:] / 2 + ROUNDING, axis=-1)
+    return inside
 
 
 def parse_yolo(lines: list[list[str]], own: str, settings: YoloSettings) -> Iterator[Entry]:

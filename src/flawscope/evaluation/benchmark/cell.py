@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope.artefact.files import atomic_write
 from flawscope.datasets import Dataset
@@ -29,6 +29,7 @@ from flawscope.progress import ProgressCallback, Say
 from flawscope.views.light import light_variations
 
 if TYPE_CHECKING:
+    from flawscope.predictor import Predictor
     from flawscope.types import Json
 
 DOCUMENT_FORMAT = 1  # of a cell's document
@@ -119,7 +120,9 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
     return document
 
 
-def _fit_model(cell: Cell, dataset: Any, model: Path, threads: int, step: ProgressCallback, say: Say) -> Json:
+def _fit_model(
+    cell: Cell, dataset: Dataset, model: Path, threads: int, step: ProgressCallback, say: Say
+) -> Json:
     """Fits and writes the model; returns what the cell's document says of the fit."""
     from flawscope.artefact.files import checkpoint_path
     from flawscope.fitting.fitting import fit
@@ -131,7 +134,7 @@ def _fit_model(cell: Cell, dataset: Any, model: Path, threads: int, step: Progre
     if cell.shots:
         dataset = few_shot_dataset(dataset, cell.shots, cell.seed)
 
-    def fit_cell() -> Any:
+    def fit_cell() -> Predictor:
         return fit(
             dataset,
             method=cell.base_method,
@@ -265,7 +268,7 @@ class CellStore:
             yield
 
 
-def write_json(path: str | os.PathLike[str], document: Any) -> None:
+def write_json(path: str | os.PathLike[str], document: object) -> None:
     """Writes a document whole or not at all."""
     with atomic_write(path) as file:
         file.write(f"{json.dumps(document, indent=1, allow_nan=False)}\n".encode())

@@ -46,7 +46,7 @@ class Cell:
     category: str
     method: str
     seed: int
-    options: dict[str, Any]
+    options: Json
     seen: int | str
     group: str | None
     minutes: float | None
@@ -296,11 +296,12 @@ def _open_categories(
 # ------------------------------------------------------------------------------------- the identity of a cell
 
 
-def _json_values(value: Any) -> Any:
-    return json.loads(json.dumps(value, allow_nan=False))
+def _json_values(values: Json) -> Json:
+    stored: Json = json.loads(json.dumps(values, allow_nan=False))
+    return stored
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -317,7 +318,7 @@ def _dataset_digest(dataset: Dataset, known: dict[str, str]) -> str:
     return _digest(sorted(zip(names, digests, strict=True)))
 
 
-def _path_identity(value: Any, known: dict[str, str]) -> Any:
+def _path_identity(value: object, known: dict[str, str]) -> object:
     """Name and digest of the file or folder that a setting names, or the setting. `known` spares hashing."""
     path = Path(str(value))
     if not value or not path.exists():
@@ -343,7 +344,7 @@ def _folder_digest(path: Path, known: dict[str, str]) -> str:
     return _digest([(file.relative_to(path).as_posix(), about(file)) for file in files])
 
 
-def _seen_identity(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> Any:
+def _seen_identity(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> int | str:
     """Number of seen defects, or a name with a digest of the pictures and masks that it stands for."""
     if isinstance(value, int):
         return value  # drawn from the data by the seed

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from string import ascii_lowercase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope.errors import pluralize
 from flawscope.evaluation.benchmark.grid import base_method
@@ -28,6 +28,7 @@ from flawscope.evaluation.benchmark.tables import (
 from flawscope.machine import GIB
 from flawscope.methods import registry
 from flawscope.progress import format_duration
+from flawscope.types import Facts
 
 if TYPE_CHECKING:
     from flawscope.types import Json
@@ -268,7 +269,7 @@ def _settings_section(results: Results) -> str:
     return "## Settings\n\n" + "\n".join(lines) if lines else ""
 
 
-def _changed_settings(method: str, settings: dict[str, Any]) -> str:
+def _changed_settings(method: str, settings: Facts) -> str:
     """Describes the settings that differ from the defaults, without seeds and steps, which have columns."""
     default = registry.method(base_method(method)).config()
     defaults = json.loads(json.dumps(asdict(default)))

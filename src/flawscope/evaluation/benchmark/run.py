@@ -13,8 +13,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass, field
 from subprocess import PIPE, Popen
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flawscope.errors import FlawscopeError, message_with_type, pluralize
 from flawscope.evaluation.benchmark.cell import CellStore, RunPlan, run_cell
@@ -41,13 +42,13 @@ def run_grid(
     Args:
         on_update: called with the results before the first cell and after each.
     """
-    done, failed = finished_cells(grid, store), dict[str, str]()
+    report = _Report(grid, finished_cells(grid, store), plan.jobs, live)
     for cell in grid.cells:
-        if cell.name in done:
+        if cell.name in report.done:
             store.remove_work_folder(cell)
-    on_update(Results(grid, dict(done), {}))
-    waiting, running = [c for c in grid.cells if c.name not in done], dict[str, Cell]()
-    new: list[Cell] = []
+    on_update(report.results())
+    waiting = [cell for cell in grid.cells if cell.name not in report.done]
+    running: dict[str, Cell] = {}
     try:
         while waiting or running:
             while waiting and len(running) < pool.most:
@@ -57,23 +58,46 @@ def run_grid(
             for label, found in pool.ended(POLL_INTERVAL):
                 cell = running.pop(label)
                 live.job_stages.pop(label, None)
-                reason = str(found) if isinstance(found, FlawscopeError) else None
-                document = store.read_cell(cell) if reason else found
-                if document is None:
-                    failed[cell.name] = reason or ""
-                else:
-                    done[cell.name] = document
-                    new.append(cell)
-                results = Results(grid, dict(done), dict(failed))
-                left = _time_left([*running.values(), *waiting], results, new, plan.jobs)
-                live.print_line(_cell_line(cell, results) + left, failed=document is None)
-                if document is not None and reason:  # such as a model that could not be kept
-                    live.print_line(f"      {cell.label}: {reason}", failed=True)
-                on_update(results)
+                reason = str(found) if isinstance(found, FlawscopeError) else ""
+                document = found if isinstance(found, dict) else store.read_cell(cell)
+                report.add(cell, document, reason, [*running.values(), *waiting])
+                on_update(report.results())
             live.show()
     except BaseException:
         pool.stop()
         raise
+
+
+@dataclass
+class _Report:
+    """Cells of a run that have ended, and a line on each.
+
+    done: documents by the cells' names. failed: reasons by the cells' names. new: cells that this run did.
+    """
+
+    grid: Grid
+    done: dict[str, Json]
+    jobs: int
+    live: JobsProgress
+    failed: dict[str, str] = field(default_factory=dict)
+    new: list[Cell] = field(default_factory=list)
+
+    def results(self) -> Results:
+        return Results(self.grid, dict(self.done), dict(self.failed))
+
+    def add(self, cell: Cell, document: Json | None, reason: str, rest: Sequence[Cell]) -> None:
+        """Takes a cell in that has ended. document: None where it failed, for the reason. rest: cells that
+        have not ended."""
+        if document is None:
+            self.failed[cell.name] = reason
+        else:
+            self.done[cell.name] = document
+            self.new.append(cell)
+        results = self.results()
+        left = _time_left(rest, results, self.new, self.jobs)
+        self.live.print_line(_cell_line(cell, results) + left, failed=document is None)
+        if document is not None and reason:  # such as a model that could not be kept
+            self.live.print_line(f"      {cell.label}: {reason}", failed=True)
 
 
 def finished_cells(grid: Grid, store: CellStore) -> dict[str, Json]:
@@ -105,9 +129,8 @@ def _time_left(rest: Sequence[Cell], results: Results, new: Sequence[Cell], jobs
         spent.setdefault(cell.method, []).append(seconds)
     if not rest or not all(cell.method in spent for cell in rest):
         return ""
-    return (
-        f"; about {format_duration(sum(statistics.fmean(spent[cell.method]) for cell in rest) / jobs)} left"
-    )
+    seconds = sum(statistics.fmean(spent[cell.method]) for cell in rest)
+    return f"; about {format_duration(seconds / jobs)} left"
 
 
 def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
@@ -147,10 +170,10 @@ class Pool(Protocol):
 
     most: int
 
-    def start(self, label: str, function: Callable[..., Any], *given: Any) -> None:
+    def start(self, label: str, function: Callable[..., object], *given: object) -> None:
         """Starts a call of `function(*given, step)` in a process of its own."""
 
-    def ended(self, seconds: float) -> list[tuple[str, Any]]:
+    def ended(self, seconds: float) -> list[tuple[str, object]]:
         """Waits at most so many seconds for calls to end. Returns their labels, each with the function's
         value, or with a FlawscopeError that says why there is none."""
 
@@ -172,14 +195,14 @@ class Processes:
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         self.environment = {**os.environ, **dict.fromkeys(names, str(threads))}
         self.waiters = ThreadPoolExecutor(max_started)  # one for each process
-        self.running: dict[Future[Any], str] = {}
+        self.running: dict[Future[object], str] = {}
         self.processes: list[Popen[bytes]] = []
         self.stopped = False
 
-    def start(self, label: str, function: Callable[..., Any], *given: Any) -> None:
+    def start(self, label: str, function: Callable[..., object], *given: object) -> None:
         self.running[self.waiters.submit(self._run_process, label, pickle.dumps((function, given)))] = label
 
-    def ended(self, seconds: float) -> list[tuple[str, Any]]:
+    def ended(self, seconds: float) -> list[tuple[str, object]]:
         done, _ = wait(self.running, seconds, FIRST_COMPLETED)
         return [(self.running.pop(one), one.result()) for one in done]
 
@@ -189,7 +212,7 @@ class Processes:
             process.kill()
         self.waiters.shutdown()
 
-    def _run_process(self, label: str, call: bytes) -> Any:
+    def _run_process(self, label: str, call: bytes) -> object:
         """Starts a process that Ctrl-C does not reach, passes on its progress, and returns its answer."""
         code = "from flawscope.evaluation.benchmark.run import child_main; child_main()"
         command = [sys.executable, "-P", "-c", code]
@@ -220,12 +243,12 @@ def child_main() -> None:
     os.dup2(2, 1)  # what libraries print
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def send(is_over: bool, news: Any) -> None:
+    def send(is_over: bool, news: object) -> None:
         with suppress(OSError):  # nobody waits any more
             pickle.dump((is_over, news), answers)
             answers.flush()
 
-    found: Any
+    found: object
     try:
         found = function(*given, throttled(lambda *progress: send(False, progress)))
     except FlawscopeError as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope._version import __version__
 from flawscope.artefact.files import csv_cell
@@ -333,7 +333,7 @@ def _read_published() -> tuple[list[Source], dict[str, str]]:
     return [_parse_source(**entry) for entry in data["sources"]], data["marks"]
 
 
-def _parse_source(*, unit: str, metrics: Json, **facts: Any) -> Source:
+def _parse_source(*, unit: str, metrics: Json, **facts: object) -> Source:
     scale = {"percent": 100.0, "fraction": 1.0}[unit]
     source = build_config(Source, facts)
     for metric, given in metrics.items():

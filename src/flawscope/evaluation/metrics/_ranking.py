@@ -23,7 +23,7 @@ from flawscope.errors import InputError
 from flawscope.types import Array
 
 # A sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array.
-Maps = Sequence[NDArray[Any]] | NDArray[Any]
+Maps = Sequence[NDArray[np.number]] | NDArray[np.number]
 # Per picture the pixels that count, [H, W] bool; None: all of them.
 Valid = Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_]
 
@@ -95,7 +95,7 @@ def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np
     return array
 
 
-Scores = NDArray[np.floating[Any]]
+Scores = NDArray[np.floating]
 Counts = NDArray[np.int64]
 
 # Anomalous scores handled at a time: about a dozen int64 temporaries of 4 MB.
@@ -150,7 +150,7 @@ def gather_regions(
     shares: Sequence[float],
     divisors: Sequence[float],
     count: int,
-    dtypes: set[np.dtype[Any]],
+    dtypes: set[np.dtype[np.generic]],
 ) -> Regions:
     """Gathers the anomalous scores of `count` regions from their pieces; float32, or wider where a map of
     `dtypes` needs it to be kept exactly."""
@@ -185,7 +185,7 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
     return RankCounts(scores, owner, below, up_to, negatives)
 
 
-def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[Any]) -> Iterator[Scores]:
+def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[np.generic]) -> Iterator[Scores]:
     """Yields the values of all pieces, `total` at the most, in arrays of up to `BATCH`. An array is valid
     until the next one is asked for."""
     batch = np.empty(min(BATCH, total), dtype=dtype)

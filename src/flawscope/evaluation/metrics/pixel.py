@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +86,7 @@ def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCou
     """Gathers the anomalous scores region by region, and counts the normal ones below them."""
     pieces: list[Array] = []
     areas: list[float] = []
-    dtypes: set[np.dtype[Any]] = set()
+    dtypes: set[np.dtype[np.generic]] = set()
     normal_pixels = 0
     for i, values, given, keep in iterate_checked(maps, masks, valid, "masks"):
         mask = check_mask(given, values.shape, f"masks[{i}]")
@@ -174,7 +173,7 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
     pieces: list[Array] = []
     shares: list[float] = []
     divisors: list[float] = []
-    dtypes: set[np.dtype[Any]] = set()
+    dtypes: set[np.dtype[np.generic]] = set()
     number = pixels = 0
     for i, values, here, keep in iterate_checked(maps, regions, valid, "lists of regions"):
         dtypes.add(values.dtype)

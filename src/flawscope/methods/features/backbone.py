@@ -8,7 +8,7 @@ import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -51,7 +51,7 @@ def import_timm() -> ModuleType:
     return importlib.import_module("timm")
 
 
-_torchvision_library: Any = None  # must outlive the declaration
+_torchvision_library: torch.library.Library | None = None  # must outlive the declaration
 
 
 def _declare_torchvision_operators() -> None:
@@ -88,7 +88,7 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickles it so that another process imports timm by `import_timm` before it meets timm's classes."""
         return _new_backbone, (type(self),), self.__dict__
 
@@ -224,7 +224,13 @@ def stored_backbone(
 class _LinspaceOnCpu(TorchFunctionMode):
     """Keeps `torch.linspace` on the CPU: timm computes with its values while it builds a network."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Json | None = None,
+    ) -> object:
         return func(*args, **({"device": "cpu"} if func is torch.linspace else {}) | (kwargs or {}))
 
 
@@ -249,7 +255,7 @@ def _element_count(name: str, stages: tuple[int, ...], size: tuple[int, int]) ->
     return sum(tensor.numel() for tensor in network.state_dict().values() if tensor.ndim > 1)
 
 
-def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs: Any) -> nn.Module:
+def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs: object) -> nn.Module:
     timm = import_timm()
     extra: Json = {}
     cfg = timm.get_pretrained_cfg(name)
@@ -310,7 +316,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state: Any = load_file(path)
+            state: object = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -359,7 +365,13 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
             pairs.append((module, producer[id(inputs[0])][0], id(inputs[0])))  # type: ignore[arg-type]
 
     class Reads(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self,
+            func: Callable[..., object],
+            types: object,
+            args: tuple[object, ...] = (),
+            kwargs: Json | None = None,
+        ) -> object:
             reads.update(id(value) for value in tree_leaves((args, kwargs)) if id(value) in producer)
             return func(*args, **(kwargs or {}))
 

@@ -161,7 +161,7 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
 class _Distances:
     """Squared distances of all points to the selection, brought up to date with batches of picks."""
 
-    def __init__(self, features: Tensor, groups: Tensor | None, each: MapBlocks[None]):
+    def __init__(self, features: Tensor, groups: Tensor | None, each: MapBlocks):
         total = len(features)
         self.features, self.each = features, each
         # Squared distances come from |x|² + |y|² - 2xy. Relative to one of the points the norms are no

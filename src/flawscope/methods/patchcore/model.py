@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from flawscope.errors import InputError
+from flawscope.methods.detector import Operator
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.method import deferred
 from flawscope.methods.patch_detector import PatchBranch, PatchDetector
@@ -168,7 +168,7 @@ class Model(PatchDetector):
         for branch in self.branches:
             branch.for_export()
 
-    def operators(self) -> dict[Any, Any]:
+    def operators(self) -> dict[Operator, Operator]:
         return onnx_translations()
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flawscope.methods.detector import Operator
 from flawscope.methods.threads import MapBlocks
 
 BLOCK = 1024  # bank elements multiplied at once
@@ -182,7 +183,7 @@ class ByteBound:
     in fp32, so that selecting is as exact as without.
     """
 
-    def __init__(self, features: Tensor, rows: list[slice], each: MapBlocks[Any]):
+    def __init__(self, features: Tensor, rows: list[slice], each: MapBlocks):
         """
         Args:
             features: [N, D] float32 on the CPU.
@@ -288,7 +289,7 @@ def sums_are_exact() -> bool:
     return bool((torch._int_mm(most, -most) == -QUERY_MAX * QUERY_MAX * 64).all())
 
 
-def onnx_translations() -> dict[Any, Callable[..., Any]]:
+def onnx_translations() -> dict[Operator, Operator]:
     """{torch operator: a function that builds it of ONNX operators}, for the exporter."""
     from onnx import TensorProto, helper
     from onnxscript import opset18

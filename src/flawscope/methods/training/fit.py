@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from flawscope.methods.task import Fitted, SeenDefect, Task
 from flawscope.methods.training.pictures import FeatureCache
 from flawscope.methods.training.state import json_settings, network_digest
 from flawscope.methods.training.state_file import load_checkpoint
-from flawscope.methods.training.trainer import Trainer
+from flawscope.methods.training.trainer import B, Trainer
 from flawscope.progress import ProgressCallback, format_duration, ignore_progress
 
 if TYPE_CHECKING:
@@ -78,10 +78,10 @@ class TrainedFit:
 
     def train(
         self,
-        trainer: Trainer[Any],
+        trainer: Trainer[B],
         calibrate: Callable[[Sequence[int]], object] | None = None,
         later: Sequence[str] = (),
-        **decisive: Any,
+        **decisive: object,
     ) -> None:
         """Train, and put the number of steps into the model's settings.
 
@@ -122,7 +122,7 @@ class TrainedFit:
 
     def finish(
         self,
-        trainer: Trainer[Any],
+        trainer: Trainer[B],
         learnt: str = "",
         scored: dict[int, Values] | None = None,
     ) -> Fitted:

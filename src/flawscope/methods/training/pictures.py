@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +28,8 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean: Any = 0.0  # [C]
-        self.squares: Any = 0.0  # of deviations from the mean
+        self.mean = torch.zeros((), dtype=torch.float64)  # [C]
+        self.squares = torch.zeros((), dtype=torch.float64)  # [C]: of deviations from the mean
 
     def add(self, values: Tensor) -> None:
         """Take in values `[N, C]`."""

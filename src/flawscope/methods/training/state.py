@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flawscope.errors import CheckpointError, FlawscopeError, InputError, pluralize
+from flawscope.methods.settings import TrainingFields
 from flawscope.methods.training.log import TrainingLog
 from flawscope.methods.training.state_file import Arrays, write_state
 from flawscope.types import Facts, Json
@@ -210,7 +211,7 @@ class TrainingState:
     DECOUPLED_DECAY: ClassVar[bool] = False  # weight decay apart from the gradients, as AdamW has it
     FUSED_ADAM: ClassVar[bool] = True  # Adam in one kernel, where the device has it
 
-    def __init__(self, networks: Sequence[nn.Module], settings: Any, device: torch.device):
+    def __init__(self, networks: Sequence[nn.Module], settings: TrainingFields, device: torch.device):
         """
         Args:
             settings: a `TrainingSettings`, or what has the same fields for training.

@@ -90,7 +90,7 @@ def read_state_bytes(path: Path, kind: str) -> bytes:
         return file.read()
 
 
-def _read_header(file: BinaryIO) -> Any:
+def _read_header(file: BinaryIO) -> Json:
     """Reads a safetensors file's header up to its end. ValueError or struct.error if there is none."""
     (length,) = struct.unpack("<Q", file.read(8))
     if length > model_file.MAX_HEADER_BYTES:

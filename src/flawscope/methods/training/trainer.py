@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from flawscope.errors import InputError, pluralize
+from flawscope.methods.settings import TrainingFields
 from flawscope.methods.task import Budget
 from flawscope.methods.training.log import TrainingLog
 from flawscope.methods.training.state import Pace, TrainingState, describe_difference, learning_rate_share
@@ -45,7 +46,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
     def __init__(
         self,
         networks: Sequence[nn.Module],
-        settings: Any,
+        settings: TrainingFields,
         device: torch.device,
         say: Say,
         step: ProgressCallback,
