@@ -88,7 +88,7 @@ def measure(work: Path, case: str, draw: int) -> dict[str, Any]:
     by_view = {view: sorted((work / "good").glob(f"*_{view}.png")) for view in VIEWS}
     models = {view: flawscope.fit(own, group=r"p\d+", **QUICK) for view, own in by_view.items()}
     made = {
-        "one": flawscope.fit(work / "good", part=r"p\d+", **QUICK),
+        "one": flawscope.fit(sorted((work / "good").iterdir()), part=r"p\d+", **QUICK),
         "each": flawscope.join(models, part=r"p\d+", device="cpu"),
     }
     found: dict[str, Any] = {"chosen": views_differ(by_view)}

@@ -135,7 +135,7 @@ class Addresses:
         """Map the product names in a joint model to those at the station. InputError where one is taken."""
         facts = router.read_facts(model)
         if facts.kind != "product":
-            raise InputError(f"cannot use {model}: it is a model of one product, and {entry} is a joint model")
+            raise InputError(f"cannot use {model}: it is a model of one product, and {entry} has several")
         found: dict[str, str] = {}
         for name in facts.manifests:
             station_name = suggest_product_name(name)
