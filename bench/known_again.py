@@ -5,9 +5,12 @@
 Each draw is a model of other drawn plates, in two pictures each, named by part. Lives: `fit`; `copies`,
 calibrated on fresh parts and on training pictures saved anew (JPEG, scaled, cropped by 2 %); `further`, on
 fresh parts and on further pictures of known ones; `update`, extended by such pictures as a fair sample;
-`drawn`, with the line's pictures in the calibration, some of them copies. `lost_*`: parts that lie aside, of
-which a fifth of the line is not found, for a calibration and for drawn pictures. `alarms` of `new` good parts
-beside the rate that is `expected`, means over the draws; `band`: where 95 % of such means lie.
+`drawn`, with the line's pictures in the calibration, some of them copies; `export`, in 16 bits, calibrated
+on fresh parts and on copies, where OpenVINO and the processor have them. `lost_*`: parts that lie aside, of
+which a fifth of the line is not found, for a calibration and for drawn pictures. `parts_*`: the same of parts
+in two views, lost in one of them, already among those learnt from; `parts_joint` with a model for each view.
+`alarms` of `new` good parts beside the rate that is `expected`, means over the draws; `band`: where 95 % of
+such means lie.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import io
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,6 +105,7 @@ def alarms(model: Any, predictions: Sequence[Any]) -> dict[str, Any]:
 
 def known_parts(work: Path, draw: int, new: int) -> dict[str, Any]:
     import flawscope
+    from flawscope.export.export import export as flawscope_export
     from flawscope.fitting.incremental_update import extend, update
 
     folder = work / f"plates-{draw}"
@@ -112,7 +117,7 @@ def known_parts(work: Path, draw: int, new: int) -> dict[str, Any]:
     copies = save(folder / "copies", anew)
     further = save(folder / "further", {f"{p:03d}_2.png": plate(draw, p, 2) for p in range(KNOWN, 2 * KNOWN)})
     shown = [plate(draw, p, 0) for p in range(200, 200 + new)]
-    model = flawscope.fit(learnt, group=r"^(\d+)_", force=True, **QUICK)
+    model = flawscope.fit(learnt, group=r"^(\d+)_", force=True, **QUICK | {"samples": 1})
     drawn = update(
         model.artefact, model, reviewed([*fresh, *copies]), check=False, device="cpu", force=True
     ).predictor
@@ -125,7 +130,12 @@ def known_parts(work: Path, draw: int, new: int) -> dict[str, Any]:
     found = model.predict(shown)
     told = {name: alarms(one, found) for name, one in lives.items()}
     extended = extend(model, [*fresh, *further], fair=True, check=False, device="cpu", force=True)
-    return {**told, "update": alarms(extended, extended.predict(shown))}
+    told["update"] = alarms(extended, extended.predict(shown))
+    with suppress(flawscope.InputError):  # this machine has no such numbers
+        flawscope_export(model.artefact, folder / "bf16.onnx", precision="bf16", pictures=[*fresh, *copies])
+        exported = flawscope.load(folder / "bf16.onnx")
+        told["export"] = alarms(exported, exported.predict(shown))
+    return told
 
 
 def lost_parts(work: Path, draw: int, new: int) -> dict[str, Any]:
@@ -138,6 +148,55 @@ def lost_parts(work: Path, draw: int, new: int) -> dict[str, Any]:
     drawn = update(model.artefact, model, reviewed(line), check=False, device="cpu", force=True).predictor
     calibrated = model.calibrate(line, force=True)
     return {"lost_calibrate": alarms(calibrated, found), "lost_drawn": alarms(drawn, found)}
+
+
+def lost_views(work: Path, draw: int, new: int) -> dict[str, Any]:
+    import flawscope
+    from flawscope.fitting.incremental_update import update
+
+    def views(first: int, count: int) -> dict[str, Pixels]:
+        """Pictures of so many parts in two views, by name; each fifth part is lost in the second."""
+        shown = dict[str, Pixels]()
+        for k in range(first, first + count):
+            shown[f"{k:03d}_a.png"] = block(draw, 2 * k, False)
+            shown[f"{k:03d}_b.png"] = block(draw, 2 * k + 1, k % LOST_EACH == 0)[..., ::-1]
+        return shown
+
+    def called(model: Any, pictures: dict[str, Pixels], found: Sequence[Any]) -> dict[str, Any]:
+        parts, collector = dict[str, dict[str, Any]](), model.parts()
+        for name, one in zip(pictures, found, strict=True):
+            parts.setdefault(name[:3], {})[name[4]] = one
+        decided = [collector.decide(part, shown) for part, shown in parts.items()]
+        known = collector.calibration
+        return {
+            "expected": known.expected_rate,
+            "alarms": sum(one.is_anomalous for one in decided),
+            "units": known.complete_count,
+        }
+
+    pattern = {"part": r"^(\d+)_", "view": r"_([ab])\."}
+    learnt, line, shown = views(0, PARTS + PARTS // 4), views(100, FRESH + PARTS // 2), views(500, new)
+    files = save(work / f"views-{draw}", line)
+    how = QUICK | {"align": "shift", "force": True}
+    model = flawscope.fit([*learnt.values()], names=[*learnt], **pattern, **how)
+    found = model.predict([*shown.values()])
+    drawn = update(model.artefact, model, reviewed(files), check=False, device="cpu", force=True).predictor
+    calibrated = model.calibrate(files, force=True)
+    of_view = {
+        view: {name: picture for name, picture in learnt.items() if name[4] == view} for view in ("a", "b")
+    }
+    models = {
+        view: flawscope.fit([*of.values()], names=[*of], group=r"^(\d+)_", **how)
+        for view, of in of_view.items()
+    }
+    joint = flawscope.join(models, **pattern)
+    by_view = [joint.predict(picture, product=name[4]) for name, picture in shown.items()]
+    return {
+        "parts_fit": called(model, shown, found),
+        "parts_calibrate": called(calibrated, shown, found),
+        "parts_drawn": called(drawn, shown, found),
+        "parts_joint": called(joint, shown, by_view),
+    }
 
 
 def summary(cells: Sequence[dict[str, Any]], life: str, new: int) -> dict[str, Any]:
@@ -160,7 +219,9 @@ def summary(cells: Sequence[dict[str, Any]], life: str, new: int) -> dict[str, A
 def main() -> int:
     parser = common.make_parser(__doc__, "known_again", data=False)
     parser.add_argument("--draws", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--first", type=int, default=0, help="draw to begin with (default: %(default)s)")
     parser.add_argument("--new", type=int, default=120, help="new good parts a draw (default: %(default)s)")
+    parser.add_argument("--parts", default="known,lost,parts", help="default: %(default)s")
     args = common.parse_arguments(parser, draws=1, new=6)
     from flawscope.methods.threads import set_thread_count
 
@@ -168,11 +229,12 @@ def main() -> int:
     record = common.Record(args, "promised rates where new pictures show known parts, or parts are lost")
     with common.workspace(args.work) as work:
         works: dict[str, Callable[[Path, int, int], dict[str, Any]]]
-        works = {"known": known_parts, "lost": lost_parts}
-        for name, function in works.items():
-            for draw in range(args.draws):
+        works = {"known": known_parts, "lost": lost_parts, "parts": lost_views}
+        for name in args.parts.split(","):
+            function = works[name]
+            for draw in range(args.first, args.draws):
                 record.cell(f"{name}/{draw}", partial(function, work, draw, args.new))
-            cells = [record.cells[f"{name}/{draw}"] for draw in range(args.draws)]
+            cells = [record.cells[f"{name}/{draw}"] for draw in range(args.first, args.draws)]
             lives = [life for life in cells[0] if life != "_"]
             common.print_table(name, [summary(cells, life, args.new) for life in lives])
     return record.status()

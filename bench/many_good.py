@@ -64,7 +64,7 @@ def calibrate(folder: str, count: int, threads: int) -> Cell:
     from flawscope.machine import peak_memory
     from flawscope.methods.threads import set_thread_count
     from flawscope.pictures.decoding import decode
-    from flawscope.predictor import recalibration
+    from flawscope.predictor import scoring
 
     set_thread_count(threads)
     files = draw(Path(folder), count)
@@ -77,11 +77,10 @@ def calibrate(folder: str, count: int, threads: int) -> Cell:
     rng, looks = np.random.default_rng(0), [model.see(picture, picture)[1] for picture in shown]
     scores = np.exp(rng.normal(0, 1, (count, 1, 3)))
 
-    def judge_none(_: Any, __: Any, rows: Any, **___: Any) -> Any:
-        known = {k: recalibration.JudgedPicture(scores[k], looks[k % JUDGED], None) for k in rows}
-        return recalibration.JudgedPictures(known, {}, [])
+    def answer_unjudged(_: Any, rows: Any, *__: Any) -> scoring.Answers:
+        return scoring.Answers({k: scoring.Answer(scores[k], looks[k % JUDGED]) for k in rows})
 
-    recalibration.judge_good = judge_none  # type: ignore[assignment]
+    scoring.SessionPictures.answers = answer_unjudged  # type: ignore[method-assign]
     began = time.process_time()
     model.calibrate(files, force=True)
     return {

@@ -319,9 +319,11 @@ def write_bill_of_materials(out: Path, version: str, tools: Path) -> None:
     )
 
 
-def write_archives(out: Path, version: str, tools: Path) -> None:
+def write_archives(out: Path, version: str, tools: Path, repository: str) -> None:
     """Write the guide as a site, the files for images, and the archive for machines without internet."""
-    run(tools, "-m", "mkdocs", "build", "--strict", "--site-dir", WORK / "site", folder=ROOT)
+    addresses = {**os.environ, "REPOSITORY": repository}  # the site's edit links lead there
+    build = ("mkdocs", "build", "--strict", "--site-dir", WORK / "site")
+    run(tools, "-m", *build, folder=ROOT, environment=addresses)
     shutil.make_archive(str(out / f"flawscope-{version}-docs"), "zip", WORK / "site")
     images = out / f"flawscope-{version}-images.tar.gz"
     run("git", "archive", f"--prefix=flawscope-{version}/", "-o", images, "HEAD", *IMAGE_FILES)
@@ -357,7 +359,7 @@ def release(version: str, repository: str, out: Path) -> None:
     with step("SBOM and licences"):
         write_bill_of_materials(out, version, tools)
     with step("site, images, archive without internet"):
-        write_archives(out, version, tools)
+        write_archives(out, version, tools, repository)
     notes = run(sys.executable, ".ci/notes.py", version)
     (out / "RELEASE.md").write_text(notes, encoding="utf-8")
     write_checksums(out)

@@ -3,7 +3,8 @@
 So one link works in the built site and on GitHub. Markdown becomes a page, other text a page that shows it,
 a folder its README or a list of its files; pictures, JSON and CSV are copied.
 
-In command-line.md all options of each command (options.py) stand where the page has `OPTIONS`.
+In command-line.md all options of each command (options.py) stand where the page has `OPTIONS`, in
+troubleshooting.md the table of data checks (check_table.py) where it has `CHECKS`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ OUTSIDE = "repository"
 # reasons and laboratory notes: pages that others link to, and no answers for who searches
 NOT_SEARCHED = ("decisions/", f"{OUTSIDE}/bench/")
 OPTIONS = "<!-- options -->"
+CHECKS = "<!-- data checks -->"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Gives pages an edit link where the address of the repository is known."""
+    config.edit_uri = "edit/main/docs/" if config.repo_url else ""
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -56,6 +64,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if OPTIONS in markdown:
         made = runpy.run_path(str(Path(__file__).with_name("options.py")))
         markdown = markdown.replace(OPTIONS, "\n".join(made["options"]()))
+    if CHECKS in markdown:
+        made = runpy.run_path(str(Path(__file__).with_name("check_table.py")))
+        markdown = markdown.replace(CHECKS, "\n".join(made["rows"]()))
     if here.startswith(NOT_SEARCHED):
         page.meta.setdefault("search", {"exclude": True})
     path = source_of(here, Path(config.docs_dir), root)

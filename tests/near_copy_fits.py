@@ -1,4 +1,4 @@
-"""Drawn parts, each in several pictures that are near-copies, and fits of them."""
+"""Drawn parts, each in several pictures that are near-duplicates, and fits of them."""
 
 import numpy as np
 from scipy.ndimage import shift

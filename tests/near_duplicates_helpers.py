@@ -1,4 +1,4 @@
-"""Pictures that are near-copies of each other."""
+"""Pictures that are near-duplicates of each other."""
 
 import numpy as np
 from PIL import Image, ImageFilter

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from flawscope.cli.program import commands, load_command
+from flawscope.errors.data_checks import CHECKS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -33,10 +34,11 @@ def calls(text):
 
 
 def error_lines():
-    """The first column of the tables below "Errors"."""
+    """The first column of the tables below "Errors", and the lines of the data checks."""
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.+?`) \| ", page[page.index("## Errors") :], re.M)
-    return [line for row in rows for line in re.findall(r"`([^`]+)`", row)]
+    written = [line for row in rows for line in re.findall(r"`([^`]+)`", row)]
+    return [*written, *(line for check in CHECKS.values() for line in check.line)]
 
 
 def drawing(name="draw_packages"):

@@ -16,6 +16,8 @@ from flawscope import config
 from flawscope.cli.program import commands
 from flawscope.errors import InputError
 from flawscope.methods import registry
+from flawscope.methods.options import FIT_OPTIONS, NEW_PRODUCT
+from flawscope.methods.options.record import NOTHING
 from flawscope.predictor import Predictor
 from page_helpers import DOCS, NOTES, PAGES, ROOT, drawing, error_lines, parser_of
 
@@ -244,3 +246,17 @@ def test_what_is_not_measured_yet_is_not():
 
 def _results(name):
     return json.dumps(json.loads((ROOT / "bench" / "results" / name).read_text(encoding="utf-8")))
+
+
+def test_pages_name_the_options_that_the_records_have():
+    """Their table for Python, those that New product asks for, those with which a search tries nothing."""
+    python = (DOCS / "python.md").read_text(encoding="utf-8")
+    assert python == drawing("options").with_table(python), "run: python docs/options.py --write"
+    station = (DOCS / "station-new-product.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"Options as of `flawscope fit`: (.*?);", station)
+    assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(option.name for option in NEW_PRODUCT)
+    search = (DOCS / "automatic-settings.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"It does not run with (.*?)\.", search)
+    nothing = {option.name for option in FIT_OPTIONS if option.search == NOTHING}
+    own = {"minutes", "resume", "view"}  # of the search itself; --view goes with --part
+    assert {*re.findall(r"`--(\w+)`", listed)} == nothing - own

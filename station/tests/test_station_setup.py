@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 
 from flawscope.artefact.tried import TRIED, Choice, Trial
 from flawscope.fitting.proposals import Recipe, propose_views
+from flawscope.methods.options import NEW_PRODUCT
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup import draft, drafts
@@ -86,7 +88,9 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http
     whole = good[0].read_bytes()
     broken = send(http, "a.png", whole[: len(whole) // 2])
     assert broken.status_code == 422
-    assert broken.json()["error"] == "cannot read picture a.png: the file is truncated; copy it again"
+    assert (
+        broken.json()["error"] == "cannot read picture a.png: the file is truncated; copy it again [FS-G71]"
+    )
     assert "photo.dng is a camera's raw file" in send(http, "photo.dng", whole).json()["error"]
     files = {
         "parts/one.png": whole,
@@ -218,7 +222,7 @@ def test_a_search_is_one_stage_that_ends_with_its_minutes(monkeypatch, tmp_path)
     clock, told = iter((100.0, 104.0, 104.0 + 116)), []
 
     def search(pictures, *, step, **options):
-        step("near-copies", 1, 2)
+        step("near-duplicates", 1, 2)
         step("trying the settings as given", 0, 1)
         step("trying --size 256+768", 3, 8)
 
@@ -227,7 +231,7 @@ def test_a_search_is_one_stage_that_ends_with_its_minutes(monkeypatch, tmp_path)
     monkeypatch.setattr(setup_job, "_pictures", lambda job: job["pictures"])
     asked = {"given": {"auto": 2}, "pictures": [], "device": "cpu"}
     setup_job._fit_auto(asked, tmp_path / "m", lambda *step: told.append(step))
-    assert told == [("near-copies", 1, 2), ("trying", 0, 116), ("trying", 116, 116)]
+    assert told == [("near-duplicates", 1, 2), ("trying", 0, 116), ("trying", 116, 116)]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +251,44 @@ def test_what_does_not_go_together_is_refused_at_once(http, good, options, confl
     assert (refused.status_code, refused.json()["code"]) == (422, "conflict")
     assert http.get(f"{NEW}/plate").json()["stage"] == "collecting"
     assert http.post(f"{NEW}/plate/options", json=together).json() == {"conflicts": []}
+
+
+PAGE_OPTIONS = [option for option in NEW_PRODUCT if option.form.kind != "text"]
+
+
+def test_the_page_has_one_control_for_each_option_that_it_asks_for(http, good):
+    """And the API has each: a further option is a record in the library, and texts."""
+    begin_with(http, good[:2])
+    page = http.get("/-/new/plate").text
+    controls = re.findall(r'data-option="(\w+)" data-kind="(\w+)"', page)
+    assert sorted(name for name, _ in controls) == sorted(option.name for option in PAGE_OPTIONS)
+    kinds = {option.name: option.form.kind for option in PAGE_OPTIONS if option.form.kind != "own"}
+    assert kinds.items() <= dict(controls).items()
+    state = http.get(f"{NEW}/plate").json()
+    assert {option.name for option in NEW_PRODUCT} <= state.keys()
+    schema = http.get("/api/v1/openapi.json").json()["components"]["schemas"]["LearningOptions"]
+    assert {*schema["properties"]} == {
+        "method",
+        "go_on",
+        "all_good",
+        *(option.name for option in NEW_PRODUCT),
+    }
+    for option in NEW_PRODUCT:
+        assert schema["properties"][option.name]["description"] == option.meaning
+    for wrong in ({"light": 0.31}, {"min_defect": 0}, {"align": "x"}, {"roi": "all"}, {"size": "9" * 21}):
+        assert http.post(f"{NEW}/plate/options", json=wrong).status_code == 422
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr"])
+def test_each_option_of_the_page_has_words(language):
+    texts = PAGES.texts[language].flat
+    for option in PAGE_OPTIONS:
+        if option.form.kind in ("number", "percent", "choice", "switch"):
+            assert f"new.option_{option.name}" in texts
+        if option.argument and option.name != "false_alarm_rate":  # an error may be about it
+            assert f"new.field_{option.name}" in texts
+        if option.form.kind == "choice":
+            assert {f"new.choice_{option.name}_{choice}" for choice in option.form.choices} <= texts.keys()
 
 
 def test_a_preset_is_asked_for_by_programs_too_and_advised_for_few(http, good):
@@ -271,7 +313,7 @@ def test_a_preset_is_asked_for_by_programs_too_and_advised_for_few(http, good):
         ("no parts stand out", {"several": True, "align": "full"}, ["align", "several"]),
         ("no space left", {"method": "patchcore", "false_alarm_rate": 0.1}, []),
         ("take --method patchcore", {"method": "prnet", "light": 0.2}, ["light"]),
-        ("--alignment is full", {"align": "full", "light": 0.1}, ["light", "align"]),
+        ("--alignment is full", {"align": "full", "light": 0.1}, ["align", "light"]),
     ],
 )
 def test_an_error_of_learning_is_about_options_of_the_page(error, given, options):

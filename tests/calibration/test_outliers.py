@@ -66,7 +66,7 @@ def test_reasons_come_from_the_columns_of_the_new_rows(rows):
     assert found[NOTHING].startswith("3.png: shows nothing")
     assert found[APART].startswith("7.png, 9.png lie apart")
     assert "brighter" in found[UNLIKE]
-    assert found[UNLIKE].endswith(("7.png, 9.png", "7.png and 9.png"))
+    assert found[UNLIKE].endswith(("7.png, 9.png [FS-G18]", "7.png and 9.png [FS-G18]"))
     assert not {NOTHING, APART, UNLIKE} & {*reasons(rows, {})}
 
 

@@ -154,3 +154,29 @@ def test_known_parts_tell_what_they_are():
     assert known.known_scores("other") == {}
     assert known.without("p1").parts == ("p0", "p2", "p3")
     assert known.without("p1").count(["a", "b"]) == 3
+
+
+def test_parts_of_the_line_tell_how_many_of_its_parts_are_lost():
+    """A fit whose parts all are found says nothing of a line that loses a fifth of them."""
+    scores = np.random.default_rng(5).normal(10, 1, (70, 2))
+    scores[[40, 45, 50, 55, 60, 65], 1] = np.inf  # of the last 30
+    names = tuple(map(str, range(70)))
+    pooled = PartCalibration(names, ("left", "right"), scores, 0.05)
+    known = PartCalibration(names, ("left", "right"), scores, 0.05, frozenset(names[40:]))
+    assert pooled.expected_rate == pytest.approx(7 / 71)
+    assert known.expected_rate == pytest.approx((1 + 70 * 6 / 30) / 71)
+    assert (known.complete_count, known.lost_count) == (70, 6)
+    highest = known.decide({"left": 99.0, "right": 99.0})
+    assert (highest.p_value, highest.is_anomalous) == (pytest.approx(15 / 71), True)
+    lowest = known.decide({"left": 0.0, "right": 0.0})
+    assert (lowest.p_value, lowest.is_anomalous) == (pytest.approx(1.0), False)
+    assert known.without("40").expected_rate == pytest.approx((1 + 69 * 5 / 29) / 70)
+
+
+def test_a_part_that_was_pictured_again_counts_once_by_its_largest_score():
+    views = [View(f"p{k}", view) for k in range(20) for view in "ab"]
+    scores = np.arange(40.0)
+    again = PartCalibration.from_views([*views, View("p3", "a")], [*scores, np.inf], 0.05)
+    assert (again.complete_count, again.lost_count) == (20, 1)
+    once = PartCalibration.from_views([View("p3", "a"), *views], [-1.0, *scores], 0.05)
+    np.testing.assert_array_equal(once.scores, PartCalibration.from_views(views, scores, 0.05).scores)

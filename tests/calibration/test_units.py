@@ -159,7 +159,7 @@ def test_few_simulated_defects_decide_nothing_but_what_lies_far_out_is_asked_abo
     assert defect_like_question(odd, NAMES, few) is None
     assert defect_like_question(odd, NAMES, clear_defects(*[5.0] * MIN_DEFECTS)) is not None
     for defects, count in ((few, MIN_DEFECTS - 1), (None, 0)):
-        assert defect_like_question(far, NAMES, defects).line.endswith(f"there are {count}")
+        assert defect_like_question(far, NAMES, defects).line.endswith(f"there are {count} [FS-G12]")
 
 
 def test_a_foreign_part_is_asked_about_by_a_model_that_finds_few_defects_too_and_not_blamed_for_them():
@@ -167,7 +167,7 @@ def test_a_foreign_part_is_asked_about_by_a_model_that_finds_few_defects_too_and
     weak, strong = (clear_defects(*np.linspace(*ends, 40)) for ends in ((14, 20.5), (90, 99)))
     near, foreign = (calibration([*np.linspace(16.5, 19.5, 11), odd]) for odd in (21.0, 78.6))
     said = "half of the 40 clear simulated defects score less than 17.25"
-    assert defect_like_question(foreign, NAMES, weak).line.endswith(said)
+    assert defect_like_question(foreign, NAMES, weak).line.endswith(f"{said} [FS-G12]")
     assert defect_like_question(near, NAMES, weak) is None
     assert defect_like_question(foreign, NAMES, strong) is None
     odd = calibration(spread(7.5))

@@ -26,7 +26,7 @@ def test_lines_of_a_fit_need_no_explanation(model_path):
     # an update tells before what is found, beside what was found before
     assert summary(model, updated=True) == [one for one in lines if "simulated defects" not in one] != lines
     assert lines[-5:] == [
-        "look whether these are good (3 pictures), most suspicious first:",
+        "look whether these are good (3 pictures) [FS-G19], most suspicious first:",
         "  a.png  score 9  stands out by its score",
         "  b.png  score 8  decides alone, or with few, from when on a picture is called anomalous",
         "  c.png  lies apart from the others",

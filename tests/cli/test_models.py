@@ -25,7 +25,7 @@ def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(run, mo
     assert f"before: {old.promise()}\n" in err
     made = read_manifest(new).calibration
     assert f"now:    {made.promise()}\n" in err
-    assert "\nnot calibrated with 2 pictures that the model was fitted on, or copies\n" in err
+    assert "\nnot calibrated with 2 pictures that the model was fitted on, or copies [FS-G34]\n" in err
     assert f"\n{read_manifest(new).notes[-1]}\n" in err
     roles = [picture.role for picture in read_manifest(new).pictures]
     assert roles == ["train"] * 12 + ["calibration"] * 4

@@ -157,7 +157,7 @@ def test_masks_by_words_that_nobody_knows_are_told(name, place):
     found = [f.subject for f in check(root, near=False).findings if f.code == "mask-unpaired"]
     assert found == [name]
     (line,) = good_remarks(open_dataset(root))
-    assert line == f"count as pictures, but look like masks: {name}; the mask of a.png is a_mask.png"
+    assert line == f"count as pictures, but look like masks: {name}; the mask of a.png is a_mask.png [FS-G58]"
 
 
 def test_bright_pictures_with_black_print_do_not_look_like_masks(place, save):
@@ -193,7 +193,10 @@ def test_masks_that_are_named_like_no_picture_are_told(place):
     found = {f.code: f.subject for f in check(root, near=False).findings}
     assert (found["mask-stray"], found["mask-unpaired"]) == (studio, "bad/b_mask.png")
     (line,) = good_remarks(dataset)
-    assert line == "count as pictures, but look like masks: bad/b_mask.png; the mask of a.png is a_mask.png"
+    assert (
+        line
+        == "count as pictures, but look like masks: bad/b_mask.png; the mask of a.png is a_mask.png [FS-G58]"
+    )
 
 
 def test_a_list_with_masks_is_refused(place):

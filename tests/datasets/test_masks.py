@@ -295,7 +295,7 @@ def test_good_pictures_that_are_marked_are_told(root, save):
     (line,) = good_remarks(open_dataset(root))
     assert line == (
         "counted as good, but something is marked: good/1.png (in masks/good/1.png), good/2.png (in "
-        "good/2.json); move it, or remove the mark"
+        "good/2.json); move it, or remove the mark [FS-G05]"
     )
     marked = [f for f in check(root, near=False).findings if f.code == "good-marked"]
     assert [(f.severity, f.subject) for f in marked] == [("warning", f"good/{k}.png") for k in (1, 2)]

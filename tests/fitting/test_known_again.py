@@ -171,7 +171,7 @@ def test_an_update_decodes_each_picture_once_and_says_each_remark_once(model, fr
     extend(model, [*fresh, *pair], fair=True, check=False, device="cpu", force=True, say=said.append)
     assert set(decoded.values()) == {1}
     assert compared == [len(NEW) + 2]
-    assert len([line for line in said if "near-copies" in line]) == 1
+    assert len([line for line in said if "near-duplicates" in line]) == 1
     assert len({*said}) == len(said)
 
 

@@ -1,4 +1,4 @@
-"""What more pictures bring is measured by units: near-copies of a picture say nothing new."""
+"""What more pictures bring is measured by units: near-duplicates of a picture say nothing new."""
 
 import numpy as np
 

@@ -85,7 +85,7 @@ def test_without_looks_only_names_are_known_and_that_is_said():
     assert found.numbers == [next_unit(blind), next_unit(blind) + 1]
     assert found.remarks == [
         "the model keeps no looks of 6 of the 6 pictures that it knows: copies of them that were saved anew "
-        "are not known again, so give none"
+        "are not known again, so give none [FS-G35]"
     ]
     assert units_of([], blind).remarks == []
 

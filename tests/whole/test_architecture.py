@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import flawscope
+import flawscope_station
 from flawscope.methods import registry
 from flawscope.methods.options.record import ARGUMENT
 from flawscope.methods.options.table import names_of
@@ -361,7 +362,7 @@ def test_no_option_stands_in_a_second_list():
     fields of a class, or handed on one by one."""
     words = {*names_of(ARGUMENT)} - COMMON_WORDS
     lists = {}
-    for root in (ROOT,):
+    for root in (ROOT, Path(flawscope_station.__file__).parent):
         for path in sorted(root.rglob("*.py")):
             if path.parts[-2] == "options":
                 continue

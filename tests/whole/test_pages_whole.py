@@ -4,10 +4,12 @@ import ast
 import re
 
 from flawscope.cli.program import COMMANDS
+from flawscope.errors import data_checks
 from flawscope.methods import registry
 from page_helpers import DOCS, PAGES, ROOT, calls, drawing, error_lines, parser_of
 
 HOUSES = ("src", "station/src", "line/src")
+LIST = "data_checks.py"
 CALLING = [DOCS / name for name in ("coming-from.md", "install.md", "choosing-a-method.md")]
 
 
@@ -32,9 +34,10 @@ def test_the_page_on_commands_gets_every_option_of_the_library(monkeypatch):
 
 
 def texts():
-    """Every piece of text in the program's source, without docstrings and what is put into it."""
+    """Every piece of text in the program's source, without docstrings, what is put into it, and the list of
+    lines itself."""
     found = []
-    for path in (path for house in HOUSES for path in (ROOT / house).rglob("*.py")):
+    for path in (path for house in HOUSES for path in (ROOT / house).rglob("*.py") if path.name != LIST):
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         alone = {id(n.value) for n in nodes if isinstance(n, ast.Expr)}
         of_text = [n for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
@@ -50,6 +53,17 @@ def test_every_error_line_is_one_of_the_program():
         assert max(map(len, pieces)) > 6, line
         for piece in pieces:
             assert piece in known, f"{line}: {piece!r} is no text of the program"
+
+
+def test_every_data_check_is_printed_by_the_program_and_stands_in_the_table():
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    table = "\n".join(drawing("check_table").rows())
+    names = {name: one for name, one in vars(data_checks).items() if isinstance(one, data_checks.DataCheck)}
+    assert len(names) == len(data_checks.CHECKS) > 40
+    for name, check in names.items():
+        assert f"data_checks.{name}.coded(" in source, f"nobody prints {check.code}"
+        assert f"| {check.code} | `{check.line[0]}`" in table
+    assert "<!-- data checks -->" in (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
 
 
 def test_drawings_are_those_of_the_imports_and_of_the_results():

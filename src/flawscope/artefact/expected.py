@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, data_checks
 from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange
 from flawscope.pictures.form import (
     SIZES_KEY,
@@ -105,10 +105,11 @@ class ExpectedPictures:
         if self.mm_per_pixel is None or not others:
             return []
         (height, width), (known_height, known_width) = others[0], self.sizes[0]
-        return [
+        line = (
             f"pictures of {width} x {height} pixels instead of {known_width} x {known_height}: the length of "
             f"a pixel, {self.mm_per_pixel:g} mm, is not known any more; give it with --scale-mm"
-        ]
+        )
+        return [data_checks.SCALE_LOST.coded(line)]
 
 
 def _sizes(rows: Iterable[Picture]) -> list[Size]:

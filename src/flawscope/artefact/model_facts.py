@@ -138,12 +138,13 @@ class ModelFacts:
         )
 
     def _parts_of_views(self, pattern: PartPattern) -> KnownParts:
-        pictures, scores = list[View](), list[float]()
+        pictures, scores, drawn = list[View](), list[float](), list[bool]()
         for view, manifest in self.manifests.items():
             rows = counted(manifest.pictures)
             pictures += [View(pattern.parse_part(row.name), view) for row in rows]
             scores += ranking_scores(rows)
-        return KnownParts(PartCalibration.from_views(pictures, scores, self.rate), pattern.parse)
+            drawn += [row.drawn for row in rows]
+        return KnownParts(PartCalibration.from_views(pictures, scores, self.rate, drawn), pattern.parse)
 
     # ---- all models together
 

@@ -64,7 +64,9 @@ def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) ->
     """Good parts that the rows of a model's pictures show. InputError: as `part_calibration`."""
     known = counted(rows)
     views = pattern.parse_all(row.name for row in known)
-    return KnownParts(PartCalibration.from_views(views, ranking_scores(known), rate), pattern.parse)
+    drawn = [row.drawn for row in known]
+    made = PartCalibration.from_views(views, ranking_scores(known), rate, drawn)
+    return KnownParts(made, pattern.parse)
 
 
 def parts_of_model(manifest: Manifest) -> KnownParts | None:

@@ -93,7 +93,7 @@ def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """AUROC that tells what more good pictures bring, by the number of units learnt from; near-copies are
+    """AUROC that tells what more good pictures bring, by the number of units learnt from; near-duplicates are
     one.
 
     figures: by that number, smallest first. enough: as `enough` tells it; None: more may do better still.

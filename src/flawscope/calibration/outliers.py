@@ -15,7 +15,7 @@ from flawscope.calibration.goods import scored
 from flawscope.calibration.holding_out import min_calibration_size
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
 from flawscope.calibration.threshold import Calibration, far_severity
-from flawscope.errors import InputError, join_names, pluralize
+from flawscope.errors import InputError, data_checks, join_names, pluralize
 from flawscope.pictures import units
 from flawscope.pictures.apart import find_apart
 from flawscope.pictures.appearance import AppearanceRange, FeatureValues, describe_shifts, is_far
@@ -76,12 +76,9 @@ class Suspect(NamedTuple):
 def odd_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Odd]:
     """Says what is odd about pictures before anything is learnt from them."""
     if nothing := units.show_nothing(looks):
-        yield Odd(
-            NOTHING,
-            f"{join_names([names[k] for k in nothing])}: {'shows' if len(nothing) == 1 else 'show'} "
-            f"{units.NOTHING}",
-            tuple(names[k] for k in nothing),
-        )
+        verb = "shows" if len(nothing) == 1 else "show"
+        line = f"{join_names([names[k] for k in nothing])}: {verb} {units.NOTHING}"
+        yield Odd(NOTHING, data_checks.SHOWS_NOTHING.coded(line), tuple(names[k] for k in nothing))
 
 
 def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iterator[tuple[Who, float]]:
@@ -139,16 +136,16 @@ def odd(
     added = [row for row in every if row.hash in new and row.role != DUPLICATE]
     new_names, measured = [row.name for row in added], [row.measured for row in added]
     if before and (line := too_few_question(calibration, before, left_out)):
-        yield Odd(TOO_FEW, line)
+        yield Odd(TOO_FEW, data_checks.TOO_FEW.coded(line))
     yield from odd_looks([row.look for row in added], new_names)
     for places in find_apart([cells.get(row.hash) for row in added], measured, [row.unit for row in added]):
-        yield Odd(
-            APART,
-            f"{join_names([new_names[k] for k in places])} {'lies' if len(places) == 1 else 'lie'} apart "
-            "from the other pictures, like misfires or parts of another product: new ones of their kind "
-            "would be called good",
-            tuple(new_names[k] for k in places),
+        verb = "lies" if len(places) == 1 else "lie"
+        apart = tuple(new_names[k] for k in places)
+        line = (
+            f"{join_names(apart)} {verb} apart from the other pictures, like misfires or parts of another "
+            "product: new ones of their kind would be called good"
         )
+        yield Odd(APART, data_checks.APART.coded(line), apart)
     if asks and (found := defect_like_question(calibration, names, defects, before=before)):
         yield found
     flagged = flagged_note(calibration, before, names) if before else None
@@ -157,7 +154,7 @@ def odd(
     if appearance and (found := unlike_note(appearance, measured, new_names)):
         yield found
     if before and (line := learnt_note(calibration, before)):
-        yield Odd(COPIES, line)
+        yield Odd(COPIES, data_checks.COPIES_OF_LEARNT.coded(line))
 
 
 def settle(found: Iterable[Odd], force: bool = False) -> tuple[list[str], list[str]]:
@@ -181,13 +178,12 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> Odd | None:
     else:
         return None
     far_names, one = tuple(names[place] for place in places), len(places) == 1
-    return Odd(
-        ALONE,
+    line = (
         f"{join_names(far_names)} alone {'decides' if one else 'decide'} from when on a picture is called "
         f"anomalous (score {calibration.score_threshold:.4g}, without {'it' if one else 'them'} "
-        f"{without:.4g}): look whether {'it is' if one else 'they are'} good",
-        far_names,
+        f"{without:.4g}): look whether {'it is' if one else 'they are'} good"
     )
+    return Odd(ALONE, data_checks.DECIDES_ALONE.coded(line), far_names)
 
 
 def defect_like_question(
@@ -221,24 +217,23 @@ def defect_like_question(
         lost = int(((clear > rest.score_threshold) & (clear <= calibration.score_threshold)).sum())
         if wilson_interval(lost, len(clear))[0] > HIDDEN_SHARE:
             are, them = _verb(far)
-            return Odd(
-                LIKE_DEFECTS,
+            line = (
                 f"{join_names(far_names)} {are} as far out as defects are: without {them} the score "
                 f"threshold is {rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and "
-                f"{lost} of {len(clear)} clear simulated defects more would be found",
-                far_names,
+                f"{lost} of {len(clear)} clear simulated defects more would be found"
             )
+            return Odd(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), far_names)
         hidden = f"half of the {len(clear)} clear simulated defects score less than {usual:.4g}"
         if question := _far_question(calibration, rest, far_names, hidden):
             return question
     # a model that could not tell defects from good pictures before says nothing about the pictures
     middle = float(np.median(calibration.scores))
     if before is not None and _surely_most(clear > before.score_threshold) and _surely_most(clear <= middle):
-        return Odd(
-            LIKE_DEFECTS,
+        line = (
             "most of the pictures are as far out as defects are: half of the clear simulated ones score less "
-            f"than {usual:.4g}, half of the pictures more than {middle:.4g}",
+            f"than {usual:.4g}, half of the pictures more than {middle:.4g}"
         )
+        return Odd(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line))
     return None
 
 
@@ -254,12 +249,11 @@ def _far_question(
     nearest = sorted(calibration.scores)[-len(names)]
     if float(rest.severity(nearest)) < FAR_ALONE * far_severity(rest.unit_count + 1):
         return None
-    return Odd(
-        LIKE_DEFECTS,
+    line = (
         f"{join_names(names)} alone {'sets' if len(names) == 1 else 'set'} the score threshold, far out: "
-        f"{calibration.score_threshold:.4g}, without {_verb(names)[1]} {rest.score_threshold:.4g}; {defects}",
-        names,
+        f"{calibration.score_threshold:.4g}, without {_verb(names)[1]} {rest.score_threshold:.4g}; {defects}"
     )
+    return Odd(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), names)
 
 
 def _surely_most(answers: NDArray[np.bool_]) -> bool:
@@ -277,13 +271,12 @@ def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) ->
     if rest.score_threshold >= new.score_threshold:
         return None
     far_names = tuple(names[place] for place in far)
-    return Odd(
-        FLAGGED,
+    line = (
         f"called anomalous before, good from now on: {join_names(far_names)}; without "
         f"{_verb(far)[1]} the score threshold is {rest.score_threshold:.4g} instead of "
-        f"{new.score_threshold:.4g}; look whether {'it is' if len(far) == 1 else 'they are'} good",
-        far_names,
+        f"{new.score_threshold:.4g}; look whether {'it is' if len(far) == 1 else 'they are'} good"
     )
+    return Odd(FLAGGED, data_checks.ANOMALOUS_BEFORE.coded(line), far_names)
 
 
 def learnt_note(new: Calibration, before: Calibration) -> str | None:
@@ -307,12 +300,11 @@ def unlike_note(
     shifts = [(appearance.shifts(one), name) for one, name in zip(measured, names, strict=True) if one]
     if far := [(shift, name) for shift, name in shifts if is_far(shift)]:
         far_names = tuple(name for _, name in far)
-        return Odd(
-            UNLIKE,
+        line = (
             f"unlike the pictures learnt from ({describe_shifts([shift for shift, _ in far])}), from now on "
-            f"expected: {join_names(far_names)}",
-            far_names,
+            f"expected: {join_names(far_names)}"
         )
+        return Odd(UNLIKE, data_checks.UNLIKE_LEARNT.coded(line), far_names)
     return None
 
 

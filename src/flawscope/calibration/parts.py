@@ -206,6 +206,33 @@ class PartDecision(NamedTuple):
     severity: float
 
 
+class _GoodParts(NamedTuple):
+    """Good parts with scores for all of some views.
+
+    found: [n, views], scores of those of which no view is lost.
+    lost: weight of the others, which rank above all: their number, or more where the line loses more.
+    total: number of all.
+    """
+
+    found: NDArray[np.float64]
+    lost: float
+    total: int
+
+    @property
+    def weight(self) -> float:
+        """Weight of each found part: `total` together with the lost ones."""
+        return (self.total - self.lost) / max(1, len(self.found))
+
+    def allowed(self, rate: float) -> int:
+        """Number of found parts that may score at least as high as a new one that is called anomalous."""
+        room = (rate + ROUNDING) * (self.total + 1) - 1 - self.lost
+        return min(len(self.found), max(0, int(room / self.weight + ROUNDING)))
+
+    def p_value(self, above: int) -> float:
+        """P-value of a new part that so many found ones score at least as high as."""
+        return (1 + self.lost + self.weight * above) / (self.total + 1)
+
+
 @dataclass(frozen=True)
 class PartCalibration:
     """Scores of good parts that the model left out, and the target false-alarm rate.
@@ -213,33 +240,48 @@ class PartCalibration:
     parts: their names. views: names of the views. scores: [parts, views], NaN where a picture is missing, and
     infinite where it is lost: its part is not found, counted wrong, or lost in some light. Such a part is
     called anomalous whatever its other views score, and so ranks above all.
+    drawn: names of the parts that were drawn from the line by chance, which tell how many of its parts are
+    lost.
     """
 
     parts: tuple[str, ...]
     views: tuple[str, ...]
     scores: NDArray[np.float64]
     rate: float
+    drawn: frozenset[str] = frozenset()
 
     @classmethod
-    def from_views(cls, views: Sequence[View], scores: Sequence[float], rate: float) -> PartCalibration:
-        """Arranges the scores of pictures."""
+    def from_views(
+        cls, views: Sequence[View], scores: Sequence[float], rate: float, drawn: Sequence[bool] = ()
+    ) -> PartCalibration:
+        """Arranges the scores of pictures; of several of one view the largest counts. drawn: which pictures
+        were drawn from the line by chance; empty: none."""
         (parts, rows), (names, columns) = (
             np.unique(of, return_inverse=True) for of in ([v.part for v in views], [v.view for v in views])
         )
         table = np.full((len(parts), len(names)), np.nan)
-        table[rows, columns] = scores
-        return cls(tuple(parts.tolist()), tuple(names.tolist()), table, rate)
+        np.fmax.at(table, (rows, columns), np.asarray(scores, np.float64))
+        of_line = frozenset(view.part for view, chosen in zip(views, drawn, strict=False) if chosen)
+        return cls(tuple(parts.tolist()), tuple(names.tolist()), table, rate, of_line)
 
     def count(self, views: Iterable[str]) -> int:
         """Number of parts that have a score for all these views."""
-        return len(self.complete_scores(list(views)))
+        return self._good_parts(list(views)).total
 
-    def complete_scores(self, views: Sequence[str]) -> NDArray[np.float64]:
+    def _good_parts(self, views: Sequence[str]) -> _GoodParts:
+        """Good parts with these views. InputError: a view is unknown."""
         if unknown := [view for view in views if view not in self.views]:
             known = ", ".join(self.views)
             raise InputError(f"the model knows no view {join_names(unknown)}: name one of {known}")
         own = self.scores[:, [self.views.index(view) for view in views]]
-        return own[~np.isnan(own).any(axis=1)]
+        is_whole = ~np.isnan(own).any(axis=1)
+        is_lost = np.isinf(own[is_whole]).any(axis=1)
+        is_drawn = np.array([part in self.drawn for part in self.parts], np.bool_)[is_whole]
+        total, lost = int(np.count_nonzero(is_whole)), float(np.count_nonzero(is_lost))
+        of_line = int(np.count_nonzero(is_drawn))
+        if of_line:
+            lost = max(lost, total * np.count_nonzero(is_lost & is_drawn) / of_line)
+        return _GoodParts(own[is_whole][~is_lost], lost, total)
 
     def decide(self, scores: Mapping[str, float]) -> PartDecision:
         """Decides on a part by its views' scores. Good parts are compared by the same views alone, so that
@@ -248,24 +290,19 @@ class PartCalibration:
         Raises:
             InputError: no views, an unknown one, or no good part has all of these.
         """
-        known = self.complete_scores(list(scores))
-        good_parts = known[np.isfinite(known).all(axis=1)]
-        if not scores or not len(good_parts):
+        good = self._good_parts(list(scores))
+        if not scores or not len(good.found):
             raise InputError(f"no good part with the views {', '.join(scores) or '(none)'} is known")
-        lost, count = len(known) - len(good_parts), len(known)
-        table = np.vstack([good_parts, [*scores.values()]])
+        table = np.vstack([good.found, [*scores.values()]])
         mean = table.mean(axis=0)
         z = (table - mean) / np.maximum(table.std(axis=0), MIN_STD * np.maximum(1.0, np.abs(mean)))
         combined = z.max(axis=1)
-        above = int((combined >= combined[-1]).sum())
-        p_value = (lost + above) / (count + 1)
-        # lost parts are above all: of the others so many fewer may be
-        rank = max(1, int((self.rate + ROUNDING) * (count + 1)) - lost)
-        is_anomalous = above <= rank
+        above, allowed = int((combined[:-1] >= combined[-1]).sum()), good.allowed(self.rate)
         deviations = _over_the_others(combined)
-        score, limit = float(deviations[-1]), float(np.sort(deviations[:-1])[-min(rank, len(good_parts))])
+        rank = min(allowed + 1, len(good.found))  # of the good part that sets the limit
+        score, limit = float(deviations[-1]), float(np.sort(deviations[:-1])[-rank])
         worst = [*scores][int(z[-1].argmax())]
-        return PartDecision(score, p_value, is_anomalous, worst, score - limit)
+        return PartDecision(score, good.p_value(above), above <= allowed, worst, score - limit)
 
     def known_scores(self, part: str) -> dict[str, float]:
         """Scores of a good part that was calibrated on, by its views; empty: there is none of this name."""
@@ -278,7 +315,7 @@ class PartCalibration:
         """Returns the calibration without a part, as if it had never been seen."""
         kept = [k for k, name in enumerate(self.parts) if name != part]
         names = tuple(self.parts[k] for k in kept)
-        return PartCalibration(names, self.views, self.scores[kept], self.rate)
+        return PartCalibration(names, self.views, self.scores[kept], self.rate, self.drawn)
 
     @property
     def complete_count(self) -> int:
@@ -288,16 +325,14 @@ class PartCalibration:
     @property
     def lost_count(self) -> int:
         """Number of parts with all views of which some is lost."""
-        return int(np.isinf(self.complete_scores(self.views)).any(axis=1).sum())
+        good = self._good_parts(self.views)
+        return good.total - len(good.found)
 
     @property
     def expected_rate(self) -> float:
         """Share of new good parts with all views that are expected to be called anomalous."""
-        return self._rank / (self.complete_count + 1)
-
-    @property
-    def _rank(self) -> int:
-        return max(1 + self.lost_count, int(self.rate * (self.complete_count + 1) + 1e-9))
+        good = self._good_parts(self.views)
+        return good.p_value(good.allowed(self.rate))
 
     def judge(self, alarms: int, good: int) -> PromiseVerdict | None:
         """Judges by so many new good parts whether the promise was kept; None: none was made."""

@@ -121,7 +121,7 @@ class Calibration:
     miscounted: good pictures, left out, whose parts were counted wrong: they are called anomalous whatever
         they score, and so count as above all scores.
     units: [count], number of the unit of each score, then of each miscounted picture; pictures of one part,
-        and near-copies, share one. Empty: each picture is a unit.
+        and near-duplicates, share one. Empty: each picture is a unit.
     line: of these the ones drawn from the line by chance, which tell how many of its pictures are lost.
     outline: where an outline lies, as a share of the way from `map_level` to its region's peak nearby; 0: at
         the mask threshold.

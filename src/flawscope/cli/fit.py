@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flawscope.cli import common, fit_one, fit_options, fit_several, questions, router
 from flawscope.cluster import connect
-from flawscope.errors import InputError, pluralize
+from flawscope.errors import InputError, data_checks, pluralize
 from flawscope.methods import registry
 from flawscope.progress import Detail
 
@@ -119,7 +119,9 @@ def describe_suspects(manifest: Manifest) -> list[str]:
     if not suspects:
         return []
     dropped = {row.name for row in manifest.pictures if row.role == "dropped"}
-    lines = [f"look whether these are good ({pluralize(len(suspects), 'picture')}), most suspicious first:"]
+    count = pluralize(len(suspects), "picture")
+    head = data_checks.SUSPECTS.coded(f"look whether these are good ({count})")
+    lines = [f"{head}, most suspicious first:"]
     lines += [f"  {one.line()}{', left out' * (one.name in dropped)}" for one in suspects[:MAX_SUSPECTS]]
     if len(suspects) > MAX_SUSPECTS:
         lines.append(f"  and {len(suspects) - MAX_SUSPECTS} more")

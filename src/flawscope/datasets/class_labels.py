@@ -28,7 +28,7 @@ from flawscope.datasets.label_columns import (
 )
 from flawscope.datasets.labels import LabelFiles, Texts
 from flawscope.datasets.labels.tables import LISTED, SUFFIXES
-from flawscope.errors import InputError, join_names
+from flawscope.errors import InputError, data_checks, join_names
 from flawscope.pictures.folder_words import (
     ColumnSubject,
     Said,
@@ -191,7 +191,8 @@ class ClassLabels:
         listed = [f"{words} ({counts[words, why]}, {why})" for words, why in order]
         if self.unread:
             listed.append(f"{join_names(self.unread)} may tell, and cannot be understood")
-        return InputError(f"{root}: which pictures are good? {join_names(listed, 12)}: {remedy}")
+        line = f"{root}: which pictures are good? {join_names(listed, 12)}: {remedy}"
+        return InputError(data_checks.WHICH_PICTURES.coded(line))
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
         """Returns words that name a picture, and what they say by which source."""
@@ -215,10 +216,11 @@ def _split_question(source: str, values: Iterable[str]) -> InputError:
     """The question which good pictures are to be learnt from, by a column that says a split of some alone."""
     counts = Counter(value or "none" for value in values)
     named = join_names([f"{value} ({number})" for value, number in counts.most_common()])
-    return InputError(
+    line = (
         f"{source}: which good pictures are to learn from? Its splits are {named}: write train, "
         "validation or test for each, or remove the column"
     )
+    return InputError(data_checks.WHICH_TO_LEARN.coded(line))
 
 
 def read_class_labels(

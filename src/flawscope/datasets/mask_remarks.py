@@ -13,7 +13,7 @@ from PIL import Image
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.masks import GroundTruth, Mask, read_any_mask
-from flawscope.errors import InputError, join_names
+from flawscope.errors import InputError, data_checks, join_names
 from flawscope.pictures.files import TRANSPOSING, stored_turn
 from flawscope.pictures.listing import natural_key, pictures_in
 from flawscope.pictures.mask_files import find_photographs, seem_masks
@@ -60,12 +60,12 @@ def mask_remarks(dataset: Dataset) -> Iterator[str]:
             if turn_doubt(item.path, item.masks, mask.shape):
                 turned.append(dataset.relative(item.path))
     if most:
-        yield (
+        yield data_checks.INVERTED_MASK.coded(
             f"more than half is marked as defect in {join_names(most)}: is the mask inverted? It should be "
             "black where the part is good"
         )
     if turned:
-        yield (
+        yield data_checks.TURNED_MASK.coded(
             f"stored turned (EXIF), with a mask that fits upright and as stored: {join_names(turned)}; "
             "upright is taken, store the pictures upright to be sure"
         )
@@ -77,7 +77,8 @@ def good_remarks(dataset: Dataset) -> Iterator[str]:
     which something is marked."""
     yield from picture_remarks(dataset)
     if marked := _marked_names(dataset, marked_good(dataset)):
-        yield f"counted as good, but something is marked: {marked}; move it, or remove the mark"
+        line = f"counted as good, but something is marked: {marked}; move it, or remove the mark"
+        yield data_checks.GOOD_BUT_MARKED.coded(line)
 
 
 def picture_remarks(dataset: Dataset) -> Iterator[str]:
@@ -89,22 +90,27 @@ def picture_remarks(dataset: Dataset) -> Iterator[str]:
     seeming = [dataset.relative(path) for path in seem_masks(every)]
     if seeming:
         names = join_names(seeming)
-        yield f"count as pictures, but look like masks: {names}; the mask of a.png is a_mask.png"
+        line = f"count as pictures, but look like masks: {names}; the mask of a.png is a_mask.png"
+        yield data_checks.LOOK_LIKE_MASKS.coded(line)
     photographs = [dataset.relative(path) for path in find_photographs(every)]
     if photographs:
-        yield f"named like masks, but photographs, which count as pictures: {join_names(photographs)}"
+        line = f"named like masks, but photographs, which count as pictures: {join_names(photographs)}"
+        yield data_checks.NAMED_LIKE_MASKS.coded(line)
     if dataset.layout == "folder" and dataset.truth is not None:
         yield from _beside_remarks(dataset, {*every})
 
 
 def _label_remarks(dataset: Dataset, truth: GroundTruth) -> Iterator[str]:
     for path, reason in truth.labels.unreadable.items():
-        yield f"{path} could not be read ({reason}), nothing in it counts: export it again"
+        line = f"{path} could not be read ({reason}), nothing in it counts: export it again"
+        yield data_checks.UNREADABLE_LABELS.coded(line)
     for source, reason in truth.labels.scale_doubts():
-        yield f"{source} {reason}: if it was made on smaller pictures, mark these"
+        line = f"{source} {reason}: if it was made on smaller pictures, mark these"
+        yield data_checks.LABELS_OF_OTHER_SIZE.coded(line)
     overlays = [dataset.relative(path) for path in truth.overlays]
     if overlays:
-        yield f"passed over, since they are others with something drawn in: {join_names(overlays)}"
+        line = f"passed over, since they are others with something drawn in: {join_names(overlays)}"
+        yield data_checks.OVERLAYS.coded(line)
 
 
 def _beside_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
@@ -112,7 +118,8 @@ def _beside_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
     folders = Counter(dataset.relative(path.parent) for path in beside)
     if folders:
         named = join_names([f"{name} ({number})" for name, number in folders.items()])
-        yield f"not used, beside the folders of good and defective pictures: {named}; --good names good ones"
+        line = f"not used, beside the folders of good and defective pictures: {named}; --good names good ones"
+        yield data_checks.NOT_USED.coded(line)
 
 
 def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
@@ -127,10 +134,9 @@ def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
         return
     text = f"counted as good, but something is marked: {_marked_names(dataset, pairs)}"
     if not force:
-        raise InputError(
-            f"{dataset.root}: {text}; are they good? Move them, remove the marks, or go on with --force"
-        )
-    yield f"--force: {text}"
+        line = f"{dataset.root}: {text}; are they good? Move them, remove the marks, or go on with --force"
+        raise InputError(data_checks.GOOD_BUT_MARKED.coded(line))
+    yield data_checks.GOOD_BUT_MARKED.coded(f"--force: {text}")
 
 
 def _marked_names(dataset: Dataset, pairs: Iterable[tuple[Item, Mask]]) -> str:

@@ -30,7 +30,7 @@ from flawscope.datasets.dataset import (
 )
 from flawscope.datasets.labels.tables import SUFFIXES
 from flawscope.datasets.masks import GroundTruth
-from flawscope.errors import InputError, join_names, suggest_name
+from flawscope.errors import InputError, data_checks, join_names, suggest_name
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import (
     GOOD,
@@ -252,7 +252,8 @@ def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy
             folder = path.relative_to(root).parts[0]
             by = "its name" if source == "name" else source
             remedy = remedy or f"move it, or name {folder} with --good where its pictures are good"
-            raise InputError(f"{path}: not good by {by}, within {folder}; {remedy}")
+            line = f"{path}: not good by {by}, within {folder}; {remedy}"
+            raise InputError(data_checks.DEFECT_IN_GOOD_FOLDER.coded(line))
     own = labels.of_good(paths)
     if own.has_unknown:
         raise own.question(root, NAME_GOOD)
@@ -465,7 +466,8 @@ def _question(
     for parts in sorted(counts, key=lambda parts: natural_key("/".join(parts))):
         why = words.get(said.get(parts, Said.UNKNOWN), "") if parts else ""
         listed.append(f"{'/'.join(parts) or '.'} ({counts[parts]}{why})")
-    return InputError(f"{root}: which folders hold good pictures? {join_names(listed, 12)}: {remedy}")
+    line = f"{root}: which folders hold good pictures? {join_names(listed, 12)}: {remedy}"
+    return InputError(data_checks.WHICH_FOLDERS.coded(line))
 
 
 def split_names(text: str, option: str, remedy: str) -> tuple[str, ...]:

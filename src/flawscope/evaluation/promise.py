@@ -34,10 +34,10 @@ def check_promise(
     expected_interval: in which the rate of this one model lies. alarms: false alarms, of parts where the
     model decides on those. pictures: how many good ones tell it. chance, broken: as
     `judge_pictures` says. reasons: why it may be broken, as sentences. copies_of_training: names of good test
-    pictures that are near-copies of training pictures.
+    pictures that are near-duplicates of training pictures.
 
     Args:
-        train: the training pictures, to look for near-copies.
+        train: the training pictures, to look for near-duplicates.
     """
     promise = promise_of(predictor.manifest)
     if not good or not promise.is_made:
@@ -91,8 +91,8 @@ def _reasons(
     copies = len(learnt) - len({*units_of(shown).numbers})
     if copies and not predictor.calibration.has_shared_units:
         yield (
-            f"{copies} of {pluralize(len(learnt), 'training picture')} are near-copies of others, which the "
-            "model counted as parts of their own: fit anew, or name the parts with --group"
+            f"{copies} of {pluralize(len(learnt), 'training picture')} are near-duplicates of others, which "
+            "the model counted as parts of their own: fit anew, or name the parts with --group"
         )
     shifted = sum(is_far(one.shifts) for _, one in good)
     if shifted >= max(1, SHIFTED_SHARE * len(good)):
@@ -107,7 +107,7 @@ def _reasons(
 
 
 def _units(predictor: Predictor, shown: Sequence[Look | None], paths: Sequence[Path]) -> list[int]:
-    """Numbers [N] of the units of pictures: those of one part, as the model tells parts, and near-copies."""
+    """Numbers [N] of the units of pictures: those of one part, by the model's rule, and near-duplicates."""
     collector = predictor.parts()
     group = predictor.manifest.facts.get("group")
     part_of = group_reader(group) if collector is None else collector.pattern.part_key
@@ -115,7 +115,7 @@ def _units(predictor: Predictor, shown: Sequence[Look | None], paths: Sequence[P
 
 
 def _copies_of(learnt: Sequence[Look | None], shown: Sequence[Look | None]) -> list[int]:
-    """Numbers of the pictures shown that are near-copies of pictures learnt from."""
+    """Numbers of the pictures shown that are near-duplicates of pictures learnt from."""
     bank = [look for look in learnt if look is not None]
     asked = [k for k, look in enumerate(shown) if look is not None]
     looks = [look for look in shown if look is not None]

@@ -7,7 +7,7 @@ had the other pictures' features at hand and so could leave it out more exactly 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 
@@ -154,14 +154,15 @@ def recalibrate(
     artefact, session = pictures.artefact, reduced.sessions[0]
     manifest, before = artefact.manifest, artefact.manifest.calibration
     lit = manifest.preprocess.normalization is not None
-    asked = _rows_to_judge(pictures, step)
+    table = _read_pictures(pictures, step)
+    asked = _rows_to_judge(table, manifest)
     learnt = {*learnt_units(manifest.pictures).values()}
     tensors = {name: torch.from_numpy(one) for name, one in artefact.tensors.items() if name != "samples"}
     models = _BothModels(
-        reduced, artefact, asked.pictures, LeaveOut(reduced.trained.model, learnt, tensors), step
+        reduced, artefact, table.pictures, LeaveOut(reduced.trained.model, learnt, tensors), step
     )
     run_of = _leave_out_learnt(manifest, _ReducedLeaveOut(reduced, learnt, tensors))
-    judged = score(models, asked.rows, run_of, manifest.preprocess.lights[:1])
+    judged = score(models, asked, run_of, manifest.preprocess.lights[:1])
     pictures.failures.extend(judged.answers.failures.values())
     if not judged.rows:
         if lit:
@@ -170,7 +171,8 @@ def recalibrate(
             f"none of the pictures can calibrate {reduced.precision}: the model was fitted on them and "
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
-    rows = _merge_rows(manifest.pictures, judged.rows)
+    given = {row.hash for row in table.rows.values()}
+    rows = _merge_rows(manifest.pictures, judged.rows, given)
     known = {row.hash for row in manifest.pictures if row.learnt}
     fresh = [row.hash for row in judged.rows.values() if row.hash not in known]
     notes = list[str]()
@@ -222,13 +224,24 @@ def run_one_by_one(session: Session, shown: Images) -> tuple[Array, Array]:
     return scores, maps
 
 
+<<<<<<< HEAD
 def _rows_to_judge(pictures: ExportPictures, step: ProgressCallback) -> PictureTable:
     """Reads the given pictures, and chooses the rows to judge: known ones with scores, and new ones that are
-    no near-copies of pictures learnt from."""
+    no near-duplicates of pictures learnt from."""
     manifest = pictures.artefact.manifest
     decoded = DecodedPictures(pictures.sources, manifest.preprocess.channels)
+=======
+def _read_pictures(pictures: ExportPictures, step: ProgressCallback) -> PictureTable:
+    decoded = DecodedPictures(pictures.sources, pictures.artefact.manifest.preprocess.channels)
+>>>>>>> main
     table = PictureTable.read(decoded, relative_names(pictures.sources), CALIBRATE, step)
     pictures.failures.extend(table.failures.values())
+    return table
+
+
+def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture]:
+    """Chooses the rows to judge, by number: known ones with scores, and new ones that are no near-copies of
+    pictures learnt from."""
     with_scores = {row.hash: row for row in scored(manifest.pictures)}
     learnt = {row.hash for row in manifest.pictures if row.learnt}
     rows, new = dict[int, Picture](), list[int]()
@@ -244,17 +257,22 @@ def _rows_to_judge(pictures: ExportPictures, step: ProgressCallback) -> PictureT
         copied = units.copies.get(k)
         if copied is None or not copied.learnt:
             rows[number] = units.rows[k]
-    return replace(table, rows=dict(sorted(rows.items())))
+    return dict(sorted(rows.items()))
 
 
-def _merge_rows(known: Sequence[Picture], judged: Mapping[int, Picture]) -> tuple[Picture, ...]:
+def _merge_rows(
+    known: Sequence[Picture], judged: Mapping[int, Picture], given: Collection[str]
+) -> tuple[Picture, ...]:
     """Rows of the model: known ones as they were judged, those that were not without scores, and new ones.
-    Lost ones stay lost."""
+
+    Args:
+        given: hashes of the pictures. Lost ones among them stay lost; others do not count beside these.
+    """
     now, rows = {row.hash: row for row in judged.values()}, list[Picture]()
     for row in known:
         if row.role != DUPLICATE and row.hash in now:
             rows.append(now.pop(row.hash))
-        elif row.is_lost:
+        elif row.is_lost and row.hash in given:
             rows.append(row)
         elif row.learnt:
             rows.append(row.forgotten())

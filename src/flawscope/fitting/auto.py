@@ -450,7 +450,7 @@ class _Search:
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
         options["augment"] = options.get("augment") or "none"  # as `auto` has it in the fit: see `MIN_PARTS`
         options |= {"group": None, "samples": 0, "check": False}
-        options["parts"] = range(learnt)  # near-copies were looked for, and each shows another
+        options["parts"] = range(learnt)  # near-duplicates were looked for, and each shows another
         with self.memory.used_for(flags), self.time.measured() as used:
 
             def fit_step(name: str, done: int, total: int) -> None:

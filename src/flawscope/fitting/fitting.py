@@ -29,7 +29,7 @@ from flawscope.calibration.outliers import SUSPECTS, Odd, list_suspects, odd, se
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
-from flawscope.errors import InputError, check_arguments, pluralize
+from flawscope.errors import InputError, check_arguments, data_checks, pluralize
 from flawscope.fitting.judging import judge_fit
 from flawscope.fitting.preparation import PreparedFit, option_facts, pop_options, prepare
 from flawscope.fitting.simulated_defects import (
@@ -351,7 +351,8 @@ def _notes(fitted: Fitted, reader: Reader, found: DefectScores | None, old: Arte
         pairs = [(reader.names[i], reader.names[first[reader.hashes[i]]]) for i in reader.copies]
         example = next((f", such as {copy} of {other}" for copy, other in pairs if copy != other), "")
         count = pluralize(len(pairs), "picture")
-        notes.append(f"counted once: {count} that are copies of others{example}")
+        line = f"counted once: {count} that are copies of others{example}"
+        notes.append(data_checks.COPIES_COUNT_ONCE.coded(line))
     if found is None and old is not None and SIMULATED_DEFECTS in old.manifest.facts:
         notes.append("what it finds of simulated defects was not measured after the model was extended")
     if old is not None and old.manifest.kinds is not None:

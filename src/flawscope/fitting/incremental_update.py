@@ -20,7 +20,7 @@ from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Dataset, find_categories, open_dataset
 from flawscope.datasets.layouts import confirmed_good
 from flawscope.datasets.mask_remarks import refuse_marked_good
-from flawscope.errors import InputError, check_arguments, join_names, pluralize
+from flawscope.errors import InputError, check_arguments, data_checks, join_names, pluralize
 from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
 from flawscope.fitting.stored_options import stored_arguments, stored_settings
 from flawscope.fitting.training_pictures import Images, split_sources
@@ -165,7 +165,7 @@ def extend(
     comparison = made.comparison
     if comparison.refused:
         responsible = join_names([names[number] for number in made.responsible])
-        text = f"{comparison.refusal()}, because of: {responsible}"
+        text = data_checks.FEWER_FOUND.coded(f"{comparison.refusal()}, because of: {responsible}")
         say(text)
         if not force:
             predictor = predictor.asking(text)
@@ -231,7 +231,9 @@ def update(
         raise PowerLostError(
             f"{pluralize(len(defect_like), 'picture')} called good, but as far out as defects",
             [one.name for one in sorted(defect_like, key=lambda one: -before[one.number].severity)],
-            "look again and take out what is not good, or --drop-suspects, or go on with --force",
+            data_checks.CALLED_GOOD.coded(
+                "look again and take out what is not good, or --drop-suspects, or go on with --force"
+            ),
         )
     if not force:
         usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]

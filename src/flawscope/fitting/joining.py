@@ -173,7 +173,7 @@ def describe_product(
     shown = [number for number in (*good, *in_lights) if number in found]
     defective, carriers = _defect_descriptors(opened, load, good, step) if good else ({}, [])
     width = len(next(iter(found.values()), ()))
-    # near-copies are one unit, as they are everywhere else
+    # near-duplicates are one unit, as they are everywhere else
     groups = np.array([unit_of.get(reader.hashes.get(index, ""), -1) for index in range(count)], np.int32)
     known = ProductDescriptors(
         np.array([found[number] for number in shown], np.float32).reshape(len(shown), width),

@@ -25,7 +25,7 @@ import torch
 from flawscope.calibration.goods import LOST, Values, worst
 from flawscope.calibration.holding_out import by_group, min_calibration_size
 from flawscope.calibration.streams import Stream
-from flawscope.errors import ExcludedPictureError, InputError
+from flawscope.errors import ExcludedPictureError, InputError, data_checks
 from flawscope.fitting.training_views import TrainingViews
 from flawscope.methods.detector import BATCH
 from flawscope.methods.task import Fitted, LeaveOut, LeftOutRun, Task
@@ -170,11 +170,12 @@ def _check_lights(
     middles = np.median(scores, axis=0)
     if middles.max() > scores[:, 0].max():
         worst_light = lights[int(middles.argmax())].name
-        notes.append(
+        line = (
             f"with {worst_light} most good pictures score above all of those in their own light, and "
             "that decides the threshold: where they are clipped at white, expose them less, or give a "
             "smaller --light"
         )
+        notes.append(data_checks.OTHER_LIGHT.coded(line))
 
 
 @dataclass

@@ -129,7 +129,7 @@ def prepare(
         settings, names: as `fitting.fit` takes them.
         networks_of: fitted model of the same settings, whose pretrained networks are taken; None: those that
             the settings name.
-        parts: number of the part that each good picture shows; None: names and near-copies tell.
+        parts: number of the part that each good picture shows; None: names and near-duplicates tell.
         **options: of `Seeing` and `Reading`, and settings of the method where `settings` are not given.
     """
     seeing, reading = pop_options(Seeing, options), pop_options(Reading, options)

@@ -301,7 +301,7 @@ def see_pictures(
     """Reads each picture, and what is known of it before a fit; of one that cannot be read nothing. small:
     reduces it, where parts are to be found in it."""
     numbers = range(len(pictures.sources))
-    advance = ProgressCounter(step, "near-copies", len(numbers))
+    advance = ProgressCounter(step, "near-duplicates", len(numbers))
 
     def see(number: int) -> SeenPicture:
         picture = pictures.read_or_none(number)

@@ -18,7 +18,7 @@ from flawscope.calibration.holding_out import min_calibration_size
 from flawscope.calibration.outliers import odd
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Mask
-from flawscope.errors import InputError, pluralize
+from flawscope.errors import InputError, data_checks, pluralize
 from flawscope.fitting.fitting import fit, learn_more
 from flawscope.fitting.stored_options import refit_options
 from flawscope.fitting.update_evaluation import CORRECTIONS, ReviewedPicture, Score, score_pictures
@@ -148,10 +148,11 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
     if copies:
         first, known = next(iter(copies.items()))
         count = pluralize(len(copies), "drawn picture")
-        notes.append(
+        note = (
             f"not calibrated with {count} nearly the same as those that the model was fitted on, such as "
             f"{sample[first].name} as {known.name}"
         )
+        notes.append(data_checks.KNOWN_PICTURES.coded(note))
     names = {one.digest: one.name for one in fresh}
     return _Drawn((*kept, *scored.rows.values()), names, notes)
 

@@ -1,9 +1,9 @@
 """Finds pictures that lie apart from the rest of a set, alone or as a small group of one kind: misfires,
 parts of another product. Pictures of such a kind explain each other, so that leaving out one shows nothing.
 
-Each picture is compared with those of other units (parts; near-copies are one) but the 0, 1, 2, ... nearest,
-and all pictures alike: so the usual distances are measured with as many left out. Those beyond a gap are
-apart; for pictures of one unit, which are odd together, the gap must be wider. Torch-free.
+Each picture is compared with those of other units (parts; near-duplicates are one) but the 0, 1, 2, ...
+nearest, and all pictures alike: so the usual distances are measured with as many left out. Those beyond a
+gap are apart; for pictures of one unit, which are odd together, the gap must be wider. Torch-free.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, data_checks
 from flawscope.pictures.levels import no_data_value, used_range
 
 Float32 = NDArray[np.float32]
@@ -123,7 +123,8 @@ def require_finite(values: Float32, name: str) -> Float32:
         raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
     if (none := no_data_value(values)) is not None:
         reason = f"some pixels are {none:g}, far off all others, as where there is no data"
-        raise picture_error(name, reason, "replace them by values like those around them")
+        remedy = data_checks.NO_DATA.coded("replace them by values like those around them")
+        raise picture_error(name, reason, remedy)
     return values
 
 

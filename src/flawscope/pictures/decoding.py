@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError, features
 from flawscope.errors import (
     FlawscopeError,
     InputError,
+    data_checks,
     describe_value,
     install_command,
     message_with_type,
@@ -308,7 +309,9 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.
     array = read_array(stream, name)
     with without_warnings():  # about odd directories of a TIFF
         _refuse_half_read(stream, name)
-        _refuse(picture_count.describe_pages(stream), f"{_ONE_BY_ONE}, or fit with --channels all", name)
+        by_channels = f"{_ONE_BY_ONE}, or fit with --channels all"
+        remedy = data_checks.SEVERAL_PICTURES.coded(by_channels)
+        _refuse(picture_count.describe_pages(stream), remedy, name)
         values = (
             pixel_layouts.read_whole(stream, name, max_pixels()) if array is None else from_numpy(array, name)
         )
@@ -320,7 +323,7 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.
         return image, values
     stream.seek(0)
     image = _open_header(stream, name)
-    _refuse(picture_count.describe_several(image), _ONE_BY_ONE, name)
+    _refuse(picture_count.describe_several(image), data_checks.SEVERAL_PICTURES.coded(_ONE_BY_ONE), name)
     deep = pixel_layouts.is_deep_colour(image)
     loaded = _load_upright(image, name)
     if not deep:

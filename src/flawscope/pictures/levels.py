@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.errors import InputError, pluralize
+from flawscope.errors import InputError, data_checks, pluralize
 
 MAX_STRAY_SHARE, MIN_STRAYS = 1e-4, 4  # of a picture's values: more are no strays
 MAX_STRAY_GROUP = 2  # pixels that touch
@@ -124,23 +124,26 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
     if 0 < high - low <= SMALL_PART * white:
         margin = MARGIN * (high - low)
         levels = Levels(max(0.0, low - margin), high + margin)
-        lines.append(
+        line = (
             f"the pictures use only {low:g} to {high:g}: they are stretched, {levels.black:g} is black and "
             f"{levels.white:g} white"
         )
+        lines.append(data_checks.SMALL_RANGE.coded(line))
     beyond = [one for one in used if one.strays and not levels.black <= one.far <= levels.white]
     if beyond:
         count, far = sum(one.strays for one in beyond), max(beyond, key=lambda one: abs(one.far)).far
         end = f"{levels.white:g}, white" if far > levels.white else f"{levels.black:g}, black"
-        lines.append(
+        line = (
             f"{pluralize(count, 'stray pixel')} in {pluralize(len(beyond), 'picture')}, such as {far:g}, lie "
             f"far off all others: they are taken for {end}"
         )
+        lines.append(data_checks.STRAY_PIXELS.coded(line))
     if clipped := sum(one.high > white or (one.low < levels.black) for one in used):
-        lines.append(
+        line = (
             f"{pluralize(clipped, 'picture')} go far beyond {levels.black:g} to {levels.white:g}, the range "
             "of nearly all others, and are clipped"
         )
+        lines.append(data_checks.CLIPPED.coded(line))
     return levels, lines
 
 

@@ -3,10 +3,10 @@
 Parts of one make resemble each other so much that how alike two pictures are tells little. What tells a part
 is what it has of its own. So the others of the set are registered to each picture (shift by the highest
 correlation, then an affine pose and an uneven light by Gauss-Newton, after Lucas and Kanade 1981), and what
-they share there is taken away: their mean, its light, its slopes, since nothing is registered exactly, and
-its curvatures, since a copy that was scaled, cropped or saved anew is sharper or softer. Two pictures are
-copies where the fine structure that is left correlates, seen from both, by at least `MIN_SURE`, or by
-`MIN_CLEAR` and well beyond what chance pairs of the set reach, or above a wide gap.
+they share there is taken away: their mean, its light and its slopes, since nothing is registered exactly.
+Two pictures are copies where the fine structure that is left correlates, seen from both, by at least
+`MIN_SURE`, or by `MIN_CLEAR` and well beyond what chance pairs of the set reach, or above a wide gap. A copy
+that was cropped, scaled or softened has lost some of it, and is known by all of its fine structure, too.
 
 Limit: parts that differ by less than the camera's noise at 64 px have nothing of their own. Pairs that
 resemble each other but for noise, and of which the rest says nothing, are unsure.
@@ -342,8 +342,7 @@ def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
         (total - warped[place[j]]) / (len(nearest) - 1) if j in place else mean for j in numbers.tolist()
     ]
     down, right = np.gradient(mean)
-    (down_twice, across), (_, right_twice) = np.gradient(down), np.gradient(right)
-    shared = [mean, mean * _X, mean * _Y, np.ones_like(mean), down_twice, across, right_twice]
+    shared = [mean, mean * _X, mean * _Y, np.ones_like(mean)]
     shared += [slope * part for slope in (right, down) for part in (np.float32(1), _X, _Y)]
     basis = np.linalg.qr(_fine(np.stack(shared)).T)[0]
     first, second = (_fine(values - np.stack(without)) for values in (target[None], warped))

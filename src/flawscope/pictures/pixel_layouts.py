@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from flawscope.errors import install_command
+from flawscope.errors import data_checks, install_command
 from flawscope.pictures import netpbm, tiff
 from flawscope.pictures.arrays import narrow_integers, picture_error
 from flawscope.pictures.damage import CUT, has_cut
@@ -30,7 +30,7 @@ STORE_AGAIN = "store it as grey or RGB with 8 or 16 bits, PNG or TIFF"
 CHANNELS_ONLY = "fit with --channels all, or store it as grey, RGB or RGBA"
 DAMAGED = "the file is damaged"
 TRUNCATED_OR_DAMAGED = "the file is truncated or damaged"
-COPY_AGAIN = "copy it again"
+COPY_AGAIN = data_checks.DAMAGED_FILE.coded("copy it again")
 _DEEP_MODES = frozenset({"RGB;16", "RGBA;16", "LA;16"})  # of PNG, without the order of the bytes
 _HEAD = 4096  # bytes of a JPEG 2000 in which its layout stands
 _JPEG_LS = 0xF7  # marker of the start of a frame

@@ -46,8 +46,8 @@ class Picture:
     hash: of its decoded pixels. name: as people know it.
     role: train; calibration, not learnt from; duplicate; dropped; quantile or reserve, held out for another
         purpose; seen, a defect.
-    unit: number of the part that it shows; near-copies share one, and a memory bank numbers its elements so.
-        -1: none.
+    unit: number of the part that it shows, -1: none; near-duplicates share one, and the elements of a memory
+        bank are numbered by it.
     score, maximum, median: of its map, as if the model had never learnt from it; None: not known.
     counted: it decides the threshold. Without a score it counts as above all: its parts were not found or
         counted wrong, or lost in some light.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flawscope import errors
-from flawscope.errors import InputError, join_names, pluralize
+from flawscope.errors import InputError, data_checks, join_names, pluralize
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.mask_files import EXPORTED, fold
 from flawscope.pictures.near_duplicates import Compared, Look, Pair, clusters, compare_pictures
@@ -314,7 +314,8 @@ def _describe_alike(groups: Sequence[Sequence[int]], names: Sequence[str]) -> st
 def _apart_remarks(apart: Sequence[Sequence[int]], names: Sequence[str]) -> Iterator[str]:
     if apart:
         alike = _describe_alike(apart, names)
-        yield f"{alike}, although their names tell different parts: correct the pattern"
+        line = f"{alike}, although their names tell different parts: correct the pattern"
+        yield data_checks.OTHER_PARTS_BY_NAME.coded(line)
 
 
 def _unsure_remarks(
@@ -326,7 +327,7 @@ def _unsure_remarks(
     parts, own = len({*labels}), [[k for k in several if k < len(labels)] for several in unsure]
     fewer = len({*_join(labels, [several for several in own if several])})
     lowest = "nothing" if fewer == 1 else f"no rate below {1 / (fewer + 1):.1%}"
-    yield (
+    yield data_checks.UNSURE_DUPLICATES.coded(
         f"unsure: {_describe_alike(unsure, names)} but for noise: alike parts, or one part again? Counted as "
         f"{pluralize(parts, 'part')}; if they show the same part there {'is' if fewer == 1 else 'are'} "
         f"{fewer}, and {lowest} can be promised: take them out then (`data check --out PAGE.html` "
@@ -339,9 +340,9 @@ def _near_copy_remarks(
 ) -> Iterator[str]:
     """labels: of the new pictures."""
     if near_copies:
-        yield (
-            f"near-copies: {_describe_alike(near_copies, names)}: one part photographed again? Counted as "
-            f"{pluralize(len({*labels}), 'part')}; if each shows another part: --group '.*'"
+        yield data_checks.NEAR_DUPLICATES.coded(
+            f"near-duplicates: {_describe_alike(near_copies, names)}: one part photographed again? Counted "
+            f"as {pluralize(len({*labels}), 'part')}; if each shows another part: --group '.*'"
         )
 
 
@@ -349,7 +350,7 @@ def _unknown_remarks(new: Sequence[Picture], earlier: Sequence[Picture]) -> Iter
     """Says that new pictures cannot be compared with all that are known."""
     blind = sum(row.look is None for row in earlier)
     if blind and any(row.look is not None for row in new):
-        yield (
+        yield data_checks.NO_LOOKS.coded(
             f"the model keeps no looks of {blind} of the {pluralize(len(earlier), 'picture')} that it knows: "
             "copies of them that were saved anew are not known again, so give none"
         )

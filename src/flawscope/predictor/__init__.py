@@ -365,7 +365,7 @@ class Predictor(AnyModel):
 
         Args:
             good: the pictures, or a folder, as for `stream`. Those of one part, by the model's pattern or
-                as near-copies, count as one.
+                as near-duplicates, count as one.
             force: they are good, and nothing is asked where they are too few to promise what the model
                 promised, show nothing, or are as far out as defects are: else the new model's `questions` do.
 

@@ -118,7 +118,7 @@ def learn_kinds(
     total: int | None = None,
 ) -> LearntKinds:
     """Learns kinds of defects from labelled pictures: of each the strongest region that its mask touches.
-    Pictures of one part, by the model's pattern or as near-copies, are one example of a kind.
+    Pictures of one part, by the model's pattern or as near-duplicates, are one example of a kind.
 
     Args:
         error: how often an answer may lack the true kind.

@@ -21,7 +21,7 @@ from flawscope.artefact.parts import (
 from flawscope.calibration.goods import calibrate
 from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import DefectScores
-from flawscope.errors import InputError, join_names, pluralize
+from flawscope.errors import InputError, data_checks, join_names, pluralize
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.table import CALIBRATE, Picture, PictureTable
 from flawscope.pictures.units import Units, units_of
@@ -76,11 +76,12 @@ class _NewPictures:
         yield from self.units.remarks
         if self.units.further:
             names = join_names([self.units.rows[k].name for k in self.units.further])
-            yield f"judged without what the model has learnt of their parts, which names tell: {names}"
+            line = f"judged without what the model has learnt of their parts, which names tell: {names}"
+            yield data_checks.JUDGED_WITHOUT_PART.coded(line)
         if self.left_out:
             fitted = pluralize(self.left_out, "picture")
             copies = self.units.describe_copies()
-            yield (
+            yield data_checks.KNOWN_PICTURES.coded(
                 f"not calibrated with {fitted} that the model was fitted on, or copies"
                 f"{f': {copies}' if copies else ''}"
             )

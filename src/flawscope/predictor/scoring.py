@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration.goods import LOST, Values, judge, map_values
-from flawscope.errors import ExcludedPictureError, InputError, join_names
+from flawscope.errors import ExcludedPictureError, InputError, data_checks, join_names
 from flawscope.pictures.appearance import FeatureValues
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.table import Picture
@@ -141,7 +141,7 @@ def leave_out_known(predictor: Predictor, known: Iterable[Picture]) -> RunOf:
 
 def lost_note(names: Sequence[str]) -> str:
     """Note on good pictures that count as above all scores, by their names."""
-    return (
+    return data_checks.LOST_PARTS.coded(
         "parts not found, counted wrong or lost in some light, and so counted as anomalous: "
         f"{join_names(names)}"
     )
@@ -223,7 +223,8 @@ class _SessionAnswers:
         refusal = _refusal(own)
         if refusal is not None and refusal.code not in LOST_FINDINGS:
             name = own.path or "a picture"
-            self.answers.failures[number] = f"cannot calibrate on {name}: {refusal.words}; remove it"
+            line = f"cannot calibrate on {name}: {refusal.words}; remove it"
+            self.answers.failures[number] = data_checks.CANNOT_CALIBRATE.coded(line)
             return
         values = np.full((1 + len(self.lights), 3), np.nan)
         if refusal is None:

@@ -14,7 +14,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.errors import InputError, pluralize
+from flawscope.errors import InputError, data_checks, pluralize
 from flawscope.views.congealing import MIN_REFERENCE_PICTURES, learn_cross_validated, spread_numbers
 from flawscope.views.pose import SIDE, Float32, PoseKind, PoseReference
 from flawscope.views.several_parts import (
@@ -129,10 +129,10 @@ def learn_several_parts(
     if isinstance(found, InputError):
         raise InputError(f"--align {kind} finds no parts in the good pictures: {remedy}")
     such = next(filter(None, found.count_errors))
-    raise PartsCountedWrongError(
-        f"parts are counted wrong in {found.wrong_count} of {count} good pictures, such as {such}: {remedy}",
-        found,
+    line = (
+        f"parts are counted wrong in {found.wrong_count} of {count} good pictures, such as {such}: {remedy}"
     )
+    raise PartsCountedWrongError(data_checks.COUNTED_WRONG.coded(line), found)
 
 
 def _learn_or_error(

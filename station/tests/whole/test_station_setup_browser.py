@@ -285,7 +285,7 @@ def test_a_region_is_dragged_and_the_smallest_defect_is_shown(beginner, forty):
     edges = [int(beginner.find(f"#edge-{name}").get_property("value")) for name in EDGES]
     assert edges == pytest.approx([50, 50, 75, 75], abs=2)
     assert shown(beginner, "#box")
-    beginner.js("document.getElementById('smallest').focus()")
+    beginner.js("document.getElementById('min_defect').focus()")
     beginner.press("1", "2")
     ring = beginner.find("#ring").size
     assert ring["width"] == pytest.approx(whole.size["width"] * 12 / 96, abs=3)
@@ -316,7 +316,7 @@ def test_what_does_not_go_together_is_refused_at_the_click(beginner, forty, lang
     beginner.driver.refresh()
     beginner.wait(lambda: beginner.find("#start").is_enabled())
     beginner.click("#look-at summary")
-    choose(beginner, "#smallest", "5")
+    choose(beginner, "#min_defect", "5")
     assert not shown(beginner, "#conflicts")
     beginner.click("#several")
     beginner.wait(lambda: words in beginner.text("#conflicts"))
@@ -336,7 +336,7 @@ def test_what_does_not_go_together_is_refused_at_the_click(beginner, forty, lang
     beginner.click("#methods [value=efficientad]")
     wrong = [
         ("#light", "45", ""),
-        ("#smallest", "-3", ""),
+        ("#min_defect", "-3", ""),
         ("#minutes", "0", "30"),
         ("#edge-right", "0", "100"),
     ]

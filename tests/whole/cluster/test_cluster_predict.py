@@ -137,7 +137,7 @@ def test_through_a_client(cluster, model_path, pictures, tmp_path):
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     first, damaged, nothing = rows(out)
-    assert damaged["error"] == f"cannot read picture {broken}: the file is truncated; copy it again"
+    assert damaged["error"] == f"cannot read picture {broken}: the file is truncated; copy it again [FS-G71]"
     assert nothing["error"].startswith(f"{tmp_path}/nothing.png: no such")
     (alone,) = plain(model_path, good, out=tmp_path / "plain.csv")
     assert first["score"] == pytest.approx(alone["score"], rel=1e-6)  # seven digits in CSV

@@ -23,7 +23,7 @@ def test_near_copies_without_names_count_as_one_part():
     assert (made.calibration.count, made.calibration.unit_count) == (15, 5)
     assert made.calibration.expected_rate <= 1 / 6 + 1e-9
     assert "from 15 good pictures of 5 parts (leave-one-group-out)" in made.calibration.promise()
-    assert any("near-copies: " in line and "Counted as 5 parts" in line for line in said)
+    assert any("near-duplicates: " in line and "Counted as 5 parts" in line for line in said)
     assert len({row.unit for row in made.manifest.pictures}) == 5
 
 

@@ -247,8 +247,8 @@ class Learning:
     checkpoint: str | os.PathLike[str] | None = None
     minutes: float | None = option(
         None,
-        "after which a method that learns in steps must be done, with all that comes after learning. Wins "
-        "over `steps`; how many there were stands in the model's settings",
+        "minutes after which a method that learns in steps must be done, with all that comes after learning. "
+        "Wins over `steps`; how many there were stands in the model's settings",
         record=FitOption(
             group=METHOD,
             value=MINUTES,

@@ -46,7 +46,7 @@ from flawscope.results.table import ResultRow
 from flawscope.types import Facts, Json
 
 LISTED = "listed without its picture"  # why a picture is not shown
-MAX_PAIRS = 48  # pairs of near-copies that are shown
+MAX_PAIRS = 48  # pairs of near-duplicates that are shown
 MAX_ROWS = 2000  # pictures that are listed; the table has all
 
 

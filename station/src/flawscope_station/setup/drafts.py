@@ -33,11 +33,11 @@ from flawscope_station.store.schema import QUEUED, READY, RUNNING
 SETTLE_SECONDS = 0.7  # seconds without a new picture after which the pictures are checked
 MIN_PICTURES = 2  # pictures that can be learnt from
 DEFAULT_MINUTES = 30.0  # of a method that learns in steps
-FIT_OPTIONS = (
-    *("method", "preset", "auto", "minutes", "size", "roi", "min_defect", "light", "align", "several"),
-    "false_alarm_rate",
+FIT_OPTIONS = ("method", *(option.name for option in options.NEW_PRODUCT))
+# Arguments of a fit by which pictures are seen
+PICTURE_OPTIONS = tuple(
+    option.name for option in options.NEW_PRODUCT if option.argument and option.changes_input
 )
-PICTURE_OPTIONS = ("roi", "min_defect", "light", "align", "several")
 MAX_TRIED = 8  # pictures that are tried at once
 MAX_TRIALS = 4  # trials that wait for the one before
 OPTION_PREFIX = re.compile(r"(?<![\w-])--(?=\w)")  # left out on a page, as of `more --minutes`

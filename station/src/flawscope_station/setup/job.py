@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact import tried
+from flawscope.methods import options
 from flawscope_station.learning.jobs import FIT
 from flawscope_station.learning.process import ProgressCallback
 
@@ -149,9 +150,10 @@ def _seen(flags: str) -> list[dict[str, str]]:
     """Return how pictures are seen: texts of the pages, by key, with a value."""
     from flawscope import fitting
 
+    choices = {option.name for option in options.NEW_PRODUCT if option.form and option.form.choices}
     found = []
     for name, value in fitting.Recipe.from_flags(flags).options.items():
-        is_choice = name in ("align", "preset")
+        is_choice = name in choices
         key = f"{name}_{value}" if is_choice else name
         found.append({"key": key, "value": "" if value is True or is_choice else str(value)})
     return found or [{"key": "given", "value": ""}]

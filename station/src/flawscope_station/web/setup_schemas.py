@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from flawscope.methods import options
 from flawscope_station.learning.jobs import JobStep
 from flawscope_station.setup.draft import RefusalCode
 
@@ -52,38 +53,29 @@ class SimulatedExample(BaseModel):
     found: bool
 
 
-class FitOptions(BaseModel):
-    """Options of `flawscope fit` that a product learns with."""
+def _schema_of(option: options.FitOption) -> tuple[object, object]:
+    """Return type and field of an option that New product asks for; null: as `flawscope fit` has it."""
+    form, meaning = option.form, option.meaning
+    assert form is not None, "New product asks for it"
+    if form.choices:
+        return Literal[form.choices] | None, Field(None, description=meaning)
+    if form.kind == "switch":
+        return bool | None, Field(None, description=meaning)
+    if form.pattern is not None:
+        return str | None, Field(None, description=meaning, pattern=form.pattern)
+    most = form.most
+    if form.kind == "percent" and most is not None:
+        most = most / 100  # a share here
+    return float | None, Field(None, description=meaning, gt=form.above, le=most)
 
-    auto: float | None = Field(
-        None,
-        gt=0,
-        le=10_000,
-        description="minutes in which PatchCore finds out how the pictures are best seen; null: as said here",
-    )
-    preset: Literal["accurate", "small"] | None = Field(
-        None, description="named settings of the method, as of `flawscope fit`"
-    )
-    minutes: float | None = Field(None, gt=0, le=10_000, description="of a method that learns in steps")
-    size: str | None = Field(None, max_length=20, description="of `flawscope fit`; null: its default")
-    roi: str | None = Field(
-        None,
-        pattern=r"^[\d.]+(,[\d.]+){3}$",
-        description="what is looked at: x0,y0,x1,y1 in fractions of the picture",
-        examples=["0.1,0,0.9,1"],
-    )
-    min_defect: float | None = Field(
-        None, gt=0, le=100_000, description="pixels of the smallest defect that matters"
-    )
-    light: float | None = Field(
-        None, gt=0, le=0.3, description="share of other light in which the promise is kept, 0.1 for 10 %"
-    )
-    align: Literal["none", "shift", "turn", "full", "auto"] | None = Field(
-        None, description="how parts lie: each is found, and seen as if all lay alike; null: none"
-    )
-    several: bool | None = Field(None, description="pictures show several parts each")
-    false_alarm_rate: float | None = Field(
-        None, gt=0, le=0.5, description="share of good pictures that may be called anomalous; null: 0.05"
+
+if TYPE_CHECKING:
+    FitOptions = BaseModel
+else:
+    FitOptions = create_model(
+        "FitOptions",
+        __doc__="Options of `flawscope fit` that a product learns with.",
+        **{option.name: _schema_of(option) for option in options.NEW_PRODUCT},
     )
 
 

@@ -169,7 +169,7 @@ def test_a_changed_byte_and_a_file_cut_short_are_noticed(written, tmp_path, plac
 @pytest.mark.parametrize("size", ["xs", "s"])
 def test_the_packaged_teachers_are_those_of_their_card(size):
     path = packaged_teacher(size)
-    card = Path(__file__).parents[4] / "docs" / "teacher.md"
+    card = Path(__file__).parents[4] / "bench" / "teacher" / "README.md"
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card.read_text(encoding="utf-8")
     state, facts = read_teacher(path)
     assert facts["size"] == size

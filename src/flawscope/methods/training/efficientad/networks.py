@@ -171,7 +171,7 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Json]
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"there is no teacher {path}: check the path (docs/teacher.md)")
+        raise InputError(f"there is no teacher {path}: check the path (docs/efficientad.md)")
     body = packed.read_state_bytes(path, "teacher")
     origin = f"file {path.name} sha256 {hashlib.sha256(body).hexdigest()}"
     if path.suffix in (".pth", ".pt"):
@@ -206,11 +206,11 @@ def packaged_teacher(size: Size) -> Path:
     if importlib.util.find_spec(TEACHERS_PACKAGE) is None:
         raise InputError(
             f"the teachers of EfficientAD are not installed: {install_command(package='flawscope-weights')}, "
-            "or name one with --set teacher=FILE (docs/teacher.md)"
+            "or name one with --set teacher=FILE (docs/efficientad.md)"
         )
     raise InputError(
         f"no teacher PDN-{size.upper()} comes with flawscope: name one with --set teacher=FILE "
-        "(docs/teacher.md)"
+        "(docs/efficientad.md)"
     )
 
 

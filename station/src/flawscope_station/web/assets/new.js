@@ -249,7 +249,7 @@
 
   /** That parts lie elsewhere, and a button that says so to the learning. */
   function alignment(how) {
-    const button = make("button", { type: "button" }, t("new.choose_align", { how: t(`new.align_${how}`) }));
+    const button = make("button", { type: "button" }, t("new.choose_align", { how: t(`new.choice_align_${how}`) }));
     button.addEventListener("click", () => {
       byId("align").value = how;
       byId("align").dispatchEvent(new Event("change", { bubbles: true }));
@@ -339,7 +339,7 @@
   let failure = ""; // that is shown
   /** What to change, in the page's words; the program's own are for engineers. */
   function showFailure(error) {
-    const fields = state.error_options.map((one) => `${one === "minutes" ? t("new.minutes") : t(`new.field_${one}`)}`);
+    const fields = state.error_options.map((one) => t(`new.field_${one}`));
     const why = state.disk_full ? t("new.failed_disk_full") : fields.length ? t("new.failed_about", { fields: fields.join(", ") }) : t("new.failed_other");
     const words = [t("new.failed"), why, ...(state.result ? [t("new.failed_kept")] : [])].join(" ");
     if (failure === `${words} ${error}`) return;

@@ -25,31 +25,43 @@
   }
 
   const isAccurate = () => method().value === "patchcore" && Boolean(byId("accurate")?.checked);
-  const isSearched = () => method().value === "patchcore" && byId("auto").checked;
+  const controls = [...document.querySelectorAll("[data-option]")];
+  const isShown = (control) => !control.closest("[hidden]");
 
-  /** The options as the API takes them. */
+  // An option's value in a control, by the kind of field that its record names; null: as usual
+  const READ = {
+    region: roi,
+    number: ({ value }) => Number(value) || null,
+    percent: ({ value }) => Number(value) / 100 || null,
+    choice: ({ value, options }) => (value === options[0].value ? null : value),
+    switch: ({ checked }) => checked || null,
+    word: ({ value, checked }) => (checked ? value : null),
+  };
+  const WRITE = {
+    region: (_, value) => value?.split(",").forEach((share, k) => (edges[k].value = Math.round(100 * share))),
+    number: (control, value) => (control.value = value ?? ""),
+    percent: (control, value) => (control.value = value ? Math.round(100 * value) : ""),
+    choice: (control, value) => (control.value = value ?? control.options[0].value),
+    switch: (control, value) => (control.checked = Boolean(value)),
+    word: (control, value) => (control.checked = value === control.value),
+  };
+
+  /** The options as the API takes them: what is not shown is not asked for. */
   function chosen() {
-    return {
-      method: method().value,
-      preset: isAccurate() ? "accurate" : null,
-      auto: isSearched() ? Number(byId("auto-minutes").value) : null,
-      minutes: method().dataset.steps ? Number(byId("minutes").value) : null,
-      false_alarm_rate: Number(byId("rate").value),
-      roi: roi(),
-      min_defect: Number(byId("smallest").value) || null,
-      light: Number(byId("light").value) / 100 || null,
-      align: byId("align").value === "none" ? null : byId("align").value,
-      several: byId("several").checked || null,
-    };
+    const given = { method: method().value };
+    for (const control of controls) given[control.dataset.option] = isShown(control) ? READ[control.dataset.kind](control) : null;
+    return given;
   }
 
   // What does not go together ----------------------------------------------------------------------------
   /** Which numbers cannot be, in the page's words. */
   function outOfRange() {
     const [left, top, right, bottom] = ["left", "top", "right", "bottom"].map((name) => t(`new.edge_${name}`));
-    const numbers = [...edges.map((edge, k) => [edge, [left, top, right, bottom][k]]), [byId("smallest"), t("new.field_min_defect")], [byId("light"), t("new.field_light")]];
-    if (method().dataset.steps) numbers.push([byId("minutes"), t("new.minutes")]);
-    if (isSearched()) numbers.push([byId("auto-minutes"), t("new.auto_minutes")]);
+    const fields = controls.filter((control) => control.type === "number" && isShown(control));
+    const numbers = [
+      ...edges.map((edge, k) => [edge, [left, top, right, bottom][k]]),
+      ...fields.map((field) => [field, t(`new.field_${field.dataset.option}`)]),
+    ];
     const wrong = numbers.filter(([input]) => !input.validity.valid);
     if (wrong.length) return wrong.map(([{ min, max }, field]) => t("new.out_of_range", { field, min, max }));
     return isEmpty() ? [t("new.no_region", { left, top, right, bottom })] : [];
@@ -58,7 +70,7 @@
   function conflictWords({ first, second, is_missing }) {
     const field = t(`new.field_${first}`);
     if (!is_missing) return t("new.apart", { first: field, second: t(`new.field_${second}`) });
-    return t("new.needs", { first: field, shift: t("new.align_shift"), turn: t("new.align_turn"), full: t("new.align_full") });
+    return t("new.needs", { first: field, shift: t("new.choice_align_shift"), turn: t("new.choice_align_turn"), full: t("new.choice_align_full") });
   }
 
   let asked = 0;
@@ -127,7 +139,7 @@
     byId("box").hidden = !roi();
     Object.assign(byId("box").style, { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%` });
     const size = draft.of().check?.sizes[0];
-    const smallest = Number(byId("smallest").value);
+    const smallest = Number(byId("min_defect").value);
     byId("ring").hidden = !(size && smallest);
     if (size && smallest) byId("ring").style.width = `${(100 * smallest) / size.width}%`;
   }
@@ -167,14 +179,11 @@
 
   // As it was chosen before ------------------------------------------------------------------------------
   byId("auto").checked = !state.method || Boolean(state.auto);
-  byId("auto-minutes").value = state.auto ?? 10;
-  if (byId("accurate")) byId("accurate").checked = state.preset === "accurate";
+  for (const control of controls) {
+    const value = state[control.dataset.option];
+    if (value !== null || !control.required) WRITE[control.dataset.kind](control, value); // else the usual one stays
+  }
   showMinutes();
-  state.roi?.split(",").forEach((share, k) => (edges[k].value = Math.round(100 * share)));
-  byId("smallest").value = state.min_defect ?? "";
-  byId("light").value = state.light ? Math.round(100 * state.light) : "";
-  byId("align").value = state.align ?? "none";
-  byId("several").checked = state.several;
   const rates = [...byId("rate").options];
   rates.sort((one, other) => Math.abs(one.value - (state.false_alarm_rate ?? 0.05)) - Math.abs(other.value - (state.false_alarm_rate ?? 0.05)));
   rates[0].selected = true;

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
+from flawscope.errors import data_checks
+
 if TYPE_CHECKING:
     import inspect
 
@@ -73,7 +75,8 @@ def check_one_each(count: int, **parallel: Sized) -> None:
             raise InputError(f"{given} for {wanted}: give one {noun} for each picture")
 
 
-COUNTED_WITHOUT_MASK = "(counted without its mask)"  # ends what is said of a picture whose mask is no use
+# ends the line on a picture whose mask cannot be used
+COUNTED_WITHOUT_MASK = data_checks.NO_MASK.coded("(counted without its mask)")
 
 
 def join_names(names: Sequence[str], limit: int = 5) -> str:
@@ -122,7 +125,7 @@ NEEDS_WEIGHTS = {"train", "accurate"}  # extras of flawscope
 
 def runs_from_checkout() -> bool:
     """Whether this code lies in a checkout, not in an installed wheel."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     return (root / "pyproject.toml").is_file() and (root / "weights").is_dir()
 
 
