@@ -14,11 +14,19 @@ COLUMNS = {
     rows.SessionRow: [schema.sessions, schema.users],
     rows.ProductRow: [schema.products],
     rows.EventRow: [schema.events],
+    rows.ShownEventRow: [schema.events],
+    rows.UndeliveredRow: [schema.undelivered],
     rows.DecisionRow: [schema.inspections],
     rows.InspectionRow: [schema.inspections],
     rows.ShownInspectionRow: [schema.inspections, schema.pictures],
     rows.ChallengeInspectionRow: [schema.inspections, schema.pictures],
     rows.KeyedInspectionRow: [schema.inspections],
+    rows.ReviewedRow: [schema.inspections, schema.pictures],
+    rows.LatestRow: [schema.inspections],
+    rows.DrawnRow: [schema.inspections, schema.pictures],
+    rows.LearntPictureRow: [schema.inspections, schema.pictures],
+    rows.VersionRow: [schema.versions],
+    rows.CalledVersionRow: [schema.versions],
     rows.ViewRow: [schema.views, schema.pictures],
     rows.VerdictRow: [schema.verdicts],
     rows.ChallengePartRow: [schema.challenge_parts],
@@ -30,7 +38,8 @@ COLUMNS = {
     rows.JobRow: [schema.jobs],
     rows.CandidateRow: [schema.jobs],
 }
-LABELS = {"product", "number", "model", "_mapping"}  # that a query makes; of SQLAlchemy's row
+# that a query makes; of SQLAlchemy's row
+LABELS = {"product", "number", "model", "called", "contradicts", "_mapping"}
 
 
 def names_of(kind: type) -> set[str]:

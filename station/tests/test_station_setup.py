@@ -88,9 +88,8 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(empty, http
     whole = good[0].read_bytes()
     broken = send(http, "a.png", whole[: len(whole) // 2])
     assert broken.status_code == 422
-    assert (
-        broken.json()["error"] == "cannot read picture a.png: the file is truncated; copy it again [FS-G71]"
-    )
+    truncated = "cannot read picture a.png: the file is truncated; copy it again [FS-G71]"
+    assert broken.json()["error"] == truncated
     assert "photo.dng is a camera's raw file" in send(http, "photo.dng", whole).json()["error"]
     files = {
         "parts/one.png": whole,

@@ -224,24 +224,16 @@ def run_one_by_one(session: Session, shown: Images) -> tuple[Array, Array]:
     return scores, maps
 
 
-<<<<<<< HEAD
-def _rows_to_judge(pictures: ExportPictures, step: ProgressCallback) -> PictureTable:
-    """Reads the given pictures, and chooses the rows to judge: known ones with scores, and new ones that are
-    no near-duplicates of pictures learnt from."""
-    manifest = pictures.artefact.manifest
-    decoded = DecodedPictures(pictures.sources, manifest.preprocess.channels)
-=======
 def _read_pictures(pictures: ExportPictures, step: ProgressCallback) -> PictureTable:
     decoded = DecodedPictures(pictures.sources, pictures.artefact.manifest.preprocess.channels)
->>>>>>> main
     table = PictureTable.read(decoded, relative_names(pictures.sources), CALIBRATE, step)
     pictures.failures.extend(table.failures.values())
     return table
 
 
 def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture]:
-    """Chooses the rows to judge, by number: known ones with scores, and new ones that are no near-copies of
-    pictures learnt from."""
+    """Chooses the rows to judge, by number: known ones with scores, and new ones that are no near-duplicates
+    of pictures learnt from."""
     with_scores = {row.hash: row for row in scored(manifest.pictures)}
     learnt = {row.hash for row in manifest.pictures if row.learnt}
     rows, new = dict[int, Picture](), list[int]()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from av import VideoFrame
@@ -21,6 +21,29 @@ GREY_FORMATS = {"Mono8": "gray", "Mono10": "gray10le", "Mono12": "gray12le", "Mo
 COLOUR_FORMATS = {"RGB8": "rgb24", "RGB8Packed": "rgb24", "BGR8": "bgr24", "BGR8Packed": "bgr24"}
 # patterns of the first two rows, as FFmpeg names them
 BAYER_PATTERNS = {"BayerRG": "rggb", "BayerBG": "bggr", "BayerGR": "grbg", "BayerGB": "gbrg"}
+
+
+class Buffer(Protocol):
+    """Frame of Aravis."""
+
+    def get_image_height(self) -> int: ...
+
+    def get_image_width(self) -> int: ...
+
+    def get_data(self) -> bytes: ...
+
+
+class Bounds(Protocol):
+    """Least and greatest value of a feature, as Aravis has them."""
+
+    min: float
+    max: float
+
+
+class LibraryError(Protocol):
+    """Error of GLib."""
+
+    message: str
 
 
 def load_aravis() -> Any:
@@ -124,7 +147,7 @@ class AravisDevice:
         finally:
             self._stream.push_buffer(buffer)
 
-    def _to_frame(self, buffer: Any) -> VideoFrame:
+    def _to_frame(self, buffer: Buffer) -> VideoFrame:
         pixel_format, shift = self._pixel_format
         size = buffer.get_image_height(), buffer.get_image_width()
         dtype = np.uint16 if pixel_format.endswith("le") else np.uint8
@@ -155,10 +178,10 @@ def _ffmpeg_format(name: str, known: list[str]) -> tuple[str, int]:
     return formats[name]
 
 
-def _check_bounds(name: str, value: float, bounds: Any, unit: str = "") -> None:
+def _check_bounds(name: str, value: float, bounds: Bounds, unit: str = "") -> None:
     if not bounds.min <= value <= bounds.max:
         raise InputError(f"{name}: the camera has {bounds.min:g} to {bounds.max:g}{unit}, not {value:g}")
 
 
-def _error_text(error: Any) -> str:
+def _error_text(error: LibraryError) -> str:
     return " ".join(str(error.message).split())

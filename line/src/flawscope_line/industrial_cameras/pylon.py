@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Protocol
 
+import numpy as np
 from av import VideoFrame
+from numpy.typing import NDArray
 from pypylon import genicam, pylon
 
 from flawscope.errors import FlawscopeError, InputError, one_line_message
@@ -17,6 +19,13 @@ EXPOSURE_FEATURES = ("ExposureTime", "ExposureTimeAbs")  # names of newer and of
 GAIN_FEATURES = ("Gain", "GainRaw")
 READY_TIMEOUT_MS = 1000  # in which a camera must become ready for a trigger
 GREY_FORMATS = {8: "gray", 10: "gray10le", 12: "gray12le", 16: "gray16le"}  # by bits of a grey pixel
+
+
+class GrabResult(Protocol):
+    """Frame of pylon. PixelType: number of its pixel format."""
+
+    PixelType: int
+    Array: NDArray[np.uint8]
 
 
 class PylonDevice:
@@ -97,7 +106,7 @@ class PylonDevice:
         except genicam.GenericException as error:
             raise CameraLostError(_error_text(error)) from None
 
-    def _to_frame(self, result: Any) -> VideoFrame:
+    def _to_frame(self, result: GrabResult) -> VideoFrame:
         if not pylon.IsMonoImage(result.PixelType):
             return VideoFrame.from_ndarray(self._colour.Convert(result).GetArray(), format="rgb24")
         bits = pylon.BitDepth(result.PixelType)

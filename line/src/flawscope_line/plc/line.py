@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type, one_line_message
 from flawscope_line.plc import PlcSettings
@@ -317,7 +317,7 @@ class PlcLine:
             f"plc_away_{self._first}_{self.number}", None if why is None else f"{self.name}: {why}"
         )
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[object, None, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget_task)

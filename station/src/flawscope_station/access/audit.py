@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from sqlalchemy import ColumnElement, Row, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 
 from flawscope.errors import InputError
 from flawscope_station.access.authenticator import SIGN_IN_FAILED
@@ -30,6 +30,7 @@ from flawscope_station.store.records import (
     iso,
 )
 from flawscope_station.store.retention import KEEP_CONFIRMED
+from flawscope_station.store.rows import ShownEventRow
 from flawscope_station.store.schema import events, products, stations
 from flawscope_station.store.station_identity import CLOCK_CONFIRMED
 
@@ -136,7 +137,7 @@ def newest_event(database: Database) -> int:
         return int(connection.scalar(select(func.max(events.c.id))) or 0)
 
 
-def _describe(row: Row[Any]) -> Event:
+def _describe(row: ShownEventRow) -> Event:
     return {
         "id": row.id,
         "at": iso(row.at),

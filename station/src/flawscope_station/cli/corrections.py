@@ -84,16 +84,21 @@ def collect(addresses: Iterable[StationAddress], target: Path, say: Callable[[st
                 found[picture.hash].append(picture)
             count = sum(picture.is_correction for picture in pictures)
             say(f"{redact_address(client.url)}: {count} corrected pictures")
-        corrected = {digest: same for digest, same in found.items() if any(p.is_correction for p in same)}
-        agreed = {digest: same for digest, same in corrected.items() if not _contradicts(same)}
-        if len(agreed) < len(corrected):
-            left_out = len(corrected) - len(agreed)
+        agreed, left_out = _agreed(found)
+        if left_out:
             say(f"{left_out} pictures are called both good and defective, and are left out")
         try:
             _write(agreed, target)
         except OSError as error:
             raise FlawscopeError(f"cannot write {target}: {error.strerror}; choose another folder") from None
     return len(agreed)
+
+
+def _agreed(found: Found) -> tuple[Found, int]:
+    """Return the corrected pictures of which all say the same, and the number of the others."""
+    corrected = {digest: same for digest, same in found.items() if any(p.is_correction for p in same)}
+    agreed = {digest: same for digest, same in corrected.items() if not _contradicts(same)}
+    return agreed, len(corrected) - len(agreed)
 
 
 def _contradicts(same: Iterable[ReviewedPicture]) -> bool:

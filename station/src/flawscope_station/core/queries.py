@@ -126,15 +126,6 @@ class ProductFacts(ProductState):
     sinks: list[dict[str, object]]
 
 
-class VersionSummary(TypedDict, total=False):
-    """Version that judges, as far as a product shows it."""
-
-    method: str
-    file: str
-    score_threshold: float | None
-    false_alarm_rate: float | None
-
-
 class Overview:
     """State of the products, as API and metrics show it.
 
@@ -153,17 +144,16 @@ class Overview:
         """Return a product as the API shows it. NotFoundError."""
         number = self.addresses.product_id(name)
         listed = self.versions.list_versions(number)
-        in_use: list[VersionSummary] = [one for one in listed["versions"] if one["active"]]
-        active = in_use[0] if in_use else VersionSummary()
+        active = next((one for one in listed["versions"] if one["active"]), None)
         entry = self.addresses.configured_name(name)
         totals = self.store.totals(number)
         return {
             "name": name,
             "version": listed["active"],
-            "method": active.get("method"),
-            "file": active.get("file"),
-            "score_threshold": active.get("score_threshold"),
-            "false_alarm_rate": active.get("false_alarm_rate"),
+            "method": None if active is None else active.get("method"),
+            "file": None if active is None else active["file"],
+            "score_threshold": None if active is None else active.get("score_threshold"),
+            "false_alarm_rate": None if active is None else active.get("false_alarm_rate"),
             "inspections": totals["inspections"],
             "waiting": totals["waiting"],
             **self.state(name),

@@ -102,10 +102,7 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
     try:
         done, _ = await asyncio.wait([waiting], timeout=seconds)
     except asyncio.CancelledError as cancelled:
-        why = cancelled.args[0] if cancelled.args else None
-        is_given = why in UNANSWERED and not waiter.leave(why)
-        if is_given and waiter.done() and waiter.exception() is None:  # it was recorded a moment ago
-            await call(math.inf, station.store.set_unanswered, waiter.result().number, why)
+        await _withdraw(station, waiter, cancelled.args[0] if cancelled.args else None)
         raise
     if not done and (error := station.inspector.abandon(waiter)) is not None:
         raise error
@@ -115,6 +112,16 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
     # all who had asked before had left when it was recorded
     await call(waiter.due, station.store.set_unanswered, recorded.number, None)
     return replace(recorded, inspection=replace(recorded.inspection, unanswered=None))
+
+
+async def _withdraw(station: InspectingStation, waiter: Waiter, why: object) -> None:
+    """Let one leave whose task is cancelled, for one of `schema.UNANSWERED`; of a part that was recorded a
+    moment ago the record says so."""
+    if not isinstance(why, str) or why not in UNANSWERED or waiter.leave(why):
+        return
+    if waiter.done() and waiter.exception() is None:
+        number = waiter.result().number
+        await station.inspector.in_thread(math.inf, station.store.set_unanswered, number, why)
 
 
 # ---------------------------------------------------------------------------------------------------- answers

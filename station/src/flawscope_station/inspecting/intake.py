@@ -156,21 +156,22 @@ class Intake:
             if self.is_ending:
                 raise BusyError(self._retry_seconds())
             self._check_keys(parts)
-            new = [one for one in parts if (one.product_id, one.key or "") not in self._by_key]
-            size = sum(one.size for one in new)
-            for one in new:
-                self.interlocks.check(one.product_id, one.number)
-                self._check_room(one.product_id, one.due, len(new), size)
+            self._check_new([one for one in parts if (one.product_id, one.key or "") not in self._by_key])
             waiters = [self._join(one) or self._place(one, ended, taken) for one in parts]
         return waiters, taken
 
+    def _check_new(self, parts: Sequence[Part]) -> None:
+        """Check whether interlocks, room and time let these parts be taken, which came together."""
+        size = sum(one.size for one in parts)
+        for one in parts:
+            self.interlocks.check(one.product_id, one.number)
+            self._check_room(one.product_id, one.due, len(parts), size)
+
     def _check_keys(self, parts: Sequence[Part]) -> None:
+        """Raise KeyUsedError where another request under a key is not answered yet."""
         for ticket in self._by_key.values():
-            under_way = ticket.part.request
             for one in parts:
-                if under_way is None or one.request is None or one.product_id != ticket.part.product_id:
-                    continue
-                if one.request.key == under_way.key and one.request != under_way:
+                if one.product_id == ticket.part.product_id and _is_other_request(one, ticket.part):
                     raise KeyUsedError(UNANSWERED_REQUEST)
 
     def _join(self, part: Part) -> Waiter | None:
@@ -253,3 +254,10 @@ class Intake:
         since = time.monotonic() - RATE_SECONDS
         with self.changed:
             return sum(at >= since for at in self._answer_times.get(product_id, ())) / RATE_SECONDS
+
+
+def _is_other_request(part: Part, under_way: Part) -> bool:
+    """Whether a part came by another request under the same key."""
+    if part.request is None or under_way.request is None:
+        return False
+    return part.request.key == under_way.request.key and part.request != under_way.request

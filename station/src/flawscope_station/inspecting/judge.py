@@ -5,19 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import count
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
+from flawscope.pictures import PictureSource
+from flawscope.predictor import PartCollector
 from flawscope_station.inspecting.capacity import BusyError, FairQueue, without_traceback
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import with_views
-from flawscope_station.inspecting.record import new_inspection
+from flawscope_station.inspecting.record import DecidedPart, new_inspection
 from flawscope_station.inspecting.recorder import Recorder
 from flawscope_station.inspecting.ticket import LateError, ModelError, State, Ticket, View
 from flawscope_station.inspecting.tolerances import ProductTolerances
@@ -30,6 +32,17 @@ T = TypeVar("T")
 
 MAX_PICTURES_PER_TURN = 64  # pictures of one product, at most, before the active model is looked up again
 MAX_MODEL_CALLS = 8  # that wait until no part does: further ones are refused
+
+
+class _Judged(NamedTuple):
+    """Part on which a version has decided: its views, and what is found on each. decided: on several views;
+    rate: false-alarm rate of such decisions."""
+
+    product: ProductModel
+    views: Sequence[View]
+    found: Sequence[Prediction]
+    decided: DecidedPart | None = None
+    rate: float = 0.0
 
 
 class Judge:
@@ -133,10 +146,8 @@ class Judge:
         `run_between`, and look after each whether one has come."""
         while True:
             with self._changed:
-                while not self._queue and not self._model_calls:
-                    if self._ending and not self._backlog():
-                        return None
-                    self._changed.wait(0.5)
+                if not self._wait_for_work():
+                    return None
                 ticket = self._queue.pop() if self._queue else None
                 call = self._model_calls.popleft() if ticket is None else None
             if call is not None:
@@ -144,6 +155,14 @@ class Judge:
                     call()
             elif ticket is not None and self._is_in_time(ticket):
                 return ticket
+
+    def _wait_for_work(self) -> bool:
+        """Wait for a part or a function; return False at the end. In the lock."""
+        while not self._queue and not self._model_calls:
+            if self._ending and not self._backlog():
+                return False
+            self._changed.wait(0.5)
+        return True
 
     def _is_in_time(self, ticket: Ticket) -> bool:
         if ticket.has_ended:  # it waited too long
@@ -231,39 +250,48 @@ class Judge:
 
     def _decide(self, ticket: Ticket, judging: AddressModel) -> tuple[NewInspection, tuple[Prediction, ...]]:
         """Return the record of a judged part, and the predictions of its pictures."""
-        views = ticket.views
-        found = [view.found for view in views if view.found is not None]
-        product, decided = _matching_product(judging, found[0]), None
-        if (parts := self.parts.for_address(ticket.part.product_id)) is not None:
-            ticket.part = with_views(ticket.part, parts)  # another version may judge than when it came
-            for view, one in zip(views, ticket.part.pictures, strict=True):
-                view.picture = one
-            said = {str(view.picture.view): one for view, one in zip(views, found, strict=True)}
-            data = {str(view.picture.view): view.picture.data for view in views}
-            decided = parts.decide(str(ticket.part.number), said, data)
-            product = _matching_product(judging, decided.views[decided.worst])
-            own = self.parts.for_version(product.product_id, product.number, product.model.facts)
-            assert own is not None, "of a joint model all products have views, or none"
-            rate, order = own.calibration.expected_rate, list(own.calibration.views)
-            views = sorted(views, key=lambda view: order.index(str(view.picture.view)))
-            names = [str(view.picture.view) for view in views]
-            found = [decided.views.get(name, said[name]) for name in names]
+        found = [view.found for view in ticket.views if view.found is not None]
+        parts = self.parts.for_address(ticket.part.product_id)
+        if parts is not None:
+            judged = self._decide_on_views(ticket, judging, parts, found)
         elif len(found) > 1:
             raise BusyError(1.0, "another kind of model began to judge")
         else:
+            product = _matching_product(judging, found[0])
             (judged_by,) = product.model.products.values()
             rate = judged_by.calibration.expected_rate
+            judged = _Judged(product, ticket.views, found, rate=rate)
         applied = []
-        for view, prediction in zip(views, found, strict=True):
-            applied.append(self.tolerances.apply(product, prediction, view.picture.view))
-        found = [one for one, _ in applied]
-        tolerances = applied[0][1]
-        record = new_inspection(ticket, views, product, found, self.near, rate, decided, tolerances)
-        return record, tuple(found)
+        for view, one in zip(judged.views, judged.found, strict=True):
+            applied.append(self.tolerances.apply(judged.product, one, view.picture.view))
+        tolerated, (_, rules) = [one for one, _ in applied], applied[0]
+        record = new_inspection(
+            ticket, judged.views, judged.product, tolerated, self.near, judged.decided, judged.rate, rules
+        )
+        return record, tuple(tolerated)
+
+    def _decide_on_views(
+        self, ticket: Ticket, judging: AddressModel, parts: PartCollector, found: Sequence[Prediction]
+    ) -> _Judged:
+        """Decide on a part by the predictions of its views, as its product's version decides."""
+        ticket.part = with_views(ticket.part, parts)  # another version may judge than when it came
+        for view, one in zip(ticket.views, ticket.part.pictures, strict=True):
+            view.picture = one
+        view_of = {str(view.picture.view): view for view in ticket.views}
+        said = dict(zip(view_of, found, strict=True))
+        data = {name: view.picture.data for name, view in view_of.items()}
+        decided = parts.decide(str(ticket.part.number), said, data)
+        product = _matching_product(judging, decided.views[decided.worst])
+        own = self.parts.for_version(product.product_id, product.number, product.model.facts)
+        assert own is not None, "of a joint model all products have views, or none"
+        names = sorted(view_of, key=list(own.calibration.views).index)
+        predictions = [decided.views.get(name, said[name]) for name in names]
+        views = [view_of[name] for name in names]
+        return _Judged(product, views, predictions, decided, own.calibration.expected_rate)
 
     def _feed(
         self, tickets: list[Ticket], model: Model, fed: list[tuple[Ticket, View]], most: int
-    ) -> Iterator[Any]:
+    ) -> Iterator[PictureSource]:
         """Yield pictures while others are computed, so that they are decoded meanwhile, all of a part one
         after another. Ends when none waits, when it is another product's turn, and after `most` pictures:
         another model may be active."""

@@ -91,40 +91,48 @@ def with_views(part: Part, judge: PartCollector | None) -> Part:
         InputError: the pictures are not one of each view of one part, or the model judges single pictures.
     """
     if judge is None:
-        if (view := next((one.view for one in part.pictures if one.view is not None), None)) is not None:
-            raise InputError(
-                f"{part.name}: the model judges single pictures: leave view={view:.60} out, or use a "
-                "model that was fitted with --part"
-            )
-        if len(part.pictures) > 1:
-            raise InputError(f"{part.name}: the model judges single pictures: send each by itself")
+        _check_single(part)
         return part
     labels = [label_of(part, one, judge) for one in part.pictures]
     numbers, seen = sorted({number for number, _ in labels}), [view for _, view in labels]
-    several = _known_views(judge)  # products of a joint model may have views of their own
-    known = next((views for views in several if {*views} == {*seen}), several[0])
     if len(numbers) > 1:
         raise InputError(
             f"the pictures show parts {', '.join(numbers):.100}: send those of one part together"
         )
-    if missing := [view for view in known if view not in seen]:
-        raise InputError(
-            f"part {numbers[0]} lacks {', '.join(missing)}: send the pictures of all its views together"
-        )
-    if len(seen) > len(known):
-        raise InputError(f"part {numbers[0]} has a view twice: send each once")
+    _check_whole(numbers[0], seen, judge)
     pictures = tuple(replace(one, view=view) for one, view in zip(part.pictures, seen, strict=True))
     return replace(part, pictures=pictures, number=make_label(numbers[0], None).part)
 
 
+def _check_single(part: Part) -> None:
+    """Raise InputError for a part that is not one picture without a view."""
+    view = next((one.view for one in part.pictures if one.view is not None), None)
+    if view is not None:
+        raise InputError(
+            f"{part.name}: the model judges single pictures: leave view={view:.60} out, or use a model that "
+            "was fitted with --part"
+        )
+    if len(part.pictures) > 1:
+        raise InputError(f"{part.name}: the model judges single pictures: send each by itself")
+
+
+def _check_whole(number: str, seen: Sequence[str], judge: PartCollector) -> None:
+    """Raise InputError where the pictures of a part are not one of each view."""
+    several = _known_views(judge)  # products of a joint model may have views of their own
+    known = next((views for views in several if {*views} == {*seen}), several[0])
+    if missing := [view for view in known if view not in seen]:
+        raise InputError(
+            f"part {number} lacks {', '.join(missing)}: send the pictures of all its views together"
+        )
+    if len(seen) > len(known):
+        raise InputError(f"part {number} has a view twice: send each once")
+
+
 def label_of(part: Part, picture: Picture, judge: PartCollector) -> tuple[str, str]:
     """Return number of the part and view that a picture shows. InputError where they are not known."""
-    number, view, stem = part.number, picture.view, PurePosixPath(picture.name).stem
+    number, view = part.number, picture.view
     if part.source != "camera":  # whose pictures the station names
-        with suppress(InputError):  # the name does not tell both
-            found = judge.pattern.parse(picture.name)
-            number, view = number or found.part, view or found.view
-        view = view or (stem if any(stem in views for views in _known_views(judge)) else None)
+        number, view = _label_by_name(picture, judge, number, view)
     if number is None or view is None:
         known = ", ".join(judge.views)
         raise InputError(
@@ -133,6 +141,19 @@ def label_of(part: Part, picture: Picture, judge: PartCollector) -> tuple[str, s
     if not any(view in views for views in _known_views(judge)):
         judge.check_view(picture.name, view)
     return number, view
+
+
+def _label_by_name(
+    picture: Picture, judge: PartCollector, number: str | None, view: str | None
+) -> tuple[str | None, str | None]:
+    """Return number and view with what a picture's name tells of those that are not known."""
+    with suppress(InputError):  # the name does not tell both
+        found = judge.pattern.parse(picture.name)
+        number, view = number or found.part, view or found.view
+    stem = PurePosixPath(picture.name).stem
+    if not view and any(stem in views for views in _known_views(judge)):
+        view = stem
+    return number, view or None
 
 
 def _known_views(judge: PartCollector) -> list[Sequence[str]]:

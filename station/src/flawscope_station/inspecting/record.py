@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
+from typing import Protocol
 
 from flawscope import Prediction
 from flawscope_station.inspecting.ticket import Ticket, View
 from flawscope_station.store.insert import NewInspection, SeenPicture
+from flawscope_station.store.inspection import Finding
 from flawscope_station.store.open_models import ProductModel
 
 _SEEN = {one.name for one in fields(SeenPicture)}
@@ -21,14 +22,33 @@ _SAID_OTHERWISE = {one.name for one in fields(NewInspection)} | {
 }
 
 
+class DecidedPart(Protocol):
+    """Decision of the library on a part in several views. worst: its most unusual view."""
+
+    @property
+    def is_anomalous(self) -> bool: ...
+
+    @property
+    def score(self) -> float: ...
+
+    @property
+    def p_value(self) -> float: ...
+
+    @property
+    def worst(self) -> str: ...
+
+    @property
+    def findings(self) -> Sequence[Finding]: ...
+
+
 def new_inspection(
     ticket: Ticket,
     views: Sequence[View],
     product: ProductModel,
     found: Sequence[Prediction],
     near: float,
-    rate: float,
-    decided: Any = None,
+    decided: DecidedPart | None = None,
+    rate: float = 0.0,
     tolerances: dict[str, str] | None = None,
 ) -> NewInspection:
     """Record of a judged part, whose files are still being written.
@@ -43,24 +63,21 @@ def new_inspection(
         tolerances: version and sha256 of the rules in force; None: none are.
     """
     part = ticket.part
-    own: dict[str, Any] = {"triggers": part.triggers, "tolerances": tolerances}
+    own: dict[str, object] = {"triggers": part.triggers, "tolerances": tolerances}
     seen = [
         _seen_picture(view, one, {**own, "shows": _shown_product(product, one)})
         for view, one in zip(views, found, strict=True)
     ]
-    shown, decision = seen[0], {"anomalous": seen[0].anomalous, "p_value": seen[0].p_value}
-    if decided is not None:
-        shown = next(one for one in seen if one.view == decided.worst)
-        decision = _decision_on_views(decided, seen)
-    is_near = not decision["anomalous"] and decision["p_value"] <= near * rate
-    own = {name: getattr(shown, name) for name in _SEEN} | {"key": part.key}
+    shown = seen[0] if decided is None else _shown_picture(seen, decided)
+    columns = {name: getattr(shown, name) for name in _SEEN}
+    columns["key"] = part.key
     return NewInspection(
-        **{**own, **_part_record(shown, decided), **decision},
+        **columns,
         product_id=product.product_id,
         version_id=product.number,
         at=ticket.at,
         source=part.source,
-        near=is_near,
+        near=not shown.anomalous and shown.p_value <= near * rate,
         part=part.number,
         batch=part.batch,
         request_hash=None if part.request is None else part.request.hash,
@@ -70,7 +87,7 @@ def new_inspection(
     )
 
 
-def _seen_picture(view: View, found: Prediction, own: Mapping[str, Any]) -> SeenPicture:
+def _seen_picture(view: View, found: Prediction, own: Mapping[str, object]) -> SeenPicture:
     height, width = found.geometry.picture_size
     record = {name: value for name, value in found.to_dict().items() if name not in _SAID_OTHERWISE}
     return SeenPicture(
@@ -98,16 +115,17 @@ def _shown_product(product: ProductModel, found: Prediction) -> str | None:
     return product.name and (product.name if found.product else found.NO_PRODUCT_NAME)
 
 
-def _decision_on_views(decided: Any, seen: Sequence[SeenPicture]) -> dict[str, Any]:
-    """Columns of the decision on a part. It is within tolerance where all is that makes it anomalous."""
-    flagged = [one for one in seen if one.anomalous or one.view == decided.worst]
+def _shown_picture(seen: Sequence[SeenPicture], decided: DecidedPart) -> SeenPicture:
+    """Most unusual picture of a part, with the decision on the part and what was noticed of all. The part is
+    within tolerance where all is that makes it anomalous."""
+    worst = next(one for one in seen if one.view == decided.worst)
+    flagged = [one for one in seen if one.anomalous or one is worst]
     tolerated = decided.is_anomalous and all(one.tolerated for one in flagged)
-    return {"anomalous": decided.is_anomalous, "tolerated": tolerated, "p_value": decided.p_value}
-
-
-def _part_record(shown: SeenPicture, decided: Any) -> dict[str, Any]:
-    """Record of a part: of its most unusual picture, with what was noticed of all."""
-    if decided is None:
-        return {}
-    noticed = [*shown.record.get("findings", ()), *(one.to_dict() for one in decided.findings)]
-    return {"record": {**shown.record, "findings": noticed, "part_score": decided.score}}
+    noticed = [*worst.record.get("findings", ()), *(one.to_dict() for one in decided.findings)]
+    return replace(
+        worst,
+        anomalous=decided.is_anomalous,
+        tolerated=tolerated,
+        p_value=decided.p_value,
+        record={**worst.record, "findings": noticed, "part_score": decided.score},
+    )

@@ -263,16 +263,19 @@ class Recorder:
             return
         for doubt, number in zip(open_doubts, numbers, strict=True):
             self._doubts.remove(doubt)
-            if number is None:
-                continue
-            self._doubts.append(replace(doubt, number=number, since=time.monotonic()))
-            inspection = replace(doubt.inspection, unanswered=LATE)
-            recorded = RecordedInspection(number, inspection, True, doubt.predictions)
-            with suppress(Exception):  # the store is away again
-                self.store.set_unanswered(number, LATE)
-            if inspection.purpose == PRODUCTION:
-                with suppress(Exception):
-                    self.announce(recorded)
+            if number is not None:
+                self._note_standing(doubt, number)
+
+    def _note_standing(self, doubt: Doubt, number: int) -> None:
+        """Note that the record of a part stands whose sender was refused; who listens is told."""
+        self._doubts.append(replace(doubt, number=number, since=time.monotonic()))
+        inspection = replace(doubt.inspection, unanswered=LATE)
+        recorded = RecordedInspection(number, inspection, True, doubt.predictions)
+        with suppress(Exception):  # the store is away again
+            self.store.set_unanswered(number, LATE)
+        if inspection.purpose == PRODUCTION:
+            with suppress(Exception):
+                self.announce(recorded)
 
     def _answer_resent(self, one: Ticket) -> bool:
         """Answer a part that its sender sends again because it was refused, though its record stands; return

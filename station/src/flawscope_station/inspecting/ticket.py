@@ -38,10 +38,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 from flawscope import Prediction
-from flawscope.pictures import decoding
+from flawscope.pictures import PictureSource, decoding
 from flawscope.predictor import PictureOf
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.store.insert import NewInspection
@@ -134,17 +134,18 @@ class View:
     suffix: str
     source: decoding.HashedPicture
     file: str | None = None
-    prepared: tuple[Model, Any] | None = None
+    prepared: tuple[Model, object] | None = None
     found: Prediction | None = None
 
-    def model_input(self, model: Model) -> Any:
-        """The picture as decoded for this model, else its data."""
+    def model_input(self, model: Model) -> PictureSource | PictureOf:
+        """The picture as decoded for this model, else its data: the library takes both in a picture's
+        place."""
+        given: object = self.source
         if self.prepared is not None and self.prepared[0] is model:
-            return self.prepared[1]
-        if model.kind == "view":
-            source: Any = self.source
-            return PictureOf(source, str(self.picture.view))
-        return self.source
+            given = self.prepared[1]
+        elif model.kind == "view":
+            return PictureOf(cast(PictureSource, given), str(self.picture.view))
+        return cast(PictureSource, given)
 
 
 class KeptFile(NamedTuple):

@@ -140,11 +140,15 @@ class ProductTolerances(BackgroundThread):
         if not (is_same or at_once):
             return
         if said != file.recorded:
-            before = self.store.events(TOLERANCES_EVENT, product_id)[:1]
-            if [event.text for event in before] != [said]:
-                self.store.note_event(TOLERANCES_EVENT, "station", said, product_id)
+            self._note(product_id, said)
             file.rules, file.problem, file.recorded = rules, problem, said
         file.is_settled = True
+
+    def _note(self, product_id: int, said: str) -> None:
+        """Note which rules are in force from now on, unless that was noted last."""
+        before = self.store.events(TOLERANCES_EVENT, product_id)[:1]
+        if [event.text for event in before] != [said]:
+            self.store.note_event(TOLERANCES_EVENT, "station", said, product_id)
 
     def _work(self) -> None:
         while not self._wait(CHECK_INTERVAL):

@@ -10,9 +10,9 @@ from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, exists, select
+from sqlalchemy import ColumnElement, Connection, FromClause, exists, select
 
 from flawscope.artefact import files
 from flawscope.calibration import defect_like
@@ -24,7 +24,14 @@ from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES, Files
 from flawscope_station.store.model_registry import rate_root
 from flawscope_station.store.records import DEFECT, GOOD, find_views, verdict_stacks
-from flawscope_station.store.rows import VerdictRow, ViewRow
+from flawscope_station.store.rows import (
+    DrawnRow,
+    LatestRow,
+    LearntPictureRow,
+    ReviewedRow,
+    VerdictRow,
+    ViewRow,
+)
 from flawscope_station.store.schema import (
     IS_REVIEWED,
     challenge_parts,
@@ -105,7 +112,7 @@ class ValidVerdict(NamedTuple):
     verdict_id: its number. is_confirmed: it was given twice in a row.
     """
 
-    inspection: Row[Any]
+    inspection: ReviewedRow
     verdict: str
     verdict_id: int
     is_confirmed: bool
@@ -152,7 +159,7 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
     query = query.select_from(inspections.join(pictures)).where(on_line(product_id), IS_REVIEWED)
     latest = query.where(_may_teach(inspections)).order_by(inspections.c.id.desc())
     is_wrong = inspections.c.anomalous != (inspections.c.verdict == DEFECT)
-    rows, stacks = list[Any](), dict[int, list[VerdictRow]]()
+    rows, stacks = list[ReviewedRow](), dict[int, list[VerdictRow]]()
     for which, most in ((is_wrong, MAX_CORRECTIONS), (~is_wrong, MAX_REVIEWED)):
         chosen = latest.where(which).limit(max(0, most - len(rows)))
         rows += connection.execute(chosen).all()
@@ -201,7 +208,9 @@ def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int
     return [one.number for one in once if one.number in doubtful]
 
 
-def draw_good_pictures(connection: Connection, product_id: int, count: int, seed: int) -> list[Row[Any]]:
+def draw_good_pictures(
+    connection: Connection, product_id: int, count: int, seed: int
+) -> list[LearntPictureRow]:
     """Draw at most `count` of the line's good parts, of several views one each: each has the same chance,
     whether the model passed it or a person corrected the model.
 
@@ -220,19 +229,13 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
         .join_from(challenge_views, challenge_parts)
         .where(challenge_parts.c.product_id == product_id)
     )
-    rows = connection.execute(latest).all()
+    rows: list[LatestRow] = [*connection.execute(latest)]
     shown = select(inspections.c.id).join_from(inspections, pictures)
     shown = shown.where(on_line(product_id), pictures.c.pixels.in_(kept))
     masters = {*connection.scalars(shown.where(inspections.c.id >= min((row.id for row in rows), default=0)))}
     rows = [row for row in rows if row.id not in masters]
-    flagged = sum(row.anomalous for row in rows)
-    reviewed = sum(row.anomalous and row.verdict is not None for row in rows)
-    share = reviewed / flagged if flagged else 1.0
     rng = random.Random(seed)
-    passed = [row.id for row in rows if not row.anomalous and row.verdict != DEFECT]
-    passed = rng.sample(passed, round(share * len(passed)))
-    false_alarms = [row.id for row in rows if row.anomalous and row.verdict == GOOD]
-    line = sorted(passed + false_alarms)
+    line = _good_of_line(rows, rng)
     numbers = rng.sample(line, min(count, len(line)))
     query = (
         select(inspections, pictures.c.suffix)
@@ -240,7 +243,7 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
         .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_(None))
         .order_by(inspections.c.id)
     )
-    drawn: list[Any] = list(connection.execute(query))
+    drawn: list[DrawnRow] = [*connection.execute(query)]
     seen: dict[int, list[ViewRow]] = {}
     for one in find_views(connection, [row.id for row in drawn if row.view is not None]):
         if one.removed_at is None:
@@ -248,10 +251,20 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
     return [_with_picture(row, rng.choice(seen[row.id])) if row.id in seen else row for row in drawn]
 
 
-def _with_picture(row: Any, seen: ViewRow) -> Any:
+def _good_of_line(rows: Sequence[LatestRow], rng: random.Random) -> list[int]:
+    """Return the numbers of the good parts among the line's: of those that passed the share that is reviewed
+    of the flagged ones, and all false alarms."""
+    flagged = [row for row in rows if row.anomalous]
+    reviewed = [row for row in flagged if row.verdict is not None]
+    share = len(reviewed) / len(flagged) if flagged else 1.0
+    passed = [row.id for row in rows if not row.anomalous and row.verdict != DEFECT]
+    passed = rng.sample(passed, round(share * len(passed)))
+    return sorted(passed + [row.id for row in flagged if row.verdict == GOOD])
+
+
+def _with_picture(row: DrawnRow, seen: ViewRow) -> LearntPictureRow:
     """Row of an inspection with the picture of one of its views."""
-    own = {name: getattr(seen, name) for name in ("picture", "suffix", "name")}
-    return SimpleNamespace(**{**row._mapping, **own})
+    return SimpleNamespace(id=row.id, name=seen.name, picture=seen.picture, suffix=seen.suffix)
 
 
 # -------------------------------------------------------------------------------------------------- the plan
@@ -268,7 +281,7 @@ class Plan:
     start: int
     learnt: list[int]
     verdicts: ValidVerdicts
-    pictures: list[dict[str, Any]]
+    pictures: list[dict[str, object]]
 
 
 def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: Files, seed: int) -> Plan:
@@ -282,28 +295,35 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
         if good >= set(learnt):
             break
         start, learnt = int(candidate.start_version_id), []
-    already_learnt = learnt if active.is_trained else []  # for an export, all are learnt anew
+    already_learnt = {*learnt} if active.is_trained else set()  # for an export, all are learnt anew
     count = EXTENSION_PICTURES if active.extends else TRAINING_PICTURES
     line_pictures = {row.id: row for row in draw_good_pictures(conn, product_id, count, seed)}
     found = []
     for verdict in valid.judged:
-        row, is_good = verdict.inspection, verdict.verdict == GOOD
-        found.append(
-            _picture_fields(row, files)
-            | {
-                "good": is_good,
-                "learn": is_good and verdict.is_correction and verdict.number not in already_learnt,
-                "sure": verdict.is_confirmed,
-                "drawn": is_good and line_pictures.pop(verdict.number, None) is not None,
-                "mask": None if verdict.mask is None else str(files.path(MASKS, verdict.mask, MASK_SUFFIX)),
-                "before": row.score if row.version_id == active.number else None,
-            }
-        )
+        is_drawn = verdict.verdict == GOOD and line_pictures.pop(verdict.number, None) is not None
+        is_new = verdict.number not in already_learnt
+        found.append(_reviewed_fields(verdict, active, files, is_drawn=is_drawn, is_new=is_new))
     drawn_only = {"good": True, "drawn": True, "judged": False}
     found += [_picture_fields(row, files) | drawn_only for row in line_pictures.values()]
     return Plan(start, learnt, valid, found)
 
 
-def _picture_fields(row: Row[Any], files: Files) -> dict[str, Any]:
+def _reviewed_fields(
+    verdict: ValidVerdict, active: ActiveVersion, files: Files, *, is_drawn: bool, is_new: bool
+) -> dict[str, object]:
+    """Fields of `Reviewed` of a reviewed picture. is_drawn: among the line's, too. is_new: it was not learnt
+    from before."""
+    row, is_good = verdict.inspection, verdict.verdict == GOOD
+    return _picture_fields(row, files) | {
+        "good": is_good,
+        "learn": is_good and verdict.is_correction and is_new,
+        "sure": verdict.is_confirmed,
+        "drawn": is_drawn,
+        "mask": None if verdict.mask is None else str(files.path(MASKS, verdict.mask, MASK_SUFFIX)),
+        "before": row.score if row.version_id == active.number else None,
+    }
+
+
+def _picture_fields(row: LearntPictureRow, files: Files) -> dict[str, object]:
     source = str(files.path(PICTURES, row.picture, row.suffix))
     return {"number": int(row.id), "name": row.name, "source": source}

@@ -180,7 +180,7 @@ class Jobs:
         self.database.change(delete(jobs).where(jobs.c.draft == name))
 
 
-def _with_model() -> Select[Any]:
+def _with_model() -> Select[tuple[object, ...]]:
     """Query of jobs, each with the state of the version that it became as `model`; NULL: it became none."""
     became = jobs.outerjoin(versions, versions.c.id == jobs.c.version_id)
     return select(jobs, versions.c.state.label("model")).select_from(became)

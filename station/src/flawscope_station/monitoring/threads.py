@@ -7,17 +7,35 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable
-from typing import Any
+from typing import TypedDict
 
 from flawscope_station.monitoring.background import GuardedThread
 
 
-def describe_threads(threads: Iterable[tuple[GuardedThread, bool]]) -> list[dict[str, Any]]:
+class ThreadFacts(TypedDict):
+    """State of a thread. inspects: pictures cannot be inspected without it. calling_seconds: since it began
+    something that should end soon; None: it does no such thing."""
+
+    name: str
+    inspects: bool
+    state: str
+    failure: str | None
+    calling_seconds: float | None
+
+
+class ThreadStack(TypedDict):
+    """Calls in which a thread is, the innermost last."""
+
+    name: str
+    stack: list[str]
+
+
+def describe_threads(threads: Iterable[tuple[GuardedThread, bool]]) -> list[ThreadFacts]:
     """Return the state of threads, each with whether pictures cannot be inspected without it."""
     return [_describe(thread, inspects) for thread, inspects in threads]
 
 
-def _describe(thread: GuardedThread, inspects: bool) -> dict[str, Any]:
+def _describe(thread: GuardedThread, inspects: bool) -> ThreadFacts:
     state = "running"
     if thread.is_down:
         state = "failed"
@@ -33,10 +51,10 @@ def _describe(thread: GuardedThread, inspects: bool) -> dict[str, Any]:
     }
 
 
-def thread_stacks() -> list[dict[str, Any]]:
+def thread_stacks() -> list[ThreadStack]:
     """Return where each thread of the process is at the moment, the innermost call last."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    found = []
+    found: list[ThreadStack] = []
     for number, frame in sys._current_frames().items():
         lines = [f"{one.filename}:{one.lineno} {one.name}" for one in traceback.extract_stack(frame)]
         found.append({"name": names.get(number, "of a library"), "stack": lines})

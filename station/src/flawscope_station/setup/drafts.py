@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from flawscope import machine
 from flawscope.artefact import tried
@@ -51,6 +51,14 @@ class NameTakenError(InputError):
     status, code = 409, "name_taken"
 
 
+class LiveFacts(TypedDict):
+    """Version as which a draft went live, by whom, and when its learning was asked for."""
+
+    version: int
+    by: str
+    learnt: int | None
+
+
 class Drafts:
     """Drafts by name, whose models are made among the jobs of the station.
 
@@ -77,7 +85,7 @@ class Drafts:
         self.device, self.is_busy, self.say = device, is_busy, say
         self.work, self.trier = run_job, Worker(TRIAL_NICENESS)
         self.checks = Checks(self)
-        self.live_of: Callable[[Draft], Mapping[str, Any] | None] = lambda draft: None
+        self.live_of: Callable[[Draft], LiveFacts | None] = lambda draft: None
         homes = sorted((files.folder / draft_module.DRAFTS_FOLDER).glob(f"*/{draft_module.STATE_FILE}"))
         self._drafts = {home.parent.name: self._load_draft(home.parent.name) for home in homes}
         self._lock = threading.RLock()
@@ -335,7 +343,7 @@ class Drafts:
             "result": None if result is None else draft_module.describe_result(result),
             "changed": result is not None and result["learns_from"] != pictures,
             "live": live,
-            "live_is_this": result is not None and (live or {}).get("learnt") == result["asked_at"],
+            "live_is_this": result is not None and live is not None and live["learnt"] == result["asked_at"],
         }
 
 

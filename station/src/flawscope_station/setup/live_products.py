@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Any
 
 from flawscope.errors import InputError
 from flawscope_station.core.health import Health
 from flawscope_station.core.page_products import MADE_ON_PAGES, page_products
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup.draft import OF_LIVE, Draft
-from flawscope_station.setup.drafts import Drafts, NameTakenError
+from flawscope_station.setup.drafts import Drafts, LiveFacts, NameTakenError
 from flawscope_station.sources import Sources
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.database import StoreError
-from flawscope_station.store.model_registry import DRAFT
+from flawscope_station.store.model_registry import DRAFT, DraftMark, MadeVersion
 from flawscope_station.store.records import REMOVED_EVENT, parse_time
 from flawscope_station.store.schema import ACTIVE, RETIRED
 
@@ -58,26 +57,26 @@ class LiveProducts:
         draft.forget_earlier()
 
     @staticmethod
-    def _mark(draft: Draft, who: str, learnt: Any) -> dict[str, Any]:
+    def _mark(draft: Draft, who: str, learnt: int | None) -> DraftMark:
         """Fact of a version that a draft went live as. begun: when, by which one knows a draft from a later
         one of its name. learnt: when its learning was asked for."""
         return {"begun": draft.state.get("at"), "by": who, "learnt": learnt}
 
-    def live_of(self, draft: Draft) -> dict[str, Any] | None:
+    def live_of(self, draft: Draft) -> LiveFacts | None:
         """Return version, person and time of learning of what went live last; None: nothing inspects."""
         number = self.addresses.products.get(draft.name)
         made = [] if number is None else self._made_of(draft, number)
         used = [one for one in made if one["state"] in (ACTIVE, RETIRED)]
         if not used:
             return None
-        mark = used[0][DRAFT]
+        mark = used[0]["draft"]
         return {"version": used[0]["id"], "by": mark["by"], "learnt": mark["learnt"]}
 
-    def _made_of(self, draft: Draft, product: int) -> list[dict[str, Any]]:
+    def _made_of(self, draft: Draft, product: int) -> list[MadeVersion]:
         """Return the versions of a product that a draft went live as, the newest first."""
         made = self.versions.made_as(product, MADE_ON_PAGES)
         begun = draft.state.get("at")
-        return [one for one in made if DRAFT in one and one[DRAFT]["begun"] == begun]
+        return [one for one in made if "draft" in one and one["draft"]["begun"] == begun]
 
     def begin(self, name: str, who: str) -> Draft:
         """Begin a draft, or return the one of this name. InputError as `Drafts.begin`."""

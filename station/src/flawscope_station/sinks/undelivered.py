@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from sqlalchemy import ColumnElement, Row, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 
 from flawscope_station.store.database import Database, now, upsert
 from flawscope_station.store.records import iso
+from flawscope_station.store.rows import UndeliveredRow
 from flawscope_station.store.schema import undelivered
 
 MAX_KEPT = 1000  # messages of a sink that are remembered, the latest
@@ -94,7 +95,7 @@ class Undelivered:
         }
 
 
-def _describe(row: Row[Any]) -> RefusedMessage:
+def _describe(row: UndeliveredRow) -> RefusedMessage:
     return {
         "inspection": row.inspection_id,
         "verdict": row.verdict_id or None,

@@ -21,7 +21,7 @@ import os
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -609,13 +609,23 @@ class FolderSource(BackgroundThread):
             yield from ([one] for one in unknown)
             return
         folder_of, seen = dict[Path, WatchedFolder](), list[SeenView]()
-        for folder, path, is_known in unknown:
-            one = folder.seen_view(path, is_known)
+        for file in unknown:
+            one = file.folder.seen_view(file.path, file.is_known)
             if one.part[0] is None or one.view not in views:
-                yield [_File(folder, path, is_known)]  # it is refused alone
+                yield [file]  # it is refused alone
             else:
-                folder_of[path] = folder
+                folder_of[file.path] = file.folder
                 seen.append(one)
+        yield from self._gather_parts(there, views, folder_of, seen)
+
+    def _gather_parts(
+        self,
+        there: Sequence[WatchedFolder],
+        views: Sequence[str],
+        folder_of: Mapping[Path, WatchedFolder],
+        seen: Sequence[SeenView],
+    ) -> Iterator[list[_File]]:
+        """Yield the files of parts of which all views are there, and give up those that are over."""
         not_whole = {one.part for folder in there for one in folder.pending_views()}
         ready = [one for one in seen if one.part not in not_whole]
         ready.sort(key=lambda one: (one.changed_ns, one.path))

@@ -60,15 +60,14 @@ async def shoot(
     for camera in cameras:
         check_triggers(camera)
     check_room(station, name, due, label.part)
-    if (lost := lost_camera([camera.state for camera in cameras])) is not None and lost.error is not None:
-        raise lost.error
+    check_there(cameras)
     left = min(seconds, due - time.monotonic())
     shots = await asyncio.gather(*(wait_for_shot(camera, left, request) for camera in cameras))
     check_together(shots, min(MOST_APART, station.addresses.settings_of(name).part_deadline))
-    pictures = []
-    for camera, shot in zip(cameras, shots, strict=True):
-        picture = await call(due, camera.picture, shot)
-        pictures.append(picture if label.view is None else replace(picture, view=label.view))
+    taken = zip(cameras, shots, strict=True)
+    pictures = [await call(due, camera.picture, shot) for camera, shot in taken]
+    if label.view is not None:
+        pictures = [replace(one, view=label.view) for one in pictures]
     key = None if request is None else request.key
     triggers = max(getattr(shot, "triggers", 1) for shot in shots)  # other cameras answer each by itself
     number, batch = label.part, label.batch
@@ -83,7 +82,14 @@ def check_triggers(camera: TriggeredSource) -> None:
         raise InputError(camera.untimed)
 
 
-def check_together(shots: Sequence[Any], most: float) -> None:
+def check_there(cameras: Sequence[TriggeredSource]) -> None:
+    """Raise AwayError where a camera is away."""
+    lost = lost_camera([camera.state for camera in cameras])
+    if lost is not None and lost.error is not None:
+        raise lost.error
+
+
+def check_together(shots: Sequence[object], most: float) -> None:
     """Raise ApartError where the first and the last frame of a part were exposed more than `most` seconds
     apart: on a belt they show two parts."""
     times = [shot.exposed_at for shot in shots if isinstance(shot, Shot)]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import select
 
@@ -213,7 +213,7 @@ class Addresses:
         product: ProductSettings,
         origin: str,
         who: str,
-        facts: Mapping[str, Any] = MappingProxyType({}),
+        facts: Mapping[str, object] = MappingProxyType({}),
     ) -> int:
         """Add a product with its model, which judges from now on, or give the product a further version.
         Return the number of the version; open questions are accepted by that. InputError where the model
@@ -226,7 +226,7 @@ class Addresses:
             return self._add_product(name, product, origin, who, facts)
 
     def _add_product(
-        self, name: str, product: ProductSettings, origin: str, who: str, facts: Mapping[str, Any]
+        self, name: str, product: ProductSettings, origin: str, who: str, facts: Mapping[str, object]
     ) -> int:
         number = self.store.add_product(name)
         assert product.model is not None

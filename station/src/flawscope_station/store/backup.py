@@ -25,6 +25,8 @@ from flawscope_station.store.files import BACKUP_FILE, IDENTITY_FILE, LOCK_FILE,
 
 SETTINGS = "settings"  # folder of the settings file and those that it includes, in a backup
 KEPT_TABLES = "tables-"  # begins the folder of the tables that others took the place of
+# maps can be computed again; -wal and -shm are in the copy; other tables are of earlier
+LEFT_OUT = (DATABASE_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, BACKUP_FILE, KEPT_TABLES, SETTINGS)
 IGNORED_ENTRIES = {"lost+found"}  # entries that an empty folder may have
 
 
@@ -47,7 +49,46 @@ def backup(
         InputError: there is no such station, its data base cannot be read, or the file exists.
         FlawscopeError: the file cannot be written.
     """
-    path, home, has_database = Path(target).absolute(), Path(settings.store), settings.database is None
+    path, home = Path(target).absolute(), Path(settings.store)
+    has_database = settings.database is None
+    _check_target(path, home, has_database)
+    if tables_only and not has_database:
+        raise InputError("the tables of this station are PostgreSQL's: copy them with pg_dump")
+    Files(home).identity()
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=files.PARTIAL_SUFFIX) as folder:
+            copy = Path(folder, DATABASE_FILE)
+            if has_database:
+                _copy_sqlite(home / DATABASE_FILE, copy)
+            size = _write(path, home, copy if has_database else None, tables_only, settings_files)
+    except OSError as error:
+        raise FlawscopeError(f"cannot write {path}: {error.strerror or error}; free some space") from None
+    files.sync_folder(path.parent)
+    if not tables_only:
+        with suppress(OSError):
+            (home / BACKUP_FILE).touch()
+    return size
+
+
+def _write(
+    path: Path, home: Path, database: Path | None, tables_only: bool, settings_files: Sequence[Path]
+) -> int:
+    """Write the archive, and return its bytes. database: the copy of SQLite's."""
+    with files.atomic_write(path) as file:
+        if hasattr(os, "fchmod"):  # it holds password hashes
+            os.fchmod(file.fileno(), 0o600)
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            if not tables_only:
+                _add_files(tar, home)
+            _add_settings(tar, settings_files)
+            if database is not None:
+                tar.add(database, DATABASE_FILE)
+            tar.add(home / IDENTITY_FILE, IDENTITY_FILE)
+        return file.tell()
+
+
+def _check_target(path: Path, home: Path, has_database: bool) -> None:
+    """Raise InputError where there is no station, or its backup cannot be this file."""
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}: make it first")
     if not home.is_dir() or (has_database and not (home / DATABASE_FILE).is_file()):
@@ -56,41 +97,24 @@ def backup(
         raise InputError(f"{path} exists, and a backup is never overwritten: choose another name")
     if home.resolve() in path.resolve().parents:
         raise InputError(f"{path} lies in the station's folder, which it is a copy of: choose another folder")
-    if tables_only and not has_database:
-        raise InputError("the tables of this station are PostgreSQL's: copy them with pg_dump")
-    Files(home).identity()
-    # maps can be computed again; -wal and -shm are in the copy; other tables are of earlier
-    left_out = (DATABASE_FILE, IDENTITY_FILE, LOCK_FILE, MAPS, BACKUP_FILE, KEPT_TABLES, SETTINGS)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=files.PARTIAL_SUFFIX) as folder:
-            copy = Path(folder, DATABASE_FILE)
-            if has_database:
-                _copy_sqlite(home / DATABASE_FILE, copy)
-            with files.atomic_write(path) as file:
-                if hasattr(os, "fchmod"):  # it holds password hashes
-                    os.fchmod(file.fileno(), 0o600)
-                with tarfile.open(fileobj=file, mode="w") as tar:
-                    for one in () if tables_only else home.rglob("*"):
-                        place = one.relative_to(home)
-                        if not place.parts[0].startswith(left_out):
-                            with suppress(FileNotFoundError):  # removed meanwhile, as `keep` says
-                                tar.add(one, place, recursive=False)
-                            tar.members = []  # type: ignore[attr-defined]  # there may be millions
-                    for number, one in enumerate(settings_files):  # two may have the same name
-                        tar.add(
-                            one, f"{SETTINGS}/{number}-{one.name}" if number else f"{SETTINGS}/{one.name}"
-                        )
-                    if has_database:
-                        tar.add(copy, DATABASE_FILE)
-                    tar.add(home / IDENTITY_FILE, IDENTITY_FILE)
-                size = file.tell()
-    except OSError as error:
-        raise FlawscopeError(f"cannot write {path}: {error.strerror or error}; free some space") from None
-    files.sync_folder(path.parent)
-    if not tables_only:
-        with suppress(OSError):
-            (home / BACKUP_FILE).touch()
-    return size
+
+
+def _add_files(tar: tarfile.TarFile, home: Path) -> None:
+    """Add the files of a station's folder that are not added by themselves, or made again."""
+    for one in home.rglob("*"):
+        place = one.relative_to(home)
+        if place.parts[0].startswith(LEFT_OUT):
+            continue
+        with suppress(FileNotFoundError):  # removed meanwhile, as `keep` says
+            tar.add(one, place, recursive=False)
+        tar.members = []  # type: ignore[attr-defined]  # there may be millions
+
+
+def _add_settings(tar: tarfile.TarFile, settings_files: Sequence[Path]) -> None:
+    """Add the settings file, and those that it includes by their numbers: two may have the same name."""
+    for number, one in enumerate(settings_files):
+        name = f"{number}-{one.name}" if number else one.name
+        tar.add(one, f"{SETTINGS}/{name}")
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
@@ -173,19 +197,8 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
         if not is_new and {entry.name for entry in home.iterdir()} - IGNORED_ENTRIES:
             raise InputError(f"{home} is not empty: nothing is overwritten, choose another folder")
         folder.mkdir(mode=0o700, parents=True)
-        with tarfile.open(path, "r:") as tar:
-            for part in members_of(tar):
-                tar.extract(part, folder, filter="data")
-        if not (folder / IDENTITY_FILE).exists():
-            raise EOFError
-        has_database = (folder / DATABASE_FILE).exists()
-        if has_database and settings.database is not None:
-            raise InputError(f"{path} is of a station with SQLite: leave `database` out")
-        if not has_database and settings.database is None:
-            raise InputError(f"{path} is of a station with PostgreSQL: name its `database` with --settings")
-        if has_database:
-            with closing(sqlite3.connect(folder / DATABASE_FILE)) as connection:
-                check_sqlite(connection)
+        _unpack(path, folder)
+        _check_unpacked(path, folder, settings)
         for entry in list(folder.iterdir()):
             entry.rename(home / entry.name)
     except (tarfile.TarError, EOFError, sqlite3.Error):
@@ -198,3 +211,25 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
             with suppress(OSError):  # it was restored
                 home.rmdir()
     return path.stat().st_size
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Write what is in a backup into a folder. EOFError where the backup was cut off: its end is missing."""
+    with tarfile.open(path, "r:") as tar:
+        for part in members_of(tar):
+            tar.extract(part, folder, filter="data")
+    if not (folder / IDENTITY_FILE).exists():
+        raise EOFError
+
+
+def _check_unpacked(path: Path, folder: Path, settings: Settings) -> None:
+    """Raise InputError where a backup is of a station with the other kind of data base; sqlite3.Error where
+    its own is damaged."""
+    has_database = (folder / DATABASE_FILE).exists()
+    if has_database and settings.database is not None:
+        raise InputError(f"{path} is of a station with SQLite: leave `database` out")
+    if not has_database and settings.database is None:
+        raise InputError(f"{path} is of a station with PostgreSQL: name its `database` with --settings")
+    if has_database:
+        with closing(sqlite3.connect(folder / DATABASE_FILE)) as connection:
+            check_sqlite(connection)

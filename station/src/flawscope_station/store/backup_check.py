@@ -46,20 +46,9 @@ def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
     path = Path(source)
     if not path.is_file():
         raise InputError(f"there is no backup {path}: check the path")
-    names = set[str]()
     try:
         with tempfile.TemporaryDirectory(suffix=files.PARTIAL_SUFFIX) as folder:
-            with tarfile.open(path, "r:") as tar:
-                for part in members_of(tar):
-                    if not part.isfile():
-                        continue
-                    if part.name == DATABASE_FILE:
-                        tar.extract(part, folder, filter="data")
-                    elif not _is_right(tar, part):
-                        raise InputError(f"{path}: {part.name} is damaged: take another backup")
-                    names.add(part.name)
-            if IDENTITY_FILE not in names:
-                raise EOFError
+            names = _read_members(path, folder)
             inspections, missing = None, 0
             if DATABASE_FILE in names:
                 inspections, missing = _check_records(Path(folder) / DATABASE_FILE, names)
@@ -69,6 +58,24 @@ def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     has_settings = any(name.startswith(f"{SETTINGS}/") for name in names)
     return VerifiedBackup(len(names), inspections, missing, has_settings)
+
+
+def _read_members(path: Path, folder: str) -> set[str]:
+    """Read all files of a backup, and return their names; the data base is copied to a folder. EOFError where
+    the backup was cut off; InputError where a file does not hold what its name says."""
+    names = set[str]()
+    with tarfile.open(path, "r:") as tar:
+        for part in members_of(tar):
+            if not part.isfile():
+                continue
+            if part.name == DATABASE_FILE:
+                tar.extract(part, folder, filter="data")
+            elif not _is_right(tar, part):
+                raise InputError(f"{path}: {part.name} is damaged: take another backup")
+            names.add(part.name)
+    if IDENTITY_FILE not in names:
+        raise EOFError
+    return names
 
 
 def _is_right(tar: tarfile.TarFile, part: tarfile.TarInfo) -> bool:

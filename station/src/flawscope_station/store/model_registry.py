@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, or_, select, update
 
 from flawscope.artefact import ModelFacts, files, rates
 from flawscope.errors import InputError
@@ -23,6 +23,7 @@ from flawscope_station.store.files import MODELS, Files, write_error
 from flawscope_station.store.insert import add_product, lock_products
 from flawscope_station.store.open_models import AddressModel, Model, OpenModels, ProductModel
 from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, add_event, iso
+from flawscope_station.store.rows import CalledVersionRow, VersionRow
 from flawscope_station.store.schema import (
     ACTIVE,
     IS_ACTIVE,
@@ -51,6 +52,56 @@ MAX_REMOVED = 1000  # rows of removed versions of a product that are kept
 IS_THERE = versions.c.state.in_([READY, ACTIVE, RETIRED])  # condition: whoever asks for versions sees these
 DRAFT = "draft"  # fact of a version that a draft of a new product went live as
 RATE_OF = "rate_of"  # fact of a version that differs from another one, which this names, by its rate alone
+
+
+class Switch(TypedDict):
+    """Activation of a version: when, and by whom."""
+
+    at: str
+    by: str
+
+
+class VersionFacts(TypedDict):
+    """Version as the API shows it: those fields that the station reads. Others are facts of its model. That
+    of an entry has none of them. rate_of: the version that it differs from by its rate alone. product: of a
+    joint model."""
+
+    id: int
+    file: str
+    hash: str
+    origin: str
+    created_at: str
+    active: bool
+    switches: list[Switch]
+    method: NotRequired[str]
+    score_threshold: NotRequired[float]
+    false_alarm_rate: NotRequired[float | None]
+    rate_of: NotRequired[int]
+    product: NotRequired[str]
+
+
+class VersionList(TypedDict):
+    """Versions of a product, the newest first. active: number of the one that judges."""
+
+    versions: list[VersionFacts]
+    active: int | None
+
+
+class DraftMark(TypedDict):
+    """Draft that went live as a version. begun: when, by which one knows it from a later one of its name.
+    learnt: when its learning was asked for."""
+
+    begun: str | None
+    by: str
+    learnt: int | None
+
+
+class MadeVersion(TypedDict):
+    """Version that was made at the station, with the facts that are asked for."""
+
+    id: int
+    state: str
+    draft: NotRequired[DraftMark]
 
 
 class ModelRegistry:
@@ -88,7 +139,7 @@ class ModelRegistry:
         model: str | os.PathLike[str],
         origin: str,
         who: str,
-        facts: Mapping[str, Any] = MappingProxyType({}),
+        facts: Mapping[str, object] = MappingProxyType({}),
         *,
         is_ready: bool = True,
     ) -> int:
@@ -168,7 +219,7 @@ class ModelRegistry:
             self._keep(copy, file)
             with self.database.writing() as connection:
                 self._lock_all(connection, [entry_id])
-                facts: dict[str, Any] = {"products": [*names.values()]}
+                facts: Mapping[str, object] = {"products": [*names.values()]}
                 found = {entry_id: self._insert(connection, entry_id, file, facts)}
                 for name, manifest in manifests.items():
                     number = add_product(connection, names[name], entry_id)
@@ -217,7 +268,7 @@ class ModelRegistry:
         connection: Connection,
         product_id: int,
         file: Mapping[str, str],
-        facts: dict[str, Any],
+        facts: Mapping[str, object],
         model: ModelFacts | None = None,
     ) -> int:
         """Add a version that is being made unless it is there; return its number."""
@@ -346,13 +397,13 @@ class ModelRegistry:
                 self.activate(product_id, number, "station")
         return number
 
-    def active_facts(self, product_id: int) -> dict[str, Any]:
+    def active_facts(self, product_id: int) -> dict[str, object]:
         """Facts of the version that was active last; empty without one. That of an entry has `products`, of a
         product of a joint model `product`."""
         row = self.active_row(product_id)
         return {} if row is None else dict(json.loads(row.facts))
 
-    def active_row(self, product_id: int) -> Row[Any] | None:
+    def active_row(self, product_id: int) -> VersionRow | None:
         """Row of the version that was active last; None: there is none."""
         return self.database.row(select(versions).where(versions.c.product_id == product_id, IS_ACTIVE))
 
@@ -369,7 +420,7 @@ class ModelRegistry:
         model = self._load_model(row)
         return model if model.kind != "product" else model.product(json.loads(row.facts)["product"])
 
-    def _same_file_rows(self, product_id: int, number: int) -> Sequence[Row[Any]]:
+    def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
         """The version, or those of a joint model's entry and all of its products, with `called`, the
         product's name. NotFoundError; InputError where the settings name a model of another kind."""
         found = self._row(product_id, number)
@@ -390,7 +441,7 @@ class ModelRegistry:
             own = or_(products.c.id == entry, products.c.entry_id == entry)
             return connection.execute(query.where(versions.c.hash == found.hash, own)).all()
 
-    def _load_models(self, rows: Sequence[Row[Any]]) -> dict[int, AddressModel]:
+    def _load_models(self, rows: Sequence[CalledVersionRow]) -> dict[int, AddressModel]:
         """Judging of the versions of one file, by product; of a joint model by its entry, too."""
         model = self._load_model(rows[0])
         if model.kind != "product":
@@ -407,7 +458,7 @@ class ModelRegistry:
         entries = (row.product_id for row in rows if row.product_id not in alone)
         return {**alone, **dict.fromkeys(entries, AddressModel(model, products))}
 
-    def _load_model(self, row: Row[Any]) -> Model:
+    def _load_model(self, row: VersionRow) -> Model:
         """Open model of a version's file, which versions of the same file share."""
         path = self.files.folder / str(row.file)
         engine = self.engine_for(path)
@@ -418,13 +469,13 @@ class ModelRegistry:
         """Engine to open a model file with; None: the default."""
         return None if path.suffix.lower() == files.TRAINED_SUFFIX else self.engine
 
-    def made_as(self, product_id: int, origin: str) -> list[dict[str, Any]]:
+    def made_as(self, product_id: int, origin: str) -> list[MadeVersion]:
         """Return number, state and facts of a product's versions of this origin, the newest first."""
         own = versions.c.product_id == product_id, versions.c.origin == origin, IS_THERE
         rows = self.database.rows(select(versions).where(*own).order_by(versions.c.id.desc()))
-        return [{**json.loads(row.facts), "id": row.id, "state": row.state} for row in rows]
+        return [_describe_made(row) for row in rows]
 
-    def note_draft(self, number: int, mark: Mapping[str, Any]) -> None:
+    def note_draft(self, number: int, mark: DraftMark) -> None:
         """Note with a version which draft went live as it. StoreError."""
         own = versions.c.id == number
         with self.database.writing() as connection:
@@ -438,7 +489,7 @@ class ModelRegistry:
         """Path of a version's model file. NotFoundError."""
         return self.files.folder / str(self._row(product_id, number).file)
 
-    def list_versions(self, product_id: int) -> dict[str, Any]:
+    def list_versions(self, product_id: int) -> VersionList:
         """All versions of a product as the API shows them, the newest first."""
         with self.database.reading() as connection:
             rows = connection.execute(
@@ -447,12 +498,11 @@ class ModelRegistry:
                 .order_by(versions.c.id.desc())
             ).all()
             switches = _activations(connection, product_id)
-        return {
-            "versions": [_describe_version(row, switches.get(row.id, [])) for row in rows],
-            "active": next((row.id for row in rows if row.state == ACTIVE), None),
-        }
+        listed = [_describe_version(row, switches.get(row.id, [])) for row in rows]
+        active = next((int(row.id) for row in rows if row.state == ACTIVE), None)
+        return {"versions": listed, "active": active}
 
-    def version(self, product_id: int, number: int) -> dict[str, Any]:
+    def version(self, product_id: int, number: int) -> VersionFacts:
         """A version as the API shows it. NotFoundError."""
         row = self._row(product_id, number)
         with self.database.reading() as connection:
@@ -472,7 +522,7 @@ class ModelRegistry:
             number = connection.execute(query).scalar_one_or_none()
         return None if number is None else int(number)
 
-    def _row(self, product_id: int, number: int) -> Row[Any]:
+    def _row(self, product_id: int, number: int) -> VersionRow:
         own = versions.c.product_id == product_id, versions.c.id == number
         row = self.database.row(select(versions).where(*own, IS_THERE))
         if row is None:
@@ -486,7 +536,7 @@ def rate_root(connection: Connection, number: int) -> int:
     return int(json.loads(facts).get(RATE_OF, number))
 
 
-def _version_facts(model: ModelFacts) -> dict[str, Any]:
+def _version_facts(model: ModelFacts) -> dict[str, object]:
     """Facts of a model of one product, as the API shows them. One with a model for each view has no threshold
     of pictures: `score_threshold` and `spread` are None."""
     promise, manifests = rates.promise_of(model), list(model.manifests.values())
@@ -551,7 +601,7 @@ def _is_removable() -> ColumnElement[bool]:
     return and_(versions.c.state.in_([MAKING, READY]), ~or_(*uses))
 
 
-def _is_joint(row: Row[Any]) -> bool:
+def _is_joint(row: VersionRow) -> bool:
     return not {"product", "products"}.isdisjoint(json.loads(row.facts))
 
 
@@ -566,21 +616,22 @@ def _forget_removed(connection: Connection, product_id: int) -> None:
 
 def _activations(
     connection: Connection, product_id: int, number: int | None = None
-) -> dict[int, list[dict[str, str]]]:
+) -> dict[int, list[Switch]]:
     """Time and person of each activation by version; number: of this version alone."""
     query = select(events.c.text, events.c.at, events.c.who).where(
         events.c.kind == VERSION_ACTIVATED, events.c.product_id == product_id
     )
     if number is not None:
         query = query.where(events.c.text == str(number))
-    found: dict[int, list[dict[str, str]]] = {}
+    found: dict[int, list[Switch]] = {}
     for text, at, who in connection.execute(query.order_by(events.c.id)):
-        found.setdefault(int(text), []).append({"at": iso(at), "by": who})
+        switch: Switch = {"at": iso(at), "by": who}
+        found.setdefault(int(text), []).append(switch)
     return found
 
 
-def _describe_version(row: Row[Any], switches: list[dict[str, str]]) -> dict[str, Any]:
-    return {
+def _describe_version(row: VersionRow, switches: list[Switch]) -> VersionFacts:
+    facts: dict[str, object] = {
         "id": row.id,
         "file": Path(row.file).name,
         "hash": row.hash,
@@ -590,3 +641,9 @@ def _describe_version(row: Row[Any], switches: list[dict[str, str]]) -> dict[str
         "switches": switches,
         **json.loads(row.facts),
     }
+    return cast(VersionFacts, facts)
+
+
+def _describe_made(row: VersionRow) -> MadeVersion:
+    facts: dict[str, object] = {**json.loads(row.facts), "id": row.id, "state": row.state}
+    return cast(MadeVersion, facts)

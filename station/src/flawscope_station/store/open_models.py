@@ -19,8 +19,8 @@ class NoModelError(RefusalError):
 
     code = "no_model"
 
-    def __init__(self) -> None:
-        super().__init__("no model of this product is open: activate a version that knows it")
+    def __init__(self, why: str = "no model of this product is open: activate a version that knows it"):
+        super().__init__(why)
 
 
 class ProductModel(NamedTuple):

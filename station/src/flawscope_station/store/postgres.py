@@ -8,11 +8,13 @@ here.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors
+from psycopg.abc import PQGen
+from psycopg.rows import TupleRow
 from sqlalchemy import Engine, event
 
 T = TypeVar("T")
@@ -27,18 +29,18 @@ class SilentServerError(psycopg.OperationalError):
     """The server did not answer in time."""
 
 
-class Connection(psycopg.Connection[Any]):
+class Connection(psycopg.Connection[TupleRow]):
     """Connection that is closed when an answer takes longer than `patience`, in seconds; None: no limit."""
 
     patience: float | None = IDLE_PATIENCE
 
-    def wait(self, gen: Generator[Any, Any, T], *args: Any, **given: Any) -> T:
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait for an answer. SilentServerError where there is none in time."""
         if self.patience is None:
-            return super().wait(gen, *args, **given)
-        return super().wait(self._in_time(gen, self.patience), *args, **given)
+            return super().wait(gen, interval, timeout)
+        return super().wait(self._in_time(gen, self.patience), interval, timeout)
 
-    def _in_time(self, gen: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, T]:
+    def _in_time(self, gen: PQGen[T], seconds: float) -> PQGen[T]:
         """Yield what an exchange with the server waits for, until it is done, or its time is over. psycopg
         sends 0 several times a second while nothing comes."""
         ends = time.monotonic() + seconds
@@ -59,11 +61,11 @@ def use_patient_connections(engine: Engine) -> None:
     """Let an engine make such connections."""
 
     @event.listens_for(engine, "do_connect")
-    def connect(dialect: object, record: object, args: Any, given: Any) -> Connection:
+    def connect(dialect: object, record: object, args: Sequence[str], given: Mapping[str, Any]) -> Connection:
         return Connection.connect(*args, **given)
 
     @event.listens_for(engine, "checkin")
-    def wait_briefly(connection: Any, record: object) -> None:
+    def wait_briefly(connection: Connection | None, record: object) -> None:
         if connection is not None:
             connection.patience = IDLE_PATIENCE
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from operator import attrgetter
 from types import SimpleNamespace
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import NamedTuple, TypedDict, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -646,7 +646,7 @@ def _in_parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def verdict_stacks(
-    connection: Connection, numbers: Sequence[int] | Select[Any]
+    connection: Connection, numbers: Sequence[int] | Select[tuple[object, ...]]
 ) -> dict[int, list[VerdictRow]]:
     """Verdicts that hold, by inspection, the oldest first; those taken back are left out. numbers: of the
     inspections, or their query."""
@@ -696,7 +696,7 @@ def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
 # -------------------------------------------------------------------------------------------------- as shown
 
 
-def inspection_query() -> Select[Any]:
+def inspection_query() -> Select[tuple[object, ...]]:
     """Query of the columns that `describe_inspections` needs."""
     of_picture = (pictures.c[name] for name in ("width", "height", "removed_at"))
     there = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)

@@ -81,6 +81,22 @@ class EventRow(Protocol):
     address: str | None
 
 
+class ShownEventRow(EventRow, Protocol):
+    """Event with the name of its product."""
+
+    product: str | None
+
+
+class UndeliveredRow(Protocol):
+    """Row of `undelivered`."""
+
+    inspection_id: int
+    verdict_id: int
+    why: str
+    at: int
+    again: bool
+
+
 class DecisionRow(Protocol):
     """Judged picture: of an inspection, or of one of its views."""
 
@@ -123,6 +139,66 @@ class ShownInspectionRow(InspectionRow, Protocol):
     height: int
     removed_at: int | None
     product: str
+
+
+class ReviewedRow(Protocol):
+    """Reviewed inspection with what is known of its picture. contradicts: its file was called something else,
+    too."""
+
+    id: int
+    picture: str
+    name: str
+    verdict: str
+    anomalous: bool
+    version_id: int
+    score: float
+    severity: float
+    suffix: str
+    removed_at: int | None
+    contradicts: bool
+
+
+class LatestRow(Protocol):
+    """Inspection of which it is asked whether its part is good."""
+
+    id: int
+    anomalous: bool
+    verdict: str | None
+
+
+class DrawnRow(InspectionRow, Protocol):
+    """Inspection whose picture is learnt from, with what is known of that."""
+
+    picture: str
+    suffix: str
+
+
+class LearntPictureRow(Protocol):
+    """Picture that is learnt from: of a reviewed inspection, or of one that was drawn."""
+
+    id: int
+    name: str
+    picture: str
+    suffix: str
+
+
+class VersionRow(Protocol):
+    """Row of `versions`."""
+
+    id: int
+    product_id: int
+    hash: str
+    file: str
+    origin: str
+    facts: str
+    created_at: int
+    state: str
+
+
+class CalledVersionRow(VersionRow, Protocol):
+    """Version with the name of its product."""
+
+    called: str
 
 
 class ChallengeInspectionRow(InspectionRow, Protocol):

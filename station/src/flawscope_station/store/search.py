@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+from typing import Annotated, Literal, NamedTuple, TypedDict
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -174,7 +174,7 @@ def _time_conditions(filters: Filters, at: ColumnElement[int]) -> list[ColumnEle
     return conditions
 
 
-def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
+def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[tuple[object, ...]]:
     column = inspections.c
     purposes = (PRODUCTION, TRIAL) if filters.purpose == WITH_TRIALS else (filters.purpose,)
     conditions = _state_conditions(filters) + _number_conditions(filters)
@@ -300,7 +300,7 @@ class TrendPeriod(NamedTuple):
     length: int
     first: int
     until: int
-    counts: Select[Any]
+    counts: Select[tuple[object, ...]]
 
 
 def trends(database: Database, product_id: int, since: int | None = None, until: int | None = None) -> Trends:
@@ -369,12 +369,12 @@ def _count_uninspected(connection: Connection, product_id: int, since: int, unti
     return int(connection.execute(uninspected).scalar_one())
 
 
-def _hour_counts(product_id: int) -> Select[Any]:
+def _hour_counts(product_id: int) -> Select[tuple[object, ...]]:
     """Query of `hours`, with `at` in microseconds."""
     return select((hours.c.hour * HOUR).label("at"), hours).where(hours.c.product_id == product_id)
 
 
-def inspection_counts(product_id: int) -> Select[Any]:
+def inspection_counts(product_id: int) -> Select[tuple[object, ...]]:
     """Query of a product's inspections with the columns of `_hour_counts`: `at`, scores, `COUNT_NAMES`."""
     column = inspections.c
     anomalous = column.anomalous & ~column.tolerated
@@ -527,7 +527,7 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
     )
 
 
-def _count_by_hour(connection: Connection, counts: Select[Any]) -> list[dict[str, int]]:
+def _count_by_hour(connection: Connection, counts: Select[tuple[object, ...]]) -> list[dict[str, int]]:
     """Return the counts of each hour that has inspections, with its beginning as `at`."""
     counted = counts.subquery()
     hour = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL

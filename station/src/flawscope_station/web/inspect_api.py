@@ -138,9 +138,9 @@ def _respond(
 ) -> Answer | Response:
     """Return the answer to a request whose parts have theirs."""
     results = [_part_result(floor, sent, one) for one in answers]
-    first_error = next((one.error for one in answers if one.error is not None), None)
-    is_judged = any(one.inspection is not None for one in answers)
-    if first_error is not None and not is_judged:
+    if all(one.inspection is None for one in answers):
+        first_error = answers[0].error
+        assert first_error is not None, "a part has an inspection or an error"
         if len(results) == 1:
             return error_response(first_error)  # not raised: the traceback would hold the picture
         response.status_code = status_and_code(first_error)[0]

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, Response
@@ -23,7 +23,7 @@ from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.store.files import write_error
 from flawscope_station.store.line_alarms import hold_promise
-from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.model_registry import ModelRegistry, VersionFacts
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import GOOD, valid_id_or_zero
 from flawscope_station.store.schema import READY
@@ -364,15 +364,6 @@ def _shown_inspections(candidates: Sequence[Candidate], unsure: Sequence[int]) -
     return shown
 
 
-class ListedVersion(TypedDict):
-    """Version of a product, as lists have it. rate_of: the version that it differs from by its rate alone.
-    product: of a joint model."""
-
-    id: int
-    rate_of: NotRequired[int]
-    product: NotRequired[str]
-
-
 class RateFacts(TypedDict):
     """Meaning of other false-alarm rates for the active version. day: pictures a day. known_defects: how
     many were reviewed."""
@@ -387,8 +378,8 @@ class RateFacts(TypedDict):
 def _rate_facts(
     page: Page,
     versions: ModelRegistry,
-    active: ListedVersion | None,
-    listed: Sequence[ListedVersion],
+    active: VersionFacts | None,
+    listed: Sequence[VersionFacts],
 ) -> RateFacts:
     """Return what other false-alarm rates would mean for the active version."""
     product_id = page.product_id
@@ -416,7 +407,7 @@ def _rate_facts(
     return facts
 
 
-def _network_of(version: ListedVersion) -> int:
+def _network_of(version: VersionFacts) -> int:
     """Return the version that has this one's network; one that differs by its rate alone names another."""
     return version.get("rate_of", version["id"])
 
