@@ -55,12 +55,18 @@ test: $(READY) ## run the tests of rooms, and one of each kind of whole ones; AL
 chain: $(READY) ## all methods, runtimes and precisions give the same numbers, in minutes
 	$(BIN)/python -m pytest tests/whole/methods/chain.py tests/whole/methods/test_contract.py $(if $(ARGS),$(ARGS),$(PARALLEL))
 
-lint: $(READY) ## style, types, spelling
+lint: $(READY) ## style, types, spelling; with npm the pages' scripts, too
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/python tests/imported_names.py $(CODE)
 	$(BIN)/codespell $(CODE) configs *.md
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory node_modules/.ready && npm run --silent lint; \
+	else echo "no npm: the pages' scripts are not checked (apt-get install npm)"; fi
+
+node_modules/.ready: package.json package-lock.json
+	npm ci --silent
+	@touch $@
 
 format: $(READY) ## apply the style
 	$(BIN)/ruff check --fix $(CODE)
@@ -112,4 +118,4 @@ notes: ## print the release notes of this version, from the changelog
 	@$(PYTHON) .ci/notes.py
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) demo site build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) node_modules demo site build dist .pytest_cache .mypy_cache .ruff_cache

@@ -6,8 +6,19 @@ from dataclasses import replace
 import pytest
 
 import flawscope
-from flawscope.artefact.rates import OFFERED, check_rate, describe_rates, offered_rates, promise_of
+from flawscope.artefact.model_file import Manifest
+from flawscope.artefact.rates import (
+    OFFERED,
+    check_rate,
+    describe_rates,
+    offered_rates,
+    promise_facts,
+    promise_of,
+)
+from flawscope.calibration.goods import calibrate
 from flawscope.errors import InputError
+from flawscope.pictures.table import Picture
+from flawscope.views.preprocess import Preprocess
 
 
 def test_each_rate_is_told_as_the_model_at_that_rate_tells_it(onnx_path):
@@ -81,3 +92,18 @@ def test_more_pictures_are_asked_for_where_they_would_help(calibrated):
     wrong = calibrated(30, miscounted=2)
     with pytest.raises(InputError, match=r"choose that$"):
         check_rate(wrong.manifest, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [
+        (range(24), (True, 24, 0, False)),
+        ([k // 3 for k in range(24)], (True, 8, 11, True)),  # near-copies share a unit: other parts help
+        ([0] * 24, (False, 24, 0, True)),  # one part alone
+    ],
+)
+def test_what_pages_show_counts_parts_where_pictures_share_them(units, said):
+    rows = [Picture(f"{k}.png", "train", f"{k}", unit, k, k, 8.0, True) for k, unit in enumerate(units)]
+    calibration = calibrate(rows, 0.05, promised=len(set(units)) > 1)
+    facts = promise_facts(Manifest("patchcore", {}, Preprocess(), calibration, pictures=tuple(rows)))
+    assert (facts["promised"], facts["calibrated"], facts["missing"], facts["of_parts"]) == said

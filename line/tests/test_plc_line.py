@@ -190,7 +190,7 @@ def test_connections_have_problems_of_their_own():
 
 
 def no_model() -> None:
-    raise NoModelError("there is none")
+    raise NoModelError()
 
 
 def test_a_model_that_cannot_be_opened_is_tried_again_less_and_less_often(play):

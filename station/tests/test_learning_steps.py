@@ -60,7 +60,7 @@ def test_a_product_that_is_removed_while_it_learns_leaves_no_version_and_no_prob
 
     def removed(product_id: int) -> int:
         if product_id == 1:
-            raise NoModelError("no model of this product is open")
+            raise NoModelError()
         return number(product_id)
 
     monkeypatch.setattr(made.versions, "number", removed)

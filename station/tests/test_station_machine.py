@@ -76,12 +76,14 @@ def test_what_hangs_is_a_standstill_that_names_it(computer, monkeypatch, where, 
     with pytest.raises(StoreError, match=word):
         watch.check_room(SIZE)
     begun = time.monotonic()
-    if where == "database":
-        with pytest.raises(StoreError, match="has not answered"), computer.database.reading():
-            pass
-        with pytest.raises(StoreError, match="has not answered"), computer.database.writing():
-            pass
-        assert time.monotonic() - begun < 1, "nobody more waits for it"
+    with pytest.raises(StoreError, match="has not answered"), computer.database.reading():
+        pass
+    with pytest.raises(StoreError, match="has not answered"), computer.database.writing():
+        pass
+    assert time.monotonic() - begun < 1, "nobody more waits for it: SQLite's file lies on the disk"
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "is_sqlite", False)  # a server's does not
+        assert (watch.database_silence() is None) == (where == "disk")
     going.set()
     until(lambda: watch.standstill(SIZE) is None, "it answers again")
 

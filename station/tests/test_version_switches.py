@@ -12,7 +12,7 @@ from flawscope import Predictor
 from flawscope_station.core.page_products import MADE_ON_PAGES
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.learning.jobs import JobQueue
-from flawscope_station.settings.station import Limits
+from flawscope_station.settings.station import Limits, ProductSettings
 from flawscope_station.setup.draft import DRAFTS_FOLDER, STATE_FILE
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.setup.live_products import LiveProducts
@@ -20,9 +20,11 @@ from flawscope_station.store import model_registry
 from flawscope_station.store.addresses import Addresses
 from flawscope_station.store.files import Files
 from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, Store
 from flawscope_station.store.schema import versions
 from station_helpers import PATIENCE, add_version
+from version_machine import DRAFTS, Machine
 
 pytestmark = pytest.mark.both_databases
 
@@ -143,6 +145,19 @@ def test_a_product_is_removed_by_one_transaction(registry):
     assert (event.who, event.text) == ("anna", "product plate; its records are kept")
 
 
+def test_a_removed_product_judges_again_only_when_it_goes_live(registry, tmp_path):
+    """Somebody asked for an activation before another one removed the product: else the next start would
+    have it again, with nobody having wished so."""
+    registry.deactivate(1, "anna", "product plate; its records are kept")
+    with pytest.raises(NotFoundError, match="the product was removed: version 2 was not activated"):
+        registry.activate(1, 2, "berta")
+    started_again = ModelRegistry(registry.database, Files(tmp_path / "files"))
+    assert (started_again.resume(1), registry.list_versions(1)["active"]) == (None, None)
+    registry.activate(1, 2, "anna", goes_live=True)
+    registry.activate(1, 1, "berta")
+    assert judge_and_page(registry) == (1, 1)
+
+
 def addresses_of(registry: ModelRegistry) -> Addresses:
     """Addresses with one product, of which no settings are known."""
     addresses = object.__new__(Addresses)
@@ -181,6 +196,37 @@ def test_a_product_that_is_being_removed_is_not_found(registry):
     with pytest.raises(NotFoundError, match="product plate is removed"):
         addresses.settings_of("plate")
     assert addresses.configured_numbers() == {}
+
+
+def test_a_product_that_is_removed_while_it_goes_live_is_removed_after_it(database, tmp_path, monkeypatch):
+    """Model and page say the same at each moment, and so does the next start."""
+    monkeypatch.setattr(Machine, "url", database.url, raising=False)
+    monkeypatch.setattr(Machine, "folder", tmp_path, raising=False)
+    played = Machine()
+    opened, goes_on = threading.Event(), threading.Event()
+    played.registry.meanwhile = lambda: (opened.set(), goes_on.wait(PATIENCE))
+    model = ProductSettings(str(DRAFTS / played.content()))
+    live = threading.Thread(
+        target=played.addresses.add_product, args=(played.name, model, MADE_ON_PAGES, "anna")
+    )
+    live.start()
+    assert opened.wait(PATIENCE)
+    removal = threading.Thread(target=played.addresses.remove_product, args=(played.name, "berta"))
+    removal.start()
+    removal.join(0.1)
+    assert removal.is_alive(), "it waits for the model, which may be opened just now"
+    assert played.registry.number(played.product), "the one before judges meanwhile"
+    goes_on.set()
+    live.join(PATIENCE)
+    removal.join(PATIENCE)
+    assert played.name not in played.addresses.products
+    with pytest.raises(NoModelError):
+        played.registry.number(played.product)
+    assert played.registry.list_versions(played.product)["active"] is None
+    assert len(played.registry.list_versions(played.product)["versions"]) == 2
+    played.restart()
+    assert played.name not in played.addresses.products
+    played.teardown()
 
 
 def test_a_draft_of_an_earlier_flawscope_gives_its_version_what_it_said_itself(registry, tmp_path):

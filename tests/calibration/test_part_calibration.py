@@ -171,6 +171,9 @@ def test_parts_of_the_line_tell_how_many_of_its_parts_are_lost():
     lowest = known.decide({"left": 0.0, "right": 0.0})
     assert (lowest.p_value, lowest.is_anomalous) == (pytest.approx(1.0), False)
     assert known.without("40").expected_rate == pytest.approx((1 + 69 * 5 / 29) / 70)
+    all_lost = PartCalibration(names, ("left", "right"), scores, 0.05, frozenset(names[40::5]))
+    assert all_lost.expected_rate == pytest.approx(1.0)
+    assert all_lost.decide({"left": 99.0, "right": 99.0}).is_anomalous
 
 
 def test_a_part_that_was_pictured_again_counts_once_by_its_largest_score():

@@ -16,7 +16,9 @@ from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError, install_command
 from flawscope.export import onnx_graph
 from flawscope.export.export import export
+from flawscope.export.recalibrate import _merge_rows
 from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.table import Picture
 from flawscope.predictor import Predictor, read_manifest
 
 ENGINES = ("onnxruntime", "openvino")
@@ -224,3 +226,12 @@ def test_a_certificate_that_is_none_is_said_so(onnx_path, tmp_path, capsys):
         Predictor(replace(model.artefact, manifest=manifest), model.session).save(tmp_path / "m.onnx")
         assert main(["info", str(tmp_path / "m.onnx")]) == 0
         assert "its certificate is damaged" in capsys.readouterr().out
+
+
+def test_lost_pictures_that_are_not_given_do_not_count_beside_those_that_are():
+    """A line's pictures stand in the place of the fit's: else the lost ones of both would count."""
+    lost = [Picture(name, "calibration", name, k, counted=True) for k, name in enumerate(("a", "b"))]
+    learnt = Picture("c", "train", "c", 2, 1.0, 1.0, 0.5, counted=True)
+    new = Picture("d", "calibration", "d", 3, 1.2, 1.2, 0.5, counted=True)
+    rows = _merge_rows((*lost, learnt), {0: new}, {"b", "d"})
+    assert rows == (lost[1], learnt.forgotten(), new)

@@ -7,7 +7,7 @@ another rate is the same network with another calibration.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from flawscope.artefact.detection import decided_defects
 from flawscope.artefact.model_facts import ModelFacts
@@ -112,6 +112,39 @@ def promise_of(model: Manifest | ModelFacts) -> Promise:
     parts = known.calibration
     count = parts.complete_count
     return Promise(parts.promise(), count > 1, parts.rate, parts.expected_rate, count, True, by_part=True)
+
+
+class PromiseFacts(TypedDict):
+    """Promise of a model as pages show it.
+
+    promised: whether there is one. rate: expected share of good ones called anomalous. calibrated, missing:
+    number of pictures, or parts, that it comes from, and of those that the wanted rate needs more. of_parts:
+    whether these count parts. several: whether a picture shows several parts, and the rate is of pictures.
+    """
+
+    promised: bool
+    rate: float
+    calibrated: int
+    missing: int
+    wanted_rate: float
+    of_parts: bool
+    several: bool
+
+
+def promise_facts(model: Manifest | ModelFacts) -> PromiseFacts:
+    """Return what a model promises, as pages show it."""
+    facts = ModelFacts.of(model)
+    promise = promise_of(facts)
+    return {
+        "promised": promise.is_made,
+        "rate": promise.rate,
+        "calibrated": promise.calibrated,
+        "missing": promise.missing,
+        "wanted_rate": promise.wanted,
+        # where pictures show one part alone, only other parts help
+        "of_parts": promise.of_parts or not promise.is_made,
+        "several": any(one.preprocess.several is not None for one in facts.manifests.values()),
+    }
 
 
 def check_rate(model: Manifest | ModelFacts, rate: float) -> None:

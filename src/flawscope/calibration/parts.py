@@ -226,7 +226,7 @@ class _GoodParts(NamedTuple):
     def allowed(self, rate: float) -> int:
         """Number of found parts that may score at least as high as a new one that is called anomalous."""
         room = (rate + ROUNDING) * (self.total + 1) - 1 - self.lost
-        return min(len(self.found), max(0, int(room / self.weight + ROUNDING)))
+        return 0 if room <= 0 else min(len(self.found), int(room / self.weight + ROUNDING))
 
     def p_value(self, above: int) -> float:
         """P-value of a new part that so many found ones score at least as high as."""

@@ -96,6 +96,9 @@ class CheckReport:
         sizes = []
         for width, height, count in self.sizes:
             sizes.append({"width": width, "height": height, "pictures": count})
+        modes = [{"mode": mode, "pictures": count} for mode, count in self.modes]
+        forms = [_form_document(form) for form in self.forms]
+        findings = [asdict(finding) | {"others": list(finding.others)} for finding in self.findings]
         return {
             "root": self.root,
             "category": self.category,
@@ -103,10 +106,10 @@ class CheckReport:
             "ok": self.ok,
             "counts": counts,
             "sizes": sizes,
-            "modes": [{"mode": mode, "pictures": count} for mode, count in self.modes],
-            "forms": [_form_document(form) for form in self.forms],
+            "modes": modes,
+            "forms": forms,
             "totals": self.totals,
-            "findings": [asdict(finding) | {"others": list(finding.others)} for finding in self.findings],
+            "findings": findings,
             "remarks": list(self.remarks),
         }
 

@@ -164,6 +164,7 @@ class Comparison:
             model["remarks"] = evaluation.remarks
             models.append(model)
         first = self.evaluations[0]
+        differences = {one.name: one.to_dict() for one in self.differences}
         return {
             "category": first.category,
             "product": first.product,
@@ -171,7 +172,7 @@ class Comparison:
             "counted": f"{self.noun}s",
             "images": first.images,
             "left_out": first.left_out,
-            "metrics": {one.name: one.to_dict() for one in self.differences},
+            "metrics": differences,
             "changed": [one.to_dict() for one in self.changed],
             "pictures": [one.to_dict() for one in self.pairs],
             "failures": list(self.failures),
@@ -296,6 +297,38 @@ def _decided_by_pictures(own: Evaluation, *both: Evaluation) -> list[Decided]:
 # ------------------------------------------------------------------------------------------------ differences
 
 
+def _groups(anomalous: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+    """The pictures that decide each rate, as far as there are any."""
+    groups = {"defects_found": anomalous, "false_alarms": ~anomalous}
+    return {name: own for name, own in groups.items() if own.any()}
+
+
+def _values(
+    evaluation: Evaluation, anomalous: NDArray[np.bool_], decisions: NDArray[np.bool_], scores: Floats
+) -> dict[str, float | None]:
+    """The rates of an evaluation's decisions, and its metrics, those of pictures for these alone."""
+    rates = {name: float(decisions[own].mean()) for name, own in _groups(anomalous).items()}
+    image = image_metrics(anomalous, scores)
+    return {
+        **rates,
+        **evaluation.metrics,
+        "image_auroc": image.auroc,
+        "image_ap": image.ap,
+        "image_f1": image.f1,
+        "image_f1_calibrated": f1_at(anomalous, decisions),
+    }
+
+
+def _resampled_rates(
+    anomalous: NDArray[np.bool_], decisions: NDArray[np.bool_], times: NDArray[np.integer]
+) -> dict[str, Floats]:
+    """The rates of each resample; good and defective ones are drawn in their own numbers."""
+    rates: dict[str, Floats] = {}
+    for name, own in _groups(anomalous).items():
+        rates[name] = times[:, own] @ decisions[own] / own.sum()
+    return rates
+
+
 def _differences(
     evaluations: tuple[Evaluation, Evaluation], pairs: Sequence[Pair], resamples: int, seed: int
 ) -> list[Difference]:
@@ -306,31 +339,17 @@ def _differences(
     if any(one.parts for one in evaluations):  # pixels are those of pictures
         truth = np.array([one.item.anomalous for one in evaluations[0].pictures])
         pictures = bootstrap_counts(truth, resamples, seed)
+    decided = ([one.a for one in pairs], [one.b for one in pairs])
     values: list[dict[str, float | None]] = []
     resampled: list[dict[str, Floats]] = []
-    for evaluation, decided in zip(
-        evaluations, ([one.a for one in pairs], [one.b for one in pairs]), strict=True
-    ):
-        decisions = np.array([one.is_anomalous for one in decided])
-        scores = np.array([one.score for one in decided])
-        groups = {"defects_found": anomalous, "false_alarms": ~anomalous}
-        rates: dict[str, float | None] = {
-            name: float(decisions[of].mean()) for name, of in groups.items() if of.any()
-        }
-        own = image_metrics(anomalous, scores)
-        image = {
-            "image_auroc": own.auroc,
-            "image_ap": own.ap,
-            "image_f1": own.f1,
-            "image_f1_calibrated": f1_at(anomalous, decisions),
-        }
-        values.append({**rates, **evaluation.metrics, **image})
-        found = {  # good and defective ones are drawn in their own numbers
-            name: times[:, of] @ decisions[of] / of.sum() for name, of in groups.items() if of.any()
-        }
+    for evaluation, own in zip(evaluations, decided, strict=True):
+        decisions = np.array([one.is_anomalous for one in own])
+        scores = np.array([one.score for one in own])
+        values.append(_values(evaluation, anomalous, decisions, scores))
+        rates = _resampled_rates(anomalous, decisions, times)
         if min(anomalous.sum(), (~anomalous).sum()) >= 2:
-            found |= bootstrap_images(anomalous, scores, decisions, times)
-        resampled.append(found | _bootstrap_pixels(evaluation, pictures[: resamples // 2]))
+            rates |= bootstrap_images(anomalous, scores, decisions, times)
+        resampled.append(rates | _bootstrap_pixels(evaluation, pictures[: resamples // 2]))
     found_of_both = list[Difference]()
     for name, value in values[0].items():
         other = values[1].get(name)

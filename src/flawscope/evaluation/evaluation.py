@@ -142,6 +142,8 @@ def evaluate(
     for name, value in found.items():
         values[name] = None if value is None or np.isnan(value) else float(value)
     left_out_kinds = Counter(item.kind for item in seen.left_out)
+    defect_pixels = {name: seen.marked[name] for name in DEFECT_PIXELS}
+    masks = {name: seen.marked[name] for name in MASK_COUNTS}
     return Evaluation(
         category=dataset.category,
         product=predictor.manifest.category,
@@ -151,8 +153,8 @@ def evaluate(
         defects=_defect_statistics(decided),
         kinds=_kind_statistics(decided, dataset),
         images=len(kept),
-        defect_pixels={name: seen.marked[name] for name in DEFECT_PIXELS},
-        masks={name: seen.marked[name] for name in MASK_COUNTS},
+        defect_pixels=defect_pixels,
+        masks=masks,
         left_out=dict(left_out_kinds),
         learnt_from=len(dataset.train) if is_drawn else 0,
         without_mask=kept.without_mask,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,9 @@ from flawscope.evaluation.result import PictureStore
 from flawscope.pictures.masks import read_labels
 from flawscope.types import Json
 from flawscope.views.geometry import Geometry
+
+if TYPE_CHECKING:
+    from flawscope.datasets.dataset import Item
 
 
 def shrink_mask(
@@ -43,6 +48,31 @@ def shrink_mask(
     return truth, count, lost
 
 
+Regions = list[tuple[NDArray[np.bool_], float]]  # of a picture: each with its saturation
+
+
+def _saturated_regions(kept: PictureStore, configs: dict[int, Json]) -> list[Regions | None]:
+    """Regions of each picture; None where it has no usable mask."""
+    found: list[Regions | None] = []
+    for item, prediction, truth in zip(kept.items, kept.predictions, kept.truths, strict=True):
+        if truth is None:  # its masks may be damaged
+            found.append(None)
+            continue
+        regions = [_saturated_region(Path(mask), prediction.geometry, configs) for mask in item.masks]
+        found.append([region for region in regions if region])
+    return found
+
+
+def _of_kind_or_good(
+    items: Sequence[Item], regions: Sequence[Regions | None], kind: str
+) -> list[Regions | None]:
+    """Regions of the good pictures and of one kind of defect; None for all others."""
+    found: list[Regions | None] = []
+    for item, own in zip(items, regions, strict=True):
+        found.append(own if item.kind == kind or not item.anomalous else None)
+    return found
+
+
 def loco_metrics(kept: PictureStore, dataset: Dataset, labels: Json) -> dict[str, float]:
     """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data."""
     if dataset.layout != "loco":
@@ -53,10 +83,7 @@ def loco_metrics(kept: PictureStore, dataset: Dataset, labels: Json) -> dict[str
         return {}
     try:
         configs = {c["pixel_value"]: c for c in json.loads(path.read_text(encoding="utf-8"))}
-        regions: list[list[tuple[NDArray[np.bool_], float]] | None] = []
-        for item, prediction, truth in zip(kept.items, kept.predictions, kept.truths, strict=True):
-            found = (_saturated_region(Path(p), prediction.geometry, configs) for p in item.masks)
-            regions.append(None if truth is None else [region for region in found if region])
+        regions = _saturated_regions(kept, configs)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not LOCO's saturation file ({error}): copy it again") from None
     labels["au_spro"] = (
@@ -66,15 +93,12 @@ def loco_metrics(kept: PictureStore, dataset: Dataset, labels: Json) -> dict[str
     kinds = dict.fromkeys(item.kind for item in kept.items if item.anomalous)
     areas: dict[str, list[float]] = {}
     for kind in kinds:
-        own_regions = [
-            region if item.kind == kind or not item.anomalous else None
-            for item, region in zip(kept.items, regions, strict=True)
-        ]
+        own_regions = _of_kind_or_good(kept.items, regions, kind)
         for limit, value in metrics.au_spro(kept.maps, own_regions, valid=kept.valid).items():
             if not np.isnan(value):  # a kind without masks has none
                 areas.setdefault(f"au_spro_{limit:g}", []).append(value)
-    measured = {len(values) for values in areas.values()} | {0}
-    if (most := max(measured)) < len(kinds):
+    most = max(map(len, areas.values()), default=0)
+    if most < len(kinds):
         labels["au_spro"] += f"; of {most} of {pluralize(len(kinds), 'kind')}, the others have no usable mask"
     return {name: float(np.mean(values)) for name, values in areas.items()}
 

@@ -38,17 +38,24 @@ def find_apart(
 ) -> list[list[int]]:
     """Places of the pictures that lie apart, in groups of one kind: by their features, and by their look as a
     whole, of `MAX_COMPARED` drawn evenly. cells: of each picture; None: not known."""
-    shown = [(k, of) for k, of in enumerate(cells) if of is not None]
-    found = list[list[int]]()
-    if shown:
-        by_features = groups_apart(np.stack([of for _, of in shown]), [units[k] for k, _ in shown])
-        found += [[shown[place][0] for place in places] for places in by_features]
-    some = range(0, len(looks), -(-len(looks) // MAX_COMPARED) or 1)
-    known = {k for several in found for k in several}
-    for places in groups_of_other_look([looks[k] for k in some], [units[k] for k in some]):
-        several = [some[place] for place in places]
-        found += [several] if not known & {*several} else []
+    found = _apart_by_features(cells, units)
+    known = {place for places in found for place in places}
+    compared = range(0, len(looks), -(-len(looks) // MAX_COMPARED) or 1)
+    for group in groups_of_other_look([looks[k] for k in compared], [units[k] for k in compared]):
+        places = [compared[k] for k in group]
+        if known.isdisjoint(places):
+            found.append(places)
     return found
+
+
+def _apart_by_features(cells: Sequence[NDArray[np.float32] | None], units: Sequence[int]) -> list[list[int]]:
+    """Places of the pictures whose features lie apart, in groups of one kind."""
+    places = [place for place, own in enumerate(cells) if own is not None]
+    if not places:
+        return []
+    features = np.stack([own for own in cells if own is not None])
+    groups = groups_apart(features, [units[place] for place in places])
+    return [[places[k] for k in group] for group in groups]
 
 
 def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[int]]:

@@ -164,29 +164,35 @@ def check_depth(picture: NDArray[np.number], white: float | None, black: float |
     if lowest < -TOLERANCE * level:
         remedy = f"replace values that say no data, or scale it to 0..{level:g}, where 0 is black"
         raise picture_error(name, f"its values go down to {lowest:g}", remedy)
-    if white is None and picture.dtype == np.uint16 and 0 < largest <= TWELVE_BITS:
+    if picture.dtype != np.uint16:
+        _check_floats(largest, white, black, name)
+    elif white is None and 0 < largest <= TWELVE_BITS:
         raise picture_error(
             name,
             f"its 16-bit values go up to {largest:g}, and the model learnt from 8-bit pictures",
             "fit on pictures like this one, or scale it to 0..65535",
         )
-    unit = level == 1 or (level < 1 and black is None)
-    if picture.dtype != np.uint16 and unit and largest > level * (1 + TOLERANCE):
+    dark = black or 0.0
+    above, below = largest > 2 * level - dark, lowest < 2 * dark - level
+    if not above and not below:
+        return
+    middle = float(np.median(picture))
+    if above and middle > level:
+        reason = f"half of its values lie above the model's white level of {level:g}, up to {largest:g}"
+    elif below and middle < dark:
+        reason = f"half of its values lie below the model's black level of {dark:g}, down to {lowest:g}"
+    else:
+        return
+    raise picture_error(name, reason, "fit on pictures of this depth, or scale it")
+
+
+def _check_floats(largest: float, white: float | None, black: float | None, name: str) -> None:
+    """InputError for floats up to `largest` in another unit than the levels of a model."""
+    level = white or 1.0
+    is_unit = level == 1 or (level < 1 and black is None)
+    if is_unit and largest > level * (1 + TOLERANCE):
         which = "no white level is set" if white is None else f"the white level is {level:g}"
         remedy = "divide it by 255 first" if largest <= 255 else "divide it first"
         raise picture_error(name, f"its floats go up to {largest:g} and {which}", remedy)
-    if picture.dtype != np.uint16 and level >= 255 and 0 < largest <= 1:
+    if level >= 255 and 0 < largest <= 1:
         raise picture_error(name, f"its floats are in 0..1, the white level is {level:g}", "multiply it")
-    dark = black or 0.0
-    above, below = largest > 2 * level - dark, lowest < 2 * dark - level
-    middle = float(np.median(picture)) if above or below else level
-    for side, far, limit, found in (
-        ("above", largest, f"white level of {level:g}, up to", above and middle > level),
-        ("below", lowest, f"black level of {dark:g}, down to", below and middle < dark),
-    ):
-        if found:
-            raise picture_error(
-                name,
-                f"half of its values lie {side} the model's {limit} {far:g}",
-                "fit on pictures of this depth, or scale it",
-            )

@@ -144,33 +144,48 @@ def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDA
         source.pixels = pixel_hash(values)
         return values, groups
     if isinstance(source, np.ndarray):
-        values = check_values(np.atleast_3d(source), name)
-        return values, _groups([values.shape[2] if values.shape[2] == 3 else 1], values)
+        return _channels_of_array(source, name)
     with ExitStack() as opened:
         stream: IO[bytes] | None = None
         if isinstance(source, bytes):
             stream = io.BytesIO(source)
         elif isinstance(source, str | os.PathLike) and os.path.isfile(source):
             stream = opened.enter_context(open(source, "rb"))
-        if stream is not None and (array := read_array(stream, name)) is not None:
-            return read_channels(array, name)
-        with without_warnings():
-            pages = [] if stream is None else [*tiff.read_pages(stream)]
-        alike = [page for page in pages if (page.size, page.bits) == (pages[0].size, pages[0].bits)]
-        if stream is not None and (len(alike) > 1 or (alike and alike[0].is_beyond_pillow)):
-            count = sum(page.channels for page in alike)
-            if count * math.prod(pages[0].size) > MAX_VALUES:
-                raise picture_error(name, f"it has {count} channels of many pixels", "cut it into parts")
-            planes = [pixel_layouts.read_page(stream, page, name, max_pixels()) for page in alike]
-            values = check_values(np.concatenate(planes, axis=2), name)
-            return values, _groups(
-                [k for p in alike for k in (p.colours, *[1] * (p.channels - p.colours))], values
-            )
+        found = None if stream is None else _read_stream(stream, name)
+        if found is not None:
+            return found
     image, deep = open_upright_deep(source, name)
     if deep is None and image.mode not in ("L", "LA", "RGB", "RGBA"):
         deep = decode(source, name=name)
     values = check_values(np.atleast_3d(np.asarray(image) if deep is None else deep), name)
     return values, _groups([3 if 3 <= values.shape[2] <= 4 else 1], values)
+
+
+def _channels_of_array(array: NDArray[np.number], name: str) -> tuple[NDArray[np.number], Groups]:
+    values = check_values(np.atleast_3d(array), name)
+    return values, _groups([values.shape[2] if values.shape[2] == 3 else 1], values)
+
+
+def _read_stream(stream: IO[bytes], name: str) -> tuple[NDArray[np.number], Groups] | None:
+    """Reads an array, or the pages of a TIFF that have one size and depth; None where Pillow reads the file
+    whole."""
+    array = read_array(stream, name)
+    if array is not None:
+        return _channels_of_array(array, name)
+    with without_warnings():
+        pages = [*tiff.read_pages(stream)]
+    alike = [page for page in pages if (page.size, page.bits) == (pages[0].size, pages[0].bits)]
+    if not alike or (len(alike) == 1 and not alike[0].is_beyond_pillow):
+        return None
+    count = sum(page.channels for page in alike)
+    if count * math.prod(pages[0].size) > MAX_VALUES:
+        raise picture_error(name, f"it has {count} channels of many pixels", "cut it into parts")
+    planes = [pixel_layouts.read_page(stream, page, name, max_pixels()) for page in alike]
+    values = check_values(np.concatenate(planes, axis=2), name)
+    widths: list[int] = []
+    for page in alike:
+        widths += [page.colours, *[1] * (page.channels - page.colours)]
+    return values, _groups(widths, values)
 
 
 def _groups(widths: Sequence[int], values: NDArray[np.number]) -> Groups:

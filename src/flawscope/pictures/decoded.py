@@ -52,6 +52,15 @@ class _Memory:
                 self._room -= picture.nbytes
 
 
+class _Header(NamedTuple):
+    """Survey of a picture that is not decoded. is_deep: it has to be, for its values may be others than of
+    8 bits. size_bytes: of its pixels; 0: not known. size: (H, W); None: not known."""
+
+    is_deep: bool
+    size_bytes: int = 0
+    size: tuple[int, int] | None = None
+
+
 class DecodedPictures:
     """Decodes pictures by their numbers, all channels where these are given, and keeps those that are read
     first, as many as fit in `KEPT_BYTES`: a fit asks for each several times. Used by threads."""
@@ -87,33 +96,38 @@ class DecodedPictures:
         used: list[UsedRange] = []
         kinds, largest = set[str](), 0
         sizes: list[tuple[int, int] | None] = []
-        for number, source in enumerate(self.sources):
+        for number in range(len(self.sources)):
             sizes.append(None)
             try:
-                if self.channels is not None:
-                    deep = True
-                elif isinstance(source, np.ndarray):
-                    deep, largest = source.dtype != np.uint8, max(largest, source.nbytes)
-                    sizes[-1] = (source.shape[0], source.shape[1]) if source.ndim > 1 else None
-                elif isinstance(source, bytes) or is_read_whole(source):
-                    deep = True
-                else:
-                    with _opened(source) as header:
-                        deep = header.mode.startswith(("I", "F")) or is_deep_colour(header)
-                        largest = max(largest, 3 * header.width * header.height)
-                        sizes[-1] = upright_size(header)
-                picture = self.read(number) if deep else None
+                header = self._survey_header(number)
+                largest, sizes[-1] = max(largest, header.size_bytes), header.size
+                picture = self.read(number) if header.is_deep else None
             except (InputError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
                 continue  # reported when it is loaded
-            if picture is not None:
-                largest = max(largest, picture.nbytes)
-                sizes[-1] = (picture.shape[0], picture.shape[1])
-                if picture.dtype != np.uint8:
-                    used.append(used_range(picture))
-                    kinds.add(picture.dtype.kind)
+            if picture is None:
+                continue
+            largest = max(largest, picture.nbytes)
+            sizes[-1] = (picture.shape[0], picture.shape[1])
+            if picture.dtype != np.uint8:
+                used.append(used_range(picture))
+                kinds.add(picture.dtype.kind)
         kind = "f" if kinds == {"f"} else "u"
         levels, remarks = common_levels(used, kind) if used else (None, [])
         return Survey(levels, largest, sizes, remarks)
+
+    def _survey_header(self, number: int) -> _Header:
+        """Surveys a picture without decoding it, as far as that is possible."""
+        source = self.sources[number]
+        if self.channels is not None:
+            return _Header(is_deep=True)
+        if isinstance(source, np.ndarray):
+            size = (source.shape[0], source.shape[1]) if source.ndim > 1 else None
+            return _Header(source.dtype != np.uint8, source.nbytes, size)
+        if isinstance(source, bytes) or is_read_whole(source):
+            return _Header(is_deep=True)
+        with _opened(source) as image:
+            is_deep = image.mode.startswith(("I", "F")) or is_deep_colour(image)
+            return _Header(is_deep, 3 * image.width * image.height, upright_size(image))
 
 
 def _opened(source: str | os.PathLike[str] | Image.Image) -> AbstractContextManager[Image.Image]:

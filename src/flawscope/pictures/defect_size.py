@@ -34,7 +34,8 @@ SMALL = 20.0  # pixels: the defect that `reduction_remark` speaks of
 def parse_pixels(text: str | float) -> float:
     """20, "20" or "20px" as a number of pixels. InputError: any other text, and values not above 0."""
     try:
-        value = float(decimal_point(str(text).lower()).strip().removesuffix("px"))
+        number = decimal_point(str(text).lower()).strip()
+        value = float(number.removesuffix("px"))
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
@@ -67,8 +68,10 @@ def choose_tile(
     if scale < 1:  # the largest picture's canvas stays below the limit
         largest = max(math.prod(one) for one in pictures)
         scale = max(scale, min(1.0, 1.01 * math.sqrt(largest / MAX_CANVAS_PIXELS)))
-    sides = zip(size_in_form(TILE_SIZE, usual_form(pictures), step), *pictures, strict=True)
-    height, width = (min(round(side * scale), *whole) for side, *whole in sides)
+    form = usual_form(pictures)
+    tile = size_in_form(TILE_SIZE, form, step)
+    height = min(round(tile[0] * scale), *(picture[0] for picture in pictures))
+    width = min(round(tile[1] * scale), *(picture[1] for picture in pictures))
     return (height, width), scale
 
 

@@ -279,9 +279,9 @@ def read_side_by_side(
         are_good: the folder that holds them says that its pictures are good.
     """
     is_alone = len(names) == 1 and not beside_pictures
-    shared = frozenset.intersection(*(unknown_words(name) for name in names)) if names else frozenset()
-    if len(names) == 1 and beside_pictures:
-        shared = frozenset()
+    shared = frozenset[str]()
+    if len(names) > 1 or is_alone:
+        shared = frozenset.intersection(*map(unknown_words, names))
     new_and_old = are_new_and_old(names)
     found = {}
     for name in names:
@@ -316,13 +316,20 @@ def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool
     sorting = {word for word in words if _is_sorting(word)}
     if new_and_old:
         sorting -= {*ages_in(name)}
-    if sorting - _AGES or (sorting and not unknown) or {*words} & _THINGS or _CAMERA_FOLDER.fullmatch(name):
+    if sorting - _AGES or (sorting and not unknown):
         return True
-    if _DATE_PATH.fullmatch("/".join((*above, name))) or (are_good and not unknown):
+    if not _THINGS.isdisjoint(words) or _CAMERA_FOLDER.fullmatch(name):
         return True
-    digits = ID_DIGITS_OF_GOOD if are_good else ID_DIGITS
-    ids = [word for word in words if word.isdecimal() and (len(word) >= digits or _YEAR.fullmatch(word))]
-    return bool(ids) and (are_good or not unknown)
+    if _DATE_PATH.fullmatch("/".join((*above, name))):
+        return True
+    if are_good:
+        return not unknown or _has_id(words, ID_DIGITS_OF_GOOD)
+    return not unknown and _has_id(words, ID_DIGITS)
+
+
+def _has_id(words: Iterable[str], digits: int) -> bool:
+    """Whether a word is a year, or a number of so many digits at least."""
+    return any(word.isdecimal() and (len(word) >= digits or _YEAR.fullmatch(word)) for word in words)
 
 
 @lru_cache(1 << 12)

@@ -7,7 +7,7 @@ dark. Stray pixels are few, lie far beyond all others, and stand alone; what shi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -129,22 +129,30 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
             f"{levels.white:g} white"
         )
         lines.append(data_checks.SMALL_RANGE.coded(line))
-    beyond = [one for one in used if one.strays and not levels.black <= one.far <= levels.white]
-    if beyond:
-        count, far = sum(one.strays for one in beyond), max(beyond, key=lambda one: abs(one.far)).far
-        end = f"{levels.white:g}, white" if far > levels.white else f"{levels.black:g}, black"
-        line = (
-            f"{pluralize(count, 'stray pixel')} in {pluralize(len(beyond), 'picture')}, such as {far:g}, lie "
-            f"far off all others: they are taken for {end}"
-        )
-        lines.append(data_checks.STRAY_PIXELS.coded(line))
-    if clipped := sum(one.high > white or (one.low < levels.black) for one in used):
+    lines += _stray_pixels(used, levels)
+    clipped = sum(one.high > white or (one.low < levels.black) for one in used)
+    if clipped:
         line = (
             f"{pluralize(clipped, 'picture')} go far beyond {levels.black:g} to {levels.white:g}, the range "
             "of nearly all others, and are clipped"
         )
         lines.append(data_checks.CLIPPED.coded(line))
     return levels, lines
+
+
+def _stray_pixels(used: Iterable[UsedRange], levels: Levels) -> Iterator[str]:
+    """Says which single pixels lie beyond the levels, where some do."""
+    beyond = [one for one in used if one.strays and not levels.black <= one.far <= levels.white]
+    if not beyond:
+        return
+    count = sum(one.strays for one in beyond)
+    far = max(beyond, key=lambda one: abs(one.far)).far
+    end = f"{levels.white:g}, white" if far > levels.white else f"{levels.black:g}, black"
+    line = (
+        f"{pluralize(count, 'stray pixel')} in {pluralize(len(beyond), 'picture')}, such as {far:g}, lie "
+        f"far off all others: they are taken for {end}"
+    )
+    yield data_checks.STRAY_PIXELS.coded(line)
 
 
 def _several_depths(highs: NDArray[np.float64], kind: str) -> list[str]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
@@ -76,10 +76,11 @@ def plain_names(stem: str) -> list[str]:
     names = [fold(stem)]
     for name in names:  # grows
         for decoration in _DECORATIONS:
-            if (match := decoration.fullmatch(name)) and match[1] not in names:
+            match = decoration.fullmatch(name)
+            if match and match[1] not in names:
                 names.append(match[1])
     spaceless = [name.replace(" ", filler) for filler in "_-" for name in names]
-    return [*names, *(name for name in dict.fromkeys(spaceless) if name not in names)]
+    return list(dict.fromkeys([*names, *spaceless]))
 
 
 def is_mask_folder(name: str) -> bool:
@@ -157,28 +158,53 @@ def _sort_out(paths: Sequence[Path]) -> tuple[dict[Path, Path | None], list[Path
     except ValueError:  # there are none, or they have none in common: on two drives
         root = ""
     named = _named_like_masks(paths, root)
+    photographs = _take_photographs(named)
     masks: dict[Path, Path | None] = {}
-    photographs: list[tuple[_Group, Path]] = []
-    for alike in _by_kind(named):
-        found = _find_photographs_among([path for group in alike for path in group.paths])
-        for group in alike if found else ():
-            photographs += [(group, path) for path in group.paths if path in found and not group.weak]
-            group.paths = [path for path in group.paths if path not in found]
     like_masks: list[Path] = []
     if named:
         pictures = _Pictures(paths, root, {path for group in named for path in group.paths})
-        surely = [path for path in paths if path not in pictures.suspects]
-        partners = [{path: pictures.partner(group, path) for path in group.paths} for group in named]
-        # first those with pictures that are surely none themselves
-        for sure in (True, False):
-            for group, of in zip(named, partners, strict=True):
-                if sure == any(p is not None and p not in pictures.suspects for p in of.values()):
-                    of = {path: None if partner in masks else partner for path, partner in of.items()}
-                    masks |= {path: of[path] for path in group.masks(of, surely)}
-        like_masks = [
-            path for group, path in photographs if group.folder or pictures.partner(group, path) is not None
-        ]
+        masks = _with_partners(named, pictures, paths)
+        for group, path in photographs:
+            if group.folder or pictures.partner(group, path) is not None:
+                like_masks.append(path)
     return masks | _twins([path for path in paths if path not in masks]), like_masks
+
+
+def _take_photographs(named: Sequence[_Group]) -> list[tuple[_Group, Path]]:
+    """Takes the photographs out of the groups of files that are named like masks; returns those of groups
+    whose names are no weak sign."""
+    photographs: list[tuple[_Group, Path]] = []
+    for alike in _by_kind(named):
+        found = _find_photographs_among([path for group in alike for path in group.paths])
+        if not found:
+            continue
+        for group in alike:
+            if not group.weak:
+                photographs += [(group, path) for path in group.paths if path in found]
+            group.paths = [path for path in group.paths if path not in found]
+    return photographs
+
+
+def _with_partners(
+    named: Sequence[_Group], pictures: _Pictures, paths: Sequence[Path]
+) -> dict[Path, Path | None]:
+    """The masks of the groups, each with its picture."""
+    masks: dict[Path, Path | None] = {}
+    surely = [path for path in paths if path not in pictures.suspects]
+    partners = [{path: pictures.partner(group, path) for path in group.paths} for group in named]
+    # first those with pictures that are surely none themselves
+    for is_sure in (True, False):
+        for group, partner_of in zip(named, partners, strict=True):
+            if is_sure != _has_sure_partner(partner_of, pictures):
+                continue
+            left = {path: None if partner in masks else partner for path, partner in partner_of.items()}
+            masks |= {path: left[path] for path in group.masks(left, surely)}
+    return masks
+
+
+def _has_sure_partner(partner_of: Mapping[Path, Path | None], pictures: _Pictures) -> bool:
+    """Whether a file of a group has a picture that is surely no mask."""
+    return any(one is not None and one not in pictures.suspects for one in partner_of.values())
 
 
 def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
@@ -195,16 +221,21 @@ def _find_photographs_among(paths: Sequence[Path]) -> set[Path]:
     sizes = {path: _size(path) for path in paths}
     ordered = sorted(paths, key=lambda path: -sizes[path])
     sample = {*_spread(paths), *ordered[:LOOKED_AT], *ordered[-LOOKED_AT:]}
-    seen = {path: _is_photograph(path) for path in sample}
-    if all(seen.values()):
+    found = {path for path in sample if _is_photograph(path)}
+    if len(found) == len(sample):
         return {*paths}
-    found: set[Path] = set()
-    for number, path in enumerate(ordered if any(seen.values()) else ()):
+    if not found:
+        return set()
+    have_sizes = sizes[ordered[0]] > sizes[ordered[-1]]
+    others = 0
+    for path in ordered:
         if _is_photograph(path):
             found.add(path)
-        elif sizes[ordered[0]] > sizes[ordered[-1]] and number - len(found) >= 4 * LOOKED_AT:
+            continue
+        if have_sizes and others >= 4 * LOOKED_AT:
             break
-    return found | {path for path, is_one in seen.items() if is_one}
+        others += 1
+    return found
 
 
 @dataclass
@@ -238,17 +269,24 @@ class _Group:
             return [path for path in self.paths if of[path] is not None or self.folder or _look(path)]
         if not paired and not self.alone:
             return []
-        seen = [_look(path) for path in _spread(paired or self.paths)]
+        seen = {_look(path) for path in _spread(paired or self.paths)}
         if True not in seen and (False in seen or not paired):
             return []
-        others = [of[path] for path in paired] if self.weak else [] if paired or self.telling else surely
-        if others and all(path is None or _look(path) is True for path in _spread(others)):
+        if self._others_look_like_masks(of, paired, surely):
             return []
-        return [
-            path
-            for path in self.paths
-            if _look(path) or (of[path] is not None and (False not in seen or _look(path) is None))
-        ]
+        are_alike = False not in seen
+        return [path for path in self.paths if _is_mask(path, of[path] is not None, are_alike)]
+
+    def _others_look_like_masks(
+        self, of: Mapping[Path, Path | None], paired: Sequence[Path], surely: Sequence[Path]
+    ) -> bool:
+        """Whether the pictures beside files that are named like masks look like masks, too."""
+        others: Sequence[Path | None] = ()
+        if self.weak:
+            others = [of[path] for path in paired]
+        elif not paired and not self.telling:
+            others = surely
+        return bool(others) and all(path is None or _look(path) is True for path in _spread(others))
 
 
 def _in_picture_folder(path: Path | None) -> bool:
@@ -355,29 +393,35 @@ class _Pictures:
     def _nearest(self, group: _Group, mask: Path, below: Folders, names: Iterable[str]) -> Path | None:
         """The picture of one of these names that fits best, of the first name that any has; None where there
         is none, or several fit alike. below: its folders from where the mask's begin to differ no more."""
-        hint, above = masked_folder(group.folder) or "", group.above
+        here = (*group.above, *below)
         for name in names:
             places = self._places.get((name, below[-1] if below else None), {})
-            here = (*above, *below)
             nearest = places.get(here, [])
-            best = not hint and not _is_good(here) and any(path not in self.suspects for path in nearest)
-            if best or not group.folder:  # there may be very many others of the name
+            is_best = not masked_folder(group.folder) and not _is_good(here)
+            is_best = is_best and any(path not in self.suspects for path in nearest)
+            if is_best or not group.folder:  # there may be very many others of the name
                 places = {here: nearest}
-            ranked = []
-            for plain, paths in places.items():
-                between = len(plain) - len(here)
-                if between < 0 or plain[: len(above)] != above or plain[len(plain) - len(below) :] != below:
-                    continue
-                rank = _is_good(plain), bool(hint) and hint not in plain[len(above) :], between
-                for path in paths:
-                    if not group.has(path):
-                        other_case = not mask.stem.startswith(path.stem)
-                        ranked.append(((path in self.suspects, *rank, other_case), path))
+            ranked = sorted(self._rank(group, mask, below, places), key=lambda entry: entry[0])
             if ranked:
-                ranked.sort(key=lambda entry: entry[0])
-                alone = len(ranked) == 1 or ranked[0][0] != ranked[1][0]
-                return ranked[0][1] if alone else None
+                is_alone = len(ranked) == 1 or ranked[0][0] != ranked[1][0]
+                return ranked[0][1] if is_alone else None
         return None
+
+    def _rank(
+        self, group: _Group, mask: Path, below: Folders, places: Mapping[Folders, Iterable[Path]]
+    ) -> Iterator[tuple[tuple[bool | int, ...], Path]]:
+        """Yields the pictures that may be a mask's, each with how ill it fits."""
+        hint, above = masked_folder(group.folder) or "", group.above
+        for plain, paths in places.items():
+            between = len(plain) - len(above) - len(below)
+            if between < 0 or plain[: len(above)] != above or plain[len(plain) - len(below) :] != below:
+                continue
+            is_elsewhere = bool(hint) and hint not in plain[len(above) :]
+            for path in paths:
+                if group.has(path):
+                    continue
+                other_case = not mask.stem.startswith(path.stem)
+                yield (path in self.suspects, _is_good(plain), is_elsewhere, between, other_case), path
 
 
 def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
@@ -404,6 +448,13 @@ def _is_twin(path: Path, other: Path) -> bool:
 
 def _spread(items: Sequence[_T]) -> Sequence[_T]:
     return items[:: max(1, len(items) // LOOKED_AT)][:LOOKED_AT]
+
+
+def _is_mask(path: Path, has_picture: bool, are_alike: bool) -> bool:
+    """Whether a file looks like a mask; of one with a picture it is enough that nothing speaks against it.
+    are_alike: none of the group's that were looked at looks like a photograph."""
+    looks = _look(path)
+    return looks is True or (has_picture and (are_alike or looks is None))
 
 
 def _look(path: Path) -> bool | None:

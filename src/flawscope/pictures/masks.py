@@ -50,12 +50,15 @@ def read_mask(source: PillowSource) -> Mask:
             name, f"its values lie within {int(top)} grey levels, which {image.format} does not keep"
         )
     marked = np.zeros(levels.shape, bool)
-    where = tuple(
-        slice(max(0, int(lines[0]) - NOISE_REACH), int(lines[-1]) + NOISE_REACH + 1)
-        for lines in (np.flatnonzero(levels.any(axis)) for axis in (1, 0))
-    )
+    where = (_reach(np.any(levels, axis=1)), _reach(np.any(levels, axis=0)))
     marked[where] = _marked_levels(levels[where], lossy, name)  # the rest is background
     return marked
+
+
+def _reach(lines: Mask) -> slice:
+    """The lines from the first marked one to the last, and so far beyond as noise reaches."""
+    marked = np.flatnonzero(lines)
+    return slice(max(0, int(marked[0]) - NOISE_REACH), int(marked[-1]) + NOISE_REACH + 1)
 
 
 def marks_most(mask: Mask) -> str:
@@ -174,17 +177,15 @@ def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> M
         return _above_darkest(channels[1])
     # a colour that fills more than half is the middle one in each channel
     middle = [np.partition(channel, channel.size // 2, None)[channel.size // 2] for channel in channels]
-    distance: MarkLevels = reduce(
-        np.maximum, [abs(channel - at) for channel, at in zip(channels, middle, strict=True)]
-    )
+    differences = [abs(channel - at) for channel, at in zip(channels, middle, strict=True)]
+    distance: MarkLevels = reduce(np.maximum, differences)
     fills = 2 * np.count_nonzero(distance <= tolerance / 2) > distance.size
-    if (brightest <= tolerance).any():
-        if fills and max(middle) > tolerance and max(middle) - min(middle) <= tolerance:
-            raise _doubt(name, "most of it is grey or white, and it has black and colours besides")
-        return brightest
-    if not fills:
+    has_black = (brightest <= tolerance).any()
+    if not has_black and not fills:
         raise _doubt(name, "it is coloured without black, and no colour fills half of it")
-    return distance if distance.any() else brightest
+    if has_black and fills and max(middle) > tolerance and max(middle) - min(middle) <= tolerance:
+        raise _doubt(name, "most of it is grey or white, and it has black and colours besides")
+    return distance if not has_black and distance.any() else brightest
 
 
 def _levels_above_transparent(

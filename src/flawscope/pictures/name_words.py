@@ -79,16 +79,22 @@ def read_names(stems: Sequence[str]) -> list[NameReading]:
         types = _types(cores)
         cores = [[chunk for chunk in core if chunk not in types] for core in cores]
         found = _read_without_chance(cores)
-    shared = [*names[0][:first], *names[0][len(names[0]) - last :]] if names else []
+    shared: list[str] = []
+    if names:
+        shared += names[0][:first]
+        shared += names[0][len(names[0]) - last :]
     of_all = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
     if all(one.picture_class is PictureClass.UNKNOWN for one in found):
         found = [SILENT if of_all.picture_class is PictureClass.UNCLEAR else of_all] * len(names)
     elif of_all.picture_class is PictureClass.GOOD:  # "ok_1", "ok_but_bad_2"
-        found = [
-            one._replace(picture_class=PictureClass.UNCLEAR) if one.picture_class is PictureClass.BAD else one
-            for one in found
-        ]
+        found = [_doubted_if_bad(one) for one in found]
     return _doubt_groups(_without_lights(found, cores), stems, cores)
+
+
+def _doubted_if_bad(reading: NameReading) -> NameReading:
+    if reading.picture_class is not PictureClass.BAD:
+        return reading
+    return reading._replace(picture_class=PictureClass.UNCLEAR)
 
 
 def _read(chunks: Chunks) -> NameReading:
@@ -138,15 +144,17 @@ def _types(cores: Sequence[Chunks]) -> set[str]:
     """Chunks that are names of types, such as NG200: they come again, with a counter behind, and where one
     is missing another word stands."""
     often = Counter(chunk for core in cores for chunk in {*core})
-    found = {
-        chunk
-        for core in cores
-        for k, chunk in enumerate(core)
-        if _is_type(chunk)
-        and (often[chunk] > 1 or len(cores) == 1)
-        and any(re.search(r"\d", later) for later in core[k + 1 :])
-    }
-    return found if all(any(re.search(r"[^\W\d_]", chunk) for chunk in core) for core in cores) else set()
+    found = set[str]()
+    for core in cores:
+        if not any(re.search(r"[^\W\d_]", chunk) for chunk in core):
+            return set()
+        has_counter = False  # behind the chunk
+        for chunk in reversed(core):
+            comes_again = often[chunk] > 1 or len(cores) == 1
+            if has_counter and comes_again and _is_type(chunk):
+                found.add(chunk)
+            has_counter = has_counter or re.search(r"\d", chunk) is not None
+    return found
 
 
 def _is_type(chunk: str) -> bool:
@@ -191,7 +199,8 @@ def _doubt_groups(
     is_said = any(one != SILENT for one in found)
     least = 2 if is_said else 0
     marks = _unknown_in(cores)
-    signs = [match[2] if (match := _MARK.fullmatch(stem)) else "" for stem in stems]
+    matches = [_MARK.fullmatch(stem) for stem in stems]
+    signs = [match[2] if match else "" for match in matches]
     if form_groups(signs, least):
         marks = [" ".join(filter(None, pair)) for pair in zip(marks, signs, strict=True)]
     if not is_said and not form_groups(marks):
@@ -231,19 +240,21 @@ def _slot_marks(stems: Sequence[str]) -> list[str]:
 
     A place that comes again with each of the others is a view or a part: `7_A` and `7_B`.
     """
+    nothing = [""] * len(stems)
     pieces = [_PIECE.findall(plain_words(stem).casefold()) for stem in stems]
-    if len({len(one) for one in pieces}) != 1:
-        lengths = Counter(map(len, pieces))
-        extra = [" ".join(p for p in one if len(p) == 1 and not p.isdecimal()) for one in pieces]
-        return extra if len(lengths) == 2 and form_groups(extra) else [""] * len(stems)
-    for place in range(len(pieces[0]) if pieces else 0):
+    lengths = {*map(len, pieces)}
+    if len(lengths) != 1:
+        letters = [" ".join(p for p in one if len(p) == 1 and not p.isdecimal()) for one in pieces]
+        return letters if len(lengths) == 2 and form_groups(letters) else nothing
+    for place in range(len(pieces[0])):
         values = [one[place] for one in pieces]
-        others = [(*one[:place], *one[place + 1 :]) for one in pieces]
+        others = {tuple(one[:place] + one[place + 1 :]) for one in pieces}
+        is_counted = len(others) == len(pieces)  # by something else
         before = pieces[0][place - 1] if place else ""
-        is_counted = len({*others}) == len(others)  # by something else
-        if form_groups(values) and is_counted and _tells_class(values, before):
-            return [f"{before}{value}" if before and not before.isdecimal() else value for value in values]
-    return [""] * len(stems)
+        if is_counted and form_groups(values) and _tells_class(values, before):
+            is_word = before and not before.isdecimal()
+            return [f"{before}{value}" for value in values] if is_word else values
+    return nothing
 
 
 def _tells_class(values: Sequence[str], before: str) -> bool:

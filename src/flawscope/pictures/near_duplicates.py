@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -224,30 +224,42 @@ def _without_bridges(pairs: list[Pair]) -> list[Pair]:
     ]
 
 
-def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.bool_]) -> list[list[Any]]:
-    """Pictures to compare each with, as (number, version: 0 as it is, 1 and 2 mirrored)."""
+# number of a picture to compare with, and how it is shown: 0 as it is, 1 and 2 mirrored
+Version = tuple[int, int]
+
+
+def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.bool_]) -> list[list[Version]]:
+    """Pictures to compare each with: all of few, else the likest by thumbnail, by spectrum and by mirrored
+    spectrum, and a few at random."""
     count = len(smooth)
     if count <= ALL_COMPARED:
         return [[(j, v) for v in range(3) for j in range(count) if j != i] for i in range(count)]
     small = smooth.reshape(count, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(count, -1)
     strength = np.log1p(np.abs(spectra[:, np.r_[-12:12], :13]))  # a shift does not change it
     mirrored = strength[:, np.r_[0, 23:0:-1]]  # rows -12..11, those of the opposite sign
-    alike, same, turned = (_unit(one.reshape(count, -1)) for one in (small, strength, mirrored))
-    found: list[set[tuple[int, int]]] = [set() for _ in range(count)]
+    by_thumbnail = _unit(small)
+    by_spectrum = _unit(strength.reshape(count, -1))
+    by_mirrored_spectrum = _unit(mirrored.reshape(count, -1))
+    found: list[set[Version]] = [set() for _ in range(count)]
     rng = np.random.default_rng(0)
-    asked = ((alike, alike, NOMINATED, (0,)), (same, same, NOMINATED, (0,)), (same, turned, MIRRORED, (1, 2)))
+    searches = (
+        (by_thumbnail, by_thumbnail, NOMINATED, (0,)),
+        (by_spectrum, by_spectrum, NOMINATED, (0,)),
+        (by_spectrum, by_mirrored_spectrum, MIRRORED, (1, 2)),
+    )
     in_bank = np.flatnonzero(bank)
-    for queries, keys, most, kinds in asked:
+    for queries, keys, most, versions in searches:
         for one, other in _likest(queries, keys, in_bank, most):
-            found[one] |= {(other, kind) for kind in kinds}
-            found[other] |= {(one, kind) for kind in kinds}
+            found[one] |= {(other, version) for version in versions}
+            found[other] |= {(one, version) for version in versions}
     # what those have of their own is told by what they share with their likest; all others say nothing here
-    outside = np.array([i for i, some in enumerate(found) if some and not bank[i]], np.intp)
-    for one, other in _likest(alike, alike, outside, NOMINATED):
+    outside = np.array([i for i, nominated in enumerate(found) if nominated and not bank[i]], np.intp)
+    for one, other in _likest(by_thumbnail, by_thumbnail, outside, NOMINATED):
         found[one].add((other, 0))
     for i in in_bank.tolist():
-        found[i] |= {(j, 0) for j in rng.choice(count, CHANCE, replace=False).tolist() if j != i}
-    return [sorted(some) for some in found]
+        drawn = rng.choice(count, CHANCE, replace=False).tolist()
+        found[i] |= {(j, 0) for j in drawn if j != i}
+    return [sorted(nominated) for nominated in found]
 
 
 def _likest(queries: Floats, keys: Floats, asking: Ints, most: int) -> Iterator[tuple[int, int]]:

@@ -25,8 +25,11 @@ def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[Pi
 
 def largest_sizes(parts: Sequence[Pixels]) -> NDArray[np.float64]:
     """The largest length, width and area of some parts of a map, in its pixels, [3]; of none 0."""
-    sizes = [(*rectangle_sides(corners(*pixels)), len(pixels[0])) for pixels in parts]
-    return np.asarray(np.max([(0.0, 0.0, 0.0), *sizes], axis=0), np.float64)
+    sizes: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)]
+    for pixels in parts:
+        length, width = rectangle_sides(corners(*pixels))
+        sizes.append((length, width, len(pixels[0])))
+    return np.asarray(np.max(sizes, axis=0), np.float64)
 
 
 def without_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -163,6 +163,14 @@ def check_still_frames(
 # ---------------------------------------------------------------------------------------------------- reading
 
 
+def _other_size(source: Frame, number: int, shape: tuple[int, int], size: tuple[int, int]) -> InputError:
+    name = str(source) if isinstance(source, Path) else f"frame {number}"
+    return InputError(
+        f"{name}: {shape[1]} x {shape[0]} pixels, the frames before {size[1]} x {size[0]}: give "
+        "frames of one camera at one setting"
+    )
+
+
 def _read(sources: Sequence[Frame], progress: Callable[[int, int], None]) -> Frames:
     if len(sources) < MIN_FRAMES:
         given = pluralize(len(sources), "frame")
@@ -175,25 +183,18 @@ def _read(sources: Sequence[Frame], progress: Callable[[int, int], None]) -> Fra
         size = size or shape
         white = white or _white_level(picture)
         if shape != size:
-            name = str(source) if isinstance(source, Path) else f"frame {number}"
-            raise InputError(
-                f"{name}: {shape[1]} x {shape[0]} pixels, the frames before {size[1]} x {size[0]}: give "
-                "frames of one camera at one setting"
-            )
+            raise _other_size(source, number, shape, size)
         now = pixel_hash(picture)
         if now != before:
             samples.append(_sample(picture, white))
         before = now
         progress(number + 1, len(sources))
     assert size is not None  # there are frames
-    return Frames(
-        np.stack([one.middle for one in samples]),
-        np.stack([one.blocks for one in samples]),
-        np.stack([one.colours for one in samples]),
-        float(np.mean([one.white for one in samples])),
-        size,
-        len(sources),
-    )
+    middle = np.stack([one.middle for one in samples])
+    blocks = np.stack([one.blocks for one in samples])
+    colours = np.stack([one.colours for one in samples])
+    mean_white = float(np.mean([one.white for one in samples]))
+    return Frames(middle, blocks, colours, mean_white, size, len(sources))
 
 
 def _white_level(picture: NDArray[np.generic]) -> float:

@@ -180,7 +180,8 @@ def rows_from_table(table: Facts) -> tuple[Picture, ...]:
     for column in fields(Picture):
         if column.name in COLUMNS:
             columns.append(table.get(column.name, [column.default] * count))
-    return tuple(_parse_row(Picture(*values)) for values in zip(*columns, strict=True))
+    rows = [Picture(*values) for values in zip(*columns, strict=True)]
+    return tuple(map(_parse_row, rows))
 
 
 def _parse_row(row: Picture) -> Picture:
@@ -227,10 +228,13 @@ def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[np.number]]:
     if not known:
         return {}
     kept = known[:: -(-len(known) // MAX_LOOKS)]
+    thumbnails = [look.thumbnail for _, look in kept]
+    noise = [look.noise for _, look in kept]
+    numbers = [number for number, _ in kept]
     return {
-        LOOKS: np.stack([look.thumbnail for _, look in kept]),
-        LOOK_NOISE: np.array([look.noise for _, look in kept], np.float32),
-        LOOK_ROWS: np.array([number for number, _ in kept], np.int32),
+        LOOKS: np.stack(thumbnails),
+        LOOK_NOISE: np.array(noise, np.float32),
+        LOOK_ROWS: np.array(numbers, np.int32),
     }
 
 

@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -223,25 +223,12 @@ def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
         found.compression = 1
     values: NDArray[np.number] | None = None
     for number in range(strips):
-        stream.seek(found.dataoffsets[number])
-        packed = stream.read(found.databytecounts[number])
-        try:
-            _, (plane, _, y, x, _), (_, *shape) = found.decode(None, number)
-            if own:
-                wide = -(-shape[1] * shape[2] * page.bits // 8)
-                packed = _decompressed(packed, page.compression, shape[0], wide)
-            decoded, *_ = found.decode(packed, number, jpegtables=found.jpegtables)
-        except (ValueError, NotImplementedError) as error:
-            if "'imagecodecs' package" in str(error):
-                reason = str(error).split(" requires")[0].strip("\"'")
-                raise MissingCodecError(f"{reason} needs imagecodecs") from None
-            raise
-        block = np.asarray(decoded)[0]
+        strip = _read_strip(stream, page, number, own)
         if values is None:
-            values = np.empty((*page.size, page.channels), block.dtype)
-        planes = slice(plane, plane + 1) if found.shaped[0] > 1 else slice(None)
-        part = values[y : y + shape[0], x : x + shape[1], planes]
-        part[...] = block[: part.shape[0], : part.shape[1]]
+            values = np.empty((*page.size, page.channels), strip.values.dtype)
+        planes = slice(strip.plane, strip.plane + 1) if found.shaped[0] > 1 else slice(None)
+        part = values[strip.top : strip.top + strip.height, strip.left : strip.left + strip.width, planes]
+        part[...] = strip.values[: part.shape[0], : part.shape[1]]
     assert values is not None
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
@@ -250,6 +237,36 @@ def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
     if page.bits < 8:
         values = (values.astype(np.uint16) * 255 // ((1 << page.bits) - 1)).astype(np.uint8)
     return values
+
+
+class _Strip(NamedTuple):
+    """A strip or tile of a page: its values [h, w, c] and its place."""
+
+    values: NDArray[np.number]
+    plane: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def _read_strip(stream: IO[bytes], page: Page, number: int, own: bool) -> _Strip:
+    """Reads a strip or tile. own: its compression is undone here. Raises what `read` does."""
+    found = page.page
+    stream.seek(found.dataoffsets[number])
+    packed = stream.read(found.databytecounts[number])
+    try:
+        _, (plane, _, top, left, _), (_, *shape) = found.decode(None, number)
+        if own:
+            wide = -(-shape[1] * shape[2] * page.bits // 8)
+            packed = _decompressed(packed, page.compression, shape[0], wide)
+        decoded, *_ = found.decode(packed, number, jpegtables=found.jpegtables)
+    except (ValueError, NotImplementedError) as error:
+        if "'imagecodecs' package" in str(error):
+            reason = str(error).split(" requires")[0].strip("\"'")
+            raise MissingCodecError(f"{reason} needs imagecodecs") from None
+        raise
+    return _Strip(np.asarray(decoded)[0], plane, top, left, shape[0], shape[1])
 
 
 def _decompressed(packed: bytes, compression: int, rows: int, wide: int) -> bytes:

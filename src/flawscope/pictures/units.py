@@ -187,12 +187,10 @@ def units_of(
     among_new = [[k for k in several if k < count] for several in joined]
     near_copies = [own for several in among_new if len(own := _without_exact(several, new)) > 1]
     names = [row.name for row in every]
-    remarks = [
-        *_apart_remarks(apart, names),
-        *_unsure_remarks(unsure, joined_labels[:count], names),
-        *_near_copy_remarks(near_copies, joined_labels[:count], names),
-        *_unknown_remarks(new, earlier),
-    ]
+    remarks = [*_apart_remarks(apart, names)]
+    remarks += _unsure_remarks(unsure, joined_labels[:count], names)
+    remarks += _near_copy_remarks(near_copies, joined_labels[:count], names)
+    remarks += _unknown_remarks(new, earlier)
     return Units(rows, known_copies, further, near_copies, _among(unsure, count), remarks)
 
 
@@ -230,10 +228,13 @@ def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]
     """Picture that each new and earlier one was made from, as `same_sources` says. A new one that bears an
     earlier one's name is another picture: cameras number from 1 again."""
     stems, among_new = {_without_suffix(name) for name in new}, same_sources(new)
-    found = [None if source in stems else source for source in same_sources([*new, *earlier])]
+    found: list[PartKey | None] = []
+    for source in same_sources([*new, *earlier]):
+        found.append(None if source is None or source in stems else ("", source))
     for k, source in enumerate(among_new):
-        found[k] = found[k] if source is None else source
-    return [None if source is None else ("", source) for source in found]
+        if source is not None:
+            found[k] = ("", source)
+    return found
 
 
 def _compare(looks: Sequence[Look | None], new: int) -> Compared:
@@ -243,15 +244,18 @@ def _compare(looks: Sequence[Look | None], new: int) -> Compared:
     if len(found) < 2:
         return Compared([], [])
     pairs = compare_pictures(found, np.flatnonzero(np.array(known, np.intp) < new))
-    return Compared(*([(known[i], known[j], much) for i, j, much in some] for some in pairs))
+    copies, unsure = ([(known[i], known[j], much) for i, j, much in some] for some in pairs)
+    return Compared(copies, unsure)
 
 
 def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
     """Labels of which those that share copies are one, rising from 0."""
     firsts: dict[int, int] = {}
-    by_name = [
-        (first, k, 1.0) for k, label in enumerate(labels) if (first := firsts.setdefault(label, k)) != k
-    ]
+    by_name = []
+    for k, label in enumerate(labels):
+        first = firsts.setdefault(label, k)
+        if first != k:
+            by_name.append((first, k, 1.0))
     linked = [(several[0], k, 1.0) for several in copies for k in several[1:]]
     first_of = {k: several[0] for several in clusters([*by_name, *linked]) for k in several}
     numbers: dict[int, int] = {}
@@ -364,10 +368,8 @@ def show_nothing(looks: Sequence[Look | None]) -> list[int]:
 
     A product that is plain itself has such pictures alone, and they are good.
     """
-    spreads, noises = (
-        np.array([np.nan if look is None else getattr(look, name) for look in looks])
-        for name in ("spread", "noise")
-    )
+    spreads = np.array([np.nan if look is None else look.spread for look in looks])
+    noises = np.array([np.nan if look is None else look.noise for look in looks])
     if np.isnan(spreads).all():
         return []
     found = spreads < min(MIN_SPREAD, MIN_SPREAD_SHARE * float(np.nanmedian(spreads)))

@@ -79,22 +79,28 @@ def advice(
         remedies: what may help a model that does not see the defects (`remedies`).
         blind: words on simulated defects that it hardly sees; empty: it does.
     """
-    steps = [] if lies is None else [Advice(f"--align {lies}", LIES[lies])]
-    if marks and pictures and network is not None and (small := _smaller_view(marks, pictures, network)):
-        steps.append(small)
-    of = f"{missed} of {pluralize(defects, 'defect')} are missed"
-    misses = missed >= max(1, MIN_MISSED * defects)
-    if misses and sole and 2 * hidden >= missed:
-        look = f"look whether {sole} is good, else fit without it"
-        steps.append(Advice(look, f"{of}, {hidden} for one picture"))
-    elif misses:
-        steps += [] if looser is None else [looser]
-        if SEARCH in remedies and (is_reduced(pictures, network) or lies_elsewhere()):
-            steps.append(Advice(SEARCH, of))
-    if remedies and missed >= max(1, MANY_MISSED * defects) and not steps:
-        steps.append(Advice(f"what may help: {join_words(remedies)}", of))
-    if blind and remedies and not steps:
-        steps.append(Advice(f"what may help: {join_words(remedies)}", blind))
+    steps = []
+    if lies is not None:
+        steps.append(Advice(f"--align {lies}", LIES[lies]))
+    view = _smaller_view(marks, pictures, network) if marks and pictures and network is not None else None
+    if view:
+        steps.append(view)
+    misses = f"{missed} of {pluralize(defects, 'defect')} are missed"
+    if missed >= max(1, MIN_MISSED * defects):
+        if sole and 2 * hidden >= missed:
+            look = f"look whether {sole} is good, else fit without it"
+            steps.append(Advice(look, f"{misses}, {hidden} for one picture"))
+        else:
+            if looser is not None:
+                steps.append(looser)
+            if SEARCH in remedies and (is_reduced(pictures, network) or lies_elsewhere()):
+                steps.append(Advice(SEARCH, misses))
+    if remedies and not steps:
+        remedy = f"what may help: {join_words(remedies)}"
+        if missed >= max(1, MANY_MISSED * defects):
+            steps.append(Advice(remedy, misses))
+        elif blind:
+            steps.append(Advice(remedy, blind))
     if learnt:
         steps.append(Advice(ACCURATE, f"{pluralize(learnt, 'good picture')} to learn from"))
     if missing:

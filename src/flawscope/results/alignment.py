@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,36 +77,38 @@ class Alignment:
             progress(done, len(good) + len(others))
         known = [path for path in good if path in small]
         if several:
-
-            def reduced(i: int, side: int) -> NDArray[np.float32]:
-                return Preprocess().small(decode(known[i]), side)
-
-            problem = ""
-            try:
-                learnt = learn_several_parts([small[path] for path in known], reduced, kind)
-            except PartsCountedWrongError as error:  # what was taken for a part is shown all the same
-                learnt, problem = error.learnt, str(error)
-            reference = learnt.reference
-            how = Preprocess(reference=reference, several=learnt.settings)
-            found = {path: how.views(path) for path in small}
-            every = {
-                path: Poses(views.poses, views.count_error)
-                for path, views in found.items()
-                if isinstance(views, PartFrameViews)
-            }
-            return cls(reference, every, root, learnt, problem)
+            return cls._learn_several(known, small, kind, root)
         reference = learn_reference([small[path] for path in known], kind)
-        poses = {path: reference.find(one) for path, one in small.items()}
-        return cls(
-            reference,
-            {
-                path: Poses([PartPose.from_pose(pose, reference, sizes[path])])
-                if pose.found
-                else Poses([], part_not_found(None).words)
-                for path, pose in poses.items()
-            },
-            root,
-        )
+        poses = {}
+        for path, picture in small.items():
+            pose = reference.find(picture)
+            if pose.found:
+                poses[path] = Poses([PartPose.from_pose(pose, reference, sizes[path])])
+            else:
+                poses[path] = Poses([], part_not_found(None).words)
+        return cls(reference, poses, root)
+
+    @classmethod
+    def _learn_several(
+        cls, known: Sequence[Path], small: Mapping[Path, NDArray[np.float32]], kind: PoseKind, root: Path
+    ) -> Alignment:
+        """Learns the reference from good pictures of several parts each, and finds the parts in all."""
+
+        def reduced(i: int, side: int) -> NDArray[np.float32]:
+            return Preprocess().small(decode(known[i]), side)
+
+        problem = ""
+        try:
+            learnt = learn_several_parts([small[path] for path in known], reduced, kind)
+        except PartsCountedWrongError as error:  # what was taken for a part is shown all the same
+            learnt, problem = error.learnt, str(error)
+        how = Preprocess(reference=learnt.reference, several=learnt.settings)
+        poses = {}
+        for path in small:
+            views = how.views(path)
+            if isinstance(views, PartFrameViews):
+                poses[path] = Poses(views.poses, views.count_error)
+        return cls(learnt.reference, poses, root, learnt, problem)
 
     @property
     def lost(self) -> list[str]:

@@ -7,10 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from flawscope.artefact.files import CSV_ENCODING, atomic_write, is_computed
 from flawscope.results.table import EXCEL_SUFFIX, csv_line
+
+if TYPE_CHECKING:
+    from openpyxl.cell import WriteOnlyCell
+    from openpyxl.worksheet._write_only import WriteOnlyWorksheet
 
 NUMBER_FORMAT = "0.0000"  # of numbers that are not whole; the cell holds all digits
 TIME_FORMAT = "yyyy-mm-dd hh:mm:ss"
@@ -42,6 +46,18 @@ class Link(NamedTuple):
 
     text: str
     target: str
+
+
+def _cell_content(value: object) -> object:
+    """A value as a cell can hold it: without control characters, and as text where it is no finite number."""
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if not isinstance(value, str):
+        return value
+    known = value.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8
+    return ILLEGAL_CHARACTERS_RE.sub("", known)
 
 
 class Workbook:
@@ -99,30 +115,25 @@ class Workbook:
         self._book.save(packed)
         file.write(packed.getbuffer())
 
-    def _cell(self, sheet: Any, value: Any, number_format: str = "") -> Any:
+    def _cell(self, sheet: WriteOnlyWorksheet, value: object, number_format: str = "") -> WriteOnlyCell:
         from openpyxl.cell import WriteOnlyCell
-        from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
         link = value.target if isinstance(value, Link) else ""
-        text = value.text if isinstance(value, Link) else value
-        if isinstance(text, float) and not math.isfinite(text):
-            text = str(text)
-        if isinstance(text, str):
-            known = text.encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8
-            text = ILLEGAL_CHARACTERS_RE.sub("", known)
-        cell = WriteOnlyCell(sheet, value=text)
-        if isinstance(text, str):
+        content = _cell_content(value.text if isinstance(value, Link) else value)
+        cell = WriteOnlyCell(sheet, value=content)
+        if isinstance(content, str):
             cell.data_type = "s"  # openpyxl takes a text that begins with = for a formula
         if link and self._links[sheet.title] < MAX_LINKS:
             self._links[sheet.title] += 1
             cell.hyperlink, cell.style = link, "Hyperlink"
-        elif isinstance(text, str) and text in VERDICT_STYLES:
-            cell.style = VERDICT_STYLES[text]
-        elif number_format and not isinstance(text, str):
+        elif isinstance(content, str):
+            if content in VERDICT_STYLES:
+                cell.style = VERDICT_STYLES[content]
+        elif number_format:
             cell.number_format = number_format
-        elif isinstance(text, float):
+        elif isinstance(content, float):
             cell.number_format = NUMBER_FORMAT
-        if isinstance(text, str) and is_computed(text):
+        if isinstance(content, str) and is_computed(content):
             cell.quotePrefix = True  # Excel would compute it when somebody edits the cell
         return cell
 

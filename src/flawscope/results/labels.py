@@ -79,23 +79,26 @@ class LabelWriter:
         folders = {picture.name.parent for picture in self._pictures}
         shared = len({folder.anchor for folder in folders}) == 1  # not on several drives
         root = os.path.commonpath(folders) if shared else ""
-        pictures = [
-            p._replace(name=Path(os.path.relpath(p.name, root) if root else p.name.name))
-            for p in self._pictures
-        ]
+        pictures = []
+        for picture in self._pictures:
+            name = os.path.relpath(picture.name, root) if root else picture.name.name
+            pictures.append(picture._replace(name=Path(name)))
         if self.form == "yolo":
             self._write_yolo(pictures)
         elif self.form == "labelme":
-            for picture in pictures:
-                if picture.regions:
-                    file = f"labels/{picture.name.with_suffix('.json').as_posix()}"
-                    self._write(file, json.dumps(_labelme_document(picture), allow_nan=False))
+            self._write_labelme(pictures)
         elif self.form == "coco":
             document = coco_document((p.name.as_posix(), p.size, _coco_marks(p)) for p in pictures)
             self._write("labels.json", json.dumps(document, allow_nan=False))
         else:
             tasks = [_task(picture) for picture in pictures]
             self._write("label_studio.json", json.dumps(tasks, allow_nan=False))
+
+    def _write_labelme(self, pictures: Sequence[LabelledPicture]) -> None:
+        for picture in pictures:
+            if picture.regions:
+                file = f"labels/{picture.name.with_suffix('.json').as_posix()}"
+                self._write(file, json.dumps(_labelme_document(picture), allow_nan=False))
 
     def _write_yolo(self, pictures: Sequence[LabelledPicture]) -> None:
         scores: dict[str, list[float]] = {}

@@ -4,6 +4,7 @@ whether many pictures are unlike a model's training pictures: another product, c
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from html import escape
@@ -401,6 +402,17 @@ class Prediction:
         return {"product": self.product, "product_p_value": self.product_p_value}
 
 
+def _regions_html(regions: Sequence[Region]) -> str:
+    """The boxes of the first regions, and the number of the others."""
+    boxes = []
+    for region in regions[:MAX_SHOWN_REGIONS]:
+        box = ", ".join(f"{side:.0f}" for side in region.box)
+        kinds = f" {escape(region.kinds_text)}" if region.kinds_text else ""
+        boxes.append(f"({box}){kinds}")
+    more = f" and {len(regions) - MAX_SHOWN_REGIONS} more" if len(regions) > MAX_SHOWN_REGIONS else ""
+    return f"regions {' '.join(boxes)}{more}"
+
+
 def prediction_html(prediction: Prediction, caption: str = "") -> str:
     """The picture, its heat map, and the decision; the heat map alone where the picture cannot be read.
     caption: beside the decision."""
@@ -416,14 +428,8 @@ def prediction_html(prediction: Prediction, caption: str = "") -> str:
         words.append(escape(caption))
     if name:
         words.append(f"<code>{html.escape_text(name)}</code>")
-    boxes = []
-    for region in prediction.regions:
-        box = ", ".join(f"{side:.0f}" for side in region.box)
-        kinds = f" {escape(region.kinds_text)}" if region.kinds_text else ""
-        boxes.append(f"({box}){kinds}")
-    if boxes:
-        more = f" and {len(boxes) - MAX_SHOWN_REGIONS} more" if len(boxes) > MAX_SHOWN_REGIONS else ""
-        words.append(f"regions {' '.join(boxes[:MAX_SHOWN_REGIONS])}{more}")
+    if prediction.regions:
+        words.append(_regions_html(prediction.regions))
     pictures = "".join(html.image_tag(panel) for panel in _panels(prediction))
     return f"<div><div>{pictures}</div><div>{' &nbsp; '.join(words)}</div></div>"
 
@@ -510,6 +516,10 @@ class MismatchDetector:
             )
         if self.anomalous < MIN_ANOMALOUS_SHARE * self.count or self.false_alarm_rate > MAJORITY:
             return ""
+        return self._too_many_warning()
+
+    def _too_many_warning(self) -> str:
+        """Warning that too many are anomalous; empty where defective ones explain them."""
         every = f"{self.anomalous} of {self.count} {self.noun} are anomalous"
         low, middle, high = np.quantile(np.asarray(self.severities), [0.1, 0.5, 0.9])
         alike = middle >= HIGH_SEVERITY and low >= MIN_EQUAL_SEVERITY * middle

@@ -327,12 +327,18 @@ def _has_commas(header: str) -> bool:
 
 
 def _parse_row(values: dict[str, str | None], comma: bool) -> ResultRow:
-    known = [field.name for field in fields(ResultRow) if field.name in values]
-    floats = [name for name in known if name in FLOAT_COLUMNS]
-    texts = {name: values[name] or "" for name in floats}
-    texts = {name: text.replace(",", ".") if comma else text for name, text in texts.items()}
-    numbers = {name: float(text) if text else None for name, text in texts.items()}
-    texts = {name: from_csv_cell(values[name] or "") for name in known if name not in FLOAT_COLUMNS}
+    """Reads a line of a table. comma: its numbers have a decimal comma."""
+    texts: dict[str, str] = {}
+    numbers: dict[str, float | None] = {}
+    for column in fields(ResultRow):
+        if column.name not in values:
+            continue
+        text = values[column.name] or ""
+        if column.name not in FLOAT_COLUMNS:
+            texts[column.name] = from_csv_cell(text)
+            continue
+        number = text.replace(",", ".") if comma else text
+        numbers[column.name] = float(number) if number else None
     return ResultRow(**texts, **numbers)  # type: ignore[arg-type]
 
 

@@ -164,28 +164,46 @@ class Tolerances:
             return Verdict.beyond("picture_size", width=width, height=height, rules_width=w, rules_height=h)
         if not regions:
             return Verdict.beyond("nothing_marked")
-        pairs = [(k, kind) for k, one in enumerate(regions) for kind in _kinds(one)]
-        tolerating: dict[tuple[int, str | None], Rule] = {}
-        crowded: Reason = {}
-        for rule in self.rules:
-            mine = [pair for pair in pairs if rule.refusal(regions[pair[0]], pair[1]) is None]
-            if rule.number is not None and (count := len({k for k, _ in mine})) > rule.number:
-                crowded = {"code": "too_many", "count": count, "kind": rule.kind, "most": rule.number}
-            else:
-                tolerating |= {pair: rule for pair in mine if pair not in tolerating}
         for region in regions:
             if not _kinds(region):
                 return Verdict.beyond("kind_not_known")
             reach = region.box if region.box_at_most is None else region.box_at_most
             if not lies_inside(reach, np.broadcast_to(True, picture_size)):
                 return Verdict.beyond("at_border")
-        for k, kind in pairs:
-            if (k, kind) not in tolerating:
-                rules = [rule for rule in self.rules if rule.kind in (kind, ANY)] or self.rules
-                reasons = [reason for rule in rules if (reason := rule.refusal(regions[k], kind)) is not None]
-                return Verdict(False, (reasons[0] if reasons else crowded,))
-        told = [tolerating[k, _kinds(one)[0]].told(one, _kinds(one)[0]) for k, one in enumerate(regions)]
+        tolerating, crowded = self._match(regions)
+        told = []
+        for number, region in enumerate(regions):
+            for kind in _kinds(region):
+                if (number, kind) not in tolerating:
+                    reason = self._refusal(region, kind)
+                    return Verdict(False, (crowded if reason is None else reason,))
+            first = _kinds(region)[0]
+            told.append(tolerating[number, first].told(region, first))
         return Verdict(True, tuple(told))
+
+    def _match(self, regions: Sequence[Region]) -> tuple[dict[tuple[int, str | None], Rule], Reason]:
+        """The first rule that tolerates each region, by its number and kind; and the reason why a rule that
+        would tolerate more regions than it may tolerates none."""
+        pairs = [(number, kind) for number, region in enumerate(regions) for kind in _kinds(region)]
+        tolerating: dict[tuple[int, str | None], Rule] = {}
+        crowded: Reason = {}
+        for rule in self.rules:
+            own = [(number, kind) for number, kind in pairs if rule.refusal(regions[number], kind) is None]
+            count = len({number for number, _ in own})
+            if rule.number is not None and count > rule.number:
+                crowded = {"code": "too_many", "count": count, "kind": rule.kind, "most": rule.number}
+                continue
+            for pair in own:
+                tolerating.setdefault(pair, rule)
+        return tolerating, crowded
+
+    def _refusal(self, region: Region, kind: str | None) -> Reason | None:
+        """Why the rules for a kind do not tolerate a region; None: all do, but for the number."""
+        for rule in [rule for rule in self.rules if rule.kind in (kind, ANY)] or self.rules:
+            reason = rule.refusal(region, kind)
+            if reason is not None:
+                return reason
+        return None
 
 
 def apply_tolerances(found: Prediction, numbers: Array, tolerances: Tolerances) -> Prediction:
@@ -210,20 +228,32 @@ def _judge_parts(found: Prediction, numbers: Array, tolerances: Tolerances) -> V
     parts = {1: True}  # whether each is anomalous
     if found.found_parts is not None:
         parts = {part.part_index: part.is_anomalous for part in found.found_parts.parts}
-    regions: dict[int, list[Region]] = {number: [] for number in parts}
-    inside = {number: without_edge(numbers == number) for number in parts}
-    for place, region in zip(found.doubted_pixels, found.regions, strict=True):
-        number = int(numbers[place[0][0], place[1][0]])
-        if number not in parts or not inside[number][place].all():
-            return Verdict.beyond("at_edge")
-        regions[number].append(region)
+    regions = _regions_by_part(found, numbers, [*parts])
+    if regions is None:
+        return Verdict.beyond("at_edge")
     told: list[Reason] = []
-    for number in (number for number, is_anomalous in parts.items() if is_anomalous):
+    for number, is_anomalous in parts.items():
+        if not is_anomalous:
+            continue
         verdict = tolerances.judge(regions[number], found.geometry.picture_size)
         if not verdict.within:
             return verdict
         told += verdict.reasons
     return Verdict(True, tuple(told)) if told else Verdict.beyond("nothing_marked")
+
+
+def _regions_by_part(
+    found: Prediction, numbers: Array, parts: Sequence[int]
+) -> dict[int, list[Region]] | None:
+    """Regions by the number of the part in which they lie; None where one does not lie inside of any."""
+    regions: dict[int, list[Region]] = {number: [] for number in parts}
+    inside = {number: without_edge(numbers == number) for number in parts}
+    for place, region in zip(found.doubted_pixels, found.regions, strict=True):
+        number = int(numbers[place[0][0], place[1][0]])
+        if number not in regions or not inside[number][place].all():
+            return None
+        regions[number].append(region)
+    return regions
 
 
 def lies_inside(box: tuple[float, float, float, float], mask: Mask) -> bool:

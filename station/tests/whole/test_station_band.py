@@ -27,7 +27,7 @@ REFUSED: tuple[tuple[Exception, int, str], ...] = (
     (LateError("not judged in time"), 504, "not in time"),
     (StoreError("no space", "disk_full"), 507, "the disk is full"),
     (StoreError("away", "store_unreachable"), 503, "results cannot be stored"),
-    (NoModelError("no model is open"), 503, "no model is open"),
+    (NoModelError(), 503, "no model is open"),
     (ModelError("the model failed"), 503, "the model failed"),
     (BusyError(3.0), 503, "more came than can be judged"),
     (AwayError("unplugged"), 503, "the camera is away"),

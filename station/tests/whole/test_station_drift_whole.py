@@ -104,8 +104,9 @@ def test_drift_is_reported_counted_and_acknowledged(running, http):
 def test_an_alarm_stays_over_a_restart_that_reads_the_newest_alone(open_station, monkeypatch):
     monkeypatch.setattr(drifts, "HISTORY", 300)
     first = open_station()
-    record(first.station, shifted(1200, 500))
     with httpx.Client(base_url=first.url, timeout=30) as http:
+        drift(http, 0)  # it has begun: else it would read the newest alone, as after a restart
+        record(first.station, shifted(1200, 500))
         before = drift(http, 1200)["alarm"]
     first.close()
     second = open_station()

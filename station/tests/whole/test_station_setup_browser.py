@@ -251,6 +251,7 @@ def test_a_full_disk_is_told_before_and_after_it_stops_the_learning(beginner, fo
     beginner.wait(lambda: beginner.find("#start").is_enabled())
     with monkeypatch.context() as patch:
         patch.setattr(Files, "free_bytes", lambda files: 0)
+        beginner.wait(lambda: empty.station.files.disk.free_bytes == 0)  # it is measured each second
         beginner.click("#start")
         beginner.wait(lambda: "goes on by itself when there is room" in beginner.text("#progress-words"))
     beginner.wait(lambda: shown(beginner, "#failed"))

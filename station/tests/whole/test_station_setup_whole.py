@@ -129,6 +129,8 @@ def test_from_nothing_to_a_product_that_inspects(empty, http, good, drawn, tmp_p
     assert all(one["overlay"] for one in tried)
 
     assert http.post(f"{NEW}/plate/live").json()["version"] == 1
+    promised = http.get("/api/v1/products/plate").json()["promised"]
+    assert promised == {"version": 1, **{key: result[key] for key in promised if key != "version"}}
     with Client(empty.url) as client:
         inspected = client.inspect(bad.read_bytes(), product="plate")
         assert inspected.score == pytest.approx(tried[0]["score"], rel=1e-4)

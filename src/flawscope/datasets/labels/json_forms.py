@@ -170,7 +170,8 @@ def _labelme_mark(shape: Record) -> Mark:
     if len(points) < {"rectangle": 2, "circle": 2}.get(kind, 1):
         return Mark(None, NO_PLACE)
     if kind == "rectangle":
-        return Mark(shapes.filled(shapes.box((*points.min(0), *points.max(0)))), label, True)
+        corners = shapes.box([*points.min(0), *points.max(0)])
+        return Mark(shapes.filled(corners), label, True)
     if kind == "circle":
         radius = float(np.hypot(*(points[1] - points[0])))
         return Mark(shapes.filled(shapes.ellipse(points[0], (radius, radius)), is_loose=True), label)

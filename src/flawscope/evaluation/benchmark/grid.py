@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,18 +130,16 @@ def plan_grid(
     numbers, files, own = _options_by_method(chosen, _parse_numbers(seeds, "--seeds", "0,1,2"), configs, sets)
     rows, missing = select_categories(root, categories, "--categories")
     given = {"steps": steps, "minutes": minutes, "seen": seen}
-    values = {
-        (method, category): _method_config(method, category, files.get(method), own.get(method, ()), given)
-        for method in chosen
-        for category in rows
-        if category not in missing
-    }
+    present = [row for row in rows if row not in missing]
+    values = {}
+    for method, category in product(chosen, present):
+        file = files.get(method)
+        values[method, category] = _method_config(method, category, file, own.get(method, ()), given)
     if (steps or minutes) and not any(map(_learns_in_steps, chosen)):
         raise InputError(f"--steps, --minutes: none of {', '.join(chosen)} learns in steps; leave them out")
     if seen and not any(map(_learns_from_defects, chosen)):
         raise InputError(f"--seen: {' and '.join(chosen)} learn from good pictures only; leave it out")
     first = numbers[chosen[0]][0]
-    present = [row for row in rows if row not in missing]
     usable, unusable = _open_categories(root, present, first, group, good)
     common = {"group": group, "minutes": minutes, "device": device}
     if light is not None:
@@ -149,19 +148,21 @@ def plan_grid(
         common["good"] = good  # likewise
     cells = tuple(_cells(chosen, numbers, usable, values, common))
     if few:
-        cells = tuple(
-            replace(
-                cell,
-                method=f"{cell.method}-{count}{SHOT_SUFFIX}",
-                identity={**cell.identity, "shots": count},
-                shots=count,
-            )
-            for cell in cells
-            for count in few
-        )
-        numbers = {f"{method}-{count}{SHOT_SUFFIX}": numbers[method] for method in chosen for count in few}
+        cells = tuple(_with_shots(cell, count) for cell, count in product(cells, few))
+        columns = [(_shot_column(method, count), method) for method, count in product(chosen, few)]
+        numbers = {column: numbers[method] for column, method in columns}
         chosen = tuple(numbers)
     return Grid(rows, chosen, numbers, cells, missing, unusable)
+
+
+def _shot_column(method: str, shots: int) -> str:
+    return f"{method}-{shots}{SHOT_SUFFIX}"
+
+
+def _with_shots(cell: Cell, shots: int) -> Cell:
+    """A cell that learns from so many good pictures."""
+    identity = {**cell.identity, "shots": shots}
+    return replace(cell, method=_shot_column(cell.method, shots), identity=identity, shots=shots)
 
 
 def _cells(

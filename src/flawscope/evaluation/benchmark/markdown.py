@@ -213,11 +213,13 @@ def _mean_costs(documents: Sequence[Json]) -> list[str]:
     def show(value: float | None, form: str) -> str:
         return "" if value is None else form.format(value)
 
-    fit, evaluation = mean("fit_seconds"), mean("evaluate_seconds")
+    def show_duration(seconds: float | None) -> str:
+        return "" if seconds is None else format_duration(seconds)
+
     peaks = [document["peak_memory"] / GIB for document in documents]
     return [
-        "" if fit is None else format_duration(fit),
-        "" if evaluation is None else format_duration(evaluation),
+        show_duration(mean("fit_seconds")),
+        show_duration(mean("evaluate_seconds")),
         show(statistics.fmean(peaks) if peaks else None, "{:.2f} GiB"),
         show(mean("steps"), "{:,.0f}"),
         show(mean("threads"), "{:.0f}"),

@@ -165,15 +165,17 @@ class Results:
 
     def to_dict(self) -> Json:
         """The document of results.json and `--json`."""
+        seeds = {method: list(own) for method, own in self.grid.seeds.items()}
+        cells = [self._cell(cell) for cell in self.grid.cells]
         return {
             "format": 1,
             "flawscope": __version__,
             "categories": list(self.grid.rows),
             "methods": list(self.grid.methods),
-            "seeds": {method: list(seeds) for method, seeds in self.grid.seeds.items()},
+            "seeds": seeds,
             "missing": list(self.grid.missing),
             "unusable": dict(self.grid.unusable),
-            "cells": [self._cell(cell) for cell in self.grid.cells],
+            "cells": cells,
             "tables": {metric: self._table(metric) for metric in METRICS},
             "published": [asdict(source) for source in self.sources],
             "marks": mark_meanings(),

@@ -38,7 +38,7 @@ from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp, reduce_picture
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import CLOCK, BackgroundThread
-from flawscope_station.settings.shifts import ShiftSettings, moments, times_of_day
+from flawscope_station.settings.shifts import ShiftSettings, moments, station_zone, times_of_day
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.store.database import now
 from flawscope_station.store.insert import NewInspection
@@ -327,8 +327,7 @@ class Challenge(BackgroundThread):
 
     def _next_due(self, product_id: int, after: int) -> int | None:
         times = times_of_day(self.settings(product_id).challenge or (), self.shifts)
-        zone = None if self.shifts is None else self.shifts.tz
-        later = [at for at, _ in moments(times, zone, after, range(-1, 3)) if at > after]
+        later = [at for at, _ in moments(times, station_zone(self.shifts), after, range(-1, 3)) if at > after]
         return min(later, default=None)
 
     # ---- a challenge

@@ -1,15 +1,17 @@
 """`flawscope station rollout`: a model for many stations, over their API.
 
 The first station of the list is the canary: it gets the model and works with it for a time. The others follow
-where nothing was told meanwhile, one after another. Where something is wrong, each that has the model goes
-back to the version before. Every activation names the hash of the file that is meant.
+where nothing was told meanwhile, one after another, and are watched together for as long. Where something is
+wrong with the product, each that has the model goes back to the version before; so it does where the roll-out
+is interrupted. Every activation names the hash of the file that is meant. A station that does not answer then
+is named, with what may judge there and the command that goes on.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,11 @@ from flawscope_station.settings.files import read_file
 from flawscope_station.settings.values import CONFIG, FilePath, Section, read_as, redact_address, secret
 from flawscope_station.web.schemas import Version
 
-LOOK_SECONDS = 10.0  # between two looks at the canary
+LOOK_SECONDS = 10.0  # between two looks at the stations that are watched
+MISSED_LOOKS = 3  # that a station may leave without an answer, one after another
+BACK_TRIES = 6  # to let a station go back, each LOOK_SECONDS after the other
+INSPECTION_PROBLEMS = ("not_inspecting", "waiting")  # of no product, and yet perhaps of the model
+STORE_PROBLEMS = ("disk_full", "store_unreachable", "store_silent")  # why nothing else is inspected either
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -68,20 +74,26 @@ class RolloutStation:
 
     Attributes:
         before: the version that judged before; None: the model judged already, and nothing was changed.
+        after: the version of the model; None: it was not added yet.
     """
 
     def __init__(self, address: StationAddress):
         self.client = open_client(address)
         self.name = redact_address(self.client.url)
         self.before: Version | None = None
+        self.after: Version | None = None
         self.product = address.product or self.client.product().name
         self._path = f"products/{quote(self.product, safe='')}"
         self._active = self._active_version()
-        self._alarms_before = self._alarms()
+        self._known: set[str] = set()
+        self._missed = 0  # looks without an answer, one after another
 
     def use(self, model: str | os.PathLike[str]) -> str:
         """Let the station judge by the model file; return what it did."""
+        own, others = self._alarms()
+        self._known = {*own, *others}
         version = self.client.add_version(model, self.product)
+        self.after = version
         if version.active:
             return f"version {version.id} judges already"
         self.before = self._active
@@ -95,9 +107,26 @@ class RolloutStation:
         self.client.activate(self.product, self.before.id, self.before.hash)
         return f"version {self.before.id} judges again"
 
-    def new_alarms(self) -> list[str]:
-        """Return the alarms and problems that were not there before; FlawscopeError where nobody answers."""
-        return [text for code, text in self._alarms().items() if code not in self._alarms_before]
+    def possible_versions(self) -> str:
+        """Return which versions may judge where the station cannot be asked."""
+        known = [str(one.id) for one in (self.after, self.before) if one is not None]
+        return "version " + " or ".join(known or [str(self._active.id)])
+
+    def look(self, say: Callable[[str], None]) -> str:
+        """Return what is wrong since the model judges, "" where nothing is. What is not of the product is
+        said once."""
+        try:
+            own, others = self._alarms()
+        except InputError as error:  # it refuses to say
+            return str(error)
+        except FlawscopeError as error:
+            self._missed += 1
+            return str(error) if self._missed >= MISSED_LOOKS else ""
+        self._missed = 0
+        for code in others.keys() - self._known:
+            say(f"{self.name}: not of {self.product}: {others[code]}")
+            self._known.add(code)
+        return "; ".join(text for code, text in own.items() if code not in self._known)
 
     def _active_version(self) -> Version:
         for version in self.client.versions(self.product):
@@ -105,14 +134,102 @@ class RolloutStation:
                 return version
         raise InputError(f"{self.name}: no version judges {self.product}: activate one there first")
 
-    def _alarms(self) -> dict[str, str]:
-        """Return problems, and a promise that is broken, by their codes. An alarm of drift is a problem."""
+    def _alarms(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the problems of the product, with a promise that is broken, and all others, by their codes.
+        An alarm of drift is a problem."""
+        state = self.client.read(self._path)
+        kinds = zip(state["problems"], state["problem_products"], strict=True)
+        own_kinds = {kind for kind, product in kinds if product in (None, self.product)}
         problems: list[dict[str, Any]] = self.client.read("status")["problems"]
-        found = {one["code"]: f"{one['code']}: {one['text']}" for one in problems}
+        is_stopped = any(one["kind"] in STORE_PROBLEMS for one in problems)
+        own, others = dict[str, str](), dict[str, str]()
+        for one in problems:
+            is_of_product = one["code"] != one["kind"] and one["kind"] in own_kinds
+            is_of_model = one["kind"] in INSPECTION_PROBLEMS and not is_stopped
+            found = own if is_of_product or is_of_model else others
+            found[one["code"]] = f"{one['code']}: {one['text']}"
         promise = self.client.read(f"{self._path}/promise")
         if promise is not None and promise["state"] == "broken":
-            found[f"promise {promise['version']}"] = "more false alarms than the version promises"
-        return found
+            own[f"promise {promise['version']}"] = "more false alarms than the version promises"
+        return own, others
+
+
+class Rollout:
+    """A model on its way to stations.
+
+    Args:
+        command: that goes on where this one ended.
+        say: gets a line for each step of a station.
+
+    Attributes:
+        reached: stations that have the model, or may have it.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        command: str,
+        say: Callable[[str], None],
+        wait: Callable[[float], object],
+    ):
+        self.model, self.command, self.say, self.wait = model, command, say, wait
+        self.reached: list[RolloutStation] = []
+
+    def give(self, stations: Sequence[RolloutStation]) -> str:
+        """Let stations use the model, one after another; return what is wrong, "" where nothing is."""
+        for station in stations:
+            self.reached.append(station)
+            try:
+                self.say(f"{station.name}: {station.use(self.model)}")
+            except FlawscopeError as error:
+                return f"{station.name}: {error}"
+            if why := self.look([station]):
+                return why
+        return ""
+
+    def watch(self, stations: Sequence[RolloutStation], seconds: float) -> str:
+        """Look at stations for so many seconds; return what is wrong, "" where nothing is."""
+        left = seconds if stations else 0.0
+        while left > 0:
+            pause = min(left, LOOK_SECONDS)
+            self.wait(pause)
+            left -= pause
+            if why := self.look(stations):
+                return why
+        return ""
+
+    def look(self, stations: Sequence[RolloutStation]) -> str:
+        """Return what is wrong at the first station where something is."""
+        for station in stations:
+            if why := station.look(self.say):
+                return f"{station.name}: {why}"
+        return ""
+
+    def go_back(self) -> None:
+        """Let each judge as before. One that does not answer, or is not reached any more, is named with what
+        may judge there, and how to go on."""
+        left = list(self.reached)
+        try:
+            for attempt in range(BACK_TRIES):
+                if attempt:
+                    self.wait(LOOK_SECONDS)
+                for station in list(left):
+                    if self._goes_back(station):
+                        left.remove(station)
+                if not left:
+                    return
+        finally:
+            for station in left:
+                versions = station.possible_versions()
+                self.say(f"{station.name}: {versions} judges {station.product}; to go on: {self.command}")
+
+    def _goes_back(self, station: RolloutStation) -> bool:
+        try:
+            self.say(f"{station.name}: {station.go_back()}")
+        except FlawscopeError as error:
+            self.say(f"{station.name}: it did not go back: {error}")
+            return False
+        return True
 
 
 def roll_out(
@@ -120,60 +237,31 @@ def roll_out(
     addresses: Iterable[StationAddress],
     seconds: float,
     say: Callable[[str], None],
+    command: str = "",
     wait: Callable[[float], object] = time.sleep,
 ) -> bool:
     """Give the model to the stations; return whether all have it: else each judges as before.
 
     Args:
-        seconds: for which the canary works before the others follow.
+        seconds: for which the canary works before the others follow, and these work together.
         say: gets a line for each step of a station.
+        command: that goes on, for who reads what is said.
 
     Raises:
         FlawscopeError: a station cannot be asked; nothing was changed.
+        KeyboardInterrupt: somebody ended it; the stations went back.
     """
     stations = [RolloutStation(address) for address in addresses]
-    reached: list[RolloutStation] = []
-    for station in stations:
-        is_canary = station is stations[0]
-        reached.append(station)
-        why = _try(station, model, seconds if is_canary else 0.0, say, wait)
-        if why:
-            say(f"{station.name}: {why}")
-            _go_back(reached, say)
-            return False
-    return True
-
-
-def _try(
-    station: RolloutStation,
-    model: str | os.PathLike[str],
-    seconds: float,
-    say: Callable[[str], None],
-    wait: Callable[[float], object],
-) -> str:
-    """Let a station use the model, and watch it; return what is wrong, "" where nothing is."""
+    canary, others = stations[:1], stations[1:]
+    rollout = Rollout(model, command, say, wait)
     try:
-        say(f"{station.name}: {station.use(model)}")
-        return _watch(station, seconds, wait)
-    except FlawscopeError as error:
-        return str(error)
-
-
-def _watch(station: RolloutStation, seconds: float, wait: Callable[[float], object]) -> str:
-    """Return the first alarms of a station within so many seconds; "" where there are none."""
-    left = seconds
-    while True:
-        alarms = station.new_alarms()
-        if alarms or left <= 0:
-            return "; ".join(alarms)
-        pause = min(left, LOOK_SECONDS)
-        wait(pause)
-        left -= pause
-
-
-def _go_back(stations: Iterable[RolloutStation], say: Callable[[str], None]) -> None:
-    for station in stations:
-        try:
-            say(f"{station.name}: {station.go_back()}")
-        except FlawscopeError as error:
-            say(f"{station.name}: it did not go back: {error}")
+        why = rollout.give(canary) or rollout.watch(canary, seconds)
+        why = why or rollout.give(others) or rollout.watch(others, seconds)
+    except BaseException:
+        rollout.go_back()
+        raise
+    if not why:
+        return True
+    say(why)
+    rollout.go_back()
+    return False

@@ -5,6 +5,8 @@ for many stations: `station rollout`. The stations may be running meanwhile."""
 from __future__ import annotations
 
 import argparse
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollout.add_argument(
         "--stations", metavar="FILE", required=True, help="YAML: `stations`, each with `url`, `product`"
     )
-    text = "that the first has to do without alarms and problems (default: 60)"
+    text = "for which the first, and then the others, have to do without alarms (default: 60)"
     rollout.add_argument("--minutes", type=float, default=60.0, metavar="N", help=text)
 
     text = "fetch the pictures that people corrected at many stations, as one training set"
@@ -248,8 +250,14 @@ def _rollout(args: argparse.Namespace) -> int:
     """Ends with 1 where the stations went back."""
     from flawscope_station.cli.rollout import read_stations, roll_out
 
-    stations = read_stations(args.stations)
-    return 0 if roll_out(args.model, stations, args.minutes * 60, cli.show) else 1
+    stations, command = read_stations(args.stations), ["flawscope", "station", "rollout", args.model]
+    command += ["--stations", args.stations, "--minutes", f"{args.minutes:g}"]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stations go back, as at Ctrl-C
+    try:
+        is_whole = roll_out(args.model, stations, args.minutes * 60, cli.show, shlex.join(command))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0 if is_whole else 1
 
 
 def _corrections(args: argparse.Namespace) -> None:

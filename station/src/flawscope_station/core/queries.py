@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import tzinfo
 from typing import TypedDict
 
 from flawscope_station.core.connections import ConnectionContext, TimingFacts
@@ -17,7 +18,7 @@ from flawscope_station.monitoring.problems import Problem
 from flawscope_station.settings.shown import hash_settings, mask_settings, with_products
 from flawscope_station.sinks import Sinks
 from flawscope_station.store.inspection import InspectionFacts
-from flawscope_station.store.line_alarms import hold_promise, promise_facts
+from flawscope_station.store.line_alarms import ActivePromise, active_promise_facts, hold_promise
 from flawscope_station.store.records import Store, WaitingInspections, iso
 from flawscope_station.store.search import Filters, InspectionPage, Trends, search, trends
 
@@ -41,9 +42,9 @@ class Records:
         with self.turns.take():
             return search(self.store.database, product_id, filters)
 
-    def trends(self, product_id: int, since: int | None = None, until: int | None = None) -> Trends:
+    def trends(self, product_id: int, zone: tzinfo | None, since: int | None, until: int | None) -> Trends:
         with self.turns.take():
-            return trends(self.store.database, product_id, since, until)
+            return trends(self.store.database, product_id, since, until, zone)
 
     def waiting(
         self, product_id: int, limit: int = 20, after: int = 0, reader: str = ""
@@ -106,7 +107,7 @@ class ProductState(TypedDict):
     started: str
     sources: list[dict[str, object]]
     timing: TimingFacts | None
-    promised: dict[str, object] | None
+    promised: ActivePromise | None
 
 
 class ProductFacts(ProductState):
@@ -200,7 +201,7 @@ class Overview:
             "started": iso(self.floor.refusals.since),
             "sources": sources,
             "timing": self.floor.timing.facts(entry),
-            "promised": promise_facts(self.versions, number),
+            "promised": active_promise_facts(self.versions, number),
         }
 
     def _problem_product(self, problem: Problem) -> str | None:

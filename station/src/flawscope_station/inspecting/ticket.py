@@ -137,14 +137,14 @@ class View:
     prepared: tuple[Model, object] | None = None
     found: Prediction | None = None
 
-    def model_input(self, model: Model) -> PictureSource | PictureOf:
+    def model_input(self, model: Model) -> PictureSource:
         """The picture as decoded for this model, else its data: the library takes both in a picture's
         place."""
         given: object = self.source
         if self.prepared is not None and self.prepared[0] is model:
             given = self.prepared[1]
         elif model.kind == "view":
-            return PictureOf(cast(PictureSource, given), str(self.picture.view))
+            given = PictureOf(cast(PictureSource, given), str(self.picture.view))
         return cast(PictureSource, given)
 
 

@@ -76,6 +76,8 @@ class MachineWatch(BackgroundThread):
         """Measure the computer now."""
         jumped = self.jumps.look()
         self._step = DISK
+        if self.database.is_sqlite:  # its file hangs with the others
+            self.database.is_doubted = True
         disk = self.files.measure()
         self._step, self.database.is_doubted = DATABASE, True
         database = self._ask_database()
@@ -117,7 +119,7 @@ class MachineWatch(BackgroundThread):
         """Return that the data base does not answer, so that nobody waits for it; None: it may."""
         error = self.silence()
         if error is not None:
-            return error if self._step == DATABASE else None
+            return error if self.database.is_sqlite or self._step == DATABASE else None
         known = self.state.database
         return known if known is not None and known.code == SILENT else None
 

@@ -82,6 +82,11 @@ class ShiftSettings(Section):
             raise InputError(f"zone {self.zone!r:.40} is unknown: {hint}") from None
 
 
+def station_zone(shifts: ShiftSettings | None) -> tzinfo | None:
+    """Return the zone whose clocks the station goes by: its shifts, its days. None: this machine's."""
+    return None if shifts is None else shifts.tz
+
+
 def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[time]:
     """Return times of day, of which each is given so or by the shift that begins then. InputError."""
     begins = {} if shifts is None else shifts.times

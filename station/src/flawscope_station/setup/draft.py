@@ -309,11 +309,13 @@ class Draft:
 
 def describe_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a result with `shown`: found and all simulated defects, and the 95 % interval of their share, by
-    size; empty where too few of a size were tried."""
+    size; empty where too few of a size were tried. A result of an earlier flawscope does not say what its
+    promise counts: these are pictures."""
     tried = result["found"]
     intervals = {size: rates.found_interval(*counts) for size, counts in tried.items()}
     shown = {size: [*tried[size], *ends] for size, ends in intervals.items() if ends is not None}
-    return {**result, "shown": shown if len(shown) == len(tried) else {}}
+    earlier = {"of_parts": False, "several": bool(result["options"].get("several"))}
+    return {**earlier, **result, "shown": shown if len(shown) == len(tried) else {}}
 
 
 def file_name(name: str, suffix: str) -> str:

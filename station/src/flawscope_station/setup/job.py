@@ -70,14 +70,10 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     ranked = judged[: max(UNUSUAL_COUNT, len(reasons))]
     return {
         "promise": promise.text,
-        "promised": promise.is_made,
-        "rate": promise.rate,
+        **rates.promise_facts(manifest),
         "interval": [*promise.interval] if promise.is_made else None,
-        "calibrated": promise.calibrated,
-        "missing": promise.missing,
-        "rates": rates.describe_rates(made.manifest),
+        "rates": rates.describe_rates(manifest),
         "threshold": calibration.score_threshold,
-        "wanted_rate": calibration.rate,
         "pictures": sum(one.role in ("train", "calibration") for one in manifest.pictures),
         "found": _found_by_size(made),
         "odd": [{"name": name, "score": score, "reason": reasons.get(name)} for score, name in ranked],

@@ -7,9 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from flawscope_station.settings.shifts import REPORT_DAYS, ShiftSettings, moments
-from flawscope_station.store.schema import HOUR
-
-DAY = 24 * HOUR
+from flawscope_station.store.local_days import DAY
 
 
 class Shift(NamedTuple):

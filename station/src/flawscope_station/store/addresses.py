@@ -232,7 +232,7 @@ class Addresses:
         assert product.model is not None
         version = self.versions.add(number, product.model, origin, who, facts)
         version = self.versions.accept_questions(number, version, who)
-        self.versions.activate(number, version, who)
+        self.versions.activate(number, version, who, goes_live=True)
         if name not in self.products:
             is_known = number in self.names  # it was removed since the start, and is watched all the same
             self.configured[name] = self.settings[name] = product

@@ -52,22 +52,18 @@ def active_promise(
     return version, model.facts, rates.promise_of(model.facts)
 
 
-def promise_facts(versions: ModelRegistry, product_id: int) -> dict[str, object] | None:
+class ActivePromise(rates.PromiseFacts):
+    """Promise of the active version."""
+
+    version: int
+
+
+def active_promise_facts(versions: ModelRegistry, product_id: int) -> ActivePromise | None:
     """Return what the active version promises, as the API shows it; None: none is active."""
-    version, facts, promise = active_promise(versions, product_id)
-    if facts is None or promise is None:
+    version, facts, _ = active_promise(versions, product_id)
+    if version is None or facts is None:
         return None
-    return {
-        "version": version,
-        "promised": promise.is_made,
-        "rate": promise.rate,
-        "calibrated": promise.calibrated,
-        "missing": promise.missing,
-        "wanted_rate": promise.wanted,
-        # where pictures show one part alone, only other parts help
-        "of_parts": promise.of_parts or not promise.is_made,
-        "several": any(one.preprocess.several is not None for one in facts.manifests.values()),
-    }
+    return {"version": version, **rates.promise_facts(facts)}
 
 
 class KeptPromise(TypedDict):

@@ -128,6 +128,7 @@ class ModelRegistry:
         self.device, self.threads, self.engine = device, threads, engine
         self.models = OpenModels()
         self._switch_lock = threading.Lock()  # rows and open models are switched together
+        self._removed: set[int] = set()  # products that were removed since the start
         self.joint_entries: set[int] = set()  # entries whose settings name a joint model
         self.rates: dict[int, float] = {}  # false-alarm rates that the settings name, by product
 
@@ -319,33 +320,40 @@ class ModelRegistry:
         """Number of the version that judges. NoModelError."""
         return self.active(product_id)[0]
 
-    def activate(self, product_id: int, number: int, who: str) -> None:
+    def activate(self, product_id: int, number: int, who: str, *, goes_live: bool = False) -> None:
         """Open a version and let it judge from now on, also the pictures that wait. One of a joint model does
         so for all products of the model; those of the entry that it does not know have no model then.
 
+        Args:
+            goes_live: also where the product was removed: it is one of the station again.
+
         Raises:
-            NotFoundError: the product has no such version, or somebody removed it while it was opened.
+            NotFoundError: the product has no such version, or somebody removed one of them meanwhile.
             InputError: the model cannot be opened; the version before goes on.
         """
         number = self._at_configured_rate(product_id, number)
         rows = self._same_file_rows(product_id, number)
         models = self._load_models(rows)
         with self._switch_lock:
+            if product_id in self._removed and not goes_live:
+                raise NotFoundError(f"the product was removed: version {number} was not activated")
             with self.database.writing() as connection:
                 self._lock_all(connection, [*models])
                 _activate(connection, models.keys(), [row.id for row in rows])
                 for row in rows:
                     add_event(connection, VERSION_ACTIVATED, who, str(row.id), row.product_id)
             self.models.activate(models)
+            self._removed.discard(product_id)
 
     def deactivate(self, product_id: int, who: str, why: str) -> None:
-        """Let no version of a product judge any more, which is an event with its reason."""
+        """Let no version of a product judge any more, until it goes live again; an event has the reason."""
         with self._switch_lock:
             with self.database.writing() as connection:
                 own = versions.c.product_id == product_id, IS_ACTIVE
                 connection.execute(update(versions).where(*own).values(state=RETIRED))
                 add_event(connection, REMOVED_EVENT, who, why, product_id)
             self.models.deactivate(product_id)
+            self._removed.add(product_id)
 
     def accept_questions(self, product_id: int, number: int, who: str) -> int:
         """Return the version of the same model without open questions: the version itself, or a new one.

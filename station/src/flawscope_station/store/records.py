@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import count
 from operator import attrgetter
 from types import SimpleNamespace
@@ -169,11 +169,13 @@ def iso(at: int) -> str:
     return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at))
 
 
-def parse_time(text: str) -> int:
-    """Microseconds since 1970 of a date, or date and time, in UTC by default. InputError for other texts."""
+def parse_time(text: str, zone: tzinfo | None = UTC) -> int:
+    """Microseconds since 1970 of a date, or date and time. zone: whose clocks count where it says no offset;
+    None: this machine's. InputError for other texts."""
     try:
         moment = datetime.fromisoformat(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=zone)
         return round(moment.timestamp() * 1e6)
     except (ValueError, OverflowError):
         raise InputError(f"{text!r:.60} is not a time: write 2026-11-22 or 2026-11-22T14:30:00Z") from None

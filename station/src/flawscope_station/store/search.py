@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from datetime import UTC, tzinfo
 from typing import Annotated, Literal, NamedTuple, TypedDict
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -29,6 +30,7 @@ from flawscope_station.settings.values import CONFIG, read_as
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.inspection import PADDING, InspectionFacts, label_text
 from flawscope_station.store.kinds import KindCounts, count_kinds
+from flawscope_station.store.local_days import DAY, date_of, local_day, midnight
 from flawscope_station.store.purposes import PRODUCTION, TRIAL
 from flawscope_station.store.records import (
     DEFECT,
@@ -262,7 +264,7 @@ def decode_cursor(cursor: str) -> int:
 
 MAX_POINTS = 2000  # inspections that are shown one by one
 MAX_MINUTE_SPAN = 3 * HOUR  # longest period that is counted by inspections; beyond it by `hours`
-MAX_HOUR_SPAN = 15 * 24 * HOUR
+MAX_HOUR_SPAN = 15 * DAY
 COUNT_NAMES = (
     *("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses", "within_tolerance"),
     "unanswered",
@@ -270,6 +272,7 @@ COUNT_NAMES = (
 
 
 Point = list[float | str | None]  # of an inspection: seconds, score, 0 to 2, verdict, id
+Bucket = list[float | int]  # of a time: seconds, and what was counted in it
 
 
 class JudgingVersion(TypedDict):
@@ -286,7 +289,8 @@ class Trends(TypedDict):
 
     unit: str
     points: list[Point]
-    buckets: list[list[float | int]]
+    buckets: list[Bucket]
+    days: list[str]
     totals: dict[str, int]
     versions: list[JudgingVersion]
     threshold: float | None
@@ -303,19 +307,30 @@ class TrendPeriod(NamedTuple):
     counts: Select[tuple[object, ...]]
 
 
-def trends(database: Database, product_id: int, since: int | None = None, until: int | None = None) -> Trends:
+def trends(
+    database: Database,
+    product_id: int,
+    since: int | None = None,
+    until: int | None = None,
+    zone: tzinfo | None = UTC,
+) -> Trends:
     """Scores and counts between two times, microseconds since 1970; None: from the beginning, until now.
+
+    Args:
+        zone: whose days are counted; None: this machine's. An hour of UTC is of the day in which it begins.
 
     Returns:
         unit: inspection, minute, hour or day. points: of inspections [seconds, score, good 0, anomalous 1 or
             within tolerance 2, verdict, id]. buckets: of longer units [seconds, inspected, anomalous, lowest,
-            mean and highest score, false alarms, misses, within tolerance]. totals, among them files that
+            mean and highest score, false alarms, misses, within tolerance]. days: dates of buckets that are
+            days, else none. totals, among them files that
             were not inspected; versions with their thresholds; threshold, None where versions differ. Beyond
             three hours, hours are whole at both ends.
     """
     until = now() if until is None else until
     points: list[Point] = []
-    buckets: list[list[float | int]] = []
+    buckets: list[Bucket] = []
+    days: list[str] = []
     with database.reading() as connection:
         period = _period_of(product_id, _first_moment(connection, product_id, since, until), until)
         counted = period.counts.subquery()
@@ -323,6 +338,8 @@ def trends(database: Database, product_id: int, since: int | None = None, until:
         shows_points = totals["inspections"] <= MAX_POINTS
         if shows_points:
             points = _points(connection, product_id, period.first, period.until)
+        elif period.unit == "day":
+            days, buckets = _days(connection, counted, period, zone)
         else:
             buckets = _buckets(connection, counted, period.length)
         shown_versions = _judging_versions(connection, product_id)
@@ -332,6 +349,7 @@ def trends(database: Database, product_id: int, since: int | None = None, until:
         "unit": "inspection" if shows_points else period.unit,
         "points": points,
         "buckets": buckets,
+        "days": days,
         "totals": totals,
         "versions": shown_versions,
         "threshold": thresholds.pop() if len(thresholds) == 1 else None,
@@ -352,7 +370,7 @@ def _period_of(product_id: int, first: int, until: int) -> TrendPeriod:
         unit, length = "minute", HOUR // 60
     else:
         rows = _hour_counts(product_id)
-        unit, length = ("hour", HOUR) if until - first <= MAX_HOUR_SPAN else ("day", 24 * HOUR)
+        unit, length = ("hour", HOUR) if until - first <= MAX_HOUR_SPAN else ("day", DAY)
         first, until = first // HOUR * HOUR, -(-until // HOUR) * HOUR
     at = rows.selected_columns.at
     return TrendPeriod(unit, length, first, until, rows.where(at >= first, at < until))
@@ -399,9 +417,31 @@ def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
     return dict(zip(("inspections", *COUNT_NAMES[1:]), map(int, row), strict=True))
 
 
-def _buckets(connection: Connection, counted: Subquery, length: int) -> list[list[float | int]]:
+def _buckets(connection: Connection, counted: Subquery, length: int) -> list[Bucket]:
+    """Count together what lies in the same unit of so many microseconds."""
+    unit = counted.c.at.op("/")(length)  # integer division in SQLite and PostgreSQL
+    return [[number * length / 1e6, *counts] for number, counts in _counts_by(connection, counted, unit)]
+
+
+def _days(
+    connection: Connection, counted: Subquery, period: TrendPeriod, zone: tzinfo | None
+) -> tuple[list[str], list[Bucket]]:
+    """Return the dates of the days that have inspections, and their counts, each from midnight on."""
+    day = local_day(counted.c.at, zone, period.first, period.until)
+    days, buckets = list[str](), list[Bucket]()
+    for number, counts in _counts_by(connection, counted, day):
+        date = date_of(number)
+        days.append(date.isoformat())
+        buckets.append([midnight(date, zone), *counts])
+    return days, buckets
+
+
+def _counts_by(
+    connection: Connection, counted: Subquery, number: ColumnElement[int]
+) -> Iterator[tuple[int, Bucket]]:
+    """Count together what has the same number, and yield it with what follows the time of a bucket."""
     column = counted.c
-    unit = column.at.op("/")(length).label("unit")  # integer division in SQLite and PostgreSQL
+    unit = number.label("unit")
     inspected = func.sum(column.inspected)
     query = select(
         unit,
@@ -415,11 +455,9 @@ def _buckets(connection: Connection, counted: Subquery, length: int) -> list[lis
         func.sum(column.within_tolerance),
     )
     query = query.group_by("unit").order_by("unit")
-    buckets: list[list[float | int]] = []
     for at, count, anomalous, lowest, mean, highest, *verdict_counts in connection.execute(query):
-        bucket = [at * length / 1e6, int(count), int(anomalous), float(lowest), float(mean), float(highest)]
-        buckets.append(bucket + [int(count) for count in verdict_counts])
-    return buckets
+        counts: Bucket = [int(count), int(anomalous), float(lowest), float(mean), float(highest)]
+        yield int(at), counts + [int(count) for count in verdict_counts]
 
 
 def _points(connection: Connection, product_id: int, first: int, until: int) -> list[Point]:

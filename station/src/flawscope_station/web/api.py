@@ -23,7 +23,7 @@ from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.core.queries import Overview
 from flawscope_station.monitoring.threads import describe_threads, thread_stacks
-from flawscope_station.settings.shifts import ShiftSettings
+from flawscope_station.settings.shifts import ShiftSettings, station_zone
 from flawscope_station.settings.station import Limits
 from flawscope_station.shifts import shift_begin
 from flawscope_station.store.database import StoreError, now
@@ -54,6 +54,7 @@ from flawscope_station.web.components import (
     StoreDep,
     component,
 )
+from flawscope_station.web.local_times import query_in_utc
 from flawscope_station.web.middleware import require_role
 
 Answer = Mapping[str, object]  # of a route, before its `response_model` checks it
@@ -256,9 +257,13 @@ def confirm_keep(
 
 def parse_filters(
     request: Request,
+    settings: SettingsDep,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
-    since: Annotated[str | None, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")] = None,
+    since: Annotated[
+        str | None,
+        Query(description="2026-11-22 or 2026-11-22T14:30 in the zone of `shifts`, or 2026-11-22T14:30:00Z"),
+    ] = None,
     until: Annotated[str | None, Query(description="before this time")] = None,
     decision: Literal["", "good", "anomalous", "within tolerance"] | None = None,
     verdict: Literal["", "good", "defect", "none"] | None = None,
@@ -281,6 +286,7 @@ def parse_filters(
     batch: Annotated[str | None, Query(description="that the part belongs to; 47* begins with 47")] = None,
 ) -> Filters:
     query = {key: value for key, value in request.query_params.items() if key not in ("name", "file")}
+    query = query_in_utc(query, station_zone(settings.shifts))
     return Filters.from_query({**query, "name": picture or ""})
 
 
@@ -438,12 +444,17 @@ def release_review(product_id: ProductId, records: RecordsDep, person: Operator,
 
 @product_router.get("/trends", response_model=schemas.Trends)
 def trends(
-    product_id: ProductId, records: RecordsDep, since: str | None = None, until: str | None = None
+    product_id: ProductId,
+    records: RecordsDep,
+    settings: SettingsDep,
+    since: str | None = None,
+    until: str | None = None,
 ) -> Trends:
-    """Return scores over time: single inspections where they are few."""
-    begin = parse_time(since) if since else None
-    end = parse_time(until) if until else None
-    return records.trends(product_id, begin, end)
+    """Return scores over time: single inspections where they are few. Days are of the zone of `shifts`."""
+    zone = station_zone(settings.shifts)
+    begin = parse_time(since, zone) if since else None
+    end = parse_time(until, zone) if until else None
+    return records.trends(product_id, zone, begin, end)
 
 
 # ------------------------------------------------------------------------------------------------------- live

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Annotated, Any, TypedDict
 from urllib.parse import quote, urlencode
 
@@ -17,7 +17,7 @@ from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.access.roles import LOCAL_PERSON, OPERATOR, PERSON_KEY, Person, has_role
 from flawscope_station.core.queries import Overview, ProductState
-from flawscope_station.settings.shifts import ShiftSettings
+from flawscope_station.settings.shifts import ShiftSettings, station_zone
 from flawscope_station.settings.station import Settings
 from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.store.database import StoreError, now
@@ -36,6 +36,7 @@ from flawscope_station.web.components import (
     VersionsDep,
     find_component,
 )
+from flawscope_station.web.local_times import query_in_utc, to_local_input
 from flawscope_station.web.middleware import (
     FIRST_USER,
     NEW_PASSWORD,
@@ -275,11 +276,13 @@ def history(
     page: Annotated[Page, product_page("history", of_records=True)],
     records: RecordsDep,
     versions: VersionsDep,
+    settings: SettingsDep,
 ) -> Response:
+    zone = station_zone(settings.shifts)
     query = {key: value for key, value in page.request.query_params.items() if value.strip()}
     cursor = query.pop("cursor", "")
     base = f"/{quote(product, safe='')}/history"
-    search = _search_query(query)
+    search = _search_query(query, zone)
     error, result = "", InspectionPage([], None)
     try:
         shown = {"purpose": WITH_TRIALS, **search, "cursor": cursor, "limit": str(PER_PAGE)}
@@ -288,7 +291,7 @@ def history(
         error = str(invalid)
     older = f"{base}?{urlencode({**query, 'cursor': result.next})}" if result.next else None
     newest = f"{base}?{urlencode(query)}" if cursor else None
-    local_times = {name: _to_local_input(query.get(name, "")) for name in ("since", "until")}
+    local_times = {name: to_local_input(query.get(name, ""), zone) for name in ("since", "until")}
     listed = versions.list_versions(page.product_id)["versions"]
     return page.render(
         "history",
@@ -306,17 +309,10 @@ def history(
     )
 
 
-def _search_query(query: Mapping[str, str]) -> dict[str, str]:
+def _search_query(query: Mapping[str, str], zone: tzinfo | None) -> dict[str, str]:
     """Return the filters of a page's address as a search reads them: times in UTC, numbers with a point."""
-    search = {}
-    for key, text in query.items():
-        if key in ("since", "until"):
-            search[key] = _to_utc(text)
-        elif key.startswith("score_"):
-            search[key] = text.replace(",", ".")
-        else:
-            search[key] = text
-    return search
+    scores = {key: text.replace(",", ".") for key, text in query.items() if key.startswith("score_")}
+    return {**query_in_utc(query, zone), **scores}
 
 
 @page_router.get("/{product}/trends")
@@ -347,7 +343,7 @@ def _report_periods(shifts: ShiftSettings | None, seconds: float | None, begun: 
     time = now()
     periods = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
     periods += [shift for shift in ended_shifts(shifts, time)[::-1] if iso(shift.until) > begun]
-    zone = None if shifts is None else shifts.tz
+    zone = station_zone(shifts)
     return [period.to_dict(zone) for period in periods]
 
 
@@ -415,19 +411,3 @@ def _quick_links(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]
             query |= {"since": since.isoformat(timespec="seconds"), "period": name}
         links.append((name, f"{base}?{urlencode(query)}" if query else base, name == current))
     return links
-
-
-def _to_utc(text: str) -> str:
-    """Convert a time to UTC, by default from the station's zone. Other text stays: the search refuses it."""
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC).isoformat()
-    except ValueError:
-        return text
-
-
-def _to_local_input(text: str) -> str:
-    """Convert a time to a form's value, in the station's zone; the script changes it to the browser's."""
-    try:
-        return datetime.fromisoformat(text).astimezone().replace(tzinfo=None).isoformat(timespec="minutes")
-    except ValueError:
-        return ""

@@ -24,6 +24,7 @@ from flawscope.results import findings, result_workbook
 from flawscope_station.access import audit
 from flawscope_station.access.roles import ADMIN
 from flawscope_station.inspecting.capacity import Turns
+from flawscope_station.settings.shifts import station_zone
 from flawscope_station.store import line_alarms
 from flawscope_station.store.inspection import Inspection, InspectionFacts, ViewFacts, other_fields
 from flawscope_station.store.records import parse_time, valid_id_or_zero
@@ -107,7 +108,7 @@ def export(
         blocks = chain(["\ufeff" + next(blocks)], blocks)
         return StreamingResponse(blocks, media_type=CSV, headers=headers)
     address = f"{request.base_url}{quote(name)}/inspections"
-    zone = None if settings.shifts is None else settings.shifts.tz
+    zone = station_zone(settings.shifts)
     version, _, promise = line_alarms.active_promise(versions, product_id)
     totals: list[tuple[str, object]] = [("Product", name), ("Version in use", version)]
     totals.append(("Promise", None if promise is None else promise.text))
@@ -118,6 +119,7 @@ def export(
 @audit_router.get("/audit", response_model=AuditPage)
 def audit_log(
     database: DatabaseDep,
+    settings: SettingsDep,
     text: Annotated[str, Query(description="part of who, address, kind or text")] = "",
     about: Subject = "",
     since: TimeQuery = "",
@@ -127,8 +129,9 @@ def audit_log(
 ) -> AuditLog:
     """List who did what, when and from where, the latest first: sign-ins good and bad, users, tokens,
     settings, versions, verdicts, deletions."""
-    begin = parse_time(since) if since else None
-    end = parse_time(until) if until else None
+    zone = station_zone(settings.shifts)
+    begin = parse_time(since, zone) if since else None
+    end = parse_time(until, zone) if until else None
     last_id = None if before is None else valid_id_or_zero(before)
     found = audit.search(
         database, text=text, about=about, since=begin, until=end, before=last_id, limit=limit + 1
@@ -138,7 +141,9 @@ def audit_log(
 
 
 @page_router.get("/-/audit")
-def audit_page(request: Request, addresses: AddressesDep, database: DatabaseDep) -> Response:
+def audit_page(
+    request: Request, addresses: AddressesDep, database: DatabaseDep, settings: SettingsDep
+) -> Response:
     page = Page(request, "audit", next(iter(addresses.products), None))
     names = ("text", "about", "since", "until", "before")
     texts = {name: request.query_params.get(name, "").strip() for name in names}
@@ -148,7 +153,9 @@ def audit_page(request: Request, addresses: AddressesDep, database: DatabaseDep)
         before = query.pop("before", "")
         if not before.isdecimal() and before:
             raise InputError("before: it is the number of a record")
-        log = audit_log(database, **query, before=int(before[:20]) if before else None, limit=PER_PAGE)
+        log = audit_log(
+            database, settings, **query, before=int(before[:20]) if before else None, limit=PER_PAGE
+        )
     except InputError as invalid:
         error = str(invalid)
     older = f"?{urlencode({**query, 'before': log['next']})}" if log["next"] else None

@@ -118,17 +118,22 @@ class RefusedPart(BaseModel):
     part: str | None
 
 
-class Promised(BaseModel):
-    """Promise of the version that judges about good parts."""
+class PromiseFacts(BaseModel):
+    """Promise of a model about good parts."""
 
-    version: int
     promised: bool = Field(description="false: its good pictures show one part alone, and promise nothing")
-    rate: float = Field(description="share of good parts that will be called anomalous")
-    calibrated: int = Field(description="pictures, or parts, that it comes from")
-    missing: int = Field(description="how many more the wanted rate needs")
+    rate: float = Field(description="share of good parts that will be called anomalous, mean of such models")
+    calibrated: int = Field(description="good pictures, or parts, that the rate comes from")
+    missing: int = Field(description="more of them that the wanted rate needs")
     wanted_rate: float
     of_parts: bool = Field(description="it counts parts, not pictures")
     several: bool = Field(description="a picture shows several parts, and the rate is that of pictures")
+
+
+class Promised(PromiseFacts):
+    """Promise of the version that judges about good parts."""
+
+    version: int
 
 
 class Pause(BaseModel):
@@ -260,6 +265,7 @@ class Trends(BaseModel):
     threshold: float | None
     points: list[list[object]]
     buckets: list[list[float]]
+    days: list[str] = Field(description="dates of buckets that are days, in the zone of `shifts`")
     totals: dict[str, int]
     versions: list[dict[str, object]]
 

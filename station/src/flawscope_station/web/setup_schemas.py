@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from flawscope.methods import options
 from flawscope_station.learning.jobs import JobStep
 from flawscope_station.setup.draft import RefusalCode
+from flawscope_station.web.schemas import PromiseFacts
 
 
 class NewProduct(BaseModel):
@@ -124,21 +125,16 @@ class SettingsSearch(BaseModel):
     ended: bool = Field(description="there was time for all; else learning again goes on")
 
 
-class LearningResult(BaseModel):
+class LearningResult(PromiseFacts):
     """Result of learning: what it promises and what it would miss."""
 
     promise: str
-    promised: bool
     threshold: float
-    rate: float = Field(description="of good pictures that will be called anomalous, the mean of such models")
     interval: list[float] | None = Field(
         None, description="low and high: where the rate of this one model lies with 95 %"
     )
-    wanted_rate: float
     rates: list[RateFacts] = Field([], description="what other false-alarm rates would mean")
     pictures: int
-    calibrated: int = Field(description="good pictures, or parts in views, that the rate comes from")
-    missing: int = Field(description="more of them that the wanted rate needs")
     found: dict[str, list[int]] = Field(description="simulated defects by size: found, all")
     odd: list[OddPicture] = Field(description="good pictures that look most unlike the others")
     failures: list[str]

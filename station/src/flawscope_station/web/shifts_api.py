@@ -11,10 +11,11 @@ from fastapi.responses import JSONResponse
 from flawscope import pages
 from flawscope.errors import InputError
 from flawscope.results import excel
-from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.shifts import DAY, Shift, ended_shifts
+from flawscope_station.settings.shifts import station_zone
+from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.shifts.reports import ReportImages, csv_text, hourly_rows, report_images, shift_data
 from flawscope_station.store.database import now
+from flawscope_station.store.local_days import DAY
 from flawscope_station.store.records import Store, iso, parse_time
 from flawscope_station.store.search import PeriodSummary, summarize_period
 from flawscope_station.web import schemas
@@ -43,7 +44,7 @@ def shifts(
 ) -> Response | list[dict[str, str | int]]:
     """List the shifts that ended in the last days with their counts, the latest first; none where the
     settings name none."""
-    zone, found = _zone(settings.shifts), list[dict[str, str | int]]()
+    zone, found = station_zone(settings.shifts), list[dict[str, str | int]]()
     for shift in ended_shifts(settings.shifts, now())[::-1]:
         with records.turns.take():
             summary = summarize_period(records.store.database, product_id, shift.since, shift.until)
@@ -53,10 +54,6 @@ def shifts(
         rows += [[*shift_counts.values()] for shift_counts in found]
         return Response(csv_text(rows), media_type=CSV, headers=attachment(f"{name}-shifts.csv"))
     return found
-
-
-def _zone(shifts: ShiftSettings | None) -> tzinfo | None:
-    return None if shifts is None else shifts.tz
 
 
 @router.get(
@@ -76,8 +73,10 @@ def shift_report(
     format: Literal["html", "csv", "xlsx", "json"] = "html",
 ) -> Response:
     """Return what was inspected between two times: an HTML file with pictures, a table of its hours as CSV or
-    for Excel, or the counts. Times are by the clocks of the zone of `shifts`."""
-    begin, end, zone = parse_time(since), parse_time(until), _zone(settings.shifts)
+    for Excel, or the counts. Times are by the clocks of the zone of `shifts`, also those that are given
+    without an offset."""
+    zone = station_zone(settings.shifts)
+    begin, end = parse_time(since, zone), parse_time(until, zone)
     if not begin < end <= begin + MAX_REPORT_DAYS * DAY:
         raise InputError(f"until must be later than since, by {MAX_REPORT_DAYS} days at most")
     with records.turns.take():

@@ -1,5 +1,6 @@
 "use strict";
-// A new product: pictures, their check, learning, the result, trying, going live.
+// A new product: pictures, their check, learning, the result, trying, going live. Turns what happens into events of
+// its machine (`new-state.js`), sends its requests, and draws it.
 (() => {
   const { byId, page, t, count, number, api } = station;
   const AT_ONCE = 3; // pictures that are sent at the same time
@@ -8,7 +9,7 @@
   const ENOUGH = 19; // from which a false-alarm rate of 5 % can be promised
   const USUAL = 40;
   const MANY = 0.75; // share of simulated defects that a model should find, of a size that is not small
-  const BUSY = ["queued", "running"];
+  const EVERY = 250; // ms between two ticks
   const texts = (key, other, values) => (key in page.texts ? t(key, values) : other);
 
   function make(name, properties = {}, ...children) {
@@ -44,11 +45,83 @@
   if (!page.data) return;
 
   // ---------------------------------------------------------------------------------------- a product's page
-  let state = page.data.state;
-  const home = `/api/v1/new/${encodeURIComponent(state.name)}`;
-  const listed = { pictures: [], left_out: [], version: 0 };
+  const machine = station.newProduct;
+  let state = machine.begin({ now: Date.now(), facts: page.data.state });
+  let view = machine.view(state);
+  const home = `/api/v1/new/${encodeURIComponent(state.facts.name)}`;
+  const listed = { pictures: [], left_out: [], version: 0 }; // as they are drawn
   let shown = FIRST;
-  let version = 0; // of the pictures that are listed
+
+  /** What happened leads to the next state. */
+  function happen(type, more = {}) {
+    state = machine.next(state, { type, now: Date.now(), ...more });
+    follow();
+  }
+
+  function follow() {
+    const { requests } = state;
+    view = machine.view(state);
+    draw();
+    for (const { kind, ...request } of requests) REQUESTS[kind](request);
+  }
+
+  async function ask({ question }) {
+    let facts = null;
+    try {
+      facts = await api(home);
+    } catch ({ status, message }) {
+      return happen("failed", { question, status, message });
+    }
+    return happen("answered", { question, facts });
+  }
+
+  async function askPictures({ version }) {
+    let found = null;
+    try {
+      found = await api(`${home}/pictures`);
+    } catch {
+      return happen("unlisted", { version });
+    }
+    return happen("listed", { version, ...found });
+  }
+
+  /** Does what a person asked for, one thing at a time. */
+  async function act({ what, ...more }) {
+    let found = null;
+    try {
+      found = await ACTS[what](more);
+    } catch (error) {
+      happen("undone", { status: error.status, message: error.message });
+      return FAILED[what] ? FAILED[what](error, more) : failed(error);
+    }
+    if (what !== "remove") happen("done", found); // else the page goes with it
+    return DONE[what](more);
+  }
+
+  const learning = ({ goOn }) => api(`${home}/learn`, { body: { ...station.options.chosen(), go_on: goOn, all_good: view.isAllGood } });
+  const ACTS = {
+    leave_out: async ({ pictures, undo }) => ({ facts: await api(`${home}/leave-out`, { body: { pictures, undo } }), undo: undo ? [] : pictures }),
+    learn: async (how) => ({ facts: await learning(how) }),
+    stop: async () => ({ facts: await api(`${home}/stop`, { body: {} }) }),
+    live: async () => ({ facts: await api(`${home}/live`, { body: {}, seconds: 120 }).then(() => api(home).catch(() => null)) }),
+    remove: () => api(home, { method: "DELETE" }),
+  };
+  const DONE = {
+    leave_out: ({ pictures, undo }) => say(count(undo ? "new.taken_back" : "new.left_out", pictures.length)),
+    learn: () => say(""),
+    stop: () => say(t(view.isLearning ? "new.search_ends" : "new.stage_stopped")),
+    live: () => {
+      say("");
+      byId("open").focus();
+    },
+    remove: () => location.assign("/-/new"),
+  };
+  const FAILED = {
+    learn: askWhetherGood,
+    remove: (error) => (error.status === 404 ? DONE.remove() : failed(error)), // somebody else did it
+  };
+  const REQUESTS = { ask, list: askPictures, do: act, reveal };
+
   const small = (name) => `${home}/pictures/${encodeURIComponent(name)}?side=320`;
 
   /** A list's entry: a small picture with words below, and what can be done with it. */
@@ -65,24 +138,14 @@
     return button;
   }
 
-  let undone = []; // what the last click left out
-  async function leaveOut(pictures, undo = false) {
-    try {
-      take(await api(`${home}/leave-out`, { body: { pictures, undo } }));
-      undone = undo ? [] : pictures;
-      say(count(undo ? "new.taken_back" : "new.left_out", pictures.length));
-      byId("undo").hidden = undo;
-    } catch (error) {
-      failed(error);
-    }
-  }
-  byId("undo").addEventListener("click", () => leaveOut(undone, true));
+  const leaveOut = (pictures, undo = false) => happen("do", { act: { what: "leave_out", pictures, undo } });
+  byId("undo").addEventListener("click", () => leaveOut(state.undo, true));
 
-  async function list() {
-    if (version === state.version) return;
-    const wanted = state.version;
-    Object.assign(listed, await api(`${home}/pictures`), { version: wanted });
-    version = wanted;
+  let drawnList = state.listed;
+  function showList() {
+    if (drawnList === state.listed) return;
+    drawnList = state.listed;
+    Object.assign(listed, drawnList);
     showPictures();
     station.options?.changed();
   }
@@ -101,7 +164,7 @@
 
   // Sending ----------------------------------------------------------------------------------------------
   const queue = [];
-  let [sending, sent, all] = [0, 0, 0];
+  let sending = 0; // files that are on their way
   const isLitter = (name) => name.startsWith(".") || /^(thumbs\.db|desktop\.ini)$/i.test(name);
 
   /** Says why a file was not taken, in the page's words where it knows them. */
@@ -133,10 +196,10 @@
       try {
         answer = await fetch(`${home}/pictures?name=${encodeURIComponent(pathOf(file).slice(-200))}`, { method: "POST", headers, body: file });
       } catch {
-        station.connected(false);
+        happen("reached", { isReached: false });
       }
       if (answer && answer.status < 500) {
-        station.connected(true);
+        happen("reached", { isReached: true });
         const found = await answer.json().catch(() => ({}));
         if (!answer.ok) return refuse(found.error ?? `${file.name}: HTTP ${answer.status}`, answer.status === 413 ? "too_large" : found.code, file.name);
         for (const one of found.results) if (one.status === "refused") refuse(one.error, one.code, one.name);
@@ -151,35 +214,27 @@
     sending += 1;
     for (let file = queue.shift(); file; file = queue.shift()) {
       await send(file);
-      sent += 1;
-      showSending();
+      happen("sent");
     }
     sending -= 1;
-    if (!sending) {
-      [sent, all] = [0, 0];
-      await look();
-      showSending();
-    }
   }
 
   function showSending() {
+    const { sent, all } = state;
     byId("sending").hidden = !all;
     byId("sent").value = all ? (100 * sent) / all : 0;
     byId("sending-words").textContent = t("new.sending", { done: sent, all });
-    byId("start").disabled = !startable();
   }
 
   function sendAll(files) {
     const wanted = files.filter((file) => !isLitter(file.name));
-    if (!areGood(wanted)) return;
-    all += wanted.length;
+    if (!wanted.length || !areGood(wanted)) return;
     queue.push(...wanted);
     byId("refusals").replaceChildren();
     byId("refused").hidden = true;
-    byId("undo").hidden = true;
     say("");
-    showSending();
-    for (let k = sending; k < Math.min(AT_ONCE, queue.length); k += 1) work();
+    happen("files", { count: wanted.length });
+    for (let k = sending; k < Math.min(AT_ONCE, queue.length + sending); k += 1) work();
   }
 
   /** The files below an entry that was dropped: of a folder all. */
@@ -224,7 +279,7 @@
   byId("folder").addEventListener("change", () => sendAll([...byId("folder").files]));
   for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault()); // beside the place: nothing opens
   window.addEventListener("beforeunload", (event) => {
-    if (all) event.preventDefault();
+    if (state.all) event.preventDefault();
   });
 
   // The check --------------------------------------------------------------------------------------------
@@ -232,7 +287,7 @@
   let checked = "";
 
   function showCheck() {
-    const { check, pictures } = state;
+    const { check, pictures } = state.facts;
     const isOver = check?.current;
     const key = JSON.stringify([check, pictures > 0]);
     if (key === checked) return;
@@ -280,68 +335,58 @@
   }
 
   // Learning ---------------------------------------------------------------------------------------------
-  const waitsForCheck = () => state.pictures >= state.least && !all && !state.check?.current;
-  const startable = () => state.pictures >= state.least && !all && !waitsForCheck() && !BUSY.includes(state.stage) && !station.options?.blocked();
-
-  let allGood = 0; // version of the pictures of which a person said that all are good
   async function learn(goOn) {
-    try {
-      if (!(await station.options.ready())) return;
-      take(await api(`${home}/learn`, { body: { ...station.options.chosen(), go_on: goOn, all_good: allGood === state.version } }));
-      byId("undo").hidden = true;
-      say("");
-    } catch (error) {
-      if (error.code !== "question") return failed(error);
-      if (!window.confirm(t("new.which_good", { said: error.message }))) return;
-      allGood = state.version;
-      await learn(goOn);
-    }
+    if (await station.options.ready()) happen("do", { act: { what: "learn", goOn } });
+  }
+
+  /** Where their names leave open which pictures are good, a person says so. */
+  function askWhetherGood(error, how) {
+    if (error.code !== "question") return failed(error);
+    if (!window.confirm(t("new.which_good", { said: error.message }))) return undefined;
+    happen("good");
+    return happen("do", { act: { what: "learn", ...how } });
   }
   byId("start").addEventListener("click", () => learn(false));
   byId("go-on").addEventListener("click", () => learn(true));
-  byId("stop").addEventListener("click", async () => {
-    try {
-      take(await api(`${home}/stop`, { body: {} }));
-      say(t(BUSY.includes(state.stage) ? "new.search_ends" : "new.stage_stopped"));
-    } catch (error) {
-      failed(error);
-    }
-  });
+  byId("stop").addEventListener("click", () => happen("do", { act: { what: "stop" } }));
 
   function progressWords() {
-    const { stage, step, before } = state;
+    const { stage, step, before, disk_full: isFull } = state.facts;
     if (stage === "queued") return before ? count("new.before", before) : t("new.stage_queued");
-    if (!step) return t(state.disk_full ? "new.waits_disk_full" : "new.begins");
+    if (!step) return t(isFull ? "new.waits_disk_full" : "new.begins");
     return station.progressWords(step);
   }
 
-  let furthest = 0; // share of all steps: copies of pictures are looked at later, and the bar does not go back
+  function showStart() {
+    byId("start").disabled = !view.mayStart;
+    byId("start").hidden = view.isLearning;
+    byId("start").textContent = t(view.isAgain ? "new.again" : "new.start");
+    byId("start-waits").hidden = !view.waitsForCheck;
+    byId("stop").hidden = !view.isLearning;
+    byId("stop").disabled = !view.mayStop;
+    byId("go-on").hidden = !state.facts.goes_on;
+    byId("go-on").disabled = !view.mayGoOn;
+  }
+
   function showLearning() {
-    const { stage, step, error } = state;
-    const isBusy = BUSY.includes(stage);
-    byId("start").disabled = !startable();
-    byId("start").hidden = isBusy;
-    byId("start-waits").hidden = isBusy || !waitsForCheck();
-    byId("start").textContent = t(state.result || stage === "failed" ? "new.again" : "new.start");
-    byId("stop").hidden = !isBusy;
-    byId("go-on").hidden = !state.goes_on;
-    byId("progress").hidden = !isBusy;
-    furthest = isBusy ? Math.max(furthest, (step && station.progressShare(step)) ?? 0) : 0;
-    if (furthest) byId("done").value = 100 * furthest;
+    showStart();
+    byId("progress").hidden = !view.isLearning;
+    if (state.furthest) byId("done").value = 100 * state.furthest;
     else byId("done").removeAttribute("value");
-    const words = isBusy ? progressWords() : "";
+    const words = view.isLearning ? progressWords() : "";
     if (byId("progress-words").textContent !== words) byId("progress-words").textContent = words;
-    byId("failed").hidden = stage !== "failed";
-    if (stage === "failed") showFailure(error);
-    if (isBusy && state.method) for (const one of byId("methods").querySelectorAll("input[type=radio]")) one.checked = one.value === state.method;
+    byId("failed").hidden = !view.isFailed;
+    if (view.isFailed) showFailure(state.facts);
+    const { method } = state.facts;
+    if (view.isLearning && method) for (const one of byId("methods").querySelectorAll("input[type=radio]")) one.checked = one.value === method;
   }
 
   let failure = ""; // that is shown
   /** What to change, in the page's words; the program's own are for engineers. */
-  function showFailure(error) {
-    const fields = state.error_options.map((one) => t(`new.field_${one}`));
-    const why = state.disk_full ? t("new.failed_disk_full") : fields.length ? t("new.failed_about", { fields: fields.join(", ") }) : t("new.failed_other");
-    const words = [t("new.failed"), why, ...(state.result ? [t("new.failed_kept")] : [])].join(" ");
+  function showFailure({ error, error_options: options, disk_full: isFull, result }) {
+    const fields = options.map((one) => t(`new.field_${one}`));
+    const why = isFull ? t("new.failed_disk_full") : fields.length ? t("new.failed_about", { fields: fields.join(", ") }) : t("new.failed_other");
+    const words = [t("new.failed"), why, ...(result ? [t("new.failed_kept")] : [])].join(" ");
     if (failure === `${words} ${error}`) return;
     failure = `${words} ${error}`;
     byId("failed-words").textContent = words;
@@ -350,28 +395,25 @@
   }
 
   // The result -------------------------------------------------------------------------------------------
-  let [told, wasBusy] = ["", false];
+  let told = "";
   function showResult() {
-    const { result, changed, live } = state;
+    const { result, changed, live, live_is_this: isThis } = state.facts;
     byId("result").hidden = byId("live").hidden = !result;
     byId("changed").hidden = !changed;
     byId("is-live").hidden = byId("open").hidden = !live;
-    byId("go-live").hidden = state.live_is_this;
+    byId("go-live").hidden = isThis;
     byId("go-live").textContent = t(live ? "new.go_live_again" : "new.go_live");
     showWarnings(result, changed);
-    const isNew = wasBusy && state.stage === "ready"; // the page was open meanwhile
-    wasBusy = BUSY.includes(state.stage);
     const key = JSON.stringify(result);
     if (key === told) return;
     told = key;
     if (!result) return byId("tried").replaceChildren();
-    const promise = promiseOf(result);
-    byId("promise").textContent = station.promise.words(promise);
+    byId("promise").textContent = station.promise.words(result);
     if (result.interval) {
       const [low, high] = result.interval.map((one) => number(Math.round(100 * one)));
       byId("promise").textContent += ` ${t("promise.range", { low, high })}`;
     }
-    byId("promise-more").textContent = `${station.promise.from(promise)} ${station.promise.missing(promise)} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
+    byId("promise-more").textContent = `${station.promise.from(result)} ${station.promise.missing(result)} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
     showSearch(result.search);
     const shown = Object.entries(result.shown).map(rate);
     byId("rates").replaceChildren(...(shown.length ? shown : [make("li", {}, t("new.too_few"))]));
@@ -398,21 +440,20 @@
     const asked = result.questions ?? []; // of a result of an earlier version there are none
     byId("questions").hidden = !asked.length;
     byId("asked").replaceChildren(...asked.map((line) => make("li", {}, line)));
-    if (!isNew) return;
+  }
+
+  /** Somebody waited for the result. */
+  function reveal() {
+    if (document.querySelector("dialog[open]")) return;
     byId("result").scrollIntoView({ block: "start" });
     byId("result-title").focus({ preventScroll: true });
   }
-
-  const promiseOf = (result) => ({ ...result, of_parts: Boolean(result.options.part), several: Boolean(result.options.several) });
 
   /** What a person should know before it inspects. */
   function showWarnings(result, changed) {
     const found = [];
     if (changed) found.push(t("new.changed"));
-    if (result && (!result.promised || result.missing)) {
-      const promise = promiseOf(result);
-      found.push(`${station.promise.words(promise)} ${station.promise.missing(promise)}`.trim());
-    }
+    if (result && (!result.promised || result.missing)) found.push(`${station.promise.words(result)} ${station.promise.missing(result)}`.trim());
     const odd = (result?.odd ?? []).filter((one) => one.reason).map((one) => one.name);
     if (odd.length) found.push(count("new.warn_odd", odd.length, { names: odd.join(", ") }));
     for (const [size, [hits, all, , high]] of Object.entries(result?.shown ?? {})) {
@@ -420,7 +461,7 @@
     }
     const missed = (result?.examples ?? []).filter((one) => !one.found).length;
     if (result && 2 * missed > result.examples.length) found.push(t("new.warn_examples", { missed, all: result.examples.length }));
-    byId("before").hidden = !found.length || state.live_is_this;
+    byId("before").hidden = !found.length || state.facts.live_is_this;
     byId("warnings").replaceChildren(...found.map((one) => make("li", {}, one)));
   }
 
@@ -508,71 +549,58 @@
     return card(`data:image/webp;base64,${one.overlay}`, one.name, badge, make("span", { className: "small" }, ` ${t("new.severity", { n: number(one.severity) })}`));
   }
 
-  byId("go-live").addEventListener("click", async () => {
-    byId("go-live").disabled = true;
+  byId("go-live").addEventListener("click", () => {
     say(t("new.goes_live"));
-    try {
-      await api(`${home}/live`, { body: {}, seconds: 120 });
-      await look();
-      say("");
-      byId("open").focus();
-    } catch (error) {
-      failed(error);
-    }
-    byId("go-live").disabled = false;
+    happen("do", { act: { what: "live" } });
   });
-
-  async function remove() {
-    try {
-      await fetch(home, { method: "DELETE" });
-      location.assign("/-/new");
-    } catch (error) {
-      failed(error);
-    }
-  }
-  byId("remove").addEventListener("click", () => station.sure("sure", remove));
+  byId("remove").addEventListener("click", () => station.sure("sure", () => happen("do", { act: { what: "remove" } })));
 
   // As it is ---------------------------------------------------------------------------------------------
   function advice() {
-    const { pictures, least } = state;
+    const { pictures, least } = state.facts;
     if (pictures < least) return count("new.more", least - pictures);
     if (pictures < ENOUGH) return count("new.may_begin", ENOUGH - pictures);
     return t(pictures < USUAL ? "new.usual" : "new.enough");
   }
 
-  function take(found) {
-    state = found;
-    byId("count").textContent = count("new.safe", state.pictures);
-    byId("advice").textContent = advice();
-    const reached = state.live ? "live" : state.result ? "result" : BUSY.includes(state.stage) ? "learn" : state.pictures ? "check" : "give";
+  function showConnection() {
+    const { connection, trouble } = state;
+    if (connection === "signed_out") station.signedOut();
+    else if (connection === "removed") station.connected(false, t("new.removed_elsewhere"));
+    else if (connection === "lost") station.connected(false, trouble.status ? t("common.failed", { text: trouble.message }) : undefined);
+    else station.connected(true);
+  }
+
+  function showSteps() {
     for (const step of document.querySelectorAll("[data-step]")) {
-      if (step.dataset.step === reached) step.setAttribute("aria-current", "step");
+      if (step.dataset.step === view.step) step.setAttribute("aria-current", "step");
       else step.removeAttribute("aria-current");
     }
+  }
+
+  let drawn = null; // what the station said
+  function draw() {
+    showConnection();
+    showSending();
+    showStart();
+    showList();
+    byId("undo").hidden = !view.mayUndo;
+    byId("cancelled").hidden = state.name !== "cancelled";
+    byId("go-live").disabled = !view.mayGoLive;
+    if (drawn === state.facts) return;
+    drawn = state.facts;
+    byId("count").textContent = count("new.safe", drawn.pictures);
+    byId("advice").textContent = advice();
+    showSteps();
     showCheck();
     showLearning();
     showResult();
     station.options?.changed();
-    return list();
   }
 
-  async function look() {
-    try {
-      await take(await api(home));
-      station.connected(true);
-    } catch (error) {
-      if (error.status === 401) station.signedOut();
-      else station.connected(false, error.status ? t("common.failed", { text: error.message }) : undefined);
-    }
-  }
-
-  async function follow() {
-    await look();
-    const isCalm = !BUSY.includes(state.stage) && (!state.pictures || state.check?.current) && !all;
-    setTimeout(follow, isCalm ? 4000 : 1000);
-  }
-  const restart = () => (byId("start").disabled = !startable());
-  station.draft = { home, small, say, failed, refuse, leaveOut, look, make, restart, listed, of: () => state }; // for the scripts beside this one
-  take(state);
-  setTimeout(follow, 300);
+  const restart = () => happen("options", { isBlocked: station.options.blocked() });
+  const look = () => happen("look");
+  station.draft = { home, small, say, failed, refuse, leaveOut, look, make, restart, listed, of: () => state.facts }; // for the scripts beside this one
+  follow();
+  setInterval(() => happen("tick"), EVERY);
 })();

@@ -42,6 +42,11 @@
     for (const one of found.versions) one.threshold = 0;
   }
 
+  /** Days are those of the station: each is drawn where the browser's clocks begin it, so that its date is shown. */
+  function toDays() {
+    found.days.forEach((day, k) => (found.buckets[k][0] = Date.parse(`${day}T00:00`) / 1000));
+  }
+
   /** Signs at points: none of them needs its colour to be told apart. */
   const SIGNS = {
     dot: (c, x, y, r) => c.arc(x, y, r, 0, 2 * Math.PI),
@@ -255,7 +260,8 @@
       if (numeric) made.className = "number";
       return made;
     };
-    const when = (at) => station.time(1000 * at);
+    const date = new Intl.DateTimeFormat(locale, { dateStyle: "short" });
+    const when = (at) => (found.unit === "day" ? date.format(1000 * at) : station.time(1000 * at));
     const head = document.createElement("tr");
     head.append(...keys.map((key) => Object.assign(cell("th", t(key === found.kind ? `common.${key}` : `trends.${key}`), !single() && key !== "time"), { scope: "col" })));
     byId("head").replaceChildren(head);
@@ -301,6 +307,7 @@
     try {
       found = await api(`/trends${since}`);
       toSeverity();
+      toDays();
       draw();
       table();
     } catch (error) {
