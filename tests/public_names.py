@@ -16,18 +16,29 @@ import flawscope
 from flawscope.cli.program import COMMANDS, commands, load_command
 from flawscope.results.table import ResultRow
 
+OTHER_COMMANDS = ("serve", "station", "plc-table")  # of the packages flawscope-station and -line
+
 
 def option_names() -> Iterator[str]:
-    """Yield each command with its positional arguments and options."""
-    for name in sorted(COMMANDS):
+    """Yield each command and its sub-commands, with their positional arguments and options."""
+    for name in sorted([*COMMANDS, *OTHER_COMMANDS]):
         parser, _ = load_command(commands()[name])
-        yield f"command {name}"
-        for action in parser._actions:
-            if isinstance(action, argparse._HelpAction):
-                continue
-            words = action.option_strings or [action.dest]
-            choices = f" {{{','.join(map(str, action.choices))}}}" if action.choices else ""
-            yield f"command {name}: {' '.join(sorted(words))}{choices}"
+        yield from parser_names(name, parser)
+
+
+def parser_names(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield a command, its arguments and options, and the same of each of its sub-commands."""
+    yield f"command {name}"
+    for action in parser._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        if isinstance(action, argparse._SubParsersAction):
+            for verb, own in action.choices.items():
+                yield from parser_names(f"{name} {verb}", own)
+            continue
+        words = action.option_strings or [action.dest]
+        choices = f" {{{','.join(map(str, action.choices))}}}" if action.choices else ""
+        yield f"command {name}: {' '.join(sorted(words))}{choices}"
 
 
 def python_names() -> Iterator[str]:

@@ -96,3 +96,13 @@ def stained_once(line: Line) -> list[int]:
         line.say(number, "good")
     line.say(line.send(drawn_part(300, "missing_part"), "defect.png")["id"], "defect")
     return found
+
+
+def fail_to_write(job: dict[str, Any], step: Any) -> None:
+    """Fail as a library that writes a file: its error says nothing, and came from the system's."""
+    try:
+        if job.get("path"):
+            raise OSError(job["errno"], "no room", "/srv/station/models/plate.safetensors")
+        raise OSError(job["errno"], "no room")
+    except OSError as error:
+        raise RuntimeError("the file could not be written") from error

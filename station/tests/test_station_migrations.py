@@ -15,6 +15,7 @@ from sqlalchemy import Column, Connection, Text, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from flawscope.errors import InputError
+from flawscope_station.cli.check import check_database
 from flawscope_station.learning.candidate_records import status_of
 from flawscope_station.learning.jobs import Jobs
 from flawscope_station.settings.station import Settings
@@ -45,6 +46,7 @@ from flawscope_station.store.schema import (
 )
 from flawscope_station.store.search import Filters, search
 from flawscope_station.store.station_identity import check_owner
+from migrations_helpers import missing_step
 from station_helpers import add_version, taken
 
 pytestmark = pytest.mark.both_databases
@@ -81,7 +83,7 @@ def test_the_tables_are_copied_before_they_change_and_lead_back(database, tmp_pa
         database.migrate()
         with database.writing() as connection:
             connection.execute(text("UPDATE products SET colour = 'blue', name = 'disc'"))
-    with pytest.raises(InputError, match="was made by another flawscope: use that one") as caught:
+    with pytest.raises(InputError, match="was made by another flawscope: use the flawscope that") as caught:
         database.migrate()
     assert "\n" not in str(caught.value)
     if database.is_sqlite:
@@ -183,6 +185,7 @@ def test_migrated_tables_say_of_themselves_what_new_ones_do(empty_database, vers
     with database.reading() as connection:
         migrated = described(connection)
         assert migrations.table_version(connection) == CURRENT
+        assert missing_step(connection) == ""
     if database.is_sqlite:
         new = Database(f"sqlite:///{tmp_path / 'new.sqlite'}")
     else:
@@ -346,6 +349,23 @@ def test_tables_of_another_version_are_looked_at_and_stay_as_they_are(empty_data
         assert migrations.table_version(connection) == "0002"
     database.migrate()
     assert database.check_tables()
+
+
+@pytest.mark.parametrize("emptied", ["DROP TABLE alembic_version", "DELETE FROM alembic_version"])
+def test_tables_that_say_no_version_are_refused_with_the_remedy(empty_database, emptied):
+    """By whoever opens them: a station that begins, commands beside it, `station check`."""
+    database = empty_database
+    make_earlier(database)
+    run_script(database, f"{emptied};")
+    with database.reading() as connection:
+        before = described(connection)
+    asked = (database.migrate, database.make_tables, database.check_tables)
+    for ask in (*asked, lambda: check_database(database)):
+        with pytest.raises(InputError, match=r"has tables that say no version .*restore a backup") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+    with database.reading() as connection:
+        assert described(connection) == before
 
 
 def test_tables_of_another_station_are_not_migrated(empty_database, tmp_path):

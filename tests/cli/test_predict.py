@@ -109,8 +109,9 @@ def test_what_means_nothing_stands_in_its_place_and_each_picture_once(run, model
 
 
 def test_pictures_that_one_reason_keeps_from_being_read_are_one_line(run, model_path, batch, tmp_path):
+    """Whatever their names hold: a reason is no part of a text."""
     for k in range(7):
-        (tmp_path / f"{k}.png").write_bytes(b"x")
+        (tmp_path / f"{k}: it is empty.png").write_bytes(b"x")
     (tmp_path / "empty.png").write_bytes(b"")
     code, _, err = run("predict", model_path, batch / "a.png", *sorted(tmp_path.glob("*.png")))
     told = [line for line in err.splitlines() if line.startswith("skipped: ")]
@@ -118,7 +119,7 @@ def test_pictures_that_one_reason_keeps_from_being_read_are_one_line(run, model_
     assert told[0].startswith(
         "skipped: cannot read 7 pictures: it is not a picture we know; convert it to PNG: "
     )
-    assert all(f"/{k}.png" in told[0] for k in range(7))
+    assert all(f"/{k}: it is empty.png" in told[0] for k in range(7))
     assert "empty.png: it is empty" in told[1]
     assert "8 pictures were skipped" in err
 

@@ -111,6 +111,15 @@ class FullDiskError(FlawscopeError):
     """Error of a file for which there is no space left, and so for others neither."""
 
 
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that a disk or a quota is full."""
+    while error is not None:
+        if isinstance(error, FullDiskError) or (isinstance(error, OSError) and error.errno in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def write_error(path: Path, error: OSError) -> FlawscopeError:
     """The error for a file that cannot be written: of its folder where the disk is at fault."""
     if error.errno in _FOLDER_ERRORS:

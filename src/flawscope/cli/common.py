@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact.files import check_replaceable
 from flawscope.errors import (
-    COUNTED_WITHOUT_MASK,
+    MASK,
+    UNREAD,
+    Failure,
     FlawscopeError,
     InputError,
     decimal_point,
@@ -424,22 +426,31 @@ def prepare_output_folder(path: str) -> Path:
 
 
 MAX_ALIKE = 5  # skipped pictures of one reason that are told in lines of their own
-_UNREAD = re.compile(r"cannot read picture (?P<name>.+?): (?P<reason>.+)")
 
 
 def report_failures(failures: Sequence[str], *, named: bool = False, total: int | None = None) -> int:
     """Reports skipped pictures and masks, and returns the exit code. named: each was reported before. total:
     number of all pictures; None: it is not known, and some were used."""
-    skipped = [line for line in failures if not line.endswith(COUNTED_WITHOUT_MASK)]
-    alike: dict[str, list[str]] = {}  # pictures by the reason for which they are not read
-    for line in () if named else failures:
-        one_line = " ".join(line.split())
-        if line.endswith(COUNTED_WITHOUT_MASK):
-            say(f"mask not used: {one_line}")
-        elif found := _UNREAD.fullmatch(one_line):
-            alike.setdefault(found["reason"], []).append(found["name"])
+    typed = [line if isinstance(line, Failure) else Failure(line) for line in failures]
+    if not named:
+        _say_failures(typed)
+    skipped = sum(one.kind != MASK for one in typed)
+    if skipped:
+        were = "was" if skipped == 1 else "were"
+        others = "" if total is not None and skipped >= total else "; the others are done"
+        say(f"{pluralize(skipped, 'picture')} {were} skipped{others}")
+    return 1 if typed else 0
+
+
+def _say_failures(failures: Sequence[Failure]) -> None:
+    """Reports each failure; pictures that cannot be read for one reason together, where they are many."""
+    alike: dict[str, list[str]] = {}  # names of pictures by the reason for which they are not read
+    for one in failures:
+        if one.kind == UNREAD:
+            alike.setdefault(one.reason, []).append(one.name)
         else:
-            say(f"skipped: {one_line}")
+            what = "mask not used" if one.kind == MASK else "skipped"
+            say(f"{what}: {' '.join(one.split())}")
     for reason, names in alike.items():
         if len(names) > MAX_ALIKE:
             shown = join_names(names, len(names))
@@ -447,11 +458,6 @@ def report_failures(failures: Sequence[str], *, named: bool = False, total: int 
             continue
         for name in names:
             say(f"skipped: cannot read picture {name}: {reason}")
-    if skipped:
-        were = "was" if len(skipped) == 1 else "were"
-        others = "" if total is not None and len(skipped) >= total else "; the others are done"
-        say(f"{pluralize(len(skipped), 'picture')} {were} skipped{others}")
-    return 1 if failures else 0
 
 
 def left_out_line(result: Evaluation, by: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from flawscope.artefact.files import MODEL_SUFFIXES
 from flawscope.cli import common, fit_one
-from flawscope.errors import InputError, pluralize
+from flawscope.errors import Failure, InputError, pluralize
 from flawscope.pages import report
 from flawscope.progress import format_duration
 
@@ -371,7 +371,7 @@ def _run_several(
     if not found:
         return code
     kind = "category" if model is None else model.kind
-    document, unread = {"categories": found, "mean": _means(found), "failed": failed}, list[str]()
+    document, unread = {"categories": found, "mean": _means(found), "failed": failed}, list[Failure]()
     if model is not None and datasets:
         document["parts"] = part_statistics(model, judge_parts(model, pictures, unread))
     common.show_document(args, document, lambda: _several_text(document, kind))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import cluster_predict, common, output
-from flawscope.errors import InputError, one_line_message, pluralize
+from flawscope.errors import InputError, failure_of, pluralize
 from flawscope.progress import defer_interrupts, ignore_progress
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _judge(
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.STDIN
         with defer_interrupts("") as interrupted:
             if isinstance(result, InputError):
-                why = inputs.errors.get(Path(name)) or one_line_message(result)
+                why = inputs.errors.get(Path(name)) or failure_of(result)
                 results.add(Unjudged(name, why), source)
             else:
                 results.add(replace(result, path=name), source)

@@ -19,7 +19,14 @@ from flawscope.artefact.model_file import Manifest
 from flawscope.cluster import connect, listing, shards
 from flawscope.cluster.listing import FileStore, ListingInfo, TruncatedList
 from flawscope.cluster.shards import RUN_FILE, Job, Run
-from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed
+from flawscope.errors import (
+    Failure,
+    FlawscopeError,
+    InputError,
+    pluralize,
+    require_installed,
+    unread_failure,
+)
 from flawscope.machine import LARGE_BATCH, SMALL_BATCH, batch_size_for
 from flawscope.pictures.listing import printable
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
@@ -252,6 +259,12 @@ def _report_progress(counts: Iterator[int], inputs: int, step: ProgressCallback)
         raise KeyboardInterrupt(f"interrupted after {of}; {connect.RESUME_HINT}") from None
 
 
+def _failure(path: str, error: str) -> Failure:
+    """Return why an input was not judged, of the kind that the node knew which wrote the row."""
+    beginning = unread_failure(path, "")
+    return unread_failure(path, error[len(beginning) :]) if error.startswith(beginning) else Failure(error)
+
+
 def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
     """Adds up the written shards in order, with the same totals as of one process."""
     from pyarrow import compute
@@ -260,7 +273,8 @@ def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
     with ThreadPoolExecutor(MAX_READERS) as pool:
         for table in pool.map(partial(shards.read_shard, store), range(run.shards)):
             errors, totals = table.column("error"), results.totals
-            results.unjudged.add(*errors.filter(compute.not_equal(errors, "")).to_pylist())
+            unjudged = table.filter(compute.not_equal(errors, "")).select(["path", "error"])
+            results.unjudged.add(*(_failure(**row) for row in unjudged.to_pylist()))
             judged = table.filter(compute.equal(errors, ""))
             totals.count += len(judged)
             totals.anomalous += judged.column("decision").to_pylist().count("anomalous")

@@ -16,6 +16,7 @@ from flawscope.errors import data_checks
 
 if TYPE_CHECKING:
     import inspect
+    from typing import Self
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,8 +76,43 @@ def check_one_each(count: int, **parallel: Sized) -> None:
             raise InputError(f"{given} for {wanted}: give one {noun} for each picture")
 
 
-# ends the line on a picture whose mask cannot be used
-COUNTED_WITHOUT_MASK = data_checks.NO_MASK.coded("(counted without its mask)")
+UNREAD, MASK = "unread", "mask"  # kinds of failures: a picture is skipped; it is counted without its mask
+
+
+class Failure(str):
+    """Line that tells why a picture, or its mask, was not used: a text that knows its kind.
+
+    Attributes:
+        kind: `UNREAD`, `MASK`, or "" for any other.
+        name: of the picture that cannot be read; "" in any other failure.
+        reason: why it cannot be read, and the remedy; "" in any other failure.
+    """
+
+    kind: str
+    name: str
+    reason: str
+
+    def __new__(cls, text: str, kind: str = "", name: str = "", reason: str = "") -> Self:
+        made = super().__new__(cls, text)
+        made.kind, made.name, made.reason = kind, name, reason
+        return made
+
+
+def unread_failure(name: str, reason: str) -> Failure:
+    """Failure of a picture that cannot be read."""
+    return Failure(f"cannot read picture {name}: {reason}", UNREAD, name, reason)
+
+
+def mask_failure(error: InputError) -> Failure:
+    """Failure of a mask that cannot be used, whose picture is counted without it."""
+    return Failure(data_checks.NO_MASK.coded(f"{error} (counted without its mask)"), MASK)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Failure that an error tells, on one line: of the kind that the error was made of."""
+    text = one_line_message(error)
+    own = error.args[0] if error.args else None
+    return Failure(text, own.kind, own.name, own.reason) if isinstance(own, Failure) else Failure(text)
 
 
 def join_names(names: Sequence[str], limit: int = 5) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from flawscope.datasets import Item
-from flawscope.errors import InputError
+from flawscope.errors import Failure, InputError, failure_of
 from flawscope.predictor import Predictor
 from flawscope.predictor.router import Router
 from flawscope.results.part import PartPrediction
@@ -43,7 +43,7 @@ class Decided(NamedTuple):
 
 
 def judge_parts(
-    predictor: Predictor | Router, pictures: Iterable[Judged], failures: list[str]
+    predictor: Predictor | Router, pictures: Iterable[Judged], failures: list[Failure]
 ) -> tuple[JudgedPart, ...]:
     """Decides on the parts that pictures show. Empty where the model decides on pictures alone.
 
@@ -58,7 +58,7 @@ def judge_parts(
         try:
             decisions.append(parts.add(prediction))
         except InputError as error:
-            failures.append(str(error))
+            failures.append(failure_of(error))
     found = [*filter(None, decisions), *parts.decide_incomplete()]
     return tuple(_with_truth(one, [items[view.path] for view in one.views.values()]) for one in found)
 

@@ -16,10 +16,12 @@ from flawscope.datasets import Dataset, Item
 from flawscope.datasets.labels import PictureLabels
 from flawscope.datasets.masks import union_masks
 from flawscope.errors import (
-    COUNTED_WITHOUT_MASK,
     ExcludedPictureError,
+    Failure,
     InputError,
     check_arguments,
+    failure_of,
+    mask_failure,
     pluralize,
     require_type,
 )
@@ -60,7 +62,7 @@ class _TestPictures:
     """Test pictures with a prediction (`kept`), left out, or unreadable."""
 
     kept: PictureStore
-    failures: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     left_out: list[Item] = field(default_factory=list)
     unjudged: list[tuple[Item, str]] = field(default_factory=list)
     marked: Counter[str] = field(default_factory=Counter)  # counts of `DEFECT_PIXELS` and `MASK_COUNTS`
@@ -188,14 +190,14 @@ def _predict_all(
             seen.left_out.append(item)
             continue
         if isinstance(result, InputError):
-            seen.failures.append(str(result))
+            seen.failures.append(failure_of(result))
             seen.unjudged.append((item, str(result)))
             continue
         try:
             truth = _ground_truth(item, result, predictor, seen.marked)
             seen.unmarked += [item.unmarked or "masks that mark nothing"] if truth is None else []
         except InputError as error:
-            seen.failures.append(f"{error} {COUNTED_WITHOUT_MASK}")
+            seen.failures.append(mask_failure(error))
             seen.unmarked.append("masks that cannot be used")
             truth = None
         seen.kept.append(item, result, truth)

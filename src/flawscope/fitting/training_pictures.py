@@ -199,7 +199,7 @@ def read_defects(
     """Reads seen defects as the network sees them, in the whole picture and in a tile around each. Returns
     them by their pixels' hash, and for each unusable one the reason. `say` gets remarks on odd masks."""
     found: dict[str, list[SeenDefect]] = {}
-    unusable = []
+    unusable: list[str] = []
     names = relative_names([picture for picture, _ in pairs])
     for (source, masks), name in zip(pairs, names, strict=True):
         try:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.errors import InputError, data_checks
+from flawscope.errors import InputError, data_checks, unread_failure
 from flawscope.pictures.levels import no_data_value, used_range
 
 Float32 = NDArray[np.float32]
@@ -19,7 +19,7 @@ TOLERANCE = 1e-3  # of the white level, by which floats may lie outside of 0 and
 
 
 def picture_error(name: str, reason: str, remedy: str) -> InputError:
-    return InputError(f"cannot read picture {name}: {' '.join(reason.split())}; {remedy}")
+    return InputError(unread_failure(name, f"{' '.join(reason.split())}; {remedy}"))
 
 
 def from_numpy(array: NDArray[np.number], name: str) -> NDArray[np.number]:

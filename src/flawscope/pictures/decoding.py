@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 
 from flawscope.errors import (
+    Failure,
     FlawscopeError,
     InputError,
     data_checks,
     describe_value,
+    failure_of,
     install_command,
     message_with_type,
 )
@@ -184,15 +186,16 @@ def load_picture(source: PictureSource | HashedPicture, name: str | None) -> Ima
     return composite_over_white(image)
 
 
-def error_reason(error: Exception, name: str) -> str:
+def error_reason(error: Exception, name: str) -> Failure:
     """Says what is wrong with a picture that cannot be decoded, in one line."""
     if isinstance(error, MemoryError):
-        return f"{name}: not enough memory to decode it; make it smaller"
+        return Failure(f"{name}: not enough memory to decode it; make it smaller")
     if isinstance(error, FlawscopeError):
-        return str(error)
+        return failure_of(error)
     if isinstance(error, PermissionError):
-        return f"{name}: {error.strerror}; give this user the rights to it"
-    return f"{name}: it could not be read (unexpected {message_with_type(error)}); convert it to PNG"
+        return Failure(f"{name}: {error.strerror}; give this user the rights to it")
+    unexpected = message_with_type(error)
+    return Failure(f"{name}: it could not be read (unexpected {unexpected}); convert it to PNG")
 
 
 def source_name(source: PictureSource | HashedPicture) -> str:

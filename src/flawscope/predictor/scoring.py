@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration.goods import LOST, Values, judge, map_values
-from flawscope.errors import ExcludedPictureError, InputError, data_checks, join_names
+from flawscope.errors import ExcludedPictureError, InputError, data_checks, failure_of, join_names
 from flawscope.pictures.appearance import FeatureValues
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.table import Picture
@@ -213,9 +213,9 @@ class _SessionAnswers:
             return
         for (number, loaded), (_, result) in zip(batch, results, strict=True):
             if isinstance(loaded, InputError):
-                self.answers.failures[number] = str(loaded)
+                self.answers.failures[number] = failure_of(loaded)
             elif isinstance(result, InputError):
-                self.answers.failures[number] = str(result)
+                self.answers.failures[number] = failure_of(result)
             else:
                 self._keep(number, loaded[1], result, run)
 

@@ -83,23 +83,26 @@ Totals = Iterable[tuple[str, object]]
 class ResultWorkbook:
     """Workbook of results, for `predict` and for a station's export.
 
-    names: of the values that are known, among `COLUMNS`.
+    names: of the values that are known, among `COLUMNS`. more: names of others, which stand behind these.
     """
 
-    def __init__(self, names: Iterable[str]):
+    def __init__(self, names: Iterable[str], more: Iterable[str] = ()):
         known = {*names}
         self.names = [name for name in COLUMNS if name in known]
+        self.more = [*more]
 
     @cached_property
     def book(self) -> Workbook:
         """The workbook, from the first row on: one that was begun has to be saved."""
-        judged, totals = [COLUMNS[name] for name in self.names], (Column("Item", 26), Column("Value", 90))
+        judged = [COLUMNS[name] for name in self.names]
+        judged += [Column(name.replace("_", " ").capitalize(), 14) for name in self.more]
+        totals = Column("Item", 26), Column("Value", 90)
         return Workbook({JUDGED: judged, PLACES: PLACE_COLUMNS, TOTALS: totals})
 
     def add(self, values: Mapping[str, object], places: Iterable[tuple[str, Region]], link: str = "") -> None:
         """Adds what was judged. places: each with the name of its file. link: opens the picture."""
         shown = {**values, "path": _linked(values.get("path"), link)}
-        self.book.add(JUDGED, [shown.get(name) for name in self.names])
+        self.book.add(JUDGED, [shown.get(name) for name in (*self.names, *self.more)])
         for number, (name, one) in enumerate(places, start=1):
             x0, y0, x1, y1 = one.box
             row = [values.get("part"), _linked(name, link), number]

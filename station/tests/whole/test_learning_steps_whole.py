@@ -1,5 +1,6 @@
 """Learning without a model: what a product, the data base or the process does to the others and to itself."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -11,9 +12,15 @@ import pytest
 
 from flawscope_station.learning import candidate_plan as plans
 from flawscope_station.learning import process
-from flawscope_station.learning.process import StoppedError, Worker, WorkerError, make_candidate
+from flawscope_station.learning.process import (
+    FullDiskWorkerError,
+    StoppedError,
+    Worker,
+    WorkerError,
+    make_candidate,
+)
 from flawscope_station.store.records import Store
-from learning_helpers import echo
+from learning_helpers import echo, fail_to_write
 from learning_steps_helpers import Made
 from station_helpers import add_version, taken, until
 
@@ -66,6 +73,25 @@ def test_a_job_that_fails_and_one_that_is_cut_off(worker):
         worker.run(make_candidate, {"wait": True}, lambda *step: worker.close())
     with pytest.raises(StoppedError):
         worker.run(make_candidate, {}, lambda *step: None)
+
+
+@pytest.mark.parametrize(
+    ("job", "kind"),
+    [
+        ({"errno": errno.ENOSPC}, FullDiskWorkerError),
+        ({"errno": errno.EDQUOT, "path": True}, FullDiskWorkerError),
+        ({"errno": errno.EACCES}, WorkerError),
+    ],
+)
+def test_the_process_tells_a_full_disk_by_its_kind(spawned, job, kind):
+    """Whatever the words are: a library's own error hides the errno among them."""
+    made = Worker()
+    try:
+        with pytest.raises(WorkerError) as caught:
+            made.run(fail_to_write, job, lambda *step: None)
+        assert type(caught.value) is kind
+    finally:
+        made.close()
 
 
 def test_the_process_ends_with_the_station():

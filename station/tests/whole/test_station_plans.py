@@ -15,6 +15,7 @@ from flawscope_station.settings.station import RetentionSettings
 from flawscope_station.store import line_alarms, throughput
 from flawscope_station.store.database import Database, now
 from flawscope_station.store.files import MASKS, MODELS, PICTURES, StrayFiles
+from flawscope_station.store.filters import FILTERS
 from flawscope_station.store.search import Filters, iterate_pages, search, summarize_period, trends
 from sink_helpers import make_sink
 from station_helpers import NAME, until
@@ -83,19 +84,8 @@ def ask_everything(running: Any, parts: list[bytes]) -> None:
             httpx.get(f"{running.url}/{NAME}{page}", timeout=60)
         httpx.get(f"{running.url}/metrics", timeout=60)
     station.store.set_unanswered(made[0], "late")
-    filters = [
-        *({"part": one} for one in ("47*", "470")),
-        *({"batch": "b"}, {"file": "1.png"}),
-        {},
-        *({"decision": one} for one in ("good", "anomalous", "within tolerance")),
-        *({"verdict": one} for one in ("good", "defect", "none")),
-        {"review": "waiting"},
-        {"score_min": "1"},
-        {"version": "1"},
-        {"since": "2026-01-01T00:00:00Z", "until": "2036-01-01T00:00:00Z"},
-    ]
-    for one in filters:
-        search(station.database, product, Filters.from_query(one))
+    for asked in ({}, {"since": TIMES[0], "until": TIMES[1]}, *every_filter()):
+        search(station.database, product, Filters.from_query(asked))
     list(iterate_pages(station.database, product, Filters()))
     trends(station.database, product, 0, now())
     summarize_period(station.database, product, 0, now())
@@ -114,6 +104,19 @@ def ask_everything(running: Any, parts: list[bytes]) -> None:
         strays.needed_hashes(kind, ["0" * 64])
     station.housekeeping._remove_old()
     station.housekeeping._make_room()
+
+
+TIMES = "2026-01-01T00:00:00Z", "2036-01-01T00:00:00Z"
+EXAMPLES = {"since": TIMES[:1], "until": TIMES[1:], "least": ("1",), "most": ("1",), "number": ("1",)}
+
+
+def every_filter() -> list[dict[str, str]]:
+    """Each filter alone, with each of its words, and of texts the whole and a beginning."""
+    found = []
+    for one in FILTERS:
+        values = one.words or EXAMPLES.get(one.kind, ("470", "47*", "b", "1.png"))
+        found += [{one.name: value} for value in values]
+    return found
 
 
 def httpx_paths(schema: dict[str, Any]) -> list[str]:

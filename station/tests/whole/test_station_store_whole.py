@@ -43,22 +43,22 @@ def choices(rng: random.Random, filled: Filled) -> Filters:
         "name": rng.choice([*NAMES, "A1*", "A*", "a*", "Ä*", "A1_*", "A1%*", "*", "z*"]),
     }
     chosen = rng.sample(sorted(wanted), rng.choice([0, 1, 1, 2, 2, 3]))
-    return Filters(**{name: wanted[name] for name in chosen}, limit=rng.choice([9, 50, 500]))
+    return Filters({name: wanted[name] for name in chosen}, limit=rng.choice([9, 50, 500]))
 
 
 def matches(filled: Filled, number: int, wanted: Filters) -> bool:
-    row, verdict = filled.rows[number], filled.verdicts[number]
-    name = wanted.name or "*"
+    row, verdict, asked = filled.rows[number], filled.verdicts[number], wanted.wanted
+    name = str(asked.get("name", "*"))
     tests = [
-        wanted.since is None or row.at >= wanted.since,
-        wanted.until is None or row.at < wanted.until,
-        wanted.decision
+        row.at >= asked.get("since", row.at),
+        row.at < asked.get("until", row.at + 1),
+        asked.get("decision")
         in (None, "within tolerance" if row.tolerated else ("good", "anomalous")[row.anomalous]),
-        wanted.verdict in (None, verdict or "none"),
-        wanted.review in (None, filled.reviews[number]),
-        wanted.score_min is None or row.score >= wanted.score_min,
-        wanted.score_max is None or row.score <= wanted.score_max,
-        wanted.version in (None, row.version_id),
+        asked.get("verdict") in (None, verdict or "none"),
+        asked.get("review") in (None, filled.reviews[number]),
+        row.score >= asked.get("score_min", row.score),
+        row.score <= asked.get("score_max", row.score),
+        asked.get("version") in (None, row.version_id),
         row.name.startswith(name[:-1]) if name.endswith("*") else row.name == name,
     ]
     return all(tests)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.artefact.files import check_replaceable, file_sha256, write_error
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, failure_of
 from flawscope.pictures.channels import first_group
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.masks import read_mask
@@ -249,7 +249,7 @@ class ReviewSession:
                 try:
                     self._save_copy(picture, decision, copy.name)
                 except FlawscopeError as error:
-                    self.problems.append(str(error))
+                    self.problems.append(failure_of(error))
 
     def decisions(self) -> dict[int, str]:
         """Return the decision, good or defect, by number of the picture, the latest last."""

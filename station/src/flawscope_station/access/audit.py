@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TypedDict
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from typing_extensions import TypedDict  # that of Python is read by pydantic from Python 3.12 on
 
 from flawscope.errors import InputError
 from flawscope_station.access.authenticator import SIGN_IN_FAILED
@@ -61,8 +61,9 @@ _BOUNDS = (
 )
 
 
-class Event(TypedDict):
-    """Event as the API shows it. address: of the request's sender. product: its name."""
+class AuditEvent(TypedDict):
+    """Event of the audit, as the API shows it. who: user, token, `command line`, `station`, or empty where
+    nobody is known. address: of the request's sender. product: its name."""
 
     id: int
     at: str
@@ -82,7 +83,7 @@ def search(
     until: int | None = None,
     before: int | None = None,
     limit: int = 50,
-) -> list[Event]:
+) -> list[AuditEvent]:
     """Return events as records, newest first.
 
     Args:
@@ -124,7 +125,7 @@ def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def events_after(database: Database, number: int, last: int, limit: int) -> list[Event]:
+def events_after(database: Database, number: int, last: int, limit: int) -> list[AuditEvent]:
     """Return the events after the one of this number, up to the last one, oldest first. StoreError."""
     query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
     query = query.where(events.c.id > number, events.c.id <= last).order_by(events.c.id)
@@ -137,7 +138,7 @@ def newest_event(database: Database) -> int:
         return int(connection.scalar(select(func.max(events.c.id))) or 0)
 
 
-def _describe(row: ShownEventRow) -> Event:
+def _describe(row: ShownEventRow) -> AuditEvent:
     return {
         "id": row.id,
         "at": iso(row.at),

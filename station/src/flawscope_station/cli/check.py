@@ -70,12 +70,18 @@ def _check_database(settings: Settings) -> None:
         return  # it is made at the first start
     database = Database(settings.url)
     try:
-        with database.reading() as connection:
-            table_version(connection)
-    except UnknownVersionError:
-        raise InputError("it was made by another flawscope: use that one, or a newer one") from None
+        check_database(database)
     finally:
         database.close()
+
+
+def check_database(database: Database) -> None:
+    """Raise InputError where this flawscope cannot use or migrate the tables; StoreError."""
+    try:
+        with database.reading() as connection:
+            table_version(connection)
+    except UnknownVersionError as unknown:
+        raise InputError(f"it {unknown}: use the flawscope that made it, or restore a backup") from None
 
 
 def _product_checks(product: ProductSettings) -> Iterator[Check]:

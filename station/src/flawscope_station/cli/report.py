@@ -143,7 +143,7 @@ def _read_store(settings: Settings, read: Callable[[Database], object]) -> str:
         database.close()
 
 
-def _events(database: Database) -> list[audit.Event]:
+def _events(database: Database) -> list[audit.AuditEvent]:
     return audit.search(database, limit=MAX_EVENTS)
 
 

@@ -34,7 +34,8 @@ from flawscope_station.client.messages import (
 from flawscope_station.settings.proxies import find_proxy
 from flawscope_station.settings.values import redact_address
 from flawscope_station.store.inspection import Inspection, format_time
-from flawscope_station.web.schemas import Product, Version
+from flawscope_station.store.product_facts import Product
+from flawscope_station.web.schemas import Version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,8 +193,8 @@ class Client:
 
         Args:
             filters: query parameters of the API: since, until (exclusive; times without a zone are UTC),
-                decision, verdict (good, defect or none), review, score_min, score_max, version, file (name of
-                the picture), part, batch; A12* is any that begins with A12.
+                decision, verdict (good, defect or none), review, purpose, unanswered, score_min, score_max,
+                version, file (name of the picture), part, batch; A12* is any that begins with A12.
         """
         query = {key: format_time(one) if isinstance(one, datetime) else one for key, one in filters.items()}
         query["limit"] = PAGE_SIZE

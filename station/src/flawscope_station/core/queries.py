@@ -8,17 +8,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import tzinfo
 from typing import TypedDict
 
-from flawscope_station.core.connections import ConnectionContext, TimingFacts
+from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.health import Health
 from flawscope_station.core.live import Gauges, ReviewLeases
 from flawscope_station.core.pauses import Pauses
-from flawscope_station.core.refusals import Refusal
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.monitoring.problems import Problem
 from flawscope_station.settings.shown import hash_settings, mask_settings, with_products
 from flawscope_station.sinks import Sinks
 from flawscope_station.store.inspection import InspectionFacts
-from flawscope_station.store.line_alarms import ActivePromise, active_promise_facts, hold_promise
+from flawscope_station.store.line_alarms import active_promise_facts, hold_promise
+from flawscope_station.store.product_facts import Product, ProductState
 from flawscope_station.store.records import Store, WaitingInspections, iso
 from flawscope_station.store.search import Filters, InspectionPage, Trends, search, trends
 
@@ -92,41 +92,6 @@ class SettingsInForce(TypedDict):
     settings: object
 
 
-class ProductState(TypedDict):
-    """Product at a moment. problem_products: that each of the `problems` is of; None: it is not said."""
-
-    backlog: int
-    rate: float
-    views: list[str]
-    problem: str | None
-    problems: list[str]
-    problem_products: list[str | None]
-    stopped: str | None
-    paused: dict[str, str] | None
-    refused: Refusal | None
-    started: str
-    sources: list[dict[str, object]]
-    timing: TimingFacts | None
-    promised: ActivePromise | None
-
-
-class ProductFacts(ProductState):
-    """Product as the API shows it. found_at: entry that finds it."""
-
-    name: str
-    version: int | None
-    method: str | None
-    file: str | None
-    score_threshold: float | None
-    false_alarm_rate: float | None
-    inspections: int
-    waiting: int
-    folder: str | None
-    found_at: str | None
-    tolerances: dict[str, str] | None
-    sinks: list[dict[str, object]]
-
-
 class Overview:
     """State of the products, as API and metrics show it.
 
@@ -141,14 +106,15 @@ class Overview:
         self.menu: list[str] = []
         self._promised: dict[str, tuple[float, str]] = {}  # by product: when it was held, and the state
 
-    def facts(self, name: str) -> ProductFacts:
+    def facts(self, name: str) -> Product:
         """Return a product as the API shows it. NotFoundError."""
         number = self.addresses.product_id(name)
         listed = self.versions.list_versions(number)
         active = next((one for one in listed["versions"] if one["active"]), None)
         entry = self.addresses.configured_name(name)
         totals = self.store.totals(number)
-        return {
+        facts = {
+            **self._state(name),
             "name": name,
             "version": listed["active"],
             "method": None if active is None else active.get("method"),
@@ -157,12 +123,12 @@ class Overview:
             "false_alarm_rate": None if active is None else active.get("false_alarm_rate"),
             "inspections": totals["inspections"],
             "waiting": totals["waiting"],
-            **self.state(name),
             "folder": self.addresses.settings_of(name).folder,
             "found_at": None if entry == name else entry,
             "tolerances": self.inspector.judge.tolerances.in_force(number),
             "sinks": self.sinks.facts(name),
         }
+        return Product.model_validate(facts)
 
     def settings(self) -> SettingsInForce:
         """Return the settings that hold, secrets masked, and their hash, as the API shows them."""
@@ -178,6 +144,10 @@ class Overview:
 
     def state(self, name: str) -> ProductState:
         """Return backlog, rate, problems and sources of a product at the moment. NotFoundError."""
+        return ProductState.model_validate(self._state(name))
+
+    def _state(self, name: str) -> dict[str, object]:
+        """Return the values of `ProductState`. NotFoundError."""
         number, entry = self.addresses.product_id(name), self.addresses.configured_name(name)
         problems = self.health.problems()
         open_problems = [problem for problem in problems if problem.acknowledged_by is None]

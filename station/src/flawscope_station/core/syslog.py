@@ -12,7 +12,7 @@ from collections.abc import Callable
 from logging.handlers import SysLogHandler
 
 from flawscope.errors import one_line_message
-from flawscope_station.access.audit import Event, events_after, newest_event
+from flawscope_station.access.audit import AuditEvent, events_after, newest_event
 from flawscope_station.monitoring.background import CLOCK, BackgroundThread, Backoff, MonotonicClock
 from flawscope_station.settings.values import split_host_port
 from flawscope_station.store.database import Database
@@ -102,7 +102,7 @@ class EventForwarder(BackgroundThread):
             self.files.write(path, f"{newest}\n".encode())
             return newest
 
-    def _send(self, event: Event) -> None:
+    def _send(self, event: AuditEvent) -> None:
         if self._handler is None:
             self._handler = _Handler(split_host_port(self.server, "syslog"))
         line = json.dumps({"station": self.station, **event, "text": event["text"][:MAX_TEXT]})

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from flawscope.artefact import files
 from flawscope.artefact import judgement as judgements
 from flawscope.errors import FlawscopeError, message_with_type
 from flawscope.pictures import decoding
@@ -30,6 +31,10 @@ SPAWN_CONTEXT = multiprocessing.get_context("spawn")
 
 class WorkerError(FlawscopeError):
     """The process could not do the job; the text says why."""
+
+
+class FullDiskWorkerError(WorkerError):
+    """The process found no room on the disk."""
 
 
 class StoppedError(WorkerError):
@@ -75,6 +80,8 @@ class Worker:
                     step(*found)
                 elif kind == "done":
                     return found
+                elif kind == "full":
+                    raise FullDiskWorkerError(found)
                 else:
                     raise WorkerError(found)
         except (EOFError, OSError):
@@ -184,7 +191,7 @@ def _run_job(work: JobFunction, job: dict[str, Any], pipe: Connection) -> tuple[
     except MemoryError:
         return "error", "there is not enough memory to learn; learn when there is more"
     except Exception as error:
-        return "error", message_with_type(error)
+        return "full" if files.is_full_disk(error) else "error", message_with_type(error)
 
 
 def make_candidate(job: dict[str, Any], step: ProgressCallback) -> judgements.Judgement:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,14 +17,20 @@ from flawscope.errors import InputError, message_with_type, suggest_name
 from flawscope.methods import options, registry
 from flawscope_station.inspecting.capacity import MemoryBudget, Turns
 from flawscope_station.learning.jobs import DONE, FAILED, FIT, STOPPED, UNFINISHED, JobQueue
-from flawscope_station.learning.process import STEP_SECONDS, TRIAL_NICENESS, StoppedError, Worker
+from flawscope_station.learning.process import (
+    STEP_SECONDS,
+    TRIAL_NICENESS,
+    FullDiskWorkerError,
+    StoppedError,
+    Worker,
+)
 from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.settings.station import Limits, check_product_name, find_namesake
 from flawscope_station.setup import draft as draft_module
 from flawscope_station.setup.draft import AddedPicture, Draft, read_zip
 from flawscope_station.setup.job import run_job
 from flawscope_station.store.database import StoreError, now
-from flawscope_station.store.files import DISK_FULL_ERRORS, Files
+from flawscope_station.store.files import Files
 from flawscope_station.store.records import NotFoundError, iso
 from flawscope_station.store.rows import JobRow
 from flawscope_station.store.schema import QUEUED, READY, RUNNING
@@ -264,7 +269,7 @@ class Drafts:
         except Exception as error:
             text = message_with_type(error)
             said = OPTION_PREFIX.sub("", text.replace(str(draft.folder), draft.name))
-            is_full = any(os.strerror(code) in text for code in DISK_FULL_ERRORS)
+            is_full = isinstance(error, FullDiskWorkerError)
             options = [] if is_full else _options_behind(text, given)
             why = {"error": said, "error_options": options, "disk_full": is_full}
             self.jobs.change(row.id, FAILED, facts=why, only=(RUNNING,))

@@ -299,11 +299,12 @@ class Addresses:
             raise NotFoundError(
                 f"{name} finds the product of a picture and is none itself: ask for one of {own}"
             )
-        if name not in self.products:
+        number = self.products.get(name)  # asked once: it may be removed at any moment
+        if number is None:
             raise NotFoundError(
                 f"there is no product {name!r:.80}: {suggest_name(name, list(self.products))}"
             )
-        return self.products[name]
+        return number
 
     def address_id(self, name: str) -> int:
         """Number of a product, or of an entry that finds the product. NotFoundError."""

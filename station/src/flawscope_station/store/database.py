@@ -357,10 +357,10 @@ class Database:
         """Turn errors of whoever makes or migrates tables into InputError."""
         try:
             yield
-        except UnknownVersionError:
+        except UnknownVersionError as error:
             raise InputError(
-                f"{self.name} was made by another flawscope: use that one, restore a backup, or begin anew "
-                "with an empty store"
+                f"{self.name} {error}: use the flawscope that made it, restore a backup, or begin anew with "
+                "an empty store"
             ) from None
         except StoreError as error:
             raise InputError(str(error)) from None
@@ -372,8 +372,10 @@ class Database:
         try:
             with self.reading() as connection:
                 is_right, version = is_current(connection), table_version(connection)
-        except UnknownVersionError:
-            is_right, version = False, "unknown"
+        except UnknownVersionError as unknown:
+            raise InputError(
+                f"{self.name} {unknown}, which may be running on it: use that one here, or restore a backup"
+            ) from None
         except StoreError as error:
             raise InputError(str(error)) from None
         except SQLAlchemyError as error:

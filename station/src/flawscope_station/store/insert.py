@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
 from flawscope_station.store.database import now, upsert
+from flawscope_station.store.filters import further_facts
 from flawscope_station.store.inspection import Finding, RegionFacts
 from flawscope_station.store.purposes import PRODUCTION
 from flawscope_station.store.rows import DecisionRow, InspectionRow
@@ -109,6 +110,8 @@ class NewInspection(SeenPicture):
 _FIELDS = tuple(field.name for field in fields(NewInspection) if field.name != "views")
 _PICTURE_FIELDS, _INSPECTION_FIELDS = ([x for x in _FIELDS if x in t.c] for t in (pictures, inspections))
 _VIEW_FIELDS = [one.name for one in fields(SeenPicture) if one.name in views.c]
+# columns that are searched, of what the library alone says
+_RECORD_FIELDS = [name for name in further_facts() if name in inspections.c and name not in _FIELDS]
 _ADD_TO_HOUR = text("""
 INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, within_tolerance, unanswered,
     score_sum, score_min, score_max, reviewed, defects, false_alarms, misses)
@@ -222,6 +225,7 @@ def _picture_columns(one: NewInspection, seen: SeenPicture) -> dict[str, object]
 def inspection_columns(one: NewInspection) -> dict[str, object]:
     """Columns of a new inspection."""
     values = {name: getattr(one, name) for name in _INSPECTION_FIELDS}
+    values |= {name: one.record.get(name) for name in _RECORD_FIELDS}
     return values | {
         "name": one.name[:MAX_NAME_LENGTH],
         "record": json.dumps(one.record),

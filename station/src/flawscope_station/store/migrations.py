@@ -17,7 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 from alembic.util import CommandError
-from sqlalchemy import Connection, MetaData, text
+from sqlalchemy import Connection, MetaData, inspect, text
 
 from flawscope_station.store.schema import create_view_sql, metadata
 
@@ -26,22 +26,31 @@ _one_at_once = threading.Lock()  # Alembic's operations, which the steps call, a
 
 
 class UnknownVersionError(Exception):
-    """The tables were made by another flawscope."""
+    """The tables are of no version that this flawscope knows; its text says what they are."""
 
 
 def table_version(connection: Connection) -> str | None:
     """Version of the tables; None where there are none.
 
     Raises:
-        UnknownVersionError: this flawscope does not know it.
+        UnknownVersionError: this flawscope does not know it, or there are tables and no version.
     """
     version = MigrationContext.configure(connection).get_current_revision()
-    if version is not None:
-        try:
-            _steps(STEPS).get_revision(version)
-        except (CommandError, RevisionError):
-            raise UnknownVersionError from None
+    if version is None:
+        _refuse_tables(connection)
+        return None
+    try:
+        _steps(STEPS).get_revision(version)
+    except (CommandError, RevisionError):
+        raise UnknownVersionError("was made by another flawscope") from None
     return version
+
+
+def _refuse_tables(connection: Connection) -> None:
+    """Raise UnknownVersionError where tables of these names are there already, which say no version."""
+    there = sorted(set(inspect(connection).get_table_names()) & set(metadata.tables))
+    if there:
+        raise UnknownVersionError(f"has tables that say no version ({', '.join(there[:3])})")
 
 
 def is_current(connection: Connection) -> bool:

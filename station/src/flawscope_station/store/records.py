@@ -32,6 +32,7 @@ from sqlalchemy import (
 
 from flawscope.errors import InputError
 from flawscope_station.store.database import Database, now
+from flawscope_station.store.filters import further_facts
 from flawscope_station.store.insert import (
     WAITING,
     NewInspection,
@@ -106,6 +107,7 @@ def _unsaid_fields() -> dict[str, object]:
 
 
 _UNSAID = _unsaid_fields()
+_FURTHER = further_facts()
 # Address of the current request's sender, for the events that it causes in any thread
 SENDER_ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
 
@@ -770,6 +772,7 @@ def _describe(
     }
     computed |= _describe_verdict(last if row.verdict else None)
     own = {name: getattr(row, name) for name in _UNSAID if name not in computed and hasattr(row, name)}
+    own |= {name: getattr(row, name) for name in _FURTHER if name not in record}
     return cast(InspectionFacts, {**_UNSAID, **record, **own, **computed})
 
 

@@ -31,6 +31,8 @@ from sqlalchemy import (
     select,
 )
 
+from flawscope_station.store.column_types import Hash, Key, Name
+from flawscope_station.store.filters import FILTERS, TEXTS, asked_columns
 from flawscope_station.store.purposes import CHALLENGE, PRODUCTION, TRIAL
 
 HOUR = 3_600_000_000  # microseconds
@@ -72,9 +74,6 @@ metadata = MetaData(
         "pk": "%(table_name)s_key",
     }
 )
-Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only INTEGER keys
-Hash = String(64)  # SHA-256 in hexadecimal
-Name = Text().with_variant(Text(collation="C"), "postgresql")  # sorted by code point, as in SQLite
 
 
 def _id_column() -> Column[int]:
@@ -178,56 +177,43 @@ _there = (pictures.c[name] for name in ("product_id", "hash", "bytes"))
 _partial_index("pictures_there", pictures.c.removed_at.is_(None), *_there)
 
 # Parts that were judged, each time that they came. What stands here of a picture is, of a part in several
-# views, that of the most unusual one; `views` has all of them
+# views, that of the most unusual one; `views` has all of them. Columns that are searched stand in `filters`
 inspections = Table(
     "inspections",
     metadata,
     _id_column(),
     _product_column(),
-    Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
     Column("picture", Hash, nullable=False),
-    Column("at", BigInteger, nullable=False),
-    Column("name", Name, nullable=False),  # what the sender calls the picture
     Column("source", String(16), nullable=False),
     Column("key", String(200)),  # the sender's: the same one is never taken twice
-    Column("score", Double, nullable=False),
     Column("p_value", Double, nullable=False),
     Column("severity", Double, nullable=False),
     Column("score_threshold", Double, nullable=False),
-    Column("anomalous", Boolean, nullable=False),  # by its score, also where it is tolerated
-    Column("tolerated", Boolean, nullable=False),
     Column("near", Boolean, nullable=False),
     Column("record", Text, nullable=False),  # JSON: the library's answer, and what the station knows of it
-    Column("verdict", String(8)),  # last verdict that holds; `verdicts` has the history
-    Column("review", String(8), nullable=False),  # none, waiting, done, skipped
     Column("kind", Name),  # of the defect, by the last verdict; NULL: not said
-    Column("part", Name),  # number that the sender gives; a part may come many times
-    Column("batch", Name),
     Column("request_hash", Hash),  # hash of all that came under the sender's key
-    Column("unanswered", String(12)),  # late, withdrawn, abandoned; NULL: its sender got the answer
     Column("view", Name),  # that the picture shows; NULL: a part has one
-    # production; challenge: shown to see whether the station judges rightly; trial: tried by hand. What is
-    # none of the production counts in no figure
-    Column("purpose", String(12), nullable=False),
     Column("challenge_id", Key, ForeignKey("challenges.id")),  # NULL: none was due
     Column("challenge_part_id", Key, ForeignKey("challenge_parts.id")),
+    *asked_columns(),
     _picture_foreign_key("inspections"),
 )
-# Covers all filters of a search, so that a million rows are filtered without being read, in order of arrival,
-# whatever the clock said
+_texts = asked_columns([one for one in FILTERS if one.kind in TEXTS])
+# Covers all filters of a search but texts, so that a million rows are filtered without being read, in order
+# of arrival, whatever the clock said
 Index(
     "inspections_search",
     inspections.c.product_id,
     inspections.c.id,
-    inspections.c.at,
-    inspections.c.anomalous,
-    inspections.c.verdict,
-    inspections.c.review,
-    inspections.c.score,
-    inspections.c.version_id,
-    inspections.c.tolerated,
-    inspections.c.purpose,
+    *asked_columns([one for one in FILTERS if one.kind not in TEXTS]),
 )
+for _text in _texts:
+    if _text.nullable:
+        _given = _text.is_not(None)
+        _partial_index(f"inspections_{_text.name}", _given, inspections.c.product_id, _text, inspections.c.id)
+    else:
+        Index(f"inspections_{_text.name}", inspections.c.product_id, _text)
 Index("inspections_at", inspections.c.product_id, inspections.c.at)
 _is_waiting = inspections.c.review == "waiting"
 _partial_index("inspections_waiting", _is_waiting, inspections.c.product_id, inspections.c.id)
@@ -237,11 +223,6 @@ _partial_index("inspections_reviewed", IS_REVIEWED, inspections.c.product_id, in
 _has_key = inspections.c.key.is_not(None)
 _partial_index("inspections_by_key", _has_key, inspections.c.product_id, inspections.c.key, unique=True)
 Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
-Index("inspections_name", inspections.c.product_id, inspections.c.name)
-for _label in (inspections.c.part, inspections.c.batch):
-    _partial_index(
-        f"inspections_{_label.name}", _label.is_not(None), inspections.c.product_id, _label, inspections.c.id
-    )
 IS_PRODUCTION = inspections.c.purpose == literal_column(f"'{PRODUCTION}'")  # condition
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, tzinfo
-from typing import Annotated, Literal, NamedTuple, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
-from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, create_model
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
     Select,
     Subquery,
-    Text,
     case,
     func,
     literal_column,
@@ -28,10 +25,10 @@ from sqlalchemy import (
 from flawscope.errors import InputError
 from flawscope_station.settings.values import CONFIG, read_as
 from flawscope_station.store.database import Database, now
+from flawscope_station.store.filters import BY_NAME, FILTERS, TEXTS, Filter, Kind
 from flawscope_station.store.inspection import PADDING, InspectionFacts, label_text
 from flawscope_station.store.kinds import KindCounts, count_kinds
 from flawscope_station.store.local_days import DAY, date_of, local_day, midnight
-from flawscope_station.store.purposes import PRODUCTION, TRIAL
 from flawscope_station.store.records import (
     DEFECT,
     GOOD,
@@ -44,7 +41,6 @@ from flawscope_station.store.records import (
 from flawscope_station.store.schema import (
     HOUR,
     NOT_INSPECTED_EVENTS,
-    WITHIN,
     events,
     hours,
     inspections,
@@ -54,10 +50,8 @@ from flawscope_station.store.schema import (
 )
 
 MAX_PAGE_SIZE = 500  # inspections of a page
-WITH_TRIALS = "with trials"  # filter of purposes
 MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
-_UNINDEXED_AT: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # +: without index
-_PREFIX_FILTERS = ("name", "part", "batch")  # filters that may be a prefix, as A12*
+Value = int | float | str  # of a filter
 
 
 def _moment(given: object) -> object:
@@ -76,40 +70,56 @@ def _checked_cursor(text: str) -> str:
 
 
 Moment = Annotated[int, BeforeValidator(_moment)]
-Name = Annotated[str, AfterValidator(_printed)]
+Number = Annotated[int, Field(ge=0, lt=2**63)]
+Printed = Annotated[str, AfterValidator(_printed)]
 LabelText = Annotated[str, AfterValidator(label_text)]
+_TYPES: dict[Kind, object] = {
+    "since": Moment,
+    "until": Moment,
+    "least": float,
+    "most": float,
+    "number": Number,
+    "text": Printed,
+    "label": LabelText,
+}
 
 
-@checked_dataclass(frozen=True, config=CONFIG)
-class Filters:
-    """Filters of a search; None: any.
+def _value_type(one: Filter) -> object:
+    """Return the type of a filter's value, as pydantic reads it."""
+    return Literal.__getitem__(one.words) if one.kind == "choice" else _TYPES[one.kind]
 
-    since, until: microseconds since 1970; until is exclusive. name: of the picture; `A12*` is any that begins
-    with A12, also of part and batch. cursor: `next` of the page before. purpose: `with trials` is
-    the production and what was tried by hand.
-    """
 
-    since: Moment | None = None
-    until: Moment | None = None
-    decision: Literal["good", "anomalous", "within tolerance"] | None = None
-    verdict: Literal["good", "defect", "none"] | None = None
-    review: Literal["none", "waiting", "done", "skipped"] | None = None
-    unanswered: Literal["any", "none", "late", "withdrawn", "abandoned"] | None = None
-    score_min: float | None = None
-    score_max: float | None = None
-    version: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    name: Name | None = None
-    part: LabelText | None = None
-    batch: LabelText | None = None
+class _Read(BaseModel):
+    """Values of a search's address. Those of `FILTERS` are added below."""
+
+    model_config = CONFIG
     cursor: Annotated[str, AfterValidator(_checked_cursor)] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
-    purpose: Literal["production", "challenge", "trial", "with trials"] = "production"
+
+
+_fields: dict[str, Any] = {one.name: (_value_type(one), None) for one in FILTERS}
+_ReadFilters = create_model("_ReadFilters", __base__=_Read, **_fields)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Search: what is wanted, and which page of it.
+
+    wanted: values by the names of `FILTERS`; a text that ends with a star is the beginning of one, as A12*.
+    Times are microseconds since 1970. cursor: `next` of the page before. limit: inspections of a page.
+    """
+
+    wanted: Mapping[str, Value] = field(default_factory=dict)
+    cursor: str | None = None
+    limit: int = 50
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Filters:
         """Filters from a URL's query; empty values and unknown names are ignored. InputError, one line."""
-        texts = {field.name: query.get(field.name, "").strip(PADDING) for field in fields(cls)}
-        return read_as(cls, {name: text for name, text in texts.items() if text}, None)
+        texts = {name: query.get(name, "").strip(PADDING) for name in _ReadFilters.model_fields}
+        read = read_as(_ReadFilters, {name: text for name, text in texts.items() if text}, None)
+        wanted = {name: value for name in BY_NAME if (value := getattr(read, name)) is not None}
+        return cls(wanted, read.cursor, read.limit)
 
 
 @dataclass(frozen=True)
@@ -126,12 +136,7 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
         StoreError: the data base cannot be used.
     """
     with database.reading() as connection:
-        prefixes = [text_condition(*one) for one in _text_filters(filters) if one[1].endswith("*")]
-        walk = _match_many(connection, product_id, prefixes)
-        times = _time_conditions(filters, inspections.c.at)
-        if _match_many(connection, product_id, times):
-            times = _time_conditions(filters, _UNINDEXED_AT)
-        query = _build_query(product_id, filters, walk).where(*times)
+        query = _build_query(connection, product_id, filters)
         rows = connection.execute(query.limit(filters.limit + 1)).all()
         more = len(rows) > filters.limit
         rows = rows[: filters.limit]
@@ -161,76 +166,46 @@ def _match_many(connection: Connection, product_id: int, wanted: list[ColumnElem
     return int(count) == MAX_SORTED_MATCHES
 
 
-def _text_filters(filters: Filters) -> list[tuple[str, str]]:
-    """Name and text of the filters in `_PREFIX_FILTERS` that are set."""
-    texts = ((name, getattr(filters, name)) for name in _PREFIX_FILTERS)
-    return [(name, text) for name, text in texts if text is not None]
-
-
-def _time_conditions(filters: Filters, at: ColumnElement[int]) -> list[ColumnElement[bool]]:
-    conditions = []
-    if filters.since is not None:
-        conditions.append(at >= filters.since)
-    if filters.until is not None:
-        conditions.append(at < filters.until)
-    return conditions
-
-
-def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[tuple[object, ...]]:
-    column = inspections.c
-    purposes = (PRODUCTION, TRIAL) if filters.purpose == WITH_TRIALS else (filters.purpose,)
-    conditions = _state_conditions(filters) + _number_conditions(filters)
-    for name, text in _text_filters(filters):
-        conditions.append(text_condition(name, text, walk))
-    conditions += [column.product_id == product_id, column.purpose.in_(purposes)]
-    return inspection_query().where(*conditions).order_by(column.id.desc())
-
-
-def _state_conditions(filters: Filters) -> list[ColumnElement[bool]]:
-    """Conditions on decision, verdict, review and answer."""
-    column = inspections.c
-    conditions: list[ColumnElement[bool]] = []
-    if filters.decision is not None:
-        conditions.append(column.anomalous.is_(filters.decision != GOOD))
-    if filters.decision is not None and filters.decision != GOOD:
-        conditions.append(column.tolerated.is_(filters.decision == WITHIN))
-    if filters.verdict == "none":
-        conditions.append(column.verdict.is_(None))
-    elif filters.verdict is not None:
-        conditions.append(column.verdict == filters.verdict)
-    if filters.review is not None:
-        conditions.append(column.review == filters.review)
-    if filters.unanswered == "none":
-        conditions.append(column.unanswered.is_(None))
-    elif filters.unanswered == "any":
-        conditions.append(~column.unanswered.is_(None))
-    elif filters.unanswered is not None:
-        conditions.append(column.unanswered == filters.unanswered)
-    return conditions
-
-
-def _number_conditions(filters: Filters) -> list[ColumnElement[bool]]:
-    """Conditions on score, version and the place in the pages."""
-    column = inspections.c
-    conditions: list[ColumnElement[bool]] = []
-    if filters.score_min is not None:
-        conditions.append(column.score >= filters.score_min)
-    if filters.score_max is not None:
-        conditions.append(column.score <= filters.score_max)
-    if filters.version is not None:
-        conditions.append(column.version_id == filters.version)
+def _build_query(connection: Connection, product_id: int, filters: Filters) -> Select[Any]:
+    """Build the query of a search. Of what has an index of its own, beginnings of texts and times, SQLite
+    takes none where many match."""
+    defaults = {one.name: one.default for one in FILTERS if one.default}
+    wanted = [(BY_NAME[name], value) for name, value in {**defaults, **filters.wanted}.items()]
+    indexed = [
+        [(one, value) for one, value in wanted if one.kind in TEXTS and f"{value}".endswith("*")],
+        [(one, value) for one, value in wanted if one.kind in ("since", "until")],
+    ]
+    walked: set[str] = set()  # names of filters
+    for group in indexed:
+        if _match_many(connection, product_id, [condition(one, value) for one, value in group]):
+            walked.update(one.name for one, _ in group)
+    conditions = [condition(one, value, walk=one.name in walked) for one, value in wanted]
     if filters.cursor is not None:
-        conditions.append(column.id < decode_cursor(filters.cursor))
-    return conditions
+        conditions.append(inspections.c.id < decode_cursor(filters.cursor))
+    query = inspection_query().where(inspections.c.product_id == product_id, *conditions)
+    return query.order_by(inspections.c.id.desc())
 
 
-def text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
+def condition(one: Filter, value: Value, walk: bool = False) -> ColumnElement[bool]:
+    """Return the condition of a filter. walk: SQLite shall take no index for it."""
+    if one.kind == "choice":
+        return next(choice.condition for choice in one.choices if choice.word == value)
+    column: ColumnElement[Any] = one.column
+    if walk:
+        column = literal_column(f"+inspections.{one.column.name}", one.column.type)  # the +: without index
+    if one.kind in TEXTS:
+        return _text_condition(column, str(value))
+    if one.kind in ("since", "least"):
+        return column >= value
+    if one.kind == "until":
+        return column < value
+    return column <= value if one.kind == "most" else column == value
+
+
+def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
     """Return the condition that a column has this text, or begins with it where a star ends it."""
-    column: ColumnElement[str] = inspections.c[name]
     if not text.endswith("*"):
         return column == text
-    if walk:
-        column = literal_column(f"+inspections.{name}", Text)  # the +: SQLite takes no index
     begin = text.rstrip("*")
     beyond = _prefix_end(begin)
     from_here = column >= begin

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import inspect
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -28,7 +30,9 @@ from flawscope_station.settings.station import Limits
 from flawscope_station.shifts import shift_begin
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS
+from flawscope_station.store.filters import FILTERS
 from flawscope_station.store.inspection import HTTP, Inspection, InspectionFacts, request_key
+from flawscope_station.store.product_facts import Product
 from flawscope_station.store.records import (
     NotFoundError,
     WaitingInspections,
@@ -144,7 +148,11 @@ product_router = APIRouter(prefix="/products/{name}")
 @router.get("/products", response_model=schemas.Products)
 def products(overview: OverviewDep) -> Answer:
     """List the products that are inspected here."""
-    return {"products": [overview.facts(name) for name in list(overview.addresses.products)]}
+    found = []
+    for name in list(overview.addresses.products):
+        with suppress(NotFoundError):  # it was removed meanwhile
+            found.append(overview.facts(name))
+    return {"products": found}
 
 
 @router.get("/removed-products", response_model=schemas.RemovedProducts)
@@ -154,12 +162,12 @@ def removed_products(addresses: AddressesDep) -> Answer:
     return {"products": list(addresses.removed())}
 
 
-@product_router.get("", response_model=schemas.Product)
-def one_product(name: str, overview: OverviewDep) -> Answer:
+@product_router.get("")
+def one_product(name: str, overview: OverviewDep) -> Product:
     return overview.facts(name)
 
 
-@product_router.post("/pause", response_model=schemas.Product)
+@product_router.post("/pause")
 def pause_product(
     name: str,
     product_id: ProductId,
@@ -167,17 +175,17 @@ def pause_product(
     pauses: PausesDep,
     person: Operator,
     body: schemas.PauseRequest | None = None,
-) -> Answer:
+) -> Product:
     """Pause a product, also across starts: its parts are refused with 503 `paused`, and a PLC sees it as not
     ready. It is no problem of the station."""
     pauses.pause(product_id, person.name, "" if body is None else body.reason)
     return overview.facts(name)
 
 
-@product_router.post("/resume", response_model=schemas.Product)
+@product_router.post("/resume")
 def resume_product(
     name: str, product_id: ProductId, overview: OverviewDep, pauses: PausesDep, person: Operator
-) -> Answer:
+) -> Product:
     """Take parts of a paused product again."""
     pauses.resume(product_id, person.name)
     return overview.facts(name)
@@ -259,35 +267,30 @@ def parse_filters(
     request: Request,
     settings: SettingsDep,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
-    cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
-    since: Annotated[
-        str | None,
-        Query(description="2026-11-22 or 2026-11-22T14:30 in the zone of `shifts`, or 2026-11-22T14:30:00Z"),
-    ] = None,
-    until: Annotated[str | None, Query(description="before this time")] = None,
-    decision: Literal["", "good", "anomalous", "within tolerance"] | None = None,
-    verdict: Literal["", "good", "defect", "none"] | None = None,
-    review: Literal["", "none", "waiting", "done", "skipped"] | None = None,
-    unanswered: Annotated[
-        Literal["", "any", "none", "late", "withdrawn", "abandoned"] | None,
-        Query(description="why its sender did not get the answer"),
-    ] = None,
-    purpose: Annotated[
-        Literal["", "production", "challenge", "trial", "with trials"] | None,
-        Query(description="challenge: challenge parts; trial: what was tried by hand. Neither is found else"),
-    ] = None,
-    score_min: str | None = None,
-    score_max: str | None = None,
-    version: str | None = None,
-    picture: Annotated[
-        str | None, Query(alias="file", description="what its sender calls it; A12* begins with A12")
-    ] = None,
-    part: Annotated[str | None, Query(description="its number; 4711* begins with 4711")] = None,
-    batch: Annotated[str | None, Query(description="that the part belongs to; 47* begins with 47")] = None,
+    cursor: Annotated[str, Query(description="`next` of the page before")] = "",
+    **texts: str,
 ) -> Filters:
-    query = {key: value for key, value in request.query_params.items() if key not in ("name", "file")}
-    query = query_in_utc(query, station_zone(settings.shifts))
-    return Filters.from_query({**query, "name": picture or ""})
+    """Return what a search asks for; texts: of the filters, as `_filter_parameters` names them."""
+    given = {one.name: text for one in FILTERS if (text := texts[f"{PREFIX}{one.name}"])}
+    given = query_in_utc(given, station_zone(settings.shifts))
+    return Filters.from_query({**given, "cursor": cursor, "limit": str(limit)})
+
+
+def _filter_parameters() -> Iterator[inspect.Parameter]:
+    """Yield a parameter for each filter, with a name of its own: `name` is the product's in the path."""
+    for one in FILTERS:
+        words = Literal.__getitem__(("", *one.words)) if one.words else str
+        query = Query("", alias=one.parameter or one.name, description=one.says or None)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        yield inspect.Parameter(f"{PREFIX}{one.name}", kind, default=query, annotation=words)
+
+
+PREFIX = "filter_"
+_signature = inspect.signature(parse_filters, eval_str=True)
+_named = [one for one in _signature.parameters.values() if one.kind != inspect.Parameter.VAR_KEYWORD]
+_parameters = [*_named, *_filter_parameters()]
+# by which FastAPI reads and describes the query
+setattr(parse_filters, "__signature__", _signature.replace(parameters=_parameters))  # noqa: B010
 
 
 FiltersDep = Annotated[Filters, Depends(parse_filters)]
@@ -474,7 +477,8 @@ def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> d
     begin = shift_begin(shifts, at)
     counts = {"since": iso(begin), **overview.store.counts_since(product_id, begin)}
     waiting = overview.store.waiting_count(product_id)
-    return {**overview.state(name), "product": name, "waiting": waiting, "counts": counts, "at": iso(at)}
+    state = overview.state(name).model_dump()
+    return {**state, "product": name, "waiting": waiting, "counts": counts, "at": iso(at)}
 
 
 def _stream(

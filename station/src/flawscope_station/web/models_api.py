@@ -25,6 +25,7 @@ from flawscope_station.store.files import write_error
 from flawscope_station.store.line_alarms import hold_promise
 from flawscope_station.store.model_registry import ModelRegistry, VersionFacts
 from flawscope_station.store.open_models import NoModelError
+from flawscope_station.store.product_facts import Product
 from flawscope_station.store.records import GOOD, valid_id_or_zero
 from flawscope_station.store.schema import READY
 from flawscope_station.store.throughput import ReviewedDefect, pictures_a_day, reviewed_defects
@@ -202,7 +203,7 @@ def remove_version(product_id: ProductId, number: int, versions: VersionsDep, pe
         raise RefusedError(409, text, "version_used")
 
 
-@router.post("/versions/{number}/activate", response_model=schemas.Product, responses=refusals(409))
+@router.post("/versions/{number}/activate", responses=refusals(409))
 def activate(
     name: str,
     product_id: ProductId,
@@ -212,7 +213,7 @@ def activate(
     overview: OverviewDep,
     person: Engineer,
     options: ActivationOptions | None = None,
-) -> Answer:
+) -> Product:
     """Activate a version, which judges from now on. If it cannot be opened, the version before goes on. One
     that was learnt from corrections and loses known defects is refused unless `losing` names all of their
     inspections; and one whose file is another than `hash` says."""

@@ -6,25 +6,27 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Protocol, TypedDict
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import BaseModel
 
 from flawscope import __version__, pages
-from flawscope.config import keep_known_settings
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.access.roles import LOCAL_PERSON, OPERATOR, PERSON_KEY, Person, has_role
-from flawscope_station.core.queries import Overview, ProductState
+from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings, station_zone
 from flawscope_station.settings.station import Settings
 from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.store.database import StoreError, now
+from flawscope_station.store.filters import BY_NAME, FILTERS, WITH_TRIALS
 from flawscope_station.store.inspection import other_fields
 from flawscope_station.store.line_alarms import hold_promise
+from flawscope_station.store.product_facts import ProductState
 from flawscope_station.store.records import iso, valid_id_or_zero
-from flawscope_station.store.search import WITH_TRIALS, Filters, InspectionPage
+from flawscope_station.store.search import Filters, InspectionPage
 from flawscope_station.web.api import live_state
 from flawscope_station.web.components import (
     HealthDep,
@@ -56,25 +58,27 @@ RECENT_PICTURES = 16  # below the live one
 PER_PAGE = 48  # inspections in the history; divides by 2, 3, 4, 6 and 8 columns
 
 
-class PageFacts(TypedDict):
-    """Facts about a product that all of its pages show. problem_products: that each of the `problems` is of;
-    None: it is not said."""
+class PageFacts(Protocol):
+    """Facts about a product that all of its pages show."""
 
     waiting: int
     problems: list[str]
     problem_products: list[str | None]
 
 
-class FoundPageFacts(PageFacts):
-    """Facts about a product without a state. found_at: entry that finds it."""
+class RemovedProduct(BaseModel):
+    """Removed product, of which its records alone are shown."""
 
-    found_at: str | None
+    waiting: int = 0
+    problems: list[str] = []
+    problem_products: list[str | None] = []
+    found_at: str | None = None
 
 
 class WaitingState(ProductState):
     """State of a product while the store is away."""
 
-    waiting: int
+    waiting: int = 0
 
 
 class Page:
@@ -151,24 +155,17 @@ class Page:
         """Return the product's facts; while the store is away only those that the page of problems needs, and
         of a removed one those of any page."""
         if self.is_removed:
-            removed: FoundPageFacts = {
-                "waiting": 0,
-                "problems": [],
-                "problem_products": [],
-                "found_at": None,
-            }
-            return removed
+            return RemovedProduct()
         try:
             return self.overview.facts(product)
         except StoreError:
             if self.page != PROBLEMS_PAGE:
                 raise
-            away: WaitingState = {**self.overview.state(product), "waiting": 0}
-            return away
+            return WaitingState.model_validate(self.overview.state(product).model_dump())
 
     def _problem_bar(self, facts: PageFacts) -> str:
         """Return the line on each page about problems that nobody has acknowledged, or ""."""
-        kinds, products = facts["problems"], facts["problem_products"]
+        kinds, products = facts.problems, facts.problem_products
         if not kinds:
             return ""
         named = []
@@ -304,15 +301,40 @@ def history(
         filtered=bool(query.keys() - {"since"}),
         local=local_times,
         quick=_quick_links(base, query),
-        versions=[(version["id"], version["id"]) for version in listed],
+        form=_form_fields(page.texts, [version["id"] for version in listed]),
         export=f"/api/v1/products/{quote(product, safe='')}/export?{urlencode(_export_query(search))}",
     )
 
 
 def _search_query(query: Mapping[str, str], zone: tzinfo | None) -> dict[str, str]:
     """Return the filters of a page's address as a search reads them: times in UTC, numbers with a point."""
-    scores = {key: text.replace(",", ".") for key, text in query.items() if key.startswith("score_")}
-    return {**query_in_utc(query, zone), **scores}
+    numbers = [one.name for one in FILTERS if one.kind in ("least", "most")]
+    search = query_in_utc(query, zone)
+    for name in numbers:
+        if name in search:
+            search[name] = search[name].replace(",", ".")
+    return search
+
+
+class Field(TypedDict):
+    """Field of the form of the history. options: words of a choice with their texts; none: it is typed."""
+
+    name: str
+    kind: str
+    options: list[tuple[object, str]]
+
+
+def _form_fields(texts: pages.Texts, version_ids: Sequence[int]) -> list[Field]:
+    """Return the fields of the form of the history, one for each filter, in their order."""
+    form: list[Field] = []
+    for one in FILTERS:
+        options: list[tuple[object, str]] = [
+            (choice.word, texts(choice.text)) for choice in one.choices if choice.text
+        ]
+        if one.name == "version":
+            options = [(number, str(number)) for number in version_ids]
+        form.append({"name": one.name, "kind": one.kind, "options": options})
+    return form
 
 
 @page_router.get("/{product}/trends")
@@ -392,11 +414,8 @@ def inspection(
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:
-    """Return filters as a query of the API, whose `name` is the product's: `file` is the picture's."""
-    export = {}
-    for key, text in keep_known_settings(Filters, query).items():
-        export["file" if key == "name" else key] = text
-    return export
+    """Return the filters of the history as a query of the API, by its names."""
+    return {one.parameter or name: query[name] for name, one in BY_NAME.items() if name in query}
 
 
 def _quick_links(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, tzinfo
 from itertools import chain
-from typing import IO, Annotated, Literal, TypedDict, TypeVar
+from typing import IO, Annotated, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from flawscope import Region
 from flawscope.artefact import files
@@ -26,6 +27,7 @@ from flawscope_station.access.roles import ADMIN
 from flawscope_station.inspecting.capacity import Turns
 from flawscope_station.settings.shifts import station_zone
 from flawscope_station.store import line_alarms
+from flawscope_station.store.filters import further_facts
 from flawscope_station.store.inspection import Inspection, InspectionFacts, ViewFacts, other_fields
 from flawscope_station.store.records import parse_time, valid_id_or_zero
 from flawscope_station.store.search import MAX_PAGE_SIZE, iterate_pages
@@ -51,7 +53,8 @@ page_router = html_router(ADMIN)
 Subject = Annotated[str, Query(description=f"one of {', '.join(audit.SUBJECTS)}; all where it is left out")]
 TimeQuery = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
 PLACES = ("places", "largest_px", "largest_mm", "largest_x", "largest_y")  # of all its pictures
-COLUMNS = (*Inspection.model_fields, *PLACES, "more")  # the last: what else the library says
+FURTHER = further_facts()
+COLUMNS = (*Inspection.model_fields, *PLACES, *FURTHER, "more")  # the last: what else the library says
 PEOPLE_SAY = ("verdict", "kind", "verdict_by", "note")
 _BEFORE_PLACES = ("id", "part", "batch", "path", "decision")
 _AFTER_PLACES = ("p_value", "severity", "kinds", "time", "model", "remark", "unanswered")
@@ -61,29 +64,9 @@ XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 BLOCK_BYTES = 1 << 20
 
 
-class AuditEvent(BaseModel):
-    """Event of the audit. who: user, token, `command line`, `station`, or empty where nobody is known.
-    address: of the request's sender."""
-
-    id: int
-    at: str
-    kind: str
-    who: str
-    address: str | None
-    product: str | None
-    text: str
-
-
-class AuditPage(BaseModel):
-    entries: list[AuditEvent]
-    next: int | None = Field(description="`before` of the next page; null: there is none")
-
-
-class AuditLog(TypedDict):
-    """Page of the audit, as it was read. next: `before` of the next one."""
-
-    entries: list[audit.Event]
-    next: int | None
+class AuditPage(TypedDict):
+    entries: list[audit.AuditEvent]
+    next: Annotated[int | None, Field(description="`before` of the next page; null: there is none")]
 
 
 @router.get("/export", response_class=Response, responses={200: {"content": {CSV: {}, XLSX: {}}}})
@@ -116,7 +99,7 @@ def export(
     return StreamingResponse(read_blocks(file), media_type=XLSX, headers=headers)
 
 
-@audit_router.get("/audit", response_model=AuditPage)
+@audit_router.get("/audit")
 def audit_log(
     database: DatabaseDep,
     settings: SettingsDep,
@@ -126,7 +109,7 @@ def audit_log(
     until: TimeQuery = "",
     before: Annotated[int | None, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
-) -> AuditLog:
+) -> AuditPage:
     """List who did what, when and from where, the latest first: sign-ins good and bad, users, tokens,
     settings, versions, verdicts, deletions."""
     zone = station_zone(settings.shifts)
@@ -148,7 +131,7 @@ def audit_page(
     names = ("text", "about", "since", "until", "before")
     texts = {name: request.query_params.get(name, "").strip() for name in names}
     query = {name: text for name, text in texts.items() if text}
-    error, log = "", AuditLog(entries=[], next=None)
+    error, log = "", AuditPage(entries=[], next=None)
     try:
         before = query.pop("before", "")
         if not before.isdecimal() and before:
@@ -201,7 +184,7 @@ def write_workbook(
         address: of the pages of inspections, which names of pictures open. zone: of times; None: this
             machine's. totals: to be told beside the counts.
     """
-    book, counts = result_workbook.ResultWorkbook(SHEET_COLUMNS), Counter[str]()
+    book, counts = result_workbook.ResultWorkbook(SHEET_COLUMNS, FURTHER), Counter[str]()
 
     def append(page: list[InspectionFacts]) -> None:
         for inspection in page:
@@ -258,7 +241,9 @@ def _cells(inspection: InspectionFacts) -> list[object]:
     own = [inspection.get(name) for name in Inspection.model_fields]
     measured = _measured(inspection)
     places = [measured.get(name) for name in PLACES]
-    return [*own, *places, other_fields(inspection) or None]
+    more = other_fields(inspection)
+    further = [more.pop(name, None) for name in FURTHER]
+    return [*own, *places, *further, more or None]
 
 
 def _text_cell(value: object) -> object:

@@ -25,9 +25,10 @@ from flawscope_station.setup.other_files import check_zip_name
 from flawscope_station.sources.source import TriggeredSource
 from flawscope_station.sources.trigger import wait_for_shot
 from flawscope_station.store.files import Files
+from flawscope_station.store.product_facts import Product
 from flawscope_station.store.records import NotFoundError
 from flawscope_station.store.throughput import pictures_a_day
-from flawscope_station.web import schemas, setup_schemas, uploads
+from flawscope_station.web import setup_schemas, uploads
 from flawscope_station.web.api import (
     DEFAULT_SIDE,
     Answer,
@@ -276,8 +277,8 @@ def example(draft: DraftDep, file: str) -> FileResponse:
     return FileResponse(draft.examples / file, media_type="image/webp")
 
 
-@router.post("/{name}/live", response_model=schemas.Product)
-def go_live(name: str, live_products: LiveProductsDep, overview: OverviewDep, person: Engineer) -> Answer:
+@router.post("/{name}/live")
+def go_live(name: str, live_products: LiveProductsDep, overview: OverviewDep, person: Engineer) -> Product:
     """Let what was learnt inspect from now on, as a product of the station."""
     live_products.go_live(name, person.name)
     return overview.facts(name)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from flawscope.methods import options
 from flawscope_station.learning.jobs import JobStep
 from flawscope_station.setup.draft import RefusalCode
-from flawscope_station.web.schemas import PromiseFacts
+from flawscope_station.store.product_facts import PromiseFacts
 
 
 class NewProduct(BaseModel):

@@ -1,0 +1,156 @@
+"""Filters of a search of inspections: a row for each, in `FILTERS`.
+
+From a row come the column of `inspections` and its index (`schema`), what is recorded there (`insert`), the
+condition (`search`), the parameter of the API with its words, the field in the form of the history, and the
+column of the tables that are exported. Whoever adds a filter adds a row here, a step in `steps`, and the text
+`history.NAME` of each language. What the library says of a picture (`Prediction.to_dict`) is recorded by its
+name there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import BigInteger, Boolean, Column, ColumnElement, Double, ForeignKey, String
+
+from flawscope_station.store.column_types import Key, Name
+from flawscope_station.store.inspection import Inspection
+from flawscope_station.store.purposes import CHALLENGE, PRODUCTION, TRIAL
+
+# How a filter compares: a time at or after it, before it; a number at least, at most, or the same; a text, or
+# the beginning of one, as A12*, or one that is kept as a part's number is; one of several words
+Kind = Literal["since", "until", "least", "most", "number", "text", "label", "choice"]
+TEXTS = ("text", "label")  # kinds whose column has an index of its own
+WITH_TRIALS = "with trials"  # word of the filter `purpose`
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Word that a filter may have. text: key of its text in the form; "": it is not offered there."""
+
+    word: str
+    condition: ColumnElement[bool]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Way to search inspections.
+
+    name: in addresses of the history, and in its form, where `history.NAME` is its text.
+    columns: of `inspections` that it asks; the first holds what is compared.
+    says: what the API says of it. parameter: its name there; "": `name`.
+    fact: name in an inspection of what it asks for; "": `name`.
+    default: word that holds where none is asked for; "": any will do.
+    """
+
+    name: str
+    kind: Kind
+    columns: tuple[Column[Any], ...]
+    says: str = ""
+    choices: tuple[Choice, ...] = ()
+    parameter: str = ""
+    fact: str = ""
+    default: str = ""
+
+    @property
+    def column(self) -> Column[Any]:
+        return self.columns[0]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(one.word for one in self.choices)
+
+
+def bounds(name: str, column: Column[Any], says: str = "") -> tuple[Filter, Filter]:
+    """Make the filters of a number from and to a bound: NAME_min and NAME_max."""
+    least = Filter(f"{name}_min", "least", (column,), says, fact=name)
+    return least, Filter(f"{name}_max", "most", (column,), says, fact=name)
+
+
+at = Column("at", BigInteger, nullable=False)
+anomalous = Column("anomalous", Boolean, nullable=False)  # by its score, also where it is tolerated
+tolerated = Column("tolerated", Boolean, nullable=False)
+verdict = Column("verdict", String(8))  # last verdict that holds; `verdicts` has the history
+review = Column("review", String(8), nullable=False)  # none, waiting, done, skipped
+unanswered = Column("unanswered", String(12))  # late, withdrawn, abandoned; NULL: its sender got the answer
+# production; challenge: shown to see whether the station judges rightly; trial: tried by hand. What is none
+# of the production counts in no figure
+purpose = Column("purpose", String(12), nullable=False)
+
+DECISIONS = (
+    Choice("good", anomalous.is_(False), "common.good"),
+    Choice("within tolerance", anomalous.is_(True) & tolerated.is_(True), "common.within tolerance"),
+    Choice("anomalous", anomalous.is_(True) & tolerated.is_(False), "common.anomalous"),
+)
+VERDICTS = (
+    Choice("good", verdict == "good", "common.good"),
+    Choice("defect", verdict == "defect", "common.defect"),
+    Choice("none", verdict.is_(None), "history.verdict_none"),
+)
+REVIEWS = tuple(
+    Choice(word, review == word, f"history.review_{word}") for word in ("waiting", "done", "skipped", "none")
+)
+ANSWERS = (
+    Choice("none", unanswered.is_(None), "history.unanswered_none"),
+    Choice("any", unanswered.is_not(None), "history.unanswered_any"),
+    Choice("late", unanswered == "late", "refused.late"),
+    Choice("withdrawn", unanswered == "withdrawn", "refused.withdrawn"),
+    Choice("abandoned", unanswered == "abandoned", "refused.abandoned"),
+)
+PURPOSES = (
+    Choice(PRODUCTION, purpose == PRODUCTION, "history.purpose_production"),
+    Choice(TRIAL, purpose == TRIAL, "history.trial"),
+    Choice(CHALLENGE, purpose == CHALLENGE),
+    Choice(WITH_TRIALS, purpose.in_((PRODUCTION, TRIAL))),
+)
+
+FILTERS: tuple[Filter, ...] = (
+    Filter(
+        "since",
+        "since",
+        (at,),
+        "2026-11-22 or 2026-11-22T14:30 in the zone of `shifts`, or 2026-11-22T14:30:00Z",
+        fact="at",
+    ),
+    Filter("until", "until", (at,), "before this time", fact="at"),
+    Filter("decision", "choice", (anomalous, tolerated), choices=DECISIONS),
+    Filter("verdict", "choice", (verdict,), choices=VERDICTS),
+    Filter("review", "choice", (review,), choices=REVIEWS),
+    Filter(
+        "purpose",
+        "choice",
+        (purpose,),
+        "challenge: challenge parts; trial: what was tried by hand. Neither is found else",
+        PURPOSES,
+        default=PRODUCTION,
+    ),
+    Filter("unanswered", "choice", (unanswered,), "why its sender did not get the answer", ANSWERS),
+    *bounds("score", Column("score", Double, nullable=False)),
+    Filter("version", "number", (Column("version_id", Key, ForeignKey("versions.id"), nullable=False),)),
+    Filter(
+        "name",
+        "text",
+        (Column("name", Name, nullable=False),),
+        "what its sender calls it; A12* begins with A12",
+        parameter="file",
+    ),
+    # number that the sender gives; a part may come many times
+    Filter("part", "label", (Column("part", Name),), "its number; 4711* begins with 4711"),
+    Filter("batch", "label", (Column("batch", Name),), "that the part belongs to; 47* begins with 47"),
+)
+BY_NAME = {one.name: one for one in FILTERS}
+
+
+def asked_columns(filters: Sequence[Filter] = FILTERS) -> list[Column[Any]]:
+    """Return the columns that filters ask, each once, in their order."""
+    return list(dict.fromkeys(column for one in filters for column in one.columns))
+
+
+def further_facts() -> list[str]:
+    """Return the names of the facts that are searched, and that `Inspection` does not name: they are the
+    library's, and have columns of their own in what is exported."""
+    facts = dict.fromkeys(one.fact or one.name for one in FILTERS)
+    return [name for name in facts if name not in Inspection.model_fields]
