@@ -232,7 +232,7 @@ async def _check_answers(station: Station, name: str) -> None:
 
 
 class _PageReader(HTMLParser):
-    """What a page asks for. files: addresses. refused: what the station's Content-Security-Policy forbids."""
+    """Reader of what a page asks for. files: addresses. refused: what the Content-Security-Policy forbids."""
 
     def __init__(self, text: str):
         super().__init__()

@@ -96,7 +96,7 @@ def test_a_page_works_in_the_browser_and_one_that_is_loose_is_held(with_pages, d
         assert tablet.text("h1") == "Counts by part number"
         assert tablet.text("tr.most") == "A21"
         assert tablet.js("return getComputedStyle(document.querySelector('.counts td')).textAlign") == "end"
-        assert tablet.text(".product") == NAME
+        assert tablet.text(".product bdi") == NAME
         assert tablet.unfit(PHONE, SLATE) == []
         assert tablet.complaints() == []
         tablet.driver.get(f"{with_pages.url}/-/pages/loose")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -79,7 +79,7 @@ def field_names(kind: type[Any]) -> dict[str, None]:
     return {one.name: None for one in fields(kind)}
 
 
-def check_names(given: Mapping[object, object], known: Collection[str]) -> None:
+def check_names(given: Iterable[object], known: Collection[str]) -> None:
     """Raise InputError where a name is unknown; a secret itself stands in no settings."""
     for key in given:
         if key not in known and key in ("password", "secret", "token"):

@@ -42,7 +42,7 @@ _FILTER_NAMES = {one.parameter or one.name: one.name for one in FILTERS}  # by t
 
 
 class StationForPage:
-    """What one page may use of the station (`PageContext`)."""
+    """Part of the station that one page may use (`PageContext`)."""
 
     def __init__(self, name: str, addresses: Addresses, records: Records):
         self.root = f"{ADDRESS}/{quote(name, safe='')}"
@@ -60,8 +60,7 @@ class StationForPage:
         return product
 
     def inspections(self, product: str, **filters: str) -> Iterator[InspectionFacts]:
-        given: Mapping[object, object] = {name: text for name, text in filters.items()}
-        check_names(given, _FILTER_NAMES)
+        check_names(filters, _FILTER_NAMES)
         product_id = self._addresses.product_id(product)
         query = {_FILTER_NAMES[name]: text for name, text in filters.items()}
         wanted = replace(Filters.from_query(query), limit=MAX_PAGE_SIZE)
