@@ -29,7 +29,7 @@ OPTIONS: dict[str, list[str]] = {
     "tile": ["--tile", "32"],
     # in tiles: of a larger one whole pictures at 512 px show enough, which take a minute
     "min-defect": ["--min-defect", "1px", "--set", "cap=200"],
-    "part": PARTS,
+    "part": [*PARTS, "--no-each-view"],
     "each-view": [*PARTS, *VIEWS, "--each-view"],
     "group": ["--group", r"^p\d+"],
     "joint": ["--joint"],

@@ -36,6 +36,7 @@ def data_fixture(tmp_path_factory):
 @pytest.fixture(name="model", scope="module")
 def model_fixture(data):
     out = data / "part.safetensors"
-    how = ["--part", r"p\d+", "--size", "64", "--device", "cpu", "--quiet", "--no-check", *SMALL_FLAGS]
+    how = ["--part", r"p\d+", "--no-each-view", "--size", "64", "--device", "cpu"]
+    how += ["--quiet", "--no-check", *SMALL_FLAGS]
     assert main(["fit", "--data", str(data), "--out", str(out), *how]) == 0
     return out

@@ -17,7 +17,7 @@ from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit
 from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
-from flawscope.runtime import is_router, read_router_facts
+from flawscope.runtime import is_router, read_facts
 from flawscope.synthesis.demo.dataset import draw_picture
 from small_network import SMALL_NETWORK
 
@@ -132,6 +132,8 @@ def test_another_rate_holds_for_every_product_and_a_single_model_is_a_router_s_k
     assert isinstance(one, Predictor)
     assert ([*one.products.values()], one.kind) == ([one], "")
     assert one.with_product("", one) is one
+    assert one.facts.manifests == {"": one.manifest}
+    assert [shown.product for _, shown in one.recognise(np.zeros((8, 8, 3), np.uint8))] == [""]
     assert opened(plain).kind == "product"
 
 
@@ -171,7 +173,8 @@ def test_what_no_reader_foresees_stops_no_other_picture_either(plain, two_produc
         raise ZeroDivisionError("no such thing")
 
     router, path = opened(plain), str(two_products / "plate/test/good/000.png")
-    monkeypatch.setattr("flawscope.predictor.router.read_picture", fail)
+    for module in ("router", "any_model"):
+        monkeypatch.setattr(f"flawscope.predictor.{module}.read_picture", fail)
     for _, found in (*router.stream([path]), *router.recognise([path])):
         assert isinstance(found, InputError)
         assert "it could not be read (unexpected ZeroDivisionError" in str(found)
@@ -201,7 +204,7 @@ def test_files_of_one_and_of_several_products_are_told_apart(plain, tmp_path):
     router.products["plate"].save(tmp_path / "plate.safetensors")
     single = tmp_path / "plate.safetensors"
     assert (is_router(plain), is_router(single)) == (True, False)
-    assert [*read_router_facts(plain).manifests] == [*PRODUCTS]
+    assert [*read_facts(plain).manifests] == [*PRODUCTS]
     for call, path, said in (
         (model_file.read, plain, "it is a joint model of several products"),
         (router_file.read, single, "it is a model of one product"),

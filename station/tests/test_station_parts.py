@@ -55,7 +55,7 @@ GOOD = 20  # a part that is good; one of ten others would be a false alarm
 def judging(scores: Any, pattern: str = "") -> PartCollector:
     """Judge of parts of the views a and b by these scores of good ones."""
     judge = PartCollector.__new__(PartCollector)
-    judge.calibration = PartCalibration(("",) * len(scores), ("a", "b"), scores, 0.05)
+    judge.calibrations = {"": PartCalibration(("",) * len(scores), ("a", "b"), scores, 0.05)}
     judge.pattern = PartPattern(pattern)
     return judge
 

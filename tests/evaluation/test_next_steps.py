@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from flawscope import load
-from flawscope.artefact.model_file import read_manifest
 from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import Choice, Trial
 from flawscope.calibration.goods import calibrate
@@ -14,10 +13,9 @@ from flawscope.cli.fit import lacking
 from flawscope.datasets import open_dataset
 from flawscope.evaluation import next_steps
 from flawscope.evaluation.evaluation import evaluate
-from flawscope.evaluation.next_steps import advise_after, advise_each_view, advise_untried
+from flawscope.evaluation.next_steps import advise_after, advise_untried
 from flawscope.pictures.table import Picture
 from flawscope.results.advice import SEARCH, advice
-from flawscope.views.view_looks import VIEW_LOOKS_KEY, ViewLooks
 
 
 def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkeypatch):
@@ -93,19 +91,3 @@ def test_what_a_rate_lacks_is_said_of_the_parts_that_a_model_decides_on(drawn, m
     assert wanted == "good pictures of 13 more parts"
     assert wanted == lacking(manifest, updated=False)
     assert f"add {wanted}" in [one.step for one in steps]
-
-
-def test_a_model_for_each_view_is_named_where_views_look_different(model_path):
-    manifest = read_manifest(model_path)
-    rng = np.random.default_rng(0)
-    looks = {
-        name: [rng.normal(level, 0.01, 192).astype(np.float32) for _ in range(8)] for name, level in VIEWS
-    }
-    facts = {**manifest.facts, VIEW_LOOKS_KEY: ViewLooks.learn(looks).to_dict()}
-    (one,) = advise_each_view(replace(manifest, facts=facts))
-    assert one.line().startswith("views side, top look different: --each-view, a model for each")
-    assert "a station does not take it yet" in one.step
-    assert advise_each_view(manifest) == []
-
-
-VIEWS = (("side", 0.2), ("top", 0.8))

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from flawscope.views.view_looks import SIDE, VIEW_LOOKS_KEY, ViewLooks, first_same, thumbnail
+from flawscope.views.view_looks import (
+    SIDE,
+    VIEW_LOOKS_KEY,
+    ViewLooks,
+    first_same,
+    look_different,
+    thumbnail,
+)
 
 
 def seen(view, seed, shift=0.0):
@@ -66,3 +73,22 @@ def test_views_that_look_different_are_told_apart_and_those_alike_are_not():
     assert learn(3).are_told_apart
     alike = {name: [thumbnail(seen(0, k + 100 * n)) for k in range(12)] for n, name in enumerate("ab")}
     assert not ViewLooks.learn(alike).are_told_apart
+
+
+def shots(view, first, light=1.0, colours=(1.0, 1.0, 1.0), count=12):
+    """Thumbnails of a view's pictures, in another light, or with another white balance."""
+    scale = light * np.array(colours, np.float32)[:, None, None]
+    return [thumbnail(scale * seen(view, first + k)) for k in range(count)]
+
+
+@pytest.mark.parametrize("light", [{}, {"light": 0.7}, {"light": 1.3}, {"colours": (1.0, 0.8, 0.7)}])
+def test_one_surface_before_two_cameras_looks_alike_whatever_their_light(light):
+    assert not look_different({"a": shots(0, 0), "b": shots(0, 50, **light)})
+
+
+def test_views_look_different_where_every_two_show_other_things():
+    assert look_different({"a": shots(0, 0), "b": shots(1, 50)})
+    assert look_different({"a": shots(0, 0), "b": shots(1, 50, light=0.8), "c": shots(2, 90)})
+    assert not look_different({"a": shots(0, 0), "b": shots(1, 50), "c": shots(0, 90)})  # two look alike
+    assert not look_different({"a": shots(0, 0)})
+    assert not look_different({"a": shots(0, 0, count=5), "b": shots(1, 50)})  # too few to tell

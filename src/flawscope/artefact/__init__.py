@@ -8,6 +8,9 @@ from flawscope._lazy import lazy_names
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from flawscope.artefact.files import checkpoint_path as checkpoint_path
+    from flawscope.artefact.model_facts import ModelFacts as ModelFacts
     from flawscope.artefact.model_file import Manifest as Manifest
 
-__getattr__ = lazy_names(__name__, {"Manifest": "model_file", "checkpoint_path": "files"})
+__getattr__ = lazy_names(
+    __name__, {"Manifest": "model_file", "ModelFacts": "model_facts", "checkpoint_path": "files"}
+)

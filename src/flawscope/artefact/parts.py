@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.goods import counted, ranking_scores
@@ -13,7 +12,6 @@ from flawscope.pictures.table import Picture
 from flawscope.pictures.units import PartReader, group_reader
 
 PART = "part"  # in the manifest's facts
-Manifests = Manifest | Mapping[str, Manifest]  # a model's, or where each view has its own, by view
 
 
 def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
@@ -53,27 +51,13 @@ def check_whole_parts(views: Collection[str], pictures: Iterable[View]) -> None:
         )
 
 
-def part_calibration(models: Manifests, pattern: PartPattern) -> PartCalibration:
-    """Calibration of parts: the calibrations' scores, by the names of their pictures.
+def part_calibration(manifest: Manifest, pattern: PartPattern) -> PartCalibration:
+    """Calibration of parts: the calibration's scores, by the names of their pictures.
 
     Raises:
-        InputError: a model was calibrated on pictures whose names tell no part.
+        InputError: the model was calibrated on pictures whose names tell no part.
     """
-    return known_parts(models, pattern).calibration
-
-
-def known_parts(models: Manifests, pattern: PartPattern) -> KnownParts:
-    """Good parts that a model was calibrated on. InputError: as `part_calibration`."""
-    if isinstance(models, Manifest):
-        return parts_of_rows(models.pictures, pattern, models.calibration.rate)
-    every, scores, drawn = list[View](), list[float](), list[bool]()
-    for view, manifest in models.items():
-        rows = counted(manifest.pictures)
-        every += [View(pattern.parse_part(row.name), view) for row in rows]
-        scores += ranking_scores(rows)
-        drawn += [row.drawn for row in rows]
-    rate = next(iter(models.values())).calibration.rate
-    return KnownParts(PartCalibration.from_views(every, scores, rate, drawn), pattern.parse)
+    return parts_of_rows(manifest.pictures, pattern, manifest.calibration.rate).calibration
 
 
 def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) -> KnownParts:
@@ -85,14 +69,10 @@ def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) ->
     return KnownParts(made, pattern.parse)
 
 
-def view_in_models(models: Mapping[str, Manifest], pattern: PartPattern, view: str) -> KnownParts:
-    """Good parts of a model for each view, as the pictures of one view show them."""
-    known = known_parts(models, pattern)
-    return replace(known, view_of=lambda name: View(pattern.parse_part(name), view))
-
-
 def parts_of_model(manifest: Manifest) -> KnownParts | None:
     """Good parts that a model which decides on parts was calibrated on; None: it judges single pictures.
     InputError: as `part_calibration`."""
     pattern = stored_part_pattern(manifest)
-    return None if pattern is None else known_parts(manifest, pattern)
+    if pattern is None:
+        return None
+    return parts_of_rows(manifest.pictures, pattern, manifest.calibration.rate)

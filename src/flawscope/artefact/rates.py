@@ -7,12 +7,11 @@ another rate is the same network with another calibration.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any, NamedTuple, TypedDict
 
 from flawscope.artefact.detection import decided_defects
+from flawscope.artefact.model_facts import ModelFacts
 from flawscope.artefact.model_file import Manifest
-from flawscope.artefact.parts import part_calibration, stored_part_pattern
 from flawscope.calibration.holding_out import min_calibration_size
 from flawscope.calibration.power import MIN_DEFECTS, wilson_interval
 from flawscope.calibration.promise import (
@@ -100,13 +99,17 @@ class Promise(NamedTuple):
         return LineVerdict(state if good else NOTHING, interval)
 
 
-def promise_of(manifest: Manifest) -> Promise:
-    """Return what a model promises of good pictures, or of good parts where it decides on those."""
-    pattern, scores = stored_part_pattern(manifest), manifest.calibration
-    if pattern is None:
+def promise_of(model: Manifest | ModelFacts) -> Promise:
+    """Return what a model of one product promises of good pictures, or of good parts where it decides on
+    those."""
+    facts = ModelFacts.of(model)
+    if facts.parts is None:
+        (manifest,) = facts.manifests.values()
+        scores = manifest.calibration
         of = scores.expected_rate, scores.unit_count, scores.has_shared_units
         return Promise(scores.promise(), scores.promised, scores.rate, *of)
-    parts = part_calibration(manifest, pattern)
+    (known,) = facts.known_parts().values()
+    parts = known.calibration
     count = parts.complete_count
     return Promise(parts.promise(), count > 1, parts.rate, parts.expected_rate, count, True, by_part=True)
 
@@ -128,9 +131,10 @@ class PromiseFacts(TypedDict):
     several: bool
 
 
-def promise_facts(manifest: Manifest) -> PromiseFacts:
+def promise_facts(model: Manifest | ModelFacts) -> PromiseFacts:
     """Return what a model promises, as pages show it."""
-    promise = promise_of(manifest)
+    facts = ModelFacts.of(model)
+    promise = promise_of(facts)
     return {
         "promised": promise.is_made,
         "rate": promise.rate,
@@ -139,13 +143,13 @@ def promise_facts(manifest: Manifest) -> PromiseFacts:
         "wanted_rate": promise.wanted,
         # where pictures show one part alone, only other parts help
         "of_parts": promise.of_parts or not promise.is_made,
-        "several": manifest.preprocess.several is not None,
+        "several": any(one.preprocess.several is not None for one in facts.manifests.values()),
     }
 
 
-def check_rate(manifest: Manifest, rate: float) -> None:
+def check_rate(model: Manifest | ModelFacts, rate: float) -> None:
     """InputError where a model's good pictures do not support a false-alarm rate."""
-    promise = promise_of(_with_rate(manifest, rate))
+    promise = promise_of(ModelFacts.of(model).with_rate(rate))
     if not promise.is_made:
         raise InputError(
             "the model promises no false-alarm rate, so it has none to change: learn from more parts"
@@ -166,38 +170,48 @@ def _round_up(percent: float) -> float:
     return math.ceil(percent * scale - 1e-6) / scale
 
 
-def describe_rates(manifest: Manifest) -> list[dict[str, Any]]:
+def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
     """Return for each rate that is offered, and the model's own: `rate`; `expected`, the share of good ones
-    that will be called anomalous; `supported`; `missing`, how many more good ones it needs; `threshold`; and
-    `found`, simulated defects by size: found, all; empty where too few of a size were tried."""
-    tried = decided_defects(manifest)
-    enough = tried is not None and all(len(one) >= MIN_DEFECTS for one in tried.scores.values())
+    that will be called anomalous; `supported`; `missing`, how many more good ones it needs; `threshold`, of
+    one model; and `found`, simulated defects by size: found, all; empty where too few of a size were
+    tried."""
+    facts = ModelFacts.of(model)
     rows = []
-    for rate in sorted({*OFFERED, manifest.calibration.rate}, reverse=True):
-        at = _with_rate(manifest, rate)
+    for rate in sorted({*OFFERED, facts.rate}, reverse=True):
+        at = facts.with_rate(rate)
         promise = promise_of(at)
-        moved = decided_defects(at) if enough else None
+        calibrations = [manifest.calibration for manifest in at.manifests.values()]
+        is_bound = promise.is_made and not promise.by_part
         rows.append(
             {
                 "rate": rate,
                 "expected": promise.rate,
-                "at_most": None if promise.by_part or not promise.is_made else at.calibration.rate_bound,
+                "at_most": max(one.rate_bound for one in calibrations) if is_bound else None,
                 "supported": promise.is_made and promise.rate <= rate + _ROUNDING,
                 "missing": promise.missing,
-                "threshold": at.calibration.score_threshold,
-                "found": {}
-                if moved is None
-                else {size: list(moved.count_found(size)) for size in moved.scores},
+                "threshold": calibrations[0].score_threshold if len(calibrations) == 1 else None,
+                "found": _found_by_size(at),
             }
         )
     return rows
+
+
+def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
+    """Simulated defects by size, found and all, over the models of all views; empty where too few of a size
+    were tried."""
+    found: dict[str, list[int]] = {}
+    for name, manifest in facts.manifests.items():
+        tried = decided_defects(manifest, facts.parts_of(name))
+        if tried is None or any(len(one) < MIN_DEFECTS for one in tried.scores.values()):
+            return {}
+        for size in tried.scores:
+            so_far = found.setdefault(size, [0, 0])
+            for k, number in enumerate(tried.count_found(size)):
+                so_far[k] += number
+    return found
 
 
 def found_interval(found: int, count: int) -> tuple[float, float] | None:
     """Returns the 95 % interval, 0..1, of the share of simulated defects of a size that is found; None where
     too few were tried for a number."""
     return None if count < MIN_DEFECTS else wilson_interval(found, count)
-
-
-def _with_rate(manifest: Manifest, rate: float) -> Manifest:
-    return replace(manifest, calibration=manifest.calibration.with_rate(rate))

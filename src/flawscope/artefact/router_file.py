@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from flawscope.artefact.files import (
     open_file,
     unusable_file_error,
 )
+from flawscope.artefact.model_facts import ModelFacts, check_same_parts
 from flawscope.artefact.model_file import (
     FORMAT,
     Artefact,
@@ -155,21 +156,10 @@ class RouterArtefact:
             raise InputError("a router needs good pictures of each product")
         check_same_parts([one.manifest.facts.get("part") for one in self.products.values()])
 
-
-def check_same_parts(patterns: Sequence[Mapping[str, Any] | None]) -> None:
-    """InputError where products' patterns of parts and views differ, as their models' facts have them."""
-    if any(one != patterns[0] for one in patterns):
-        raise InputError(
-            "the products' patterns of parts and views differ, and a part is recognised by all its views: "
-            "fit all with the same --part and --view, or none"
-        )
-
-
-class RouterFacts(NamedTuple):
-    """Facts that a router's file says of it: the products' manifests, and the pattern of views, if any."""
-
-    manifests: dict[str, Manifest]
-    views: PartPattern | None
+    @property
+    def facts(self) -> ModelFacts:
+        """Facts that the file says of the models."""
+        return ModelFacts({name: one.manifest for name, one in self.products.items()}, self.views)
 
 
 def write(artefact: RouterArtefact, path: str | os.PathLike[str]) -> None:
@@ -213,11 +203,11 @@ def is_router(path: str | os.PathLike[str]) -> bool:
         return "products" in read_header(file, path, several=True).document
 
 
-def read_facts(path: str | os.PathLike[str]) -> RouterFacts:
+def read_facts(path: str | os.PathLike[str]) -> ModelFacts:
     """Reads each product's manifest, and the pattern of views. Tensor data are not checked."""
     with open_file(path) as file:
         header = read_header(file, path, several=True)
-        return RouterFacts(
+        return ModelFacts(
             _parse_manifests(header.document, header.run, path), parse_views(header.document, path)
         )
 

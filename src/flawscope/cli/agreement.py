@@ -100,18 +100,20 @@ def _model_facts(path: str, read: ReadStudy) -> tuple[list[tuple[str, str]], int
     """A model's facts with its hash, and how many of the pictures that the runs judged it was fitted on."""
     from flawscope.artefact.files import file_sha256
     from flawscope.pages.report.words import model_facts
-    from flawscope.pictures.decoding import pixel_hash
-    from flawscope.predictor import read_manifest
-    from flawscope.predictor.router import is_router, read_router_facts
+    from flawscope.pictures.decoding import decode, pixel_hash
+    from flawscope.predictor.router import read_facts
 
-    manifests = read_router_facts(path)[0] if is_router(path) else {"": read_manifest(path)}
-    learnt = {picture.hash for manifest in manifests.values() for picture in manifest.pictures}
-    how = next(iter(manifests.values())).preprocess  # models of several share how channels are read
+    known = read_facts(path)
+    learnt, channels = {picture.hash for picture in known.pictures}, known.channels
     judged = {name for one in read.sources for name in one.pictures if os.path.isfile(name)}
     facts = [("file", os.path.basename(path)), ("SHA-256", file_sha256(path))]
-    for name, manifest in manifests.items():
+    for name, manifest in known.manifests.items():
         facts += [(f"{name}: {what}" if name else what, value) for what, value in model_facts(manifest)]
-    return facts, sum(pixel_hash(how.decode(name)) in learnt for name in judged)
+    count = 0
+    for name in judged:
+        picture = decode(name) if channels is None else channels.read(name)
+        count += pixel_hash(picture) in learnt
+    return facts, count
 
 
 def format_agreement(found: Agreement, claim: float, remarks: Iterable[str]) -> str:

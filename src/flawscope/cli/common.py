@@ -32,6 +32,7 @@ from flawscope.pages import report
 from flawscope.progress import ProgressCallback, Say, TerminalProgress, discard, ignore_progress, write_line
 
 if TYPE_CHECKING:
+    from flawscope.artefact.model_facts import ModelFacts
     from flawscope.artefact.model_file import Manifest
     from flawscope.evaluation.result import Evaluation
     from flawscope.pictures.units import PartReader
@@ -299,14 +300,17 @@ def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
     add_force(parser)
 
 
-def seed_and_group(manifest: Manifest) -> tuple[int, PartReader | None]:
-    """The seed that a model was fitted with, and what tells its parts by names: its data set is split alike
-    again. InputError: the model is damaged."""
-    from flawscope.artefact.parts import stored_part_reader
+def seed_and_group(model: Manifest | ModelFacts) -> tuple[int, PartReader | None]:
+    """The seed that a model of one product was fitted with, and what tells its parts by names: its data set
+    is split alike again. InputError: the model is damaged, or its views have different seeds."""
+    from flawscope.artefact.model_facts import ModelFacts
     from flawscope.methods import registry
 
-    seed = int(registry.method(manifest.method).parse_stored(manifest.config).seed)
-    return seed, stored_part_reader(manifest)
+    def seed_of(manifest: Manifest) -> int:
+        return int(registry.method(manifest.method).parse_stored(manifest.config).seed)
+
+    facts = ModelFacts.of(model)
+    return facts.shared("seeds", seed_of), facts.part_reader
 
 
 def say(line: str) -> None:

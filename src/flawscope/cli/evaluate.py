@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.predictor.router import is_router
 
     if is_router(args.model):
-        return _run_router(args)
+        return _run_each(args)
     if common.asks_several(args):
         if not Path(args.model).is_dir():
             raise InputError(
@@ -287,13 +287,11 @@ def _light_row(one: Robustness) -> tuple[str, ...]:
 # -------------------------------------------------------------------------------------- several categories
 
 
-def _run_router(args: argparse.Namespace) -> int:
+def _run_each(args: argparse.Namespace) -> int:
     """Evaluates each product of a model of several, and how it is recognised; or views and parts."""
     from flawscope.datasets import find_categories
-    from flawscope.predictor.router import Router
 
     model = common.load_model(args, args.model)
-    assert isinstance(model, Router)
     if datasets := _view_datasets(args, model):
         names = tuple(datasets)
     elif args.category:
@@ -308,7 +306,7 @@ def _run_router(args: argparse.Namespace) -> int:
     return _run_several(args, names, model, datasets)
 
 
-def _view_datasets(args: argparse.Namespace, model: Router) -> dict[str, Dataset]:
+def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[str, Dataset]:
     """Returns the test pictures of each view; empty for a model of several products."""
     from flawscope.datasets import open_dataset
 
@@ -316,12 +314,12 @@ def _view_datasets(args: argparse.Namespace, model: Router) -> dict[str, Dataset
         return {}
     if common.asks_several(args):
         raise InputError("the model is of one product's views: name one --category")
-    seed, _ = common.seed_and_group(next(iter(model.products.values())).manifest)
-    dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part_key, good=args.good)
+    seed, group = common.seed_and_group(model.facts)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     return fit_one.split_by_view(dataset, pattern, "test", *(["train"] if dataset.drawn_split else []))
 
 
-def _recognition(model: Router, name: str, result: Evaluation) -> Json:
+def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Json:
     """Counts a product's test pictures, and how many of them the router takes for each other
     product, or for none."""
     from flawscope.results.prediction import Prediction
@@ -335,7 +333,7 @@ def _recognition(model: Router, name: str, result: Evaluation) -> Json:
 def _run_several(
     args: argparse.Namespace,
     names: Sequence[str],
-    model: Router | None = None,
+    model: Predictor | Router | None = None,
     datasets: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> int:
     """Evaluates the model of each category, or one of several; one table, averages last, is printed and

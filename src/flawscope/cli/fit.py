@@ -25,7 +25,7 @@ add_arguments = fit_options.add_arguments
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files
-    from flawscope.evaluation.next_steps import advise_blind, advise_each_view
+    from flawscope.evaluation.next_steps import advise_blind
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import is_router
     from flawscope.results.advice import advice
@@ -45,11 +45,9 @@ def run(args: argparse.Namespace) -> int:
     args.call_digest, args.has_test = questions.digest_call(args), True
     if args.force and questions.accept(args.out, args.call_digest):
         return common.report_failures(_evaluate(args, Predictor.opened(args.out)) if args.evaluate else [])
-    if (
-        args.joint
-        or args.each_view
-        or (args.update and os.path.isfile(args.update) and is_router(args.update))
-    ):
+    args.each_view = router.wants_each_view(args)
+    is_update = args.update and os.path.isfile(args.update) and is_router(args.update)
+    if args.joint or args.each_view or is_update:
         return router.fit(args)
     if common.asks_several(args):
         return fit_several.run(args)
@@ -72,10 +70,7 @@ def run(args: argparse.Namespace) -> int:
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB{speed}); `flawscope info {out}` tells the rest")
     rate, missing = predictor.calibration.rate, lacking(predictor.manifest, args.update is not None)
     few = advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest))
-    steps = [] if args.update else list(advise_each_view(predictor.manifest))
-    steps += advise_blind(predictor.manifest)
-    steps += few
-    for step in steps:
+    for step in [*advise_blind(predictor.manifest), *few]:
         say(common.next_step(step))
     for line in next_steps(args, out):
         say(line)

@@ -121,6 +121,8 @@ def _argument(option: record.FitOption, words: Mapping[str, object]) -> dict[str
         text = text.replace(f"{{{word}}}", str(value))
     if option.value == record.SWITCH:
         return {"action": "store_true", "help": text}
+    if option.value == record.YES_OR_NO:
+        return {"action": argparse.BooleanOptionalAction, "help": text}
     how: dict[str, Any] = {"metavar": option.metavar, "help": text}
     if option.choices:
         how["choices"] = option.choices

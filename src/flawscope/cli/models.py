@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from flawscope.artefact import files
 from flawscope.cli import common, questions
 from flawscope.errors import InputError, pluralize, require_installed
+from flawscope.pictures.listing import relative_names
 
 if TYPE_CHECKING:
+    from flawscope.artefact.model_facts import ModelFacts
     from flawscope.artefact.model_file import Manifest
     from flawscope.calibration.parts import KnownParts
     from flawscope.pictures.decoding import PictureSource
@@ -32,14 +34,13 @@ def info_arguments(parser: argparse.ArgumentParser) -> None:
 
 def info(args: argparse.Namespace) -> int:
     """Tell what a model is: method, settings, threshold, where its weights and pictures came from."""
-    from flawscope.predictor import read_manifest
-    from flawscope.predictor.router import is_router
+    from flawscope.predictor.router import read_facts
 
-    if is_router(args.model):
-        _show_router(args)
+    facts = read_facts(args.model)
+    if args.json:
+        print(common.as_json(_facts_document(facts)))
     else:
-        manifest = read_manifest(args.model)
-        print(common.as_json(manifest.to_dict()) if args.json else "\n".join(manifest_lines(manifest)))
+        print("\n".join(_facts_lines(facts)))
     if not args.self_test:
         return 0
     from flawscope.artefact.certificate import Certificate
@@ -53,23 +54,27 @@ def info(args: argparse.Namespace) -> int:
     return 0 if all(result.passed for result in results.values()) else 1
 
 
-def _show_router(args: argparse.Namespace) -> None:
-    """Tells what a model of several products or views is, one by one."""
-    from flawscope.artefact.parts import part_calibration, view_in_models
-    from flawscope.predictor.router import read_router_facts
+def _facts_document(facts: ModelFacts) -> Json:
+    """The manifest of a model of one product, or those of all products or views."""
+    if not facts.kind:
+        return facts.manifests[""].to_dict()
+    document: Json = {"products": {name: one.to_dict() for name, one in facts.manifests.items()}}
+    return document if facts.views is None else {**document, "views": asdict(facts.views)}
 
-    manifests, views = read_router_facts(args.model)
-    if args.json:
-        document: Json = {"products": {name: one.to_dict() for name, one in manifests.items()}}
-        print(common.as_json(document if views is None else {**document, "views": asdict(views)}))
-    else:
-        of = pluralize(len(manifests), "product" if views is None else "view")
-        print(f"joint model of {of}: {', '.join(manifests)}")
-        if views is not None:
-            print(part_calibration(manifests, views).promise())
-        for name, manifest in manifests.items():
-            parts = None if views is None else view_in_models(manifests, views, name)
-            print(f"\n{name}\n" + "\n".join(f"  {line}" for line in manifest_lines(manifest, parts)))
+
+def _facts_lines(facts: ModelFacts) -> list[str]:
+    """Lines of `info` on a model: of several products, or views, one by one."""
+    from flawscope.artefact.rates import promise_of
+
+    if not facts.kind:
+        return manifest_lines(facts.manifests[""])
+    lines = [f"joint model of {pluralize(len(facts.manifests), facts.kind)}: {', '.join(facts.manifests)}"]
+    if facts.views is not None:
+        lines.append(promise_of(facts).text)
+    for name, manifest in facts.manifests.items():
+        parts = None if facts.views is None else facts.parts_of(name)
+        lines += [f"\n{name}", *(f"  {line}" for line in manifest_lines(manifest, parts))]
+    return lines
 
 
 def manifest_lines(manifest: Manifest, parts: KnownParts | None = None) -> list[str]:
@@ -148,6 +153,8 @@ def calibrate(args: argparse.Namespace) -> int:
         refuse_unknown(Path(args.good), pictures, "give the folder of good ones alone, or add --force")
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     names = common.product_names(model, args)
+    if args.false_alarm_rate is not None and model.views is not None and args.product is not None:
+        raise InputError("the views decide together, at one false-alarm rate: leave out --product")
     given = _pictures_by_product(model, names, pictures)
     lines, failures = [], list[str]()
     for name in names:
@@ -178,18 +185,15 @@ def _pictures_by_product(
 ) -> dict[str, list[PictureSource]]:
     """Good pictures of each product, or view, that is calibrated on them. InputError where a call names no
     product, or no part would have good pictures of all views."""
-    from flawscope.predictor.router import Router
-
     if not pictures:
         return {}
     if len(names) == 1:
         given = {names[0]: [*pictures]}
-    elif isinstance(model, Router) and model.views is not None:
+    elif model.views is not None:
         given = model.sort_by_view(pictures)
     else:
         raise InputError(f"--good has pictures of one product: name it with --product, {' or '.join(names)}")
-    if isinstance(model, Router):
-        model.check_whole_parts(given)
+    model.facts.check_whole_parts({name: relative_names(own) for name, own in given.items()})
     return given
 
 
@@ -234,8 +238,8 @@ def export(args: argparse.Namespace) -> int:
     before."""
     from flawscope.datasets import list_pictures
     from flawscope.datasets.own_folders import refuse_unknown
-    from flawscope.predictor import fitted_artefact, read_manifest
-    from flawscope.predictor.router import is_router, load, read_router_facts
+    from flawscope.predictor import fitted_artefact
+    from flawscope.predictor.router import load, read_facts
 
     out = files.check_writable(args.out)
     call = questions.digest_call(args)
@@ -247,7 +251,7 @@ def export(args: argparse.Namespace) -> int:
         "threads": args.threads,
         "failures": failures,
     }
-    several = is_router(args.model)
+    several = bool(read_facts(args.model).kind)
     if args.product and not several:
         raise InputError("--product is for joint models: leave it out")
     if not several:
@@ -262,12 +266,11 @@ def export(args: argparse.Namespace) -> int:
         from flawscope.export.router_export import export_router
 
         export_router(args.model, out, pictures=_good_pictures(args), only=args.product, **options)
-        _say_exported(args, read_router_facts(out).manifests)
     else:
         from flawscope.export import export as exporting
 
         exporting.export(artefact, out, **options)
-        _say_exported(args, {"": read_manifest(out)})
+    _say_exported(args, read_facts(out).manifests)
     if questions.new_questions(out, args.model):
         questions.save(load(out), out, call, args.model)
     return common.report_failures(failures) or questions.report(out, args.model)
@@ -276,16 +279,15 @@ def export(args: argparse.Namespace) -> int:
 def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
     """Pictures of --pictures by product: of the products' folders, as in `fit`, else as recognised."""
     from flawscope.datasets import find_categories, list_pictures, open_dataset
-    from flawscope.predictor.router import Router, load
+    from flawscope.predictor.router import load
 
     if not args.pictures:
         return {}
-    router = load(args.model)
-    assert isinstance(router, Router)
-    of: dict[str, list[PictureSource]] = {name: [] for name in router.products}
+    model = load(args.model)
+    of: dict[str, list[PictureSource]] = {name: [] for name in model.products}
     if of.keys() <= {*find_categories(args.pictures)}:
         return {name: [item.path for item in open_dataset(args.pictures, name).train] for name in of}
-    for source, shown in router.recognise(list_pictures(args.pictures)):
+    for source, shown in model.recognise(list_pictures(args.pictures)):
         if not isinstance(shown, InputError) and shown.product:
             of[shown.product].append(source)
     return of

@@ -145,10 +145,9 @@ def tell_questions(args: argparse.Namespace) -> None:
 
 def _manifests(path: str | os.PathLike[str]) -> Mapping[str, Manifest]:
     """Manifests of the products of a model file; none where it is none, which the command itself says."""
-    from flawscope.predictor import read_manifest
-    from flawscope.predictor.router import is_router, read_router_facts
+    from flawscope.predictor.router import read_facts
 
     try:
-        return read_router_facts(path).manifests if is_router(path) else {"": read_manifest(path)}
+        return read_facts(path).manifests
     except (InputError, OSError):
         return {}

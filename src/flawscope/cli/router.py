@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common, fit_one, fit_options, fit_several, questions
-from flawscope.errors import InputError, pluralize
+from flawscope.errors import InputError, join_names, pluralize
 from flawscope.methods import registry
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
     from flawscope.artefact.router_file import DescriptorModel, RouterArtefact
     from flawscope.calibration.parts import PartPattern
+    from flawscope.datasets import Dataset
 
 Calls = dict[str, argparse.Namespace]
 
@@ -25,6 +26,7 @@ def fit(args: argparse.Namespace) -> int:
     """Fits a model of each product or view as `fit` does, or adds to those of a router, and writes all in one
     file. Where one fails, the others are kept beside it, for --resume."""
     from flawscope.artefact import files, model_file, router_file
+    from flawscope.artefact.model_facts import check_same_parts
     from flawscope.predictor.router import open_joined
 
     if args.update and args.cluster is not None:
@@ -45,7 +47,7 @@ def fit(args: argparse.Namespace) -> int:
     if any(call.update is None for call in calls.values()):  # a new one is asked before it is fitted
         patterns = [_own_part(args, call) for call in calls.values()]
         patterns += [one.manifest.facts.get("part") for one in products.values()]
-        router_file.check_same_parts(patterns)
+        check_same_parts(patterns)
     kind = "product" if pattern is None else "view"
     with _kept_models(folder):
         for name, call in calls.items():
@@ -130,20 +132,48 @@ def _view_pattern(args: argparse.Namespace, old: RouterArtefact | None) -> PartP
     return None if old is None else old.views
 
 
-def _view_calls(
-    args: argparse.Namespace, old: RouterArtefact | None, folder: Path, pattern: PartPattern
-) -> Calls:
+def wants_each_view(args: argparse.Namespace) -> bool:
+    """Whether each view of a part gets a model of its own: as the call says, else where the good pictures of
+    all views look different, which is told."""
+    if args.each_view is not None:
+        return bool(args.each_view)
+    # a search has minutes for one model, and `--evaluate` measures one
+    asks_for_one = args.group or args.joint or args.update or args.auto or args.evaluate
+    if args.part is None or asks_for_one or common.asks_several(args):
+        return False
+    from flawscope.calibration.parts import PartPattern
+    from flawscope.fitting.view_differences import views_differ
+
+    views = _views_of(args, PartPattern(args.part, args.view), _seed_of_call(args))
+    if not views_differ({view: [item.path for item in one.train] for view, one in views.items()}):
+        return False
+    common.say_unless_quiet(args)(
+        f"views {join_names([*views])} look different: each has a model of its own, in one file "
+        "(--no-each-view: one model for all)"
+    )
+    return True
+
+
+def _views_of(args: argparse.Namespace, pattern: PartPattern, seed: int) -> dict[str, Dataset]:
+    """The good pictures of each view. InputError: names tell no part, or none twice."""
     from flawscope.datasets import open_dataset
 
-    if old is None:
-        settings = fit_one.read_fit_settings(args)
-        seed = registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed
-    else:
-        seed, _ = common.seed_and_group(next(iter(old.products.values())).manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part_key, good=args.good)
     items = [*dataset.train, *dataset.validation]
     pattern.part_numbers(dataset.relative(item.path) for item in items)
-    views = fit_one.split_by_view(dataset, pattern, "train", "validation")
+    return fit_one.split_by_view(dataset, pattern, "train", "validation")
+
+
+def _seed_of_call(args: argparse.Namespace) -> int:
+    settings = fit_one.read_fit_settings(args)
+    return int(registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed)
+
+
+def _view_calls(
+    args: argparse.Namespace, old: RouterArtefact | None, folder: Path, pattern: PartPattern
+) -> Calls:
+    seed = _seed_of_call(args) if old is None else common.seed_and_group(old.facts)[0]
+    views = _views_of(args, pattern, seed)
     own = {"category": args.category, "part": None, "view": None, "group": pattern.part}
     return {one: _call(args, old, folder, one, only_view=(pattern, one), **own) for one in views}
 

@@ -25,7 +25,6 @@ from flawscope.results.prediction import MISSED
 from flawscope.views.congealing import poses_needed, spread_numbers
 from flawscope.views.pose import PoseKind
 from flawscope.views.preprocess import Preprocess
-from flawscope.views.view_looks import ViewLooks
 
 MEASURED = 40  # missed defects whose sizes are measured
 ADVISED_RATES = (0.02, 0.05, 0.1, 0.2, 0.3)
@@ -44,15 +43,6 @@ def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
         return advise_before(dataset)
     waiting = {trial.flags for trial in choice.trials if not trial.was_ended}
     return advice(lies=next((kind for kind in LIES if f"--align {kind}" in waiting), None))
-
-
-def advise_each_view(manifest: Manifest) -> list[Advice]:
-    """Advises a model for each view where one model has learnt views that look different."""
-    looks = ViewLooks.from_facts(manifest.facts)
-    if looks is None or not looks.are_told_apart:
-        return []
-    step = "--each-view, a model for each, which finds more in such views; a station does not take it yet"
-    return [Advice(step, f"views {', '.join(looks.views)} look different")]
 
 
 def advise_blind(manifest: Manifest) -> list[Advice]:

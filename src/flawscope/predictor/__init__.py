@@ -39,6 +39,7 @@ from flawscope.predictor.several_parts import with_parts
 from flawscope.predictor.streaming import (
     Loaded,
     LoadResult,
+    PictureOf,
     PreparedPicture,
     SourceResult,
     from_bgr,
@@ -186,9 +187,6 @@ class Predictor(AnyModel):
                 f"this model is saved as {self.session.suffix}; `flawscope export` makes the other kinds"
             )
         self.session.save(self.artefact, path)
-
-    def parts(self) -> PartCollector | None:
-        return PartCollector.of(self.manifest)
 
     def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
         if len(leave_out) == 0:
@@ -402,4 +400,4 @@ class Predictor(AnyModel):
         return certify_samples(self.session, self.artefact)
 
 
-__all__ = ["Predictor", "PreparedPicture", "read_manifest"]
+__all__ = ["PictureOf", "Predictor", "PreparedPicture", "read_manifest"]

@@ -7,21 +7,27 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
+from numpy.typing import NDArray
+
+from flawscope.artefact.model_facts import ModelFacts
+from flawscope.calibration.parts import PartPattern
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor.parts import PartCollector, no_parts_error
 from flawscope.predictor.streaming import (
     Loaded,
     LoadResult,
+    PictureOf,
     PreparedPicture,
     SourceResult,
     collect_predictions,
+    read_picture,
     reading_error,
     resolve_pictures,
     stream_predictions,
 )
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import Prediction, Recognition
 from flawscope.runtime import Runner
 
 if TYPE_CHECKING:
@@ -32,12 +38,25 @@ class AnyModel(ABC):
     """Model of one product, or of several.
 
     Attributes:
-        products: the model of each product, or view, by its name; one alone has none.
-        kind: the word for each of `products`; empty where there is one alone.
+        products: the model of each product, or view, by its name; that of one alone under "".
     """
 
     products: Mapping[str, Predictor]
-    kind: str = ""
+
+    @property
+    def views(self) -> PartPattern | None:
+        """The pattern that tells views apart; None: `products` are products, or one alone."""
+        return None
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Facts that the model's file says of it."""
+        return ModelFacts({name: one.manifest for name, one in self.products.items()}, self.views)
+
+    @property
+    def kind(self) -> str:
+        """The word for each of `products`, product or view; empty where there is one alone."""
+        return self.facts.kind
 
     @property
     @abstractmethod
@@ -45,15 +64,18 @@ class AnyModel(ABC):
         """The engine, or engines, that run pictures which are computed together."""
 
     def load(
-        self, source: PictureSource, bgr: bool = False, leave_out: Collection[str] = ()
+        self, source: PictureSource | PictureOf, bgr: bool = False, leave_out: Collection[str] = ()
     ) -> tuple[PictureSource, LoadResult]:
         """Reads a picture as the network sees it, or says why it cannot be read."""
         if isinstance(source, PreparedPicture):
             return source.source, source.seen
+        given = source.source if isinstance(source, PictureOf) else source
         try:
-            return source, self._load(source, bgr, leave_out)
+            if isinstance(source, PictureOf):
+                return self._load_as(given, source.product)
+            return given, self._load(given, bgr, leave_out)
         except Exception as error:  # also what a reader of pictures does not foresee: the model is fine
-            return source, reading_error(error, source)
+            return given, reading_error(error, given)
 
     @abstractmethod
     def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
@@ -65,10 +87,22 @@ class AnyModel(ABC):
     ) -> list[SourceResult]:
         """Judges pictures that are computed together. run: of the `runner`."""
 
-    @abstractmethod
     def parts(self) -> PartCollector | None:
         """Returns a collector of predictions that decides on each part; None where the model was fitted
         without `part`. InputError: it was calibrated on pictures whose names tell no part."""
+        return None if self.facts.parts is None else PartCollector(self.facts)
+
+    def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
+        """Sorts files by the view that their names tell, where the model has one for each; of one model alone
+        they stay together. InputError: a name tells no view that is known, or each product has its own
+        pictures."""
+        if self.kind:
+            raise InputError(f"name the product that the pictures show: {', '.join(self.products)}")
+        return {"": [*pictures]}
+
+    def _load_as(self, source: PictureSource, product: str) -> tuple[PictureSource, LoadResult]:
+        """Reads a picture of a product, or view, that is said."""
+        return self.product(product).load(source)
 
     def product(self, name: str) -> Predictor:
         """The model of one product, or view. InputError where there is no such one."""
@@ -140,10 +174,27 @@ class AnyModel(ABC):
         tiled = any(one.manifest.preprocess.tile is not None for one in self.products.values())
         return stream_predictions(resolve_pictures(pictures), load, self.judge, self.runner, batch, tiled)
 
+    def _tell(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
+        """Tells what a decoded picture shows, by its look, or a view by its name. InputError."""
+        return Recognition("", "", 1.0)
+
+    def recognise(
+        self, pictures: Iterable[PictureSource] | PictureSource, *, bgr: bool = False
+    ) -> Iterator[tuple[PictureSource, Recognition | InputError]]:
+        """Yields every picture with the product, or view, that it shows, or with the reason why it cannot be
+        read. Nothing is judged; a model of one product is sure of it."""
+        for source in resolve_pictures(pictures):
+            try:
+                shown: Recognition | InputError = self._tell(source, read_picture(source, bgr))
+            except Exception as error:
+                shown = reading_error(error, source)
+            yield source, shown
+
     @check_arguments(but=("picture",))
-    def prepare(self, picture: PictureSource) -> PreparedPicture:
+    def prepare(self, picture: PictureSource | PictureOf) -> PreparedPicture:
         """Decodes a picture, and recognises its product, to be judged later: `stream` takes it in the
-        picture's place. Takes a `HashedPicture`, too. InputError: the picture cannot be read."""
+        picture's place. Takes a `HashedPicture` and a `PictureOf`, too. InputError: the picture cannot be
+        read."""
         source, loaded = self.load(picture)
         if isinstance(loaded, InputError):
             raise loaded

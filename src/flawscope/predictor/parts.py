@@ -9,9 +9,10 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from flawscope.artefact.model_facts import ModelFacts
 from flawscope.artefact.model_file import Manifest
-from flawscope.artefact.parts import Manifests, part_calibration, stored_part_pattern
-from flawscope.calibration.parts import PartCalibration, PartPattern
+from flawscope.artefact.parts import stored_part_pattern
+from flawscope.calibration.parts import PartCalibration
 from flawscope.calibration.promise import PromiseVerdict
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PictureSource
@@ -49,29 +50,37 @@ def unknown_view_error(name: str, view: str, known: Iterable[str]) -> InputError
 
 
 class PartCollector:
-    """Collects predictions until all views of their part are there.
+    """Collects predictions until all views of their part are there, and decides on the part.
 
-    Args:
-        pattern: that tells parts and views apart; None: the model's own.
+    Attributes:
+        pattern: that tells parts and views apart.
+        calibrations: of the parts of each product, by its name; of one product under "".
 
     Raises:
-        InputError: the model was fitted without --part, or as `part_calibration`.
+        InputError: the model was fitted without --part, or was calibrated on pictures whose names tell no
+            part.
     """
 
-    def __init__(self, models: Manifests, pattern: PartPattern | None = None):
-        if pattern is None and (
-            not isinstance(models, Manifest) or (pattern := stored_part_pattern(models)) is None
-        ):
+    def __init__(self, facts: ModelFacts):
+        if (pattern := facts.parts) is None:
             raise no_parts_error()
-        self.calibration, self.pattern = part_calibration(models, pattern), pattern
-        self.looks = ViewLooks.from_facts(models.facts) if isinstance(models, Manifest) else None
+        self.pattern = pattern
+        self.calibrations = {name: known.calibration for name, known in facts.known_parts().items()}
+        self._looks = dict[str, ViewLooks | None]()
+        for name in self.calibrations:  # models of one view each see no other
+            self._looks[name] = None if facts.views else ViewLooks.from_facts(facts.manifests[name].facts)
         self._open: dict[str, dict[str, Prediction]] = {}
 
-    @classmethod
-    def of(cls, manifest: Manifest) -> PartCollector | None:
-        """Returns a collector for a model; None: it judges single pictures. InputError: its parts are
-        damaged."""
-        return None if stored_part_pattern(manifest) is None else cls(manifest)
+    @property
+    def calibration(self) -> PartCalibration:
+        """The calibration of a model of one product."""
+        (calibration,) = self.calibrations.values()
+        return calibration
+
+    @property
+    def views(self) -> list[str]:
+        """Names of the views of all products."""
+        return [*dict.fromkeys(view for one in self.calibrations.values() for view in one.views)]
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
         """Adds a prediction of a file. Returns its part's, where this was the last view.
@@ -98,7 +107,7 @@ class PartCollector:
     @property
     def expected_rate(self) -> float:
         """Share of new good parts that are expected to be called anomalous; of products the largest."""
-        return self.calibration.expected_rate
+        return max(one.expected_rate for one in self.calibrations.values())
 
     def group(self, paths: Sequence[Path]) -> list[Path]:
         """Returns files in their order, but those of a part together: a part is decided on when its last view
@@ -116,13 +125,8 @@ class PartCollector:
 
     def check_view(self, name: str, view: str) -> None:
         """Checks a picture's view. InputError, which names the known views, for another."""
-        if view not in self.calibration.views:
-            raise unknown_view_error(name, view, self.calibration.views)
-
-    def compare(self, view: str, found: Prediction) -> Prediction:
-        """Returns the prediction of a picture that is named as a view, with a finding where it shows
-        another."""
-        return compare_view(self.looks, view, found)
+        if view not in self.views:
+            raise unknown_view_error(name, view, self.views)
 
     def decide_incomplete(self) -> Iterator[PartPrediction]:
         """Decides on the parts of which views are missing."""
@@ -138,7 +142,7 @@ class PartCollector:
         Args:
             pictures: of the views; None: they are files, which the predictions name.
         """
-        return self._decide(self.calibration, self.looks, part, views)
+        return self._decide(self.calibration, self._looks[""], part, views)
 
     @classmethod
     def _decide(
@@ -156,10 +160,15 @@ class PartCollector:
 
     def promise(self) -> str:
         """Line for a person: the false alarms expected among parts with all views."""
-        return self.calibration.promise()
+        lines = []
+        for name, one in self.calibrations.items():
+            lines.append(f"{name}: {one.promise()}" if name else one.promise())
+        return "; ".join(lines)
 
     def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
         """Judges by so many new good parts whether the promise was kept; None: none was made, or several."""
+        if len(self.calibrations) > 1:  # of each product its own
+            return None
         return self.calibration.judge(alarms, good)
 
     def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
@@ -174,28 +183,10 @@ class RoutedParts(PartCollector):
     """
 
     def __init__(
-        self,
-        models: Mapping[str, Manifest],
-        recogniser: Recogniser,
-        judge: Callable[[PictureSource, str], Prediction],
+        self, facts: ModelFacts, recogniser: Recogniser, judge: Callable[[PictureSource, str], Prediction]
     ):
-        super().__init__(next(iter(models.values())))
-        self.looks_of = {name: ViewLooks.from_facts(one.facts) for name, one in models.items()}
-        self.calibrations = {name: part_calibration(one, self.pattern) for name, one in models.items()}
+        super().__init__(facts)
         self._recogniser, self._judge = recogniser, judge
-
-    def promise(self) -> str:
-        return "; ".join(f"{name}: {one.promise()}" for name, one in self.calibrations.items())
-
-    @property
-    def expected_rate(self) -> float:
-        return max(one.expected_rate for one in self.calibrations.values())
-
-    def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
-        return None  # of each product its own
-
-    def compare(self, view: str, found: Prediction) -> Prediction:
-        return compare_view(self.looks_of.get(found.product or ""), view, found)
 
     def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
         return self.calibrations[self._recognise_product(views).nearest]
@@ -223,6 +214,6 @@ class RoutedParts(PartCollector):
                     continue
             same_product[view] = one
         nearest = shown.nearest
-        found = self._decide(self.calibrations[nearest], self.looks_of[nearest], part, same_product)
+        found = self._decide(self.calibrations[nearest], self._looks[nearest], part, same_product)
         found = replace(found, product=shown.product)
         return found if shown.product else found.called_anomalous()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import Certificate
 from flawscope.artefact.model_file import unpack_images
-from flawscope.artefact.parts import check_whole_parts, stored_part_pattern
 from flawscope.artefact.router_file import RouterArtefact
-from flawscope.calibration.goods import scored
-from flawscope.calibration.parts import PartPattern, View
+from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.decoding import PictureSource
@@ -31,22 +29,19 @@ from flawscope.predictor.streaming import (
     LoadResult,
     SourceResult,
     read_picture,
-    reading_error,
-    resolve_pictures,
 )
 from flawscope.results.findings import no_product
 from flawscope.results.prediction import Prediction, Recognition
 from flawscope.runtime import (
     Describe,
     OpenRouter,
-    RouterFacts,
     Run,
     Session,
     check_threads,
     is_router,
     open_router,
+    read_facts,
     read_manifest,
-    read_router_facts,
     save_router,
 )
 
@@ -143,11 +138,6 @@ class Router(AnyModel):
         return self._artefact.views
 
     @property
-    def kind(self) -> str:  # type: ignore[override]
-        """The word for each of `products`: product or view."""
-        return "product" if self.views is None else "view"
-
-    @property
     def runner(self) -> _Runner:
         return _Runner([one.session for one in self.products.values()])
 
@@ -156,9 +146,9 @@ class Router(AnyModel):
 
     @check_arguments()
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file, atomically: .safetensors, or .zip where it was exported. InputError where it would
-        decide on no whole part, as `check_whole_parts`."""
-        self.check_whole_parts({})
+        """Writes the file, atomically: .safetensors, or .zip where it was exported. InputError where its
+        models cannot stand in one file: they share too little, or would decide on no whole part."""
+        self.facts.check()
         save_router(self.artefact, {name: one.session for name, one in self.products.items()}, path)
 
     def with_product(self, name: str, model: Predictor) -> Router:
@@ -167,7 +157,8 @@ class Router(AnyModel):
         return Router(self._artefact, {**self.products, name: model}, self._describe)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
-        """Sorts files by the view that their names tell. InputError where a name tells none that is known."""
+        if self.views is None:
+            return super().sort_by_view(pictures)
         found: dict[str, list[PictureSource]] = {}
         for one in pictures:
             found.setdefault(self._view(one), []).append(one)
@@ -182,14 +173,7 @@ class Router(AnyModel):
         Raises:
             InputError: no whole part would remain, or names tell no part.
         """
-        if self.views is None:
-            return
-        names = {
-            view: [row.name for row in scored(one.manifest.pictures)] for view, one in self.products.items()
-        }
-        names |= {view: relative_names(pictures) for view, pictures in new.items()}
-        pictures = [View(self.views.parse_part(name), view) for view, of in names.items() for name in of]
-        check_whole_parts([*self.products], pictures)
+        self.facts.check_whole_parts({view: relative_names(pictures) for view, pictures in new.items()})
 
     def with_rate(self, false_alarm_rate: Rate) -> Router:
         """Returns the router with another target false-alarm rate for all products, 0.05 or "5%"."""
@@ -220,7 +204,6 @@ class Router(AnyModel):
         return self._recogniser.recognise(self._describe(images))[0]
 
     def _tell(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
-        """Tells what a decoded picture shows, by its look, or a view by its name. InputError."""
         if (by := self._artefact.recognition) is not None:
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
             return self._recognise(by.preprocess.views(picture, name).images([0]))
@@ -238,21 +221,18 @@ class Router(AnyModel):
             raise unknown_view_error(name, view, self.products)
         return view
 
-    def recognise(
-        self, pictures: Iterable[PictureSource] | PictureSource, *, bgr: bool = False
-    ) -> Iterator[tuple[PictureSource, Recognition | InputError]]:
-        """Yields every picture with the product, or view, that it shows, or with the reason why it cannot be
-        read. Nothing is judged."""
-        for source in resolve_pictures(pictures):
-            try:
-                shown: Recognition | InputError = self._tell(source, read_picture(source, bgr))
-            except Exception as error:
-                shown = reading_error(error, source)
-            yield source, shown
-
     # ---- judging
 
+    def _load_as(self, source: PictureSource, product: str) -> tuple[PictureSource, LoadResult]:
+        source, loaded = super()._load_as(source, product)
+        if isinstance(loaded, InputError):
+            return source, loaded
+        return source, (*loaded[:2], Recognition(product, product, 1.0))
+
     def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
+        if self.views is not None:
+            view = self._view(source)
+            return (*self.products[view]._load(source, bgr, leave_out)[:2], Recognition(view, view, 1.0))
         picture = read_picture(source, bgr, leave_out)
         shown = self._tell(source, picture)
         return (*self.products[shown.nearest].see(source, picture)[:2], shown)
@@ -295,13 +275,10 @@ class Router(AnyModel):
     # ---- parts
 
     def parts(self) -> PartCollector | None:
-        manifests = {name: one.manifest for name, one in self.products.items()}
-        if self.views is not None:
-            return PartCollector(manifests, self.views)
-        if stored_part_pattern(next(iter(manifests.values()))) is None:
-            return None
+        if self.views is not None or self.facts.parts is None:
+            return super().parts()
         again = lambda picture, product: self.predict(picture, product=product)  # noqa: E731
-        return RoutedParts(manifests, self._recogniser, again)
+        return RoutedParts(self.facts, self._recogniser, again)
 
 
 class _Runner:
@@ -332,4 +309,6 @@ def _with_recognition(result: Result, shown: Recognition) -> Result:
     return result.noticing(no_product(Prediction.NO_PRODUCT_NAME, result.product_p_value))
 
 
-__all__ = ["Router", "RouterFacts", "is_router", "load", "read_manifest", "read_router_facts"]
+Model = Predictor | Router
+
+__all__ = ["Model", "Router", "is_router", "load", "read_facts", "read_manifest"]

@@ -35,6 +35,15 @@ SourceResult = tuple[PictureSource, Prediction | InputError]
 
 
 @dataclass(frozen=True)
+class PictureOf:
+    """Picture with the product, or view, that it is said to show: `stream` and `prepare` take it in the
+    picture's place."""
+
+    source: PictureSource = field(repr=False)
+    product: str
+
+
+@dataclass(frozen=True)
 class PreparedPicture:
     """Picture as the network sees it."""
 

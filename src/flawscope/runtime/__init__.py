@@ -15,8 +15,9 @@ from flawscope.artefact.files import (
     several_products_error,
     suffix_of,
 )
+from flawscope.artefact.model_facts import ModelFacts
 from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.artefact.router_file import GRAPH, RouterArtefact, RouterFacts
+from flawscope.artefact.router_file import GRAPH, RouterArtefact
 from flawscope.errors import InputError, missing_library_error
 from flawscope.runtime import onnx_file, router_archive
 from flawscope.runtime.session import (
@@ -126,8 +127,10 @@ def is_router(path: str | os.PathLike[str]) -> bool:
     return suffix == ARCHIVE_SUFFIX or (suffix == TRAINED_SUFFIX and router_file.is_router(path))
 
 
-def read_router_facts(path: str | os.PathLike[str]) -> RouterFacts:
-    """Reads what a router's file says of it. Tensors and networks are not checked."""
+def read_facts(path: str | os.PathLike[str]) -> ModelFacts:
+    """Reads what a model file of any kind says of itself. Tensors and networks are not checked."""
+    if not is_router(path):
+        return ModelFacts.of(read_manifest(path))
     return router_file.read_facts(path) if _is_fitted(path) else router_archive.read_facts(path)
 
 
@@ -190,7 +193,6 @@ __all__ = [
     "Describe",
     "ExportedSession",
     "OpenRouter",
-    "RouterFacts",
     "Run",
     "Runner",
     "Session",
@@ -200,7 +202,7 @@ __all__ = [
     "open_router",
     "open_session",
     "read",
+    "read_facts",
     "read_manifest",
-    "read_router_facts",
     "save_router",
 ]

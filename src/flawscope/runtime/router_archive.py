@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flawscope.artefact import files, router_file
+from flawscope.artefact.model_facts import ModelFacts
 from flawscope.artefact.model_file import FORMAT, check_format, package_versions
-from flawscope.artefact.router_file import GRAPH, MAX_PRODUCTS, DescriptorModel, RouterArtefact, RouterFacts
+from flawscope.artefact.router_file import GRAPH, MAX_PRODUCTS, DescriptorModel, RouterArtefact
 from flawscope.errors import InputError
 from flawscope.runtime import onnx_file
 from flawscope.runtime.onnx_file import Member, NetworkFile
@@ -96,11 +97,11 @@ def read(path: Path) -> tuple[RouterArtefact, dict[str, Member]]:
         return artefact, found.members
 
 
-def read_facts(path: Path) -> RouterFacts:
+def read_facts(path: Path) -> ModelFacts:
     """Reads each product's manifest, and the pattern of views. Networks are not checked."""
     with _opened(path) as (_, found):
         manifests = {name: onnx_file.read_manifest(member) for name, member in found.members.items()}
-        return RouterFacts(manifests, router_file.parse_views(found.document, path))
+        return ModelFacts(manifests, router_file.parse_views(found.document, path))
 
 
 @contextmanager

@@ -44,6 +44,28 @@ def first_same(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
     return None
 
 
+def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
+    """Whether good pictures of all views look so different that each view needs a model of its own.
+
+    Every two views have to be told apart by their pictures (`ViewLooks.are_told_apart`) in the same light:
+    each colour of a thumbnail is divided by its mean. Pictures of one surface by a darker camera, or one with
+    another white balance, look alike.
+
+    Args:
+        looks: thumbnails of good pictures by view; False where these are too few to tell.
+    """
+    levelled = {view: [_without_light(one) for one in several] for view, several in looks.items()}
+    learnt = ViewLooks.learn(levelled)
+    return learnt is not None and learnt.are_told_apart
+
+
+def _without_light(look: Floats) -> Floats:
+    """A thumbnail whose colours have a mean of 1 each."""
+    colours = look.reshape(3, -1)
+    means = np.maximum(colours.mean(axis=1, keepdims=True), MIN_SPREAD)
+    return np.asarray(colours / means, np.float32).ravel()
+
+
 @dataclass(frozen=True)
 class ViewLooks:
     """Looks of the good pictures of each view.

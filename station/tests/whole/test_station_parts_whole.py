@@ -14,7 +14,6 @@ from PIL import Image
 
 import flawscope
 from brackets import SIDE, drawn
-from flawscope.errors import InputError
 from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.client import Client, RefusedError
 from flawscope_station.core.queries import Overview
@@ -152,17 +151,42 @@ def test_parts_of_a_joint_model_are_those_of_their_product(open_station, tmp_pat
         assert mixed["decision"] == "anomalous", "as the library says of a part of two products"
 
 
-def test_a_model_for_each_view_is_refused_in_a_line(open_station, tmp_path, small_backbone):
+def test_a_model_for_each_view_judges_parts_as_in_python(open_station, tmp_path, small_backbone):
     models = {}
     for name in VIEWS:
         (tmp_path / name).mkdir()
-        for part in range(6):
+        for part in range(12):
             (tmp_path / name / f"p{part}_{name}.png").write_bytes(view(part, name))
         how: dict[str, Any] = {"size": 64, "cap": 200, "check": False, "device": "cpu"}
-        models[name] = flawscope.fit(tmp_path / name, **how, **small_backbone)
-    flawscope.join(models, part=r"p\d+", device="cpu").save(tmp_path / "views.safetensors")
-    with pytest.raises(InputError, match="a model for each view, which a station does not serve"):
-        open_station(products={"line": ProductSettings(str(tmp_path / "views.safetensors"))})
+        models[name] = flawscope.fit(tmp_path / name, false_alarm_rate="10%", **how, **small_backbone)
+    file = tmp_path / "views.safetensors"
+    flawscope.join(models, part=r"p\d+", device="cpu").save(file)
+    predictor = flawscope.load(file, device="cpu", threads=1)
+    running = open_station(products={NAME: ProductSettings(str(file))})
+    with Client(running.url) as client:
+        assert client.product().views == [*VIEWS]
+        found = []
+        for part in range(GOOD, GOOD + 6):
+            pictures = whole(part, [None, "top", None, "left", "right", None][part - GOOD])
+            told, expected = client.inspect_part(pictures, f"n{part}"), predictor.predict_part(pictures)
+            assert (told.decision, told.view) == (expected.decision, expected.worst)
+            assert told.p_value == pytest.approx(expected.p_value, abs=1e-9)
+            for one in told.views:
+                alone = expected.views[one.view]
+                assert (one.score, one.decision) == (pytest.approx(alone.score, abs=1e-5), alone.decision)
+            found.append(told)
+        assert [one.decision == "anomalous" for one in found] == [False, True, False, True, True, False]
+        assert [one.part for one in client.search(decision="anomalous")] == ["n24", "n23", "n21"]
+        missing = post(running.url, {"top": whole(GOOD)["top"]}, part="A")
+        assert (missing.status_code, "part A lacks left, right" in missing.text) == (422, True)
+
+        api = f"{running.url}{API}"
+        promised = httpx.get(f"{api}").json()["promised"]
+        assert (promised["rate"], promised["calibrated"]) == (predictor.parts().expected_rate, 12)
+        (version,) = httpx.get(f"{api}/versions").json()["versions"]
+        assert (version["promise"], version["score_threshold"]) == (predictor.parts().promise(), None)
+        for page in ("live", "models", "trends", "review", "history", f"inspections/{found[1].id}"):
+            assert httpx.get(f"{running.url}/{NAME}/{page}").status_code == 200, page
 
 
 def test_a_folder_gathers_the_views_of_a_part_and_says_what_is_missing(line, tmp_path):

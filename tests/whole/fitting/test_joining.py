@@ -23,6 +23,7 @@ from small_network import SMALL_FLAGS, SMALL_NETWORK
 
 PRODUCTS, VIEWS, PATTERN, PARTS = ("block", "rings"), ("side", "top"), r"p\d+", 12
 SETTINGS = {"size": "64", "samples": 1, "device": "cpu", "check": False}
+OF_ONE = ("--part", PATTERN, "--no-each-view")
 SMALL = ("--size", "64", "--device", "cpu", "--no-check", "--quiet")
 LIGHTS = light_variations(0.1)
 
@@ -152,7 +153,7 @@ def test_the_commands_decide_on_the_parts_of_each_product(run, answer, data, tmp
     lines = answer("evaluate", model, "--data", data, printed=promise)
     assert lines.count("3 of 3 defective found, AUROC 1.0000") == 2
     single = tmp_path / "block.safetensors"
-    answer("fit", "--data", data, "--category", "block", "--part", PATTERN, "--out", single, *SMALL)
+    answer("fit", "--data", data, "--category", "block", *OF_ONE, "--out", single, *SMALL)
     mine, its = model_file.read(single), router_file.read(model).products["block"]
     assert mine.manifest.calibration == its.manifest.calibration
     assert mine.manifest.facts["part"] == its.manifest.facts["part"] == {"part": PATTERN, "view": None}
@@ -231,7 +232,9 @@ def test_views_are_recognised_together(line, tmp_path):
 
 def test_each_view_has_its_own_model_and_the_part_one_decision(answer, data, tmp_path):
     model, root = tmp_path / "views.safetensors", data / "rings"
-    answer("fit", "--data", root, "--part", PATTERN, "--each-view", "--out", model, *SMALL)
+    told = "views side, top look different: each has a model of its own, in one file"
+    quick = [flag for flag in SMALL if flag != "--quiet"]
+    answer("fit", "--data", root, "--part", PATTERN, "--out", model, *quick, said=told)
     assert answer("info", model).startswith(
         "joint model of 2 views: side, top\nparts of 2 views (side, top): about 1 of 13 good parts "
     )

@@ -40,7 +40,8 @@ def test_real_iad_has_figures_of_pictures_pixels_and_samples(tmp_path, capsys):
     table.parent.mkdir(parents=True)
     table.write_text(json.dumps(split))
     out = str(tmp_path / "mint.safetensors")
-    how = ["--part", r"\d+_(?:OK|NG_[A-Z]+)", "--view", r"_(C\d)_", "--size", "64", "--device", "cpu"]
+    how = ["--part", r"\d+_(?:OK|NG_[A-Z]+)", "--view", r"_(C\d)_", "--no-each-view", "--size", "64"]
+    how += ["--device", "cpu"]
     call = ["--data", str(root), "--out", out, *how, "--no-check", "--evaluate", "--json", "--quiet"]
     assert main(["fit", *call]) == 0
     found = json.loads(capsys.readouterr().out)

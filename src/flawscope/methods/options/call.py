@@ -15,6 +15,7 @@ from flawscope.methods.options.record import (
     SWITCH,
     VIEWS,
     WHOLE,
+    YES_OR_NO,
     FitOption,
     FormField,
 )
@@ -26,8 +27,8 @@ CALL_OPTIONS: tuple[FitOption, ...] = (
         name="each_view",
         group=PICTURES,
         file=NOWHERE,
-        value=SWITCH,
-        help="--part: learn each view by itself, in one file: for cameras that see quite different things",
+        value=YES_OR_NO,
+        help="--part: a model for each view, in one file, or one for all (default: by their looks)",
         rare=True,
     ),
     FitOption(

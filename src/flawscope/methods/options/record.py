@@ -28,6 +28,7 @@ ARGUMENT, SETTING, CALL = "argument", "setting", "call"
 EACH, WHOLE, NOWHERE = "each", "whole", "nowhere"
 # What its value is on the command line
 TEXT, NUMBER, SWITCH, MINUTES, OPTIONAL_MINUTES = "text", "number", "switch", "minutes", "optional minutes"
+YES_OR_NO = "yes or no"  # a switch and its opposite; without either it is found out
 # What `--auto` makes of it: keeps it, tries sizes unless it is given, tries nothing, or is not changed by it
 KEPT, SIZES, NOTHING, WITHOUT_EFFECT = "kept", "sizes", "nothing", "without effect"
 

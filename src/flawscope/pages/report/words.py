@@ -276,7 +276,7 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
     """Describes a model and its origin.
 
     Args:
-        parts: good parts of a model of one view, which decides with others (`artefact.parts.view_in_models`).
+        parts: good parts of a model of one view, which decides with others (`ModelFacts.parts_of`).
     """
     calibration, facts, backbone = manifest.calibration, manifest.facts, manifest.backbone
     of_product = f" for {manifest.category}" if manifest.category else ""

@@ -86,7 +86,7 @@ def check_database(database: Database) -> None:
 
 def _product_checks(product: ProductSettings) -> Iterator[Check]:
     if (model := product.model) is not None:
-        yield "model", lambda: router.is_router(model) or router.read_manifest(model)
+        yield "model", lambda: router.read_facts(model)
     if (rules := product.tolerances) is not None:
         yield "tolerances", lambda: tolerating.Tolerances.read(Path(rules))
     if product.learn is not None:

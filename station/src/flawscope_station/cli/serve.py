@@ -139,6 +139,8 @@ def _model_settings(model: str, product: str | None, folder: str | None) -> Sett
     from flawscope.predictor import router
     from flawscope_station.settings.station import single_product_settings, suggest_product_name
 
-    category = "" if router.is_router(model) else router.read_manifest(model).category
+    facts = router.read_facts(model)
+    categories = {one.category for one in facts.manifests.values()}
+    category = "" if facts.kind == "product" or len(categories) > 1 else categories.pop()
     stem = os.path.splitext(os.path.basename(model))[0]
     return single_product_settings(model, product or suggest_product_name(category or stem), folder)

@@ -257,8 +257,13 @@ class Judge:
         elif len(found) > 1:
             raise BusyError(1.0, "another kind of model began to judge")
         else:
-            judged = _Judged(_matching_product(judging, found[0]), ticket.views, found)
-        applied = [self.tolerances.apply(judged.product, one) for one in judged.found]
+            product = _matching_product(judging, found[0])
+            (judged_by,) = product.model.products.values()
+            rate = judged_by.calibration.expected_rate
+            judged = _Judged(product, ticket.views, found, rate=rate)
+        applied = []
+        for view, one in zip(judged.views, judged.found, strict=True):
+            applied.append(self.tolerances.apply(judged.product, one, view.picture.view))
         tolerated, (_, rules) = [one for one, _ in applied], applied[0]
         record = new_inspection(
             ticket, judged.views, judged.product, tolerated, self.near, judged.decided, judged.rate, rules
@@ -277,7 +282,7 @@ class Judge:
         data = {name: view.picture.data for name, view in view_of.items()}
         decided = parts.decide(str(ticket.part.number), said, data)
         product = _matching_product(judging, decided.views[decided.worst])
-        own = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
+        own = self.parts.for_version(product.product_id, product.number, product.model.facts)
         assert own is not None, "of a joint model all products have views, or none"
         names = sorted(view_of, key=list(own.calibration.views).index)
         predictions = [decided.views.get(name, said[name]) for name in names]

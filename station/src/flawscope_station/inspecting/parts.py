@@ -6,12 +6,12 @@ import threading
 from collections import OrderedDict
 from contextlib import suppress
 
-from flawscope import Router
-from flawscope.artefact import Manifest
+from flawscope.artefact import ModelFacts
 from flawscope.errors import FlawscopeError
 from flawscope.predictor import PartCollector
 from flawscope_station.inspecting.picture import Part, label_of, with_views
 from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.open_models import Model
 
 CACHE_SIZE = 32  # versions whose calibration is in memory
 
@@ -23,17 +23,17 @@ class PartsCache:
         self.versions = versions
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, PartCollector | None] = OrderedDict()
-        self._joint: dict[int, tuple[Router, PartCollector | None]] = {}  # by entry
+        self._joint: dict[int, tuple[Model, PartCollector | None]] = {}  # by entry
 
     def for_version(
-        self, product_id: int, version: int, manifest: Manifest | None = None
+        self, product_id: int, version: int, facts: ModelFacts | None = None
     ) -> PartCollector | None:
         """Return how a version decides on parts; None where it judges single pictures. InputError where the
-        version's parts are damaged. manifest: of the version; None: its model is opened."""
+        version's parts are damaged. facts: of the version; None: its model is opened."""
         with suppress(KeyError):
             return self._cache[version]
-        manifest = manifest or self.versions.open(product_id, version).manifest
-        found = PartCollector.of(manifest)
+        facts = facts or self.versions.open(product_id, version).facts
+        found = None if facts.parts is None else PartCollector(facts)
         with self._lock:
             self._cache[version] = found
             while len(self._cache) > CACHE_SIZE:
@@ -46,9 +46,9 @@ class PartsCache:
         `for_version`."""
         judging = self.versions.models.active[address]
         # of a joint model a product may be said
-        if not isinstance(judging.model, Router) or address not in self.versions.joint_entries:
+        if address not in self.versions.joint_entries or judging.model.kind != "product":
             (one,) = judging.products.values()
-            return self.for_version(one.product_id, one.number, one.predictor.manifest)
+            return self.for_version(one.product_id, one.number, one.model.facts)
         known = self._joint.get(address)
         if known is None or known[0] is not judging.model:
             known = self._joint[address] = judging.model, judging.model.parts()

@@ -134,7 +134,7 @@ def label_of(part: Part, picture: Picture, judge: PartCollector) -> tuple[str, s
     if part.source != "camera":  # whose pictures the station names
         number, view = _label_by_name(picture, judge, number, view)
     if number is None or view is None:
-        known = ", ".join(judge.calibration.views)
+        known = ", ".join(judge.views)
         raise InputError(
             f"{picture.name}: it shows no known part: send its `part`, and as `view` one of {known}"
         )
@@ -158,7 +158,7 @@ def _label_by_name(
 
 def _known_views(judge: PartCollector) -> list[Sequence[str]]:
     """Views of each product that a model judges."""
-    return [one.views for one in getattr(judge, "calibrations", {"": judge.calibration}).values()]
+    return [one.views for one in judge.calibrations.values()]
 
 
 def base_name(name: str) -> str:

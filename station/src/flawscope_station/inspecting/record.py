@@ -58,8 +58,8 @@ def new_inspection(
         product: product and version that judged.
         found: prediction of each picture.
         near: multiple of the false-alarm rate up to which a good part's p-value is near the threshold.
+        rate: false-alarm rate of the decision.
         decided: the library's decision on a part in views; None: it has one picture, which decides.
-        rate: false-alarm rate of decisions on parts.
         tolerances: version and sha256 of the rules in force; None: none are.
     """
     part = ticket.part
@@ -68,10 +68,7 @@ def new_inspection(
         _seen_picture(view, one, {**own, "shows": _shown_product(product, one)})
         for view, one in zip(views, found, strict=True)
     ]
-    if decided is None:
-        shown, rate = seen[0], product.predictor.calibration.expected_rate
-    else:
-        shown = _shown_picture(seen, decided)
+    shown = seen[0] if decided is None else _shown_picture(seen, decided)
     columns = {name: getattr(shown, name) for name in _SEEN}
     columns["key"] = part.key
     return NewInspection(

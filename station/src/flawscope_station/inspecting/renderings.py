@@ -18,6 +18,7 @@ from PIL import Image
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, displayed
+from flawscope.predictor import PictureOf
 from flawscope.results import drawing
 from flawscope_station.inspecting.capacity import BusyError, MemoryBudget, decoding_bytes
 from flawscope_station.inspecting.inspector import Inspector
@@ -156,7 +157,8 @@ class InspectionRenderer:
         with self.turns.take():
             model = self.versions.open(product_id, row.version)
             is_large = decoding_bytes(decoding.read_picture_header(data, row.name)) > 0
-            source: Any = data if is_large else model.prepare(data)
+            picture = PictureOf(data, str(row.view)) if model.kind == "view" else data
+            source: Any = picture if is_large else model.prepare(picture)
 
         def predict() -> Prediction:
             with memory.hold(data, row.name, seconds=0.0):

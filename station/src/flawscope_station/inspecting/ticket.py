@@ -42,6 +42,7 @@ from typing import NamedTuple, cast
 
 from flawscope import Prediction
 from flawscope.pictures import PictureSource, decoding
+from flawscope.predictor import PictureOf
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.inspection import RefusalError
@@ -142,6 +143,8 @@ class View:
         given: object = self.source
         if self.prepared is not None and self.prepared[0] is model:
             given = self.prepared[1]
+        elif model.kind == "view":
+            given = PictureOf(cast(PictureSource, given), str(self.picture.view))
         return cast(PictureSource, given)
 
 

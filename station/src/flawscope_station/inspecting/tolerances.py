@@ -59,7 +59,8 @@ class ProductTolerances(BackgroundThread):
         super().__init__("tolerances", is_lazy=True)
         self.store, self.versions, self.report = store, versions, report
         self._files: dict[int, _File] = {}  # by product
-        self._tolerators: dict[int, tuple[Predictor, object, tolerating.Tolerate | str]] = {}  # or why not
+        # by product and view; or why there is none
+        self._tolerators: dict[tuple[int, str], tuple[Predictor, object, tolerating.Tolerate | str]] = {}
 
     def add_product(self, product_id: int, name: str, settings: ProductSettings) -> None:
         """Read the rules of a product, and let them be in force."""
@@ -75,12 +76,16 @@ class ProductTolerances(BackgroundThread):
         file = self._files.get(product_id)
         return file.rules.to_dict() if file is not None and file.rules is not None else None
 
-    def apply(self, product: ProductModel, found: Prediction) -> tuple[Prediction, dict[str, str] | None]:
-        """Return a prediction with what the rules in force say of it, and version and sha256 of these."""
+    def apply(
+        self, product: ProductModel, found: Prediction, view: str | None = None
+    ) -> tuple[Prediction, dict[str, str] | None]:
+        """Return a prediction with what the rules in force say of it, and version and sha256 of these. view:
+        that the picture shows."""
         file = self._files.get(product.product_id)
         if file is None or (rules := file.rules) is None:
             return found, None
-        tolerate = self._tolerator(product.product_id, product.predictor, rules)
+        name = str(view) if product.model.kind == "view" else ""
+        tolerate = self._tolerator((product.product_id, name), product.model.products[name], rules)
         return (found, None) if isinstance(tolerate, str) else (tolerate(found), rules.to_dict())
 
     def check(self) -> None:
@@ -91,16 +96,24 @@ class ProductTolerances(BackgroundThread):
             problem = file.problem
             if file.rules is not None:
                 with suppress(NoModelError):
-                    model = self.versions.active(product_id)[1]
-                    tolerate = self._tolerator(product_id, model, file.rules)
-                    problem = tolerate if isinstance(tolerate, str) else ""
+                    problem = self._reason_against(product_id, file.rules)
             self.report(f"tolerances_{product_id}", problem and f"{problem}; nothing is tolerated")
 
+    def _reason_against(self, product_id: int, rules: tolerating.Tolerances) -> str:
+        """Return why rules cannot be applied to a product's model, or that of one of its views; "": they can.
+        NoModelError."""
+        for name, model in self.versions.active(product_id)[1].products.items():
+            tolerate = self._tolerator((product_id, name), model, rules)
+            if isinstance(tolerate, str):
+                return tolerate
+        return ""
+
     def _tolerator(
-        self, product_id: int, model: Predictor, rules: tolerating.Tolerances
+        self, key: tuple[int, str], model: Predictor, rules: tolerating.Tolerances
     ) -> tolerating.Tolerate | str:
-        """Return a function that applies rules to a model's predictions, or why there can be none."""
-        made = self._tolerators.get(product_id)
+        """Return a function that applies rules to a model's predictions, or why there can be none. key:
+        product, and view that has a model of its own."""
+        made = self._tolerators.get(key)
         if made is None or made[0] is not model or made[1] is not rules:
             try:
                 if model.mm_per_pixel is None:
@@ -108,7 +121,7 @@ class ProductTolerances(BackgroundThread):
                 tolerate: tolerating.Tolerate | str = tolerating.tolerator(model, rules)
             except InputError as error:
                 tolerate = str(error)
-            made = self._tolerators[product_id] = model, rules, tolerate
+            made = self._tolerators[key] = model, rules, tolerate
         return made[2]
 
     def _read(self, product_id: int, file: _File, *, at_once: bool = False) -> None:

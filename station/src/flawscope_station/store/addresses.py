@@ -90,7 +90,7 @@ class Addresses:
         if (model := self.configured[name].model) is None:
             return False
         try:
-            return router.is_router(model)
+            return router.read_facts(model).kind == "product"
         except InputError:  # without the file the last version goes on
             return "products" in self.versions.active_facts(number)
 
@@ -133,14 +133,11 @@ class Addresses:
 
     def _product_names(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:
         """Map the product names in a joint model to those at the station. InputError where one is taken."""
-        manifests, views = router.read_router_facts(model)
-        if views is not None:
-            raise InputError(
-                f"{entry}: {model} has a model for each view, which a station does not serve: fit one model "
-                "for all views, without --each-view"
-            )
+        facts = router.read_facts(model)
+        if facts.kind != "product":
+            raise InputError(f"cannot use {model}: it is a model of one product, and {entry} has several")
         found: dict[str, str] = {}
-        for name in manifests:
+        for name in facts.manifests:
             station_name = suggest_product_name(name)
             known = station_name in found.values() or station_name in self.configured
             if known or self._entry_of.get(station_name, entry) != entry:
@@ -327,3 +324,4 @@ CANNOT_LEARN = (
     "a joint model does not learn from corrections: add the pictures to it with `flawscope fit --update`, "
     "and use the new file"
 )
+VIEWS_CANNOT_LEARN = CANNOT_LEARN.replace("a joint model", "a model for each view")

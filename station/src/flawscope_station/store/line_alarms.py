@@ -7,7 +7,7 @@ from typing import NamedTuple, TypedDict
 
 from sqlalchemy import exists, select
 
-from flawscope.artefact import Manifest, rates
+from flawscope.artefact import ModelFacts, rates
 from flawscope_station.store.database import Database
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
@@ -43,13 +43,13 @@ class LineAlarms(NamedTuple):
 
 def active_promise(
     versions: ModelRegistry, product_id: int
-) -> tuple[int, Manifest, rates.Promise] | tuple[None, None, None]:
-    """Return the active version, its manifest and what it promises; None: none is active."""
+) -> tuple[int, ModelFacts, rates.Promise] | tuple[None, None, None]:
+    """Return the active version, its model's facts and what it promises; None: none is active."""
     try:
-        version, predictor = versions.active(product_id)
+        version, model = versions.active(product_id)
     except NoModelError:
         return None, None, None
-    return version, predictor.manifest, rates.promise_of(predictor.manifest)
+    return version, model.facts, rates.promise_of(model.facts)
 
 
 class ActivePromise(rates.PromiseFacts):
@@ -60,10 +60,10 @@ class ActivePromise(rates.PromiseFacts):
 
 def active_promise_facts(versions: ModelRegistry, product_id: int) -> ActivePromise | None:
     """Return what the active version promises, as the API shows it; None: none is active."""
-    version, manifest, _ = active_promise(versions, product_id)
-    if version is None or manifest is None:
+    version, facts, _ = active_promise(versions, product_id)
+    if version is None or facts is None:
         return None
-    return {"version": version, **rates.promise_facts(manifest)}
+    return {"version": version, **rates.promise_facts(facts)}
 
 
 class KeptPromise(TypedDict):

@@ -15,8 +15,7 @@ from typing import NotRequired, TypedDict, cast
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, or_, select, update
 
-from flawscope import Predictor
-from flawscope.artefact import Manifest, files, rates
+from flawscope.artefact import ModelFacts, files, rates
 from flawscope.errors import InputError
 from flawscope.predictor import router
 from flawscope_station.store.database import Database, now, upsert
@@ -156,10 +155,12 @@ class ModelRegistry:
             StoreError: the copy cannot be kept.
         """
         with self._copy(Path(model), origin) as (copy, file):
-            manifest = router.read_manifest(copy)
-            known = {**_model_facts(manifest), **facts}
+            described = router.read_facts(copy)
+            if described.kind == "product":
+                raise files.several_products_error(copy)
+            known = {**_version_facts(described), **facts}
             with self.database.writing() as connection:
-                number = self._insert(connection, product_id, file, known, manifest)
+                number = self._insert(connection, product_id, file, known, described)
                 kept = connection.scalar(select(versions.c.file).where(versions.c.id == number))
             self._keep(copy, {"file": str(kept)})  # that of a known version may have been lost
             if is_ready:
@@ -189,7 +190,7 @@ class ModelRegistry:
             )
         try:
             model = self.open(product_id, number)
-            rates.check_rate(model.manifest, rate)
+            rates.check_rate(model.facts, rate)
         except InputError as error:
             raise InputError(f"version {number}: {error}") from None
         origin = f"version {number} at a false-alarm rate of {100 * rate:g} %"
@@ -199,7 +200,7 @@ class ModelRegistry:
     def _at_configured_rate(self, product_id: int, number: int) -> int:
         """The version, or one that has the rate of the settings. Errors of `add_at_rate`."""
         rate = self.rates.get(product_id)
-        if rate is None or router.read_manifest(self.path(product_id, number)).calibration.rate == rate:
+        if rate is None or router.read_facts(self.path(product_id, number)).rate == rate:
             return number
         return self.add_at_rate(product_id, number, rate, "station")
 
@@ -213,7 +214,7 @@ class ModelRegistry:
             names: of the products at the station, by those in the model.
         """
         with self._copy(Path(model), origin) as (copy, file):
-            manifests = router.read_router_facts(copy).manifests
+            manifests = router.read_facts(copy).manifests
             if not names.keys() >= manifests.keys():
                 raise InputError(f"{model} was replaced while it was read: add it again")
             self._keep(copy, file)
@@ -223,8 +224,9 @@ class ModelRegistry:
                 found = {entry_id: self._insert(connection, entry_id, file, facts)}
                 for name, manifest in manifests.items():
                     number = add_product(connection, names[name], entry_id)
-                    facts = {**_model_facts(manifest), "product": name}
-                    found[number] = self._insert(connection, number, file, facts, manifest)
+                    one = ModelFacts.of(manifest)
+                    facts = {**_version_facts(one), "product": name}
+                    found[number] = self._insert(connection, number, file, facts, one)
                 for version in found.values():
                     make_ready(connection, version, who)
         return found
@@ -268,7 +270,7 @@ class ModelRegistry:
         product_id: int,
         file: Mapping[str, str],
         facts: Mapping[str, object],
-        manifest: Manifest | None = None,
+        model: ModelFacts | None = None,
     ) -> int:
         """Add a version that is being made unless it is there; return its number."""
         values = {**file, "product_id": product_id, "facts": json.dumps(facts), "created_at": now()}
@@ -278,7 +280,7 @@ class ModelRegistry:
         if number is None:
             existing = select(versions.c.id).filter_by(product_id=product_id, hash=file["hash"])
             return int(connection.execute(existing.where(IS_KEPT)).scalar_one())
-        pixels = {picture.hash for picture in manifest.pictures} if manifest else ()
+        pixels = {picture.hash for picture in model.pictures} if model else ()
         if pixel_rows := [{"version_id": number, "pixels": one} for one in sorted(pixels)]:
             connection.execute(learnt_pixels.insert(), pixel_rows)
         return int(number)
@@ -363,7 +365,7 @@ class ModelRegistry:
         facts, origin = json.loads(rows[0].facts), rows[0].origin
         same = {name: facts[name] for name in (RATE_OF, DRAFT) if name in facts}
         with self._saved(model, rows[0].file) as path:
-            if isinstance(model, Predictor):
+            if model.kind != "product":
                 new = self.add(product_id, path, origin, who, same)
             else:
                 names = {json.loads(row.facts).get("product"): row for row in rows}
@@ -413,18 +415,18 @@ class ModelRegistry:
         """Row of the version that was active last; None: there is none."""
         return self.database.row(select(versions).where(versions.c.product_id == product_id, IS_ACTIVE))
 
-    def active(self, product_id: int) -> tuple[int, Predictor]:
+    def active(self, product_id: int) -> tuple[int, Model]:
         """Number and model of the version that judges a product. NoModelError where none could be opened."""
         (one,) = self.models.active[product_id].products.values()
-        return one.number, one.predictor
+        return one.number, one.model
 
-    def open(self, product_id: int, number: int) -> Predictor:
+    def open(self, product_id: int, number: int) -> Model:
         """Model of a version, which is opened unless it is open."""
-        if (found := self.models.predictor_of_version(number)) is not None:
+        if (found := self.models.model_of_version(number)) is not None:
             return found
         row = self._row(product_id, number)
         model = self._load_model(row)
-        return model if isinstance(model, Predictor) else model.product(json.loads(row.facts)["product"])
+        return model if model.kind != "product" else model.product(json.loads(row.facts)["product"])
 
     def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
         """The version, or those of a joint model's entry and all of its products, with `called`, the
@@ -450,7 +452,7 @@ class ModelRegistry:
     def _load_models(self, rows: Sequence[CalledVersionRow]) -> dict[int, AddressModel]:
         """Judging of the versions of one file, by product; of a joint model by its entry, too."""
         model = self._load_model(rows[0])
-        if isinstance(model, Predictor):
+        if model.kind != "product":
             found = (ProductModel(row.product_id, row.id, model) for row in rows)
             return {one.product_id: AddressModel.single(one) for one in found}
         products = {
@@ -542,21 +544,24 @@ def rate_root(connection: Connection, number: int) -> int:
     return int(json.loads(facts).get(RATE_OF, number))
 
 
-def _model_facts(manifest: Manifest) -> dict[str, object]:
-    calibration, promise = manifest.calibration, rates.promise_of(manifest)
+def _version_facts(model: ModelFacts) -> dict[str, object]:
+    """Facts of a model of one product, as the API shows them. One with a model for each view has no threshold
+    of pictures: `score_threshold` and `spread` are None."""
+    promise, manifests = rates.promise_of(model), list(model.manifests.values())
+    only = manifests[0].calibration if len(manifests) == 1 else None
     return {
-        "method": manifest.method,
-        "category": manifest.category,
-        "score_threshold": calibration.score_threshold,
-        "spread": calibration.spread,
+        "method": ", ".join(dict.fromkeys(one.method for one in manifests)),
+        "category": ", ".join(dict.fromkeys(one.category for one in manifests)),
+        "score_threshold": None if only is None else only.score_threshold,
+        "spread": None if only is None else only.spread,
         "false_alarm_rate": promise.rate,
         "interval": [*promise.interval] if promise.is_made else None,
-        "wanted_rate": calibration.rate,
+        "wanted_rate": model.rate,
         "promise": promise.text,
-        "pictures": dict(Counter(picture.role for picture in manifest.pictures)),
-        "size": list(manifest.preprocess.network_size),
-        "notes": list(manifest.notes),
-        "program": manifest.versions.get("flawscope", ""),
+        "pictures": dict(Counter(picture.role for picture in model.pictures)),
+        "size": list(max(one.preprocess.network_size for one in manifests)),
+        "notes": list(dict.fromkeys(note for one in manifests for note in one.notes)),
+        "program": manifests[0].versions.get("flawscope", ""),
     }
 
 

@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, NoReturn
 
-from flawscope import Predictor, Router
+from flawscope.predictor import router
 from flawscope_station.store.inspection import RefusalError
 
 _MAX_SPARE = 1  # models that stay open although they judge nothing
-Model = Predictor | Router
+Model = router.Model
 
 
 class NoModelError(RefusalError):
@@ -24,11 +24,12 @@ class NoModelError(RefusalError):
 
 
 class ProductModel(NamedTuple):
-    """Product with its active version and model. name: at the station, where the product is recognised."""
+    """Product with its active version and model, which may have one for each view. name: at the station,
+    where the product is recognised."""
 
     product_id: int
     number: int
-    predictor: Predictor
+    model: Model
     name: str | None = None
 
 
@@ -43,7 +44,7 @@ class AddressModel(NamedTuple):
 
     @classmethod
     def single(cls, product: ProductModel) -> AddressModel:
-        return cls(product.predictor, {"": product._replace(name=None)})
+        return cls(product.model, {"": product._replace(name=None)})
 
 
 class ActiveModels(dict[int, AddressModel]):
@@ -65,10 +66,10 @@ class OpenModels:
         self.active = ActiveModels()
         self._open: OrderedDict[str, Model] = OrderedDict()  # by the file's hash, the last used last
 
-    def predictor_of_version(self, number: int) -> Predictor | None:
+    def model_of_version(self, number: int) -> Model | None:
         """Model of the version with this number, if it judges."""
         products = (one for judging in self.active.values() for one in judging.products.values())
-        return next((one.predictor for one in products if one.number == number), None)
+        return next((one.model for one in products if one.number == number), None)
 
     def get_or_load(self, digest: str, load: Callable[[], Model]) -> Model:
         """Model of the file with this hash, loaded unless it is open."""

@@ -148,7 +148,7 @@ class DecidedError(InputError):
 
 class PictureRecord(NamedTuple):
     """Picture of an inspection. removed_at: microseconds since 1970; None while the file is there. tolerated:
-    the part is within tolerance."""
+    the part is within tolerance. view: of the part, where it has several."""
 
     hash: str
     suffix: str
@@ -156,6 +156,7 @@ class PictureRecord(NamedTuple):
     name: str
     version: int
     tolerated: bool
+    view: str | None = None
 
 
 class WaitingInspections(TypedDict):
@@ -423,11 +424,13 @@ class Store:
         of_picture = select(pictures.c.hash, pictures.c.suffix, pictures.c.removed_at)
         if view is None:
             query = of_picture.add_columns(
-                inspections.c.name, inspections.c.version_id, inspections.c.tolerated
+                inspections.c.name, inspections.c.version_id, inspections.c.tolerated, inspections.c.view
             )
             query = query.join_from(inspections, pictures)
         else:
-            query = of_picture.add_columns(views.c.name, inspections.c.version_id, views.c.tolerated)
+            query = of_picture.add_columns(
+                views.c.name, inspections.c.version_id, views.c.tolerated, views.c.view
+            )
             query = query.select_from(views.join(inspections).join(pictures, _is_of(views)))
             query = query.where(views.c.view == view)
         row = self.database.row(

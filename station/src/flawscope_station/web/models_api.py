@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from flawscope.artefact import Manifest, rates
+from flawscope.artefact import ModelFacts, rates
 from flawscope.artefact import files as model_files
 from flawscope.errors import InputError
 from flawscope_station.access.roles import has_role
@@ -394,7 +394,7 @@ def _rate_facts(
         "rate_by_file": by_file,
     }
     try:
-        manifest = versions.active(product_id)[1].manifest
+        model = versions.active(product_id)[1].facts
     except NoModelError:
         return facts
     if active is None:
@@ -402,7 +402,7 @@ def _rate_facts(
     root = _network_of(active)
     same_network = [version["id"] for version in listed if _network_of(version) == root]
     reviewed = reviewed_defects(versions.database, product_id, same_network)
-    facts["rates"] = _describe_rates(manifest, reviewed)
+    facts["rates"] = _describe_rates(model, reviewed)
     facts["day"] = pictures_a_day(versions.database, product_id)
     facts["known_defects"] = len(reviewed)
     return facts
@@ -413,18 +413,18 @@ def _network_of(version: VersionFacts) -> int:
     return version.get("rate_of", version["id"])
 
 
-def _describe_rates(manifest: Manifest, reviewed: Sequence[ReviewedDefect]) -> list[dict[str, object]]:
+def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> list[dict[str, object]]:
     """Return the rates that are offered, each with what it would find: `hits` of `defects` that were
     simulated, `known` of those that were reviewed. `is_own`: the version has this rate."""
-    by_part = rates.promise_of(manifest).by_part
+    by_part = rates.promise_of(model).by_part
     rows = []
-    for row in rates.describe_rates(manifest):
+    for row in rates.describe_rates(model):
         if by_part:  # a part has no threshold of its own
             known = sum(one.p_value <= row["expected"] + _ROUNDING for one in reviewed)
         else:
             known = sum(not one.score <= row["threshold"] for one in reviewed)
         hits = sum(found for found, _ in row["found"].values())
         defects = sum(tried for _, tried in row["found"].values())
-        is_own = row["rate"] == manifest.calibration.rate
+        is_own = row["rate"] == model.rate
         rows.append({**row, "hits": hits, "defects": defects, "known": known, "is_own": is_own})
     return rows

@@ -102,7 +102,7 @@ class Version(BaseModel):
     category: str
     created_at: str
     active: bool
-    score_threshold: float
+    score_threshold: float | None = Field(description="of pictures; null: each view has its own")
     false_alarm_rate: float = Field(description="share of good parts expected to be called anomalous")
     interval: list[float] | None = Field(
         None, description="low and high: where the rate of this one model lies with 95 %; null: not known"

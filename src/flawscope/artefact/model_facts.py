@@ -1,0 +1,170 @@
+"""Tells what a model file says of its models, and what these share: it is a mapping of names to models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from flawscope.artefact.model_file import Manifest
+from flawscope.artefact.parts import (
+    check_whole_parts,
+    parts_of_model,
+    stored_part_pattern,
+    stored_part_reader,
+)
+from flawscope.calibration.goods import counted, ranking_scores, scored
+from flawscope.calibration.parts import KnownParts, PartCalibration, PartPattern, View
+from flawscope.errors import InputError
+from flawscope.pictures.channels import Channels
+from flawscope.pictures.table import Picture
+from flawscope.pictures.units import PartReader
+
+T = TypeVar("T")
+
+ONE, PRODUCT, VIEW = "", "product", "view"  # the word for each model of a mapping
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Facts of a model.
+
+    manifests: by the name of the product, or view; that of one product alone under "".
+    views: pattern that tells from a picture's name which view it shows; None: the models are of products.
+    """
+
+    manifests: Mapping[str, Manifest]
+    views: PartPattern | None = None
+
+    @classmethod
+    def of(cls, model: Manifest | ModelFacts) -> ModelFacts:
+        """Facts of a model of one product; those of any model are returned as they are."""
+        return model if isinstance(model, ModelFacts) else cls({"": model})
+
+    @property
+    def kind(self) -> str:
+        """The word for each of the models: `ONE`, `PRODUCT` or `VIEW`."""
+        if self.views is not None:
+            return VIEW
+        return ONE if "" in self.manifests else PRODUCT
+
+    # ---- what all models share
+
+    def shared(self, what: str, read: Callable[[Manifest], T]) -> T:
+        """Value that all models have. InputError where they differ. what: it is called so, in the plural."""
+        first, *others = [read(manifest) for manifest in self.manifests.values()]
+        if any(other != first for other in others):
+            raise InputError(f"the {self.kind}s' {what} differ: fit all with the same, or one by one")
+        return first
+
+    @property
+    def parts(self) -> PartPattern | None:
+        """Pattern that tells parts and views; None: the model judges single pictures."""
+        if self.views is not None:
+            return self.views
+        return self.shared("patterns of parts and views", stored_part_pattern)
+
+    @property
+    def channels(self) -> Channels | None:
+        """Channels of pictures that have more than three; None: they have no more."""
+        return self.shared("channels", lambda manifest: manifest.preprocess.channels)
+
+    @property
+    def part_reader(self) -> PartReader | None:
+        """Reader that tells a picture's part by its name, of one product; None: none is known."""
+        if self.views is not None:
+            return self.views.part_key
+        (manifest,) = self.manifests.values()
+        return stored_part_reader(manifest)
+
+    @property
+    def rate(self) -> float:
+        """False-alarm rate that is asked for: of views that decide together. Where those of an earlier file
+        differ, the lowest."""
+        return min(manifest.calibration.rate for manifest in self.manifests.values())
+
+    def check(self) -> None:
+        """Checks, before a model is written, that its models can stand in one mapping.
+
+        Raises:
+            InputError: what all have to share differs, or no good part has pictures of all views.
+        """
+        check_same_parts([manifest.facts.get("part") for manifest in self.manifests.values()])
+        if self.views is None:
+            return
+        self.shared("false-alarm rates", lambda manifest: manifest.calibration.rate)
+        self.shared("seeds", lambda manifest: manifest.config.get("seed"))
+        self.shared("channels", lambda manifest: manifest.preprocess.channels)
+        self.check_whole_parts({})
+
+    def check_whole_parts(self, new: Mapping[str, Sequence[str]]) -> None:
+        """Checks that good parts with all views remain where views are calibrated anew.
+
+        Args:
+            new: names of the good pictures of each view that is calibrated on them; the others keep theirs.
+
+        Raises:
+            InputError: no whole part would remain, or names tell no part.
+        """
+        if self.views is None:
+            return
+        names = {view: [row.name for row in scored(one.pictures)] for view, one in self.manifests.items()}
+        pictures = []
+        for view, own in {**names, **new}.items():
+            pictures += [View(self.views.parse_part(name), view) for name in own]
+        check_whole_parts([*self.manifests], pictures)
+
+    # ---- what they decide together
+
+    def known_parts(self) -> dict[str, KnownParts]:
+        """Good parts that each product's calibration knows, by its name; of one product, or of the views of
+        one, under "". Empty where single pictures are judged. InputError: names tell no part."""
+        if self.views is not None:
+            return {"": self._parts_of_views(self.views)}
+        found = {}
+        for name, manifest in self.manifests.items():
+            if (parts := parts_of_model(manifest)) is not None:
+                found[name] = parts
+        return found
+
+    def parts_of(self, name: str) -> KnownParts | None:
+        """Good parts among which one of the models decides, as its pictures show them; None: it judges single
+        pictures."""
+        if self.views is None:
+            return parts_of_model(self.manifests[name])
+        pattern = self.views
+        return replace(
+            self._parts_of_views(pattern), view_of=lambda picture: View(pattern.parse_part(picture), name)
+        )
+
+    def _parts_of_views(self, pattern: PartPattern) -> KnownParts:
+        pictures, scores, drawn = list[View](), list[float](), list[bool]()
+        for view, manifest in self.manifests.items():
+            rows = counted(manifest.pictures)
+            pictures += [View(pattern.parse_part(row.name), view) for row in rows]
+            scores += ranking_scores(rows)
+            drawn += [row.drawn for row in rows]
+        return KnownParts(PartCalibration.from_views(pictures, scores, self.rate, drawn), pattern.parse)
+
+    # ---- all models together
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """Rows of the pictures that any of the models has seen."""
+        return [row for manifest in self.manifests.values() for row in manifest.pictures]
+
+    def with_rate(self, rate: float) -> ModelFacts:
+        """Returns the facts of the models at another false-alarm rate."""
+        changed = {}
+        for name, manifest in self.manifests.items():
+            changed[name] = replace(manifest, calibration=manifest.calibration.with_rate(rate))
+        return replace(self, manifests=changed)
+
+
+def check_same_parts(patterns: Sequence[Mapping[str, object] | None]) -> None:
+    """InputError where products' patterns of parts and views differ, as their models' facts have them."""
+    if any(one != patterns[0] for one in patterns):
+        raise InputError(
+            "the products' patterns of parts and views differ, and a part is recognised by all its views: "
+            "fit all with the same --part and --view, or none"
+        )
