@@ -23,13 +23,9 @@ from PIL import Image
 
 import common
 
-SIDE, LEARNT, GOOD, BAD = 128, 24, 10, 12
+SIDE, LEARNT, GOOD, BAD = 160, 24, 10, 12
 VIEWS = ("one", "two")
-NETWORK = {
-    "backbone": "test_efficientnet",
-    "weights": str(common.ROOT / "tests/fixtures/small_network.safetensors"),
-}
-QUICK = {"size": "96", "augment": "none", "check": False, "samples": 0, "device": "cpu", **NETWORK}
+QUICK = {"size": "128", "augment": "none", "check": False, "samples": 0, "device": "cpu"}
 Pixels = NDArray[np.uint8]
 
 
@@ -69,7 +65,7 @@ def draw_part(folder: Path, case: str, draw: int, part: int, bad_view: str | Non
         rng = np.random.default_rng([draw, part, k])
         kinds = CATEGORIES[category].defects
         defect = kinds[part % len(kinds)] if view == bad_view else None
-        picture, _ = draw_picture(category, rng, defect, 0.6, size=SIDE)
+        picture, _ = draw_picture(category, rng, defect, 0.4, size=SIDE)
         picture = change(picture) if k else picture
         Image.fromarray(picture).save(folder / f"p{part:03d}_{view}.png")
 

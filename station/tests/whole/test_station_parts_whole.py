@@ -356,7 +356,7 @@ def test_pages_show_the_part(line, driver, monkeypatch):
             patch.setattr(store, "set_unanswered", lambda number, why: mark(number, LATE))
             client.inspect_part(whole(21, "right"), "4713")  # the worst view comes last
         number = running.station.products[NAME]
-        state = {**running.station.components[Overview].state(NAME), "waiting": 0, "backlog": 77}
+        state = {**running.station.components[Overview].state(NAME).model_dump(), "waiting": 0, "backlog": 77}
         running.station.live.publish(number, state, "state")
         tablet.wait(lambda: tablet.text("#backlog") == "77")  # what came before has been shown
         assert (band(), tablet.text("#since")) == ("refused", "4713: not in time")
