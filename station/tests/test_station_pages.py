@@ -15,7 +15,7 @@ from flawscope import Prediction, Predictor
 from flawscope.calibration import outliers
 from flawscope.errors import InputError
 from flawscope.pages.report import page as report_page
-from flawscope.pages.templates import ASSETS, LANGUAGES
+from flawscope.pages.templates import ASSETS, LANGUAGES, NUMBERS_OF_ONE
 from flawscope.results.findings import Finding
 from flawscope_station.core import housekeeping
 from flawscope_station.monitoring import problems
@@ -45,6 +45,7 @@ def texts_of(language: str) -> dict[str, str]:
 
 def test_every_language_has_every_text_with_the_same_names_in_braces():
     languages = set(LANGUAGES)
+    assert PAGES.missing_texts == []
     assert {path.stem for path in (WEB / "texts").iterdir()} >= {*languages}
     names = {
         language: {
@@ -79,6 +80,18 @@ def test_a_text_of_a_number_is_right_for_one(language):
         if key not in SEVERAL and {*COUNT.findall(text)} - {*ALIKE[language].split()}
     }
     assert wrong == {}
+
+
+NEVER_0 = {  # texts of a number that is never 0
+    *("learning.really", "new.check_found", "new.leave_all", "new.may_begin", "new.more", "new.warn_odd"),
+}
+
+
+def test_a_text_of_one_that_is_also_for_0_shows_the_number():
+    for language, numbers in NUMBERS_OF_ONE.items():
+        of_one = {key: text for key, text in texts_of(language).items() if key.endswith("_one")}
+        without = {key.removesuffix("_one") for key, text in of_one.items() if "{n}" not in text}
+        assert 0 not in numbers or without <= NEVER_0, language
 
 
 def test_code_in_a_text_is_shown_as_code():
@@ -144,7 +157,6 @@ def test_numbers_are_written_as_the_language_writes_them():
         (7.69, 2): "7,7",
     }
     assert {given: PAGES.texts["fr"].number(*given) for given in large} == large, "none has an exponent"
-    assert PAGES.texts["en"].count("review.left", 1) == texts_of("en")["review.left_one"].format(n=1)
 
 
 def test_what_others_wrote_is_unchanged_and_named():

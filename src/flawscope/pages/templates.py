@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, ClassVar
@@ -17,6 +17,8 @@ from flawscope.results.findings import Reason, Value
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français"}
 DEFAULT_LANGUAGE = "en"
+# Numbers of things that take the form of one, as CLDR has them; 1 alone in languages that are not here
+NUMBERS_OF_ONE = {"en": (1,), "de": (1,), "fr": (0, 1)}
 THEMES = ("light", "dark")
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
 ASSETS = resources.files(__package__) / "assets"
@@ -24,11 +26,17 @@ ASSETS = resources.files(__package__) / "assets"
 
 class Texts:
     """Texts of one language by key. Called with a key such as "live.hold" it returns the text, formatted with
-    the values."""
+    the values.
 
-    def __init__(self, language: str, flat: Mapping[str, str]):
+    Args:
+        own: texts in the language.
+        english: texts by all keys. `flat` has them where the language has none; `missing` names these keys.
+    """
+
+    def __init__(self, language: str, own: Mapping[str, str], english: Mapping[str, str]):
         self.language = language
-        self.flat = dict(flat)
+        self.flat = {**english, **own}
+        self.missing = english.keys() - own.keys()
 
     def __call__(self, key: str, /, **values: object) -> str:
         return self.flat[key].format(**values)
@@ -38,8 +46,12 @@ class Texts:
         return self.flat.get(key, self.flat[other])
 
     def count(self, key: str, number: int, /, **values: object) -> str:
-        """Return the text for a number of things, 1 or other: its key ends with _one or _many."""
-        return self(f"{key}_{'one' if number == 1 else 'many'}", n=number, **values)
+        """Return the text for a number of things, in the form that the language has for the number: its key
+        ends with _one or _many."""
+        counted = _counted_key(self.language, key, number)
+        if counted in self.missing:
+            counted = _counted_key(DEFAULT_LANGUAGE, key, number)
+        return self(counted, n=number, **values)
 
     def sections(self, *names: str) -> dict[str, str]:
         """Return the texts of these sections by key, for a script."""
@@ -74,14 +86,19 @@ class Texts:
         return self.number(value) if isinstance(value, float) else "–" if value is None else str(value)
 
 
+def _counted_key(language: str, key: str, number: int) -> str:
+    """Return the key of the text for a number of things in a language."""
+    numbers_of_one = NUMBERS_OF_ONE.get(language, (1,))
+    return f"{key}_one" if number in numbers_of_one else f"{key}_many"
+
+
 class Pages:
     """Pages from folders of assets: templates and static files by name, and texts, whose sections are joined:
     `texts/LANGUAGE.yaml`, or `texts/PAGE.yaml` with each language.
 
     Args:
         folders: of assets beside those of the review.
-        partial: folder of assets of which another language than English may lack texts: it has the English
-            ones there.
+        languages: their own names by code; texts that one lacks are shown in English.
         more: names that every template knows.
     """
 
@@ -96,24 +113,35 @@ class Pages:
         "Cross-Origin-Resource-Policy": "same-origin",
     }
 
-    def __init__(self, *folders: Traversable, partial: Traversable | None = None, **more: Any):
-        self._complete, self._partial, self._more = (ASSETS, *folders), partial, more
-        self._folders = self._complete if partial is None else (*self._complete, partial)
+    def __init__(self, *folders: Traversable, languages: Mapping[str, str] = LANGUAGES, **more: Any):
+        self._folders = (ASSETS, *folders)
+        self.languages = languages
+        self._more = more
 
     @functools.cached_property
     def texts(self) -> dict[str, Texts]:
-        """Texts by language of `LANGUAGES`. FlawscopeError where a language lacks a key."""
-        by_language = {name: _read_texts(self._complete, name) for name in LANGUAGES}
-        for name, known in by_language.items():
-            if different := known.keys() ^ by_language[DEFAULT_LANGUAGE].keys():
+        """Texts by language. FlawscopeError where a language has a key that English has not."""
+        english = self._read_texts(DEFAULT_LANGUAGE)
+        found = {}
+        for language in self.languages:
+            own = self._read_texts(language)
+            if unknown := own.keys() - english.keys():
                 raise FlawscopeError(
-                    f"texts: {min(different)} is not in every language as in {name}; give each the same keys"
+                    f"texts: {min(unknown)} is in {language} and not in English; mend it, or add it there"
                 )
-        if self._partial is not None and (self._partial / "texts").is_dir():
-            english = _read_texts([self._partial], DEFAULT_LANGUAGE)
-            for name, known in by_language.items():
-                known |= english | _read_texts([self._partial], name)
-        return {language: Texts(language, flat) for language, flat in by_language.items()}
+            found[language] = Texts(language, own, english)
+        return found
+
+    @property
+    def missing_texts(self) -> list[str]:
+        """A line for each language that lacks texts, with their number."""
+        lines = []
+        for language, texts in self.texts.items():
+            if not texts.missing:
+                continue
+            name, count = self.languages[language], len(texts.missing)
+            lines.append(f"{name}: {count} of {len(texts.flat)} texts missing, shown in English")
+        return lines
 
     def texts_for(self, chosen: str | None, accept_language: str = "") -> Texts:
         """Return the texts of the language that the person chose, else of the first in the header
@@ -121,6 +149,22 @@ class Pages:
         accepted = (part.split(";")[0].strip().lower()[:2] for part in accept_language.split(","))
         names = (name for name in (chosen, *accepted) if name in self.texts)
         return self.texts[next(names, None) or DEFAULT_LANGUAGE]
+
+    def _read_texts(self, language: str) -> dict[str, str]:
+        """Return the texts of a language by key. A key without a text is as one that is not there."""
+        found: dict[str, str] = {}
+        folders = [folder / "texts" for folder in self._folders]
+        for file in (file for folder in folders if folder.is_dir() for file in folder.iterdir()):
+            stem = file.name.removesuffix(".yaml")
+            if stem in self.languages and stem != language:
+                continue
+            content = load_yaml(file.read_text(encoding="utf-8")) or {}
+            sections = content if stem == language else content.get(language) or {}
+            for name, section in sections.items():
+                for key, text in (section or {}).items():
+                    if text not in (None, ""):
+                        found[f"{name}.{key}"] = str(text)
+        return found
 
     def render(
         self,
@@ -136,7 +180,8 @@ class Pages:
         """Render a page from a template, which is named without its suffix.
 
         Args:
-            script: data for the page's script, beside the language.
+            script: data for the page's script, beside the language and the keys of texts that are in English
+                since the language has none.
             root: prefix of the paths of static files.
             theme: of `THEMES`; any other: that of the browser.
         """
@@ -147,7 +192,7 @@ class Pages:
         values = more | {
             "t": texts,
             "static": static,
-            "script": {"language": texts.language} | dict(script),
+            "script": {"language": texts.language, "missing": sorted(texts.missing)} | dict(script),
             "theme": theme if theme in THEMES else None,
         }
         text: str = self._environment.get_template(f"{template}.html.j2").render(values)
@@ -174,24 +219,13 @@ class Pages:
     def _environment(self) -> Any:
         environment = html.environment(self._read_template)
         environment.filters["part"] = lambda name: quote(name or "", safe="")  # one segment of a URL's path
-        environment.globals |= {"for_script": html.script_json, "languages": LANGUAGES, **self._more}
+        environment.globals |= {"for_script": html.script_json, "languages": self.languages}
+        environment.globals |= {"texts_of": self.texts, **self._more}
         return environment
 
     def _read_template(self, name: str) -> str:
         file = next(file for folder in self._folders if (file := folder / name).is_file())
         return file.read_text(encoding="utf-8")
-
-
-def _read_texts(folders: Sequence[Traversable], language: str) -> dict[str, str]:
-    """Return the texts of one language in folders of assets, by key."""
-    parts: list[Mapping[str, Mapping[str, object]]] = []
-    for file in (file for folder in folders for file in (folder / "texts").iterdir()):
-        stem = file.name.removesuffix(".yaml")
-        if stem == language or stem not in LANGUAGES:
-            part = load_yaml(file.read_text(encoding="utf-8"))
-            parts.append(part if stem == language else part[language])
-    sections = [section for part in parts for section in part.items()]
-    return {f"{name}.{key}": str(text) for name, part in sections for key, text in part.items()}
 
 
 def _walk(folder: Traversable, below: str = "") -> Iterator[tuple[str, Traversable]]:

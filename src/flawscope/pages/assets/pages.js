@@ -7,7 +7,13 @@ const station = (() => {
 
   const t = (key, values = {}) => page.texts[key].replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
   const locale = navigator.languages.find((one) => one.startsWith(page.language)) ?? page.language; // en-GB, de-AT
-  const count = (key, n, values = {}) => t(`${key}_${n === 1 ? "one" : "many"}`, { n, ...values });
+  const counted = (language, key, n) => (new Intl.PluralRules(language).select(n) === "one" ? `${key}_one` : `${key}_many`);
+  /** The text for a number of things. Where the language has none it is English, which has forms of its own. */
+  function count(key, n, values = {}) {
+    const own = counted(page.language, key, n);
+    const shown = page.missing.includes(own) ? counted("en", key, n) : own;
+    return t(shown, { n, ...values });
+  }
   const number = (value, digits = 3) =>
     value === null || value === undefined ? "–" : Number(value.toPrecision(digits)).toLocaleString(locale, { maximumSignificantDigits: digits });
   const clock = new Intl.DateTimeFormat(locale, { dateStyle: "short", timeStyle: "medium" });

@@ -71,8 +71,11 @@ def run(args: argparse.Namespace) -> int:
 def _serve(settings: Settings, say: Callable[[str], None]) -> None:
     from flawscope_station.assembly import open_station
     from flawscope_station.web.app import StationServer, wait_for_disk_space
+    from flawscope_station.web.templates import PAGES
 
     say("the station starts: it opens its store and its models")
+    for line in PAGES.missing_texts:
+        say(line)
     wait_for_disk_space(settings, say)
     station, server = open_station(settings, say), None
     limit = threading.Timer(STOP_SECONDS, _end_process, [say])

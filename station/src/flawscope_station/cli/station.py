@@ -272,10 +272,13 @@ def _check(args: argparse.Namespace) -> int:
     """Ends with 1 where something is wrong."""
     from flawscope_station.cli.check import find_faults
     from flawscope_station.settings.station import read_settings
+    from flawscope_station.web.templates import PAGES
 
     found = list(find_faults(read_settings(args.settings)))
     for fault in filter(None, found):
         cli.show(fault)
+    for line in PAGES.missing_texts:  # no fault: these are shown in English
+        cli.say(line)
     wrong = sum(one is not None for one in found)
     cli.say(f"{args.settings}: {len(found)} things looked at, {wrong or 'nothing'} wrong")
     return 1 if wrong else 0

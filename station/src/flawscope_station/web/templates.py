@@ -15,4 +15,4 @@ PAGES = pages.Pages(ASSETS, tabs=TABS)
 
 def pages_with(assets: Traversable) -> pages.Pages:
     """Return the station's templates, texts and scripts with those of a plugin's page beside them."""
-    return pages.Pages(ASSETS, partial=assets, tabs=TABS)
+    return pages.Pages(ASSETS, assets, tabs=TABS)
