@@ -82,6 +82,7 @@ GOOD_BUT_MARKED = _check(
     5,
     _QUESTION,
     "...: counted as good, but something is marked: ...",
+    "...; are they good? Move them, remove the marks, or go on with --force",
     remedy="move what is not good, remove the mark, or `--force`",
 )
 
