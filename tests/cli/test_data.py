@@ -2,7 +2,6 @@
 
 import shlex
 
-from flawscope import cli
 from flawscope.cli import data, main
 from flawscope.datasets import open_dataset
 from flawscope.synthesis.demo import dataset
@@ -44,7 +43,7 @@ def test_the_demo_says_how_the_program_is_typed_here(tmp_path, monkeypatch):
 
 def test_what_the_demo_prints_can_be_typed_whatever_the_folder_is_called(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "main", lambda words: 0)
+    monkeypatch.setattr("flawscope.cli.program.main", lambda words: 0)
     monkeypatch.setattr("sys.argv", ["flawscope", "demo"])
     monkeypatch.setattr(dataset, "draw_dataset", lambda *given, **how: None)
     code, _, said = run("demo", "--out", "my demo's")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from flawscope.artefact.files import file_sha256
 from flawscope.artefact.model_file import Manifest
@@ -33,9 +33,6 @@ from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.results.prediction import MAX_REMEMBERED, MismatchDetector
 from flawscope.results.run import SUMMARY_NAME
 from flawscope.types import Facts
-
-if TYPE_CHECKING:
-    pass
 
 SHARD_SIZE = 1_000  # pictures of a shard
 SHARDS_PER_WORKER = 24  # of few pictures: many small shards keep all workers busy to the end

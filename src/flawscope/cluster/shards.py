@@ -87,14 +87,15 @@ def shard_path(shard: int) -> str:
 
 
 def read_shard(store: FileStore, shard: int) -> Table:
-    """Reads a written shard: its decisions, severities, errors, shifts and what its rate is not promised for,
-    as a pyarrow table without rows of parts. FlawscopeError: it cannot be read."""
+    """Reads a written shard: its paths, decisions, severities, errors, shifts and what its rate is not
+    promised for, as a pyarrow table without rows of parts. FlawscopeError: it cannot be read."""
     from pyarrow import ArrowException, parquet
 
     data = store.read(shard_path(shard))
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
-        table = file.read(["decision", "severity", "error", "shifts", "beyond_promise", "part_index"])
+        columns = ["path", "decision", "severity", "error", "shifts", "beyond_promise", "part_index"]
+        table = file.read(columns)
         if "part_index" in table.column_names:
             table = table.filter(table["part_index"].is_null())
         return table

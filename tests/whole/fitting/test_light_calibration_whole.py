@@ -129,7 +129,7 @@ def test_calibrated_anew_parts_lost_in_a_light_count_above_all_scores(monkeypatc
         for one in made.manifest.notes
         if one.startswith("parts not found, counted wrong or lost in some light")
     ]
-    assert note.endswith(": picture 1, picture 4")
+    assert note.endswith(": picture 1, picture 4 [FS-G38]")
     assert "2 of them for parts counted wrong or not found" in known.promise()
     lost |= {*range(6)}
     with pytest.raises(InputError, match="smaller --light"):

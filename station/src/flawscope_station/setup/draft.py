@@ -314,7 +314,7 @@ def describe_result(result: Mapping[str, Any]) -> dict[str, Any]:
     tried = result["found"]
     intervals = {size: rates.found_interval(*counts) for size, counts in tried.items()}
     shown = {size: [*tried[size], *ends] for size, ends in intervals.items() if ends is not None}
-    earlier = {"of_parts": False, "several": bool(result["options"].get("several"))}
+    earlier = {"of_parts": False, "several": bool(result.get("options", {}).get("several"))}
     return {**earlier, **result, "shown": shown if len(shown) == len(tried) else {}}
 
 
