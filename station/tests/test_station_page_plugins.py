@@ -208,6 +208,7 @@ def _raising(station: Any, settings: Any) -> None:
     [
         (ConfiguredPlugin("odd", None, _raising), "page odd cannot be opened: RuntimeError: no room"),
         (ConfiguredPlugin("odd", None, lambda *_: 3), "it must return a `PluginPage`"),
+        (page_of("odd", str, router=None), "page odd cannot be opened: "),
         (page_of("odd", str, role="sender"), "role 'sender': choose viewer, operator"),
         (page_of("odd", str, title={"de": "Seite"}), "title has no English text"),
         (page_of("odd", str, assets=ASSETS / "none"), "its assets are no folder"),

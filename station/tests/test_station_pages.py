@@ -19,7 +19,7 @@ from flawscope.pages.templates import ASSETS, LANGUAGES, NUMBERS_OF_ONE
 from flawscope.results.findings import Finding
 from flawscope_station.core import housekeeping
 from flawscope_station.monitoring import problems
-from flawscope_station.web import pages, sign_in_pages
+from flawscope_station.web import pages, plugin_pages, sign_in_pages
 from flawscope_station.web.templates import PAGES, TABS
 from station_helpers import inspected
 
@@ -111,7 +111,7 @@ def test_code_in_a_text_is_shown_as_code():
 def test_every_text_is_used_and_every_text_that_is_used_exists():
     """Keys that are put together are known by their beginning."""
     sources = "".join(path.read_text(encoding="utf-8") for path in (*TEMPLATES, *SCRIPTS))
-    for module in (pages, sign_in_pages, housekeeping, problems):
+    for module in (pages, plugin_pages, sign_in_pages, housekeeping, problems):
         sources += Path(str(module.__file__)).read_text(encoding="utf-8")
     known = texts_of("en")
     whole = set(re.findall(r"""["'`]([a-z]+\.[a-z_]*[a-z])["'`]""", sources))

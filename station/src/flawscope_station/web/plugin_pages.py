@@ -114,14 +114,14 @@ class PluginPages:
             _check_page(page)
             context.assets = pages_with(page.assets)
             _ = context.assets.texts, context.assets.static_files
+            application = self._application(page.router, context)
         except Exception as error:
             reason = str(error) if isinstance(error, InputError) else message_with_type(error)
             raise InputError(f"page {name} cannot be opened: {' '.join(reason.split())}") from error
-        application = self._application(name, page.router, context)
         self._pages[name] = _GuardedPage(page.role, context.root, application)
         self.links.append(MenuLink(f"{context.root}?product={{product}}", page.title, page.role))
 
-    def _application(self, name: str, router: APIRouter, context: StationForPage) -> FastAPI:
+    def _application(self, router: APIRouter, context: StationForPage) -> FastAPI:
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         app.state.components = self._components
         install_error_handler(app, error_page)
