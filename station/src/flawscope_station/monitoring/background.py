@@ -83,7 +83,7 @@ class GuardedThread:
         failure: why the work ended last; None: it never did.
         failed_at: when, as `clock` counts.
         calling_since: when the work began something that should end soon, or went on last; None: it does no
-            such thing. patience: seconds that it may take.
+            such thing.
         stops_all: nothing is inspected while such a call hangs; else its owner says what is not.
     """
 
@@ -96,7 +96,7 @@ class GuardedThread:
         self.failure: str | None = None
         self.failed_at = -math.inf
         self.calling_since: float | None = None
-        self.patience = STUCK_SECONDS
+        self._patience: float | None = None  # of the call; None: as of any other
         self._begun_at: float | None = None  # None: it waits to be begun again
         self._backoff = Backoff(MIN_RESTART_DELAY, MAX_RESTART_DELAY)
         self._was_started = False
@@ -127,12 +127,12 @@ class GuardedThread:
     def call(self, patience: float | None = None) -> Iterator[None]:
         """Mark a call that should return, or `go_on`, within so many seconds: into a model, the data base, a
         disk that may be a network's, a plugin, another process."""
-        self.patience = STUCK_SECONDS if patience is None else patience
+        self._patience = patience
         self.calling_since = self._clock.monotonic()
         try:
             yield
         finally:
-            self.calling_since = None
+            self.calling_since = self._patience = None
 
     def go_on(self) -> None:
         """Mark that a call has got on with its work."""
@@ -144,6 +144,11 @@ class GuardedThread:
         """Whether such a call does not return; nothing can end it."""
         since = self.calling_since
         return since is not None and self._clock.monotonic() > since + self.patience
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a call may take."""
+        return STUCK_SECONDS if self._patience is None else self._patience
 
     def was_down(self, seconds: float) -> bool:
         """Whether the work failed within the last seconds."""
@@ -199,7 +204,7 @@ class WatchedCalls(GuardedThread):
 
     def __init__(self, name: str, patience: float, clock: MonotonicClock = CLOCK):
         super().__init__(name, lambda: None, threading.Event(), clock)
-        self.patience = patience
+        self._patience = patience
         self.begun: dict[object, float] = {}
 
     @contextmanager
