@@ -4,6 +4,7 @@ import globals from "globals";
 
 const PAGES = ["src/flawscope/pages/assets/*.js", "station/src/flawscope_station/web/assets/*.js"];
 const REPORT = ["src/flawscope/pages/report/*.js"];
+const EXAMPLES = ["examples/**/*.js"];
 const WORKER = ["station/src/flawscope_station/web/assets/live-stream.js"];
 
 // What a script says at its top level is for the scripts after it on a page
@@ -26,6 +27,7 @@ export default [
   },
   { files: PAGES, languageOptions: script({ ...globals.browser, ...SHARED }) },
   { files: REPORT, languageOptions: script({ ...globals.browser, page: "readonly" }) },
+  { files: EXAMPLES, languageOptions: script(globals.browser) },
   { files: WORKER, languageOptions: script(globals.sharedWorker) },
   { files: ["**/*.mjs"], languageOptions: { sourceType: "module", globals: globals.node } },
 ];
