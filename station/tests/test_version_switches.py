@@ -8,7 +8,6 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import select
 
-from flawscope import Predictor
 from flawscope_station.core.page_products import MADE_ON_PAGES
 from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.learning.jobs import JobQueue
@@ -24,7 +23,7 @@ from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import REMOVED_EVENT, NotFoundError, Store
 from flawscope_station.store.schema import versions
 from station_helpers import PATIENCE, add_version
-from version_machine import DRAFTS, Machine
+from version_machine import DRAFTS, Machine, OpenModel
 
 pytestmark = pytest.mark.both_databases
 
@@ -33,7 +32,7 @@ pytestmark = pytest.mark.both_databases
 def registry_fixture(database, tmp_path, monkeypatch):
     """Three versions of a product, whose files are no models; the first one judges."""
     made = ModelRegistry(database, Files(tmp_path / "files"))
-    monkeypatch.setattr(made, "_load_model", lambda row: object.__new__(Predictor))
+    monkeypatch.setattr(made, "_load_model", lambda row: OpenModel())
     for k in range(3):
         add_version(database, content=f"{k:064}")
     made.activate(1, 1, "anna")

@@ -39,6 +39,15 @@ class KilledError(BaseException):
     """The station is killed."""
 
 
+class OpenModel(Predictor):
+    """Stands for the open model of one product, with which nothing is judged."""
+
+    kind = ""
+
+    def __init__(self) -> None:
+        pass
+
+
 class Registry(ModelRegistry):
     """Versions whose files are no models, which open at once.
 
@@ -52,7 +61,7 @@ class Registry(ModelRegistry):
         act, self.meanwhile = self.meanwhile, None
         if act is not None:
             act()
-        return object.__new__(Predictor)
+        return OpenModel()
 
     def add(
         self,
