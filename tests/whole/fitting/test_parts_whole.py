@@ -8,6 +8,7 @@ from PIL import Image
 
 import flawscope
 from flawscope.cli import main
+from flawscope.predictor.parts import compare_view
 from parts_helpers import QUICK, VIEWS, data_fixture, model_fixture, view  # noqa: F401
 from picture_files import save
 
@@ -110,7 +111,6 @@ def test_no_good_part_of_three_views_is_called_exchanged_and_each_exchange_is(tm
     named = {f"p{k:02}_{v}.png": third(k, n) for k in range(20) for n, v in enumerate(names)}
     good = save(tmp_path / "good", named)
     predictor = flawscope.fit(str(good), part=r"p\d+", **QUICK)
-    parts = predictor.parts()
     for k in range(100, 130):
         pictures = [third(k, n) for n in range(3)]
         assert all(
@@ -122,4 +122,4 @@ def test_no_good_part_of_three_views_is_called_exchanged_and_each_exchange_is(tm
         exchanged = [v for v, one in found.views.items() if one.findings]
         assert exchanged == [v for v, n, m in zip(names, order, range(3), strict=True) if n != m]
         assert found.is_anomalous
-    assert parts.compare("a", predictor.predict(pictures[1])).is_anomalous
+    assert compare_view(predictor.view_looks, "a", predictor.predict(pictures[1])).is_anomalous
