@@ -235,12 +235,8 @@ class WatchedPool(ThreadPoolExecutor):
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **given: P.kwargs) -> Future[T]:
         def watched() -> T:
-            call = object()
-            self.calls.begun[call] = time.monotonic()
-            try:
+            with self.calls.call():
                 return function(*args, **given)
-            finally:
-                del self.calls.begun[call]
 
         return super().submit(watched)
 
