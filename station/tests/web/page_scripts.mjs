@@ -1,4 +1,5 @@
 // Loads scripts of the pages as a browser does, without a browser: what they say of a page stays in `station`.
+import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { runInThisContext } from "node:vm";
 
@@ -27,4 +28,14 @@ export function randomNumbers(seed) {
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
     return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
   };
+}
+
+/** Asserts that a table of states, each with its events and the states after them, leads from each to each. */
+export function leadsEverywhere(table) {
+  const states = Object.keys(table);
+  for (const from of states) {
+    const found = new Set([from]);
+    for (const state of found) for (const to of Object.values(table[state])) found.add(to);
+    assert.deepEqual([...found].sort(), [...states].sort(), from);
+  }
 }

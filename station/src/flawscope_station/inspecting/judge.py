@@ -206,17 +206,16 @@ class Judge:
         results = judging.model.stream(
             self._feed(tickets, judging.model, fed, MAX_PICTURES_PER_TURN if feed else 1)
         )
+        thread = self.threads[0]
         try:
             for number in count():
-                self.threads[
-                    0
-                ].calling_since = time.monotonic()  # the model, or an interlock, may hang on one
+                thread.calling_since = time.monotonic()  # the model, or an interlock, may hang on one
                 result = next(results, None)
                 if result is None:
                     break
                 works |= self._take_result(*fed[number], result[1], judging)
         finally:
-            self.threads[0].calling_since = None
+            thread.calling_since = None
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - begun) / len(tickets))
         if works and self._has_failed:
