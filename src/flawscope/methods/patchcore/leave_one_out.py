@@ -213,10 +213,14 @@ def distances_in_branch(patches: Patches, i: int, v: int, selection: SelectedBan
 
 
 def left_out_picture(
-    model: Model, patches: Patches, i: int, selections: Sequence[SelectedBank], distances: Sequence[Tensor]
+    model: Model,
+    patches: Patches,
+    i: int,
+    selections: Sequence[SelectedBank],
+    distances: Sequence[Tensor | None],
 ) -> LeftOutPicture:
     """Compare picture i with the banks as if its group had never been there. distances: [P] of each branch,
-    to the elements of other groups."""
+    to the elements of other groups, where they are known."""
     pairs = zip(selections, distances, strict=True)
     banks = [bank_without(patches, i, v, *pair) for v, pair in enumerate(pairs)]
     return LeftOutPicture.settled(model, banks, patches.pixel_mask(i))
