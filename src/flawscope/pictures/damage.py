@@ -260,7 +260,7 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
 
 
 def _torn_ends(ends: tuple[int, int], stride: int, pixel: int, size: int) -> list[int]:
-    """Those ends of a stretch of equal bytes that lie within a pixel of colour. size: of all bytes."""
+    """Finds the ends of a stretch of equal bytes that lie within a pixel of colour. size: of all bytes."""
     if pixel <= 2:
         return []
     return [at for at in ends if at % stride % pixel and at < size]

@@ -65,7 +65,7 @@ def load(image: Image.Image, data: bytes) -> str:
 
 @dataclass
 class _Segments:
-    """What the segments of a JPEG have told so far, by which its scans are read."""
+    """Facts that the segments of a JPEG have told so far, by which its scans are read."""
 
     kind: int = 0  # of the frame
     frame: bytes = b""

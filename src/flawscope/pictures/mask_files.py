@@ -128,8 +128,8 @@ def seem_masks(pictures: Iterable[Path]) -> list[Path]:
 
 
 def _added_to_name(path: Path, stem: str, named: Mapping[str, Sequence[Path]]) -> tuple[str, Path] | None:
-    """What the name of a picture adds to that of another in its folder, its digits 0, and the other; nothing
-    is added to one in another folder. None: there is no such picture. named: pictures by folded name."""
+    """Finds what the name of a picture adds to that of another in its folder, with 0 for each digit, and that
+    other; nothing is added to one in another folder. None: there is no such picture. named: pictures by folded name."""
     for end in (*(gap.start() for gap in _GAPS.finditer(stem)), len(stem)):
         added = stem[end:]
         for other in named.get(stem[:end], ()):
@@ -285,7 +285,7 @@ class _Group:
         return [path for path in self.paths if _is_mask(path, of[path] is not None, are_alike)]
 
     def _with_picture_or_look(self, of: Mapping[Path, Path | None]) -> list[Path]:
-        """Those that have a picture; of a folder of masks all, of others also those that look like masks."""
+        """Files that have a picture; of a folder of masks all, of others also those that look like masks."""
         return [path for path in self.paths if of[path] is not None or self.folder or _look(path)]
 
     def _is_telling(self, of: Mapping[Path, Path | None], paired: Sequence[Path]) -> bool:

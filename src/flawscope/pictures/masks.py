@@ -207,7 +207,7 @@ def _signed_channels(colours: NDArray[np.number]) -> list[MarkLevels]:
 
 
 def _distance_from(colour: Sequence[np.number], channels: Sequence[MarkLevels]) -> MarkLevels:
-    """How far each pixel is from a colour, in the channel that differs most."""
+    """Distance of each pixel from a colour, in the channel that differs most."""
     differences: list[MarkLevels] = [
         abs(channel - value) for channel, value in zip(channels, colour, strict=True)
     ]

@@ -273,7 +273,7 @@ def _slot_marks(stems: Sequence[str]) -> list[str]:
 
 
 def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
-    """What stands at a place of each name, where it sorts the pictures into groups; None: it does not.
+    """Finds what stands at a place of each name, where it sorts the pictures into groups; None: it does not.
     pieces: words and numbers of each name, as many of all."""
     values = [one[place] for one in pieces]
     others = {(*one[:place], *one[place + 1 :]) for one in pieces}

@@ -73,8 +73,8 @@ class Compared(NamedTuple):
 
 
 class Resemblance(NamedTuple):
-    """How alike two registered pictures are in all, as it is compared: the correlation of their fine
-    structure, then nearness, which is their distance in units of noise, below 0."""
+    """Likeness of two registered pictures in all, in the order that it is compared in: the correlation of
+    their fine structure, then nearness, which is their distance in units of noise, below 0."""
 
     alike: float
     nearness: float
@@ -223,7 +223,7 @@ def _decide(
 
 
 class _Bars(NamedTuple):
-    """What two pictures of a set must reach to show one part. own: Fisher's z of what they have of their own;
+    """Bars that two pictures of a set must reach to show one part. own: Fisher's z of what they have of their own;
     own_of_same: the same, where their whole fine structure is the same. closer: distance of those that are
     much closer than others. graded: pairs resemble each other by degrees."""
 
@@ -319,7 +319,7 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
 
 
 def _all_others(count: int) -> list[list[Version]]:
-    """For each of so many pictures all others, as they are and mirrored."""
+    """Lists for each of so many pictures all others, as they are and mirrored."""
     each = []
     for i in range(count):
         others = [j for j in range(count) if j != i]

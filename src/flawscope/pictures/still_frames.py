@@ -194,7 +194,7 @@ def _read(sources: Sequence[Frame], progress: Callable[[int, int], None]) -> Fra
 
 
 def _stack_samples(samples: Sequence[Sample], size: tuple[int, int], count: int) -> Frames:
-    """What was measured on frames of this size, of which so many were read."""
+    """Stacks what was measured on frames of this size, of which so many were read."""
     middle = np.stack([one.middle for one in samples])
     blocks = np.stack([one.blocks for one in samples])
     colours = np.stack([one.colours for one in samples])
