@@ -129,7 +129,10 @@ def seem_masks(pictures: Iterable[Path]) -> list[Path]:
 
 def _added_to_name(path: Path, stem: str, named: Mapping[str, Sequence[Path]]) -> tuple[str, Path] | None:
     """Finds what the name of a picture adds to that of another in its folder, with 0 for each digit, and that
-    other; nothing is added to one in another folder. None: there is no such picture. named: pictures by folded name."""
+    other; nothing is added to one in another folder. None: there is no such picture.
+
+    named: pictures by folded name.
+    """
     for end in (*(gap.start() for gap in _GAPS.finditer(stem)), len(stem)):
         added = stem[end:]
         for other in named.get(stem[:end], ()):

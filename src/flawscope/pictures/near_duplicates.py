@@ -223,9 +223,12 @@ def _decide(
 
 
 class _Bars(NamedTuple):
-    """Bars that two pictures of a set must reach to show one part. own: Fisher's z of what they have of their own;
-    own_of_same: the same, where their whole fine structure is the same. closer: distance of those that are
-    much closer than others. graded: pairs resemble each other by degrees."""
+    """Bars that two pictures of a set must reach to show one part.
+
+    own: Fisher's z of what they have of their own; own_of_same: the same, where their whole fine structure is
+    the same. closer: distance of those that are much closer than others. graded: pairs resemble each other by
+    degrees.
+    """
 
     own: float
     own_of_same: float
