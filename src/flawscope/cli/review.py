@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help=f"where decisions and copies go (default: {REVIEW_FOLDER} in RESULTS)"
     )
-    parser.add_argument("--all", action="store_true", help="review the good pictures, too")
+    parser.add_argument(
+        "--all", action="store_true", help="review all good pictures, not only those near the threshold"
+    )
     parser.add_argument(
         "--port", type=common.parse_port, default=0, metavar="N", help="of the page (default: a free one)"
     )

@@ -52,11 +52,12 @@ class ReviewPicture:
 
 
 def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False) -> list[ReviewPicture]:
-    """Return the anomalous pictures of a run, most severe first; each path once, as it was judged last.
+    """Return the anomalous pictures of a run and the good ones near the threshold, most severe first; each
+    path once, as it was judged last.
 
     Args:
         results: a folder that `predict --out` or `evaluate --out` wrote, or a table of results.
-        every: return the good ones, too.
+        every: return all good ones, too.
 
     Raises:
         InputError: there is no table, or none of its pictures is there.
@@ -66,7 +67,7 @@ def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False
     judged_rows = (row for row in read_table(table) if row.score is not None and row.severity is not None)
     last_rows = {row.path: row for row in judged_rows}
     names = _result_names(folder)
-    rows = [row for row in last_rows.values() if every or row.decision == "anomalous"]
+    rows = [row for row in last_rows.values() if every or row.decision == "anomalous" or row.near == "true"]
     pictures = [_read_picture(row, folder, names.get(row.path)) for row in rows]
     if not pictures:
         raise InputError(
