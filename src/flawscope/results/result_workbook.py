@@ -42,7 +42,6 @@ COLUMNS = {
     "largest_y": Column("at y, px", 11, PIXELS),
     "p_value": Column("p", 9, P_VALUE),
     "severity": Column("Severity", 11, SEVERITY),
-    "near": Column("Near threshold", 14),
     "kinds": Column("Kind", 22),
     "product": Column("Product", 16),
     "time": Column("Time", 20, TIME_FORMAT),
