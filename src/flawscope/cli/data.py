@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,11 @@ from flawscope.errors import InputError
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
+    from flawscope.datasets.check import CheckReport
     from flawscope.evaluation.repeatability import Repeatability
     from flawscope.pictures.still_frames import StillReport
     from flawscope.progress import ProgressCallback
+    from flawscope.results.advice import Advice
     from flawscope.results.alignment import Alignment
 
 
@@ -67,13 +70,18 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("give --data ROOT, or --still FOLDER with frames of one part that lies still")
     if args.several and not args.align:
         raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
+    if args.out:
+        check_writable(Path(args.out), ".html")
+    return _check_data(args)
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    """Checks a data set; what an alignment fails for is raised after all else was shown."""
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import group_warning
     from flawscope.evaluation.next_steps import advise_before
 
-    if args.out:
-        check_writable(Path(args.out), ".html")
     step = common.progress_for(args)
     dataset = open_dataset(args.data, args.category, group=args.group, good=args.good)
     if group_remark := group_warning([item.path for item in dataset.train], args.group):
@@ -85,30 +93,40 @@ def run(args: argparse.Namespace) -> int:
         progress=lambda done, total: step("check", done, total),
     )
     aligned, problem = None, None
-    try:
-        aligned = _check_alignment(args, dataset, step) if args.align else None
-    except InputError as error:  # the rest is told and shown all the same
-        problem = error
-    steps = [] if args.align else advise_before(dataset)
+    if args.align:
+        try:
+            aligned = _check_alignment(args, dataset, step)
+        except InputError as error:  # the rest is told and shown all the same
+            problem = error
     if args.out:
         from flawscope.pages.report import write_page
         from flawscope.pages.report.pages import check_page
 
         write_page(args.out, check_page(dataset, report, aligned))
-    if args.json:
-        document = report.to_dict() | ({} if aligned is None else {"alignment": aligned.to_dict()})
-        document["advice"] = [one._asdict() for one in steps]
-        common.show(common.as_json(document))
-    else:
-        lines = list(report.lines())
-        if aligned is not None:
-            lines += aligned.lines()
-        common.show("\n".join(lines))
-        for one in steps:
-            common.show(common.next_step(one))
+    steps = [] if args.align else advise_before(dataset)
+    _show_checks(args, report, aligned, steps)
     if problem is not None:
         raise problem
     return 0 if report.ok and not (aligned and aligned.problem) else 1
+
+
+def _show_checks(
+    args: argparse.Namespace, report: CheckReport, aligned: Alignment | None, steps: Sequence[Advice]
+) -> None:
+    """Prints what was found and advised, with `--json` as one document."""
+    if args.json:
+        document = report.to_dict()
+        if aligned is not None:
+            document["alignment"] = aligned.to_dict()
+        document["advice"] = [one._asdict() for one in steps]
+        common.show(common.as_json(document))
+        return
+    lines = list(report.lines())
+    if aligned is not None:
+        lines += aligned.lines()
+    common.show("\n".join(lines))
+    for one in steps:
+        common.show(common.next_step(one))
 
 
 def _check_camera(args: argparse.Namespace) -> int:
