@@ -229,12 +229,7 @@ def check_output(args: argparse.Namespace) -> None:
     """Checks before anything is loaded that `--out` can be written, and makes its folder. Options on written
     pictures are refused where none are written. A table is written as the one before it, with decimal commas
     or without."""
-    if args.out and not args.out.lower().endswith(".xlsx"):
-        from flawscope.results.run import TABLE_NAME
-        from flawscope.results.table import has_decimal_commas
-
-        before = args.out if is_table(args.out) else Path(args.out, TABLE_NAME)
-        args.decimal_comma = args.decimal_comma or has_decimal_commas(before)
+    _keep_decimal_commas(args)
     if args.out and not is_table(args.out):
         check_results_folder(args.out)
         return
@@ -242,10 +237,22 @@ def check_output(args: argparse.Namespace) -> None:
         raise InputError("--decimal-comma is for CSV: add --out FILE.csv or --out DIR, or leave it out")
     if args.maps:
         raise InputError("--maps has nothing to write to: add --out DIR")
-    if args.out and not (folder := Path(args.out).absolute().parent).is_dir():
-        raise InputError(f"--out {args.out}: there is no folder {folder}; make it first")
     if args.out:
+        folder = Path(args.out).absolute().parent
+        if not folder.is_dir():
+            raise InputError(f"--out {args.out}: there is no folder {folder}; make it first")
         check_replaceable(Path(args.out))
+
+
+def _keep_decimal_commas(args: argparse.Namespace) -> None:
+    """Sets `--decimal-comma` where the table that is replaced has decimal commas."""
+    from flawscope.results.run import TABLE_NAME
+    from flawscope.results.table import has_decimal_commas
+
+    if not args.out or args.out.lower().endswith(".xlsx"):
+        return
+    before = args.out if is_table(args.out) else Path(args.out, TABLE_NAME)
+    args.decimal_comma = args.decimal_comma or has_decimal_commas(before)
 
 
 def check_results_folder(path: str, *names: str) -> None:
@@ -276,9 +283,11 @@ def keep_other_results(
     earlier = earlier_product(Path(args.out))
     if earlier not in ("", product):
         raise InputError(f"--out {args.out} holds results of {earlier}, the model is of {product}: {remedy}")
-    judged = earlier_paths(Path(args.out)) if pictures else []
-    given = {os.path.abspath(path) for path in pictures or ()}
-    if judged and not any(os.path.abspath(path) in given for path in judged):
+    if not pictures:
+        return
+    judged = earlier_paths(Path(args.out))
+    given = {os.path.abspath(path) for path in pictures}
+    if judged and given.isdisjoint(os.path.abspath(path) for path in judged):
         others = f"{pluralize(len(judged), 'other picture')}, such as {judged[0]}"
         raise InputError(f"--out {args.out} holds results of {others}: {remedy}")
 
@@ -467,15 +476,20 @@ def left_out_line(result: Evaluation, by: str) -> str:
 
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Aligns columns for reading; numbers to the right."""
-    shown = [["" if value is None else str(value) for value in row] for row in rows]
+    rows_of_text = [["" if value is None else str(value) for value in row] for row in rows]
     columns = []
     for place, title in enumerate(header):
-        values = [row[place] for row in shown]
-        width = max(len(text) for text in (title, *values))
-        is_of_numbers = all(re.match(r"$|n/a$|[+\-0-9]", text) for text in values)
-        align = str.rjust if is_of_numbers else str.ljust
-        columns.append([align(text, width) for text in (title, "-" * width, *values)])
+        values = [row[place] for row in rows_of_text]
+        columns.append(_align_column(title, values))
     return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+
+
+def _align_column(title: str, values: Sequence[str]) -> list[str]:
+    """Cells of a column, its title and a line first, all of one width."""
+    width = max(len(text) for text in (title, *values))
+    is_of_numbers = all(re.match(r"$|n/a$|[+\-0-9]", text) for text in values)
+    align = str.rjust if is_of_numbers else str.ljust
+    return [align(text, width) for text in (title, "-" * width, *values)]
 
 
 # --------------------------------------------------- --category all|objects|textures|a,b: one after the other
@@ -539,11 +553,22 @@ def reason_of(error: Exception, *, debug: bool = False) -> str:
         return "not enough memory: choose a smaller --size or fewer pictures"
     if debug:
         raise error
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
+    if isinstance(error, OSError):
+        return _reason_of_system(error)
+    return _reason_unforeseen(error)
+
+
+def _reason_of_system(error: OSError) -> str:
+    """Reason that the computer gives: a full disk, lacking rights, no folder for temporary files."""
+    if error.errno in DISK_FULL:
         where = error.filename or "the output"
         return f"cannot write {where}: {error.strerror}; free some space or send it elsewhere"
     if isinstance(error, PermissionError) and error.filename:
         return f"{_without_rights(error.filename)}: {error.strerror}; give this user the rights to it"
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # `tempfile`'s words
         return "no folder can be written for temporary files, such as /tmp: set TMPDIR to one"
+    return _reason_unforeseen(error)
+
+
+def _reason_unforeseen(error: Exception) -> str:
     return f"unexpected {message_with_type(error)}; --debug shows where"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # Settings that have a flag with every method
 COMMON_FLAGS = (*names_of(SETTING), "seen")
+MEMORY_ARGUMENTS = (Reading, Seeing)  # those of `fit` that its memory depends on
 
 
 class FitSettings(NamedTuple):
@@ -121,7 +122,7 @@ def fit_arguments(
 
 def memory_arguments(args: argparse.Namespace, call: FitSettings) -> Json:
     """Arguments of a fit that its memory depends on."""
-    return fit_arguments(args, call, (Reading, Seeing))
+    return fit_arguments(args, call, MEMORY_ARGUMENTS)
 
 
 def require_training() -> None:

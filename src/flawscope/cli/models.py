@@ -132,12 +132,40 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures, since the camera or the light has changed, or for another
     false-alarm rate. The network stays."""
-    from flawscope.datasets import list_pictures
-    from flawscope.datasets.layouts import is_review
-    from flawscope.datasets.own_folders import refuse_unknown
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
+    _check_calibration_call(args)
+    call = questions.digest_call(args)
+    if args.force and questions.accept(out, call):
+        return 0
+    pictures = [] if args.good is None else _list_good_pictures(args.good, args.force)
+    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
+    names = common.product_names(model, args)
+    if args.false_alarm_rate is not None and model.views is not None and args.product is not None:
+        raise InputError("the views decide together, at one false-alarm rate: leave out --product")
+    given = _pictures_by_product(model, names, pictures)
+    lines, failures = list[str](), list[str]()
+    for name in names:
+        before = model.products[name]
+        after = _calibrate_product(args, before, given.get(name))
+        if name not in given:
+            lines.append(f"{name}: {after.calibration.promise()}".removeprefix(": "))
+        else:
+            lines += _describe_calibration(before, after, name if len(given) > 1 else "")
+        failures += after.failures
+        model = model.with_product(name, after)
+    questions.save(model, out, call, args.model)
+    out = questions.written(out, args.model)
+    say = common.say_unless_quiet(args)
+    for line in [*lines, f"wrote {out}"]:
+        say(line)
+    return common.report_failures(failures) or questions.report(out, args.model)
+
+
+def _check_calibration_call(args: argparse.Namespace) -> None:
+    from flawscope.datasets.layouts import is_review
+
     if args.good is None and args.false_alarm_rate is None:
         raise InputError("calibrate takes --good FOLDER with new good pictures, --false-alarm-rate, or both")
     if args.good is not None and is_review(args.good):
@@ -145,39 +173,39 @@ def calibrate(args: argparse.Namespace) -> int:
             f"{args.good} holds pictures that were flagged, which would set the threshold far too high: give "
             "good pictures as they come"
         )
-    call = questions.digest_call(args)
-    if args.force and questions.accept(out, call):
-        return 0
-    pictures = [] if args.good is None else list_pictures(args.good)
-    if pictures and os.path.isdir(args.good) and not args.force:
-        refuse_unknown(Path(args.good), pictures, "give the folder of good ones alone, or add --force")
-    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
-    names = common.product_names(model, args)
-    if args.false_alarm_rate is not None and model.views is not None and args.product is not None:
-        raise InputError("the views decide together, at one false-alarm rate: leave out --product")
-    given = _pictures_by_product(model, names, pictures)
-    lines, failures = [], list[str]()
-    for name in names:
-        before = after = model.products[name]
-        if args.false_alarm_rate is not None:
-            after = after.with_rate(args.false_alarm_rate)
-        if name in given:
-            after = after.calibrate(given[name], step=common.progress_for(args), force=args.force)
-            of = f"{name}, " if len(given) > 1 else ""
-            lines += [
-                f"{of}before: {before.calibration.promise()}",
-                f"{of}now:    {after.calibration.promise()}",
-            ]
-            lines += after.manifest.notes[len(before.manifest.notes) :]
-        else:
-            lines.append(f"{name}: {after.calibration.promise()}".removeprefix(": "))
-        failures += after.failures
-        model = model.with_product(name, after)
-    questions.save(model, out, call, args.model)
-    out = questions.written(out, args.model)
-    for line in [] if args.quiet else [*lines, f"wrote {out}"]:
-        common.say(line)
-    return common.report_failures(failures) or questions.report(out, args.model)
+
+
+def _list_good_pictures(folder: str, force: bool) -> list[Path]:
+    """Lists the good pictures that a call names. InputError where their folders' names do not say that they
+    are good, unless `force` does."""
+    from flawscope.datasets import list_pictures
+    from flawscope.datasets.own_folders import refuse_unknown
+
+    pictures = list_pictures(folder)
+    if os.path.isdir(folder) and not force:
+        refuse_unknown(Path(folder), pictures, "give the folder of good ones alone, or add --force")
+    return pictures
+
+
+def _calibrate_product(
+    args: argparse.Namespace, predictor: Predictor, pictures: Sequence[PictureSource] | None
+) -> Predictor:
+    """Gives a product the call's rate, and new thresholds where it has pictures."""
+    if args.false_alarm_rate is not None:
+        predictor = predictor.with_rate(args.false_alarm_rate)
+    if pictures is None:
+        return predictor
+    return predictor.calibrate(pictures, step=common.progress_for(args), force=args.force)
+
+
+def _describe_calibration(before: Predictor, after: Predictor, product: str) -> list[str]:
+    """Lines on what a model promised and promises, and what is new to note. product: empty for one alone."""
+    of = f"{product}, " if product else ""
+    return [
+        f"{of}before: {before.calibration.promise()}",
+        f"{of}now:    {after.calibration.promise()}",
+        *after.manifest.notes[len(before.manifest.notes) :],
+    ]
 
 
 def _pictures_by_product(
@@ -236,9 +264,6 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 def export(args: argparse.Namespace) -> int:
     """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
     before."""
-    from flawscope.datasets import list_pictures
-    from flawscope.datasets.own_folders import refuse_unknown
-    from flawscope.predictor import fitted_artefact
     from flawscope.predictor.router import load, read_facts
 
     out = files.check_writable(args.out)
@@ -246,34 +271,42 @@ def export(args: argparse.Namespace) -> int:
     if args.force and questions.accept(out, call):
         return 0
     failures: list[str] = []
-    options: Json = {
-        "precision": args.precision,
-        "threads": args.threads,
-        "failures": failures,
-    }
-    several = bool(read_facts(args.model).kind)
-    if args.product and not several:
+    if read_facts(args.model).kind:
+        _export_joint_model(args, out, failures)
+    elif args.product:
         raise InputError("--product is for joint models: leave it out")
-    if not several:
-        artefact = fitted_artefact(args.model)
-        options["pictures"] = list_pictures(args.pictures) if args.pictures else []
-        if args.pictures and os.path.isdir(args.pictures) and not args.force:
-            remedy = "give the folder of good ones alone, or add --force"
-            refuse_unknown(Path(args.pictures), options["pictures"], remedy)
-    require_installed("export", "torch", extras="train,export")
-    options["step"] = common.progress_for(args)
-    if several:
-        from flawscope.export.router_export import export_router
-
-        export_router(args.model, out, pictures=_good_pictures(args), only=args.product, **options)
     else:
-        from flawscope.export import export as exporting
-
-        exporting.export(artefact, out, **options)
+        _export_model(args, out, failures)
     _say_exported(args, read_facts(out).manifests)
     if questions.new_questions(out, args.model):
         questions.save(load(out), out, call, args.model)
     return common.report_failures(failures) or questions.report(out, args.model)
+
+
+def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
+    """Exports a model of one product. failures: gets the pictures that cannot be used."""
+    from flawscope.predictor import fitted_artefact
+
+    artefact = fitted_artefact(args.model)
+    pictures = _list_good_pictures(args.pictures, args.force) if args.pictures else []
+    require_installed("export", "torch", extras="train,export")
+    from flawscope.export import export as exporting
+
+    exporting.export(artefact, out, pictures=pictures, **_export_options(args, failures))
+
+
+def _export_joint_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
+    """Exports a model of several products. failures: as of `_export_model`."""
+    require_installed("export", "torch", extras="train,export")
+    from flawscope.export.router_export import export_router
+
+    options = _export_options(args, failures)
+    export_router(args.model, out, pictures=_good_pictures(args), only=args.product, **options)
+
+
+def _export_options(args: argparse.Namespace, failures: list[str]) -> Json:
+    step = common.progress_for(args)
+    return {"precision": args.precision, "threads": args.threads, "failures": failures, "step": step}
 
 
 def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:

@@ -48,7 +48,7 @@ def fit(args: argparse.Namespace) -> int:
         kept = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
         common.say(f"{out} is not written{kept}")
         return fit_several.exit_code(outcomes)
-    model = _join(args, old, calls, pattern)
+    model = _join_models(args, old, calls, pattern)
     questions.save(model, out, args.call_digest, args.update)
     out = questions.written(out, args.update)
     shutil.rmtree(folder)
@@ -89,7 +89,7 @@ def _write_known_models(old: RouterArtefact | None, calls: Calls) -> None:
             model_file.write(old.products[name], call.update)
 
 
-def _join(
+def _join_models(
     args: argparse.Namespace, old: RouterArtefact | None, calls: Calls, pattern: PartPattern | None
 ) -> Router:
     """Joins the fitted models, and those of a router that were not added to. pattern: of views."""

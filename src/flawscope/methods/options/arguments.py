@@ -49,7 +49,7 @@ class Reading:
     group: str | None = option(
         None,
         "regular expression on file names; pictures for which it matches the same text show one part",
-        record=FitOption(group=PICTURES, shared="group"),
+        record=FitOption(group=PICTURES, shared="group", benchmark=True),
         stored=stored.group,
     )
     part: str | None = option(
@@ -127,7 +127,7 @@ class Reading:
     device: str = option(
         "auto",
         "auto, cpu, cuda or mps",
-        record=FitOption(group=RUNNING, shared="device", search=WITHOUT_EFFECT),
+        record=FitOption(group=RUNNING, shared="device", search=WITHOUT_EFFECT, benchmark=True),
     )
 
 
@@ -230,6 +230,7 @@ class Seeing:
             help="in any light that is up to 10%% brighter or darker",
             kept_by_update=True,
             changes_input=True,
+            benchmark=True,
             form=FormField(kind="percent", above=0, least=1, most=30),
         ),
         stored=stored.light,
@@ -257,6 +258,7 @@ class Learning:
             exclusive="length",
             kept_by_update=True,
             search=NOTHING,
+            benchmark=True,
             form=FormField(kind="own", above=0, most=10_000),
         ),
     )

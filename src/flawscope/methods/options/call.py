@@ -22,7 +22,7 @@ from flawscope.methods.options.record import (
 
 CALL_OPTIONS: tuple[FitOption, ...] = (
     FitOption(name="data", group=PICTURES, file=NOWHERE, shared="data", names_files=True),
-    FitOption(name="good", group=PICTURES, shared="data", names_files=True),
+    FitOption(name="good", group=PICTURES, shared="data", names_files=True, benchmark=True),
     FitOption(
         name="each_view",
         group=PICTURES,
