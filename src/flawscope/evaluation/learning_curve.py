@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.artefact.tried import GIVEN, LearningCurve, Scored
 from flawscope.datasets import Item
@@ -30,11 +32,7 @@ def learning_curve(
     advance = ProgressCounter(step, "learning curve", len(judged) * len(fewer))
     scores = {}
     for one in fewer:
-        column = []
-        for _, result in one.stream([item.path for item, _ in judged]):
-            column.append(np.nan if isinstance(result, InputError) else result.score)
-            advance()
-        scores[_number_learnt(one)] = np.array(column)
+        scores[_number_learnt(one)] = _score(one, [item.path for item, _ in judged], advance)
     scores[_number_learnt(model)] = np.array([prediction.score for _, prediction in judged])
     is_judged = ~np.isnan([*scores.values()]).any(axis=0)
     is_defective = np.array([item.anomalous for item, _ in judged])
@@ -44,6 +42,15 @@ def learning_curve(
     carriers = np.full(int(defective.sum()), GIVEN)
     compared = {n: Scored(one[good], one[defective], carriers) for n, one in scores.items()}
     return LearningCurve.of(compared)
+
+
+def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None]) -> NDArray[np.float64]:
+    """Scores of pictures; NaN where one cannot be judged."""
+    scores = []
+    for _, result in model.stream(paths):
+        scores.append(np.nan if isinstance(result, InputError) else result.score)
+        advance()
+    return np.array(scores)
 
 
 def describe(curve: LearningCurve) -> str:
