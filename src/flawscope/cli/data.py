@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,12 +87,8 @@ def _check_data(args: argparse.Namespace) -> int:
     dataset = open_dataset(args.data, args.category, group=args.group, good=args.good)
     if group_remark := group_warning([item.path for item in dataset.train], args.group):
         common.say(group_remark)
-    report = check(
-        dataset,
-        near=not args.no_near,
-        group=args.group,
-        progress=lambda done, total: step("check", done, total),
-    )
+    progress = partial(step, "check")
+    report = check(dataset, near=not args.no_near, group=args.group, progress=progress)
     aligned, problem = None, None
     if args.align:
         try:
@@ -99,15 +96,20 @@ def _check_data(args: argparse.Namespace) -> int:
         except InputError as error:  # the rest is told and shown all the same
             problem = error
     if args.out:
-        from flawscope.pages.report import write_page
-        from flawscope.pages.report.pages import check_page
-
-        write_page(args.out, check_page(dataset, report, aligned))
+        _write_page(args.out, dataset, report, aligned)
     steps = [] if args.align else advise_before(dataset)
     _show_checks(args, report, aligned, steps)
     if problem is not None:
         raise problem
-    return 0 if report.ok and not (aligned and aligned.problem) else 1
+    is_aligned = aligned is None or not aligned.problem
+    return 0 if report.ok and is_aligned else 1
+
+
+def _write_page(out: str, dataset: Dataset, report: CheckReport, aligned: Alignment | None) -> None:
+    from flawscope.pages.report import write_page
+    from flawscope.pages.report.pages import check_page
+
+    write_page(out, check_page(dataset, report, aligned))
 
 
 def _show_checks(

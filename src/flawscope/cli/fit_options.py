@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
 from flawscope.config import (
@@ -26,6 +26,9 @@ from flawscope.config import (
 from flawscope.errors import InputError, suggest_name
 from flawscope.methods import registry
 from flawscope.methods.options import FIT_OPTIONS, names_of, record
+
+if TYPE_CHECKING:
+    from flawscope.types import Json
 
 # Of the call, not of what is fitted; those in `CALL_IN_FILE` may stand in the file, above `categories`
 CALL_IN_FILE = names_of(file=record.WHOLE)
@@ -187,12 +190,7 @@ def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namesp
     for name in parse_assignments(args.set):
         if name in file_options():
             raise InputError(f"--set {name}: it is an option; write {flag_of(name)} instead")
-    values = read_config(args.config, category) if args.config else {}
-    of_all = read_config(args.config) if args.config else {}
-    for name in CALL_IN_FILE:
-        if values.pop(name, None) != of_all.get(name):
-            raise InputError(f"config {args.config}: {name} is of the whole call: write it above categories")
-    _check_names(args.config, values)
+    values = _read_category(args.config, category) if args.config else {}
     own = argparse.Namespace(**{**vars(args), "typed": typed, "filed": frozenset(values.keys() - typed)})
     for name in file_options() & values.keys():
         if name not in typed and values[name] is not None:
@@ -201,6 +199,16 @@ def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namesp
         own.part, own.view = _parse_template(own)
         own.channels = None
     return own
+
+
+def _read_category(file: str, category: str | None) -> Json:
+    """Options and settings of a file for a category, without those of the whole call."""
+    values, of_all = read_config(file, category), read_config(file)
+    for name in CALL_IN_FILE:
+        if values.pop(name, None) != of_all.get(name):
+            raise InputError(f"config {file}: {name} is of the whole call: write it above categories")
+    _check_names(file, values)
+    return values
 
 
 @cache

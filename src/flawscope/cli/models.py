@@ -141,20 +141,8 @@ def calibrate(args: argparse.Namespace) -> int:
         return 0
     pictures = [] if args.good is None else _list_good_pictures(args.good, args.force)
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
-    names = common.product_names(model, args)
-    if args.false_alarm_rate is not None and model.views is not None and args.product is not None:
-        raise InputError("the views decide together, at one false-alarm rate: leave out --product")
-    given = _pictures_by_product(model, names, pictures)
     lines, failures = list[str](), list[str]()
-    for name in names:
-        before = model.products[name]
-        after = _calibrate_product(args, before, given.get(name))
-        if name not in given:
-            lines.append(f"{name}: {after.calibration.promise()}".removeprefix(": "))
-        else:
-            lines += _describe_calibration(before, after, name if len(given) > 1 else "")
-        failures += after.failures
-        model = model.with_product(name, after)
+    model = _calibrate_products(args, model, pictures, lines, failures)
     questions.save(model, out, call, args.model)
     out = questions.written(out, args.model)
     say = common.say_unless_quiet(args)
@@ -185,6 +173,31 @@ def _list_good_pictures(folder: str, force: bool) -> list[Path]:
     if os.path.isdir(folder) and not force:
         refuse_unknown(Path(folder), pictures, "give the folder of good ones alone, or add --force")
     return pictures
+
+
+def _calibrate_products(
+    args: argparse.Namespace,
+    model: Predictor | Router,
+    pictures: Sequence[PictureSource],
+    lines: list[str],
+    failures: list[str],
+) -> Predictor | Router:
+    """Calibrates the products, or views, that a call names. lines: get what is said of each; failures: the
+    pictures that cannot be used."""
+    names = common.product_names(model, args)
+    if args.false_alarm_rate is not None and model.views is not None and args.product is not None:
+        raise InputError("the views decide together, at one false-alarm rate: leave out --product")
+    given = _pictures_by_product(model, names, pictures)
+    for name in names:
+        before = model.products[name]
+        after = _calibrate_product(args, before, given.get(name))
+        if name not in given:
+            lines.append(f"{name}: {after.calibration.promise()}".removeprefix(": "))
+        else:
+            lines += _describe_calibration(before, after, name if len(given) > 1 else "")
+        failures += after.failures
+        model = model.with_product(name, after)
+    return model
 
 
 def _calibrate_product(

@@ -245,13 +245,19 @@ class Output:
         if self.table:
             with self.unwritten.collect("row"):
                 self.table.add_result(result)
-        if self.results and is_shown:
-            self._write_files(self.results, result, source)
         if self.results:
-            with self.unwritten.collect("row"):
-                self.results.add_to_workbook(result)
+            self._write_to_folder(self.results, result, source if is_shown else None)
         if not isinstance(result, Unjudged):
             self.count(result)
+
+    def _write_to_folder(
+        self, results: ResultsFolder, result: Prediction | Unjudged, source: PictureSource | None
+    ) -> None:
+        """Writes an input's files, and its row of the workbook. source: None, it has a row alone."""
+        if source is not None:
+            self._write_files(results, result, source)
+        with self.unwritten.collect("row"):
+            results.add_to_workbook(result)
 
     def _write_files(
         self, results: ResultsFolder, result: Prediction | Unjudged, source: PictureSource
@@ -312,13 +318,8 @@ class Output:
         self, results: ResultsFolder, facts: Json, levels: Levels | None, part_rows: list[Sequence[object]]
     ) -> None:
         """Writes the final files of the results folder; its summary says what could not be written."""
-        from flawscope.results.excel import write_table
-        from flawscope.results.run import PARTS_TABLE_NAME
-
         if self.parts:
-            with self.unwritten.collect("table"):
-                path = results.own.path(PARTS_TABLE_NAME)
-                write_table(path, part_rows, decimal_comma=self.args.decimal_comma)
+            self._write_parts_table(results, part_rows)
         if self.labels:
             with self.unwritten.collect("file of labels"):
                 self.labels.finish()
@@ -333,10 +334,18 @@ class Output:
                 counts["overlay"] = len(undrawn)
             facts |= {"complete": facts["complete"] and not counts, "unwritten": counts}
             results.write_summary(facts)
-        if not self.args.quiet:
-            missing = self.unwritten.counts["row"] or self.unwritten.counts["table"]
-            what = "rows" if missing else "a row for every input"
-            common.say(f"results in {self.args.out}: {what} in {' and '.join(results.tables)}")
+        missing = self.unwritten.counts["row"] or self.unwritten.counts["table"]
+        what = "rows" if missing else "a row for every input"
+        say = common.say_unless_quiet(self.args)
+        say(f"results in {self.args.out}: {what} in {' and '.join(results.tables)}")
+
+    def _write_parts_table(self, results: ResultsFolder, rows: list[Sequence[object]]) -> None:
+        from flawscope.results.excel import write_table
+        from flawscope.results.run import PARTS_TABLE_NAME
+
+        with self.unwritten.collect("table"):
+            path = results.own.path(PARTS_TABLE_NAME)
+            write_table(path, rows, decimal_comma=self.args.decimal_comma)
 
     def _write_page(self, results: ResultsFolder, facts: Json, levels: Levels | None) -> None:
         """Writes the page beside the table, where the libraries that it needs are installed."""

@@ -85,9 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.labels and args.cluster is None and (not args.out or common.is_table(args.out)):
-        raise InputError("--labels needs a folder for its files: add --out DIR")
-    cluster_predict.check_options(args)
+    _check_call(args)
     if args.cluster is not None:
         return cluster_predict.predict_on_cluster(args)
     common.check_output(args)
@@ -109,6 +107,12 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         _advise_review(args, results, summary)
     return _exit_code(args, results, summary, code)
+
+
+def _check_call(args: argparse.Namespace) -> None:
+    if args.labels and args.cluster is None and (not args.out or common.is_table(args.out)):
+        raise InputError("--labels needs a folder for its files: add --out DIR")
+    cluster_predict.check_options(args)
 
 
 def _collect_inputs(args: argparse.Namespace) -> output.PictureInputs:

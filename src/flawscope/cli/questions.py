@@ -46,12 +46,11 @@ def digest_call(args: argparse.Namespace) -> str:
 def _files_of_call(given: Json) -> list[tuple[str, int, int]]:
     """Names, sizes and times of the files that arguments name, or that lie in folders which they name."""
     roots = {given[name] for name in PATHS if isinstance(given.get(name), str)}
-    own = [os.path.abspath(given[name]) for name in WRITTEN if given.get(name)]
-    own += [str(_beside(path)) for path in own]
     paths = set[str]()
     for root in roots:
         for found in glob(root) or [root]:
             paths.update(_files(found))
+    own = _own_paths(given)
     files = []
     for path in sorted(paths):
         is_own = any(Path(os.path.abspath(path)).is_relative_to(one) for one in own)
@@ -61,6 +60,12 @@ def _files_of_call(given: Json) -> list[tuple[str, int, int]]:
             facts = os.stat(path)
             files.append((path, facts.st_size, facts.st_mtime_ns))
     return files
+
+
+def _own_paths(given: Json) -> list[str]:
+    """Paths that a call writes itself."""
+    paths = [os.path.abspath(given[name]) for name in WRITTEN if given.get(name)]
+    return [*paths, *(str(_beside(path)) for path in paths)]
 
 
 def _files(path: str) -> Iterator[str]:

@@ -45,9 +45,7 @@ def fit(args: argparse.Namespace) -> int:
     rows = [(name, *one.figures) for name, one in outcomes.items()]
     say(common.format_table(rows, (kind, *fit_several.HEADER)))
     if any(one.failed for one in outcomes.values()):
-        kept = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
-        common.say(f"{out} is not written{kept}")
-        return fit_several.exit_code(outcomes)
+        return _report_unwritten(out, folder, outcomes)
     model = _join_models(args, old, calls, pattern)
     questions.save(model, out, args.call_digest, args.update)
     out = questions.written(out, args.update)
@@ -56,6 +54,13 @@ def fit(args: argparse.Namespace) -> int:
         say(parts.promise())
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(model.products), kind)}")
     return fit_several.exit_code(outcomes) or questions.report(out, args.update)
+
+
+def _report_unwritten(out: Path, folder: Path, outcomes: Mapping[str, fit_several.Outcome]) -> int:
+    """Says that the joint model is not written, since a fit failed; returns the exit code."""
+    kept = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
+    common.say(f"{out} is not written{kept}")
+    return fit_several.exit_code(outcomes)
 
 
 def _check_calls(args: argparse.Namespace, old: RouterArtefact | None, calls: Calls) -> None:

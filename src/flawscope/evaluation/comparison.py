@@ -339,6 +339,7 @@ def _differences(
     if any(one.parts for one in evaluations):  # pixels are those of pictures
         truth = np.array([one.item.anomalous for one in evaluations[0].pictures])
         pictures = bootstrap_counts(truth, resamples, seed)
+    has_both = min(anomalous.sum(), (~anomalous).sum()) >= 2
     values: list[dict[str, float | None]] = []
     resampled: list[dict[str, Floats]] = []
     for evaluation, decided in zip(
@@ -348,7 +349,7 @@ def _differences(
         scores = np.array([one.score for one in decided])
         values.append(_values(evaluation, anomalous, decisions, scores))
         rates = _resampled_rates(anomalous, decisions, times)
-        if min(anomalous.sum(), (~anomalous).sum()) >= 2:
+        if has_both:
             rates |= bootstrap_images(anomalous, scores, decisions, times)
         resampled.append(rates | _bootstrap_pixels(evaluation, pictures[: resamples // 2]))
     differences = []

@@ -153,18 +153,20 @@ class Pages:
     def _read_texts(self, language: str) -> dict[str, str]:
         """Return the texts of a language by key. A key without a text is as one that is not there."""
         found: dict[str, str] = {}
-        folders = [folder / "texts" for folder in self._folders]
-        for file in (file for folder in folders if folder.is_dir() for file in folder.iterdir()):
+        for file in self._text_files():
             stem = file.name.removesuffix(".yaml")
             if stem in self.languages and stem != language:
                 continue
             content = load_yaml(file.read_text(encoding="utf-8")) or {}
             sections = content if stem == language else content.get(language) or {}
-            for name, section in sections.items():
-                for key, text in (section or {}).items():
-                    if text not in (None, ""):
-                        found[f"{name}.{key}"] = str(text)
+            found |= _flat_texts(sections)
         return found
+
+    def _text_files(self) -> Iterator[Traversable]:
+        for folder in self._folders:
+            texts = folder / "texts"
+            if texts.is_dir():
+                yield from texts.iterdir()
 
     def render(
         self,
@@ -226,6 +228,16 @@ class Pages:
     def _read_template(self, name: str) -> str:
         file = next(file for folder in self._folders if (file := folder / name).is_file())
         return file.read_text(encoding="utf-8")
+
+
+def _flat_texts(sections: Mapping[str, Mapping[str, object] | None]) -> dict[str, str]:
+    """Return the texts of sections by `SECTION.KEY`."""
+    found = {}
+    for name, section in sections.items():
+        for key, text in (section or {}).items():
+            if text not in (None, ""):
+                found[f"{name}.{key}"] = str(text)
+    return found
 
 
 def _walk(folder: Traversable, below: str = "") -> Iterator[tuple[str, Traversable]]:

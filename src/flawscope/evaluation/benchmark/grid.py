@@ -294,7 +294,7 @@ def _cell_settings(
 
 
 def _taken_options(method: str, options: Facts) -> Json:
-    """Those of `--steps` and `--seen` that a method knows, and that are given."""
+    """Options `--steps` and `--seen`, where a method knows them and they are given."""
     taken: Json = {}
     if options["steps"] is not None and _learns_in_steps(method):
         taken["steps"] = options["steps"]
