@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from flawscope.artefact.files import check_replaceable
 from flawscope.errors import (
@@ -95,7 +95,19 @@ Options = argparse._ActionsContainer  # a parser, or a group of its options
 Add = Callable[[Options], None]
 
 
-def _adder(option: str, **settings: Any) -> Add:
+class ArgumentSettings(TypedDict, total=False):
+    """Settings of `add_argument` that options of the commands have."""
+
+    action: str | type[argparse.Action]
+    nargs: str
+    const: object
+    type: Callable[[str], object]
+    choices: Sequence[str]
+    metavar: str | None
+    help: str
+
+
+def _adder(option: str, **settings: Unpack[ArgumentSettings]) -> Add:
     def add(parser: Options) -> None:
         parser.add_argument(option, **settings)
 

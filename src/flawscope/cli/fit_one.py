@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flawscope.cli import common, fit_options, questions
 from flawscope.cli.output import file_remarks
@@ -40,7 +40,7 @@ class FitSettings(NamedTuple):
 
     method: str
     preset: str
-    seen: Any
+    seen: int | str
     settings: Json
 
 

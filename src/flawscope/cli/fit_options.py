@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope.cli import common
 from flawscope.config import (
@@ -39,7 +39,7 @@ COMMON_SETTINGS = frozenset(("method", "preset", "seen", "scale"))
 # `--help-all` alone shows them
 RARE = frozenset(option.name for option in FIT_OPTIONS if option.rare)
 # How this command adds the options that it shares with others
-SHARED: Mapping[str, Mapping[str, Any]]
+SHARED: Mapping[str, Mapping[str, str]]
 SHARED = {
     "data": {"several": "; a,b; all"},
     "rate": {"default": "5%%"},
@@ -67,9 +67,13 @@ class _HelpAll(argparse.Action):
     """Prints the help with all options, and the settings that `--set` and a file take."""
 
     def __init__(
-        self, texts: Mapping[argparse.Action, str | None], option_strings: Sequence[str], **how: Any
+        self,
+        texts: Mapping[argparse.Action, str | None],
+        option_strings: Sequence[str],
+        dest: str,
+        help: str | None = None,
     ):
-        super().__init__(option_strings, nargs=0, **{**how, "default": argparse.SUPPRESS})
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
         self._texts = texts
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
@@ -117,7 +121,7 @@ def _help_words() -> dict[str, object]:
     }
 
 
-def _argument(option: record.FitOption, words: Mapping[str, object]) -> dict[str, Any]:
+def _argument(option: record.FitOption, words: Mapping[str, object]) -> common.ArgumentSettings:
     """Returns how argparse reads an option."""
     text = option.help
     for word, value in words.items():
@@ -126,7 +130,7 @@ def _argument(option: record.FitOption, words: Mapping[str, object]) -> dict[str
         return {"action": "store_true", "help": text}
     if option.value == record.YES_OR_NO:
         return {"action": argparse.BooleanOptionalAction, "help": text}
-    how: dict[str, Any] = {"metavar": option.metavar, "help": text}
+    how: common.ArgumentSettings = {"metavar": option.metavar, "help": text}
     if option.choices:
         how["choices"] = option.choices
     if option.value == record.NUMBER:
@@ -134,7 +138,7 @@ def _argument(option: record.FitOption, words: Mapping[str, object]) -> dict[str
     if option.value in (record.MINUTES, record.OPTIONAL_MINUTES):
         how["type"] = common.parse_minutes
     if option.value == record.OPTIONAL_MINUTES:
-        how |= {"nargs": "?", "const": AUTO_MINUTES}
+        how["nargs"], how["const"] = "?", AUTO_MINUTES
     return how
 
 

@@ -103,7 +103,7 @@ def _run(arguments: list[str]) -> int:
     _escape_unprintable()
     name, *rest = arguments
     parser, run = load_command(_find_command(name))
-    args = parser.parse_args(rest)
+    args = parser.parse_call(rest)
     tell_questions(args)
     missing = _missing_folders(getattr(args, "out", None))
     try:
@@ -206,9 +206,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any):
         super().__init__(**settings, allow_abbrev=False)
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known, args = list(_option_strings(self)), clean_words(args or ())
-        for word in args:
+    def parse_call(self, words: Sequence[str]) -> argparse.Namespace:
+        """Reads the words of a call. InputError: there is no such option, or a word looks like one."""
+        known, given = list(_option_strings(self)), clean_words(words)
+        for word in given:
             option = word.partition("=")[0]
             if word == "--":
                 break
@@ -216,7 +217,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"there is no option {option}{_suggestion(option, known)}")
             if word.startswith("-") and len(word) > 1 and option not in known and os.path.lexists(word):
                 self.error(f"{word} would be an option; the file of this name is ./{word}")
-        return super().parse_args(args, namespace)
+        return self.parse_args(given)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see `{self.prog} --help`")

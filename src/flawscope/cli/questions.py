@@ -65,7 +65,8 @@ def _files_of_call(given: Json) -> list[tuple[str, int, int]]:
 def _own_paths(given: Json) -> list[str]:
     """Paths that a call writes itself."""
     paths = [os.path.abspath(given[name]) for name in WRITTEN if given.get(name)]
-    return [*paths, *(str(_beside(path)) for path in paths)]
+    beside = [str(_beside(path)) for path in paths]
+    return paths + beside
 
 
 def _files(path: str) -> Iterator[str]:

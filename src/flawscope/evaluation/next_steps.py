@@ -81,6 +81,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     is_whole = how.tile is None and how.reference is None
     defective = [one for one in result.decided if one.anomalous]
     hidden = sum(one.prediction.score > sole[1] for one in missed)
+    sizes = [one.prediction.geometry.picture_size for one in missed[:MEASURED]]
 
     def lies_elsewhere() -> bool:
         return how.reference is None and _poses_needed(_telling_pictures(result)) is not None
@@ -89,7 +90,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         rate=manifest.calibration.rate,
         missing=promise_of(manifest).describe_missing(),
         marks=_mark_lengths(missed[:MEASURED]),
-        pictures=[one.prediction.geometry.picture_size for one in missed[:MEASURED]],
+        pictures=sizes,
         network=how.network_size if is_whole else None,
         defects=len(defective),
         missed=sum(not one.is_anomalous for one in defective),

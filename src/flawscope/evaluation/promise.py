@@ -49,13 +49,15 @@ def check_promise(
     units = _units(predictor, shown, [item.path for item in good_items])
     chance, broken = judge_pictures(alarms, units, promise.rate, promise.calibrated)
     copies = sorted(set(_copies_of(learnt, shown)) | set(_made_of_the_same(train, good_items)))
+    false_alarms = _count_units(units, alarms) if promise.by_part else sum(alarms)
+    reasons = list(_reasons(predictor, train, learnt, good)) if broken else []
     return {
         "expected_interval": [*promise.interval],
-        "alarms": _count_units(units, alarms) if promise.by_part else sum(alarms),
+        "alarms": false_alarms,
         "pictures": len(good),
         "chance": chance,
         "broken": broken,
-        "reasons": list(_reasons(predictor, train, learnt, good)) if broken else [],
+        "reasons": reasons,
         "copies_of_training": [str(good_items[number].path) for number in copies],
     }
 

@@ -7,13 +7,16 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from flawscope.errors import FlawscopeError
 from flawscope.pictures.text_files import load_yaml
 from flawscope.results import html
 from flawscope.results.findings import Reason, Value
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français"}
 DEFAULT_LANGUAGE = "en"
@@ -77,7 +80,7 @@ class Texts:
             text = f"{float(text):.0f}"
         return text if self.language == "en" else text.replace(".", ",")
 
-    def value(self, value: Any) -> str:
+    def value(self, value: object) -> str:
         """Format a value of JSON: numbers as `number` does, what a list or a mapping holds side by side."""
         if isinstance(value, dict):
             return ", ".join(f"{name} {self.value(one)}".replace("_", " ") for name, one in value.items())
@@ -113,7 +116,7 @@ class Pages:
         "Cross-Origin-Resource-Policy": "same-origin",
     }
 
-    def __init__(self, *folders: Traversable, languages: Mapping[str, str] = LANGUAGES, **more: Any):
+    def __init__(self, *folders: Traversable, languages: Mapping[str, str] = LANGUAGES, **more: object):
         self._folders = (ASSETS, *folders)
         self.languages = languages
         self._more = more
@@ -177,7 +180,7 @@ class Pages:
         *,
         theme: str | None,
         root: str = "",
-        **more: Any,
+        **more: object,
     ) -> str:
         """Render a page from a template, which is named without its suffix.
 
@@ -218,7 +221,7 @@ class Pages:
         return files
 
     @functools.cached_property
-    def _environment(self) -> Any:
+    def _environment(self) -> Environment:
         environment = html.environment(self._read_template)
         environment.filters["part"] = lambda name: quote(name or "", safe="")  # one segment of a URL's path
         environment.globals |= {"for_script": html.script_json, "languages": self.languages}

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,8 @@ def evaluation_page(
     # at another rate a part's limit moves otherwise than a picture's threshold
     points = [] if result.parts else operating_points(scores, truth, calibration)
     plotted = [name for name in CURVES if name in figures.plots]
-    remarks = [*result.remarks, *(f"next: {advice.line()}" for advice in advise_after(result, manifest))]
+    next_steps = [f"next: {advice.line()}" for advice in advise_after(result, manifest)]
+    remarks = [*result.remarks, *next_steps]
     broken, promise = bool(result.false_alarms.get("broken")), result.parts.get("promise", "")
     kinds = list(dict.fromkeys(row["kind"] for row in figures.rows))
     return render(
@@ -144,7 +145,7 @@ def colour_scale(known: Calibration | ScoreLevels) -> dict[str, float]:
     return {"low": low, "middle": known.mask_threshold, "high": high}
 
 
-def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **context: Any) -> str:
+def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **context: object) -> str:
     """Renders a page from a template that extends `base.html.j2`; all text is escaped.
 
     Args:

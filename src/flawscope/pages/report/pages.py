@@ -76,12 +76,14 @@ def predictions_page(
     cards = _part_cards(parts, rows)
     decisions = Counter(row.decision for row in judged)
     tolerated = decisions[WITHIN] if "tolerances" in facts else None
+    unjudged = [printable(row.error) for row in table if row.error]
+    sections = [("parts", "Parts"), *PREDICTION_SECTIONS] if parts else PREDICTION_SECTIONS
     return render(
         "predictions.html.j2",
         pictures,
         ("pages.js",),
         title=_title(facts),
-        sections=[("parts", "Parts"), *PREDICTION_SECTIONS] if parts else PREDICTION_SECTIONS,
+        sections=sections,
         toggles=(HEAT, LINE),
         panels=PANELS,
         headline=_summary(len(judged), decisions["anomalous"], tolerated, parts),
@@ -91,7 +93,7 @@ def predictions_page(
         anomalous=decisions["anomalous"],
         tolerated=tolerated,
         judged=len(judged),
-        unjudged=[printable(row.error) for row in table if row.error],
+        unjudged=unjudged,
         expected=_expected_rate(facts),
         promise=printable(str(facts.get("promise", ""))),
         rows=pictures,
