@@ -29,64 +29,67 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, metavar="ROOT", help="folder of categories, or one of them")
+    parser.add_argument("--data", required=True, metavar="ROOT", help="Folder of categories, or one of them.")
     parser.add_argument(
         "--categories",
         default="all",
         metavar="LIST",
-        help="all, or names with commas; textures and objects mean MVTec AD's (default: all)",
+        help="Categories: all, or names with commas; textures and objects mean MVTec AD's (default: all).",
     )
     parser.add_argument(
-        "--methods", default="patchcore", metavar="LIST", help="with commas (default: patchcore)"
+        "--methods", default="patchcore", metavar="LIST", help="Methods with commas (default: patchcore)."
     )
-    parser.add_argument("--seeds", metavar="LIST", help="such as 0,1,2 (default: 0)")
+    parser.add_argument("--seeds", metavar="LIST", help="Seeds such as 0,1,2 (default: 0).")
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="results; what is done there already is not done again"
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="Folder of results; what is done there already is not done again.",
     )
     parser.add_argument(
-        "--config", action="append", default=[], metavar="METHOD=FILE", help="YAML file of settings"
+        "--config", action="append", default=[], metavar="METHOD=FILE", help="YAML file of settings."
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="METHOD.KEY=VALUE",
-        help="one setting; wins over the file",
+        help="Setting that wins over the file.",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--steps",
         type=common.count_parser("steps"),
         metavar="N",
-        help="of methods that learn in steps (default: as the device can)",
+        help="Steps of methods that learn in steps (default: as the device can).",
     )
     length.add_argument(
         "--minutes",
         type=common.parse_minutes,
         metavar="M",
-        help="for each of their cells: as many steps as fit",
+        help="Minutes for each of their cells: as many steps as fit.",
     )
     parser.add_argument(
         "--seen",
         metavar="N|FOLDER|FILE",
-        help="prnet: defects to learn from, so many of a category's test pictures; it is not tested on them",
+        help="Defects that prnet learns from, so many of a category's test pictures; these do not test it.",
     )
     parser.add_argument(
         "--light",
         type=common.parse_rate,
         metavar="SHARE",
-        help="fit for light that differs by up to SHARE, 10%% say, and judge in such light too",
+        help="Fit for light that differs by up to SHARE, 10%% say, and judge in such light too.",
     )
     parser.add_argument(
         "--shots",
         metavar="LIST",
-        help="fit each method on so few good pictures instead of all, such as 1,2,4,8",
+        help="Fit each method on so few good pictures instead of all, such as 1,2,4,8.",
     )
     parser.add_argument(
         "--draws",
         type=common.count_parser("draws"),
         metavar="N",
-        help="--shots: draw the pictures so often, with the seeds 0 to N-1 (default: 3)",
+        help="Draw the pictures of --shots so often, with the seeds 0 to N-1 (default: 3).",
     )
     common.add_group(parser)
     common.add_good(parser)
@@ -94,10 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=common.count_parser("cells at a time"),
         metavar="N",
-        help="cells at a time (default: as cores and memory allow)",
+        help="Cells at a time (default: as cores and memory allow).",
     )
-    parser.add_argument("--keep-models", action="store_true", help="keep the model files, in DIR/models")
-    parser.add_argument("--json", action="store_true", help="print one JSON document, as results.json")
+    parser.add_argument("--keep-models", action="store_true", help="Keep the model files, in DIR/models.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON document, as results.json.")
     common.add_device(parser)
     common.add_cluster(parser)
     common.add_quiet(parser)

@@ -114,35 +114,39 @@ def _adder(option: str, **settings: Unpack[ArgumentSettings]) -> Add:
     return add
 
 
-add_json = _adder("--json", action="store_true", help="print one JSON document")
-add_quiet = _adder("--quiet", action="store_true", help="no progress and no remarks")
+add_json = _adder("--json", action="store_true", help="Print one JSON document.")
+add_quiet = _adder("--quiet", action="store_true", help="Print no progress and no remarks.")
 add_cluster = _adder(
     "--cluster",
     metavar="WHERE",
-    help="run on a Ray cluster: auto (the one that runs here), local (this machine alone), or an address "
-    "such as ray://HOST:10001 or HOST:6379",
+    help="Run on a Ray cluster: auto (the one that runs here), local (this machine alone), or an address "
+    "such as ray://HOST:10001 or HOST:6379.",
 )
 add_product = _adder(
-    "--product", metavar="NAME", help="of a joint model, or a view; the others stay as they are"
+    "--product", metavar="NAME", help="Product of a joint model, or view; the others stay as they are."
 )
-add_group = _adder("--group", metavar="PATTERN", help="names that match the same text show one part")
+add_group = _adder(
+    "--group", metavar="PATTERN", help="Regular expression: names that match the same text show one part."
+)
 add_part = _adder(
     "--part",
     metavar="PATTERN",
-    help="regular expression; file names that match the same text show one part, which gets one decision",
+    help="Regular expression: file names that match the same text show one part, which gets one decision.",
 )
 add_view = _adder(
     "--view",
     metavar="PATTERN",
-    help="--part: regular expression of the view (default: the rest of the file's name)",
+    help="Regular expression of the view, with --part (default: the rest of the file's name).",
 )
-add_roi = _adder("--roi", metavar="MASK|x0,y0,x1,y1", help="region of interest; a box is in fractions")
-add_good = _adder("--good", metavar="NAME[,NAME]", help="good folders, where names do not tell; or all")
+add_roi = _adder("--roi", metavar="MASK|x0,y0,x1,y1", help="Region of interest; a box is in fractions.")
+add_good = _adder(
+    "--good", metavar="NAME[,NAME]", help="Folders of good pictures, where names do not tell; or all."
+)
 
 
 def add_scale(parser: Options) -> None:
     parser.add_argument(
-        "--scale-mm", metavar="MM", type=parse_length, help="millimetres a pixel: regions get their sizes"
+        "--scale-mm", metavar="MM", type=parse_length, help="Millimetres of a pixel: regions get their sizes."
     )
 
 
@@ -158,7 +162,9 @@ def parse_length(text: str) -> float:
 
 
 def add_device(parser: Options, threads: str = "all cores") -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; with OpenVINO gpu, npu")
+    parser.add_argument(
+        "--device", default="auto", help="Device: auto, cpu, cuda, mps; with OpenVINO gpu, npu."
+    )
     add_threads(parser, threads)
 
 
@@ -167,7 +173,7 @@ def add_threads(parser: Options, threads: str = "all cores") -> None:
         "--threads",
         type=count_parser("threads"),
         metavar="N",
-        help=f"threads that compute on a CPU (default: {threads})",
+        help=f"Threads that compute on a CPU (default: {threads}).",
     )
 
 
@@ -175,21 +181,24 @@ def add_engine(parser: Options, threads: str = "all cores") -> None:
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
-        help="runs an .onnx model (default: onnxruntime; openvino for a model in bf16)",
+        help="Engine of an .onnx model (default: onnxruntime; openvino for a model in bf16).",
     )
     add_device(parser, threads)
 
 
 def add_rate(parser: Options, default: str) -> None:
     parser.add_argument(
-        "--false-alarm-rate", type=parse_rate, metavar="RATE", help=f"of good pictures (default: {default})"
+        "--false-alarm-rate",
+        type=parse_rate,
+        metavar="RATE",
+        help=f"Share of good pictures that may be called anomalous (default: {default}).",
     )
 
 
 def add_data(parser: Options, *, several: str = "", required: bool = True) -> None:
     """Adds the options of the data set. several: further meanings of `--category`, for the help."""
-    parser.add_argument("--data", required=required, metavar="ROOT", help="folder of pictures or categories")
-    text = f"which one, if ROOT holds several{several}"
+    parser.add_argument("--data", required=required, metavar="ROOT", help="Folder of pictures or categories.")
+    text = f"Category to take, where ROOT holds several{several}."
     parser.add_argument("--category", metavar="NAME", help=text)
     add_good(parser)
 
@@ -197,9 +206,9 @@ def add_data(parser: Options, *, several: str = "", required: bool = True) -> No
 def add_settings(parser: Options, presets: str) -> None:
     """Adds the options that `read_settings` reads; `presets` is the help of `--preset`."""
     parser.add_argument("--preset", help=presets)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of options and settings")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options and settings.")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="Setting that wins over the file."
     )
 
 
@@ -216,14 +225,14 @@ def add_pictures(parser: Options) -> None:
     parser.add_argument(
         "--decimal-comma",
         action="store_true",
-        help="CSV with semicolons and decimal commas, as Excel reads it in German, French and others; "
-        "stays so for this --out; FILE.xlsx needs none",
+        help="Write CSV with semicolons and decimal commas, as Excel reads it in German, French and others; "
+        "it stays so for this --out; FILE.xlsx needs none.",
     )
     parser.add_argument(
         "--maps",
         choices=("png16", "tiff", "npy", "none"),
-        help="how to write maps: 16-bit PNG, 32-bit TIFF or numpy; maps/scale.json says what a value means "
-        "(default: png16)",
+        help="Form of the maps: 16-bit PNG, 32-bit TIFF or numpy; maps/scale.json says what a value means "
+        "(default: png16).",
     )
 
 
@@ -308,14 +317,14 @@ def add_force(parser: Options) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="with --out DIR: replace results of another product or of other pictures, too",
+        help="Replace results of another product or of other pictures in --out DIR, too.",
     )
 
 
 def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
     """Adds the options on metrics and on where the figures go; `out` is the help of `--out`."""
     parser.add_argument(
-        "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
+        "--full-resolution", action="store_true", help="Compute pixel metrics at the pictures' size, too."
     )
     parser.add_argument("--out", metavar=metavar, help=out)
     add_force(parser)

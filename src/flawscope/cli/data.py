@@ -30,36 +30,36 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", metavar="check", choices=["check"], help="what to do: check")
+    parser.add_argument("action", metavar="check", choices=["check"], help="Action: check.")
     common.add_data(parser, required=False)
     parser.add_argument(
         "--still",
         metavar="FOLDER",
-        help="frames of one part that lies still, about 30, from the running camera: measures noise, light, "
-        "movement, focus and white pixels, names faults and what they cost",
+        help="Frames of one part that lies still, about 30, from the running camera: measures noise, light, "
+        "movement, focus and white pixels, names faults and what they cost.",
     )
     parser.add_argument(
         "--again",
         metavar="FOLDER",
-        help="pictures of one part that was put in five times: says how well the score of --model repeats",
+        help="Pictures of one part that was put in five times: says how well the score of --model repeats.",
     )
-    parser.add_argument("--model", metavar="MODEL", help="model file that judges the pictures of --again")
+    parser.add_argument("--model", metavar="MODEL", help="Model file that judges the pictures of --again.")
     parser.add_argument(
         "--align",
         choices=["shift", "turn", "full"],
-        help="how parts lie; says how well they are found, and --out draws where",
+        help="Pose of the parts; says how well they are found, and --out draws where.",
     )
     parser.add_argument(
-        "--several", action="store_true", help="with --align: pictures show several parts each"
+        "--several", action="store_true", help="Find several parts in a picture, with --align."
     )
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="an .html page that shows how each form of picture and mask is read, and with --align where "
-        "parts are found",
+        help="Page to write, .html; it shows how each form of picture and mask is read, and with --align "
+        "where parts are found.",
     )
     common.add_group(parser)
-    parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")
+    parser.add_argument("--no-near", action="store_true", help="Skip the search for near-duplicates.")
     common.add_json(parser)
     common.add_quiet(parser)
 
@@ -189,17 +189,19 @@ def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressC
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
-    parser.add_argument("--category", default="plate", help="plate or fabric (default: plate)")
+    parser.add_argument("--out", default="demo", metavar="DIR", help="Folder for everything (default: demo).")
+    parser.add_argument(
+        "--category", default="plate", help="Category to draw: plate or fabric (default: plate)."
+    )
     parser.add_argument(
         "--train",
         type=common.count_parser("pictures"),
         default=40,
         metavar="N",
-        help="good pictures to draw (default: %(default)s)",
+        help="Number of good pictures to draw (default: %(default)s).",
     )
-    parser.add_argument("--only-draw", action="store_true", help="draw DIR/CATEGORY and fit nothing")
-    parser.add_argument("--seed", type=common.parse_seed, default=0, help="of the drawing (default: 0)")
+    parser.add_argument("--only-draw", action="store_true", help="Draw DIR/CATEGORY and fit nothing.")
+    parser.add_argument("--seed", type=common.parse_seed, default=0, help="Seed of the drawing (default: 0).")
     common.add_device(parser)
     common.add_quiet(parser)
 

@@ -36,26 +36,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="model file; for several categories the folder of CATEGORY.safetensors, or a joint model",
+        help="Model file; for several categories the folder of CATEGORY.safetensors, or a joint model.",
     )
     common.add_data(parser, several=f"{common.SEVERAL_HELP}each by its own model, or by a joint one")
     common.add_rate(parser, "the model's")
     common.add_figures(
         parser,
-        "write results, a report, overlays and maps; or the table of results alone, .csv or .xlsx (Excel); "
-        "for several categories a folder for each, or a table with a row for each",
+        "Write results, a report, overlays and maps; or the table of results alone, .csv or .xlsx (Excel); "
+        "for several categories a folder for each, or a table with a row for each.",
         "DIR|FILE.csv|FILE.xlsx",
     )
     parser.add_argument(
         "--robustness",
         action="store_true",
-        help="judge every picture in other light and out of focus too: false alarms, defects found (20 times "
-        "the time)",
+        help="Judge every picture in other light and out of focus too: false alarms, defects found (20 times "
+        "the time).",
     )
     parser.add_argument(
         "--learning-curve",
         action="store_true",
-        help="how many good pictures are enough: fits the model with fewer, half at most (the time of a fit)",
+        help="Say how many good pictures are enough: fit the model with fewer, half at most (takes a fit).",
     )
     common.add_pictures(parser)
     common.add_json(parser)

@@ -106,7 +106,8 @@ def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> No
         say(line)
     seconds = manifest.facts.get("seconds_view")
     speed = "" if seconds is None else f", {seconds:.2g} s a view here"
-    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB{speed}); `flawscope info {out}` tells the rest")
+    size = f"{out.stat().st_size / 2**20:.1f} MiB"
+    say(f"wrote {out} ({size}{speed}); `flawscope info {out} --verbose` says the rest")
     few = advice(
         rate=predictor.calibration.rate,
         missing=lacking(manifest, is_update),

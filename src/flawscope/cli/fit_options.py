@@ -41,9 +41,9 @@ RARE = frozenset(option.name for option in FIT_OPTIONS if option.rare)
 # How this command adds the options that it shares with others
 SHARED: Mapping[str, Mapping[str, str]]
 SHARED = {
-    "data": {"several": "; a,b; all"},
+    "data": {"several": "; a,b or all"},
     "rate": {"default": "5%%"},
-    "settings": {"presets": "default, small, accurate, paper; quick"},
+    "settings": {"presets": "Named settings: default, small, accurate, paper; quick."},
 }
 
 
@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(only_view=None, typed=None, filed=())  # of `router.fit`, and of `with_file`
     texts = {action: action.help for action in parser._actions if action.dest in RARE | own}
     parser.register("action", "help_all", partial(_HelpAll, texts))
-    parser.add_argument("--help-all", action="help_all", help="all options, and the settings of methods")
+    parser.add_argument(
+        "--help-all", action="help_all", help="Show all options, and the settings of methods."
+    )
     for action in texts:
         action.help = argparse.SUPPRESS
 
@@ -155,9 +157,9 @@ def _method_flags() -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for method in registry.loadable_methods():
         for option in method.options:
-            text = f"{method.name}: {option.help}"
+            text = f"{option.help} ({method.name})."
             metavar, known = found.get(option.flag, (option.metavar, ""))
-            found[option.flag] = metavar, f"{known}; {text}" if known else text
+            found[option.flag] = metavar, f"{known} {text}" if known else text
     return found
 
 

@@ -25,10 +25,15 @@ if TYPE_CHECKING:
     from flawscope.types import Json
 
 
+# Facts of a model that `info` says first (`pages.report.words.model_facts`)
+MAIN_FACTS = ("method", "decision", "simulated defects found")
+
+
 def info_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model file")
-    parser.add_argument("--self-test", action="store_true", help="run the stored samples on this machine")
-    parser.add_argument("--json", action="store_true", help="print the whole manifest")
+    parser.add_argument("model", metavar="MODEL", help="Model file.")
+    parser.add_argument("--verbose", action="store_true", help="Say also all that the model file holds.")
+    parser.add_argument("--self-test", action="store_true", help="Run the stored samples on this machine.")
+    parser.add_argument("--json", action="store_true", help="Print the whole manifest.")
     common.add_engine(parser)
 
 
@@ -40,7 +45,9 @@ def info(args: argparse.Namespace) -> int:
     if args.json:
         print(common.as_json(_facts_document(facts)))
     else:
-        print("\n".join(_facts_lines(facts)))
+        print("\n".join(_facts_lines(facts, args.verbose)))
+        if not args.verbose:
+            print("--verbose says the rest: network and licence, settings, pictures, notes, times, versions")
     if not args.self_test:
         return 0
     from flawscope.artefact.certificate import Certificate
@@ -62,36 +69,49 @@ def _facts_document(facts: ModelFacts) -> Json:
     return document if facts.views is None else {**document, "views": asdict(facts.views)}
 
 
-def _facts_lines(facts: ModelFacts) -> list[str]:
-    """Lines of `info` on a model: of several products, or views, one by one."""
+def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
+    """Lines of `info` on a model: of several products, or views, one by one. verbose: with all that is
+    known."""
     from flawscope.artefact.rates import promise_of
 
     if not facts.kind:
-        return manifest_lines(facts.manifests[""])
+        return manifest_lines(facts.manifests[""], verbose=verbose)
     lines = [f"joint model of {pluralize(len(facts.manifests), facts.kind)}: {', '.join(facts.manifests)}"]
     if facts.views is not None:
         lines.append(promise_of(facts).text)
     for name, manifest in facts.manifests.items():
         parts = None if facts.views is None else facts.parts_of(name)
-        lines += [f"\n{name}", *(f"  {line}" for line in manifest_lines(manifest, parts))]
+        own = manifest_lines(manifest, parts, verbose=verbose)
+        lines += [f"\n{name}", *(f"  {line}" for line in own)]
     return lines
 
 
-def manifest_lines(manifest: Manifest, parts: KnownParts | None = None) -> list[str]:
-    """Lines of `info` on a model. parts: good parts, of a model of one view that decides with others."""
+def manifest_lines(
+    manifest: Manifest, parts: KnownParts | None = None, *, verbose: bool = False
+) -> list[str]:
+    """Lines of `info` on a model: product, rate, self-test, and what is to be done about it.
+
+    Args:
+        parts: good parts, of a model of one view that decides with others.
+        verbose: all that the model file holds, too.
+    """
     from flawscope.artefact.model_file import FORMAT
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.pages.report.words import model_facts
 
-    rows = list(model_facts(manifest, parts))
+    facts = model_facts(manifest, parts)
+    rows = [("product", manifest.category)] if manifest.category else []
+    rows += [(what, value) for what, value in facts if what in MAIN_FACTS]
+    rows.append(("self-test", f"{pluralize(len(manifest.samples), 'sample')}, which --self-test runs here"))
     rows += [("exported", line) for line in certificate_lines(manifest.facts)]
-    rows += [("note", note) for note in manifest.notes]
-    rows += [("look at", suspect.line()) for suspect in manifest.suspects]
     rows += [("question", line) for line in manifest.questions]
     if parts is None:
         rows += [("next", advice.line()) for advice in advise_blind(manifest)]
-    rows.append(("samples", f"{len(manifest.samples)} for --self-test"))
-    rows.append(("format", str(FORMAT)))
+    if verbose:
+        rows += [(what, value) for what, value in facts if what not in MAIN_FACTS]
+        rows += [("note", note) for note in manifest.notes]
+        rows += [("look at", suspect.line()) for suspect in manifest.suspects]
+        rows.append(("format", str(FORMAT)))
     width = max(len(what) for what, _ in rows) + 2
     return [f"{what:<{width}}{value}" for what, value in rows]
 
@@ -107,22 +127,22 @@ def certificate_lines(facts: Mapping[str, object]) -> list[str]:
 
 
 def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model file")
+    parser.add_argument("model", metavar="MODEL", help="Model file.")
     parser.add_argument(
         "--good",
         metavar="FOLDER",
-        help="good pictures the model has not seen; without them the rate changes, by the model's own scores",
+        help="Good pictures that are new to the model; without them its own scores change the rate.",
     )
     parser.add_argument(
-        "--out", required=True, metavar="MODEL2", help="model file to write, of the same kind"
+        "--out", required=True, metavar="MODEL2", help="Model file to write, of the same kind."
     )
     common.add_product(parser)
     parser.add_argument(
         "--force",
         action="store_true",
-        help="the pictures are good, also where they are too few to promise what the model did, show "
+        help="Take the pictures as good, also where they are too few to promise what the model did, show "
         "nothing, are as far out as defects are, or lie in folders whose names do not say so; after a "
-        "question: accept what the same call wrote",
+        "question: accept what the same call wrote.",
     )
     common.add_rate(parser, "the model's")
     common.add_engine(parser)
@@ -239,36 +259,36 @@ def _pictures_by_product(
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model file, .safetensors")
+    parser.add_argument("model", metavar="MODEL", help="Model file, .safetensors.")
     parser.add_argument(
         "--out",
         required=True,
         metavar="FILE",
-        help="model file to write, .onnx; of a joint model .zip, which holds an .onnx for each product",
+        help="Model file to write, .onnx; of a joint model .zip, which holds an .onnx for each product.",
     )
     parser.add_argument(
         "--precision",
         default="fp32",
         metavar="{fp32,bf16}",
-        help="of the features; bf16 is OpenVINO's alone (default: fp32)",
+        help="Precision of the features; bf16 is OpenVINO's alone (default: fp32).",
     )
     parser.add_argument(
         "--product",
         metavar="NAME",
-        help="of a joint model: the one that has --precision; the others have fp32",
+        help="Product of a joint model that has --precision; the others have fp32.",
     )
     parser.add_argument(
         "--pictures",
         metavar="FOLDER",
-        help="good pictures to compare on (default: the samples in the model), and to calibrate on for a "
+        help="Good pictures to compare on (default: the samples in the model), and to calibrate on for a "
         "precision other than fp32; the training pictures will do. Of a joint model the data root, or a "
-        "folder with pictures of all products",
+        "folder with pictures of all products.",
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="--pictures are good, whatever they are called; after a question: accept what the same call "
-        "wrote",
+        help="Take --pictures as good, whatever they are called; after a question: accept what the same call "
+        "wrote.",
     )
     common.add_threads(parser)
     common.add_quiet(parser)

@@ -26,59 +26,61 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model file")
+    parser.add_argument("model", metavar="MODEL", help="Model file.")
     parser.add_argument(
         "pictures",
         nargs="+",
         metavar="PICTURE|FOLDER|GLOB|-",
-        help="what to score; - reads paths, or one picture, from stdin",
+        help="Pictures to score; - reads paths, or one picture, from stdin.",
     )
     common.add_rate(parser, "the model's")
     parser.add_argument(
         "--false-discovery-rate",
         type=common.parse_rate,
         metavar="RATE",
-        help="say, of all pictures together, up to which p-value they can be called defective so that on "
-        "average at most this share of them is good, such as 10%%",
+        help="Say of all pictures together up to which p-value they can be called defective so that on "
+        "average at most this share of them is good, such as 10%%.",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON line for every input, judged or not")
+    parser.add_argument(
+        "--json", action="store_true", help="Print one JSON line for every input, judged or not."
+    )
     parser.add_argument(
         "--out",
         metavar="DIR|FILE.csv|FILE.xlsx",
-        help="write tables of results (CSV, Excel), a JSON file for every input, overlays, maps and masks; "
-        "or a table alone, .csv or .xlsx",
+        help="Write tables of results (CSV, Excel), a JSON file for every input, overlays, maps and masks; "
+        "or a table alone, .csv or .xlsx.",
     )
     parser.add_argument(
         "--only-anomalous",
         action="store_true",
-        help="print and draw only anomalous pictures and what was not judged; the table has every input",
+        help="Print and draw only anomalous pictures and what was not judged; the table has every input.",
     )
     common.add_force(parser)
     common.add_pictures(parser)
     parser.add_argument(
         "--labels",
         choices=("coco", "labelstudio", "yolo", "labelme"),
-        help="with --out DIR: write what is marked as labels with scores, too, to correct in a labelling "
-        "tool; `evaluate` and `fit --seen` read what it exports",
+        help="Write what is marked as labels with scores into --out DIR, too, to correct in a labelling "
+        "tool; `evaluate` and `fit --seen` read what it exports.",
     )
     common.add_scale(parser)
     parser.add_argument(
         "--tolerances",
         metavar="FILE.yaml",
-        help="rules of what is tolerated: kind, size, place and number of regions; an anomalous picture that "
-        "keeps them is told as within tolerance",
+        help="Rules of what is tolerated: kind, size, place and number of regions; an anomalous picture that "
+        "keeps them is told as within tolerance.",
     )
     parser.add_argument(
         "--fail-on-anomaly",
         action="store_true",
-        help="exit with 3 if any picture is anomalous, with 4 if some are within tolerance at best, or are "
-        "called good and the rate is not promised for them",
+        help="Exit with 3 if any picture is anomalous, with 4 if some are within tolerance at best, or are "
+        "called good and the rate is not promised for them.",
     )
     common.add_engine(parser, threads="all cores; with --cluster 1")
     parser.add_argument(
         "--product",
         metavar="NAME",
-        help="of a joint model: what all pictures show (default: it is recognised in each)",
+        help="Product of a joint model that all pictures show (default: it is recognised in each).",
     )
     common.add_cluster(parser)
     common.add_quiet(parser)
