@@ -157,7 +157,7 @@ def test_update_adds_pictures_unless_fewer_defects_would_be_found(run, answer, d
     answer(*call, "--no-check", "--quiet")
     assert len(read_manifest(out).pictures) == 15
     assert read_manifest(out).calibration.scores == read_manifest(model).calibration.scores
-    answer("info", out, printed="not measured after the model was extended")
+    answer("info", out, "--verbose", printed="not measured after the model was extended")
     answer(*call, "--no-check", "--fair", "--force", "--quiet")
     assert read_manifest(out).calibration.count == 16
 
