@@ -46,7 +46,7 @@ from station_helpers import Served, free_port, png, running_postgres, until
 
 VIEWS = {f"of{count}": count for count in range(1, 13)}  # of the products by HTTP
 FOLDERS, OF_FOLDERS = "folders", 3  # the product by folders, and its views
-LARGE, MEGAPIXELS = 100, (1, 4, 12, 30)  # each so many parts one has such a picture
+LARGE, MEGAPIXELS = 24, (1, 4, 12, 30)  # each so many parts of a product one has such a picture
 WAIT, SIGTERM_SECONDS = 60.0, 75.0  # seconds: of `limits: wait`; in which a station ends
 # Of parts that a client sends and leaves alone: beside these numbers there are none of the senders
 LEFT_ALONE = 100_000
