@@ -353,6 +353,7 @@ def compare(
             doubtful.add(part)
     seen = Counter(part for part, _ in there)
     told = {part: one["unanswered"] is None for part, one in there if part[0] != FOLDERS}
+    not_said = sorted(part for part in with_answer if not told.get(part, False))
     return {
         "answered": len(with_answer),
         "left_for_good": len(leaver.left),
@@ -362,7 +363,8 @@ def compare(
         "not_recorded": sum(part not in seen for part in handed_in),
         "twice": sum(count > 1 for count in seen.values()),
         "from_two_parts": sum(not is_whole(one, part, counts[part[0]]) for part, one in there),
-        "answered_and_not_said": sum(not told.get(part, False) for part in with_answer),
+        "answered_and_not_said": len(not_said),
+        "not_said": [f"{name} {number}" for name, number in not_said[:5]],
         "said_and_not_answered": sum(
             is_said and part not in with_answer and part not in doubtful for part, is_said in told.items()
         ),

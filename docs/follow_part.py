@@ -40,7 +40,8 @@ PRODUCT = "plate"
 WARM, FOLLOWED = 3, 4  # parts before those that are followed: what is made once is made; parts followed
 PAUSE_SECONDS = 1.0  # between two parts
 TOLD_SECONDS = 0.05  # after the answer, in which who listens is told
-WAY = ("event loop", "request", "upload", "beside", "judge", "recorder")  # beginnings of threads' names
+# beginnings of threads' names
+WAY = ("event loop", "request", "upload", "beside", "judge", "recorder", "observers")
 
 
 class Call(NamedTuple):
