@@ -182,7 +182,8 @@ class Observers(list[Observer]):
             except Exception as error:
                 name = getattr(observe, "__qualname__", str(observe))
                 self._failures[observe] = f"{name}: {message_with_type(error)}"
-        self._report_failures()
+        if self._failures or self._untold or self._reported is not None:
+            self._report_failures()
 
     def _report_failures(self) -> None:
         """Report who does not work, and what nobody heard of; or that it is over."""

@@ -3,7 +3,7 @@
 Whoever hands a part in, a client, a PLC, a folder or a camera, does so by `Intake.take`. All that may refuse
 a part before it has a place is asked here, in one order: the disk and the data base, the model, interlocks,
 room and time. Nothing of it asks disk or data base: `MachineWatch` has measured them. Who asks before a
-picture is read (`check`) gets the same answer.
+picture is read (`check`) gets the same answer, and there alone whether the disk has room for it.
 """
 
 from __future__ import annotations

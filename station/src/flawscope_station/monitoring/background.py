@@ -153,7 +153,7 @@ class GuardedThread:
 
     @property
     def calling_since(self) -> float | None:
-        """When the work began something that should end soon, or went on last; None: it does nothing such."""
+        """Return when the work began something that should end soon, or went on last; None: it does not."""
         called_at = self._called_at
         if called_at is None and self._queue is not None:
             return self._queue.taken_at

@@ -148,17 +148,15 @@ class MachineWatch(BackgroundThread):
 
     def check_room(self, size: int) -> None:
         """Raise StoreError where files of `size` bytes could not be kept and recorded."""
-        _raise(self.standstill(size))
+        stop = self.standstill(size)
+        if stop is not None and stop.error is not None:
+            raise stop.error
 
     def check_works(self) -> None:
         """Raise StoreError where nothing can be kept and recorded."""
-        _raise(self.fault())
-
-
-def _raise(stop: Standstill | None) -> None:
-    """Raise the error of a standstill; of one that has none whoever tries finds out whether it is over."""
-    if stop is not None and stop.error is not None:
-        raise stop.error
+        stop = self.fault()
+        if stop is not None and stop.error is not None:
+            raise stop.error
 
 
 def silent_error(what: str, seconds: float) -> StoreError:
