@@ -187,8 +187,24 @@ def test_a_keyed_part_sent_again_before_anybody_knows_is_answered(line):
     assert line.announced[0].inspection.unanswered is None
     assert line.rows() == [(1, None)]
     line.sends(line.part("other")).result(60)
+    until(lambda: line.recorder.threads[0].calling_since is None, "it waits")
     line.recorder.note_answered(1)
-    assert not line.recorder._answered, "there is no doubt"
+    assert not line.recorder._answered, "nothing is open"
+
+
+def test_a_retry_that_finds_a_record_whose_fate_is_open_is_answered(line, monkeypatch):
+    """Its first sender leaves while the transaction is committed, and the retry has the record at once."""
+    part = line.part(key="http:k")
+
+    def record(several: Sequence[NewInspection]) -> Any:
+        found = [*line.store._store.record(several)]
+        part.waiter.leave(ABANDONED)
+        line.recorder.note_answered(1)  # as `asking.describe_again` does
+        return found
+
+    monkeypatch.setattr(line.store, "record", record)
+    assert line.sends(part).result(60).inspection.unanswered is None
+    assert line.rows() == [(1, None)]
 
 
 def test_a_retry_that_finds_the_record_of_one_who_left_is_answered(line):

@@ -96,7 +96,7 @@ class Recorder:
         self.store, self.files, self.announce, self.refuse = store, files, announce, refuse
         self._queue: GroupQueue[Ticket | None] = GroupQueue()
         self._doubts: list[Doubt] = []
-        self._answered = set[int]()  # records that were answered again while there are doubts
+        self._answered = set[int]()  # records that were answered again while their fates are open
         self._settling = threading.Lock()  # held while it is found out what a record says of its answer
         self._ended = threading.Event()
         self.threads = [GuardedThread("recorder", self._work, self._ended, queue=self._queue)]
@@ -107,10 +107,10 @@ class Recorder:
         self._queue.put(ticket)
 
     def note_answered(self, number: int) -> None:
-        """Note that the sender of a record has it, having sent its key again: it is none whose sender was
-        refused while nobody knew of it. For whoever reads that record next."""
+        """Note that the sender of a record has it, having sent its key again: whoever left before, or was
+        refused while nobody knew of it, does not count. For whoever reads that record next."""
         with self._settling:
-            if self._doubts:
+            if self._doubts or self._queue.taken_at is not None:
                 self._answered.add(number)
 
     def close(self) -> None:
@@ -301,10 +301,13 @@ class Recorder:
     def _with_fate(self, one: Ticket, number: int) -> NewInspection:
         """Return the inspection with what became of its answer, which may have been given up meanwhile."""
         inspection, why = _record_of(one), one.decide()
-        if why == inspection.unanswered:
-            return inspection
-        with suppress(Exception):  # the store is away again: the answer says it all the same
-            self.store.set_unanswered(number, why)
+        with self._settling:
+            if number in self._answered:
+                why = None
+            if why == inspection.unanswered:
+                return inspection
+            with suppress(Exception):  # the store is away again: the answer says it all the same
+                self.store.set_unanswered(number, why)
         return replace(inspection, unanswered=why)
 
     def _answer_first(self, one: Ticket, number: int) -> Exception | None:
