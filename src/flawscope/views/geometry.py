@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -264,8 +264,9 @@ def _parse_matrix(values: Any) -> tuple[float, float, float, float]:
     return yy, yx, xy, xx
 
 
-def positive_integer(value: Any) -> int:
+def positive_integer(value: object) -> int:
     """Returns an integer of at least 1. TypeError or ValueError for any other value."""
-    if isinstance(value, bool) or operator.index(value) < 1:
+    number = operator.index(cast(SupportsIndex, value))
+    if isinstance(value, bool) or number < 1:
         raise ValueError(value)
-    return operator.index(value)
+    return number
