@@ -194,7 +194,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def several_products_error(path: Any) -> InputError:
+def several_products_error(path: object) -> InputError:
     take_out = "flawscope.load(MODEL).products[NAME].save(FILE) takes one out"
     return unusable_file_error(
         path, f"it is a joint model of several products, and this wants one: {take_out}"
@@ -205,11 +205,11 @@ def exported_error(name: Any) -> InputError:
     return InputError(f"{name} is an exported model: name the .safetensors file that it was made from")
 
 
-def damaged_error(path: Any, reason: str) -> InputError:
+def damaged_error(path: object, reason: str) -> InputError:
     return unusable_file_error(path, f"{reason}; copy it again or fit anew")
 
 
-def unusable_file_error(path: Any, reason: str, kind: str = "model") -> InputError:
+def unusable_file_error(path: object, reason: str, kind: str = "model") -> InputError:
     error = CheckpointError if kind == "checkpoint" else InputError
     return error(f"cannot use {kind} {path}: {reason}")
 
