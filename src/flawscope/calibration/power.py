@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from flawscope.calibration.parts import KnownParts
 from flawscope.calibration.size_bounds import UNCALIBRATED, SizeBounds
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import join_names, pluralize
-from flawscope.types import Facts
+from flawscope.types import Facts, Json
 
 Known = TypeVar("Known")
 
@@ -195,7 +195,7 @@ class DefectScores:
                 return f"{told} (95 %: {low:.0%} to {high:.0%}): `evaluate` tells by real ones"
         return None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         sizes = {}
         for size, scores in self.scores.items():
             found, count = self.count_found(size)
