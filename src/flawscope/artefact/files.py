@@ -79,10 +79,10 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         with suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -137,7 +137,7 @@ def check_replaceable(path: Path) -> None:
         InputError: its folder cannot be written, or on Windows somebody holds it open, as Excel does a table.
     """
     try:
-        os.rename(path, path)  # wants on Windows what replacing it wants
+        path.rename(path)  # wants on Windows what replacing it wants
         if not os.access(path.parent if os.name != "nt" else path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (FileNotFoundError, NotADirectoryError):

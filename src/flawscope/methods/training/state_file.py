@@ -58,7 +58,7 @@ def load_checkpoint(path: Path | None, resume: bool, say: Say) -> tuple[Arrays, 
 def set_aside_checkpoint(path: Path, reason: str, say: Say) -> None:
     """Renames a checkpoint that this run does not go on from, and says so."""
     kept = path.with_name(f"{path.stem.removesuffix('.checkpoint')}.earlier{path.suffix}")
-    os.replace(path, kept)
+    path.replace(kept)
     say(f"{reason}; begins at the first step, and keeps it as {kept.name}")
 
 
