@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Real
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from flawscope.views.views import ChannelViews, PartFrameViews, Views
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+DEFAULT_SIZE = (256, 256)
 # Factors of a tile's scaling for the network: beyond them a small picture would become a gigantic canvas, or
 # a large one a point
 MAX_ENLARGEMENT, MAX_REDUCTION = 8, 1024
@@ -109,7 +110,7 @@ class Preprocess:
     - `channels`: a picture has any number of channels, seen in views of one or three, judged together.
     """
 
-    size: tuple[int, int] = (256, 256)
+    size: tuple[int, int] = DEFAULT_SIZE
     keep_aspect: bool = False
     crop: tuple[int, int] | None = None
     white_level: float | None = None
@@ -153,10 +154,12 @@ class Preprocess:
             object.__setattr__(self, "black_level", float(black))
 
     @classmethod
-    def of_levels(cls, levels: Levels | None, **fields: Any) -> Preprocess:
+    def of_levels(
+        cls, levels: Levels | None, *, size: tuple[int, int] = DEFAULT_SIZE, channels: Channels | None = None
+    ) -> Preprocess:
         """Preprocessing of pictures of these levels; None: of 8 bits."""
         black, white = levels or (None, None)
-        return cls(white_level=white, black_level=black, **fields)
+        return cls(size, white_level=white, black_level=black, channels=channels)
 
     @property
     def levels(self) -> Levels | None:

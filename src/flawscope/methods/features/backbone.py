@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +76,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.stages, self.size = name, stages, size
         self.network = network
-        timm_network: Any = network
         # Swin and its kin give [B, H, W, C]
         self.channels_last = "NHWC" in str(getattr(network, "output_fmt", ""))
-        cfg = timm_network.pretrained_cfg
+        cfg = _pretrained_facts(network)
         mean, std = (cfg.get("mean") or IMAGENET[0]), (cfg.get("std") or IMAGENET[1])
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
@@ -108,6 +107,11 @@ class Backbone(nn.Module):
         images = (images - self.mean) / self.std
         maps = self.network(images)
         return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else list(maps)
+
+
+def _pretrained_facts(network: nn.Module) -> Json:
+    """Facts that timm keeps about a network's pretrained weights."""
+    return cast("Json", network.pretrained_cfg)
 
 
 def _new_backbone(kind: type[Backbone]) -> Backbone:
@@ -141,8 +145,7 @@ def load_backbone(
     licence = found.licence
     if found.path is None:
         network = _fetch(name, stages, size)
-        cfg: Any = network.pretrained_cfg
-        licence = cfg.get("license") or licence
+        licence = _pretrained_facts(network).get("license") or licence
     else:
         wanted = _meta_network(name).state_dict()
         state = _fill_absent(_read_weights(found.path, wanted, found.packaged), wanted)

@@ -97,7 +97,7 @@ class Transformer(nn.Module):
 def is_transformer(network: nn.Module) -> bool:
     """Whether a network of timm is a plain vision transformer with position embeddings: one grid of tokens
     from the first block to the last, then a normalisation."""
-    models: Any = sys.modules["timm.models"]
+    models = sys.modules["timm.models"]
     return isinstance(network, models.VisionTransformer) and getattr(network, "pos_embed", None) is not None
 
 
