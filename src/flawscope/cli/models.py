@@ -95,7 +95,6 @@ def manifest_lines(
         parts: good parts, of a model of one view that decides with others.
         verbose: all that the model file holds, too.
     """
-    from flawscope.artefact.model_file import FORMAT
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.pages.report.words import model_facts
 
@@ -109,11 +108,18 @@ def manifest_lines(
         rows += [("next", advice.line()) for advice in advise_blind(manifest)]
     if verbose:
         rows += [(what, value) for what, value in facts if what not in MAIN_FACTS]
-        rows += [("note", note) for note in manifest.notes]
-        rows += [("look at", suspect.line()) for suspect in manifest.suspects]
-        rows.append(("format", str(FORMAT)))
+        rows += _further_rows(manifest)
     width = max(len(what) for what, _ in rows) + 2
     return [f"{what:<{width}}{value}" for what, value in rows]
+
+
+def _further_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """Rows of `info` on what a model file notes of its fit."""
+    from flawscope.artefact.model_file import FORMAT
+
+    rows = [("note", note) for note in manifest.notes]
+    rows += [("look at", suspect.line()) for suspect in manifest.suspects]
+    return [*rows, ("format", str(FORMAT))]
 
 
 def certificate_lines(facts: Mapping[str, object]) -> list[str]:
