@@ -202,8 +202,13 @@ class Station:
             Extension(
                 (self.inspector, self.renderer),
                 inspecting=(self.judge, self.recorder),
-                watched=(self.inspector,),
-                ends=(self.inspector.close_pools, self.recorder.close, self.inspector.close),
+                watched=(self.inspector, self.observers),
+                ends=(
+                    self.inspector.close_pools,
+                    self.observers.close,
+                    self.recorder.close,
+                    self.inspector.close,
+                ),
                 observers=(self.renderer.keep_map,),
                 request_enders=(self.inspector.end_soon,),
             )

@@ -125,6 +125,17 @@ class MachineWatch(BackgroundThread):
 
     def standstill(self, size: int) -> Standstill | None:
         """Return why no part whose files have `size` bytes can be recorded; None: it can."""
+        fault = self.fault()
+        if fault is not None:
+            return fault
+        try:
+            self.files.check_free_space(size)
+        except StoreError as error:
+            return Standstill("disk_full", error)
+        return None
+
+    def fault(self) -> Standstill | None:
+        """Return why nothing can be recorded, whatever its size; None: something can."""
         if (silent := self.silence()) is not None:
             return Standstill(SILENT, silent)
         if self.database.full:
@@ -132,16 +143,18 @@ class MachineWatch(BackgroundThread):
         for error in (self.state.disk.error, self.state.database):
             if error is not None:
                 return Standstill(error.code, error)
-        try:
-            self.files.check_free_space(size)
-        except StoreError as error:
-            return Standstill("disk_full", error)
         # whoever tries to write may find that it is over
         return Standstill("store_unreachable") if self.database.failure else None
 
     def check_room(self, size: int) -> None:
         """Raise StoreError where files of `size` bytes could not be kept and recorded."""
         stop = self.standstill(size)
+        if stop is not None and stop.error is not None:
+            raise stop.error
+
+    def check_works(self) -> None:
+        """Raise StoreError where nothing can be kept and recorded."""
+        stop = self.fault()
         if stop is not None and stop.error is not None:
             raise stop.error
 

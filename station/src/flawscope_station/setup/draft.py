@@ -154,7 +154,7 @@ class Draft:
         none yet. It stays while something else is learnt, and if that fails."""
         return self.state.get("result")
 
-    def change(self, **state: Any) -> None:
+    def change(self, **state: object) -> None:
         """Change the state, on the disk first. StoreError."""
         with self._lock:
             new = {**self.state, **state}

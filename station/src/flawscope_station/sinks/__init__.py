@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import attrgetter
 
@@ -58,7 +58,6 @@ class Sinks:
         self.settings, self.products, self.store, self.report = settings, products, store, report
         self._sender_id = identity[:SENDER_DIGITS]
         self._problems = problems
-        self._context = MessagePictures(pictures, settings.name, self._sender_id, self._shown_problems)
         self._broker: Delivery | None = None  # one sink of all products
         self.deliveries = list[Delivery]()
         broker = settings.mqtt
@@ -66,6 +65,8 @@ class Sinks:
         if broker is not None:
             sinks = {number: {BROKER_PLACE: broker, **sinks.get(number, {})} for number in products.values()}
         left = hand_on_cursors(store.database, sinks)
+        shown = settings.name, self._sender_id, self._shown_problems
+        self._context = MessagePictures(pictures, *shown, products, self._removed_products(left))
         for name, product in settings.products.items():
             for place, one in enumerate(product.sinks, 1):
                 self.deliveries.append(self._make_delivery(name, place, one))
@@ -73,6 +74,11 @@ class Sinks:
             self._broker = self._open(broker, BROKER_PLACE, products, "mqtt_away")
             self.deliveries.append(self._broker)
         self._drop(left)
+
+    def _removed_products(self, left: Sequence[StoredCursor]) -> list[str]:
+        """Return the names of products that the broker had before, by cursors that are left."""
+        numbers = {one.row.product_id for one in left if one.place == BROKER_PLACE}
+        return self.store.product_names(numbers - {*self.products.values()})
 
     def start(self) -> None:
         for one in self.deliveries:
