@@ -264,7 +264,7 @@ def _iterate_keys(document: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
         yield from (about["tensors"], about["samples"], *about["known"].values())
 
 
-def parse_views(document: Mapping[str, Any], path: Any) -> PartPattern | None:
+def parse_views(document: Mapping[str, Any], path: object) -> PartPattern | None:
     """The pattern of views in a router's document; None: it is of products."""
     try:
         return None if (known := document.get("views")) is None else PartPattern(**known)
@@ -272,7 +272,9 @@ def parse_views(document: Mapping[str, Any], path: Any) -> PartPattern | None:
         raise damaged_error(path, "its pattern of views is damaged") from None
 
 
-def _parse_manifests(document: Mapping[str, Any], run: Mapping[str, Any], path: Any) -> dict[str, Manifest]:
+def _parse_manifests(
+    document: Mapping[str, Any], run: Mapping[str, Any], path: object
+) -> dict[str, Manifest]:
     if "products" not in document:
         raise unusable_file_error(path, "it is a model of one product")
     found: dict[str, Manifest] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from flawscope.types import Array, Json
 
 CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
 LeftOut = tuple[Tensor, Tensor]  # score [1] and map [1, H, W] of an image that was left out
-LeftOutRun = Callable[[Any], tuple[NDArray[Any], NDArray[Any]]]  # images [n, 3, H, W] to scores, maps
+LeftOutRun = Callable[[Tensor], tuple[Array, Array]]  # images [n, 3, H, W] to scores, maps
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -50,8 +50,9 @@ def write(artefact: RouterArtefact, networks: Mapping[str, NetworkFile], path: P
         document["recognition"]["known"] = [*by.known]
     with files.atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
 
-        def member(name: str) -> Any:  # the same bytes whenever they are written
-            return archive.open(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True)
+        def member(name: str) -> BinaryIO:  # the same bytes whenever they are written
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            return cast(BinaryIO, archive.open(entry, "w", force_zip64=True))
 
         with member(CONTENTS) as out:
             out.write(json.dumps(document, indent=1, allow_nan=False).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -54,6 +54,7 @@ from flawscope.methods.patchcore.selected_bank import SelectedBank
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
 from flawscope.progress import Detail, ProgressCounter
+from flawscope.types import Json
 
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
 
@@ -79,13 +80,18 @@ def fit(model: Model, task: Task) -> Fitted:
     facts = fitted.facts
     facts |= {"augment": augment_name(job), "shards": planned.shards, "seconds": job.seconds()}
     facts |= {"memory_predicted": planned.peak, "memory_peak": peak_memory()}
+    fitted.summary = _summarise(facts)
+    return fitted
+
+
+def _summarise(facts: Json) -> list[str]:
+    """Lines for people on the memory banks, and the memory that selecting them took."""
     radii = ", ".join(f"{radius:.4g}" for radius in facts["covering_radius"])
-    used, predicted = (facts[f"memory_{which}"] / 2**30 for which in ("peak", "predicted"))
-    fitted.summary = [
+    used, predicted = facts["memory_peak"] / 2**30, facts["memory_predicted"] / 2**30
+    return [
         f"memory bank: {facts['bank']} of {facts['patches']} patches, covering radius {radii}",
         f"memory: {used:.2f} GiB at the peak, {predicted:.2f} predicted",
     ]
-    return fitted
 
 
 def _require_pictures(used: Sequence[int]) -> None:
@@ -195,17 +201,11 @@ def _fit_in_memory(job: FitJob) -> Fitted:
         job.record_time("calibration")
         if round_ == ROUNDS or job.task.calibration_pictures is not None:
             break
-        found = _find_suspects(job, good, calibrated)
-        others = [i for i, picture in enumerate(patches.pictures) if picture not in {*calibrated}]
-        limit = _suspicion_limit(job, good, calibrated)
-        found |= scores_above(limit, job.model, patches, selections, others)
-        found = dict(sorted(found.items(), key=lambda pair: -pair[1]))
+        found = _find_all_suspects(job, good, calibrated, patches, selections)
         suspected |= found
         if not job.task.drop_suspects or not found:
             break
-        groups = job.task.groups
-        parts = {groups[picture] for picture in found}  # what is wrong with a part, its other pictures show
-        gone = [picture for picture in patches.pictures if groups[picture] in parts]
+        gone = _pictures_of_parts(job, patches, found)
         dropped += gone
         patches = patches.keep([i for i, picture in enumerate(patches.pictures) if picture not in gone])
         without = job.task.pluralize(len(found), "suspicious")
@@ -219,6 +219,28 @@ def _fit_in_memory(job: FitJob) -> Fitted:
         fitted.promised, fitted.how = False, ONE_PART_METHOD
     fitted.dropped, fitted.suspects = sorted(dropped), suspected
     return fitted
+
+
+def _find_all_suspects(
+    job: FitJob,
+    good: GoodValues,
+    calibrated: Sequence[int],
+    patches: Patches,
+    selections: list[SelectedBank],
+) -> dict[int, float]:
+    """Scores of suspicious pictures, highest first, also of those that calibration did not score."""
+    found = _find_suspects(job, good, calibrated)
+    others = [i for i, picture in enumerate(patches.pictures) if picture not in {*calibrated}]
+    limit = _suspicion_limit(job, good, calibrated)
+    found |= scores_above(limit, job.model, patches, selections, others)
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def _pictures_of_parts(job: FitJob, patches: Patches, found: Iterable[int]) -> list[int]:
+    """Pictures of the same parts as those found: what is wrong with a part, its other pictures show."""
+    groups = job.task.groups
+    parts = {groups[picture] for picture in found}
+    return [picture for picture in patches.pictures if groups[picture] in parts]
 
 
 def _calibrate(

@@ -359,7 +359,7 @@ class ReviewSession:
             if is_new:
                 strength, pixels = _strength(picture.row), _pixels(partial)
                 self.log.add(picture.row.path, decision, copy, *strength, pixels)
-            os.replace(partial, target)
+            partial.replace(target)
         except OSError as error:
             raise InputError(
                 f"cannot copy {picture.path} to {target}: {error.strerror}; is it there, and is there space?"
