@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -95,11 +96,7 @@ def learning_curve(
     advance = ProgressCounter(step, "learning curve", len(judged) * len(fewer))
     scores = {}
     for one in fewer:
-        column = []
-        for _, result in one.stream([item.path for item, _ in judged]):
-            column.append(np.nan if isinstance(result, InputError) else result.score)
-            advance()
-        scores[_number_learnt(one)] = np.array(column)
+        scores[_number_learnt(one)] = _score(one, [item.path for item, _ in judged], advance)
     scores[_number_learnt(model)] = np.array([prediction.score for _, prediction in judged])
     is_judged = ~np.isnan([*scores.values()]).any(axis=0)
     is_defective = np.array([item.anomalous for item, _ in judged])
@@ -108,6 +105,15 @@ def learning_curve(
         return None
     compared = {n: Scored(one[good], one[defective]) for n, one in scores.items()}
     return LearningCurve.of(compared)
+
+
+def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None]) -> NDArray[np.float64]:
+    """Scores of pictures; NaN where one cannot be judged."""
+    scores = []
+    for _, result in model.stream(paths):
+        scores.append(np.nan if isinstance(result, InputError) else result.score)
+        advance()
+    return np.array(scores)
 
 
 def describe(curve: LearningCurve) -> str:
