@@ -377,6 +377,10 @@ class Learning:
             current = self.versions.number(product_id)
             if current not in (active.number, version):
                 self._queue(product_id, current, STATION)
+        self._remove_unused(product_id, keep)
+
+    def _remove_unused(self, product_id: int, keep: int) -> None:
+        """Remove the versions beyond the latest `keep` that nobody used."""
         unused: list[int] = []  # numbers of versions
         for candidate in self.candidates.latest(product_id, 1000):
             if candidate.version_id is not None and records.status_of(candidate) in records.UNUSED:
