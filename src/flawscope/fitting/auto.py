@@ -74,7 +74,7 @@ class _TimeIsUpError(Exception):
     """A trial takes longer than there is time for."""
 
 
-@check_arguments(but=("images", "seen"))
+@check_arguments(unchecked=("images", "seen"))
 def fit_auto(
     images: Images,
     *,
@@ -212,7 +212,7 @@ class _Search:
                 self.time.is_cut_short = True
                 self.say("interrupted: the best so far is fitted; once more stops")
                 found, reason = self._best_so_far()
-        self.memory.drop(but=(found.flags,))
+        self.memory.drop(keep=(found.flags,))
         simulated = sum(int((one.carriers != GIVEN).sum()) for (f, _), one in self.scored.items() if not f)
         took = round(self.time.spent, 1)
         done = self.earlier.seconds if self.is_known and self.earlier is not None else 0.0
@@ -414,7 +414,7 @@ class _Search:
             trial = replace(trial, judged=scored.to_lists())
         if base is not None:
             trial = replace(trial, gain=_rounded(scored.gain_over(base, self.seed)))
-            self.memory.drop(but=("", *(one.flags for one in (*self.trials, trial) if one.has_gained)))
+            self.memory.drop(keep=("", *(one.flags for one in (*self.trials, trial) if one.has_gained)))
         self.scored[flags, number] = scored
         self.trials.append(trial)
         return scored

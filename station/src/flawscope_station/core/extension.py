@@ -147,5 +147,5 @@ class Observers(list[Observer]):
                     f"{getattr(observe, '__qualname__', observe)}: {message_with_type(error)}"
                 )
         if self._failures != before:
-            told = "; ".join(self._failures.values())
-            self._report("observer_failed", told and f"not everybody hears of inspections: {told}")
+            failures = "; ".join(self._failures.values())
+            self._report("observer_failed", failures and f"not everybody hears of inspections: {failures}")
