@@ -139,7 +139,7 @@ def test_a_client_that_leaves_before_its_part_is_taken_has_left(station, parts, 
 
     monkeypatch.setattr(station.store, "find_answers", look_up)
     picture, address = Picture(parts[0], "a.png"), station.addresses.find(NAME)
-    asking = Asking(station.floor, SentPictures(address, (picture,), False, Label(), "k", math.inf))
+    asking = Asking(station.context, SentPictures(address, (picture,), False, Label(), "k", math.inf))
 
     async def leave_early() -> list[Any]:
         answers = asyncio.create_task(asking.answers())

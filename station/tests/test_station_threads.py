@@ -16,8 +16,8 @@ from flawscope_station.drift.drift import Drift
 from flawscope_station.monitoring import background
 from flawscope_station.monitoring.background import (
     MIN_RESTART_DELAY,
+    REPORT_SECONDS,
     SETTLED_SECONDS,
-    TOLD_SECONDS,
     Backoff,
     GuardedThread,
     Log,
@@ -105,7 +105,7 @@ def test_work_that_fails_is_begun_again_and_told_for_a_while(work, error):
     watch.check()
     assert told["not_inspecting"] is None
     assert "work: " in str(told["thread_failed"])
-    clock.advance(TOLD_SECONDS)
+    clock.advance(REPORT_SECONDS)
     watch.check()
     assert told["thread_failed"] is None
     work.ended.set()

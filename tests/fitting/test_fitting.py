@@ -14,7 +14,7 @@ from PIL import Image
 
 from flawscope import load
 from flawscope.artefact.model_file import read, write
-from flawscope.calibration.goods import scored
+from flawscope.calibration.rows import scored
 from flawscope.errors import InputError
 from flawscope.fitting import fit_auto, preparation, search
 from flawscope.fitting import training_pictures as sources

@@ -30,8 +30,8 @@ from flawscope.artefact.files import (
     unusable_file_error,
 )
 from flawscope.artefact.kinds import Kinds
-from flawscope.calibration.goods import calibrate
 from flawscope.calibration.outliers import SUSPECTS, Suspect
+from flawscope.calibration.rows import calibrate
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.table import (

@@ -11,9 +11,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration.goods import scored
 from flawscope.calibration.holding_out import min_calibration_size
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
+from flawscope.calibration.rows import scored
 from flawscope.calibration.threshold import Calibration, far_severity
 from flawscope.errors import InputError, data_checks, join_names, pluralize
 from flawscope.pictures import units

@@ -180,8 +180,8 @@ class DefectScores:
         if not self.contrasts:
             return f"{size} {text}"
         faint, others = self.count_found(size, below=CLEAR)
-        told = [f"{faint} of {others} faint"] * (others > 0) + [f"{text} clear"] * (count > 0)
-        return f"{size} {' and '.join(told)} ones"
+        counts = [f"{faint} of {others} faint"] * (others > 0) + [f"{text} clear"] * (count > 0)
+        return f"{size} {' and '.join(counts)} ones"
 
     def remark(self) -> str | None:
         """Remark on a model that surely misses many clear defects: those that are not small, else small ones.
@@ -191,8 +191,8 @@ class DefectScores:
             found, count = (sum(self.count_found(size, CLEAR)[k] for size in sizes) for k in (0, 1))
             low, high = wilson_interval(found, count)
             if count >= MIN_DEFECTS and high < MIN_DETECTION_RATE:
-                told = f"of {count} clear simulated defects of {' and '.join(sizes)} size it finds {found}"
-                return f"{told} (95 %: {low:.0%} to {high:.0%}): `evaluate` tells by real ones"
+                text = f"of {count} clear simulated defects of {' and '.join(sizes)} size it finds {found}"
+                return f"{text} (95 %: {low:.0%} to {high:.0%}): `evaluate` tells by real ones"
         return None
 
     def to_dict(self) -> Json:

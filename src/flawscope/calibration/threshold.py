@@ -111,7 +111,7 @@ NO_LINE = LineSample()
 class Calibration:
     """Thresholds and scales for new pictures, from the scores and maps of good ones.
 
-    scores: raw scores of the good pictures that count, in the order of their rows (`goods.calibrate`).
+    scores: raw scores of the good pictures that count, in the order of their rows (`rows.calibrate`).
     map_maxima: the maximum of each one's map.
     map_level: the middle (median) map value of good pictures: the dark end of the colour scale.
     rate: target false-alarm rate, 0..1.
@@ -441,12 +441,12 @@ class Calibration:
         return {"rate": self.rate, "outline": self.outline}
 
     def to_dict(self) -> Json:
-        """Returns what does not follow from the rows of good pictures (`goods.calibrate`)."""
+        """Returns what does not follow from the rows of good pictures (`rows.calibrate`)."""
         return {name: getattr(self, name) for name in HOW}
 
     @staticmethod
     def read_how(data: Facts) -> Json:
-        """Reads what `to_dict` gave, as `goods.calibrate` takes it. InputError where it is damaged."""
+        """Reads what `to_dict` gave, as `rows.calibrate` takes it. InputError where it is damaged."""
         try:
             return {name: kind(data[name]) for name, kind in HOW.items()}
         except (KeyError, TypeError, ValueError, OverflowError) as error:

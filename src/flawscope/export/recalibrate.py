@@ -25,9 +25,9 @@ from flawscope.artefact.certificate import (
 )
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.artefact.parts import stored_part_reader
-from flawscope.calibration.goods import calibrate, scored
 from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import DefectScores
+from flawscope.calibration.rows import calibrate, scored
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import ExcludedPictureError, InputError, pluralize
 from flawscope.methods.good_pictures import add_defect

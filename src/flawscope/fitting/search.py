@@ -115,7 +115,7 @@ class Search:
             except KeyboardInterrupt:
                 self.say("interrupted: the best so far is fitted; once more stops")
             found, reason = self._choose()
-        self.memory.drop(but=(found.flags,))
+        self.memory.drop(keep=(found.flags,))
         return self._told(found, reason), found
 
     def _told(self, found: Recipe, reason: str) -> Choice:
@@ -205,7 +205,7 @@ class Search:
         self._tell_time()
         for recipe in self.waiting:
             self._attempt(recipe, self.rounds[0])
-            self.memory.drop(but=("", *(one.flags for one in self._contenders())))
+            self.memory.drop(keep=("", *(one.flags for one in self._contenders())))
         for tried in self.rounds[1:]:
             contenders = self._contenders()
             if len(contenders) < 2:

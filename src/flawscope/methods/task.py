@@ -16,8 +16,8 @@ from torch import Tensor
 
 from flawscope.artefact.files import training_log_path
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.goods import Values
 from flawscope.calibration.holding_out import hold_out
+from flawscope.calibration.rows import Values
 from flawscope.errors import ExcludedPictureError, FlawscopeError, pluralize
 from flawscope.methods.detector import Detector, LoadPicture, check_region_visible
 from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image

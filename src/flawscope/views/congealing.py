@@ -145,7 +145,7 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
     if len(pictures) < MIN_REFERENCE_PICTURES:
         return None
     singles = _SingleReferences(pictures)
-    kinds, is_sure = _told_by_few(singles, full)
+    kinds, is_sure = _poses_by_few(singles, full)
     if is_sure:
         return Lying(kinds[0], None)
     for kind in kinds:
@@ -175,7 +175,7 @@ def _found_among(poses: Sequence[Pose]) -> list[Pose]:
     return [one for one in poses if one.found]
 
 
-def _told_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
+def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
     """Poses in which parts may lie, in the order in which they are asked for, and whether the first are sure.
     Empty: parts lie alike, or there is none. A few pictures, each as the reference, take a tenth of the time.
     """

@@ -36,7 +36,7 @@ def thumbnail(image: Floats) -> Floats:
     return np.asarray(values, np.float32).ravel()
 
 
-def first_same(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
+def find_identical(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
     """The first two views whose pictures have the same pixels: no camera gives these twice."""
     known: dict[bytes, str] = {}
     for view, look in looks.items():
@@ -48,7 +48,7 @@ def first_same(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
 def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
     """Whether good pictures of all views look so different that each view needs a model of its own.
 
-    Every two views have to be told apart by their pictures (`ViewLooks.are_told_apart`) in the same light:
+    Every two views have to be told apart by their pictures (`ViewLooks.are_distinct`) in the same light:
     each colour of a thumbnail is divided by its mean. Pictures of one surface by a darker camera, or one with
     another white balance, look alike.
 
@@ -57,7 +57,7 @@ def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
     """
     levelled = {view: [_without_light(one) for one in several] for view, several in looks.items()}
     learnt = ViewLooks.learn(levelled)
-    return learnt is not None and learnt.are_told_apart
+    return learnt is not None and learnt.are_distinct
 
 
 def _without_light(look: Floats) -> Floats:
@@ -112,7 +112,7 @@ class ViewLooks:
         return np.asarray(np.sqrt((((look - self.means) / self.spread) ** 2).mean(axis=1)))
 
     @property
-    def are_told_apart(self) -> bool:
+    def are_distinct(self) -> bool:
         """Whether every two views look so different that good pictures tell them apart."""
         others = ~np.eye(len(self.views), dtype=bool)
         return bool(np.isfinite(self.limits[others]).all())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flawscope.calibration.goods import Values
+from flawscope.calibration.rows import Values
 from flawscope.calibration.threshold import upper_fence
 from flawscope.methods.patchcore.model import BankBranch, Model
 from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid

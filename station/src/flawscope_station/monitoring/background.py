@@ -25,7 +25,7 @@ P = ParamSpec("P")
 STOP_TIMEOUT = 30.0  # seconds to wait for the end of a thread
 MIN_RESTART_DELAY, MAX_RESTART_DELAY = 0.1, 5.0  # seconds before work that failed is begun again
 SETTLED_SECONDS = 1.0  # seconds without a failure after which work that was begun again counts as running
-TOLD_SECONDS = 600.0  # seconds for which a failure is a problem after the work was begun again
+REPORT_SECONDS = 600.0  # seconds for which a failure is a problem after the work was begun again
 STUCK_SECONDS = 300.0  # seconds after which a call that should return soon is taken to hang
 WATCH_INTERVAL = 1.0  # seconds between two looks at all threads
 MAX_LINES = 1000  # lines of a log that wait to be written; more are dropped
@@ -209,7 +209,7 @@ class GuardedThread:
 
     def _note_failure(self, failure: str) -> None:
         before, self.failed_at = self.failed_at, self._clock.monotonic()
-        if self.failed_at - before > TOLD_SECONDS:
+        if self.failed_at - before > REPORT_SECONDS:
             self._backoff.reset()
         self.failure, self._begun_at = failure, None
 
@@ -343,7 +343,7 @@ class ThreadWatch(BackgroundThread):
         for thread, inspects in self.list_threads():
             thread.revive()
             text = f"{thread.name}: {thread.failure}"
-            if thread.is_down or thread.was_down(TOLD_SECONDS):
+            if thread.is_down or thread.was_down(REPORT_SECONDS):
                 failed.append(text)
             if thread.is_stuck:
                 text = f"{thread.name}: what it called has not answered for {_duration(thread.patience)}"

@@ -22,7 +22,9 @@ INTERVAL = 1.0  # seconds between two measurements
 MAX_AGE = 5.0  # seconds after which what was measured last says that something does not answer
 HANGING_SECONDS = 60.0  # seconds after which the measuring thread itself is told to hang
 CLOCK_JUMP = 60.0  # seconds by which the clock jumps; less is a correction of a clock that runs
-JUMP_TOLD_SECONDS = 24 * 3600.0  # seconds for which a jump of the clock is told, unless a person confirms it
+JUMP_REPORT_SECONDS = (
+    24 * 3600.0
+)  # seconds for which a jump of the clock is told, unless a person confirms it
 DISK, DATABASE = "the disk", "the data base"  # what may not answer
 
 
@@ -199,13 +201,13 @@ class ClockJumps:
 
     def text(self) -> str:
         """Return the jumps of the last day; "": there was none."""
-        since = self._monotonic() - JUMP_TOLD_SECONDS
+        since = self._monotonic() - JUMP_REPORT_SECONDS
         self._texts = [one for one in self._texts if one[0] >= since]
         if not self._texts:
             return ""
-        told = ", then ".join(text for _, text in self._texts[-4:])
+        jumps = ", then ".join(text for _, text in self._texts[-4:])
         return (
-            f"the computer's clock jumped {told}: what was recorded from one jump to the next has times of "
+            f"the computer's clock jumped {jumps}: what was recorded from one jump to the next has times of "
             "that clock; see to its time server, and confirm that it is right now"
         )
 

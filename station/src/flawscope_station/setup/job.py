@@ -191,6 +191,6 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         except FlawscopeError as error:
             found.append({"name": name, "error": str(error).replace(f"({len(data)} bytes)", name)})
             continue
-        told = {"decision": result.decision, "score": result.score, "severity": result.severity}
-        found.append({"name": name, **told, "overlay": encode_webp(drawn)})
+        answer = {"decision": result.decision, "score": result.score, "severity": result.severity}
+        found.append({"name": name, **answer, "overlay": encode_webp(drawn)})
     return {"results": found}

@@ -221,7 +221,8 @@ class Sinks:
     def _drop(self, cursors: list[StoredCursor]) -> None:
         """Delete the cursors of sinks that are not in the settings any more, and tell what they had not had:
         as an event, in the log and as a problem until the next start."""
-        names, told = {number: name for name, number in self.products.items()}, dict[str, list[str]]()
+        names = {number: name for name, number in self.products.items()}
+        lost_texts: dict[str, list[str]] = {}  # by the problem's code
         for one in cursors:
             product_id = one.row.product_id
             name = names.get(product_id, f"product {product_id}")
@@ -235,9 +236,9 @@ class Sinks:
                 )
                 self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, product_id)
                 code = f"{UNDELIVERED}_{product_id}" if product_id in names else UNDELIVERED
-                told.setdefault(code, []).append(text)
+                lost_texts.setdefault(code, []).append(text)
         delete_cursors(self.store.database, cursors)
-        for code, texts in told.items():
+        for code, texts in lost_texts.items():
             self.report(code, "; ".join(texts))
 
 
