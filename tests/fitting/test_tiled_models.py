@@ -5,8 +5,7 @@ import pytest
 
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
-from flawscope.fitting.training_pictures import Reader
-from flawscope.fitting.training_views import TrainingViews
+from flawscope.fitting.training_views import Reader, TrainingViews
 from flawscope.synthesis.demo.dataset import draw_picture
 from flawscope.views.preprocess import Preprocess
 from tiled_fits import SMALL, parts, spotted, tiled_fixture  # noqa: F401

@@ -70,7 +70,7 @@ def judge(rows: Sequence[Picture], values: NDArray[np.float64]) -> list[Picture]
     lost = np.isnan(values[:, :, :2]).any(axis=(1, 2))
     known = np.flatnonzero(~lost).tolist()
     units = [rows[k].unit for k in known]
-    found = [replace(row.forgotten(), counted=True, drawn=row.drawn) for row in rows]
+    found = [replace(row, score=None, maximum=None, median=None, counted=True) for row in rows]
     if not known:
         return found
     scores, maxima = (envelope(values[known, :, k], units).tolist() for k in (0, 1))
@@ -90,7 +90,7 @@ def calibrate(rows: Iterable[Picture], rate: float = DEFAULT_RATE, **how: Any) -
         InputError: no row has a score.
     """
     every = counted(rows)
-    known, wrong = scored(every), [row for row in every if row.is_lost]
+    known, wrong = scored(every), [row for row in every if row.score is None]
     if not known:
         raise InputError("calibration needs at least one good picture, each with a score and a map")
     promised = how.get("promised", True)

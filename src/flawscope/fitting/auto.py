@@ -35,17 +35,12 @@ from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, check_arguments, pluralize
+from flawscope.fitting.first_look import look_at
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.preparation import check_networks, pop_options
 from flawscope.fitting.proposals import LARGE, Recipe, propose_frames, propose_tiles, propose_views
 from flawscope.fitting.search_time import RESERVE, SearchTime
-from flawscope.fitting.training_pictures import (
-    Images,
-    look_at,
-    part_reader,
-    pattern_of,
-    split_sources,
-)
+from flawscope.fitting.sources import Images, part_reader, pattern_of, split_sources
 from flawscope.fitting.trial_pictures import LONG, SHORT, SimulatedPatch, Stage, make_stages
 from flawscope.methods import registry
 from flawscope.methods.feature_memory import FeatureMemory
