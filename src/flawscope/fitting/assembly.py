@@ -28,7 +28,7 @@ from flawscope.fitting.preparation import PreparedFit
 from flawscope.fitting.samples import Samples
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Fitted, Task
-from flawscope.pictures.table import Picture
+from flawscope.pictures.table import SEEN, Picture
 from flawscope.types import Array
 from flawscope.views.light import within_range
 
@@ -50,7 +50,9 @@ def know_good(
 ) -> KnownGood:
     """Calibrates on the pictures of a fit. unlit: as they score in their own light."""
     rows = judged.unlit if unlit else judged.rows
-    new = (*rows.values(), *prepared.reader.defect_rows())
+    reader = prepared.reader
+    defects = [Picture(digest, SEEN, name, origin=reader.origin) for digest, name in reader.defects.items()]
+    new = (*rows.values(), *defects)
     promised, precision = judged.fitted.promised, prepared.model.config.precision
     if old is None:
         pictures, chosen = new, {"rate": prepared.task.rate}

@@ -56,22 +56,24 @@ def look_first(
         reduce: as `see_pictures` takes it.
     """
     shown = see_pictures(pictures, step, reduce)
+    near_looks, small = _columns(shown)
     looks = [one.look for one in shown]
     remarks = refuse(odd_looks(looks, names), force)
     units = units_of(named_rows(names, looks), part_of=part_of)
-    return _first_look(shown, units.numbers, [*remarks, *units.remarks])
+    return FirstLook([row.unit for row in units.rows], [*remarks, *units.remarks], near_looks, small)
 
 
 def look_at_parts(
     pictures: DecodedPictures, units: Sequence[int], step: ProgressCallback, reduce: Reduce
 ) -> FirstLook:
     """Reads each picture, whose parts are known by their numbers. reduce: as `see_pictures` takes it."""
-    return _first_look(see_pictures(pictures, step, reduce), units, [])
+    near_looks, small = _columns(see_pictures(pictures, step, reduce))
+    return FirstLook(units, [], near_looks, small)
 
 
-def _first_look(shown: Sequence[SeenPicture], units: Sequence[int], remarks: Sequence[str]) -> FirstLook:
+def _columns(shown: Sequence[SeenPicture]) -> tuple[dict[int, Look], list[NDArray[np.float32]]]:
     near_looks = {number: one.look for number, one in enumerate(shown) if one.look is not None}
-    return FirstLook(units, remarks, near_looks, [one.small for one in shown if one.small is not None])
+    return near_looks, [one.small for one in shown if one.small is not None]
 
 
 class SeenPicture(NamedTuple):

@@ -9,17 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flawscope.artefact.model_file import Artefact
+import numpy as np
+
+from flawscope.artefact.model_file import Artefact, pack_images
 from flawscope.artefact.parts import stored_part_pattern, stored_part_reader
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments
 from flawscope.fitting.assembly import FitResult, know_good
 from flawscope.fitting.judging import judge_fit
 from flawscope.fitting.preparation import PreparedFit, option_facts, pop_options, prepare
-from flawscope.fitting.samples import score_kept_samples, score_new_samples
+from flawscope.fitting.samples import score_samples
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
     MAX_PER_SIZE,
+    draw_carriers,
     score_simulated_defects,
 )
 from flawscope.fitting.sources import Images, part_reader, split_sources
@@ -243,13 +246,15 @@ def _fit_and_assemble(
         raise
     good = know_good(prepared, judged, old)
     if old is None:
-        kept = score_new_samples(model, views, fitted.used, samples)
+        images = views.samples(fitted.used, samples)
+        names, packed = [*images], pack_images(np.stack([*images.values()])) if images else None
     else:
-        kept = score_kept_samples(model, old)
+        names, packed = [one["name"] for one in old.manifest.samples], old.tensors.get("samples")
+    kept = score_samples(model, names, packed)
     found = None
     # where all pictures show one part there is none that can be left out
     if check and good.calibration.promised:
-        carriers = {number: judged.rows[picture] for number, picture in judged.carriers.items()}
+        carriers = draw_carriers(judged, views, model.config.seed)
         found = score_simulated_defects(leave_out, good.calibration, carriers, view_task, began, good.parts)
     result = FitResult(prepared, task, judged, good, found, kept, began)
     failures = [*prepared.unusable, *reader.failures.values()]

@@ -45,14 +45,14 @@ MIN_PICTURES = 60  # pictures, however many tiles they have
 class JudgedFit:
     """A fit of whole pictures, and its rows.
 
-    rows: of this fit's pictures, by number. unlit: the same as they score in their own light. carriers: views
-    to put simulated defects on, one of each picture with a score, and the picture.
+    rows: of this fit's pictures, by number. unlit: the same as they score in their own light. scored: numbers
+    of the pictures with a score.
     """
 
     fitted: Fitted
     rows: dict[int, Picture]
     unlit: dict[int, Picture]
-    carriers: dict[int, int]
+    scored: list[int]
     fusion: Fusion | None
     how: str
 
@@ -84,9 +84,9 @@ def judge_fit(
     asked = {i: plain[i] for i in (*counted, *lost)}
     scored = score(judging, asked, lambda row: leave_out.run(row.unit), how.lights)
     _check_lights(scored.answers, counted, how.lights, views.reader.failures, fitted.notes)
-    carriers = _draw_carriers([i for i in counted if scored.rows[i].score is not None], views, seed)
+    with_score = [i for i in counted if scored.rows[i].score is not None]
     said = f"{fitted.how}{within_range(how.normalization) if how.lights[1:] else ''}"
-    return JudgedFit(fitted, plain | scored.rows, plain | scored.unlit, carriers, judging.fusion, said)
+    return JudgedFit(fitted, plain | scored.rows, plain | scored.unlit, with_score, judging.fusion, said)
 
 
 def _judge_tiles(judging: FitPictures, fitted: Fitted, seed: int) -> None:
@@ -98,14 +98,6 @@ def _judge_tiles(judging: FitPictures, fitted: Fitted, seed: int) -> None:
     learnt = set(fitted.scored) <= set(fitted.used)  # then any of them can be left out
     right = [i for i in (fitted.used if learnt else fitted.scored) if i not in views.wrong]
     fitted.scored = judging.known = judging.in_tiles(_draw_tiled(views, right, seed))
-
-
-def _draw_carriers(pictures: Sequence[int], views: TrainingViews, seed: int) -> dict[int, int]:
-    """Draws a view of each picture to put simulated defects on. Returns the pictures by these views."""
-    if views.are_pictures:
-        return {picture: picture for picture in pictures}
-    rng = Stream.CARRIERS.rng(seed)
-    return {int(rng.choice(views.carriers(picture))): picture for picture in pictures}
 
 
 def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingViews) -> dict[int, Picture]:

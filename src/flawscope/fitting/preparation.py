@@ -160,7 +160,7 @@ def prepare(
         nearest=nearest_of(model),
         pictures=pictures.decoded,
     )
-    views = views_of(reader, pictures.sizes, model.config.seed, frames.learnt)
+    views = views_of(reader, pictures.surveyed.sizes, model.config.seed, frames.learnt)
     task = Task(
         reader.load,
         pictures.looked.units,
@@ -216,10 +216,6 @@ class _Pictures:
     preprocess: Preprocess
     decoded: DecodedPictures
     looked: FirstLook
-
-    @property
-    def sizes(self) -> Sizes:
-        return self.surveyed.sizes
 
 
 class _Frames(NamedTuple):
@@ -359,7 +355,7 @@ class _Steps:
 
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
         """Settings with sizes in the form that the pictures have; an aligned part's frame is a square."""
-        known = [size for size in pictures.sizes if size is not None]
+        known = [size for size in pictures.surveyed.sizes if size is not None]
         if pictures.pattern is None and (mixed := mixed_sizes(known)):  # views may have sizes of their own
             self.say(f"pictures of several sizes: {mixed}; of several cameras, give each a model of its own")
         seen = config if frames.preprocess.reference is not None else config.in_form(known)
@@ -371,7 +367,7 @@ class _Steps:
 
     def choose_tiles(self, config: Any, frames: _Frames, pictures: _Pictures) -> Any:
         """Settings with the tiles that `min_defect` needs, and with what follows from frames and region."""
-        how, sizes = self.how, frames.sizes(config, pictures.sizes)
+        how, sizes = self.how, frames.sizes(config, pictures.surveyed.sizes)
         if how.min_defect is not None:
             tiles = self._tiles_for(parse_pixels(how.min_defect), config, sizes)
             if tiles:

@@ -25,7 +25,7 @@ from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
 from flawscope.pictures.listing import picture_names
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.table import CALIBRATION, FIT, SEEN, Picture
+from flawscope.pictures.table import CALIBRATION, FIT, Picture
 from flawscope.views.light import Light
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.several_parts_learning import LearnedParts
@@ -122,10 +122,6 @@ class Reader:
             look, size = self.near_looks.get(index), self.sizes.get(index)
             found[index] = row.seen(look, self.measured.get(index, ()), size)
         return found
-
-    def defect_rows(self) -> list[Picture]:
-        """Rows of the defects that the method learns from."""
-        return [Picture(digest, SEEN, name, origin=self.origin) for digest, name in self.defects.items()]
 
     def check_any_readable(self) -> None:
         """InputError where no picture can be read."""
@@ -267,6 +263,16 @@ class TrainingViews:
                 if room < 0 and one is not held:
                     del self._held[k]
         return held.views
+
+    def samples(self, used: Sequence[int], count: int) -> dict[str, NDArray[np.float32]]:
+        """Loads so many of the pictures learnt from, [3, H, W] in 0..1, by name. used: the numbers of all."""
+        chosen = used[:: max(1, len(used) // count)][:count] if count else []
+        images = dict[str, NDArray[np.float32]]()
+        for picture in chosen:
+            image = self.load(self.numbers(picture)[0])
+            if image is not None:
+                images[self.reader.names[picture]] = image.numpy()
+        return images
 
     # ---- a method's fit
 
