@@ -67,7 +67,7 @@ def know_good(
 
 @dataclass(frozen=True)
 class _Questions:
-    """What is odd about new pictures. notes: on those that the list of suspects names. lines: that ask."""
+    """Oddities of new pictures. notes: on those that the list of suspects names. lines: that ask."""
 
     oddities: list[Odd] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
