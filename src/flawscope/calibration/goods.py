@@ -70,7 +70,7 @@ def judge(rows: Sequence[Picture], values: NDArray[np.float64]) -> list[Picture]
     lost = np.isnan(values[:, :, :2]).any(axis=(1, 2))
     known = np.flatnonzero(~lost).tolist()
     units = [rows[k].unit for k in known]
-    found = [replace(row, counted=True, **dict.fromkeys(Values._fields)) for row in rows]
+    found = [replace(row.forgotten(), counted=True, drawn=row.drawn) for row in rows]
     if not known:
         return found
     scores, maxima = (envelope(values[known, :, k], units).tolist() for k in (0, 1))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,14 +30,13 @@ Reduce = Callable[[NDArray[np.number]], NDArray[np.float32]]  # a decoded pictur
 class FirstLook(NamedTuple):
     """Good pictures before a fit.
 
-    units: number of the part that each shows. remarks: on these. near_looks: what near-duplicates compare, by
-    the pictures' numbers. small: the pictures that can be read, in grey and small, where that was asked for.
+    units: number of the part that each shows. remarks: on these. shown: what is known of each; empty: none
+    was read.
     """
 
     units: Sequence[int]
     remarks: Sequence[str] = ()
-    near_looks: Mapping[int, Look] = MappingProxyType({})
-    small: Sequence[NDArray[np.float32]] = ()
+    shown: Sequence[SeenPicture] = ()
 
 
 def look_first(
@@ -56,24 +54,17 @@ def look_first(
         reduce: as `see_pictures` takes it.
     """
     shown = see_pictures(pictures, step, reduce)
-    near_looks, small = _columns(shown)
     looks = [one.look for one in shown]
     remarks = refuse(odd_looks(looks, names), force)
     units = units_of(named_rows(names, looks), part_of=part_of)
-    return FirstLook([row.unit for row in units.rows], [*remarks, *units.remarks], near_looks, small)
+    return FirstLook([row.unit for row in units.rows], [*remarks, *units.remarks], shown)
 
 
 def look_at_parts(
     pictures: DecodedPictures, units: Sequence[int], step: ProgressCallback, reduce: Reduce
 ) -> FirstLook:
     """Reads each picture, whose parts are known by their numbers. reduce: as `see_pictures` takes it."""
-    near_looks, small = _columns(see_pictures(pictures, step, reduce))
-    return FirstLook(units, [], near_looks, small)
-
-
-def _columns(shown: Sequence[SeenPicture]) -> tuple[dict[int, Look], list[NDArray[np.float32]]]:
-    near_looks = {number: one.look for number, one in enumerate(shown) if one.look is not None}
-    return near_looks, [one.small for one in shown if one.small is not None]
+    return FirstLook(units, [], see_pictures(pictures, step, reduce))
 
 
 class SeenPicture(NamedTuple):

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from flawscope.artefact.model_file import Artefact, pack_images
+from flawscope.artefact.model_file import Artefact, pack_images, unpack_images
 from flawscope.artefact.parts import stored_part_pattern, stored_part_reader
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments
 from flawscope.fitting.assembly import FitResult, know_good
 from flawscope.fitting.judging import judge_fit
 from flawscope.fitting.preparation import PreparedFit, option_facts, pop_options, prepare
-from flawscope.fitting.samples import score_samples
+from flawscope.fitting.samples import Samples, score_samples
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
     MAX_PER_SIZE,
@@ -250,7 +250,7 @@ def _fit_and_assemble(
         names, packed = [*images], pack_images(np.stack([*images.values()])) if images else None
     else:
         names, packed = [one["name"] for one in old.manifest.samples], old.tensors.get("samples")
-    kept = score_samples(model, names, packed)
+    kept = Samples() if packed is None else score_samples(model, names, packed, unpack_images(packed))
     found = None
     # where all pictures show one part there is none that can be left out
     if check and good.calibration.promised:

@@ -147,13 +147,14 @@ def prepare(
         made if made is not None and fits else create_detector(method, config, inside, networks_of)
     )
     defects, unusable = read_defects(pictures.chosen.pairs, preprocess, roi, say)
+    looks = enumerate(one.look for one in pictures.looked.shown)
     reader = Reader(
         pictures.chosen.sources,
         preprocess,
         set(),
         names=pictures.chosen.names,
         defects={digest: shown[0].name for digest, shown in defects.items()},
-        near_looks=pictures.looked.near_looks,
+        near_looks={number: look for number, look in looks if look is not None},
         roi=roi,
         region=region,
         hidden=model.config.hidden,
@@ -326,7 +327,8 @@ class _Steps:
         return _Pictures(chosen, pattern, views, surveyed, preprocess, decoded, looked)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
-        preprocess, small = pictures.preprocess, pictures.looked.small
+        preprocess = pictures.preprocess
+        small = [one.small for one in pictures.looked.shown if one.small is not None]
         chosen = aligned = None
         kind: PoseKind | None = None
         if self.how.align == "auto":  # as `fit --auto` proposes it, with frames alone

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from flawscope.artefact.certificate import MAP_STRIDE
-from flawscope.artefact.model_file import unpack_images
 from flawscope.methods.detector import Detector
 from flawscope.types import Array
 
@@ -28,13 +27,11 @@ class Samples:
     seconds: float | None = None
 
 
-def score_samples(model: Detector, names: Sequence[str], packed: Array | None) -> Samples:
-    """Scores pictures by name, packed as a model file has them (`pack_images`); None: there are none."""
-    if packed is None:
-        return Samples()
+def score_samples(model: Detector, names: Sequence[str], packed: Array, images: Array) -> Samples:
+    """Scores pictures [N, 3, H, W] float32, by name. packed: the same as a model file has them."""
     found, maps, seconds = [], [], []
     with torch.inference_mode():
-        for image, name in zip(unpack_images(packed), names, strict=True):
+        for image, name in zip(images, names, strict=True):
             given = torch.from_numpy(image)[None].to(model.roi.device)
             began = time.monotonic()
             features, inside = model.embed(given), model.inside(given)
