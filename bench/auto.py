@@ -28,7 +28,7 @@ from PIL import Image
 import common
 from common import Cell, Record
 from flawscope.synthesis.demo import dataset
-from flawscope.synthesis.masks import Picture
+from flawscope.synthesis.textures import Picture
 
 REAL = (
     "mvtec/toothbrush", "real/commutator", "real/fabric", "real/cookie", "real/lens", "real/pcb",

@@ -16,8 +16,7 @@ from flawscope import load
 from flawscope.artefact.model_file import read, write
 from flawscope.calibration.rows import scored
 from flawscope.errors import InputError
-from flawscope.fitting import fit_auto, preparation, search
-from flawscope.fitting import training_pictures as sources
+from flawscope.fitting import fit_auto, preparation, search, training_views
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods import patch_detector as models
 from flawscope.methods.detector import embed_pictures, resolve_device
@@ -88,7 +87,7 @@ def test_networks_that_cannot_be_had_are_told_before_pictures_are_read(
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(preparation, "see_pictures", None)
+    monkeypatch.setattr(preparation, "look_first", None)
     monkeypatch.setattr(search, "look_at", None)
     with pytest.raises(InputError, match=re.escape(said)):
         call([*good()], **given)
@@ -98,7 +97,9 @@ def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypat
     def no_room(picture):
         raise MemoryError
 
-    monkeypatch.setattr(sources, "pixel_hash", lambda p: no_room(p) if p[0, 0, 0] == 1 else pixel_hash(p))
+    monkeypatch.setattr(
+        training_views, "pixel_hash", lambda p: no_room(p) if p[0, 0, 0] == 1 else pixel_hash(p)
+    )
     predictor = fit_small([*good(), np.ones((64, 64, 3), np.uint8)], force=True)
     assert len(predictor.failures) == 1
     assert "memory" in predictor.failures[0]

@@ -16,9 +16,10 @@ from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interv
 from flawscope.calibration.rows import scored
 from flawscope.calibration.threshold import Calibration, far_severity
 from flawscope.errors import InputError, data_checks, join_names, pluralize
-from flawscope.pictures import units
 from flawscope.pictures.apart import find_apart
 from flawscope.pictures.appearance import AppearanceRange, FeatureValues, describe_shifts, is_far
+from flawscope.pictures.empty_pictures import NOTHING as SHOWN_NOTHING
+from flawscope.pictures.empty_pictures import show_nothing
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.table import DUPLICATE, Picture
 
@@ -75,9 +76,9 @@ class Suspect(NamedTuple):
 
 def odd_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Odd]:
     """Says what is odd about pictures before anything is learnt from them."""
-    if nothing := units.show_nothing(looks):
+    if nothing := show_nothing(looks):
         verb = "shows" if len(nothing) == 1 else "show"
-        line = f"{join_names([names[k] for k in nothing])}: {verb} {units.NOTHING}"
+        line = f"{join_names([names[k] for k in nothing])}: {verb} {SHOWN_NOTHING}"
         yield Odd(NOTHING, data_checks.SHOWS_NOTHING.coded(line), tuple(names[k] for k in nothing))
 
 

@@ -17,7 +17,7 @@ from flawscope.fitting.fitting import fit
 from flawscope.fitting.preparation import check_networks, pop_options
 from flawscope.fitting.search import Search
 from flawscope.fitting.search_time import SearchTime
-from flawscope.fitting.training_pictures import Images
+from flawscope.fitting.sources import Images
 from flawscope.methods import registry
 from flawscope.methods.options.arguments import ARGUMENTS
 from flawscope.pictures.decoding import SeenDefects

@@ -22,8 +22,8 @@ from flawscope.datasets.layouts import confirmed_good
 from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, check_arguments, data_checks, join_names, pluralize
 from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
+from flawscope.fitting.sources import Images, split_sources
 from flawscope.fitting.stored_options import stored_arguments, stored_settings
-from flawscope.fitting.training_pictures import Images, split_sources
 from flawscope.fitting.update_evaluation import (
     SIGNIFICANCE,
     Comparison,

@@ -17,7 +17,8 @@ from flawscope.calibration.parts import PartPattern
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments
 from flawscope.fitting.simulated_defects import SimulatedDefects
-from flawscope.fitting.training_pictures import Images, Reader, split_sources
+from flawscope.fitting.sources import Images, split_sources
+from flawscope.fitting.training_views import Reader
 from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork, DescriptorSettings
 from flawscope.methods.detector import LoadPicture, embed_pictures

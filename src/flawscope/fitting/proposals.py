@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flawscope.config import flag_of
 from flawscope.errors import InputError
-from flawscope.fitting.training_pictures import learn_part_finding
+from flawscope.fitting.first_look import learn_part_finding
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import PictureSource
 from flawscope.views.congealing import poses_needed

@@ -25,17 +25,12 @@ from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, pluralize
+from flawscope.fitting.first_look import look_at
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.preparation import pop_options
 from flawscope.fitting.proposals import Recipe, propose_frames, propose_tiles, propose_views
 from flawscope.fitting.search_time import SearchTime, Taken
-from flawscope.fitting.training_pictures import (
-    Images,
-    look_at,
-    part_reader,
-    pattern_of,
-    split_sources,
-)
+from flawscope.fitting.sources import Images, part_reader, pattern_of, split_sources
 from flawscope.fitting.trial_pictures import Round, SimulatedPatch, make_rounds
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.features.backbone import import_timm

@@ -326,8 +326,8 @@ class Foreground:
 
     def mask(self, picture: Picture) -> Mask:
         """The object in a picture `[H, W, 3]` uint8, `[H, W]` bool; everywhere where none is found."""
-        check_picture(picture)
         if self.given is not None:
+            check_picture(picture)
             return _resize_mask(self.given, picture.shape)
         if self.ground is None:
             found = foreground_mask(picture)

@@ -120,11 +120,6 @@ class Look(NamedTuple):
     def of(cls, picture: NDArray[np.number]) -> Look:
         return cls(thumbnail(picture), noise_level(picture))
 
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the grey levels."""
-        return float(self.thumbnail.astype(np.float32).std())
-
 
 def read_look(source: PictureSource) -> Look | None:
     """Reads a picture, and returns its look by its first group of channels; None where it cannot be read."""

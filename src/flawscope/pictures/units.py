@@ -19,10 +19,6 @@ from flawscope.pictures.mask_files import EXPORTED, fold
 from flawscope.pictures.near_duplicates import Compared, Look, Pair, clusters, compare_pictures
 from flawscope.pictures.table import CALIBRATION, Picture, next_unit
 
-MIN_SPREAD = 4.0  # grey levels of spread below which a picture may show nothing
-MIN_SPREAD_SHARE = 0.2  # and of the spread of the others
-MIN_ABOVE_NOISE = 2.0  # times its noise: a spread below which nothing else may be there
-
 # What tools that augment pictures add to the name of the picture itself
 _CHANGED = re.compile(
     r"(.+?)[\W_]+(?:aug(?:mented)?[\W_]?\d*|[hv]?flip(?:ped)?(?:[\W_]?(?:h|v|lr|ud|x|y))?|mirror(?:ed)?|gespiegelt|"
@@ -371,25 +367,6 @@ def _unknown_remarks(new: Sequence[Picture], earlier: Sequence[Picture]) -> Iter
             f"the model keeps no looks of {blind} of the {pluralize(len(earlier), 'picture')} that it knows: "
             "copies of them that were saved anew are not known again, so give none"
         )
-
-
-NOTHING = "nothing beside the others (black, white, or a covered lens)"  # that such pictures show
-
-
-def show_nothing(looks: Sequence[Look | None]) -> list[int]:
-    """Numbers of the pictures that show nothing beside the others: black, white, grey, or a cap on the lens.
-
-    A product that is plain itself has such pictures alone, and they are good.
-    """
-    spreads = np.array([np.nan if look is None else look.spread for look in looks])
-    noises = np.array([np.nan if look is None else look.noise for look in looks])
-    if np.isnan(spreads).all():
-        return []
-    found = spreads < min(MIN_SPREAD, MIN_SPREAD_SHARE * float(np.nanmedian(spreads)))
-    # noise alone, in pictures of more bits brightened by their brightest pixel, spreads widely
-    above_noise = spreads / noises
-    found |= above_noise < min(MIN_ABOVE_NOISE, MIN_SPREAD_SHARE * float(np.nanmedian(above_noise)))
-    return np.flatnonzero(found).tolist()
 
 
 def _without_exact(several: Sequence[int], rows: Sequence[Picture]) -> list[int]:

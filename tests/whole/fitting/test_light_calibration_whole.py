@@ -8,7 +8,7 @@ from flawscope.calibration import rows
 from flawscope.calibration.threshold import envelope
 from flawscope.errors import InputError
 from flawscope.fitting import judging
-from flawscope.fitting.training_pictures import Reader
+from flawscope.fitting.training_views import Reader
 from flawscope.views import preprocess
 from flawscope.views.light import Light, light_variations
 from light_helpers import SETTINGS, fitted_fixture, part  # noqa: F401
