@@ -118,13 +118,14 @@ def main() -> int:
 
     set_thread_count(args.threads)
     record = common.Record(args, "one model for all views of a part, and one for each")
-    rows = []
     with common.workspace(args.work) as work:
-        for case in CASES:
-            for draw in range(args.draws):
+        for draw in range(args.draws):  # each with all cases: a run that is stopped has some of each
+            for case in CASES:
                 record.cell(f"{case}/{draw}", partial(measure, work / case / str(draw), case, draw))
-            cells = [record.cells[f"{case}/{draw}"] for draw in range(args.draws)]
-            rows.append(sum_up(cells, case))
+    rows = []
+    for case in CASES:
+        cells = [record.cells[f"{case}/{draw}"] for draw in range(args.draws)]
+        rows.append(sum_up(cells, case))
     common.print_table("views", rows)
     return record.status()
 
