@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flawscope.artefact.files import MODEL_SUFFIXES
-from flawscope.cli import common, fit_one
+from flawscope.cli import common
 from flawscope.errors import Failure, InputError, pluralize
 from flawscope.pages import report
 from flawscope.progress import format_duration
@@ -316,7 +316,7 @@ def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[
         raise InputError("the model is of one product's views: name one --category")
     seed, group = common.seed_and_group(model.facts)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
-    return fit_one.split_by_view(dataset, pattern, "test", *(["train"] if dataset.drawn_split else []))
+    return dataset.split_by_view(pattern, "test", *(["train"] if dataset.drawn_split else []))
 
 
 def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Json:

@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from flawscope.artefact.model_file import Artefact
-    from flawscope.calibration.parts import PartPattern
-    from flawscope.datasets import Dataset, Item
+    from flawscope.datasets import Dataset
     from flawscope.predictor import Predictor
     from flawscope.progress import ProgressCallback
     from flawscope.types import Json
@@ -154,7 +152,8 @@ def fit_model(
         PartPattern(args.part, args.view).part_numbers(relative_names(_good_pictures(dataset)))
     args.has_test = bool(dataset.test)
     if args.only_view is not None:
-        dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
+        pattern, view = args.only_view
+        dataset = dataset.split_by_view(pattern, "train", "validation")[view]
     kept = sum(not one.anomalous for one in dataset.test) if dataset.drawn_split else 0
     others = f"; {kept} more are kept for `evaluate`" if kept else ""
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{others}")
@@ -184,28 +183,6 @@ def fit_model(
     for one in [] if is_told or choice is None else advise_untried(choice, dataset):
         say(common.next_step(one))
     return predictor
-
-
-def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
-    """Splits a data set by view; pictures of other `splits` are dropped. InputError: a name has no view."""
-    views = {
-        item: pattern.parse(dataset.relative(item.path)).view
-        for one in splits
-        for item in dataset.splits[one]
-    }
-
-    def of(view: str, items: tuple[Item, ...]) -> tuple[Item, ...]:
-        return tuple(item for item in items if views.get(item) == view)
-
-    return {
-        view: replace(
-            dataset,
-            train=of(view, dataset.train),
-            test=of(view, dataset.test),
-            validation=of(view, dataset.validation),
-        )
-        for view in sorted({*views.values()})
-    }
 
 
 def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: Json) -> Predictor:
