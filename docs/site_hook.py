@@ -3,8 +3,8 @@
 So one link works in the built site and on GitHub. Markdown becomes a page, other text a page that shows it,
 a folder its README or a list of its files; pictures, JSON and CSV are copied.
 
-In command-line.md all options of each command (options.py) stand where the page has `OPTIONS`, in
-troubleshooting.md the table of data checks (check_table.py) where it has `CHECKS`.
+Tables that the code makes stand where a page has their mark: all options of each command (options.py) in
+command-line.md, the options of a fit in python.md, the data checks (check_table.py) in troubleshooting.md.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ LANGUAGES = {".py": "python", ".yaml": "yaml", ".cpp": "cpp", ".hpp": "cpp", ".t
 OUTSIDE = "repository"
 # reasons and laboratory notes: pages that others link to, and no answers for who searches
 NOT_SEARCHED = ("decisions/", f"{OUTSIDE}/bench/")
-OPTIONS = "<!-- options -->"
-CHECKS = "<!-- data checks -->"
+# marks of pages: the script beside this one, and its function, whose lines stand there
+TABLES = {
+    "<!-- options -->": ("options.py", "options"),
+    "<!-- options of fit -->": ("options.py", "fit_table"),
+    "<!-- data checks -->": ("check_table.py", "rows"),
+}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -61,12 +65,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Links as they are in the repository become links between the site's files."""
     root = Path(config.docs_dir).parent
     here = page.file.src_uri
-    if OPTIONS in markdown:
-        made = runpy.run_path(str(Path(__file__).with_name("options.py")))
-        markdown = markdown.replace(OPTIONS, "\n".join(made["options"]()))
-    if CHECKS in markdown:
-        made = runpy.run_path(str(Path(__file__).with_name("check_table.py")))
-        markdown = markdown.replace(CHECKS, "\n".join(made["rows"]()))
+    for mark, (script, function) in TABLES.items():
+        if mark not in markdown:
+            continue
+        names = runpy.run_path(str(Path(__file__).with_name(script)))
+        markdown = markdown.replace(mark, "\n".join(names[function]()))
     if here.startswith(NOT_SEARCHED):
         page.meta.setdefault("search", {"exclude": True})
     path = source_of(here, Path(config.docs_dir), root)

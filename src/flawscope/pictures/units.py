@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import NamedTuple
@@ -182,16 +182,29 @@ def units_of(
     units = _number(joined_labels, count, earlier)
     rows = [replace(row, unit=unit) for row, unit in zip(new, units, strict=True)]
     known_copies = _known_copies(joined, count, earlier)
-    known_units = {row.unit for row in earlier}
-    further = [k for k, unit in enumerate(units) if unit in known_units and k not in known_copies]
-    among_new = [[k for k in several if k < count] for several in joined]
-    near_copies = [own for several in among_new if len(own := _without_exact(several, new)) > 1]
+    further = _further_pictures(units, earlier, known_copies)
+    near_copies = _near_copies(joined, new)
     names = [row.name for row in every]
     remarks = [*_apart_remarks(apart, names)]
     remarks += _unsure_remarks(unsure, joined_labels[:count], names)
     remarks += _near_copy_remarks(near_copies, joined_labels[:count], names)
     remarks += _unknown_remarks(new, earlier)
     return Units(rows, known_copies, further, near_copies, _among(unsure, count), remarks)
+
+
+def _further_pictures(
+    units: Sequence[int], earlier: Sequence[Picture], known_copies: Collection[int]
+) -> list[int]:
+    """Numbers of the new pictures that show a known part, and are no copies of a known picture."""
+    known_units = {row.unit for row in earlier}
+    return [k for k, unit in enumerate(units) if unit in known_units and k not in known_copies]
+
+
+def _near_copies(joined: Sequence[Sequence[int]], new: Sequence[Picture]) -> list[list[int]]:
+    """Groups of new pictures that are nearly the same; of exact copies the first."""
+    among_new = [[k for k in several if k < len(new)] for several in joined]
+    distinct = [_without_exact(several, new) for several in among_new]
+    return [several for several in distinct if len(several) > 1]
 
 
 def _with_units(known: Iterable[Picture]) -> list[Picture]:
