@@ -1,5 +1,4 @@
-"""What a model of several products knows of their good pictures as wholes: descriptors, and the network that
-makes them."""
+"""Holds descriptors of the good pictures of several products as wholes, and the network that makes them."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.types import Array, Json
+from flawscope.types import Array, Facts, Json
 from flawscope.views.preprocess import Preprocess
 
 MIN_GROUPS = 4  # groups of good pictures that a product needs to be recognised
@@ -81,6 +80,19 @@ class DescriptorModel:
     tensors: Tensors
     known: Mapping[str, ProductDescriptors]
     samples: Mapping[str, Array] = field(default_factory=dict)
+
+    @classmethod
+    def from_stored(
+        cls,
+        about: Facts,
+        tensors: Tensors,
+        known: Mapping[str, ProductDescriptors],
+        samples: Mapping[str, Array],
+    ) -> DescriptorModel:
+        """Reads the network of a file. about: what its document says. KeyError or InputError where it is
+        damaged."""
+        seen = Preprocess.from_dict(about["preprocess"])
+        return cls(dict(about.get("config", {})), seen, tensors, known, samples)
 
     def __post_init__(self) -> None:
         """InputError where the products cannot be told apart."""

@@ -10,8 +10,16 @@ from flawscope.artefact.model_facts import ONE, ModelFacts, check_same_parts
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.parts import PartPattern
 from flawscope.errors import InputError
+from flawscope.types import Facts
 
 MAX_NAME_LENGTH = 200
+
+
+def parse_views(document: Facts) -> PartPattern | None:
+    """The pattern of views that a file has; None: its models are of products. TypeError or InputError where
+    it is damaged."""
+    known = document.get("views")
+    return None if known is None else PartPattern(**known)
 
 
 @dataclass(frozen=True, eq=False)

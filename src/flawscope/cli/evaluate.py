@@ -309,6 +309,7 @@ def _run_each(args: argparse.Namespace) -> int:
 def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[str, Dataset]:
     """Returns the test pictures of each view; empty for a model of several products."""
     from flawscope.datasets import open_dataset
+    from flawscope.datasets.dataset import split_by_view
 
     if (pattern := model.views) is None:
         return {}
@@ -316,7 +317,7 @@ def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[
         raise InputError("the model is of one product's views: name one --category")
     seed, group = common.seed_and_group(model.facts)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
-    return dataset.split_by_view(pattern, "test", *(["train"] if dataset.drawn_split else []))
+    return split_by_view(dataset, pattern, "test", *(["train"] if dataset.drawn_split else []))
 
 
 def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Json:

@@ -129,6 +129,7 @@ def fit_model(
     from flawscope.artefact.tried import Choice
     from flawscope.calibration.parts import PartPattern, name_reader
     from flawscope.datasets import open_dataset
+    from flawscope.datasets.dataset import split_by_view
     from flawscope.evaluation.next_steps import advise_before, advise_untried
     from flawscope.pictures.listing import relative_names
     from flawscope.pictures.units import group_reader
@@ -153,7 +154,7 @@ def fit_model(
     args.has_test = bool(dataset.test)
     if args.only_view is not None:
         pattern, view = args.only_view
-        dataset = dataset.split_by_view(pattern, "train", "validation")[view]
+        dataset = split_by_view(dataset, pattern, "train", "validation")[view]
     kept = sum(not one.anomalous for one in dataset.test) if dataset.drawn_split else 0
     others = f"; {kept} more are kept for `evaluate`" if kept else ""
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{others}")

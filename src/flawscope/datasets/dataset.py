@@ -84,19 +84,20 @@ class Dataset:
         path = Path(path)
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
 
-    def split_by_view(self, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
-        """The pictures of each view of a part, by its name; those of other `splits` are left out. InputError:
-        a name tells no view."""
-        found: dict[str, dict[str, list[Item]]] = {}
-        for split in splits:
-            for item in self.splits[split]:
-                view = pattern.parse(self.relative(item.path)).view
-                found.setdefault(view, {name: [] for name in self.splits})[split].append(item)
-        of_view = {}
-        for view in sorted(found):
-            train, validation, test = (tuple(items) for items in found[view].values())
-            of_view[view] = replace(self, train=train, validation=validation, test=test)
-        return of_view
+
+def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
+    """Splits a data set by the views of a part; pictures of other `splits` are left out. InputError: a name
+    tells no view."""
+    found: dict[str, dict[str, list[Item]]] = {}
+    for split in splits:
+        for item in dataset.splits[split]:
+            view = pattern.parse(dataset.relative(item.path)).view
+            found.setdefault(view, {name: [] for name in dataset.splits})[split].append(item)
+    of_view = {}
+    for view in sorted(found):
+        train, validation, test = (tuple(items) for items in found[view].values())
+        of_view[view] = replace(dataset, train=train, validation=validation, test=test)
+    return of_view
 
 
 def category_of(root: Path) -> str:

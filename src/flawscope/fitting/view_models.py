@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from flawscope.artefact.model_mapping import ModelMapping
 from flawscope.calibration.parts import PartPattern
 from flawscope.datasets import Dataset, open_dataset
+from flawscope.datasets.dataset import split_by_view
 from flawscope.errors import FlawscopeError, InputError, check_arguments, join_names
 from flawscope.fitting import fitting
 from flawscope.fitting.training_pictures import Images, split_sources
@@ -136,7 +137,7 @@ def views_of(dataset: Dataset, pattern: PartPattern) -> dict[str, Dataset]:
     """The good pictures of each view. InputError: names tell no part, or none twice."""
     items = [*dataset.train, *dataset.validation]
     pattern.part_numbers(dataset.relative(item.path) for item in items)
-    return dataset.split_by_view(pattern, "train", "validation")
+    return split_by_view(dataset, pattern, "train", "validation")
 
 
 def different_views_line(views: Sequence[str], remedy: str) -> str:

@@ -47,13 +47,11 @@ from flawscope.artefact.model_file import (
     split_run_facts,
     write_contents,
 )
-from flawscope.artefact.model_mapping import ModelMapping
-from flawscope.calibration.parts import PartPattern
+from flawscope.artefact.model_mapping import ModelMapping, parse_views
 from flawscope.errors import InputError
 from flawscope.runtime import onnx_file
 from flawscope.runtime.onnx_file import Member, NetworkFile, Place
 from flawscope.types import Array, Facts, Json
-from flawscope.views.preprocess import Preprocess
 
 MAX_PRODUCTS = 10_000
 CONTENTS, NETWORK, DESCRIPTORS = "router.json", "recognition.onnx", "recognition.npz"
@@ -205,7 +203,7 @@ def read(path: Path) -> StoredModel:
         return StoredModel(ModelMapping.of(read_one(path)), {"": path})
     with _opened(path) as (document, store):
         products = {name: store.read_model(row) for name, row in _rows(document).items()}
-        views, about = _parse_views(document), document.get("recognition")
+        views, about = parse_views(document), document.get("recognition")
         recognition = None if about is None else store.read_recognition(about)
         store.check_all_is_used()
         places = {name: store.place(row) for name, row in _rows(document).items()}
@@ -232,7 +230,7 @@ def read_facts(path: Path) -> ModelFacts:
         return ModelFacts.of(read_manifest(path))
     with _opened(path) as (document, store):
         manifests = {name: store.read_manifest(row) for name, row in _rows(document).items()}
-        return ModelFacts(manifests, _parse_views(document))
+        return ModelFacts(manifests, parse_views(document))
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -252,7 +250,7 @@ class _Reader(Protocol):
     def read_recognition(self, about: Facts) -> DescriptorModel: ...
 
     def place(self, row: Facts) -> Place:
-        """Where a model stands."""
+        """Returns where a model stands."""
 
     def check_all_is_used(self) -> None:
         """KeyError where the file holds what nothing referred to."""
@@ -278,13 +276,8 @@ class _TensorFile:
 
     def read_recognition(self, about: Facts) -> DescriptorModel:
         known = {name: ProductDescriptors(**self._find(keys)) for name, keys in about["known"].items()}
-        return DescriptorModel(
-            dict(about["config"]),
-            Preprocess.from_dict(about["preprocess"]),
-            self._find(about["tensors"]),
-            known,
-            self._find(about["samples"]),
-        )
+        tensors, samples = self._find(about["tensors"]), self._find(about["samples"])
+        return DescriptorModel.from_stored(about, tensors, known, samples)
 
     def _find(self, keys: Mapping[str, str]) -> Tensors:
         """The tensors of these keys, by their names."""
@@ -323,10 +316,10 @@ class _Archive:
                 samples[name] = own.pop("samples")
             known[name] = ProductDescriptors(**own)
         graph = {GRAPH: np.frombuffer(self._archive.read(NETWORK), np.uint8)}
-        return DescriptorModel({}, Preprocess.from_dict(about["preprocess"]), graph, known, samples)
+        return DescriptorModel.from_stored(about, graph, known, samples)
 
     def place(self, row: Facts) -> Member:
-        """Where a file in the archive stands. InputError where it is compressed."""
+        """Finds where a file in the archive stands. InputError where it is compressed."""
         info = self._archive.getinfo(str(row["file"]))
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise files.unusable_file_error(
@@ -340,7 +333,7 @@ class _Archive:
         return Member(os.fspath(self._path), info.filename, start, info.file_size)
 
     def check_all_is_used(self) -> None:
-        """What somebody put to the archive is nobody's concern."""
+        """Does nothing: a file that somebody put to the archive harms nobody."""
 
 
 @contextmanager
@@ -376,12 +369,6 @@ def _rows(document: Facts) -> dict[str, Facts]:
     if not all(isinstance(name, str) for name in found):
         raise TypeError
     return found
-
-
-def _parse_views(document: Facts) -> PartPattern | None:
-    """The pattern of views; None: the models are of products. TypeError or InputError where it is damaged."""
-    known = document.get("views")
-    return None if known is None else PartPattern(**known)
 
 
 def _suffix(path: Path) -> str:
