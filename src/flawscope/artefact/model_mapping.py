@@ -16,10 +16,13 @@ MAX_NAME_LENGTH = 200
 
 
 def parse_views(document: Facts) -> PartPattern | None:
-    """The pattern of views that a file has; None: its models are of products. TypeError or InputError where
-    it is damaged."""
+    """The pattern of views that a file has; None: its models are of products. InputError where it is
+    damaged."""
     known = document.get("views")
-    return None if known is None else PartPattern(**known)
+    try:
+        return None if known is None else PartPattern(**known)
+    except (TypeError, InputError):
+        raise InputError("its pattern of views is damaged; copy it again or fit anew") from None
 
 
 @dataclass(frozen=True, eq=False)
