@@ -50,7 +50,7 @@ def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkey
 def test_a_search_tells_what_it_had_no_time_to_try_and_is_not_asked_again(trials, asked, steps, monkeypatch):
     before, calls = advice(lies="turn"), []
     monkeypatch.setattr(next_steps, "advise_before", lambda dataset: calls.append(dataset) or before)
-    choice = Choice("", "", tuple(Trial(flags, 1, note=note) for flags, note in trials), 0, 0, 1.0, "", "", 0)
+    choice = Choice("", "", tuple(Trial(flags, note=note) for flags, note in trials))
     assert [one.step for one in advise_untried(choice, "pictures")] == steps
     assert bool(calls) == asked
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_mapping import ModelMapping
     from flawscope.calibration.parts import PartPattern
     from flawscope.datasets import Dataset
+    from flawscope.predictor.router import Router
 
 Calls = dict[str, argparse.Namespace]
 
@@ -26,20 +27,50 @@ Calls = dict[str, argparse.Namespace]
 def fit(args: argparse.Namespace) -> int:
     """Fits a model of each product or view as `fit` does, or adds to those of a router, and writes all in one
     file. Where one fails, the others are kept beside it, for --resume."""
-    from flawscope.artefact import files, model_file
-    from flawscope.artefact.model_facts import check_same_parts
-    from flawscope.artefact.model_mapping import ModelMapping
-    from flawscope.predictor.router import open_joined, read_fitted
+    from flawscope.artefact import files
+    from flawscope.predictor.router import read_fitted
 
     if args.update and args.cluster is not None:
         raise InputError("--update adds to a model on this machine: leave out --cluster")
     out, say = files.check_writable(args.out, files.TRAINED_SUFFIX), common.say_unless_quiet(args)
-    old = None if args.update is None else read_fitted(args.update)
+    old = read_fitted(args.update) if args.update else None
     if old is not None:
         _check_extended(args, old)
-    folder, products = Path(f"{out}.parts"), {} if old is None else dict(old.products)
+    folder = Path(f"{out}.parts")
     pattern = _view_pattern(args, old)
-    calls = _product_calls(args, old, folder) if pattern is None else _view_calls(args, old, folder, pattern)
+    if pattern is None:
+        kind, calls = "product", _product_calls(args, old, folder)
+    else:
+        kind, calls = "view", _view_calls(args, old, folder, pattern)
+    _check_calls(args, old, calls)
+    with _kept_models(folder):
+        _write_known_models(old, calls)
+        outcomes = fit_several.fit_each(args, calls, str(folder), kind)
+    rows = [(name, *one.figures) for name, one in outcomes.items()]
+    say(common.format_table(rows, (kind, *fit_several.HEADER)))
+    if any(one.failed for one in outcomes.values()):
+        return _report_unwritten(out, folder, outcomes)
+    model = _join_models(args, old, calls, pattern)
+    questions.save(model, out, args.call_digest, args.update)
+    out = questions.written(out, args.update)
+    shutil.rmtree(folder)
+    if parts := model.parts():
+        say(parts.promise())
+    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(model.products), kind)}")
+    return fit_several.exit_code(outcomes) or questions.report(out, args.update)
+
+
+def _report_unwritten(out: Path, folder: Path, outcomes: Mapping[str, fit_several.Outcome]) -> int:
+    """Says that the joint model is not written, since a fit failed; returns the exit code."""
+    kept = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
+    common.say(f"{out} is not written{kept}")
+    return fit_several.exit_code(outcomes)
+
+
+def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Calls) -> None:
+    """Raises an InputError, before anything is fitted, for a call that the joint model cannot have."""
+    from flawscope.artefact.model_facts import check_same_parts
+
     for call in calls.values():
         fit_one.read_fit_settings(call)
         if args.joint and call.channels:
@@ -48,33 +79,38 @@ def fit(args: argparse.Namespace) -> int:
                 f"{fit_options.written(call, 'channels')}"
             )
     fit_one.require_training()
-    if any(call.update is None for call in calls.values()):  # a new one is asked before it is fitted
-        patterns = [_own_part(args, call) for call in calls.values()]
-        patterns += [one.manifest.facts.get("part") for one in products.values()]
-        check_same_parts(patterns)
-    kind = "product" if pattern is None else "view"
-    with _kept_models(folder):
-        for name, call in calls.items():
-            if call.update:
-                model_file.write(products[name], call.update)
-        outcomes = fit_several.fit_each(args, calls, str(folder), kind)
-    rows = [(name, *one.figures) for name, one in outcomes.items()]
-    say(common.format_table(rows, (kind, *fit_several.HEADER)))
-    if any(one.failed for one in outcomes.values()):
-        kept = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
-        common.say(f"{out} is not written{kept}")
-        return fit_several.exit_code(outcomes)
-    products |= {name: model_file.read(call.out) for name, call in calls.items()}
+    if all(call.update is not None for call in calls.values()):  # their parts were compared before
+        return
+    patterns = [_own_part(args, call) for call in calls.values()]
+    if old is not None:
+        patterns += [one.manifest.facts.get("part") for one in old.products.values()]
+    check_same_parts(patterns)
 
-    known = _describe(args, old, products, calls) if pattern is None else None
-    model = open_joined(ModelMapping(products, known, pattern), args.device)
-    questions.save(model, out, args.call_digest, args.update)
-    out = questions.written(out, args.update)
-    shutil.rmtree(folder)
-    if parts := model.parts():
-        say(parts.promise())
-    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(products), kind)}")
-    return fit_several.exit_code(outcomes) or questions.report(out, args.update)
+
+def _write_known_models(old: ModelMapping | None, calls: Calls) -> None:
+    """Writes the models of a router that are added to, each where its call reads it."""
+    from flawscope.artefact import model_file
+
+    if old is None:
+        return
+    for name, call in calls.items():
+        if call.update:
+            model_file.write(old.products[name], call.update)
+
+
+def _join_models(
+    args: argparse.Namespace, old: ModelMapping | None, calls: Calls, pattern: PartPattern | None
+) -> Router:
+    """Joins the fitted models, and those of a router that were not added to. pattern: of views."""
+    from flawscope.artefact import model_file
+    from flawscope.artefact.model_mapping import ModelMapping
+    from flawscope.predictor.router import open_joined
+
+    products = {} if old is None else dict(old.products)
+    for name, call in calls.items():
+        products[name] = model_file.read(call.out)
+    recognition = _describe(args, old, products, calls) if pattern is None else None
+    return open_joined(ModelMapping(products, recognition, pattern), args.device)
 
 
 def _check_extended(args: argparse.Namespace, old: ModelMapping) -> None:
@@ -152,9 +188,7 @@ def wants_each_view(args: argparse.Namespace) -> bool:
     all views look different, which is told."""
     if args.each_view is not None:
         return bool(args.each_view)
-    # a search has minutes for one model, and `--evaluate` measures one
-    asks_for_one = args.group or args.joint or args.update or args.auto or args.evaluate
-    if args.part is None or asks_for_one or common.asks_several(args):
+    if args.part is None or _asks_for_one_model(args) or common.asks_several(args):
         return False
     from flawscope.calibration.parts import PartPattern
     from flawscope.fitting.view_models import different_views_line, views_differ
@@ -164,6 +198,12 @@ def wants_each_view(args: argparse.Namespace) -> bool:
         return False
     common.say_unless_quiet(args)(different_views_line([*views], "--no-each-view: one model for all"))
     return True
+
+
+def _asks_for_one_model(args: argparse.Namespace) -> bool:
+    """Whether an option fits one model for all views, or one for several products."""
+    # a search has minutes for one model, and `--evaluate` measures one
+    return any((args.group, args.joint, args.update, args.auto, args.evaluate))
 
 
 def _views_of(args: argparse.Namespace, pattern: PartPattern, seed: int) -> dict[str, Dataset]:

@@ -177,11 +177,7 @@ def check(
         findings += nearly
     findings += _mixed_findings(dataset, readable, sizes, modes)
     findings += _reduced(sizes)
-    if dataset.truth:
-        findings += _label_faults(dataset, dataset.truth)
-        findings += _unused_pictures(dataset, dataset.truth)
-    for look in (_called_otherwise, _masks_missing, _other_files, _nothing_to_test):
-        findings += look(dataset)
+    findings += _set_findings(dataset)
     findings += _too_few_pictures(range(len(dataset.train)) if parts is None else parts.numbers)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
     counted_sizes = [(width, height, count) for (width, height), count in _by_frequency(sizes)]
@@ -196,6 +192,15 @@ def check(
         forms=tuple(_forms(seen)),
         remarks=() if parts is None else tuple(parts.remarks),
     )
+
+
+def _set_findings(dataset: Dataset) -> Iterator[Finding]:
+    """Yields findings on labels, names and files, without a look at the pictures."""
+    if dataset.truth:
+        yield from _label_faults(dataset, dataset.truth)
+        yield from _unused_pictures(dataset, dataset.truth)
+    for look in (_called_otherwise, _masks_missing, _other_files, _nothing_to_test):
+        yield from look(dataset)
 
 
 def _reduced(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:

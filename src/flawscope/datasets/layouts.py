@@ -252,17 +252,24 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
         if good is not None and are_sorted:
             return root
         raise _several_categories(root, categories, are_sorted)
-    others = {name: path for name, path in subfolders(root).items() if name not in categories}
-    beside = [name for name, path in others.items() if categories and _has_pictures(path)]
+    if not categories:
+        return root
+    ((name, folder),) = categories.items()
+    beside = _pictures_beside(root, name)
     if not beside:
-        return next(iter(categories.values()), root)
+        return folder
     if good is not None:
         return root
-    (name,) = categories
     raise InputError(
         f"{root}: {name} is a data set by its folders, beside pictures in {join_names(beside)}: choose "
         f"it alone with --category {name}, or name the folders of good pictures with --good"
     )
+
+
+def _pictures_beside(root: Path, category: str) -> list[str]:
+    """Names of the other folders beside a category's that hold pictures."""
+    folders = subfolders(root).items()
+    return [name for name, path in folders if name != category and _has_pictures(path)]
 
 
 def _named_category(root: Path, category: str, categories: Mapping[str, Path]) -> Path:

@@ -355,15 +355,7 @@ class OutputFiles:
         """Removes an earlier run's files; `say` gets a line where the folder is not empty. InputError: one
         cannot be removed, and all are there as before."""
         self.check()
-        removed = 0
-        for name in sorted(self.known):
-            try:
-                (self.folder / name).unlink()
-                removed += 1
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise write_error(self.folder / name, error) from None
+        removed = sum(self._remove_file(name) for name in sorted(self.known))
         folders = {parent for name in self.known for parent in Path(name).parents} - {Path()}
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
             with suppress(OSError):  # other files lie in it
@@ -374,6 +366,16 @@ class OutputFiles:
             say(f"{self.folder}: {pluralize(removed, 'file')} of an earlier run removed")
         if others := sum(len(files) for _, _, files in os.walk(self.folder)):
             say(f"{self.folder}: {pluralize(others, 'other file')} left alone")
+
+    def _remove_file(self, name: str) -> bool:
+        """Removes a file; False: there is none."""
+        try:
+            (self.folder / name).unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise write_error(self.folder / name, error) from None
+        return True
 
     def check(self, *names: str) -> None:
         """InputError, before anything is changed: a file of an earlier run cannot be removed, or one of these

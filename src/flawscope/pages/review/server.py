@@ -17,7 +17,8 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from socket import socket
+from socketserver import BaseServer
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
@@ -33,6 +34,8 @@ from flawscope.pictures.masks import read_mask
 from flawscope.results import drawing
 from flawscope.types import Json
 
+Request = socket | tuple[bytes, socket]  # as the standard library hands it on
+Address = tuple[str, int]
 ALLOWED_HOSTS = ("127.0.0.1", "localhost")
 MAX_SIDE = 3200  # pixels of a picture on the page
 WEBP_QUALITY = 88  # 0..100
@@ -170,19 +173,19 @@ class ReviewServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, *request: Any) -> None:
+    def handle_error(self, request: Request, client_address: Address) -> None:
         """Ignore a browser that closed the connection, because its user went on to the next picture."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(*request)
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds that a connection may be idle
 
-    def __init__(self, review: ReviewServer, *rest: Any):
+    def __init__(self, review: ReviewServer, request: Request, client_address: Address, server: BaseServer):
         self.review = review
-        super().__init__(*rest)
+        super().__init__(request, client_address, server)
 
     def do_GET(self) -> None:
         url, path = urlsplit(self.path), self._authorized_path()
@@ -246,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_: object) -> None:
         """Print no log: the terminal is for the person."""
 
 

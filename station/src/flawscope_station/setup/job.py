@@ -128,10 +128,9 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
             "false_alarms": [*one.false_alarms],
             "found": [*one.found],
             "milliseconds": round(1000 * one.seconds),
-            "gain": one.gain and [*one.gain],
         }
         for one in choice.shown()
-        if one.auroc is not None
+        if one.rounds
     ]
     return {
         "chosen": _seen(choice.flags),
