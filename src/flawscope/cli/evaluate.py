@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flawscope.artefact.files import MODEL_SUFFIXES
-from flawscope.cli import common, fit_one
+from flawscope.cli import common
 from flawscope.errors import Failure, InputError, pluralize
 from flawscope.pages import report
 from flawscope.progress import format_duration
@@ -351,13 +351,15 @@ def _run_each(args: argparse.Namespace) -> int:
 
 def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[str, Dataset]:
     """Returns the test pictures of each view; empty for a model of several products."""
+    from flawscope.datasets.dataset import split_by_view
+
     if (pattern := model.views) is None:
         return {}
     if common.asks_several(args):
         raise InputError("the model is of one product's views: name one --category")
     dataset = _open_dataset(args, model.facts)
     splits = ("test", "train") if dataset.drawn_split else ("test",)
-    return fit_one.split_by_view(dataset, pattern, *splits)
+    return split_by_view(dataset, pattern, *splits)
 
 
 def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Json:

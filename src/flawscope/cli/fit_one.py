@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from flawscope.artefact.model_file import Artefact
-    from flawscope.calibration.parts import PartPattern
-    from flawscope.datasets import Dataset, Item
+    from flawscope.datasets import Dataset
     from flawscope.predictor import Predictor
     from flawscope.progress import ProgressCallback
     from flawscope.types import Json
@@ -137,6 +135,8 @@ def fit_model(
     dataset = _open_training_data(args, call, old)
     args.has_test = bool(dataset.test)
     if args.only_view is not None:
+        from flawscope.datasets.dataset import split_by_view
+
         pattern, view = args.only_view
         dataset = split_by_view(dataset, pattern, "train", "validation")[view]
     _say_training_data(args, dataset, say)
@@ -238,28 +238,6 @@ def _extend(
         say=say,
         step=step,
     )
-
-
-def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
-    """Splits a data set by view; pictures of other `splits` are dropped. InputError: a name has no view."""
-    views = {
-        item: pattern.parse(dataset.relative(item.path)).view
-        for one in splits
-        for item in dataset.splits[one]
-    }
-
-    def of(view: str, items: tuple[Item, ...]) -> tuple[Item, ...]:
-        return tuple(item for item in items if views.get(item) == view)
-
-    return {
-        view: replace(
-            dataset,
-            train=of(view, dataset.train),
-            test=of(view, dataset.test),
-            validation=of(view, dataset.validation),
-        )
-        for view in sorted({*views.values()})
-    }
 
 
 def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: Json) -> Predictor:

@@ -7,13 +7,14 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from flawscope.calibration.parts import PartPattern
 from flawscope.datasets.masks import GroundTruth, Mask
 from flawscope.errors import InputError, join_names
 from flawscope.pictures.folder_words import SPLITS, split_said
@@ -82,6 +83,21 @@ class Dataset:
         """Path as the reports show it: relative to the category's folder, with forward slashes."""
         path = Path(path)
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+
+
+def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
+    """Splits a data set by the views of a part; pictures of other `splits` are left out. InputError: a name
+    tells no view."""
+    found: dict[str, dict[str, list[Item]]] = {}
+    for split in splits:
+        for item in dataset.splits[split]:
+            view = pattern.parse(dataset.relative(item.path)).view
+            found.setdefault(view, {name: [] for name in dataset.splits})[split].append(item)
+    of_view = {}
+    for view in sorted(found):
+        train, validation, test = (tuple(items) for items in found[view].values())
+        of_view[view] = replace(dataset, train=train, validation=validation, test=test)
+    return of_view
 
 
 def category_of(root: Path) -> str:

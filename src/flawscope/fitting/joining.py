@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flawscope.artefact.descriptors import DescriptorModel, ProductDescriptors
 from flawscope.artefact.model_file import Artefact, Manifest, pack_images
-from flawscope.artefact.router_file import DescriptorModel, ProductDescriptors, RouterArtefact
+from flawscope.artefact.model_mapping import ModelMapping
 from flawscope.calibration.parts import PartPattern
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments
@@ -26,7 +27,7 @@ from flawscope.methods.settings import PatchSettings, patch_in_name
 from flawscope.pictures.levels import widest
 from flawscope.pictures.table import CALIBRATION, TRAIN
 from flawscope.predictor import Predictor, fitted_artefact
-from flawscope.predictor.router import Router, open_joined
+from flawscope.predictor.router import Router, is_router, open_joined
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.views.preprocess import Preprocess
 
@@ -40,7 +41,7 @@ MAX_PER_LIGHT = 50  # of them in each other light of the range in which it keeps
 DEFECT_COUNT = 36  # simulated ones among them, of all sizes
 PART_LEARNING_SECONDS = 3.0  # for finding the part on which they lie
 LEARNT_ROLES = (TRAIN, CALIBRATION)  # roles of the pictures that a product is recognised by
-Model = str | os.PathLike[str] | Artefact | Predictor
+Model = str | os.PathLike[str] | Artefact | Predictor | Router
 
 
 class Described(NamedTuple):
@@ -75,9 +76,9 @@ def join(
         InputError: a product has too few pictures, some decide on parts in views and others do not, or the
             names of a view's pictures tell no part.
     """
-    artefacts = {name: fitted_artefact(model) for name, model in models.items()}
+    artefacts = {name: _one_model(name, model) for name, model in models.items()}
     if part is not None:
-        return open_joined(RouterArtefact(artefacts, views=PartPattern(part, view)), device)
+        return open_joined(ModelMapping(artefacts, views=PartPattern(part, view)), device)
     if pictures is None or models.keys() != pictures.keys():
         raise InputError("join takes good pictures of each model: give both by the products' names")
     network = descriptor_model(artefacts)
@@ -85,7 +86,18 @@ def join(
         name: describe_product(network, one, pictures[name], device=device, step=step)
         for name, one in artefacts.items()
     }
-    return open_joined(RouterArtefact(artefacts, with_products(network, found)), device)
+    return open_joined(ModelMapping(artefacts, with_products(network, found)), device)
+
+
+def _one_model(name: str, model: Model) -> Artefact:
+    """The model of one product. InputError where it is a mapping itself, or no fitted one."""
+    is_mapping = is_router(model) if isinstance(model, str | os.PathLike) else isinstance(model, Router)
+    if isinstance(model, Router) or is_mapping:
+        raise InputError(
+            f"{name} has several models itself, and a joint model has one for each name: fit it with "
+            "each_view=False, or join its models by their names"
+        )
+    return fitted_artefact(model)
 
 
 def with_products(network: DescriptorModel, found: Mapping[str, Described]) -> DescriptorModel:

@@ -53,7 +53,7 @@ from flawscope.results import html
 from flawscope.results.findings import other_form, outside_light
 from flawscope.results.found_parts import NOT_SEARCHED, PartSearch
 from flawscope.results.prediction import PEAK_RADIUS, Prediction, ScoreLevels
-from flawscope.runtime import Run, Runner, Session, open_session, read, read_manifest
+from flawscope.runtime import Run, Runner, Session, open_session, read_manifest, read_one
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 from flawscope.views.tiles import RegionOfInterest
@@ -128,7 +128,7 @@ class Predictor(AnyModel):
         threads: int | None = None,
     ) -> Predictor:
         """Opens a file of one product's model, as `flawscope.load` does. InputError for one of several."""
-        artefact = read(path)
+        artefact = read_one(path)
         return cls(artefact, open_session(artefact, path, engine, device, threads))
 
     @property
