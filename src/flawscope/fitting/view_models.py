@@ -16,7 +16,7 @@ from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.dataset import split_by_view
 from flawscope.errors import FlawscopeError, InputError, check_arguments, join_names
 from flawscope.fitting import fitting
-from flawscope.fitting.training_pictures import Images, split_sources
+from flawscope.fitting.sources import Images, split_sources
 from flawscope.methods import registry
 from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.decoding import PictureSource, decode
