@@ -188,11 +188,11 @@ class Observers(list[Observer]):
     def _report_failures(self) -> None:
         """Report who does not work, and what nobody heard of; or that it is over."""
         untold, self._untold = self._untold, 0
-        told = [*self._failures.values()]
+        failures = [*self._failures.values()]
         if untold:
-            told.append(f"one hung, and {untold} inspections passed meanwhile")
-        words = "; ".join(told)
-        why = f"not everybody hears of inspections: {words}" if told else None
+            failures.append(f"one hung, and {untold} inspections passed meanwhile")
+        words = "; ".join(failures)
+        why = f"not everybody hears of inspections: {words}" if failures else None
         if why != self._reported:
             self._reported = why
             self._report("observer_failed", why)
