@@ -19,6 +19,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+INLINE_CODE = re.compile(r"<code>[^<]*</code>")  # in running text and tables
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 LINK = re.compile(r"(\]\()([^()\s#]+)((?:#[^()\s]*)?\))")
 ALWAYS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")  # the navigation has them
 COPIED = (".json", ".csv", ".png", ".webp")
@@ -81,6 +83,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return found[1] + posixpath.relpath(uri_of(target, root), posixpath.dirname(here) or ".") + found[3]
 
     return LINK.sub(moved, markdown) if path.suffix == ".md" or path.name == "_" else markdown
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Names of options become pieces that no line breaks at a hyphen (style.css)."""
+
+    def marked(code: re.Match[str]) -> str:
+        return OPTION.sub(lambda option: f'<span class="option">{option[0]}</span>', code[0])
+
+    return INLINE_CODE.sub(marked, html)
 
 
 def targets(path: Path, text: str, root: Path) -> Iterator[Path]:

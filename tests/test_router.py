@@ -194,7 +194,7 @@ def test_further_pictures_of_a_product_are_described_beside_the_others(plain, tw
     before = artefact.products["plate"]
     longer = flawscope.extend(before, more, device="cpu", check=False, force=True).artefact
     seen = [one.hash for one in before.manifest.pictures]
-    new = joining.describe_product(artefact.recognition, longer, more, but=seen, device="cpu")
+    new = joining.describe_product(artefact.recognition, longer, more, described=seen, device="cpu")
     known = joining.with_products(artefact.recognition, {"plate": new}).known
     assert len(known["plate"].good) == 15
     assert known["fabric"] is artefact.recognition.known["fabric"]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flawscope.artefact.model_file import read, read_manifest, write
-from flawscope.calibration.goods import scored
+from flawscope.calibration.rows import scored
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 
 

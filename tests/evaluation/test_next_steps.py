@@ -8,7 +8,7 @@ import pytest
 from flawscope import load
 from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import Choice, Trial
-from flawscope.calibration.goods import calibrate
+from flawscope.calibration.rows import calibrate
 from flawscope.cli.fit import lacking
 from flawscope.datasets import open_dataset
 from flawscope.evaluation import next_steps

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import flawscope
-from flawscope.calibration.goods import Values, calibrate, scored
+from flawscope.calibration.rows import Values, calibrate, scored
 from flawscope.calibration.threshold import Calibration, envelope
 from flawscope.errors import InputError
 from flawscope.fitting import judging

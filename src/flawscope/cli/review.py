@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help=f"Folder of decisions and copies (default: {REVIEW_FOLDER} in RESULTS)."
     )
-    parser.add_argument("--all", action="store_true", help="Review the good pictures, too.")
+    parser.add_argument(
+        "--all", action="store_true", help="Review all good pictures, not only those near the threshold."
+    )
     parser.add_argument(
         "--port",
         type=common.parse_port,

@@ -245,7 +245,7 @@ def _describe(
             network,
             products[name],
             open_dataset(args.data, name, seed=seed, group=group, good=args.good),
-            but=[picture.hash for picture in before],
+            described=[picture.hash for picture in before],
             device=args.device,
             step=common.progress_for(args),
         )

@@ -75,7 +75,7 @@ def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
     return predictor.valid_mask(geometry) & geometry.visible_mask()
 
 
-@check_arguments(but=("dataset",))
+@check_arguments(unchecked=("dataset",))
 def evaluate(
     predictor: Predictor,
     dataset: Dataset,

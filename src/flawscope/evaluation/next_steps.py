@@ -12,7 +12,7 @@ from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.parts import stored_part_pattern
 from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import Choice
-from flawscope.calibration.goods import scored
+from flawscope.calibration.rows import scored
 from flawscope.datasets import Dataset
 from flawscope.errors import InputError
 from flawscope.evaluation.result import EvaluatedPicture, Evaluation

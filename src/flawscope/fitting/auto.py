@@ -26,7 +26,7 @@ from flawscope.predictor import Predictor, fitted_artefact, open_fitted, read_ma
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 
 
-@check_arguments(but=("images", "seen"))
+@check_arguments(unchecked=("images", "seen"))
 def fit_auto(
     images: Images,
     *,

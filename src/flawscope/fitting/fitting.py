@@ -24,9 +24,9 @@ from flawscope.artefact.model_file import (
     unpack_images,
 )
 from flawscope.artefact.parts import PART, parts_of_rows, stored_part_pattern, stored_part_reader
-from flawscope.calibration.goods import calibrate
 from flawscope.calibration.outliers import SUSPECTS, Odd, list_suspects, odd, settle
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
+from flawscope.calibration.rows import calibrate
 from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments, data_checks, pluralize

@@ -142,7 +142,7 @@ def describe_product(
     model: Artefact,
     images: Images,
     *,
-    but: Collection[str] = (),
+    described: Collection[str] = (),
     device: str = "auto",
     step: ProgressCallback = ignore_progress,
 ) -> Described:
@@ -151,7 +151,7 @@ def describe_product(
 
     Args:
         images: among which the learnt ones are found by their pixels.
-        but: hashes of pictures that are described already.
+        described: hashes of pictures that are described already.
     """
     manifest = model.manifest
     if manifest.preprocess.channels is not None:
@@ -163,7 +163,7 @@ def describe_product(
     roi, nearest = (None if one is None else one.cpu().numpy() for one in (opened.roi, opened.nearest))
     reader = Reader(sources, network.preprocess, set(), roi=roi, hidden=opened.config.hidden, nearest=nearest)
     unit_of = {row.hash: row.unit for row in manifest.pictures if row.role in LEARNT_ROLES}
-    learnt = unit_of.keys() - {*but}
+    learnt = unit_of.keys() - {*described}
     lights, count = manifest.preprocess.lights, len(sources)
 
     def load(number: int) -> Tensor | None:  # of a picture in a light
@@ -173,7 +173,7 @@ def describe_product(
 
     # of pictures that are described already only the hash is read: a few new ones may lie among many
     found = _descriptors(
-        opened, load, range(count) if but else _subsample(range(count), MAX_GOOD), step, "recognition"
+        opened, load, range(count) if described else _subsample(range(count), MAX_GOOD), step, "recognition"
     )
     found = {index: found[index] for index in _subsample([*found], MAX_GOOD)}
     first = {reader.hashes[index]: index for index in reversed(found)}  # of copies one

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from flawscope.calibration.goods import LOST, Values, worst
 from flawscope.calibration.holding_out import by_group, min_calibration_size
+from flawscope.calibration.rows import LOST, Values, worst
 from flawscope.calibration.streams import Stream
 from flawscope.errors import ExcludedPictureError, InputError, data_checks
 from flawscope.fitting.training_views import TrainingViews

@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact.tried import MARGIN, NO_TIME, TRYING, Trial, auroc, best_of, nearly_best
-from flawscope.artefact.tried import Choice as Choice
+from flawscope.artefact.tried import MARGIN, NO_TIME, TRYING, Choice, Trial, auroc, best_of, nearly_best
 from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset
 from flawscope.datasets.seen_defects import choose_seen
@@ -116,7 +115,7 @@ class Search:
             except KeyboardInterrupt:
                 self.say("interrupted: the best so far is fitted; once more stops")
             found, reason = self._choose()
-        self.memory.drop(but=(found.flags,))
+        self.memory.drop(keep=(found.flags,))
         return self._told(found, reason), found
 
     def _told(self, found: Recipe, reason: str) -> Choice:
@@ -206,7 +205,7 @@ class Search:
         self._tell_time()
         for recipe in self.waiting:
             self._attempt(recipe, self.rounds[0])
-            self.memory.drop(but=("", *(one.flags for one in self._contenders())))
+            self.memory.drop(keep=("", *(one.flags for one in self._contenders())))
         for tried in self.rounds[1:]:
             contenders = self._contenders()
             if len(contenders) < 2:
@@ -233,16 +232,14 @@ class Search:
                 return
 
     def _tell_time(self) -> None:
-        """Says before the settings are tried how long one takes, and how many there is time for."""
-        began, count = self.time.trial_seconds(self.frame, self.rounds[0]), 0
-        ahead = 0.0
+        """Says before the settings are tried how long they take, and how many there is time for."""
+        ahead, count = 0.0, 0
         for recipe in self.waiting:
             ahead += self.time.trial_seconds(recipe, self.rounds[0])
             count += self.time.has_time([self.frame, recipe], len(self.sources), ahead)
-        self.say(
-            f"the settings as given took {format_duration(began)}; {pluralize(len(self.waiting), 'setting')} "
-            f"more take about {format_duration(ahead)}, and there is time for {count}"
-        )
+        if self.waiting:
+            settings = pluralize(len(self.waiting), "setting")
+            self.say(f"{settings} to try: about {format_duration(ahead)}; there is time for {count}")
 
     def _tried(self) -> list[Trial]:
         """Trials that may be chosen: those that find parts as `frame` does."""
@@ -255,9 +252,11 @@ class Search:
         return near[:CONTENDERS]
 
     def _choose(self) -> tuple[Recipe, str]:
-        """Returns the settings that were best in the mean, and why."""
+        """Returns the settings that were best in the mean, of those that can still be fitted, and why."""
         trials = self._tried()
-        best = best_of(trials)
+        every = len(self.sources)
+        in_time = [one for one in trials if self.time.can_end(Recipe.from_flags(one.flags), every)]
+        best = best_of(in_time or trials)
         if best is None:
             return Recipe(), "there was no time to try others: give more minutes"
         recipe = Recipe.from_flags(best.flags)

@@ -89,11 +89,15 @@ class SearchTime:
         whole = self.until - self.began
         return max(math.ceil((self.spent + more + RESERVE * final) / 60), math.ceil(whole / 60) + 1)
 
+    def can_end(self, recipe: Recipe, pictures: int) -> bool:
+        """Whether the fit to all pictures, begun now, would end before it is too late."""
+        return self.spent + self.final_seconds(recipe, pictures) <= LATE * (self.until - self.began)
+
     def require(self, recipe: Recipe, pictures: int) -> None:
         """InputError where the fit to all pictures would end beyond the minutes."""
-        final, whole = self.final_seconds(recipe, pictures), self.until - self.began
-        if self.spent + final <= LATE * whole:
+        if self.can_end(recipe, pictures):
             return
+        final, whole = self.final_seconds(recipe, pictures), self.until - self.began
         needed = max(math.ceil((self.spent + RESERVE * final) / 60), math.ceil(whole / 60)) + 1
         raise InputError(
             f"{whole / 60:g} minutes are too few: learning from {pluralize(pictures, 'good picture')} takes "

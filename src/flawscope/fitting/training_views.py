@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.calibration.goods import Values, worst
 from flawscope.calibration.holding_out import MIN_HELD_OUT
+from flawscope.calibration.rows import Values, worst
 from flawscope.calibration.streams import Stream
 from flawscope.fitting.training_pictures import UNREAD, Reader, count_parts
 from flawscope.methods.task import Fitted, Task, TaskViews

@@ -2,7 +2,7 @@
 
 A row holds what later work compares by (hash, name, size, look, appearance), what the picture was used for
 (role, unit, origin), and what was judged (score, maximum, median, counted, drawn). `units.units_of` gives
-rows their units, `calibration.goods` their scores.
+rows their units, `calibration.rows` their scores.
 """
 
 from __future__ import annotations

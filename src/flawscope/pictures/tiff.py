@@ -69,7 +69,6 @@ class Page:
     @classmethod
     def of(cls, page: TiffPage) -> Page:
         """Reads a directory. ValueError, TypeError and others: it is torn."""
-
         return cls(
             page,
             (int(page.imagelength), int(page.imagewidth)),

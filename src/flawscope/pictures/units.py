@@ -39,8 +39,8 @@ def file_stem(name: str) -> str:
 
 
 def search_name(expression: re.Pattern[str], name: str) -> re.Match[str] | None:
-    """Searches a pattern in a file's name. One that ends with `$` may mean the end with or without the
-    suffix: `_(\\d+)$` is looked for in the name without it first."""
+    r"""Searches a pattern in a file's name. One that ends with `$` may mean the end with or without the
+    suffix: `_(\d+)$` is looked for in the name without it first."""
     without = expression.search(file_stem(name)) if expression.pattern.endswith("$") else None
     return without or expression.search(name)
 

@@ -20,6 +20,7 @@ from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, TRAINED_SU
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.artefact.parts import PART
 from flawscope.artefact.rates import promise_of
+from flawscope.calibration.near_threshold import is_near
 from flawscope.calibration.outliers import Suspect
 from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.calibration.threshold import Calibration, Rate
@@ -305,6 +306,7 @@ class Predictor(AnyModel):
             parts=parts,
             look=thumbnail(views.images([0])[0]) if PART in self.manifest.facts else None,
             size_bounds=self.size_bounds,
+            near=not anomalous and is_near(float(p_value), c.expected_rate),
         ).noticing(
             *([outside_light()] if views.outside_light else []),
             *([other_form(unlike, decides=is_stretched)] if unlike else []),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration.goods import LOST, Values, judge, map_values
+from flawscope.calibration.rows import LOST, Values, judge, map_values
 from flawscope.errors import ExcludedPictureError, InputError, data_checks, failure_of, join_names
 from flawscope.pictures.appearance import FeatureValues
 from flawscope.pictures.decoded import DecodedPictures

@@ -10,7 +10,7 @@ MemSeg's), and so are the seen defects that `extend_defect` puts on other good p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -138,24 +138,43 @@ def simulate_defect(
     Raises `InputError` for a picture below 16 x 16, an unknown kind or an unknown scale.
     """
     within = _check_area(picture, foreground)
+    _check_kind_and_scale(kind, scale)
+    if scale is None and kind not in (None, *PAPER_KINDS):
+        scale = list(DefectScale)[int(rng.integers(len(DefectScale)))]
+    area = ANY_SIZE if scale is None else SCALE_AREAS[DefectScale(scale)]
+    request = DefectRequest(picture, within, area, textures or partial(generated_texture, (128, 128)))
+    if kind is not None:
+        kinds: Sequence[str] = (kind,)
+    else:
+        kinds = PAPER_KINDS if scale is None else tuple(KINDS)
+    defect = _draw_visible_defect(request, kinds, rng)
+    if defect is None:
+        defect = _plain_spot(picture, within, _SPOT_AREA if scale is None else area, rng)
+    return defect if contrast is None else _with_contrast(picture, defect, contrast)
+
+
+def _check_kind_and_scale(kind: str | None, scale: DefectScale | str | None) -> None:
+    """InputError for a kind or a scale that is unknown."""
     if kind is not None and kind not in KINDS:
         raise InputError(f"There is no kind of defect {kind!r}: choose of {', '.join(KINDS)}.")
     if scale is not None and scale not in list(DefectScale):
         raise InputError(f"There is no scale {scale!r}: choose of {', '.join(DefectScale)}.")
-    if scale is None and kind not in (None, *PAPER_KINDS):
-        scale = list(DefectScale)[int(rng.integers(len(DefectScale)))]
-    area = ANY_SIZE if scale is None else SCALE_AREAS[DefectScale(scale)]
-    names = PAPER_KINDS if scale is None else tuple(KINDS)
-    request = DefectRequest(picture, within, area, textures or partial(generated_texture, (128, 128)))
-    least, most = (max(MIN_PIXELS, share * within.size) for share in (area[0] / 2, area[1]))
+
+
+def _draw_visible_defect(
+    request: DefectRequest, kinds: Sequence[str], rng: np.random.Generator
+) -> SimulatedDefect | None:
+    """Draws a defect of one of the kinds, of the size asked for; None: none of several trials is visible, and
+    of that size."""
+    smallest, largest = request.area
+    least = max(MIN_PIXELS, smallest / 2 * request.allowed.size)
+    most = max(MIN_PIXELS, largest * request.allowed.size)
     for _ in range(_TRIES):
-        name = names[int(rng.integers(len(names)))] if kind is None else kind
-        defect = _draw_defect(request, name, rng)
+        kind = kinds[0] if len(kinds) == 1 else kinds[int(rng.integers(len(kinds)))]
+        defect = _draw_defect(request, kind, rng)
         if defect is not None and least <= defect.mask.sum() <= most:
-            break
-    else:
-        defect = _plain_spot(picture, within, _SPOT_AREA if scale is None else area, rng)
-    return defect if contrast is None else _with_contrast(picture, defect, contrast)
+            return defect
+    return None
 
 
 def extend_defect(

@@ -44,7 +44,7 @@ def test_features_are_computed_once_for_fits_of_the_same_settings(small_backbone
     assert both.calibration.scores == pytest.approx(alone.calibration.scores, rel=1e-4)
     assert count("other", shown)[1] >= again + 6
     assert count("", shown, size="32")[1] >= again + 6
-    memory.drop(but=("other",))
+    memory.drop(keep=("other",))
     assert count("", shown)[1] >= again + 6
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, get_type_hints
 
 from flawscope.methods.options import stored
 from flawscope.methods.options.record import (
@@ -321,7 +321,7 @@ class Learning:
 ARGUMENTS = (Reading, Seeing, Learning)
 
 
-def types_of(arguments: type[DataclassInstance]) -> dict[str, Any]:
+def types_of(arguments: type[DataclassInstance]) -> dict[str, object]:
     """Types of arguments by their names."""
     from flawscope.calibration.threshold import Rate
     from flawscope.pictures.channels import Channels

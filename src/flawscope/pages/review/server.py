@@ -143,9 +143,15 @@ class ReviewServer:
         height, width = self._picture_size(number)
         p_value = "" if picture.row.p_value is None else f"p {picture.row.p_value:.3f} · "
         return {
-            **{"id": number + 1, "name": picture.name, "picture": picture.path.is_file(), "near": False},
-            **{"width": width, "height": height, "note": ""},
-            **{"severity": picture.row.severity, "decision": picture.row.decision},
+            "id": number + 1,
+            "name": picture.name,
+            "picture": picture.path.is_file(),
+            "near": picture.row.near == "true",
+            "width": width,
+            "height": height,
+            "note": "",
+            "severity": picture.row.severity,
+            "decision": picture.row.decision,
             "detail": f"{p_value}score {picture.row.score:.4g}",
         }
 

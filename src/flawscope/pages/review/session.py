@@ -52,11 +52,12 @@ class ReviewPicture:
 
 
 def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False) -> list[ReviewPicture]:
-    """Return the anomalous pictures of a run, most severe first; each path once, as it was judged last.
+    """Return the anomalous pictures of a run and the good ones near the threshold, most severe first; each
+    path once, as it was judged last.
 
     Args:
         results: a folder that `predict --out` or `evaluate --out` wrote, or a table of results.
-        every: return the good ones, too.
+        every: return all good ones, too.
 
     Raises:
         InputError: there is no table, or none of its pictures is there.
@@ -64,7 +65,7 @@ def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False
     folder = Path(results)
     table = folder / TABLE_NAME if folder.is_dir() else folder
     judged = _last_judged(read_table(table))
-    wanted = [row for row in judged if every or row.decision == "anomalous"]
+    wanted = [row for row in judged if every or row.decision == "anomalous" or row.near == "true"]
     if not wanted:
         kind = "judged" if every else "anomalous"
         remedy = "; --all takes the good ones, too" if judged and not every else ""
@@ -358,7 +359,7 @@ class ReviewSession:
             if is_new:
                 strength, pixels = _strength(picture.row), _pixels(partial)
                 self.log.add(picture.row.path, decision, copy, *strength, pixels)
-            os.replace(partial, target)
+            partial.replace(target)
         except OSError as error:
             raise InputError(
                 f"cannot copy {picture.path} to {target}: {error.strerror}; is it there, and is there space?"
