@@ -34,7 +34,6 @@ STILL = {
     ("near_copies", "pages"),
     ("near_copies", "pictures"),
     ("so_far", "artefact"),
-    ("so_far", "fitting"),
     ("so_far", "methods"),
     ("why_passed_over", "pictures"),
     ("with_room", "fitting"),
