@@ -281,6 +281,16 @@ def test_whoever_leaves_while_it_is_decided_has_left_or_is_answered():
         assert left == [why == ABANDONED]
 
 
+def test_one_who_is_gone_when_it_is_told_has_no_answer_and_another_may_have_it():
+    held = Held(State.RECORDING)
+    other = held.join()
+    assert held.ticket.decide() is None
+    assert not held.waiter.leave(ABANDONED)
+    held.ticket.finish(record())
+    assert not held.ticket.note_gone(held.waiter)
+    assert held.ticket.note_gone(other)
+
+
 # ------------------------------------------------------------------------------------ a plain model
 
 

@@ -169,3 +169,93 @@ def test_a_client_that_asks_again_under_its_key_was_answered(open_station, model
     assert (again.status_code, again.json()["unanswered"]) == (200, None)
     assert [one["unanswered"] for one in everything(running.url)] == [None]
     assert httpx.get(f"{running.url}{API}/trends", timeout=60).json()["totals"]["unanswered"] == 0
+
+
+class Decided:
+    """Holds the recorder while it is shut, where nobody may leave any more and nobody is told yet. parts:
+    those that it holds or held."""
+
+    def __init__(self, station: Any, patch: pytest.MonkeyPatch):
+        self._opened, self.parts = threading.Event(), set[str | None]()
+        self._opened.set()
+        with_fate = station.recorder._with_fate
+
+        def held(ticket: Any, number: int) -> Any:
+            inspection = with_fate(ticket, number)
+            self.parts.add(inspection.part)
+            self._opened.wait(PATIENCE)
+            return inspection
+
+        patch.setattr(station.recorder, "_with_fate", held)
+
+    def __enter__(self) -> None:
+        self._opened.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.set()
+
+
+@pytest.mark.listens
+@pytest.mark.parametrize("key", ["", "k"])
+def test_a_client_that_leaves_when_all_is_decided_is_no_answer(
+    open_station, model_file, parts, monkeypatch, key
+):
+    running = open_station(products={"plate": ProductSettings(str(model_file))})
+    decided = Decided(running.station, monkeypatch)
+    with decided:
+        client = abandoned(running, parts[0], "A", key)
+        until(lambda: "A" in decided.parts)
+        client.close()
+        time.sleep(0.5)
+    until(lambda: [one["unanswered"] for one in everything(running.url)] == [ABANDONED])
+
+
+@pytest.mark.listens
+def test_a_client_that_leaves_when_another_has_the_answer_changes_nothing(
+    open_station, model_file, parts, monkeypatch
+):
+    running = open_station(products={"plate": ProductSettings(str(model_file))})
+    gate, decided = Gate(running.station, monkeypatch), Decided(running.station, monkeypatch)
+    headers = {"Idempotency-Key": "k"}
+    answers: list[httpx.Response] = []
+
+    def ask_again() -> None:
+        url = f"{running.url}{API}/inspections?part=A"
+        answers.append(httpx.post(url, content=parts[0], headers=headers, timeout=60))
+
+    with decided:
+        with gate:
+            client = abandoned(running, parts[0], "A", "k")
+            until(lambda: "A" in gate.judged)
+            asking = threading.Thread(target=ask_again)
+            asking.start()
+            [ticket] = running.station.inspector.intake.tickets()
+            until(lambda: len(ticket._waiters) == 2)
+        until(lambda: "A" in decided.parts)
+        client.close()
+        time.sleep(0.5)
+    asking.join(60)
+    assert [one.status_code for one in answers] == [201]
+    assert [one["unanswered"] for one in everything(running.url)] == [None]
+
+
+@pytest.mark.listens
+def test_what_a_line_withdraws_when_all_is_decided_is_no_answer(open_station, model_file, parts, monkeypatch):
+    running = open_station(products={"plate": ProductSettings(str(model_file))})
+    station = running.station
+    decided = Decided(station, monkeypatch)
+
+    async def withdraw() -> None:
+        sent = one_part(station.products["plate"], parts[0], "W.png", source="camera", number="W")
+        waiter = station.inspector.submit(sent)
+        waiting = asyncio.create_task(wait_for_inspection(station, waiter))
+        with decided:
+            while "W" not in decided.parts:
+                await asyncio.sleep(0.01)
+            waiting.cancel(WITHDRAWN)
+            await asyncio.sleep(0.1)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(withdraw())
+    assert [one["unanswered"] for one in everything(running.url)] == [WITHDRAWN]

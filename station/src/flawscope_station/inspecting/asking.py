@@ -115,13 +115,16 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
 
 
 async def _withdraw(station: InspectingStation, waiter: Waiter, why: object) -> None:
-    """Let one leave whose task is cancelled, for one of `schema.UNANSWERED`; of a part that was recorded a
-    moment ago the record says so."""
+    """Let one leave who is gone, for one of `schema.UNANSWERED`. Where its part is recorded, or is just about
+    to be told, the record says so afterwards, unless another who waited has the answer."""
     if not isinstance(why, str) or why not in UNANSWERED or waiter.leave(why):
         return
-    if waiter.done() and waiter.exception() is None:
-        number = waiter.result().number
-        await station.inspector.in_thread(math.inf, station.store.set_unanswered, number, why)
+    try:
+        recorded = await asyncio.wrap_future(waiter)
+    except FlawscopeError:  # there is no record
+        return
+    if recorded.is_new and waiter.ticket.note_gone(waiter):
+        await station.inspector.in_thread(math.inf, station.store.set_unanswered, recorded.number, why)
 
 
 # ---------------------------------------------------------------------------------------------------- answers
@@ -213,7 +216,11 @@ class Asking:
         numbers, self.waiters = await submit_parts(station, parts, keyed, answered)
         if self.left is not None:
             self.leave(self.left)
-        return [await self._answer(place, one, numbers.get(place)) for place, one in enumerate(parts)]
+        answers = [await self._answer(place, one, numbers.get(place)) for place, one in enumerate(parts)]
+        if self.left is not None:
+            for waiter in self.waiters.values():
+                await _withdraw(station, waiter, self.left)
+        return answers
 
     def _look_up(self, key: str, *, is_several: bool) -> tuple[KeyedRequest, dict[int, int]]:
         """Return the request under its key, and what answered it before, as of `Store.find_answers`."""

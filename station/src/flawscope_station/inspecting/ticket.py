@@ -218,6 +218,7 @@ class Ticket:
         self._waiters: list[Waiter] = []
         self.unanswered: str | None = None
         self._is_decided = False
+        self._answered = 0  # of those who were told of its end, as many as are not gone
         self.memory = 0
         self.views: Sequence[View] = ()
         self.files: list[KeptFile] = []
@@ -327,8 +328,9 @@ class Ticket:
     def _end(self, state: State) -> list[Waiter]:
         """End, and return who is to be told."""
         self._enter(state)
-        waiters, self._waiters = self._waiters, []
         self.part, self.views = self.part.without_data(), ()
+        waiters, self._waiters = self._waiters, []
+        self._answered = sum(not one.has_left for one in waiters)
         return waiters
 
     def _tell(self, waiters: Sequence[Waiter], outcome: Outcome) -> None:
@@ -359,6 +361,13 @@ class Ticket:
             if all(one.has_left for one in self._waiters):
                 self.unanswered = why
             return True
+
+    def note_gone(self, waiter: Waiter) -> bool:
+        """Note that one who was told of its end is gone without the answer; return whether all are."""
+        with self._changed:
+            self._answered -= not waiter.has_left
+            waiter.has_left = True
+            return self._answered == 0
 
     def decide(self) -> str | None:
         """Return why nobody waits for it; nobody leaves any more. For the recorder, before it ends it."""
