@@ -140,7 +140,7 @@ def test_the_navigation_has_every_page_once_but_decisions():
 JUDGES = (  # modules that judge pictures or names: each remark and question of theirs is explained
     "calibration/outliers",
     "datasets/mask_remarks",
-    "fitting/fitting",
+    "fitting/assembly",
     "pictures/levels",
     "pictures/units",
     "predictor/recalibration",
