@@ -19,8 +19,8 @@ from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras import signalled as signalled_module
 from flawscope_line.industrial_cameras.camera import NumberedFrame, TriggeredCamera
 from flawscope_line.industrial_cameras.signalled import MAX_PARTS_WAITING, SignalledCamera
-from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import NotReadyError
+from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.ticket import ModelError
 from flawscope_station.settings.station import Limits
 from flawscope_station.sources import camera as camera_module

@@ -6,7 +6,7 @@ import numpy as np
 
 from flawscope_station.drift import martingale
 from flawscope_station.drift.martingale import SHIFTS, SPREADS, Ranks, uniform
-from flawscope_station.drift.sequential_tests import JudgedScore, ScoreTest
+from flawscope_station.drift.score_test import JudgedScore, ScoreTest
 
 BETS = len(SHIFTS) + len(SPREADS)
 Draw = Callable[[np.random.Generator, int], np.ndarray]

@@ -15,7 +15,7 @@ from PIL import Image
 from sqlalchemy import select
 
 from flawscope.errors import InputError
-from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import CLOCK

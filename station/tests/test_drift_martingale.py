@@ -9,7 +9,7 @@ import pytest
 from drift_martingale_helpers import BETS, LINES, p_values, run_of
 from flawscope_station.drift import martingale
 from flawscope_station.drift.martingale import Capital, Ranks, uniform
-from flawscope_station.drift.sequential_tests import Change, JudgedScore, ScoreTest, read_note
+from flawscope_station.drift.score_test import Change, JudgedScore, ScoreTest, read_note
 
 
 @pytest.mark.parametrize("values", [3, 10**9])

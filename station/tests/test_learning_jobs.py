@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flawscope_station.inspecting.capacity import MemoryBudget
+from flawscope_station.inspecting.memory import MemoryBudget
 from flawscope_station.learning import jobs as jobs_module
 from flawscope_station.learning.jobs import CORRECTIONS, DONE, FAILED, FIT, STOPPED, JobQueue
 from flawscope_station.learning.process import StoppedError

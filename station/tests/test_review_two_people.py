@@ -9,7 +9,7 @@ import pytest
 
 from flawscope_station.core.live import LEASE_SECONDS
 from flawscope_station.core.queries import Records
-from flawscope_station.inspecting.capacity import Turns
+from flawscope_station.inspecting.memory import Turns
 from flawscope_station.store.records import VERDICT_EVENT, DecidedError
 from station_helpers import taken
 from store_helpers import BEGIN, Filled, filled_fixture  # noqa: F401

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 from PIL import Image
 
-from flawscope_station.inspecting.capacity import MemoryBudget
+from flawscope_station.inspecting.memory import MemoryBudget
 from flawscope_station.settings.station import Limits
 from flawscope_station.setup.draft import Draft, read_zip
 from flawscope_station.setup.other_files import OtherFileError, check_zip_name

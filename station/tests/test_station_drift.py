@@ -9,7 +9,7 @@ import pytest
 
 from flawscope_station.drift import monitor as drifts
 from flawscope_station.drift.monitor import DriftMonitor
-from flawscope_station.drift.sequential_tests import Change, ScoreTest
+from flawscope_station.drift.score_test import Change, ScoreTest
 from flawscope_station.store.database import StoreError
 from station_helpers import PATIENCE
 

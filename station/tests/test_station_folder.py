@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import FrozenError
+from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.ticket import ModelError
 from flawscope_station.settings.station import Limits

@@ -13,8 +13,8 @@ import pytest
 
 from flawscope_station.core.station import Station
 from flawscope_station.inspecting.asking import Asking, SentPictures, wait_for_inspection
-from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import NotReadyError
+from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.inspecting.ticket import LateError, OverdueError, State, Waiter
 from flawscope_station.monitoring.machine import MAX_AGE

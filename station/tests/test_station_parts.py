@@ -152,7 +152,7 @@ def test_what_belongs_to_a_part_goes_together(database, tmp_path):
 
 def test_parts_of_large_pictures_do_not_wait_for_each_other(line, monkeypatch):
     """Each takes more than half of the memory, in three pictures."""
-    monkeypatch.setattr("flawscope_station.inspecting.capacity.LARGE_PIXELS", 0)
+    monkeypatch.setattr("flawscope_station.inspecting.memory.LARGE_PIXELS", 0)
     running = line(limits=Limits(pixels=80 * 80 * 4))
     inspector, number = running.station.inspector, running.station.products[NAME]
     answers = []

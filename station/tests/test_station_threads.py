@@ -12,7 +12,7 @@ import pytest
 from flawscope import progress
 from flawscope_station.assembly import open_station
 from flawscope_station.core import extension
-from flawscope_station.drift.drift import Drift
+from flawscope_station.drift.assembly import Drift
 from flawscope_station.monitoring import background
 from flawscope_station.monitoring.background import (
     MIN_RESTART_DELAY,

@@ -14,7 +14,7 @@ from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.core.station import Station
 from flawscope_station.inspecting import judge
 from flawscope_station.inspecting import renderings as renderings_module
-from flawscope_station.inspecting.capacity import BusyError, Turns
+from flawscope_station.inspecting.memory import BusyError, Turns
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.setup.drafts import Drafts
 from flawscope_station.store.files import MAPS
@@ -102,7 +102,7 @@ def test_too_many_are_refused_at_once_and_one_that_waited_in_vain_is_no_fault(
 
 
 def test_a_large_picture_that_is_drawn_holds_no_memory_while_it_waits(station, parts, monkeypatch):
-    monkeypatch.setattr("flawscope_station.inspecting.capacity.LARGE_PIXELS", 100)
+    monkeypatch.setattr("flawscope_station.inspecting.memory.LARGE_PIXELS", 100)
     number = inspect(station, parts[0])
     forget_maps(station)
     with held(station):

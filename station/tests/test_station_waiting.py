@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from flawscope_station.core.station import Station
-from flawscope_station.inspecting import capacity
 from flawscope_station.inspecting import inspector as inspector_module
-from flawscope_station.inspecting.capacity import BusyError, MemoryBudget
+from flawscope_station.inspecting import memory
+from flawscope_station.inspecting.memory import BusyError, MemoryBudget
 from flawscope_station.inspecting.picture import Picture, TooLargeError
 from flawscope_station.inspecting.ticket import EndingError, OverdueError
 from flawscope_station.settings.station import Limits
@@ -50,7 +50,7 @@ def hang(monkeypatch) -> Iterator[Any]:
         elif where == "the data base":
             monkeypatch.setattr(station.store, "record", wait)
         else:
-            monkeypatch.setattr(capacity, "LARGE_PIXELS", 0)
+            monkeypatch.setattr(memory, "LARGE_PIXELS", 0)
             assert station.inspector.memory.acquire(station.inspector.memory.limit)
 
     yield hung
@@ -152,7 +152,7 @@ def test_memory_is_claimed_at_once_or_not_at_all():
 
 
 def test_pictures_that_never_fit_together_are_refused_in_a_line(station, parts, monkeypatch):
-    monkeypatch.setattr(capacity, "LARGE_PIXELS", 0)
+    monkeypatch.setattr(memory, "LARGE_PIXELS", 0)
     monkeypatch.setattr(station.inspector.memory, "limit", 1000)
     part = one_part(station.products[NAME], parts[0])
     assert station.inspector.submit(part).result(60).number, "a single one is decoded alone"

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from flawscope_station.core.page_products import MADE_ON_PAGES
-from flawscope_station.inspecting.capacity import MemoryBudget
+from flawscope_station.inspecting.memory import MemoryBudget
 from flawscope_station.learning.jobs import JobQueue
 from flawscope_station.settings.station import Limits, ProductSettings
 from flawscope_station.setup.draft import DRAFTS_FOLDER, STATE_FILE

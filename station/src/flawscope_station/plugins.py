@@ -8,9 +8,9 @@ from flawscope_station.core.connections import ConnectionContext as ConnectionCo
 from flawscope_station.core.plugin_pages import PageContext as PageContext
 from flawscope_station.core.plugin_pages import PluginPage as PluginPage
 from flawscope_station.inspecting.asking import check_room as check_room
-from flawscope_station.inspecting.capacity import BusyError as BusyError
 from flawscope_station.inspecting.interlock import NotProductionError as NotProductionError
 from flawscope_station.inspecting.interlock import NotReadyError as NotReadyError
+from flawscope_station.inspecting.memory import BusyError as BusyError
 from flawscope_station.inspecting.picture import Part as Part
 from flawscope_station.inspecting.picture import Picture as Picture
 from flawscope_station.inspecting.picture import TooLargeError as TooLargeError

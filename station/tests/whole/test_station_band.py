@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from flawscope.errors import FlawscopeError
-from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import NotReadyError
+from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.picture import TooLargeError
 from flawscope_station.inspecting.ticket import LateError, ModelError
 from flawscope_station.settings.station import ProductSettings

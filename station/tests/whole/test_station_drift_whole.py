@@ -10,7 +10,7 @@ import pytest
 from drift_helpers import API, drift
 from flawscope_station.core.station import Station
 from flawscope_station.drift import monitor as drifts
-from flawscope_station.drift.drift import Drift
+from flawscope_station.drift.assembly import Drift
 from flawscope_station.settings.station import ProductSettings
 from station_helpers import taken, until
 

@@ -59,7 +59,7 @@ def without_rest(monkeypatch):
 @pytest.mark.parametrize("large", [False, True])
 def test_a_judged_picture_is_recorded_with_the_hash_of_its_pixels(open_one, parts, large, monkeypatch):
     if large:  # decoded beside the others
-        monkeypatch.setattr("flawscope_station.inspecting.capacity.LARGE_PIXELS", 100)
+        monkeypatch.setattr("flawscope_station.inspecting.memory.LARGE_PIXELS", 100)
     station, decoded = open_one(), list[str]()
     upright = decoding._load_upright
     monkeypatch.setattr(decoding, "_load_upright", lambda *one: (decoded.append(""), upright(*one))[1])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from selenium.webdriver.common.keys import Keys
 
-from flawscope_station.drift.drift import Drift
+from flawscope_station.drift.assembly import Drift
 from tablet import API, PHONE, SLATE, needs_chromium
 
 pytestmark = needs_chromium

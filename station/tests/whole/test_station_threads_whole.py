@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from flawscope.errors import FlawscopeError
 from flawscope_station.core.station import Station
-from flawscope_station.drift.drift import Drift
+from flawscope_station.drift.assembly import Drift
 from flawscope_station.inspecting import inspector as inspector_module
 from flawscope_station.learning.jobs import JobQueue
 from flawscope_station.store import files as store_files

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from sqlalchemy import Connection, Table, delete, select, update
 
 from flawscope.errors import InputError
+from flawscope_station.access.passwords import Passwords, check_password
 from flawscope_station.access.roles import LOCAL_PERSON, ROLES, SENDER
-from flawscope_station.access.sign_in import Passwords, check_password
 from flawscope_station.store.database import Database, StoreError, now, upsert
 from flawscope_station.store.records import add_event, iso
 from flawscope_station.store.rows import AccountRow, MemberRow, TokenRow, UserRow

@@ -32,8 +32,8 @@ from flawscope_station.challenge.readiness import (
     readiness,
 )
 from flawscope_station.challenge.resemblance import lies_alike, relative_boxes, resemblance
-from flawscope_station.inspecting.capacity import MemoryBudget
 from flawscope_station.inspecting.interlock import NotProductionError, NotReadyError
+from flawscope_station.inspecting.memory import MemoryBudget
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp, reduce_picture
 from flawscope_station.inspecting.ticket import RecordedInspection

@@ -36,7 +36,7 @@ def relative_boxes(regions: Sequence[RegionFacts], width: int, height: int) -> l
 
 
 def lies_alike(boxes: Sequence[Box], stored: Sequence[Box]) -> bool:
-    """Whether one of the boxes lies where the first stored one does; nothing stored: anywhere."""
+    """Whether one of the boxes overlaps `stored[0]`, of the highest peak; True where nothing is stored."""
     if not stored:
         return True
     left, top, right, bottom = stored[0]

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.client import Client
-from flawscope_station.settings.files import read_file
+from flawscope_station.settings.includes import read_file
 from flawscope_station.settings.values import CONFIG, FilePath, Section, read_as, redact_address, secret
 from flawscope_station.web.schemas import Version
 

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope_station.inspecting.capacity import limit_malloc
+    from flawscope_station.inspecting.memory import limit_malloc
     from flawscope_station.monitoring.background import Log, log_line
 
     limit_malloc()  # before threads are started

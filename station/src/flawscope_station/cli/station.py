@@ -197,7 +197,7 @@ def _utc(at: int | None) -> str:
 
 
 def _backup(args: argparse.Namespace) -> None:
-    from flawscope_station.settings.files import settings_files
+    from flawscope_station.settings.includes import settings_files
     from flawscope_station.store.backup import backup
 
     own = settings_files(args.settings) if args.settings else []

@@ -12,7 +12,7 @@ from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.health import Health
 from flawscope_station.core.live import Gauges, ReviewLeases
 from flawscope_station.core.pauses import Pauses
-from flawscope_station.inspecting.capacity import Turns
+from flawscope_station.inspecting.memory import Turns
 from flawscope_station.monitoring.problems import Problem
 from flawscope_station.settings.shown import hash_settings, mask_settings, with_products
 from flawscope_station.sinks import Sinks

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import func, select
 
 from flawscope.errors import InputError, message_with_type
-from flawscope_station.drift.sequential_tests import Change, JudgedScore, ScoreTest, read_note
+from flawscope_station.drift.score_test import Change, JudgedScore, ScoreTest, read_note
 from flawscope_station.monitoring.background import BackgroundThread
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
@@ -23,7 +23,7 @@ HISTORY, HISTORY_OF_ALL = 20_000, 200_000
 ROWS_PER_QUERY = 2000  # inspections read at once
 ROUND_INTERVAL = 1.0  # seconds between two rounds
 IDLE_INTERVAL = 5.0  # seconds after which the active versions are read again, even if nothing came
-_ACKNOWLEDGED_PATTERN = re.compile(r"after inspection (\d+)")
+_ACKNOWLEDGED_PATTERN = re.compile(r"after inspection (?P<inspection>\d+)")
 
 
 class DriftMonitor(BackgroundThread):
@@ -134,8 +134,8 @@ class DriftMonitor(BackgroundThread):
             return [JudgedScore(*row) for row in connection.execute(query)]
 
     def _begin(self, product_id: int, version: int) -> ScoreTest:
-        """Return the test of a version: of the last inspections, after the last by another version, or
-        acknowledged, and with the alarm that was noted since."""
+        """Return the test of a version. It reads the newest inspections, at most `HISTORY`, from the last on
+        that another version judged or that was acknowledged. An alarm noted since then stays."""
         column, mine = inspections.c, on_line(product_id)
         most = min(HISTORY, HISTORY_OF_ALL // len(self.bounds))
         old = select(column.id).where(mine).order_by(column.id.desc()).offset(most).limit(1)
@@ -145,7 +145,7 @@ class DriftMonitor(BackgroundThread):
             other = connection.scalar(last) or 0
         acknowledged = self.store.events(ACKNOWLEDGED_EVENT, product_id)[:1]
         found = _ACKNOWLEDGED_PATTERN.search(acknowledged[0].text) if acknowledged else None
-        after = max(other, int(found[1]) if found else 0)
+        after = max(other, int(found["inspection"]) if found else 0)
         test = ScoreTest(version, max(after, oldest), self.bounds[product_id])
         for row in self.store.events(ALARM_EVENT, product_id)[:1]:
             noted = read_note(row.text)

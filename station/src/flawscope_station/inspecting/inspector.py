@@ -20,14 +20,14 @@ from typing import ParamSpec, TypeVar
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import decoding
-from flawscope_station.inspecting.capacity import (
+from flawscope_station.inspecting.intake import Intake
+from flawscope_station.inspecting.judge import Judge
+from flawscope_station.inspecting.memory import (
     MemoryBudget,
     Turns,
     decoding_bytes,
     without_traceback,
 )
-from flawscope_station.inspecting.intake import Intake
-from flawscope_station.inspecting.judge import Judge
 from flawscope_station.inspecting.picture import Part, TooLargeError, check_picture
 from flawscope_station.inspecting.ticket import (
     EndingError,

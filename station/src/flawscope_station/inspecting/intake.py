@@ -14,9 +14,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 
-from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import PAUSED, Interlocks, NotReadyError, PausedError
 from flawscope_station.inspecting.judge import Judge
+from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.ticket import LateError, Outcome, Ticket, Waiter
 from flawscope_station.monitoring.machine import MachineWatch

@@ -14,9 +14,9 @@ from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import PictureSource
 from flawscope.predictor import PartCollector
-from flawscope_station.inspecting.capacity import BusyError, without_traceback
 from flawscope_station.inspecting.interlock import Interlocks
-from flawscope_station.inspecting.parts import PartsCache
+from flawscope_station.inspecting.memory import BusyError, without_traceback
+from flawscope_station.inspecting.part_views import PartsCache
 from flawscope_station.inspecting.picture import with_views
 from flawscope_station.inspecting.queues import FairQueue
 from flawscope_station.inspecting.record import DecidedPart, new_inspection

@@ -11,7 +11,7 @@ from functools import partial
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError
-from flawscope_station.inspecting.capacity import without_traceback
+from flawscope_station.inspecting.memory import without_traceback
 from flawscope_station.inspecting.queues import GroupQueue
 from flawscope_station.inspecting.ticket import RecordedInspection, State, Ticket
 from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread

@@ -20,8 +20,8 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, displayed
 from flawscope.predictor import PictureOf
 from flawscope.results import drawing
-from flawscope_station.inspecting.capacity import BusyError, MemoryBudget, decoding_bytes
 from flawscope_station.inspecting.inspector import Inspector
+from flawscope_station.inspecting.memory import BusyError, MemoryBudget, decoding_bytes
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.store.files import MASK_SUFFIX, MASKS, PICTURES
 from flawscope_station.store.records import NotFoundError, PictureRecord, Store

@@ -4,9 +4,9 @@ A part has one ticket with one state, moved under one lock. Whoever moves it on 
 does; each step is one object in one file of this folder:
 
     step    state      by whom, and what happens
-    ask                `asking.Asking`: what a request over HTTP sent becomes parts, and its key is looked up.
-                       A trigger or PLC (`sources.trigger.shoot`), a folder and a camera (`sources.source`)
-                       make parts themselves
+    ask                `web.inspect_api` reads a request over HTTP; `asking.Asking` makes parts of it and looks
+                       up its key. A trigger or PLC (`sources.trigger.shoot`), a folder and a camera
+                       (`sources.source`) make parts themselves
     intake  TAKEN      `intake.Intake.take`: all that may refuse it is asked; it has a place, and its sender
                        a waiter
     read    READ       `inspector.Inspector`, a pool: its pictures' headers say that they can be judged. Their
@@ -14,7 +14,7 @@ does; each step is one object in one file of this folder:
     queue   QUEUED     `judge.Judge.put`: it waits for its product's turn
     judge   JUDGED     `judge.Judge`, a thread: the model has said what it shows, interlocks let it pass
                        (`interlock.Interlocks`), its record is made (`record.new_inspection`)
-    record  RECORDING  `recorder.Recorder`, a thread: its files are there, and its transaction begins
+    record  RECORDING  `recorder.Recorder`, a thread: its files are there, and `store.insert` writes it
             DONE       its record stands
             FAILED     it has none, or nobody knows whether it has one
     answer             whoever ends it tells `inspector.Inspector`, which gives back its place and memory,
@@ -28,7 +28,7 @@ it, for it alone knows whether the record stands. Who asks for the part are wait
 own waits, and not that of another who waits for the same part: it is unanswered only if all have left.
 
 A sender's key has one form, made before the part is (`store.inspection.request_key`): the intake compares it,
-and the record has it, as it is.
+and the record has it, as it is. A key that is on its way joins its ticket (`Intake._join`).
 """
 
 from __future__ import annotations

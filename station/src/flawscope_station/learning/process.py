@@ -159,9 +159,10 @@ def run_jobs(pipe: Connection, pixels: int, niceness: int) -> None:
     with suppress(EOFError, OSError):
         while True:
             job = pipe.recv()
-            if not isinstance(job, str):  # else an interrupt that came after the end
-                work, given = job
-                pipe.send(_run_job(work, given, pipe))
+            if isinstance(job, str):
+                continue  # an interrupt that came after its job had ended
+            work, given = job
+            pipe.send(_run_job(work, given, pipe))
 
 
 def _end_with_station() -> None:

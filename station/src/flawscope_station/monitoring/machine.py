@@ -1,7 +1,8 @@
 """Facts that the station knows of its computer: one thread measures it each second, and everybody else reads.
 
 Disk, data base, clock and memory may hang or lie. Whoever answers a sender, a PLC or a scrape asks none of
-them: it reads the last `Machine`, which is in memory. One that is too old says that the disk or the data base
+them: it reads the last `Machine`, which is in memory. `store.files.Files.measure` asks the
+disk. One that is too old says that the disk or the data base
 does not answer, which is a standstill of its own.
 """
 

@@ -88,7 +88,7 @@ def station_zone(shifts: ShiftSettings | None) -> tzinfo | None:
 
 
 def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[time]:
-    """Return times of day, of which each is given so or by the shift that begins then. InputError."""
+    """Return times of day. Each name is a time, or a shift, which stands for its beginning. InputError."""
     begins = {} if shifts is None else shifts.times
     try:
         return [begins[name] if name in begins else clock_time(name) for name in names]

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from flawscope.artefact import files
 from flawscope.calibration import near_threshold
 from flawscope.errors import InputError
-from flawscope_station.settings.files import read_file
+from flawscope_station.settings.includes import read_file
 from flawscope_station.settings.openid import OpenIdSettings
 from flawscope_station.settings.plugins import ConfiguredPlugin, read_connections, read_pages
 from flawscope_station.settings.shifts import ShiftSettings, times_of_day

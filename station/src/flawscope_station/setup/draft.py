@@ -24,7 +24,7 @@ from flawscope.artefact import checkpoint_path, files, rates
 from flawscope.datasets.own_folders import refuse_unknown_names
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures import decoding, listing
-from flawscope_station.inspecting.capacity import MemoryBudget
+from flawscope_station.inspecting.memory import MemoryBudget
 from flawscope_station.inspecting.picture import TooLargeError, base_name, check_picture
 from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
 from flawscope_station.learning.jobs import DONE

@@ -15,7 +15,7 @@ from flawscope import machine
 from flawscope.artefact import tried
 from flawscope.errors import InputError, message_with_type, suggest_name
 from flawscope.methods import options, registry
-from flawscope_station.inspecting.capacity import MemoryBudget, Turns
+from flawscope_station.inspecting.memory import MemoryBudget, Turns
 from flawscope_station.learning.jobs import DONE, FAILED, FIT, STOPPED, UNFINISHED, JobQueue
 from flawscope_station.learning.process import (
     STEP_SECONDS,

@@ -179,7 +179,7 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     from flawscope.errors import FlawscopeError
     from flawscope.predictor import router
     from flawscope.results import drawing
-    from flawscope_station.inspecting.capacity import MemoryBudget
+    from flawscope_station.inspecting.memory import MemoryBudget
     from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
 
     predictor, memory, found = router.load(job["model"], device=job["device"]), MemoryBudget(0), []

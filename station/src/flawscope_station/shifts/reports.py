@@ -16,7 +16,7 @@ from PIL import Image
 
 from flawscope.errors import FlawscopeError
 from flawscope.results import drawing
-from flawscope_station.inspecting.capacity import BusyError
+from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp
 from flawscope_station.shifts import Shift, local_time
 from flawscope_station.store.search import COUNT_NAMES, Box, PeriodSummary

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from functools import partial
 
 from flawscope.errors import InputError, suggest_name
-from flawscope_station.inspecting.capacity import BusyError
-from flawscope_station.inspecting.parts import PartsCache
+from flawscope_station.inspecting.memory import BusyError
+from flawscope_station.inspecting.part_views import PartsCache
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread, stop_all

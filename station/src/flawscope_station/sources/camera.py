@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope_station.inspecting.capacity import BusyError
 from flawscope_station.inspecting.interlock import PausedError
+from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import Backoff, GuardedThread

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from flawscope_station.inspecting.capacity import BusyError
-from flawscope_station.inspecting.parts import PartsCache
+from flawscope_station.inspecting.memory import BusyError
+from flawscope_station.inspecting.part_views import PartsCache
 from flawscope_station.inspecting.picture import Part, Picture
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.monitoring.background import Backoff

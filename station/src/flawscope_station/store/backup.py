@@ -182,7 +182,7 @@ def members_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def restore(source: str | os.PathLike[str], settings: Settings) -> int:
-    """Restore a station from a backup into an empty folder; where PostgreSQL has its data base, the files.
+    """Restore a station from a backup into an empty folder. With PostgreSQL only the files are restored.
     Return the backup's bytes.
 
     Raises:
@@ -208,7 +208,7 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if is_new:
-            with suppress(OSError):  # it was restored
+            with suppress(OSError):  # fails, as it should, where the files are in it now
                 home.rmdir()
     return path.stat().st_size
 

@@ -574,11 +574,11 @@ def make_ready(connection: Connection, number: int, who: str) -> None:
 
 
 def _activate(connection: Connection, product_ids: Collection[int], numbers: Sequence[int]) -> None:
-    """Let these versions judge, and no others of the products, and of those that are found by one of them.
+    """Let these versions judge, and retire all others of the products and of those whose entry is among them.
     NotFoundError where one was removed since its row was read."""
-    entries = select(products.c.id).where(products.c.entry_id.in_(product_ids))
-    own = or_(versions.c.product_id.in_(product_ids), versions.c.product_id.in_(entries))
-    # first: an index allows one active version, also within a statement
+    products_of_entries = select(products.c.id).where(products.c.entry_id.in_(product_ids))
+    own = or_(versions.c.product_id.in_(product_ids), versions.c.product_id.in_(products_of_entries))
+    # retire first: the index allows one active version at any moment, also within one UPDATE
     before = update(versions).where(own, IS_ACTIVE, versions.c.id.not_in(numbers))
     connection.execute(before.values(state=RETIRED))
     there = versions.c.id.in_(numbers), IS_THERE

@@ -58,7 +58,8 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 def use_patient_connections(engine: Engine) -> None:
-    """Let an engine make such connections."""
+    """Let an engine make each connection as a `Connection`, whose patience is short again when it goes back
+    to the pool."""
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: object, record: object, args: Sequence[str], given: Mapping[str, Any]) -> Connection:

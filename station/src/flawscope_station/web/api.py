@@ -243,7 +243,7 @@ def confirm_clock(
     overview: OverviewDep,
     person: Engineer,
 ) -> Answer:
-    """Confirm the computer's clock, which jumped: pictures are removed for their age again."""
+    """Confirm the computer's clock after a jump. From then on old pictures are removed again."""
     housekeeping.confirm_clock(person.name)
     return status(health, overview)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from flawscope_station.drift.drift import Drift
+from flawscope_station.drift.assembly import Drift
 from flawscope_station.web import schemas
 from flawscope_station.web.api import Answer, Engineer, api_router
 from flawscope_station.web.components import ProductId, component

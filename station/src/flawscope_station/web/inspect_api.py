@@ -22,7 +22,7 @@ from flawscope_station.inspecting.asking import (
     describe_again,
     describe_recorded,
 )
-from flawscope_station.inspecting.capacity import without_traceback
+from flawscope_station.inspecting.memory import without_traceback
 from flawscope_station.inspecting.picture import Picture
 from flawscope_station.sources.trigger import shoot
 from flawscope_station.store.inspection import (

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "/-/pages"
 MAX_REQUESTS = 8  # of one page at a time: one that hangs does not take the threads of the others
-_FILTER_NAMES = {one.parameter or one.name: one.name for one in FILTERS}  # by that of the API
+_FIELD_BY_PARAMETER = {one.parameter or one.name: one.name for one in FILTERS}  # by that of the API
 
 
 class StationForPage:
@@ -62,9 +62,10 @@ class StationForPage:
         return product
 
     def inspections(self, product: str, **filters: str) -> Iterator[InspectionFacts]:
-        check_names(filters, _FILTER_NAMES)
+        """Yield a product's inspections that pass the filters, named as in the API, newest first."""
+        check_names(filters, _FIELD_BY_PARAMETER)
         product_id = self._addresses.product_id(product)
-        query = {_FILTER_NAMES[name]: text for name, text in filters.items()}
+        query = {_FIELD_BY_PARAMETER[name]: text for name, text in filters.items()}
         wanted = replace(Filters.from_query(query), limit=MAX_PAGE_SIZE)
         while True:
             page = self._records.search(product_id, wanted)

@@ -24,7 +24,7 @@ from flawscope.errors import InputError
 from flawscope.results import findings, result_workbook
 from flawscope_station.access import audit
 from flawscope_station.access.roles import ADMIN
-from flawscope_station.inspecting.capacity import Turns
+from flawscope_station.inspecting.memory import Turns
 from flawscope_station.settings.shifts import station_zone
 from flawscope_station.store import line_alarms
 from flawscope_station.store.filters import further_facts

@@ -152,9 +152,12 @@ class Upload:
     data: bytes = field(repr=False)
 
 
-async def read_uploads(request: Request, name: str) -> tuple[list[Upload], bool]:
+async def read_uploads(request: Request, picture_name: str) -> tuple[list[Upload], bool]:
     """Read the pictures of a request; the second value says whether they came in a form. A body of any other
     type is a picture's file, whose bytes say what it is: programs send what they like, or no type.
+
+    Args:
+        picture_name: of a body that is one picture.
 
     Raises:
         RefusedError: the body is too large, too slow, empty or encoded.
@@ -167,7 +170,7 @@ async def read_uploads(request: Request, name: str) -> tuple[list[Upload], bool]
     data = await request.body()
     if not data:
         raise RefusedError(422, "the request has no picture in its body", "empty")
-    return [Upload(clean_name(name) or UNNAMED, data)], False
+    return [Upload(clean_name(picture_name) or UNNAMED, data)], False
 
 
 class FormParser(MultiPartParser):

@@ -147,7 +147,8 @@ def _merge_part(
     rows: Sequence[Row[Any]],
     counts: dict[tuple[int, int, int], Counter[str]],
 ) -> dict[int, int]:
-    """Make one of the inspections of a part's views; return the others' numbers, each with its number.
+    """Make one of the inspections of a part's views; return its number by each number that
+    it replaces.
 
     Args:
         counts: gets the changes of the sums of the hours.
@@ -160,6 +161,7 @@ def _merge_part(
         | {"inspection_id": shown.id, "place": place, "key": row.key if row.source == "folder" else None}
         for place, row in enumerate(rows)
     ]
+    # the view whose verdict holds: a defect first, then the worst view's, then any
     said = next((row for row in rows if row.verdict == "defect"), None)
     said = said or (shown if shown.verdict else next((row for row in rows if row.verdict), None))
     states = {row.review for row in rows}

@@ -1,4 +1,4 @@
-"""Limits of a station: memory, and turns of what people see."""
+"""Memory for pictures, and turns of what people see. `intake` says whether a part has a place."""
 
 from __future__ import annotations
 
