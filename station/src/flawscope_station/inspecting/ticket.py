@@ -4,8 +4,8 @@ A part has one ticket with one state, moved under one lock. Whoever moves it on 
 does; each step is one object in one file of this folder:
 
     step    state      by whom, and what happens
-    ask                `web.inspect_api` reads a request over HTTP; `asking.Asking` makes parts of it and looks
-                       up its key. A trigger or PLC (`sources.trigger.shoot`), a folder and a camera
+    ask                `web.inspect_api` reads a request over HTTP; `asking.Asking` makes parts of it and
+                       looks up its key. A trigger or PLC (`sources.trigger.shoot`), a folder and a camera
                        (`sources.source`) make parts themselves
     intake  TAKEN      `intake.Intake.take`: all that may refuse it is asked; it has a place, and its sender
                        a waiter
