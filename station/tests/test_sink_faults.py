@@ -48,7 +48,9 @@ class Broker:
 
 @pytest.fixture
 def mqtt() -> MqttSink:
-    context: Any = SimpleNamespace(problems=list, renderings=None, sender="0123", station="line")
+    context: Any = SimpleNamespace(
+        problems=list, products={}, removed=(), renderings=None, sender="0123", station="line"
+    )
     sink = MqttSink(MqttSettings("mqtt://127.0.0.1"), context)
     sink.label, sink.outboxes = sink.settings.label, []
     return sink

@@ -51,7 +51,7 @@ def fit_parts(model: Path, views: Sequence[str]) -> None:
     for part in range(9):
         for name in views:
             (good / f"p{part}_{name}.png").write_bytes(view(part, name))
-    how: dict[str, Any] = {"part": r"p\d+", "size": 64, "check": False, "device": "cpu"}
+    how: dict[str, Any] = {"part": r"p\d+", "each_view": False, "size": 64, "check": False, "device": "cpu"}
     flawscope.fit(good, **how, **SMALL_NETWORK).save(model)
 
 

@@ -37,7 +37,7 @@ def test_an_engine_that_does_not_run_such_a_file_is_one_line(model_path, onnx_pa
 
 
 def test_a_model_in_bf16_is_openvino_s(onnx_path):
-    artefact = runtime.read(onnx_path)
+    artefact = runtime.read_one(onnx_path)
     calibration = replace(artefact.manifest.calibration, precision="bf16")
     artefact = replace(artefact, manifest=replace(artefact.manifest, calibration=calibration))
     with pytest.raises(InputError, match="its bf16 is OpenVINO's alone"):

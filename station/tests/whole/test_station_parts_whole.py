@@ -124,7 +124,8 @@ def test_parts_of_a_joint_model_are_those_of_their_product(open_station, tmp_pat
         for part in range(9):
             for seen_from in VIEWS:
                 (folder / f"p{part}_{seen_from}.png").write_bytes(of_product(name, part, seen_from))
-    how: dict[str, Any] = {"part": r"p\d+", "size": 64, "cap": 200, "check": False, "device": "cpu"}
+    how: dict[str, Any] = {"part": r"p\d+", "each_view": False, "size": 64, "cap": 200}
+    how |= {"check": False, "device": "cpu"}
     models = {name: flawscope.fit(folder, **how, **small_backbone) for name, folder in folders.items()}
     joint = flawscope.join(models, folders, device="cpu")
     joint.save(tmp_path / "line.safetensors")

@@ -237,7 +237,7 @@ def test_how_pictures_are_seen_is_found_out_and_told(empty, http, good):
         search = found["result"]["search"]
         assert search["chosen"] == [{"key": "given", "value": ""}]
         assert search["ended"]
-        assert [one["found"][1] for one in search["trials"]] == [24]
+        assert [one["found"][1] for one in search["trials"]] == [32]
     assert "How the pictures are seen" in http.get(f"{NEW}/plate/report").text
     refused = http.post(f"{NEW}/plate/learn", json={"auto": 10, "method": "efficientad"})
     assert (refused.status_code, "patchcore" in refused.json()["error"]) == (422, True)

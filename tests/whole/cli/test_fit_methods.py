@@ -45,7 +45,7 @@ def test_efficientad_writes_a_model_and_removes_its_checkpoint(answer, efficient
     manifest = read_manifest(out)
     assert (manifest.method, manifest.config["steps"], manifest.config["window"]) == ("efficientad", 3, 41)
     assert manifest.facts["penalty"].startswith("3 pictures of folder good (")
-    answer("info", out, printed=["trained 3 steps", "2 learnt from"])
+    answer("info", out, "--verbose", printed=["trained 3 steps", "2 learnt from"])
     remedy = "--update is for patchcore: put the new pictures to the good ones and fit efficientad anew"
     call = ("fit", "--data", data, "--update", out, "--out", tmp_path / "n.safetensors")
     answer(*call, code=2, said=remedy)
@@ -90,7 +90,7 @@ def test_minutes_win_over_a_presets_steps(run, efficientad, tmp_path, monkeypatc
     assert run(*efficientad, *paper)[::2] == (0, "")
     config = read_manifest(tmp_path / "m.safetensors").config
     assert (config["steps"], config["schedule"]) == (3, "drop")
-    printed = run("info", tmp_path / "m.safetensors")[1]
+    printed = run("info", "--verbose", tmp_path / "m.safetensors")[1]
     assert re.search(r"trained 3 steps in .*; --minutes 0.5, by the first steps' time \d+ steps", printed)
     assert "time of the fit" in printed
 
@@ -108,7 +108,7 @@ def test_prns_seen_defects_from_the_fit_to_the_evaluation(answer, drawn, tmp_pat
     assert found["left_out_by_kind"] == {Path(name).parent.name: 1 for name in chosen}
     assert (found["left_out"], found["images"], found["method"]) == (2, len(data.test) - 2, "prnet")
     words = ["9 learnt from", "2 with a defect", "trained 2 steps", "on 9 good pictures and 2 seen defects"]
-    answer("info", out, printed=words)
+    answer("info", out, "--verbose", printed=words)
     pictures = json.loads(answer("info", out, "--json"))["pictures"]
     rows = zip(pictures["name"], pictures["role"], strict=True)
     assert {name for name, role in rows if role == "seen"} == {

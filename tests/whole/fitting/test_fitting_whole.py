@@ -64,7 +64,7 @@ def removed(predictor, images, groups):
 
 @pytest.mark.parametrize(
     ("options", "group"),
-    [({}, None), ({"score": "reweighted"}, None), ({"memory": 7, **REAL}, r"([0-4])$")],
+    [({}, None), ({"score": "reweighted"}, None), ({"memory": 9, **REAL}, r"([0-4])$")],
     ids=str,
 )
 def test_a_picture_is_left_out_as_if_it_had_never_been_there(options, group):

@@ -148,7 +148,7 @@ class Intake:
             KeyUsedError: another request under the same key is not answered yet.
             FlawscopeError: as of `check`.
         """
-        self.machine.check_works()  # whether its disk has room was asked before its pictures were read
+        self.machine.check_room(self.limits.upload)
         for product_id in {one.product_id for one in parts}:
             self._check_model(product_id)
         parts = [self._judge.parts.named(one) for one in parts]

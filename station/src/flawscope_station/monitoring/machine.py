@@ -155,12 +155,6 @@ class MachineWatch(BackgroundThread):
         if stop is not None and stop.error is not None:
             raise stop.error
 
-    def check_works(self) -> None:
-        """Raise StoreError where nothing can be kept and recorded."""
-        stop = self.fault()
-        if stop is not None and stop.error is not None:
-            raise stop.error
-
 
 def silent_error(what: str, seconds: float) -> StoreError:
     """Return the error of a disk or a data base that does not answer."""

@@ -110,9 +110,6 @@ class TriedSettings(BaseModel):
     false_alarms: list[int] = Field(description="how many of how many good pictures that it had not seen")
     found: list[int] = Field(description="how many of how many defects on them")
     milliseconds: int = Field(description="of a picture")
-    gain: list[float] | None = Field(
-        description="of image AUROC over the usual settings, with its 95 % interval; null: these are they"
-    )
 
 
 class SettingsSearch(BaseModel):
