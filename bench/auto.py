@@ -1,14 +1,15 @@
-"""Is what `flawscope fit --auto` finds out better than the default, and nowhere worse?
+"""How much is lost by what `flawscope fit --auto` finds out, beside the best of all that it could have taken?
 
-    python bench/auto.py --data DATA --parts products
-    python bench/auto.py --parts drawn,promise
+    python bench/auto.py --data DATA --parts regret --seeds 0,1,2,3,4 --minutes 3,5,10
+    python bench/auto.py --data DATA --parts regret --products real/fabric --given 6
 
-`products`: real sets below DATA; `drawn`: plates that lie turned, several in a picture, large ones with small
-defects, and plain ones. The search sees the good pictures to learn from; model and default are judged on test
-pictures that it never saw. `given`: with so many of the test defects to choose by, judged on the others.
-`promise`: p-values of new good pictures after the search, over draws. `budget`: time of 60 pictures with so
-many minutes; `sharing`: with features computed once for settings that share them, and without. Seconds are of
-the processor: the machine may be shared.
+`regret`: of real sets below DATA, drawn plates and textures, the image AUROC on pictures that the search
+never saw: of the best of all settings that were tried less that of the chosen one. Each setting is fitted and
+judged once for a product and a seed; a search that is cut short is judged by the settings that a longer one
+tried, too. `--given`: so many of the test defects choose, the others judge. `promise`: p-values of new good
+pictures after the search, over draws. `budget`: time of 60 pictures with so many minutes; `sharing`: with
+features computed once for settings that share them, and without. Seconds are of the clock, for searches have
+minutes; where they are of the processor, the name says so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +28,13 @@ from PIL import Image
 import common
 from common import Cell, Record
 from flawscope.synthesis.demo import dataset
-from flawscope.synthesis.masks import Picture
+from flawscope.synthesis.textures import Picture
 
 REAL = (
     "mvtec/toothbrush", "real/commutator", "real/fabric", "real/cookie", "real/lens", "real/pcb",
-    "mvtec/transistor",
+    "mvtec/transistor", "real/paper_brg01_rl", "real/paper_btn01_rl", "real/paper_flr01_tl",
+    "real/paper_fvn01_tl", "real/paper_gla01_tl", "real/paper_zpb01_rl",
 )  # fmt: skip
-GIVEN_PRODUCTS, GIVEN_COUNTS, GIVEN_MOST = ("real/fabric", "real/commutator"), (5, 10, 20), 20
 LEARNT, NEW, DEFECTIVE = 30, 30, 40  # drawn pictures
 PROMISE_LEARNT, DRAWS = 24, 20
 BUDGETS, BUDGET_PRODUCT, BUDGET_PICTURES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0), "mvtec/transistor", 60
@@ -44,13 +44,16 @@ SEED = 67
 
 class Scene(NamedTuple):
     """Drawn plates on a ground: the picture's side, how many plates, their share of the side, whether they
-    lie at any angle, and how hard their defects are, 0..1."""
+    lie at any angle, how hard their defects are, 0..1, and the noise of the pixels, in grey levels. kind: of
+    what is drawn, a key of `dataset.CATEGORIES`."""
 
     side: int
     count: int = 1
     share: float = 0.6
     turned: bool = True
     hard: tuple[float, float] = (0.3, 1.0)
+    noise: float = 0.0
+    kind: str = "plate"
 
     def draw(self, number: int, defect: str | None = None) -> Picture:
         """A picture [side, side, 3]; of several plates the last has the defect."""
@@ -62,7 +65,9 @@ class Scene(NamedTuple):
         length = round(cell * self.share)
         for k in range(self.count):
             own = defect if k == self.count - 1 else None
-            plate = dataset.draw_picture("plate", rng, own, rng.uniform(*self.hard), size=min(length, 768))[0]
+            plate = dataset.draw_picture(self.kind, rng, own, rng.uniform(*self.hard), size=min(length, 768))[
+                0
+            ]
             shown = Image.fromarray(plate).resize((length, length), Image.Resampling.BICUBIC).convert("RGBA")
             angle = rng.uniform(0, 360) if self.turned else rng.uniform(-1, 1)
             shown = shown.rotate(angle, Image.Resampling.BICUBIC, expand=True)
@@ -73,7 +78,10 @@ class Scene(NamedTuple):
                 for by in (1, 2)
             )
             ground.paste(shown, (x, y), shown)
-        return np.asarray(ground)
+        found = np.asarray(ground)
+        if not self.noise:
+            return found
+        return (found + rng.normal(0, self.noise, found.shape)).clip(0, 255).astype(np.uint8)
 
 
 SCENES = {
@@ -82,12 +90,7 @@ SCENES = {
     "several": Scene(640, count=4, share=0.6),
     "large": Scene(1600, share=0.55, turned=False, hard=(0.9, 1.0)),
     "plain": Scene(384, share=0.9, turned=False),
-}
-RECIPES: dict[str, dict[str, Any]] = {
-    "turned": {"align": "turn"},
-    "turned, small": {"align": "turn"},
-    "several": {"align": "turn", "several": True},
-    "large": {"size": "256+1024"},
+    "texture, noisy": Scene(384, share=1.1, turned=False, noise=12.0, kind="fabric"),
 }
 
 
@@ -96,7 +99,7 @@ def drawn_pictures(folder: Path, name: str, draw: int = 0) -> Path:
     scene, root = SCENES[name], folder / f"{name.replace(', ', '-')}{draw or ''}"
     if root.is_dir():
         return root
-    defects = dataset.CATEGORIES["plate"].defects
+    defects = dataset.CATEGORIES[scene.kind].defects
     jobs: list[tuple[str, str | None, int]] = [("train/good", None, k) for k in range(LEARNT)]
     jobs += [("test/good", None, 1000 + k) for k in range(NEW)]
     jobs += [(f"test/{d}", d, 2000 + k) for k in range(DEFECTIVE) for d in [defects[k % len(defects)]]]
@@ -133,47 +136,92 @@ def timed(work: Callable[[], Any]) -> tuple[Any, Cell]:
     }
 
 
-def compare(
-    root: Path,
-    given: int | None = None,
-    recipe: dict[str, Any] | None = None,
-    size: str | None = None,
-    minutes: float = MINUTES,
-) -> Cell:
-    """What the search finds out, and what model and default get on test pictures that it never saw.
+class Trialled(NamedTuple):
+    """Pictures of a product for one seed: good ones to learn from, test ones, and defects to choose by."""
 
-    given: defects to choose by, None: none. recipe: known to be right, judged beside. size: of the pictures,
-        which is not searched for then; None: it is. minutes: of the search.
-    """
-    import flawscope
+    good: list[Any]
+    items: list[Any]
+    seen: list[Any]
+
+    @classmethod
+    def drawn(cls, root: Path, seed: int, learnt: int, judged: int, given: int) -> Trialled:
+        """learnt: good pictures at most. judged: test pictures of each class at most."""
+        import flawscope
+
+        data, rng = flawscope.open_dataset(root), np.random.default_rng([SEED, seed])
+        good = [data.train[int(k)].path for k in rng.permutation(len(data.train))][:learnt]
+        classes = []
+        for is_bad in (False, True):
+            items = [item for item in data.test if item.anomalous == is_bad]
+            classes.append([items[int(k)] for k in rng.permutation(len(items))])
+        clean, bad = classes
+        return cls(good, [*clean[:judged], *bad[given:][:judged]], [(item.path, []) for item in bad[:given]])
+
+
+def options_of(seed: int, size: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"device": "cpu", "check": False, "samples": 0, "force": True, "seed": seed}
+    return found if size is None else {**found, "size": size}
+
+
+def search(pictures: Trialled, minutes: float, seed: int, size: str | None) -> Cell:
+    """What a search finds out, and what its model gets on pictures that it never saw."""
     from flawscope.artefact.tried import Choice
     from flawscope.fitting.auto import fit_auto
 
-    data = flawscope.open_dataset(root)
-    items, seen = list(data.test), []
-    if given is not None:
-        bad = [item for item in items if item.anomalous]
-        order = np.random.default_rng(SEED).permutation(len(bad))[:GIVEN_MOST]
-        pool = [bad[k] for k in order]
-        seen = [(item.path, []) for item in pool[:given]]
-        items = [item for item in items if item not in pool]
-    good = [item.path for item in data.train]
-    options: dict[str, Any] = {"device": "cpu", "check": False, "samples": 0, "force": True}
-    options |= {} if size is None else {"size": size}
-    model, spent = timed(lambda: fit_auto(good, minutes=minutes, seen=seen, **options))
+    options = options_of(seed, size)
+    model, spent = timed(lambda: fit_auto(pictures.good, minutes=minutes, seen=pictures.seen, **options))
     choice = Choice.from_facts(model.manifest.facts)
     assert choice is not None
-    found: Cell = {
+    return {
         "chosen": choice.flags or "as given",
         "reason": choice.reason,
-        "auto": judge(model, items),
+        "tried": [one.flags for one in choice.trials if one.rounds],
+        "untried": [one.flags for one in choice.trials if not one.rounds],
+        "table": choice.lines(),
         "search": {**spent, "search_seconds": choice.seconds},
-        "trials": [[*trial.cells(), trial.stage] for trial in choice.trials],
+        "auto": judge(model, pictures.items),
     }
-    found["default"] = found["auto"] if not choice.flags else judge(flawscope.fit(good, **options), items)
-    if recipe is not None:
-        found["recipe"] = judge(flawscope.fit(good, **options, **recipe), items)
-    return found
+
+
+def judge_setting(pictures: Trialled, flags: str, seed: int, size: str | None) -> Cell:
+    """What one setting gets on the same pictures, learnt from all good ones."""
+    import flawscope
+    from flawscope.fitting.proposals import Recipe
+
+    options = {**options_of(seed, size), **Recipe.from_flags(flags).options}
+    model, spent = timed(lambda: flawscope.fit(pictures.good, **options))
+    return {**judge(model, pictures.items), **spent}
+
+
+def measure_regret(record: Record, args: Any, name: str, root: Path, seed: int) -> list[Cell]:
+    """Rows of a product: regret of searches of different minutes, by all settings that any of them tried."""
+    pictures = Trialled.drawn(root, seed, args.learnt, args.judged, args.given)
+    given = f", {args.given} given" if args.given else ""
+    where = f"{name}{given}, seed {seed}" + ("" if args.size is None else f", at {args.size} px")
+    searches: dict[float, Cell] = {}
+    for minutes in args.minutes:
+        work = partial(search, pictures, minutes, seed, args.size)
+        if (cell := record.attempt(f"{where}, {minutes:g} minutes", work)) is not None:
+            searches[minutes] = cell
+    aurocs: dict[str, float] = {}
+    for flags in dict.fromkeys(flags for cell in searches.values() for flags in cell["tried"]):
+        chosen = [one for one in searches.values() if one["chosen"] == (flags or "as given")]
+        if chosen:  # the search's own model is of these settings
+            aurocs[flags] = chosen[0]["auto"]["image_auroc"]
+            continue
+        work = partial(judge_setting, pictures, flags, seed, args.size)
+        if (cell := record.attempt(f"{where}: {flags or 'as given'}", work)) is not None:
+            aurocs[flags] = cell["image_auroc"]
+    rows = []
+    for minutes, cell in searches.items():
+        best = max(aurocs, key=lambda flags: aurocs[flags], default="")
+        rows.append({
+            "pictures": where, "minutes": minutes, "chosen": cell["chosen"],
+            "auto": cell["auto"]["image_auroc"], "as given": aurocs.get(""), "best": best or "as given",
+            "regret": round(aurocs.get(best, cell["auto"]["image_auroc"]) - cell["auto"]["image_auroc"], 4),
+            "seconds": cell["search"]["wall_seconds"], "untried": len(cell["untried"]),
+        })  # fmt: skip
+    return rows
 
 
 def measure_promise(draw: int, size: str | None) -> Cell:
@@ -204,9 +252,10 @@ def measure_budget(root: Path, minutes: float, is_shared: bool = True, size: str
     import flawscope
     from flawscope.artefact.tried import Choice
     from flawscope.fitting import auto
+    from flawscope.fitting import search as searching
     from flawscope.methods.feature_memory import FeatureMemory
 
-    auto.FeatureMemory = FeatureMemory if is_shared else partial(FeatureMemory, most=0)  # type: ignore
+    searching.FeatureMemory = FeatureMemory if is_shared else partial(FeatureMemory, most=0)  # type: ignore
     good = [item.path for item in flawscope.open_dataset(root).train][:BUDGET_PICTURES]
     how = {} if size is None else {"size": size}
     model, spent = timed(lambda: auto.fit_auto(good, minutes=minutes, device="cpu", force=True, **how))
@@ -219,7 +268,7 @@ def measure_budget(root: Path, minutes: float, is_shared: bool = True, size: str
         "fit_seconds": model.manifest.facts["seconds_total"],
         "chosen": choice.flags or "as given",
         "reason": choice.reason,
-        "trials": [[*trial.cells(), trial.stage] for trial in choice.trials],
+        "tried": [one.flags for one in choice.trials if one.rounds],
     }
 
 
@@ -237,73 +286,66 @@ def main() -> int:
     import torch
 
     parser = common.make_parser(__doc__, "auto")
-    parser.add_argument("--parts", default="products,drawn,given,promise", help="default: %(default)s")
-    parser.add_argument("--products", default=",".join(REAL), help="of `products` (default: %(default)s)")
-    parser.add_argument("--scenes", default=";".join(SCENES), help="of `drawn` (default: %(default)s)")
+    parser.add_argument("--parts", default="regret,promise", help="default: %(default)s")
+    parser.add_argument("--products", default=",".join(REAL), help="real sets (default: %(default)s)")
+    parser.add_argument("--scenes", default=";".join(SCENES), help="drawn ones (default: %(default)s)")
+    parser.add_argument("--seeds", type=common.ints, default=[0, 1, 2, 3, 4], help="default: 0 to 4")
+    parser.add_argument("--minutes", type=floats, default=[3.0, 5.0, 10.0], help="default: 3,5,10")
+    parser.add_argument("--given", type=int, default=0, help="test defects that choose (default: none)")
+    parser.add_argument("--learnt", type=int, default=60, help="good pictures, at most (default: 60)")
+    parser.add_argument("--judged", type=int, default=60, help="test pictures of a class, at most")
     parser.add_argument(
         "--size", help="of the pictures: only how parts lie is searched for then, in less time"
     )
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="of `drawn` (default: no limit)")
-    parser.add_argument("--draws", type=int, default=1, help="of each of `drawn` (default: %(default)s)")
-    parser.add_argument("--counts", type=common.ints, default=list(GIVEN_COUNTS), help="of `given`")
-    args = common.parse_arguments(parser, parts="drawn", scenes="plain", size="32")
+    args = common.parse_arguments(
+        parser, parts="regret", scenes="plain", products="", size="32", seeds=[0], minutes=[MINUTES]
+    )
     torch.set_num_threads(args.threads)
     record = Record(args, "settings found out by themselves")
     data = Path(args.data or os.environ.get("FLAWSCOPE_DATA") or common.ROOT / "data")
     parts = args.parts.split(",")
-    cells: dict[str, Cell] = {}
-
-    at = "" if args.size is None else f", at {args.size} px"
-
-    def attempt(name: str, work: Callable[[], Cell]) -> None:
-        if (cell := record.attempt(f"{name}{at}", work)) is not None:
-            cells[name] = cell
-
     with common.workspace(args.work) as folder:
-        for name, draw in product(args.scenes.split(";"), range(args.draws)) if "drawn" in parts else ():
-            attempt(f"{name}, draw {draw}" if draw else name, lambda name=name, draw=draw: compare(
-                drawn_pictures(Path(folder), name, draw), size=args.size, minutes=args.minutes,
-                recipe=RECIPES.get(name) if args.minutes == MINUTES else None))  # fmt: skip
-    for name in args.products.split(",") if "products" in parts else ():
-        if (data / name).is_dir():
-            attempt(name, partial(compare, data / name, size=args.size))
-    for name in GIVEN_PRODUCTS if "given" in parts else ():
-        for count in args.counts if (data / name).is_dir() else ():
-            attempt(f"{name}, {count} given", partial(compare, data / name, count, size=args.size))
-    root = data / BUDGET_PRODUCT
-    spent = {
-        f"budget of {minutes:g} minutes": partial(measure_budget, root, minutes)
-        for minutes in (BUDGETS if "budget" in parts else ())
-    }
-    if "sharing" in parts:
-        where = {"": root, "turned, ": drawn_pictures(args.work, "turned")} if args.work else {"": root}
-        spent |= {
-            f"{name}features are {how}{at}": partial(
-                measure_budget, folder, MINUTES, how == "shared", args.size
-            )
-            for name, folder in where.items()
-            for how in ("shared", "not shared")
-        }
-    if found := {name: cell for name, work in spent.items() if (cell := record.attempt(name, work))}:
+        rows = []
+        for seed in args.seeds if "regret" in parts else ():
+            roots = {name: data / name for name in args.products.split(",") if name}
+            drawn = [name for name in args.scenes.split(";") if name]
+            roots |= {name: drawn_pictures(Path(folder), name, seed) for name in drawn}
+            for name, root in roots.items():
+                if root.is_dir():
+                    rows += measure_regret(record, args, name, root, seed)
+    common.print_table("image AUROC on pictures that the search never saw", rows)
+    if rows:
+        lost = [row["regret"] for row in rows]
+        print(f"regret: {np.mean(lost):.4f} in the mean, {max(lost):.4f} at most, of {len(lost)} searches")
+    if found := measure_times(record, args, data, parts):
         common.print_table("time of 60 pictures", [
             {"": name, "wall s": cell["wall_seconds"], "cpu s": cell["cpu_seconds"],
-             "tried": len({trial[0] for trial in cell["trials"] if trial[5] != "no time"})}
+             "tried": len(cell["tried"])}
             for name, cell in found.items()
         ])  # fmt: skip
     promised = list[Cell]()
     for draw in range(DRAWS) if "promise" in parts else ():
-        cell = record.attempt(f"promise {draw}{at}", partial(measure_promise, draw, args.size))
+        cell = record.attempt(f"promise {draw}", partial(measure_promise, draw, args.size))
         promised += [] if cell is None else [cell]
-    rows = [
-        {"pictures": name, "default": cell["default"]["image_auroc"], "auto": cell["auto"]["image_auroc"],
-         "recipe": cell.get("recipe", {}).get("image_auroc"), "chosen": cell["chosen"],
-         "minutes": round(cell["search"]["cpu_seconds"] / 60, 1)}
-        for name, cell in cells.items() if "auto" in cell
-    ]  # fmt: skip
-    common.print_table("image AUROC on pictures that the search never saw", rows)
     if promised:
         common.print_table("p-values of new good pictures", promise_rows(promised))
     return record.status()
+
+
+def floats(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def measure_times(record: Record, args: Any, data: Path, parts: Sequence[str]) -> dict[str, Cell]:
+    """Times of searches, by what is asked."""
+    root = data / BUDGET_PRODUCT
+    works: dict[str, Callable[[], Cell]] = {}
+    for minutes in BUDGETS if "budget" in parts else ():
+        works[f"budget of {minutes:g} minutes"] = partial(measure_budget, root, minutes)
+    for how in ("shared", "not shared") if "sharing" in parts else ():
+        works[f"features are {how}"] = partial(measure_budget, root, MINUTES, how == "shared", args.size)
+    found = {name: record.attempt(name, work) for name, work in works.items()}
+    return {name: cell for name, cell in found.items() if cell is not None}
 
 
 if __name__ == "__main__":

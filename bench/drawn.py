@@ -13,7 +13,8 @@ import common
 from common import Args
 from flawscope.synthesis.demo import dataset, fabric, plate, scene
 from flawscope.synthesis.demo.scene import UNITS, Flaw, Frame, composite, pixel_coverage, rounded_box
-from flawscope.synthesis.masks import Floats, Mask, fractal_noise
+from flawscope.synthesis.masks import Mask
+from flawscope.synthesis.textures import Floats, fractal_noise
 
 DEFECTS = ("scratch", "stain", "speck", "dent")
 Rng = np.random.Generator

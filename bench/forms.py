@@ -40,7 +40,7 @@ FITS: dict[str, dict[str, Any]] = {  # of plates
 }  # fmt: skip
 PLACED: dict[str, dict[str, Any]] = {  # of parts that lie aside
     "found by shift": {"align": "shift"}, "found by turn": {"align": "turn"},
-    "found, light": {"align": "shift", "light": 0.05}, "found, tiles": {"align": "shift", "tile": 64},
+    "found, light": {"align": "shift", "light": 0.05}, "found, tiles": {"align": "shift", "tile": 48},
 }  # fmt: skip
 TRAYS: dict[str, dict[str, Any]] = {
     "several": {"several": True, "align": "turn"},

@@ -26,7 +26,7 @@ import common
 import drawn
 from common import Args, Cell, Record
 from flawscope.synthesis.demo import dataset
-from flawscope.synthesis.masks import Picture
+from flawscope.synthesis.textures import Picture
 
 REAL = (
     "mvtec/transistor", "mvtec/toothbrush", "real/lens", "real/pcb", "real/commutator", "real/cookie",

@@ -26,7 +26,7 @@ import auto
 import common
 import guards
 from flawscope.pictures.near_duplicates import Compared, Look, compare_pictures
-from flawscope.synthesis.masks import Picture
+from flawscope.synthesis.textures import Picture
 
 SIDE, PARTS, PICTURES = 256, 8, 30
 

@@ -46,7 +46,7 @@ from station_helpers import Served, free_port, png, running_postgres, until
 
 VIEWS = {f"of{count}": count for count in range(1, 13)}  # of the products by HTTP
 FOLDERS, OF_FOLDERS = "folders", 3  # the product by folders, and its views
-LARGE, MEGAPIXELS = 100, (1, 4, 12, 30)  # each so many parts one has such a picture
+LARGE, MEGAPIXELS = 24, (1, 4, 12, 30)  # each so many parts of a product one has such a picture
 WAIT, SIGTERM_SECONDS = 60.0, 75.0  # seconds: of `limits: wait`; in which a station ends
 # Of parts that a client sends and leaves alone: beside these numbers there are none of the senders
 LEFT_ALONE = 100_000
@@ -353,6 +353,7 @@ def compare(
             doubtful.add(part)
     seen = Counter(part for part, _ in there)
     told = {part: one["unanswered"] is None for part, one in there if part[0] != FOLDERS}
+    not_said = sorted(part for part in with_answer if not told.get(part, False))
     return {
         "answered": len(with_answer),
         "left_for_good": len(leaver.left),
@@ -362,7 +363,8 @@ def compare(
         "not_recorded": sum(part not in seen for part in handed_in),
         "twice": sum(count > 1 for count in seen.values()),
         "from_two_parts": sum(not is_whole(one, part, counts[part[0]]) for part, one in there),
-        "answered_and_not_said": sum(not told.get(part, False) for part in with_answer),
+        "answered_and_not_said": len(not_said),
+        "not_said": [f"{name} {number}" for name, number in not_said[:5]],
         "said_and_not_answered": sum(
             is_said and part not in with_answer and part not in doubtful for part, is_said in told.items()
         ),

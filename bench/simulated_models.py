@@ -55,20 +55,19 @@ def judged(model: Any, pictures: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]
 
 def measure(root: Path, aligned: bool) -> Cell:
     import flawscope
-    from flawscope.artefact.tried import GIVEN, Scored
+    from flawscope.artefact.tried import auroc
     from flawscope.datasets.masks import union_masks
-    from flawscope.fitting.trial_pictures import make_stages
+    from flawscope.fitting.trial_pictures import make_rounds
     from flawscope.pictures.decoding import decode, to_eight_bits
 
     data = flawscope.open_dataset(root)
     rng = np.random.default_rng(SEED)
     good = [data.train[int(k)].path for k in rng.permutation(len(data.train))][: LEARNT + 2 * LEFT_OUT]
     pixels = {k: to_eight_bits(decode(path)) for k, path in enumerate(good)}
-    # the second stage leaves out other pictures than the first: its defects alone are judged
-    _, stage = make_stages(pixels.__getitem__, range(len(good)), [], SEED, True)
-    learnt = [path for k, path in enumerate(good) if k not in stage.left_out][:LEARNT]
-    simulated = [one.draw(pixels.__getitem__) for one in stage.simulated]
-    sizes = [size_of(_changed(one, pixels)) for one in stage.simulated]
+    made = make_rounds(pixels.__getitem__, range(len(good)), [], SEED, True)[0]
+    learnt = [path for k, path in enumerate(good) if k not in made.left_out][:LEARNT]
+    simulated = [one.draw(pixels.__getitem__) for one in made.simulated]
+    sizes = [size_of(_changed(one, pixels)) for one in made.simulated]
     test_good = [item.path for item in data.test if not item.anomalous][:MOST]
     bad = [item for item in data.test if item.anomalous]
     bad = [bad[int(k)] for k in rng.permutation(len(bad))][:MOST]
@@ -82,19 +81,18 @@ def measure(root: Path, aligned: bool) -> Cell:
             continue
         own = learnt[:8] if name == "8 pictures" else learnt
         model = flawscope.fit(own, device="cpu", check=False, samples=0, force=True, **options)
-        clean, _ = judged(model, [good[k] for k in stage.left_out])
+        clean, _ = judged(model, [good[k] for k in made.left_out])
         drawn, drawn_found = judged(model, simulated)
         new, alarms = judged(model, test_good)
         real, real_found = judged(model, [item.path for item in bad])
-        given = np.full(len(drawn), GIVEN), np.full(len(real), GIVEN)
         models[name] = {
-            "simulated": round(Scored(clean, drawn, given[0]).auroc(), 4),
-            "real": round(Scored(new, real, given[1]).auroc(), 4),
+            "simulated": round(auroc(clean, drawn), 4),
+            "real": round(auroc(new, real), 4),
             "false alarms": [int(alarms.sum()), len(alarms)],
             "simulated found": counts(sizes, drawn_found),
             "real found": counts([size_of(s) if s == s else "no mask" for s in shares], real_found),
         }
-    return {"learnt": len(learnt), "left out": len(stage.left_out), "models": models}
+    return {"learnt": len(learnt), "left out": len(made.left_out), "models": models}
 
 
 def places(name: str) -> Cell:

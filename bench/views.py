@@ -6,7 +6,7 @@ Drawn parts before two cameras. `other`: the second camera sees another surface;
 same one, mirrored or turned by 90 degrees; `alike`: as the first; `darker`: alike, by a fifth darker. A draw
 learns from 24 good parts; of 12 bad ones six have a defect in the first view and six in the second. `found`
 of these and `alarms` of 10 good ones, sums over the draws; `chosen`: in how many draws the views are found to
-look different (`fitting.view_differences`), and have a model each.
+look different (`fitting.view_models`), and have a model each.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def draw_part(folder: Path, case: str, draw: int, part: int, bad_view: str | Non
 def measure(work: Path, case: str, draw: int) -> dict[str, Any]:
     """Parts that are called anomalous, by one model and by one for each view."""
     import flawscope
-    from flawscope.fitting.view_differences import views_differ
+    from flawscope.fitting.view_models import views_differ
 
     for part in range(LEARNT):
         draw_part(work / "good", case, draw, part, None)
@@ -118,13 +118,14 @@ def main() -> int:
 
     set_thread_count(args.threads)
     record = common.Record(args, "one model for all views of a part, and one for each")
-    rows = []
     with common.workspace(args.work) as work:
-        for case in CASES:
-            for draw in range(args.draws):
+        for draw in range(args.draws):  # each with all cases: a run that is stopped has some of each
+            for case in CASES:
                 record.cell(f"{case}/{draw}", partial(measure, work / case / str(draw), case, draw))
-            cells = [record.cells[f"{case}/{draw}"] for draw in range(args.draws)]
-            rows.append(sum_up(cells, case))
+    rows = []
+    for case in CASES:
+        cells = [record.cells[f"{case}/{draw}"] for draw in range(args.draws)]
+        rows.append(sum_up(cells, case))
     common.print_table("views", rows)
     return record.status()
 

@@ -6,7 +6,8 @@ byte to the moment when all who listen are told; an `await` that goes on enters 
 package of the station; `--files`: a file. A stay is a run of calls in one room, and a return is a stay in a
 room that the thread had left. Of several parts that which made the fewest is told: a timer may fall into one.
 
-The background's threads, and the look-up of who sends, which is kept for seconds, are not on the way.
+The background's threads, the server's own tick, and the look-up of who sends, which is kept for seconds, are
+not on the way.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ PRODUCT = "plate"
 WARM, FOLLOWED = 3, 4  # parts before those that are followed: what is made once is made; parts followed
 PAUSE_SECONDS = 1.0  # between two parts
 TOLD_SECONDS = 0.05  # after the answer, in which who listens is told
-WAY = ("event loop", "request", "upload", "beside", "judge", "recorder")  # beginnings of threads' names
+TICK = ("on_tick", "close_if_stalled", "_timeout")  # functions of the server's tick, each second
+# beginnings of threads' names
+WAY = ("event loop", "request", "upload", "beside", "judge", "recorder", "observers")
 
 
 class Call(NamedTuple):
@@ -75,7 +78,7 @@ class Follower:
         if not self.on or event != "call":
             return
         code = frame.f_code
-        if not code.co_filename.startswith(f"{ROOT}/"):
+        if not code.co_filename.startswith(f"{ROOT}/") or code.co_name in TICK:
             return
         path = Path(code.co_filename).relative_to(ROOT)
         room = path.as_posix() if self.files else path.parts[0]

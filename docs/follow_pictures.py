@@ -8,6 +8,7 @@ one function by another counts once, when it first comes. A room is a package; `
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import threading
@@ -82,13 +83,39 @@ class Follower:
             self._known.add(call)
             self.calls.append((room, frame.f_code.co_qualname.removesuffix(".__init__")))
 
-    def report(self) -> str:
-        """Lines on the stays in rooms, one after the other, and what they come to."""
+    def stays(self) -> list[tuple[str, str]]:
+        """Each stay in a room, one after the other: the room, and the functions there."""
         rooms = groupby(self.calls, itemgetter(0))
-        stays = [(room, ", ".join(name for _, name in calls)) for room, calls in rooms]
-        lines = [f"  {number:3} {room:12} {names}" for number, (room, names) in enumerate(stays, 1)]
-        entered = {room for room, _ in stays}
-        return "\n".join([*lines, f"{len(entered)} rooms entered, {len(stays) - len(entered)} returns"])
+        return [(room, ", ".join(name for _, name in calls)) for room, calls in rooms]
+
+    def rooms(self) -> set[str]:
+        return {room for room, _ in self.stays()}
+
+    def returns(self) -> int:
+        """Number of stays in a room that the pictures had left."""
+        return len(self.stays()) - len(self.rooms())
+
+    def report(self) -> str:
+        """Lines on the stays, and what they come to."""
+        lines = [f"  {number:3} {room:12} {names}" for number, (room, names) in enumerate(self.stays(), 1)]
+        return "\n".join([*lines, f"{len(self.rooms())} rooms entered, {self.returns()} returns"])
+
+
+def follow(folder: Path, kind: str, files: bool) -> Follower:
+    """Follows the pictures of a data set through a fit of a kind. files: rooms are files."""
+    follower = Follower(files)
+    threading.setprofile(follower)
+    sys.setprofile(follower)
+    try:
+        flawscope.fit(os.fspath(folder), size=64, cap=200, device="cpu", **KINDS[kind])
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return follower
+
+
+def draw_pictures(folder: Path) -> None:
+    draw_dataset(folder, category="plate", train=12, good=2, bad_per_kind=1, size=96, seed=1)
 
 
 def main() -> None:
@@ -101,15 +128,9 @@ def main() -> None:
     torch.set_num_threads(1)  # calls come in one order
     simulated_defects.MIN_SECONDS = 60.0  # and are the same on a busy machine
     with tempfile.TemporaryDirectory() as folder:
-        draw_dataset(Path(folder), category="plate", train=12, good=2, bad_per_kind=1, size=96, seed=1)
+        draw_pictures(Path(folder))
         for kind in args.kinds.split(";"):
-            follower = Follower(args.files)
-            threading.setprofile(follower)
-            sys.setprofile(follower)
-            flawscope.fit(folder, size=64, cap=200, device="cpu", **KINDS[kind])
-            sys.setprofile(None)
-            threading.setprofile(None)
-            print(f"{kind}\n{follower.report()}")
+            print(f"{kind}\n{follow(Path(folder), kind, args.files).report()}")
 
 
 if __name__ == "__main__":

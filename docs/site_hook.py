@@ -3,8 +3,8 @@
 So one link works in the built site and on GitHub. Markdown becomes a page, other text a page that shows it,
 a folder its README or a list of its files; pictures, JSON and CSV are copied.
 
-In command-line.md all options of each command (options.py) stand where the page has `OPTIONS`, in
-troubleshooting.md the table of data checks (check_table.py) where it has `CHECKS`.
+Tables that the code makes stand where a page has their mark: all options of each command (options.py) in
+command-line.md, the options of a fit in python.md, the data checks (check_table.py) in troubleshooting.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+INLINE_CODE = re.compile(r"<code>[^<]*</code>")  # in running text and tables
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 LINK = re.compile(r"(\]\()([^()\s#]+)((?:#[^()\s]*)?\))")
 ALWAYS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")  # the navigation has them
 COPIED = (".json", ".csv", ".png", ".webp")
@@ -26,8 +28,12 @@ LANGUAGES = {".py": "python", ".yaml": "yaml", ".cpp": "cpp", ".hpp": "cpp", ".t
 OUTSIDE = "repository"
 # reasons and laboratory notes: pages that others link to, and no answers for who searches
 NOT_SEARCHED = ("decisions/", f"{OUTSIDE}/bench/")
-OPTIONS = "<!-- options -->"
-CHECKS = "<!-- data checks -->"
+# marks of pages: the script beside this one, and its function, whose lines stand there
+TABLES = {
+    "<!-- options -->": ("options.py", "options"),
+    "<!-- options of fit -->": ("options.py", "fit_table"),
+    "<!-- data checks -->": ("check_table.py", "rows"),
+}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -61,12 +67,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Links as they are in the repository become links between the site's files."""
     root = Path(config.docs_dir).parent
     here = page.file.src_uri
-    if OPTIONS in markdown:
-        made = runpy.run_path(str(Path(__file__).with_name("options.py")))
-        markdown = markdown.replace(OPTIONS, "\n".join(made["options"]()))
-    if CHECKS in markdown:
-        made = runpy.run_path(str(Path(__file__).with_name("check_table.py")))
-        markdown = markdown.replace(CHECKS, "\n".join(made["rows"]()))
+    for mark, (script, function) in TABLES.items():
+        if mark not in markdown:
+            continue
+        names = runpy.run_path(str(Path(__file__).with_name(script)))
+        markdown = markdown.replace(mark, "\n".join(names[function]()))
     if here.startswith(NOT_SEARCHED):
         page.meta.setdefault("search", {"exclude": True})
     path = source_of(here, Path(config.docs_dir), root)
@@ -78,6 +83,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return found[1] + posixpath.relpath(uri_of(target, root), posixpath.dirname(here) or ".") + found[3]
 
     return LINK.sub(moved, markdown) if path.suffix == ".md" or path.name == "_" else markdown
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Names of options become pieces that no line breaks at a hyphen (style.css)."""
+
+    def marked(code: re.Match[str]) -> str:
+        return OPTION.sub(lambda option: f'<span class="option">{option[0]}</span>', code[0])
+
+    return INLINE_CODE.sub(marked, html)
 
 
 def targets(path: Path, text: str, root: Path) -> Iterator[Path]:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.calibration.goods import calibrate
+from flawscope.calibration.rows import calibrate
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.table import Picture
 from flawscope.predictor import Predictor

@@ -19,9 +19,17 @@ def parser_of(command):
     return load_command(commands()[command])[0]
 
 
+def command_lines(text):
+    """What stands in backquotes, after a prompt, or in a line of an indented block or a block of code."""
+    text = text.replace("\\\n", " ")
+    inline = re.findall(r"`([^`\n]+)`", text)
+    return inline + re.findall(r"^ *\$ (.*)$", text, re.M) + re.findall(r"^ {4,}(?![ $|`])(.+)$", text, re.M)
+
+
 def calls(text):
-    """The words after `flawscope`, or after the image's name, of every call in a text."""
-    for line in re.findall(r"`([^`\n]+)`", text) + re.findall(r"^\$ (.*)$", text, re.M):
+    """The words after `flawscope`, or after the image's name, of every call in a text: in backquotes, after a
+    prompt, or in an indented block."""
+    for line in command_lines(text):
         if not line.startswith(("flawscope ", "docker ")):
             continue
         words = shlex.split(line)

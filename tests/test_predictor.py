@@ -15,7 +15,9 @@ from brightness import HOSTILE, SIDE, Brightness, draw, model
 from flawscope.calibration.threshold import Calibration, parse_false_alarm_rate
 from flawscope.errors import InputError
 from flawscope.evaluation.evaluation import evaluate
+from flawscope.results.findings import other_form
 from flawscope.results.prediction import Prediction
+from flawscope.results.table import ResultRow
 from flawscope.views.preprocess import Preprocess
 
 
@@ -235,3 +237,14 @@ def test_what_is_shown_of_models_and_evaluations(evaluation):
     captions = re.findall(r"(?:good|dent)(?:, missed|, false alarm)?(?= &nbsp; <code>)", html)
     assert sorted(captions[:2]) == ["dent, missed", "good, false alarm"]
     assert not any("," in caption for caption in captions[2:])
+
+
+def test_a_good_picture_near_the_threshold_is_marked_in_every_form():
+    plain = model()
+    at_tenth = plain.with_calibration(plain.calibration.with_rate(0.1))  # called anomalous above 0.49
+    found = [at_tenth.predict(np.full((SIDE, SIDE, 3), level, np.uint8)) for level in (102, 122, 200)]
+    assert [one.near for one in found] == [False, True, False]
+    assert [one.to_dict()["near"] for one in found] == [False, True, False]
+    assert [ResultRow.from_result(one).near for one in found] == ["false", "true", "false"]
+    assert not found[1].noticing(other_form("wider", decides=True)).near
+    assert not plain.predict(np.full((SIDE, SIDE, 3), 122, np.uint8)).near  # 20 tell no share as small

@@ -15,7 +15,7 @@ from flawscope.artefact.rates import (
     promise_facts,
     promise_of,
 )
-from flawscope.calibration.goods import calibrate
+from flawscope.calibration.rows import calibrate
 from flawscope.errors import InputError
 from flawscope.pictures.table import Picture
 from flawscope.views.preprocess import Preprocess

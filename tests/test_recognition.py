@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flawscope.artefact.router_file import ProductDescriptors
+from flawscope.artefact.descriptors import ProductDescriptors
 from flawscope.predictor.recognition import GOOD_DISTANCE_FACTOR, KnownProduct, Recogniser
 
 

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 import flawscope
-from flawscope.artefact import model_file, router_file
+from flawscope.artefact import model_file
 from flawscope.artefact.model_file import FORMAT
+from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit
 from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
-from flawscope.runtime import is_router, read_facts
+from flawscope.runtime import is_router, read_facts, read_fitted
 from flawscope.synthesis.demo.dataset import draw_picture
 from small_network import SMALL_NETWORK
 
@@ -96,7 +97,7 @@ def test_a_product_is_taken_out_as_it_was_joined(pair, tmp_path):
 
 
 def test_equal_tensors_are_stored_and_held_once(pair):
-    artefact = router_file.read(pair / "line.safetensors")
+    artefact = read_fitted(pair / "line.safetensors")
     each = [*(one.tensors for one in artefact.products.values()), artefact.recognition.tensors]
     values = {id(one): one for tensors in each for one in tensors.values()}
     contents = {(str(one.dtype), one.shape, one.tobytes()) for one in values.values()}
@@ -115,7 +116,7 @@ def test_one_product_is_calibrated_anew_and_the_others_stay(plain, tmp_path):
     good = [np.asarray(draw_picture("plate", rng, size=96)[0]) for _ in range(20)]
     new = router.with_product("plate", router.products["plate"].calibrate(good, force=True))
     new.save(tmp_path / "new.safetensors")
-    before, after = router_file.read(plain), router_file.read(tmp_path / "new.safetensors")
+    before, after = read_fitted(plain), read_fitted(tmp_path / "new.safetensors")
     assert after.products["plate"].manifest.calibration.count == 20
     for one, part in ((before, "before"), (after, "after")):
         model_file.write(one.products["fabric"], tmp_path / part)
@@ -188,12 +189,12 @@ def test_a_product_of_three_pictures_is_refused(two_products):
 
 
 def test_further_pictures_of_a_product_are_described_beside_the_others(plain, two_products):
-    artefact = router_file.read(plain)
+    artefact = read_fitted(plain)
     more = [draw_picture("plate", np.random.default_rng(k), size=96)[0] for k in range(3)]
     before = artefact.products["plate"]
     longer = flawscope.extend(before, more, device="cpu", check=False, force=True).artefact
     seen = [one.hash for one in before.manifest.pictures]
-    new = joining.describe_product(artefact.recognition, longer, more, but=seen, device="cpu")
+    new = joining.describe_product(artefact.recognition, longer, more, described=seen, device="cpu")
     known = joining.with_products(artefact.recognition, {"plate": new}).known
     assert len(known["plate"].good) == 15
     assert known["fabric"] is artefact.recognition.known["fabric"]
@@ -205,9 +206,10 @@ def test_files_of_one_and_of_several_products_are_told_apart(plain, tmp_path):
     single = tmp_path / "plate.safetensors"
     assert (is_router(plain), is_router(single)) == (True, False)
     assert [*read_facts(plain).manifests] == [*PRODUCTS]
+    assert [read_fitted(one).kind for one in (plain, single)] == ["product", ""]
+    assert [*read_fitted(single).products] == [*read_facts(single).manifests] == [""]
     for call, path, said in (
         (model_file.read, plain, "it is a joint model of several products"),
-        (router_file.read, single, "it is a model of one product"),
         (router.save, tmp_path / "line.onnx", r"this router is saved as \.safetensors"),
     ):
         with pytest.raises(InputError, match=said):
@@ -279,6 +281,21 @@ def test_a_view_is_calibrated_on_parts_that_the_other_views_know():
     given = model.sort_by_view(["new/p90-fabric.png", "new/p91-fabric.png", "new/p91-plate.png"])
     assert [len(pictures) for pictures in given.values()] == [2, 1]
     model.check_whole_parts(given)
+
+
+def test_a_product_with_a_model_for_each_view_is_not_joined(plain):
+    for nested in (VIEWS, str(VIEWS), opened(VIEWS), plain):
+        with pytest.raises(InputError, match="housing has several models itself"):
+            joining.join({"housing": nested}, {"housing": ["never read"]})
+
+
+def test_a_model_for_each_view_is_not_extended_as_a_joint_one(tmp_path, capsys):
+    call = ["fit", "--joint", "--data", str(tmp_path), "--out", str(tmp_path / "new.safetensors")]
+    single = VIEWS.with_name("patchcore.safetensors")
+    for update, why in ((VIEWS, "has a model for each view"), (single, "it is a model of one product")):
+        assert main([*call, "--update", str(update)]) == 2
+        assert why in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_model_that_could_decide_on_no_whole_part_is_not_written(tmp_path):

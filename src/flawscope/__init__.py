@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from flawscope.evaluation.comparison import compare as compare
     from flawscope.evaluation.evaluation import evaluate as evaluate
     from flawscope.evaluation.result import Evaluation as Evaluation
-    from flawscope.fitting.fitting import fit as fit
     from flawscope.fitting.incremental_update import extend as extend
     from flawscope.fitting.joining import join as join
+    from flawscope.fitting.view_models import fit as fit
     from flawscope.predictor import Predictor as Predictor
     from flawscope.predictor.router import Router as Router
     from flawscope.predictor.router import load as load
@@ -55,7 +55,7 @@ _LAZY_IMPORTS = {
     "compare": "evaluation.comparison",
     "evaluate": "evaluation.evaluation",
     "extend": "fitting.incremental_update",
-    "fit": "fitting.fitting",
+    "fit": "fitting.view_models",
     "join": "fitting.joining",
     "load": "predictor.router",
     "open_dataset": "datasets",

@@ -7,32 +7,36 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import NoneType
+from typing import TYPE_CHECKING, TypeVar
 
 from flawscope.errors import InputError, decimal_point, suggest_name
 from flawscope.pictures.text_files import load_yaml, read_yaml
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from flawscope.types import Json
 
 T = TypeVar("T")
+Config = TypeVar("Config", bound="DataclassInstance")
+UNIONS = (typing.Union, types.UnionType)  # `Optional[X]` is of the first, `X | None` of the second
+TYPE_NAMES: Mapping[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    NoneType: "nothing",
+}
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def read_config(path: str | Path, category: str | None = None) -> Json:
     """Reads a YAML file as names and texts, which `build_config` reads as the settings' types: the overrides
     under `categories: {NAME: ...}` win over the rest."""
-    try:
-        values = read_yaml(path) or {}
-    except OSError as error:
-        raise InputError(f"cannot read config {path}: {error.strerror}; name an existing YAML file") from None
-    except ValueError as error:
-        remedy = "" if ";" in str(error) else "; mend that line"
-        raise InputError(f"config {path} is not YAML: {error}{remedy}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"config {path} is not a list of `key: value` lines: mend it")
+    values = _read_file(path)
     categories = values.pop("categories", None) or {}
     if not isinstance(categories, dict) or not all(isinstance(v, dict) for v in categories.values()):
         raise InputError(f"config {path}: `categories` must map a name to its values")
@@ -43,6 +47,19 @@ def read_config(path: str | Path, category: str | None = None) -> Json:
                 f"config {path} has values for {near[0]}, the category is {category}: mend one of them"
             )
     return {**values, **categories.get(category, {})}
+
+
+def _read_file(path: str | Path) -> Json:
+    try:
+        values = read_yaml(path) or {}
+    except OSError as error:
+        raise InputError(f"cannot read config {path}: {error.strerror}; name an existing YAML file") from None
+    except ValueError as error:
+        remedy = "" if ";" in str(error) else "; mend that line"
+        raise InputError(f"config {path} is not YAML: {error}{remedy}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"config {path} is not a list of `key: value` lines: mend it")
+    return values
 
 
 def parse_assignments(pairs: Iterable[str]) -> Json:
@@ -67,10 +84,10 @@ def merge_settings(
     return {**values, **flags, **parse_assignments(assignments)}
 
 
-def build_config(cls: type[T], values: Mapping[str, object]) -> T:
+def build_config(cls: type[Config], values: Mapping[str, object]) -> Config:
     """Builds an instance of the dataclass `cls`; errors name the known keys and the right types."""
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     kwargs: Json = {}
     for key, value in values.items():
         if key not in fields:
@@ -95,75 +112,114 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def redact_value(value: Any) -> str:
+def redact_value(value: object) -> str:
     """Text of a wrong value for an error; an address is left out, for it may hold a password."""
     return "an address" if "://" in str(value) or "@" in str(value) else str(value)
 
 
-def keep_known_settings(cls: type[Any], values: Mapping[str, object]) -> Json:
+def keep_known_settings(cls: type[DataclassInstance], values: Mapping[str, object]) -> Json:
     """Drops values that are no settings of the dataclass `cls`: a file of another version may hold such.
     Values from a person go to `build_config` unfiltered, which reports them."""
     return {key: value for key, value in values.items() if key in setting_names(cls)}
 
 
-def setting_names(cls: type[Any]) -> set[str]:
+def setting_names(cls: type[DataclassInstance]) -> set[str]:
     return {f.name for f in dataclasses.fields(cls) if f.init}
 
 
-def convert_value(value: Any, hint: Any) -> Any:
+def convert_value(value: object, hint: type[T]) -> T:
     """Converts `value` to the annotated type `hint`; TypeError or ValueError where it does not fit."""
+    return typing.cast(T, _convert(value, hint))
+
+
+def _convert(value: object, hint: object) -> object:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        for arg in (a for a in args if a is not type(None)):
-            try:
-                return convert_value(value, arg)
-            except InputError:
-                raise
-            except (TypeError, ValueError, OverflowError):
-                continue
-        raise TypeError
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise InputError("it is not a list of `key: value` lines")
-        return build_config(hint, value)
+    if origin in UNIONS:
+        return _convert_to_first(value, args)
     if origin is typing.Literal:
-        if value in args:
-            return value
-        raise ValueError
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        made = {convert_value(key, args[0]): convert_value(one, args[1]) for key, one in dict(value).items()}
-        if len(made) < len(value):  # 1 and 01
+        if value not in args:
             raise ValueError
-        return made
+        return value
     if origin is tuple:
-        if isinstance(value, str):
-            value = (value if args[0] is str else value.replace("x", ",")).split(",")
-        elif not isinstance(value, list | tuple):
-            value = [value]
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(convert_value(v, args[0]) for v in value)
-        if len(value) == 1:  # one number serves both sides
-            value = list(value) * len(args)
-        if len(value) != len(args):
-            raise ValueError
-        return tuple(convert_value(v, a) for v, a in zip(value, args, strict=True))
-    if isinstance(value, str) and hint in (bool, int):
-        value = _WORDS.get(value.lower()) if hint is bool else _whole(value)
-    if hint not in (bool, int, float, str) or isinstance(value, bool) != (hint is bool):
+        return _convert_tuple(value, args)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _convert_mapping(value, *args)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build_nested(value, hint)
+    if hint not in _READERS:
         raise TypeError
-    if hint is str and not isinstance(value, str | int | Path):
+    return _READERS[hint](value)
+
+
+def _convert_to_first(value: object, hints: Iterable[object]) -> object:
+    """Converts a value to the first of several types that it fits."""
+    if value is None and NoneType in hints:
+        return None
+    for hint in hints:
+        if hint is NoneType:
+            continue
+        try:
+            return _convert(value, hint)
+        except InputError:
+            raise
+        except (TypeError, ValueError, OverflowError):
+            continue
+    raise TypeError
+
+
+def _build_nested(value: object, cls: type[DataclassInstance]) -> object:
+    if not isinstance(value, Mapping):
+        raise InputError("it is not a list of `key: value` lines")
+    return build_config(cls, value)
+
+
+def _convert_mapping(value: object, key_hint: object, value_hint: object) -> object:
+    if not isinstance(value, Mapping):
         raise TypeError
-    if hint is int and isinstance(value, float) and value != int(value):
-        raise TypeError
-    converted = hint(decimal_point(value) if hint is float and isinstance(value, str) else value)
-    if hint is float and not math.isfinite(converted):
+    made = {_convert(key, key_hint): _convert(one, value_hint) for key, one in value.items()}
+    if len(made) < len(value):  # 1 and 01
         raise ValueError
-    return converted
+    return made
 
 
-def _whole(text: str) -> int | float:
+def _convert_tuple(value: object, hints: Sequence[object]) -> object:
+    """Converts a list, one value, or a text such as 2,3 or 64x48."""
+    parts: list[object]
+    if isinstance(value, str):
+        parts = [*(value if hints[0] is str else value.replace("x", ",")).split(",")]
+    elif isinstance(value, list | tuple):
+        parts = [*value]
+    else:
+        parts = [value]
+    if hints[-1] is Ellipsis:
+        return tuple(_convert(part, hints[0]) for part in parts)
+    if len(parts) == 1:  # one number serves both sides
+        parts = parts * len(hints)
+    if len(parts) != len(hints):
+        raise ValueError
+    return tuple(_convert(part, hint) for part, hint in zip(parts, hints, strict=True))
+
+
+def _read_truth(value: object) -> bool:
+    if isinstance(value, str):
+        value = _WORDS.get(value.lower())
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _read_whole_number(value: object) -> int:
+    if isinstance(value, str):
+        value = _number_of_text(value)
+    if isinstance(value, bool) or not isinstance(value, typing.SupportsInt):
+        raise TypeError
+    whole = int(value)
+    if isinstance(value, float) and value != whole:
+        raise TypeError
+    return whole
+
+
+def _number_of_text(text: str) -> int | float:
     """Number of a text: 010 is ten."""
     try:
         return int(text)
@@ -171,10 +227,31 @@ def _whole(text: str) -> int | float:
         return float(text)  # 1.0e3
 
 
-def describe_type(hint: Any) -> str:
+def _read_number(value: object) -> float:
+    if isinstance(value, str):
+        value = decimal_point(value)
+    if isinstance(value, bool) or not isinstance(value, str | typing.SupportsFloat | typing.SupportsIndex):
+        raise TypeError
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _read_text(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | Path):
+        raise TypeError
+    return str(value)
+
+
+_READERS: Mapping[object, Callable[[object], object]]
+_READERS = {bool: _read_truth, int: _read_whole_number, float: _read_number, str: _read_text}
+
+
+def describe_type(hint: object) -> str:
     """Describes a type in an error: a whole number, true or false."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
+    if origin in UNIONS:
         return " or ".join(describe_type(a) for a in args)
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, args))
@@ -182,5 +259,4 @@ def describe_type(hint: Any) -> str:
         return "lines of `key: value`"
     if origin is tuple:
         return "numbers like 2,3" if args[-1] is Ellipsis else "a number or HxW"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return names.get(hint, "nothing" if hint is type(None) else str(hint))
+    return TYPE_NAMES.get(hint, str(hint))

@@ -34,7 +34,7 @@ from flawscope_station.settings.station import read_settings
 from flawscope_station.sources import camera as camera_module
 from flawscope_station.sources.camera import MAX_IN_FLIGHT, FfmpegCamera, LiveCamera, Shot
 from flawscope_station.sources.frames import CameraLostError, FrameReader, encode_png
-from flawscope_station.sources.source import ApartError
+from flawscope_station.sources.source import ApartError, AwayError
 from flawscope_station.sources.trigger import MOST_APART, check_together
 from station_helpers import everything, failing, until
 
@@ -314,6 +314,44 @@ class FakeCamera(LiveCamera):
         while not self._ended.wait(0.005):
             self._handle_frame(SimpleNamespace(width=8, height=8), {})
         return "the stream ended"
+
+
+class StuckCamera(LiveCamera):
+    """Camera whose driver does not return from opening until it is let go; then it sends frames."""
+
+    def __init__(self, *given: Any):
+        super().__init__(*given)
+        self.going = threading.Event()
+
+    def _run_session(self, backoff: Any) -> str:
+        assert self.going.wait(60)
+        while not self._ended.wait(0.005):
+            self._handle_frame(SimpleNamespace(width=8, height=8), {})
+        return "the stream ended"
+
+
+def test_a_driver_that_hangs_is_told_and_goes_on_when_it_returns(monkeypatch):
+    """No frame ever came, so that nobody misses one: the watch over its thread alone sees it."""
+    monkeypatch.setattr(camera_module, "DRIVER_SECONDS", 0.0)
+    monkeypatch.setattr(camera_module, "encode_png", lambda frame, pixels: b"")
+    told, settings = dict[str, str | None](), CameraSourceSettings("rtsp://192.0.2.20/stream", lost_after=0.5)
+    line = replace(source_context(), report=lambda code, why, **_: told.update({code: why}))
+    camera = StuckCamera(line, settings, 1)
+    camera.start()
+    try:
+        waiting = camera.next_shot()
+        until(lambda: told.get("camera_away_1_1"), "people are told")
+        assert "its driver does not return" in str(told["camera_away_1_1"])
+        assert camera.state.is_lost
+        assert isinstance(waiting.exception(60), AwayError), "who waits for a frame is answered"
+        assert not camera.threads[0].stops_all, "other cameras go on"
+        camera.going.set()
+        until(lambda: camera.state.taken, "its frames are inspected")
+        assert told["camera_away_1_1"] is None
+        assert not camera.threads[0].is_stuck
+    finally:
+        camera.going.set()
+        camera.stop(10)
 
 
 @pytest.mark.parametrize("step", ["_check_silence", "picture"])

@@ -14,7 +14,8 @@ from flawscope import load
 from flawscope.errors import FlawscopeError
 from flawscope_station.client import Client
 from flawscope_station.inspecting import capacity as memory_module
-from flawscope_station.inspecting.capacity import TURN_LENGTH, BusyError, FairQueue, MemoryBudget
+from flawscope_station.inspecting.capacity import BusyError, MemoryBudget
+from flawscope_station.inspecting.queues import TURN_LENGTH, FairQueue
 from flawscope_station.settings.station import Limits, ProductSettings
 from station_helpers import INSPECTIONS, NAME, held, png, post, recorded, until
 

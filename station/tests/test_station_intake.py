@@ -25,7 +25,7 @@ from flawscope_station.store.files import PICTURES
 from flawscope_station.store.inspection import Label
 from flawscope_station.store.open_models import ActiveModels, NoModelError
 from flawscope_station.store.schema import ABANDONED
-from station_helpers import NAME, failing, held, one_part, recorded, started, until
+from station_helpers import NAME, failing, held, one_part, post, recorded, started, until
 
 
 @pytest.fixture
@@ -87,8 +87,18 @@ def test_a_full_disk_no_model_and_an_interlock_refuse(station, parts, monkeypatc
         patch.setattr(station.versions.models, "active", ActiveModels())
         refused(station, NoModelError, parts[0], number="known")
         full = Standstill("disk_full", StoreError("the disk is full", "disk_full"))
-        patch.setattr(station.inspector.intake.machine, "standstill", lambda size: full)
+        patch.setattr(station.inspector.intake.machine, "fault", lambda: full)
         assert str(refused(station, StoreError, parts[0])) == "the disk is full", "it is asked first"
+
+
+def test_free_space_is_asked_once_for_a_part_before_its_picture_is_read(running, parts, monkeypatch):
+    files, asked = running.station.files, list[int]()
+    check = files.check_free_space
+    assert post(running.url, parts[0]).status_code == 201
+    monkeypatch.setattr(running.station.health.watch, "_look", lambda: None)  # it asks each second
+    monkeypatch.setattr(files, "check_free_space", lambda size: (asked.append(size), check(size)))
+    assert post(running.url, parts[1]).status_code == 201
+    assert asked == [running.station.inspector.limits.upload]
 
 
 def test_no_place_and_no_time_refuse(station, parts, monkeypatch):
@@ -129,7 +139,7 @@ def test_a_client_that_leaves_before_its_part_is_taken_has_left(station, parts, 
 
     monkeypatch.setattr(station.store, "find_answers", look_up)
     picture, address = Picture(parts[0], "a.png"), station.addresses.find(NAME)
-    asking = Asking(station.floor, SentPictures(address, (picture,), False, Label(), "k", math.inf))
+    asking = Asking(station.context, SentPictures(address, (picture,), False, Label(), "k", math.inf))
 
     async def leave_early() -> list[Any]:
         answers = asyncio.create_task(asking.answers())

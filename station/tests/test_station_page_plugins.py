@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 
 from flawscope.errors import InputError
 from flawscope_station.assembly import open_station
+from flawscope_station.cli.check import find_faults
 from flawscope_station.plugins import PluginPage
 from flawscope_station.settings.plugins import ConfiguredPlugin
 from flawscope_station.settings.shown import flatten_settings, mask_settings
@@ -218,6 +219,18 @@ def test_a_page_that_cannot_be_opened_ends_the_start_with_a_line(page, said, set
     with pytest.raises(InputError, match=re.escape(said)) as caught:
         open_station(with_pages(settings, page)).close()
     assert "\n" not in str(caught.value)
+
+
+def test_a_check_says_which_page_cannot_be_opened(settings):
+    """No station is there: a page that asks one while it is opened says so."""
+    asks = ConfiguredPlugin("asks", None, lambda station, _: station.inspections(NAME))
+    odd = page_of("odd", str, assets=ASSETS / "none")
+    checked = with_pages(settings, "counts", odd, asks)
+    first, second = [line for line in find_faults(checked) if line is not None and line.startswith("pages: ")]
+    assert first.startswith("pages: page odd cannot be opened: its assets are no folder")
+    assert second.startswith(
+        "pages: page asks cannot be opened: its `open` asks the station for `inspections`"
+    )
 
 
 def test_nothing_that_is_installed_shows_a_page_by_itself(settings):

@@ -19,7 +19,7 @@ from flawscope_station.store.files import PICTURES, Files
 from flawscope_station.store.insert import NewInspection
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import ABANDONED, LATE
-from station_helpers import add_version, taken, until
+from station_helpers import add_version, failing, taken, until
 
 
 def lost_answer(is_in_doubt: bool = True) -> StoreError:
@@ -174,6 +174,61 @@ def test_a_part_is_sent_again_before_anybody_knows(line):
     line.store.is_away = False
     assert line.sends(line.part()).result(60).number == 1
     assert len(line.rows()) == 1
+
+
+def test_a_keyed_part_sent_again_before_anybody_knows_is_answered(line):
+    """Its record is found by its key before the recorder finds it, and is not marked afterwards."""
+    line.store.loses = line.store.is_away = True
+    with pytest.raises(StoreError):
+        line.sends(line.part(key="http:k")).result(60)
+    line.recorder.note_answered(1)  # as `asking.describe_again` does
+    line.store.loses = line.store.is_away = False
+    until(lambda: line.announced, "who listens is told")
+    assert line.announced[0].inspection.unanswered is None
+    assert line.rows() == [(1, None)]
+    line.sends(line.part("other")).result(60)
+    until(lambda: line.recorder.threads[0].calling_since is None, "it waits")
+    line.recorder.note_answered(1)
+    assert not line.recorder._answered, "nothing is open"
+
+
+def test_a_retry_that_finds_a_record_whose_fate_is_open_is_answered(line, monkeypatch):
+    """Its first sender leaves while the transaction is committed, and the retry has the record at once."""
+    part = line.part(key="http:k")
+
+    def record(several: Sequence[NewInspection]) -> Any:
+        found = [*line.store._store.record(several)]
+        part.waiter.leave(ABANDONED)
+        line.recorder.note_answered(1)  # as `asking.describe_again` does
+        return found
+
+    monkeypatch.setattr(line.store, "record", record)
+    assert line.sends(part).result(60).inspection.unanswered is None
+    assert line.rows() == [(1, None)]
+
+
+def test_a_retry_that_finds_the_record_of_one_who_left_is_answered(line):
+    """It came while the first was being recorded, looked for a record before there was one, and was judged
+    itself."""
+    line.store.going.clear()
+    first = line.part(key="http:k")
+    line.sends(first)
+    assert line.store.begun.wait(60)
+    first.waiter.leave(ABANDONED)
+    again = line.part(key="http:k")
+    line.sends(again)
+    line.store.going.set()
+    found = again.waiter.result(60)
+    assert (found.number, found.is_new, found.inspection.unanswered) == (1, False, None)
+    assert line.rows() == [(1, None)]
+
+
+def test_a_retry_whose_answer_cannot_be_written_down_is_not_answered(line, monkeypatch):
+    line.sends(line.part(key="http:k")).result(60)
+    monkeypatch.setattr(line.store, "set_unanswered", failing(lost_answer()), raising=False)
+    with pytest.raises(StoreError):
+        line.sends(line.part(key="http:k")).result(60)
+    assert line.kept() == 1, "the first one's"
 
 
 def test_one_who_leaves_does_not_give_up_the_answer_of_another(line):

@@ -60,7 +60,7 @@ def test_every_way_of_seeing_pictures_has_words(language):
     recipes = [Recipe(), *(Recipe({"align": kind}) for kind in ("shift", "turn", "full"))]
     recipes += propose_views(Recipe({"align": "turn", "several": True}), 500, judged_by_given=True)
     recipes += propose_views(Recipe(), 2000, judged_by_given=True)
-    trials = tuple(Trial(one.flags, 1, 0.5) for one in recipes)
+    trials = tuple(Trial(one.flags, simulated=(0.5,)) for one in recipes)
     told = search_facts({TRIED: Choice("--align turn --min-defect 31px", "it gains", trials).to_dict()})
     assert told["options"] == {"align": "turn", "min_defect": "31px"}
     texts = PAGES.texts[language].flat

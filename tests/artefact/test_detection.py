@@ -16,9 +16,9 @@ from flawscope.artefact.detection import (
 from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.parts import part_calibration, parts_of_model, stored_part_pattern
 from flawscope.artefact.rates import describe_rates, promise_of
-from flawscope.calibration.goods import calibrate
 from flawscope.calibration.power import SIMULATED_DEFECTS as KEY
 from flawscope.calibration.power import DefectScores
+from flawscope.calibration.rows import calibrate
 from flawscope.pictures.table import Picture
 from flawscope.views.preprocess import Preprocess
 

@@ -26,7 +26,7 @@ from flawscope.artefact.model_file import (
     unpack_images,
     write,
 )
-from flawscope.calibration.goods import calibrate
+from flawscope.calibration.rows import calibrate
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.table import Picture
 from flawscope.views.preprocess import Preprocess

@@ -1,4 +1,4 @@
-"""What was tried before a fit: AUROC, gains with intervals, and what is stored and told."""
+"""What was tried before a fit: AUROC, which setting is taken, and what is stored and told."""
 
 import json
 
@@ -6,79 +6,96 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from flawscope.artefact.tried import GIVEN, TRIED, Choice, Scored, Trial, surely_better, tried_lines
+from flawscope.artefact.tried import TRIED, Choice, Trial, auroc, best_of, nearly_best, tried_lines
 
 
-def scored(good, defective, carriers=None):
-    return Scored(
-        np.array(good, float),
-        np.array(defective, float),
-        np.array([GIVEN] * len(defective) if carriers is None else carriers),
-    )
-
-
-def test_auroc_of_one_kind_of_defects_is_that_of_scikit_learn():
+def test_auroc_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     good, bad = rng.integers(0, 6, 20), rng.integers(2, 9, 31)
-    wanted = roc_auc_score([0] * 20 + [1] * 31, [*good, *bad])
-    assert scored(good, bad).auroc() == pytest.approx(wanted)
-    assert scored(good, bad, rng.integers(0, 20, 31)).auroc() == pytest.approx(wanted)
+    assert auroc(good, bad) == pytest.approx(roc_auc_score([0] * 20 + [1] * 31, [*good, *bad]))
+    assert auroc(np.array([1, np.inf]), np.array([np.inf])) == pytest.approx(0.75)
 
 
-def test_given_and_simulated_defects_count_half_each_and_infinite_scores_are_equal():
-    assert scored([1, 2], [3, 0, 0, 0], [GIVEN, 0, 1, 1]).auroc() == pytest.approx((1 + 0) / 2)
-    assert scored([1, np.inf], [np.inf]).auroc() == pytest.approx(0.75)
+def trial(flags, simulated, given=(), seconds=1.0):
+    return Trial(flags, tuple(given), tuple(simulated), seconds=seconds)
 
 
-def test_the_interval_of_a_gain_is_paired():
-    """Equal settings gain nothing in any resample, though each alone is uncertain."""
-    rng = np.random.default_rng(1)
-    one = scored(rng.normal(0, 1, 12), rng.normal(1, 1, 30), rng.integers(0, 12, 30))
-    assert one.gain_over(one, 0) == (0, 0, 0)
-    other = one._replace(defective=one.defective + 2)
-    gain, low, high = other.gain_over(one, 0)
-    assert 0 < low < gain < high
-    assert other.gain_over(one, 0) == (gain, low, high)
+def chosen(*trials):
+    return best_of(trials).flags
 
 
-def test_chance_gains_lie_in_their_interval_as_often_as_promised():
-    """Two settings of the same quality differ by chance alone: the interval leaves 0 out in few draws."""
-    rng, beyond = np.random.default_rng(2), 0
-    for draw in range(100):
-        carriers = np.arange(48) % 20
-        pair = [scored(rng.normal(0, 1, 20), rng.normal(1.2, 1, 48), carriers) for _ in range(2)]
-        _, low, _ = pair[0].gain_over(pair[1], draw)
-        beyond += low > 0
-    assert beyond <= 6  # 2.5 % of 100 are 2.5
+def test_the_best_in_the_mean_is_taken_and_the_settings_as_given_have_no_right_of_their_own():
+    assert chosen(trial("", [0.90]), trial("a", [0.915], seconds=5.0)) == "a"
+    assert chosen(trial("", [0.90, 0.90]), trial("a", [0.99, 0.80], seconds=5.0)) == ""
+    assert best_of([Trial("", note="no time")]) is None
+
+
+def test_what_costs_less_is_taken_of_settings_that_differ_by_less_than_a_hundredth():
+    slow, quick = trial("a", [0.909], seconds=5.0), trial("", [0.90], seconds=1.0)
+    assert chosen(slow, quick) == ""
+    assert chosen(slow, quick, trial("b", [0.905], seconds=0.5)) == "b"
+
+
+def test_defects_of_a_person_decide_before_simulated_ones():
+    """Where these tell them apart by less than a hundredth, simulated ones do."""
+    assert chosen(trial("", [0.99], [0.80]), trial("a", [0.70], [0.95], 5.0)) == "a"
+    assert chosen(trial("", [0.80], [0.95]), trial("a", [0.90], [0.95], 5.0)) == "a"
+
+
+def test_settings_are_compared_by_the_rounds_that_two_of_them_have():
+    """A first round that one setting alone went beyond is no reason to prefer it."""
+    one, two = trial("a", [0.90, 0.99], seconds=5.0), trial("", [0.95])
+    assert chosen(one, two) == ""
+    again = trial("b", [0.85, 0.90], seconds=2.0)
+    assert nearly_best([one, two, again], 0.03) == [one], "what was not tried again is out"
+
+
+def stored():
+    trials = (
+        Trial("", (), (0.8,), (1, 10), (0, 0), (15, 24), 0.1),
+        Trial("--align turn", (), (0.9,), (0, 10), (0, 0), (20, 24), 0.2),
+        Trial("--size 256+768", note="no time", minutes=4),
+    )
+    return Choice("--align turn", "it tells most", trials, 10, 0, 24, 12.5, enough=7)
 
 
 def test_a_choice_is_stored_and_told():
-    trials = (
-        Trial("", 1, 0.8, None, (1, 10), (15, 24), 0.1),
-        Trial("--align turn", 1, 0.9, (0.1, 0.05, 0.2), (0, 10), (20, 24), 0.2),
-        Trial("--size 256+768", 1, note="no time"),
-    )
-    choice = Choice("--align turn", "it gains", trials, 0, 24, 12.5, enough=7)
+    choice = stored()
     facts = json.loads(json.dumps({TRIED: choice.to_dict()}))
     assert Choice.from_facts(facts) == choice
     lines = tried_lines(facts)
-    assert lines[-2] == "chosen: --align turn, since it gains"
+    assert lines[-2] == "chosen: --align turn, since it tells most"
     assert "about 7 minutes would do" in lines[-1]
     assert "--resume" in lines[-1]
-    assert any("0 of 10" in line and "+10.0% (+5.0% to +20.0%)" in line for line in lines)
-    assert any("no time" in line for line in lines)
+    assert any("0 of 10" in line and "20 of 24" in line and "90.0%" in line for line in lines)
+    assert any("no time: about 4 minutes" in line for line in lines), "what had no time is advised"
+    assert [one.flags for one in choice.shown()] == ["--align turn", "", "--size 256+768"]
     assert all(len(line) <= 110 for line in lines)
 
 
-def test_what_gains_again_after_it_was_far_better_is_surely_better():
-    def twice(first, second):
-        return [Trial("", 2), Trial("a", 1, 0.9, first), Trial("a", 2, 0.9, second)]
+def test_defects_of_a_person_have_columns_of_their_own():
+    one = Trial("", (0.75,), (0.8,), (1, 10), (2, 6), (15, 24), 0.1)
+    header, row = Choice("", "", (one,), 10, 6, 24).lines()[:2]
+    assert "yours found" in header
+    assert "2 of 6" in row
+    assert "15 of 24" in row
+    assert row.index("75.0%") == header.index("yours apart")
 
-    far, near, wide = (0.4, 0.2, 0.5), (0.1, 0.05, 0.2), (0.12, -0.02, 0.3)
-    assert [one.stage for one in surely_better(twice(far, wide), 2)] == [2]
-    assert surely_better(twice(near, wide), 2) == []
-    assert surely_better(twice(far, (0.01, -0.1, 0.1)), 2) == []
-    assert [one.gain for one in surely_better(twice(wide, near), 2)] == [near]
+
+def test_a_search_of_an_earlier_version_is_told():
+    """It had stages, and one AUROC for all kinds of defects."""
+    old = {
+        "flags": "",
+        "stage": 1,
+        "auroc": 0.8,
+        "gain": None,
+        "judged": [[1.0], [2.0], [0]],
+        "found": [3, 4],
+    }
+    again = old | {"stage": 2, "auroc": 0.7}
+    facts = {TRIED: {"flags": "", "reason": "nothing better", "trials": [old, again], "first": 1}}
+    assert [one.simulated for one in Choice.from_facts(facts).trials] == [(0.7,)]
+    assert any("70.0%" in line for line in tried_lines(facts))
 
 
 @pytest.mark.parametrize("damaged", [{}, {TRIED: 3}, {TRIED: {"trials": [{}]}}, {TRIED: {"trials": 1}}])

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flawscope.calibration.goods import calibrate
 from flawscope.calibration.outliers import (
     ALONE,
     APART,
@@ -21,6 +20,7 @@ from flawscope.calibration.outliers import (
     refuse,
     settle,
 )
+from flawscope.calibration.rows import calibrate
 from flawscope.errors import InputError
 from flawscope.pictures.appearance import FEATURES, AppearanceRange
 from flawscope.pictures.near_duplicates import Look

@@ -1,5 +1,6 @@
 """Calls: what is asked for, how a wrong one is told, and the exit codes."""
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from flawscope import errors
 from flawscope._version import __version__
 from flawscope.cli import main, models, predict, program
 from flawscope.cli.common import format_table, prepare_output_folder
-from flawscope.cli.program import commands
+from flawscope.cli.program import COMMANDS, commands, load_command
 from flawscope.errors import FlawscopeError, InputError
 
 
@@ -36,6 +37,23 @@ def test_every_command_has_help_that_fits_a_terminal(command, capsys):
     assert "--debug" in printed
     assert "%%" not in printed
     assert len(printed.splitlines()) > 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_option_is_a_sentence(command):
+    parser, _ = load_command(commands()[command])
+    for action in parser._actions:
+        if action.help == argparse.SUPPRESS:
+            continue
+        assert action.help[0].isupper(), action.help
+        assert action.help.endswith("."), action.help
+
+
+def test_commands_stand_in_groups_in_the_order_of_use(run):
+    printed = run("--help")[1]
+    titles = [line for line in printed.splitlines() if line.endswith(":") and " " not in line]
+    assert titles == ["begin:", "learn:", "measure:", "inspect:", "models:"]
+    assert [*COMMANDS].index("data") < [*COMMANDS].index("fit") < [*COMMANDS].index("predict")
 
 
 def test_a_file_that_begins_with_a_dash_is_told_how_to_be_written(run, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flawscope.artefact.model_file import read, read_manifest, write
-from flawscope.calibration.goods import scored
+from flawscope.calibration.rows import scored
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 
 
@@ -71,7 +71,12 @@ def test_after_calibrating_on_other_light_it_is_as_expected(run, answer, model_p
 
 
 def test_info_for_a_person_and_for_a_program(run, answer, model_path):
-    code, printed, err = run("info", model_path)
+    code, short, err = run("info", model_path)
+    assert (code, err) == (0, "")
+    first, *_ = short.splitlines()
+    assert first.split() == ["product", "plate"]
+    assert [word in short for word in ("score threshold", "--self-test", "Apache-2.0")] == [True, True, False]
+    code, printed, err = run("info", model_path, "--verbose")
     assert (code, err) == (0, "")
     words = (
         "patchcore",

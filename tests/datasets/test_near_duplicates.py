@@ -5,6 +5,7 @@ import numpy as np
 from flawscope.pictures.near_duplicates import (
     ALL_COMPARED,
     MIN_UNSURE,
+    Resemblance,
     _decide,
     _without_bridges,
     clusters,
@@ -34,9 +35,9 @@ def test_of_many_a_copy_that_lost_detail_is_known_by_all_of_its_structure():
     """What it has of its own correlates less than a sharp copy's, and still far more than chance pairs do."""
     rng = np.random.default_rng(0)
     own = {(i, i + 1): [float(rng.normal(0, 0.15))] * 2 for i in range(60)}
-    whole = dict.fromkeys(own, (0.98, -9.0))
+    whole = dict.fromkeys(own, Resemblance(0.98, -9.0))
     own[70, 71] = own[72, 73] = [0.8, 0.85]
-    whole[70, 71], whole[72, 73] = (MIN_UNSURE, -6.0), (0.98, -6.0)
+    whole[70, 71], whole[72, 73] = Resemblance(MIN_UNSURE, -6.0), Resemblance(0.98, -6.0)
     found = {(i, j) for i, j, _ in _decide(own, whole, ALL_COMPARED + 1).copies}
     assert found == {(70, 71)}
     own[70, 71] = [0.5, 0.5]

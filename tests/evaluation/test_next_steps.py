@@ -8,7 +8,7 @@ import pytest
 from flawscope import load
 from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import Choice, Trial
-from flawscope.calibration.goods import calibrate
+from flawscope.calibration.rows import calibrate
 from flawscope.cli.fit import lacking
 from flawscope.datasets import open_dataset
 from flawscope.evaluation import next_steps
@@ -50,7 +50,7 @@ def test_a_search_is_advised_where_parts_lie_elsewhere(drawn, model_path, monkey
 def test_a_search_tells_what_it_had_no_time_to_try_and_is_not_asked_again(trials, asked, steps, monkeypatch):
     before, calls = advice(lies="turn"), []
     monkeypatch.setattr(next_steps, "advise_before", lambda dataset: calls.append(dataset) or before)
-    choice = Choice("", "", tuple(Trial(flags, 1, note=note) for flags, note in trials), 0, 0, 1.0, "", "", 0)
+    choice = Choice("", "", tuple(Trial(flags, note=note) for flags, note in trials))
     assert [one.step for one in advise_untried(choice, "pictures")] == steps
     assert bool(calls) == asked
 

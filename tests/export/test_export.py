@@ -11,7 +11,7 @@ import flawscope
 from export_helpers import certificate_of, images_of, scores_of
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts
-from flawscope.calibration.goods import scored
+from flawscope.calibration.rows import scored
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError, install_command
 from flawscope.export import onnx_graph

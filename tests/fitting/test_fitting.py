@@ -14,14 +14,14 @@ from PIL import Image
 
 from flawscope import load
 from flawscope.artefact.model_file import read, write
-from flawscope.calibration.goods import scored
+from flawscope.calibration.rows import scored
 from flawscope.errors import InputError
-from flawscope.fitting import auto, fit_auto, preparation
-from flawscope.fitting import training_pictures as sources
+from flawscope.fitting import fit_auto, preparation, search, training_views
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods import patch_detector as models
-from flawscope.methods.detector import resolve_device
+from flawscope.methods.detector import embed_pictures, resolve_device
 from flawscope.methods.patchcore import bank_selection as memory
+from flawscope.methods.patchcore import fit as patchcore_fit
 from flawscope.methods.patchcore.record import Config
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import APPEARANCE_KEY, AppearanceRange, measure_appearance
@@ -87,8 +87,8 @@ def test_networks_that_cannot_be_had_are_told_before_pictures_are_read(
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(preparation, "see_pictures", None)
-    monkeypatch.setattr(auto, "look_at", None)
+    monkeypatch.setattr(preparation, "look_first", None)
+    monkeypatch.setattr(search, "look_at", None)
     with pytest.raises(InputError, match=re.escape(said)):
         call([*good()], **given)
 
@@ -97,7 +97,9 @@ def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypat
     def no_room(picture):
         raise MemoryError
 
-    monkeypatch.setattr(sources, "pixel_hash", lambda p: no_room(p) if p[0, 0, 0] == 1 else pixel_hash(p))
+    monkeypatch.setattr(
+        training_views, "pixel_hash", lambda p: no_room(p) if p[0, 0, 0] == 1 else pixel_hash(p)
+    )
     predictor = fit_small([*good(), np.ones((64, 64, 3), np.uint8)], force=True)
     assert len(predictor.failures) == 1
     assert "memory" in predictor.failures[0]
@@ -122,7 +124,7 @@ def test_deep_pictures_share_one_white_level(tmp_path):
 
 def test_streaming_keeps_its_promises(fitted):
     lines = []
-    streamed = fit_small(memory=4 * PER_PICTURE, say=lines.append)
+    streamed = fit_small(memory=8 * PER_PICTURE, say=lines.append)
     facts = streamed.manifest.facts
     assert facts["shards"] == 3
     assert sum("streamed in 3 shards" in line for line in lines) == 1
@@ -136,7 +138,7 @@ def test_streaming_keeps_its_promises(fitted):
 
 def test_streaming_passes_over_a_shard_without_new_pictures_and_drops_no_suspects(tmp_path):
     images = [*good()[:4], *good()[:4], *good()[4:8]]
-    predictor = fit_small(images, memory=4 * PER_PICTURE)
+    predictor = fit_small(images, memory=8 * PER_PICTURE)
     assert predictor.manifest.facts["shards"] == 3
     assert roles(predictor).count("train") == 8
     assert len(bank_of(predictor)) == round(0.1 * 8 * PATCHES)
@@ -144,6 +146,33 @@ def test_streaming_passes_over_a_shard_without_new_pictures_and_drops_no_suspect
         fit_small([tmp_path / f"{k}.png" for k in range(12)], memory=4 * PER_PICTURE)
     with pytest.raises(InputError, match="memory=GiB"):
         fit_small(memory=4 * PER_PICTURE, drop_suspects=True)
+
+
+def test_a_streamed_fit_reads_those_again_whose_features_it_has_no_room_for(monkeypatch):
+    embedded = list[int]()
+
+    def embed(model, load, indices, *given):
+        embedded.extend(indices)
+        embed_pictures(model, load, indices, *given)
+
+    monkeypatch.setattr(patchcore_fit, "embed_pictures", embed)
+    found = []
+    for share, count in ((0.5, 0), (0.2, 4), (0.0, 6)):
+        monkeypatch.setattr(memory, "KEPT_SHARE", share)
+        fitted = fit_small(memory=13 * PER_PICTURE, shards=3, calibration_pictures=6)
+        found.append(fitted.calibration.scores)
+        assert len(embedded) == count
+        embedded.clear()
+    assert len(found[0]) == 6
+    np.testing.assert_allclose(found[1:], found[:1] * 2, rtol=1e-6)
+
+
+def test_pictures_are_drawn_to_calibrate_on_though_some_cannot_be_used():
+    shown = [*good()[:6], *good()[:6], *good()[6:]]
+    kept, streamed = (fit_small(shown, calibration_pictures=8, **how) for how in ({}, {"shards": 3}))
+    assert kept.calibration.count == streamed.calibration.count == 8
+    used = [{row.hash for row in scored(one.manifest.pictures)} for one in (kept, streamed)]
+    assert used[0] == used[1]
 
 
 @pytest.mark.parametrize("memory", [4 * PER_PICTURE, None])
@@ -167,7 +196,8 @@ def test_memory_plan_follows_what_is_free_and_gives_two_gib_at_most(monkeypatch,
         return plan.shards
 
     monkeypatch.setattr(memory, "peak_memory", lambda: 10**12)  # as comparing very many pictures took before
-    for pictures_free, shards in ((40, 1), (24, 1), (12, 2), (4, 6)):
+    # of half of what is free, up to a half is for pictures to calibrate on
+    for pictures_free, shards in ((40, 1), (24, 1), (12, 4), (4, 12)):
         assert planned(12, int(pictures_free * PER_PICTURE * 2**30) + 100) == shards
     with pytest.raises(InputError, match="raise --set memory=GiB, or choose a smaller --size"):
         planned(12, 1000)
@@ -179,7 +209,7 @@ def test_memory_plan_follows_what_is_free_and_gives_two_gib_at_most(monkeypatch,
 def test_streamed_features_take_no_more_memory_of_more_pictures(monkeypatch, fitted):
     monkeypatch.setattr(memory.quantized_search, "is_faster", lambda: True)
     monkeypatch.setattr(memory, "peak_memory", lambda: 0)
-    counts = [int(gib / PER_PICTURE) for gib in (8, 80)]
+    counts = [int(gib / PER_PICTURE) for gib in (16, 160)]
     plans = [
         memory.plan_memory(fitted.session.model, Task(lambda i: None, range(count), rate=0.05), count)
         for count in counts

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import flawscope
-from flawscope.calibration.goods import calibrate
+from flawscope.calibration.rows import calibrate
 from flawscope.errors import InputError
 from flawscope.fitting.incremental_update import PowerLostError, update
 from flawscope.fitting.update_evaluation import (

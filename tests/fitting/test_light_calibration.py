@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 import flawscope
-from flawscope.calibration.goods import Values, calibrate, scored
+from flawscope.calibration.rows import Values, calibrate, scored
 from flawscope.calibration.threshold import Calibration, envelope
 from flawscope.errors import InputError
 from flawscope.fitting import judging
-from flawscope.fitting.training_pictures import Reader
-from flawscope.fitting.training_views import views_of
+from flawscope.fitting.training_views import Reader, views_of
 from flawscope.methods.task import Fitted, LeaveOut, Task
 from flawscope.views.light import Light, Normalization, channel_statistics, light_variations
 from flawscope.views.preprocess import Preprocess
@@ -112,7 +111,8 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores(monk
         views, task = views_of(reader, [(80, 80)] * 4, 0), Task(lambda i: None, [5, 6, 7, 7], rate=0.4)
         fitted = Fitted({k: Values(k + 1.0, k + 1.0, 0.0) for k in range(4)}, [0, 1, 2, 3])
         leave_out = Mock(spec=LeaveOut, model=Mock(config=Mock(seed=0)))
-        return judging.judge_fit(leave_out, fitted, views, task)
+        pictures, rows = views.to_pictures(fitted), reader.rows(task.groups)
+        return judging.judge_fit(leave_out, pictures, rows, views, task)
 
     found = judged({1: "one part too many"})
     known = calibrate(found.rows.values(), 0.4)

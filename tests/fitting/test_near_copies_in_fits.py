@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from flawscope.pictures import near_duplicates
+from flawscope.pictures.empty_pictures import show_nothing
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import group_reader, named_rows, show_nothing, units_of
+from flawscope.pictures.units import group_reader, named_rows, units_of
 from flawscope.synthesis.demo import fabric
 from near_copy_fits import SIDE, fitted, part
 

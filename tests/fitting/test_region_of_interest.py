@@ -39,24 +39,20 @@ def test_the_picture_is_named_as_data_check_prints_it(folder, call, monkeypatch)
         sources = sorted((folder / "good").glob("*.png"))
         check_region(f"{BOX}@{named}", sources, [one.name for one in sources], [(72, 96)] * len(sources))
     begun = Mock(side_effect=InputError("the work began: well"))
-    monkeypatch.setattr("flawscope.fitting.preparation.see_pictures", begun)
+    monkeypatch.setattr("flawscope.fitting.preparation.look_first", begun)
     assert "the work began" in call(f"{BOX}@good/003.png")[1]
 
 
 @pytest.mark.parametrize("named", ["good/909.png", "bad/000.png", "00.png"])
 def test_a_wrong_name_is_told_before_the_pictures_are_compared(call, named, monkeypatch):
-    monkeypatch.setattr(
-        "flawscope.fitting.preparation.see_pictures", lambda *_: pytest.fail("the work began")
-    )
+    monkeypatch.setattr("flawscope.fitting.preparation.look_first", lambda *_: pytest.fail("the work began"))
     code, said = call(f"{BOX}@{named}")
     assert (code, f"there is no picture {named}" in said) == (2, True)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (96, 96), (72, 96), (320, 100)])  # width, height
 def test_a_mask_of_another_shape_is_refused_before_the_work(folder, tmp_path, call, size, monkeypatch):
-    monkeypatch.setattr(
-        "flawscope.fitting.preparation.see_pictures", lambda *_: pytest.fail("the work began")
-    )
+    monkeypatch.setattr("flawscope.fitting.preparation.look_first", lambda *_: pytest.fail("the work began"))
     mask = tmp_path / "roi.png"
     shape = size[::-1]
     upper = np.zeros(shape, np.uint8)

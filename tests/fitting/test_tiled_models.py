@@ -5,8 +5,7 @@ import pytest
 
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
-from flawscope.fitting.training_pictures import Reader
-from flawscope.fitting.training_views import TrainingViews
+from flawscope.fitting.training_views import Reader, TrainingViews
 from flawscope.synthesis.demo.dataset import draw_picture
 from flawscope.views.preprocess import Preprocess
 from tiled_fits import SMALL, parts, spotted, tiled_fixture  # noqa: F401
@@ -76,7 +75,7 @@ def test_windows_are_learnt_from_where_anything_counts_and_of_many_pictures_some
     windows = windows_of([(160, 160)], roi=roi)
     assert 0 < len(places_of(windows)[0]) <= 9
     assert windows.judged_count(0) == 1 + len(places_of(windows)[0])
-    monkeypatch.setattr("flawscope.fitting.training_views.MAX_VIEW_PIXELS", 10 * 32 * 32)
+    monkeypatch.setattr("flawscope.fitting.windows.MAX_VIEW_PIXELS", 10 * 32 * 32)
     windows = windows_of([(200, 200)] * 2)
     assert [len(places) for places in places_of(windows)] == [5, 5]
     assert places_of(windows)[0] != places_of(windows)[1]

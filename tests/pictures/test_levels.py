@@ -11,9 +11,9 @@ from deep_files import deep_png
 from flawscope.pictures.arrays import from_numpy
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.pictures.empty_pictures import show_nothing
 from flawscope.pictures.levels import Levels, common_levels, own_levels, used_range
 from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import show_nothing
 from flawscope.views.preprocess import Preprocess
 
 

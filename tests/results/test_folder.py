@@ -158,7 +158,7 @@ def test_a_table_is_read_back_as_it_was_written(tmp_path):
     assert text.count("\ufeff") == 1
     header = text[1:].splitlines()[0]
     assert header == (
-        "path,score,p_value,severity,decision,threshold,regions,error,"
+        "path,score,p_value,severity,decision,threshold,regions,error,near,"
         "part,places,largest_px,largest_mm,largest_x,largest_y,time,remark"
     )
     assert read_table(path) == rows

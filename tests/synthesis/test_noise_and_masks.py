@@ -5,14 +5,8 @@ import pytest
 
 from flawscope.errors import InputError
 from flawscope.synthesis import SCALE_AREAS, DefectScale, fractal_noise, generated_texture
-from flawscope.synthesis.masks import (
-    allowed_area,
-    blob_mask,
-    islands_mask,
-    line_mask,
-    perlin_mask,
-    perlin_noise,
-)
+from flawscope.synthesis.masks import allowed_area, blob_mask, islands_mask, line_mask, perlin_mask
+from flawscope.synthesis.textures import perlin_noise
 
 SIZES = [(64, 64), (37, 91), (100, 16), (16, 16)]
 

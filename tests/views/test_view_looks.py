@@ -5,7 +5,7 @@ from flawscope.views.view_looks import (
     SIDE,
     VIEW_LOOKS_KEY,
     ViewLooks,
-    first_same,
+    find_identical,
     look_different,
     thumbnail,
 )
@@ -58,8 +58,8 @@ def test_views_that_look_alike_are_never_called_exchanged():
 
 def test_one_picture_twice_is_found():
     one, two = thumbnail(seen(0, 1)), thumbnail(seen(0, 2))
-    assert first_same({"a": one, "b": two, "c": one.copy()}) == ("a", "c")
-    assert first_same({"a": one, "b": two}) is None
+    assert find_identical({"a": one, "b": two, "c": one.copy()}) == ("a", "c")
+    assert find_identical({"a": one, "b": two}) is None
 
 
 @pytest.mark.parametrize("damage", [{}, {"views": ["a"]}, {"means": [[1.0]]}, {"spread": None}])
@@ -69,10 +69,10 @@ def test_damaged_looks_are_none(damage):
 
 
 def test_views_that_look_different_are_told_apart_and_those_alike_are_not():
-    assert learn(2).are_told_apart
-    assert learn(3).are_told_apart
+    assert learn(2).are_distinct
+    assert learn(3).are_distinct
     alike = {name: [thumbnail(seen(0, k + 100 * n)) for k in range(12)] for n, name in enumerate("ab")}
-    assert not ViewLooks.learn(alike).are_told_apart
+    assert not ViewLooks.learn(alike).are_distinct
 
 
 def shots(view, first, light=1.0, colours=(1.0, 1.0, 1.0), count=12):

@@ -157,7 +157,7 @@ def calls_in_the_library():
 def test_a_calibration_is_made_of_rows_at_one_place():
     """Each place that made one forgot another thing: units, lights, pictures counted wrong."""
     made = [module for module, name, _ in calls_in_the_library() if name.split(".")[-1] == "Calibration"]
-    assert made == ["calibration.goods"]
+    assert made == ["calibration.rows"]
     changed = {
         module for module, name, given in calls_in_the_library() if name == "replace" and given & MADE_OF_ROWS
     }
@@ -194,7 +194,7 @@ def modules_that_import(module, name):
 
 def test_rows_are_scored_at_one_place():
     """Whoever has good pictures calls it with them: no row gets a score, counts or is lost elsewhere."""
-    assert modules_that_import("calibration.goods", "judge") == ["predictor.scoring"]
+    assert modules_that_import("calibration.rows", "judge") == ["predictor.scoring"]
     assert modules_that_import("predictor.scoring", "score") == [
         "export.recalibrate",
         "fitting.judging",

@@ -15,7 +15,7 @@ def test_every_result_tells_kinds(named, labelled, tmp_path, answer):
     rows = read_table(tmp_path / "results.csv")
     assert any(set(row.kinds.replace("; ", " or ").split(" or ")) & {*KINDS} for row in rows)
     assert all(len(row.kinds.split("; ")) == len(row.boxes) for row in rows if row.boxes)
-    answer("info", named, printed="ink (5), notch (5), wire (5): an answer lacks the true kind")
+    answer("info", named, "--verbose", printed="ink (5), notch (5), wire (5): an answer lacks the true kind")
     prediction = flawscope.load(named).predict(labelled / "test/notch/0.png")
     assert prediction.regions[0].kinds_text in prediction._repr_html_()
 

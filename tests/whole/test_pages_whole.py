@@ -2,11 +2,12 @@
 
 import ast
 import re
+import tomllib
 
 from flawscope.cli.program import COMMANDS
 from flawscope.errors import data_checks
 from flawscope.methods import registry
-from page_helpers import DOCS, PAGES, ROOT, calls, drawing, error_lines, parser_of
+from page_helpers import DOCS, PAGES, ROOT, calls, command_lines, drawing, error_lines, parser_of
 
 HOUSES = ("src", "station/src", "line/src")
 LIST = "data_checks.py"
@@ -19,6 +20,34 @@ def test_every_call_is_understood():
         assert len(found) > 3 or page not in CALLING
         for command, *words in found:
             parser_of(command).parse_args(words)  # raises InputError
+
+
+def test_what_other_programs_are_called_with_exists():
+    """Targets of make, scripts, extras, images and their files: calls that no test can run."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    stages = set(re.findall(r" AS (\w+)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.M))
+    seen = dict.fromkeys(("make", "python", "pip", "docker"), 0)
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES):
+        for line in command_lines(page.read_text(encoding="utf-8")):
+            program, *words = line.split()
+            seen[program] = seen.get(program, 0) + 1
+            if program == "make" and words and words[0].isalpha():
+                assert words[0] in targets, f"{page.name}: {line}"
+            if program == "python":
+                scripts = [word for word in words if word.endswith(".py")]
+                assert all((ROOT / script).is_file() for script in scripts), f"{page.name}: {line}"
+            if program == "pip":
+                for folder, extras in re.findall(r"(\.(?:/[\w/]+)?)(?:\[([\w,]+)\])?(?=[\s\"]|$)", line):
+                    project = ROOT / folder / "pyproject.toml"
+                    assert project.is_file(), f"{page.name}: {line}"
+                    known = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+                    wanted = {extra for extra in extras.split(",") if extra}
+                    assert wanted <= known.get("optional-dependencies", {}).keys(), f"{page.name}: {line}"
+            if program == "docker":
+                assert set(re.findall(r"--target (\w+)", line)) <= stages, f"{page.name}: {line}"
+                files = re.findall(r"-f (\S+)", line)
+                assert all((ROOT / file).is_file() for file in files), f"{page.name}: {line}"
+    assert all(seen[program] > 3 for program in ("make", "python", "pip", "docker"))
 
 
 def test_the_page_on_commands_gets_every_option_of_the_library(monkeypatch):

@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import textwrap
 import threading
 import time
 import tomllib
@@ -36,7 +37,7 @@ from flawscope_station.web import app
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
+BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.M | re.S)  # also within a list
 # packages of their own, see below
 ELSEWHERE = ("adding-a-method.md", "adding-a-connection.md")
 PAGES = [
@@ -63,7 +64,8 @@ def decide_all(review):
 
 def blocks(page):
     """(language, text) of every fenced block."""
-    return BLOCK.findall(page.read_text(encoding="utf-8"))
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [(language, textwrap.dedent(text)) for _, language, text in found]
 
 
 def commands(text):

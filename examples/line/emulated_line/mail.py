@@ -16,11 +16,11 @@ class MailSettings:
 
 
 class Mail:
-    def __init__(self, floor, settings):
-        self.floor, self.settings = floor, settings
+    def __init__(self, context, settings):
+        self.context, self.settings = context, settings
 
     def start(self):
-        self.floor.listen("mail", self.tell)  # in a thread of its own
+        self.context.listen("mail", self.tell)  # in a thread of its own
 
     def stop(self):
         pass  # the station ends the thread

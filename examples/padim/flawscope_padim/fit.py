@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from flawscope.calibration.goods import Values
+from flawscope.calibration.rows import Values
 from flawscope.errors import InputError
 from flawscope.methods.detector import embed_pictures
 from flawscope.methods.task import Fitted, Task

@@ -305,7 +305,7 @@ def test_what_cannot_be_inspected_in_time_is_an_error(play):
         outcome, shown = played.plc.inspect("A")
     assert outcome == "fault"
     assert (shown["code"], shown["ok"], shown["part"]) == (Code.LATE, False, "A")
-    assert played.running.station.floor.timing.gauges()["missed_deadlines_total"][1] == {NAME: 1.0}
+    assert played.running.station.context.timing.gauges()["missed_deadlines_total"][1] == {NAME: 1.0}
     told = httpx.get(f"{played.running.url}/api/v1/products/{NAME}", timeout=30).json()["timing"]
     assert (told["triggers"], told["missed"], told["budget_ms"]) == (1, 1, 150)
     assert 150 <= told["p50_ms"] <= told["p99_ms"] < 60_000

@@ -79,10 +79,10 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         with suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -137,7 +137,7 @@ def check_replaceable(path: Path) -> None:
         InputError: its folder cannot be written, or on Windows somebody holds it open, as Excel does a table.
     """
     try:
-        os.rename(path, path)  # wants on Windows what replacing it wants
+        path.rename(path)  # wants on Windows what replacing it wants
         if not os.access(path.parent if os.name != "nt" else path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (FileNotFoundError, NotADirectoryError):
@@ -194,7 +194,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def several_products_error(path: Any) -> InputError:
+def several_products_error(path: object) -> InputError:
     take_out = "flawscope.load(MODEL).products[NAME].save(FILE) takes one out"
     return unusable_file_error(
         path, f"it is a joint model of several products, and this wants one: {take_out}"
@@ -205,11 +205,11 @@ def exported_error(name: Any) -> InputError:
     return InputError(f"{name} is an exported model: name the .safetensors file that it was made from")
 
 
-def damaged_error(path: Any, reason: str) -> InputError:
+def damaged_error(path: object, reason: str) -> InputError:
     return unusable_file_error(path, f"{reason}; copy it again or fit anew")
 
 
-def unusable_file_error(path: Any, reason: str, kind: str = "model") -> InputError:
+def unusable_file_error(path: object, reason: str, kind: str = "model") -> InputError:
     error = CheckpointError if kind == "checkpoint" else InputError
     return error(f"cannot use {kind} {path}: {reason}")
 

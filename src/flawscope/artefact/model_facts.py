@@ -13,8 +13,8 @@ from flawscope.artefact.parts import (
     stored_part_pattern,
     stored_part_reader,
 )
-from flawscope.calibration.goods import counted, ranking_scores, scored
 from flawscope.calibration.parts import KnownParts, PartCalibration, PartPattern, View
+from flawscope.calibration.rows import counted, ranking_scores, scored
 from flawscope.errors import InputError
 from flawscope.pictures.channels import Channels
 from flawscope.pictures.table import Picture

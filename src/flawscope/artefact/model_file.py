@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -30,8 +30,8 @@ from flawscope.artefact.files import (
     unusable_file_error,
 )
 from flawscope.artefact.kinds import Kinds
-from flawscope.calibration.goods import calibrate
 from flawscope.calibration.outliers import SUSPECTS, Suspect
+from flawscope.calibration.rows import calibrate
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.table import (
@@ -42,6 +42,7 @@ from flawscope.pictures.table import (
     rows_to_table,
     with_looks,
 )
+from flawscope.types import Json
 from flawscope.views.preprocess import Preprocess
 from flawscope.views.tiles import Fusion
 
@@ -334,7 +335,7 @@ class Header(NamedTuple):
     digest: str
 
 
-def _parse_manifest(header: Header, path: Any) -> Manifest:
+def _parse_manifest(header: Header, path: object) -> Manifest:
     try:
         facts = {**header.document["facts"], **header.run}
     except (KeyError, TypeError):
@@ -345,7 +346,7 @@ def _parse_manifest(header: Header, path: Any) -> Manifest:
         raise damaged_error(path, str(error)) from None
 
 
-def read_tensors(file: io.BufferedReader, header: Header, path: Any) -> dict[str, NDArray[Any]]:
+def read_tensors(file: io.BufferedReader, header: Header, path: object) -> dict[str, NDArray[Any]]:
     """Reads and checks the tensors of a file that stands where `read_header` left it."""
     found = hashlib.file_digest(file, "sha256").hexdigest()  # from here to the end
     if found != header.digest:
@@ -369,7 +370,7 @@ def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([text, entries], sort_keys=True).encode()).hexdigest()
 
 
-def read_header(file: io.BufferedReader, path: Any, several: bool = False) -> Header:
+def read_header(file: io.BufferedReader, path: object, several: bool = False) -> Header:
     """Reads and checks the header; `file` stands where the data start then. several: a router may be read,
     too. InputError otherwise, and if the file has another format."""
     size = os.fstat(file.fileno()).st_size
@@ -380,40 +381,63 @@ def read_header(file: io.BufferedReader, path: Any, several: bool = False) -> He
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
         raise damaged_error(path, "it is not a safetensors file, or cut short")
     try:
-        header = json.loads(file.read(length))
-        meta = header.pop("__metadata__")
-        text, digest = meta[METADATA_KEY], meta["sha256"]
-        data = json.loads(text, parse_constant=reject_constant)
-        if not isinstance(data, dict):
-            raise TypeError
-        altered = _header_hash(text, header) != meta.get("header_sha256")
-        run = meta.pop(RUN_KEY, "{}")
-        altered |= hashlib.sha256(run.encode()).hexdigest() != meta.pop("run_sha256", None)
-        altered |= meta.keys() != {METADATA_KEY, "sha256", "header_sha256"}
-        run_facts = json.loads(run, parse_constant=reject_constant)
+        stored = _parse_header(file.read(length))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged_error(path, "it is not a flawscope model, or its header is damaged") from None
     try:
-        check_format(data)  # before entries that other versions may read otherwise
+        check_format(stored.data)  # before entries that other versions may read otherwise
     except InputError as error:
         raise unusable_file_error(path, str(error)) from None
-    if "products" in data and not several:
+    if "products" in stored.data and not several:
         raise several_products_error(path)
-    if altered:
+    if stored.is_altered:
         raise damaged_error(path, "its header was altered or damaged")
     try:
-        run_facts = dict(run_facts)
-        entries = {str(k): _parse_entry(v) for k, v in header.items()}
+        run_facts = dict(stored.run_facts)
+        entries = {str(k): _parse_entry(v) for k, v in stored.entries.items()}
     except (ValueError, KeyError, TypeError):
         raise damaged_error(path, "its list of tensors is damaged") from None
-    position = 0  # safetensors lays tensors out without gaps or overlaps
-    for _, _, begin, end in sorted(entries.values(), key=lambda e: (e[2], e[3])):
+    if 8 + length + _end_of_tensors(entries.values(), path) != size:
+        raise damaged_error(path, "it is cut short or has extra data at the end")
+    return Header(stored.data, run_facts, entries, 8 + length, str(stored.digest))
+
+
+class _StoredHeader(NamedTuple):
+    """Header of a model's file before its format is checked, and whether its hashes tell that it was altered.
+    entries: places of the tensors, as they stand there."""
+
+    data: Json
+    run_facts: Json
+    entries: Json
+    digest: object
+    is_altered: bool
+
+
+def _parse_header(raw: bytes) -> _StoredHeader:
+    """Parses a header. ValueError, KeyError and others: it is none of a model."""
+    header = json.loads(raw)
+    meta = header.pop("__metadata__")
+    text, digest = meta[METADATA_KEY], meta["sha256"]
+    data = json.loads(text, parse_constant=reject_constant)
+    if not isinstance(data, dict):
+        raise TypeError
+    altered = _header_hash(text, header) != meta.get("header_sha256")
+    run = meta.pop(RUN_KEY, "{}")
+    altered |= hashlib.sha256(run.encode()).hexdigest() != meta.pop("run_sha256", None)
+    altered |= meta.keys() != {METADATA_KEY, "sha256", "header_sha256"}
+    run_facts = json.loads(run, parse_constant=reject_constant)
+    return _StoredHeader(data, run_facts, header, digest, altered)
+
+
+def _end_of_tensors(entries: Iterable[TensorEntry], path: object) -> int:
+    """End of the tensors, behind each other, in the file's data. InputError: they overlap or leave gaps, as
+    safetensors never lays them out."""
+    position = 0
+    for _, _, begin, end in sorted(entries, key=lambda e: (e[2], e[3])):
         if begin != position or end < begin:
             raise damaged_error(path, "its tensors overlap or leave gaps")
         position = end
-    if 8 + length + position != size:
-        raise damaged_error(path, "it is cut short or has extra data at the end")
-    return Header(data, run_facts, entries, 8 + length, str(digest))
+    return position
 
 
 def _parse_entry(value: Mapping[str, Any]) -> TensorEntry:

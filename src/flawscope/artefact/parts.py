@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.goods import counted, ranking_scores
 from flawscope.calibration.parts import KnownParts, PartCalibration, PartPattern, View
+from flawscope.calibration.rows import counted, ranking_scores
 from flawscope.errors import InputError
 from flawscope.pictures.table import Picture
 from flawscope.pictures.units import PartReader, group_reader

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
 
 from flawscope.calibration.streams import Stream
 from flawscope.errors import InputError
@@ -61,21 +63,25 @@ def hold_out(
     number = max(round(share * units), min(MIN_HELD_OUT, units // 4), 1)
     if units >= MIN_FOR_FULL_RATE:
         number = max(number, min(min_calibration_size(rate) + more, units // 5))
-    most = max(2 * number * total / units, total // 3)  # pictures: no large part for a few small ones
-    order = Stream.HOLD_OUT.rng(seed).permutation(sorted(members))
-    held_out: list[list[int]] = []
-    for group in order.tolist():
-        if len(held_out) >= min(number, units - 1):
-            break
-        if sum(map(len, held_out)) + len(members[group]) <= most:
-            held_out.append(members[group])
-    if not held_out and len(members) > 1:
-        held_out = [min(members.values(), key=len)]
-    if not held_out:
+    if units < 2:
         raise InputError(
             f"all pictures show one part (--group), and {method} holds out whole parts: give others too"
         )
-    return held_out
+    return _draw_groups(members, number, Stream.HOLD_OUT.rng(seed))
+
+
+def _draw_groups(members: Mapping[int, list[int]], number: int, rng: np.random.Generator) -> list[list[int]]:
+    """Draws so many groups, or fewer, where they would hold too many of the pictures: but one at least, and
+    never all. members: pictures by group, of two groups or more."""
+    units, total = len(members), sum(map(len, members.values()))
+    most = max(2 * number * total / units, total // 3)  # pictures: no large part for a few small ones
+    drawn: list[list[int]] = []
+    for group in rng.permutation(sorted(members)).tolist():
+        if len(drawn) >= min(number, units - 1):
+            break
+        if sum(map(len, drawn)) + len(members[group]) <= most:
+            drawn.append(members[group])
+    return drawn or [min(members.values(), key=len)]
 
 
 def by_group(pictures: Sequence[int], groups: Sequence[int]) -> dict[int, list[int]]:

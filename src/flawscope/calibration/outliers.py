@@ -11,14 +11,15 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration.goods import scored
 from flawscope.calibration.holding_out import min_calibration_size
 from flawscope.calibration.power import MIN_DEFECTS, DefectScores, wilson_interval
+from flawscope.calibration.rows import scored
 from flawscope.calibration.threshold import Calibration, far_severity
 from flawscope.errors import InputError, data_checks, join_names, pluralize
-from flawscope.pictures import units
 from flawscope.pictures.apart import find_apart
 from flawscope.pictures.appearance import AppearanceRange, FeatureValues, describe_shifts, is_far
+from flawscope.pictures.empty_pictures import NOTHING as SHOWN_NOTHING
+from flawscope.pictures.empty_pictures import show_nothing
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.table import DUPLICATE, Picture
 
@@ -75,9 +76,9 @@ class Suspect(NamedTuple):
 
 def odd_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Odd]:
     """Says what is odd about pictures before anything is learnt from them."""
-    if nothing := units.show_nothing(looks):
+    if nothing := show_nothing(looks):
         verb = "shows" if len(nothing) == 1 else "show"
-        line = f"{join_names([names[k] for k in nothing])}: {verb} {units.NOTHING}"
+        line = f"{join_names([names[k] for k in nothing])}: {verb} {SHOWN_NOTHING}"
         yield Odd(NOTHING, data_checks.SHOWS_NOTHING.coded(line), tuple(names[k] for k in nothing))
 
 
@@ -134,27 +135,62 @@ def odd(
     every = [*rows]
     names = [row.name for row in scored(every)]
     added = [row for row in every if row.hash in new and row.role != DUPLICATE]
-    new_names, measured = [row.name for row in added], [row.measured for row in added]
-    if before and (line := too_few_question(calibration, before, left_out)):
+    if before:
+        yield from _too_few_questions(calibration, before, left_out)
+    yield from odd_looks([row.look for row in added], [row.name for row in added])
+    yield from _apart_questions(added, cells)
+    if asks and (found := defect_like_question(calibration, names, defects, before=before)):
+        yield found
+    yield from _threshold_notes(calibration, before, names)
+    if appearance:
+        yield from _unlike_notes(appearance, added)
+    if before:
+        yield from _learnt_notes(calibration, before)
+
+
+def _too_few_questions(calibration: Calibration, before: Calibration, left_out: int) -> Iterator[Odd]:
+    line = too_few_question(calibration, before, left_out)
+    if line:
         yield Odd(TOO_FEW, data_checks.TOO_FEW.coded(line))
-    yield from odd_looks([row.look for row in added], new_names)
-    for places in find_apart([cells.get(row.hash) for row in added], measured, [row.unit for row in added]):
+
+
+def _learnt_notes(calibration: Calibration, before: Calibration) -> Iterator[Odd]:
+    line = learnt_note(calibration, before)
+    if line:
+        yield Odd(COPIES, data_checks.COPIES_OF_LEARNT.coded(line))
+
+
+def _apart_questions(
+    added: Sequence[Picture], cells: Mapping[str, NDArray[np.float32] | None]
+) -> Iterator[Odd]:
+    """Asks about new pictures that lie apart from the others. cells: features of some, by hash."""
+    features = [cells.get(row.hash) for row in added]
+    measured, units = [row.measured for row in added], [row.unit for row in added]
+    for places in find_apart(features, measured, units):
         verb = "lies" if len(places) == 1 else "lie"
-        apart = tuple(new_names[k] for k in places)
+        apart = tuple(added[k].name for k in places)
         line = (
             f"{join_names(apart)} {verb} apart from the other pictures, like misfires or parts of another "
             "product: new ones of their kind would be called good"
         )
         yield Odd(APART, data_checks.APART.coded(line), apart)
-    if asks and (found := defect_like_question(calibration, names, defects, before=before)):
-        yield found
+
+
+def _threshold_notes(
+    calibration: Calibration, before: Calibration | None, names: Sequence[str]
+) -> Iterator[Odd]:
+    """Notes the pictures that raise the threshold: those that were called anomalous before, or else those
+    that set it alone."""
     flagged = flagged_note(calibration, before, names) if before else None
-    if found := flagged or sole_note(calibration, names):
+    found = flagged or sole_note(calibration, names)
+    if found:
         yield found
-    if appearance and (found := unlike_note(appearance, measured, new_names)):
+
+
+def _unlike_notes(appearance: AppearanceRange, added: Sequence[Picture]) -> Iterator[Odd]:
+    found = unlike_note(appearance, [row.measured for row in added], [row.name for row in added])
+    if found:
         yield found
-    if before and (line := learnt_note(calibration, before)):
-        yield Odd(COPIES, data_checks.COPIES_OF_LEARNT.coded(line))
 
 
 def settle(found: Iterable[Odd], force: bool = False) -> tuple[list[str], list[str]]:

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope.calibration.near_threshold import is_near
 from flawscope.calibration.promise import PromiseVerdict, describe_lack, describe_rate, judge_promise
 from flawscope.errors import InputError, compile_pattern, join_names, pluralize
 from flawscope.pictures.units import PartKey, PartReader, file_stem, group_reader, search_name
@@ -194,6 +195,7 @@ class PartDecision(NamedTuple):
 
     score: of the part: how many standard deviations of the good parts' its most unusual view lies above their
         mean.
+    near: called good, near the threshold (`near_threshold`).
     severity: by how much the score exceeds that of the good part which sets the limit; above 0 exactly where
         the part is anomalous.
     worst: its view with the largest score.
@@ -204,6 +206,7 @@ class PartDecision(NamedTuple):
     is_anomalous: bool
     worst: str
     severity: float
+    near: bool
 
 
 class _GoodParts(NamedTuple):
@@ -302,7 +305,9 @@ class PartCalibration:
         rank = min(allowed + 1, len(good.found))  # of the good part that sets the limit
         score, limit = float(deviations[-1]), float(np.sort(deviations[:-1])[-rank])
         worst = [*scores][int(z[-1].argmax())]
-        return PartDecision(score, good.p_value(above), above <= allowed, worst, score - limit)
+        p_value, is_anomalous = good.p_value(above), above <= allowed
+        near = not is_anomalous and is_near(p_value, good.p_value(allowed))
+        return PartDecision(score, p_value, is_anomalous, worst, score - limit, near)
 
     def known_scores(self, part: str) -> dict[str, float]:
         """Scores of a good part that was calibrated on, by its views; empty: there is none of this name."""

@@ -8,10 +8,10 @@ how strong a drawn defect must be to be found, not what share of a factory's def
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from flawscope.calibration.parts import KnownParts
 from flawscope.calibration.size_bounds import UNCALIBRATED, SizeBounds
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import join_names, pluralize
+from flawscope.types import Facts, Json
+
+Known = TypeVar("Known")
 
 SIMULATED_DEFECTS = "simulated_defects"  # among a model's facts
 NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: both tails together are 5 %
@@ -177,8 +180,8 @@ class DefectScores:
         if not self.contrasts:
             return f"{size} {text}"
         faint, others = self.count_found(size, below=CLEAR)
-        told = [f"{faint} of {others} faint"] * (others > 0) + [f"{text} clear"] * (count > 0)
-        return f"{size} {' and '.join(told)} ones"
+        counts = [f"{faint} of {others} faint"] * (others > 0) + [f"{text} clear"] * (count > 0)
+        return f"{size} {' and '.join(counts)} ones"
 
     def remark(self) -> str | None:
         """Remark on a model that surely misses many clear defects: those that are not small, else small ones.
@@ -188,11 +191,11 @@ class DefectScores:
             found, count = (sum(self.count_found(size, CLEAR)[k] for size in sizes) for k in (0, 1))
             low, high = wilson_interval(found, count)
             if count >= MIN_DEFECTS and high < MIN_DETECTION_RATE:
-                told = f"of {count} clear simulated defects of {' and '.join(sizes)} size it finds {found}"
-                return f"{told} (95 %: {low:.0%} to {high:.0%}): `evaluate` tells by real ones"
+                text = f"of {count} clear simulated defects of {' and '.join(sizes)} size it finds {found}"
+                return f"{text} (95 %: {low:.0%} to {high:.0%}): `evaluate` tells by real ones"
         return None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         sizes = {}
         for size, scores in self.scores.items():
             found, count = self.count_found(size)
@@ -216,21 +219,14 @@ class DefectScores:
         }
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> DefectScores | None:
+    def from_facts(cls, facts: Facts) -> DefectScores | None:
         """Reads the scores from a model's facts; None where there are none, or they are damaged."""
         try:
-            stored = facts[SIMULATED_DEFECTS]
-            scores = {str(size): tuple(map(float, one["scores"])) for size, one in stored["sizes"].items()}
-            contrasts = {
-                str(size): tuple(map(float, one["contrasts"]))
-                for size, one in stored["sizes"].items()
-                if "contrasts" in one
-            }
-            carriers = {
-                str(size): tuple(map(str, one["carriers"]))
-                for size, one in stored["sizes"].items()
-                if "carriers" in one
-            }
+            stored: Facts = facts[SIMULATED_DEFECTS]
+            sizes: Mapping[object, Facts] = stored["sizes"]
+            scores = {str(size): tuple(map(float, one["scores"])) for size, one in sizes.items()}
+            contrasts = _read_where_known(sizes, "contrasts", float)
+            carriers = _read_where_known(sizes, "carriers", str)
             counts = [*map(len, scores.values())]
             if any(given and [*map(len, given.values())] != counts for given in (contrasts, carriers)):
                 return None
@@ -262,3 +258,11 @@ def _limit_in_words(contrast: float) -> str:
     if not contrast:
         return f"below {CONTRAST_RANGE[0]:g}"
     return f"above {CONTRAST_RANGE[1]:g}" if math.isinf(contrast) else f"{contrast:.0f}"
+
+
+def _read_where_known(
+    sizes: Mapping[object, Facts], key: str, convert: Callable[[str], Known]
+) -> dict[str, tuple[Known, ...]]:
+    """Values under a key of the stored sizes that have it."""
+    known = {str(size): one[key] for size, one in sizes.items() if key in one}
+    return {size: tuple(map(convert, values)) for size, values in known.items()}

@@ -9,11 +9,11 @@ prediction: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from flawscope.errors import InputError
+from flawscope.types import Facts, Json
 
 SIZE_BOUNDS = "size_bounds"  # among a model's facts
 HALF_WAY = 0.5  # of the way from good pictures' level to the mask threshold (bench/NOTES.md)
@@ -52,11 +52,11 @@ class SizeBounds:
         length, width, area = (max(RESERVE, each[rank - 1]) for each in columns)
         return cls(length, width, area, count)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {**{name: round(getattr(self, name), 4) for name in SIZES}, "count": self.count}
 
     @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> SizeBounds:
+    def from_facts(cls, facts: Facts) -> SizeBounds:
         """Reads the bounds from a model's facts; those of models without any are the reserve alone.
         InputError: they are damaged."""
         stored = facts.get(SIZE_BOUNDS, {})

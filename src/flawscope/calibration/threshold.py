@@ -24,10 +24,10 @@ exchangeable, wherever they come from.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ from flawscope.calibration.promise import (
     units_missing,
 )
 from flawscope.errors import InputError, decimal_point, pluralize
+from flawscope.types import Array, Facts, Json
 
 DEFAULT_RATE = 0.05
 OFFERED_RATES = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # that people choose from
@@ -110,7 +111,7 @@ NO_LINE = LineSample()
 class Calibration:
     """Thresholds and scales for new pictures, from the scores and maps of good ones.
 
-    scores: raw scores of the good pictures that count, in the order of their rows (`goods.calibrate`).
+    scores: raw scores of the good pictures that count, in the order of their rows (`rows.calibrate`).
     map_maxima: the maximum of each one's map.
     map_level: the middle (median) map value of good pictures: the dark end of the colour scale.
     rate: target false-alarm rate, 0..1.
@@ -216,7 +217,7 @@ class Calibration:
             found[unit] = max(score, found.get(unit, -math.inf))
         return np.sort(np.array([*found.values()], dtype=np.float64))
 
-    def unit_p_values(self, scores: NDArray[Any] | float) -> NDArray[np.float64]:
+    def unit_p_values(self, scores: Array | float) -> NDArray[np.float64]:
         """P-values of raw scores, any shape, of pictures of new units among the largest scores of the good
         ones: `p_values` where each picture is a unit, else never smaller. A batch is judged by these."""
         place = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
@@ -290,7 +291,7 @@ class Calibration:
         their median maximum, so that one picture, or equal scores, have a spread too."""
         return _spread(np.array(self.scores), np.array(self.map_maxima), self.map_level, self.score_threshold)
 
-    def severity(self, scores: NDArray[Any] | float) -> NDArray[np.float64]:
+    def severity(self, scores: Array | float) -> NDArray[np.float64]:
         """The severity of raw scores of any shape: (score - score threshold) / spread. Above 0 exactly where
         a picture is anomalous; comparable between sizes, methods and models, and without the p-value's floor.
         """
@@ -304,13 +305,13 @@ class Calibration:
         order = np.argsort(own, kind="stable")
         return own[order], np.cumsum([self._miscounted_weight, *self.weights[order[::-1]]])[::-1]
 
-    def p_values(self, scores: NDArray[Any] | float) -> NDArray[np.float64]:
+    def p_values(self, scores: Array | float) -> NDArray[np.float64]:
         """Conformal p-values in 1/(K+1)..1 of raw scores, any shape."""
         ordered, at_least = self._ordered
         place = np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
         return np.asarray((1.0 + at_least[place]) / (self.unit_count + 1.0), dtype=np.float64)
 
-    def is_anomalous(self, scores: NDArray[Any] | float) -> NDArray[np.bool_]:
+    def is_anomalous(self, scores: Array | float) -> NDArray[np.bool_]:
         """Whether the p-value is at most the effective rate: the score is above the threshold, or NaN."""
         return np.asarray(~(np.asarray(scores, dtype=np.float64) <= self.score_threshold))
 
@@ -435,17 +436,17 @@ class Calibration:
         )
 
     @property
-    def chosen(self) -> dict[str, Any]:
+    def chosen(self) -> Json:
         """Fields that a person chooses, and that every later calibration of the model keeps."""
         return {"rate": self.rate, "outline": self.outline}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns what does not follow from the rows of good pictures (`goods.calibrate`)."""
+    def to_dict(self) -> Json:
+        """Returns what does not follow from the rows of good pictures (`rows.calibrate`)."""
         return {name: getattr(self, name) for name in HOW}
 
     @staticmethod
-    def read_how(data: Mapping[str, Any]) -> dict[str, Any]:
-        """Reads what `to_dict` gave, as `goods.calibrate` takes it. InputError where it is damaged."""
+    def read_how(data: Facts) -> Json:
+        """Reads what `to_dict` gave, as `rows.calibrate` takes it. InputError where it is damaged."""
         try:
             return {name: kind(data[name]) for name, kind in HOW.items()}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -454,7 +455,7 @@ class Calibration:
             ) from None
 
 
-HOW: Mapping[str, Any]
+HOW: Mapping[str, Callable[[str], object]]
 HOW = {"rate": float, "method": str, "runtime": str, "precision": str, "promised": bool, "outline": float}
 
 
@@ -476,7 +477,7 @@ def envelope(values: NDArray[np.float64], units: Sequence[int] = ()) -> NDArray[
 FENCE_FACTOR = 4.0
 
 
-def upper_fence(scores: NDArray[Any]) -> float:
+def upper_fence(scores: Array) -> float:
     """The score beyond which a good picture is suspicious; infinite with fewer than four scores.
 
     On the logarithm of the scores: the upper quartile plus `FENCE_FACTOR` times the distance from the median

@@ -27,25 +27,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="*",
         metavar="TRIALS.csv|RESULTS",
-        help="tables of trials (part, appraiser, trial, decision), and folders of `predict --out`, each one "
-        "trial of its model on new pictures, named by the part",
+        help="Tables of trials (part, appraiser, trial, decision), and folders of `predict --out`, each one "
+        "trial of its model on new pictures, named by the part.",
     )
     parser.add_argument(
         "--reference",
         metavar="FILE.csv|FOLDER",
-        help="which parts are defective: a table (part, reference), or a folder with pictures named by the "
-        "part, the good ones in good, ok, iO, ... (default: the column reference of the table of trials)",
+        help="Table (part, reference) that says which parts are defective, or a folder with pictures named "
+        "by the part, the good ones in good, ok, iO, ... (default: the column reference of the trials).",
     )
-    parser.add_argument("--model", metavar="MODEL", help="model file, for its facts and hash on the page")
+    parser.add_argument("--model", metavar="MODEL", help="Model file, for its facts and hash on the page.")
     parser.add_argument(
         "--claim",
         metavar="RATE",
         type=common.parse_rate,
         default="2%",
-        help="miss rate to be claimed; without sources it only says how many parts that takes (default: 2%%, "
-        "AIAG's limit)",
+        help="Miss rate to be claimed; without sources it only says how many parts that takes (default: 2%%, "
+        "AIAG's limit).",
     )
-    parser.add_argument("--out", metavar="PAGE.html", help="write the page to print and file")
+    parser.add_argument("--out", metavar="PAGE.html", help="Write the page to print and file.")
     common.add_json(parser)
     common.add_quiet(parser)
 

@@ -15,12 +15,13 @@ from flawscope.artefact.files import CSV_ENCODING, atomic_write, check_replaceab
 from flawscope.cli import common, fit_one
 from flawscope.cluster import connect, tasks
 from flawscope.errors import InputError, pluralize, require_installed
+from flawscope.methods.options.record import records_of
 from flawscope.progress import JobsProgress
 
 TABLES = ("results.json", "results.csv", "results.md")
 
 if TYPE_CHECKING:
-    from flawscope.evaluation.benchmark.cell import RunPlan
+    from flawscope.evaluation.benchmark.cell import CellStore, RunPlan
     from flawscope.evaluation.benchmark.grid import Cell, Grid
     from flawscope.evaluation.benchmark.run import Pool
     from flawscope.evaluation.benchmark.tables import Results
@@ -28,64 +29,67 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, metavar="ROOT", help="folder of categories, or one of them")
+    parser.add_argument("--data", required=True, metavar="ROOT", help="Folder of categories, or one of them.")
     parser.add_argument(
         "--categories",
         default="all",
         metavar="LIST",
-        help="all, or names with commas; textures and objects mean MVTec AD's (default: all)",
+        help="Categories: all, or names with commas; textures and objects mean MVTec AD's (default: all).",
     )
     parser.add_argument(
-        "--methods", default="patchcore", metavar="LIST", help="with commas (default: patchcore)"
+        "--methods", default="patchcore", metavar="LIST", help="Methods with commas (default: patchcore)."
     )
-    parser.add_argument("--seeds", metavar="LIST", help="such as 0,1,2 (default: 0)")
+    parser.add_argument("--seeds", metavar="LIST", help="Seeds such as 0,1,2 (default: 0).")
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="results; what is done there already is not done again"
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="Folder of results; what is done there already is not done again.",
     )
     parser.add_argument(
-        "--config", action="append", default=[], metavar="METHOD=FILE", help="YAML file of settings"
+        "--config", action="append", default=[], metavar="METHOD=FILE", help="YAML file of settings."
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="METHOD.KEY=VALUE",
-        help="one setting; wins over the file",
+        help="Setting that wins over the file.",
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--steps",
         type=common.count_parser("steps"),
         metavar="N",
-        help="of methods that learn in steps (default: as the device can)",
+        help="Steps of methods that learn in steps (default: as the device can).",
     )
     length.add_argument(
         "--minutes",
         type=common.parse_minutes,
         metavar="M",
-        help="for each of their cells: as many steps as fit",
+        help="Minutes for each of their cells: as many steps as fit.",
     )
     parser.add_argument(
         "--seen",
         metavar="N|FOLDER|FILE",
-        help="prnet: defects to learn from, so many of a category's test pictures; it is not tested on them",
+        help="Defects that prnet learns from, so many of a category's test pictures; these do not test it.",
     )
     parser.add_argument(
         "--light",
         type=common.parse_rate,
         metavar="SHARE",
-        help="fit for light that differs by up to SHARE, 10%% say, and judge in such light too",
+        help="Fit for light that differs by up to SHARE, 10%% say, and judge in such light too.",
     )
     parser.add_argument(
         "--shots",
         metavar="LIST",
-        help="fit each method on so few good pictures instead of all, such as 1,2,4,8",
+        help="Fit each method on so few good pictures instead of all, such as 1,2,4,8.",
     )
     parser.add_argument(
         "--draws",
         type=common.count_parser("draws"),
         metavar="N",
-        help="--shots: draw the pictures so often, with the seeds 0 to N-1 (default: 3)",
+        help="Draw the pictures of --shots so often, with the seeds 0 to N-1 (default: 3).",
     )
     common.add_group(parser)
     common.add_good(parser)
@@ -93,10 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=common.count_parser("cells at a time"),
         metavar="N",
-        help="cells at a time (default: as cores and memory allow)",
+        help="Cells at a time (default: as cores and memory allow).",
     )
-    parser.add_argument("--keep-models", action="store_true", help="keep the model files, in DIR/models")
-    parser.add_argument("--json", action="store_true", help="print one JSON document, as results.json")
+    parser.add_argument("--keep-models", action="store_true", help="Keep the model files, in DIR/models.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON document, as results.json.")
     common.add_device(parser)
     common.add_cluster(parser)
     common.add_quiet(parser)
@@ -104,8 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.evaluation.benchmark.cell import CellStore
-    from flawscope.evaluation.benchmark.run import finished_cells, run_grid
-    from flawscope.evaluation.benchmark.tables import Results, methods_and_seeds
+    from flawscope.evaluation.benchmark.run import finished_cells
 
     if args.cluster is not None:
         connect.check_address(args.cluster)
@@ -117,6 +120,40 @@ def run(args: argparse.Namespace) -> int:
         check_replaceable(out / name)
     say = common.say_unless_quiet(args)
     store = CellStore(out)
+    with store.lock():
+        store.prepare()
+        before = finished_cells(grid, store)
+        left = [cell for cell in grid.cells if cell.name not in before]
+        _say_plan(args, grid, store, len(before))
+        results = _run_cells(args, grid, store, left)
+    if args.json:
+        print(json.dumps(results.to_dict(), indent=1, allow_nan=False))
+    else:
+        print(_summary(results))
+    say(f"wrote {out / 'results.md'}, results.csv and results.json")
+    return _exit_code(results)
+
+
+def _say_plan(args: argparse.Namespace, grid: Grid, store: CellStore, done: int) -> None:
+    """Says what is to be run, and how many cells are done already."""
+    from flawscope.evaluation.benchmark.tables import methods_and_seeds
+
+    say = common.say_unless_quiet(args)
+    categories = ", ".join(dict.fromkeys(cell.category for cell in grid.cells))
+    already = f"; {done} done already" if done else ""
+    say(f"{pluralize(len(grid.cells), 'cell')}: {categories}; {methods_and_seeds(grid)}{already}")
+    if not args.keep_models or done < len(grid.cells):
+        return
+    if not all(store.model_path(cell).is_file() for cell in grid.cells):
+        say(f"some were done without --keep-models: remove their files in {store.cells} to fit anew")
+
+
+def _run_cells(args: argparse.Namespace, grid: Grid, store: CellStore, left: Sequence[Cell]) -> Results:
+    """Runs the cells that are left, and writes the tables after each; returns the results of all."""
+    from flawscope.evaluation.benchmark.run import finished_cells, run_grid
+    from flawscope.evaluation.benchmark.tables import Results
+
+    out, say = Path(args.out), common.say_unless_quiet(args)
     latest = Results(grid, {}, {})
 
     def write_state(state: Results) -> None:
@@ -124,32 +161,16 @@ def run(args: argparse.Namespace) -> int:
         latest = state
         _write_tables(latest, out)
 
-    with store.lock():
-        store.prepare()
-        before = finished_cells(grid, store)
-        left = [cell for cell in grid.cells if cell.name not in before]
-        say(
-            f"{pluralize(len(grid.cells), 'cell')}: "
-            f"{', '.join(dict.fromkeys(cell.category for cell in grid.cells))}; "
-            f"{methods_and_seeds(grid)}" + (f"; {len(before)} done already" if before else "")
-        )
-        if not left and args.keep_models and not all(store.model_path(cell).is_file() for cell in grid.cells):
-            say(f"some were done without --keep-models: remove their files in {store.cells} to fit anew")
-        live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
-        try:
-            with _pool(args, left, live) as (plan, pool):
-                run_grid(grid, store, plan, pool, live, write_state)
-        except KeyboardInterrupt:
-            done = len(finished_cells(grid, store))
-            of = pluralize(len(grid.cells), "cell")
-            live.print_line(f"stopped with {done} of {of} done; the same call goes on from there")
-            raise
-    if args.json:
-        print(json.dumps(latest.to_dict(), indent=1, allow_nan=False))
-    else:
-        print(_summary(latest))
-    say(f"wrote {out / 'results.md'}, results.csv and results.json")
-    return _exit_code(latest)
+    live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
+    try:
+        with _pool(args, left, live) as (plan, pool):
+            run_grid(grid, store, plan, pool, live, write_state)
+    except KeyboardInterrupt:
+        done = len(finished_cells(grid, store))
+        of = pluralize(len(grid.cells), "cell")
+        live.print_line(f"stopped with {done} of {of} done; the same call goes on from there")
+        raise
+    return latest
 
 
 @contextmanager
@@ -179,8 +200,10 @@ def _pool(
 
 def _fit_arguments(cell: Cell, root: str) -> Json:
     """The cell's fit, as `fit_one.predict_memory` takes it."""
-    own = {name: getattr(cell, name) for name in ("category", "group", "seen", "device", "light")}
-    return {"images": os.path.abspath(root), "method": cell.base_method, **own, **cell.options}
+    known = {record.name for arguments in fit_one.MEMORY_ARGUMENTS for record in records_of(arguments)}
+    shared = {name: value for name, value in cell.shared.items() if name in (*known, "good")}
+    own = {"method": cell.base_method, "category": cell.category, "seen": cell.seen}
+    return {"images": os.path.abspath(root), **own, **shared, **cell.options}
 
 
 def _plan_and_report(args: argparse.Namespace) -> Grid:
@@ -198,13 +221,9 @@ def _plan_and_report(args: argparse.Namespace) -> Grid:
         configs=args.config,
         sets=args.set,
         steps=args.steps,
-        minutes=args.minutes,
         seen=args.seen,
-        group=args.group,
-        device=args.device,
-        light=args.light,
         shots=args.shots,
-        good=args.good,
+        **{option.name: getattr(args, option.name) for option in grids.SHARED_OPTIONS},
     )
     if grid.missing:
         common.say(f"not in {args.data}, their rows stay blank: {', '.join(grid.missing)}")

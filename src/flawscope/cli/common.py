@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from flawscope.artefact.files import check_replaceable
 from flawscope.errors import (
@@ -95,42 +95,58 @@ Options = argparse._ActionsContainer  # a parser, or a group of its options
 Add = Callable[[Options], None]
 
 
-def _adder(option: str, **settings: Any) -> Add:
+class ArgumentSettings(TypedDict, total=False):
+    """Settings of `add_argument` that options of the commands have."""
+
+    action: str | type[argparse.Action]
+    nargs: str
+    const: object
+    type: Callable[[str], object]
+    choices: Sequence[str]
+    metavar: str | None
+    help: str
+
+
+def _adder(option: str, **settings: Unpack[ArgumentSettings]) -> Add:
     def add(parser: Options) -> None:
         parser.add_argument(option, **settings)
 
     return add
 
 
-add_json = _adder("--json", action="store_true", help="print one JSON document")
-add_quiet = _adder("--quiet", action="store_true", help="no progress and no remarks")
+add_json = _adder("--json", action="store_true", help="Print one JSON document.")
+add_quiet = _adder("--quiet", action="store_true", help="Print no progress and no remarks.")
 add_cluster = _adder(
     "--cluster",
     metavar="WHERE",
-    help="run on a Ray cluster: auto (the one that runs here), local (this machine alone), or an address "
-    "such as ray://HOST:10001 or HOST:6379",
+    help="Run on a Ray cluster: auto (the one that runs here), local (this machine alone), or an address "
+    "such as ray://HOST:10001 or HOST:6379.",
 )
 add_product = _adder(
-    "--product", metavar="NAME", help="of a joint model, or a view; the others stay as they are"
+    "--product", metavar="NAME", help="Product of a joint model, or view; the others stay as they are."
 )
-add_group = _adder("--group", metavar="PATTERN", help="names that match the same text show one part")
+add_group = _adder(
+    "--group", metavar="PATTERN", help="Regular expression: names that match the same text show one part."
+)
 add_part = _adder(
     "--part",
     metavar="PATTERN",
-    help="regular expression; file names that match the same text show one part, which gets one decision",
+    help="Regular expression: file names that match the same text show one part, which gets one decision.",
 )
 add_view = _adder(
     "--view",
     metavar="PATTERN",
-    help="--part: regular expression of the view (default: the rest of the file's name)",
+    help="Regular expression of the view, with --part (default: the rest of the file's name).",
 )
-add_roi = _adder("--roi", metavar="MASK|x0,y0,x1,y1", help="region of interest; a box is in fractions")
-add_good = _adder("--good", metavar="NAME[,NAME]", help="good folders, where names do not tell; or all")
+add_roi = _adder("--roi", metavar="MASK|x0,y0,x1,y1", help="Region of interest; a box is in fractions.")
+add_good = _adder(
+    "--good", metavar="NAME[,NAME]", help="Folders of good pictures, where names do not tell; or all."
+)
 
 
 def add_scale(parser: Options) -> None:
     parser.add_argument(
-        "--scale-mm", metavar="MM", type=parse_length, help="millimetres a pixel: regions get their sizes"
+        "--scale-mm", metavar="MM", type=parse_length, help="Millimetres of a pixel: regions get their sizes."
     )
 
 
@@ -146,7 +162,9 @@ def parse_length(text: str) -> float:
 
 
 def add_device(parser: Options, threads: str = "all cores") -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; with OpenVINO gpu, npu")
+    parser.add_argument(
+        "--device", default="auto", help="Device: auto, cpu, cuda, mps; with OpenVINO gpu, npu."
+    )
     add_threads(parser, threads)
 
 
@@ -155,7 +173,7 @@ def add_threads(parser: Options, threads: str = "all cores") -> None:
         "--threads",
         type=count_parser("threads"),
         metavar="N",
-        help=f"threads that compute on a CPU (default: {threads})",
+        help=f"Threads that compute on a CPU (default: {threads}).",
     )
 
 
@@ -163,21 +181,24 @@ def add_engine(parser: Options, threads: str = "all cores") -> None:
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
-        help="runs an .onnx model (default: onnxruntime; openvino for a model in bf16)",
+        help="Engine of an .onnx model (default: onnxruntime; openvino for a model in bf16).",
     )
     add_device(parser, threads)
 
 
 def add_rate(parser: Options, default: str) -> None:
     parser.add_argument(
-        "--false-alarm-rate", type=parse_rate, metavar="RATE", help=f"of good pictures (default: {default})"
+        "--false-alarm-rate",
+        type=parse_rate,
+        metavar="RATE",
+        help=f"Share of good pictures that may be called anomalous (default: {default}).",
     )
 
 
 def add_data(parser: Options, *, several: str = "", required: bool = True) -> None:
     """Adds the options of the data set. several: further meanings of `--category`, for the help."""
-    parser.add_argument("--data", required=required, metavar="ROOT", help="folder of pictures or categories")
-    text = f"which one, if ROOT holds several{several}"
+    parser.add_argument("--data", required=required, metavar="ROOT", help="Folder of pictures or categories.")
+    text = f"Category to take, where ROOT holds several{several}."
     parser.add_argument("--category", metavar="NAME", help=text)
     add_good(parser)
 
@@ -185,9 +206,9 @@ def add_data(parser: Options, *, several: str = "", required: bool = True) -> No
 def add_settings(parser: Options, presets: str) -> None:
     """Adds the options that `read_settings` reads; `presets` is the help of `--preset`."""
     parser.add_argument("--preset", help=presets)
-    parser.add_argument("--config", metavar="FILE", help="YAML file of options and settings")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options and settings.")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; wins over the file"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="Setting that wins over the file."
     )
 
 
@@ -204,14 +225,14 @@ def add_pictures(parser: Options) -> None:
     parser.add_argument(
         "--decimal-comma",
         action="store_true",
-        help="CSV with semicolons and decimal commas, as Excel reads it in German, French and others; "
-        "stays so for this --out; FILE.xlsx needs none",
+        help="Write CSV with semicolons and decimal commas, as Excel reads it in German, French and others; "
+        "it stays so for this --out; FILE.xlsx needs none.",
     )
     parser.add_argument(
         "--maps",
         choices=("png16", "tiff", "npy", "none"),
-        help="how to write maps: 16-bit PNG, 32-bit TIFF or numpy; maps/scale.json says what a value means "
-        "(default: png16)",
+        help="Form of the maps: 16-bit PNG, 32-bit TIFF or numpy; maps/scale.json says what a value means "
+        "(default: png16).",
     )
 
 
@@ -229,12 +250,7 @@ def check_output(args: argparse.Namespace) -> None:
     """Checks before anything is loaded that `--out` can be written, and makes its folder. Options on written
     pictures are refused where none are written. A table is written as the one before it, with decimal commas
     or without."""
-    if args.out and not args.out.lower().endswith(".xlsx"):
-        from flawscope.results.run import TABLE_NAME
-        from flawscope.results.table import has_decimal_commas
-
-        before = args.out if is_table(args.out) else Path(args.out, TABLE_NAME)
-        args.decimal_comma = args.decimal_comma or has_decimal_commas(before)
+    _keep_decimal_commas(args)
     if args.out and not is_table(args.out):
         check_results_folder(args.out)
         return
@@ -242,10 +258,22 @@ def check_output(args: argparse.Namespace) -> None:
         raise InputError("--decimal-comma is for CSV: add --out FILE.csv or --out DIR, or leave it out")
     if args.maps:
         raise InputError("--maps has nothing to write to: add --out DIR")
-    if args.out and not (folder := Path(args.out).absolute().parent).is_dir():
-        raise InputError(f"--out {args.out}: there is no folder {folder}; make it first")
     if args.out:
+        folder = Path(args.out).absolute().parent
+        if not folder.is_dir():
+            raise InputError(f"--out {args.out}: there is no folder {folder}; make it first")
         check_replaceable(Path(args.out))
+
+
+def _keep_decimal_commas(args: argparse.Namespace) -> None:
+    """Sets `--decimal-comma` where the table that is replaced has decimal commas."""
+    from flawscope.results.run import TABLE_NAME
+    from flawscope.results.table import has_decimal_commas
+
+    if not args.out or args.out.lower().endswith(".xlsx"):
+        return
+    before = args.out if is_table(args.out) else Path(args.out, TABLE_NAME)
+    args.decimal_comma = args.decimal_comma or has_decimal_commas(before)
 
 
 def check_results_folder(path: str, *names: str) -> None:
@@ -276,9 +304,11 @@ def keep_other_results(
     earlier = earlier_product(Path(args.out))
     if earlier not in ("", product):
         raise InputError(f"--out {args.out} holds results of {earlier}, the model is of {product}: {remedy}")
-    judged = earlier_paths(Path(args.out)) if pictures else []
-    given = {os.path.abspath(path) for path in pictures or ()}
-    if judged and not any(os.path.abspath(path) in given for path in judged):
+    if not pictures:
+        return
+    judged = earlier_paths(Path(args.out))
+    given = {os.path.abspath(path) for path in pictures}
+    if judged and given.isdisjoint(os.path.abspath(path) for path in judged):
         others = f"{pluralize(len(judged), 'other picture')}, such as {judged[0]}"
         raise InputError(f"--out {args.out} holds results of {others}: {remedy}")
 
@@ -287,14 +317,14 @@ def add_force(parser: Options) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="with --out DIR: replace results of another product or of other pictures, too",
+        help="Replace results of another product or of other pictures in --out DIR, too.",
     )
 
 
 def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
     """Adds the options on metrics and on where the figures go; `out` is the help of `--out`."""
     parser.add_argument(
-        "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
+        "--full-resolution", action="store_true", help="Compute pixel metrics at the pictures' size, too."
     )
     parser.add_argument("--out", metavar=metavar, help=out)
     add_force(parser)
@@ -467,15 +497,20 @@ def left_out_line(result: Evaluation, by: str) -> str:
 
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Aligns columns for reading; numbers to the right."""
-    shown = [["" if value is None else str(value) for value in row] for row in rows]
+    rows_of_text = [["" if value is None else str(value) for value in row] for row in rows]
     columns = []
     for place, title in enumerate(header):
-        values = [row[place] for row in shown]
-        width = max(len(text) for text in (title, *values))
-        is_of_numbers = all(re.match(r"$|n/a$|[+\-0-9]", text) for text in values)
-        align = str.rjust if is_of_numbers else str.ljust
-        columns.append([align(text, width) for text in (title, "-" * width, *values)])
+        values = [row[place] for row in rows_of_text]
+        columns.append(_align_column(title, values))
     return "\n".join("  ".join(cells).rstrip() for cells in zip(*columns, strict=True))
+
+
+def _align_column(title: str, values: Sequence[str]) -> list[str]:
+    """Cells of a column, its title and a line first, all of one width."""
+    width = max(len(text) for text in (title, *values))
+    is_of_numbers = all(re.match(r"$|n/a$|[+\-0-9]", text) for text in values)
+    align = str.rjust if is_of_numbers else str.ljust
+    return [align(text, width) for text in (title, "-" * width, *values)]
 
 
 # --------------------------------------------------- --category all|objects|textures|a,b: one after the other
@@ -539,11 +574,22 @@ def reason_of(error: Exception, *, debug: bool = False) -> str:
         return "not enough memory: choose a smaller --size or fewer pictures"
     if debug:
         raise error
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
+    if isinstance(error, OSError):
+        return _reason_of_system(error)
+    return _reason_unforeseen(error)
+
+
+def _reason_of_system(error: OSError) -> str:
+    """Reason that the computer gives: a full disk, lacking rights, no folder for temporary files."""
+    if error.errno in DISK_FULL:
         where = error.filename or "the output"
         return f"cannot write {where}: {error.strerror}; free some space or send it elsewhere"
     if isinstance(error, PermissionError) and error.filename:
         return f"{_without_rights(error.filename)}: {error.strerror}; give this user the rights to it"
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # `tempfile`'s words
         return "no folder can be written for temporary files, such as /tmp: set TMPDIR to one"
+    return _reason_unforeseen(error)
+
+
+def _reason_unforeseen(error: Exception) -> str:
     return f"unexpected {message_with_type(error)}; --debug shows where"

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", metavar="A", help="model file, such as the one in use")
+    parser.add_argument("a", metavar="A", help="Model file, such as the one in use.")
     parser.add_argument(
-        "b", metavar="B", help="model file, such as the new one; of any method, size, runtime"
+        "b", metavar="B", help="Model file, such as the new one; of any method, size, runtime."
     )
     common.add_data(parser)
     common.add_rate(parser, "each model's own")

@@ -10,6 +10,8 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,43 +21,45 @@ from flawscope.errors import InputError
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
+    from flawscope.datasets.check import CheckReport
     from flawscope.evaluation.repeatability import Repeatability
     from flawscope.pictures.still_frames import StillReport
     from flawscope.progress import ProgressCallback
+    from flawscope.results.advice import Advice
     from flawscope.results.alignment import Alignment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", metavar="check", choices=["check"], help="what to do: check")
+    parser.add_argument("action", metavar="check", choices=["check"], help="Action: check.")
     common.add_data(parser, required=False)
     parser.add_argument(
         "--still",
         metavar="FOLDER",
-        help="frames of one part that lies still, about 30, from the running camera: measures noise, light, "
-        "movement, focus and white pixels, names faults and what they cost",
+        help="Frames of one part that lies still, about 30, from the running camera: measures noise, light, "
+        "movement, focus and white pixels, names faults and what they cost.",
     )
     parser.add_argument(
         "--again",
         metavar="FOLDER",
-        help="pictures of one part that was put in five times: says how well the score of --model repeats",
+        help="Pictures of one part that was put in five times: says how well the score of --model repeats.",
     )
-    parser.add_argument("--model", metavar="MODEL", help="model file that judges the pictures of --again")
+    parser.add_argument("--model", metavar="MODEL", help="Model file that judges the pictures of --again.")
     parser.add_argument(
         "--align",
         choices=["shift", "turn", "full"],
-        help="how parts lie; says how well they are found, and --out draws where",
+        help="Pose of the parts; says how well they are found, and --out draws where.",
     )
     parser.add_argument(
-        "--several", action="store_true", help="with --align: pictures show several parts each"
+        "--several", action="store_true", help="Find several parts in a picture, with --align."
     )
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="an .html page that shows how each form of picture and mask is read, and with --align where "
-        "parts are found",
+        help="Page to write, .html; it shows how each form of picture and mask is read, and with --align "
+        "where parts are found.",
     )
     common.add_group(parser)
-    parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")
+    parser.add_argument("--no-near", action="store_true", help="Skip the search for near-duplicates.")
     common.add_json(parser)
     common.add_quiet(parser)
 
@@ -67,48 +71,64 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("give --data ROOT, or --still FOLDER with frames of one part that lies still")
     if args.several and not args.align:
         raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
+    if args.out:
+        check_writable(Path(args.out), ".html")
+    return _check_data(args)
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    """Checks a data set; what an alignment fails for is raised after all else was shown."""
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import group_warning
     from flawscope.evaluation.next_steps import advise_before
 
-    if args.out:
-        check_writable(Path(args.out), ".html")
     step = common.progress_for(args)
     dataset = open_dataset(args.data, args.category, group=args.group, good=args.good)
     if group_remark := group_warning([item.path for item in dataset.train], args.group):
         common.say(group_remark)
-    report = check(
-        dataset,
-        near=not args.no_near,
-        group=args.group,
-        progress=lambda done, total: step("check", done, total),
-    )
+    progress = partial(step, "check")
+    report = check(dataset, near=not args.no_near, group=args.group, progress=progress)
     aligned, problem = None, None
-    try:
-        aligned = _check_alignment(args, dataset, step) if args.align else None
-    except InputError as error:  # the rest is told and shown all the same
-        problem = error
-    steps = [] if args.align else advise_before(dataset)
+    if args.align:
+        try:
+            aligned = _check_alignment(args, dataset, step)
+        except InputError as error:  # the rest is told and shown all the same
+            problem = error
     if args.out:
-        from flawscope.pages.report import write_page
-        from flawscope.pages.report.pages import check_page
-
-        write_page(args.out, check_page(dataset, report, aligned))
-    if args.json:
-        document = report.to_dict() | ({} if aligned is None else {"alignment": aligned.to_dict()})
-        document["advice"] = [one._asdict() for one in steps]
-        common.show(common.as_json(document))
-    else:
-        lines = list(report.lines())
-        if aligned is not None:
-            lines += aligned.lines()
-        common.show("\n".join(lines))
-        for one in steps:
-            common.show(common.next_step(one))
+        _write_page(args.out, dataset, report, aligned)
+    steps = [] if args.align else advise_before(dataset)
+    _show_checks(args, report, aligned, steps)
     if problem is not None:
         raise problem
-    return 0 if report.ok and not (aligned and aligned.problem) else 1
+    is_aligned = aligned is None or not aligned.problem
+    return 0 if report.ok and is_aligned else 1
+
+
+def _write_page(out: str, dataset: Dataset, report: CheckReport, aligned: Alignment | None) -> None:
+    from flawscope.pages.report import write_page
+    from flawscope.pages.report.pages import check_page
+
+    write_page(out, check_page(dataset, report, aligned))
+
+
+def _show_checks(
+    args: argparse.Namespace, report: CheckReport, aligned: Alignment | None, steps: Sequence[Advice]
+) -> None:
+    """Prints what was found and advised, with `--json` as one document."""
+    if args.json:
+        document = report.to_dict()
+        if aligned is not None:
+            document["alignment"] = aligned.to_dict()
+        document["advice"] = [one._asdict() for one in steps]
+        common.show(common.as_json(document))
+        return
+    lines = list(report.lines())
+    if aligned is not None:
+        lines += aligned.lines()
+    common.show("\n".join(lines))
+    for one in steps:
+        common.show(common.next_step(one))
 
 
 def _check_camera(args: argparse.Namespace) -> int:
@@ -169,17 +189,19 @@ def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressC
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="demo", metavar="DIR", help="folder for everything (default: demo)")
-    parser.add_argument("--category", default="plate", help="plate or fabric (default: plate)")
+    parser.add_argument("--out", default="demo", metavar="DIR", help="Folder for everything (default: demo).")
+    parser.add_argument(
+        "--category", default="plate", help="Category to draw: plate or fabric (default: plate)."
+    )
     parser.add_argument(
         "--train",
         type=common.count_parser("pictures"),
         default=40,
         metavar="N",
-        help="good pictures to draw (default: %(default)s)",
+        help="Number of good pictures to draw (default: %(default)s).",
     )
-    parser.add_argument("--only-draw", action="store_true", help="draw DIR/CATEGORY and fit nothing")
-    parser.add_argument("--seed", type=common.parse_seed, default=0, help="of the drawing (default: 0)")
+    parser.add_argument("--only-draw", action="store_true", help="Draw DIR/CATEGORY and fit nothing.")
+    parser.add_argument("--seed", type=common.parse_seed, default=0, help="Seed of the drawing (default: 0).")
     common.add_device(parser)
     common.add_quiet(parser)
 

@@ -11,12 +11,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flawscope.artefact.files import MODEL_SUFFIXES
-from flawscope.cli import common, fit_one
+from flawscope.cli import common
 from flawscope.errors import Failure, InputError, pluralize
 from flawscope.pages import report
 from flawscope.progress import format_duration
 
 if TYPE_CHECKING:
+    from flawscope.artefact.model_facts import ModelFacts
+    from flawscope.artefact.model_file import Manifest
     from flawscope.datasets import Dataset, Item
     from flawscope.evaluation.result import Evaluation
     from flawscope.evaluation.robustness import Robustness
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from flawscope.predictor.router import Router
     from flawscope.progress import ProgressCallback
     from flawscope.results.prediction import Prediction
+    from flawscope.results.run import ResultsFolder, WriteErrors
     from flawscope.types import Facts, Json
 
     Documents = Mapping[str, Json]  # of `evaluate --json`, by category
@@ -33,26 +36,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="model file; for several categories the folder of CATEGORY.safetensors, or a joint model",
+        help="Model file; for several categories the folder of CATEGORY.safetensors, or a joint model.",
     )
     common.add_data(parser, several=f"{common.SEVERAL_HELP}each by its own model, or by a joint one")
     common.add_rate(parser, "the model's")
     common.add_figures(
         parser,
-        "write results, a report, overlays and maps; or the table of results alone, .csv or .xlsx (Excel); "
-        "for several categories a folder for each, or a table with a row for each",
+        "Write results, a report, overlays and maps; or the table of results alone, .csv or .xlsx (Excel); "
+        "for several categories a folder for each, or a table with a row for each.",
         "DIR|FILE.csv|FILE.xlsx",
     )
     parser.add_argument(
         "--robustness",
         action="store_true",
-        help="judge every picture in other light and out of focus too: false alarms, defects found (20 times "
-        "the time)",
+        help="Judge every picture in other light and out of focus too: false alarms, defects found (20 times "
+        "the time).",
     )
     parser.add_argument(
         "--learning-curve",
         action="store_true",
-        help="how many good pictures are enough: fits the model with fewer, half at most (the time of a fit)",
+        help="Say how many good pictures are enough: fit the model with fewer, half at most (takes a fit).",
     )
     common.add_pictures(parser)
     common.add_json(parser)
@@ -89,48 +92,77 @@ def evaluate_model(
     """Evaluates one model and writes what `--out` asks for. Returns also the pictures that could not be
     judged or drawn. `show` is called before steps that may fail, such as on a full disk. predictor, dataset:
     where they are open already."""
-    from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
     step = common.progress_for(args)
-    folder = Path(args.out) if args.out and not common.is_table(args.out) else None
-    if folder:
+    if _results_folder(args):
         common.require_torch(args.model)  # whose extra brings what a report needs, too
         report.require_libraries()
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
-    seed, group = common.seed_and_group(manifest)
-    dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
+    dataset = dataset or _open_dataset(args, manifest)
     common.check_output(args)
     common.keep_other_results(args, manifest.category, [item.path for item in dataset.test])
-
-    from flawscope.datasets.mask_remarks import mask_remarks
-    from flawscope.evaluation.evaluation import evaluate
-    from flawscope.evaluation.next_steps import advise_after
-    from flawscope.evaluation.result import all_results
-    from flawscope.results.result_workbook import open_table
-
     predictor = predictor or common.load_single(args, args.model)
+    result = _measure(args, predictor, dataset, step)
+    if show:
+        show(result)
+    _say_remarks(args, result, dataset, manifest)
+    failures = list(result.failures)
+    if folder := _results_folder(args):
+        failures += _write_results(args, folder, result, predictor, dataset, step)
+    elif args.out:
+        _write_table(args, result, predictor)
+    return result, failures
+
+
+def _results_folder(args: argparse.Namespace) -> Path | None:
+    """The folder of `--out`; None: there is none, or a table alone."""
+    return Path(args.out) if args.out and not common.is_table(args.out) else None
+
+
+def _open_dataset(args: argparse.Namespace, model: Manifest | ModelFacts) -> Dataset:
+    """Opens the data set, split as for fitting the model."""
+    from flawscope.datasets import open_dataset
+
+    seed, group = common.seed_and_group(model)
+    return open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
+
+
+def _measure(
+    args: argparse.Namespace, predictor: Predictor, dataset: Dataset, step: ProgressCallback
+) -> Evaluation:
+    from flawscope.evaluation.evaluation import evaluate
+
     how: Json = {"full_resolution": args.full_resolution, "robust": args.robustness}
     if args.learning_curve:
         from flawscope.fitting.fewer_pictures import fit_fewer
 
         how["fewer"] = fit_fewer(predictor, dataset, step)
-    result = evaluate(predictor, dataset, step=step, **how)
-    if show:
-        show(result)
+    return evaluate(predictor, dataset, step=step, **how)
+
+
+def _say_remarks(args: argparse.Namespace, result: Evaluation, dataset: Dataset, manifest: Manifest) -> None:
+    """Warns of masks that do not fit, and advises the next steps."""
+    from flawscope.datasets.mask_remarks import mask_remarks
+    from flawscope.evaluation.next_steps import advise_after
+
     for line in mask_remarks(dataset):
         common.say(f"warning: {line}")
-    for step_advised in () if args.json or args.quiet else advise_after(result, manifest):
-        common.say(common.next_step(step_advised))
-    failures = list(result.failures)
-    if folder:
-        failures += _write_results(args, folder, result, predictor, dataset, step)
-    elif args.out:
-        table = open_table(args.out, decimal_comma=args.decimal_comma, **_table_form(args, result, predictor))
-        for _, one in all_results(result):
-            table.add_result(one)
-        table.close(_totals(args, result))
-    return result, failures
+    if args.json or args.quiet:
+        return
+    for advice in advise_after(result, manifest):
+        common.say(common.next_step(advice))
+
+
+def _write_table(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> None:
+    """Writes the table of results alone."""
+    from flawscope.evaluation.result import all_results
+    from flawscope.results.result_workbook import open_table
+
+    table = open_table(args.out, decimal_comma=args.decimal_comma, **_table_form(args, result, predictor))
+    for _, one in all_results(result):
+        table.add_result(one)
+    table.close(_totals(args, result))
 
 
 def _write_results(
@@ -142,10 +174,8 @@ def _write_results(
     step: ProgressCallback,
 ) -> list[str]:
     """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
-    from flawscope.cli.output import part_rows
     from flawscope.evaluation.result import all_results
-    from flawscope.results.excel import write_table
-    from flawscope.results.run import PARTS_TABLE_NAME, ResultsFolder, WriteErrors
+    from flawscope.results.run import ResultsFolder, WriteErrors
 
     say = common.say_unless_quiet(args)
     inputs = [item.path for item, _ in all_results(result)]
@@ -154,19 +184,7 @@ def _write_results(
     unwritten = WriteErrors(common.say)
     with unwritten.collect("summary"):
         results.write_summary(result.to_dict())
-    for _, one in all_results(result):
-        with unwritten.collect("row"):
-            results.table.add_result(one)
-        with unwritten.collect("JSON file"):
-            results.add_details(one)
-    with unwritten.collect("table"):
-        results.table.close()
-    decided = [one.prediction for one in result.judged_parts]
-    rows = [*part_rows(decided, products=False)] if decided else []
-    if rows:
-        with unwritten.collect("table"):
-            path = results.own.path(PARTS_TABLE_NAME)
-            write_table(path, rows, decimal_comma=args.decimal_comma)
+    part_rows = _write_tables(args, results, result, unwritten)
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
         with unwritten.collect("picture"):
             results.pictures.add(item.path, prediction)
@@ -174,13 +192,38 @@ def _write_results(
     with unwritten.collect("table"):
         for _, one in all_results(result):
             results.add_to_workbook(one)
-        results.workbook.close(_totals(args, result), rows)
+        results.workbook.close(_totals(args, result), part_rows)
     with unwritten.collect("report"):
         path = results.own.path(report.REPORT_NAME)
         name = os.path.basename(args.model)
         report.write_report(path, result, predictor, dataset, model=name, step=step)
         say(f"report: {path}")
     return [*results.pictures.failures, *unwritten.lines()]
+
+
+def _write_tables(
+    args: argparse.Namespace, results: ResultsFolder, result: Evaluation, unwritten: WriteErrors
+) -> list[Sequence[object]]:
+    """Writes the tables of pictures and of parts, and a JSON file for each picture; returns the rows of
+    parts, none where pictures are judged."""
+    from flawscope.cli.output import part_rows
+    from flawscope.evaluation.result import all_results
+    from flawscope.results.excel import write_table
+    from flawscope.results.run import PARTS_TABLE_NAME
+
+    for _, one in all_results(result):
+        with unwritten.collect("row"):
+            results.table.add_result(one)
+        with unwritten.collect("JSON file"):
+            results.add_details(one)
+    with unwritten.collect("table"):
+        results.table.close()
+    if not result.judged_parts:
+        return []
+    rows = [*part_rows((one.prediction for one in result.judged_parts), products=False)]
+    with unwritten.collect("table"):
+        write_table(results.own.path(PARTS_TABLE_NAME), rows, decimal_comma=args.decimal_comma)
+    return rows
 
 
 def _table_form(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> Json:
@@ -308,15 +351,15 @@ def _run_each(args: argparse.Namespace) -> int:
 
 def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[str, Dataset]:
     """Returns the test pictures of each view; empty for a model of several products."""
-    from flawscope.datasets import open_dataset
+    from flawscope.datasets.dataset import split_by_view
 
     if (pattern := model.views) is None:
         return {}
     if common.asks_several(args):
         raise InputError("the model is of one product's views: name one --category")
-    seed, group = common.seed_and_group(model.facts)
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
-    return fit_one.split_by_view(dataset, pattern, "test", *(["train"] if dataset.drawn_split else []))
+    dataset = _open_dataset(args, model.facts)
+    splits = ("test", "train") if dataset.drawn_split else ("test",)
+    return split_by_view(dataset, pattern, *splits)
 
 
 def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Json:
@@ -345,7 +388,7 @@ def _run_several(
     from flawscope.results.table import OutputFiles
 
     say = common.say_unless_quiet(args)
-    folder = Path(args.out) if args.out and not common.is_table(args.out) else None
+    folder = _results_folder(args)
     if folder:
         own = OutputFiles(common.prepare_output_folder(args.out))
         own.check(TABLE_NAME)

@@ -24,18 +24,21 @@ add_arguments = fit_options.add_arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.artefact import files
-    from flawscope.evaluation.next_steps import advise_blind
-    from flawscope.predictor import Predictor
-    from flawscope.predictor.router import is_router
-    from flawscope.results.advice import advice
+    args = _read_call(args)
+    if args.force and questions.accept(args.out, args.call_digest):
+        return _report_accepted(args)
+    args.each_view = router.wants_each_view(args)
+    if args.joint or args.each_view or _updates_joint_model(args):
+        return router.fit(args)
+    if common.asks_several(args):
+        return fit_several.run(args)
+    return _fit_one(args)
 
+
+def _read_call(args: argparse.Namespace) -> argparse.Namespace:
+    """Returns the call with the options of its file. InputError where options do not go together."""
     args = fit_options.with_call_of_file(args)
-    several = args.joint or common.asks_several(args)
-    category = (
-        None if several else args.category or (fit_one.only_category(args.data) if args.config else None)
-    )
-    args = fit_options.with_file(args, category)
+    args = fit_options.with_file(args, _category_of_file(args))
     if args.cluster is not None:
         connect.check_address(args.cluster)
     if args.evaluate and (args.joint or args.each_view or common.asks_several(args)):
@@ -43,15 +46,37 @@ def run(args: argparse.Namespace) -> int:
     if args.json and not args.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
     args.call_digest, args.has_test = questions.digest_call(args), True
-    if args.force and questions.accept(args.out, args.call_digest):
-        return common.report_failures(_evaluate(args, Predictor.opened(args.out)) if args.evaluate else [])
-    args.each_view = router.wants_each_view(args)
-    is_update = args.update and os.path.isfile(args.update) and is_router(args.update)
-    if args.joint or args.each_view or is_update:
-        return router.fit(args)
-    if common.asks_several(args):
-        return fit_several.run(args)
-    out = files.check_writable(args.out, ".safetensors")
+    return args
+
+
+def _category_of_file(args: argparse.Namespace) -> str | None:
+    """The category whose options of `--config` hold for the whole call; None: those for all do."""
+    if args.joint or common.asks_several(args):
+        return None
+    if args.category or not args.config:
+        return args.category or None
+    return fit_one.only_category(args.data)
+
+
+def _report_accepted(args: argparse.Namespace) -> int:
+    """Evaluates a model whose questions were accepted, where `--evaluate` asks for it."""
+    from flawscope.predictor import Predictor
+
+    failures = _evaluate(args, Predictor.opened(args.out)) if args.evaluate else []
+    return common.report_failures(failures)
+
+
+def _updates_joint_model(args: argparse.Namespace) -> bool:
+    from flawscope.predictor.router import is_router
+
+    return bool(args.update) and os.path.isfile(args.update) and is_router(args.update)
+
+
+def _fit_one(args: argparse.Namespace) -> int:
+    """Fits one model, says what it is and how to go on, and evaluates it where the call asks for it."""
+    from flawscope.artefact import files
+
+    files.check_writable(args.out, ".safetensors")
     say = common.say_unless_quiet(args)
 
     def tell(line: str) -> None:
@@ -62,22 +87,36 @@ def run(args: argparse.Namespace) -> int:
         predictor = fit_one.fit_and_save(args, tell, common.progress_for(args))
     else:
         predictor = fit_several.fit_in_task(args, tell)
-    out = questions.written(out, args.update)
-    for line in summary(predictor, args.verbose, updated=args.update is not None):
-        say(line)
-    seconds = predictor.manifest.facts.get("seconds_view")
-    speed = "" if seconds is None else f", {seconds:.2g} s a view here"
-    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB{speed}); `flawscope info {out}` tells the rest")
-    rate, missing = predictor.calibration.rate, lacking(predictor.manifest, args.update is not None)
-    few = advice(rate=rate, missing=missing, learnt=learnt_by_default(args, predictor.manifest))
-    for step in [*advise_blind(predictor.manifest), *few]:
-        say(common.next_step(step))
-    for line in next_steps(args, out):
-        say(line)
+    out = questions.written(args.out, args.update)
+    _say_fitted(args, predictor, out)
     failures = list(predictor.failures)
     if args.evaluate:
         failures += _evaluate(args, predictor)
     return common.report_failures(failures) or questions.report(out, args.update)
+
+
+def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> None:
+    """Says what the model promises, where it is, and the next steps."""
+    from flawscope.evaluation.next_steps import advise_blind
+    from flawscope.results.advice import advice
+
+    say, manifest = common.say_unless_quiet(args), predictor.manifest
+    is_update = args.update is not None
+    for line in summary(predictor, args.verbose, updated=is_update):
+        say(line)
+    seconds = manifest.facts.get("seconds_view")
+    speed = "" if seconds is None else f", {seconds:.2g} s a view here"
+    size = f"{out.stat().st_size / 2**20:.1f} MiB"
+    say(f"wrote {out} ({size}{speed}); `flawscope info {out} --verbose` says the rest")
+    few = advice(
+        rate=predictor.calibration.rate,
+        missing=lacking(manifest, is_update),
+        learnt=learnt_by_default(args, manifest),
+    )
+    for step in [*advise_blind(manifest), *few]:
+        say(common.next_step(step))
+    for line in next_steps(args, out):
+        say(line)
 
 
 def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:

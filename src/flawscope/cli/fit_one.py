@@ -6,9 +6,8 @@ import argparse
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flawscope.cli import common, fit_options, questions
 from flawscope.cli.output import file_remarks
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from flawscope.artefact.model_file import Artefact
-    from flawscope.calibration.parts import PartPattern
-    from flawscope.datasets import Dataset, Item
+    from flawscope.datasets import Dataset
     from flawscope.predictor import Predictor
     from flawscope.progress import ProgressCallback
     from flawscope.types import Json
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 
 # Settings that have a flag with every method
 COMMON_FLAGS = (*names_of(SETTING), "seen")
+MEMORY_ARGUMENTS = (Reading, Seeing)  # those of `fit` that its memory depends on
 
 
 class FitSettings(NamedTuple):
@@ -39,7 +38,7 @@ class FitSettings(NamedTuple):
 
     method: str
     preset: str
-    seen: Any
+    seen: int | str
     settings: Json
 
 
@@ -49,23 +48,28 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     category = (args.category or only_category(args.data)) if args.config else None
     options = common.read_settings(args, (*COMMON_FLAGS, *own), category)
     options = {name: value for name, value in options.items() if name not in fit_options.file_options()}
-    if args.update:
-        given = [name for name, value in options.items() if value is not None]
-        given += [one.name for one in FIT_OPTIONS if one.kept_by_update and getattr(args, one.name)]
-        if given:
-            names = ", ".join(fit_options.written(args, name) for name in given)
-            raise InputError(f"--update keeps the model's own settings: leave out {names}")
-    elif args.fair:
-        raise InputError("--fair is for --update: leave it out")
+    _check_update(args, options)
     method, preset, seen = registry.take_choices(options)
     method = registry.default_method_name(method, preset)
-    found = FitSettings(method, preset, seen, options)
     if not args.update:
         try:
             registry.configure(registry.method(method), preset, options)
         except InputError as error:
             raise InputError(fit_options.name_as_typed(args, str(error))) from None
-    return found
+    return FitSettings(method, preset, seen, options)
+
+
+def _check_update(args: argparse.Namespace, settings: Json) -> None:
+    """Raises an InputError for settings that an update keeps, and for options of an update without one."""
+    if not args.update:
+        if args.fair:
+            raise InputError("--fair is for --update: leave it out")
+        return
+    given = [name for name, value in settings.items() if value is not None]
+    given += [one.name for one in FIT_OPTIONS if one.kept_by_update and getattr(args, one.name)]
+    if given:
+        names = ", ".join(fit_options.written(args, name) for name in given)
+        raise InputError(f"--update keeps the model's own settings: leave out {names}")
 
 
 def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> Predictor:
@@ -116,7 +120,7 @@ def fit_arguments(
 
 def memory_arguments(args: argparse.Namespace, call: FitSettings) -> Json:
     """Arguments of a fit that its memory depends on."""
-    return fit_arguments(args, call, (Reading, Seeing))
+    return fit_arguments(args, call, MEMORY_ARGUMENTS)
 
 
 def require_training() -> None:
@@ -128,84 +132,112 @@ def fit_model(
     args: argparse.Namespace, call: FitSettings, old: Artefact | None, say: Say, step: ProgressCallback
 ) -> Predictor:
     """Fits one model, or adds to `old`."""
-    from flawscope.artefact.tried import Choice
+    dataset = _open_training_data(args, call, old)
+    args.has_test = bool(dataset.test)
+    if args.only_view is not None:
+        from flawscope.datasets.dataset import split_by_view
+
+        pattern, view = args.only_view
+        dataset = split_by_view(dataset, pattern, "train", "validation")[view]
+    _say_training_data(args, dataset, say)
+    is_pose_unknown = old is None and not (args.align or args.several or args.channels)
+    if is_pose_unknown and not args.auto:  # a search asks it, too
+        _advise_before(dataset, say)
+    from flawscope.methods.threads import reuse_freed_memory, set_thread_count  # torch: after all is checked
+
+    set_thread_count(args.threads)
+    reuse_freed_memory()
+    if old is not None:
+        return _extend(args, old, dataset, say, step)
+    try:
+        predictor = _fit_new(args, call, dataset, {"say": say, "step": step})
+    except ConflictError as error:
+        text = error.conflicts[0].describe(lambda name: fit_options.written(args, name))
+        raise InputError(text) from None
+    if is_pose_unknown:
+        _advise_untried(predictor, dataset, say)
+    return predictor
+
+
+def _open_training_data(args: argparse.Namespace, call: FitSettings, old: Artefact | None) -> Dataset:
+    """Opens the data set, split as the model's seed and parts say."""
     from flawscope.calibration.parts import PartPattern, name_reader
     from flawscope.datasets import open_dataset
-    from flawscope.evaluation.next_steps import advise_before, advise_untried
     from flawscope.pictures.listing import relative_names
     from flawscope.pictures.units import group_reader
 
-    if old is not None:
-        if not registry.method(old.manifest.method).extends:
-            able = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
-            raise InputError(
-                f"--update is for {able}: put the new pictures to the good ones and fit "
-                f"{old.manifest.method} anew, or give it new thresholds with `flawscope calibrate`"
-            )
-        seed, known = common.seed_and_group(old.manifest)
-        group = group_reader(args.group) or known
-    else:
+    if old is None:
         group = name_reader(args.group, args.part, args.view)
         seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
+    else:
+        _check_extends(old)
+        seed, known = common.seed_and_group(old.manifest)
+        group = group_reader(args.group) or known
     if args.only_view is not None:
         group = args.only_view[0].part_key
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     if old is None and args.part is not None:
         PartPattern(args.part, args.view).part_numbers(relative_names(_good_pictures(dataset)))
-    args.has_test = bool(dataset.test)
-    if args.only_view is not None:
-        dataset = split_by_view(dataset, args.only_view[0], "train", "validation")[args.only_view[1]]
+    return dataset
+
+
+def _check_extends(old: Artefact) -> None:
+    """Raises an InputError where a model's method cannot be added to."""
+    if registry.method(old.manifest.method).extends:
+        return
+    able = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
+    raise InputError(
+        f"--update is for {able}: put the new pictures to the good ones and fit "
+        f"{old.manifest.method} anew, or give it new thresholds with `flawscope calibrate`"
+    )
+
+
+def _say_training_data(args: argparse.Namespace, dataset: Dataset, say: Say) -> None:
+    """Says how many pictures are learnt from, and what is odd about them."""
     kept = sum(not one.anomalous for one in dataset.test) if dataset.drawn_split else 0
     others = f"; {kept} more are kept for `evaluate`" if kept else ""
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{others}")
     say(Detail(f"folders: {dataset.layout} layout"))
     for line in training_remarks(dataset, args.group):
         say(line)
-    is_told = old is not None or args.align or args.several or args.channels
-    for one in [] if is_told or args.auto else advise_before(dataset):  # a search asks it, too
-        say(one.line())
-    from flawscope.methods.threads import reuse_freed_memory, set_thread_count  # torch: after all is checked
 
-    set_thread_count(args.threads)
-    reuse_freed_memory()
-    if old is not None:
-        from flawscope.fitting.incremental_update import extend
 
-        options = {"drop_suspects": args.drop_suspects, "check": not args.no_check, "device": args.device}
-        return extend(
-            old, dataset, group=args.group, fair=args.fair, force=args.force, say=say, step=step, **options
-        )
-    try:
-        predictor = _fit_new(args, call, dataset, {"say": say, "step": step})
-    except ConflictError as error:
-        text = error.conflicts[0].describe(lambda name: fit_options.written(args, name))
-        raise InputError(text) from None
+def _advise_before(dataset: Dataset, say: Say) -> None:
+    from flawscope.evaluation.next_steps import advise_before
+
+    for advice in advise_before(dataset):
+        say(advice.line())
+
+
+def _advise_untried(predictor: Predictor, dataset: Dataset, say: Say) -> None:
+    """Says what a search did not try, where there was one."""
+    from flawscope.artefact.tried import Choice
+    from flawscope.evaluation.next_steps import advise_untried
+
     choice = Choice.from_facts(predictor.manifest.facts)
-    for one in [] if is_told or choice is None else advise_untried(choice, dataset):
-        say(common.next_step(one))
-    return predictor
+    if choice is None:
+        return
+    for advice in advise_untried(choice, dataset):
+        say(common.next_step(advice))
 
 
-def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
-    """Splits a data set by view; pictures of other `splits` are dropped. InputError: a name has no view."""
-    views = {
-        item: pattern.parse(dataset.relative(item.path)).view
-        for one in splits
-        for item in dataset.splits[one]
-    }
+def _extend(
+    args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Say, step: ProgressCallback
+) -> Predictor:
+    from flawscope.fitting.incremental_update import extend
 
-    def of(view: str, items: tuple[Item, ...]) -> tuple[Item, ...]:
-        return tuple(item for item in items if views.get(item) == view)
-
-    return {
-        view: replace(
-            dataset,
-            train=of(view, dataset.train),
-            test=of(view, dataset.test),
-            validation=of(view, dataset.validation),
-        )
-        for view in sorted({*views.values()})
-    }
+    return extend(
+        old,
+        dataset,
+        group=args.group,
+        fair=args.fair,
+        force=args.force,
+        drop_suspects=args.drop_suspects,
+        check=not args.no_check,
+        device=args.device,
+        say=say,
+        step=step,
+    )
 
 
 def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: Json) -> Predictor:

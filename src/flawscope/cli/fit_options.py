@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flawscope.cli import common
 from flawscope.config import (
@@ -27,6 +27,9 @@ from flawscope.errors import InputError, suggest_name
 from flawscope.methods import registry
 from flawscope.methods.options import FIT_OPTIONS, names_of, record
 
+if TYPE_CHECKING:
+    from flawscope.types import Json
+
 # Of the call, not of what is fitted; those in `CALL_IN_FILE` may stand in the file, above `categories`
 CALL_IN_FILE = names_of(file=record.WHOLE)
 OF_THE_CALL = frozenset((*CALL_IN_FILE, *names_of(file=record.NOWHERE), "only_view"))
@@ -36,11 +39,11 @@ COMMON_SETTINGS = frozenset(("method", "preset", "seen", "scale"))
 # `--help-all` alone shows them
 RARE = frozenset(option.name for option in FIT_OPTIONS if option.rare)
 # How this command adds the options that it shares with others
-SHARED: Mapping[str, Mapping[str, Any]]
+SHARED: Mapping[str, Mapping[str, str]]
 SHARED = {
-    "data": {"several": "; a,b; all"},
+    "data": {"several": "; a,b or all"},
     "rate": {"default": "5%%"},
-    "settings": {"presets": "default, small, accurate, paper; quick"},
+    "settings": {"presets": "Named settings: default, small, accurate, paper; quick."},
 }
 
 
@@ -55,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(only_view=None, typed=None, filed=())  # of `router.fit`, and of `with_file`
     texts = {action: action.help for action in parser._actions if action.dest in RARE | own}
     parser.register("action", "help_all", partial(_HelpAll, texts))
-    parser.add_argument("--help-all", action="help_all", help="all options, and the settings of methods")
+    parser.add_argument(
+        "--help-all", action="help_all", help="Show all options, and the settings of methods."
+    )
     for action in texts:
         action.help = argparse.SUPPRESS
 
@@ -64,9 +69,13 @@ class _HelpAll(argparse.Action):
     """Prints the help with all options, and the settings that `--set` and a file take."""
 
     def __init__(
-        self, texts: Mapping[argparse.Action, str | None], option_strings: Sequence[str], **how: Any
+        self,
+        texts: Mapping[argparse.Action, str | None],
+        option_strings: Sequence[str],
+        dest: str,
+        help: str | None = None,
     ):
-        super().__init__(option_strings, nargs=0, **{**how, "default": argparse.SUPPRESS})
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
         self._texts = texts
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
@@ -114,7 +123,7 @@ def _help_words() -> dict[str, object]:
     }
 
 
-def _argument(option: record.FitOption, words: Mapping[str, object]) -> dict[str, Any]:
+def _argument(option: record.FitOption, words: Mapping[str, object]) -> common.ArgumentSettings:
     """Returns how argparse reads an option."""
     text = option.help
     for word, value in words.items():
@@ -123,7 +132,7 @@ def _argument(option: record.FitOption, words: Mapping[str, object]) -> dict[str
         return {"action": "store_true", "help": text}
     if option.value == record.YES_OR_NO:
         return {"action": argparse.BooleanOptionalAction, "help": text}
-    how: dict[str, Any] = {"metavar": option.metavar, "help": text}
+    how: common.ArgumentSettings = {"metavar": option.metavar, "help": text}
     if option.choices:
         how["choices"] = option.choices
     if option.value == record.NUMBER:
@@ -131,7 +140,7 @@ def _argument(option: record.FitOption, words: Mapping[str, object]) -> dict[str
     if option.value in (record.MINUTES, record.OPTIONAL_MINUTES):
         how["type"] = common.parse_minutes
     if option.value == record.OPTIONAL_MINUTES:
-        how |= {"nargs": "?", "const": AUTO_MINUTES}
+        how["nargs"], how["const"] = "?", AUTO_MINUTES
     return how
 
 
@@ -148,9 +157,9 @@ def _method_flags() -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for method in registry.loadable_methods():
         for option in method.options:
-            text = f"{method.name}: {option.help}"
+            text = f"{option.help} ({method.name})."
             metavar, known = found.get(option.flag, (option.metavar, ""))
-            found[option.flag] = metavar, f"{known}; {text}" if known else text
+            found[option.flag] = metavar, f"{known} {text}" if known else text
     return found
 
 
@@ -187,12 +196,7 @@ def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namesp
     for name in parse_assignments(args.set):
         if name in file_options():
             raise InputError(f"--set {name}: it is an option; write {flag_of(name)} instead")
-    values = read_config(args.config, category) if args.config else {}
-    of_all = read_config(args.config) if args.config else {}
-    for name in CALL_IN_FILE:
-        if values.pop(name, None) != of_all.get(name):
-            raise InputError(f"config {args.config}: {name} is of the whole call: write it above categories")
-    _check_names(args.config, values)
+    values = _read_category(args.config, category) if args.config else {}
     own = argparse.Namespace(**{**vars(args), "typed": typed, "filed": frozenset(values.keys() - typed)})
     for name in file_options() & values.keys():
         if name not in typed and values[name] is not None:
@@ -201,6 +205,16 @@ def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namesp
         own.part, own.view = _parse_template(own)
         own.channels = None
     return own
+
+
+def _read_category(file: str, category: str | None) -> Json:
+    """Options and settings of a file for a category, without those of the whole call."""
+    values, of_all = read_config(file, category), read_config(file)
+    for name in CALL_IN_FILE:
+        if values.pop(name, None) != of_all.get(name):
+            raise InputError(f"config {file}: {name} is of the whole call: write it above categories")
+    _check_names(file, values)
+    return values
 
 
 @cache

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from flawscope.cli import common, fit_one, fit_options, questions
 from flawscope.cluster import connect, tasks
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.types import Json
 
+Result = TypeVar("Result")  # of a call that runs on a node
 POLL_INTERVAL = 0.5  # seconds between checks of the cluster's tasks
 HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # of an outcome's figures
 
@@ -85,23 +86,13 @@ def fit_each(
         if outcome.failed:
             common.say(outcome.failed)
 
-    def take_result(name: str, result: Outcome | FlawscopeError) -> None:
-        if isinstance(result, FlawscopeError):
-            if args.debug and result.__cause__:  # with the traceback of the node's process
-                raise result
-            result = _failure(name, one_line_message(result))
-        take(name, result)
-
     try:
         if args.cluster is None:
             for number, (name, call) in enumerate(calls.items(), start=1):
                 say(f"{name}: {number} of {len(names)}")
                 take(name, _fit_call(call, common.progress_for(args)))
         else:
-            left = {name: call for name, call in calls.items() if not _is_kept(call)}
-            for name in [name for name in calls if name not in left]:
-                take(name, _fit_call(calls[name], ignore_progress))
-            _fit_on_cluster(args, left, _fit_call, folder, take_result, say)
+            _fit_each_on_cluster(args, calls, folder, take, say)
     except KeyboardInterrupt as error:
         running = [name for name in names if name not in found][: None if args.cluster else 1]
         text = str(error) or f"interrupted during {join_names(running)}; go on with --resume"
@@ -117,34 +108,46 @@ def category_call(args: argparse.Namespace, name: str, folder: str, **own: objec
 
 
 def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
-    from flawscope.artefact.detection import describe_found
-    from flawscope.artefact.rates import promise_of
-    from flawscope.predictor import read_manifest
-
-    began, name = time.monotonic(), call.called
+    began = time.monotonic()
     try:
         if call.force and questions.accept(call.out, call.call_digest):
-            return Outcome(_figures(read_manifest(call.out), ""), [f"{name}: accepted"])
+            return _kept_outcome(call, "accepted")
         if _is_kept(call):
-            return Outcome(_figures(read_manifest(call.out), ""), [f"{name}: kept, it is there already"])
+            return _kept_outcome(call, "kept, it is there already")
         # of a method that does not learn in steps --resume goes on with the next one
         resume = call.resume and registry.method(fit_one.read_fit_settings(call).method).learns_in_steps
         own_call = argparse.Namespace(**{**vars(call), "resume": resume})
         predictor = fit_one.fit_and_save(own_call, discard, step)
     except Exception as error:
-        return _failure(
-            name, common.reason_of(error, debug=call.debug), format_duration(time.monotonic() - began)
-        )
-    took, manifest = format_duration(time.monotonic() - began), predictor.manifest
+        took = format_duration(time.monotonic() - began)
+        return _failure(call.called, common.reason_of(error, debug=call.debug), took)
+    return _fitted_outcome(call, predictor, format_duration(time.monotonic() - began))
+
+
+def _kept_outcome(call: argparse.Namespace, what: str) -> Outcome:
+    """Outcome of a call whose model is there. what: became of it."""
+    from flawscope.predictor import read_manifest
+
+    return Outcome(_figures(read_manifest(call.out), ""), [f"{call.called}: {what}"])
+
+
+def _fitted_outcome(call: argparse.Namespace, predictor: Predictor, took: str) -> Outcome:
+    from flawscope.artefact.detection import describe_found
+    from flawscope.artefact.rates import promise_of
+
+    manifest = predictor.manifest
     pictures = pluralize(len(manifest.pictures), "picture")
-    lines = [f"{name}: {pictures} in {took}; {promise_of(manifest).text}"]
+    lines = [f"{call.called}: {pictures} in {took}; {promise_of(manifest).text}"]
     if not call.each_view:  # else its views decide together
         lines += [f"  {line}" for line in describe_found(manifest)]
     lines += [f"  {line}" for line in manifest.notes]
     lines += [f"  question: {line}" for line in manifest.questions]
-    asked = "" if call.joint or call.each_view else call.out  # else they are asked once, for the one file
+    is_alone = not (call.joint or call.each_view)  # else they are asked once, for the one file
     return Outcome(
-        _figures(manifest, took), lines, skipped=predictor.failures, asked=asked * bool(manifest.questions)
+        _figures(manifest, took),
+        lines,
+        skipped=predictor.failures,
+        asked=call.out if is_alone and manifest.questions else "",
     )
 
 
@@ -166,12 +169,36 @@ def _failure(name: str, reason: str, took: str = "") -> Outcome:
 # --------------------------------------------------------------------------------------------- on a cluster
 
 
+def _fit_each_on_cluster(
+    args: argparse.Namespace,
+    calls: Mapping[str, argparse.Namespace],
+    folder: str,
+    take: Callable[[str, Outcome], None],
+    say: Say,
+) -> None:
+    """Fits by several calls on a cluster. take: gets each name with its outcome, those that are kept first.
+    folder: of the files."""
+
+    def take_result(name: str, result: Outcome | FlawscopeError) -> None:
+        if isinstance(result, FlawscopeError):
+            if args.debug and result.__cause__:  # with the traceback of the node's process
+                raise result
+            result = _failure(name, one_line_message(result))
+        take(name, result)
+
+    left = {name: call for name, call in calls.items() if not _is_kept(call)}
+    for name, call in calls.items():
+        if name not in left:
+            take(name, _fit_call(call, ignore_progress))
+    _fit_on_cluster(args, left, _fit_call, folder, take_result, say)
+
+
 def _fit_on_cluster(
     args: argparse.Namespace,
     calls: Mapping[str, argparse.Namespace],
-    function: Callable[..., Any],
+    function: Callable[[argparse.Namespace, ProgressCallback], Result],
     out: str,
-    take: Callable[[str, Any], None],
+    take: Callable[[str, Result | FlawscopeError], None],
     say: Say,
 ) -> None:
     """Calls `function(call, step)` for each call in a task of the cluster. `take` gets each name with the
@@ -191,7 +218,7 @@ def _fit_on_cluster(
         while pool.running:
             for name, found in pool.ended(POLL_INTERVAL):
                 live.job_stages.pop(name, None)
-                take(name, found)
+                take(name, cast("Result | FlawscopeError", found))  # that of the function
             live.show()
 
 

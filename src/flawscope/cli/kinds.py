@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model file")
+    parser.add_argument("model", metavar="MODEL", help="Model file.")
     parser.add_argument(
         "--data",
         required=True,
         metavar="ROOT",
-        help="data set whose defective test pictures show the kinds, a folder of each; masks say where",
+        help="Data set whose defective test pictures show the kinds, a folder of each; masks say where.",
     )
-    parser.add_argument("--category", metavar="NAME", help="of several categories in ROOT")
+    parser.add_argument("--category", metavar="NAME", help="Category to take, of several in ROOT.")
     common.add_good(parser)
     parser.add_argument(
         "--error",
         type=common.parse_rate,
         default=0.1,
         metavar="RATE",
-        help="how often an answer may lack the true kind (default: 0.1)",
+        help="Share of answers that may lack the true kind (default: 0.1).",
     )
     common.add_product(parser)
     parser.add_argument(
-        "--out", required=True, metavar="MODEL2", help="model file to write, of the same kind"
+        "--out", required=True, metavar="MODEL2", help="Model file to write, of the same kind."
     )
     common.add_engine(parser)
     common.add_quiet(parser)

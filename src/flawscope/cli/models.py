@@ -25,10 +25,15 @@ if TYPE_CHECKING:
     from flawscope.types import Json
 
 
+# Facts of a model that `info` says first (`pages.report.words.model_facts`)
+MAIN_FACTS = ("method", "decision", "simulated defects found")
+
+
 def info_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model file")
-    parser.add_argument("--self-test", action="store_true", help="run the stored samples on this machine")
-    parser.add_argument("--json", action="store_true", help="print the whole manifest")
+    parser.add_argument("model", metavar="MODEL", help="Model file.")
+    parser.add_argument("--verbose", action="store_true", help="Say also all that the model file holds.")
+    parser.add_argument("--self-test", action="store_true", help="Run the stored samples on this machine.")
+    parser.add_argument("--json", action="store_true", help="Print the whole manifest.")
     common.add_engine(parser)
 
 
@@ -40,7 +45,9 @@ def info(args: argparse.Namespace) -> int:
     if args.json:
         print(common.as_json(_facts_document(facts)))
     else:
-        print("\n".join(_facts_lines(facts)))
+        print("\n".join(_facts_lines(facts, args.verbose)))
+        if not args.verbose:
+            print("--verbose says the rest: network and licence, settings, pictures, notes, times, versions")
     if not args.self_test:
         return 0
     from flawscope.artefact.certificate import Certificate
@@ -62,38 +69,57 @@ def _facts_document(facts: ModelFacts) -> Json:
     return document if facts.views is None else {**document, "views": asdict(facts.views)}
 
 
-def _facts_lines(facts: ModelFacts) -> list[str]:
-    """Lines of `info` on a model: of several products, or views, one by one."""
+def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
+    """Lines of `info` on a model: of several products, or views, one by one. verbose: with all that is
+    known."""
     from flawscope.artefact.rates import promise_of
 
     if not facts.kind:
-        return manifest_lines(facts.manifests[""])
+        return manifest_lines(facts.manifests[""], verbose=verbose)
     lines = [f"joint model of {pluralize(len(facts.manifests), facts.kind)}: {', '.join(facts.manifests)}"]
     if facts.views is not None:
         lines.append(promise_of(facts).text)
     for name, manifest in facts.manifests.items():
         parts = None if facts.views is None else facts.parts_of(name)
-        lines += [f"\n{name}", *(f"  {line}" for line in manifest_lines(manifest, parts))]
+        own = manifest_lines(manifest, parts, verbose=verbose)
+        lines += [f"\n{name}", *(f"  {line}" for line in own)]
     return lines
 
 
-def manifest_lines(manifest: Manifest, parts: KnownParts | None = None) -> list[str]:
-    """Lines of `info` on a model. parts: good parts, of a model of one view that decides with others."""
-    from flawscope.artefact.model_file import FORMAT
+def manifest_lines(
+    manifest: Manifest, parts: KnownParts | None = None, *, verbose: bool = False
+) -> list[str]:
+    """Lines of `info` on a model: product, rate, self-test, and what is to be done about it.
+
+    Args:
+        parts: good parts, of a model of one view that decides with others.
+        verbose: all that the model file holds, too.
+    """
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.pages.report.words import model_facts
 
-    rows = list(model_facts(manifest, parts))
+    facts = model_facts(manifest, parts)
+    rows = [("product", manifest.category)] if manifest.category else []
+    rows += [(what, value) for what, value in facts if what in MAIN_FACTS]
+    rows.append(("self-test", f"{pluralize(len(manifest.samples), 'sample')}, which --self-test runs here"))
     rows += [("exported", line) for line in certificate_lines(manifest.facts)]
-    rows += [("note", note) for note in manifest.notes]
-    rows += [("look at", suspect.line()) for suspect in manifest.suspects]
     rows += [("question", line) for line in manifest.questions]
     if parts is None:
         rows += [("next", advice.line()) for advice in advise_blind(manifest)]
-    rows.append(("samples", f"{len(manifest.samples)} for --self-test"))
-    rows.append(("format", str(FORMAT)))
+    if verbose:
+        rows += [(what, value) for what, value in facts if what not in MAIN_FACTS]
+        rows += _further_rows(manifest)
     width = max(len(what) for what, _ in rows) + 2
     return [f"{what:<{width}}{value}" for what, value in rows]
+
+
+def _further_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """Rows of `info` on what a model file notes of its fit."""
+    from flawscope.artefact.model_file import FORMAT
+
+    rows = [("note", note) for note in manifest.notes]
+    rows += [("look at", suspect.line()) for suspect in manifest.suspects]
+    return [*rows, ("format", str(FORMAT))]
 
 
 def certificate_lines(facts: Mapping[str, object]) -> list[str]:
@@ -107,22 +133,22 @@ def certificate_lines(facts: Mapping[str, object]) -> list[str]:
 
 
 def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model file")
+    parser.add_argument("model", metavar="MODEL", help="Model file.")
     parser.add_argument(
         "--good",
         metavar="FOLDER",
-        help="good pictures the model has not seen; without them the rate changes, by the model's own scores",
+        help="Good pictures that are new to the model; without them its own scores change the rate.",
     )
     parser.add_argument(
-        "--out", required=True, metavar="MODEL2", help="model file to write, of the same kind"
+        "--out", required=True, metavar="MODEL2", help="Model file to write, of the same kind."
     )
     common.add_product(parser)
     parser.add_argument(
         "--force",
         action="store_true",
-        help="the pictures are good, also where they are too few to promise what the model did, show "
+        help="Take the pictures as good, also where they are too few to promise what the model did, show "
         "nothing, are as far out as defects are, or lie in folders whose names do not say so; after a "
-        "question: accept what the same call wrote",
+        "question: accept what the same call wrote.",
     )
     common.add_rate(parser, "the model's")
     common.add_engine(parser)
@@ -132,12 +158,28 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures, since the camera or the light has changed, or for another
     false-alarm rate. The network stays."""
-    from flawscope.datasets import list_pictures
-    from flawscope.datasets.layouts import is_review
-    from flawscope.datasets.own_folders import refuse_unknown
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
+    _check_calibration_call(args)
+    call = questions.digest_call(args)
+    if args.force and questions.accept(out, call):
+        return 0
+    pictures = [] if args.good is None else _list_good_pictures(args.good, args.force)
+    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
+    lines, failures = list[str](), list[str]()
+    model = _calibrate_products(args, model, pictures, lines, failures)
+    questions.save(model, out, call, args.model)
+    out = questions.written(out, args.model)
+    say = common.say_unless_quiet(args)
+    for line in [*lines, f"wrote {out}"]:
+        say(line)
+    return common.report_failures(failures) or questions.report(out, args.model)
+
+
+def _check_calibration_call(args: argparse.Namespace) -> None:
+    from flawscope.datasets.layouts import is_review
+
     if args.good is None and args.false_alarm_rate is None:
         raise InputError("calibrate takes --good FOLDER with new good pictures, --false-alarm-rate, or both")
     if args.good is not None and is_review(args.good):
@@ -145,39 +187,64 @@ def calibrate(args: argparse.Namespace) -> int:
             f"{args.good} holds pictures that were flagged, which would set the threshold far too high: give "
             "good pictures as they come"
         )
-    call = questions.digest_call(args)
-    if args.force and questions.accept(out, call):
-        return 0
-    pictures = [] if args.good is None else list_pictures(args.good)
-    if pictures and os.path.isdir(args.good) and not args.force:
-        refuse_unknown(Path(args.good), pictures, "give the folder of good ones alone, or add --force")
-    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
+
+
+def _list_good_pictures(folder: str, force: bool) -> list[Path]:
+    """Lists the good pictures that a call names. InputError where their folders' names do not say that they
+    are good, unless `force` does."""
+    from flawscope.datasets import list_pictures
+    from flawscope.datasets.own_folders import refuse_unknown
+
+    pictures = list_pictures(folder)
+    if os.path.isdir(folder) and not force:
+        refuse_unknown(Path(folder), pictures, "give the folder of good ones alone, or add --force")
+    return pictures
+
+
+def _calibrate_products(
+    args: argparse.Namespace,
+    model: Predictor | Router,
+    pictures: Sequence[PictureSource],
+    lines: list[str],
+    failures: list[str],
+) -> Predictor | Router:
+    """Calibrates the products, or views, that a call names. lines: get what is said of each; failures: the
+    pictures that cannot be used."""
     names = common.product_names(model, args)
     if args.false_alarm_rate is not None and model.views is not None and args.product is not None:
         raise InputError("the views decide together, at one false-alarm rate: leave out --product")
     given = _pictures_by_product(model, names, pictures)
-    lines, failures = [], list[str]()
     for name in names:
-        before = after = model.products[name]
-        if args.false_alarm_rate is not None:
-            after = after.with_rate(args.false_alarm_rate)
-        if name in given:
-            after = after.calibrate(given[name], step=common.progress_for(args), force=args.force)
-            of = f"{name}, " if len(given) > 1 else ""
-            lines += [
-                f"{of}before: {before.calibration.promise()}",
-                f"{of}now:    {after.calibration.promise()}",
-            ]
-            lines += after.manifest.notes[len(before.manifest.notes) :]
-        else:
+        before = model.products[name]
+        after = _calibrate_product(args, before, given.get(name))
+        if name not in given:
             lines.append(f"{name}: {after.calibration.promise()}".removeprefix(": "))
+        else:
+            lines += _describe_calibration(before, after, name if len(given) > 1 else "")
         failures += after.failures
         model = model.with_product(name, after)
-    questions.save(model, out, call, args.model)
-    out = questions.written(out, args.model)
-    for line in [] if args.quiet else [*lines, f"wrote {out}"]:
-        common.say(line)
-    return common.report_failures(failures) or questions.report(out, args.model)
+    return model
+
+
+def _calibrate_product(
+    args: argparse.Namespace, predictor: Predictor, pictures: Sequence[PictureSource] | None
+) -> Predictor:
+    """Gives a product the call's rate, and new thresholds where it has pictures."""
+    if args.false_alarm_rate is not None:
+        predictor = predictor.with_rate(args.false_alarm_rate)
+    if pictures is None:
+        return predictor
+    return predictor.calibrate(pictures, step=common.progress_for(args), force=args.force)
+
+
+def _describe_calibration(before: Predictor, after: Predictor, product: str) -> list[str]:
+    """Lines on what a model promised and promises, and what is new to note. product: empty for one alone."""
+    of = f"{product}, " if product else ""
+    return [
+        f"{of}before: {before.calibration.promise()}",
+        f"{of}now:    {after.calibration.promise()}",
+        *after.manifest.notes[len(before.manifest.notes) :],
+    ]
 
 
 def _pictures_by_product(
@@ -198,36 +265,36 @@ def _pictures_by_product(
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="model file, .safetensors")
+    parser.add_argument("model", metavar="MODEL", help="Model file, .safetensors.")
     parser.add_argument(
         "--out",
         required=True,
         metavar="FILE",
-        help="model file to write, .onnx; of a joint model .zip, which holds an .onnx for each product",
+        help="Model file to write, .onnx; of a joint model .zip, which holds an .onnx for each product.",
     )
     parser.add_argument(
         "--precision",
         default="fp32",
         metavar="{fp32,bf16}",
-        help="of the features; bf16 is OpenVINO's alone (default: fp32)",
+        help="Precision of the features; bf16 is OpenVINO's alone (default: fp32).",
     )
     parser.add_argument(
         "--product",
         metavar="NAME",
-        help="of a joint model: the one that has --precision; the others have fp32",
+        help="Product of a joint model that has --precision; the others have fp32.",
     )
     parser.add_argument(
         "--pictures",
         metavar="FOLDER",
-        help="good pictures to compare on (default: the samples in the model), and to calibrate on for a "
+        help="Good pictures to compare on (default: the samples in the model), and to calibrate on for a "
         "precision other than fp32; the training pictures will do. Of a joint model the data root, or a "
-        "folder with pictures of all products",
+        "folder with pictures of all products.",
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="--pictures are good, whatever they are called; after a question: accept what the same call "
-        "wrote",
+        help="Take --pictures as good, whatever they are called; after a question: accept what the same call "
+        "wrote.",
     )
     common.add_threads(parser)
     common.add_quiet(parser)
@@ -236,9 +303,6 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 def export(args: argparse.Namespace) -> int:
     """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
     before."""
-    from flawscope.datasets import list_pictures
-    from flawscope.datasets.own_folders import refuse_unknown
-    from flawscope.predictor import fitted_artefact
     from flawscope.predictor.router import load, read_facts
 
     out = files.check_writable(args.out)
@@ -246,34 +310,42 @@ def export(args: argparse.Namespace) -> int:
     if args.force and questions.accept(out, call):
         return 0
     failures: list[str] = []
-    options: Json = {
-        "precision": args.precision,
-        "threads": args.threads,
-        "failures": failures,
-    }
-    several = bool(read_facts(args.model).kind)
-    if args.product and not several:
+    if read_facts(args.model).kind:
+        _export_joint_model(args, out, failures)
+    elif args.product:
         raise InputError("--product is for joint models: leave it out")
-    if not several:
-        artefact = fitted_artefact(args.model)
-        options["pictures"] = list_pictures(args.pictures) if args.pictures else []
-        if args.pictures and os.path.isdir(args.pictures) and not args.force:
-            remedy = "give the folder of good ones alone, or add --force"
-            refuse_unknown(Path(args.pictures), options["pictures"], remedy)
-    require_installed("export", "torch", extras="train,export")
-    options["step"] = common.progress_for(args)
-    if several:
-        from flawscope.export.router_export import export_router
-
-        export_router(args.model, out, pictures=_good_pictures(args), only=args.product, **options)
     else:
-        from flawscope.export import export as exporting
-
-        exporting.export(artefact, out, **options)
+        _export_model(args, out, failures)
     _say_exported(args, read_facts(out).manifests)
     if questions.new_questions(out, args.model):
         questions.save(load(out), out, call, args.model)
     return common.report_failures(failures) or questions.report(out, args.model)
+
+
+def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
+    """Exports a model of one product. failures: gets the pictures that cannot be used."""
+    from flawscope.predictor import fitted_artefact
+
+    artefact = fitted_artefact(args.model)
+    pictures = _list_good_pictures(args.pictures, args.force) if args.pictures else []
+    require_installed("export", "torch", extras="train,export")
+    from flawscope.export import export as exporting
+
+    exporting.export(artefact, out, pictures=pictures, **_export_options(args, failures))
+
+
+def _export_joint_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
+    """Exports a model of several products. failures: as of `_export_model`."""
+    require_installed("export", "torch", extras="train,export")
+    from flawscope.export.router_export import export_router
+
+    options = _export_options(args, failures)
+    export_router(args.model, out, pictures=_good_pictures(args), only=args.product, **options)
+
+
+def _export_options(args: argparse.Namespace, failures: list[str]) -> Json:
+    step = common.progress_for(args)
+    return {"precision": args.precision, "threads": args.threads, "failures": failures, "step": step}
 
 
 def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:

@@ -52,6 +52,13 @@ class PictureInputs:
     side_files: list[str] = field(default_factory=list)
     errors: dict[Path, str] = field(default_factory=dict)
 
+    @property
+    def paths(self) -> list[Path] | None:
+        """Files to judge; None: they come one by one, and are not known yet."""
+        if not self.total:
+            return None
+        return [source for source in self.sources if isinstance(source, Path)]
+
 
 def collect_inputs(specs: list[str]) -> PictureInputs:
     """Lists the inputs that the arguments mean; one that means none becomes a source with an error, reported
@@ -230,27 +237,42 @@ class Output:
         from flawscope.results.table import Unjudged
 
         self.total += 1
-        shown = isinstance(result, Unjudged) or result.is_anomalous or not self.args.only_anomalous
-        if shown:
+        is_shown = isinstance(result, Unjudged) or result.is_anomalous or not self.args.only_anomalous
+        if is_shown:
             show_result(result, as_json=self.args.json, flush=self.flush_each)
         if isinstance(result, Unjudged):
             self._fail(result.error)
         if self.table:
             with self.unwritten.collect("row"):
                 self.table.add_result(result)
-        if self.results and shown:
-            with self.unwritten.collect("JSON file"):
-                self.results.add_details(result)
-            if not isinstance(result, Unjudged):
-                with self.unwritten.collect("picture"):
-                    self.results.pictures.add(Path(str(result.path)), result, source=source)
-                if self.labels:
-                    self.labels.add(result)
         if self.results:
-            with self.unwritten.collect("row"):
-                self.results.add_to_workbook(result)
+            self._write_to_folder(self.results, result, source if is_shown else None)
         if not isinstance(result, Unjudged):
             self.count(result)
+
+    def _write_to_folder(
+        self, results: ResultsFolder, result: Prediction | Unjudged, source: PictureSource | None
+    ) -> None:
+        """Writes an input's files, and its row of the workbook. source: None, it has a row alone."""
+        if source is not None:
+            self._write_files(results, result, source)
+        with self.unwritten.collect("row"):
+            results.add_to_workbook(result)
+
+    def _write_files(
+        self, results: ResultsFolder, result: Prediction | Unjudged, source: PictureSource
+    ) -> None:
+        """Writes the files of an input that the results folder has: details, drawings, labels."""
+        from flawscope.results.table import Unjudged
+
+        with self.unwritten.collect("JSON file"):
+            results.add_details(result)
+        if isinstance(result, Unjudged):
+            return
+        with self.unwritten.collect("picture"):
+            results.pictures.add(Path(str(result.path)), result, source=source)
+        if self.labels:
+            self.labels.add(result)
 
     def _fail(self, error: str) -> None:
         self.failures.append(error)
@@ -279,38 +301,51 @@ class Output:
         Args:
             levels: of deep pictures, as they are shown.
         """
-        from flawscope.results.excel import write_table
         from flawscope.results.result_workbook import run_totals
-        from flawscope.results.run import PARTS_TABLE_NAME
 
         rows = [*part_rows(self.decided_parts, self.products)] if self.parts else []
         for table in (self.table, self.results.workbook if self.results else None):
-            if table:
-                with self.unwritten.collect("table"):
-                    table.close(run_totals(facts), rows)
+            if table is None:
+                continue
+            with self.unwritten.collect("table"):
+                table.close(run_totals(facts), rows)
         if self.results:
-            if self.parts:
-                with self.unwritten.collect("table"):
-                    path = self.results.own.path(PARTS_TABLE_NAME)
-                    write_table(path, rows, decimal_comma=self.args.decimal_comma)
-            if self.labels:
-                with self.unwritten.collect("file of labels"):
-                    self.labels.finish()
-            self.failures += self.results.pictures.failures
-            if facts["complete"]:  # after Ctrl-C nobody waits for a page
-                with self.unwritten.collect("page"):
-                    self._write_page(self.results, facts, levels)
-            with self.unwritten.collect("summary"):
-                undrawn = len(self.results.pictures.failures)
-                counts = dict(self.unwritten.counts) | ({"overlay": undrawn} if undrawn else {})
-                facts |= {"complete": facts["complete"] and not counts, "unwritten": counts}
-                self.results.write_summary(facts)
-            if not self.args.quiet:
-                missing = self.unwritten.counts["row"] or self.unwritten.counts["table"]
-                rows_text = "rows" if missing else "a row for every input"
-                common.say(f"results in {self.args.out}: {rows_text} in {' and '.join(self.results.tables)}")
+            self._finish_folder(self.results, facts, levels, rows)
         for line in self.unwritten.lines():
             common.say(line)
+
+    def _finish_folder(
+        self, results: ResultsFolder, facts: Json, levels: Levels | None, part_rows: list[Sequence[object]]
+    ) -> None:
+        """Writes the final files of the results folder; its summary says what could not be written."""
+        if self.parts:
+            self._write_parts_table(results, part_rows)
+        if self.labels:
+            with self.unwritten.collect("file of labels"):
+                self.labels.finish()
+        undrawn = results.pictures.failures
+        self.failures += undrawn
+        if facts["complete"]:  # after Ctrl-C nobody waits for a page
+            with self.unwritten.collect("page"):
+                self._write_page(results, facts, levels)
+        with self.unwritten.collect("summary"):
+            counts = dict(self.unwritten.counts)
+            if undrawn:
+                counts["overlay"] = len(undrawn)
+            facts |= {"complete": facts["complete"] and not counts, "unwritten": counts}
+            results.write_summary(facts)
+        missing = self.unwritten.counts["row"] or self.unwritten.counts["table"]
+        what = "rows" if missing else "a row for every input"
+        say = common.say_unless_quiet(self.args)
+        say(f"results in {self.args.out}: {what} in {' and '.join(results.tables)}")
+
+    def _write_parts_table(self, results: ResultsFolder, rows: list[Sequence[object]]) -> None:
+        from flawscope.results.excel import write_table
+        from flawscope.results.run import PARTS_TABLE_NAME
+
+        with self.unwritten.collect("table"):
+            path = results.own.path(PARTS_TABLE_NAME)
+            write_table(path, rows, decimal_comma=self.args.decimal_comma)
 
     def _write_page(self, results: ResultsFolder, facts: Json, levels: Levels | None) -> None:
         """Writes the page beside the table, where the libraries that it needs are installed."""

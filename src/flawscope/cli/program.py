@@ -20,23 +20,36 @@ from flawscope.cli.words import clean_words
 from flawscope.errors import InputError, install_command
 from flawscope.progress import write_line
 
-# command -> its help; each is a module of this package, or a function in one of `MODULES`
-COMMANDS: dict[str, str] = {
-    "fit": "learn what good parts look like",
-    "evaluate": "measure a model on test pictures",
-    "compare": "two models on the same test pictures",
-    "agreement": "how far a model and people agree with known parts",
-    "benchmark": "fit and evaluate a grid, with the literature's tables",
-    "predict": "score pictures and show what is wrong",
-    "review": "sort flagged pictures into good and defective",
-    "calibrate": "new thresholds from new good pictures",
-    "kinds": "name kinds of defects, by labelled pictures",
-    "export": "a copy that needs no torch, .onnx",
-    "info": "what a model is and where it came from",
-    "backbones": "feature extractors at hand",
-    "data": "check a folder of pictures",
-    "demo": "draw a data set, fit, evaluate and show it",
+# Commands with their help, by groups in the order of use; each is a module of this package, or a function in
+# one of `MODULES`
+COMMAND_GROUPS: dict[str, dict[str, str]] = {
+    "begin": {
+        "demo": "draw a data set, fit, evaluate and show it",
+        "data": "check a folder of pictures",
+    },
+    "learn": {
+        "fit": "learn what good parts look like",
+        "kinds": "name kinds of defects, by labelled pictures",
+    },
+    "measure": {
+        "evaluate": "measure a model on test pictures",
+        "compare": "two models on the same test pictures",
+        "agreement": "how far a model and people agree with known parts",
+        "benchmark": "fit and evaluate a grid, with the literature's tables",
+    },
+    "inspect": {
+        "predict": "score pictures and show what is wrong",
+        "review": "sort flagged pictures into good and defective",
+        "calibrate": "new thresholds from new good pictures",
+    },
+    "models": {
+        "info": "what a model is and where it came from",
+        "export": "a copy that needs no torch, .onnx",
+        "backbones": "feature extractors at hand",
+    },
 }
+OTHER_GROUP = "station and line"  # title of the commands of other packages
+COMMANDS = {name: text for group in COMMAND_GROUPS.values() for name, text in group.items()}
 COMMAND_GROUP = "flawscope.commands"  # of entry points: dicts of other packages, help and module by name
 # commands of packages that may be missing
 PACKAGES = {"serve": "flawscope-station", "station": "flawscope-station", "plc-table": "flawscope-line"}
@@ -103,7 +116,7 @@ def _run(arguments: list[str]) -> int:
     _escape_unprintable()
     name, *rest = arguments
     parser, run = load_command(_find_command(name))
-    args = parser.parse_args(rest)
+    args = parser.parse_call(rest)
     tell_questions(args)
     missing = _missing_folders(getattr(args, "out", None))
     try:
@@ -161,9 +174,15 @@ def load_command(command: Command) -> tuple[Parser, Callable[[argparse.Namespace
         text = run.__doc__
     else:
         add, run, text = module.add_arguments, module.run, module.__doc__
-    parser = Parser(prog=f"flawscope {command.name}", description=text, formatter_class=HelpFormatter)
+    parser = Parser(
+        prog=f"flawscope {command.name}",
+        description=text,
+        formatter_class=HelpFormatter,
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", action="help", help="Show this help.")
     add(parser)
-    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    parser.add_argument("--debug", action="store_true", help="Show where an error came from.")
     return parser, run
 
 
@@ -177,15 +196,22 @@ def commands() -> dict[str, Command]:
 
 
 def overview() -> str:
-    known = commands()
-    width = max(map(len, known)) + 2
+    """Text of `flawscope --help`: the commands by groups, those of other packages last."""
+    others = {name: command.help for name, command in _other_commands().items()}
+    width = max(map(len, (*COMMANDS, *others))) + 2
+    lines = [
+        "usage: flawscope COMMAND ...",
+        "",
+        "Learns what good parts look like and shows where a new picture differs.",
+    ]
+    for title, group in {**COMMAND_GROUPS, OTHER_GROUP: others}.items():
+        if not group:
+            continue
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:<{width}}{text}" for name, text in group.items()]
     return "\n".join(
         [
-            "usage: flawscope COMMAND ...",
-            "",
-            "Learns what good parts look like and shows where a new picture differs.",
-            "",
-            *(f"  {name:<{width}}{command.help}" for name, command in known.items()),
+            *lines,
             "",
             "`flawscope COMMAND --help` shows more. Start with:",
             "  flawscope fit --data FOLDER_OF_GOOD_PICTURES --out model.safetensors",
@@ -206,9 +232,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any):
         super().__init__(**settings, allow_abbrev=False)
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known, args = list(_option_strings(self)), clean_words(args or ())
-        for word in args:
+    def parse_call(self, words: Sequence[str]) -> argparse.Namespace:
+        """Reads the words of a call. InputError: there is no such option, or a word looks like one."""
+        known, given = list(_option_strings(self)), clean_words(words)
+        for word in given:
             option = word.partition("=")[0]
             if word == "--":
                 break
@@ -216,7 +243,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"there is no option {option}{_suggestion(option, known)}")
             if word.startswith("-") and len(word) > 1 and option not in known and os.path.lexists(word):
                 self.error(f"{word} would be an option; the file of this name is ./{word}")
-        return super().parse_args(args, namespace)
+        return self.parse_args(given)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see `{self.prog} --help`")

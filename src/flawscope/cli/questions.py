@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import Router
+    from flawscope.types import Json
 
 # arguments that change nothing in what is computed
 OTHER = (*(option.name for option in FIT_OPTIONS if not option.computes), "typed", "filed")
@@ -38,11 +39,19 @@ def digest_call(args: argparse.Namespace) -> str:
     """Digest of a call: its arguments, and the names, sizes and times of the files that these name, without
     those that it writes itself."""
     given = {name: value for name, value in vars(args).items() if name not in OTHER}
+    text = json.dumps([given, _files_of_call(given)], default=str, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _files_of_call(given: Json) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files that arguments name, or that lie in folders which they name."""
     roots = {given[name] for name in PATHS if isinstance(given.get(name), str)}
-    paths = {path for root in roots for found in glob(root) or [root] for path in _files(found)}
+    paths = set[str]()
+    for root in roots:
+        for found in glob(root) or [root]:
+            paths.update(_files(found))
+    own = _own_paths(given)
     files = []
-    own = [os.path.abspath(given[name]) for name in WRITTEN if given.get(name)]
-    own += [str(_beside(path)) for path in own]
     for path in sorted(paths):
         is_own = any(Path(os.path.abspath(path)).is_relative_to(one) for one in own)
         if is_own and path not in roots:  # it only lies in a folder that is read
@@ -50,8 +59,14 @@ def digest_call(args: argparse.Namespace) -> str:
         with suppress(OSError):
             facts = os.stat(path)
             files.append((path, facts.st_size, facts.st_mtime_ns))
-    text = json.dumps([given, files], default=str, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return files
+
+
+def _own_paths(given: Json) -> list[str]:
+    """Paths that a call writes itself."""
+    paths = [os.path.abspath(given[name]) for name in WRITTEN if given.get(name)]
+    beside = [str(_beside(path)) for path in paths]
+    return paths + beside
 
 
 def _files(path: str) -> Iterator[str]:

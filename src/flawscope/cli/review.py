@@ -22,16 +22,24 @@ REVIEW_FOLDER = "review"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "results", metavar="RESULTS", help="folder of `predict --out` or `evaluate --out`, or its table, .csv"
+        "results",
+        metavar="RESULTS",
+        help="Folder of `predict --out` or `evaluate --out`, or its table, .csv.",
     )
     parser.add_argument(
-        "--out", metavar="DIR", help=f"where decisions and copies go (default: {REVIEW_FOLDER} in RESULTS)"
+        "--out", metavar="DIR", help=f"Folder of decisions and copies (default: {REVIEW_FOLDER} in RESULTS)."
     )
-    parser.add_argument("--all", action="store_true", help="review the good pictures, too")
     parser.add_argument(
-        "--port", type=common.parse_port, default=0, metavar="N", help="of the page (default: a free one)"
+        "--all", action="store_true", help="Review all good pictures, not only those near the threshold."
     )
-    parser.add_argument("--no-browser", action="store_true", help="print the page's address, open nothing")
+    parser.add_argument(
+        "--port",
+        type=common.parse_port,
+        default=0,
+        metavar="N",
+        help="Port of the page (default: a free one).",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="Print the page's address, open nothing.")
     common.add_quiet(parser)
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common, fit_one, fit_options, fit_several, questions
-from flawscope.errors import InputError, join_names, pluralize
+from flawscope.errors import InputError, pluralize
 from flawscope.methods import registry
 
 if TYPE_CHECKING:
+    from flawscope.artefact.descriptors import DescriptorModel
     from flawscope.artefact.model_file import Artefact
-    from flawscope.artefact.router_file import DescriptorModel, RouterArtefact
+    from flawscope.artefact.model_mapping import ModelMapping
     from flawscope.calibration.parts import PartPattern
     from flawscope.datasets import Dataset
+    from flawscope.predictor.router import Router
 
 Calls = dict[str, argparse.Namespace]
 
@@ -25,17 +27,50 @@ Calls = dict[str, argparse.Namespace]
 def fit(args: argparse.Namespace) -> int:
     """Fits a model of each product or view as `fit` does, or adds to those of a router, and writes all in one
     file. Where one fails, the others are kept beside it, for --resume."""
-    from flawscope.artefact import files, model_file, router_file
-    from flawscope.artefact.model_facts import check_same_parts
-    from flawscope.predictor.router import open_joined
+    from flawscope.artefact import files
+    from flawscope.predictor.router import read_fitted
 
     if args.update and args.cluster is not None:
         raise InputError("--update adds to a model on this machine: leave out --cluster")
     out, say = files.check_writable(args.out, files.TRAINED_SUFFIX), common.say_unless_quiet(args)
-    old = router_file.read(args.update) if args.update else None
-    folder, products = Path(f"{out}.parts"), {} if old is None else dict(old.products)
+    old = read_fitted(args.update) if args.update else None
+    if old is not None:
+        _check_extended(args, old)
+    folder = Path(f"{out}.parts")
     pattern = _view_pattern(args, old)
-    calls = _product_calls(args, old, folder) if pattern is None else _view_calls(args, old, folder, pattern)
+    if pattern is None:
+        kind, calls = "product", _product_calls(args, old, folder)
+    else:
+        kind, calls = "view", _view_calls(args, old, folder, pattern)
+    _check_calls(args, old, calls)
+    with _kept_models(folder):
+        _write_known_models(old, calls)
+        outcomes = fit_several.fit_each(args, calls, str(folder), kind)
+    rows = [(name, *one.figures) for name, one in outcomes.items()]
+    say(common.format_table(rows, (kind, *fit_several.HEADER)))
+    if any(one.failed for one in outcomes.values()):
+        return _report_unwritten(out, folder, outcomes)
+    model = _join_models(args, old, calls, pattern)
+    questions.save(model, out, args.call_digest, args.update)
+    out = questions.written(out, args.update)
+    shutil.rmtree(folder)
+    if parts := model.parts():
+        say(parts.promise())
+    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(model.products), kind)}")
+    return fit_several.exit_code(outcomes) or questions.report(out, args.update)
+
+
+def _report_unwritten(out: Path, folder: Path, outcomes: Mapping[str, fit_several.Outcome]) -> int:
+    """Says that the joint model is not written, since a fit failed; returns the exit code."""
+    kept = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
+    common.say(f"{out} is not written{kept}")
+    return fit_several.exit_code(outcomes)
+
+
+def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Calls) -> None:
+    """Raises an InputError, before anything is fitted, for a call that the joint model cannot have."""
+    from flawscope.artefact.model_facts import check_same_parts
+
     for call in calls.values():
         fit_one.read_fit_settings(call)
         if args.joint and call.channels:
@@ -44,33 +79,49 @@ def fit(args: argparse.Namespace) -> int:
                 f"{fit_options.written(call, 'channels')}"
             )
     fit_one.require_training()
-    if any(call.update is None for call in calls.values()):  # a new one is asked before it is fitted
-        patterns = [_own_part(args, call) for call in calls.values()]
-        patterns += [one.manifest.facts.get("part") for one in products.values()]
-        check_same_parts(patterns)
-    kind = "product" if pattern is None else "view"
-    with _kept_models(folder):
-        for name, call in calls.items():
-            if call.update:
-                model_file.write(products[name], call.update)
-        outcomes = fit_several.fit_each(args, calls, str(folder), kind)
-    rows = [(name, *one.figures) for name, one in outcomes.items()]
-    say(common.format_table(rows, (kind, *fit_several.HEADER)))
-    if any(one.failed for one in outcomes.values()):
-        kept = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
-        common.say(f"{out} is not written{kept}")
-        return fit_several.exit_code(outcomes)
-    products |= {name: model_file.read(call.out) for name, call in calls.items()}
+    if all(call.update is not None for call in calls.values()):  # their parts were compared before
+        return
+    patterns = [_own_part(args, call) for call in calls.values()]
+    if old is not None:
+        patterns += [one.manifest.facts.get("part") for one in old.products.values()]
+    check_same_parts(patterns)
 
-    known = _describe(args, old, products, calls) if pattern is None else None
-    model = open_joined(router_file.RouterArtefact(products, known, pattern), args.device)
-    questions.save(model, out, args.call_digest, args.update)
-    out = questions.written(out, args.update)
-    shutil.rmtree(folder)
-    if parts := model.parts():
-        say(parts.promise())
-    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(products), kind)}")
-    return fit_several.exit_code(outcomes) or questions.report(out, args.update)
+
+def _write_known_models(old: ModelMapping | None, calls: Calls) -> None:
+    """Writes the models of a router that are added to, each where its call reads it."""
+    from flawscope.artefact import model_file
+
+    if old is None:
+        return
+    for name, call in calls.items():
+        if call.update:
+            model_file.write(old.products[name], call.update)
+
+
+def _join_models(
+    args: argparse.Namespace, old: ModelMapping | None, calls: Calls, pattern: PartPattern | None
+) -> Router:
+    """Joins the fitted models, and those of a router that were not added to. pattern: of views."""
+    from flawscope.artefact import model_file
+    from flawscope.artefact.model_mapping import ModelMapping
+    from flawscope.predictor.router import open_joined
+
+    products = {} if old is None else dict(old.products)
+    for name, call in calls.items():
+        products[name] = model_file.read(call.out)
+    recognition = _describe(args, old, products, calls) if pattern is None else None
+    return open_joined(ModelMapping(products, recognition, pattern), args.device)
+
+
+def _check_extended(args: argparse.Namespace, old: ModelMapping) -> None:
+    """InputError where a model cannot be added to as the call says."""
+    if not old.kind:
+        raise InputError(f"cannot use model {args.update}: it is a model of one product, leave out --joint")
+    if args.joint and old.views is not None:
+        raise InputError(
+            f"{args.update} has a model for each view, and a joint model has one for each product: leave out "
+            "--joint"
+        )
 
 
 def _own_part(args: argparse.Namespace, call: argparse.Namespace) -> dict[str, str] | None:
@@ -92,7 +143,7 @@ def _kept_models(folder: Path) -> Iterator[None]:
 
 
 def _call(
-    args: argparse.Namespace, old: RouterArtefact | None, folder: Path, name: str, **own: object
+    args: argparse.Namespace, old: ModelMapping | None, folder: Path, name: str, **own: object
 ) -> argparse.Namespace:
     """The call that fits the model of a product or view, or adds to the one that there is."""
     call = fit_several.category_call(args, name, str(folder), **own)
@@ -101,7 +152,7 @@ def _call(
     return call
 
 
-def _product_calls(args: argparse.Namespace, old: RouterArtefact | None, folder: Path) -> Calls:
+def _product_calls(args: argparse.Namespace, old: ModelMapping | None, folder: Path) -> Calls:
     """The call that fits each product: all categories, unless `--category` names them."""
     from flawscope.datasets import find_categories
     from flawscope.datasets.layouts import present_categories
@@ -117,7 +168,7 @@ def _product_calls(args: argparse.Namespace, old: RouterArtefact | None, folder:
     return {name: _call(fit_options.with_file(args, name), old, folder, name) for name in names}
 
 
-def _view_pattern(args: argparse.Namespace, old: RouterArtefact | None) -> PartPattern | None:
+def _view_pattern(args: argparse.Namespace, old: ModelMapping | None) -> PartPattern | None:
     """The pattern of views that have a model each; None: the models are of products. InputError."""
     from flawscope.calibration.parts import PartPattern
 
@@ -137,31 +188,31 @@ def wants_each_view(args: argparse.Namespace) -> bool:
     all views look different, which is told."""
     if args.each_view is not None:
         return bool(args.each_view)
-    # a search has minutes for one model, and `--evaluate` measures one
-    asks_for_one = args.group or args.joint or args.update or args.auto or args.evaluate
-    if args.part is None or asks_for_one or common.asks_several(args):
+    if args.part is None or _asks_for_one_model(args) or common.asks_several(args):
         return False
     from flawscope.calibration.parts import PartPattern
-    from flawscope.fitting.view_differences import views_differ
+    from flawscope.fitting.view_models import different_views_line, views_differ
 
     views = _views_of(args, PartPattern(args.part, args.view), _seed_of_call(args))
     if not views_differ({view: [item.path for item in one.train] for view, one in views.items()}):
         return False
-    common.say_unless_quiet(args)(
-        f"views {join_names([*views])} look different: each has a model of its own, in one file "
-        "(--no-each-view: one model for all)"
-    )
+    common.say_unless_quiet(args)(different_views_line([*views], "--no-each-view: one model for all"))
     return True
+
+
+def _asks_for_one_model(args: argparse.Namespace) -> bool:
+    """Whether an option fits one model for all views, or one for several products."""
+    # a search has minutes for one model, and `--evaluate` measures one
+    return any((args.group, args.joint, args.update, args.auto, args.evaluate))
 
 
 def _views_of(args: argparse.Namespace, pattern: PartPattern, seed: int) -> dict[str, Dataset]:
     """The good pictures of each view. InputError: names tell no part, or none twice."""
     from flawscope.datasets import open_dataset
+    from flawscope.fitting.view_models import views_of
 
     dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part_key, good=args.good)
-    items = [*dataset.train, *dataset.validation]
-    pattern.part_numbers(dataset.relative(item.path) for item in items)
-    return fit_one.split_by_view(dataset, pattern, "train", "validation")
+    return views_of(dataset, pattern)
 
 
 def _seed_of_call(args: argparse.Namespace) -> int:
@@ -170,7 +221,7 @@ def _seed_of_call(args: argparse.Namespace) -> int:
 
 
 def _view_calls(
-    args: argparse.Namespace, old: RouterArtefact | None, folder: Path, pattern: PartPattern
+    args: argparse.Namespace, old: ModelMapping | None, folder: Path, pattern: PartPattern
 ) -> Calls:
     seed = _seed_of_call(args) if old is None else common.seed_and_group(old.facts)[0]
     views = _views_of(args, pattern, seed)
@@ -179,7 +230,7 @@ def _view_calls(
 
 
 def _describe(
-    args: argparse.Namespace, old: RouterArtefact | None, products: Mapping[str, Artefact], calls: Calls
+    args: argparse.Namespace, old: ModelMapping | None, products: Mapping[str, Artefact], calls: Calls
 ) -> DescriptorModel:
     """The network that tells products apart, and descriptors of the pictures that were learnt."""
     from flawscope.datasets import open_dataset
@@ -194,7 +245,7 @@ def _describe(
             network,
             products[name],
             open_dataset(args.data, name, seed=seed, group=group, good=args.good),
-            but=[picture.hash for picture in before],
+            described=[picture.hash for picture in before],
             device=args.device,
             step=common.progress_for(args),
         )

@@ -224,7 +224,7 @@ def _note_roots(paths: Iterator[str], info: ListingInfo) -> Iterator[str]:
         absolute = [path for path in chunk if os.path.isabs(path)]
         if absolute:  # the first and the last in order decide what they have in common
             common = [os.path.commonpath([*common, min(absolute), max(absolute)])]
-        if len(absolute) < len(chunk) and (here := os.getcwd()) not in info.roots:
+        if len(absolute) < len(chunk) and (here := str(Path.cwd())) not in info.roots:
             info.roots.append(here)
         yield from chunk
     if common and (root := _nearest_folder(common[0])) not in info.roots:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import IO
 
 from flawscope.artefact.files import file_sha256
@@ -107,7 +108,7 @@ def predict(
     call = {
         "model": [file_sha256(model)],
         "pictures": list(pictures),
-        "folder": os.getcwd() if relative else "",  # elsewhere these would be other pictures
+        "folder": str(Path.cwd()) if relative else "",  # elsewhere these would be other pictures
         "false-alarm-rate": None if false_alarm_rate is None else manifest.calibration.rate,
         "engine": engine,
         "device": device,
@@ -189,7 +190,9 @@ def _judge_missing(
     exported = not os.fspath(model).lower().endswith(".safetensors")  # `auto` is then the CPU
     device = "cpu" if call["device"] == "auto" and exported else call["device"]
     resources = connect.allocate(connect.list_nodes(), 1, call["threads"], device)
-    memory = min(_worker_memory(manifest, os.path.getsize(model), bool(resources.gpus)), resources.max_memory)
+    memory = min(
+        _worker_memory(manifest, Path(model).stat().st_size, bool(resources.gpus)), resources.max_memory
+    )
     workers, device_kind = max(1, resources.max_concurrency(memory)), "cuda" if resources.gpus else "cpu"
     if run is None:
         batch = _batch_size(manifest, on_gpu=bool(resources.gpus) and not exported)

@@ -7,10 +7,10 @@ given up does no harm.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope._version import __version__
@@ -124,7 +124,7 @@ class TaskPool:
             memory=min(-(-self.memory[label] // MEMORY_STEP) * MEMORY_STEP, self.resources.max_memory),
             max_retries=TASK_RETRIES,
         )
-        self.running[task.remote(function, args, label, self.queue, __version__, os.getcwd())] = label
+        self.running[task.remote(function, args, label, self.queue, __version__, str(Path.cwd()))] = label
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
         """Waits at most so many seconds for calls to end. Returns their labels, each with the value, or with

@@ -25,11 +25,11 @@ from flawscope.datasets.mask_remarks import describe_marks, marked_good, turn_do
 from flawscope.datasets.masks import GroundTruth, read_any_mask
 from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, join_names, one_line_message, pluralize
-from flawscope.pictures import units
 from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_group
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.defect_size import reduction_remark
+from flawscope.pictures.empty_pictures import NOTHING, show_nothing, spread_of
 from flawscope.pictures.folder_words import opposite, says_good
 from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
 from flawscope.pictures.mask_files import seem_masks
@@ -177,11 +177,7 @@ def check(
         findings += nearly
     findings += _mixed_findings(dataset, readable, sizes, modes)
     findings += _reduced(sizes)
-    if dataset.truth:
-        findings += _label_faults(dataset, dataset.truth)
-        findings += _unused_pictures(dataset, dataset.truth)
-    for look in (_called_otherwise, _masks_missing, _other_files, _nothing_to_test):
-        findings += look(dataset)
+    findings += _set_findings(dataset)
     findings += _too_few_pictures(range(len(dataset.train)) if parts is None else parts.numbers)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
     counted_sizes = [(width, height, count) for (width, height), count in _by_frequency(sizes)]
@@ -196,6 +192,15 @@ def check(
         forms=tuple(_forms(seen)),
         remarks=() if parts is None else tuple(parts.remarks),
     )
+
+
+def _set_findings(dataset: Dataset) -> Iterator[Finding]:
+    """Yields findings on labels, names and files, without a look at the pictures."""
+    if dataset.truth:
+        yield from _label_faults(dataset, dataset.truth)
+        yield from _unused_pictures(dataset, dataset.truth)
+    for look in (_called_otherwise, _masks_missing, _other_files, _nothing_to_test):
+        yield from look(dataset)
 
 
 def _reduced(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
@@ -258,7 +263,7 @@ def _check_picture(dataset: Dataset, split: str, item: Item) -> CheckedPicture:
     size = (picture.shape[1], picture.shape[0])
     look = Look.of(picture)
     faults = list(_mask_faults(dataset, item, size))
-    plain = look.spread < MIN_SPREAD
+    plain = spread_of(look) < MIN_SPREAD
     if plain:
         message = "shows nothing: the same brightness everywhere"
         faults.append(Finding("warning", "plain", subject, message, "remove it if it is a mishap"))
@@ -334,12 +339,10 @@ def _mixed_findings(
 def _shows_nothing(dataset: Dataset, seen: Sequence[CheckedPicture]) -> Iterator[Finding]:
     """Good pictures that show nothing beside the others, of which `fit` says so, too."""
     good = [one for one in seen if one.split == "train" and one.look is not None]
-    for one in (good[k] for k in units.show_nothing([one.look for one in good])):
+    for one in (good[k] for k in show_nothing([one.look for one in good])):
         if not any(fault.code == "plain" for fault in one.faults):
             subject = dataset.relative(one.item.path)
-            yield Finding(
-                "warning", "plain", subject, f"shows {units.NOTHING}", "remove it if it is a mishap"
-            )
+            yield Finding("warning", "plain", subject, f"shows {NOTHING}", "remove it if it is a mishap")
 
 
 def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
@@ -375,10 +378,10 @@ def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
         message = f"marks something in {join_names(names)}, and there is no such picture"
         remedy = "name pictures as the file does, or remove the file"
         yield Finding("warning", "label-stray", dataset.relative(path), message, remedy)
-    for item, mask in marked_good(dataset):
+    for picture, mask in marked_good(dataset):
         message = f"counts as good, but {dataset.relative(mask)} marks something in it"
         remedy = "move the picture, or remove the mark"
-        yield Finding("warning", "good-marked", dataset.relative(item.path), message, remedy)
+        yield Finding("warning", "good-marked", dataset.relative(picture), message, remedy)
 
 
 def _boxes_finding(dataset: Dataset) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -126,27 +127,41 @@ def _are_apart(dataset: Dataset, group: Sequence[CheckedPicture]) -> bool:
 def _copies_finding(dataset: Dataset, group: Sequence[CheckedPicture], *, near: bool) -> Finding:
     """Finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
     splits = list(dict.fromkeys(one.split for one in group))
-    among = [f"among those {SPLIT_WORDS[split]}" for split in splits]
-    are_apart = _are_apart(dataset, group)
+    among = " and ".join(f"among those {SPLIT_WORDS[split]}" for split in splits)
     # good pictures alone have no splits
-    place = among[0] if dataset.test and len(splits) == 1 else "in the folder"
-    if are_apart and near:
-        severity, code = "warning", "nearly-in-two-splits"
-        message = f"nearly the same picture is {' and '.join(among)}"
-        remedy = "keep pictures of one part together"
-    elif near:
-        severity, code = "note", "nearly-copy"
-        message = f"{pluralize(len(group), 'picture')} {place} are nearly the same"
-        remedy = "if they show one part, keep one of them or group them for calibration"
-    elif are_apart and not dataset.drawn_split:
-        severity, code = "error", "in-two-splits"
-        message = f"the same picture is {' and '.join(among)}"
-        remedy = "remove it from one of them, or every figure is too good"
-    elif len({one.item.anomalous for one in group}) > 1:
-        severity, code = "error", "good-and-bad"
-        message, remedy = "the same picture is good and defective", "remove the wrong one"
-    else:
-        severity, code = "warning", "copy"
-        message, remedy = f"the same picture is {len(group)} times {place}", "keep one"
+    place = among if dataset.test and len(splits) == 1 else "in the folder"
+    words = _near_words if near else _exact_words
+    severity, code, message, remedy = words(dataset, group, among, place)
     first, *others = (dataset.relative(one.item.path) for one in group)
     return Finding(severity, code, first, f"{message} ({join_names(others, 3)})", remedy, tuple(others))
+
+
+class _Words(NamedTuple):
+    """Words of a finding, as `Finding` has them."""
+
+    severity: str
+    code: str
+    message: str
+    remedy: str
+
+
+def _near_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, place: str) -> _Words:
+    """Words on pictures that are nearly the same. among: their splits. place: where all of them lie."""
+    if _are_apart(dataset, group):
+        message, remedy = f"nearly the same picture is {among}", "keep pictures of one part together"
+        return _Words("warning", "nearly-in-two-splits", message, remedy)
+    message = f"{pluralize(len(group), 'picture')} {place} are nearly the same"
+    remedy = "if they show one part, keep one of them or group them for calibration"
+    return _Words("note", "nearly-copy", message, remedy)
+
+
+def _exact_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, place: str) -> _Words:
+    """Words on pictures that are the same pixel for pixel; arguments as of `_near_words`."""
+    if _are_apart(dataset, group) and not dataset.drawn_split:
+        remedy = "remove it from one of them, or every figure is too good"
+        return _Words("error", "in-two-splits", f"the same picture is {among}", remedy)
+    if len({one.item.anomalous for one in group}) > 1:
+        return _Words(
+            "error", "good-and-bad", "the same picture is good and defective", "remove the wrong one"
+        )
+    return _Words("warning", "copy", f"the same picture is {len(group)} times {place}", "keep one")

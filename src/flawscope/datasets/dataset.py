@@ -6,14 +6,15 @@ import hashlib
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from flawscope.calibration.parts import PartPattern
 from flawscope.datasets.masks import GroundTruth, Mask
 from flawscope.errors import InputError, join_names
 from flawscope.pictures.folder_words import SPLITS, split_said
@@ -84,6 +85,21 @@ class Dataset:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
 
 
+def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
+    """Splits a data set by the views of a part; pictures of other `splits` are left out. InputError: a name
+    tells no view."""
+    found: dict[str, dict[str, list[Item]]] = {}
+    for split in splits:
+        for item in dataset.splits[split]:
+            view = pattern.parse(dataset.relative(item.path)).view
+            found.setdefault(view, {name: [] for name in dataset.splits})[split].append(item)
+    of_view = {}
+    for view in sorted(found):
+        train, validation, test = (tuple(items) for items in found[view].values())
+        of_view[view] = replace(dataset, train=train, validation=validation, test=test)
+    return of_view
+
+
 def category_of(root: Path) -> str:
     return Path(os.path.abspath(root)).name  # "." has a name too
 
@@ -137,11 +153,7 @@ def split_dataset(
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     splits = [listed.get(path) or split_of(path.relative_to(root).parts[:-1]) for path in paths]
     if "train" in splits and all(splits):
-        good_of: dict[str, list[Item]] = {split: [] for split in SPLITS}
-        for path, split in zip(paths, splits, strict=True):
-            if split in good_of:
-                good_of[split].append(Item(path, "good", False))
-        learnt, apart, tested = map(tuple, good_of.values())
+        learnt, apart, tested = _items_by_split(paths, splits)
         return Dataset(root, category_of(root), layout, learnt, (*tested, *bad), apart)
     held = _held_paths(good, paths, settings)
     kind = "good" if good == root else good.name
@@ -149,6 +161,15 @@ def split_dataset(
     test = [Item(path, kind, False) for path in paths if path in held]
     test += bad
     return Dataset(root, category_of(root), layout, train, tuple(test), drawn_split=True)
+
+
+def _items_by_split(paths: Sequence[Path], splits: Sequence[str | None]) -> Iterator[tuple[Item, ...]]:
+    """Yields the good pictures of each of `SPLITS`, in their order."""
+    found: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    for path, split in zip(paths, splits, strict=True):
+        if split in found:
+            found[split].append(Item(path, "good", False))
+    return map(tuple, found.values())
 
 
 def _held_paths(good: Path, paths: Sequence[Path], settings: SplitSettings) -> set[Path]:
@@ -169,23 +190,29 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
 
     parts: part of each name; None: the name is a part of its own. Empty: all names are.
     """
-    count = min(max(int(len(names) * share + 0.5), 1 if share > 0 else 0), len(names) - 1)
+    least = 1 if share > 0 else 0
+    count = min(max(int(len(names) * share + 0.5), least), len(names) - 1)
     members: dict[str | PartKey, list[int]] = {}
     for k, (name, part) in enumerate(zip_longest(names, parts)):
         members.setdefault(part or name, []).append(k)
 
     ordered = [members[part] for part in sorted(members, key=partial(_seeded_hash, seed))]
-    most = max(2 * count, len(names) // 3)
-    taken: list[list[int]] = []
-    for part_members in ordered:
-        held = sum(map(len, taken))
-        if held >= count or len(taken) == len(ordered) - 1:
-            break
-        if held + len(part_members) <= most:
-            taken.append(part_members)
+    taken = _take_parts(ordered, count, most=max(2 * count, len(names) // 3))
     if count > 0 and not taken and len(ordered) > 1:
         taken = [min(ordered, key=len)]
     return {k for part_members in taken for k in part_members}
+
+
+def _take_parts(parts: Sequence[list[int]], count: int, most: int) -> list[list[int]]:
+    """Takes parts in their order until they have `count` members, never more than `most`, and never all."""
+    taken: list[list[int]] = []
+    for members in parts:
+        held = sum(map(len, taken))
+        if held >= count or len(taken) == len(parts) - 1:
+            break
+        if held + len(members) <= most:
+            taken.append(members)
+    return taken
 
 
 def _seeded_hash(seed: int, part: str | PartKey) -> bytes:

@@ -91,14 +91,16 @@ def join_classes(
     least = 1 if source == "LabelMe" else 2
     if len(columns) < least or not _are_ticks(columns):
         return columns
-    joined: dict[Path, list[str]] = {}
-    for picture, own in texts.items():
-        joined[picture] = [header for header, text in own if fold(text) in _TICKED] or [""]
+    joined = {picture: _ticked_headers(own) or [""] for picture, own in texts.items()}
     good = {says_good(header) for header in columns}
     one_each = sum(len(own) == 1 and own != [""] for own in joined.values())
     if good != {None} and (len(columns) == 1 or 2 * one_each <= len(joined)):
         return columns
     return {"defect" if True in good else "label": joined}  # beside a class of good ones others are defects
+
+
+def _ticked_headers(texts: Texts) -> list[str]:
+    return [header for header, text in texts if fold(text) in _TICKED]
 
 
 def _are_ticks(columns: Mapping[str, Values]) -> bool:

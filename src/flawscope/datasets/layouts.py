@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from flawscope.datasets.class_labels import ClassLabels, read_class_labels
@@ -33,7 +33,7 @@ from flawscope.errors import InputError, check_arguments, join_names, suggest_na
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import GOOD, Said, read_side_by_side, split_said
 from flawscope.pictures.listing import known_formats, list_entries, subfolder, subfolders, walk_files
-from flawscope.pictures.mask_files import fold, is_mask_folder
+from flawscope.pictures.mask_files import is_mask_folder
 from flawscope.pictures.units import PartReader, group_reader
 
 # MVTec AD's categories in the usual order
@@ -252,17 +252,24 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
         if good is not None and are_sorted:
             return root
         raise _several_categories(root, categories, are_sorted)
-    others = {name: path for name, path in subfolders(root).items() if name not in categories}
-    beside = [name for name, path in others.items() if categories and _has_pictures(path)]
+    if not categories:
+        return root
+    ((name, folder),) = categories.items()
+    beside = _pictures_beside(root, name)
     if not beside:
-        return next(iter(categories.values()), root)
+        return folder
     if good is not None:
         return root
-    (name,) = categories
     raise InputError(
         f"{root}: {name} is a data set by its folders, beside pictures in {join_names(beside)}: choose "
         f"it alone with --category {name}, or name the folders of good pictures with --good"
     )
+
+
+def _pictures_beside(root: Path, category: str) -> list[str]:
+    """Names of the other folders beside a category's that hold pictures."""
+    folders = subfolders(root).items()
+    return [name for name, path in folders if name != category and _has_pictures(path)]
 
 
 def _named_category(root: Path, category: str, categories: Mapping[str, Path]) -> Path:
@@ -315,7 +322,10 @@ def _open_split(root: Path, layout: str) -> Dataset:
     labels = read_class_labels(root, truth.pictures, truth.labels)
     splits = [split for split in (train, validation, test) if split is not None]
     trees = {split: FolderTree(split, truth.pictures_in(split)) for split in splits}
-    if _unknown_kinds(trees[train], splits) or any(Said.UNCLEAR in tree.found for tree in trees.values()):
+    # in an export for classification each split has the same kinds, else nobody knows which are good
+    known = {name for split in splits if split != train for name in subfolders(split)}
+    has_unknown = trees[train].has_unknown(known)
+    if has_unknown or any(Said.UNCLEAR in tree.found for tree in trees.values()):
         raise split_question(root, truth.pictures)
     learnt = _good_items(trees[train], labels)
     if not learnt:
@@ -327,16 +337,6 @@ def _open_split(root: Path, layout: str) -> Dataset:
         items += _test_items(tree, truth, split == test)
     held = _good_items(trees[validation], labels) if validation else ()
     return Dataset(root, category_of(root), layout, learnt, tuple(items), held)
-
-
-def _unknown_kinds(train: FolderTree, splits: Iterable[Path]) -> bool:
-    """Whether folders in train say nothing that is known: in an export for classification each split has the
-    same kinds, else nobody knows which are good."""
-    known = {fold(name) for split in splits if split != train.root for name in subfolders(split)}
-    for parts, said in train.said.items():
-        if len(parts) == 1 and said not in (Said.GOOD, Said.BAD) and fold(parts[0]) not in known:
-            return True
-    return False
 
 
 def _test_items(tree: FolderTree, truth: GroundTruth, is_test: bool) -> Iterator[Item]:

@@ -20,16 +20,12 @@ from flawscope.pictures.mask_files import find_photographs, seem_masks
 from flawscope.pictures.masks import marks_most
 
 
-def marked_good(dataset: Dataset) -> Iterator[tuple[Item, Mask]]:
-    """Yields good pictures in which something is marked, and what marks it. What is unreadable marks
-    nothing."""
-    if (truth := dataset.truth) is None:
+def marked_good(dataset: Dataset) -> Iterator[tuple[Path, Mask]]:
+    """Yields good pictures in which something is marked, and what marks it."""
+    if dataset.truth is None:
         return
-    for item in (item for items in dataset.splits.values() for item in items if not item.anomalous):
-        with suppress(InputError, OSError, MemoryError):
-            for mask in truth.find(item.path):
-                if read_any_mask(mask).any():
-                    yield item, mask
+    every = [item for items in dataset.splits.values() for item in items]
+    yield from dataset.truth.marked(item.path for item in every if not item.anomalous)
 
 
 def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> str:
@@ -125,11 +121,10 @@ def _beside_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
 def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
     """Yields a remark on good pictures to learn from in which something is marked, where `force` says that
     they are good; else raises InputError, with a question. What a review decided on is decided."""
-    if dataset.reviewed:
+    if dataset.reviewed or dataset.truth is None:
         return
-    items = [*dataset.train, *dataset.validation]
-    learnt = {item.path for item in items}
-    pairs = [(item, mask) for item, mask in marked_good(dataset) if item.path in learnt]
+    learnt = [item.path for item in (*dataset.train, *dataset.validation)]
+    pairs = [*dataset.truth.marked(learnt)]
     if not pairs:
         return
     text = f"counted as good, but something is marked: {_marked_names(dataset, pairs)}"
@@ -139,9 +134,9 @@ def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
     yield data_checks.GOOD_BUT_MARKED.coded(f"--force: {text}")
 
 
-def _marked_names(dataset: Dataset, pairs: Iterable[tuple[Item, Mask]]) -> str:
+def _marked_names(dataset: Dataset, pairs: Iterable[tuple[Path, Mask]]) -> str:
     """Names of pictures and of what marks them. Each picture once."""
-    first = {item.path: mask for item, mask in sorted(pairs, key=lambda pair: natural_key(pair[0].path))}
+    first = dict(sorted(pairs, key=lambda pair: natural_key(pair[0])))
     return join_names([f"{dataset.relative(p)} (in {dataset.relative(mask)})" for p, mask in first.items()])
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,15 @@ class GroundTruth:
     def find(self, picture: Path) -> tuple[Mask, ...]:
         """Finds the masks of a picture, or its labels."""
         return tuple(self._of.get(picture, ())) or self.labels.find(picture)
+
+    def marked(self, pictures: Iterable[Path]) -> Iterator[tuple[Path, Mask]]:
+        """Yields pictures in which something is marked, and what marks it. What is unreadable marks
+        nothing."""
+        for picture in pictures:
+            with suppress(InputError, OSError, MemoryError):
+                for mask in self.find(picture):
+                    if read_any_mask(mask).any():
+                        yield picture, mask
 
     def left_out(self, picture: Path) -> tuple[str, ...]:
         """Why marks of a picture without a mask cannot be used."""

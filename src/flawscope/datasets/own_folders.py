@@ -324,6 +324,14 @@ class FolderTree:
         """Meanings of the folders of pictures."""
         return {self.said[parts] for parts in self.counts}
 
+    def has_unknown(self, known: Iterable[str]) -> bool:
+        """Whether a folder at the top says nothing, and has none of the known names."""
+        names = {fold(name) for name in known}
+        return any(
+            len(parts) == 1 and said not in (Said.GOOD, Said.BAD) and fold(parts[0]) not in names
+            for parts, said in self.said.items()
+        )
+
     def pictures(self, said: Said) -> list[Path]:
         return [path for path in self._paths if self.said[path.relative_to(self.root).parent.parts] is said]
 

@@ -82,13 +82,10 @@ def draw_seen(
             "number, or a folder"
         )
     rng = Stream.SEEN_DEFECTS.rng(seed)
-    of_kind: dict[str, list[Item]] = {}
-    for item in sorted(items, key=lambda item: natural_key(item.path)):
-        of_kind.setdefault(item.kind, []).append(item)
-    kinds = sorted(of_kind, key=natural_key)
+    of_kind = _sorted_by_kind(items)
+    kinds = [*of_kind]
     waiting = {}
-    for kind in kinds:
-        own = of_kind[kind]
+    for kind, own in of_kind.items():
         waiting[kind] = [own[int(k)] for k in rng.permutation(len(own))]
     order = [kinds[int(k)] for k in rng.permutation(len(kinds))]  # the first kinds give one more
     drawn: list[Item] = []
@@ -97,15 +94,22 @@ def draw_seen(
     return sorted(drawn[:count], key=lambda item: natural_key(item.path))
 
 
+def _sorted_by_kind(items: Iterable[Item]) -> dict[str, list[Item]]:
+    """Items of each kind, kinds and items in natural order."""
+    found: dict[str, list[Item]] = {}
+    for item in sorted(items, key=lambda item: natural_key(item.path)):
+        found.setdefault(item.kind, []).append(item)
+    return {kind: found[kind] for kind in sorted(found, key=natural_key)}
+
+
 def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
     """Pictures of a text file: paths from the working folder, from the file's folder, or in the data set."""
-    lines = _read_lines(path)
     known = {item.path.resolve(): item for item in dataset.test} if dataset else {}
     roots = [Path(), path.parent]
     if dataset:
         roots.append(dataset.root)
     items: dict[Path, Item] = {}
-    for line in lines:
+    for line in _read_lines(path):
         found = next((root / line for root in roots if os.path.isfile(root / line)), None)
         if found is None:
             raise InputError(f"{path} names {line:.200}, which is not there: mend the line")
@@ -113,15 +117,20 @@ def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
         item = known.get(full) or _defective_picture(found)
         if item is None or not item.anomalous:
             raise InputError(f"{path} names {line}, which is not among the defective pictures: drop the line")
-        if masked and not item.masks:
-            why = f" ({', '.join(item.left_out)})" if item.left_out else ""
-            raise InputError(
-                f"{path} names {line}, which has no mask{why}: put one beside it, or drop the line"
-            )
+        if masked:
+            _require_mask(path, line, item)
         items[full] = item
     if not items:
         raise InputError(f"{path} names no picture: write one path a line")
     return list(items.values())
+
+
+def _require_mask(path: Path, line: str, item: Item) -> None:
+    """Raises an InputError where a picture that a line of a list names has no mask."""
+    if item.masks:
+        return
+    why = f" ({', '.join(item.left_out)})" if item.left_out else ""
+    raise InputError(f"{path} names {line}, which has no mask{why}: put one beside it, or drop the line")
 
 
 def _read_lines(path: Path) -> list[str]:

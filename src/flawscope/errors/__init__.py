@@ -215,9 +215,9 @@ _WORDS = {
 }
 
 
-def check_arguments(*, but: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def check_arguments(*, unchecked: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Makes a function refuse arguments of other types than its annotations say, with one line that names the
-    argument. but: arguments that the function checks by itself."""
+    argument. unchecked: arguments that the function checks by itself."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -228,7 +228,7 @@ def check_arguments(*, but: Sequence[str] = ()) -> Callable[[Callable[P, R]], Ca
             except TypeError as error:
                 raise TypeError(f"{function.__name__}() {error}") from None
             for name, value in bound.arguments.items():
-                if name in hints and name not in but:
+                if name in hints and name not in unchecked:
                     require_type(name, value, hints[name])
             return function(*given, **named)
 

@@ -8,7 +8,7 @@ Bootstrap, 1993).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -339,24 +339,33 @@ def _differences(
     if any(one.parts for one in evaluations):  # pixels are those of pictures
         truth = np.array([one.item.anomalous for one in evaluations[0].pictures])
         pictures = bootstrap_counts(truth, resamples, seed)
-    decided = ([one.a for one in pairs], [one.b for one in pairs])
+    has_both = min(anomalous.sum(), (~anomalous).sum()) >= 2
     values: list[dict[str, float | None]] = []
     resampled: list[dict[str, Floats]] = []
-    for evaluation, own in zip(evaluations, decided, strict=True):
-        decisions = np.array([one.is_anomalous for one in own])
-        scores = np.array([one.score for one in own])
+    for evaluation, decided in zip(
+        evaluations, ([one.a for one in pairs], [one.b for one in pairs]), strict=True
+    ):
+        decisions = np.array([one.is_anomalous for one in decided])
+        scores = np.array([one.score for one in decided])
         values.append(_values(evaluation, anomalous, decisions, scores))
         rates = _resampled_rates(anomalous, decisions, times)
-        if min(anomalous.sum(), (~anomalous).sum()) >= 2:
+        if has_both:
             rates |= bootstrap_images(anomalous, scores, decisions, times)
         resampled.append(rates | _bootstrap_pixels(evaluation, pictures[: resamples // 2]))
-    found_of_both = list[Difference]()
-    for name, value in values[0].items():
-        other = values[1].get(name)
+    differences = []
+    for name, a, b in _known_of_both(values):
+        differences.append(Difference(name, a, b, *_interval(name, resampled)))
+    return differences
+
+
+def _known_of_both(values: Sequence[Mapping[str, float | None]]) -> Iterator[tuple[str, float, float]]:
+    """Yields the names of metrics that both models have, with their values."""
+    first, second = values
+    for name, value in first.items():
+        other = second.get(name)
         if value is None or other is None or np.isnan([value, other]).any():
             continue  # such as of pixels, where there are no masks
-        found_of_both.append(Difference(name, value, other, *_interval(name, resampled)))
-    return found_of_both
+        yield name, value, other
 
 
 def _interval(name: str, resampled: list[dict[str, Floats]]) -> tuple[tuple[float, float] | None, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,7 +75,7 @@ def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
     return predictor.valid_mask(geometry) & geometry.visible_mask()
 
 
-@check_arguments(but=("dataset",))
+@check_arguments(unchecked=("dataset",))
 def evaluate(
     predictor: Predictor,
     dataset: Dataset,
@@ -107,27 +107,15 @@ def evaluate(
         InputError: there is nothing to test.
     """
     began = time.perf_counter()
-    if isinstance(dataset, str | os.PathLike):  # as `fit` takes it
-        raise InputError(f"{dataset!s} is a path: open it, evaluate(model, open_dataset({str(dataset)!r}))")
-    require_type("dataset", dataset, Dataset)
+    _check_dataset(dataset)
     learnt = set(leave_out)
     learnt.update(picture.hash for picture in predictor.manifest.pictures)  # thresholds are learnt, too
     is_drawn, dataset = dataset.drawn_split, with_unlearnt(predictor, dataset, learnt, step)
-    if not dataset.test:
-        raise InputError(
-            f"{dataset.root} has no test pictures: give a data set with a test split, "
-            "or folders of good and bad pictures"
-        )
-    if robust and predictor.manifest.preprocess.channels is not None:
-        raise InputError("pictures of several channels have no light to change: leave out --robustness")
+    _check_tests(predictor, dataset, changes_light=bool(robust))
     seen = _predict_all(predictor, dataset, learnt, take, step)
     kept = seen.kept
     if not kept.items:
-        raise InputError(
-            f"none of {pluralize(len(dataset.test), 'test picture')} of {dataset.root} can be evaluated: "
-            + (seen.failures[0] if seen.failures else "the model was fitted on all of them")
-        )
-    lights = (LIGHTS if robust else ()) if isinstance(robust, bool) else robust
+        raise _nothing_evaluated(dataset, seen.failures)
     labels: Json = {}
     shown = [*zip(kept.items, kept.predictions, strict=True)]
     judged = judge_parts(predictor, shown, seen.failures)
@@ -136,27 +124,22 @@ def evaluate(
         kept.items, kept.predictions = [item for item, _ in shown], [one for _, one in shown]
         labels["image_metrics"] = "of parts, which the model decides on"
     decided = decided_on(shown, judged)
-    found = _image_metrics(decided, predictor, labels) | _pixel_metrics(kept, predictor, labels)
-    found |= loco_metrics(kept, dataset, labels)
+    metrics = _image_metrics(decided, predictor, labels) | _pixel_metrics(kept, predictor, labels)
+    metrics |= loco_metrics(kept, dataset, labels)
     if full_resolution:
-        found |= _full_resolution_metrics(kept, labels)
-    values: dict[str, float | None] = {}
-    for name, value in found.items():
-        values[name] = None if value is None or np.isnan(value) else float(value)
+        metrics |= _full_resolution_metrics(kept, labels)
     left_out_kinds = Counter(item.kind for item in seen.left_out)
-    defect_pixels = {name: seen.marked[name] for name in DEFECT_PIXELS}
-    masks = {name: seen.marked[name] for name in MASK_COUNTS}
     return Evaluation(
         category=dataset.category,
         product=predictor.manifest.category,
         method=predictor.manifest.method,
-        metrics=values,
+        metrics=_known_metrics(metrics),
         false_alarms=_false_alarm_statistics(shown, decided, predictor, dataset.train),
         defects=_defect_statistics(decided),
         kinds=_kind_statistics(decided, dataset),
         images=len(kept),
-        defect_pixels=defect_pixels,
-        masks=masks,
+        defect_pixels=_counts_of(seen.marked, DEFECT_PIXELS),
+        masks=_counts_of(seen.marked, MASK_COUNTS),
         left_out=dict(left_out_kinds),
         learnt_from=len(dataset.train) if is_drawn else 0,
         without_mask=kept.without_mask,
@@ -166,13 +149,55 @@ def evaluate(
         labels=labels,
         parts=part_statistics(predictor, judged),
         learning_curve=learning_curve(predictor, fewer, shown, step),
-        robustness=robustness(predictor, dataset, lights=lights, leave_out=leave_out, step=step),
+        robustness=robustness(predictor, dataset, lights=_lights_of(robust), leave_out=leave_out, step=step),
         failures=tuple(seen.failures),
         judged_parts=judged,
         pictures=kept.pictures,
         left_out_items=tuple(seen.left_out),
         unjudged=tuple(seen.unjudged),
     )
+
+
+def _check_dataset(dataset: object) -> None:
+    if isinstance(dataset, str | os.PathLike):  # as `fit` takes it
+        raise InputError(f"{dataset!s} is a path: open it, evaluate(model, open_dataset({str(dataset)!r}))")
+    require_type("dataset", dataset, Dataset)
+
+
+def _nothing_evaluated(dataset: Dataset, failures: Sequence[str]) -> InputError:
+    why = failures[0] if failures else "the model was fitted on all of them"
+    count = pluralize(len(dataset.test), "test picture")
+    return InputError(f"none of {count} of {dataset.root} can be evaluated: {why}")
+
+
+def _check_tests(predictor: Predictor, dataset: Dataset, changes_light: bool) -> None:
+    """Raises an InputError where there is nothing to test, or no light that could be changed."""
+    if not dataset.test:
+        raise InputError(
+            f"{dataset.root} has no test pictures: give a data set with a test split, "
+            "or folders of good and bad pictures"
+        )
+    if changes_light and predictor.manifest.preprocess.channels is not None:
+        raise InputError("pictures of several channels have no light to change: leave out --robustness")
+
+
+def _lights_of(robust: bool | Collection[Light]) -> Collection[Light]:
+    """The lights in which every picture is judged, too."""
+    if isinstance(robust, bool):
+        return LIGHTS if robust else ()
+    return robust
+
+
+def _counts_of(counts: Counter[str], names: Iterable[str]) -> dict[str, int]:
+    return {name: counts[name] for name in names}
+
+
+def _known_metrics(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Metrics, of which those that are not numbers are None."""
+    known: dict[str, float | None] = {}
+    for name, value in values.items():
+        known[name] = None if value is None or np.isnan(value) else float(value)
+    return known
 
 
 def _predict_all(

@@ -81,11 +81,7 @@ def loco_metrics(kept: PictureStore, dataset: Dataset, labels: Json) -> dict[str
     if not path.is_file():
         labels["au_pro"] += f"; sPRO needs {path.name} in the category's folder"
         return {}
-    try:
-        configs = {c["pixel_value"]: c for c in json.loads(path.read_text(encoding="utf-8"))}
-        regions = _saturated_regions(kept, configs)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not LOCO's saturation file ({error}): copy it again") from None
+    regions = _read_saturated_regions(path, kept)
     labels["au_spro"] = (
         "Bergmann et al., IJCV 2022: each kind of defect with all good pictures, then their mean; "
         "maps at network size, saturation scaled with the area"
@@ -101,6 +97,15 @@ def loco_metrics(kept: PictureStore, dataset: Dataset, labels: Json) -> dict[str
     if most < len(kinds):
         labels["au_spro"] += f"; of {most} of {pluralize(len(kinds), 'kind')}, the others have no usable mask"
     return {name: float(np.mean(values)) for name, values in areas.items()}
+
+
+def _read_saturated_regions(path: Path, kept: PictureStore) -> list[Regions | None]:
+    """Regions of each picture with their saturations, by LOCO's file."""
+    try:
+        configs = {config["pixel_value"]: config for config in json.loads(path.read_text(encoding="utf-8"))}
+        return _saturated_regions(kept, configs)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not LOCO's saturation file ({error}): copy it again") from None
 
 
 def _saturated_region(

@@ -2,17 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flawscope.artefact.tried import GIVEN, LearningCurve, Scored
+from flawscope.artefact.tried import auroc
 from flawscope.datasets import Item
 from flawscope.errors import InputError
 from flawscope.pictures.table import learnt_units
 from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, ProgressCounter
 from flawscope.results.prediction import Prediction
+
+RESAMPLES = 1000
+TAILS = (0.025, 0.975)
+
+
+class Scored(NamedTuple):
+    """Scores of good [N] and defective pictures [M] by one model, higher is more anomalous."""
+
+    good: NDArray[np.float64]
+    defective: NDArray[np.float64]
+
+    def auroc(self) -> float:
+        """AUROC of defective against good pictures, 0..1."""
+        return auroc(self.good, self.defective)
+
+    def gain_over(self, other: Scored, seed: int) -> tuple[float, float, float]:
+        """AUROC less that of another model on the same pictures, with its 95 % interval: a paired bootstrap
+        over good and over defective pictures."""
+        rng = np.random.default_rng(seed)
+        times = [rng.multinomial(one.size, np.full(one.size, 1 / one.size), RESAMPLES) for one in self]
+        gains = self._resampled(*times) - other._resampled(*times)
+        low, high = np.quantile(gains, TAILS)
+        return self.auroc() - other.auroc(), float(low), float(high)
+
+    def _resampled(self, good_times: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.float64]:
+        """AUROC in each resample [R]. good_times [R, N], times [R, M]: how often it draws each picture."""
+        above = self.defective[:, None] > self.good
+        wins = above + 0.5 * (self.defective[:, None] == self.good)  # [M, N]
+        won = ((times @ wins) * good_times).sum(1)
+        return np.asarray(won / (self.good.size * self.defective.size))
+
+
+def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
+    """Smallest number of pictures from which no larger number is surely better, by its 95 % interval; None:
+    the largest number is surely better than all others, and more may be better still.
+
+    Args:
+        scored: by the number learnt from, scores of the same pictures.
+    """
+    numbers = sorted(scored)
+    for k, number in enumerate(numbers[:-1]):
+        if all(scored[more].gain_over(scored[number], seed)[1] <= 0 for more in numbers[k + 1 :]):
+            return number
+    return None
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """AUROC that tells what more good pictures bring, by the number of units learnt from; near-duplicates are
+    one.
+
+    figures: by that number, smallest first. enough: as `enough` tells it; None: more may do better still.
+    """
+
+    figures: Mapping[int, float]
+    enough: int | None
+
+    @classmethod
+    def of(cls, compared: Mapping[int, Scored]) -> LearningCurve:
+        """Compares models, by the number of units that each has learnt from."""
+        figures = {number: compared[number].auroc() for number in sorted(compared)}
+        return cls(figures, enough(compared))
 
 
 def learning_curve(
@@ -30,20 +96,24 @@ def learning_curve(
     advance = ProgressCounter(step, "learning curve", len(judged) * len(fewer))
     scores = {}
     for one in fewer:
-        column = []
-        for _, result in one.stream([item.path for item, _ in judged]):
-            column.append(np.nan if isinstance(result, InputError) else result.score)
-            advance()
-        scores[_number_learnt(one)] = np.array(column)
+        scores[_number_learnt(one)] = _score(one, [item.path for item, _ in judged], advance)
     scores[_number_learnt(model)] = np.array([prediction.score for _, prediction in judged])
     is_judged = ~np.isnan([*scores.values()]).any(axis=0)
     is_defective = np.array([item.anomalous for item, _ in judged])
     good, defective = is_judged & ~is_defective, is_judged & is_defective
     if len(scores) < 2 or not good.any() or not defective.any():
         return None
-    carriers = np.full(int(defective.sum()), GIVEN)
-    compared = {n: Scored(one[good], one[defective], carriers) for n, one in scores.items()}
+    compared = {n: Scored(one[good], one[defective]) for n, one in scores.items()}
     return LearningCurve.of(compared)
+
+
+def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None]) -> NDArray[np.float64]:
+    """Scores of pictures; NaN where one cannot be judged."""
+    scores = []
+    for _, result in model.stream(paths):
+        scores.append(np.nan if isinstance(result, InputError) else result.score)
+        advance()
+    return np.array(scores)
 
 
 def describe(curve: LearningCurve) -> str:

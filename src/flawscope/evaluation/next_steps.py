@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from flawscope.artefact.detection import decided_defects
 from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.parts import stored_part_pattern
 from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import Choice
-from flawscope.calibration.goods import scored
+from flawscope.calibration.rows import scored
 from flawscope.datasets import Dataset
 from flawscope.errors import InputError
-from flawscope.evaluation.result import Evaluation
+from flawscope.evaluation.result import EvaluatedPicture, Evaluation
 from flawscope.methods import registry
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.form import known_sizes
@@ -76,28 +77,19 @@ def _looser_rate(result: Evaluation, manifest: Manifest) -> Advice | None:
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     """Steps by the defects that were missed, and by the promise; none where there is nothing to gain."""
     missed = [one for one in result.pictures if one.outcome == MISSED]
-    sizes, marks = list[tuple[int, int]](), list[float]()
-    for one in missed[:MEASURED]:
-        sizes.append(one.prediction.geometry.picture_size)
-        if one.truth is not None and one.truth.any():
-            factor = math.sqrt(math.prod(sizes[-1]) / one.truth.size)  # the mask has the map's size
-            length = largest_sizes(connected_parts(one.truth)[1])[0]
-            marks.append(factor * float(length))
     how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
-    shown = [one.item.path for one in result.pictures if not one.item.anomalous]
-    if len(shown) < LOOKED_AT:  # too few tell nothing; parts with defects lie like the others
-        shown = [one.item.path for one in result.pictures]
     defective = [one for one in result.decided if one.anomalous]
     hidden = sum(one.prediction.score > sole[1] for one in missed)
+    sizes = [one.prediction.geometry.picture_size for one in missed[:MEASURED]]
 
     def lies_elsewhere() -> bool:
-        return how.reference is None and _poses_needed(shown) is not None
+        return how.reference is None and _poses_needed(_telling_pictures(result)) is not None
 
     return advice(
         rate=manifest.calibration.rate,
         missing=promise_of(manifest).describe_missing(),
-        marks=marks,
+        marks=_mark_lengths(missed[:MEASURED]),
         pictures=sizes,
         network=how.network_size if is_whole else None,
         defects=len(defective),
@@ -108,6 +100,28 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         looser=_looser_rate(result, manifest),
         remedies=_remedies(manifest),
     )
+
+
+def _mark_lengths(missed: Sequence[EvaluatedPicture]) -> list[float]:
+    """Length of the largest piece of each missed defect that is marked, in pixels of the pictures."""
+    lengths = []
+    for one in missed:
+        if one.truth is None or not one.truth.any():
+            continue
+        size = one.prediction.geometry.picture_size
+        factor = math.sqrt(math.prod(size) / one.truth.size)  # the mask has the map's size
+        length = largest_sizes(connected_parts(one.truth)[1])[0]
+        lengths.append(factor * float(length))
+    return lengths
+
+
+def _telling_pictures(result: Evaluation) -> list[Path]:
+    """Good test pictures, which tell how parts lie. Of too few all count: parts with defects lie like the
+    others."""
+    good = [one.item.path for one in result.pictures if not one.item.anomalous]
+    if len(good) >= LOOKED_AT:
+        return good
+    return [one.item.path for one in result.pictures]
 
 
 def _poses_needed(shown: Sequence[PictureSource]) -> PoseKind | None:

@@ -48,19 +48,23 @@ def check_promise(
     shown = [read_look(item.path) for item in good_items]
     units = _units(predictor, shown, [item.path for item in good_items])
     chance, broken = judge_pictures(alarms, units, promise.rate, promise.calibrated)
-    alarms_of_units = len({unit for unit, is_alarm in zip(units, alarms, strict=True) if is_alarm})
     copies = sorted(set(_copies_of(learnt, shown)) | set(_made_of_the_same(train, good_items)))
+    false_alarms = _count_units(units, alarms) if promise.by_part else sum(alarms)
     reasons = list(_reasons(predictor, train, learnt, good)) if broken else []
-    low, high = promise.interval
     return {
-        "expected_interval": [low, high],
-        "alarms": alarms_of_units if promise.by_part else sum(alarms),
+        "expected_interval": [*promise.interval],
+        "alarms": false_alarms,
         "pictures": len(good),
         "chance": chance,
         "broken": broken,
         "reasons": reasons,
         "copies_of_training": [str(good_items[number].path) for number in copies],
     }
+
+
+def _count_units(units: Sequence[int], alarms: Sequence[bool]) -> int:
+    """Number of units, such as parts, with a false alarm."""
+    return len({unit for unit, is_alarm in zip(units, alarms, strict=True) if is_alarm})
 
 
 def describe_promise(found: Facts) -> list[str]:

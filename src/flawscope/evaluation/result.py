@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact.tried import LearningCurve
 from flawscope.datasets import Item
 from flawscope.errors import FlawscopeError, missing_library_error, pluralize
 from flawscope.evaluation.decided import Decided, JudgedPart, decided_on
+from flawscope.evaluation.learning_curve import LearningCurve
 from flawscope.evaluation.learning_curve import describe as describe_curve
 from flawscope.evaluation.robustness import Robustness
 from flawscope.pictures.listing import natural_key

@@ -103,15 +103,24 @@ def robustness(
             answers.append(replace(result, map=result.map[:0].copy()))
     rows = [answers[k * len(lights) : (k + 1) * len(lights)] for k in range(len(items))]
     found = []
-    for k, light in enumerate(lights):
-        shown = list[Judged]()
-        for item, row in zip(items, rows, strict=True):
-            one = row[k]
-            if one is not None and not any(answer is None for answer in row):
-                shown.append((item, replace(one, path=str(item.path))))
+    for place, light in enumerate(lights):
+        shown = _judged_in_every_light(items, rows, place)
         decided = decided_on(shown, judge_parts(predictor, shown, []))
         found.append(_count_decisions(light, decided))
     return tuple(found)
+
+
+def _judged_in_every_light(
+    items: Sequence[Item], rows: Sequence[Sequence[Prediction | None]], place: int
+) -> list[Judged]:
+    """Pictures that were judged in every light, with what is said of them in one. rows: for each picture its
+    predictions in all lights; None: it could not be judged. place: of the light in a row."""
+    shown = list[Judged]()
+    for item, row in zip(items, rows, strict=True):
+        answer = row[place]
+        if answer is not None and None not in row:
+            shown.append((item, replace(answer, path=str(item.path))))
+    return shown
 
 
 def _count_decisions(light: Light, decided: Sequence[Decided]) -> Robustness:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,30 +88,41 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
     Raises:
         InputError: a file cannot be read, or the study is not complete; the line says which part.
     """
-    truth: dict[str, bool] = {}
-    sources: list[Source] = []
+    truth, sources = _read_reference(reference)
     trials: list[Trial] = []
-    runs: Counter[str] = Counter()
-    if reference is not None and reference.is_dir():
-        truth = _reference_folder(reference)
-    elif reference is not None:
-        _add_reference(truth, _read_rows(reference, REFERENCE_COLUMNS))
-        sources.append(Source.of(reference))
+    runs: Counter[str] = Counter()  # of each model
     for path in paths:
         if path.is_dir():
             facts, table = _read_facts(path), read_table(path / TABLE_NAME)
-            runs[name := str(facts.get("model") or path.name)] += 1
-            trials += _results_trials(path, table, name, str(runs[name]))
+            model = str(facts.get("model") or path.name)
+            runs[model] += 1
+            trials += _results_trials(path, table, model, str(runs[model]))
             sources.append(Source.of(path / TABLE_NAME, facts, (row.path for row in table)))
             continue
         rows = [*_read_rows(path, TRIAL_COLUMNS)]
         sources.append(Source.of(path))
-        for place, row in rows:
-            part, appraiser, trial, decision = (row[name] for name in TRIAL_COLUMNS)
-            trials.append(Trial(part, appraiser, trial, _parse_word(decision, place), place))
+        trials += _table_trials(rows)
         if reference is None:
-            _add_reference(truth, ((place, row) for place, row in rows if "reference" in row))
+            _add_reference(truth, [(place, row) for place, row in rows if "reference" in row])
     return ReadStudy(build_study(trials, truth), sources, _count_same_pictures(trials))
+
+
+def _read_reference(reference: Path | None) -> tuple[dict[str, bool], list[Source]]:
+    """Whether each part is defective, and the file that says so; empty where the tables of trials say it."""
+    if reference is None:
+        return {}, []
+    if reference.is_dir():
+        return _reference_folder(reference), []
+    truth: dict[str, bool] = {}
+    _add_reference(truth, _read_rows(reference, REFERENCE_COLUMNS))
+    return truth, [Source.of(reference)]
+
+
+def _table_trials(rows: Iterable[tuple[str, Mapping[str, str]]]) -> Iterator[Trial]:
+    """Yields the decisions in rows of a table that people filled in."""
+    for place, row in rows:
+        part, appraiser, trial, decision = (row[name] for name in TRIAL_COLUMNS)
+        yield Trial(part, appraiser, trial, _parse_word(decision, place), place)
 
 
 def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
@@ -123,50 +135,79 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
             "nothing says which parts are defective: name --reference FILE.csv|FOLDER, or add a column "
             "reference to the table of trials"
         )
-    spelled: dict[str, str] = {}  # Ann and ann are one appraiser
-    trials = [
-        one._replace(appraiser=spelled.setdefault(one.appraiser.casefold(), one.appraiser)) for one in trials
-    ]
-    seen: dict[tuple[str, str, str], Trial] = {}
+    trials = _with_one_spelling(trials)
+    by_key = _index_trials(trials, truth)
+    if len(classes := set(truth.values())) < 2:
+        only = "defective" if True in classes else "good"
+        raise InputError(f"the reference has {only} parts alone ({len(truth):,}): {ENOUGH}")
+    labels = _trials_by_appraiser(trials)
+    parts = sorted(truth, key=natural_key)
+    _check_complete(by_key, labels, parts)
+    decisions = {}
+    for name, own in labels.items():
+        rows = [[by_key[name, trial, part].defective for trial in own] for part in parts]
+        decisions[name] = np.array(rows)
+    return Study(tuple(parts), np.array([truth[part] for part in parts]), decisions)
+
+
+def _with_one_spelling(trials: Iterable[Trial]) -> list[Trial]:
+    """Trials in which each appraiser's name has one spelling: Ann and ann are one."""
+    spelled: dict[str, str] = {}
+    found = []
+    for one in trials:
+        name = spelled.setdefault(one.appraiser.casefold(), one.appraiser)
+        found.append(one._replace(appraiser=name))
+    return found
+
+
+TrialKey = tuple[str, str, str]  # appraiser, trial, part
+
+
+def _index_trials(trials: Iterable[Trial], truth: Mapping[str, bool]) -> dict[TrialKey, Trial]:
+    """Trials by what they are of. InputError: a part is unknown, or inspected twice in a trial."""
+    found: dict[TrialKey, Trial] = {}
     for one in trials:
         if one.part not in truth:
             raise InputError(
                 f"{one.place}: part {one.part} is not in the reference: add it there, or leave it out here"
             )
-        if (key := (one.appraiser, one.trial, one.part)) in seen:
+        key = (one.appraiser, one.trial, one.part)
+        if key in found:
             raise InputError(
                 f"{one.place}: {one.appraiser} decides on part {one.part} twice in trial {one.trial} (first "
-                f"in {seen[key].place}): number the trials"
+                f"in {found[key].place}): number the trials"
             )
-        seen[key] = one
-    if len(classes := set(truth.values())) < 2:
-        only = "defective" if True in classes else "good"
-        raise InputError(f"the reference has {only} parts alone ({len(truth):,}): {ENOUGH}")
-    names = dict.fromkeys(one.appraiser for one in trials)
-    labels = {
-        name: sorted({one.trial for one in trials if one.appraiser == name}, key=natural_key)
-        for name in names
-    }
-    repeats = {name: len(of) for name, of in labels.items()}
-    if len(set(repeats.values())) > 1:
-        told = join_names([f"{name} in {pluralize(n, 'trial')}" for name, n in repeats.items()])
+        found[key] = one
+    return found
+
+
+def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
+    """Names of each appraiser's trials, in order. InputError: one has more than another."""
+    names: dict[str, set[str]] = {}
+    for one in trials:
+        names.setdefault(one.appraiser, set()).add(one.trial)
+    labels = {name: sorted(own, key=natural_key) for name, own in names.items()}
+    if len({len(own) for own in labels.values()}) > 1:
+        told = join_names([f"{name} in {pluralize(len(own), 'trial')}" for name, own in labels.items()])
         raise InputError(f"parts are inspected by {told}: every appraiser needs as many trials as the others")
-    parts = sorted(truth, key=natural_key)
-    wanted = ((name, trial, part) for name in names for trial in labels[name] for part in parts)
-    if missing := [key for key in wanted if key not in seen]:
-        name, trial, part = missing[0]
-        more = f", and {len(missing) - 1:,} more are missing" if missing[1:] else ""
-        raise InputError(
-            f"{name} has not decided on part {part} in trial {trial}{more}: inspect it, or take the part out "
-            "of the study"
-        )
-    decisions = {}
-    for name in names:
-        rows = []
-        for part in parts:
-            rows.append([seen[name, trial, part].defective for trial in labels[name]])
-        decisions[name] = np.array(rows)
-    return Study(tuple(parts), np.array([truth[part] for part in parts]), decisions)
+    return labels
+
+
+def _check_complete(
+    found: Mapping[TrialKey, Trial], labels: Mapping[str, Sequence[str]], parts: Sequence[str]
+) -> None:
+    """Raises an InputError where an appraiser has not decided on a part in one of the trials."""
+    missing = []
+    for name, own in labels.items():
+        missing += [key for key in product([name], own, parts) if key not in found]
+    if not missing:
+        return
+    name, trial, part = missing[0]
+    more = f", and {len(missing) - 1:,} more are missing" if missing[1:] else ""
+    raise InputError(
+        f"{name} has not decided on part {part} in trial {trial}{more}: inspect it, or take the part out "
+        "of the study"
+    )
 
 
 def _count_same_pictures(trials: Iterable[Trial]) -> dict[str, int]:
@@ -237,28 +278,31 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
     """Yields place and values, by column, of each row of a table that somebody wrote, with commas, semicolons
     or tabs. InputError: it cannot be read, a column or a value is missing."""
     try:
-        text = read_text(path)
-        header = text.partition("\n")[0]
-        table = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-        names = [name.strip().casefold() for name in next(table, [])]
-        if missing := [name for name in columns if name not in names]:
-            raise InputError(f"{path} has no column {missing[0]}: it needs {', '.join(columns)}")
-        for cells in table:
-            pairs = zip(names, cells, strict=False)
-            row = {name: from_csv_cell(cell).strip() for name, cell in pairs if name.strip()}
-            place = f"{path} line {table.line_num}"
-            if not any(row.values()):
-                continue
-            for name in columns:
-                if not row.get(name):
-                    raise InputError(f"{place}: {name} is empty: fill it in, or take out the line")
-            yield place, row
+        yield from _parse_rows(path, read_text(path), columns)
     except FileNotFoundError:
         raise InputError(f"there is no {path}: name a table, .csv, or a folder") from None
     except InputError:
         raise
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {error}; save it as CSV in UTF-8") from None
+
+
+def _parse_rows(path: Path, text: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    header = text.partition("\n")[0]
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    names = [name.strip().casefold() for name in next(table, [])]
+    if missing := [name for name in columns if name not in names]:
+        raise InputError(f"{path} has no column {missing[0]}: it needs {', '.join(columns)}")
+    for cells in table:
+        pairs = zip(names, cells, strict=False)
+        row = {name: from_csv_cell(cell).strip() for name, cell in pairs if name.strip()}
+        if not any(row.values()):
+            continue
+        place = f"{path} line {table.line_num}"
+        for name in columns:
+            if not row.get(name):
+                raise InputError(f"{place}: {name} is empty: fill it in, or take out the line")
+        yield place, row
 
 
 def _parse_word(text: str, place: str) -> bool:

@@ -25,9 +25,9 @@ from flawscope.artefact.certificate import (
 )
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.artefact.parts import stored_part_reader
-from flawscope.calibration.goods import calibrate, scored
 from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import DefectScores
+from flawscope.calibration.rows import calibrate, scored
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import ExcludedPictureError, InputError, pluralize
 from flawscope.methods.good_pictures import add_defect
@@ -165,12 +165,7 @@ def recalibrate(
     judged = score(models, asked, run_of, manifest.preprocess.lights[:1])
     pictures.failures.extend(judged.answers.failures.values())
     if not judged.rows:
-        if lit:
-            raise InputError("in other light only good pictures of the fit can be calibrated on: give those")
-        raise InputError(
-            f"none of the pictures can calibrate {reduced.precision}: the model was fitted on them and "
-            "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
-        )
+        raise _nothing_calibrates(reduced.precision, lit)
     given = {row.hash for row in table.rows.values()}
     rows = _merge_rows(manifest.pictures, judged.rows, given)
     known = {row.hash for row in manifest.pictures if row.learnt}
@@ -189,8 +184,34 @@ def recalibrate(
         np.array([one.values[0] for one in several.values() if not one.is_lost]).T
         for several in (judged.answers.pictures, models.trained.pictures)
     )
+    certificates = _certify_engines(reduced, shown, before, calibration, now, then)
+    said = (*manifest.notes, _describe(len(judged.rows), len(fresh), reduced), *notes)
+    manifest = replace(manifest, calibration=calibration, pictures=rows, notes=said).asking(*questions)
+    return _update_samples(replace(artefact, manifest=manifest), session), certificates
+
+
+def _nothing_calibrates(precision: str, lit: bool) -> InputError:
+    """Error where no picture can calibrate a precision. lit: the model adapts to the light."""
+    if lit:
+        return InputError("in other light only good pictures of the fit can be calibrated on: give those")
+    return InputError(
+        f"none of the pictures can calibrate {precision}: the model was fitted on them and "
+        "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
+    )
+
+
+def _certify_engines(
+    reduced: ReducedModel,
+    shown: Images,
+    before: Calibration,
+    calibration: Calibration,
+    now: NDArray[np.float64],
+    then: NDArray[np.float64],
+) -> list[Certificate]:
+    """Certifies each engine of a reduced precision. now, then: scores, maxima and medians of the pictures by
+    it and by the trained model, [3, N], which decide by `calibration` and `before`."""
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
-    (scores, maps), defective = run_one_by_one(session, shown), with_defects(shown)
+    (scores, maps), defective = run_one_by_one(reduced.sessions[0], shown), with_defects(shown)
     expected = run_one_by_one(reduced.trained, defective)[0].astype(np.float64)
     certificates = []
     for one in reduced.sessions:
@@ -199,9 +220,7 @@ def recalibrate(
         errors = np.abs(run_one_by_one(one, defective)[0].astype(np.float64) - expected)
         errors /= difference_scales(before.scores, before.score_threshold, expected)
         certificates.append(replace(found, simulated=float(np.nan_to_num(errors, nan=np.inf).max())))
-    said = (*manifest.notes, _describe(len(judged.rows), len(fresh), reduced), *notes)
-    manifest = replace(manifest, calibration=calibration, pictures=rows, notes=said).asking(*questions)
-    return _update_samples(replace(artefact, manifest=manifest), session), certificates
+    return certificates
 
 
 def certify_session(

@@ -13,11 +13,12 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from flawscope.artefact import files, router_file
+from flawscope.artefact import files
 from flawscope.artefact.certificate import Certificate
+from flawscope.artefact.descriptors import GRAPH, DescriptorModel
 from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX
 from flawscope.artefact.model_file import unpack_images
-from flawscope.artefact.router_file import GRAPH, DescriptorModel, RouterArtefact
+from flawscope.artefact.model_mapping import ModelMapping
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import onnx_graph
 from flawscope.export.export import check_exportable, engines_for, export
@@ -26,7 +27,7 @@ from flawscope.methods.good_pictures import add_defect
 from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor.recognition import Recogniser
 from flawscope.progress import ProgressCallback, ignore_progress
-from flawscope.runtime import exported_engine, onnx_file, router_archive
+from flawscope.runtime import exported_engine, model_files, onnx_file
 from flawscope.runtime.onnx_file import NetworkFile
 from flawscope.runtime.session import ExportedDescriptors
 from flawscope.runtime.torch import Describing
@@ -35,7 +36,7 @@ TOLERANCE = 1e-3  # by which a descriptor, of length 1, may differ between engin
 
 
 def export_router(
-    model: str | os.PathLike[str] | RouterArtefact,
+    model: str | os.PathLike[str] | ModelMapping,
     out: str | os.PathLike[str],
     *,
     precision: str = "fp32",
@@ -62,7 +63,7 @@ def export_router(
         InputError: as of `export`, with the product's name.
         FlawscopeError: as of `export`, or a product is recognised otherwise. No file is written then.
     """
-    artefact = model if isinstance(model, RouterArtefact) else router_file.read(model)
+    artefact = model if isinstance(model, ModelMapping) else model_files.read_fitted(model)
     path = files.check_writable(out, ARCHIVE_SUFFIX)
     precisions = {name: precision if only in (None, name) else "fp32" for name in artefact.products}
     if only not in (None, *precisions):
@@ -79,7 +80,7 @@ def export_router(
             except FlawscopeError as error:
                 raise type(error)(f"{name}: {error}") from error
             networks[name], products[name] = NetworkFile.open(own), onnx_file.read(own)
-        router_archive.write(replace(artefact, products=products, recognition=by), networks, path)
+        model_files.write(replace(artefact, products=products, recognition=by), path, networks)
     return certificates
 
 

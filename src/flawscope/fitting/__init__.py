@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from flawscope.fitting.auto import Choice as Choice
     from flawscope.fitting.auto import fit_auto as fit_auto
     from flawscope.fitting.candidate import make_candidate as make_candidate
-    from flawscope.fitting.fitting import fit as fit
     from flawscope.fitting.proposals import Recipe as Recipe
     from flawscope.fitting.simulated_defects import draw_defect_examples as draw_defect_examples
+    from flawscope.fitting.view_models import fit as fit
 
 require_installed("fitting", "torch", "timm", extras="train")
 
@@ -23,7 +23,7 @@ __getattr__ = lazy_names(
         "Choice": "auto",
         "Recipe": "proposals",
         "draw_defect_examples": "simulated_defects",
-        "fit": "fitting",
+        "fit": "view_models",
         "fit_auto": "auto",
         "make_candidate": "candidate",
     },

@@ -4,59 +4,40 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from flawscope.artefact.carried import carried_facts
-from flawscope.artefact.certificate import MAP_STRIDE
-from flawscope.artefact.expected import ExpectedPictures
-from flawscope.artefact.model_file import (
-    Artefact,
-    Manifest,
-    pack_images,
-    package_versions,
-    unpack_images,
-)
-from flawscope.artefact.parts import PART, parts_of_rows, stored_part_pattern, stored_part_reader
-from flawscope.calibration.goods import calibrate
-from flawscope.calibration.outliers import SUSPECTS, Odd, list_suspects, odd, settle
-from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
-from flawscope.calibration.size_bounds import SIZE_BOUNDS
+from flawscope.artefact.model_file import Artefact, pack_images, unpack_images
+from flawscope.artefact.parts import stored_part_pattern, stored_part_reader
 from flawscope.datasets import open_dataset
-from flawscope.errors import InputError, check_arguments, data_checks, pluralize
+from flawscope.errors import InputError, check_arguments
+from flawscope.fitting.assembly import FitResult, know_good
 from flawscope.fitting.judging import judge_fit
 from flawscope.fitting.preparation import PreparedFit, option_facts, pop_options, prepare
+from flawscope.fitting.samples import Samples, score_samples
 from flawscope.fitting.simulated_defects import (
     DEFECT_SIZES,
     MAX_PER_SIZE,
+    draw_carriers,
     score_simulated_defects,
 )
-from flawscope.fitting.training_pictures import (
-    Images,
-    Reader,
-    part_reader,
-    split_sources,
-)
-from flawscope.fitting.training_views import TrainingViews, views_of
+from flawscope.fitting.sources import Images, part_reader, split_sources
+from flawscope.fitting.training_views import Reader, nearest_of, views_of
 from flawscope.methods import registry
-from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
 from flawscope.methods.options.arguments import Learning
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import Budget, Fitted, LeaveOut, Task
+from flawscope.methods.task import Budget, LeaveOut, Task
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.listing import picture_names
-from flawscope.pictures.table import CALIBRATION, SEEN, UPDATE, Picture, PictureTable
+from flawscope.pictures.table import CALIBRATION, UPDATE, PictureTable
 from flawscope.pictures.units import group_reader, units_of
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
-from flawscope.views.light import within_range
 
 NO_UNIT = -1  # of a picture that cannot be read
 
@@ -123,7 +104,7 @@ def fit(
     prepared = replace(prepared, kept={**prepared.kept, **option_facts(how)})
     budget = replace(budget, scored_later=how.samples + prepared.views.held_out_count())
     task = replace(prepared.task, budget=budget)
-    return _fit_and_assemble(prepared, task, how.samples, how.check)
+    return _fit_and_assemble(prepared, task, prepared.views.task(task), how.samples, how.check)
 
 
 def partial_fit(
@@ -206,15 +187,15 @@ def learn_more(
     """
     manifest, detector = old.manifest, open_fitted(old, device).detector
     method = registry.method(manifest.method)
-    known = (row.hash for row in manifest.pictures if row.role != CALIBRATION)
-    reader = Reader.of_model(
-        detector,
+    reader = Reader(
+        [*new.pictures.sources],
         manifest.preprocess,
-        new.pictures.sources,
-        known,
-        names,
+        {row.hash for row in manifest.pictures if row.role != CALIBRATION},
+        names=[*names],
         roi=old.counted,
         region=old.tensors.get("region"),
+        hidden=detector.config.hidden,
+        nearest=nearest_of(detector),
         pictures=new.pictures,
         near_looks={number: row.look for number, row in new.rows.items() if row.look is not None},
         origin=UPDATE,
@@ -242,218 +223,39 @@ def learn_more(
         stored_part_pattern(manifest),
         remarks=remarks,
     )
-    return _fit_and_assemble(prepared, task, 0, check)
+    return _fit_and_assemble(prepared, task, prepared.views.task(task), 0, check)
 
 
 # -------------------------------------------------------------------------------------------------- the model
 
 
-def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bool) -> Predictor:
+def _fit_and_assemble(
+    prepared: PreparedFit, task: Task, view_task: Task, samples: int, check: bool
+) -> Predictor:
+    """Fits and calibrates a model. task: of the pictures; view_task: of their views. samples: of the pictures
+    learnt from, that a new model keeps."""
     began = time.monotonic()
     model, reader, views, old = prepared.model, prepared.reader, prepared.views, task.old
-    how, view_task = reader.preprocess, views.task(task)
     try:
         view_fit = prepared.method.run_fit(model, view_task)
         leave_out = view_fit.leave_out or LeaveOut.of_fit(model, view_fit, view_task)
-        judged = judge_fit(leave_out, view_fit, views, task)
+        fitted, rows = views.to_pictures(view_fit), reader.rows(task.groups)
+        judged = judge_fit(leave_out, fitted, rows, views, task)
     except InputError:
         reader.check_any_readable()  # else their reason is the error
         raise
-    fitted, before = judged.fitted, () if old is None else old.manifest.pictures
-    promised = fitted.promised and (old is None or old.manifest.calibration.promised)
-    chosen = {"rate": task.rate} if old is None else old.manifest.calibration.chosen
-    how_scored = {"method": judged.how, "precision": model.config.precision, "promised": promised, **chosen}
-    pictures = (*before, *_table(judged.rows, reader))
-    plain = (*before, *_table(judged.unlit, reader))
-    calibration = calibrate(pictures, **how_scored)
-    tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
-    tensors |= {} if reader.region is None else {"region": reader.region}
-    kept, seconds = _score_samples(model, tensors, views, fitted, samples if old is None else old)
-    carriers = {number: judged.rows[i] for number, i in judged.carriers.items()}
-    pattern = prepared.part
-    parts = None if pattern is None else parts_of_rows(pictures, pattern, calibration.rate)
-    # where all pictures show one part there is none that can be left out
-    found = (
-        score_simulated_defects(leave_out, calibration, carriers, view_task, began, parts)
-        if check and calibration.promised
-        else None
-    )
-    expected, size_notes = _expected_pictures(fitted, prepared, task)
-    told = [*_notes(fitted, reader, found, old), *size_notes]
-    questions, oddities = list[str](), list[Odd]()
-    listed = list[str]()  # notes on pictures that the list of suspects names
+    good = know_good(prepared, judged, old)
     if old is None:
-        good = _good_pictures(fitted)
-        hashes = [reader.hashes[i] for i in good]
-        cells = dict(zip(hashes, _cells(view_fit, views, good), strict=True))
-        oddities = [*odd(_without_looks(pictures), calibration, found, hashes, cells=cells)]
-        listed, questions = settle(oddities, prepared.force)
-    if found is not None and how.lights[1:]:
-        plain_parts = None if pattern is None else parts_of_rows(plain, pattern, calibration.rate)
-        unlit = found.with_calibration(calibrate(plain, **how_scored), plain_parts)
-        told.append(_light_cost_note(found, unlit, within_range(how.normalization)))
-    for note in told:
-        task.say(note)
-    far = {reader.names[i]: score for i, score in fitted.suspects.items()}
-    suspects = list_suspects(oddities, {row.name: row.score for row in pictures}, far)
-    manifest = Manifest(
-        method=prepared.method.name,
-        config=_without_paths(model.config),
-        preprocess=how,
-        calibration=calibration,
-        backbone=prepared.origin,
-        category=prepared.category,
-        pictures=pictures,
-        facts=expected.to_facts(
-            {
-                **carried_facts(None if old is None else old.manifest),
-                **fitted.facts,
-                "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
-                **(
-                    {}
-                    if found is None
-                    else {SIMULATED_DEFECTS: found.to_dict(), SIZE_BOUNDS: found.bounds.to_dict()}
-                ),
-                **_option_facts(prepared),
-                **({SUSPECTS: [[*one] for one in suspects]} if suspects else {}),
-                "seconds_total": round(time.monotonic() - began, 3),
-                **({} if seconds is None else {"seconds_view": round(seconds, 4)}),
-                "device": model.roi.device.type,
-                "threads": torch.get_num_threads(),
-            }
-        ),
-        notes=(*(old.manifest.notes if old else ()), *prepared.remarks, *told, *listed),
-        samples=kept,
-        versions=package_versions(),
-        fusion=judged.fusion,
-    )
-    made = Artefact(manifest.asking(*(() if old is None else old.manifest.questions), *questions), tensors)
-    failures = [*prepared.unusable, *reader.failures.values()]
-    return open_fitted(made, str(model.roi.device), model).with_failures(failures)
-
-
-def _table(rows: Mapping[int, Picture], reader: Reader) -> list[Picture]:
-    """Rows of this fit, and of the defects that it learnt from."""
-    defects = [Picture(digest, SEEN, name, origin=reader.origin) for digest, name in reader.defects.items()]
-    return [*rows.values(), *defects]
-
-
-def _notes(fitted: Fitted, reader: Reader, found: DefectScores | None, old: Artefact | None) -> list[str]:
-    notes = list(fitted.notes)
-    if fitted.dropped:
-        notes.append(
-            "left out before calibrating on the rest: "
-            f"{pluralize(len(fitted.dropped), 'suspicious picture')}; "
-            "the false-alarm rate holds for pictures like those that stayed"
-        )
-    if reader.copies:
-        first = {digest: i for i, digest in sorted(reader.hashes.items(), reverse=True)}
-        pairs = [(reader.names[i], reader.names[first[reader.hashes[i]]]) for i in reader.copies]
-        example = next((f", such as {copy} of {other}" for copy, other in pairs if copy != other), "")
-        count = pluralize(len(pairs), "picture")
-        line = f"counted once: {count} that are copies of others{example}"
-        notes.append(data_checks.COPIES_COUNT_ONCE.coded(line))
-    if found is None and old is not None and SIMULATED_DEFECTS in old.manifest.facts:
-        notes.append("what it finds of simulated defects was not measured after the model was extended")
-    if old is not None and old.manifest.kinds is not None:
-        notes.append("it names no kinds of defects since it was extended: run `flawscope kinds` again")
-    if found is not None and (remark := found.remark()) is not None:
-        notes.append(remark)
-    return notes
-
-
-def _cells(
-    view_fit: Fitted, views: TrainingViews, pictures: Sequence[int]
-) -> list[NDArray[np.float32] | None]:
-    """Features of the cells of each picture's first view that has such; None: there is none."""
-    first = {views.picture_of(number): number for number in sorted(view_fit.cells, reverse=True)}
-    return [view_fit.cells.get(first.get(picture, -1)) for picture in pictures]
-
-
-def _light_cost_note(found: DefectScores, plain: DefectScores, lights: str) -> str:
-    """Note on the simulated defects that the threshold for each light misses, and one for one light finds."""
-    (now, count), (before, _) = found.count_all(), plain.count_all()
-    return (
-        f"the false-alarm rate is kept{lights.removeprefix(',')}: {now} of {count} simulated defects "
-        f"are found, with a threshold for unchanged light alone {before}"
-    )
-
-
-def _option_facts(prepared: PreparedFit) -> dict[str, Any]:
-    """Options that a model keeps among its facts."""
-    parts = {} if prepared.part is None else {PART: asdict(prepared.part)}
-    return {"group": prepared.group, **prepared.kept, **parts}
-
-
-def _expected_pictures(
-    fitted: Fitted, prepared: PreparedFit, task: Task
-) -> tuple[ExpectedPictures, list[str]]:
-    """Returns what pictures the model expects, and notes on it; an extended model is widened."""
-    reader, good = prepared.reader, _good_pictures(fitted)
-    rows = [reader.row(i, CALIBRATION, NO_UNIT) for i in good]
-    if task.old is not None:
-        known = ExpectedPictures.from_facts(task.old.manifest.facts)
-        return known.widened(rows), known.scale_notes(rows)
-    looks: dict[str, list[NDArray[np.float32]]] = {}
-    if prepared.part is not None:
-        for i in good:
-            view = prepared.part.parse(reader.names[i]).view
-            looks.setdefault(view, []).append(reader.looks[i])
-    return ExpectedPictures.learn(rows, looks, prepared.scale_mm), []
-
-
-def _good_pictures(fitted: Fitted) -> list[int]:
-    return sorted({*fitted.used, *fitted.scored, *(i for held in fitted.held.values() for i in held)})
-
-
-def _without_looks(rows: Iterable[Picture]) -> list[Picture]:
-    """The rows as `odd` takes them where what shows nothing was asked about before the fit."""
-    return [replace(row, look=None) for row in rows]
-
-
-# ------------------------------------------------------------------------------------------- sample pictures
-
-Samples = tuple[dict[str, Any], ...]
-
-
-def _score_samples(
-    model: Detector,
-    tensors: dict[str, NDArray[Any]],
-    views: TrainingViews,
-    fitted: Fitted,
-    samples: int | Artefact,
-) -> tuple[Samples, float | None]:
-    """Returns the samples' scores for `Predictor.self_test`, and the seconds that the quickest took; adds the
-    samples and their maps to `tensors`. samples: how many of the pictures learnt from; or an extended model,
-    whose samples stay."""
-    if isinstance(samples, Artefact):
-        names, packed = [one["name"] for one in samples.manifest.samples], samples.tensors.get("samples")
-    else:
-        chosen = fitted.used[:: max(1, len(fitted.used) // samples)][:samples] if samples else []
-        images = {
-            views.reader.names[i]: image.numpy()
-            for i in chosen
-            if (image := views.load(views.numbers(i)[0])) is not None
-        }
+        images = views.samples(fitted.used, samples)
         names, packed = [*images], pack_images(np.stack([*images.values()])) if images else None
-    if packed is None:
-        return (), None
-    found, maps, seconds = [], [], []
-    with torch.inference_mode():
-        for image, name in zip(packed, names, strict=True):
-            given = torch.from_numpy(unpack_images(image))[None].to(model.roi.device)
-            began = time.monotonic()
-            features, inside = model.embed(given), model.inside(given)
-            score, drawn = model.score(features, inside)
-            seconds.append(time.monotonic() - began)
-            tie, of_map = bool(model.ties(features, inside)[0]), float(drawn.max())
-            found.append({"name": name, "score": float(score[0]), "map_maximum": of_map, "tie": tie})
-            maps.append(drawn[0, ::MAP_STRIDE, ::MAP_STRIDE].float().cpu().numpy())
-    tensors["samples"], tensors["sample_maps"] = packed, np.stack(maps)
-    return tuple(found), min(seconds)
-
-
-def _without_paths(config: PictureSettings) -> dict[str, Any]:
-    """Settings as the artefact holds them: paths on this machine are private and left out."""
-    values = asdict(config)
-    return {k: Path(v).name if k in config.PATHS and v else v for k, v in values.items()}
+    else:
+        names, packed = [one["name"] for one in old.manifest.samples], old.tensors.get("samples")
+    kept = Samples() if packed is None else score_samples(model, names, packed, unpack_images(packed))
+    found = None
+    # where all pictures show one part there is none that can be left out
+    if check and good.calibration.promised:
+        carriers = draw_carriers(judged, views, model.config.seed)
+        found = score_simulated_defects(leave_out, good.calibration, carriers, view_task, began, good.parts)
+    result = FitResult(prepared, task, judged, good, found, kept, began)
+    failures = [*prepared.unusable, *reader.failures.values()]
+    return open_fitted(result.to_artefact(), str(model.roi.device), model).with_failures(failures)

@@ -7,8 +7,8 @@ A picture that somebody chose goes into the memory bank, not into the calibratio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flawscope.artefact.model_file import Artefact
@@ -22,8 +22,8 @@ from flawscope.datasets.layouts import confirmed_good
 from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, check_arguments, data_checks, join_names, pluralize
 from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
+from flawscope.fitting.sources import Images, split_sources
 from flawscope.fitting.stored_options import stored_arguments, stored_settings
-from flawscope.fitting.training_pictures import Images, split_sources
 from flawscope.fitting.update_evaluation import (
     SIGNIFICANCE,
     Comparison,
@@ -122,13 +122,7 @@ def extend(
         images = open_dataset(os.fspath(images), category, seed=seed, group=part_of)
     twice: set[Path] = set()
     if isinstance(images, Dataset):
-        if fair and images.reviewed:
-            raise InputError(
-                f"{images.root} holds pictures that were flagged, which are no fair sample: leave out --fair"
-            )
-        for line in refuse_marked_good(images, force):
-            say(line)
-        twice = confirmed_good(images.root) if images.reviewed else twice
+        twice = _confirmed_pictures(images, fair, force, say)
         defects = [*defects, *(item.path for item in images.test if item.anomalous)]
     sources, _, _ = split_sources(images, category)
     most = min(len(defects), MAX_KNOWN_DEFECTS)
@@ -137,14 +131,12 @@ def extend(
         check_group(relative_names(sources), group)
         old = replace(old, manifest=replace(old.manifest, facts={**old.manifest.facts, "group": group}))
     names = [*relative_names(sources), *relative_names(defects)]
-    sure = [force or (isinstance(source, Path) and source in twice) for source in sources]
-    pictures = [
-        ReviewedPicture(k, source, True, names[k], learn=True, sure=sure[k], drawn=fair)
-        for k, source in enumerate(sources)
-    ]
-    pictures += [
-        ReviewedPicture(k, one, False, names[k]) for k, one in enumerate(defects, start=len(sources))
-    ]
+    pictures = []
+    for k, source in enumerate(sources):
+        sure = force or (isinstance(source, Path) and source in twice)
+        pictures.append(ReviewedPicture(k, source, True, names[k], learn=True, sure=sure, drawn=fair))
+    for k, source in enumerate(defects, start=len(sources)):
+        pictures.append(ReviewedPicture(k, source, False, names[k]))
     made = update(
         old,
         open_fitted(old, device),
@@ -157,26 +149,44 @@ def extend(
         say=say,
         step=step,
     )
-    predictor = made.predictor
-    for line in [note for note in predictor.manifest.notes if note not in old.manifest.notes]:
-        say(line)
-    for line in made.lines():
-        say(line)
-    comparison = made.comparison
-    if comparison.refused:
-        responsible = join_names([names[number] for number in made.responsible])
-        text = data_checks.FEWER_FOUND.coded(f"{comparison.refusal()}, because of: {responsible}")
-        say(text)
-        if not force:
-            predictor = predictor.asking(text)
+    predictor = _report_update(made, old, names, force, say)
     if not made.learnt:
         raise InputError(
             "nothing is left to learn from: all pictures look like defects or are known; give others"
         )
     predictor = predictor.with_failures([*made.unreadable.values(), *predictor.failures])
-    unsure = [Suspect(names[number], comparison.before[number].score, LIKE_DEFECTS) for number in made.unsure]
+    scores = {number: made.comparison.before[number].score for number in made.unsure}
+    unsure = [Suspect(names[number], score, LIKE_DEFECTS) for number, score in scores.items()]
     predictor.manifest.facts[SUSPECTS] = [[*one] for one in unsure]
     return predictor
+
+
+def _confirmed_pictures(images: Dataset, fair: bool, force: bool, say: Say) -> set[Path]:
+    """Pictures of a data set that were called good twice. InputError: it cannot be learnt from as it is."""
+    if fair and images.reviewed:
+        raise InputError(
+            f"{images.root} holds pictures that were flagged, which are no fair sample: leave out --fair"
+        )
+    for line in refuse_marked_good(images, force):
+        say(line)
+    return confirmed_good(images.root) if images.reviewed else set()
+
+
+def _report_update(made: Update, old: Artefact, names: Sequence[str], force: bool, say: Say) -> Predictor:
+    """Says what has become of the model, and returns the next one: with a question where it finds fewer
+    defects, unless `force`."""
+    predictor = made.predictor
+    for note in predictor.manifest.notes:
+        if note not in old.manifest.notes:
+            say(note)
+    for line in made.lines():
+        say(line)
+    if not made.comparison.refused:
+        return predictor
+    responsible = join_names([names[number] for number in made.responsible])
+    text = data_checks.FEWER_FOUND.coded(f"{made.comparison.refusal()}, because of: {responsible}")
+    say(text)
+    return predictor if force else predictor.asking(text)
 
 
 def update(
@@ -227,14 +237,7 @@ def update(
     odd = find_defect_like(old, usable, before)
     unsure = {one.number for one in usable if one.number in odd and not one.sure}
     if unsure and refuse_unsure:
-        defect_like = [one for one in usable if one.number in unsure]
-        raise PowerLostError(
-            f"{pluralize(len(defect_like), 'picture')} called good, but as far out as defects",
-            [one.name for one in sorted(defect_like, key=lambda one: -before[one.number].severity)],
-            data_checks.CALLED_GOOD.coded(
-                "look again and take out what is not good, or --drop-suspects, or go on with --force"
-            ),
-        )
+        raise _power_lost([one for one in usable if one.number in unsure], before)
     if not force:
         usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]
         looks = [new.row(one).look for one in usable_good]
@@ -242,43 +245,18 @@ def update(
     rest = [one for one in usable if one.number not in unsure]
     wanted = [one for one in rest if one.learn]
     train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
-    known_pixels = {picture.hash for picture in old.manifest.pictures}
-    is_new = any(one.digest not in train_hashes for one in wanted)
-    is_new |= any(one.drawn and one.digest not in known_pixels for one in rest)
-    if how == EXTENDED and not is_new and not unsure:
+    if how == EXTENDED and not unsure and not _has_new(rest, old, train_hashes):
         raise InputError(
             "there is nothing new to learn from: no picture that the model does not know; give others"
         )
     job = Job(old, active, rest, wanted, new, before, good, device, check, force, say, step)
     candidates = BUILDERS[how](job)
-    defects, simulated, carriers = None, dict[int, tuple[float, ...]](), dict[int, str]()
-    carrying = active.artefact if active.session.runtime == "torch" else old
+    hidden = _HiddenDefects()
     if how == EXTENDED and check:
-        defects = defects_on_samples(carrying, device)
-    if defects is not None:
-        simulated = score_with_models(defects, [defects.model, candidates[0][0].detector], step=step)
-        samples = [str(sample["name"]) for sample in carrying.manifest.samples]
-        carriers = {number: samples[defects.picture_of(number)] for number in simulated}
-    parts = parts_of_model(active.manifest)
+        hidden = _score_simulated(active, old, candidates, device, step)
     judged = [one for one in usable if one.number in before]
     judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
-    sample = [one for one in judged if one.drawn] if fair else []
-    best: Comparison | None = None  # the candidate that loses least, the first of them
-    for model, scores in candidates:
-        after = scores(judged)
-        scored = [one for one in sample if one.number in after]
-        judging, units = active.calibration, _units_in(model, scored)
-        alarms = [bool(judging.is_anomalous(after[one.number].score)) for one in scored]
-        chance = judge_pictures(alarms, units, judging.expected_rate, judging.unit_count).chance
-        unlike = bool(scored) and chance < SIGNIFICANCE
-        found = Comparison(
-            model, active.calibration, judged, before, after, simulated, unlike, carriers, parts
-        )
-        if best is None or found.loss < best.loss:
-            best = found
-        if fair or not best.loss:
-            break
-    assert best is not None
+    best = _choose_candidate(candidates, active, judged, before, fair, hidden)
     learnt_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
     learnt = [one.number for one in wanted if one.digest in learnt_hashes]
     kept = best.predictor is not candidates[0][0]
@@ -293,10 +271,95 @@ def update(
         drawn=0 if kept else _count_drawn(best.predictor, rest),
         kept=kept,
         clear=_fence_severity(old),
-        responsible=_find_responsible(best, how, learnt, old, new, defects, device, step)
+        responsible=_find_responsible(best, how, learnt, old, new, hidden.defects, device, step)
         if best.refused
         else [],
     )
+
+
+def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) -> PowerLostError:
+    """Error for pictures called good that look like defects."""
+    return PowerLostError(
+        f"{pluralize(len(unsure), 'picture')} called good, but as far out as defects",
+        [one.name for one in sorted(unsure, key=lambda one: -before[one.number].severity)],
+        data_checks.CALLED_GOOD.coded(
+            "look again and take out what is not good, or --drop-suspects, or go on with --force"
+        ),
+    )
+
+
+def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: Collection[str]) -> bool:
+    """Whether a model has not learnt from one of the pictures that it should learn from, or does not know a
+    drawn one."""
+    known = {picture.hash for picture in old.manifest.pictures}
+    for one in pictures:
+        if one.learn and one.digest not in train_hashes:
+            return True
+        if one.drawn and one.digest not in known:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class _HiddenDefects:
+    """Simulated defects on a model's samples; by their numbers the scores of the model and of its successor,
+    and the samples that carry them. Empty: none are looked at."""
+
+    defects: SimulatedDefects | None = None
+    scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    carriers: dict[int, str] = field(default_factory=dict)
+
+
+def _score_simulated(
+    active: Predictor, old: Artefact, candidates: Sequence[Candidate], device: str, step: ProgressCallback
+) -> _HiddenDefects:
+    """Scores simulated defects by the active model and the first candidate."""
+    carrying = active.artefact if active.session.runtime == "torch" else old
+    defects = defects_on_samples(carrying, device)
+    if defects is None:
+        return _HiddenDefects()
+    scores = score_with_models(defects, [defects.model, candidates[0][0].detector], step=step)
+    samples = [str(sample["name"]) for sample in carrying.manifest.samples]
+    carriers = {number: samples[defects.picture_of(number)] for number in scores}
+    return _HiddenDefects(defects, scores, carriers)
+
+
+def _choose_candidate(
+    candidates: Sequence[Candidate],
+    active: Predictor,
+    judged: Sequence[ReviewedPicture],
+    before: dict[int, Score],
+    fair: bool,
+    hidden: _HiddenDefects,
+) -> Comparison:
+    """Compares candidates with the active model, and returns that which loses least, the first of them; by a
+    fair sample the first candidate, whatever it loses."""
+    parts = parts_of_model(active.manifest)
+    sample = [one for one in judged if one.drawn] if fair else []
+    best: Comparison | None = None
+    for model, scores in candidates:
+        after = scores(judged)
+        scored = [one for one in sample if one.number in after]
+        unlike = _is_unlike(model, active, scored, after)
+        found = Comparison(
+            model, active.calibration, judged, before, after, hidden.scores, unlike, hidden.carriers, parts
+        )
+        if best is None or found.loss < best.loss:
+            best = found
+        if fair or not best.loss:
+            break
+    assert best is not None
+    return best
+
+
+def _is_unlike(
+    model: Predictor, active: Predictor, sample: Sequence[ReviewedPicture], after: Mapping[int, Score]
+) -> bool:
+    """Whether a sample raises more alarms than a fair one would by chance."""
+    judging, units = active.calibration, _units_in(model, sample)
+    alarms = [bool(judging.is_anomalous(after[one.number].score)) for one in sample]
+    chance = judge_pictures(alarms, units, judging.expected_rate, judging.unit_count).chance
+    return bool(sample) and chance < SIGNIFICANCE
 
 
 def choose_way(how: str, old: Artefact) -> str:

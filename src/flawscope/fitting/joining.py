@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flawscope.artefact.descriptors import DescriptorModel, ProductDescriptors
 from flawscope.artefact.model_file import Artefact, Manifest, pack_images
-from flawscope.artefact.router_file import DescriptorModel, ProductDescriptors, RouterArtefact
+from flawscope.artefact.model_mapping import ModelMapping
 from flawscope.calibration.parts import PartPattern
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments
 from flawscope.fitting.simulated_defects import SimulatedDefects
-from flawscope.fitting.training_pictures import Images, Reader, split_sources
+from flawscope.fitting.sources import Images, split_sources
+from flawscope.fitting.training_views import Reader
 from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork, DescriptorSettings
 from flawscope.methods.detector import LoadPicture, embed_pictures
@@ -25,7 +27,7 @@ from flawscope.methods.settings import PatchSettings, patch_in_name
 from flawscope.pictures.levels import widest
 from flawscope.pictures.table import CALIBRATION, TRAIN
 from flawscope.predictor import Predictor, fitted_artefact
-from flawscope.predictor.router import Router, open_joined
+from flawscope.predictor.router import Router, is_router, open_joined
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.views.preprocess import Preprocess
 
@@ -39,7 +41,7 @@ MAX_PER_LIGHT = 50  # of them in each other light of the range in which it keeps
 DEFECT_COUNT = 36  # simulated ones among them, of all sizes
 PART_LEARNING_SECONDS = 3.0  # for finding the part on which they lie
 LEARNT_ROLES = (TRAIN, CALIBRATION)  # roles of the pictures that a product is recognised by
-Model = str | os.PathLike[str] | Artefact | Predictor
+Model = str | os.PathLike[str] | Artefact | Predictor | Router
 
 
 class Described(NamedTuple):
@@ -74,9 +76,9 @@ def join(
         InputError: a product has too few pictures, some decide on parts in views and others do not, or the
             names of a view's pictures tell no part.
     """
-    artefacts = {name: fitted_artefact(model) for name, model in models.items()}
+    artefacts = {name: _one_model(name, model) for name, model in models.items()}
     if part is not None:
-        return open_joined(RouterArtefact(artefacts, views=PartPattern(part, view)), device)
+        return open_joined(ModelMapping(artefacts, views=PartPattern(part, view)), device)
     if pictures is None or models.keys() != pictures.keys():
         raise InputError("join takes good pictures of each model: give both by the products' names")
     network = descriptor_model(artefacts)
@@ -84,7 +86,18 @@ def join(
         name: describe_product(network, one, pictures[name], device=device, step=step)
         for name, one in artefacts.items()
     }
-    return open_joined(RouterArtefact(artefacts, with_products(network, found)), device)
+    return open_joined(ModelMapping(artefacts, with_products(network, found)), device)
+
+
+def _one_model(name: str, model: Model) -> Artefact:
+    """The model of one product. InputError where it is a mapping itself, or no fitted one."""
+    is_mapping = is_router(model) if isinstance(model, str | os.PathLike) else isinstance(model, Router)
+    if isinstance(model, Router) or is_mapping:
+        raise InputError(
+            f"{name} has several models itself, and a joint model has one for each name: fit it with "
+            "each_view=False, or join its models by their names"
+        )
+    return fitted_artefact(model)
 
 
 def with_products(network: DescriptorModel, found: Mapping[str, Described]) -> DescriptorModel:
@@ -130,7 +143,7 @@ def describe_product(
     model: Artefact,
     images: Images,
     *,
-    but: Collection[str] = (),
+    described: Collection[str] = (),
     device: str = "auto",
     step: ProgressCallback = ignore_progress,
 ) -> Described:
@@ -139,7 +152,7 @@ def describe_product(
 
     Args:
         images: among which the learnt ones are found by their pixels.
-        but: hashes of pictures that are described already.
+        described: hashes of pictures that are described already.
     """
     manifest = model.manifest
     if manifest.preprocess.channels is not None:
@@ -151,7 +164,7 @@ def describe_product(
     roi, nearest = (None if one is None else one.cpu().numpy() for one in (opened.roi, opened.nearest))
     reader = Reader(sources, network.preprocess, set(), roi=roi, hidden=opened.config.hidden, nearest=nearest)
     unit_of = {row.hash: row.unit for row in manifest.pictures if row.role in LEARNT_ROLES}
-    learnt = unit_of.keys() - {*but}
+    learnt = unit_of.keys() - {*described}
     lights, count = manifest.preprocess.lights, len(sources)
 
     def load(number: int) -> Tensor | None:  # of a picture in a light
@@ -161,7 +174,7 @@ def describe_product(
 
     # of pictures that are described already only the hash is read: a few new ones may lie among many
     found = _descriptors(
-        opened, load, range(count) if but else _subsample(range(count), MAX_GOOD), step, "recognition"
+        opened, load, range(count) if described else _subsample(range(count), MAX_GOOD), step, "recognition"
     )
     found = {index: found[index] for index in _subsample([*found], MAX_GOOD)}
     first = {reader.hashes[index]: index for index in reversed(found)}  # of copies one

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from flawscope.calibration.goods import LOST, Values, worst
 from flawscope.calibration.holding_out import by_group, min_calibration_size
+from flawscope.calibration.rows import LOST, Values, worst
 from flawscope.calibration.streams import Stream
 from flawscope.errors import ExcludedPictureError, InputError, data_checks
 from flawscope.fitting.training_views import TrainingViews
@@ -45,69 +45,73 @@ MIN_PICTURES = 60  # pictures, however many tiles they have
 class JudgedFit:
     """A fit of whole pictures, and its rows.
 
-    rows: of this fit's pictures, by number. unlit: the same as they score in their own light. carriers: views
-    to put simulated defects on, one of each picture with a score, and the picture.
+    rows: of this fit's pictures, by number. unlit: the same as they score in their own light. scored: numbers
+    of the pictures with a score.
     """
 
     fitted: Fitted
     rows: dict[int, Picture]
     unlit: dict[int, Picture]
-    carriers: dict[int, int]
+    scored: list[int]
     fusion: Fusion | None
     how: str
 
 
-def judge_fit(leave_out: LeaveOut, view_fit: Fitted, views: TrainingViews, task: Task) -> JudgedFit:
-    """Turns a fit of views into one of whole pictures, each scored by a model that has not learnt from it.
+def judge_fit(
+    leave_out: LeaveOut, fitted: Fitted, rows: Mapping[int, Picture], views: TrainingViews, task: Task
+) -> JudgedFit:
+    """Scores the pictures of a fit, each by a model that has not learnt from it.
 
     Args:
+        fitted: by pictures (`TrainingViews.to_pictures`). rows: of the pictures that were read, by number.
         task: of the pictures.
 
     Raises:
         InputError: none can be judged so, or a picture cannot be read again.
     """
-    fitted, how, seed = views.to_pictures(view_fit), views.reader.preprocess, leave_out.model.config.seed
+    how, seed = views.reader.preprocess, leave_out.model.config.seed
     fusion = None if task.old is None else task.old.manifest.fusion
     judging, held_out = FitPictures(leave_out, views, task, fitted.scored, fusion), {*fitted.scored}
-    if how.tile is not None and view_fit.promised and not views.are_pictures:
-        learnt = set(fitted.scored) <= set(fitted.used)  # then any of them can be left out
-        right = [i for i in (fitted.used if learnt else fitted.scored) if i not in views.wrong]
-        fitted.scored = judging.known = judging.in_tiles(_draw_tiled(views, right, seed))
-    elif how.tile is not None:
-        judging.fusion = fusion or Fusion(judging.score_kind)
+    if how.tile is not None:
+        _judge_tiles(judging, fitted, seed)
     if not fitted.scored:
         raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
     counted = _draw_for_lights(fitted, task, len(how.lights) - 1, seed)
     # not drawn, but known
     fitted.held["reserve"] = sorted((held_out | {*fitted.scored}) - {*counted} - {*fitted.used})
-    plain = _rows(fitted, views, task)
-    lost = [i for i in _count_lost(views, len(counted)) if i in plain]
+    plain = _with_roles(rows, fitted, views)
+    lost = [i for i in _count_lost(views, task.count, len(counted)) if i in plain]
     asked = {i: plain[i] for i in (*counted, *lost)}
     scored = score(judging, asked, lambda row: leave_out.run(row.unit), how.lights)
     _check_lights(scored.answers, counted, how.lights, views.reader.failures, fitted.notes)
-    rng = Stream.CARRIERS.rng(seed)
-    carriers = {
-        i if views.are_pictures else int(rng.choice(views.carriers(i))): i
-        for i in counted
-        if scored.rows[i].score is not None
-    }
+    with_score = [i for i in counted if scored.rows[i].score is not None]
     said = f"{fitted.how}{within_range(how.normalization) if how.lights[1:] else ''}"
-    rows, unlit = plain | scored.rows, plain | scored.unlit
-    return JudgedFit(fitted, rows, unlit, carriers, judging.fusion, said)
+    return JudgedFit(fitted, plain | scored.rows, plain | scored.unlit, with_score, judging.fusion, said)
 
 
-def _rows(fitted: Fitted, views: TrainingViews, task: Task) -> dict[int, Picture]:
-    """Rows of this fit's pictures, without scores, by number."""
+def _judge_tiles(judging: FitPictures, fitted: Fitted, seed: int) -> None:
+    """Judges pictures in tiles as wholes, and finds how their tiles are fused."""
+    views = judging.views
+    if not fitted.promised or views.are_pictures:
+        judging.fusion = judging.fusion or Fusion(judging.score_kind)
+        return
+    learnt = set(fitted.scored) <= set(fitted.used)  # then any of them can be left out
+    right = [i for i in (fitted.used if learnt else fitted.scored) if i not in views.wrong]
+    fitted.scored = judging.known = judging.in_tiles(_draw_tiled(views, right, seed))
+
+
+def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingViews) -> dict[int, Picture]:
+    """The rows of the pictures that the fit used for something, with what it used them for."""
     reader = views.reader
     roles = {
-        **dict.fromkeys((i for i in _lost_pictures(views) if i in reader.hashes), CALIBRATION),
+        **dict.fromkeys((i for i in _lost_pictures(views) if i in rows), CALIBRATION),
         **dict.fromkeys(fitted.scored, CALIBRATION),
         **{index: role for role, held in fitted.held.items() for index in held},
         **dict.fromkeys(fitted.used, TRAIN),
         **dict.fromkeys(fitted.dropped, "dropped"),
         **dict.fromkeys(reader.copies, "duplicate"),
     }
-    return {i: reader.row(i, role, task.groups[i]) for i, role in sorted(roles.items())}
+    return {i: replace(rows[i], role=role) for i, role in sorted(roles.items())}
 
 
 def _lost_pictures(views: TrainingViews) -> list[int]:
@@ -118,11 +122,11 @@ def _lost_pictures(views: TrainingViews) -> list[int]:
     return list(found.values())
 
 
-def _count_lost(views: TrainingViews, judged: int) -> list[int]:
+def _count_lost(views: TrainingViews, count: int, judged: int) -> list[int]:
     """Numbers of the lost pictures that decide the threshold: all, or of so many judged ones as many as come
-    with them."""
+    with them. count: number of pictures."""
     lost = _lost_pictures(views)
-    right = len(views.pictures) - len(lost)
+    right = count - len(lost)
     return lost[: math.ceil(len(lost) * judged / max(1, right) - 1e-9)]
 
 

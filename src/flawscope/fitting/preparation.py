@@ -12,27 +12,23 @@ import torch
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.outliers import odd_looks, refuse
 from flawscope.calibration.parts import PartPattern, name_reader
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, parse_false_alarm_rate
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, check_one_each, require_type
-from flawscope.fitting.region import check_region, learn_region
-from flawscope.fitting.training_pictures import (
-    Images,
-    Reader,
-    SeenPicture,
+from flawscope.fitting.first_look import (
+    FirstLook,
     learn_normalization,
     learn_part_finding,
-    part_reader,
-    pattern_of,
-    read_defects,
-    see_pictures,
-    seen_defect_pairs,
-    split_sources,
+    look_at_parts,
+    look_first,
 )
-from flawscope.fitting.training_views import Sizes, TrainingViews, views_of
+from flawscope.fitting.region import check_region, learn_region
+from flawscope.fitting.seen_defects import read_defects, seen_defect_pairs
+from flawscope.fitting.sources import Images, part_reader, pattern_of, split_sources
+from flawscope.fitting.training_views import Reader, TrainingViews, nearest_of, views_of
+from flawscope.fitting.windows import Sizes
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector, resolve_device
 from flawscope.methods.features.weights import locate
@@ -41,15 +37,13 @@ from flawscope.methods.options import check_options
 from flawscope.methods.options.arguments import Reading, Seeing, types_of
 from flawscope.methods.options.record import records_of
 from flawscope.methods.settings import PictureSettings
-from flawscope.methods.task import SeenDefect, Task, TaskViews
+from flawscope.methods.task import Task, TaskViews
 from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoded import DecodedPictures, Survey
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_remark
 from flawscope.pictures.form import mixed_sizes, size_text
 from flawscope.pictures.listing import picture_names, relative_names
-from flawscope.pictures.near_duplicates import Look
-from flawscope.pictures.units import named_rows, units_of
 from flawscope.progress import Detail, ProgressCallback, Say, discard, ignore_progress
 from flawscope.views.congealing import learn_reference, poses_needed
 from flawscope.views.light import MAX_RANGE, check_range
@@ -152,58 +146,77 @@ def prepare(
     model, origin = (
         made if made is not None and fits else create_detector(method, config, inside, networks_of)
     )
-    defects, unusable = read_defects(pictures.pairs, preprocess, roi, say)
-    reader = Reader.of_model(
-        model,
+    defects, unusable = read_defects(pictures.chosen.pairs, preprocess, roi, say)
+    looks = enumerate(one.look for one in pictures.looked.shown)
+    reader = Reader(
+        pictures.chosen.sources,
         preprocess,
-        pictures.sources,
-        names=pictures.names,
+        set(),
+        names=pictures.chosen.names,
         defects={digest: shown[0].name for digest, shown in defects.items()},
-        near_looks=pictures.near_looks,
+        near_looks={number: look for number, look in looks if look is not None},
         roi=roi,
         region=region,
+        hidden=model.config.hidden,
+        nearest=nearest_of(model),
         pictures=pictures.decoded,
     )
-    model, task = model.to(steps.device), steps.task(pictures, reader, defects)
+    views = views_of(reader, pictures.surveyed.sizes, model.config.seed, frames.learnt)
+    task = Task(
+        reader.load,
+        pictures.looked.units,
+        rate=steps.rate,
+        drop_suspects=reading.drop_suspects,
+        reserved=pictures.chosen.reserved,
+        settle=reader.without_copies,
+        seen=[defect for shown in defects.values() for defect in shown],
+        decoded_bytes=pictures.surveyed.largest,
+        views=TaskViews(pictures.views),
+        say=say,
+        step=step,
+    )
     return PreparedFit(
         method,
-        model,
+        model.to(steps.device),
         origin,
-        pictures.category,
+        pictures.chosen.category,
         reader,
         task,
-        views_of(reader, pictures.surveyed.sizes, model.config.seed, frames.learnt),
+        views,
         group=reading.group or reading.part,
         part=pictures.pattern,
         unusable=unusable,
         chosen=frames.chosen,
         force=reading.force,
         scale_mm=seeing.scale_mm,
-        remarks=pictures.remarks,
+        remarks=pictures.looked.remarks,
         kept=option_facts(seeing) | option_facts(reading),
     )
 
 
-class _Pictures(NamedTuple):
-    """Good pictures, and what is known before they are read. reserved: numbers of those that the data set
-    sets apart. groups: of each; views: of a part by `pattern`, on average. pairs: seen defects and masks.
-    remarks: on the groups. preprocess: of the pictures, before frames are found. decoded: the pictures.
-    small: those that can be read, where parts are found in them. near_looks: what near-duplicates compare."""
+class _Chosen(NamedTuple):
+    """Good pictures that a fit is given. reserved: numbers of those that the data set sets apart. pairs: seen
+    defects and masks."""
 
     sources: list[PictureSource]
     names: list[str]
     reserved: range
     category: str
-    groups: Sequence[int]
-    views: float
-    pattern: PartPattern | None
     pairs: list[tuple[PictureSource, list[PictureSource]]]
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Good pictures, and what is known before views are cut. pattern: of parts in views, of which each has so
+    many on average. preprocess: of the pictures, before frames are found. decoded: the pictures."""
+
+    chosen: _Chosen
+    pattern: PartPattern | None
+    views: float
     surveyed: Survey
-    remarks: list[str]
     preprocess: Preprocess
     decoded: DecodedPictures
-    small: list[NDArray[np.float32]]
-    near_looks: Mapping[int, Look]
+    looked: FirstLook
 
 
 class _Frames(NamedTuple):
@@ -265,74 +278,82 @@ class _Steps:
         self.device = resolve_device(which.device)
         return config
 
-    def open_pictures(
-        self, images: Images, names: Sequence[str], parts: Sequence[int] | None, seed: int
-    ) -> _Pictures:
-        which, method, channels = self.which, self.method, self.how.channels
-        pattern = pattern_of(which)
-        group = which.group or which.part
+    def _choose(self, images: Images, names: Sequence[str], seed: int) -> _Chosen:
+        """Chooses the pictures that the method is fitted on."""
+        which, method = self.which, self.method
         if isinstance(images, str | os.PathLike):
             split_by = name_reader(which.group, which.part, which.view)
             images = open_dataset(os.fspath(images), which.category, seed=seed, group=split_by)
-        dataset = images if isinstance(images, Dataset) else None
-        for line in () if dataset is None else refuse_marked_good(dataset, which.force):
-            self.say(line)
+        dataset = None
+        if isinstance(images, Dataset):
+            dataset = images
+            for line in refuse_marked_good(dataset, which.force):
+                self.say(line)
         pairs = seen_defect_pairs(which.seen, method, seed, dataset, self.say)
         learnt, reserved, category = split_sources(images, which.category)
         # a method that holds nothing out is calibrated on the pictures learnt from
-        sources = [*learnt, *(reserved if method.holds_out else [])]
+        sources = [*learnt, *reserved] if method.holds_out else [*learnt]
         if len(names):
             names = picture_names([*learnt, *reserved], names)[: len(sources)]
         else:
             names = relative_names(sources)
+        return _Chosen(sources, names, range(len(learnt), len(sources)), category, pairs)
+
+    def open_pictures(
+        self, images: Images, names: Sequence[str], parts: Sequence[int] | None, seed: int
+    ) -> _Pictures:
+        which, channels = self.which, self.how.channels
+        pattern = pattern_of(which)
+        chosen = self._choose(images, names, seed)
         if parts is not None:
-            check_one_each(len(sources), part=parts)
-        part_of = part_reader(names, group, pattern)
-        views = 1.0 if pattern is None else _mean_views(names, pattern)
-        channels = Channels.of(channels, sources) if isinstance(channels, str) else channels
-        decoded = DecodedPictures(sources, channels)
-        seen = decoded.survey()
-        check_region(self.how.roi, sources, names, seen.sizes)
-        remarks, aligned = list[str](), self.how.align != "none" and not self.how.several
-        preprocess = Preprocess.of_levels(seen.levels, channels=channels)
-        shown = list[SeenPicture]()
-        if parts is None or aligned:
-            shown = see_pictures(decoded, self.step, preprocess.small if aligned else None)
+            check_one_each(len(chosen.sources), part=parts)
+        part_of = part_reader(chosen.names, which.group or which.part, pattern)
+        views = 1.0 if pattern is None else _mean_views(chosen.names, pattern)
+        channels = Channels.of(channels, chosen.sources) if isinstance(channels, str) else channels
+        decoded = DecodedPictures(chosen.sources, channels)
+        surveyed = decoded.survey()
+        check_region(self.how.roi, chosen.sources, chosen.names, surveyed.sizes)
+        preprocess = Preprocess.of_levels(surveyed.levels, channels=channels)
+        is_aligned = self.how.align != "none" and not self.how.several
+        reduce = preprocess.small if is_aligned else None
         if parts is None:
-            looks = [one.look for one in shown]
-            remarks += refuse(odd_looks(looks, names), which.force)
-            units = units_of(named_rows(names, looks), part_of=part_of)
-            groups, remarks = units.numbers, [*remarks, *units.remarks]
+            looked = look_first(decoded, chosen.names, part_of, which.force, self.step, reduce)
+        elif reduce is not None:
+            looked = look_at_parts(decoded, [*parts], self.step, reduce)
         else:
-            groups = [*parts]
-        apart = range(len(learnt), len(sources))
-        for line in (*remarks, *seen.remarks):
+            looked = FirstLook([*parts])
+        for line in (*looked.remarks, *surveyed.remarks):
             self.say(line)
-        small = [one.small for one in shown if one.small is not None]
-        known = (sources, names, apart, category, groups, views, pattern, pairs, seen, remarks)
-        near_looks = {number: one.look for number, one in enumerate(shown) if one.look is not None}
-        return _Pictures(*known, preprocess, decoded, small, near_looks)
+        return _Pictures(chosen, pattern, views, surveyed, preprocess, decoded, looked)
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
-        how, preprocess = self.how, pictures.preprocess
-        kind: PoseKind | None = None
+        preprocess = pictures.preprocess
+        small = [one.small for one in pictures.looked.shown if one.small is not None]
         chosen = aligned = None
-        if how.align != "auto":
-            kind = None if how.align == "none" else how.align
-        elif (lying := poses_needed(pictures.small)) is not None:
-            kind, aligned = lying
-        if how.align == "auto":  # as `fit --auto` proposes it, with frames alone
-            self.say(chosen := f"align auto: {kind or 'none'}, as the parts lie in the good pictures")
+        kind: PoseKind | None = None
+        if self.how.align == "auto":  # as `fit --auto` proposes it, with frames alone
+            lying = poses_needed(small)
+            if lying is not None:
+                kind, aligned = lying
+            chosen = f"align auto: {kind or 'none'}, as the parts lie in the good pictures"
+            self.say(chosen)
+        elif self.how.align != "none":
+            kind = self.how.align
         if kind is None:
             return _Frames(preprocess, None, chosen)
-        learnt = learn_part_finding(pictures.decoded, preprocess, kind) if how.several else None
-        if learnt is not None:
+        if self.how.several:
+            learnt = learn_part_finding(pictures.decoded, preprocess, kind)
             self.say(learnt.describe())
-        reference = learn_reference(pictures.small, kind, aligned) if learnt is None else learnt.reference
-        told = reference.describe()
-        self.say(Detail(told) if np.isfinite(reference.errors).all() else told)
-        several = None if learnt is None else learnt.settings
-        return _Frames(replace(preprocess, reference=reference, several=several), learnt, chosen)
+            found = _Frames(
+                replace(preprocess, reference=learnt.reference, several=learnt.settings), learnt, chosen
+            )
+            reference = learnt.reference
+        else:
+            reference = learn_reference(small, kind, aligned)
+            found = _Frames(replace(preprocess, reference=reference), None, chosen)
+        described = reference.describe()
+        self.say(Detail(described) if np.isfinite(reference.errors).all() else described)
+        return found
 
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
         """Settings with sizes in the form that the pictures have; an aligned part's frame is a square."""
@@ -379,29 +400,16 @@ class _Steps:
 
     def see(self, preprocess: Preprocess, pictures: _Pictures) -> tuple[Preprocess, NDArray[np.bool_] | None]:
         """The preprocessing with its light, and the region of interest."""
-        how, sources = self.how, pictures.sources
+        how, sources = self.how, pictures.chosen.sources
         region = (
-            None if how.roi is None else learn_region(how.roi, preprocess, sources, pictures.names, self.say)
+            None
+            if how.roi is None
+            else learn_region(how.roi, preprocess, sources, pictures.chosen.names, self.say)
         )
         if self.light is None:
             return preprocess, region
         normalization = learn_normalization(pictures.decoded, preprocess, region, self.light)
         return replace(preprocess, normalization=normalization), region
-
-    def task(self, pictures: _Pictures, reader: Reader, defects: Mapping[str, Sequence[SeenDefect]]) -> Task:
-        return Task(
-            reader.load,
-            pictures.groups,
-            rate=self.rate,
-            drop_suspects=self.which.drop_suspects,
-            reserved=pictures.reserved,
-            settle=reader.without_copies,
-            seen=[defect for shown in defects.values() for defect in shown],
-            decoded_bytes=pictures.surveyed.largest,
-            views=TaskViews(pictures.views),
-            say=self.say,
-            step=self.step,
-        )
 
 
 def _mean_views(names: Sequence[str], pattern: PartPattern) -> float:

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from flawscope.config import flag_of
 from flawscope.errors import InputError
-from flawscope.fitting.training_pictures import learn_part_finding
+from flawscope.fitting.first_look import learn_part_finding
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import PictureSource
 from flawscope.views.congealing import poses_needed
 from flawscope.views.preprocess import Preprocess
 
 LARGE = 1000  # pixels along the longer side, from which they are seen larger still, and in tiles
+USUAL_SIZES = "256+512"
+# Times that a picture takes by presets and in tiles, in times of the default (measured on one core)
+PRESET_COSTS, TILES_COST = {"accurate": 3.0, "small": 0.7}, 10.0
 TILED = 64  # the smallest defect that these are for is that share of it: two tiles cover a side
 
 
@@ -72,8 +75,8 @@ def _propose_several(sources: Sequence[PictureSource]) -> Recipe | None:
 
 
 def propose_views(frame: Recipe, side: int, judged_by_given: bool) -> Iterator[Recipe]:
-    """Yields recipes that see the frame larger, or with a larger network; smaller ones where given defects
-    tell whether these suffice.
+    """Yields recipes that see the frame with a larger network, larger, or with less work, the likeliest
+    first; smaller ones where given defects tell whether these suffice.
 
     Simulated defects are smaller and fainter than most real ones. So with them alone the small look at the
     whole picture stays: what is chosen adds to it.
@@ -81,14 +84,14 @@ def propose_views(frame: Recipe, side: int, judged_by_given: bool) -> Iterator[R
     Args:
         side: the pictures' longer one.
     """
-    yield frame.with_options(size="256+768")
     yield frame.with_options(preset="accurate")
+    yield frame.with_options(size="256+768")
     if _is_large(frame, side):
         yield frame.with_options(size="256+1024")
+    yield frame.with_options(preset="small")
     if judged_by_given:
         for size in ("512", "256", "384+512"):
             yield frame.with_options(size=size)
-    yield frame.with_options(preset="small")
 
 
 def propose_tiles(frame: Recipe, side: int) -> Iterator[Recipe]:
@@ -100,3 +103,15 @@ def propose_tiles(frame: Recipe, side: int) -> Iterator[Recipe]:
 def _is_large(frame: Recipe, side: int) -> bool:
     """Whether a frame shows much of large pictures: of several parts each is seen by itself."""
     return side >= LARGE and "several" not in frame.options
+
+
+def relative_cost(recipe: Recipe) -> float:
+    """Time that settings take, in times of the settings as given, about: by the pixels that are seen."""
+    options = recipe.options
+    if "min_defect" in options:
+        return TILES_COST
+    if "preset" in options:
+        return PRESET_COSTS[options["preset"]]
+    sizes = [int(size) for size in options.get("size", USUAL_SIZES).split("+")]
+    usual = [int(size) for size in USUAL_SIZES.split("+")]
+    return sum(size**2 for size in sizes) / sum(size**2 for size in usual)

@@ -23,6 +23,8 @@ from flawscope.calibration.power import CONTRAST_RANGE, MIN_DEFECTS, DefectScore
 from flawscope.calibration.size_bounds import SizeBounds, doubted_level
 from flawscope.calibration.streams import Stream
 from flawscope.calibration.threshold import Calibration
+from flawscope.fitting.judging import JudgedFit
+from flawscope.fitting.training_views import TrainingViews
 from flawscope.methods.detector import BATCH, GPU_BATCH, Detector, LoadPicture, embed_pictures
 from flawscope.methods.good_pictures import crop_padding
 from flawscope.methods.task import LeaveOut, LeftOut, Task
@@ -47,6 +49,15 @@ GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of it, without whole numbers, fill 
 EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
 RING_MARGIN = 6  # pixels between a defect and the ring around it
 Box = tuple[slice, slice]
+
+
+def draw_carriers(judged: JudgedFit, views: TrainingViews, seed: int) -> dict[int, Picture]:
+    """Draws a view of each picture with a score to put simulated defects on. Returns the rows of the pictures
+    by the numbers of these views."""
+    if views.are_pictures:
+        return {picture: judged.rows[picture] for picture in judged.scored}
+    rng = Stream.CARRIERS.rng(seed)
+    return {int(rng.choice(views.carriers(picture))): judged.rows[picture] for picture in judged.scored}
 
 
 def score_simulated_defects(

@@ -1,31 +1,153 @@
-"""Views that a method learns from like pictures of their own: the frames of each picture, and of a large
-frame its whole view and windows on it. Those of a picture are held out or left out together."""
+"""Reads the pictures that a method learns from, and numbers their views: the frames of each picture, and of a
+large frame its whole view and windows on it. Those of a picture are held out or left out together."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field, replace
 from threading import Lock
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.calibration.goods import Values, worst
 from flawscope.calibration.holding_out import MIN_HELD_OUT
-from flawscope.calibration.streams import Stream
-from flawscope.fitting.training_pictures import UNREAD, Reader, count_parts
+from flawscope.calibration.rows import Values, worst
+from flawscope.errors import InputError
+from flawscope.fitting.first_look import UNREAD, count_parts
+from flawscope.fitting.windows import Frame, Sizes, place_windows
+from flawscope.methods.detector import Detector
 from flawscope.methods.task import Fitted, Task, TaskViews
+from flawscope.pictures.appearance import FeatureValues, measure_appearance
+from flawscope.pictures.decoded import DecodedPictures
+from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash
+from flawscope.pictures.listing import picture_names
+from flawscope.pictures.near_duplicates import Look
+from flawscope.pictures.table import CALIBRATION, FIT, Picture
+from flawscope.views.light import Light
+from flawscope.views.preprocess import Preprocess
 from flawscope.views.several_parts_learning import LearnedParts
-from flawscope.views.tiles import RegionOfInterest, TileGrid
-from flawscope.views.views import Views
+from flawscope.views.view_looks import thumbnail
+from flawscope.views.views import Views, hide_outside_roi
 
 CACHE_BYTES = 512 << 20  # bytes of pictures that stay decoded
-MAX_VIEW_PIXELS = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
-MIN_TILES = 4  # tiles of a frame, however many frames there are
 MIN_VIEWS = 40  # views that a method itself calibrates on
-Sizes = Sequence[tuple[int, int] | None]  # (H, W) of pictures; None: one cannot be read
+
+
+@dataclass
+class Reader:
+    """Loads training pictures, remembers their hashes, and knows copies and failures. Used by threads."""
+
+    sources: list[PictureSource]
+    preprocess: Preprocess
+    known: set[str]  # hashes of pictures that are already in the model
+    defects: dict[str, str] = field(default_factory=dict)  # hashes and names of the seen defects
+    near_looks: Mapping[int, Look] = field(default_factory=dict)  # as near-duplicates are compared
+    origin: str = FIT  # of the rows
+    roi: NDArray[np.bool_] | None = None  # [H, W] at the network's size
+    region: NDArray[np.bool_] | None = None  # the same where views mark what lies outside, which tiles need
+    hidden: bool = False  # pixels outside of `roi` are not shown
+    nearest: NDArray[np.int64] | None = None  # as `Detector` has it
+    pictures: InitVar[DecodedPictures | None] = None  # the sources, where some are decoded already
+    names: list[str] = field(default_factory=list)  # by default those of the sources
+    decoded: DecodedPictures = field(init=False)
+    hashes: dict[int, str] = field(default_factory=dict)
+    measured: dict[int, FeatureValues] = field(default_factory=dict)  # the pictures' look as a whole
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # (H, W) of the pictures
+    looks: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # as `view_looks` compares them
+    failures: dict[int, str] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)  # pictures whose part is not found
+    copies: list[int] = field(default_factory=list)
+
+    def __post_init__(self, pictures: DecodedPictures | None) -> None:
+        self._lock = Lock()
+        self.decoded = pictures or DecodedPictures(self.sources, self.preprocess.channels)
+        if not self.names:
+            self.names = picture_names(self.sources)
+
+    def load(self, index: int) -> torch.Tensor | None:
+        """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
+        views = self.views(index)
+        return None if views is None else self.to_tensor(views.images([0])[0])
+
+    def to_tensor(self, image: NDArray[np.float32]) -> torch.Tensor:
+        return torch.from_numpy(hide_outside_roi(image, self.nearest) if self.hidden else image)
+
+    def load_in_light(self, index: int, light: Light) -> torch.Tensor | None:
+        """Picture `index` in another light, as `load` gives it."""
+        views = next(self.views_in_lights(index, [light]))
+        return None if views is None else self.to_tensor(views.images([0])[0])
+
+    def views_in_lights(self, index: int, lights: Sequence[Light]) -> Iterator[Views | None]:
+        """Yields the network's views of picture `index` in other lights, as `views` returns them; None, with
+        the reason in `failures`, also where its parts are not found in one, or counted wrong."""
+        picture = self.decoded.read_or_none(index)
+        for light in lights:
+            if picture is None:
+                yield None
+                continue
+            views = self.preprocess.cut(light(picture), self.names[index], self.roi)
+            if views.unusable:
+                with self._lock:
+                    self.failures[index] = f"with {light.name} {views.unusable}, in {self.names[index]}"
+            yield None if views.unusable else views.with_roi(self.region)
+
+    def views(self, index: int) -> Views | None:
+        """Returns the network's views of picture `index`, or None where it cannot be read."""
+        try:
+            picture = self.decoded.read(index, self.names[index])
+            self.hashes[index] = pixel_hash(picture)
+            views = self.preprocess.cut(picture, self.names[index], self.roi)
+            if views.unusable:
+                self.lost.add(index)
+                raise InputError(f"cannot learn from {self.names[index]}: {views.unusable}; remove it")
+        except (InputError, MemoryError) as error:
+            with self._lock:
+                self.failures[index] = error_reason(error, self.names[index])
+            return None
+        first = views.with_roi(self.region).images([0])[0]
+        measured, look = self.measured.get(index) or measure_appearance(first, self.roi), thumbnail(first)
+        with self._lock:
+            self.measured[index], self.looks[index] = measured, look
+            self.sizes[index] = views.geometry.picture_size
+        return views
+
+    def rows(self, units: Sequence[int]) -> dict[int, Picture]:
+        """Rows of the pictures that were loaded, by number, without what is judged. units: of all."""
+        found = dict[int, Picture]()
+        for index, digest in sorted(self.hashes.items()):
+            row = Picture(digest, CALIBRATION, self.names[index], units[index], origin=self.origin)
+            look, size = self.near_looks.get(index), self.sizes.get(index)
+            found[index] = row.seen(look, self.measured.get(index, ()), size)
+        return found
+
+    def check_any_readable(self) -> None:
+        """InputError where no picture can be read."""
+        if 0 < len(self.sources) <= len(self.failures):
+            first = self.failures[min(self.failures)]
+            many = f"none of the {len(self.sources)} pictures can be used; the first: "
+            raise InputError(f"{many if len(self.sources) > 1 else ''}{first}") from None
+
+    def without_copies(self, indices: list[int]) -> list[int]:
+        """Returns the indices without pictures whose pixels the model, an earlier picture or a defect has."""
+        kept = []
+        for index in indices:
+            if self.hashes[index] in self.defects:
+                other = self.defects[self.hashes[index]]
+                self.failures[index] = f"{self.names[index]} is not good: it is the seen defect {other}"
+            elif self.hashes[index] in self.known:
+                self.copies.append(index)
+            else:
+                self.known.add(self.hashes[index])
+                kept.append(index)
+        return kept
+
+
+def nearest_of(model: Detector) -> NDArray[np.int64] | None:
+    """The detector's `nearest`, as `Reader` has it."""
+    return None if model.nearest is None else model.nearest.cpu().numpy()
 
 
 @dataclass
@@ -41,25 +163,8 @@ class _CachedPicture:
         return 0 if self.views is None else self.views.nbytes
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """Frame: what is learnt from it, and how it is judged.
-
-    windows: places of the tiles on its canvas. grid: of the tiles by which it is judged; None: it has one
-    view. judged: how many views these are.
-    """
-
-    windows: Sequence[tuple[int, int]] = ()
-    grid: TileGrid | None = None
-    judged: int = 1
-
-
 class TrainingViews:
-    """Numbers the views of all pictures, those of a picture one after the other.
-
-    The windows on a large frame lie on the grid of tiles, each moved at random within the overlap; where
-    there are too many of them, some of every frame, moved farther. Where they lie follows from the seed and
-    the frame's number.
+    """Numbers the views of all pictures, those of a picture one after the other (`windows`).
 
     Args:
         parts: number of frames of each picture. wrong: numbers of the pictures whose parts are counted wrong.
@@ -72,58 +177,15 @@ class TrainingViews:
         self.reader, self.wrong = reader, {*wrong}
         self.first_frame: list[int] = np.cumsum([0, *parts]).tolist()
         frames = [size for size, count in zip(sizes, parts, strict=True) for _ in range(count)]
-        self.frames = self._tiled(frames, seed) if reader.preprocess.tile else [_Frame()] * len(frames)
+        if reader.preprocess.tile is None:
+            self.frames = [Frame()] * len(frames)
+        else:
+            self.frames = place_windows(reader.preprocess, frames, reader.roi, seed)
         self.first: list[int] = np.cumsum([0, *(1 + len(one.windows) for one in self.frames)]).tolist()
         self.are_pictures = len(self) == len(parts)  # each view is a picture of its own
         self._kept: dict[int, bool] = {}  # of pictures that were checked: whether they are no copies
         self._lock = Lock()
         self._held: OrderedDict[int, _CachedPicture] = OrderedDict()
-
-    # ---- large frames
-
-    def _tiled(self, sizes: Sizes, seed: int) -> list[_Frame]:
-        how = self.reader.preprocess
-        height, width = how.size
-        room = max(MIN_TILES, MAX_VIEW_PIXELS // (height * width) // max(1, len(sizes)))
-        frames = []
-        for number, picture in enumerate(sizes):
-            size = None if picture is None else how.frame_size(picture)
-            grid = None if size is None else how.grid(size)
-            tiles = self._counted_tiles(size, grid)
-            windows = [] if grid is None else [grid.corner(tile) for tile in tiles]
-            if windows and size is not None:
-                windows = self._jitter(windows, size, room, Stream.WINDOWS.rng(seed, number))
-            frames.append(_Frame(windows, grid, 1 + len(tiles)))
-        return frames
-
-    def _counted_tiles(self, size: tuple[int, int] | None, grid: TileGrid | None) -> list[int]:
-        """Numbers of the tiles of a frame (H, W) with pixels that count; empty where the whole view is the
-        only one, and for a picture that is too small, which is reported when it is loaded."""
-        how, roi = self.reader.preprocess, self.reader.roi
-        if size is None or grid is None or len(grid) == 1:
-            return []
-        if roi is None:
-            return list(range(len(grid)))
-        return RegionOfInterest(roi, how.whole.geometry(size), grid.canvas).tiles(grid)
-
-    def _jitter(
-        self, cells: list[tuple[int, int]], size: tuple[int, int], room: int, rng: np.random.Generator
-    ) -> list[tuple[int, int]]:
-        how = self.reader.preprocess
-        canvas, few = how.canvas(size), len(cells) > room
-        chosen = sorted(rng.permutation(len(cells))[:room].tolist()) if few else range(len(cells))
-        # all together show everything; some of them show any place
-        reach = [round((1 - how.overlap if few else how.overlap) * side / 2) for side in how.size]
-        moved = []
-        for k in chosen:
-            corner = [cells[k][0], cells[k][1]]
-            for axis in (0, 1):
-                last = canvas[axis] - how.size[axis]
-                if few or 0 < corner[axis] < last:
-                    step = int(rng.integers(-reach[axis], reach[axis] + 1))
-                    corner[axis] = min(max(corner[axis] + step, 0), last)
-            moved.append((corner[0], corner[1]))
-        return moved
 
     # ---- numbers
 
@@ -202,6 +264,16 @@ class TrainingViews:
                     del self._held[k]
         return held.views
 
+    def samples(self, used: Sequence[int], count: int) -> dict[str, NDArray[np.float32]]:
+        """Loads so many of the pictures learnt from, [3, H, W] in 0..1, by name. used: the numbers of all."""
+        chosen = used[:: max(1, len(used) // count)][:count] if count else []
+        images = dict[str, NDArray[np.float32]]()
+        for picture in chosen:
+            image = self.load(self.numbers(picture)[0])
+            if image is not None:
+                images[self.reader.names[picture]] = image.numpy()
+        return images
+
     # ---- a method's fit
 
     def task(self, task: Task) -> Task:
@@ -239,6 +311,9 @@ class TrainingViews:
         suspects: dict[int, float] = {}
         for number, score in fitted.suspects.items():
             suspects.setdefault(self.picture_of(number), score)
+        cells: dict[int, NDArray[np.float32]] = {}
+        for number in sorted(fitted.cells):  # of the first view of each that has such
+            cells.setdefault(self.picture_of(number), fitted.cells[number])
         several: dict[int, list[Values]] = {}
         for number, values in fitted.scored.items():
             several.setdefault(self.picture_of(number), []).append(values)
@@ -255,6 +330,7 @@ class TrainingViews:
             held={role: self.pictures_of(numbers) for role, numbers in fitted.held.items()},
             dropped=self.pictures_of(fitted.dropped),
             suspects=suspects,
+            cells=cells,
         )
 
 

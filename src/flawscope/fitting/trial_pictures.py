@@ -1,12 +1,12 @@
-"""Splits good pictures and defects into the two stages of a search for settings, and simulates defects on
-those that are left out, in the pictures' own pixels: settings that see them otherwise judge the same."""
+"""Splits good pictures and defects into the rounds of a search for settings, and simulates defects on those
+that are left out, in the pictures' own pixels: settings that see them otherwise judge the same."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +16,9 @@ from flawscope.calibration.streams import Stream
 from flawscope.pictures.decoding import PictureSource
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
-# Pictures learnt from, and left out, at most, and simulated defects, of a stage; two that follow each other
-# make a search, the smaller ones one that has little time
-SIZES = (12, 8, 16), (24, 16, 24), (48, 24, 48)
-SHORT, LONG = 0, 1  # number of the first of them
-LEFT_OUT_SHARE = 4  # one of so many, at most, in each
+ROUNDS = 3  # at most: all settings are tried in the first, the best in the others
+LEARNT, LEFT_OUT, SIMULATED, GIVEN = 24, 12, 32, 24  # pictures of a round, at most
+LEFT_OUT_SHARE = 4  # one of so many good pictures, at most
 CONTRASTS = math.log(8), math.log(64)  # grey levels of simulated defects
 WINDOW = 512  # pixels a side: every other defect of a picture half as large again is drawn in so many
 PART_PICTURES = 8  # that the part is learnt from
@@ -44,84 +42,78 @@ class SimulatedPatch(NamedTuple):
 
 
 @dataclass
-class Stage:
-    """Good pictures of a stage, by number, and defects. given: defective pictures. draw: simulates a defect,
-    by number; None: it simulates none."""
+class Round:
+    """Good pictures of a round, by number, and defects.
 
+    given: defective pictures of a person. count: of simulated defects, on the good pictures left out.
+    """
+
+    number: int
+    load: Load
     learnt: list[int]
     left_out: list[int]
     given: list[PictureSource]
     count: int
-    draw: Callable[[Stage, int], SimulatedPatch] | None
+    seed: int
+
+    @property
+    def judged(self) -> int:
+        """Number of pictures that are judged."""
+        return len(self.left_out) + len(self.given) + self.count
 
     @cached_property
     def simulated(self) -> list[SimulatedPatch]:
-        """Simulated defects: large pictures take a while, and the second stage may not come."""
-        return [] if self.draw is None else [self.draw(self, n) for n in range(self.count)]
+        """Simulated defects: large pictures take a while, and the round may not come."""
+        if not self.count:
+            return []
+        part = Foreground.of([self.load(i) for i in self.learnt[:PART_PICTURES]])
+        return [self._simulate(number, part) for number in range(self.count)]
+
+    def _simulate(self, number: int, part: Foreground) -> SimulatedPatch:
+        """Simulates defect `number` on the part. Its size is a share of what it is drawn in."""
+        rng = Stream.TRIALS.rng(self.seed, self.number, number)
+        carrier = self.left_out[number % len(self.left_out)]
+        picture = self.load(carrier)
+        within = part.mask(picture)
+        y = x = 0
+        if number % 2 and max(picture.shape[:2]) >= 1.5 * WINDOW:
+            places = np.argwhere(within)
+            at = places[int(rng.integers(len(places)))]
+            y, x = (
+                max(0, min(int(v) - WINDOW // 2, side - WINDOW))
+                for v, side in zip(at, picture.shape, strict=False)
+            )
+            rows, columns = slice(y, y + WINDOW), slice(x, x + WINDOW)
+            picture, within = np.ascontiguousarray(picture[rows, columns]), within[rows, columns]
+        scales = list(DefectScale)
+        made = simulate_defect(
+            picture,
+            rng,
+            scale=scales[number // 2 % len(scales)],
+            contrast=math.exp(rng.uniform(*CONTRASTS)),
+            foreground=within,
+        )
+        places = np.argwhere(made.mask)
+        (top, left), (bottom, right) = places.min(0).tolist(), (places.max(0) + 1).tolist()
+        return SimulatedPatch(carrier, y + top, x + left, made.picture[top:bottom, left:right].copy())
 
 
-def make_stages(
-    load: Load,
-    order: Sequence[int],
-    given: Sequence[PictureSource],
-    seed: int,
-    can_simulate: bool,
-    first: int = LONG,
-) -> tuple[Stage, Stage]:
-    """Makes two stages, which leave out different pictures, and judge different defects.
+def make_rounds(
+    load: Load, order: Sequence[int], given: Sequence[PictureSource], seed: int, can_simulate: bool
+) -> list[Round]:
+    """Makes rounds, each of which leaves out other pictures, with defects of its own.
 
     Args:
         order: numbers of the good pictures, shuffled; each shows another part.
-        given: defective pictures, shuffled; a single one is in both stages.
-        first: number of the first stage's `SIZES`.
+        given: defective pictures, shuffled; few are in every round.
     """
-    sizes = SIZES[first : first + 2]
-    counts = [min(most, len(order) // LEFT_OUT_SHARE) for _, most, _ in sizes]
-    left_out = order[: counts[0]], order[counts[0] : sum(counts)]
-    rest = order[sum(counts) :]
-
-    @cache
-    def part() -> Foreground:
-        return Foreground.of([load(i) for i in rest[:PART_PICTURES]])
-
-    stages = []
-    for k, (most, _, simulated) in enumerate(sizes):
-
-        def draw(stage: Stage, n: int, k: int = k) -> SimulatedPatch:
-            return _simulate(load, stage, part(), n, Stream.TRIALS.rng(seed, k, n))
-
-        learnt = [*left_out[0], *rest] if k else rest
-        own = given[k::2] if len(given) > 1 else given
-        made = draw if can_simulate else None
-        stages.append(Stage([*learnt[:most]], [*left_out[k]], [*own], simulated, made))
-    return stages[0], stages[1]
-
-
-def _simulate(
-    load: Load, stage: Stage, part: Foreground, number: int, rng: np.random.Generator
-) -> SimulatedPatch:
-    """Simulates defect `number` of a stage, on the part. Their sizes are shares of what they are drawn in."""
-    carrier = stage.left_out[number % len(stage.left_out)]
-    picture = load(carrier)
-    within = part.mask(picture)
-    y = x = 0
-    if number % 2 and max(picture.shape[:2]) >= 1.5 * WINDOW:
-        places = np.argwhere(within)
-        at = places[int(rng.integers(len(places)))]
-        y, x = (
-            max(0, min(int(v) - WINDOW // 2, side - WINDOW))
-            for v, side in zip(at, picture.shape, strict=False)
-        )
-        rows, columns = slice(y, y + WINDOW), slice(x, x + WINDOW)
-        picture, within = np.ascontiguousarray(picture[rows, columns]), within[rows, columns]
-    scales = list(DefectScale)
-    made = simulate_defect(
-        picture,
-        rng,
-        scale=scales[number // 2 % len(scales)],
-        contrast=math.exp(rng.uniform(*CONTRASTS)),
-        foreground=within,
-    )
-    places = np.argwhere(made.mask)
-    (top, left), (bottom, right) = places.min(0).tolist(), (places.max(0) + 1).tolist()
-    return SimulatedPatch(carrier, y + top, x + left, made.picture[top:bottom, left:right].copy())
+    size = min(LEFT_OUT, len(order) // LEFT_OUT_SHARE)
+    rounds = []
+    for number in range(min(ROUNDS, len(order) // size)):
+        first = number * size
+        left_out = [*order[first : first + size]]
+        learnt = [*order[:first], *order[first + size :]][:LEARNT]
+        own = [*given[number * GIVEN : (number + 1) * GIVEN]] or [*given[:GIVEN]]
+        count = SIMULATED if can_simulate else 0
+        rounds.append(Round(number, load, learnt, left_out, own, count, seed))
+    return rounds

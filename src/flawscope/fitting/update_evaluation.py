@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from flawscope.artefact.detection import finder
 from flawscope.artefact.judgement import DecisionCounts, Judgement, MissedDefect, ScoreChange
 from flawscope.artefact.parts import parts_of_model
-from flawscope.calibration.goods import scored
 from flawscope.calibration.parts import KnownParts
 from flawscope.calibration.power import describe_blindness, wilson_interval
+from flawscope.calibration.rows import scored
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoded import DecodedPictures

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from flawscope.artefact.carried import carried_facts
 from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.artefact.parts import part_calibration, stored_part_pattern
-from flawscope.calibration.goods import calibrate
 from flawscope.calibration.holding_out import min_calibration_size
 from flawscope.calibration.outliers import odd
+from flawscope.calibration.rows import calibrate
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError, data_checks, pluralize

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flawscope.artefact.router_file import DescriptorModel
+from flawscope.artefact.descriptors import DescriptorModel
 from flawscope.config import build_config, keep_known_settings
 from flawscope.errors import InputError
 from flawscope.methods.detector import resolve_device

@@ -34,9 +34,9 @@ class FeatureMemory:
         finally:
             _current.reset(token)
 
-    def drop(self, *, but: Collection[str]) -> None:
+    def drop(self, *, keep: Collection[str]) -> None:
         """Forget the features under other names than these."""
-        self._known = {name: kept for name, kept in self._known.items() if name in but}
+        self._known = {name: kept for name, kept in self._known.items() if name in keep}
         self._size = sum(_size(one) for kept in self._known.values() for one in kept.values())
 
     def find(self, key: bytes) -> Features | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact.model_file import pack_images, unpack_images
-from flawscope.calibration.goods import Values
+from flawscope.calibration.rows import Values
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.detector import Detector, LoadPicture, StoreFeatures, embed_pictures
 from flawscope.methods.threads import workers

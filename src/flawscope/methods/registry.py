@@ -93,7 +93,7 @@ def default_method_name(name: str | None, preset: str) -> str:
     return having[0] if len(having) == 1 else DEFAULT
 
 
-def take_choices(settings: Json) -> tuple[str | None, str, Any]:
+def take_choices(settings: Json) -> tuple[str | None, str, str | int]:
     """Takes `method`, `preset` and `seen` out of settings; one that is lacking, or a line without a value, is
     the default, and of the method None."""
     method, preset, seen = (settings.pop(name, None) or None for name in ("method", "preset", "seen"))

@@ -81,18 +81,9 @@ class PictureSettings:
         return ()
 
     def _picture_rules(self) -> Iterable[Rule]:
-        low, step, sizes = self.SMALLEST, self.MULTIPLE, self.sizes
+        low, sizes = self.SMALLEST, self.sizes
         yield self.tile is None or min(self.tile) >= low, f"tile must be at least {low} pixels on both sides"
-        if step > 1:
-            near = "x".join(str(max(1, round(side / step)) * step) for side in self.network_size)
-            multiples = f"multiples of {step} between {low} and {MAX_SIDE}: {near} is near"
-        else:
-            multiples = f"between {low} and {MAX_SIDE} pixels on both sides"
-        yield (
-            all(side % step == 0 and low <= side <= MAX_SIDE for seen in self.network_sizes for side in seen)
-            and all(side <= MAX_SIDE for size in sizes for side in size),
-            f"size, or crop, must be {multiples}",
-        )
+        yield self._fits_network(), f"size, or crop, must be {self._describe_sizes()}"
         few = len(set(sizes)) == len(sizes) <= self.SIZES
         yield few, f"size must name up to {self.SIZES} different sizes"
         yield self.crop is None or len(sizes) == 1, "crop works with one size"
@@ -110,6 +101,21 @@ class PictureSettings:
             parse_overlap(self.overlap, self.tile or (1, 1)) is not None,
             f"overlap must be a share of a tile from 0 to {MAX_OVERLAP}, or pixels such as 128px",
         )
+
+    def _fits_network(self) -> bool:
+        """Whether the network takes images of all sizes, and none is too large to be made."""
+        for side in (side for seen in self.network_sizes for side in seen):
+            if side % self.MULTIPLE != 0 or not self.SMALLEST <= side <= MAX_SIDE:
+                return False
+        return max(side for size in self.sizes for side in size) <= MAX_SIDE
+
+    def _describe_sizes(self) -> str:
+        """Says which sizes the network takes."""
+        low, step = self.SMALLEST, self.MULTIPLE
+        if step == 1:
+            return f"between {low} and {MAX_SIDE} pixels on both sides"
+        near = "x".join(str(max(1, round(side / step)) * step) for side in self.network_size)
+        return f"multiples of {step} between {low} and {MAX_SIDE}: {near} is near"
 
     @property
     def overlap_share(self) -> float:

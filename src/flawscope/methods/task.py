@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from flawscope.artefact.files import training_log_path
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.goods import Values
 from flawscope.calibration.holding_out import hold_out
+from flawscope.calibration.rows import Values
 from flawscope.errors import ExcludedPictureError, FlawscopeError, pluralize
 from flawscope.methods.detector import Detector, LoadPicture, check_region_visible
 from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
@@ -28,7 +28,7 @@ from flawscope.types import Array, Json
 
 CHECKPOINT_INTERVAL = 60.0  # seconds between checkpoints
 LeftOut = tuple[Tensor, Tensor]  # score [1] and map [1, H, W] of an image that was left out
-LeftOutRun = Callable[[Any], tuple[NDArray[Any], NDArray[Any]]]  # images [n, 3, H, W] to scores, maps
+LeftOutRun = Callable[[Tensor], tuple[Array, Array]]  # images [n, 3, H, W] to scores, maps
 
 
 @dataclass(frozen=True)

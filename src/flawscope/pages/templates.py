@@ -7,13 +7,16 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from flawscope.errors import FlawscopeError
 from flawscope.pictures.text_files import load_yaml
 from flawscope.results import html
 from flawscope.results.findings import Reason, Value
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français"}
 DEFAULT_LANGUAGE = "en"
@@ -77,7 +80,7 @@ class Texts:
             text = f"{float(text):.0f}"
         return text if self.language == "en" else text.replace(".", ",")
 
-    def value(self, value: Any) -> str:
+    def value(self, value: object) -> str:
         """Format a value of JSON: numbers as `number` does, what a list or a mapping holds side by side."""
         if isinstance(value, dict):
             return ", ".join(f"{name} {self.value(one)}".replace("_", " ") for name, one in value.items())
@@ -113,7 +116,7 @@ class Pages:
         "Cross-Origin-Resource-Policy": "same-origin",
     }
 
-    def __init__(self, *folders: Traversable, languages: Mapping[str, str] = LANGUAGES, **more: Any):
+    def __init__(self, *folders: Traversable, languages: Mapping[str, str] = LANGUAGES, **more: object):
         self._folders = (ASSETS, *folders)
         self.languages = languages
         self._more = more
@@ -153,18 +156,20 @@ class Pages:
     def _read_texts(self, language: str) -> dict[str, str]:
         """Return the texts of a language by key. A key without a text is as one that is not there."""
         found: dict[str, str] = {}
-        folders = [folder / "texts" for folder in self._folders]
-        for file in (file for folder in folders if folder.is_dir() for file in folder.iterdir()):
+        for file in self._text_files():
             stem = file.name.removesuffix(".yaml")
             if stem in self.languages and stem != language:
                 continue
             content = load_yaml(file.read_text(encoding="utf-8")) or {}
             sections = content if stem == language else content.get(language) or {}
-            for name, section in sections.items():
-                for key, text in (section or {}).items():
-                    if text not in (None, ""):
-                        found[f"{name}.{key}"] = str(text)
+            found |= _flat_texts(sections)
         return found
+
+    def _text_files(self) -> Iterator[Traversable]:
+        for folder in self._folders:
+            texts = folder / "texts"
+            if texts.is_dir():
+                yield from texts.iterdir()
 
     def render(
         self,
@@ -175,7 +180,7 @@ class Pages:
         *,
         theme: str | None,
         root: str = "",
-        **more: Any,
+        **more: object,
     ) -> str:
         """Render a page from a template, which is named without its suffix.
 
@@ -216,7 +221,7 @@ class Pages:
         return files
 
     @functools.cached_property
-    def _environment(self) -> Any:
+    def _environment(self) -> Environment:
         environment = html.environment(self._read_template)
         environment.filters["part"] = lambda name: quote(name or "", safe="")  # one segment of a URL's path
         environment.globals |= {"for_script": html.script_json, "languages": self.languages}
@@ -226,6 +231,16 @@ class Pages:
     def _read_template(self, name: str) -> str:
         file = next(file for folder in self._folders if (file := folder / name).is_file())
         return file.read_text(encoding="utf-8")
+
+
+def _flat_texts(sections: Mapping[str, Mapping[str, object] | None]) -> dict[str, str]:
+    """Return the texts of sections by `SECTION.KEY`."""
+    found = {}
+    for name, section in sections.items():
+        for key, text in (section or {}).items():
+            if text not in (None, ""):
+                found[f"{name}.{key}"] = str(text)
+    return found
 
 
 def _walk(folder: Traversable, below: str = "") -> Iterator[tuple[str, Traversable]]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError, data_checks, unread_failure
-from flawscope.pictures.levels import no_data_value, used_range
+from flawscope.pictures.levels import Levels, no_data_value, used_range
 
 Float32 = NDArray[np.float32]
 
@@ -172,15 +172,24 @@ def check_depth(picture: NDArray[np.number], white: float | None, black: float |
             f"its 16-bit values go up to {largest:g}, and the model learnt from 8-bit pictures",
             "fit on pictures like this one, or scale it to 0..65535",
         )
-    dark = black or 0.0
-    above, below = largest > 2 * level - dark, lowest < 2 * dark - level
-    if not above and not below:
+    _check_median(picture, Levels(lowest, largest), Levels(black or 0.0, level), name)
+
+
+def _check_median(picture: NDArray[np.number], used: Levels, levels: Levels, name: str) -> None:
+    """InputError where half of the values lie beyond a model's black or white level.
+
+    used: lowest and largest value of the picture. levels: of the model.
+    """
+    black, white = levels
+    has_brighter = used.white > 2 * white - black
+    has_darker = used.black < 2 * black - white
+    if not has_brighter and not has_darker:
         return
     middle = float(np.median(picture))
-    if above and middle > level:
-        reason = f"half of its values lie above the model's white level of {level:g}, up to {largest:g}"
-    elif below and middle < dark:
-        reason = f"half of its values lie below the model's black level of {dark:g}, down to {lowest:g}"
+    if has_brighter and middle > white:
+        reason = f"half of its values lie above the model's white level of {white:g}, up to {used.white:g}"
+    elif has_darker and middle < black:
+        reason = f"half of its values lie below the model's black level of {black:g}, down to {used.black:g}"
     else:
         return
     raise picture_error(name, reason, "fit on pictures of this depth, or scale it")

@@ -12,8 +12,8 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -25,6 +25,7 @@ from flawscope.pictures.arrays import check_values, picture_error
 from flawscope.pictures.decoding import (
     HashedPicture,
     PictureSource,
+    PillowSource,
     decode,
     max_pixels,
     open_upright_deep,
@@ -55,9 +56,11 @@ class Channels:
         sizes = {len(group) for group in self.groups}
         if not numbers or not sizes <= {1, 3} or not all(isinstance(k, int) for k in numbers):
             raise InputError("groups are of one channel or of three; write --channels 1-3,4 or the like")
-        if min(numbers) < 0 or max(numbers) >= self.count:
-            wrong = (min(numbers) if min(numbers) < 0 else max(numbers)) + 1
-            raise InputError(f"--channels names channel {wrong}; the pictures have {self.count}, from 1 on")
+        for number in (min(numbers), max(numbers)):
+            if not 0 <= number < self.count:
+                raise InputError(
+                    f"--channels names channel {number + 1}; the pictures have {self.count}, from 1 on"
+                )
 
     @classmethod
     def of(cls, wanted: str, sources: Sequence[PictureSource]) -> Channels:
@@ -145,20 +148,25 @@ def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDA
         return values, groups
     if isinstance(source, np.ndarray):
         return _channels_of_array(source, name)
-    with ExitStack() as opened:
-        stream: IO[bytes] | None = None
-        if isinstance(source, bytes):
-            stream = io.BytesIO(source)
-        elif isinstance(source, str | os.PathLike) and os.path.isfile(source):
-            stream = opened.enter_context(open(source, "rb"))
-        found = None if stream is None else _read_stream(stream, name)
-        if found is not None:
-            return found
+    found = _read_beyond_pillow(source, name)
+    if found is not None:
+        return found
     image, deep = open_upright_deep(source, name)
     if deep is None and image.mode not in ("L", "LA", "RGB", "RGBA"):
         deep = decode(source, name=name)
     values = check_values(np.atleast_3d(np.asarray(image) if deep is None else deep), name)
     return values, _groups([3 if 3 <= values.shape[2] <= 4 else 1], values)
+
+
+def _read_beyond_pillow(source: PillowSource, name: str) -> tuple[NDArray[np.number], Groups] | None:
+    """Reads the channels of a file or its bytes, as `_read_stream` does; None where Pillow reads it whole,
+    and where there is no such file."""
+    if isinstance(source, bytes):
+        return _read_stream(io.BytesIO(source), name)
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_file():
+        return None
+    with Path(source).open("rb") as stream:
+        return _read_stream(stream, name)
 
 
 def _channels_of_array(array: NDArray[np.number], name: str) -> tuple[NDArray[np.number], Groups]:
@@ -177,13 +185,20 @@ def _read_stream(stream: IO[bytes], name: str) -> tuple[NDArray[np.number], Grou
     alike = [page for page in pages if (page.size, page.bits) == (pages[0].size, pages[0].bits)]
     if not alike or (len(alike) == 1 and not alike[0].is_beyond_pillow):
         return None
-    count = sum(page.channels for page in alike)
+    return _read_pages(stream, alike, name)
+
+
+def _read_pages(
+    stream: IO[bytes], pages: Sequence[tiff.Page], name: str
+) -> tuple[NDArray[np.number], Groups]:
+    """Reads the channels of pages of one size and depth. InputError: they are too many to hold at once."""
+    count = sum(page.channels for page in pages)
     if count * math.prod(pages[0].size) > MAX_VALUES:
         raise picture_error(name, f"it has {count} channels of many pixels", "cut it into parts")
-    planes = [pixel_layouts.read_page(stream, page, name, max_pixels()) for page in alike]
+    planes = [pixel_layouts.read_page(stream, page, name, max_pixels()) for page in pages]
     values = check_values(np.concatenate(planes, axis=2), name)
     widths: list[int] = []
-    for page in alike:
+    for page in pages:
         widths += [page.colours, *[1] * (page.channels - page.colours)]
     return values, _groups(widths, values)
 

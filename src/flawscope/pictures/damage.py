@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,15 +64,30 @@ def load(image: Image.Image) -> str:
     fault = _more_than_told(kind, tiles, data) or _stored_fault(image, tiles, data)
     if fault:
         return fault
-    args = tiles[0][3] if tiles else ""
-    upwards = isinstance(args, tuple) and args[-1] == -1
+    upwards = _is_upwards(tiles)
     image.load()
     if not data:
         return ""
-    if kind in _EXACT and _may_be_cut(image) and has_cut(np.asarray(image)[:: -1 if upwards else 1]):
+    if kind in _EXACT and _ends_in_cut(image, upwards):
         return CUT
     find_fault = _FAULTS.get(kind)
     return find_fault(data) if find_fault else ""
+
+
+def _is_upwards(tiles: Sequence[Tile]) -> bool:
+    """Whether a picture's lowest row is stored first."""
+    if not tiles:
+        return False
+    args = tiles[0][3]
+    return isinstance(args, tuple) and args[-1] == -1
+
+
+def _ends_in_cut(image: Image.Image, upwards: bool) -> bool:
+    """Whether the rows of a loaded image, in the order that they are stored in, end in a cut."""
+    if not _may_be_cut(image):
+        return False
+    pixels = np.asarray(image)
+    return has_cut(pixels[::-1] if upwards else pixels)
 
 
 def _file_data(image: Image.Image) -> bytes:
@@ -96,13 +111,25 @@ def _more_than_told(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
     sizes = [len(data) - offset]
     if kind == "BMP" and isinstance(args, tuple):
         stride = args[1]
-        in_header = [int.from_bytes(data[2:6], "little") - offset, int.from_bytes(data[34:38], "little")]
-        sizes += [size for size in in_header if size > 0]
+        sizes += _sizes_in_header(data, offset)
     else:
-        mode = args[0] if isinstance(args, tuple) else args
-        channels = 3 if data[1:2] == b"6" else 1
-        stride = width * channels * (2 if "16" in mode else 1)
+        stride = width * _bytes_of_pixel(args, data)
     return jpeg.TOO_MUCH if min(sizes) >= stride * (height + 1) else ""
+
+
+def _sizes_in_header(data: bytes, offset: int) -> list[int]:
+    """Bytes of a BMP's pixels, by the size of the file and by their own in its header; 0 tells nothing.
+    offset: where they begin."""
+    by_file = int.from_bytes(data[2:6], "little") - offset
+    own = int.from_bytes(data[34:38], "little")
+    return [size for size in (by_file, own) if size > 0]
+
+
+def _bytes_of_pixel(args: str | tuple[str, int, int], data: bytes) -> int:
+    """Bytes of a pixel of a PPM, of one channel or three, of 8 or 16 bits."""
+    mode = args[0] if isinstance(args, tuple) else args
+    channels = 3 if data[1:2] == b"6" else 1
+    return channels * (2 if "16" in mode else 1)
 
 
 # ------------------------------------------------------------------------------------------------------ rows
@@ -166,22 +193,43 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
 
 def _stored_fault(image: Image.Image, tiles: Sequence[Tile], data: bytes) -> str:
     """Say what is missing in uncompressed pixels, or in JPEGs within a TIFF, of an image not loaded yet."""
-    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    tags: Mapping[int, object] = getattr(image, "tag_v2", {})
     if tags.get(_COMPRESSION) == _TIFF_JPEG:
         return next(filter(None, map(_jpeg_fault, _inner_jpegs(tags, data))), "")
-    stretches: list[tuple[int, int]] = []  # of rows that lie one after another in the file
+    rows = _stored_rows(tiles, image.width) if data else None
+    if rows is None:
+        return ""
+    for begin, end in rows.stretches:
+        if has_hole(data[begin:end], begin, rows.stride, rows.pixel):
+            return HOLE
+    return ""
+
+
+class _StoredRows(NamedTuple):
+    """Uncompressed pixels in a file: begin and end of each stretch of rows that lie one after another; bytes
+    of a row and of a pixel."""
+
+    stretches: list[tuple[int, int]]
+    stride: int
+    pixel: int
+
+
+def _stored_rows(tiles: Sequence[Tile], width: int) -> _StoredRows | None:
+    """Finds the rows of uncompressed pixels; None where pixels are compressed, of another kind, or where
+    a tile holds no whole rows."""
+    stretches: list[tuple[int, int]] = []
     stride = pixel = 0
-    for codec, (left, top, right, bottom), offset, args in tiles if data else ():
+    for codec, (left, top, right, bottom), offset, args in tiles:
         mode, stride = args[:2] if isinstance(args, tuple) else (args, 0)
         pixel = _PIXELS.get(mode, 0)
-        if codec != "raw" or not pixel or left or right != image.width:
-            return ""
+        if codec != "raw" or not pixel or left or right != width:
+            return None
         stride = stride or right * pixel
         begin = offset
         if stretches and stretches[-1][1] == offset:
             begin, _ = stretches.pop()
         stretches.append((begin, offset + stride * (bottom - top)))
-    return HOLE if any(has_hole(data[a:b], a, stride, pixel) for a, b in stretches) else ""
+    return _StoredRows(stretches, stride, pixel)
 
 
 def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
@@ -196,19 +244,37 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
     """
     values, coloured = np.frombuffer(stored, np.uint8), None
     for fill, begin, end in _equal_bytes(stored):
-        torn = [at for at in (begin, end) if pixel > 2 and at % stride % pixel and at < len(stored)]
-        if torn and coloured is None:
-            coloured = _coloured(values, stride, pixel)
-        if torn and {at - at % stride % pixel for at in torn} == coloured:
-            return True
+        torn = _torn_ends((begin, end), stride, pixel, len(stored))
+        if torn:
+            if coloured is None:
+                coloured = _coloured(values, stride, pixel)
+            if {at - at % stride % pixel for at in torn} == coloured:
+                return True
         if not _rows_go_on(values, fill, begin, end, stride):
             continue
-        of_sectors = all((offset + at) % _SECTOR == 0 or at == len(stored) for at in (begin, end))
-        if of_sectors and 0 not in (begin % stride, end % stride):
+        if _fills_sectors((begin, end), offset, stride, len(stored)):
             return True
         if any(_is_torn(values, fill, at, stride, pixel, at == end) for at in torn):
             return True
     return False
+
+
+def _torn_ends(ends: tuple[int, int], stride: int, pixel: int, size: int) -> list[int]:
+    """Finds the ends of a stretch of equal bytes that lie within a pixel of colour. size: of all bytes."""
+    if pixel <= 2:
+        return []
+    return [at for at in ends if at % stride % pixel and at < size]
+
+
+def _fills_sectors(ends: tuple[int, int], offset: int, stride: int, size: int) -> bool:
+    """Whether a stretch of equal bytes begins and ends where sectors of the file do, within rows. size: of
+    all bytes, which begin at `offset` in the file."""
+    for at in ends:
+        if at % stride == 0:
+            return False
+        if (offset + at) % _SECTOR != 0 and at != size:
+            return False
+    return True
 
 
 def _rows_go_on(values: NDArray[np.uint8], fill: int, begin: int, end: int, stride: int) -> bool:

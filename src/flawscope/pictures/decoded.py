@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from threading import Lock
 from typing import NamedTuple, TypeVar
 
@@ -125,13 +124,10 @@ class DecodedPictures:
             return _Header(source.dtype != np.uint8, source.nbytes, size)
         if isinstance(source, bytes) or is_read_whole(source):
             return _Header(is_deep=True)
-        with _opened(source) as image:
+        opened = nullcontext(source) if isinstance(source, Image.Image) else Image.open(source)
+        with opened as image:
             is_deep = image.mode.startswith(("I", "F")) or is_deep_colour(image)
             return _Header(is_deep, 3 * image.width * image.height, upright_size(image))
-
-
-def _opened(source: str | os.PathLike[str] | Image.Image) -> AbstractContextManager[Image.Image]:
-    return nullcontext(source) if isinstance(source, Image.Image) else Image.open(source)
 
 
 def decoded_or_none(source: S, read: Callable[[S], NDArray[np.number]]) -> NDArray[np.number] | None:

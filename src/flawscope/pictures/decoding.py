@@ -173,8 +173,13 @@ def load_picture(source: PictureSource | HashedPicture, name: str | None) -> Ima
     if isinstance(source, np.ndarray):
         return from_numpy(source, name)
     image, values = open_upright_deep(source, name)
-    if values is not None:
-        return grey_with_alpha(values, name) if values.shape[2] == 2 else from_numpy(values, name)
+    if values is None:
+        return _convert_mode(image, name)
+    return grey_with_alpha(values, name) if values.shape[2] == 2 else from_numpy(values, name)
+
+
+def _convert_mode(image: Image.Image, name: str) -> Image.Image | NDArray[np.number]:
+    """Converts a loaded image of any mode to what `load_picture` returns."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
@@ -223,8 +228,19 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
         return _open_stream(io.BytesIO(source), name)
     if not isinstance(source, str | os.PathLike):
         raise picture_error(name, f"it is {describe_value(source)}", "give a path, bytes, PIL or numpy")
+    stream = _open_file(source, name)
+    suffix = Path(source).suffix.lower()
+    kind = other_files.by_suffix(suffix)
+    if kind is not None and (suffix in VIDEO_SUFFIXES or suffix in RAW_SUFFIXES):
+        raise _other_file_error(name, kind)
+    with stream:
+        return _open_stream(stream, name)
+
+
+def _open_file(path: str | os.PathLike[str], name: str) -> IO[bytes]:
+    """Opens a file for reading. InputError: it cannot be, and why."""
     try:
-        stream = open(source, "rb")  # noqa: SIM115 (closed below)
+        return open(path, "rb")
     except FileNotFoundError:
         raise picture_error(name, "there is no such file", "check the path") from None
     except IsADirectoryError:
@@ -233,12 +249,6 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
         raise picture_error(name, str(error.strerror), "give this user the rights to it") from None
     except (OSError, ValueError) as error:
         raise picture_error(name, getattr(error, "strerror", None) or str(error), "check the path") from None
-    suffix = Path(source).suffix.lower()
-    kind = other_files.by_suffix(suffix)
-    if kind is not None and (suffix in VIDEO_SUFFIXES or suffix in RAW_SUFFIXES):
-        raise _other_file_error(name, kind)
-    with stream:
-        return _open_stream(stream, name)
 
 
 @contextmanager

@@ -197,41 +197,60 @@ class Reading(NamedTuple):
     is_open: bool
 
 
+class _Reader:
+    """Reads the words of a text in their order."""
+
+    def __init__(self) -> None:
+        self.found: list[bool] = []
+        self.unknown: set[str] = set()
+        self.is_open = False
+        self.is_turned = False  # by a negation, which waits for what it negates
+        self.before_free: bool | None = None  # what the word before says, which "free" turns round
+
+    def read(self, word: str, before: Sequence[str], later: Sequence[str]) -> None:
+        """Reads a word. before, later: the other words of the text."""
+        said = word_says(word)
+        if word in _FREE:
+            self._read_free(later)
+        elif said is not None:
+            self.found.append(said != self.is_turned)
+            self.is_turned, self.before_free = False, said
+        elif word in _NEGATIONS:
+            if not later or not later[0].isdecimal():  # "no 3"
+                self.is_turned = not self.is_turned
+            self.before_free = None
+        elif self.is_turned and not _is_silent(word):
+            self.is_open = True  # "no cracks but good": what is negated is not known
+        else:
+            self._read_other(word, before)
+
+    def _read_free(self, later: Sequence[str]) -> None:
+        if self.before_free is False:  # "defect free": the word was counted as defective
+            self.found[-1] = not self.found[-1]
+        elif any(word_says(one) is not None for one in later):
+            self.is_turned = not self.is_turned  # "free of defects"
+        elif any(one not in _NOUNS and not one.isdecimal() for one in later):
+            self.is_open = True  # "free of rust": nobody knows of what
+        else:
+            self.found.append(not self.is_turned)
+            self.is_turned = False
+        self.before_free = None
+
+    def _read_other(self, word: str, before: Sequence[str]) -> None:
+        is_lettered = len(word) == 1 and len(before) > 0 and before[-1] in _LETTERED  # "cam A"
+        if not word.isdecimal() and not _is_known(word) and not is_lettered:
+            self.unknown.add(word)
+        self.before_free = None
+
+
 @lru_cache(1 << 14)
 def _read(name: str) -> Reading:
     words = split_words(name)
-    found: list[bool] = []
-    unknown = set[str]()
-    turned, is_open, before_free = False, False, None
+    reader = _Reader()
     for position, word in enumerate(words):
-        later = words[position + 1 :]
-        said = word_says(word)
-        if word in _FREE:
-            if before_free is False:  # "defect free": the word was counted as defective
-                found[-1] = not found[-1]
-            elif any(word_says(one) is not None for one in later):
-                turned = not turned  # "free of defects"
-            elif any(one not in _NOUNS and not one.isdecimal() for one in later):
-                is_open = True  # "free of rust": nobody knows of what
-            else:
-                found.append(not turned)
-                turned = False
-            before_free = None
-        elif said is not None:
-            found.append(said != turned)
-            turned, before_free = False, said
-        elif word in _NEGATIONS:
-            if not later or not later[0].isdecimal():  # "no 3"
-                turned = not turned
-            before_free = None
-        elif turned and not _is_silent(word):
-            is_open = True  # "no cracks but good": what is negated is not known
-        else:
-            is_lettered = len(word) == 1 and position > 0 and words[position - 1] in _LETTERED  # "cam A"
-            if not word.isdecimal() and not _is_known(word) and not is_lettered:
-                unknown.add(word)
-            before_free = None
-    return Reading(tuple(words), frozenset(found), frozenset(unknown), is_open or turned)
+        reader.read(word, words[:position], words[position + 1 :])
+    is_open = reader.is_open or reader.is_turned
+    return Reading(tuple(words), frozenset(reader.found), frozenset(reader.unknown), is_open)
 
 
 def read_words(name: str, shared: Collection[str] = ()) -> Said:

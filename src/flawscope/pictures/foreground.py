@@ -11,7 +11,7 @@ ground then give the outline.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -79,12 +79,17 @@ class PatternedGround:
         areas = [ground._novel_area(image) for image in toned]
         if not any(area.any() for area in areas):
             return ground
+        return ground._learn_colours(toned, areas)
+
+    def _learn_colours(self, toned: Sequence[Floats], areas: Sequence[Mask]) -> PatternedGround:
+        """The ground with the colours of the part, which are learnt by turns with where it lies. areas: where
+        the windows of each picture are unlike the ground's."""
         codes = [_colour_codes(image) for image in toned]
         parts = areas
         for _ in range(_ROUNDS):
-            ground = cls(tone, *found, _colour_log_odds(codes, parts))
+            ground = replace(self, log_odds=_colour_log_odds(codes, parts))
             parts = [ground._segment_part(*both) for both in zip(toned, areas, strict=True)]
-        return cls(tone, *found, _colour_log_odds(codes, parts))
+        return replace(self, log_odds=_colour_log_odds(codes, parts))
 
     def part_mask(self, picture: Picture) -> Mask:
         """Mask `[h, w]` bool of the part in a picture `[h, w, 3]` uint8 of at most `SIDE` pixels a side."""
@@ -293,26 +298,36 @@ class Foreground:
         in three quarters of them: else what it finds is no part, and everything is foreground.
         """
         small = [shrink(picture) for picture in islice(pictures, PICTURE_COUNTS[1])]
-        everywhere = cls(given=np.ones((1, 1), np.bool_))
         ground = PatternedGround.learn(small) if len(small) >= PICTURE_COUNTS[0] else None
-        if ground is not None:
-            shares = [float(ground.part_mask(one).mean()) for one in small]
-            found = sum(_OBJECT_SHARE[0] <= share <= _OBJECT_SHARE[1] for share in shares) / len(small)
-            if found >= _MIN_AGREEMENT:
-                return cls(ground)
-            if found <= 1 - _MIN_AGREEMENT:
-                return everywhere
-        alone = [float(mask.mean()) for mask in map(foreground_mask, small) if not mask.all()]
+        if ground is None:
+            return cls._judge_alone(small)
+        shares = [float(ground.part_mask(one).mean()) for one in small]
+        found = sum(_OBJECT_SHARE[0] <= share <= _OBJECT_SHARE[1] for share in shares) / len(small)
+        if found >= _MIN_AGREEMENT:
+            return cls(ground)
+        if found <= 1 - _MIN_AGREEMENT:
+            return cls._everywhere()
+        return cls._judge_alone(small)
+
+    @classmethod
+    def _everywhere(cls) -> Foreground:
+        return cls(given=np.ones((1, 1), np.bool_))
+
+    @classmethod
+    def _judge_alone(cls, small: Sequence[Picture]) -> Foreground:
+        """Foreground by `foreground_mask` of each picture alone; everything, where it finds no part of about
+        the same size in three quarters of these."""
         if not small:
             return cls()
+        alone = [float(mask.mean()) for mask in map(foreground_mask, small) if not mask.all()]
         usual = float(np.median(alone)) if alone else 1.0
         alike = sum(_is_alike(share, usual) for share in alone)
-        return cls(share=usual) if alike >= _MIN_AGREEMENT * len(small) else everywhere
+        return cls(share=usual) if alike >= _MIN_AGREEMENT * len(small) else cls._everywhere()
 
     def mask(self, picture: Picture) -> Mask:
         """The object in a picture `[H, W, 3]` uint8, `[H, W]` bool; everywhere where none is found."""
-        check_picture(picture)
         if self.given is not None:
+            check_picture(picture)
             return _resize_mask(self.given, picture.shape)
         if self.ground is None:
             found = foreground_mask(picture)

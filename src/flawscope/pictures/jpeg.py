@@ -10,6 +10,7 @@ pieces, and with a few bytes more, which are passed over behind the last block.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, cast
 
 from PIL import Image, ImageFile
@@ -62,40 +63,91 @@ def load(image: Image.Image, data: bytes) -> str:
     return fault
 
 
+@dataclass
+class _Segments:
+    """Facts that the segments of a JPEG have told so far, by which its scans are read."""
+
+    kind: int = 0  # of the frame
+    frame: bytes = b""
+    interval: int = 0  # units between restart markers; 0: there are none
+    # bits of each coefficient of each component that are still to come
+    missing: dict[int, list[int]] = field(default_factory=dict)
+    shortest: dict[int, int] = field(
+        default_factory=dict
+    )  # symbol that zero bits mean, by the table's number
+
+    @property
+    def is_complete(self) -> bool:
+        return not any(map(any, self.missing.values()))
+
+    def read(self, code: int, head: bytes) -> None:
+        """Notes what a segment tells; most tell nothing of the scans."""
+        if code in _FRAMES:
+            self.kind = code
+            self.frame = head
+            self.missing = {one: [99] * _COEFFICIENTS for one in head[6::3]}
+        elif code == _HUFFMAN_TABLES:
+            self.shortest |= _shortest_codes(head)
+        elif code == _RESTART_INTERVAL:
+            self.interval = int.from_bytes(head, "big")
+
+    def begins_scan(self, code: int, head: bytes) -> bool:
+        """Whether a segment begins a scan, and the frame is known."""
+        return code == _START_OF_SCAN and len(head) > 5 and bool(self.frame)
+
+    def read_scan(self, head: bytes) -> None:
+        """Notes which bits of which coefficients a scan brings."""
+        first, last, bits = head[-3:] if self.kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
+        for one in head[1:-3:2]:
+            self.missing.get(one, [0] * _COEFFICIENTS)[first : last + 1] = [bits & 15] * (last + 1 - first)
+
+    def count_stretches(self, head: bytes) -> int:
+        """Number of stretches that a scan should have."""
+        if not self.interval:
+            return 1
+        return -(-_units(self.frame, head[1:-3:2]) // self.interval)
+
+    def find_scan_fault(self, data: bytes, stretches: list[tuple[int, int]], head: bytes) -> str:
+        """Says what is missing in the stretches of a scan's data; empty where nothing is known to be."""
+        if len(stretches) != self.count_stretches(head):
+            return _fault_at_end(data, stretches)
+        if self.kind not in (_BASELINE, _EXTENDED):
+            return ""
+        symbol = self.shortest.get(head[2] & 15 | _AC, 0)
+        is_filled = _has_zeros(data, stretches[0][0], stretches[-1][1], symbol)
+        return INCOMPLETE if is_filled else ""
+
+
+def _fault_at_end(data: bytes, stretches: list[tuple[int, int]]) -> str:
+    return TRUNCATED if stretches[-1][1] == len(data) else INCOMPLETE
+
+
 def read_layout(data: bytes) -> Layout:
     """Walks the markers of a JPEG to its end; what lies behind is none of it."""
+    segments = _Segments()
     stretches: list[tuple[int, int]] = []
-    missing: dict[int, list[int]] = {}  # bits of each coefficient of each component that are still to come
-    shortest: dict[int, int] = {}  # symbol that zero bits mean, by the number of the table
-    at, kind, interval, frame = 2, 0, 0, b""
-    while (marker := _MARKER.search(data, at)) and (code := data[marker.end() - 1]) != _END:
-        at = marker.end()
+    at = 2
+    while marker := _MARKER.search(data, at):
+        at, code = marker.end(), data[marker.end() - 1]
+        if code == _END:
+            whole = stretches and segments.is_complete
+            return Layout(stretches, segments.kind, "" if whole else INCOMPLETE)
         if code in _ALONE:
             continue
         length = int.from_bytes(data[at : at + 2], "big")
         head = data[at + 2 : at + length]
         at += length
-        if code in _FRAMES:
-            kind, frame, missing = code, head, {one: [99] * _COEFFICIENTS for one in head[6::3]}
-        elif code == _HUFFMAN_TABLES:
-            shortest |= _shortest_codes(head)
-        elif code == _RESTART_INTERVAL:
-            interval = int.from_bytes(head, "big")
-        elif code == _START_OF_SCAN and len(head) > 5 and frame:
-            first, last, bits = head[-3:] if kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
-            for one in head[1:-3:2]:
-                missing.get(one, [0] * _COEFFICIENTS)[first : last + 1] = [bits & 15] * (last + 1 - first)
-            found, in_order = _stretches(data, at)
-            count = -(-_units(frame, head[1:-3:2]) // interval) if interval else 1
-            if not in_order or len(found) != count:
-                return Layout(stretches, kind, TRUNCATED if found[-1][1] == len(data) else INCOMPLETE)
-            is_filled = _has_zeros(data, at, found[-1][1], shortest.get(head[2] & 15 | _AC, 0))
-            if kind in (_BASELINE, _EXTENDED) and is_filled:
-                return Layout(stretches, kind, INCOMPLETE)
-            stretches += found
-            at = found[-1][1]
-    whole = stretches and not any(map(any, missing.values()))
-    return Layout(stretches, kind, TRUNCATED if marker is None else "" if whole else INCOMPLETE)
+        if not segments.begins_scan(code, head):
+            segments.read(code, head)
+            continue
+        segments.read_scan(head)
+        found, in_order = _stretches(data, at)
+        fault = segments.find_scan_fault(data, found, head) if in_order else _fault_at_end(data, found)
+        if fault:
+            return Layout(stretches, segments.kind, fault)
+        stretches += found
+        at = found[-1][1]
+    return Layout(stretches, segments.kind, TRUNCATED)
 
 
 def _shortest_codes(tables: bytes) -> dict[int, int]:
@@ -150,36 +202,58 @@ class Decoder(Protocol):
         """Returns how many bytes it has taken in, -1 when all pixels are there, and an error below 0."""
 
 
-def _decode(decoder: Decoder, data: bytes, stretches: list[tuple[int, int]]) -> str:
-    """Decodes all data, and says which stretch holds too few blocks, or too much. OSError: it is broken."""
-    waiting = b""
+class _Feed:
+    """Gives a JPEG's data to a decoder, piece by piece."""
 
-    def give(more: bytes) -> int:
+    def __init__(self, decoder: Decoder, data: bytes) -> None:
+        self.decoder = decoder
+        self.data = data
+        self.done = 0  # bytes of the data that were given
+        self.waiting = b""
+
+    def give(self, more: bytes) -> int:
         """Returns the number of bytes that are not taken in yet; -1 when all pixels are there."""
-        nonlocal waiting
-        waiting += more
-        taken, error = decoder.decode(waiting)
+        self.waiting += more
+        taken, error = self.decoder.decode(self.waiting)
         if taken < 0 and error < 0:
             raise OSError(f"broken data, {error}")
-        waiting = waiting[taken:] if taken >= 0 else b""
-        return len(waiting) if taken >= 0 else -1
+        self.waiting = self.waiting[taken:] if taken >= 0 else b""
+        return len(self.waiting) if taken >= 0 else -1
 
-    done = 0
+    def needs_no_more(self, place: int) -> bool:
+        """Gives the data up to a place, and tells whether all blocks of their stretch are there by then: what
+        follows, such as the byte at the place itself, is not looked at any more."""
+        left = self.give(self.data[self.done : place])
+        self.done = place
+        if left < 0:
+            return True
+        if left > 0:
+            return False
+        self.done += 1
+        return self.give(self.data[place : place + 1]) <= 0
+
+
+def _decode(decoder: Decoder, data: bytes, stretches: list[tuple[int, int]]) -> str:
+    """Decodes all data, and says which stretch holds too few blocks, or too much. OSError: it is broken."""
+    feed = _Feed(decoder, data)
     for begin, end in stretches:
         if end - begin < _SHORT and (begin, end) != stretches[-1]:
             continue
-        probe = end - _SPARE
-        while probe > begin and 0xFF in data[probe - 1 : probe + 1]:  # a marker's first byte is kept back
-            probe -= 1
-        if probe > begin:
-            left = give(data[done:probe])
-            if left < 0 or (left == 0 and give(data[probe : probe + 1]) <= 0):
-                return TOO_MUCH
-            done = probe + (left == 0)
-        left = give(data[done:end] + _BEYOND)
+        probe = _place_before_end(data, begin, end)
+        if probe > begin and feed.needs_no_more(probe):
+            return TOO_MUCH
+        left = feed.give(data[feed.done : end] + _BEYOND)
         if left < 0:
             return ""
-        if left or give(b"\0"):
+        if left or feed.give(b"\0"):
             return INCOMPLETE
-        done = end
-    return "" if give(data[done:]) < 0 else TRUNCATED
+        feed.done = end
+    return "" if feed.give(data[feed.done :]) < 0 else TRUNCATED
+
+
+def _place_before_end(data: bytes, begin: int, end: int) -> int:
+    """A place some bytes before the end of a stretch, beside no 0xFF: a marker's first byte is kept back."""
+    place = end - _SPARE
+    while place > begin and 0xFF in data[place - 1 : place + 1]:
+        place -= 1
+    return place

@@ -77,18 +77,28 @@ def no_data_value(picture: NDArray[np.floating]) -> float | None:
     """A value of floats that says that there is no data, such as 1e6 or -9999: pixels that all have the same
     one, far off all others; None where there is none."""
     for value in (float(picture.min()), float(picture.max())):
-        # 0 to 1 are pictures; 2^k - 1 is where cameras end
-        if 0 <= value <= 1 or (value > 0 and math.log2(value + 1).is_integer()):
-            continue
-        same = picture == np.float32(value)
-        others = picture[~same]
-        if same.all(axis=(0, 1)).any() or not others.size or (reach := float(np.ptp(others))) == 0:
-            continue
-        gap = float(np.abs(others - np.float32(value)).min())
-        stuck = value > 0 and same.sum() == 1  # it may be a stuck pixel
-        if gap > (SINGLE_NO_DATA_GAP if stuck else NO_DATA_GAP) * reach:
+        if not _may_be_brightness(value) and _is_far_off(picture, value):
             return value
     return None
+
+
+def _may_be_brightness(value: float) -> bool:
+    """Whether a value is a usual end of a picture's: 0 to 1 are pictures; 2^k - 1 is where cameras end."""
+    return 0 <= value <= 1 or (value > 0 and math.log2(value + 1).is_integer())
+
+
+def _is_far_off(picture: NDArray[np.floating], value: float) -> bool:
+    """Whether a picture's lowest or highest value lies far off all others, and stands in no whole channel."""
+    same = picture == np.float32(value)
+    others = picture[~same]
+    if same.all(axis=(0, 1)).any() or not others.size:
+        return False
+    reach = float(np.ptp(others))
+    if reach == 0:
+        return False
+    gap = float(np.abs(others - np.float32(value)).min())
+    may_be_stuck = value > 0 and same.sum() == 1  # a single pixel
+    return gap > (SINGLE_NO_DATA_GAP if may_be_stuck else NO_DATA_GAP) * reach
 
 
 def own_levels(picture: NDArray[np.number]) -> Levels:

@@ -8,7 +8,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -259,15 +258,22 @@ def _expand_spec(spec: StrPath) -> Iterator[tuple[Path, bool]]:
     elif os.path.lexists(path):
         yield path, True
     elif glob.has_magic(str(spec)) and not _ADDRESS.match(str(spec)):
-        matches = sorted((Path(m) for m in glob.glob(str(spec), recursive=True)), key=natural_key)
-        shown = (match for match in matches if not is_ignored(match.name))
-        found = chain.from_iterable(
-            walk_files(match, hidden=True) if match.is_dir() else [match] for match in shown
-        )
-        inside = require_picture(found, f"{spec}: the pattern matches no picture")
+        inside = require_picture(_matching_files(spec), f"{spec}: the pattern matches no picture")
         yield from ((one, False) for one in inside)
     else:
         raise _missing(spec, "file or folder")
+
+
+def _matching_files(pattern: StrPath) -> Iterator[Path]:
+    """Files that a pattern matches, and those in the folders that it matches."""
+    matches = sorted((Path(match) for match in glob.glob(str(pattern), recursive=True)), key=natural_key)
+    for match in matches:
+        if is_ignored(match.name):
+            continue
+        if match.is_dir():
+            yield from walk_files(match, hidden=True)
+        else:
+            yield match
 
 
 # Address of the web, a camera or a store, of which `Path` keeps one slash; a drive has one letter

@@ -115,13 +115,9 @@ def seem_masks(pictures: Iterable[Path]) -> list[Path]:
         stem = fold(path.stem)
         if _HAS_WORD.search(stem) and _strip_word(stem):
             groups.setdefault((path.parent, "word"), []).append((path, None))
-            continue
-        for end in (*(gap.start() for gap in _GAPS.finditer(stem)), len(stem)):
-            added = stem[end:]
-            others = (one for one in named.get(stem[:end], ()) if (one.parent == path.parent) == bool(added))
-            if (other := next(others, None)) is not None:
-                groups.setdefault((path.parent, re.sub(r"\d", "0", added)), []).append((path, other))
-                break
+        elif (form := _added_to_name(path, stem, named)) is not None:
+            added, other = form
+            groups.setdefault((path.parent, added), []).append((path, other))
     return [
         path
         for (_, added), pairs in groups.items()
@@ -129,6 +125,20 @@ def seem_masks(pictures: Iterable[Path]) -> list[Path]:
         for path, other in pairs
         if _seems_mask(path, other)
     ]
+
+
+def _added_to_name(path: Path, stem: str, named: Mapping[str, Sequence[Path]]) -> tuple[str, Path] | None:
+    """Finds what the name of a picture adds to that of another in its folder, with 0 for each digit, and that
+    other; nothing is added to one in another folder. None: there is no such picture.
+
+    named: pictures by folded name.
+    """
+    for end in (*(gap.start() for gap in _GAPS.finditer(stem)), len(stem)):
+        added = stem[end:]
+        for other in named.get(stem[:end], ()):
+            if (other.parent == path.parent) == bool(added):
+                return re.sub(r"\d", "0", added), other
+    return None
 
 
 def _seems_mask(path: Path, other: Path | None) -> bool:
@@ -265,17 +275,25 @@ class _Group:
     def masks(self, of: Mapping[Path, Path | None], surely: Sequence[Path]) -> list[Path]:
         """Returns those that are masks. of: their pictures. surely: what is a picture for sure."""
         paired = [path for path in self.paths if of[path] is not None]
-        if paired and (self.telling or any(_in_picture_folder(of[path]) for path in paired)):
-            return [path for path in self.paths if of[path] is not None or self.folder or _look(path)]
+        if self._is_telling(of, paired):
+            return self._with_picture_or_look(of)
         if not paired and not self.alone:
             return []
-        seen = {_look(path) for path in _spread(paired or self.paths)}
-        if True not in seen and (False in seen or not paired):
+        looks = {_look(path) for path in _spread(paired or self.paths)}
+        if True not in looks and (False in looks or not paired):
             return []
         if self._others_look_like_masks(of, paired, surely):
             return []
-        are_alike = False not in seen
+        are_alike = False not in looks
         return [path for path in self.paths if _is_mask(path, of[path] is not None, are_alike)]
+
+    def _with_picture_or_look(self, of: Mapping[Path, Path | None]) -> list[Path]:
+        """Files that have a picture; of a folder of masks all, of others also those that look like masks."""
+        return [path for path in self.paths if of[path] is not None or self.folder or _look(path)]
+
+    def _is_telling(self, of: Mapping[Path, Path | None], paired: Sequence[Path]) -> bool:
+        """Whether files that have pictures are masks by their name alone, or by the folder of these."""
+        return bool(paired) and (self.telling or any(_in_picture_folder(of[path]) for path in paired))
 
     def _others_look_like_masks(
         self, of: Mapping[Path, Path | None], paired: Sequence[Path], surely: Sequence[Path]

@@ -9,6 +9,7 @@ were smoothed, and the noise of JPEG, count from half of the way up. What leaves
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -134,7 +135,7 @@ def _is_lossy(image: Image.Image, source: PillowSource) -> bool:
 def _levels(image: Image.Image, deep: NDArray[np.number] | None, lossy: bool, name: str) -> MarkLevels:
     """Measures how far each pixel is from the background. InputError: it cannot be told which that is.
     deep: the values where Pillow would cut them; `image` has their size then."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16") or (deep is not None and deep.shape[2] == 1):
+    if _has_one_channel(image, deep):
         grey = np.asarray(image) if deep is None else deep[:, :, 0]
         if not np.isfinite(grey).all():
             raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
@@ -147,6 +148,13 @@ def _levels(image: Image.Image, deep: NDArray[np.number] | None, lossy: bool, na
     if image.mode == "P":
         return _levels_of_palette(np.asarray(image).astype(np.int32), values, name)
     return _levels_of_colours(values, lossy, name)
+
+
+def _has_one_channel(image: Image.Image, deep: NDArray[np.number] | None) -> bool:
+    """Whether a picture of more than 8 bits is grey."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return True
+    return deep is not None and deep.shape[2] == 1
 
 
 def _channels(image: Image.Image) -> NDArray[np.uint8]:
@@ -168,8 +176,7 @@ def _above_darkest(values: NDArray[np.number]) -> MarkLevels:
 def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> MarkLevels:
     """Levels of colours or grey values [H, W, C] as they look, without transparency."""
     tolerance = LOSSY_CONTRAST if lossy else 0
-    signed = {1: np.int16, 2: np.int32}.get(colours.dtype.itemsize, np.float64)
-    channels = [colours[:, :, k].astype(signed) for k in range(colours.shape[2])]
+    channels = _signed_channels(colours)
     if len(channels) == 1:
         return _above_darkest(channels[0])
     brightest: MarkLevels = reduce(np.maximum, channels)
@@ -177,15 +184,35 @@ def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> M
         return _above_darkest(channels[1])
     # a colour that fills more than half is the middle one in each channel
     middle = [np.partition(channel, channel.size // 2, None)[channel.size // 2] for channel in channels]
-    differences = [abs(channel - at) for channel, at in zip(channels, middle, strict=True)]
-    distance: MarkLevels = reduce(np.maximum, differences)
+    distance = _distance_from(middle, channels)
     fills = 2 * np.count_nonzero(distance <= tolerance / 2) > distance.size
-    has_black = (brightest <= tolerance).any()
-    if not has_black and not fills:
+    if (brightest <= tolerance).any():  # it has black
+        if fills and _is_grey(middle, tolerance):
+            raise _doubt(name, "most of it is grey or white, and it has black and colours besides")
+        return brightest
+    if not fills:
         raise _doubt(name, "it is coloured without black, and no colour fills half of it")
-    if has_black and fills and max(middle) > tolerance and max(middle) - min(middle) <= tolerance:
-        raise _doubt(name, "most of it is grey or white, and it has black and colours besides")
-    return distance if not has_black and distance.any() else brightest
+    return distance if distance.any() else brightest
+
+
+def _is_grey(colour: Sequence[np.number], tolerance: int) -> bool:
+    """Whether a colour is grey or white, and not black."""
+    return bool(max(colour) > tolerance and max(colour) - min(colour) <= tolerance)
+
+
+def _signed_channels(colours: NDArray[np.number]) -> list[MarkLevels]:
+    """Channels of colours [H, W, C], of a type in which their differences can be taken."""
+    signed = {1: np.int16, 2: np.int32}.get(colours.dtype.itemsize, np.float64)
+    return [colours[:, :, k].astype(signed) for k in range(colours.shape[2])]
+
+
+def _distance_from(colour: Sequence[np.number], channels: Sequence[MarkLevels]) -> MarkLevels:
+    """Distance of each pixel from a colour, in the channel that differs most."""
+    differences: list[MarkLevels] = [
+        abs(channel - value) for channel, value in zip(channels, colour, strict=True)
+    ]
+    distance: MarkLevels = reduce(np.maximum, differences)
+    return distance
 
 
 def _levels_above_transparent(
@@ -225,12 +252,24 @@ def _marked_levels(levels: MarkLevels, lossy: bool, name: str) -> Mask:
     top = values[-1]
     if 8 * max(np.abs(np.diff(levels, axis=axis)).max(initial=0) for axis in (0, 1)) < top:
         raise _doubt(name, PHOTOGRAPH)
-    faint, nearly = (values > 0) & (values < top / 8), (values > top * 7 / 8) & ~fills
-    noisy = not (faint & fills).any() and (faint.sum() > 1 or (faint.any() and nearly.any()))
-    many = levels.dtype.kind != "f" and top <= MANY_CLASSES
-    if not lossy and (many or fills.all() or (len(values) <= FEW_VALUES and not noisy)):
+    if not lossy and (_counts_classes(levels, top) or _are_classes(values, fills)):
         return _marked_classes(levels, values)
     return _marked_above_noise(levels, values[fills & (values >= top / 8)], name)
+
+
+def _counts_classes(levels: MarkLevels, top: np.number) -> bool:
+    """Whether levels are so small integers that they number classes."""
+    return bool(levels.dtype.kind != "f" and top <= MANY_CLASSES)
+
+
+def _are_classes(values: MarkLevels, fills: Mask) -> bool:
+    """Whether values are those of classes: all of them fill areas, or they are few, and none is noise."""
+    if fills.all():
+        return True
+    top = values[-1]
+    faint, nearly = (values > 0) & (values < top / 8), (values > top * 7 / 8) & ~fills
+    is_noisy = not (faint & fills).any() and (faint.sum() > 1 or (faint.any() and nearly.any()))
+    return len(values) <= FEW_VALUES and not is_noisy
 
 
 def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[np.number], NDArray[np.float64]]:

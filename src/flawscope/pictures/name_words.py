@@ -69,26 +69,36 @@ Chunks = list[str]
 def read_names(stems: Sequence[str]) -> list[NameReading]:
     """Reads the names, without suffix, of the pictures of a folder."""
     stems = [_TIMESTAMP.sub(" ", _UUID.sub(" ", stem)) for stem in stems]
-    names = [_CHUNK.findall(plain_words(stem)) for stem in stems]
-    first, last = _shared(names)
-    cores = [name[first : len(name) - last] for name in names]
-    if any(is_turning(chunk) for core in cores for chunk in core):  # what it turns round may be shared
-        first, last, cores = 0, 0, names
+    cores, shared = _part_shared([_CHUNK.findall(plain_words(stem)) for stem in stems])
     found = [_read(core) for core in cores]
     if {one.picture_class for one in found} != {PictureClass.GOOD, PictureClass.BAD}:
         types = _types(cores)
         cores = [[chunk for chunk in core if chunk not in types] for core in cores]
         found = _read_without_chance(cores)
-    shared: list[str] = []
-    if names:
-        shared += names[0][:first]
-        shared += names[0][len(names[0]) - last :]
+    found = _read_with_shared(found, shared)
+    return _doubt_groups(_without_lights(found, cores), stems, cores)
+
+
+def _part_shared(names: list[Chunks]) -> tuple[list[Chunks], Chunks]:
+    """Parts what each name has of its own from the chunks that all begin and end with. Where something turns
+    other words round, nothing is shared: what it turns round may be."""
+    first, last = _shared(names)
+    cores = [name[first : len(name) - last] for name in names]
+    if any(is_turning(chunk) for core in cores for chunk in core):
+        return names, []
+    if not names:
+        return cores, []
+    return cores, names[0][:first] + names[0][len(names[0]) - last :]
+
+
+def _read_with_shared(found: list[NameReading], shared: Chunks) -> list[NameReading]:
+    """Readings of names together with what all of them share."""
     of_all = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
     if all(one.picture_class is PictureClass.UNKNOWN for one in found):
-        found = [SILENT if of_all.picture_class is PictureClass.UNCLEAR else of_all] * len(names)
-    elif of_all.picture_class is PictureClass.GOOD:  # "ok_1", "ok_but_bad_2"
-        found = [_doubted_if_bad(one) for one in found]
-    return _doubt_groups(_without_lights(found, cores), stems, cores)
+        return [SILENT if of_all.picture_class is PictureClass.UNCLEAR else of_all] * len(found)
+    if of_all.picture_class is PictureClass.GOOD:  # "ok_1", "ok_but_bad_2"
+        return [_doubted_if_bad(one) for one in found]
+    return found
 
 
 def _doubted_if_bad(reading: NameReading) -> NameReading:
@@ -198,23 +208,30 @@ def _doubt_groups(
         return found
     is_said = any(one != SILENT for one in found)
     least = 2 if is_said else 0
-    marks = _unknown_in(cores)
-    matches = [_MARK.fullmatch(stem) for stem in stems]
-    signs = [match[2] if match else "" for match in matches]
-    if form_groups(signs, least):
-        marks = [" ".join(filter(None, pair)) for pair in zip(marks, signs, strict=True)]
+    marks = _with_signs(_unknown_in(cores), stems, least)
     if not is_said and not form_groups(marks):
         marks = _slot_marks(stems)
     if not form_groups(marks, least):
         return found
-    doubted = []
-    for one, mark in zip(found, marks, strict=True):
-        if one.picture_class is PictureClass.GOOD and mark:
-            one = NameReading(PictureClass.UNCLEAR, f"{one.words} {mark}")
-        elif one == SILENT:
-            one = NameReading(PictureClass.UNKNOWN, mark)
-        doubted.append(one)
-    return doubted
+    return [_doubt(one, mark) for one, mark in zip(found, marks, strict=True)]
+
+
+def _with_signs(marks: list[str], stems: Sequence[str], least: int) -> list[str]:
+    """Marks together with the sign behind each name, where such signs sort the pictures into groups."""
+    matches = [_MARK.fullmatch(stem) for stem in stems]
+    signs = [match[2] if match else "" for match in matches]
+    if not form_groups(signs, least):
+        return marks
+    return [" ".join(filter(None, pair)) for pair in zip(marks, signs, strict=True)]
+
+
+def _doubt(reading: NameReading, mark: str) -> NameReading:
+    """The reading of a name with a mark of which nobody knows what it means."""
+    if reading.picture_class is PictureClass.GOOD and mark:
+        return NameReading(PictureClass.UNCLEAR, f"{reading.words} {mark}")
+    if reading == SILENT:
+        return NameReading(PictureClass.UNKNOWN, mark)
+    return reading
 
 
 def _unknown_in(cores: Sequence[Chunks]) -> list[str]:
@@ -243,18 +260,33 @@ def _slot_marks(stems: Sequence[str]) -> list[str]:
     nothing = [""] * len(stems)
     pieces = [_PIECE.findall(plain_words(stem).casefold()) for stem in stems]
     lengths = {*map(len, pieces)}
+    if len(lengths) == 2:
+        letters = [_single_letters(one) for one in pieces]
+        return letters if form_groups(letters) else nothing
     if len(lengths) != 1:
-        letters = [" ".join(p for p in one if len(p) == 1 and not p.isdecimal()) for one in pieces]
-        return letters if len(lengths) == 2 and form_groups(letters) else nothing
+        return nothing
     for place in range(len(pieces[0])):
-        values = [one[place] for one in pieces]
-        others = {tuple(one[:place] + one[place + 1 :]) for one in pieces}
-        is_counted = len(others) == len(pieces)  # by something else
-        before = pieces[0][place - 1] if place else ""
-        if is_counted and form_groups(values) and _tells_class(values, before):
-            is_word = before and not before.isdecimal()
-            return [f"{before}{value}" for value in values] if is_word else values
+        marks = _marks_at(place, pieces)
+        if marks is not None:
+            return marks
     return nothing
+
+
+def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
+    """Finds what stands at a place of each name, where it sorts the pictures into groups; None: it does not.
+    pieces: words and numbers of each name, as many of all."""
+    values = [one[place] for one in pieces]
+    others = {(*one[:place], *one[place + 1 :]) for one in pieces}
+    is_counted = len(others) == len(pieces)  # by something else
+    before = pieces[0][place - 1] if place else ""
+    if not (is_counted and form_groups(values) and _tells_class(values, before)):
+        return None
+    is_word = before and not before.isdecimal()
+    return [f"{before}{value}" for value in values] if is_word else values
+
+
+def _single_letters(pieces: Sequence[str]) -> str:
+    return " ".join(piece for piece in pieces if len(piece) == 1 and not piece.isdecimal())
 
 
 def _tells_class(values: Sequence[str], before: str) -> bool:

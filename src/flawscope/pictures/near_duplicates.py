@@ -15,7 +15,7 @@ resemble each other but for noise, and of which the rest says nothing, are unsur
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -31,6 +31,9 @@ from flawscope.pictures.levels import own_levels
 Floats = NDArray[np.float32]
 Ints = NDArray[np.intp]
 Pair = tuple[int, int, float]
+PairNumbers = tuple[int, int]
+# number of a picture to compare with, and how it is shown: 0 as it is, 1 and 2 mirrored
+Version = tuple[int, int]
 
 SIDE = 64  # of a thumbnail
 MARGIN = 6  # thumbnail pixels left out at each edge, where a shift brings in something new
@@ -69,6 +72,27 @@ class Compared(NamedTuple):
     unsure: list[Pair]
 
 
+class Resemblance(NamedTuple):
+    """Likeness of two registered pictures in all, in the order that it is compared in: the correlation of
+    their fine structure, then nearness, which is their distance in units of noise, below 0."""
+
+    alike: float
+    nearness: float
+
+    @property
+    def distance(self) -> float:
+        return -self.nearness
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the whole fine structure is the same."""
+        return self.alike >= MIN_UNSURE
+
+    @property
+    def is_same_but_for_noise(self) -> bool:
+        return self.is_same and self.distance <= MAX_NOISE
+
+
 def thumbnail(picture: NDArray[np.number]) -> NDArray[np.float16]:
     """Grey levels 0..255 of a decoded picture [H, W, C], averaged to [64, 64]."""
     # Pillow, not matrix products: several threads come here at once, and BLAS would start its own in each
@@ -95,11 +119,6 @@ class Look(NamedTuple):
     @classmethod
     def of(cls, picture: NDArray[np.number]) -> Look:
         return cls(thumbnail(picture), noise_level(picture))
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the grey levels."""
-        return float(self.thumbnail.astype(np.float32).std())
 
 
 def read_look(source: PictureSource) -> Look | None:
@@ -143,20 +162,14 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
     smooth = _smoothed(np.stack([look.thumbnail for look in looks]).astype(np.float32), 1)
     spectra = _spectra(smooth)
     wanted = _nominate(smooth, spectra, np.isin(np.arange(len(looks)), bank))
-    own: dict[tuple[int, int], list[float]] = {}
-    whole: dict[tuple[int, int], tuple[float, float]] = {}
+    own: dict[PairNumbers, list[float]] = {}
+    whole: dict[PairNumbers, Resemblance] = {}
     for i, others in enumerate(wanted):
         if not others:
             continue
-        numbers = np.array([j for j, _ in others])
-        seen, of_seen = smooth[numbers], spectra[numbers]
-        for version, way in ((1, np.s_[:, :, ::-1]), (2, np.s_[:, ::-1])):  # made here: of all they are large
-            mirrored = np.array([kind == version for _, kind in others])
-            seen[mirrored] = seen[mirrored][way]
-            of_seen[mirrored] = _spectra(seen[mirrored])
-        shifts = _shifts(spectra[i], of_seen)
+        numbers, seen, of_seen = _versions(others, smooth, spectra)
         target = smooth[i][_INNER]
-        warped = _register(smooth[i], seen, shifts)
+        warped = _register(smooth[i], seen, _shifts(spectra[i], of_seen))
         fine = _fine(np.concatenate([target[None], warped]))
         alike = _correlation(fine[:1], fine[1:])
         far = np.sqrt(np.mean((warped - target) ** 2, axis=(1, 2))) / SMOOTHED
@@ -165,43 +178,87 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
             j = int(numbers[k])
             best[j] = max(best.get(j, -1.0), float(value))
             pair, differs = (min(i, j), max(i, j)), float(far[k] / np.hypot(noise[i], noise[j]))
-            whole[pair] = max(whole.get(pair, (-1.0, 0.0)), (float(alike[k]), -differs))
+            whole[pair] = max(whole.get(pair, Resemblance(-1.0, 0.0)), Resemblance(float(alike[k]), -differs))
         for j, value in best.items():
             own.setdefault((min(i, j), max(i, j)), []).append(value)
     asked = {*bank.tolist()}
-    own = {pair: values for pair, values in own.items() if asked & {*pair}}  # others are known already
-    return _decide(own, {pair: whole[pair] for pair in own}, len(looks))
+    for pair in [*own]:
+        if asked.isdisjoint(pair):  # it is known already
+            del own[pair], whole[pair]
+    return _decide(own, whole, len(looks))
+
+
+def _versions(
+    others: Sequence[Version], smooth: Floats, spectra: NDArray[np.complex64]
+) -> tuple[Ints, Floats, NDArray[np.complex64]]:
+    """Numbers of the pictures that one is compared with; their thumbnails as they are shown, and spectra of
+    these. Mirrored ones are made here: of all pictures they would be large."""
+    numbers = np.array([j for j, _ in others])
+    seen, of_seen = smooth[numbers], spectra[numbers]
+    for version, way in ((1, np.s_[:, :, ::-1]), (2, np.s_[:, ::-1])):
+        mirrored = np.array([kind == version for _, kind in others])
+        seen[mirrored] = seen[mirrored][way]
+        of_seen[mirrored] = _spectra(seen[mirrored])
+    return numbers, seen, of_seen
 
 
 def _decide(
-    own: dict[tuple[int, int], list[float]],
-    whole: dict[tuple[int, int], tuple[float, float]],
-    count: int,
+    own: dict[PairNumbers, list[float]], whole: dict[PairNumbers, Resemblance], count: int
 ) -> Compared:
     z = {pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999))) for pair, values in own.items()}
-    chance = max(0.0, float(np.quantile([*z.values()], CHANCE_PART)))
-    are_alike = math.tanh(float(np.quantile([*z.values()], ALIKE_PART))) > ALIKE
-    sure = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
-    bar = sure if are_alike else min(sure, max(math.atanh(MIN_CLEAR), CLEAR * chance))
-    if MIN_FOR_GAP <= count <= ALL_COMPARED:
-        bar = min(bar, _above_gap(z.values()))
-    bar_of_same = bar
-    if count > ALL_COMPARED and not are_alike:
-        bar_of_same = min(bar, max(math.atanh(MIN_CLEAR), CLEAR_OF_SAME * chance))
-    gaps = [-differs for alike, differs in whole.values() if alike > MIN_FIRST_FIT]
-    closer = float(np.quantile(gaps, 0.25)) / MIN_GAP if gaps else 0.0
-    graded = np.mean([GRADED[0] < alike < GRADED[1] for alike, _ in whole.values()]) >= MIN_GRADED
+    bars = _Bars.of([*z.values()], whole.values(), count)
     copies, unsure = [], []
     for pair in sorted(z):
-        alike, differs = whole[pair]
-        same_but_for_noise = alike >= MIN_UNSURE and -differs <= MAX_NOISE
-        is_as_near = not graded or alike >= MIN_ALIKE_OF_GRADED or -differs <= MAX_NOISE
-        is_own = z[pair] >= (bar_of_same if alike >= MIN_UNSURE else bar)
-        if (is_own and is_as_near) if count > MIN_OTHERS else same_but_for_noise:
-            copies.append((*pair, math.tanh(z[pair]) if count > MIN_OTHERS else alike))
-        elif same_but_for_noise or (alike >= MIN_UNSURE and -differs <= closer and z[pair] >= MIN_OWN):
-            unsure.append((*pair, alike))
+        found = whole[pair]
+        if bars.show_one_part(z[pair], found, count):
+            copies.append((*pair, math.tanh(z[pair]) if count > MIN_OTHERS else found.alike))
+        elif bars.may_show_one_part(z[pair], found):
+            unsure.append((*pair, found.alike))
     return Compared(_without_bridges(copies), unsure)
+
+
+class _Bars(NamedTuple):
+    """Bars that two pictures of a set must reach to show one part.
+
+    own: Fisher's z of what they have of their own; own_of_same: the same, where their whole fine structure is
+    the same. closer: distance of those that are much closer than others. graded: pairs resemble each other by
+    degrees.
+    """
+
+    own: float
+    own_of_same: float
+    closer: float
+    graded: bool
+
+    @classmethod
+    def of(cls, z: list[float], whole: Collection[Resemblance], count: int) -> _Bars:
+        """Bars of a set of so many pictures, by Fisher's z and the resemblance of its pairs."""
+        chance = max(0.0, float(np.quantile(z, CHANCE_PART)))
+        are_alike = math.tanh(float(np.quantile(z, ALIKE_PART))) > ALIKE
+        sure = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
+        own = sure if are_alike else min(sure, max(math.atanh(MIN_CLEAR), CLEAR * chance))
+        if MIN_FOR_GAP <= count <= ALL_COMPARED:
+            own = min(own, _above_gap(z))
+        own_of_same = own
+        if count > ALL_COMPARED and not are_alike:
+            own_of_same = min(own, max(math.atanh(MIN_CLEAR), CLEAR_OF_SAME * chance))
+        gaps = [one.distance for one in whole if one.alike > MIN_FIRST_FIT]
+        closer = float(np.quantile(gaps, 0.25)) / MIN_GAP if gaps else 0.0
+        graded = np.mean([GRADED[0] < one.alike < GRADED[1] for one in whole]) >= MIN_GRADED
+        return cls(own, own_of_same, closer, bool(graded))
+
+    def show_one_part(self, z: float, found: Resemblance, count: int) -> bool:
+        """Whether two pictures of a set of so many surely show one part."""
+        if count <= MIN_OTHERS:  # nothing says what the set shares
+            return found.is_same_but_for_noise
+        if z < (self.own_of_same if found.is_same else self.own):
+            return False
+        return not self.graded or found.alike >= MIN_ALIKE_OF_GRADED or found.distance <= MAX_NOISE
+
+    def may_show_one_part(self, z: float, found: Resemblance) -> bool:
+        if found.is_same_but_for_noise:
+            return True
+        return found.is_same and found.distance <= self.closer and z >= MIN_OWN
 
 
 def _above_gap(values: Iterable[float]) -> float:
@@ -224,16 +281,12 @@ def _without_bridges(pairs: list[Pair]) -> list[Pair]:
     ]
 
 
-# number of a picture to compare with, and how it is shown: 0 as it is, 1 and 2 mirrored
-Version = tuple[int, int]
-
-
 def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.bool_]) -> list[list[Version]]:
     """Pictures to compare each with: all of few, else the likest by thumbnail, by spectrum and by mirrored
     spectrum, and a few at random."""
     count = len(smooth)
     if count <= ALL_COMPARED:
-        return [[(j, v) for v in range(3) for j in range(count) if j != i] for i in range(count)]
+        return _all_others(count)
     small = smooth.reshape(count, 16, 4, 16, 4).mean(axis=(2, 4)).reshape(count, -1)
     strength = np.log1p(np.abs(spectra[:, np.r_[-12:12], :13]))  # a shift does not change it
     mirrored = strength[:, np.r_[0, 23:0:-1]]  # rows -12..11, those of the opposite sign
@@ -250,16 +303,26 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
     in_bank = np.flatnonzero(bank)
     for queries, keys, most, versions in searches:
         for one, other in _likest(queries, keys, in_bank, most):
-            found[one] |= {(other, version) for version in versions}
-            found[other] |= {(one, version) for version in versions}
+            for version in versions:
+                found[one].add((other, version))
+                found[other].add((one, version))
     # what those have of their own is told by what they share with their likest; all others say nothing here
     outside = np.array([i for i, nominated in enumerate(found) if nominated and not bank[i]], np.intp)
     for one, other in _likest(by_thumbnail, by_thumbnail, outside, NOMINATED):
         found[one].add((other, 0))
     for i in in_bank.tolist():
-        drawn = rng.choice(count, CHANCE, replace=False).tolist()
-        found[i] |= {(j, 0) for j in drawn if j != i}
+        by_chance = set(rng.choice(count, CHANCE, replace=False).tolist())
+        found[i].update((j, 0) for j in by_chance - {i})
     return [sorted(nominated) for nominated in found]
+
+
+def _all_others(count: int) -> list[list[Version]]:
+    """Lists for each of so many pictures all others, as they are and mirrored."""
+    each = []
+    for i in range(count):
+        others = [j for j in range(count) if j != i]
+        each.append([(j, version) for version in range(3) for j in others])
+    return each
 
 
 def _likest(queries: Floats, keys: Floats, asking: Ints, most: int) -> Iterator[tuple[int, int]]:

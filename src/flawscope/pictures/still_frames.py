@@ -190,11 +190,16 @@ def _read(sources: Sequence[Frame], progress: Callable[[int, int], None]) -> Fra
         before = now
         progress(number + 1, len(sources))
     assert size is not None  # there are frames
+    return _stack_samples(samples, size, len(sources))
+
+
+def _stack_samples(samples: Sequence[Sample], size: tuple[int, int], count: int) -> Frames:
+    """Stacks what was measured on frames of this size, of which so many were read."""
     middle = np.stack([one.middle for one in samples])
     blocks = np.stack([one.blocks for one in samples])
     colours = np.stack([one.colours for one in samples])
     mean_white = float(np.mean([one.white for one in samples]))
-    return Frames(middle, blocks, colours, mean_white, size, len(sources))
+    return Frames(middle, blocks, colours, mean_white, size, count)
 
 
 def _white_level(picture: NDArray[np.generic]) -> float:

@@ -2,7 +2,7 @@
 
 A row holds what later work compares by (hash, name, size, look, appearance), what the picture was used for
 (role, unit, origin), and what was judged (score, maximum, median, counted, drawn). `units.units_of` gives
-rows their units, `calibration.goods` their scores.
+rows their units, `calibration.rows` their scores.
 """
 
 from __future__ import annotations
@@ -246,13 +246,20 @@ def with_looks(rows: Sequence[Picture], tensors: Mapping[str, NDArray[np.number]
     if {name: tensor.dtype for name, tensor in found.items()} != LOOK_TENSORS:
         raise ValueError("looks")
     looks, noise, places = found.values()
-    count = len(places)
-    if looks.shape != (count, SIDE, SIDE) or noise.shape != (count,) or places.ndim != 1:
-        raise ValueError("looks")
-    is_row = (places >= 0) & (places < len(rows))
-    if not (is_row.all() and np.isfinite(looks).all() and (noise > 0).all()):
-        raise ValueError("looks")
+    _check_looks(looks, noise, places, len(rows))
     every = list(rows)
     for place, thumbnail, level in zip(places.tolist(), looks, noise.tolist(), strict=True):
         every[place] = replace(every[place], look=Look(thumbnail, level))
     return tuple(every)
+
+
+def _check_looks(
+    looks: NDArray[np.number], noise: NDArray[np.number], places: NDArray[np.number], row_count: int
+) -> None:
+    """ValueError for looks of another form than thumbnail, noise and row, or of rows that are not there."""
+    count = len(places)
+    if looks.shape != (count, SIDE, SIDE) or noise.shape != (count,) or places.ndim != 1:
+        raise ValueError("looks")
+    is_row = (places >= 0) & (places < row_count)
+    if not (is_row.all() and np.isfinite(looks).all() and (noise > 0).all()):
+        raise ValueError("looks")

@@ -88,7 +88,11 @@ def load_yaml(text: str) -> Any:
                 raise ValueError(f"it is nested more than {MAX_YAML_DEPTH} deep")
         if aliases > MAX_YAML_ALIASES:
             raise ValueError(f"it has more than {MAX_YAML_ALIASES} aliases")
-        return yaml.load(text, _loader())
+        loader = _loader()(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         remedy = f"; {_QUOTE_REMEDY}" if "escape" in str(error.problem) else ""
@@ -98,7 +102,7 @@ def load_yaml(text: str) -> Any:
 
 
 def _check_quotes(text: str, event: yaml.ScalarEvent) -> None:
-    """ValueError for a path whose \\ means another sign in YAML, and for quotes that YAML does not know."""
+    r"""ValueError for a path whose \ means another sign in YAML, and for quotes that YAML does not know."""
     mark = event.start_mark
     assert mark is not None  # the parser tells where each value begins
     line = f"line {mark.line + 1}"

@@ -69,7 +69,6 @@ class Page:
     @classmethod
     def of(cls, page: TiffPage) -> Page:
         """Reads a directory. ValueError, TypeError and others: it is torn."""
-
         return cls(
             page,
             (int(page.imagelength), int(page.imagewidth)),
@@ -230,6 +229,11 @@ def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
         part = values[strip.top : strip.top + strip.height, strip.left : strip.left + strip.width, planes]
         part[...] = strip.values[: part.shape[0], : part.shape[1]]
     assert values is not None
+    return _scale_values(values, page)
+
+
+def _scale_values(values: NDArray[np.number], page: Page) -> NDArray[np.number]:
+    """Stored values of which 0 is black, and those of 1 to 7 bits scaled to 8."""
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
     if page.photometric == 0:  # white is 0

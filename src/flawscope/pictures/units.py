@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import NamedTuple
@@ -18,10 +18,6 @@ from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.mask_files import EXPORTED, fold
 from flawscope.pictures.near_duplicates import Compared, Look, Pair, clusters, compare_pictures
 from flawscope.pictures.table import CALIBRATION, Picture, next_unit
-
-MIN_SPREAD = 4.0  # grey levels of spread below which a picture may show nothing
-MIN_SPREAD_SHARE = 0.2  # and of the spread of the others
-MIN_ABOVE_NOISE = 2.0  # times its noise: a spread below which nothing else may be there
 
 # What tools that augment pictures add to the name of the picture itself
 _CHANGED = re.compile(
@@ -39,8 +35,8 @@ def file_stem(name: str) -> str:
 
 
 def search_name(expression: re.Pattern[str], name: str) -> re.Match[str] | None:
-    """Searches a pattern in a file's name. One that ends with `$` may mean the end with or without the
-    suffix: `_(\\d+)$` is looked for in the name without it first."""
+    r"""Searches a pattern in a file's name. One that ends with `$` may mean the end with or without the
+    suffix: `_(\d+)$` is looked for in the name without it first."""
     without = expression.search(file_stem(name)) if expression.pattern.endswith("$") else None
     return without or expression.search(name)
 
@@ -182,16 +178,29 @@ def units_of(
     units = _number(joined_labels, count, earlier)
     rows = [replace(row, unit=unit) for row, unit in zip(new, units, strict=True)]
     known_copies = _known_copies(joined, count, earlier)
-    known_units = {row.unit for row in earlier}
-    further = [k for k, unit in enumerate(units) if unit in known_units and k not in known_copies]
-    among_new = [[k for k in several if k < count] for several in joined]
-    near_copies = [own for several in among_new if len(own := _without_exact(several, new)) > 1]
+    further = _further_pictures(units, earlier, known_copies)
+    near_copies = _near_copies(joined, new)
     names = [row.name for row in every]
     remarks = [*_apart_remarks(apart, names)]
     remarks += _unsure_remarks(unsure, joined_labels[:count], names)
     remarks += _near_copy_remarks(near_copies, joined_labels[:count], names)
     remarks += _unknown_remarks(new, earlier)
     return Units(rows, known_copies, further, near_copies, _among(unsure, count), remarks)
+
+
+def _further_pictures(
+    units: Sequence[int], earlier: Sequence[Picture], known_copies: Collection[int]
+) -> list[int]:
+    """Numbers of the new pictures that show a known part, and are no copies of a known picture."""
+    known_units = {row.unit for row in earlier}
+    return [k for k, unit in enumerate(units) if unit in known_units and k not in known_copies]
+
+
+def _near_copies(joined: Sequence[Sequence[int]], new: Sequence[Picture]) -> list[list[int]]:
+    """Groups of new pictures that are nearly the same; of exact copies the first."""
+    among_new = [[k for k in several if k < len(new)] for several in joined]
+    distinct = [_without_exact(several, new) for several in among_new]
+    return [several for several in distinct if len(several) > 1]
 
 
 def _with_units(known: Iterable[Picture]) -> list[Picture]:
@@ -358,25 +367,6 @@ def _unknown_remarks(new: Sequence[Picture], earlier: Sequence[Picture]) -> Iter
             f"the model keeps no looks of {blind} of the {pluralize(len(earlier), 'picture')} that it knows: "
             "copies of them that were saved anew are not known again, so give none"
         )
-
-
-NOTHING = "nothing beside the others (black, white, or a covered lens)"  # that such pictures show
-
-
-def show_nothing(looks: Sequence[Look | None]) -> list[int]:
-    """Numbers of the pictures that show nothing beside the others: black, white, grey, or a cap on the lens.
-
-    A product that is plain itself has such pictures alone, and they are good.
-    """
-    spreads = np.array([np.nan if look is None else look.spread for look in looks])
-    noises = np.array([np.nan if look is None else look.noise for look in looks])
-    if np.isnan(spreads).all():
-        return []
-    found = spreads < min(MIN_SPREAD, MIN_SPREAD_SHARE * float(np.nanmedian(spreads)))
-    # noise alone, in pictures of more bits brightened by their brightest pixel, spreads widely
-    above_noise = spreads / noises
-    found |= above_noise < min(MIN_ABOVE_NOISE, MIN_SPREAD_SHARE * float(np.nanmedian(above_noise)))
-    return np.flatnonzero(found).tolist()
 
 
 def _without_exact(several: Sequence[int], rows: Sequence[Picture]) -> list[int]:

@@ -20,6 +20,7 @@ from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, TRAINED_SU
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.artefact.parts import PART
 from flawscope.artefact.rates import promise_of
+from flawscope.calibration.near_threshold import is_near
 from flawscope.calibration.outliers import Suspect
 from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.calibration.threshold import Calibration, Rate
@@ -52,7 +53,7 @@ from flawscope.results import html
 from flawscope.results.findings import other_form, outside_light
 from flawscope.results.found_parts import NOT_SEARCHED, PartSearch
 from flawscope.results.prediction import PEAK_RADIUS, Prediction, ScoreLevels
-from flawscope.runtime import Run, Runner, Session, open_session, read, read_manifest
+from flawscope.runtime import Run, Runner, Session, open_session, read_manifest, read_one
 from flawscope.views.frames import PartPose
 from flawscope.views.geometry import Geometry
 from flawscope.views.tiles import RegionOfInterest
@@ -127,7 +128,7 @@ class Predictor(AnyModel):
         threads: int | None = None,
     ) -> Predictor:
         """Opens a file of one product's model, as `flawscope.load` does. InputError for one of several."""
-        artefact = read(path)
+        artefact = read_one(path)
         return cls(artefact, open_session(artefact, path, engine, device, threads))
 
     @property
@@ -305,6 +306,7 @@ class Predictor(AnyModel):
             parts=parts,
             look=thumbnail(views.images([0])[0]) if PART in self.manifest.facts else None,
             size_bounds=self.size_bounds,
+            near=not anomalous and is_near(float(p_value), c.expected_rate),
         ).noticing(
             *([outside_light()] if views.outside_light else []),
             *([other_form(unlike, decides=is_stretched)] if unlike else []),

@@ -140,7 +140,7 @@ class AnyModel(ABC):
         """
         return collect_predictions(pictures, partial(self.stream, product=product, bgr=bgr))
 
-    @check_arguments(but=("pictures",))
+    @check_arguments(unchecked=("pictures",))
     def stream(
         self,
         pictures: Iterable[PictureSource] | PictureSource,
@@ -190,7 +190,7 @@ class AnyModel(ABC):
                 shown = reading_error(error, source)
             yield source, shown
 
-    @check_arguments(but=("picture",))
+    @check_arguments(unchecked=("picture",))
     def prepare(self, picture: PictureSource | PictureOf) -> PreparedPicture:
         """Decodes a picture, and recognises its product, to be judged later: `stream` takes it in the
         picture's place. Takes a `HashedPicture` and a `PictureOf`, too. InputError: the picture cannot be

@@ -20,7 +20,7 @@ from flawscope.predictor.recognition import Recogniser
 from flawscope.results.findings import VIEW_EXCHANGED, same_picture, view_exchanged
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction, Recognition
-from flawscope.views.view_looks import ViewLooks, first_same
+from flawscope.views.view_looks import ViewLooks, find_identical
 
 
 def compare_view(looks: ViewLooks | None, view: str, found: Prediction) -> Prediction:
@@ -149,7 +149,7 @@ class PartCollector:
         cls, calibration: PartCalibration, looks: ViewLooks | None, part: str, views: Mapping[str, Prediction]
     ) -> PartPrediction:
         views = {view: compare_view(looks, view, one) for view, one in views.items()}
-        same = first_same({view: one.look for view, one in views.items() if one.look is not None})
+        same = find_identical({view: one.look for view, one in views.items() if one.look is not None})
         findings = () if same is None else (same_picture(*same),)
         scores = {view: one.score for view, one in views.items()}
         all_found = not any(finding.decides for one in views.values() for finding in one.findings)

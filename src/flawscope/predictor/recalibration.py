@@ -18,9 +18,9 @@ from flawscope.artefact.parts import (
     stored_part_pattern,
     stored_part_reader,
 )
-from flawscope.calibration.goods import calibrate
 from flawscope.calibration.outliers import odd, settle
 from flawscope.calibration.power import DefectScores
+from flawscope.calibration.rows import calibrate
 from flawscope.errors import InputError, data_checks, join_names, pluralize
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.table import CALIBRATE, Picture, PictureTable

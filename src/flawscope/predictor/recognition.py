@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact.router_file import ProductDescriptors
+from flawscope.artefact.descriptors import ProductDescriptors
 from flawscope.errors import InputError
 from flawscope.results.prediction import Recognition
 

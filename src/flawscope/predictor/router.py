@@ -7,14 +7,16 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import Certificate
+from flawscope.artefact.model_facts import ONE
 from flawscope.artefact.model_file import unpack_images
-from flawscope.artefact.router_file import RouterArtefact
+from flawscope.artefact.model_mapping import ModelMapping
 from flawscope.calibration.parts import PartPattern
 from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError, check_arguments
@@ -34,13 +36,14 @@ from flawscope.results.findings import no_product
 from flawscope.results.prediction import Prediction, Recognition
 from flawscope.runtime import (
     Describe,
-    OpenRouter,
+    OpenModel,
     Run,
     Session,
     check_threads,
     is_router,
-    open_router,
+    open_model,
     read_facts,
+    read_fitted,
     read_manifest,
     save_router,
 )
@@ -77,11 +80,7 @@ def load(
             installed.
     """
     check_threads(threads)
-    found: Predictor | Router = (
-        Router.opened(open_router(path, engine, device, threads))
-        if is_router(path)
-        else Predictor.opened(path, engine, device, threads)
-    )
+    found = _opened(open_model(path, engine, device, threads))
     if false_alarm_rate is None:
         return found
     found = found.with_rate(false_alarm_rate)
@@ -91,9 +90,23 @@ def load(
     return found
 
 
-def open_joined(artefact: RouterArtefact, device: str = "auto") -> Router:
-    """Opens a router in memory in torch. InputError where names tell no part."""
-    found = Router.opened(open_router(artefact, device=device))
+def _opened(model: OpenModel) -> Predictor | Router:
+    """A model of one product needs nothing that tells products apart."""
+    if model.mapping.kind == ONE:
+        return Predictor(model.mapping.products[ONE], model.sessions[ONE])
+    return Router.opened(model)
+
+
+def open_joined(
+    mapping: ModelMapping,
+    device: str = "auto",
+    failures: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Router:
+    """Opens a router in memory in torch. failures: lines on pictures that could not be used, by the models'
+    names. InputError where names tell no part."""
+    found = Router.opened(open_model(mapping, device=device))
+    for name, lines in failures.items():
+        found = found.with_product(name, found.products[name].with_failures(lines))
     found.parts()
     return found
 
@@ -116,26 +129,29 @@ class Router(AnyModel):
         views: the pattern that tells views; None: they are products.
     """
 
-    def __init__(
-        self, artefact: RouterArtefact, products: Mapping[str, Predictor], describe: Describe | None
-    ):
+    def __init__(self, artefact: ModelMapping, products: Mapping[str, Predictor], describe: Describe | None):
         self._artefact, self._describe = artefact, describe
         self.products = dict(products)
         self._recogniser = Recogniser(artefact.recognition.known if artefact.recognition else {})
 
     @classmethod
-    def opened(cls, router: OpenRouter) -> Router:
-        artefact, sessions, describe = router
-        products = {name: Predictor(one, sessions[name]) for name, one in artefact.products.items()}
-        return cls(artefact, products, describe)
+    def opened(cls, model: OpenModel) -> Router:
+        mapping, sessions, describe = model
+        products = {name: Predictor(one, sessions[name]) for name, one in mapping.products.items()}
+        return cls(mapping, products, describe)
 
     @property
-    def artefact(self) -> RouterArtefact:
+    def artefact(self) -> ModelMapping:
         return replace(self._artefact, products={name: one.artefact for name, one in self.products.items()})
 
     @property
     def views(self) -> PartPattern | None:
         return self._artefact.views
+
+    @property
+    def failures(self) -> list[str]:
+        """Pictures that could not be used when the models were made, each with the reason."""
+        return [line for one in self.products.values() for line in one.failures]
 
     @property
     def runner(self) -> _Runner:
@@ -311,4 +327,4 @@ def _with_recognition(result: Result, shown: Recognition) -> Result:
 
 Model = Predictor | Router
 
-__all__ = ["Model", "Router", "is_router", "load", "read_facts", "read_manifest"]
+__all__ = ["Model", "Router", "is_router", "load", "read_facts", "read_fitted", "read_manifest"]

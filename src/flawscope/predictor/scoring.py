@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration.goods import LOST, Values, judge, map_values
+from flawscope.calibration.rows import LOST, Values, judge, map_values
 from flawscope.errors import ExcludedPictureError, InputError, data_checks, failure_of, join_names
 from flawscope.pictures.appearance import FeatureValues
 from flawscope.pictures.decoded import DecodedPictures
@@ -115,16 +115,15 @@ def score(
     numbers = [number for number in rows if number in answers.pictures]
     if not numbers:
         return ScoredRows({}, {}, answers)
-    seen = [_seen(rows[number], answers.pictures[number]) for number in numbers]
+    seen = []
+    for number in numbers:
+        row, measured = rows[number], answers.pictures[number].measured
+        seen.append(row.seen(row.look, measured, row.size) if measured else row)
     values = np.array([answers.pictures[number].values for number in numbers])
     judged, unlit = judge(seen, values), judge(seen, values[:, :1])
     return ScoredRows(
         dict(zip(numbers, judged, strict=True)), dict(zip(numbers, unlit, strict=True)), answers
     )
-
-
-def _seen(row: Picture, answer: Answer) -> Picture:
-    return row.seen(row.look, answer.measured, row.size) if answer.measured else row
 
 
 def leave_out_known(predictor: Predictor, known: Iterable[Picture]) -> RunOf:

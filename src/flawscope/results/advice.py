@@ -79,33 +79,51 @@ def advice(
         remedies: what may help a model that does not see the defects (`remedies`).
         blind: words on simulated defects that it hardly sees; empty: it does.
     """
-    steps = []
-    if lies is not None:
-        steps.append(Advice(f"--align {lies}", LIES[lies]))
-    view = _smaller_view(marks, pictures, network) if marks and pictures and network is not None else None
-    if view:
-        steps.append(view)
+    steps = _steps_to_see_better(lies, marks, pictures, network)
     misses = f"{missed} of {pluralize(defects, 'defect')} are missed"
+    has_many = missed >= max(1, MANY_MISSED * defects)
     if missed >= max(1, MIN_MISSED * defects):
         if sole and 2 * hidden >= missed:
             look = f"look whether {sole} is good, else fit without it"
             steps.append(Advice(look, f"{misses}, {hidden} for one picture"))
         else:
-            if looser is not None:
-                steps.append(looser)
+            steps += _given(looser)
             if SEARCH in remedies and (is_reduced(pictures, network) or lies_elsewhere()):
                 steps.append(Advice(SEARCH, misses))
     if remedies and not steps:
-        remedy = f"what may help: {join_words(remedies)}"
-        if missed >= max(1, MANY_MISSED * defects):
-            steps.append(Advice(remedy, misses))
-        elif blind:
-            steps.append(Advice(remedy, blind))
+        steps += _remedy_steps(remedies, misses if has_many else blind)
+    steps += _steps_to_learn_more(learnt, missing, rate)
+    return steps[:MOST]
+
+
+def _steps_to_see_better(
+    lies: str | None, marks: Sequence[float], pictures: Sequence[Size], network: Size | None
+) -> list[Advice]:
+    """Steps by how parts lie, and by how small defects are at the network."""
+    steps = []
+    if lies is not None:
+        steps.append(Advice(f"--align {lies}", LIES[lies]))
+    if marks and pictures and network is not None:
+        steps += _given(_smaller_view(marks, pictures, network))
+    return steps
+
+
+def _given(step: Advice | None) -> list[Advice]:
+    return [] if step is None else [step]
+
+
+def _remedy_steps(remedies: Sequence[str], reason: str) -> list[Advice]:
+    """The step that names all remedies; none without a reason."""
+    return [Advice(f"what may help: {join_words(remedies)}", reason)] if reason else []
+
+
+def _steps_to_learn_more(learnt: int, missing: str, rate: float) -> list[Advice]:
+    steps = []
     if learnt:
         steps.append(Advice(ACCURATE, f"{pluralize(learnt, 'good picture')} to learn from"))
     if missing:
         steps.append(Advice(f"add {missing}", f"a false-alarm rate of {rate:.1%} cannot be promised yet"))
-    return steps[:MOST]
+    return steps
 
 
 def join_words(words: Sequence[str]) -> str:

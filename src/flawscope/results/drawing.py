@@ -340,7 +340,7 @@ def _save(
                 f"cannot write a picture: {one_line_message(error)}; check the disk"
             ) from None
         with suppress(OSError):
-            os.unlink(path)  # the rest of a broken write
+            Path(path).unlink()  # the rest of a broken write
         raise write_error(Path(path), error) from None
 
 

@@ -126,16 +126,22 @@ class Workbook:
         if link and self._links[sheet.title] < MAX_LINKS:
             self._links[sheet.title] += 1
             cell.hyperlink, cell.style = link, "Hyperlink"
-        elif isinstance(content, str):
-            if content in VERDICT_STYLES:
-                cell.style = VERDICT_STYLES[content]
-        elif number_format:
-            cell.number_format = number_format
-        elif isinstance(content, float):
-            cell.number_format = NUMBER_FORMAT
+        else:
+            _format_cell(cell, content, number_format)
         if isinstance(content, str) and is_computed(content):
             cell.quotePrefix = True  # Excel would compute it when somebody edits the cell
         return cell
+
+
+def _format_cell(cell: WriteOnlyCell, content: object, number_format: str) -> None:
+    """Gives a verdict its colour, and a number its form."""
+    if isinstance(content, str):
+        if content in VERDICT_STYLES:
+            cell.style = VERDICT_STYLES[content]
+    elif number_format:
+        cell.number_format = number_format
+    elif isinstance(content, float):
+        cell.number_format = NUMBER_FORMAT
 
 
 def fitting_columns(rows: Sequence[Sequence[object]]) -> list[Column]:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,15 @@ from PIL import Image
 
 from flawscope.pictures.listing import printable
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
 MAX_SIDE = 280  # pixels that a picture in a notebook is high and wide at most
 JPEG_QUALITY = 80  # of its JPEG
 
 
-def environment(text_of: Callable[[str], str]) -> Any:
+def environment(text_of: Callable[[str], str]) -> Environment:
     """Environment of Jinja: escapes, refuses unknown names; `code` shows code in a text. text_of: name of a
     template -> its text."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -37,14 +41,14 @@ def environment(text_of: Callable[[str], str]) -> Any:
     return made
 
 
-def _mark_code(text: str) -> Any:
+def _mark_code(text: str) -> Markup:
     """A text as HTML, in which what stands between ` is code."""
     from markupsafe import Markup
 
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))
 
 
-def script_json(value: object) -> Any:
+def script_json(value: object) -> Markup:
     """Markup of a JSON value that can stand inside <script>: no text ends the element or opens a comment."""
     from markupsafe import Markup
 

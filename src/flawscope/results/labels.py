@@ -56,6 +56,18 @@ def require_own_files(form: str, pictures: Iterable[Path]) -> None:
             )
 
 
+def _below_common_folder(pictures: Sequence[LabelledPicture]) -> list[LabelledPicture]:
+    """Pictures that are named below the folder which they share; on several drives by their files' names."""
+    folders = {picture.name.parent for picture in pictures}
+    is_shared = len({folder.anchor for folder in folders}) == 1
+    root = os.path.commonpath(folders) if is_shared else ""
+    found = []
+    for picture in pictures:
+        name = os.path.relpath(picture.name, root) if root else picture.name.name
+        found.append(picture._replace(name=Path(name)))
+    return found
+
+
 class LabelWriter:
     """Collects pictures and writes their labels: `labels.json` of COCO, `label_studio.json`, YOLO's
     `labels/NAME.txt`, `data.yaml` and `scores.json`, or LabelMe's `labels/NAME.json`. Pictures are named
@@ -76,13 +88,7 @@ class LabelWriter:
     def finish(self) -> None:
         """Writes the files. FlawscopeError: one cannot be written, or two pictures would share it."""
         require_own_files(self.form, (picture.name for picture in self._pictures if picture.regions))
-        folders = {picture.name.parent for picture in self._pictures}
-        shared = len({folder.anchor for folder in folders}) == 1  # not on several drives
-        root = os.path.commonpath(folders) if shared else ""
-        pictures = []
-        for picture in self._pictures:
-            name = os.path.relpath(picture.name, root) if root else picture.name.name
-            pictures.append(picture._replace(name=Path(name)))
+        pictures = _below_common_folder(self._pictures)
         if self.form == "yolo":
             self._write_yolo(pictures)
         elif self.form == "labelme":

@@ -23,6 +23,7 @@ class PartPrediction:
     score: how many standard deviations of the good parts' its most unusual view lies above their mean.
     p_value: conformal p-value of the part, in 1/(n+1)..1.
     worst: view with the largest score.
+    near: called good, near the threshold (`calibration.near_threshold`).
     severity: by how much the score exceeds the limit; comparable from part to part, and above 0 exactly where
         the part is anomalous.
     views: prediction of each view that was judged.
@@ -42,11 +43,12 @@ class PartPrediction:
     missing: tuple[str, ...] = ()
     product: str | None = None
     findings: tuple[Finding, ...] = ()
+    near: bool = False
 
     def called_anomalous(self) -> PartPrediction:
         """Returns the decision where something else than the scores makes the part anomalous."""
         severity = max(self.severity, MIN_ANOMALOUS_SEVERITY)
-        return replace(self, is_anomalous=True, severity=severity)
+        return replace(self, is_anomalous=True, severity=severity, near=False)
 
     def pictures(self) -> dict[str, Prediction]:
         """Predictions of the views by their names, each with the decision on the part: a picture of a good
@@ -64,6 +66,7 @@ class PartPrediction:
                 p_value=self.p_value,
                 severity=self.severity,
                 is_anomalous=self.is_anomalous,
+                near=self.near,
             )
         return found
 
@@ -106,6 +109,7 @@ class PartPrediction:
             "score": self.score,
             "p_value": self.p_value,
             "severity": self.severity,
+            "near": self.near,
             "worst": self.worst,
             "views": {view: found.path for view, found in self.views.items()},
             "missing": list(self.missing),

@@ -137,6 +137,7 @@ class Prediction:
         none.
     findings: what was noticed beside the score (`noticing`).
     region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
+    near: called good, near the threshold (`calibration.near_threshold`): a person looks at these, too.
     size_bounds: how much larger a defect may be than what the map doubts.
     """
 
@@ -159,11 +160,13 @@ class Prediction:
     findings: tuple[Finding, ...] = ()
     region_kinds: tuple[KindSet, ...] = ()
     size_bounds: SizeBounds = UNCALIBRATED
+    near: bool = False
 
     def noticing(self, *findings: Finding) -> Prediction:
         """Returns the prediction with these findings after its own, and what they do to the decision."""
         decision = Decision(self.p_value, self.severity, self.is_anomalous).after(findings)
-        return replace(self, findings=(*self.findings, *findings), **decision._asdict())
+        near = self.near and not decision.is_anomalous
+        return replace(self, findings=(*self.findings, *findings), near=near, **decision._asdict())
 
     @property
     def score_threshold(self) -> float:
@@ -383,6 +386,7 @@ class Prediction:
             "severity": self.severity,
             "decision": self.decision,
             "is_anomalous": self.is_anomalous,
+            "near": self.near,
             "score_threshold": self.score_threshold,
             "mask_threshold": self.levels.mask_threshold,
             "outline": self.levels.outline,

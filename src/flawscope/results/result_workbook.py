@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import IO, Any, Unpack
+from typing import IO, Unpack
 from urllib.parse import quote
 
 from flawscope.artefact.files import atomic_write, write_error
@@ -127,7 +127,7 @@ class ResultWorkbook:
         self.book.save(file)
 
 
-def _linked(text: Any, link: str) -> Any:
+def _linked(text: object, link: str) -> object:
     return Link(str(text), link) if link else text
 
 

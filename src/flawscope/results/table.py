@@ -64,15 +64,15 @@ class ResultRow:
     """Row of a table: an input, or one of several parts that were found in it. Of an unjudged one only the
     path and the error are known.
 
-    decision: good or anomalous. threshold: the score threshold. regions: boxes in the picture's pixels,
-    x0 y0 x1 y1, the strongest first, with semicolons between them. kinds: of the regions' defects, such as
-    "scratch; scratch or dent; something new"; only a model that names kinds has them. product: of a joint
-    model, also "none of these". part_found, part_mirrored: "true" or "false"; the columns of the part are
-    those of `PartPose`, and only a model that aligns parts has them. part_index: of a part's row. part_count:
-    parts that were found, where several are looked for.
-    part: its number, by the file's name. places: how many regions; of the largest the longer side of its box
-    in the picture's pixels, its length in mm where the scale is known, and its centre. time: when the file
-    was written last, in local time. remark: findings. model: its file's name.
+    decision: good or anomalous. near: "true" of a good one that is near the threshold, else "false".
+    threshold: the score threshold. regions: boxes in the picture's pixels, x0 y0 x1 y1, the strongest first,
+    with semicolons between them. kinds: of the regions' defects, such as "scratch; scratch or dent; something
+    new"; only a model that names kinds has them. product: of a joint model, also "none of these". part_found,
+    part_mirrored: "true" or "false"; the columns of the part are those of `PartPose`, and only a model that
+    aligns parts has them. part_index: of a part's row. part_count: parts that were found, where several are
+    looked for. part: its number, by the file's name. places: how many regions; of the largest the longer side
+    of its box in the picture's pixels, its length in mm where the scale is known, and its centre. time: when
+    the file was written last, in local time. remark: findings. model: its file's name.
     """
 
     path: str
@@ -96,6 +96,7 @@ class ResultRow:
     part_error: float | None = None
     part_index: float | None = None
     part_count: float | None = None
+    near: str = ""
     part: str = ""
     places: float | None = None
     largest_px: float | None = None
@@ -130,6 +131,7 @@ class ResultRow:
             kinds="; ".join(kinds),
             product=result.product_name,
             product_p_value=result.product_p_value,
+            near=_true_or_false(result.near),
             remark=result.remark,
             **measure_places(result.regions),
             **known,
@@ -157,6 +159,10 @@ class ResultRow:
     @property
     def boxes(self) -> list[tuple[float, ...]]:
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
+
+
+def _true_or_false(value: bool) -> str:
+    return str(value).lower()
 
 
 def _part_columns(parts: PartSearch) -> Json:
@@ -355,15 +361,7 @@ class OutputFiles:
         """Removes an earlier run's files; `say` gets a line where the folder is not empty. InputError: one
         cannot be removed, and all are there as before."""
         self.check()
-        removed = 0
-        for name in sorted(self.known):
-            try:
-                (self.folder / name).unlink()
-                removed += 1
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise write_error(self.folder / name, error) from None
+        removed = sum(self._remove_file(name) for name in sorted(self.known))
         folders = {parent for name in self.known for parent in Path(name).parents} - {Path()}
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
             with suppress(OSError):  # other files lie in it
@@ -374,6 +372,16 @@ class OutputFiles:
             say(f"{self.folder}: {pluralize(removed, 'file')} of an earlier run removed")
         if others := sum(len(files) for _, _, files in os.walk(self.folder)):
             say(f"{self.folder}: {pluralize(others, 'other file')} left alone")
+
+    def _remove_file(self, name: str) -> bool:
+        """Removes a file; False: there is none."""
+        try:
+            (self.folder / name).unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise write_error(self.folder / name, error) from None
+        return True
 
     def check(self, *names: str) -> None:
         """InputError, before anything is changed: a file of an earlier run cannot be removed, or one of these

@@ -36,6 +36,31 @@ Mask = NDArray[np.bool_]
 Zone = tuple[float, float, float, float] | Mask
 
 
+class Measured(NamedTuple):
+    """Size of a region beside a rule's limit. limit: its name. most: its value. size: the region's; bound:
+    how large it may be; None: it is not known."""
+
+    limit: str
+    most: float
+    size: float | None
+    bound: float | None
+
+    def exceeded(self, kind: str | None) -> Reason:
+        """Says how much larger a region is than the rule allows."""
+        return {"code": self.limit, "kind": kind, "size": self.size, "relation": ">", "most": self.most}
+
+    def bounded(self, kind: str | None, relation: str) -> Reason:
+        """Says how large a region is, how large it may be, and how large the rule allows."""
+        return {
+            "code": f"{self.limit}_at_most",
+            "kind": kind,
+            "size": self.size,
+            "bound": self.bound,
+            "relation": relation,
+            "most": self.most,
+        }
+
+
 @dataclass(frozen=True, eq=False)
 class Rule:
     """Rule of what is tolerated.
@@ -57,26 +82,28 @@ class Rule:
         """Why the rule does not tolerate a region of this kind; None: it does, but for the number."""
         if self.kind not in (kind, ANY):
             return {"code": "kind_not_known"} if kind is None else {"code": "no_rule", "kind": kind}
-        for limit, most, size, bound in self._sizes(region):
-            if size is None or bound is None or region.box_at_most is None:
+        if region.box_at_most is None:
+            return {"code": "size_not_known"}
+        for measured in self._measure(region):
+            if measured.size is None or measured.bound is None:
                 return {"code": "size_not_known"}
-            if not size <= most:
-                return {"code": limit, "kind": kind, "size": size, "relation": ">", "most": most}
-            if not bound <= most:
-                return _bounded(limit, kind, size, bound, ">", most)
-        holds = region.box_at_most is not None and self._holds_at(region.box_at_most)
-        return None if holds else {"code": "out_of_zone", "kind": kind}
+            if not measured.size <= measured.most:
+                return measured.exceeded(kind)
+            if not measured.bound <= measured.most:
+                return measured.bounded(kind, ">")
+        return None if self._holds_at(region.box_at_most) else {"code": "out_of_zone", "kind": kind}
 
     def told(self, region: Region, kind: str | None) -> Reason:
         """The first limit that a tolerated region keeps."""
-        limit, most, size, bound = next(self._sizes(region))
-        return _bounded(limit, kind, size, bound, "≤", most)
+        return next(self._measure(region)).bounded(kind, "≤")
 
-    def _sizes(self, region: Region) -> Iterator[tuple[str, float, float | None, float | None]]:
-        """Yields the rule's limits: name, value, the region's size, and how large it may be."""
+    def _measure(self, region: Region) -> Iterator[Measured]:
+        """Yields a region's sizes, each with the rule's limit."""
         for limit, (attribute, _) in LIMITS.items():
-            if (most := getattr(self, limit)) is not None:
-                yield limit, most, getattr(region, attribute), getattr(region, f"{attribute}_at_most")
+            most = getattr(self, limit)
+            if most is None:
+                continue
+            yield Measured(limit, most, getattr(region, attribute), getattr(region, f"{attribute}_at_most"))
 
     def _holds_at(self, box: tuple[float, float, float, float]) -> bool:
         x0, y0, x1, y1 = box
@@ -86,14 +113,6 @@ class Rule:
             left, top, right, bottom = self.zone
             return left < x0 and top < y0 and x1 < right and y1 < bottom
         return lies_inside(box, self.zone)
-
-
-def _bounded(
-    limit: str, kind: str | None, size: float | None, bound: float | None, relation: str, most: float
-) -> Reason:
-    """Says how large a region is, how large it may be, and how large the rule allows."""
-    sizes = {"size": size, "bound": bound, "relation": relation, "most": most}
-    return {"code": f"{limit}_at_most", "kind": kind, **sizes}
 
 
 class Verdict(NamedTuple):
@@ -132,25 +151,22 @@ class Tolerances:
 
     @classmethod
     def _parse(cls, document: object, content: bytes, path: Path) -> Tolerances:
-        known = ["version", "picture", "rules"]
-        data = _check_keys(document, known, str(path))
-        version, picture, rules = (data.get(name) for name in known)
-        missing = [name for name in known if data.get(name) is None]
-        if missing:
-            raise InputError(f"{path} has no {missing[0]}: write {_HOW_WRITTEN[missing[0]]}")
-        if not isinstance(version, str) or not _is_name(version):
-            raise InputError(f"{path}: version is {version!r:.60}: write {_HOW_WRITTEN['version']}")
-        sides = [_number(side, int) for side in picture] if isinstance(picture, list) else []
-        if len(sides) != 2 or not all(side > 0 for side in sides):
-            raise InputError(f"{path}: picture is {picture!r:.60}: write {_HOW_WRITTEN['picture']}")
-        if not isinstance(rules, list) or not rules:
+        data = _check_keys(document, [*_HOW_WRITTEN], str(path))
+        for name, form in _HOW_WRITTEN.items():
+            if data.get(name) is None:
+                raise InputError(f"{path} has no {name}: write {form}")
+        version, size = _parse_version(data["version"], path), _parse_size(data["picture"], path)
+        documents = data["rules"]
+        if not isinstance(documents, list) or not documents:
             raise InputError(f"{path} has no rules: write {_HOW_WRITTEN['rules']}")
-        digest, size = hashlib.sha256(content), (int(sides[1]), int(sides[0]))
-        found = [_parse_rule(rule, f"{path} rule {k}", path.parent, size) for k, rule in enumerate(rules, 1)]
-        for rule in found:
+        rules = []
+        for number, one in enumerate(documents, 1):
+            rules.append(_parse_rule(one, f"{path} rule {number}", path.parent, size))
+        digest = hashlib.sha256(content)
+        for rule in rules:
             digest.update(rule.zone.tobytes() if isinstance(rule.zone, np.ndarray) else b"")
-        masks = (path.parent / rule["zone"] for rule in rules if isinstance(rule.get("zone"), str))
-        return cls(version.strip(), digest.hexdigest(), size, tuple(found), tuple(masks))
+        masks = (path.parent / one["zone"] for one in documents if isinstance(one.get("zone"), str))
+        return cls(version, digest.hexdigest(), size, tuple(rules), tuple(masks))
 
     def to_dict(self) -> dict[str, str]:
         """Facts for the results of a run."""
@@ -159,6 +175,22 @@ class Tolerances:
     def judge(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict:
         """Judges the regions of an anomalous picture of (H, W) pixels: each needs a rule for every kind that
         it may be of."""
+        refused = self._refuse(regions, picture_size)
+        if refused is not None:
+            return refused
+        tolerating, crowded = self._match(regions)
+        told = []
+        for number, region in enumerate(regions):
+            for kind in _kinds(region):
+                if (number, kind) not in tolerating:
+                    reason = self._refusal(region, kind)
+                    return Verdict(False, (crowded if reason is None else reason,))
+            first = _kinds(region)[0]
+            told.append(tolerating[number, first].told(region, first))
+        return Verdict(True, tuple(told))
+
+    def _refuse(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict | None:
+        """Why no rule can tolerate regions, whatever it says; None: one may."""
         if picture_size != self.picture:
             (height, width), (h, w) = picture_size, self.picture
             return Verdict.beyond("picture_size", width=width, height=height, rules_width=w, rules_height=h)
@@ -170,16 +202,7 @@ class Tolerances:
             reach = region.box if region.box_at_most is None else region.box_at_most
             if not lies_inside(reach, np.broadcast_to(True, picture_size)):
                 return Verdict.beyond("at_border")
-        tolerating, crowded = self._match(regions)
-        told = []
-        for number, region in enumerate(regions):
-            for kind in _kinds(region):
-                if (number, kind) not in tolerating:
-                    reason = self._refusal(region, kind)
-                    return Verdict(False, (crowded if reason is None else reason,))
-            first = _kinds(region)[0]
-            told.append(tolerating[number, first].told(region, first))
-        return Verdict(True, tuple(told))
+        return None
 
     def _match(self, regions: Sequence[Region]) -> tuple[dict[tuple[int, str | None], Rule], Reason]:
         """The first rule that tolerates each region, by its number and kind; and the reason why a rule that
@@ -271,12 +294,33 @@ def _kinds(region: Region) -> tuple[str | None, ...]:
     return (None,) if region.kinds is None else region.kinds
 
 
+def _parse_version(version: object, path: Path) -> str:
+    if not isinstance(version, str) or not _is_name(version):
+        raise InputError(f"{path}: version is {version!r:.60}: write {_HOW_WRITTEN['version']}")
+    return version.strip()
+
+
+def _parse_size(picture: object, path: Path) -> tuple[int, int]:
+    """Size (H, W) of the pictures, which a file writes as [width, height]."""
+    sides = [_number(side, int) for side in picture] if isinstance(picture, list) else []
+    if len(sides) != 2 or not all(side > 0 for side in sides):
+        raise InputError(f"{path}: picture is {picture!r:.60}: write {_HOW_WRITTEN['picture']}")
+    return int(sides[1]), int(sides[0])
+
+
 def _parse_rule(document: object, place: str, folder: Path, size: tuple[int, int]) -> Rule:
     data = _check_keys(document, [field.name for field in fields(Rule)], place)
-    kind, zone = data.get("kind"), data.get("zone")
-    number = int(_number(data["number"], int)) if "number" in data else None
+    kind = data.get("kind")
     if not isinstance(kind, str) or not _is_name(kind):
         raise InputError(f"{place}: kind is {kind!r:.60}: name the kind, or write any")
+    limits = _parse_limits(data, place)
+    number = _parse_count(data["number"], place) if "number" in data else None
+    zone = _parse_zone(data["zone"], place, folder, size) if "zone" in data else None
+    return Rule(kind.strip(), **limits, zone=zone, number=number)
+
+
+def _parse_limits(data: Json, place: str) -> dict[str, float]:
+    """Limits of a rule by their names: one at least."""
     limits = {name: _number(data[name], float) for name in LIMITS if name in data}
     for name, value in limits.items():
         if not 0 < value < math.inf:
@@ -286,23 +330,19 @@ def _parse_rule(document: object, place: str, folder: Path, size: tuple[int, int
             )
     if not limits:
         raise InputError(f"{place} has no limit: write length, width or area")
-    if number is not None and number < 1:
-        raise InputError(
-            f"{place}: number is {data['number']!r:.60}: write a whole number of regions, 1 or more"
-        )
-    if "zone" in data:
-        zone = _parse_zone(zone, place, folder, size)
-    return Rule(kind.strip(), **limits, zone=zone, number=number)
+    return limits
+
+
+def _parse_count(text: object, place: str) -> int:
+    number = int(_number(text, int))
+    if number < 1:
+        raise InputError(f"{place}: number is {text!r:.60}: write a whole number of regions, 1 or more")
+    return number
 
 
 def _parse_zone(zone: object, place: str, folder: Path, size: tuple[int, int]) -> Zone:
     if isinstance(zone, str):
-        marked = read_mask(folder / zone)
-        if marked.shape != size:
-            raise InputError(f"{place}: {zone} is not as large as the pictures, {size[1]} x {size[0]} pixels")
-        if not marked.any():
-            raise InputError(f"{place}: nothing in {zone} is white: draw white where the rule holds")
-        return marked
+        return _read_zone(zone, place, folder, size)
     sides = [_number(side, float) for side in zone] if isinstance(zone, list) else []
     if len(sides) == 4 and not any(map(math.isnan, sides)):
         x0, y0, x1, y1 = sides
@@ -316,6 +356,16 @@ def _parse_zone(zone: object, place: str, folder: Path, size: tuple[int, int]) -
     raise InputError(
         f"{place}: zone is {zone!r:.60}: write [x0, y0, x1, y1] in pixels of the picture, or a mask's file"
     )
+
+
+def _read_zone(name: str, place: str, folder: Path, size: tuple[int, int]) -> Mask:
+    """Reads the mask of a zone. InputError where it is not as large as the pictures, or empty."""
+    marked = read_mask(folder / name)
+    if marked.shape != size:
+        raise InputError(f"{place}: {name} is not as large as the pictures, {size[1]} x {size[0]} pixels")
+    if not marked.any():
+        raise InputError(f"{place}: nothing in {name} is white: draw white where the rule holds")
+    return marked
 
 
 def _number(text: object, kind: type[float]) -> float:

@@ -7,19 +7,23 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-from flawscope.artefact import model_file, router_file
-from flawscope.artefact.files import (
-    ARCHIVE_SUFFIX,
-    ENGINES,
-    TRAINED_SUFFIX,
-    several_products_error,
-    suffix_of,
-)
-from flawscope.artefact.model_facts import ModelFacts
-from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.artefact.router_file import GRAPH, RouterArtefact
+from flawscope.artefact.descriptors import GRAPH
+from flawscope.artefact.files import ARCHIVE_SUFFIX, ENGINES, TRAINED_SUFFIX
+from flawscope.artefact.model_file import Artefact
+from flawscope.artefact.model_mapping import ModelMapping
 from flawscope.errors import InputError, missing_library_error
-from flawscope.runtime import onnx_file, router_archive
+from flawscope.runtime import model_files
+from flawscope.runtime.model_files import (
+    Path,
+    StoredModel,
+    is_fitted,
+    is_router,
+    read_facts,
+    read_fitted,
+    read_manifest,
+    read_one,
+)
+from flawscope.runtime.onnx_file import Place
 from flawscope.runtime.session import (
     Describe,
     Engine,
@@ -34,30 +38,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
-def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """Reads the manifest of a model file of either kind. Weights are neither read nor checked."""
-    return model_file.read_manifest(path) if _is_trained(path) else onnx_file.read_manifest(path)
-
-
-def read(path: str | os.PathLike[str]) -> Artefact:
-    """Reads and checks a model file; the network of an .onnx file is not loaded.
-
-    Raises:
-        InputError: one line that says what is wrong with the file.
-    """
-    return model_file.read(path) if _is_trained(path) else onnx_file.read(path)
-
-
-def _is_trained(path: str | os.PathLike[str]) -> bool:
-    """Whether a file of one product's model is a fitted one. InputError for a file of several."""
-    if (suffix := suffix_of(path)) == ARCHIVE_SUFFIX:
-        raise several_products_error(path)
-    return suffix == TRAINED_SUFFIX
-
-
 def open_session(
     artefact: Artefact,
-    path: str | os.PathLike[str],
+    path: Place,
     engine: str | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -71,84 +54,63 @@ def open_session(
         InputError: the engine does not run such a file or is not installed, or it cannot use this model.
     """
     precision = artefact.manifest.calibration.precision
-    if (chosen := _choose_engine(f"model {path}", _is_trained(path), precision, engine)) == "torch":
-        return _import_torch_runtime().TorchSession.open(artefact, device, threads)  # type: ignore[no-any-return]
+    chosen = _choose_engine(f"model {path}", is_fitted(path), precision, engine)
+    if chosen == "torch":
+        opened: Session = _import_torch_runtime().TorchSession.open(artefact, device, threads)
+        return opened
     return ExportedSession.from_file(exported_engine(chosen), artefact, path, device, threads, precision)
 
 
-class OpenRouter(NamedTuple):
-    """Router as it runs. describe: turns images into descriptors; None where nothing is recognised."""
+class OpenModel(NamedTuple):
+    """Model as it runs: a session for each of its products or views. describe: turns images into descriptors;
+    None where nothing is recognised."""
 
-    artefact: RouterArtefact
+    mapping: ModelMapping
     sessions: dict[str, Session]
     describe: Describe | None
 
 
-def open_router(
-    path: str | os.PathLike[str] | RouterArtefact,
+def open_model(
+    model: Path | ModelMapping,
     engine: str | None = None,
     device: str = "auto",
     threads: int | None = None,
-) -> OpenRouter:
-    """Opens a router's file, or a fitted one in memory; arguments and errors as of `open_session`."""
-    artefact = (
-        path if isinstance(path, RouterArtefact) else router_file.read(path) if _is_fitted(path) else None
-    )
-    if artefact is not None:
-        _choose_engine("this router", True, "fp32", engine)
+) -> OpenModel:
+    """Opens a model file of any kind, or a fitted model in memory; arguments and errors as of
+    `open_session`."""
+    if isinstance(model, ModelMapping):
+        stored = StoredModel(model, dict.fromkeys(model.products, f"model{TRAINED_SUFFIX}"))
+    else:
+        stored = model_files.read(model)
+    mapping, places = stored
+    sessions = {}
+    for name, one in mapping.products.items():
+        sessions[name] = open_session(one, places[name], engine, device, threads)
+    fitted = all(is_fitted(place) for place in places.values())
+    if fitted and len(sessions) > 1:
+        _import_torch_runtime().share_weights([*sessions.values()], [*mapping.products.values()])
+    by = mapping.recognition
+    if by is None:
+        return OpenModel(mapping, sessions, None)
+    if fitted:
         torch_runtime = _import_torch_runtime()
-        opened = {
-            name: torch_runtime.TorchSession.open(one, device, threads)
-            for name, one in artefact.products.items()
-        }
-        torch_runtime.share_weights([*opened.values()], [*artefact.products.values()])
-        if artefact.recognition is None:
-            return OpenRouter(artefact, opened, None)
-        network = torch_runtime.DescriptorNetwork.open(artefact.recognition, device)
-        return OpenRouter(artefact, opened, torch_runtime.Describing(network))
-    assert not isinstance(path, RouterArtefact)
-    artefact, members = router_archive.read(path)
-    sessions: dict[str, Session] = {}
-    for name, one in artefact.products.items():
-        precision = one.manifest.calibration.precision
-        chosen = exported_engine(_choose_engine(f"model {members[name]}", False, precision, engine))
-        sessions[name] = ExportedSession.from_file(chosen, one, members[name], device, threads, precision)
-    if (by := artefact.recognition) is None:
-        return OpenRouter(artefact, sessions, None)
+        describing = torch_runtime.Describing(torch_runtime.DescriptorNetwork.open(by, device))
+        return OpenModel(mapping, sessions, describing)
     chosen = exported_engine(_choose_engine("this router", False, "fp32", engine))
-    return OpenRouter(
-        artefact, sessions, ExportedDescriptors(chosen, by.tensors[GRAPH].tobytes(), device, threads)
-    )
+    graph = by.tensors[GRAPH].tobytes()
+    return OpenModel(mapping, sessions, ExportedDescriptors(chosen, graph, device, threads))
 
 
-def is_router(path: str | os.PathLike[str]) -> bool:
-    """Whether a model file has models of several products or views. InputError: missing or damaged."""
-    suffix = os.path.splitext(os.fspath(path))[1].lower()
-    return suffix == ARCHIVE_SUFFIX or (suffix == TRAINED_SUFFIX and router_file.is_router(path))
-
-
-def read_facts(path: str | os.PathLike[str]) -> ModelFacts:
-    """Reads what a model file of any kind says of itself. Tensors and networks are not checked."""
-    if not is_router(path):
-        return ModelFacts.of(read_manifest(path))
-    return router_file.read_facts(path) if _is_fitted(path) else router_archive.read_facts(path)
-
-
-def save_router(
-    artefact: RouterArtefact, sessions: Mapping[str, Session], path: str | os.PathLike[str]
-) -> None:
+def save_router(mapping: ModelMapping, sessions: Mapping[str, Session], path: Path) -> None:
     """Writes a router, fitted or exported as its sessions are, atomically. InputError: another suffix."""
-    networks = {name: one.network for name, one in sessions.items() if isinstance(one, ExportedSession)}
+    networks = {}
+    for name, one in sessions.items():
+        if isinstance(one, ExportedSession) and one.network is not None:
+            networks[name] = one.network
     suffix = ARCHIVE_SUFFIX if networks else TRAINED_SUFFIX
     if os.path.splitext(os.fspath(path))[1].lower() != suffix:
         raise InputError(f"this router is saved as {suffix}; `flawscope export` makes the other kind")
-    if not networks:
-        return router_file.write(artefact, path)
-    return router_archive.write(artefact, {name: one for name, one in networks.items() if one}, path)
-
-
-def _is_fitted(path: str | os.PathLike[str]) -> bool:
-    return os.path.splitext(os.fspath(path))[1].lower() == TRAINED_SUFFIX
+    model_files.write(mapping, path, networks)
 
 
 def _import_torch_runtime() -> ModuleType:
@@ -192,17 +154,18 @@ __all__ = [
     "ENGINES",
     "Describe",
     "ExportedSession",
-    "OpenRouter",
+    "OpenModel",
     "Run",
     "Runner",
     "Session",
     "check_threads",
     "exported_engine",
     "is_router",
-    "open_router",
+    "open_model",
     "open_session",
-    "read",
     "read_facts",
+    "read_fitted",
     "read_manifest",
+    "read_one",
     "save_router",
 ]

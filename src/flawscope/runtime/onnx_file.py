@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -101,7 +101,7 @@ def write(artefact: Artefact, network: Buffer, path: str | os.PathLike[str]) -> 
         _write_network(artefact, network, file)
 
 
-def _write_network(artefact: Artefact, network: Buffer, file: BinaryIO) -> None:
+def _write_network(artefact: Artefact, network: Buffer, file: IO[bytes]) -> None:
     entries = _build_entries(artefact, sha256_hex(without_metadata(network)))
     write_entries(file, without_metadata(network), entries)
 
@@ -132,7 +132,7 @@ class NetworkFile:
         with files.atomic_write(path) as file:
             self.write_to(file, artefact)
 
-    def write_to(self, file: BinaryIO, artefact: Artefact) -> None:
+    def write_to(self, file: IO[bytes], artefact: Artefact) -> None:
         """Writes to an open file what `save` writes."""
         with _memory_map(self.path) as data:
             if sha256_hex(without_metadata(data)) != self.digest:
@@ -275,7 +275,7 @@ def without_metadata(data: Buffer) -> Iterator[Buffer]:
     yield data[begin:]
 
 
-def write_entries(file: BinaryIO, pieces: Iterable[Buffer], entries: Mapping[str, str]) -> None:
+def write_entries(file: IO[bytes], pieces: Iterable[Buffer], entries: Mapping[str, str]) -> None:
     """Writes a body, and metadata behind it."""
     for piece in pieces:
         file.write(piece)

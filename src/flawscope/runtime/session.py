@@ -18,6 +18,7 @@ from flawscope.errors import ExcludedPictureError, FlawscopeError, InputError, o
 from flawscope.machine import SMALL_BATCH, batch_size_for
 from flawscope.runtime import onnx_check
 from flawscope.runtime.onnx_file import Member, NetworkFile
+from flawscope.types import Array
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]  # scores `[B]` and maps `[B, H, W]`
 Run = Callable[..., Answers]
@@ -72,8 +73,8 @@ class Session(Runner, Protocol):
 
 RESULTS = ["scores", "maps"]  # of an exported model
 RESIDUALS = "residuals"  # a further one of a model that names kinds of defects, computed when asked for alone
-Inputs = Mapping[str, NDArray[Any]]
-Compute = Callable[[Inputs], Sequence[NDArray[Any]]]  # inputs by name to the results, in their order
+Inputs = Mapping[str, Array]
+Compute = Callable[[Inputs], Sequence[Array]]  # inputs by name to the results, in their order
 
 
 class Graph(NamedTuple):
@@ -111,10 +112,18 @@ class Engine(ABC):
             threads: that compute one picture; None: as many as there are cores.
         """
 
-    def open_checked(self, network: str | bytes, what: str, results: Sequence[str], *how: Any) -> Graph:
+    def open_checked(
+        self,
+        network: str | bytes,
+        what: str,
+        results: Sequence[str],
+        device: str = "auto",
+        threads: int | None = None,
+        precision: str = "fp32",
+    ) -> Graph:
         """Opens a network as `open`. InputError where it cannot be used, or has other results."""
         try:
-            graph = self.open(network, *how)
+            graph = self.open(network, device, threads, precision)
         except InputError as error:
             raise InputError(f"cannot use {what}: {error}") from None
         except Exception as error:  # engines have no common class of errors
@@ -144,7 +153,7 @@ def mismatch_error(what: str) -> InputError:
 
 class ExportedSession:
     """Session that runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]` by the network of
-    an .onnx file, or by its bytes, in any engine. how: device, threads and precision, as for `Engine.open`.
+    an .onnx file, or by its bytes, in any engine. device, threads, precision: as for `Engine.open`.
 
     Attributes:
         network: of the file that it was opened from; None: it came from none.
@@ -152,12 +161,20 @@ class ExportedSession:
 
     suffix = ".onnx"
 
-    def __init__(self, engine: Engine, model: str | os.PathLike[str] | bytes, *how: Any):
+    def __init__(
+        self,
+        engine: Engine,
+        model: str | os.PathLike[str] | bytes,
+        device: str = "auto",
+        threads: int | None = None,
+        precision: str = "fp32",
+    ):
         network = model if isinstance(model, bytes) else os.fspath(model)
         what = "model the exported network" if isinstance(network, bytes) else f"model {network}"
-        self.engine, self.runtime, self._how = engine, engine.runtime, how
+        self.engine, self.runtime = engine, engine.runtime
+        self._how = (device, threads, precision)
         self.network: NetworkFile | None = None
-        self.graph = engine.open_checked(network, what, RESULTS, *how)
+        self.graph = engine.open_checked(network, what, RESULTS, device, threads, precision)
         inputs = dict(self.graph.inputs)
         kind, shape = inputs.pop("images", ("", ()))
         if kind != "f32" or len(shape) != 4 or shape[:2] != [None, 3] or not all(shape[2:]):
@@ -171,11 +188,17 @@ class ExportedSession:
 
     @classmethod
     def from_file(
-        cls, engine: Engine, artefact: Artefact, path: str | os.PathLike[str] | Member, *how: Any
+        cls,
+        engine: Engine,
+        artefact: Artefact,
+        path: str | os.PathLike[str] | Member,
+        device: str = "auto",
+        threads: int | None = None,
+        precision: str = "fp32",
     ) -> Self:
         """The session of the artefact that was read from `path`. InputError if they do not fit."""
         network = path.read() if isinstance(path, Member) else path
-        session = cls(engine, network, *how)
+        session = cls(engine, network, device, threads, precision)
         if session.size != tuple(artefact.manifest.preprocess.network_size):
             raise files.unusable_file_error(path, "its size is not its manifest's; export it anew")
         session.network = NetworkFile.open(path)
@@ -239,28 +262,31 @@ class ExportedSession:
         self.network.save(artefact, path)
 
 
-def _open_again(engine: type[Engine], network: NetworkFile, *how: Any) -> ExportedSession:
+def _open_again(
+    engine: type[Engine], network: NetworkFile, device: str, threads: int | None, precision: str
+) -> ExportedSession:
     """Opens a pickled session. InputError where its file is gone, or has another network by now."""
     if not network.is_unchanged():
         raise files.unusable_file_error(network.path, "it is gone or has changed since; load it again")
     path = network.path
-    session = ExportedSession(engine(), path.read() if isinstance(path, Member) else path, *how)
+    given = path.read() if isinstance(path, Member) else path
+    session = ExportedSession(engine(), given, device, threads, precision)
     session.network = network
     return session
 
 
 class ExportedDescriptors:
-    """The function of a router's exported descriptor network. how: device and threads, as for `Engine.open`.
+    """The function of a router's exported descriptor network. device, threads: as for `Engine.open`.
     InputError where the network does something that is not known, or has other outputs."""
 
-    def __init__(self, engine: Engine, graph: bytes, *how: Any):
+    def __init__(self, engine: Engine, graph: bytes, device: str = "auto", threads: int | None = None):
         what = "this router's recognition"
         try:
             onnx_check.check(graph)
         except ValueError as error:
             raise InputError(f"cannot use {what}: {error}; export it anew") from None
-        self._engine, self._given = engine, (graph, *how)
-        self._run = engine.open_checked(graph, what, ["descriptors"], *how).run
+        self._engine, self._given = engine, (graph, device, threads)
+        self._run = engine.open_checked(graph, what, ["descriptors"], device, threads).run
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._engine.run_checked(self._run, {"images": images})[0]

@@ -6,15 +6,9 @@ takes its `numpy.random.Generator` and touches no global state.
 """
 
 from flawscope.pictures.foreground import Foreground, foreground_mask
-from flawscope.synthesis.masks import SCALE_AREAS, DefectScale, fractal_noise, generated_texture
-from flawscope.synthesis.simulate import (
-    KINDS,
-    PAPER_KINDS,
-    SimulatedDefect,
-    TextureFolder,
-    extend_defect,
-    simulate_defect,
-)
+from flawscope.synthesis.masks import SCALE_AREAS, DefectScale
+from flawscope.synthesis.simulate import KINDS, PAPER_KINDS, SimulatedDefect, extend_defect, simulate_defect
+from flawscope.synthesis.textures import TextureFolder, fractal_noise, generated_texture
 
 __all__ = [
     "KINDS",

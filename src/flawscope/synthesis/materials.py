@@ -16,7 +16,8 @@ from PIL import Image, ImageFilter
 
 from flawscope.pictures.arrays import check_picture
 from flawscope.pictures.decoding import to_eight_bits
-from flawscope.synthesis.masks import Area, Floats, Mask, Picture, bounding_box, draw_centre, fractal_noise
+from flawscope.synthesis.masks import Area, Mask, bounding_box, draw_centre
+from flawscope.synthesis.textures import Floats, Picture, fractal_noise
 
 Change = Callable[[Picture, np.random.Generator, float], Picture]
 """picture [H, W, 3] uint8, generator, strength (1 is plain to see) -> picture of the same shape."""

@@ -1,5 +1,4 @@
-"""The simulator: a good picture in, the same picture with a defect and its exact mask out; and a folder of
-textures as one of its sources.
+"""The simulator: a good picture in, the same picture with a defect and its exact mask out.
 
 All kinds follow one recipe: a shape within the foreground, filled with a material and blended; then one rule
 of what is visible, and a plain spot where nothing is. `KINDS` names the shape and the material of each kind.
@@ -9,8 +8,7 @@ MemSeg's), and so are the seen defects that `extend_defect` puts on other good p
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -20,21 +18,16 @@ from PIL import Image, ImageFilter
 
 from flawscope.errors import InputError
 from flawscope.pictures.arrays import check_picture
-from flawscope.pictures.decoding import decode, to_eight_bits
-from flawscope.pictures.listing import list_pictures
 from flawscope.synthesis import materials
 from flawscope.synthesis.masks import (
     MIN_PIXELS,
     SCALE_AREAS,
     Area,
     DefectScale,
-    Floats,
     Mask,
-    Picture,
     allowed_area,
     blob_mask,
     bounding_box,
-    generated_texture,
     islands_mask,
     line_mask,
 )
@@ -46,6 +39,7 @@ from flawscope.synthesis.materials import (
     is_grey,
     to_grey,
 )
+from flawscope.synthesis.textures import Floats, Picture, generated_texture
 from flawscope.synthesis.transform import blend, cut_and_move, paste_cut
 
 OPACITY_RANGE = (0.15, 1.0)  # of MemSeg and PRN
@@ -75,27 +69,28 @@ class SimulatedDefect(NamedTuple):
 
 
 class DefectKind(NamedTuple):
-    """A kind of defect: its shape, and the material that fills the shape.
+    """A kind of defect: its shape, within a mask and with a share of the picture, and the material that fills
+    the shape.
 
     A `translucent` one is blended with a random opacity, and must differ by more where the surface is lively,
     because a faint change is lost there.
     """
 
-    shape: Callable[[DefectRequest, np.random.Generator], Mask]
+    shape: Callable[[Mask, Area, np.random.Generator], Mask]
     material: Callable[[DefectRequest, Mask, np.random.Generator], Picture]
     translucent: bool = False
 
 
-def _patch_shape(request: DefectRequest, rng: np.random.Generator) -> Mask:
+def _patch_shape(allowed: Mask, area: Area, rng: np.random.Generator) -> Mask:
     """A spot of the size asked for, or islands of any size."""
-    if request.area == ANY_SIZE:
-        return islands_mask(request.allowed, rng)
-    return blob_mask(request.allowed, rng, area=request.area, roughness=float(rng.uniform(0.1, 0.5)))
+    if area == ANY_SIZE:
+        return islands_mask(allowed, rng)
+    return blob_mask(allowed, rng, area=area, roughness=float(rng.uniform(0.1, 0.5)))
 
 
-def _line_shape(request: DefectRequest, rng: np.random.Generator, *, jagged: float) -> Mask:
-    shake = jagged * max(1.0, min(request.allowed.shape) / 256)
-    return line_mask(request.allowed, rng, area=request.area, jagged=shake)
+def _line_shape(allowed: Mask, area: Area, rng: np.random.Generator, *, jagged: float) -> Mask:
+    shake = jagged * max(1.0, min(allowed.shape) / 256)
+    return line_mask(allowed, rng, area=area, jagged=shake)
 
 
 PAPER_KINDS = ("texture", "structure")  # of any size where no scale is asked for
@@ -138,24 +133,43 @@ def simulate_defect(
     Raises `InputError` for a picture below 16 x 16, an unknown kind or an unknown scale.
     """
     within = _check_area(picture, foreground)
+    _check_kind_and_scale(kind, scale)
+    if scale is None and kind not in (None, *PAPER_KINDS):
+        scale = list(DefectScale)[int(rng.integers(len(DefectScale)))]
+    area = ANY_SIZE if scale is None else SCALE_AREAS[DefectScale(scale)]
+    request = DefectRequest(picture, within, area, textures or partial(generated_texture, (128, 128)))
+    if kind is not None:
+        kinds: Sequence[str] = (kind,)
+    else:
+        kinds = PAPER_KINDS if scale is None else tuple(KINDS)
+    defect = _draw_visible_defect(request, kinds, rng)
+    if defect is None:
+        defect = _plain_spot(picture, within, _SPOT_AREA if scale is None else area, rng)
+    return defect if contrast is None else _with_contrast(picture, defect, contrast)
+
+
+def _check_kind_and_scale(kind: str | None, scale: DefectScale | str | None) -> None:
+    """InputError for a kind or a scale that is unknown."""
     if kind is not None and kind not in KINDS:
         raise InputError(f"There is no kind of defect {kind!r}: choose of {', '.join(KINDS)}.")
     if scale is not None and scale not in list(DefectScale):
         raise InputError(f"There is no scale {scale!r}: choose of {', '.join(DefectScale)}.")
-    if scale is None and kind not in (None, *PAPER_KINDS):
-        scale = list(DefectScale)[int(rng.integers(len(DefectScale)))]
-    area = ANY_SIZE if scale is None else SCALE_AREAS[DefectScale(scale)]
-    names = PAPER_KINDS if scale is None else tuple(KINDS)
-    request = DefectRequest(picture, within, area, textures or partial(generated_texture, (128, 128)))
-    least, most = (max(MIN_PIXELS, share * within.size) for share in (area[0] / 2, area[1]))
+
+
+def _draw_visible_defect(
+    request: DefectRequest, kinds: Sequence[str], rng: np.random.Generator
+) -> SimulatedDefect | None:
+    """Draws a defect of one of the kinds, of the size asked for; None: none of several trials is visible, and
+    of that size."""
+    smallest, largest = request.area
+    least = max(MIN_PIXELS, smallest / 2 * request.allowed.size)
+    most = max(MIN_PIXELS, largest * request.allowed.size)
     for _ in range(_TRIES):
-        name = names[int(rng.integers(len(names)))] if kind is None else kind
-        defect = _draw_defect(request, name, rng)
+        kind = kinds[0] if len(kinds) == 1 else kinds[int(rng.integers(len(kinds)))]
+        defect = _draw_defect(request, kind, rng)
         if defect is not None and least <= defect.mask.sum() <= most:
-            break
-    else:
-        defect = _plain_spot(picture, within, _SPOT_AREA if scale is None else area, rng)
-    return defect if contrast is None else _with_contrast(picture, defect, contrast)
+            return defect
+    return None
 
 
 def extend_defect(
@@ -224,7 +238,7 @@ def _check_area(picture: Picture, foreground: Mask | None) -> Mask:
 def _draw_defect(request: DefectRequest, name: str, rng: np.random.Generator) -> SimulatedDefect | None:
     """A single attempt at a defect of a kind; None where the defect is not visible."""
     kind, picture = KINDS[name], request.picture
-    mask = kind.shape(request, rng)
+    mask = kind.shape(request.allowed, request.area, rng)
     source = kind.material(request, mask, rng)
     if is_grey(picture):
         source = to_grey(source)
@@ -314,44 +328,3 @@ def _resize_defect(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tupl
     resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
     share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
     return resized, share >= min(0.5, float(share.max()))
-
-
-class TextureFolder:
-    """The textures of a folder and its subfolders, read once and kept in memory; `draw` gives one.
-
-    Reads any format of `decode`. Larger textures are reduced to `side` pixels. Of more than fit into
-    `memory` bytes, every n-th in natural order is kept, so that all subfolders are represented.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], *, side: int = 512, memory: int = 256 << 20):
-        """Raises `InputError` where there is no picture or none can be read."""
-        paths = list_pictures(folder)
-        room = max(1, memory // (3 * side * side))
-        chosen = paths[:: -(-len(paths) // room)]
-        pictures, skipped = [], []
-        for path in chosen:
-            try:
-                pictures.append(_shrink_texture(to_eight_bits(decode(path)), side))
-            except InputError as error:
-                skipped.append(str(error))
-        if not pictures:
-            raise InputError(f"no texture in {folder} can be read; the first: {skipped[0]}")
-        self.pictures: tuple[Picture, ...] = tuple(pictures)
-        self.skipped: tuple[str, ...] = tuple(skipped)  # one line for each file that cannot be read
-        self.left_out = len(paths) - len(chosen)  # for want of memory
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def draw(self, rng: np.random.Generator) -> Picture:
-        """A random texture `[h, w, 3]` uint8. Not a copy: do not write into it."""
-        return self.pictures[int(rng.integers(len(self.pictures)))]
-
-
-def _shrink_texture(picture: Picture, side: int) -> Picture:
-    """The picture at most `side` pixels high and wide, proportions kept."""
-    image = Image.fromarray(picture)
-    image.thumbnail((side, side), Image.Resampling.BICUBIC)
-    reduced: Picture = np.asarray(image)
-    reduced.flags.writeable = False
-    return reduced

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.synthesis.masks import Floats, Mask, Picture, bounding_box
+from flawscope.synthesis.masks import Mask, bounding_box
+from flawscope.synthesis.textures import Floats, Picture
 
 IN_PLACE = 2 / 3  # share in the foreground above which a cut stays where it is
 _MESH_CELLS = 4  # a side, whose corners are shaken

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -140,7 +140,7 @@ class Case:
         return {**common, **self.settings, **of_variant.get(variant, {})}
 
     def fit(
-        self, pictures: Sequence[PictureSource] | None = None, variant: str = "plain", **more: Any
+        self, pictures: Sequence[PictureSource] | None = None, variant: str = "plain", **more: object
     ) -> Predictor:
         from flawscope.fitting.fitting import fit
 

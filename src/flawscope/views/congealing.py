@@ -105,19 +105,32 @@ def learn_cross_validated(
         )
     chosen = spread_numbers(len(pictures), MAX_PICTURES)
     selected = [pictures[i] for i in chosen]
-    reference, poses = learnt or _align_all(_SingleReferences(selected, ground), kind)
+    aligned = learnt or _align_all(_SingleReferences(selected, ground), kind)
     others = sorted(set(range(len(pictures))) - set(chosen))
-    errors = [reference.find(pictures[i]).error for i in others]
-    levels = _border_quantiles(selected)
+    errors = [aligned.reference.find(pictures[i]).error for i in others]
     numbers = chosen if groups is None else [groups[i] for i in chosen]
-    order, held_out = {group: k for k, group in enumerate(dict.fromkeys(numbers))}, dict[int, PoseReference]()
-    folds = [order[group] % _FOLDS for group in numbers]
-    for fold in range(min(_FOLDS, len(order)) if len(order) > 1 else 0):
-        pairs = zip(selected, poses, folds, strict=True)
+    left_out, held_out = _learn_folds(selected, aligned, numbers)
+    return replace(aligned.reference, errors=tuple(sorted(errors + left_out))), held_out
+
+
+def _learn_folds(
+    pictures: Sequence[Float32], aligned: Aligned, groups: Sequence[int]
+) -> tuple[list[float], dict[int, PoseReference]]:
+    """Learns references from all pictures but those of some groups, for 10 folds. Returns the errors of the
+    pictures that each was learnt without, and for each group the reference that was."""
+    reference, poses = aligned
+    levels = _border_quantiles(pictures)
+    order = {group: k for k, group in enumerate(dict.fromkeys(groups))}
+    errors, held_out = list[float](), dict[int, PoseReference]()
+    if len(order) < 2:
+        return errors, held_out
+    folds = [order[group] % _FOLDS for group in groups]
+    for fold in range(min(_FOLDS, len(order))):
+        pairs = zip(pictures, poses, folds, strict=True)
         without = _average([(one, pose) for one, pose, own in pairs if own != fold], reference, levels)
-        errors += [without.find(one).error for one, own in zip(selected, folds, strict=True) if own == fold]
+        errors += [without.find(one).error for one, own in zip(pictures, folds, strict=True) if own == fold]
         held_out |= {group: without for group, k in order.items() if k % _FOLDS == fold}
-    return replace(reference, errors=tuple(sorted(errors))), held_out
+    return errors, held_out
 
 
 def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | None:
@@ -132,7 +145,7 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
     if len(pictures) < MIN_REFERENCE_PICTURES:
         return None
     singles = _SingleReferences(pictures)
-    kinds, is_sure = _told_by_few(singles, full)
+    kinds, is_sure = _poses_by_few(singles, full)
     if is_sure:
         return Lying(kinds[0], None)
     for kind in kinds:
@@ -140,47 +153,71 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
             aligned = _align_all(singles, kind)
         except InputError:
             continue
-        reference = aligned.reference
-        found = [pose for pose in aligned.poses if pose.found]
-        if len(found) < _MIN_FOUND * len(pictures):
-            continue
-        if reference.extent >= HALF_SIDE:  # as of a texture: nothing has a place in the picture
-            return None
-        if reference.rotates and _turns(found, reference.period) > _MIN_TURN:
-            return Lying(kind, aligned)
-        places = np.array([(pose.x, pose.y) for pose in found])
-        is_shifted = places.std(0).max() > _MIN_SHIFT * 2 * reference.extent
-        return Lying("shift", aligned if kind == "shift" else None) if is_shifted else None
+        found = _found_among(aligned.poses)
+        if len(found) >= _MIN_FOUND * len(pictures):
+            return _lying_of(aligned, kind, found)
     return None
 
 
-def _told_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
+def _lying_of(aligned: Aligned, kind: PoseKind, found: Sequence[Pose]) -> Lying | None:
+    """Poses in which parts lie that were aligned by poses of a kind, and found; None: they lie alike."""
+    reference = aligned.reference
+    if reference.extent >= HALF_SIDE:  # as of a texture: nothing has a place in the picture
+        return None
+    if reference.rotates and _turns(found, reference.period) > _MIN_TURN:
+        return Lying(kind, aligned)
+    places = np.array([(pose.x, pose.y) for pose in found])
+    is_shifted = places.std(0).max() > _MIN_SHIFT * 2 * reference.extent
+    return Lying("shift", aligned if kind == "shift" else None) if is_shifted else None
+
+
+def _found_among(poses: Sequence[Pose]) -> list[Pose]:
+    return [one for one in poses if one.found]
+
+
+def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
     """Poses in which parts may lie, in the order in which they are asked for, and whether the first are sure.
     Empty: parts lie alike, or there is none. A few pictures, each as the reference, take a tenth of the time.
     """
-    count, found, upright, alike = len(singles.pictures), list[int](), 0, 0
-    for number in spread_numbers(count, _FEW):
-        poses = [one for one in singles.find(number, "shift") if one.found]
-        found.append(len(poses))
-        # turned parts may be found too, in wrong places, but not so well
-        if len(poses) >= _MOST * count and np.median([one.error for one in poses]) <= MAX_ERROR / 2:
-            places = np.array([(one.x, one.y) for one in poses])
-            away = np.hypot(*(places - np.median(places, axis=0)).T)
-            upright, alike = upright + 1, alike + int((away <= _NEAR).sum() >= _MOST * count)
-        if alike == 2:
-            return (), False
-        if len(found) == 3 and max(found) < _MOST * count:
-            break
+    upright, alike = _count_upright(singles)
+    if alike == 2:
+        return (), False
     if upright >= 2:
         return ("shift",), False
+    count = len(singles.pictures)
     first, second = (singles.find(number, "turn") for number in spread_numbers(count, 2))
-    seen = [[one for one in poses if one.found] for poses in (first, second)]
+    seen = (_found_among(first), _found_among(second))
     if not full and max(map(len, seen)) < _MOST * count:
         return (), False
     period = _symmetry_period(first, second) if min(map(len, seen)) >= _MIN_FOUND * count else 0
     if period and min(_turns(poses, period) for poses in seen) > 2 * _MIN_TURN:
         return ("turn",), True
     return ("turn", "full", "shift") if full else ("turn", "shift"), False
+
+
+def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
+    """Counts the pictures, of a few that are tried as the reference, by which most parts are found well
+    without being turned, and those of them by which these lie alike; up to two of these."""
+    count, found, upright, alike = len(singles.pictures), list[int](), 0, 0
+    for number in spread_numbers(count, _FEW):
+        poses = _found_among(singles.find(number, "shift"))
+        found.append(len(poses))
+        # turned parts may be found too, in wrong places, but not so well
+        if len(poses) >= _MOST * count and np.median([one.error for one in poses]) <= MAX_ERROR / 2:
+            upright += 1
+            alike += _lie_alike(poses, count)
+        if alike == 2:
+            break
+        if len(found) == 3 and max(found) < _MOST * count:
+            break
+    return upright, alike
+
+
+def _lie_alike(poses: Sequence[Pose], count: int) -> bool:
+    """Whether the parts of most of so many pictures lie at one place."""
+    places = np.array([(one.x, one.y) for one in poses])
+    away = np.hypot(*(places - np.median(places, axis=0)).T)
+    return int((away <= _NEAR).sum()) >= _MOST * count
 
 
 def _turns(poses: Sequence[Pose], period: int) -> float:

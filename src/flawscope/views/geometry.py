@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -257,15 +258,16 @@ def _clip(place: float, length: int) -> float:
     return min(max(float(place), 0.0), float(length))
 
 
-def _parse_matrix(values: Any) -> tuple[float, float, float, float]:
+def _parse_matrix(values: Iterable[float | str]) -> tuple[float, float, float, float]:
     yy, yx, xy, xx = map(float, values)
     if not yy * xx - yx * xy:
         raise ValueError(values)
     return yy, yx, xy, xx
 
 
-def positive_integer(value: Any) -> int:
+def positive_integer(value: object) -> int:
     """Returns an integer of at least 1. TypeError or ValueError for any other value."""
-    if isinstance(value, bool) or operator.index(value) < 1:
+    number = operator.index(cast(SupportsIndex, value))
+    if isinstance(value, bool) or number < 1:
         raise ValueError(value)
-    return operator.index(value)
+    return number

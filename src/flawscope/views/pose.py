@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,7 +214,7 @@ class PoseReference:
         """Spectra [A, C, C / 2 + 1] of the normalized reference and of its weights, by angle and side."""
         from scipy import fft
 
-        def spectra(kernels: list[Any]) -> NDArray[np.complex64]:
+        def spectra(kernels: Sequence[Float32]) -> NDArray[np.complex64]:
             stack = np.fft.ifftshift(np.array(kernels, np.float32), axes=(1, 2))
             return np.asarray(np.conj(fft.rfft2(stack)), np.complex64)
 

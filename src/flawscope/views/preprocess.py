@@ -6,11 +6,11 @@ Coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5. Si
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Real
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from flawscope.views.views import ChannelViews, PartFrameViews, Views
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
+DEFAULT_SIZE = (256, 256)
 # Factors of a tile's scaling for the network: beyond them a small picture would become a gigantic canvas, or
 # a large one a point
 MAX_ENLARGEMENT, MAX_REDUCTION = 8, 1024
@@ -109,7 +110,7 @@ class Preprocess:
     - `channels`: a picture has any number of channels, seen in views of one or three, judged together.
     """
 
-    size: tuple[int, int] = (256, 256)
+    size: tuple[int, int] = DEFAULT_SIZE
     keep_aspect: bool = False
     crop: tuple[int, int] | None = None
     white_level: float | None = None
@@ -125,43 +126,40 @@ class Preprocess:
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _parse_size("size", self.size))
         if self.crop is not None:
-            object.__setattr__(self, "crop", _parse_size("crop", self.crop))
-            if any(part > whole for part, whole in zip(self.crop, self.size, strict=True)):
-                raise InputError(f"crop {self.crop} is larger than size {self.size}; make size larger")
+            object.__setattr__(self, "crop", _parse_crop(self.crop, self.size))
         if not isinstance(self.keep_aspect, bool):
             raise InputError(f"keep_aspect is {self.keep_aspect!r}; give true or false")
         if self.tile is not None:
             object.__setattr__(self, "tile", _parse_size("tile", self.tile))
             if self.crop is not None:
                 raise InputError("crop and tile do not go together: leave one out")
-            for part, seen in zip(self.tile, self.size, strict=True):
-                if seen > MAX_ENLARGEMENT * part or part > MAX_REDUCTION * seen:
-                    raise InputError(
-                        f"tile is {self.tile!r:.30} at size {self.size}; "
-                        f"choose 1/{MAX_ENLARGEMENT} to {MAX_REDUCTION} times the size"
-                    )
+            _check_tile_scale(self.tile, self.size)
         if self.several is not None and self.reference is None:
             raise InputError("several parts need a reference: fit anew")
-        share = self.overlap
-        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= MAX_OVERLAP:
-            raise InputError(f"overlap is {share!r:.25}; give a share of a tile from 0 to {MAX_OVERLAP}")
-        if self.white_level is not None:
-            level = self.white_level
-            if isinstance(level, bool) or not isinstance(level, Real) or not 0 < level < math.inf:
-                raise InputError(f"white_level is {level!r}; give a number above 0, or none")
-            object.__setattr__(self, "white_level", float(level))
-        if self.black_level is not None:
-            level = self.black_level
-            white = self.white_level or 0.0
-            if isinstance(level, bool) or not isinstance(level, Real) or not 0 <= level < white:
-                raise InputError(f"black_level is {level!r}; give a number from 0 to below the white level")
-            object.__setattr__(self, "black_level", float(level))
+        if not _is_number(self.overlap) or not 0 <= self.overlap <= MAX_OVERLAP:
+            raise InputError(
+                f"overlap is {self.overlap!r:.25}; give a share of a tile from 0 to {MAX_OVERLAP}"
+            )
+        self._parse_levels()
+
+    def _parse_levels(self) -> None:
+        white, black = self.white_level, self.black_level
+        if white is not None:
+            if not _is_number(white) or not 0 < white < math.inf:
+                raise InputError(f"white_level is {white!r}; give a number above 0, or none")
+            object.__setattr__(self, "white_level", float(white))
+        if black is not None:
+            if not _is_number(black) or not 0 <= black < (white or 0.0):
+                raise InputError(f"black_level is {black!r}; give a number from 0 to below the white level")
+            object.__setattr__(self, "black_level", float(black))
 
     @classmethod
-    def of_levels(cls, levels: Levels | None, **fields: Any) -> Preprocess:
+    def of_levels(
+        cls, levels: Levels | None, *, size: tuple[int, int] = DEFAULT_SIZE, channels: Channels | None = None
+    ) -> Preprocess:
         """Preprocessing of pictures of these levels; None: of 8 bits."""
         black, white = levels or (None, None)
-        return cls(white_level=white, black_level=black, **fields)
+        return cls(size, white_level=white, black_level=black, channels=channels)
 
     @property
     def levels(self) -> Levels | None:
@@ -462,9 +460,30 @@ def _repeat_edges(planes: Float32, top: int, left: int, height: int, width: int)
     planes[:, bottom:] = planes[:, bottom - 1 : bottom]
 
 
-def _parse_size(key: str, value: Any) -> tuple[int, int]:
+def _parse_size(key: str, value: object) -> tuple[int, int]:
     try:
-        height, width = value
+        height, width = cast("Iterable[object]", value)
         return positive_integer(height), positive_integer(width)
     except (TypeError, ValueError):
         raise InputError(f"{key} is {value!r:.30}; give two whole numbers, height and width") from None
+
+
+def _parse_crop(value: object, size: tuple[int, int]) -> tuple[int, int]:
+    crop = _parse_size("crop", value)
+    if any(part > whole for part, whole in zip(crop, size, strict=True)):
+        raise InputError(f"crop {crop} is larger than size {size}; make size larger")
+    return crop
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_tile_scale(tile: tuple[int, int], size: tuple[int, int]) -> None:
+    """InputError for tiles that are scaled too much to the network's size."""
+    for part, seen in zip(tile, size, strict=True):
+        if seen > MAX_ENLARGEMENT * part or part > MAX_REDUCTION * seen:
+            raise InputError(
+                f"tile is {tile!r:.30} at size {size}; "
+                f"choose 1/{MAX_ENLARGEMENT} to {MAX_REDUCTION} times the size"
+            )

@@ -84,31 +84,49 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
     InputError; also where the region holds no pixel that the network sees.
     """
     if isinstance(spec, list | tuple):
-        if len(spec) != 4:
-            raise InputError(f"region of interest of {len(spec)} numbers; give four: x0, y0, x1, y1")
-        spec = ",".join(f"{number:.6f}".rstrip("0").rstrip(".") for number in spec)
-        if _BOX.fullmatch(spec) is None:  # below 0, or not finite
-            raise InputError(f"region of interest {spec} leaves the picture; give fractions from 0 to 1")
+        spec = _box_text(spec)
     assert isinstance(spec, str | os.PathLike | np.ndarray)
     box = _BOX.fullmatch(spec) if isinstance(spec, str) else None
     if box is not None and not drawn_on:
-        rois = [_roi_from_box(str(spec), box, preprocess)]
+        roi = _roi_from_box(str(spec), box, preprocess)
     else:
-        if isinstance(spec, np.ndarray):
-            if spec.ndim != 2 or spec.size == 0:
-                raise InputError(f"region of interest of shape {list(spec.shape)}; give a mask [H, W]")
-            mask: Mask = spec > 0
-        else:
-            mask = _read_drawn(spec) if box is None else _draw_box(str(spec), box, drawn_on[0].picture_size)
-        size = (mask.shape[0], mask.shape[1])
-        mask = preprocess.corrected_mask(mask)
-        places = [placed.with_picture_size(size) for placed in drawn_on] or [preprocess.geometry(size)]
-        rois = [placed.mask_to_network(mask) for placed in places]
-    roi = max(rois, key=np.count_nonzero)
+        roi = _roi_from_mask(_drawn_mask(spec, box, drawn_on), preprocess, drawn_on)
     if not roi.any():
         shown = "given" if isinstance(spec, np.ndarray) else str(spec)
         raise InputError(f"region of interest {shown} holds no pixel the network sees; make it larger")
     return roi
+
+
+def _roi_from_mask(mask: Mask, preprocess: Preprocess, drawn_on: Sequence[Geometry]) -> Mask:
+    """A mask at network size, seen from the place, of those that the region is drawn on, that shows most of
+    it; without such places as the whole picture."""
+    size = (mask.shape[0], mask.shape[1])
+    corrected = preprocess.corrected_mask(mask)
+    places = [placed.with_picture_size(size) for placed in drawn_on] or [preprocess.geometry(size)]
+    return max((placed.mask_to_network(corrected) for placed in places), key=np.count_nonzero)
+
+
+def _box_text(numbers: Sequence[float]) -> str:
+    """Four fractions as the text of a box. InputError: they are others."""
+    if len(numbers) != 4:
+        raise InputError(f"region of interest of {len(numbers)} numbers; give four: x0, y0, x1, y1")
+    text = ",".join(f"{number:.6f}".rstrip("0").rstrip(".") for number in numbers)
+    if _BOX.fullmatch(text) is None:  # below 0, or not finite
+        raise InputError(f"region of interest {text} leaves the picture; give fractions from 0 to 1")
+    return text
+
+
+def _drawn_mask(
+    spec: str | os.PathLike[str] | Array, box: re.Match[str] | None, drawn_on: Sequence[Geometry]
+) -> Mask:
+    """Mask [H, W] of a region, at the size of the picture that it is drawn on. box: `spec`, where it is one,
+    which is drawn on the first of these places."""
+    if isinstance(spec, np.ndarray):
+        if spec.ndim != 2 or spec.size == 0:
+            raise InputError(f"region of interest of shape {list(spec.shape)}; give a mask [H, W]")
+        mask: Mask = spec > 0
+        return mask
+    return _read_drawn(spec) if box is None else _draw_box(str(spec), box, drawn_on[0].picture_size)
 
 
 def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, roi: Mask) -> str:

@@ -156,37 +156,51 @@ def _learn(
         )
     # half of all that differs from the ground lies in areas up to the usual one: small specks count little
     typical_area = float(areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)])
-    single_parts = [
+    single_parts = _find_single_parts(components, typical_area)
+    largest_area = max(sum(one.area for one in several) for _, several in components)
+    most = max(1, round(largest_area / typical_area))
+    sought = min(_CANDIDATE_FACTOR * (most + 1), MAX_SOUGHT)
+    object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW_SIDE**2)
+    settings = SeveralParts(_span_of(single_parts), object_area, sought, most=min(most, sought))
+    chosen = [single_parts[row] for row in spread_numbers(len(single_parts), _MAX_CROPS)]
+    crops, levels, crop_owners = list[Float32](), list[float](), list[int]()
+    for i in sorted({owner for owner, _ in chosen}):
+        picture = small(i, settings.side)
+        levels.append(float(np.median(picture)))
+        own = [one for owner, one in chosen if owner == i]
+        crops += [_crop_part(picture, components[i][0], one, levels[-1]) for one in own]
+        crop_owners += [i] * len(own)
+    reference, held_out = learn_cross_validated(crops, kind, float(np.median(levels)), crop_owners)
+    return _count_parts(settings, reference, held_out, overviews, small)
+
+
+def _span_of(single_parts: Sequence[tuple[int, _Component]]) -> float:
+    """Side of the frame of a part, as a share of the picture. InputError: parts are too large or small."""
+    span = 2 * _CROP_FACTOR * float(np.median([one.radius for _, one in single_parts])) / OVERVIEW_SIDE
+    if not SIDE / MAX_SIDE <= span <= 1:
+        size, way = ("fill the pictures", "farther away") if span > 1 else ("are too small", "nearer")
+        raise InputError(f"parts {size} to be found among several: take pictures from {way}")
+    return span
+
+
+def _find_single_parts(
+    components: Sequence[tuple[NDArray[np.int32], Sequence[_Component]]], typical_area: float
+) -> list[tuple[int, _Component]]:
+    """Finds the parts that touch no others, by their area, each with the number of its picture. InputError:
+    they are too few to learn from."""
+    found = [
         (i, one)
         for i, (_, several) in enumerate(components)
         for one in several
         if _SINGLE_PART_AREA[0] * typical_area < one.area < _SINGLE_PART_AREA[1] * typical_area
     ]
-    if len(single_parts) < MIN_REFERENCE_PICTURES:
+    if len(found) < MIN_REFERENCE_PICTURES:
         raise InputError(
-            f"{pluralize(len(single_parts), 'part')} of about one size that touch nothing stand out in the "
+            f"{pluralize(len(found), 'part')} of about one size that touch nothing stand out in the "
             f"good pictures, and learning them takes at least {MIN_REFERENCE_PICTURES}: give more pictures, "
             "or parts that lie apart"
         )
-    span = 2 * _CROP_FACTOR * float(np.median([one.radius for _, one in single_parts])) / OVERVIEW_SIDE
-    if not SIDE / MAX_SIDE <= span <= 1:
-        size, way = ("fill the pictures", "farther away") if span > 1 else ("are too small", "nearer")
-        raise InputError(f"parts {size} to be found among several: take pictures from {way}")
-    largest_area = max(sum(one.area for one in several) for _, several in components)
-    most = max(1, round(largest_area / typical_area))
-    sought = min(_CANDIDATE_FACTOR * (most + 1), MAX_SOUGHT)
-    object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW_SIDE**2)
-    settings = SeveralParts(span, object_area, sought, most=min(most, sought))
-    rows = spread_numbers(len(single_parts), _MAX_CROPS)
-    crops, levels, crop_owners = list[Float32](), list[float](), list[int]()
-    for i in sorted({single_parts[row][0] for row in rows}):
-        picture = small(i, settings.side)
-        levels.append(float(np.median(picture)))
-        own = [single_parts[row][1] for row in rows if single_parts[row][0] == i]
-        crops += [_crop_part(picture, components[i][0], one, levels[-1]) for one in own]
-        crop_owners += [i] * len(own)
-    reference, held_out = learn_cross_validated(crops, kind, float(np.median(levels)), crop_owners)
-    return _count_parts(settings, reference, held_out, overviews, small)
+    return found
 
 
 def _count_parts(

@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +137,9 @@ class Undistortion:
             y, x = (first_y - dy) / radial, (first_x - dx) / radial
         return self.fy * y + self.cy, self.fx * x + self.cx
 
-    def _distortion(self, y: Any, x: Any) -> tuple[Any, Any, Any]:
+    def _distortion(
+        self, y: NDArray[np.float64], x: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Radial factor, and tangential shifts along y and x."""
         square = x * x + y * y
         radial = 1 + square * (self.k1 + square * (self.k2 + square * self.k3))

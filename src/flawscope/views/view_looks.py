@@ -7,6 +7,7 @@ that good pictures do not tell apart clearly are never called exchanged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ def thumbnail(image: Floats) -> Floats:
     return np.asarray(values, np.float32).ravel()
 
 
-def first_same(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
+def find_identical(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
     """The first two views whose pictures have the same pixels: no camera gives these twice."""
     known: dict[bytes, str] = {}
     for view, look in looks.items():
@@ -47,7 +48,7 @@ def first_same(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
 def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
     """Whether good pictures of all views look so different that each view needs a model of its own.
 
-    Every two views have to be told apart by their pictures (`ViewLooks.are_told_apart`) in the same light:
+    Every two views have to be told apart by their pictures (`ViewLooks.are_distinct`) in the same light:
     each colour of a thumbnail is divided by its mean. Pictures of one surface by a darker camera, or one with
     another white balance, look alike.
 
@@ -56,7 +57,7 @@ def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
     """
     levelled = {view: [_without_light(one) for one in several] for view, several in looks.items()}
     learnt = ViewLooks.learn(levelled)
-    return learnt is not None and learnt.are_told_apart
+    return learnt is not None and learnt.are_distinct
 
 
 def _without_light(look: Floats) -> Floats:
@@ -92,23 +93,26 @@ class ViewLooks:
         within = np.concatenate([several - mean for several, mean in zip(every, means, strict=True)])
         spread = np.maximum(within.std(axis=0), MIN_SPREAD)
         plain = cls((*looks,), means, spread, np.full((len(every),) * 2, np.inf), np.full(len(every), np.inf))
-        distances = [np.array([plain.distances(one) for one in several]) for several in every]
+        plain._set_limits(every)
+        return plain
+
+    def _set_limits(self, every: Sequence[NDArray[np.float64]]) -> None:
+        """Sets reach and limits by the thumbnails of each view, of which its mean was learnt."""
+        distances = [np.array([self.distances(one) for one in several]) for several in every]
         for v, several in enumerate(every):
             distances[v][:, v] *= len(several) / (len(several) - 1)
         for v, own in enumerate(distances):
-            plain.reach[v] = MAX_DISTANCE * own[:, v].max()
+            self.reach[v] = MAX_DISTANCE * own[:, v].max()
             for w, others in enumerate(distances):
-                mine, theirs = own[:, v] - own[:, w], others[:, v] - others[:, w]
-                if v != w and theirs.min() - mine.max() >= MIN_GAP * max(np.ptp(mine), np.ptp(theirs)):
-                    plain.limits[v, w] = (theirs.min() + mine.max()) / 2
-        return plain
+                if v != w:
+                    self.limits[v, w] = _limit_between(own[:, v] - own[:, w], others[:, v] - others[:, w])
 
     def distances(self, look: Floats) -> NDArray[np.float64]:
         """Distances [V] of a thumbnail from the views' means, in spreads."""
         return np.asarray(np.sqrt((((look - self.means) / self.spread) ** 2).mean(axis=1)))
 
     @property
-    def are_told_apart(self) -> bool:
+    def are_distinct(self) -> bool:
         """Whether every two views look so different that good pictures tell them apart."""
         others = ~np.eye(len(self.views), dtype=bool)
         return bool(np.isfinite(self.limits[others]).all())
@@ -148,3 +152,10 @@ class ViewLooks:
             return cls(views, means, spread, limits, reach)
         except (KeyError, TypeError, ValueError):
             return None
+
+
+def _limit_between(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
+    """Middle of the gap between the pictures of a view and those of another, by how much farther each lies
+    from the mean of the one than from that of the other; inf: the gap is too narrow, or there is none."""
+    is_wide = theirs.min() - mine.max() >= MIN_GAP * max(np.ptp(mine), np.ptp(theirs))
+    return float((theirs.min() + mine.max()) / 2) if is_wide else math.inf

@@ -82,14 +82,14 @@ def _check_triggers(station: Station) -> None:
     from flawscope_station.sources.trigger import shoot
     from flawscope_station.store.inspection import make_label
 
-    find = partial(station.floor.cameras, PRODUCT)
+    find = partial(station.context.cameras, PRODUCT)
     (camera,) = find()
     camera.forget(camera.next_shot())
 
     async def several() -> list[Any]:
         due = time.monotonic() + WAIT_TIMEOUT
         labels = [make_label(f"P{number}", None) for number in range(4)]
-        return await asyncio.gather(*(shoot(station.floor, PRODUCT, find, one, due) for one in labels))
+        return await asyncio.gather(*(shoot(station.context, PRODUCT, find, one, due) for one in labels))
 
     found = asyncio.run(several())
     testing.must(len({one.number for one in found}) == 4, "triggers share an inspection")

@@ -16,7 +16,7 @@ import flawscope
 from flawscope.errors import InputError
 from flawscope.predictor.router import Router
 from flawscope.results.prediction import Prediction
-from flawscope.runtime import OpenRouter, open_router
+from flawscope.runtime import OpenModel, open_model
 from flawscope.synthesis.demo.dataset import draw_picture
 from flawscope_station.cli import serve
 from flawscope_station.client import Client
@@ -59,12 +59,12 @@ def joint_models(small_backbone, shared):
         models["plate"].save(folder / "plate.safetensors")
         joining.join(models, folders, device="cpu").save(folder / "trained.safetensors")
         export_router(folder / "trained.safetensors", folder / "three.zip")
-        artefact, sessions, describe = open_router(folder / "three.zip", device="cpu", threads=1)
+        artefact, sessions, describe = open_model(folder / "three.zip", device="cpu", threads=1)
         by, first = artefact.recognition, PRODUCTS[:2]
         less = replace(by, known={name: by.known[name] for name in first}, samples={})
         products = {name: artefact.products[name] for name in first}
         two = Router.opened(
-            OpenRouter(replace(artefact, products=products, recognition=less), sessions, describe)
+            OpenModel(replace(artefact, products=products, recognition=less), sessions, describe)
         )
         two.save(folder / "two.zip")
         two.with_rate("30%").save(folder / "other.zip")

@@ -185,7 +185,7 @@ def test_a_stream_without_a_latency_answers_no_api_and_no_plc(open_station, sett
         assert "write `latency: 500 ms` below it" in answer.json()["error"]
         given = ModbusSettings({1: "plate"}, listen="127.0.0.1:1502")
         with pytest.raises(InputError, match="has no `latency`"):
-            PlcLine("modbus", running.station.floor, given, lambda handle: None)
+            PlcLine("modbus", running.station.context, given, lambda handle: None)
         running.close()
     finally:
         camera.close()

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from flawscope_station.client import Client
+from flawscope_station.settings.station import ProductSettings
 from flawscope_station.sinks import UNDELIVERED
 from flawscope_station.sinks.delivery import POLL_INTERVAL
 from flawscope_station.sinks.mqtt import MqttSink
@@ -248,6 +250,32 @@ def test_mosquitto_takes_the_file_of_the_container(tmp_path):
         said = process.communicate()[0].decode()
         shutil.rmtree(folder, ignore_errors=True)
     assert "Error" not in said, said
+
+
+def states(broker: Mosquitto, listen: Any, name: str) -> set[str]:
+    """Products whose states the broker keeps for one who comes now."""
+    late = listen(broker.port, "plant/#", name=name, clean=True)
+    until(lambda: online(late))
+    until(lambda: late.last(PROBLEM) is not None, "what is kept has come")
+    return {topic.split("/")[-2] for topic, text in late.messages if text and topic.endswith("/state")}
+
+
+@needs_mosquitto
+def test_the_state_of_a_product_that_was_removed_is_kept_no_more(broker, open_station, listen, model_file):
+    """On the pages, and in the settings between two starts; one that comes back has its state again."""
+    settings = {"mqtt": make_broker(broker=broker.url, topic="plant/hall 2")}
+    running = open_station(**settings)
+    addresses = running.station.addresses
+    addresses.add_product("flask", ProductSettings(model=str(model_file)), "pages", "anna", {})
+    until(lambda: states(broker, listen, "a") == {NAME, "flask"})
+    addresses.remove_product("flask", "anna")
+    until(lambda: states(broker, listen, "b") == {NAME})
+    addresses.add_product("flask", ProductSettings(model=str(model_file)), "pages", "anna", {})
+    until(lambda: states(broker, listen, "c") == {NAME, "flask"})
+    running.close()
+    again = open_station(**settings)
+    assert "flask" not in again.station.products, "neither the settings nor a draft name it"
+    until(lambda: states(broker, listen, "d") == {NAME})
 
 
 @needs_mosquitto

@@ -46,6 +46,18 @@ def test_all_stations_get_it_the_canary_first_and_each_is_a_line(line, other_mod
     assert said[-1].endswith("judges already")
 
 
+def test_one_that_is_run_again_goes_on_from_a_canary_that_has_the_model(line, other_model):
+    """By the file's hash, whatever its version is; an alarm that the canary had by then ends nothing."""
+    said, before = list[str](), hashes(line)
+    assert roll_out(other_model, addresses(line)[:1], 0.0, said.append)
+    line[0].station.report(f"drift_{line[0].station.products[NAME]}", "scores are higher")
+    assert roll_out(other_model, addresses(line), 10.0, said.append, wait=lambda seconds: None)
+    assert said[1] == f"{line[0].url}: version 2 judges already"
+    assert said[2] == f"{line[1].url}: version 2 judges, 1 before"
+    assert len({*hashes(line)}) == 1
+    assert hashes(line)[0] not in before
+
+
 def test_a_problem_of_the_canary_keeps_the_others_as_they_were(
     line, other_model, tmp_path, capsys, monkeypatch
 ):

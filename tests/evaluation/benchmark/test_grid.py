@@ -6,6 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from flawscope.cli import benchmark
 from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 from flawscope.errors import InputError
 from flawscope.evaluation.benchmark.grid import plan_grid
@@ -67,8 +68,19 @@ def test_few_pictures_are_columns_of_their_own_and_draws_are_seeds(two):
 def test_light_is_another_setting(two):
     plain, lit = plan_grid(two), plan_grid(two, light=0.1)
     assert not {*names(plain)} & {*names(lit)}
-    assert all(cell.light == cell.identity["light"] == 0.1 for cell in lit.cells)
+    assert all(cell.shared["light"] == cell.identity["light"] == 0.1 for cell in lit.cells)
     assert not any("light" in cell.identity for cell in plain.cells)  # names as before there was a range
+
+
+def test_options_of_a_fit_reach_the_fit_and_its_memory(two):
+    given = {"group": r"^(\d)", "light": 0.1, "device": "cpu", "minutes": 2, "good": "good"}
+    (cell,) = plan_grid(two, categories="grid", methods="efficientad", **given).cells
+    assert cell.fit_arguments == {"group": r"^(\d)", "light": 0.1, "device": "cpu", "minutes": 2}
+    predicted = benchmark._fit_arguments(cell, str(two))
+    assert predicted.items() >= {"group": r"^(\d)", "light": 0.1, "device": "cpu", "good": "good"}.items()
+    assert "minutes" not in predicted  # memory does not depend on it
+    with pytest.raises(TypeError, match="lights"):
+        plan_grid(two, lights=0.1)
 
 
 def test_settings_come_from_the_file_by_category_then_from_set(two, tmp_path):
@@ -93,7 +105,10 @@ def test_steps_minutes_and_seen_go_to_the_methods_that_know_them(two):
     assert {m: c.seen for m, c in found.items()} == {"patchcore": 0, "efficientad": 0, "prnet": 2}
     both = {"methods": "patchcore,efficientad", "sets": ["efficientad.preset=paper"]}
     timed = {cell.method: cell for cell in plan_grid(two, **both, minutes=2).cells}
-    assert {method: cell.minutes for method, cell in timed.items()} == {"patchcore": None, "efficientad": 2}
+    assert {method: cell.shared["minutes"] for method, cell in timed.items()} == {
+        "patchcore": None,
+        "efficientad": 2,
+    }
     assert timed["efficientad"].options["steps"] is None  # wins over the preset's 70,000
 
 
@@ -105,7 +120,7 @@ def test_folders_that_nobody_knows_are_named(two, tmp_path):
     with pytest.raises(InputError, match="--good"):
         plan_grid(tmp_path / "data")
     (cell,) = plan_grid(tmp_path / "data", good="good").cells
-    assert (cell.good, cell.identity["good"]) == ("good", "good")
+    assert (cell.shared["good"], cell.identity["good"]) == ("good", "good")
     assert "good" not in plan_grid(two, categories="grid").cells[0].identity
 
 

@@ -21,7 +21,7 @@ MACHINE = {"cpu": "a processor", "cores": 2, "memory_gib": 8.0, "system": "Linux
 
 
 def cell(category, method, seed):
-    return Cell(category, method, seed, {}, 0, None, None, "cpu", {"of": [category, method, seed]})
+    return Cell(category, method, seed, {}, 0, {}, {"of": [category, method, seed]})
 
 
 def document(value, **changed):

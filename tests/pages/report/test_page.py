@@ -66,14 +66,23 @@ def test_what_was_skipped_and_left_out_is_told_without_paths(page, hostile):
 
 
 def test_commands_in_its_sentences_are_shown_as_code(text, page):
-    assert "<code>flawscope info</code> has the others" in text
+    assert "<code>flawscope info --verbose</code> has the others" in text
     assert "`" not in "".join(page.words)
 
 
 def test_a_table_can_be_sorted_by_its_buttons(page):
     keys = {a["data-sort"] for tag, a in page.elements if tag == "button" and "data-sort" in a}
-    assert keys == {"name", "kind", "severity", "score", "p_value", "verdict", "margin"}
+    assert keys == {"name", "kind", "severity", "verdict", "margin"}
     assert keys <= set(json.loads(page.scripts[0])[0])
+
+
+def test_a_card_shows_one_number_and_tables_for_experts_are_folded(text):
+    cards = re.findall(r'<li class="card".*?</li>', text, re.DOTALL)
+    assert cards
+    for card in cards:
+        assert re.search(r'<span class="small">severity [+-][\d.]+</span>', card)
+    folded = re.findall(r"<details>.*?</details>", text, re.DOTALL)
+    assert any('aria-label="Metrics"' in one for one in folded)
 
 
 def test_a_pillow_without_webp_is_told_first(monkeypatch):

@@ -26,7 +26,7 @@ from flawscope.pages.review.session import (
 from flawscope.pictures.listing import OUTPUT_LIST, pictures_in
 from flawscope.pictures.masks import read_mask
 from flawscope.results.prediction import Prediction, ScoreLevels
-from flawscope.results.table import ResultRow
+from flawscope.results.table import ResultRow, csv_line
 from flawscope.views.preprocess import Preprocess
 
 
@@ -50,6 +50,19 @@ def test_the_anomalous_pictures_are_reviewed_most_severe_first(run):
     assert [one.name for one in read_review_pictures(run / "results", every=True)][-1] == "fine"
     alone = read_review_pictures(run / "results/results.csv")
     assert [(one.name, one.overlay) for one in alone] == [("part", None)] * 3
+
+
+def test_good_pictures_near_the_threshold_are_reviewed_last(run):
+    table = run / "results/results.csv"
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    place = lines[0].split(",").index("near")
+    row = next(k for k, line in enumerate(lines) if "fine.png" in line)
+    cells = next(csv.reader([lines[row]]))
+    assert cells[place] == "false"
+    cells[place] = "true"
+    lines[row] = csv_line(cells).rstrip()
+    table.write_text("\n".join(lines))
+    assert [one.name for one in read_review_pictures(run / "results")][-2:] == ["b/part.jpg", "fine"]
 
 
 def test_nothing_to_review_is_said(run, tmp_path):

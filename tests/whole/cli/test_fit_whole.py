@@ -84,7 +84,7 @@ def test_settings_are_found_out_and_what_was_tried_is_kept(run, drawn, tmp_path)
     made = read_manifest(out)
     assert [one.role for one in made.pictures].count("seen") == made.facts["tried"]["given"] == 2
     assert json.loads(printed)["left_out"] == 2
-    assert "chosen: as given" in run("info", out)[1]
+    assert "chosen: as given" in run("info", out, "--verbose")[1]
     assert run(*call, "--minutes", "3")[0] == 2
     code, _, err = run(*call, "--resume")
     assert (code, "tried before, which is not done again" in err) == (0, True), err
@@ -157,7 +157,7 @@ def test_update_adds_pictures_unless_fewer_defects_would_be_found(run, answer, d
     answer(*call, "--no-check", "--quiet")
     assert len(read_manifest(out).pictures) == 15
     assert read_manifest(out).calibration.scores == read_manifest(model).calibration.scores
-    answer("info", out, printed="not measured after the model was extended")
+    answer("info", out, "--verbose", printed="not measured after the model was extended")
     answer(*call, "--no-check", "--fair", "--force", "--quiet")
     assert read_manifest(out).calibration.count == 16
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from flawscope.fitting.training_pictures import read_defects
+from flawscope.fitting.seen_defects import read_defects
 from flawscope.views.preprocess import Preprocess
 
 

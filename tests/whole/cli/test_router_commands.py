@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.artefact import model_file, router_file
+from flawscope.artefact import model_file
 from flawscope.cli import fit_one, main
 from flawscope.errors import InputError
+from flawscope.runtime import read_fitted
 from flawscope.synthesis.demo.dataset import draw_dataset
 from small_network import SMALL_FLAGS
 
@@ -117,7 +118,7 @@ def test_a_fit_that_was_stopped_goes_on_with_the_products_that_are_left(run, pic
     )
     assert run(*call, "--resume")[0] == 0
     assert fitted == ["plate"]
-    assert [*router_file.read(out).products] == ["fabric", "plate"]
+    assert [*read_fitted(out).products] == ["fabric", "plate"]
     assert [*tmp_path.iterdir()] == [out]
 
 
@@ -133,11 +134,11 @@ def test_one_product_is_calibrated_by_its_name(answer, line, pictures, tmp_path)
     call = ("calibrate", line, "--out", out, "--device", "cpu")
     check_names(answer, [*call, "--good", good])
     answer(*call, "--good", good, "--product", "plate", "--force")
-    before, after = router_file.read(line).products, router_file.read(out).products
+    before, after = read_fitted(line).products, read_fitted(out).products
     assert after["plate"].manifest.calibration.count == 9
     assert after["fabric"].manifest == before["fabric"].manifest
     answer(*call, "--false-alarm-rate", "20%")
-    rates = {one.manifest.calibration.rate for one in router_file.read(out).products.values()}
+    rates = {one.manifest.calibration.rate for one in read_fitted(out).products.values()}
     assert rates == {0.2}
 
 
@@ -152,7 +153,7 @@ def test_one_product_learns_kinds_by_its_name(answer, line, tmp_path):
     call = ("kinds", line, "--data", data, "--out", out, "--device", "cpu")
     check_names(answer, call)
     answer(*call, "--product", "plate")
-    before, after = router_file.read(line).products, router_file.read(out).products
+    before, after = read_fitted(line).products, read_fitted(out).products
     assert after["plate"].manifest.kinds is not None
     assert after["fabric"].manifest == before["fabric"].manifest
     lines = answer("predict", out, data / "plate/test", "--json", "--device", "cpu")
@@ -173,7 +174,7 @@ def test_evaluate_has_a_row_for_each_product_and_says_how_many_were_mistaken(run
     assert document["categories"]["plate"]["products"] == {"pictures": 9, "mistaken": {}}
     for name in ("fabric", "plate"):
         single = tmp_path / f"{name}.safetensors"
-        model_file.write(router_file.read(line).products[name], single)
+        model_file.write(read_fitted(line).products[name], single)
         alone = ("evaluate", single, "--data", pictures / "data", "--category", name, "--device", "cpu")
         same = json.loads(run(*alone, "--json")[1])
         assert document["categories"][name]["metrics"] == same["metrics"]
@@ -199,7 +200,7 @@ def test_update_adds_a_product_and_pictures_of_one(run, line, pictures, tmp_path
     call = ("fit", "--data", data, "--category", "plate", "--update", one, "--out", two)
     code, _, said = run(*call, *SMALL, "--light", "5%")
     assert code == 0, said
-    before, added = router_file.read(one), router_file.read(two)
+    before, added = read_fitted(one), read_fitted(two)
     assert [*added.products] == ["fabric", "plate"]
     light = added.products["plate"].manifest.preprocess.normalization
     assert light is not None  # a further product has options of its own
@@ -210,7 +211,7 @@ def test_update_adds_a_product_and_pictures_of_one(run, line, pictures, tmp_path
     assert "leave out --light" in run("fit", *call, *quick, "--light", "5%")[2]
     code, _, said = run("fit", *call, *quick)
     assert code == 0, said
-    longer = router_file.read(three)
+    longer = read_fitted(three)
     known = [one.recognition.known["plate"] for one in (longer, added) if one.recognition]
     assert len(np.unique(known[0].groups)) == len(np.unique(known[1].groups)) + 3
     model_file.write(added.products["fabric"], tmp_path / "before")

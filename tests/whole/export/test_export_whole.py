@@ -16,7 +16,7 @@ from export_helpers import certificate_of, images_of, scores_of
 from flawscope.artefact import certificate as certificates
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import BATCH_SIZES, certificates_from_facts
-from flawscope.calibration.goods import scored
+from flawscope.calibration.rows import scored
 from flawscope.cli import main
 from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError

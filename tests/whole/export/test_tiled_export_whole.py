@@ -9,7 +9,7 @@ import pytest
 
 import flawscope
 from flawscope.artefact import model_file
-from flawscope.calibration.goods import scored
+from flawscope.calibration.rows import scored
 from flawscope.datasets import list_pictures
 from flawscope.export.export import export
 from flawscope.export.recalibrate import ExportPictures

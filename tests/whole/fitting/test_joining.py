@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 import flawscope
-from flawscope.artefact import model_file, router_file
+from flawscope.artefact import model_file
 from flawscope.errors import InputError
 from flawscope.fitting import joining
 from flawscope.fitting.fitting import fit
 from flawscope.predictor.recognition import KnownProduct
 from flawscope.results.prediction import Prediction, Recognition
+from flawscope.runtime import read_fitted
 from flawscope.views.light import Light, light_variations
 from picture_files import save
 from small_network import SMALL_FLAGS, SMALL_NETWORK
@@ -154,7 +155,7 @@ def test_the_commands_decide_on_the_parts_of_each_product(run, answer, data, tmp
     assert lines.count("3 of 3 defective found, AUROC 1.0000") == 2
     single = tmp_path / "block.safetensors"
     answer("fit", "--data", data, "--category", "block", *OF_ONE, "--out", single, *SMALL)
-    mine, its = model_file.read(single), router_file.read(model).products["block"]
+    mine, its = model_file.read(single), read_fitted(model).products["block"]
     assert mine.manifest.calibration == its.manifest.calibration
     assert mine.manifest.facts["part"] == its.manifest.facts["part"] == {"part": PATTERN, "view": None}
     assert mine.tensors.keys() == its.tensors.keys()
@@ -172,7 +173,7 @@ def test_a_further_product_is_asked_for_the_parts_of_the_others(answer, data, tm
     remedy = "fit all with the same --part and --view, or none"
     answer(*call, "rings", "--update", one, "--out", two, *SMALL, *SMALL_FLAGS, code=2, said=remedy)
     answer(*call, "rings", "--update", one, "--out", two, "--part", PATTERN, *SMALL, *SMALL_FLAGS)
-    first, second = (router_file.read(two).products[name].manifest for name in PRODUCTS)
+    first, second = (read_fitted(two).products[name].manifest for name in PRODUCTS)
     assert first.facts["part"] == second.facts["part"]
 
 
@@ -238,7 +239,7 @@ def test_each_view_has_its_own_model_and_the_part_one_decision(answer, data, tmp
     assert answer("info", model).startswith(
         "joint model of 2 views: side, top\nparts of 2 views (side, top): about 1 of 13 good parts "
     )
-    artefact = router_file.read(model)
+    artefact = read_fitted(model)
     assert artefact.recognition is None
     for name in VIEWS:
         pictures = sorted((root / "train/good").glob(f"*_{name}.png"))
@@ -265,12 +266,12 @@ def test_each_view_has_its_own_model_and_the_part_one_decision(answer, data, tmp
     Image.fromarray(view("rings", 1, "top")).save(tmp_path / "p01_below.png")
     remedy = "the model knows no view below: name it by one of side, top"
     answer("predict", model, tmp_path / "p01_below.png", code=1, said=remedy)
-    before = router_file.read(model)
+    before = read_fitted(model)
     more = {f"p{part}_{name}.png": view("rings", part, name) for part in range(30, 34) for name in VIEWS}
     save(tmp_path / "more/train/good", more)
     quick = ("--device", "cpu", "--no-check", "--quiet", "--force")
     answer("fit", "--data", tmp_path / "more", "--update", model, "--out", model, *quick)
-    for name, one in router_file.read(model).products.items():
+    for name, one in read_fitted(model).products.items():
         assert len(one.manifest.pictures) == len(before.products[name].manifest.pictures) + 4
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import flawscope
-from flawscope.calibration import goods
+from flawscope.calibration import rows
 from flawscope.calibration.threshold import envelope
 from flawscope.errors import InputError
 from flawscope.fitting import judging
-from flawscope.fitting.training_pictures import Reader
+from flawscope.fitting.training_views import Reader
 from flawscope.views import preprocess
 from flawscope.views.light import Light, light_variations
 from light_helpers import SETTINGS, fitted_fixture, part  # noqa: F401
@@ -40,7 +40,7 @@ def test_pictures_in_tiles_keep_the_rate_in_each_light(monkeypatch):
     judged = []
     monkeypatch.setattr(preprocess, "light_variations", lambda share: [Light(), Light()])
     watched = lambda values, *units: judged.append(values) or envelope(values, *units)  # noqa: E731
-    monkeypatch.setattr(goods, "envelope", watched)
+    monkeypatch.setattr(rows, "envelope", watched)
     flawscope.fit(good, **options)
     np.testing.assert_allclose(*judged[0].T, rtol=1e-4)  # unchanged light gives what the fit has found
 
@@ -87,7 +87,7 @@ def test_the_promise_counts_the_pictures_that_were_judged_in_every_light(monkeyp
     pictures = {index for index, _ in asked}
     assert len(pictures) == 19
     assert len(asked) == len(set(asked)) == 19 * 6
-    assert model.calibration.count == len(goods.scored(model.manifest.pictures)) == 19
+    assert model.calibration.count == len(rows.scored(model.manifest.pictures)) == 19
     assert "about 1 of 20 good" in model.calibration.promise()
     assert any("on 19 of 40 good pictures" in note for note in model.manifest.notes)
     assert sum(one.role == "train" for one in model.manifest.pictures) == 40  # all are known
@@ -122,7 +122,7 @@ def test_calibrated_anew_parts_lost_in_a_light_count_above_all_scores(monkeypatc
     known = made.calibration
     assert (len(known.scores), known.miscounted, known.count) == (4, 2, 6)
     assert known.p_values(np.inf) == 3 / 7
-    assert len(goods.scored(made.manifest.pictures)) == 4
+    assert len(rows.scored(made.manifest.pictures)) == 4
     assert made.failures == whole.failures == []
     (note,) = [
         one

@@ -46,8 +46,8 @@ class SignalledCamera(LiveCamera):
         self._most_in_flight = line.share.limits.queue
         self._settings, self._open_device = settings, opener
         self._missed: deque[float] = deque()  # when parts were not inspected
-        self._untold = 0  # of these, without an event
-        self._told_at, self._why_missed = -math.inf, ""
+        self._unreported = 0  # of these, without an event
+        self._reported_at, self._why_missed = -math.inf, ""
 
     def stop(self, seconds: float = 30.0) -> None:
         super().stop(seconds)
@@ -123,16 +123,16 @@ class SignalledCamera(LiveCamera):
     def _note_missed(self, count: int, why: str) -> None:
         with self._changed:
             self._missed.extend([time.monotonic()] * count)
-            self._untold, self._why_missed = self._untold + count, why
+            self._unreported, self._why_missed = self._unreported + count, why
 
     def _tell_missed(self, interval: float = MISSED_INTERVAL) -> None:
         """Tell of the parts that were not inspected: as an event once a second, and as a problem for an
         hour."""
         at = time.monotonic()
         with self._changed:
-            if at - self._told_at < interval:
+            if at - self._reported_at < interval:
                 return
-            self._told_at, count, self._untold = at, self._untold, 0
+            self._reported_at, count, self._unreported = at, self._unreported, 0
             was_problem = bool(self._missed)
             while self._missed and at - self._missed[0] > MISSED_SECONDS:
                 self._missed.popleft()

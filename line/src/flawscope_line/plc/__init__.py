@@ -139,21 +139,21 @@ def parse_host_port(text: str, name: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _open_modbus(floor: ConnectionContext, settings: ModbusSettings) -> Connection:
+def _open_modbus(context: ConnectionContext, settings: ModbusSettings) -> Connection:
     require_installed("a PLC over Modbus", "pymodbus", extras="plc", package="flawscope-line")
     from flawscope_line.plc import modbus
     from flawscope_line.plc.line import PlcLine
 
     transport = modbus.ModbusServer if settings.listen else modbus.ModbusClient
-    return PlcLine("modbus", floor, settings, lambda handle_inputs: transport(settings, handle_inputs))
+    return PlcLine("modbus", context, settings, lambda handle_inputs: transport(settings, handle_inputs))
 
 
-def _open_opcua(floor: ConnectionContext, settings: OpcUaSettings) -> Connection:
+def _open_opcua(context: ConnectionContext, settings: OpcUaSettings) -> Connection:
     require_installed("a PLC over OPC UA", "asyncua", extras="plc", package="flawscope-line")
     from flawscope_line.plc.line import PlcLine
     from flawscope_line.plc.opcua import OpcUaServer
 
-    return PlcLine("opcua", floor, settings, lambda handle_inputs: OpcUaServer(settings, handle_inputs))
+    return PlcLine("opcua", context, settings, lambda handle_inputs: OpcUaServer(settings, handle_inputs))
 
 
 MODBUS = Plugin("modbus", ModbusSettings, _open_modbus)

@@ -125,23 +125,23 @@ class PlcLine:
     def __init__(
         self,
         name: str,
-        floor: ConnectionContext,
+        context: ConnectionContext,
         settings: PlcSettings,
         make_transport: TransportFactory,
         clock: MonotonicClock = CLOCK,
     ):
-        self.name, self.floor, self.settings, self._make_transport = name, floor, settings, make_transport
+        self.name, self.context, self.settings, self._make_transport = name, context, settings, make_transport
         self.clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None  # while it runs
         budgets = {}
         for number, product in settings.recipes.items():
-            floor.addresses.address_id(product)
+            context.addresses.address_id(product)
             for camera in self._cameras(product):
                 check_triggers(camera)
-            deadline = floor.deadline(product)
+            deadline = context.deadline(product)
             budgets[number] = settings.deadline_seconds if deadline is None else deadline
         self.rules = Rules(budgets, settings.watchdog_seconds)
-        self._first = floor.addresses.address_id(next(iter(settings.recipes.values())))
+        self._first = context.addresses.address_id(next(iter(settings.recipes.values())))
         self.state = State(now=self.clock.monotonic())
         self._error: tuple[int, Exception] = 0, FlawscopeError()  # of the last job that failed
         self._events: deque[Answer | RecipeLoaded] = deque()
@@ -169,7 +169,7 @@ class PlcLine:
 
     def _cameras(self, product: str) -> Sequence[TriggeredSource]:
         owner = self.settings.camera_product(product)
-        found = self.floor.cameras(product, self.settings.camera_number, owner)
+        found = self.context.cameras(product, self.settings.camera_number, owner)
         for camera in found:
             camera.state.listeners.add(self._wake)  # Ready falls with the camera, not a tick later
         return found
@@ -240,7 +240,7 @@ class PlcLine:
             return
         recipe = self.state.triggered.recipe
         product, budget = self.settings.recipes[recipe], self.rules.budgets[recipe]
-        self.floor.timing.note(product, seconds, missed=is_late, budget=budget)
+        self.context.timing.note(product, seconds, missed=is_late, budget=budget)
 
     def handle_inputs(self, plc: Inputs | None) -> Outputs:
         """Step the handshake, begin the inspections and loads that it requests, and return the outputs."""
@@ -293,7 +293,7 @@ class PlcLine:
         """Write down that the PLC did not get an answer, unless it is the present one."""
         if answer is None or not answer.inspection or state.answer is answer:
             return
-        mark = partial(self.floor.store.set_unanswered, answer.inspection, why)
+        mark = partial(self.context.store.set_unanswered, answer.inspection, why)
         self._spawn(asyncio.to_thread(mark))
 
     def _note_refusal(self, before: State, state: State) -> None:
@@ -306,14 +306,14 @@ class PlcLine:
         known = error if job == state.job and error_code(error) is code else None
         word = "" if known else code.name.lower()
         number = _label_of(state.triggered.part).part
-        self.floor.refusals.note(product, known or FlawscopeError(word), number, word)
+        self.context.refusals.note(product, known or FlawscopeError(word), number, word)
 
     def _report_link(self) -> None:
         """Report whether the PLC is away: its transport is broken, or its heartbeat stood still."""
         was_alive = math.isfinite(self.state.last_beat) or not self.rules.watchdog
         silent = "the PLC's heartbeat stands still" if was_alive and not self.state.is_alive else None
         why = self._link_error or silent
-        self.floor.report(
+        self.context.report(
             f"plc_away_{self._first}_{self.number}", None if why is None else f"{self.name}: {why}"
         )
 
@@ -339,7 +339,7 @@ class PlcLine:
         """Inspect the part that lies under the camera."""
         try:
             cameras = partial(self._cameras, product)
-            found = await shoot(self.floor, product, cameras, _label_of(part), due)
+            found = await shoot(self.context, product, cameras, _label_of(part), due)
             answer = _answer_of_inspection(job, found)
         except Exception as error:
             self._error, answer = (job, error), Answer(job, None, error_code(error))
@@ -363,7 +363,7 @@ class PlcLine:
             self._spawn(self._load_recipe(self.state.requested_recipe))
 
     def _open_model(self, product: str) -> Code:
-        number, versions = self.floor.addresses.address_id(product), self.floor.addresses.versions
+        number, versions = self.context.addresses.address_id(product), self.context.addresses.versions
         try:
             is_open = number in versions.models.active or versions.resume(number) is not None
         except Exception:
@@ -405,7 +405,7 @@ class PlcLine:
     def _find_fault(self, product: str) -> Code:
         try:
             number = None if self.state.plc is None else _label_of(self.state.plc.part).part
-            check_room(self.floor, product, number=number)
+            check_room(self.context, product, number=number)
         except Exception as error:  # also of the disk: it says that no picture can be inspected
             return error_code(error)
         return Code.NONE

@@ -140,8 +140,11 @@ def signals_csv(inputs: int = 0, outputs: int = 100) -> str:
         for signal in signals:
             register, bit = first + signal.register, "" if signal.bit is None else signal.bit
             place = register, f"4{register + 1:04}", bit, REGISTERS[signal.kind]
-            told = f"{ROOT_NODE}.{folder}.{signal.node}", signal.meaning + WRITTEN.get(signal.kind, "")
-            writer.writerow((side, signal.node, OPC_UA_TYPES[signal.kind], *place, *told))
+            node_and_meaning = (
+                f"{ROOT_NODE}.{folder}.{signal.node}",
+                signal.meaning + WRITTEN.get(signal.kind, ""),
+            )
+            writer.writerow((side, signal.node, OPC_UA_TYPES[signal.kind], *place, *node_and_meaning))
     return text.getvalue()
 
 

@@ -212,9 +212,10 @@ def _cuts(text: str) -> Iterator[tuple[str, list[list[str]]]]:
 
 def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
     """Yields the rows of a table. Its first line names the columns, unless it names a picture."""
-    lines = [[*map(str.strip, cells)] for cells in table if any(map(str.strip, cells))]
+    stripped = [[cell.strip() for cell in cells] for cells in table]
+    lines = [cells for cells in stripped if any(cells)]
     width = max(map(len, lines), default=0)
-    keys = ["label"] * width if width <= 2 else [f"column {k + 1}" for k in range(width)]
+    keys = _unnamed_columns(width)
     if len(lines) > 1 and not any(map(is_name, lines[0])):
         keys = [name or key for name, key in zip(lines[0], keys, strict=False)]
         lines = lines[1:]
@@ -222,9 +223,21 @@ def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
         words = _column_of_words(lines, width, is_name)
         if words is not None:
             keys[words] = "label"
-    keys = [key if keys.index(key) == k else f"{key} {k + 1}" for k, key in enumerate(keys)]
+    keys = _told_apart(keys)
     for cells in lines:
         yield {key: [cell] for key, cell in zip(keys, cells, strict=False)}
+
+
+def _unnamed_columns(width: int) -> list[str]:
+    """Keys of columns that no line names."""
+    if width <= 2:
+        return ["label"] * width
+    return [f"column {k + 1}" for k in range(width)]
+
+
+def _told_apart(keys: Sequence[str]) -> list[str]:
+    """Keys, of which those that came before have their numbers behind them."""
+    return [key if keys.index(key) == k else f"{key} {k + 1}" for k, key in enumerate(keys)]
 
 
 def _column_of_words(lines: Iterable[Sequence[str]], width: int, is_name: IsName) -> int | None:

@@ -74,15 +74,18 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
 
     work = store.work_folder(cell)
     threads = _prepare_work_folder(work, plan.threads)
-    dataset = open_dataset(plan.root, cell.category, seed=cell.seed, group=cell.group, good=cell.good)
+    dataset = open_dataset(
+        plan.root, cell.category, seed=cell.seed, group=cell.shared["group"], good=cell.shared["good"]
+    )
     model, fitted = work / "model.safetensors", work / "fit.json"
     if not (fitted.is_file() and model.is_file()):
         write_json(fitted, _fit_model(cell, dataset, model, threads, step, say))
     fit = json.loads(fitted.read_text(encoding="utf-8"))
     began = time.perf_counter()
-    predictor = load(model, device=cell.device, threads=threads)
+    predictor = load(model, device=cell.shared["device"], threads=threads)
     assert isinstance(predictor, Predictor)
-    lights = () if cell.light is None else light_variations(cell.light)
+    light = cell.shared["light"]
+    lights = () if light is None else light_variations(light)
     found = evaluate(predictor, dataset, robust=lights, step=step)
     seconds = time.perf_counter() - began
     manifest = predictor.manifest
@@ -139,15 +142,12 @@ def _fit_model(
             dataset,
             method=cell.base_method,
             seen=cell.seen,
-            group=cell.group,
-            light=cell.light,
-            minutes=cell.minutes,
             checkpoint=checkpoint,
             resume=registry.method(cell.base_method).learns_in_steps,
-            device=cell.device,
             check=False,  # real defects follow
             say=say,
             step=step,
+            **cell.fit_arguments,
             **cell.options,
         )
 

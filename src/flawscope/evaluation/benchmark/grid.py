@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.config import merge_settings
@@ -22,13 +22,19 @@ from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_ta
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError
 from flawscope.methods import registry
+from flawscope.methods.options import FIT_OPTIONS
 from flawscope.pictures.listing import walk_files
 from flawscope.views.light import check_range
 
 if TYPE_CHECKING:
+    from flawscope.methods.settings import PictureSettings
     from flawscope.types import Facts, Json
 
 SHOT_SUFFIX = "-shot"  # behind a number of pictures: column of a method fitted on so few
+# Options of `fit` that the cells of a call share
+SHARED_OPTIONS = tuple(option for option in FIT_OPTIONS if option.benchmark)
+# Those that every identity names, given or not: names of cells are those of versions that had no others
+ALWAYS_NAMED = ("group", "minutes", "device")
 MAX_HASHED_FILES = 20_000  # files in a folder that a setting names, beyond which their content is not read
 
 
@@ -38,10 +44,9 @@ class Cell:
 
     options: the method's settings, all of them.
     seen: defects that it learns from too, as `fitting.fit` takes them; they are not tested on.
+    shared: values of `SHARED_OPTIONS`, by their names.
     identity: everything that decides the result; files that settings name count by content, not by place.
-    light: range of the light in which the false-alarm rate is kept; None: light like the good pictures'.
     shots: number of good pictures that it learns from, drawn by the seed; 0: all.
-    good: names of the folders of good pictures, as `open_dataset` takes them.
     """
 
     category: str
@@ -49,18 +54,19 @@ class Cell:
     seed: int
     options: Json
     seen: int | str
-    group: str | None
-    minutes: float | None
-    device: str
+    shared: Json
     identity: Json
-    light: float | None = None
     shots: int = 0
-    good: str | None = None
 
     @property
     def base_method(self) -> str:
         """Method that is fitted: `method` without `-NUMBER` and `SHOT_SUFFIX`."""
         return base_method(self.method)
+
+    @property
+    def fit_arguments(self) -> Json:
+        """Arguments of `fit` that the call's options give."""
+        return {one.argument: self.shared[one.name] for one in SHARED_OPTIONS if one.argument}
 
     @property
     def label(self) -> str:
@@ -70,6 +76,13 @@ class Cell:
     def name(self) -> str:
         """Stem of the names of the cell's files: other settings, other name."""
         return f"{self.category}-{self.method}-seed{self.seed}-{_digest(self.identity)[:12]}"
+
+
+class CellSettings(NamedTuple):
+    """Settings of a method for a category. seen: defects that it learns from, as `Cell.seen`."""
+
+    config: PictureSettings
+    seen: int | str
 
 
 @dataclass(frozen=True)
@@ -100,13 +113,9 @@ def plan_grid(
     configs: Sequence[str] = (),
     sets: Sequence[str] = (),
     steps: int | None = None,
-    minutes: float | None = None,
     seen: str | None = None,
-    group: str | None = None,
-    device: str = "auto",
-    light: float | None = None,
     shots: str | None = None,
-    good: str | None = None,
+    **shared: object,
 ) -> Grid:
     """The grid of a call of `flawscope benchmark`, whose options these are, with every setting checked. Loads
     no torch.
@@ -114,7 +123,8 @@ def plan_grid(
     Args:
         root: folder of categories in any layout that `open_dataset` reads, or one category.
         sets: `METHOD.key=value`; win over the files of `configs`. `METHOD.seeds=LIST` wins over `seeds`.
-        steps, minutes, seen: for the methods that know them.
+        steps, seen: for the methods that know them.
+        shared: values of `SHARED_OPTIONS`; one that is lacking is its default.
 
     Raises:
         InputError: an unknown method or setting, no category that could be worked with.
@@ -122,37 +132,56 @@ def plan_grid(
     chosen = split_names(methods, "--methods", "name one or more, such as patchcore,efficientad")
     for name in chosen:
         registry.method(name)  # an unknown one is reported now
-    if light is not None:
-        check_range(light)
-    few = _parse_numbers(shots, "--shots", "1,2,4,8") if shots else ()
-    if 0 in few:
-        raise InputError("--shots: 0 pictures teach nothing; write for example 1,2,4,8")
+    common = _shared_values(shared)
+    few = _parse_shots(shots)
     numbers, files, own = _options_by_method(chosen, _parse_numbers(seeds, "--seeds", "0,1,2"), configs, sets)
     rows, missing = select_categories(root, categories, "--categories")
-    given = {"steps": steps, "minutes": minutes, "seen": seen}
+    given = {"steps": steps, "minutes": common["minutes"], "seen": seen}
     present = [row for row in rows if row not in missing]
-    values = {}
+    settings: dict[tuple[str, str], CellSettings] = {}
     for method, category in product(chosen, present):
         file = files.get(method)
-        values[method, category] = _method_config(method, category, file, own.get(method, ()), given)
-    if (steps or minutes) and not any(map(_learns_in_steps, chosen)):
-        raise InputError(f"--steps, --minutes: none of {', '.join(chosen)} learns in steps; leave them out")
-    if seen and not any(map(_learns_from_defects, chosen)):
-        raise InputError(f"--seen: {' and '.join(chosen)} learn from good pictures only; leave it out")
+        settings[method, category] = _cell_settings(method, category, file, own.get(method, ()), given)
+    _check_taken(chosen, given)
     first = numbers[chosen[0]][0]
-    usable, unusable = _open_categories(root, present, first, group, good)
-    common = {"group": group, "minutes": minutes, "device": device}
-    if light is not None:
-        common["light"] = light  # without it, names of cells are those of versions that did not have it
-    if good is not None:
-        common["good"] = good  # likewise
-    cells = tuple(_cells(chosen, numbers, usable, values, common))
+    usable, unusable = _open_categories(root, present, first, common["group"], common["good"])
+    cells = tuple(_cells(chosen, numbers, usable, settings, common))
     if few:
         cells = tuple(_with_shots(cell, count) for cell, count in product(cells, few))
         columns = [(_shot_column(method, count), method) for method, count in product(chosen, few)]
         numbers = {column: numbers[method] for column, method in columns}
         chosen = tuple(numbers)
     return Grid(rows, chosen, numbers, cells, missing, unusable)
+
+
+def _shared_values(given: Mapping[str, object]) -> Json:
+    """Values of the shared options. InputError for a light that cannot be."""
+    defaults = {option.name: option.default for option in SHARED_OPTIONS}
+    if unknown := given.keys() - defaults.keys():
+        raise TypeError(f"plan_grid takes no {', '.join(sorted(unknown))}")
+    values: Json = {**defaults, **given}
+    if values["light"] is not None:
+        check_range(values["light"])
+    return values
+
+
+def _parse_shots(text: str | None) -> tuple[int, ...]:
+    """Numbers of good pictures; none: all are learnt from."""
+    if not text:
+        return ()
+    numbers = _parse_numbers(text, "--shots", "1,2,4,8")
+    if 0 in numbers:
+        raise InputError("--shots: 0 pictures teach nothing; write for example 1,2,4,8")
+    return numbers
+
+
+def _check_taken(methods: Sequence[str], options: Facts) -> None:
+    """Raises an InputError for an option that none of the methods knows."""
+    names = ", ".join(methods)
+    if (options["steps"] or options["minutes"]) and not any(map(_learns_in_steps, methods)):
+        raise InputError(f"--steps, --minutes: none of {names} learns in steps; leave them out")
+    if options["seen"] and not any(map(_learns_from_defects, methods)):
+        raise InputError(f"--seen: {' and '.join(methods)} learn from good pictures only; leave it out")
 
 
 def _shot_column(method: str, shots: int) -> str:
@@ -169,37 +198,38 @@ def _cells(
     methods: Sequence[str],
     seeds: Mapping[str, tuple[int, ...]],
     datasets: Mapping[str, Dataset],
-    values: Mapping[tuple[str, str], tuple[Any, int | str]],
-    common: Facts,
+    settings: Mapping[tuple[str, str], CellSettings],
+    shared: Json,
 ) -> Iterator[Cell]:
-    """Yields the cells: the first seed of everything, then the second. values: settings and seen defects;
-    common: settings of all cells, minutes only for methods that learn in steps."""
+    """Yields the cells: the first seed of everything, then the second. settings: by method and category.
+    shared: options of all cells, minutes only for methods that learn in steps."""
     known: dict[str, str] = {}
     data = {category: _dataset_digest(dataset, known) for category, dataset in datasets.items()}
     for place in range(max(map(len, seeds.values()))):
         for method in methods:
-            for category, dataset in datasets.items() if place < len(seeds[method]) else ():
-                config, defects = values[method, category]
+            if place >= len(seeds[method]):
+                continue
+            own = {**shared, "minutes": shared["minutes"] if _learns_in_steps(method) else None}
+            for category, dataset in datasets.items():
+                config, seen = settings[method, category]
                 config = replace(config, seed=seeds[method][place])
-                named = {key: _path_identity(getattr(config, key), known) for key in config.PATHS}
-                call = {**common, "minutes": common["minutes"] if _learns_in_steps(method) else None}
                 identity = {
                     "category": category,
                     "method": method,
-                    "settings": asdict(config) | named,
-                    "seen": _seen_identity(defects, dataset, config.seed, known),
+                    "settings": _settings_identity(config, known),
+                    "seen": _seen_identity(seen, dataset, config.seed, known),
                     "data": data[category],
                     "flawscope": __version__,
-                    **call,
+                    **_shared_identity(own),
                 }
                 yield Cell(
                     category=category,
                     method=method,
                     seed=config.seed,
                     options=_json_values(asdict(config)),
-                    seen=defects,
+                    seen=seen,
+                    shared=own,
                     identity=_json_values(identity),
-                    **call,
                 )
 
 
@@ -246,26 +276,31 @@ def _split_pair(text: str, option: str, form: str, methods: Sequence[str], sign:
     return method, rest
 
 
-def _method_config(
-    method: str, category: str, file: str | None, own: Sequence[str], options: Mapping[str, object]
-) -> tuple[Any, int | str]:
+def _cell_settings(
+    method: str, category: str, file: str | None, own: Sequence[str], options: Facts
+) -> CellSettings:
     """Settings from preset, file, options and --set, later ones win; and the defects to learn from."""
-    flags = {}
-    if options["steps"] is not None and _learns_in_steps(method):
-        flags["steps"] = options["steps"]
-    if options["seen"] is not None and _learns_from_defects(method):
-        flags["seen"] = options["seen"]
-    values = merge_settings(file, flags, own, category)
+    values = merge_settings(file, _taken_options(method, options), own, category)
     named, preset, seen = registry.take_choices(values)
     if named not in (None, method):
         where = f"config {file}" if file else "--set"
         raise InputError(f"{where} is not for {method}: mend its `method`, or give the right file")
     if seen != 0 and not _learns_from_defects(method):
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
-    built = registry.configure(registry.method(method), preset, values)
+    config = registry.configure(registry.method(method), preset, values)
     if options["minutes"] is not None and _learns_in_steps(method):
-        built = replace(built, steps=None)  # as many as fit
-    return built, int(seen) if str(seen).isdecimal() else str(seen)
+        config = replace(config, steps=None)  # as many as fit
+    return CellSettings(config, int(seen) if str(seen).isdecimal() else str(seen))
+
+
+def _taken_options(method: str, options: Facts) -> Json:
+    """Options `--steps` and `--seen`, where a method knows them and they are given."""
+    taken: Json = {}
+    if options["steps"] is not None and _learns_in_steps(method):
+        taken["steps"] = options["steps"]
+    if options["seen"] is not None and _learns_from_defects(method):
+        taken["seen"] = options["seen"]
+    return taken
 
 
 def _learns_in_steps(method: str) -> bool:
@@ -317,6 +352,18 @@ def _dataset_digest(dataset: Dataset, known: dict[str, str]) -> str:
         digests = list(pool.map(lambda path: _file_digest(path, known), paths))
     names = (Path(os.path.relpath(path, dataset.root)).as_posix() for path in paths)
     return _digest(sorted(zip(names, digests, strict=True)))
+
+
+def _settings_identity(config: PictureSettings, known: dict[str, str]) -> Json:
+    """Settings, of which those that name files are a name and a digest. `known` spares hashing."""
+    settings = asdict(config)
+    for key in config.PATHS:
+        settings[key] = _path_identity(settings[key], known)
+    return settings
+
+
+def _shared_identity(shared: Json) -> Json:
+    return {name: value for name, value in shared.items() if value is not None or name in ALWAYS_NAMED}
 
 
 def _path_identity(value: object, known: dict[str, str]) -> object:

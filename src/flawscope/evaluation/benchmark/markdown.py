@@ -12,7 +12,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from flawscope.errors import pluralize
-from flawscope.evaluation.benchmark.grid import base_method
+from flawscope.evaluation.benchmark.grid import Cell, base_method
 from flawscope.evaluation.benchmark.tables import (
     METRICS,
     Aggregate,
@@ -95,12 +95,7 @@ def _metric_section(results: Results, metric: str, letters: dict[str, str], note
     header += [f"{letters[source.id]} {source.label}" for source in columns]
     rows = []
     for category in results.grid.rows:
-        faults = []
-        if category in results.grid.missing:
-            faults.append("Not in the data.")
-        if category in results.grid.unusable:
-            faults.append(results.grid.unusable[category])
-        row = [f"{category} {notes.mark(faults)}".strip()]
+        row = [f"{category} {notes.mark(_faults(results, category))}".strip()]
         for method in methods:
             remarks = _remarks(results, method, category, metric)
             value = _format_value(results.value(metric, method, category), " seeds")
@@ -116,6 +111,16 @@ def _metric_section(results: Results, metric: str, letters: dict[str, str], note
     return f"## {name[0].upper()}{name[1:]}\n\n{_table(header, rows)}"
 
 
+def _faults(results: Results, category: str) -> list[str]:
+    """Why a category was not measured; none: it was."""
+    faults = []
+    if category in results.grid.missing:
+        faults.append("Not in the data.")
+    if category in results.grid.unusable:
+        faults.append(results.grid.unusable[category])
+    return faults
+
+
 def _remarks(results: Results, method: str, category: str, metric: str) -> list[str]:
     lines, absent, without = [], [], []
     for cell in results.cells.get((method, category), []):
@@ -127,19 +132,27 @@ def _remarks(results: Results, method: str, category: str, metric: str) -> list[
         else:
             if document["evaluation"]["metrics"].get(metric) is None:
                 without.append(str(cell.seed))
-            if not metric.startswith("image"):  # cells of earlier versions have no remarks
-                lines += [f"{cell.label}: {line}" for line in document["evaluation"].get("remarks", ())]
-            if skipped := document["skipped"]:
-                lines.append(f"{cell.label}: {len(skipped)} skipped or without mask: {skipped[0]}")
-            if count := document["evaluation"]["left_out"]:
-                lines.append(
-                    f"{category} {method}: left out of its figures, because it was learnt from: "
-                    f"{pluralize(count, 'test picture')}"
-                )
+            lines += _cell_remarks(cell, document, metric)
     if absent:
         lines.append(f"{category} {method}: seed {', '.join(absent)} is not done yet")
     if without:
         lines.append(f"{category}: its test pictures do not give every metric, for want of masks or kinds")
+    return lines
+
+
+def _cell_remarks(cell: Cell, document: Json, metric: str) -> list[str]:
+    """Remarks on the figures of a cell that is done."""
+    lines = []
+    evaluation = document["evaluation"]
+    if not metric.startswith("image"):  # cells of earlier versions have no remarks
+        lines += [f"{cell.label}: {line}" for line in evaluation.get("remarks", ())]
+    if skipped := document["skipped"]:
+        lines.append(f"{cell.label}: {len(skipped)} skipped or without mask: {skipped[0]}")
+    if count := evaluation["left_out"]:
+        lines.append(
+            f"{cell.category} {cell.method}: left out of its figures, because it was learnt from: "
+            f"{pluralize(count, 'test picture')}"
+        )
     return lines
 
 
@@ -240,16 +253,20 @@ def _published_section(results: Results, letters: dict[str, str]) -> str:
         f"How sure they are: {meanings}. An average without such a mark was computed from the column.",
     ]
     if others:
-        shown = [metric for metric in METRICS if any(metric in source.means for source in others)]
-        rows = []
-        for source in others:
-            figures = [_format_figure(source.means.get(metric), source) for metric in shown]
-            rows.append([source.label, *figures])
-        titles = [METRICS[metric] for metric in shown]
         parts.append("Further ones, means over all 15 categories as printed:")
-        parts.append(_table(["", *titles], rows))
+        parts.append(_means_table(others))
         parts.append("\n".join(f"- {_describe_source(source)}" for source in others))
     return "\n\n".join(parts)
+
+
+def _means_table(sources: Sequence[Source]) -> str:
+    """Table of published means: a row for each source, a column for each metric that one has."""
+    metrics = [metric for metric in METRICS if any(metric in source.means for source in sources)]
+    rows = []
+    for source in sources:
+        figures = [_format_figure(source.means.get(metric), source) for metric in metrics]
+        rows.append([source.label, *figures])
+    return _table(["", *(METRICS[metric] for metric in metrics)], rows)
 
 
 def _describe_source(source: Source) -> str:

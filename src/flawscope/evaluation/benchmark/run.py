@@ -58,9 +58,7 @@ def run_grid(
             for label, found in pool.ended(POLL_INTERVAL):
                 cell = running.pop(label)
                 live.job_stages.pop(label, None)
-                reason = str(found) if isinstance(found, FlawscopeError) else ""
-                document = found if isinstance(found, dict) else store.read_cell(cell)
-                report.add(cell, document, reason, [*running.values(), *waiting])
+                report.add(cell, store, found, [*running.values(), *waiting])
                 on_update(report.results())
             live.show()
     except BaseException:
@@ -85,9 +83,15 @@ class _Report:
     def results(self) -> Results:
         return Results(self.grid, dict(self.done), dict(self.failed))
 
-    def add(self, cell: Cell, document: Json | None, reason: str, rest: Sequence[Cell]) -> None:
-        """Takes a cell in that has ended. document: None where it failed, for the reason. rest: cells that
-        have not ended."""
+    def add(self, cell: Cell, store: CellStore, found: object, rest: Sequence[Cell]) -> None:
+        """Takes a cell in that has ended.
+
+        Args:
+            found: its document, or a FlawscopeError, after which the document may be stored all the same.
+            rest: cells that have not ended.
+        """
+        reason = str(found) if isinstance(found, FlawscopeError) else ""
+        document = found if isinstance(found, dict) else store.read_cell(cell)
         if document is None:
             self.failed[cell.name] = reason
         else:

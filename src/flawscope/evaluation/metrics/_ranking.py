@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,16 @@ from flawscope.types import Array
 Maps = Sequence[NDArray[np.number]] | NDArray[np.number]
 # Per picture the pixels that count, [H, W] bool; None: all of them.
 Valid = Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_]
+Truth = TypeVar("Truth")
+SomeTruth = TypeVar("SomeTruth", covariant=True)
+
+
+class Truths(Protocol[SomeTruth]):
+    """Ground truth of each picture, such as a mask; None where there is none."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> SomeTruth | None: ...
 
 
 def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
@@ -59,8 +69,8 @@ def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.flo
 
 
 def iterate_checked(
-    maps: Maps, truths: Sequence[Any] | Array, valid: Valid | None, name: str
-) -> Iterator[tuple[int, Array, Any, NDArray[np.bool_] | None]]:
+    maps: Maps, truths: Truths[Truth], valid: Valid | None, name: str
+) -> Iterator[tuple[int, Array, Truth, NDArray[np.bool_] | None]]:
     """Yields index, map [H, W], truth and valid pixels of every picture with a ground truth: maps are real,
     without NaN where they count. Every element is asked for once."""
     if len(maps) != len(truths):
@@ -71,17 +81,23 @@ def iterate_checked(
         truth = truths[i]
         if truth is None:
             continue
-        values = np.asarray(maps[i])
-        if values.ndim != 2:
-            raise InputError(f"maps[{i}] has shape {values.shape}, expected [H, W]")
-        if values.dtype.kind not in "fiub":
-            raise InputError(f"maps[{i}] has dtype {values.dtype}, expected real numbers")
+        values = _check_map(maps[i], f"maps[{i}]")
         keep = None if valid is None else valid[i]
         if keep is not None:
             keep = check_mask(keep, values.shape, f"valid[{i}]")
         if np.isnan(values if keep is None else values[keep]).any():
             raise InputError(f"maps[{i}] contains NaN; a metric cannot rank it")
         yield i, values, truth, keep
+
+
+def _check_map(given: ArrayLike, name: str) -> Array:
+    """Returns a map [H, W] of real numbers as an array."""
+    values = np.asarray(given)
+    if values.ndim != 2:
+        raise InputError(f"{name} has shape {values.shape}, expected [H, W]")
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"{name} has dtype {values.dtype}, expected real numbers")
+    return values
 
 
 def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np.bool_]:

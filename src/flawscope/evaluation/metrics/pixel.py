@@ -9,7 +9,7 @@ finding part of it, the saturation, is all that can be asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -187,22 +187,30 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
             if scores.size == 0:
                 continue
             number += 1
-            # Once `saturation` pixels are found, more add nothing, so lower ones never count. The last one
-            # that does counts for the fraction that is still missing. Among equal scores it is all one.
             saturation = min(float(saturation), float(scores.size))
-            whole = math.floor(saturation)
-            end = scores.size - whole
-            for piece, share in ((scores[end:], 1.0), (scores[end - 1 : end], saturation - whole)):
-                if piece.size and share > 0:
-                    pieces.append(piece)
-                    shares.append(share)
-                    divisors.append(saturation)
+            for piece, share in _counting_pieces(scores, saturation):
+                pieces.append(piece)
+                shares.append(share)
+                divisors.append(saturation)
     found = gather_regions(pieces, shares, divisors, number, dtypes)
     normal = (
         values[_outside(here, values.shape) if keep is None else _outside(here, values.shape) & keep]
         for _, values, here, keep in iterate_checked(maps, regions, valid, "lists of regions")
     )
     return count_normal(found, batches(normal, pixels, found.scores.dtype)), found
+
+
+def _counting_pieces(scores: Array, saturation: float) -> Iterator[tuple[Array, float]]:
+    """Yields the scores of a region, in rising order, that count, with what each of them counts for.
+
+    Once `saturation` pixels are found, more add nothing, so lower ones never count. The last one that does
+    counts for the fraction that is still missing. Among equal scores it is all one.
+    """
+    whole = math.floor(saturation)
+    end = scores.size - whole
+    for piece, share in ((scores[end:], 1.0), (scores[end - 1 : end], saturation - whole)):
+        if piece.size and share > 0:
+            yield piece, share
 
 
 def _outside(regions: Sequence[tuple[NDArray[np.bool_], float]], shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -8,12 +8,12 @@ import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +76,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.stages, self.size = name, stages, size
         self.network = network
-        timm_network: Any = network
         # Swin and its kin give [B, H, W, C]
         self.channels_last = "NHWC" in str(getattr(network, "output_fmt", ""))
-        cfg = timm_network.pretrained_cfg
+        cfg = _pretrained_facts(network)
         mean, std = (cfg.get("mean") or IMAGENET[0]), (cfg.get("std") or IMAGENET[1])
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
@@ -108,6 +107,11 @@ class Backbone(nn.Module):
         images = (images - self.mean) / self.std
         maps = self.network(images)
         return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else list(maps)
+
+
+def _pretrained_facts(network: nn.Module) -> Json:
+    """Facts that timm keeps about a network's pretrained weights."""
+    return cast("Json", network.pretrained_cfg)
 
 
 def _new_backbone(kind: type[Backbone]) -> Backbone:
@@ -141,32 +145,45 @@ def load_backbone(
     licence = found.licence
     if found.path is None:
         network = _fetch(name, stages, size)
-        cfg: Any = network.pretrained_cfg
-        licence = cfg.get("license") or licence
+        licence = _pretrained_facts(network).get("license") or licence
     else:
-        is_graph = found.path.suffix == ".onnx"
-        state = read_graph(found.path) if is_graph else _read_checkpoint(found.path)
         wanted = _meta_network(name).state_dict()
-        if found.packaged and not is_graph:
-            state = _rename_by_order(state, wanted)
-        # Tensors the file lacks become NaN; the chosen stages must not use any of them.
-        fitting = {}
-        for key, value in wanted.items():
-            if key in state and (state[key].shape == value.shape or "pos_embed" in key):
-                fitting[key] = state[key]
-            else:
-                absent = torch.nan if value.is_floating_point() else 0
-                fitting[key] = torch.full(value.shape, absent, dtype=value.dtype)
-        given = {"pretrained_cfg_overlay": {"state_dict": fitting}, "pretrained": True}
+        state = _fill_absent(_read_weights(found.path, wanted, found.packaged), wanted)
+        given = {"pretrained_cfg_overlay": {"state_dict": state}, "pretrained": True}
         network = _create(name, stages, size, **given)
-        unfilled = [k for k, v in network.state_dict().items() if v.is_floating_point() and v.isnan().any()]
-        if unfilled:
-            raise InputError(
-                f"{found.path.name} lacks {pluralize(len(unfilled), 'tensor')} that {name} needs for stages "
-                f"{','.join(map(str, stages))}, first {unfilled[0]}: choose other stages or another file"
-            )
+        _check_filled(network, found.path.name, name, stages)
     backbone = _folded(name, stages, size, network)
     return backbone, {"name": name, "origin": found.origin, "licence": licence}
+
+
+def _read_weights(path: Path, wanted: dict[str, Tensor], packaged: bool) -> dict[str, Tensor]:
+    """Read the tensors of a file. wanted: those of timm's network, by whose order packaged ones are named."""
+    if path.suffix == ".onnx":
+        return read_graph(path)
+    state = _read_checkpoint(path)
+    return _rename_by_order(state, wanted) if packaged else state
+
+
+def _fill_absent(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as a network wants them; those that are not there become NaN."""
+    filled = {}
+    for key, value in wanted.items():
+        if key in state and (state[key].shape == value.shape or "pos_embed" in key):
+            filled[key] = state[key]
+        else:
+            absent = torch.nan if value.is_floating_point() else 0
+            filled[key] = torch.full(value.shape, absent, dtype=value.dtype)
+    return filled
+
+
+def _check_filled(network: nn.Module, file_name: str, name: str, stages: tuple[int, ...]) -> None:
+    """InputError for a network whose stages use tensors that the file of its weights lacks."""
+    unfilled = [k for k, v in network.state_dict().items() if v.is_floating_point() and v.isnan().any()]
+    if unfilled:
+        raise InputError(
+            f"{file_name} lacks {pluralize(len(unfilled), 'tensor')} that {name} needs for stages "
+            f"{','.join(map(str, stages))}, first {unfilled[0]}: choose other stages or another file"
+        )
 
 
 def empty_backbone(
@@ -312,28 +329,29 @@ def _quiet_logger(logger: str) -> Iterator[None]:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: object = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"cannot read weights {path}: {reason}; give a safetensors file or a plain checkpoint"
-        ) from None
+    state = _open_checkpoint(path)
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not any(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path} holds no tensors: give a safetensors file or a plain checkpoint")
-    return {
-        k.removeprefix("module."): v.float() if v.is_floating_point() else v
-        for k, v in state.items()
-        if isinstance(v, Tensor)
-    }
+    tensors = {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, Tensor)}
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def _open_checkpoint(path: Path) -> object:
+    """Load what a file of weights holds, without running code of it. InputError: it cannot be opened."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"cannot read weights {path}: {reason}; give a safetensors file or a plain checkpoint"
+        ) from None
 
 
 def _rename_by_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -352,6 +370,24 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
     is observed in one forward pass, so it holds for any architecture. A convolution whose output is also
     read elsewhere (the shortcuts of pre-activation networks) keeps its normalisation.
     """
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    if not any(isinstance(m, nn.BatchNorm2d) for m in layers):
+        return 0
+    pairs = _find_normalised(network, layers, example)
+    names = {m: n for n, m in network.named_modules()}
+    for norm, conv in pairs:
+        merged = fuse_conv_bn_eval(conv.double(), norm.double()).float()
+        conv.weight, conv.bias = merged.weight, merged.bias
+        parent, _, child = names[norm].rpartition(".")
+        setattr(network.get_submodule(parent), child, _rest_of(norm))
+    return len(pairs)
+
+
+def _find_normalised(
+    network: nn.Module, layers: Sequence[nn.Module], example: Tensor
+) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
+    """Find the normalisations, each with the convolution whose output it alone reads, both used once in a
+    pass of `example`. A shared layer, or one whose plain output is needed, is left as it is."""
     producer: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps outputs alive, so ids stay unique
     uses: Counter[nn.Module] = Counter()
     reads: Counter[int] = Counter()
@@ -375,34 +411,19 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
             reads.update(id(value) for value in tree_leaves((args, kwargs)) if id(value) in producer)
             return func(*args, **(kwargs or {}))
 
-    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
-    if not any(isinstance(m, nn.BatchNorm2d) for m in layers):
-        return 0
     hooks = [m.register_forward_hook(observe) for m in layers]
     with torch.no_grad(), Reads():
         reads.update(map(id, tree_leaves(network(example))))
     for hook in hooks:
         hook.remove()
-    names = {m: n for n, m in network.named_modules()}
-    folded = 0
-    for norm, conv, between in pairs:
-        if norm.running_var is None or norm.running_mean is None:
-            continue
-        if not uses[norm] == uses[conv] == reads[between] == 1:
-            continue  # a shared layer, or one whose plain output is needed: leave it
-        merged = fuse_conv_bn_eval(conv.double(), norm.double()).float()
-        conv.weight, conv.bias = merged.weight, merged.bias
-        parent, _, child = names[norm].rpartition(".")
-        # timm's BatchNormAct2d holds the activation too
-        rest = nn.Sequential(getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity()))
-        kept = [m for m in rest if not isinstance(m, nn.Identity)]
-        instead: nn.Module
-        if not kept:
-            instead = nn.Identity()
-        elif len(kept) == 1:
-            instead = kept[0]
-        else:
-            instead = nn.Sequential(*kept)
-        setattr(network.get_submodule(parent), child, instead)
-        folded += 1
-    return folded
+    used_once = [(n, c) for n, c, between in pairs if uses[n] == uses[c] == reads[between] == 1]
+    return [(n, c) for n, c in used_once if n.running_var is not None and n.running_mean is not None]
+
+
+def _rest_of(norm: nn.BatchNorm2d) -> nn.Module:
+    """Layers that are left of a normalisation which is folded: timm's BatchNormAct2d holds the activation."""
+    rest = nn.Sequential(getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity()))
+    kept = [m for m in rest if not isinstance(m, nn.Identity)]
+    if not kept:
+        return nn.Identity()
+    return kept[0] if len(kept) == 1 else nn.Sequential(*kept)

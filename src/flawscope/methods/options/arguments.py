@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, get_type_hints
 
 from flawscope.methods.options import stored
 from flawscope.methods.options.record import (
@@ -49,7 +49,7 @@ class Reading:
     group: str | None = option(
         None,
         "regular expression on file names; pictures for which it matches the same text show one part",
-        record=FitOption(group=PICTURES, shared="group"),
+        record=FitOption(group=PICTURES, shared="group", benchmark=True),
         stored=stored.group,
     )
     part: str | None = option(
@@ -87,7 +87,7 @@ class Reading:
         record=FitOption(
             group=PICTURES,
             metavar="N|FOLDER|FILE",
-            help="defects to learn from: N test pictures, or a folder",
+            help="Defects to learn from: N test pictures, or a folder.",
             names_files=True,
         ),
     )
@@ -108,7 +108,7 @@ class Reading:
         record=FitOption(
             group=PROMISE,
             value=SWITCH,
-            help="leave out pictures that do not look good",
+            help="Leave out pictures that do not look good.",
             fact="drop_suspects",
         ),
     )
@@ -118,7 +118,7 @@ class Reading:
         record=FitOption(
             group=PROMISE,
             value=SWITCH,
-            help="all are good: accept what a question names",
+            help="Accept what a question names: all are good.",
             computes=False,
             fact="force",
             search=WITHOUT_EFFECT,
@@ -127,7 +127,7 @@ class Reading:
     device: str = option(
         "auto",
         "auto, cpu, cuda or mps",
-        record=FitOption(group=RUNNING, shared="device", search=WITHOUT_EFFECT),
+        record=FitOption(group=RUNNING, shared="device", search=WITHOUT_EFFECT, benchmark=True),
     )
 
 
@@ -157,8 +157,8 @@ class Seeing:
         record=FitOption(
             group=PICTURES,
             metavar="all|1-3,4|PATTERN",
-            help="judge more channels than three together: colours, and each other one by itself (all), or "
-            "groups by numbers; or files of one part under several lights, such as {part}_{light}.png",
+            help="Judge more channels than three together: colours, and each other one by itself (all), or "
+            "groups by numbers; or files of one part under several lights, such as {part}_{light}.png.",
             rare=True,
             kept_by_update=True,
             changes_input=True,
@@ -176,7 +176,7 @@ class Seeing:
             group=VIEWS,
             choices=("none", "shift", "turn", "full", "auto"),
             metavar="HOW",
-            help="find parts: shift, turn, full (mirrors), auto",
+            help="Find parts that lie apart: shift, turn, full (mirrors), auto.",
             kept_by_update=True,
             changes_input=True,
             form=FormField(kind="choice", choices=("none", "shift", "turn", "full", "auto")),
@@ -189,7 +189,7 @@ class Seeing:
         record=FitOption(
             group=VIEWS,
             value=SWITCH,
-            help="--align: pictures show several parts",
+            help="Find several parts in a picture, with --align.",
             kept_by_update=True,
             changes_input=True,
             apart=("part",),  # each of its parts would have a name
@@ -205,7 +205,7 @@ class Seeing:
         record=FitOption(
             group=VIEWS,
             metavar="Npx",
-            help="the smallest defect to be found, sets --tile",
+            help="Smallest defect to be found; it sets --tile.",
             kept_by_update=True,
             chooses=("tile", "scale"),
             changes_input=True,
@@ -227,9 +227,10 @@ class Seeing:
         record=FitOption(
             group=PROMISE,
             metavar="SHARE",
-            help="in any light that is up to 10%% brighter or darker",
+            help="Keep the rate in light that is up to 10%% brighter or darker.",
             kept_by_update=True,
             changes_input=True,
+            benchmark=True,
             form=FormField(kind="percent", above=0, least=1, most=30),
         ),
         stored=stored.light,
@@ -253,10 +254,11 @@ class Learning:
             group=METHOD,
             value=MINUTES,
             metavar="M",
-            help="{in_steps}: done after so long",
+            help="Minutes that {in_steps} may take.",
             exclusive="length",
             kept_by_update=True,
             search=NOTHING,
+            benchmark=True,
             form=FormField(kind="own", above=0, most=10_000),
         ),
     )
@@ -266,7 +268,7 @@ class Learning:
         record=FitOption(
             group=METHOD,
             value=SWITCH,
-            help="go on where a run that was stopped left off; --auto: with what had no time",
+            help="Go on where a run that was stopped left off; with --auto: with what had no time.",
             rare=True,
             kept_by_update=True,
             search=NOTHING,
@@ -280,7 +282,7 @@ class Learning:
             group=RUNNING,
             value=SWITCH,
             switched=0,
-            help="store no pictures for the self-test",
+            help="Store no pictures for the self-test.",
             rare=True,
             kept_by_update=True,
         ),
@@ -295,7 +297,7 @@ class Learning:
             group=RUNNING,
             value=SWITCH,
             switched=False,
-            help="store no small pictures of the good ones: copies of them are not known again later",
+            help="Store no small pictures of the good ones: copies of them are not known again later.",
             rare=True,
             kept_by_update=True,
             fact="keeps_looks",
@@ -310,7 +312,7 @@ class Learning:
             group=PROMISE,
             value=SWITCH,
             switched=False,
-            help="do not measure what share of simulated defects it finds",
+            help="Do not measure what share of simulated defects the model finds.",
             rare=True,
         ),
     )
@@ -319,7 +321,7 @@ class Learning:
 ARGUMENTS = (Reading, Seeing, Learning)
 
 
-def types_of(arguments: type[DataclassInstance]) -> dict[str, Any]:
+def types_of(arguments: type[DataclassInstance]) -> dict[str, object]:
     """Types of arguments by their names."""
     from flawscope.calibration.threshold import Rate
     from flawscope.pictures.channels import Channels

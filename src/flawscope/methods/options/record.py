@@ -71,6 +71,7 @@ class FitOption:
         the value where it is not the default. chooses: settings of the method, which are stored in its place.
     changes_input: the network sees other pictures with it.
     search: what `--auto` makes of it.
+    benchmark: `flawscope benchmark` has it, for all its cells.
     apart: options that it does not go with. needs: the one that it makes no sense without, and how to give
         that.
     form: New product of a station asks for it so; None: it does not.
@@ -99,6 +100,7 @@ class FitOption:
     chooses: tuple[str, ...] = ()
     changes_input: bool = False
     search: str = KEPT
+    benchmark: bool = False
     apart: tuple[str, ...] = ()
     needs: tuple[str, str] | None = None
     form: FormField | None = None

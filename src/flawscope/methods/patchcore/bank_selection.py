@@ -23,6 +23,7 @@ from flawscope.types import Json
 
 MIB, GIB = 2**20, 2**30
 MAX_FEATURE_BYTES = 2 * GIB  # of features that are kept in memory if nobody asks for more
+KEPT_SHARE = 0.5  # of that memory, at most, for pictures that a streamed fit calibrates on
 KERNEL_BYTES = 60 * MIB  # code and buffers that torch's kernels bring in when they are first used
 ACTIVATION_FACTOR = 1.45  # of the widest layer's input and output, as measured (bench/fit.py)
 MIN_FINE_BANK = (
@@ -87,12 +88,16 @@ def select_bank(
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Shards the features are split into, and the process's predicted peak in bytes."""
+    """Shards the features are split into, and the process's predicted peak in bytes.
+
+    kept: number of pictures to calibrate on whose features stay in memory beside a shard's.
+    """
 
     shards: int
     peak: int
     features: int
     free: int
+    kept: int
 
     def describe(self) -> str:
         how = (
@@ -137,7 +142,10 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     banks = [bank_size(config, v, n * count) for v, n in enumerate(patches)]
     features = count * per_picture
     budget = config.memory * GIB if config.memory is not None else min(MAX_FEATURE_BYTES, 0.5 * free)
-    shards = max(1, math.ceil(features / max(budget, 1)))
+    kept = min(_calibrated_count(config, task), int(KEPT_SHARE * budget / per_picture))
+    shards = 1
+    if features > budget:
+        shards = math.ceil(features / max(budget - kept * per_picture, 1))
     if config.shards is not None:
         shards = config.shards
         if shards > count:
@@ -159,10 +167,17 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     selecting += max(patches) * -(-count // shards) * rounded
     # one row block of the neighbours' table against the bank; the bank in its forms
     installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * width * 4
-    kept = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2  # the coresets of the shards
-    most = base + features // shards + embedding + selecting + installing + kept
+    coresets = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2  # of the shards
+    calibrating = 0 if shards == 1 else kept * per_picture
+    most = base + features // shards + embedding + selecting + installing + coresets + calibrating
     most = max(most, peak_memory() if on_cpu else 0)  # comparing a great many pictures took more already
-    return MemoryPlan(shards, int(most), features, int(free))
+    return MemoryPlan(shards, int(most), features, int(free), kept)
+
+
+def _calibrated_count(config: Config, task: Task) -> int:
+    """Number of pictures to calibrate on, each taken for a part."""
+    own = task.calibration_pictures
+    return min(task.count, config.calibration_pictures if own is None else own)
 
 
 def _activation_bytes(model: Model) -> int:

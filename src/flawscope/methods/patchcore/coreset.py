@@ -89,12 +89,8 @@ def select(
         until: stop early once every point is this close to the selection.
         progress: called with (picks made, count).
     """
-    total, _ = features.shape
-    least = 1 if start is None or not len(start) else 0
-    if not least <= count <= total:
-        raise InputError(f"cannot pick {count} of {pluralize(total, 'point')}: ask for {least} to {total}")
-    if not 0 <= first < total:
-        raise InputError(f"the first pick {first} is not one of {pluralize(total, 'point')}")
+    has_start = start is not None and len(start) > 0
+    _check_picks(len(features), count, first, least=0 if has_start else 1)
     device = features.device
     with torch.inference_mode(), workers(device) as each:
         update = _Distances(features, groups, each)
@@ -111,7 +107,7 @@ def select(
             return take(_pool_picks(features, update, count - done, until * until))
 
         picks: list[Tensor] = []
-        if start is not None and len(start):
+        if start is not None and has_start:
             run_serially(lambda: update(start, start_groups), device)
         else:
             picks.append(run_serially(lambda: take(torch.tensor([first], device=device)), device))
@@ -127,6 +123,14 @@ def select(
         leave_out = None if update.others is None else update.others.clamp_(min=0).sqrt_()
         chosen = torch.cat(picks) if picks else torch.zeros(0, dtype=torch.long, device=features.device)
         return Coreset(chosen, update.squared.clamp_(min=0).sqrt_(), leave_out, update.nearest_pick)
+
+
+def _check_picks(total: int, count: int, first: int, *, least: int) -> None:
+    """InputError for a number of picks, or a first pick, that so many points do not allow."""
+    if not least <= count <= total:
+        raise InputError(f"cannot pick {count} of {pluralize(total, 'point')}: ask for {least} to {total}")
+    if not 0 <= first < total:
+        raise InputError(f"the first pick {first} is not one of {pluralize(total, 'point')}")
 
 
 def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:

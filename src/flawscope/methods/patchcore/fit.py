@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from flawscope.methods.patchcore.leave_one_out import (
     calibrate,
     calibrate_one_part,
     leave_one_out,
+    left_out_picture,
     measured_excess,
     score_left_out,
     scores_above,
@@ -50,7 +52,9 @@ from flawscope.methods.patchcore.patches import (
 )
 from flawscope.methods.patchcore.selected_bank import SelectedBank
 from flawscope.methods.task import Fitted, Task
-from flawscope.progress import Detail
+from flawscope.methods.threads import workers
+from flawscope.progress import Detail, ProgressCounter
+from flawscope.types import Json
 
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
 
@@ -76,13 +80,18 @@ def fit(model: Model, task: Task) -> Fitted:
     facts = fitted.facts
     facts |= {"augment": augment_name(job), "shards": planned.shards, "seconds": job.seconds()}
     facts |= {"memory_predicted": planned.peak, "memory_peak": peak_memory()}
+    fitted.summary = _summarise(facts)
+    return fitted
+
+
+def _summarise(facts: Json) -> list[str]:
+    """Lines for people on the memory banks, and the memory that selecting them took."""
     radii = ", ".join(f"{radius:.4g}" for radius in facts["covering_radius"])
-    used, predicted = (facts[f"memory_{which}"] / 2**30 for which in ("peak", "predicted"))
-    fitted.summary = [
+    used, predicted = facts["memory_peak"] / 2**30, facts["memory_predicted"] / 2**30
+    return [
         f"memory bank: {facts['bank']} of {facts['patches']} patches, covering radius {radii}",
         f"memory: {used:.2f} GiB at the peak, {predicted:.2f} predicted",
     ]
-    return fitted
 
 
 def _require_pictures(used: Sequence[int]) -> None:
@@ -95,15 +104,19 @@ def _require_pictures(used: Sequence[int]) -> None:
 def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
     """Rows of the pictures to calibrate on, of those `used`, by the seed: all of a part, which are judged
     together, unless the caller calibrates again."""
-    own = job.task.calibration_pictures
-    units = [*used] if own is not None else [job.task.groups[number] for number in used]
+    own, count = job.task.calibration_pictures, job.task.count
+    unit_of = np.arange(count) if own is not None else np.array(job.task.groups)
     most = job.config.calibration_pictures if own is None else own
-    chosen = np.unique(units)
-    if len(chosen) > most:
-        rng = np.random.default_rng(job.config.seed)
-        chosen = rng.choice(chosen, most, replace=False)
-    are_chosen = np.isin(units, chosen)
-    return np.flatnonzero(are_chosen).tolist()
+    units = unit_of[[*used]]
+    there, every = np.unique(units), np.unique(unit_of)
+    if len(there) <= most:
+        return [*range(len(used))]
+    # of all pictures first: a streamed fit keeps the features of these before it knows which can be used
+    rng = np.random.default_rng(job.config.seed)
+    chosen = np.intersect1d(rng.choice(every, most, replace=False), there)
+    others = np.setdiff1d(there, chosen)
+    chosen = np.append(chosen, rng.choice(others, most - len(chosen), replace=False))
+    return np.flatnonzero(np.isin(units, chosen)).tolist()
 
 
 def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> float:
@@ -188,17 +201,11 @@ def _fit_in_memory(job: FitJob) -> Fitted:
         job.record_time("calibration")
         if round_ == ROUNDS or job.task.calibration_pictures is not None:
             break
-        found = _find_suspects(job, good, calibrated)
-        others = [i for i, picture in enumerate(patches.pictures) if picture not in {*calibrated}]
-        limit = _suspicion_limit(job, good, calibrated)
-        found |= scores_above(limit, job.model, patches, selections, others)
-        found = dict(sorted(found.items(), key=lambda pair: -pair[1]))
+        found = _find_all_suspects(job, good, calibrated, patches, selections)
         suspected |= found
         if not job.task.drop_suspects or not found:
             break
-        groups = job.task.groups
-        parts = {groups[picture] for picture in found}  # what is wrong with a part, its other pictures show
-        gone = [picture for picture in patches.pictures if groups[picture] in parts]
+        gone = _pictures_of_parts(job, patches, found)
         dropped += gone
         patches = patches.keep([i for i, picture in enumerate(patches.pictures) if picture not in gone])
         without = job.task.pluralize(len(found), "suspicious")
@@ -212,6 +219,28 @@ def _fit_in_memory(job: FitJob) -> Fitted:
         fitted.promised, fitted.how = False, ONE_PART_METHOD
     fitted.dropped, fitted.suspects = sorted(dropped), suspected
     return fitted
+
+
+def _find_all_suspects(
+    job: FitJob,
+    good: GoodValues,
+    calibrated: Sequence[int],
+    patches: Patches,
+    selections: list[SelectedBank],
+) -> dict[int, float]:
+    """Scores of suspicious pictures, highest first, also of those that calibration did not score."""
+    found = _find_suspects(job, good, calibrated)
+    others = [i for i, picture in enumerate(patches.pictures) if picture not in {*calibrated}]
+    limit = _suspicion_limit(job, good, calibrated)
+    found |= scores_above(limit, job.model, patches, selections, others)
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def _pictures_of_parts(job: FitJob, patches: Patches, found: Iterable[int]) -> list[int]:
+    """Pictures of the same parts as those found: what is wrong with a part, its other pictures show."""
+    groups = job.task.groups
+    parts = {groups[picture] for picture in found}
+    return [picture for picture in patches.pictures if groups[picture] in parts]
 
 
 def _calibrate(
@@ -234,7 +263,8 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
     bank, so their sum bounds the covering radius. The union is twice the bank, however many shards there are:
     another level between them would add a radius and save nothing.
     """
-    selected = (_select_shard(job, planned.shards, shard) for shard in range(planned.shards))
+    drawn = {*_draw_calibration(job, range(job.task.count))[: planned.kept]}
+    selected = (_select_shard(job, planned.shards, shard, drawn) for shard in range(planned.shards))
     shards = [shard for shard in selected if shard is not None]
     used = [picture for shard in shards for picture in shard.pictures]
     _require_pictures(used)
@@ -247,7 +277,7 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
         selections.append(select_bank(job, v, union, groups, count, "coreset of coresets"))
         radii.append(max(shard.radii[v] for shard in shards) + selections[v].result.radius)
     job.record_time("coreset")
-    calibrated, good = _calibrate_by_rereading(job, used, selections)
+    calibrated, good = _calibrate_streamed(job, used, selections, [shard.kept for shard in shards])
     job.record_time("calibration")
     radius = ", ".join(f"{r:.4g}" for r in radii)
     job.task.say(Detail(f"covering radius at most {radius} ({pluralize(planned.shards, 'shard')})"))
@@ -262,22 +292,25 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
 @dataclass
 class _ShardCoresets:
     """Coresets of a part of the pictures, per branch: elements [M, D] with their groups [M], the radius, and
-    the number of patches selected from."""
+    the number of patches selected from. kept: all patches of those that are calibrated on."""
 
     pictures: list[int]
+    kept: Patches
     chosen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     radii: list[float] = field(default_factory=list)
     patches: list[int] = field(default_factory=list)
 
 
-def _select_shard(job: FitJob, shards: int, shard: int) -> _ShardCoresets | None:
-    """Select the coresets of one of `shards` equal parts of the pictures; None where none is used."""
+def _select_shard(job: FitJob, shards: int, shard: int, drawn: Container[int]) -> _ShardCoresets | None:
+    """Select the coresets of one of `shards` equal parts of the pictures, and keep the patches of those
+    drawn; None where none is used."""
     count = job.task.count
     indices = range(shard * count // shards, (shard + 1) * count // shards)
     patches = collect_patches(job, indices, f"features {shard + 1}/{shards}")
     if not patches.pictures:
         return None
-    found = _ShardCoresets(patches.pictures)
+    kept = [row for row, picture in enumerate(patches.pictures) if picture in drawn]  # copies come last
+    found = _ShardCoresets(patches.pictures, patches.select(kept))
     for v, branch in enumerate(job.branches):
         points, groups = patches.points(v)
         final = bank_size(job.config, v, count * (1 + len(job.orientations)) * patches.features[v].shape[1])
@@ -295,17 +328,30 @@ def _select_shard(job: FitJob, shards: int, shard: int) -> _ShardCoresets | None
     return found
 
 
-def _calibrate_by_rereading(
-    job: FitJob, used: list[int], selections: list[SelectedBank]
+def _calibrate_streamed(
+    job: FitJob, used: list[int], selections: list[SelectedBank], kept: Sequence[Patches]
 ) -> tuple[list[int], GoodValues]:
-    """Calibrate on pictures read again, since their features are gone, drawn by the seed."""
+    """Calibrate on pictures drawn by the seed: on their patches where these were `kept`; the others are read
+    again."""
     chosen = [used[i] for i in _draw_calibration(job, used)]
-    groups = dict(zip(chosen, job.groups_of(chosen).tolist(), strict=True))
     found: dict[int, LeftOutPicture] = {}
+    unknown = [None] * len(selections)
+    advance = ProgressCounter(job.task.step, "leave-one-out", sum(len(patches.numbers) for patches in kept))
+
+    def leave_out(patches: Patches, i: int) -> None:
+        found[patches.numbers[i]] = left_out_picture(job.model, patches, i, selections, unknown)
+        advance()
+
+    with workers(job.device) as each:
+        for patches in kept:
+            each(partial(leave_out, patches), range(len(patches.numbers)))
+    again = [i for i in chosen if i not in found]
+    groups = dict(zip(again, job.groups_of(again).tolist(), strict=True))
 
     def store(index: int, one: Tensor, inside: Tensor | None) -> None:
         found[index] = score_left_out(job.model, selections, one, groups[index], inside)
 
-    embed_pictures(job.model, job.task.load, chosen, store, job.task.step, "calibration")
+    if again:
+        embed_pictures(job.model, job.task.load, again, store, job.task.step, "calibration")
     chosen = [i for i in chosen if i in found]  # without pictures that can no longer be read
     return chosen, calibrate(job, [found[i] for i in chosen])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flawscope.calibration.goods import Values
+from flawscope.calibration.rows import Values
 from flawscope.calibration.threshold import upper_fence
 from flawscope.methods.patchcore.model import BankBranch, Model
 from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid
@@ -213,10 +213,14 @@ def distances_in_branch(patches: Patches, i: int, v: int, selection: SelectedBan
 
 
 def left_out_picture(
-    model: Model, patches: Patches, i: int, selections: Sequence[SelectedBank], distances: Sequence[Tensor]
+    model: Model,
+    patches: Patches,
+    i: int,
+    selections: Sequence[SelectedBank],
+    distances: Sequence[Tensor | None],
 ) -> LeftOutPicture:
     """Compare picture i with the banks as if its group had never been there. distances: [P] of each branch,
-    to the elements of other groups."""
+    to the elements of other groups, where they are known."""
     pairs = zip(selections, distances, strict=True)
     banks = [bank_without(patches, i, v, *pair) for v, pair in enumerate(pairs)]
     return LeftOutPicture.settled(model, banks, patches.pixel_mask(i))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flawscope.calibration.goods import Values
+from flawscope.calibration.rows import Values
 from flawscope.errors import pluralize
 from flawscope.methods.detector import BATCH, Detector
 from flawscope.methods.good_pictures import GoodPictures, HeldOut

@@ -58,13 +58,7 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """
     for name, layer in network.named_modules():
         if isinstance(layer, LAYERS):
-            bound = layer.weight[0].numel() ** -0.5  # kaiming_uniform_ with a = sqrt(5), and the bias's
-            for values in (layer.weight, layer.bias):
-                if values is not None:
-                    drawn = torch.empty_like(values, device="cpu")
-                    drawn.uniform_(-bound, bound, generator=generator)
-                    with torch.no_grad():
-                        values.copy_(drawn)
+            _draw_weights(layer, generator)
         elif isinstance(layer, NORMS):
             layer.reset_parameters()
         elif callable(own := getattr(layer, "initialise", None)):
@@ -74,6 +68,18 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
             raise TypeError(
                 f"no fresh weights for {name or 'the network'} ({kind}): give {kind} a method `initialise`"
             )
+
+
+def _draw_weights(layer: nn.Linear | nn.modules.conv._ConvNd, generator: torch.Generator) -> None:
+    """Draw weights and bias as `kaiming_uniform_` with a = sqrt(5) does, and torch for the bias."""
+    bound = layer.weight[0].numel() ** -0.5
+    for values in (layer.weight, layer.bias):
+        if values is None:
+            continue
+        drawn = torch.empty_like(values, device="cpu")
+        drawn.uniform_(-bound, bound, generator=generator)
+        with torch.no_grad():
+            values.copy_(drawn)
 
 
 def network_digest(network: nn.Module) -> str:

@@ -9,10 +9,9 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flawscope.artefact import files, model_file
 from flawscope.errors import CheckpointError
@@ -21,7 +20,7 @@ from flawscope.types import Array, Json
 
 FORMAT = 1  # raised when an older flawscope could not read the file
 METADATA_KEY = "flawscope_state"
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, Array]
 MAX_TEACHER_BYTES = 2**30  # bytes of a teacher, which comes from anywhere; it has 5 to 32 MB
 
 
@@ -59,7 +58,7 @@ def load_checkpoint(path: Path | None, resume: bool, say: Say) -> tuple[Arrays, 
 def set_aside_checkpoint(path: Path, reason: str, say: Say) -> None:
     """Renames a checkpoint that this run does not go on from, and says so."""
     kept = path.with_name(f"{path.stem.removesuffix('.checkpoint')}.earlier{path.suffix}")
-    os.replace(path, kept)
+    path.replace(kept)
     say(f"{reason}; begins at the first step, and keeps it as {kept.name}")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import torch
@@ -179,25 +180,32 @@ class Trainer(TrainingState, ABC, Generic[B]):
                 if self.pace is not None or self.done + 1 < self._expected():
                     waiting = ahead.submit(self.batch, self.done + 1)
                 over = self._step(batch)
-                if self.device.type == "cpu" or self.done % 64 == 0 or over:
-                    expected = self.done if over else self._expected()
-                    self.step(f"{self.STAGE}{self._loss_text()}", self.done - first, expected - first)
+                self._show_progress(first, over)
                 late = time.monotonic() - saved >= budget.checkpoint_interval
                 # after the last step, too: what comes then may be interrupted
                 if budget.checkpoint and (late or over or interrupted.is_set()):
                     self.save(budget.checkpoint, identity, over=over)
                     saved = time.monotonic()
                 if interrupted.is_set():
-                    so_far = f"step {self.done:,} of {self._expected():,}"
-                    if budget.checkpoint is None:
-                        raise KeyboardInterrupt(f"{so_far} is lost: there is no checkpoint")
-                    raise KeyboardInterrupt(
-                        f"{so_far} is kept in {budget.checkpoint}; the same call goes on from there"
-                    )
+                    raise self._interrupt(budget.checkpoint)
         self.steps = self.done
         for network in self.networks:
             network.eval()
         self.seconds += time.monotonic()
+
+    def _show_progress(self, first: int, over: bool) -> None:
+        """Show how far the training is that began with step `first`: after each step of the CPU, and at times
+        on other devices, which would wait for it."""
+        if self.device.type == "cpu" or self.done % 64 == 0 or over:
+            expected = self.done if over else self._expected()
+            self.step(f"{self.STAGE}{self._loss_text()}", self.done - first, expected - first)
+
+    def _interrupt(self, checkpoint: Path | None) -> KeyboardInterrupt:
+        """The interrupt that ends the training, with what is kept of it."""
+        so_far = f"step {self.done:,} of {self._expected():,}"
+        if checkpoint is None:
+            return KeyboardInterrupt(f"{so_far} is lost: there is no checkpoint")
+        return KeyboardInterrupt(f"{so_far} is kept in {checkpoint}; the same call goes on from there")
 
     def _step(self, batch: B) -> bool:
         """Learn from a batch, log its losses, and return whether it was the last one."""

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,21 +75,14 @@ def evaluation_page(
     truth = np.array([row["anomalous"] for row in figures.rows])
     # at another rate a part's limit moves otherwise than a picture's threshold
     points = [] if result.parts else operating_points(scores, truth, calibration)
-    now = [place for place, point in enumerate(points) if point["now"]]
-    curves = [(*CURVES[name], Markup(figures.plots[name])) for name in CURVES if name in figures.plots]
-    pictures = []
-    for row, made in zip(figures.rows, layers, strict=True):
-        pictures.append(row | {"layers": made})
-    remarks = list(result.remarks)
-    for advice in advise_after(result, manifest):
-        remarks.append(f"next: {advice.line()}")
+    plotted = [name for name in CURVES if name in figures.plots]
+    next_steps = [f"next: {advice.line()}" for advice in advise_after(result, manifest)]
+    remarks = [*result.remarks, *next_steps]
     broken, promise = bool(result.false_alarms.get("broken")), result.parts.get("promise", "")
-    missed_shares = [_share(point["missed"], point["defective"]) for point in points]
-    alarm_shares = [_share(point["alarms"], point["good"]) for point in points]
     kinds = list(dict.fromkeys(row["kind"] for row in figures.rows))
     return render(
         "report.html.j2",
-        pictures,
+        _entries(figures, layers),
         ("pages.js", "rates.js"),
         title=printable(f"{result.category}: {result.method}"),
         sections=_sections(figures, points),
@@ -101,7 +94,7 @@ def evaluation_page(
         found=figures,
         facts=facts,
         named=manifest.kinds,
-        curves=curves,
+        curves=[(*CURVES[name], Markup(figures.plots[name])) for name in plotted],
         histogram=Markup(figures.plots["scores"]),
         decided=result.parts,
         part_cards=figures.parts[:MAX_PARTS],
@@ -112,12 +105,17 @@ def evaluation_page(
         kinds=kinds,
         points=points,
         points_json=json.dumps(points, allow_nan=False),
-        point_now=now[0] if now else 0,
-        missed_path=step_path(missed_shares),
-        alarms_path=step_path(alarm_shares),
+        point_now=_present_point(points),
+        missed_path=step_path(_shares(points, "missed", "defective")),
+        alarms_path=step_path(_shares(points, "alarms", "good")),
         calibration=calibration,
         scale=colour_scale(calibration),
     )
+
+
+def _entries(figures: Figures, layers: Sequence[Layers | str]) -> list[Json]:
+    """Entries of the pictures, with their layers, or the reason why there are none."""
+    return [row | {"layers": made} for row, made in zip(figures.rows, layers, strict=True)]
 
 
 def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]:
@@ -131,8 +129,14 @@ def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]
     return sections
 
 
-def _share(count: int, total: int) -> float:
-    return count / max(total, 1)
+def _present_point(points: Sequence[Json]) -> int:
+    """Place of the model's own threshold; 0 where there are no points."""
+    return next((place for place, point in enumerate(points) if point["now"]), 0)
+
+
+def _shares(points: Sequence[Json], counted: str, total: str) -> list[float]:
+    """Share of the good or defective pictures that a threshold takes for the other, for each point."""
+    return [point[counted] / max(point[total], 1) for point in points]
 
 
 def colour_scale(known: Calibration | ScoreLevels) -> dict[str, float]:
@@ -141,7 +145,7 @@ def colour_scale(known: Calibration | ScoreLevels) -> dict[str, float]:
     return {"low": low, "middle": known.mask_threshold, "high": high}
 
 
-def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **context: Any) -> str:
+def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **context: object) -> str:
     """Renders a page from a template that extends `base.html.j2`; all text is escaped.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +48,7 @@ from flawscope.types import Facts, Json
 
 LISTED = "listed without its picture"  # why a picture is not shown
 MAX_PAIRS = 48  # pairs of near-duplicates that are shown
+PREDICTION_SECTIONS = [("pictures", "Pictures"), ("meaning", "How to read it"), ("run", "Run")]
 MAX_ROWS = 2000  # pictures that are listed; the table has all
 
 
@@ -70,6 +72,51 @@ def predictions_page(
     require_libraries(plots=False)
     judged = sorted((row for row in table if not row.error), key=lambda row: -(row.severity or 0.0))
     rows = judged[:MAX_ROWS]
+    pictures = _row_entries(rows, shown, levels, step)
+    cards = _part_cards(parts, rows)
+    decisions = Counter(row.decision for row in judged)
+    tolerated = decisions[WITHIN] if "tolerances" in facts else None
+    unjudged = [printable(row.error) for row in table if row.error]
+    sections = [("parts", "Parts"), *PREDICTION_SECTIONS] if parts else PREDICTION_SECTIONS
+    return render(
+        "predictions.html.j2",
+        pictures,
+        ("pages.js",),
+        title=_title(facts),
+        sections=sections,
+        toggles=(HEAT, LINE),
+        panels=PANELS,
+        headline=_summary(len(judged), decisions["anomalous"], tolerated, parts),
+        part_cards=cards[:MAX_PARTS],
+        all_parts=len(cards),
+        warning=printable(str(facts.get("warning") or "")),
+        anomalous=decisions["anomalous"],
+        tolerated=tolerated,
+        judged=len(judged),
+        unjudged=unjudged,
+        expected=_expected_rate(facts),
+        promise=printable(str(facts.get("promise", ""))),
+        rows=pictures,
+        left_out=sum(picture["layers"] in (PAGE_FULL, LISTED) for picture in pictures),
+        more=len(judged) - len(rows),
+        scale=colour_scale(shown[0].levels) if shown else None,
+        facts=_run_facts(facts),
+    )
+
+
+def _title(facts: Facts) -> str:
+    names = [str(facts[key]) for key in ("category", "method") if facts.get(key)]
+    return printable(": ".join(names)) or "Pictures"
+
+
+def _expected_rate(facts: Facts) -> str:
+    return percent(facts["expected_rate"]) if facts.get("promised", True) else "not known"
+
+
+def _row_entries(
+    rows: Sequence[ResultRow], shown: Sequence[Prediction], levels: Levels | None, step: ProgressCallback
+) -> list[Json]:
+    """Entries of the pictures that are listed, those that are shown with their layers."""
     predictions = {str(one.path): one for one in shown}
     wanted = [predictions[row.path] for row in rows if row.path in predictions]
     seen = [EvaluatedPicture(Item(Path(str(one.path)), "", False), one, None) for one in wanted]
@@ -78,46 +125,16 @@ def predictions_page(
     for one, drawn in zip(wanted, made, strict=True):
         layers[str(one.path)] = drawn
     common = _common_folder([row.path for row in rows])
-    pictures = []
+    entries = []
     for row in rows:
         entry = _row_entry(row, common, predictions.get(row.path), layers.get(row.path, LISTED))
-        pictures.append(entry)
+        entries.append(entry)
+    return entries
+
+
+def _part_cards(parts: Sequence[PartPrediction], rows: Sequence[ResultRow]) -> list[Json]:
     places = {row.path: place for place, row in enumerate(rows)}
-    cards = part_cards([(part, part.decision) for part in parts], places)
-    anomalous = sum(row.decision == "anomalous" for row in judged)
-    tolerated = sum(row.decision == WITHIN for row in judged) if "tolerances" in facts else None
-    unjudged = [printable(row.error) for row in table if row.error]
-    left_out = sum(picture["layers"] in (PAGE_FULL, LISTED) for picture in pictures)
-    expected = percent(facts["expected_rate"]) if facts.get("promised", True) else "not known"
-    scale = colour_scale(shown[0].levels) if shown else None
-    names = [str(facts[key]) for key in ("category", "method") if facts.get(key)]
-    sections = [("pictures", "Pictures"), ("meaning", "How to read it"), ("run", "Run")]
-    if parts:
-        sections.insert(0, ("parts", "Parts"))
-    return render(
-        "predictions.html.j2",
-        pictures,
-        ("pages.js",),
-        title=printable(": ".join(names)) or "Pictures",
-        sections=sections,
-        toggles=(HEAT, LINE),
-        panels=PANELS,
-        headline=_summary(len(judged), anomalous, tolerated, parts),
-        part_cards=cards[:MAX_PARTS],
-        all_parts=len(cards),
-        warning=printable(str(facts.get("warning") or "")),
-        anomalous=anomalous,
-        tolerated=tolerated,
-        judged=len(judged),
-        unjudged=unjudged,
-        expected=expected,
-        promise=printable(str(facts.get("promise", ""))),
-        rows=pictures,
-        left_out=left_out,
-        more=len(judged) - len(rows),
-        scale=scale,
-        facts=_run_facts(facts),
-    )
+    return part_cards([(part, part.decision) for part in parts], places)
 
 
 def _summary(judged: int, anomalous: int, tolerated: int | None, parts: Sequence[PartPrediction]) -> str:

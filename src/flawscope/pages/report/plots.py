@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from flawscope.types import Facts
+from flawscope.types import Array, Facts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +24,16 @@ VARIABLES = {INK: "--ink", PALE: "--pale", LINE: "--line", GOOD: "--good", BAD: 
 BINS = 40
 WIDTH, HEIGHT = 3.9, 3.1  # inches of 72 units; shown 350 to 500 CSS pixels wide
 ROW = 0.46  # inches a row of the histograms
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 3)), (0, (3, 3)))
-SETTINGS: Any = {
+Dash = str | tuple[int, tuple[float, ...]]
+DASHES: tuple[Dash, ...] = (
+    "-",
+    (0, (5, 2)),
+    (0, (1, 1.2)),
+    (0, (5, 1, 1, 1)),
+    (0, (8, 3)),
+    (0, (3, 3)),
+)
+SETTINGS: Any = {  # whose keys matplotlib alone types
     "svg.fonttype": "none",  # text stays text, in the page's font
     "font.size": 9,
     "legend.frameon": False,
@@ -45,8 +52,6 @@ SETTINGS: Any = {
     "grid.color": LINE,
     "grid.linewidth": 0.5,
 }
-
-Array = NDArray[Any]
 
 
 class Curve(NamedTuple):
@@ -121,21 +126,28 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
     rows = range(len(lights))
 
     def draw(axes: Axes) -> None:
-        def points(rates: Sequence[float | None], marker: str, **style: Any) -> None:
-            known = [(rate, row) for row, rate in zip(rows, rates, strict=True) if rate is not None]
-            if known:
-                axes.plot(*zip(*known, strict=True), marker, clip_on=False, **style)
-
-        points([one.false_alarm_rate for one in lights], "o", color=BAD, markersize=4, label="false alarms")
-        # hollow: it hides no other point
-        found = {"color": GOOD, "markersize": 9, "fillstyle": "none", "label": "defects found"}
-        points([one.found_rate for one in lights], "D", **found)
+        alarms = _known_points([one.false_alarm_rate for one in lights])
+        if alarms:
+            axes.plot(*alarms, "o", clip_on=False, color=BAD, markersize=4, label="false alarms")
+        found = _known_points([one.found_rate for one in lights])
+        if found:  # hollow: it hides no other point
+            axes.plot(
+                *found, "D", clip_on=False, color=GOOD, markersize=9, fillstyle="none", label="defects found"
+            )
         axes.set(xlim=(0, 1), ylim=(len(lights) - 0.5, -0.5), xlabel="share of the pictures")
         axes.set_yticks(rows, [one.light.name for one in lights])
         axes.grid()
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
     return _render_svg(name, draw, (WIDTH * 1.6, 0.9 + 0.19 * len(lights))) if lights else ""
+
+
+def _known_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]] | None:
+    """Rates that are known, and their rows; None: none is."""
+    known = [(rate, row) for row, rate in enumerate(rates) if rate is not None]
+    if not known:
+        return None
+    return [rate for rate, _ in known], [row for _, row in known]
 
 
 def loss_plot(name: str, facts: Mapping[str, object]) -> str:

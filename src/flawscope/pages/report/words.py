@@ -175,10 +175,7 @@ def _promise(calibration: Calibration) -> str:
         return f"{text}; {calibration.no_promise()}."
     return (
         f"{text}, set from {calibration.describe_pictures()} alone. Of those that are like "
-        f"them, {calibration.describe_rate()}; about defects it promises nothing. If you "
-        "choose a threshold after a look at these results, this one may call up to "
-        f"{percent(calibration.rate_bound)} anomalous (95\N{NO-BREAK SPACE}%, for all thresholds at once; "
-        "`flawscope info` has the others)."
+        f"them, {calibration.describe_rate()}; about defects it promises nothing."
     )
 
 

@@ -17,7 +17,8 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from socket import socket
+from socketserver import BaseServer
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
@@ -33,6 +34,8 @@ from flawscope.pictures.masks import read_mask
 from flawscope.results import drawing
 from flawscope.types import Json
 
+Request = socket | tuple[bytes, socket]  # as the standard library hands it on
+Address = tuple[str, int]
 ALLOWED_HOSTS = ("127.0.0.1", "localhost")
 MAX_SIDE = 3200  # pixels of a picture on the page
 WEBP_QUALITY = 88  # 0..100
@@ -140,9 +143,15 @@ class ReviewServer:
         height, width = self._picture_size(number)
         p_value = "" if picture.row.p_value is None else f"p {picture.row.p_value:.3f} · "
         return {
-            **{"id": number + 1, "name": picture.name, "picture": picture.path.is_file(), "near": False},
-            **{"width": width, "height": height, "note": ""},
-            **{"severity": picture.row.severity, "decision": picture.row.decision},
+            "id": number + 1,
+            "name": picture.name,
+            "picture": picture.path.is_file(),
+            "near": picture.row.near == "true",
+            "width": width,
+            "height": height,
+            "note": "",
+            "severity": picture.row.severity,
+            "decision": picture.row.decision,
             "detail": f"{p_value}score {picture.row.score:.4g}",
         }
 
@@ -170,19 +179,19 @@ class ReviewServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, *request: Any) -> None:
+    def handle_error(self, request: Request, client_address: Address) -> None:
         """Ignore a browser that closed the connection, because its user went on to the next picture."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(*request)
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds that a connection may be idle
 
-    def __init__(self, review: ReviewServer, *rest: Any):
+    def __init__(self, review: ReviewServer, request: Request, client_address: Address, server: BaseServer):
         self.review = review
-        super().__init__(*rest)
+        super().__init__(request, client_address, server)
 
     def do_GET(self) -> None:
         url, path = urlsplit(self.path), self._authorized_path()
@@ -246,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_: object) -> None:
         """Print no log: the terminal is for the person."""
 
 

@@ -18,7 +18,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -52,33 +52,41 @@ class ReviewPicture:
 
 
 def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False) -> list[ReviewPicture]:
-    """Return the anomalous pictures of a run, most severe first; each path once, as it was judged last.
+    """Return the anomalous pictures of a run and the good ones near the threshold, most severe first; each
+    path once, as it was judged last.
 
     Args:
         results: a folder that `predict --out` or `evaluate --out` wrote, or a table of results.
-        every: return the good ones, too.
+        every: return all good ones, too.
 
     Raises:
         InputError: there is no table, or none of its pictures is there.
     """
     folder = Path(results)
     table = folder / TABLE_NAME if folder.is_dir() else folder
-    judged_rows = (row for row in read_table(table) if row.score is not None and row.severity is not None)
-    last_rows = {row.path: row for row in judged_rows}
+    judged = _last_judged(read_table(table))
+    wanted = [row for row in judged if every or row.decision == "anomalous" or row.near == "true"]
+    if not wanted:
+        kind = "judged" if every else "anomalous"
+        remedy = "; --all takes the good ones, too" if judged and not every else ""
+        raise InputError(f"{table} has no {kind} picture: there is nothing to review{remedy}")
     names = _result_names(folder)
-    rows = [row for row in last_rows.values() if every or row.decision == "anomalous"]
-    pictures = [_read_picture(row, folder, names.get(row.path)) for row in rows]
-    if not pictures:
-        raise InputError(
-            f"{table} has no {'judged' if every else 'anomalous'} picture: there is nothing to review"
-            + ("" if every or not last_rows else "; --all takes the good ones, too")
-        )
+    pictures = [_read_picture(row, folder, names.get(row.path)) for row in wanted]
     if not any(picture.path.is_file() for picture in pictures):
         raise InputError(
             f"none of the pictures of {table} is there, such as {pictures[0].path}: run `review` in the "
             "folder in which they were judged"
         )
     return sorted(pictures, key=lambda picture: -(picture.row.severity or 0.0))
+
+
+def _last_judged(rows: Iterable[ResultRow]) -> list[ResultRow]:
+    """Return the rows of judged pictures; of a path that comes again the last one."""
+    last = {}
+    for row in rows:
+        if row.score is not None and row.severity is not None:
+            last[row.path] = row
+    return [*last.values()]
 
 
 def _read_picture(row: ResultRow, folder: Path, name: str | None) -> ReviewPicture:
@@ -351,7 +359,7 @@ class ReviewSession:
             if is_new:
                 strength, pixels = _strength(picture.row), _pixels(partial)
                 self.log.add(picture.row.path, decision, copy, *strength, pixels)
-            os.replace(partial, target)
+            partial.replace(target)
         except OSError as error:
             raise InputError(
                 f"cannot copy {picture.path} to {target}: {error.strerror}; is it there, and is there space?"

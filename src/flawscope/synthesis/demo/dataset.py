@@ -19,8 +19,9 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.synthesis.demo import fabric, plate, scene
-from flawscope.synthesis.masks import Floats, Mask, Picture
+from flawscope.synthesis.masks import Mask
 from flawscope.synthesis.simulate import largest_change, visible_part
+from flawscope.synthesis.textures import Floats, Picture
 
 _TRIES = 16
 _MIN_CHANGE = 5.0  # mean change over the mask in grey levels below which a defect is drawn again

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from flawscope.synthesis.demo import scene
 from flawscope.synthesis.demo.scene import Flaw, smooth
-from flawscope.synthesis.masks import Floats, Mask, draw_centre, fractal_noise, line_coverage, perlin_noise
+from flawscope.synthesis.masks import Mask, draw_centre, line_coverage
+from flawscope.synthesis.textures import Floats, fractal_noise, perlin_noise
 
 DEFECTS = ("hole", "thread", "stain", "colour", "missing_pick")
 

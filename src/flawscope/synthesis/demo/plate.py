@@ -23,7 +23,7 @@ from flawscope.synthesis.demo.scene import (
     rounded_box,
     smooth,
 )
-from flawscope.synthesis.masks import Floats, fractal_noise
+from flawscope.synthesis.textures import Floats, fractal_noise
 
 DEFECTS = ("scratch", "dent", "stain", "contamination", "crack", "missing_part", "misprint")
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.synthesis.masks import Floats, Mask, draw_centre, ellipse, fractal_noise, line_coverage
+from flawscope.synthesis.masks import Mask, draw_centre, ellipse, line_coverage
+from flawscope.synthesis.textures import Floats, fractal_noise
 
 Colour = tuple[float, float, float]
 UNITS = 320

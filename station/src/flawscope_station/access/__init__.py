@@ -1,0 +1,1 @@
+"""Accounts: who may do what, sessions, roles, and the record of what people did."""

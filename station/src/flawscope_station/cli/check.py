@@ -24,6 +24,7 @@ from flawscope_station.settings.values import redact_address
 from flawscope_station.store.database import Database
 from flawscope_station.store.migrations import UnknownVersionError, table_version
 from flawscope_station.web.app import disk_full_text, has_disk_space
+from flawscope_station.web.plugin_pages import check_page
 
 CONNECT_SECONDS = 5.0
 PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtmp": 1935, "mqtt": 1883, "mqtts": 8883}
@@ -46,6 +47,8 @@ def find_faults(settings: Settings) -> Iterator[str | None]:
 def _checks(settings: Settings) -> Iterator[Check]:
     yield "store", lambda: _check_store(settings)
     yield "database", lambda: _check_database(settings)
+    for page in settings.pages:
+        yield "pages", partial(check_page, page, list(settings.products))
     for name, product in settings.products.items():
         yield from ((f"product {name}: {what}", check) for what, check in _product_checks(product))
     for place, value in flatten_settings(asdict(settings)):

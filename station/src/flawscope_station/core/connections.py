@@ -160,8 +160,8 @@ class Connection(Protocol):
 class Connections:
     """All connections of a station, which `start` makes: their cameras are there by then."""
 
-    def __init__(self, plugins: Sequence[ConfiguredPlugin], floor: ConnectionContext):
-        self._plugins, self._floor = plugins, floor
+    def __init__(self, plugins: Sequence[ConfiguredPlugin], context: ConnectionContext):
+        self._plugins, self._context = plugins, context
         self._all: list[Connection] = []
 
     @property
@@ -171,7 +171,7 @@ class Connections:
 
     def start(self) -> None:
         """Make and start them. InputError where the settings do not fit the station."""
-        self._all = [plugin.open(self._floor, plugin.values) for plugin in self._plugins]
+        self._all = [plugin.open(self._context, plugin.values) for plugin in self._plugins]
         for number, connection in enumerate(self._all, 1):
             connection.number = number
         for connection in self._all:

@@ -6,6 +6,7 @@ Sources, sinks and connections of other packages have seams of their own (`plugi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -15,8 +16,9 @@ from flawscope.errors import message_with_type
 from flawscope_station.access.roles import VIEWER, Person, has_role
 from flawscope_station.core.live import Gauges
 from flawscope_station.inspecting.interlock import Gate, Interlock
+from flawscope_station.inspecting.queues import GroupQueue
 from flawscope_station.inspecting.ticket import RecordedInspection
-from flawscope_station.monitoring.background import GuardedThread
+from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread
 from flawscope_station.settings.station import ProductSettings
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from flawscope import pages
 
 Observer = Callable[[RecordedInspection], object]
+MAX_UNHEARD = (
+    256  # inspections, with their maps, that wait until the observers are told; of more they hear nothing
+)
 
 
 class HasThreads(Protocol):
@@ -96,7 +101,8 @@ class Extension:
     inputs: are started after all services, and stopped before any of these ends.
     inspecting: pictures wait where a thread of theirs fails or hangs. watched: they do not.
     ends: functions that end the part, called in the reverse order, after those of all that was added later.
-    observers: get every new inspection after it was recorded and answered, in the recorder's thread.
+    observers: get every new inspection after it was recorded and answered, in a thread of their own
+    (`Observers`).
     interlocks: may hold pictures back. gates: may do so before one is taken.
     on_verdict: get the number of a product when somebody gave a verdict.
     on_added: get number, name and settings of a product that the station has from now on.
@@ -125,7 +131,12 @@ class Extension:
 
 
 class Observers(list[Observer]):
-    """Observers of recorded inspections: one that fails harms no other, and is a problem until it works.
+    """Observers of recorded inspections, told in a thread: one that fails harms no other, and is a problem
+    until it works; for one that hangs neither the recorder nor an answer waits.
+
+    In their order: counts for Prometheus, open pages, housekeeping where space is short, maps that are kept,
+    sinks, which are woken; then those of features: drift, and checks of the camera. None asks the disk or the
+    data base.
 
     Args:
         report: reports a problem under a code; None: it is over.
@@ -135,17 +146,53 @@ class Observers(list[Observer]):
         super().__init__()
         self._report = report
         self._failures: dict[Observer, str] = {}
+        self._reported: str | None = None  # who does not work, as it was reported last
+        self._untold = 0  # inspections, since the last that was told
+        self._queue: GroupQueue[RecordedInspection | None] = GroupQueue()
+        self._ended = threading.Event()
+        self.threads = [GuardedThread("observers", self._work, self._ended, queue=self._queue)]
+        self.threads[0].start()
 
     def __call__(self, recorded: RecordedInspection) -> None:
-        before = self._failures.copy()
+        """Tell all of an inspection, soon; where too many wait, nobody hears of it."""
+        if len(self._queue) < MAX_UNHEARD:
+            self._queue.put(recorded)
+        else:
+            self._untold += 1
+
+    def close(self) -> None:
+        """Return when all are told of what was recorded, or after a while."""
+        self._queue.put(None)
+        self.threads[0].join(STOP_TIMEOUT)
+
+    def _work(self) -> None:
+        while True:
+            (recorded,) = self._queue.take(1)
+            if recorded is None:
+                break
+            self._tell(recorded)
+        self._ended.set()
+
+    def _tell(self, recorded: RecordedInspection) -> None:
+        """Tell all of an inspection, and report who does not work."""
         for observe in self:
             self._failures.pop(observe, None)
             try:
                 observe(recorded)
             except Exception as error:
-                self._failures[observe] = (
-                    f"{getattr(observe, '__qualname__', observe)}: {message_with_type(error)}"
-                )
-        if self._failures != before:
-            told = "; ".join(self._failures.values())
-            self._report("observer_failed", told and f"not everybody hears of inspections: {told}")
+                name = getattr(observe, "__qualname__", str(observe))
+                self._failures[observe] = f"{name}: {message_with_type(error)}"
+        if self._failures or self._untold or self._reported is not None:
+            self._report_failures()
+
+    def _report_failures(self) -> None:
+        """Report who does not work, and what nobody heard of; or that it is over."""
+        untold, self._untold = self._untold, 0
+        failures = [*self._failures.values()]
+        if untold:
+            failures.append(f"one hung, and {untold} inspections passed meanwhile")
+        words = "; ".join(failures)
+        why = f"not everybody hears of inspections: {words}" if failures else None
+        if why != self._reported:
+            self._reported = why
+            self._report("observer_failed", why)

@@ -95,10 +95,10 @@ class SettingsInForce(TypedDict):
 class Overview:
     """State of the products, as API and metrics show it."""
 
-    def __init__(self, floor: ConnectionContext, sinks: Sinks, health: Health, pauses: Pauses):
-        self.floor, self.sinks, self.health, self.pauses = floor, sinks, health, pauses
-        self.addresses, self.store, self.inspector = floor.addresses, floor.store, floor.inspector
-        self.versions = floor.addresses.versions
+    def __init__(self, context: ConnectionContext, sinks: Sinks, health: Health, pauses: Pauses):
+        self.context, self.sinks, self.health, self.pauses = context, sinks, health, pauses
+        self.addresses, self.store, self.inspector = context.addresses, context.store, context.inspector
+        self.versions = context.addresses.versions
         self._promised: dict[str, tuple[float, str]] = {}  # by product: when it was held, and the state
 
     def facts(self, name: str) -> Product:
@@ -150,7 +150,7 @@ class Overview:
         problem_products = [self._problem_product(problem) for problem in open_problems]
         stop, pause = self.health.state_of(name), self.pauses.of(number)
         paused = None if pause is None else pause.to_dict()
-        sources = [source.state.to_dict() for source in self.floor.sources[entry]]
+        sources = [source.state.to_dict() for source in self.context.sources[entry]]
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
         backlog = sum(self.inspector.backlog(one) for one in waiting)
         return {
@@ -162,10 +162,10 @@ class Overview:
             "problem_products": problem_products,
             "stopped": None if stop is None else stop.kind,
             "paused": paused,
-            "refused": self.floor.refusals.last(number),
-            "started": iso(self.floor.refusals.since),
+            "refused": self.context.refusals.last(number),
+            "started": iso(self.context.refusals.since),
             "sources": sources,
-            "timing": self.floor.timing.facts(entry),
+            "timing": self.context.timing.facts(entry),
             "promised": active_promise_facts(self.versions, number),
         }
 
@@ -193,7 +193,7 @@ class Overview:
                 "The computer's clock, less what it should be; 0 where it can be right.",
                 {"": self.health.housekeeping.clock.jump / 1e6},
             ),
-            **self.floor.timing.gauges(),
+            **self.context.timing.gauges(),
             **self._source_gauges(),
             **self._machine_gauges(),
         }
@@ -201,7 +201,7 @@ class Overview:
     def _source_gauges(self) -> Gauges:
         """Return counts of the sources, by product; nothing where no product has a source."""
         dropped, broken, away = dict[str, float](), dict[str, float](), dict[str, float]()
-        for name, sources in self.floor.sources.items():
+        for name, sources in self.context.sources.items():
             if not sources:
                 continue
             states = [source.state for source in sources]

@@ -166,7 +166,7 @@ class Station:
             self.sources,
         )
         self.problems = self.health.problems
-        self.floor = ConnectionContext(
+        self.context = ConnectionContext(
             self.addresses,
             self.inspector,
             self.store,
@@ -176,11 +176,11 @@ class Station:
             self.health.listen,
             self.refusals,
         )
-        self.connections = Connections(settings.connections, self.floor)
+        self.connections = Connections(settings.connections, self.context)
         self.sinks = Sinks(
             settings, self.files.identity(), self.products, self.store, self.renderer, report, self.problems
         )
-        self.overview = Overview(self.floor, self.sinks, self.health, self.pauses)
+        self.overview = Overview(self.context, self.sinks, self.health, self.pauses)
         self.metrics = Metrics()
         self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
         kept = settings, self.files, self.database, self.access, self.store, self.versions, self.addresses
@@ -202,8 +202,13 @@ class Station:
             Extension(
                 (self.inspector, self.renderer),
                 inspecting=(self.judge, self.recorder),
-                watched=(self.inspector,),
-                ends=(self.inspector.close_pools, self.recorder.close, self.inspector.close),
+                watched=(self.inspector, self.observers),
+                ends=(
+                    self.inspector.close_pools,
+                    self.observers.close,
+                    self.recorder.close,
+                    self.inspector.close,
+                ),
                 observers=(self.renderer.keep_map,),
                 request_enders=(self.inspector.end_soon,),
             )
@@ -228,7 +233,7 @@ class Station:
         )
         self._add(
             Extension(
-                (self.sources, self.floor, self.overview, self.health),
+                (self.sources, self.context, self.overview, self.health),
                 services=(self.health.watch,),
                 inputs=(self.sources, self.connections),
                 inspecting=(self.sources, self.connections),

@@ -146,6 +146,7 @@ async def describe_again(
 ) -> InspectionFacts:
     """Return the inspection that answered the same request before, which its sender gets now."""
     call = station.inspector.in_thread
+    await call(due, station.inspector.judge.recorder.note_answered, number)
     inspection = await call(due, station.store.inspection, address, number)
     if inspection["unanswered"] is None:
         return inspection

@@ -1,104 +1,23 @@
-"""Limits of a station: turns of products in its queue, turns of what people see, memory."""
+"""Limits of a station: memory, and turns of what people see."""
 
 from __future__ import annotations
 
 import ctypes
 import math
 import os
-import statistics
 import sys
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from flawscope import machine
 from flawscope.pictures import decoding
 from flawscope_station.store.inspection import RefusalError
 
-J = TypeVar("J")
 E = TypeVar("E", bound=BaseException)
-
-TURN_LENGTH = 2  # parts of a product while others wait
-REMEMBERED_TIMES = 16  # times of a product that are remembered
-
-
-class FairQueue(Generic[J]):
-    """Jobs by product, taken in turns (round robin), and the time that each takes. Not thread-safe."""
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[int, deque[J]] = OrderedDict()  # by product, the next first; none is empty
-        self._times: dict[int, deque[float]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
-
-    def put(self, product: int, job: J) -> None:
-        self._waiting.setdefault(product, deque()).append(job)
-
-    def pop(self) -> J:
-        """Take the oldest job of the product whose turn it is; the turn passes to the next product."""
-        product = next(iter(self._waiting))
-        self._waiting.move_to_end(product)
-        return self._take(product)
-
-    def pop_same_turn(self, product: int, taken: int) -> J | None:
-        """Take the product's next job, after `taken` ones in this turn; None: the turn is over."""
-        if product not in self._waiting or (len(self._waiting) > 1 and taken >= TURN_LENGTH):
-            return None
-        return self._take(product)
-
-    def remove(self, matches: Callable[[J], bool]) -> list[J]:
-        """Remove and return the jobs that match."""
-        found = [job for jobs in self._waiting.values() for job in jobs if matches(job)]
-        for product, jobs in list(self._waiting.items()):
-            left = deque(job for job in jobs if not matches(job))
-            if left:
-                self._waiting[product] = left
-            else:
-                del self._waiting[product]
-        return found
-
-    def _take(self, product: int) -> J:
-        jobs = self._waiting[product]
-        job = jobs.popleft()
-        if not jobs:
-            del self._waiting[product]
-        return job
-
-    # ---- how long it takes
-
-    def add_time(self, product: int, seconds: float) -> None:
-        """Note the mean time of a part in a turn."""
-        self._times.setdefault(product, deque(maxlen=REMEMBERED_TIMES)).append(seconds)
-
-    def median_seconds(self, product: int) -> float:
-        """Return the median of a product's last times: a single long one does not count. 0: not known."""
-        known = self._times.get(product)
-        return statistics.median(known) if known else 0.0
-
-    def expected_delay(self, product: int, taken: dict[int, int]) -> float:
-        """Return the seconds until a further part is judged; 0 where none waits: then it is not known.
-
-        Args:
-            taken: number of parts by product that are not judged yet.
-        """
-        own = taken.get(product, 0)
-        others = sum(
-            min(count, (own // TURN_LENGTH + 1) * TURN_LENGTH) * self.median_seconds(other)
-            for other, count in taken.items()
-            if other != product
-        )
-        ahead = own * self.median_seconds(product) + others
-        return ahead + self.median_seconds(product) if ahead else 0.0
-
-
-# ----------------------------------------------------------------------------------------------------- memory
 
 MIB = 1 << 20
 MEMORY_TIMEOUT = 5.0  # seconds that `MemoryBudget.hold` waits

@@ -3,7 +3,7 @@
 Whoever hands a part in, a client, a PLC, a folder or a camera, does so by `Intake.take`. All that may refuse
 a part before it has a place is asked here, in one order: the disk and the data base, the model, interlocks,
 room and time. Nothing of it asks disk or data base: `MachineWatch` has measured them. Who asks before a
-picture is read (`check`) gets the same answer.
+picture is read (`check`) gets the same answer, and there alone whether the disk has room for it.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ class Intake:
 
     def check_standstill(self, product_id: int, number: str | None = None) -> None:
         """Raise what `standstill` says: StoreError, NoModelError or NotReadyError."""
-        self._check_means(product_id)
+        self.machine.check_room(self.limits.upload)
+        self._check_model(product_id)
         self.interlocks.check(product_id, number)
 
-    def _check_means(self, product_id: int) -> None:
-        """Check whether anything of a product or entry can be judged and recorded."""
-        self.machine.check_room(self.limits.upload)
+    def _check_model(self, product_id: int) -> None:
+        """Check whether anything of a product or entry can be judged."""
         if product_id not in self._judge.versions.models.active:
             raise NoModelError
 
@@ -148,8 +148,9 @@ class Intake:
             KeyUsedError: another request under the same key is not answered yet.
             FlawscopeError: as of `check`.
         """
+        self.machine.check_works()  # whether its disk has room was asked before its pictures were read
         for product_id in {one.product_id for one in parts}:
-            self._check_means(product_id)
+            self._check_model(product_id)
         parts = [self._judge.parts.named(one) for one in parts]
         taken: list[Ticket] = []
         with self.changed:

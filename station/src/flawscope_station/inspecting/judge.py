@@ -8,17 +8,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from itertools import count
 from typing import NamedTuple, TypeVar
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError, InputError, message_with_type
 from flawscope.pictures import PictureSource
 from flawscope.predictor import PartCollector
-from flawscope_station.inspecting.capacity import BusyError, FairQueue, without_traceback
+from flawscope_station.inspecting.capacity import BusyError, without_traceback
 from flawscope_station.inspecting.interlock import Interlocks
 from flawscope_station.inspecting.parts import PartsCache
 from flawscope_station.inspecting.picture import with_views
+from flawscope_station.inspecting.queues import FairQueue
 from flawscope_station.inspecting.record import DecidedPart, new_inspection
 from flawscope_station.inspecting.recorder import Recorder
 from flawscope_station.inspecting.ticket import LateError, ModelError, State, Ticket, View
@@ -72,7 +72,7 @@ class Judge:
         self._changed = threading.Condition()
         self._ending, self._ended = False, threading.Event()
         self._has_failed = False  # the model, and no part has been judged since
-        self.threads = [GuardedThread("judge", self._work, self._ended)]
+        self.threads = [GuardedThread("judge", self._work, self._ended, queue=self._queue)]
 
     def start(self, backlog: Callable[[], int]) -> None:
         """Begin. backlog: number of parts that are not answered; those that are not here yet will come."""
@@ -146,6 +146,7 @@ class Judge:
         `run_between`, and look after each whether one has come."""
         while True:
             with self._changed:
+                self._queue.rest()
                 if not self._wait_for_work():
                     return None
                 ticket = self._queue.pop() if self._queue else None
@@ -206,16 +207,9 @@ class Judge:
         results = judging.model.stream(
             self._feed(tickets, judging.model, fed, MAX_PICTURES_PER_TURN if feed else 1)
         )
-        thread = self.threads[0]
-        try:
-            for number in count():
-                thread.calling_since = time.monotonic()  # the model, or an interlock, may hang on one
-                result = next(results, None)
-                if result is None:
-                    break
-                works |= self._take_result(*fed[number], result[1], judging)
-        finally:
-            thread.calling_since = None
+        for number, (_, result) in enumerate(results):
+            works |= self._take_result(*fed[number], result, judging)
+            self._queue.go_on()  # the model, or an interlock, may hang on the next
         with self._changed:
             self._queue.add_time(address, (time.monotonic() - begun) / len(tickets))
         if works and self._has_failed:

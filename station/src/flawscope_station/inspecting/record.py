@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Protocol
 
 from flawscope import Prediction
+from flawscope.calibration import near_threshold
 from flawscope_station.inspecting.ticket import Ticket, View
 from flawscope_station.store.insert import NewInspection, SeenPicture
 from flawscope_station.store.inspection import Finding
@@ -77,7 +78,7 @@ def new_inspection(
         version_id=product.number,
         at=ticket.at,
         source=part.source,
-        near=not shown.anomalous and shown.p_value <= near * rate,
+        near=not shown.anomalous and near_threshold.is_near(shown.p_value, rate, near),
         part=part.number,
         batch=part.batch,
         request_hash=None if part.request is None else part.request.hash,

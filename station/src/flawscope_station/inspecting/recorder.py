@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from queue import Empty, SimpleQueue
 
 from flawscope import Prediction
 from flawscope.errors import FlawscopeError
 from flawscope_station.inspecting.capacity import without_traceback
+from flawscope_station.inspecting.queues import GroupQueue
 from flawscope_station.inspecting.ticket import RecordedInspection, State, Ticket
 from flawscope_station.monitoring.background import STOP_TIMEOUT, GuardedThread
 from flawscope_station.store.database import StoreError
@@ -94,15 +94,24 @@ class Recorder:
         refuse: Callable[[RecordedInspection], None],
     ):
         self.store, self.files, self.announce, self.refuse = store, files, announce, refuse
-        self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._queue: GroupQueue[Ticket | None] = GroupQueue()
         self._doubts: list[Doubt] = []
+        self._answered = set[int]()  # records that were answered again while their fates are open
+        self._settling = threading.Lock()  # held while it is found out what a record says of its answer
         self._ended = threading.Event()
-        self.threads = [GuardedThread("recorder", self._work, self._ended)]
+        self.threads = [GuardedThread("recorder", self._work, self._ended, queue=self._queue)]
         self.threads[0].start()
 
     def add(self, ticket: Ticket) -> None:
         """Record a part that is judged; remove the files of one that has failed."""
         self._queue.put(ticket)
+
+    def note_answered(self, number: int) -> None:
+        """Note that the sender of a record has it, having sent its key again: whoever left before, or was
+        refused while nobody knew of it, does not count. For whoever reads that record next."""
+        with self._settling:
+            if self._doubts or self._queue.taken_at is not None:
+                self._answered.add(number)
 
     def close(self) -> None:
         """Return when all is written, or after a while: a disk may hang."""
@@ -116,9 +125,9 @@ class Recorder:
 
     def _record_next(self) -> bool:
         """Record the waiting parts; return False at the end. None is held while the next is waited for."""
-        group = self._next_group()
+        # where doubts are to be settled, it waits no longer for a part
+        group = self._queue.take(MAX_GROUP, LOOK_INTERVAL if self._doubts else None)
         tickets = [one for one in group if one is not None]
-        self.threads[0].calling_since = time.monotonic()  # the store may hang
         try:
             self._settle_doubts()
             self._record(tickets)
@@ -128,8 +137,6 @@ class Recorder:
             if None in group:
                 self._queue.put(None)
             raise  # the thread is begun again, and people are told
-        finally:
-            self.threads[0].calling_since = None
         return None not in group
 
     def _fail(self, ticket: Ticket, error: BaseException) -> None:
@@ -137,20 +144,6 @@ class Recorder:
         plain = without_traceback(error)
         if not ticket.fail(plain) and not ticket.has_ended:
             ticket.fail_recording(plain, may_have_record=True)
-
-    def _next_group(self) -> list[Ticket | None]:
-        """Return the parts that wait, and None at the end; nothing where doubts are to be settled before one
-        comes."""
-        try:
-            group = [self._queue.get(timeout=LOOK_INTERVAL if self._doubts else None)]
-        except Empty:
-            return []
-        while len(group) < MAX_GROUP:
-            try:
-                group.append(self._queue.get_nowait())
-            except Empty:
-                break
-        return group
 
     def _record(self, group: list[Ticket]) -> None:
         """Record parts and answer each. Some libraries' errors are no Exception."""
@@ -216,11 +209,11 @@ class Recorder:
     def _answer(self, one: Ticket, number: int, is_new: bool) -> None:
         """Answer a part that is recorded, and tell who listens."""
         inspection = _record_of(one)
-        if not is_new and (used := self._key_conflict(inspection)) is not None:
-            one.fail_recording(used)
-            return
         if is_new:
             inspection = self._with_fate(one, number)
+        elif (error := self._answer_first(one, number)) is not None:
+            one.fail_recording(error)
+            return
         recorded = RecordedInspection(number, inspection, is_new, one.predictions, _seconds(one))
         if inspection.purpose == CHALLENGE:
             one.fail_recording(self._answer_other(recorded), may_have_record=True)
@@ -256,6 +249,7 @@ class Recorder:
         self._doubts = [one for one in self._doubts if one.number is None or one.since > since]
         open_doubts = [one for one in self._doubts if one.number is None]
         if not open_doubts:
+            self._answered.clear()
             return
         try:
             numbers = self.store.find_recorded([one.inspection for one in open_doubts])
@@ -267,12 +261,16 @@ class Recorder:
                 self._note_standing(doubt, number)
 
     def _note_standing(self, doubt: Doubt, number: int) -> None:
-        """Note that the record of a part stands whose sender was refused; who listens is told."""
-        self._doubts.append(replace(doubt, number=number, since=time.monotonic()))
-        inspection = replace(doubt.inspection, unanswered=LATE)
+        """Note that the record of a part stands whose sender was refused, and may have it by now; who listens
+        is told."""
+        with self._settling:
+            why = None if number in self._answered else LATE
+            if why is not None:
+                self._doubts.append(replace(doubt, number=number, since=time.monotonic()))
+                with suppress(Exception):  # the store is away again
+                    self.store.set_unanswered(number, why)
+        inspection = replace(doubt.inspection, unanswered=why)
         recorded = RecordedInspection(number, inspection, True, doubt.predictions)
-        with suppress(Exception):  # the store is away again
-            self.store.set_unanswered(number, LATE)
         if inspection.purpose == PRODUCTION:
             with suppress(Exception):
                 self.announce(recorded)
@@ -303,11 +301,26 @@ class Recorder:
     def _with_fate(self, one: Ticket, number: int) -> NewInspection:
         """Return the inspection with what became of its answer, which may have been given up meanwhile."""
         inspection, why = _record_of(one), one.decide()
-        if why == inspection.unanswered:
-            return inspection
-        with suppress(Exception):  # the store is away again: the answer says it all the same
-            self.store.set_unanswered(number, why)
+        with self._settling:
+            if number in self._answered:
+                why = None
+            if why == inspection.unanswered:
+                return inspection
+            with suppress(Exception):  # the store is away again: the answer says it all the same
+                self.store.set_unanswered(number, why)
         return replace(inspection, unanswered=why)
+
+    def _answer_first(self, one: Ticket, number: int) -> Exception | None:
+        """Let the record stand for a part that was recorded under its key before: its first sender may have
+        left, and this one waits. Return an error where it cannot."""
+        if (used := self._key_conflict(_record_of(one))) is not None:
+            return used
+        try:
+            if one.decide() is None:
+                self.store.set_unanswered(number, None)
+        except Exception as error:  # its sender sends the key again
+            return without_traceback(error)
+        return None
 
     def _key_conflict(self, taken: NewInspection) -> Exception | None:
         """Return an error where the key is another request's, recorded while this one was under way."""

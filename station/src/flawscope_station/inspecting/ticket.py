@@ -18,8 +18,9 @@ does; each step is one object in one file of this folder:
             DONE       its record stands
             FAILED     it has none, or nobody knows whether it has one
     answer             whoever ends it tells `inspector.Inspector`, which gives back its place and memory,
-                       then each `Waiter`. `asking.describe_recorded` is what the API says. The recorder tells
-                       all who listen (`core.extension.Observers`), and removes the files of what failed
+                       then each `Waiter`. `asking.describe_recorded` is what the API says. The recorder hands
+                       it to all who listen, in a thread of theirs (`core.extension.Observers`), and removes
+                       the files of what failed
 
 Before RECORDING whoever finds a reason may fail it: the pool, the judge, a deadline (`Inspector.abandon`),
 the longest wait (`Inspector.end_overdue`), the end of the station. From RECORDING on the recorder alone ends

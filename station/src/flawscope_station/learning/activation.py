@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,7 +86,7 @@ class Learning:
         self.report, self.say = report, say
         self.queue, self.candidates = queue, queue.jobs
         # by product: all that the last look depended on, and whether it was done
-        self._looked: dict[int, tuple[Any, bool]] = {}
+        self._looked: dict[int, tuple[object, bool]] = {}
         queue.makers[jobs.CORRECTIONS] = self._make
         queue.looks.append(self._look)
 
@@ -114,10 +115,10 @@ class Learning:
     def reject(self, product_id: int, number: int, who: str) -> records.Candidate:
         """Reject a candidate that is not done, is ready or failed. InputError for any other."""
         status = records.status_of(self.candidates.row(product_id, number))
-        event: dict[str, Any] = {"kind": records.EVENT_REJECTED, "who": who}
         only = (*jobs.UNFINISHED, jobs.DONE, jobs.FAILED)
         is_open = status in (*jobs.UNFINISHED, READY, jobs.FAILED)
-        if not is_open or not self.queue.stop_job(number, jobs.REJECTED, only=only, **event):
+        rejected = {"kind": records.EVENT_REJECTED, "who": who}
+        if not is_open or not self.queue.stop_job(number, jobs.REJECTED, only=only, **rejected):
             raise InputError(f"candidate {number} is {status}: it cannot be rejected any more")
         self.report(f"learning_{product_id}", None)
         return self.candidate(product_id, number)
@@ -295,8 +296,10 @@ class Learning:
 
     def _note_failure(self, row: JobRow, error: Exception, why: str) -> None:
         facts = {"error": why, "verdicts": self._read_verdicts(row.product_id).verdicts}
-        how: dict[str, Any] = {"kind": records.EVENT_FAILED, "text": f": {why}", "facts": facts}
-        if not self.candidates.change(row.id, jobs.FAILED, only=(RUNNING,), **how):
+        is_changed = self.candidates.change(
+            row.id, jobs.FAILED, kind=records.EVENT_FAILED, text=f": {why}", facts=facts, only=(RUNNING,)
+        )
+        if not is_changed:
             if self.candidates.row(row.product_id, row.id).status != jobs.REJECTED:
                 raise error  # it is ready by now, and stays so
             return
@@ -339,7 +342,7 @@ class Learning:
         self.versions.number(product_id)  # first: the product may be removed
         version = self._retry_write(lambda: self.versions.add(product_id, out, text, row.who, is_ready=False))
         seconds = round(time.monotonic() - begun, 2)
-        facts: dict[str, Any] = {
+        facts: dict[str, object] = {
             "how": judgement.how,
             "learnt": learnt,
             "verdicts": valid.verdicts,
@@ -352,12 +355,20 @@ class Learning:
             "seconds": {"total": seconds},
             "error": None,
         }
-        event: dict[str, Any] = {"kind": records.EVENT_READY, "text": f" became version {version}"}
-        event |= {"who": row.who, "version_id": version, "start_version_id": plan.start}
-        only = RUNNING, jobs.DONE  # a person may have rejected it meanwhile; DONE: written a moment ago
-        if not self._retry_write(
-            lambda: self.candidates.change(row.id, jobs.DONE, facts=facts, only=only, **event)
-        ):
+        note_done = partial(
+            self.candidates.change,
+            row.id,
+            jobs.DONE,
+            kind=records.EVENT_READY,
+            who=row.who,
+            text=f" became version {version}",
+            facts=facts,
+            # a person may have rejected it meanwhile; DONE: written a moment ago
+            only=(RUNNING, jobs.DONE),
+            version_id=version,
+            start_version_id=plan.start,
+        )
+        if not self._retry_write(note_done):
             self.versions.remove(product_id, version)
             return
         self._report(product_id, None)
@@ -366,6 +377,10 @@ class Learning:
             current = self.versions.number(product_id)
             if current not in (active.number, version):
                 self._queue(product_id, current, STATION)
+        self._remove_unused(product_id, keep)
+
+    def _remove_unused(self, product_id: int, keep: int) -> None:
+        """Remove the versions beyond the latest `keep` that nobody used."""
         unused: list[int] = []  # numbers of versions
         for candidate in self.candidates.latest(product_id, 1000):
             if candidate.version_id is not None and records.status_of(candidate) in records.UNUSED:

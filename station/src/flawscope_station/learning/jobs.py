@@ -61,7 +61,7 @@ class Jobs:
         self,
         kind: str,
         who: str,
-        facts: Mapping[str, Any],
+        facts: Mapping[str, object],
         *,
         product_id: int | None = None,
         start: int | None = None,
@@ -96,7 +96,7 @@ class Jobs:
         kind: str = "",
         who: str = "",
         text: str = "",
-        facts: Mapping[str, Any] | None = None,
+        facts: Mapping[str, object] | None = None,
         only: tuple[str, ...] = (),
         **columns: int | None,
     ) -> bool:
@@ -123,7 +123,7 @@ class Jobs:
         """Note that a job's version was made anew as another one."""
         self.database.change(update(jobs).where(jobs.c.id == number).values(version_id=version))
 
-    def state(self, product_id: int) -> tuple[Any, ...]:
+    def state(self, product_id: int) -> tuple[object, ...]:
         """Return the active version, the last verdict, and the status of the latest jobs: what is learnt
         depends on them alone."""
         last = select(verdicts.c.id).where(verdicts.c.product_id == product_id)
@@ -226,7 +226,7 @@ class JobQueue(BackgroundThread):
         super().end()
         self.worker.close()
 
-    def add(self, kind: str, who: str, facts: Mapping[str, Any], **of: Any) -> int:
+    def add(self, kind: str, who: str, facts: Mapping[str, object], **of: Any) -> int:
         """Queue a job, as `Jobs.add`."""
         number = self.jobs.add(kind, who, facts, **of)
         self.wake()

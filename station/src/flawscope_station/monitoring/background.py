@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from queue import Full, Queue
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 from flawscope.errors import message_with_type
 
@@ -25,7 +25,7 @@ P = ParamSpec("P")
 STOP_TIMEOUT = 30.0  # seconds to wait for the end of a thread
 MIN_RESTART_DELAY, MAX_RESTART_DELAY = 0.1, 5.0  # seconds before work that failed is begun again
 SETTLED_SECONDS = 1.0  # seconds without a failure after which work that was begun again counts as running
-TOLD_SECONDS = 600.0  # seconds for which a failure is a problem after the work was begun again
+REPORT_SECONDS = 600.0  # seconds for which a failure is a problem after the work was begun again
 STUCK_SECONDS = 300.0  # seconds after which a call that should return soon is taken to hang
 WATCH_INTERVAL = 1.0  # seconds between two looks at all threads
 MAX_LINES = 1000  # lines of a log that wait to be written; more are dropped
@@ -71,6 +71,13 @@ class Backoff:
         return pause * random.uniform(1 - self.spread, 1 + self.spread)
 
 
+class Working(Protocol):
+    """Queue that knows since when its reader works; None: it waits."""
+
+    @property
+    def taken_at(self) -> float | None: ...
+
+
 class GuardedThread:
     """Thread whose work is begun again when it fails, or ends before it is told to.
 
@@ -78,24 +85,29 @@ class GuardedThread:
         work: returns when `ended` is set.
         ended: set when the work is to end.
         clock: of the pauses before it is begun again.
+        queue: from which the work takes what it does, each of which should end soon.
 
     Attributes:
         failure: why the work ended last; None: it never did.
         failed_at: when, as `clock` counts.
-        calling_since: when the work began something that should end soon, or went on last; None: it does no
-            such thing.
         stops_all: nothing is inspected while such a call hangs; else its owner says what is not.
     """
 
     stops_all = True
 
     def __init__(
-        self, name: str, work: Callable[[], None], ended: threading.Event, clock: MonotonicClock = CLOCK
+        self,
+        name: str,
+        work: Callable[[], None],
+        ended: threading.Event,
+        clock: MonotonicClock = CLOCK,
+        *,
+        queue: Working | None = None,
     ):
-        self.name, self._work, self._ended, self._clock = name, work, ended, clock
+        self.name, self._work, self._ended, self._clock, self._queue = name, work, ended, clock, queue
         self.failure: str | None = None
         self.failed_at = -math.inf
-        self.calling_since: float | None = None
+        self._called_at: float | None = None  # when a call began, or went on last; None: there is none
         self._patience: float | None = None  # of the call; None: as of any other
         self._begun_at: float | None = None  # None: it waits to be begun again
         self._backoff = Backoff(MIN_RESTART_DELAY, MAX_RESTART_DELAY)
@@ -128,16 +140,24 @@ class GuardedThread:
         """Mark a call that should return, or `go_on`, within so many seconds: into a model, the data base, a
         disk that may be a network's, a plugin, another process."""
         self._patience = patience
-        self.calling_since = self._clock.monotonic()
+        self._called_at = self._clock.monotonic()
         try:
             yield
         finally:
-            self.calling_since = self._patience = None
+            self._called_at = self._patience = None
 
     def go_on(self) -> None:
         """Mark that a call has got on with its work."""
-        if self.calling_since is not None:
-            self.calling_since = self._clock.monotonic()
+        if self._called_at is not None:
+            self._called_at = self._clock.monotonic()
+
+    @property
+    def calling_since(self) -> float | None:
+        """Return when the work began something that should end soon, or went on last; None: it does not."""
+        called_at = self._called_at
+        if called_at is None and self._queue is not None:
+            return self._queue.taken_at
+        return called_at
 
     @property
     def is_stuck(self) -> bool:
@@ -189,7 +209,7 @@ class GuardedThread:
 
     def _note_failure(self, failure: str) -> None:
         before, self.failed_at = self.failed_at, self._clock.monotonic()
-        if self.failed_at - before > TOLD_SECONDS:
+        if self.failed_at - before > REPORT_SECONDS:
             self._backoff.reset()
         self.failure, self._begun_at = failure, None
 
@@ -323,7 +343,7 @@ class ThreadWatch(BackgroundThread):
         for thread, inspects in self.list_threads():
             thread.revive()
             text = f"{thread.name}: {thread.failure}"
-            if thread.is_down or thread.was_down(TOLD_SECONDS):
+            if thread.is_down or thread.was_down(REPORT_SECONDS):
                 failed.append(text)
             if thread.is_stuck:
                 text = f"{thread.name}: what it called has not answered for {_duration(thread.patience)}"

@@ -22,7 +22,9 @@ INTERVAL = 1.0  # seconds between two measurements
 MAX_AGE = 5.0  # seconds after which what was measured last says that something does not answer
 HANGING_SECONDS = 60.0  # seconds after which the measuring thread itself is told to hang
 CLOCK_JUMP = 60.0  # seconds by which the clock jumps; less is a correction of a clock that runs
-JUMP_TOLD_SECONDS = 24 * 3600.0  # seconds for which a jump of the clock is told, unless a person confirms it
+JUMP_REPORT_SECONDS = (
+    24 * 3600.0
+)  # seconds for which a jump of the clock is told, unless a person confirms it
 DISK, DATABASE = "the disk", "the data base"  # what may not answer
 
 
@@ -125,6 +127,17 @@ class MachineWatch(BackgroundThread):
 
     def standstill(self, size: int) -> Standstill | None:
         """Return why no part whose files have `size` bytes can be recorded; None: it can."""
+        fault = self.fault()
+        if fault is not None:
+            return fault
+        try:
+            self.files.check_free_space(size)
+        except StoreError as error:
+            return Standstill("disk_full", error)
+        return None
+
+    def fault(self) -> Standstill | None:
+        """Return why nothing can be recorded, whatever its size; None: something can."""
         if (silent := self.silence()) is not None:
             return Standstill(SILENT, silent)
         if self.database.full:
@@ -132,16 +145,18 @@ class MachineWatch(BackgroundThread):
         for error in (self.state.disk.error, self.state.database):
             if error is not None:
                 return Standstill(error.code, error)
-        try:
-            self.files.check_free_space(size)
-        except StoreError as error:
-            return Standstill("disk_full", error)
         # whoever tries to write may find that it is over
         return Standstill("store_unreachable") if self.database.failure else None
 
     def check_room(self, size: int) -> None:
         """Raise StoreError where files of `size` bytes could not be kept and recorded."""
         stop = self.standstill(size)
+        if stop is not None and stop.error is not None:
+            raise stop.error
+
+    def check_works(self) -> None:
+        """Raise StoreError where nothing can be kept and recorded."""
+        stop = self.fault()
         if stop is not None and stop.error is not None:
             raise stop.error
 
@@ -186,13 +201,13 @@ class ClockJumps:
 
     def text(self) -> str:
         """Return the jumps of the last day; "": there was none."""
-        since = self._monotonic() - JUMP_TOLD_SECONDS
+        since = self._monotonic() - JUMP_REPORT_SECONDS
         self._texts = [one for one in self._texts if one[0] >= since]
         if not self._texts:
             return ""
-        told = ", then ".join(text for _, text in self._texts[-4:])
+        jumps = ", then ".join(text for _, text in self._texts[-4:])
         return (
-            f"the computer's clock jumped {told}: what was recorded from one jump to the next has times of "
+            f"the computer's clock jumped {jumps}: what was recorded from one jump to the next has times of "
             "that clock; see to its time server, and confirm that it is right now"
         )
 

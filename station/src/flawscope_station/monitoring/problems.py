@@ -181,18 +181,18 @@ class _ListenerThread(BackgroundThread):
     def __init__(self, name: str, listener: Listener, problems: Callable[[], list[Problem]]):
         super().__init__(name)
         self._listener, self._problems = listener, problems
-        self._told: dict[str, Problem] = {}
+        self._reported: dict[str, Problem] = {}
 
     def _work(self) -> None:
         while not self._ended.is_set():
             present = {problem.code: problem for problem in self._problems()}
-            over = [(problem, True) for code, problem in self._told.items() if code not in present]
-            begun = [(problem, False) for code, problem in present.items() if code not in self._told]
+            over = [(problem, True) for code, problem in self._reported.items() if code not in present]
+            begun = [(problem, False) for code, problem in present.items() if code not in self._reported]
             for problem, is_over in over + begun:
                 with self.threads[0].call():
                     self._listener(problem, is_over)
                 if is_over:
-                    del self._told[problem.code]
+                    del self._reported[problem.code]
                 else:
-                    self._told[problem.code] = problem
+                    self._reported[problem.code] = problem
             self._wait(LOOK_INTERVAL)

@@ -1,0 +1,1 @@
+"""Settings of a station, read from its file and checked."""

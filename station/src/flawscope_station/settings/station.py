@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 from pydantic.dataclasses import dataclass
 
 from flawscope.artefact import files
+from flawscope.calibration import near_threshold
 from flawscope.errors import InputError
 from flawscope_station.settings.files import read_file
 from flawscope_station.settings.openid import OpenIdSettings
@@ -258,7 +259,7 @@ class Settings(Section):
     engine: Annotated[str, AfterValidator(_one_of_engines)] | None = None
     device: str = "auto"
     threads: AtLeastOne | None = None
-    near: Annotated[float, Field(ge=0)] = 1.5
+    near: Annotated[float, Field(ge=0)] = near_threshold.NEAR
     limits: Limits = Limits()
     keep: RetentionSettings = RetentionSettings()
     mqtt: Annotated[

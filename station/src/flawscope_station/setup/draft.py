@@ -133,12 +133,13 @@ class Draft:
 
     def earlier_job(self) -> tuple[str, dict[str, Any]] | None:
         """Return status and facts of a fit that an earlier flawscope kept in the state, or None."""
-        stage, told = self.state.get("stage", COLLECTING), ["learns_from", "error", "error_options"]
+        stage = self.state.get("stage", COLLECTING)
+        of_result = ["learns_from", "error", "error_options"]
         if stage == COLLECTING:
             return None
         facts: dict[str, Any] = {"learns_from": []}
-        facts |= {key: self.state[key] for key in told if key in self.state}
-        others = {*KEPT, *OF_LIVE, *told, "stage", "asked_at"}
+        facts |= {key: self.state[key] for key in of_result if key in self.state}
+        others = {*KEPT, *OF_LIVE, *of_result, "stage", "asked_at"}
         facts["options"] = {key: one for key, one in self.state.items() if key not in others}
         return {"waiting": QUEUED, "learning": QUEUED, "ready": DONE}.get(stage, stage), facts
 
@@ -154,7 +155,7 @@ class Draft:
         none yet. It stays while something else is learnt, and if that fails."""
         return self.state.get("result")
 
-    def change(self, **state: Any) -> None:
+    def change(self, **state: object) -> None:
         """Change the state, on the disk first. StoreError."""
         with self._lock:
             new = {**self.state, **state}
@@ -235,8 +236,8 @@ class Draft:
                 yield AddedPicture.refused(name, error, str(error))
                 return
             except (InputError, TooLargeError) as error:
-                told = str(error).replace(f"({len(data)} bytes)", name)  # type: ignore[arg-type]
-                yield AddedPicture.refused(name, error, told, other_kind(name) or "unreadable")
+                reason = str(error).replace(f"({len(data)} bytes)", name)  # type: ignore[arg-type]
+                yield AddedPicture.refused(name, error, reason, other_kind(name) or "unreadable")
 
     def _find_same_content(self, size: int, digest: bytes) -> Path | None:
         """Return the picture with this content; None: there is none. A file is read once."""

@@ -424,8 +424,8 @@ class Checks(BackgroundThread):
         existing, findings = set(draft.pictures()), []
         for one in report["findings"]:
             names = [one["subject"], *one["others"]]
-            told = {key: one[key] for key in ("severity", "code", "message", "remedy")}
-            findings.append({**told, "pictures": [name for name in names if name in existing]})
+            texts = {key: one[key] for key in ("severity", "code", "message", "remedy")}
+            findings.append({**texts, "pictures": [name for name in names if name in existing]})
         advised = (one["step"].partition("--align ")[2] for one in report["advice"])
         align = next(filter(None, advised), None)
         return {"findings": findings, "sizes": report["sizes"], "align": align}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -58,9 +57,9 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         )
     made.save(new_model)
     drawn = _draw_examples(made, new_examples, step)
-    os.replace(new_model, model)
+    new_model.replace(model)
     shutil.rmtree(examples, ignore_errors=True)
-    os.replace(new_examples, examples)
+    new_examples.replace(examples)
     checkpoint.unlink(missing_ok=True)
     promise = rates.promise_of(made.manifest)
     manifest, calibration = made.manifest, made.calibration
@@ -128,10 +127,9 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
             "false_alarms": [*one.false_alarms],
             "found": [*one.found],
             "milliseconds": round(1000 * one.seconds),
-            "gain": one.gain and [*one.gain],
         }
         for one in choice.shown()
-        if one.auroc is not None
+        if one.rounds
     ]
     return {
         "chosen": _seen(choice.flags),
@@ -193,6 +191,6 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         except FlawscopeError as error:
             found.append({"name": name, "error": str(error).replace(f"({len(data)} bytes)", name)})
             continue
-        told = {"decision": result.decision, "score": result.score, "severity": result.severity}
-        found.append({"name": name, **told, "overlay": encode_webp(drawn)})
+        answer = {"decision": result.decision, "score": result.score, "severity": result.severity}
+        found.append({"name": name, **answer, "overlay": encode_webp(drawn)})
     return {"results": found}

@@ -111,8 +111,8 @@ class LiveProducts:
             return
         # versions of an earlier release do not say what made them: it was begun before the product was there
         begun = draft.state.get("at")
-        is_told = any(DRAFT in one for one in self.versions.made_as(before.id, MADE_ON_PAGES))
-        if not is_told and begun is not None and parse_time(begun) <= before.created_at:
+        is_recorded = any(DRAFT in one for one in self.versions.made_as(before.id, MADE_ON_PAGES))
+        if not is_recorded and begun is not None and parse_time(begun) <= before.created_at:
             return
         self.addresses.names[before.id] = self.store.free_name(draft.name, who)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import attrgetter
 
@@ -58,7 +58,6 @@ class Sinks:
         self.settings, self.products, self.store, self.report = settings, products, store, report
         self._sender_id = identity[:SENDER_DIGITS]
         self._problems = problems
-        self._context = MessagePictures(pictures, settings.name, self._sender_id, self._shown_problems)
         self._broker: Delivery | None = None  # one sink of all products
         self.deliveries = list[Delivery]()
         broker = settings.mqtt
@@ -66,6 +65,8 @@ class Sinks:
         if broker is not None:
             sinks = {number: {BROKER_PLACE: broker, **sinks.get(number, {})} for number in products.values()}
         left = hand_on_cursors(store.database, sinks)
+        shown = settings.name, self._sender_id, self._shown_problems
+        self._context = MessagePictures(pictures, *shown, products, self._removed_products(left))
         for name, product in settings.products.items():
             for place, one in enumerate(product.sinks, 1):
                 self.deliveries.append(self._make_delivery(name, place, one))
@@ -73,6 +74,11 @@ class Sinks:
             self._broker = self._open(broker, BROKER_PLACE, products, "mqtt_away")
             self.deliveries.append(self._broker)
         self._drop(left)
+
+    def _removed_products(self, left: Sequence[StoredCursor]) -> list[str]:
+        """Return the names of products that the broker had before, by cursors that are left."""
+        numbers = {one.row.product_id for one in left if one.place == BROKER_PLACE}
+        return self.store.product_names(numbers - {*self.products.values()})
 
     def start(self) -> None:
         for one in self.deliveries:
@@ -215,7 +221,8 @@ class Sinks:
     def _drop(self, cursors: list[StoredCursor]) -> None:
         """Delete the cursors of sinks that are not in the settings any more, and tell what they had not had:
         as an event, in the log and as a problem until the next start."""
-        names, told = {number: name for name, number in self.products.items()}, dict[str, list[str]]()
+        names = {number: name for name, number in self.products.items()}
+        lost_texts: dict[str, list[str]] = {}  # by the problem's code
         for one in cursors:
             product_id = one.row.product_id
             name = names.get(product_id, f"product {product_id}")
@@ -229,9 +236,9 @@ class Sinks:
                 )
                 self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, product_id)
                 code = f"{UNDELIVERED}_{product_id}" if product_id in names else UNDELIVERED
-                told.setdefault(code, []).append(text)
+                lost_texts.setdefault(code, []).append(text)
         delete_cursors(self.store.database, cursors)
-        for code, texts in told.items():
+        for code, texts in lost_texts.items():
             self.report(code, "; ".join(texts))
 
 

@@ -30,6 +30,8 @@ class MessagePictures:
     Attributes:
         station, sender: the station's name, and what begins the ids of its messages.
         problems: returns the present problems, as the API shows them.
+        products: numbers by name of those that are inspected, which change.
+        removed: names of products that were there before the start, and are no more.
     """
 
     def __init__(
@@ -38,8 +40,12 @@ class MessagePictures:
         station: str = "station",
         sender: str = "",
         problems: Callable[[], list[dict[str, object]]] = list,
+        products: Mapping[str, int] | None = None,
+        removed: Sequence[str] = (),
     ):
         self.renderings, self.station, self.sender, self.problems = renderings, station, sender, problems
+        self.products: Mapping[str, int] = {} if products is None else products
+        self.removed = removed
 
     def original(self, message: Message, view: str | None = None) -> tuple[bytes, str] | None:
         """Return the file as it came, and its ending. view: of the part; None: the most unusual one."""

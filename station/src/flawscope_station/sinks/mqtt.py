@@ -118,6 +118,7 @@ class MqttSink(Sink):
 
     def __init__(self, settings: MqttSettings, context: MessagePictures):
         self.settings, self.problems = settings, context.problems
+        self._products, self._removed = context.products, context.removed
         self._renderings = context.renderings
         self._client_id = f"flawscope-{context.sender}"[:MAX_CLIENT_ID]
         self._base_topic = f"{settings.topic}/{context.station}"
@@ -158,7 +159,10 @@ class MqttSink(Sink):
         self._connect()
         self._renew_status()
         late = False
+        self._clear_removed()
         for box in self.outboxes:
+            if self._products.get(box.product) != box.product_id:  # another product may have its name
+                continue
             sent_at, sent_cursor = self._sent_states.get(box.product, (0.0, None))
             if sent_cursor == box.cursor:
                 continue
@@ -171,6 +175,13 @@ class MqttSink(Sink):
         text = json.dumps({"count": len(problems), "problems": problems}, ensure_ascii=False)
         self._retain("problem", text)
         return STATE_INTERVAL if late else PROBLEMS_INTERVAL
+
+    def _clear_removed(self) -> None:
+        """Let the broker forget the states of products that are inspected no more."""
+        for name in {*self._removed, *(box.product for box in self.outboxes)}:
+            if name not in self._products:
+                self._retain(f"{name}/state", "")
+                self._sent_states.pop(name, None)
 
     @property
     def remark(self) -> str | None:

@@ -76,7 +76,7 @@ class Sources(dict[str, list[Source]]):
     def _all_sources(self) -> list[Source]:
         return [source for sources in self.values() for source in sources]
 
-    def _submit_told(self, refused: Callable[..., object], part: Part) -> Future[RecordedInspection]:
+    def _submit_reported(self, refused: Callable[..., object], part: Part) -> Future[RecordedInspection]:
         """Submit a part, and tell where it is refused. One for which there is no room now waits."""
         refused = partial(refused, part=part.number, picture=part.pictures[0].name)
         try:
@@ -93,7 +93,7 @@ class Sources(dict[str, list[Source]]):
         self, name: str, product: ProductSettings, number: int, excluded: list[str]
     ) -> list[Source]:
         refused = partial(self._refused, name)
-        submit = partial(self._submit_told, refused)
+        submit = partial(self._submit_reported, refused)
         line = SourceContext(
             number,
             submit,

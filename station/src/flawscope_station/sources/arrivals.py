@@ -114,7 +114,7 @@ class Arrivals:
         self._left: set[str] = set()  # of `_done`: those that went away
         self._identity: tuple[int, int] | None = None  # of the folder; None: it is away
         self._asides: dict[str, tuple[FileStamp, float]] = {}  # others, and since when they are as they are
-        self._told: set[str] = set()  # of the others
+        self._reported: set[str] = set()  # of the others
         self._written: set[str] = set()  # of the others: what flawscope wrote
         self._pending: dict[str, _PendingFile] = {}
         self._turn = 0  # of the known files that are looked at
@@ -185,9 +185,9 @@ class Arrivals:
         found = [
             path
             for path, (_, since) in self._asides.items()
-            if path not in self._told and now - since >= self.patience
+            if path not in self._reported and now - since >= self.patience
         ]
-        self._told = {path for path in self._told if path in self._asides} | {*found}
+        self._reported = {path for path in self._reported if path in self._asides} | {*found}
         return {Path(p): WRITTEN if p in self._written else listing.why_passed_over(p) for p in found}
 
     def other_stamp(self, path: Path) -> FileStamp:
@@ -374,7 +374,7 @@ class Arrivals:
             if listing.OUTPUT_LIST in names or names.issuperset(listing.RESULTS):
                 self._written |= _written_below(current)
             folders += self._sort_entries(current, entries)
-        self._told -= before - self._written  # their list is gone: they are parts
+        self._reported -= before - self._written  # their list is gone: they are parts
         self._turn += 1
         self.took = time.monotonic() - begun
 
@@ -388,7 +388,7 @@ class Arrivals:
             if path in self._written:
                 if decoding.is_picture(path) or entry.is_dir():
                     self._others[path] = NO_STAMP
-            elif path in self._told and path in self._asides:
+            elif path in self._reported and path in self._asides:
                 self._others[path] = self._asides[path][0]
             elif path not in self.apart and not (
                 entry.name.startswith("._") and entry.name.removeprefix("._") in names

@@ -81,7 +81,7 @@ def _take(path: Path, stamp: FileStamp, digest: bytes | None) -> Path | None:
         return None
     taken = _free_hidden_name(path)
     try:
-        os.rename(path, taken)
+        path.rename(taken)
     except FileNotFoundError:
         return None
     if _is_the_same(taken, stamp, digest):

@@ -68,7 +68,7 @@ class State:
         """Whether no picture can be had: it is away or frozen."""
         return self.state in (AWAY, FROZEN)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         shown = {name: value for name, value in vars(self).items() if name != "listeners"}
         return {**shown, "last": None if self.last is None else iso(self.last)}
 

@@ -263,7 +263,7 @@ class Files:
         """Move a file that is on the disk to its place, durably. StoreError."""
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, target)
+            source.replace(target)
             files.sync_folder(target.parent)
             files.sync_folder(target.parent.parent)
         except OSError as error:
@@ -437,6 +437,6 @@ def rename_without_overwrite(part: Path, path: Path) -> None:
     except OSError:  # many network shares have no links; `rename` finds other faults
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        os.rename(part, path)
+        part.rename(path)
         return
     part.unlink(missing_ok=True)

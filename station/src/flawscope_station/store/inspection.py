@@ -292,8 +292,8 @@ def make_label(part: str | None, batch: str | None, view: str | None = None) -> 
 
 
 def label_text(text: str) -> str:
-    """Return a part's number, batch or view as it is kept and shown everywhere: another number has another
-    text. What cannot be printed is written by its sign, such as ␝ for GS, or as \\u00a0; of more than
+    r"""Return a part's number, batch or view as it is kept and shown everywhere: another number has another
+    text. What cannot be printed is written by its sign, such as ␝ for GS, or as \u00a0; of more than
     `MAX_LABEL_LENGTH` characters the end is a hash."""
     kept = "".join(c if c.isprintable() else _sign(ord(c)) for c in text.strip(PADDING))
     if len(kept) <= MAX_LABEL_LENGTH:

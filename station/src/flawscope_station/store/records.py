@@ -219,6 +219,11 @@ class Store:
         query = select(products.c.name, products.c.id).where(products.c.id.not_in(present), has_records)
         return {row.name: int(row.id) for row in self.database.rows(query.order_by(products.c.name))}
 
+    def product_names(self, numbers: Collection[int]) -> list[str]:
+        """Names of the products that have these numbers."""
+        query = select(products.c.name).where(products.c.id.in_(numbers))
+        return [row.name for row in self.database.rows(query.order_by(products.c.name))]
+
     def free_name(self, name: str, who: str) -> str:
         """Give the product of this name, which was removed, a name that says so, and return that: its records
         stay its own when another part gets the name."""

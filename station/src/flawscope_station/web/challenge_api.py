@@ -20,7 +20,7 @@ from flawscope_station.store.records import valid_id_or_zero
 from flawscope_station.store.schema import ANOMALOUS, GOOD
 from flawscope_station.store.search import Filters
 from flawscope_station.web.api import Engineer, Operator, api_router, refusals
-from flawscope_station.web.components import FloorDep, ProductId, RecordsDep, component
+from flawscope_station.web.components import ContextDep, ProductId, RecordsDep, component
 from flawscope_station.web.pages import Page, product_page
 
 SHOWN_CHOICES = 11  # latest inspections that may be kept as a challenge part
@@ -164,7 +164,7 @@ def challenge_page(
     product: str,
     page: Annotated[Page, product_page("challenge")],
     challenge: ChallengeDep,
-    floor: FloorDep,
+    context: ContextDep,
     records: RecordsDep,
     inspection: str = "",
 ) -> Response:
@@ -172,8 +172,8 @@ def challenge_page(
     chosen = int(inspection) if inspection.isdecimal() and len(inspection) < 20 else 0
     choices = _choices(records, page.product_id, chosen)
     state = challenge.facts(page.product_id)
-    entry = floor.addresses.configured_name(product)
-    sources, configured = floor.sources[entry], floor.addresses.settings_of(entry)
+    entry = context.addresses.configured_name(product)
+    sources, configured = context.sources[entry], context.addresses.settings_of(entry)
     # what a station without a settings file needs in one: its version goes on, and its folder
     own: dict[str, object] = {"model": None if entry == product else configured.model}
     if configured.folder:

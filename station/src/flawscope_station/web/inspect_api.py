@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -37,7 +37,7 @@ from flawscope_station.store.purposes import TRIAL
 from flawscope_station.store.schema import ABANDONED
 from flawscope_station.web import schemas, uploads
 from flawscope_station.web.api import Answer, PictureName, api_router, file_body_schema, key_header_schema
-from flawscope_station.web.components import FloorDep, find_component
+from flawscope_station.web.components import ContextDep, find_component
 from flawscope_station.web.errors import RefusedError, error_response
 from flawscope_station.web.middleware import ARRIVED_KEY
 
@@ -59,7 +59,7 @@ WRONG_REQUEST = "request"  # refusal, as pages show it, of a part whose request 
 class JudgingRoute(APIRoute):
     """Route of parts, which notes each that came and is not judged, whoever refuses it."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
         handle = super().get_route_handler()
 
         async def note(request: Request) -> Response:
@@ -101,7 +101,7 @@ async def inspect(
     name: str,
     request: Request,
     response: Response,
-    floor: FloorDep,
+    context: ContextDep,
     label: LabelDep,
     file: PictureName = "",
     deadline: Deadline = None,
@@ -118,26 +118,26 @@ async def inspect(
     seconds of Retry-After. 504: the part was not judged in time; if it was just being judged, it is recorded
     nevertheless.
     """
-    address = floor.addresses.find(name)
+    address = context.addresses.find(name)
     due = address.due(deadline, request.scope.get(ARRIVED_KEY))
-    floor.inspector.intake.check(address.number, label.part, due)
+    context.inspector.intake.check(address.number, label.part, due)
     files, is_form = await uploads.read_uploads(request, file)
     pictures = tuple(Picture(one.data, one.name, label.view) for one in files)
     key = uploads.idempotency_key(request)
-    asking = Asking(floor, SentPictures(address, pictures, is_form, label, key, due, purpose))
+    asking = Asking(context, SentPictures(address, pictures, is_form, label, key, due, purpose))
     watching = asyncio.create_task(_watch_client(request, partial(asking.leave, ABANDONED)))
     try:
         answers = await asyncio.create_task(asking.answers())
     finally:
         watching.cancel()
-    return _respond(floor, response, asking.sent, answers)
+    return _respond(context, response, asking.sent, answers)
 
 
 def _respond(
-    floor: ConnectionContext, response: Response, sent: SentPictures, answers: Sequence[PartAnswer]
+    context: ConnectionContext, response: Response, sent: SentPictures, answers: Sequence[PartAnswer]
 ) -> Answer | Response:
     """Return the answer to a request whose parts have theirs."""
-    results = [_part_result(floor, sent, one) for one in answers]
+    results = [_part_result(context, sent, one) for one in answers]
     if all(one.inspection is None for one in answers):
         first_error = answers[0].error
         assert first_error is not None, "a part has an inspection or an error"
@@ -158,7 +158,7 @@ class PartResult(TypedDict, total=False):
     code: str
 
 
-def _part_result(floor: ConnectionContext, sent: SentPictures, answer: PartAnswer) -> PartResult:
+def _part_result(context: ConnectionContext, sent: SentPictures, answer: PartAnswer) -> PartResult:
     """Return what a request is told of a part. One of the line that is not judged is noted."""
     if answer.inspection is not None:
         return {"inspection": answer.inspection}
@@ -167,7 +167,7 @@ def _part_result(floor: ConnectionContext, sent: SentPictures, answer: PartAnswe
     if sent.purpose == TRIAL:
         code = status_and_code(error)[1]
     else:
-        code = floor.refusals.note(sent.address.name, error, sent.label.part, picture=answer.name)
+        code = context.refusals.note(sent.address.name, error, sent.label.part, picture=answer.name)
     return {"name": answer.name, "error": sender_text(error), "code": code}
 
 
@@ -189,7 +189,7 @@ async def trigger(
     name: str,
     request: Request,
     response: Response,
-    floor: FloorDep,
+    context: ContextDep,
     label: LabelDep,
     camera: Annotated[
         int | None, Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1])
@@ -207,12 +207,12 @@ async def trigger(
     recorded, except a frame that was just being judged. A frame may answer several triggers that came before
     it: each is an inspection of its own, and `triggers` says how many.
     """
-    address = floor.addresses.find(name)
+    address = context.addresses.find(name)
     due = address.due(deadline, request.scope.get(ARRIVED_KEY))
     key = uploads.idempotency_key(request)
     keyed = None if key is None else trigger_request(request_key(address.scheme, key), camera, label)
-    find_camera = partial(floor.cameras, name, camera)
-    shooting = asyncio.ensure_future(shoot(floor, name, find_camera, label, due, seconds, keyed))
+    find_camera = partial(context.cameras, name, camera)
+    shooting = asyncio.ensure_future(shoot(context, name, find_camera, label, due, seconds, keyed))
     watching = asyncio.create_task(_watch_client(request, partial(shooting.cancel, ABANDONED)))
     try:
         recorded = await shooting
@@ -224,7 +224,7 @@ async def trigger(
         watching.cancel()
     if isinstance(recorded, int):
         response.status_code = 200
-        return await describe_again(floor, address.number, recorded, due)
-    inspection = await describe_recorded(floor, address.number, recorded, due)
+        return await describe_again(context, address.number, recorded, due)
+    inspection = await describe_recorded(context, address.number, recorded, due)
     response.status_code = 201 if recorded.is_new else 200
     return inspection

@@ -287,15 +287,15 @@ class FailedRequests:
 
     def __init__(self, say: Callable[[str], None]):
         self._say, self._clock = say, time.monotonic
-        self._told_at, self._untold = -math.inf, 0
+        self._reported_at, self._unreported = -math.inf, 0
 
     def note(self, method: str, path: str, status: int, number: str) -> None:
         at = self._clock()
-        if at - self._told_at < FAILED_INTERVAL:
-            self._untold += 1
+        if at - self._reported_at < FAILED_INTERVAL:
+            self._unreported += 1
             return
-        more = {"more": self._untold} if self._untold else {}
-        self._told_at, self._untold = at, 0
+        more = {"more": self._unreported} if self._unreported else {}
+        self._reported_at, self._unreported = at, 0
         text = f"{method} {path!r:.200}: {status}"
         self._say(Said(text, "warning", request=number, status=status, **more))
 

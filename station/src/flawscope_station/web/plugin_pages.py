@@ -6,6 +6,7 @@ One that raises answers 500 and is a problem until it works again; it harms no o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from flawscope import pages
 from flawscope.errors import InputError, message_with_type, one_line_message
 from flawscope_station.access.roles import ENGINEER, PERSON_KEY, ROLES, SENDER, VIEWER, Person, has_role
 from flawscope_station.core.extension import MenuLink
@@ -94,7 +96,7 @@ class PluginPages:
         self,
         addresses: Addresses,
         records: Records,
-        components: Mapping[type, Any],
+        components: Mapping[type, object],
         report: Callable[[str, str | None], None],
     ):
         self._addresses, self._records = addresses, records
@@ -109,19 +111,14 @@ class PluginPages:
         """Open the page of a plugin. InputError where it cannot be used."""
         name = plugin.name
         context = StationForPage(name, self._addresses, self._records)
-        try:
-            page = plugin.open(context, plugin.values)
-            _check_page(page)
-            context.assets = pages_with(page.assets)
-            _ = context.assets.texts, context.assets.static_files
+        with _opening(name):
+            page, context.assets = _open_page(plugin, context)
             application = self._application(page.router, context)
-        except Exception as error:
-            reason = str(error) if isinstance(error, InputError) else message_with_type(error)
-            raise InputError(f"page {name} cannot be opened: {' '.join(reason.split())}") from error
         self._pages[name] = _GuardedPage(page.role, context.root, application)
         self.links.append(MenuLink(f"{context.root}?product={{product}}", page.title, page.role))
 
     def _application(self, router: APIRouter, context: StationForPage) -> FastAPI:
+        """Return the application of a page, which finds the station's components."""
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         app.state.components = self._components
         install_error_handler(app, error_page)
@@ -193,6 +190,45 @@ class _GuardedPage:
             await self._application(scope, receive, send)
         finally:
             self._open_requests -= 1
+
+
+def check_page(plugin: ConfiguredPlugin, products: Sequence[str]) -> None:
+    """Open the page of a plugin without a station. InputError where it cannot be used."""
+    with _opening(plugin.name):
+        page, _ = _open_page(plugin, _NoStation(products))
+        FastAPI().include_router(page.router)
+
+
+class _NoStation:
+    """Station for a page that is opened to be checked: it has products, and no more (`PageContext`)."""
+
+    def __init__(self, products: Sequence[str]):
+        self._products = products
+
+    def products(self) -> Sequence[str]:
+        return self._products
+
+    def __getattr__(self, name: str) -> object:
+        raise InputError(f"its `open` asks the station for `{name}`: let its routes do so")
+
+
+@contextmanager
+def _opening(name: str) -> Iterator[None]:
+    """Say which page cannot be opened, and why, in one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, InputError) else message_with_type(error)
+        raise InputError(f"page {name} cannot be opened: {' '.join(reason.split())}") from error
+
+
+def _open_page(plugin: ConfiguredPlugin, context: object) -> tuple[PluginPage, pages.Pages]:
+    """Open the page of a plugin, and read its templates and texts."""
+    page: PluginPage = plugin.open(context, plugin.values)
+    _check_page(page)
+    assets = pages_with(page.assets)
+    _ = assets.texts, assets.static_files
+    return page, assets
 
 
 def _check_page(page: object) -> None:

@@ -42,8 +42,8 @@ from flawscope_station.web.api import (
 )
 from flawscope_station.web.components import (
     AddressesDep,
+    ContextDep,
     FilesDep,
-    FloorDep,
     OverviewDep,
     RendererDep,
     component,
@@ -151,25 +151,25 @@ async def capture(
     draft: DraftDep,
     body: setup_schemas.CaptureRequest,
     drafts: DraftsDep,
-    floor: FloorDep,
+    context: ContextDep,
     renderer: RendererDep,
 ) -> Answer:
     """Add what a camera shows now, or the picture of an inspection."""
     if body.inspection is not None:
-        product_id = floor.addresses.product_id(body.product)
+        product_id = context.addresses.product_id(body.product)
         data, _, name = await asyncio.to_thread(renderer.picture, product_id, body.inspection)
         added = await asyncio.to_thread(drafts.add, draft, [(name, data)])
         return {"results": [one._asdict() for one in added]}
-    camera = floor.camera(body.product, body.camera)
+    camera = context.camera(body.product, body.camera)
     picture = await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None))
     added = await asyncio.to_thread(drafts.add, draft, [(picture.name, picture.data)])
     return {"results": [one._asdict() for one in added]}
 
 
 @router.post("/{name}/still", response_model=setup_schemas.StillState, responses=refusals(504))
-async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, floor: FloorDep) -> Answer:
+async def measure_camera(draft: DraftDep, body: setup_schemas.StillRequest, context: ContextDep) -> Answer:
     """Measure noise, light, movement and focus of a camera, by frames of one part that lies still."""
-    camera = floor.camera(body.product, body.camera)
+    camera = context.camera(body.product, body.camera)
     frames = list[bytes]()
     for _ in range(STILL_FRAMES):
         shot = await wait_for_shot(camera, FRAME_SECONDS, None)
@@ -317,15 +317,17 @@ def new_page(request: Request, drafts: DraftsDep, addresses: AddressesDep) -> Re
 
 
 @page_router.get("/-/new/{name}")
-def draft_page(name: str, request: Request, draft: DraftDep, drafts: DraftsDep, floor: FloorDep) -> Response:
+def draft_page(
+    name: str, request: Request, draft: DraftDep, drafts: DraftsDep, context: ContextDep
+) -> Response:
     page, state = Page(request, "new"), drafts.facts(draft)
     methods = {m.name: m.learns_in_steps for m in registry.loadable_methods()}
     cameras = []
-    for product, sources in floor.sources.items():
+    for product, sources in context.sources.items():
         numbers = [source.number for source in sources if isinstance(source, TriggeredSource)]
         cameras += [(product, number) for number in numbers]
-    number = floor.addresses.products.get(name)
-    day = None if number is None else pictures_a_day(floor.store.database, number)
+    number = context.addresses.products.get(name)
+    day = None if number is None else pictures_a_day(context.store.database, number)
     return page.render(
         "draft",
         sections=("new", "progress", "capture", "still", "promise", "rates"),

@@ -182,62 +182,10 @@ def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSetti
     provider's redirect brings along, keeps state, nonce and code verifier."""
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of an extra
 
-    provider, access = OpenIdProvider(settings), components[Access]
+    access = components[Access]
     assert isinstance(access, Access)
-
-    async def begin(request: Request) -> Response:
-        request.session["next"] = local_path(request.query_params.get("next"))
-        try:
-            base_url = str(request.base_url).rstrip("/")
-            return await provider.redirect(request, f"{base_url}{COMPANY_PATH}/done")
-        except ProviderError as error:
-            try:
-                access.begin_member_sign_in(client_ip(request))
-            except SignInError as too_often:
-                return wait_page(request, too_often)
-            return await refusal_page(request, "signin.company_failed", 502, str(error))
-
-    async def finish(request: Request) -> Response:
-        next_path, address = local_path(request.session.pop("next", "/")), client_ip(request)
-        try:
-            access.begin_member_sign_in(address)
-        except SignInError as too_often:
-            return wait_page(request, too_often)
-        try:
-            member = await provider.read_member(request)
-        except ProviderError as error:
-            return await refusal_page(request, "signin.company_failed", 401, str(error))
-        if not member.role:
-            return await refusal_page(
-                request, "signin.company_group", 403, f"{member.name} is in none of the groups"
-            )
-        try:
-            session = await run_in_threadpool(
-                access.sign_in_member, member.subject, member.name, member.role, address
-            )
-        except InputError as error:
-            return await refusal_page(request, "signin.company_failed", 403, str(error))
-        # no redirect: a browser that comes from another site would not bring the station's cookie along
-        refresh = f'<meta http-equiv="refresh" content="0;url={html.escape(next_path)}">'
-        response = HTMLResponse(f"<!doctype html><title>flawscope</title>{refresh}")
-        set_cookie(response, request, access, session)
-        return response
-
-    def wait_page(request: Request, too_often: SignInError) -> Response:
-        """Make the page that says how long to wait. It writes nothing: anybody can ask for it."""
-        page = Page(request, "sign-in")
-        text = page.texts.count("signin.often", too_often.wait)
-        response = page.render("sign-in", 429, next="/", error=text, name="")
-        response.headers["Retry-After"] = str(too_often.wait)
-        return response
-
-    async def refusal_page(request: Request, text_key: str, status: int, reason: str) -> Response:
-        await run_in_threadpool(access.note_refused_member, reason)
-        page = Page(request, "sign-in")
-        error = page.texts(text_key, why=reason)
-        return page.render("sign-in", status, next="/", error=error, name="")
-
-    app = Starlette(routes=[Route("/", begin), Route("/done", finish)])
+    pages = _CompanyPages(OpenIdProvider(settings), access)
+    app = Starlette(routes=[Route("/", pages.begin), Route("/done", pages.finish)])
     app.state.components = components
     cookie, key = f"{access.cookie}_company", secrets.token_urlsafe(32)
 
@@ -247,3 +195,62 @@ def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSetti
         await inner(scope, receive, send)
 
     return app_with_session
+
+
+class _CompanyPages:
+    """Pages that lead to a company's sign-in and back."""
+
+    def __init__(self, provider: OpenIdProvider, access: Access) -> None:
+        self.provider = provider
+        self.access = access
+
+    async def begin(self, request: Request) -> Response:
+        request.session["next"] = local_path(request.query_params.get("next"))
+        try:
+            base_url = str(request.base_url).rstrip("/")
+            return await self.provider.redirect(request, f"{base_url}{COMPANY_PATH}/done")
+        except ProviderError as error:
+            try:
+                self.access.begin_member_sign_in(client_ip(request))
+            except SignInError as too_often:
+                return self._wait_page(request, too_often)
+            return await self._refusal_page(request, "signin.company_failed", 502, str(error))
+
+    async def finish(self, request: Request) -> Response:
+        next_path, address = local_path(request.session.pop("next", "/")), client_ip(request)
+        try:
+            self.access.begin_member_sign_in(address)
+        except SignInError as too_often:
+            return self._wait_page(request, too_often)
+        try:
+            member = await self.provider.read_member(request)
+        except ProviderError as error:
+            return await self._refusal_page(request, "signin.company_failed", 401, str(error))
+        if not member.role:
+            reason = f"{member.name} is in none of the groups"
+            return await self._refusal_page(request, "signin.company_group", 403, reason)
+        try:
+            session = await run_in_threadpool(
+                self.access.sign_in_member, member.subject, member.name, member.role, address
+            )
+        except InputError as error:
+            return await self._refusal_page(request, "signin.company_failed", 403, str(error))
+        # no redirect: a browser that comes from another site would not bring the station's cookie along
+        refresh = f'<meta http-equiv="refresh" content="0;url={html.escape(next_path)}">'
+        response = HTMLResponse(f"<!doctype html><title>flawscope</title>{refresh}")
+        set_cookie(response, request, self.access, session)
+        return response
+
+    def _wait_page(self, request: Request, too_often: SignInError) -> Response:
+        """Make the page that says how long to wait. It writes nothing: anybody can ask for it."""
+        page = Page(request, "sign-in")
+        text = page.texts.count("signin.often", too_often.wait)
+        response = page.render("sign-in", 429, next="/", error=text, name="")
+        response.headers["Retry-After"] = str(too_often.wait)
+        return response
+
+    async def _refusal_page(self, request: Request, text_key: str, status: int, reason: str) -> Response:
+        await run_in_threadpool(self.access.note_refused_member, reason)
+        page = Page(request, "sign-in")
+        error = page.texts(text_key, why=reason)
+        return page.render("sign-in", status, next="/", error=error, name="")

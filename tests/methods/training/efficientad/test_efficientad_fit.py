@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import flawscope
-from flawscope.calibration.goods import scored
 from flawscope.calibration.holding_out import hold_out
+from flawscope.calibration.rows import scored
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.methods.task import Budget

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope.fitting.training_pictures import read_defects, seen_defect_pairs
+from flawscope.fitting.seen_defects import read_defects, seen_defect_pairs
 from flawscope.methods.training.prnet.record import METHOD
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.views.preprocess import Preprocess

@@ -86,10 +86,10 @@ def test_the_worst_mistake_is_first_and_headers_sort_and_say_so(opened):
     assert names(opened)[:2] == ["good/g4.png", "dent/d0.png"]
     cards = [e.text for e in opened.find_elements(By.CSS_SELECTOR, "#mistakes .open")]
     assert cards == names(opened)[:4]
-    assert sort_by(opened, "score") == "descending"
+    assert sort_by(opened, "severity") == "descending"
     first = names(opened)
     assert first[0] == "good/g4.png"
-    assert sort_by(opened, "score") == "ascending"
+    assert sort_by(opened, "severity") == "ascending"
     assert names(opened) != first
     assert sort_by(opened, "name") == "ascending"
     assert [n for n in names(opened) if n.startswith("dent")] == [f"dent/d{k}.png" for k in range(3)]
@@ -172,7 +172,7 @@ def test_the_worst_mistake_is_in_the_first_screen(opened, width, height):
     with screen(opened, width, height):
         opened.refresh()
         assert check_first_screen(opened, "#mistakes .stage", width, height)["height"] > 80
-        assert opened.find_element(By.CSS_SELECTOR, "[data-sort=score]").is_displayed()
+        assert opened.find_element(By.CSS_SELECTOR, "[data-sort=severity]").is_displayed()
 
 
 def test_layers_are_switched_off_by_button_and_by_key_everywhere(opened):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flawscope.calibration.goods import Values
 from flawscope.calibration.holding_out import MIN_FOR_FULL_RATE, min_calibration_size
+from flawscope.calibration.rows import Values
 from flawscope.methods.good_pictures import measure_picture
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers

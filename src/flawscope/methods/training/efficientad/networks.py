@@ -179,19 +179,30 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Json]
         unknown = {"name": "unknown", "origin": "unknown", "licence": "as the file's owner says"}
         return state, {"size": size, "channels": CHANNELS, "backbone": unknown, "origin": origin}
     tensors, facts = packed.parse_state(path, body, "teacher", REMEDY)
-    kind = facts.get("size")
-    wanted = {}
-    if kind in WIDTHS and (width := width_of(tensors.get("conv1.weight"), kind)):
-        wanted = pdn(kind, width=width).state_dict()
+    wanted = _teacher_tensors(facts.get("size", ""), tensors)
     if not wanted or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
         raise _bad_file(path, "its tensors are not those of a teacher")
-    rank = facts.get("rank", CHANNELS)
-    if not isinstance(facts.get("backbone"), dict) or not isinstance(rank, int) or not 1 <= rank <= CHANNELS:
-        raise _bad_file(path, "it does not say what it was made from")
+    _check_teacher_facts(path, facts)
     state = {k: torch.from_numpy(tensors[k]).float() for k in wanted}  # safetensors has its own order
     if not all(bool(v.isfinite().all()) for v in state.values()):
         raise _bad_file(path, "some of its weights are not finite")
     return state, {**facts, "origin": origin}
+
+
+def _teacher_tensors(size: Size, tensors: packed.Arrays) -> dict[str, Tensor]:
+    """Tensors, fresh, of a teacher of a size that is as wide as these; none: there is no such teacher."""
+    if size not in WIDTHS:
+        return {}
+    width = width_of(tensors.get("conv1.weight"), size)
+    return pdn(size, width=width).state_dict() if width else {}
+
+
+def _check_teacher_facts(path: Path, facts: Json) -> None:
+    """InputError for facts that do not say what a teacher was made from."""
+    rank = facts.get("rank", CHANNELS)
+    is_rank = isinstance(rank, int) and 1 <= rank <= CHANNELS
+    if not is_rank or not isinstance(facts.get("backbone"), dict):
+        raise _bad_file(path, "it does not say what it was made from")
 
 
 def packaged_teacher(size: Size) -> Path:

@@ -1,8 +1,8 @@
-"""The part of PRN that is trained: from a picture's features and residuals to the logit of a defect, pixel by
-pixel (Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization, CVPR 2023,
+r"""The part of PRN that is trained: from features and residuals of a picture to the logit of a defect, pixel
+by pixel (Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization, CVPR 2023,
 sections 3.3 and 3.4).
 
-    features  -> fusion \\
+    features  -> fusion \
                           concatenated -> 3 x multi-size attention -> fusion -> decoder -> logits
     residuals -> fusion /
 

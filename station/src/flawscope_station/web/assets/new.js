@@ -470,7 +470,7 @@
     byId("search").hidden = !search;
     if (!search) return;
     const { chosen, trials, ended } = search;
-    const others = trials.filter(({ gain }) => gain).length;
+    const others = trials.filter(({ seen }) => seen[0].key !== "given").length;
     const said = [t("new.search_chosen", { how: seenHow(chosen) })];
     if (chosen[0].key === "given") said.push(others ? count("new.search_none_better", others) : t("new.search_nothing"));
     else said.push(t("new.search_better"));

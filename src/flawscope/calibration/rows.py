@@ -25,6 +25,7 @@ from flawscope.calibration.threshold import (
 )
 from flawscope.errors import InputError
 from flawscope.pictures.table import Picture
+from flawscope.types import Array
 
 SAMPLED_PIXELS = 1 << 20  # of a large map, that its median is taken from
 
@@ -44,7 +45,7 @@ class Values(NamedTuple):
 LOST = Values(math.nan, math.nan, math.nan)  # its parts are not found, or counted wrong
 
 
-def map_values(score: float, drawn: NDArray[Any], inside: NDArray[np.bool_]) -> Values:
+def map_values(score: float, drawn: Array, inside: NDArray[np.bool_]) -> Values:
     """Values of a picture with a map [H, W]. inside: the pixels that count."""
     some = slice(None, None, max(1, math.isqrt(drawn.size // SAMPLED_PIXELS)))
     counted = drawn[some, some][inside[some, some]]
@@ -90,7 +91,7 @@ def calibrate(rows: Iterable[Picture], rate: float = DEFAULT_RATE, **how: Any) -
         InputError: no row has a score.
     """
     every = counted(rows)
-    known, wrong = scored(every), [row for row in every if row.is_lost]
+    known, wrong = scored(every), [row for row in every if row.score is None]
     if not known:
         raise InputError("calibration needs at least one good picture, each with a score and a map")
     promised = how.get("promised", True)

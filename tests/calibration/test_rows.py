@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flawscope.calibration.goods import LOST, Values, calibrate, judge, map_values, scored, worst
+from flawscope.calibration.rows import LOST, Values, calibrate, judge, map_values, scored, worst
 from flawscope.errors import InputError
 from flawscope.pictures.table import Picture
 

@@ -1,0 +1,106 @@
+"""Holds descriptors of the good pictures of several products as wholes, and the network that makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError
+from flawscope.types import Array, Facts, Json
+from flawscope.views.preprocess import Preprocess
+
+MIN_GROUPS = 4  # groups of good pictures that a product needs to be recognised
+GRAPH = "graph"
+Tensors = dict[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class ProductDescriptors:
+    """Descriptors of one product's pictures: vectors of length 1.
+
+    good: [N, D] float32, of good pictures. groups: [N] int32, their units in the product's model: those of a
+        group show one part.
+    lights: [N] int32, number of the light that they were changed to (`views.light.lights_within`); empty
+        where all are as they came.
+    defective: [M, D] float32, of good pictures with a simulated defect. carriers: [M] int32, their groups.
+    """
+
+    good: NDArray[np.float32]
+    groups: NDArray[np.int32]
+    defective: NDArray[np.float32]
+    carriers: NDArray[np.int32]
+    lights: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+
+    def __post_init__(self) -> None:
+        """InputError where the descriptors do not fit each other."""
+        for vectors, numbers in ((self.good, self.groups), (self.defective, self.carriers)):
+            fits = vectors.dtype == np.float32 and vectors.ndim == 2 and numbers.dtype == np.int32
+            fits = fits and numbers.shape == vectors.shape[:1] and vectors.shape[1] == self.good.shape[1]
+            if not fits or not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):  # NaN too
+                raise InputError("the descriptors of its good pictures are damaged")
+        if self.lights.dtype != np.int32 or self.lights.shape not in ((0,), self.groups.shape):
+            raise InputError("the lights of its good pictures are damaged")
+
+    def arrays(self) -> Tensors:
+        """The arrays of a file, by the names of the fields."""
+        return {key: getattr(self, key) for key in DESCRIPTOR_KEYS}
+
+    def merged(self, others: ProductDescriptors) -> ProductDescriptors:
+        """Returns these pictures and others of the same product."""
+        if not len(others.good):
+            return self
+        return ProductDescriptors(
+            np.concatenate([self.good, others.good]),
+            np.concatenate([self.groups, others.groups]),
+            np.concatenate([self.defective, others.defective]),
+            np.concatenate([self.carriers, others.carriers]),
+            np.concatenate([self.lights, others.lights]),
+        )
+
+
+DESCRIPTOR_KEYS = tuple(one.name for one in fields(ProductDescriptors))
+
+
+@dataclass(frozen=True, eq=False)
+class DescriptorModel:
+    """Network whose descriptors of whole pictures tell products apart, and the descriptors of good ones.
+
+    config, tensors: of the network (`methods.descriptors.DescriptorNetwork`); of an exported one `tensors` is
+        its graph, under `GRAPH`.
+    preprocess: how it sees pictures: as wholes, in the light in which they come.
+    known: each product's descriptors.
+    samples: good pictures of products as the network sees them (`pack_images`), for the self-test.
+    """
+
+    config: Json
+    preprocess: Preprocess
+    tensors: Tensors
+    known: Mapping[str, ProductDescriptors]
+    samples: Mapping[str, Array] = field(default_factory=dict)
+
+    @classmethod
+    def from_stored(
+        cls,
+        about: Facts,
+        tensors: Tensors,
+        known: Mapping[str, ProductDescriptors],
+        samples: Mapping[str, Array],
+    ) -> DescriptorModel:
+        """Reads the network of a file. about: what its document says. KeyError or InputError where it is
+        damaged."""
+        seen = Preprocess.from_dict(about["preprocess"])
+        return cls(dict(about.get("config", {})), seen, tensors, known, samples)
+
+    def __post_init__(self) -> None:
+        """InputError where the products cannot be told apart."""
+        for name, one in self.known.items():
+            if len(np.unique(one.groups)) < MIN_GROUPS:
+                raise InputError(
+                    f"{name} can be recognised only by {MIN_GROUPS} good pictures or more, "
+                    "of different parts: give more"
+                )
+        if len({one.good.shape[1] for one in self.known.values()}) > 1:
+            raise InputError("the descriptors of its products have different lengths")

@@ -1,0 +1,249 @@
+"""Assembles a model of what a fit has found: calibration, notes, questions, and the manifest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flawscope.artefact.carried import carried_facts
+from flawscope.artefact.expected import ExpectedPictures
+from flawscope.artefact.model_file import Artefact, Manifest, package_versions
+from flawscope.artefact.parts import PART, parts_of_rows
+from flawscope.calibration.outliers import SUSPECTS, Odd, list_suspects, odd, settle
+from flawscope.calibration.parts import KnownParts
+from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
+from flawscope.calibration.rows import calibrate
+from flawscope.calibration.size_bounds import SIZE_BOUNDS
+from flawscope.calibration.threshold import Calibration
+from flawscope.errors import data_checks, pluralize
+from flawscope.fitting.judging import JudgedFit
+from flawscope.fitting.preparation import PreparedFit
+from flawscope.fitting.samples import Samples
+from flawscope.methods.settings import PictureSettings
+from flawscope.methods.task import Fitted, Task
+from flawscope.pictures.table import SEEN, Picture
+from flawscope.types import Array
+from flawscope.views.light import within_range
+
+
+@dataclass(frozen=True)
+class KnownGood:
+    """Good pictures that a model knows, with those of the model that it extends, and what follows from them.
+
+    parts: that they show; None: the model decides on pictures.
+    """
+
+    pictures: tuple[Picture, ...]
+    calibration: Calibration
+    parts: KnownParts | None
+
+
+def know_good(
+    prepared: PreparedFit, judged: JudgedFit, old: Artefact | None, unlit: bool = False
+) -> KnownGood:
+    """Calibrates on the pictures of a fit. unlit: as they score in their own light."""
+    rows = judged.unlit if unlit else judged.rows
+    reader = prepared.reader
+    defects = [Picture(digest, SEEN, name, origin=reader.origin) for digest, name in reader.defects.items()]
+    new = (*rows.values(), *defects)
+    promised, precision = judged.fitted.promised, prepared.model.config.precision
+    if old is None:
+        pictures, chosen = new, {"rate": prepared.task.rate}
+    else:
+        pictures, chosen = (*old.manifest.pictures, *new), old.manifest.calibration.chosen
+        promised = promised and old.manifest.calibration.promised
+    calibration = calibrate(pictures, method=judged.how, precision=precision, promised=promised, **chosen)
+    if prepared.part is None:
+        return KnownGood(pictures, calibration, None)
+    return KnownGood(pictures, calibration, parts_of_rows(pictures, prepared.part, calibration.rate))
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """Oddities of new pictures. notes: on those that the list of suspects names. lines: that ask."""
+
+    oddities: list[Odd] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Results of a fit.
+
+    task: of the pictures. defects: simulated ones; None: they were not tried. began: when the fit began, on
+    `time.monotonic`'s clock.
+    """
+
+    prepared: PreparedFit
+    task: Task
+    judged: JudgedFit
+    good: KnownGood
+    defects: DefectScores | None
+    samples: Samples
+    began: float
+
+    @property
+    def fitted(self) -> Fitted:
+        return self.judged.fitted
+
+    @property
+    def old(self) -> Artefact | None:
+        return self.task.old
+
+    def to_artefact(self) -> Artefact:
+        """Assembles the model, and says its notes."""
+        expected, size_notes = self._expected_pictures()
+        questions = self._questions()
+        notes = [*self._notes(), *size_notes, *self._light_notes()]
+        for note in notes:
+            self.task.say(note)
+        facts = expected.to_facts(self._facts(questions.oddities))
+        manifest = self._manifest(facts, [*notes, *questions.notes])
+        asked = () if self.old is None else self.old.manifest.questions
+        return Artefact(manifest.asking(*asked, *questions.lines), self._tensors())
+
+    def _manifest(self, facts: dict[str, Any], notes: Sequence[str]) -> Manifest:
+        prepared = self.prepared
+        before = () if self.old is None else self.old.manifest.notes
+        return Manifest(
+            method=prepared.method.name,
+            config=_without_paths(prepared.model.config),
+            preprocess=prepared.reader.preprocess,
+            calibration=self.good.calibration,
+            backbone=prepared.origin,
+            category=prepared.category,
+            pictures=self.good.pictures,
+            facts=facts,
+            notes=(*before, *prepared.remarks, *notes),
+            samples=self.samples.scores,
+            versions=package_versions(),
+            fusion=self.judged.fusion,
+        )
+
+    def _tensors(self) -> dict[str, Array]:
+        every = {**self.prepared.model.state_dict(), **self.fitted.extra}
+        tensors = {name: tensor.detach().cpu().numpy() for name, tensor in every.items()}
+        if self.prepared.reader.region is not None:
+            tensors["region"] = self.prepared.reader.region
+        return tensors | dict(self.samples.tensors)
+
+    def _facts(self, oddities: Sequence[Odd]) -> dict[str, Any]:
+        prepared, fitted = self.prepared, self.fitted
+        facts = carried_facts(None if self.old is None else self.old.manifest)
+        facts |= fitted.facts
+        facts["summary"] = [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])]
+        if self.defects is not None:
+            facts[SIMULATED_DEFECTS] = self.defects.to_dict()
+            facts[SIZE_BOUNDS] = self.defects.bounds.to_dict()
+        facts |= {"group": prepared.group, **prepared.kept}
+        if prepared.part is not None:
+            facts[PART] = asdict(prepared.part)
+        far = {prepared.reader.names[i]: score for i, score in fitted.suspects.items()}
+        suspects = list_suspects(oddities, {row.name: row.score for row in self.good.pictures}, far)
+        if suspects:
+            facts[SUSPECTS] = [[*one] for one in suspects]
+        facts["seconds_total"] = round(time.monotonic() - self.began, 3)
+        if self.samples.seconds is not None:
+            facts["seconds_view"] = round(self.samples.seconds, 4)
+        device = prepared.model.roi.device.type
+        return facts | {"device": device, "threads": torch.get_num_threads()}
+
+    def _new_pictures(self) -> list[int]:
+        """Numbers of the good pictures that the model now knows."""
+        fitted = self.fitted
+        held = (number for numbers in fitted.held.values() for number in numbers)
+        return sorted({*fitted.used, *fitted.scored, *held})
+
+    def _expected_pictures(self) -> tuple[ExpectedPictures, list[str]]:
+        """Returns what pictures the model expects, and notes on it; an extended model is widened."""
+        prepared, numbers = self.prepared, self._new_pictures()
+        rows = [self.judged.rows[number] for number in numbers]
+        if self.old is not None:
+            known = ExpectedPictures.from_facts(self.old.manifest.facts)
+            return known.widened(rows), known.scale_notes(rows)
+        looks: dict[str, list[NDArray[np.float32]]] = {}
+        if prepared.part is not None:
+            for number, row in zip(numbers, rows, strict=True):
+                view = prepared.part.parse(row.name).view
+                looks.setdefault(view, []).append(prepared.reader.looks[number])
+        return ExpectedPictures.learn(rows, looks, prepared.scale_mm), []
+
+    def _questions(self) -> _Questions:
+        """Asks about the pictures of a first fit; those of an update are asked about by who extends."""
+        if self.old is not None:
+            return _Questions()
+        new = {self.judged.rows[number].hash: number for number in self._new_pictures()}
+        cells = {digest: self.fitted.cells.get(number) for digest, number in new.items()}
+        # what shows nothing was asked about before the fit
+        rows = [replace(row, look=None) for row in self.good.pictures]
+        oddities = [*odd(rows, self.good.calibration, self.defects, [*new], cells=cells)]
+        return _Questions(oddities, *settle(oddities, self.prepared.force))
+
+    def _notes(self) -> list[str]:
+        notes, found = list(self.fitted.notes), self.defects
+        if self.fitted.dropped:
+            notes.append(
+                "left out before calibrating on the rest: "
+                f"{pluralize(len(self.fitted.dropped), 'suspicious picture')}; "
+                "the false-alarm rate holds for pictures like those that stayed"
+            )
+        if self.prepared.reader.copies:
+            notes.append(self._copies_note())
+        if self.old is not None:
+            notes += _lost_by_extending(self.old.manifest, found)
+        remark = None if found is None else found.remark()
+        if remark is not None:
+            notes.append(remark)
+        return notes
+
+    def _copies_note(self) -> str:
+        reader = self.prepared.reader
+        first = {digest: number for number, digest in sorted(reader.hashes.items(), reverse=True)}
+        pairs = [(reader.names[i], reader.names[first[reader.hashes[i]]]) for i in reader.copies]
+        example = next((f", such as {copy} of {other}" for copy, other in pairs if copy != other), "")
+        count = pluralize(len(pairs), "picture")
+        return data_checks.COPIES_COUNT_ONCE.coded(
+            f"counted once: {count} that are copies of others{example}"
+        )
+
+    def _light_notes(self) -> list[str]:
+        """Note on the simulated defects that the threshold for each light misses, and one for one light
+        finds."""
+        how = self.prepared.reader.preprocess
+        if self.defects is None or not how.lights[1:]:
+            return []
+        plain = know_good(self.prepared, self.judged, self.old, unlit=True)
+        unlit = self.defects.with_calibration(plain.calibration, plain.parts)
+        (now, count), (before, _) = self.defects.count_all(), unlit.count_all()
+        lights = within_range(how.normalization).removeprefix(",")
+        return [
+            f"the false-alarm rate is kept{lights}: {now} of {count} simulated defects "
+            f"are found, with a threshold for unchanged light alone {before}"
+        ]
+
+
+def _lost_by_extending(old: Manifest, found: DefectScores | None) -> list[str]:
+    """Notes on what a model knew before it was extended, and knows no more."""
+    notes = list[str]()
+    if found is None and SIMULATED_DEFECTS in old.facts:
+        notes.append("what it finds of simulated defects was not measured after the model was extended")
+    if old.kinds is not None:
+        notes.append("it names no kinds of defects since it was extended: run `flawscope kinds` again")
+    return notes
+
+
+def _without_paths(config: PictureSettings) -> dict[str, Any]:
+    """Settings as the artefact holds them: paths on this machine are private and left out."""
+    values = asdict(config)
+    for name in config.PATHS:
+        if values[name]:
+            values[name] = Path(values[name]).name
+    return values

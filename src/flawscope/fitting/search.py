@@ -1,0 +1,408 @@
+"""Finds out which settings a product needs: tries them on good pictures that it leaves out, and on defects.
+
+All settings are tried in a first round, each once; with the time that is left the best of them are tried in
+further rounds, which leave out other pictures. What tells good from defective best in the mean is taken. No
+proof is asked: what counts is how much is lost where it is not the best one (simple regret: Bubeck, Munos and
+Stoltz, Pure Exploration in Multi-armed Bandits Problems, ALT 2009). Then the model is fitted to all good
+pictures. Its calibration leaves each of them out, also those that chose among a few settings:
+`bench/auto.py --parts promise` measures its p-values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.artefact.tried import MARGIN, NO_TIME, TRYING, Choice, Trial, auroc, best_of, nearly_best
+from flawscope.calibration.streams import Stream
+from flawscope.datasets import Dataset
+from flawscope.datasets.seen_defects import choose_seen
+from flawscope.errors import InputError, pluralize
+from flawscope.fitting.first_look import look_at
+from flawscope.fitting.fitting import fit
+from flawscope.fitting.preparation import pop_options
+from flawscope.fitting.proposals import Recipe, propose_frames, propose_tiles, propose_views
+from flawscope.fitting.search_time import SearchTime, Taken
+from flawscope.fitting.sources import Images, part_reader, pattern_of, split_sources
+from flawscope.fitting.trial_pictures import Round, SimulatedPatch, make_rounds
+from flawscope.methods.feature_memory import FeatureMemory
+from flawscope.methods.features.backbone import import_timm
+from flawscope.methods.options import names_of
+from flawscope.methods.options.arguments import Reading
+from flawscope.methods.options.record import NOTHING, SIZES, WITHOUT_EFFECT
+from flawscope.pictures.decoded import decoded_or_none
+from flawscope.pictures.decoding import PictureSource, SeenDefects, decode, pixel_hash, to_eight_bits
+from flawscope.pictures.listing import picture_names, relative_names
+from flawscope.pictures.units import named_rows, units_of
+from flawscope.predictor import Predictor
+from flawscope.progress import ProgressCallback, Say, format_duration
+from flawscope.views.preprocess import Preprocess
+
+MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
+BEYOND = float(np.finfo(np.float32).max)  # score of a picture in which parts are not found
+BATCH = 8  # pictures that are judged between two looks at the clock
+NEAR = 0.05  # AUROC behind the best, from which on a setting is not tried again
+CONTENDERS = 3  # settings that are tried again, at most
+FRAME_LOSS = 0.05  # AUROC: parts that lie elsewhere are found, unless that is so much worse
+LOOKED_AT = 24  # pictures that settings are proposed from
+# Options and settings that say how large pictures are seen, and by what
+SEEN = (*names_of(search=SIZES), "scale", "crop", "count", "ratio")
+
+
+class _TimeIsUpError(Exception):
+    """A trial takes longer than there is time for."""
+
+
+class Search:
+    """Tries settings as long as there is time.
+
+    given: names of the given defects by their pixels' hashes.
+
+    Args:
+        has_model: the earlier search's model is at hand.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        seen: SeenDefects,
+        names: list[str],
+        options: dict[str, Any],
+        clock: SearchTime,
+        earlier: Choice | None,
+        say: Say,
+        step: ProgressCallback,
+        has_model: bool,
+    ):
+        self.options, self.say, self.step, self.time = options, say, step, clock
+        self.earlier, self.has_model, self.digest = earlier, has_model, ""
+        self.seed = int(options.get("seed") or 0)
+        self.sources, reserved, _ = split_sources(images, options.get("category"))
+        self.names = picture_names([*self.sources, *reserved], names)[: len(self.sources)]
+        reading = pop_options(Reading, dict(options))
+        self.part_of = part_reader(self.names, reading.group, pattern_of(reading))
+        self.memory = FeatureMemory()
+        self.trials: dict[str, Trial] = {}  # by flags
+        self.frame = Recipe()  # how parts are found; all further settings have its options
+        self.waiting: list[Recipe] = []  # to be tried in the first round
+        self.rounds: list[Round] = []
+        self.is_known = False
+        self.given: dict[str, str] = {}
+        self.given_sources: list[PictureSource] = []
+        for source in _given_defects(seen, images, self.seed, say):
+            if (picture := decoded_or_none(source, decode)) is not None:
+                self.given[pixel_hash(picture)] = relative_names([source])[0]
+                self.given_sources.append(source)
+
+    def run(self) -> tuple[Choice, Recipe]:
+        """Returns what was tried, and the recipe that was chosen."""
+        found, reason = Recipe(), self._why_nothing()
+        if reason is None:
+            try:
+                self._search()
+            except KeyboardInterrupt:
+                self.say("interrupted: the best so far is fitted; once more stops")
+            found, reason = self._choose()
+        self.memory.drop(keep=(found.flags,))
+        return self._told(found, reason), found
+
+    def _told(self, found: Recipe, reason: str) -> Choice:
+        """Returns what was tried, with what had no time."""
+        took, enough = self.time.spent, 0
+        if self.is_known and self.earlier is not None:
+            took += self.earlier.seconds
+        untried = [one for one in self.waiting if one.flags not in self.trials]
+        late = [Recipe.from_flags(one.flags) for one in self.trials.values() if not one.was_ended]
+        if self.rounds and (late or untried):
+            how = self.rounds[0], found, len(self.sources)
+            for recipe in (*late, *untried):
+                minutes = self.time.minutes_for([recipe], *how)
+                self.trials[recipe.flags] = Trial(recipe.flags, note=NO_TIME, minutes=minutes)
+            enough = self.time.minutes_for([*late, *untried], *how)
+        done = self.rounds[: max((one.rounds for one in self.trials.values()), default=0)]
+        return Choice(
+            found.flags,
+            reason,
+            tuple(self.trials.values()),
+            good=sum(len(one.left_out) for one in done),
+            given=len(self.given_sources),
+            simulated=sum(one.count for one in done),
+            seconds=round(took, 1),
+            digest=self.digest,
+            enough=enough,
+        )
+
+    def _why_nothing(self) -> str | None:
+        """Why nothing can be tried; None: something can."""
+        if fixed := [name for name in names_of(search=NOTHING) if self.options.get(name)]:
+            return f"nothing is tried with {fixed[0]}"
+        began = self.time.now()
+        looks = look_at(self.sources, self.step, Preprocess())
+        groups = units_of(named_rows(self.names, looks), part_of=self.part_of).numbers
+        self.time.compared = self.time.now() - began
+        first = {group: i for i, group in reversed([*enumerate(groups)]) if looks[i] is not None}
+        rng = Stream.TRIALS.rng(self.seed)
+        self.order = [int(i) for i in rng.permutation(sorted(first.values()))]  # one of each part
+        if len(self.order) < MIN_PARTS:
+            return f"{pluralize(len(self.order), 'good part')} are too few to choose by"
+        is_deep = any(decode(self.sources[i]).dtype != np.uint8 for i in self.order[:3])
+        can_simulate = not is_deep and not self.options.get("roi")
+        if not self.given and not can_simulate:
+            of = "deep pictures" if is_deep else "a region"
+            return f"defects are not simulated in {of}: give some (--seen)"
+        shuffled = [self.given_sources[int(i)] for i in rng.permutation(len(self.given_sources))]
+        self.rounds = make_rounds(self.load, self.order, shuffled, self.seed, can_simulate)
+        self._take_up([one.thumbnail.tobytes() for one in looks if one is not None])
+        return None
+
+    def _take_up(self, thumbnails: Sequence[bytes]) -> None:
+        """Takes from the earlier search what it tried to the end, if it was of the same."""
+        same = names_of(search=WITHOUT_EFFECT)
+        given = {name: value for name, value in self.options.items() if name not in same}
+        digest = hashlib.sha256(repr((sorted(given.items()), sorted(self.given))).encode())
+        for one in thumbnails:
+            digest.update(one)
+        self.digest = digest.hexdigest()[:16]
+        if self.earlier is None:
+            return
+        if self.earlier.digest != self.digest:
+            self.say("pictures or options are others than before: all settings are tried anew")
+            return
+        self.is_known = True
+        self.time.fitted = self.earlier.flags if self.has_model else None
+        self.trials = {one.flags: one for one in self.earlier.trials if one.was_ended}
+        for trial in self.trials.values():
+            self.time.note(trial.flags, Taken(trial.fit_seconds, trial.seconds))
+        count, verb = len(self.trials), "was" if len(self.trials) == 1 else "were"
+        self.say(f"{pluralize(count, 'setting')} {verb} tried before, which is not done again")
+
+    def load(self, number: int) -> NDArray[np.uint8]:
+        return to_eight_bits(decode(self.sources[number]))
+
+    # ----------------------------------------------------------------------------------------- the rounds
+
+    def _search(self) -> None:
+        import_timm()  # takes seconds, which are not of the first setting
+        if not self._attempt(Recipe(), self.rounds[0]):
+            return
+        self._find_frame()
+        side = max(max(decode(self.sources[i]).shape[:2]) for i in self.order[:3])
+        views = [*propose_views(self.frame, side, bool(self.given)), *propose_tiles(self.frame, side)]
+        own = self.frame.options.keys()
+        self.waiting = [one for one in views if all(map(self._is_free, one.options.keys() - own))]
+        self._tell_time()
+        for recipe in self.waiting:
+            self._attempt(recipe, self.rounds[0])
+            self.memory.drop(keep=("", *(one.flags for one in self._contenders())))
+        for tried in self.rounds[1:]:
+            contenders = self._contenders()
+            if len(contenders) < 2:
+                return
+            for one in contenders:
+                if not self._attempt(Recipe.from_flags(one.flags), tried):
+                    return
+
+    def _find_frame(self) -> None:
+        """Tries how parts are found where good pictures show that they lie elsewhere. It is kept, unless the
+        settings as given do far better: simulated defects hardly show what finding the part is worth."""
+        if not (self._is_free("align") and self._is_free("several")):
+            return
+        self.step(f"{TRYING} how parts lie", 0, 1)
+        left_out_last = sorted(self.order, key=lambda i: i in self.rounds[0].left_out)
+        looked_at = left_out_last[:LOOKED_AT]  # of few, all tell how parts lie
+        sources = [self.sources[i] for i in looked_at]
+        for recipe in propose_frames(sources, lambda i: self.load(looked_at[i])):
+            if not self._attempt(recipe, self.rounds[0]):
+                continue
+            tried = [self.trials[""], self.trials[recipe.flags]]
+            if self.trials[recipe.flags] in nearly_best(tried, FRAME_LOSS):
+                self.frame = recipe
+                return
+
+    def _tell_time(self) -> None:
+        """Says before the settings are tried how long they take, and how many there is time for."""
+        ahead, count = 0.0, 0
+        for recipe in self.waiting:
+            ahead += self.time.trial_seconds(recipe, self.rounds[0])
+            count += self.time.has_time([self.frame, recipe], len(self.sources), ahead)
+        if self.waiting:
+            settings = pluralize(len(self.waiting), "setting")
+            self.say(f"{settings} to try: about {format_duration(ahead)}; there is time for {count}")
+
+    def _tried(self) -> list[Trial]:
+        """Trials that may be chosen: those that find parts as `frame` does."""
+        return [one for one in self.trials.values() if one.flags.startswith(self.frame.flags)]
+
+    def _contenders(self) -> list[Trial]:
+        """Trials that another round may show to be the best, best first."""
+        near = nearly_best(self._tried(), NEAR)
+        near.sort(key=lambda one: one.figures(), reverse=True)
+        return near[:CONTENDERS]
+
+    def _choose(self) -> tuple[Recipe, str]:
+        """Returns the settings that were best in the mean, of those that can still be fitted, and why."""
+        trials = self._tried()
+        every = len(self.sources)
+        in_time = [one for one in trials if self.time.can_end(Recipe.from_flags(one.flags), every)]
+        best = best_of(in_time or trials)
+        if best is None:
+            return Recipe(), "there was no time to try others: give more minutes"
+        recipe = Recipe.from_flags(best.flags)
+        compared = [one for one in trials if one.rounds]
+        if len(compared) == 1:
+            why = "parts lie elsewhere in each picture" if best.flags else "nothing else was tried to the end"
+            return recipe, self._with_found(best, why)
+        apart = " and ".join(f"{one:.1%}" for one in best.figures())
+        kinds = "yours and simulated ones" if self.given and best.simulated else "defects"
+        why = f"of {len(compared)} settings it tells good pictures from {kinds} best ({apart})"
+        if any(one.figures(best.rounds) > best.figures() for one in compared if one.rounds >= best.rounds):
+            why = (
+                f"it tells good pictures from {kinds} ({apart}) as well as the best of {len(compared)} "
+                f"settings, within {MARGIN:.0%}, in less time"
+            )
+        return recipe, self._with_found(best, why)
+
+    def _with_found(self, best: Trial, reason: str) -> str:
+        """Adds how many defects are found where that is little."""
+        found, every = best.found_given if self.given else best.found
+        if 2 * found > every or not every:
+            return reason
+        of = "your defects" if self.given else "simulated defects (--seen gives some of yours)"
+        return f"{reason}; by it {found} of {every} {of} are found"
+
+    # --------------------------------------------------------------------------------------------- trials
+
+    def _is_free(self, name: str) -> bool:
+        """Whether an option of the fit was left open; those of `SEEN` all together."""
+        names = SEEN if name in SEEN else (name,)
+        return all(self.options.get(one) in (None, False, "default") for one in names)
+
+    def _attempt(self, recipe: Recipe, tried: Round) -> bool:
+        """Tries a recipe in a round, unless it was tried before. Whether it has been tried to the end."""
+        before = self.trials.get(recipe.flags, Trial(recipe.flags))
+        if before.rounds > tried.number or (before.note and before.was_ended):
+            return not before.note
+        try:
+            if not self._has_time_for(recipe, tried):
+                raise _TimeIsUpError
+            self.trials[recipe.flags] = self._try(recipe, tried, before)
+        except _TimeIsUpError:
+            if not before.rounds:
+                self.trials[recipe.flags] = Trial(recipe.flags, note=NO_TIME)
+            return False
+        except InputError as error:
+            if not before.rounds:
+                self.trials[recipe.flags] = Trial(recipe.flags, note=str(error).split(":")[0])
+            return False
+        return True
+
+    def _has_time_for(self, recipe: Recipe, tried: Round) -> bool:
+        """Whether a recipe can be tried, and fitted to all pictures if it is the best, in time."""
+        best = best_of(self._tried())
+        if best is None:
+            return self.time.has_time([recipe], len(self.sources))
+        after = [Recipe.from_flags(best.flags), recipe]
+        return self.time.has_time(after, len(self.sources), self.time.trial_seconds(recipe, tried))
+
+    def _try(self, recipe: Recipe, tried: Round, before: Trial) -> Trial:
+        flags, learnt, every = recipe.flags, len(tried.learnt), len(self.sources)
+        label = f"{TRYING} {flags or 'the settings as given'}"
+        best = best_of(self._tried())
+        known = [] if best is None else [Recipe.from_flags(best.flags)]
+        began = self.time.now()
+
+        def step(name: str, done: int, total: int) -> None:
+            if known and not self.time.has_time(known, every):
+                raise _TimeIsUpError
+            self.step(label, done, total)
+
+        def fit_step(name: str, done: int, total: int) -> None:
+            # it takes as long for each of all pictures at least
+            if self.time.is_late((self.time.now() - began) / learnt, every):
+                raise _TimeIsUpError
+            step(name, done, total)
+
+        step("", 0, 1)
+        options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
+        options["augment"] = options.get("augment") or "none"  # as `auto` has it in the fit: see `MIN_PARTS`
+        options |= {"group": None, "samples": 0, "check": False}
+        options["parts"] = range(learnt)  # near-duplicates were looked for, and each shows another
+        with self.memory.used_for(flags):
+            try:
+                model = fit([self.sources[i] for i in tried.learnt], step=fit_step, **options)
+            finally:
+                took = (self.time.now() - began) / learnt
+                self.time.note(flags, Taken(took))
+        if not self.time.has_time([recipe], every):
+            raise _TimeIsUpError
+        judged = self.time.now()
+        good = self._judge(model, [self.sources[i] for i in tried.left_out], step)
+        given = self._judge(model, tried.given, step)
+        simulated = self._judge(model, tried.simulated, step)
+        picture = (self.time.now() - judged) / tried.judged
+        self.time.note(flags, Taken(took, picture))
+        if not self.time.has_time([recipe], every):
+            raise _TimeIsUpError
+        return replace(
+            before,
+            given=(*before.given, *_apart(good, given)),
+            simulated=(*before.simulated, *_apart(good, simulated)),
+            false_alarms=_counted(before.false_alarms, good),
+            found_given=_counted(before.found_given, given),
+            found=_counted(before.found, simulated),
+            seconds=round(min(before.seconds or math.inf, picture), 4),
+            fit_seconds=round(max(before.fit_seconds, took), 4),
+            note="",
+        )
+
+    def _judge(
+        self,
+        model: Predictor,
+        pictures: Sequence[PictureSource | SimulatedPatch],
+        step: Callable[[str, int, int], None],
+    ) -> Judged:
+        """Judges pictures; one in which parts are not found is beyond all others."""
+        scores, above = [], []
+        for k in range(0, len(pictures), BATCH):
+            step("", k, len(pictures))
+            batch = pictures[k : k + BATCH]
+            shown = [one.draw(self.load) if isinstance(one, SimulatedPatch) else one for one in batch]
+            for found in model.predict(shown):
+                sure = any(finding.decides for finding in found.findings)
+                scores.append(BEYOND if sure or not math.isfinite(found.score) else found.score)
+                above.append(found.is_anomalous)
+        return Judged(np.array(scores, np.float64), np.array(above, np.bool_))
+
+
+class Judged(NamedTuple):
+    """Scores of pictures [N], higher is more anomalous, and whether each is called anomalous [N]."""
+
+    scores: NDArray[np.float64]
+    anomalous: NDArray[np.bool_]
+
+
+def _apart(good: Judged, defective: Judged) -> list[float]:
+    """AUROC of a round; empty where there are no such defects."""
+    return [round(auroc(good.scores, defective.scores), 4)] if len(defective.scores) else []
+
+
+def _counted(before: tuple[int, int], judged: Judged) -> tuple[int, int]:
+    """Adds how many of how many were called anomalous to those before."""
+    return before[0] + int(judged.anomalous.sum()), before[1] + len(judged.anomalous)
+
+
+def _given_defects(seen: SeenDefects, images: Images, seed: int, say: Say) -> list[PictureSource]:
+    """Defective pictures that `seen` means; their masks are not used."""
+    if not isinstance(seen, int | str | os.PathLike):
+        return [picture for picture, _ in seen]
+    if str(seen).strip() == "0":
+        return []
+    dataset = images if isinstance(images, Dataset) else None
+    return [item.path for item in choose_seen(seen, dataset, seed, say, masked=False)]

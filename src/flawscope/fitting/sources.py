@@ -1,0 +1,52 @@
+"""Chooses the good pictures that a fit is given, and reads their parts from names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.calibration.parts import PartPattern
+from flawscope.datasets import Dataset
+from flawscope.errors import InputError
+from flawscope.methods.options.arguments import Reading
+from flawscope.pictures.decoding import PictureSource
+from flawscope.pictures.listing import refuse_masks
+from flawscope.pictures.units import PartReader, check_group, group_reader
+
+Images = Dataset | str | os.PathLike[str] | Sequence[PictureSource] | NDArray[Any]
+
+
+def split_sources(
+    images: Images, category: str | None
+) -> tuple[list[PictureSource], list[PictureSource], str]:
+    """Good pictures to learn from, good ones that the data set keeps apart, and the category."""
+    if isinstance(images, Dataset):
+        sources: list[PictureSource] = [item.path for item in images.train]
+        if not sources:
+            raise InputError(f"there are no good pictures to learn from in {images.root}")
+        return sources, [item.path for item in images.validation], images.category
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    if not isinstance(images, list | tuple) or not images:
+        raise InputError("give a folder, a data set, or a list with at least one good picture")
+    refuse_masks(images)
+    return list(images), [], category or ""
+
+
+def pattern_of(which: Reading) -> PartPattern | None:
+    """Pattern of parts and views that the options of a fit give; None: it judges single pictures."""
+    return None if which.part is None else PartPattern(which.part, which.view)
+
+
+def part_reader(names: Sequence[str], group: str | None, pattern: PartPattern | None) -> PartReader | None:
+    """Reader of the parts that names tell: by the pattern of parts and views, else by that of groups.
+    InputError: it does not fit the names."""
+    if pattern is None:
+        check_group(names, group)
+        return group_reader(group)
+    pattern.part_numbers(names)
+    return pattern.part_key

@@ -1,0 +1,375 @@
+"""Writes and reads model files: a mapping of names to models, fitted in a .safetensors file, exported in a
+.zip. One product alone stands in a .safetensors or .onnx file, as `artefact.model_file` and `onnx_file` have
+it.
+
+Several models have a document, of one form in both files: format, versions, a row of `products` with the name
+of each model, and what tells which of them judges a picture: `recognition`, or `views`, the pattern of names.
+Two stores say where the rest lies:
+
+| | `_TensorFile`, .safetensors | `_Archive`, .zip, not compressed |
+|---|---|---|
+| a model | its manifest, and the keys of its tensors | the name of an ordinary .onnx file |
+| the network that recognises | its settings, and the keys of its tensors | recognition.onnx |
+| descriptors and samples | the keys of their tensors | recognition.npz |
+| the document | in the header | router.json |
+
+A tensor that several models have stands in a .safetensors file once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import IO, NamedTuple, Protocol
+
+import numpy as np
+
+from flawscope.artefact import files, model_file
+from flawscope.artefact.descriptors import GRAPH, DescriptorModel, ProductDescriptors, Tensors
+from flawscope.artefact.files import ARCHIVE_SUFFIX, TRAINED_SUFFIX
+from flawscope.artefact.model_facts import ModelFacts
+from flawscope.artefact.model_file import (
+    FORMAT,
+    Artefact,
+    Manifest,
+    check_format,
+    package_versions,
+    read_header,
+    read_tensors,
+    split_run_facts,
+    write_contents,
+)
+from flawscope.artefact.model_mapping import ModelMapping, parse_views
+from flawscope.errors import InputError
+from flawscope.runtime import onnx_file
+from flawscope.runtime.onnx_file import Member, NetworkFile, Place
+from flawscope.types import Array, Facts, Json
+
+MAX_PRODUCTS = 10_000
+CONTENTS, NETWORK, DESCRIPTORS = "router.json", "recognition.onnx", "recognition.npz"
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, and the lengths of the name and of what else there is
+Path = str | os.PathLike[str]
+
+
+class StoredModel(NamedTuple):
+    """A model of a file. places: where the networks of exported ones stand, by name."""
+
+    mapping: ModelMapping
+    places: dict[str, Place]
+
+
+def is_fitted(path: Place) -> bool:
+    """Whether a model file is a fitted one; else it is exported."""
+    return not isinstance(path, Member) and _suffix(path) == TRAINED_SUFFIX
+
+
+def is_router(path: Path) -> bool:
+    """Whether a model file has models of several products or views. InputError: missing or damaged."""
+    if _suffix(path) != TRAINED_SUFFIX:
+        return _suffix(path) == ARCHIVE_SUFFIX
+    with files.open_file(path) as file:
+        return "products" in read_header(file, path, several=True).document
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) -> None:
+    """Writes the models of several products, or views, atomically. An old file stays where that fails.
+
+    Args:
+        networks: of the models, where they are exported; empty: they are fitted.
+
+    Raises:
+        FlawscopeError: the file cannot be written.
+    """
+    store = _ArchiveWriter(networks) if networks else _TensorWriter()
+    rows = [{"name": name, **store.add_model(name, one)} for name, one in model.products.items()]
+    document: Json = {"format": FORMAT, "versions": package_versions(), "products": rows}
+    if model.recognition is None:
+        document["views"] = None if model.views is None else asdict(model.views)
+    else:
+        seen = {"preprocess": model.recognition.preprocess.to_dict()}
+        document["recognition"] = {**seen, **store.add_recognition(model.recognition)}
+    store.write(document, path)
+
+
+class _Writer(Protocol):
+    """Takes what a document only refers to, and returns what the document says of it."""
+
+    def add_model(self, name: str, model: Artefact) -> Json: ...
+
+    def add_recognition(self, model: DescriptorModel) -> Json: ...
+
+    def write(self, document: Json, path: Path) -> None:
+        """Writes the document, and what was added."""
+
+
+class _TensorWriter:
+    def __init__(self) -> None:
+        self._tensors: Tensors = {}
+        self._runs: list[Json] = []  # facts of the run of each model
+
+    def add_model(self, name: str, model: Artefact) -> Json:
+        document, run = split_run_facts(model.manifest)
+        self._runs.append(run)
+        return {"manifest": document, "tensors": self._add(model.stored_tensors())}
+
+    def add_recognition(self, model: DescriptorModel) -> Json:
+        return {
+            "config": model.config,
+            "tensors": self._add(model.tensors),
+            "known": {name: self._add(one.arrays()) for name, one in model.known.items()},
+            "samples": self._add(model.samples),
+        }
+
+    def _add(self, given: Mapping[str, Array]) -> dict[str, str]:
+        """Keeps tensors, and returns the key of each: its hash."""
+        keys = {}
+        for name, values in given.items():
+            about = f"{values.dtype.str} {values.shape}".encode()
+            keys[name] = hashlib.sha256(about + np.ascontiguousarray(values).tobytes()).hexdigest()
+            self._tensors.setdefault(keys[name], values)
+        return keys
+
+    def write(self, document: Json, path: Path) -> None:
+        write_contents(document, {"products": self._runs}, self._tensors, path)
+
+
+class _ArchiveWriter:
+    def __init__(self, networks: Mapping[str, NetworkFile]):
+        self._networks = networks
+        self._models: dict[str, tuple[NetworkFile, Artefact]] = {}  # by the file's name
+        self._recognition: dict[str, bytes] = {}
+
+    def add_model(self, name: str, model: Artefact) -> Json:
+        file = self._file_name(name)
+        self._models[file] = self._networks[name], model
+        return {"file": file}
+
+    def _file_name(self, name: str) -> str:
+        """A file's name for a model, which no other one has."""
+        number = len(self._models)
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
+        file = f"{plain or number}.onnx"
+        taken = file.lower() in (NETWORK, *(one.lower() for one in self._models))
+        return f"{number}-{file}" if taken else file
+
+    def add_recognition(self, model: DescriptorModel) -> Json:
+        arrays: Tensors = {}
+        for k, (name, one) in enumerate(model.known.items()):
+            arrays |= {f"{k}.{key}": values for key, values in one.arrays().items()}
+            if name in model.samples:
+                arrays[f"{k}.samples"] = model.samples[name]
+        packed = io.BytesIO()
+        np.savez(packed, **arrays)  # type: ignore[arg-type]
+        self._recognition = {NETWORK: model.tensors[GRAPH].tobytes(), DESCRIPTORS: packed.getvalue()}
+        return {"known": [*model.known]}
+
+    def write(self, document: Json, path: Path) -> None:
+        text = json.dumps(document, indent=1, allow_nan=False).encode()
+        with files.atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, data in {CONTENTS: text, **self._recognition}.items():
+                with _open_member(archive, name) as out:
+                    out.write(data)
+            for name, (network, model) in self._models.items():
+                with _open_member(archive, name) as out:
+                    network.write_to(out, model)
+
+
+def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """Opens a file of an archive to be written: the same bytes whenever that is done."""
+    return archive.open(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True)
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def read(path: Path) -> StoredModel:
+    """Reads and checks a model file of any kind. Networks of exported models are checked, and not loaded.
+
+    Raises:
+        InputError: one line that says what is wrong with the file.
+    """
+    if not is_router(path):
+        return StoredModel(ModelMapping.of(read_one(path)), {"": path})
+    with _opened(path) as (document, store):
+        products = {name: store.read_model(row) for name, row in _rows(document).items()}
+        views, about = parse_views(document), document.get("recognition")
+        recognition = None if about is None else store.read_recognition(about)
+        store.check_all_is_used()
+        places = {name: store.place(row) for name, row in _rows(document).items()}
+        return StoredModel(ModelMapping(products, recognition, views), places)
+
+
+def read_one(path: Path) -> Artefact:
+    """Reads and checks the model of one product. InputError, for a file of several, too."""
+    if files.suffix_of(path) == ARCHIVE_SUFFIX:
+        raise files.several_products_error(path)
+    return model_file.read(path) if is_fitted(path) else onnx_file.read(path)
+
+
+def read_fitted(path: Path) -> ModelMapping:
+    """Reads and checks a fitted model of any kind. InputError, for an exported one, too."""
+    if not is_fitted(path):
+        raise files.exported_error(path)
+    return read(path).mapping
+
+
+def read_facts(path: Path) -> ModelFacts:
+    """Reads what a model file of any kind says of its models. Tensors and networks are not checked."""
+    if not is_router(path):
+        return ModelFacts.of(read_manifest(path))
+    with _opened(path) as (document, store):
+        manifests = {name: store.read_manifest(row) for name, row in _rows(document).items()}
+        return ModelFacts(manifests, parse_views(document))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads the manifest of one product's model. InputError for a file of several."""
+    if files.suffix_of(path) == ARCHIVE_SUFFIX:
+        raise files.several_products_error(path)
+    return model_file.read_manifest(path) if is_fitted(path) else onnx_file.read_manifest(path)
+
+
+class _Reader(Protocol):
+    """Finds what a document refers to. Any error of a wrong reference is raised, as it comes."""
+
+    def read_manifest(self, row: Facts) -> Manifest: ...
+
+    def read_model(self, row: Facts) -> Artefact: ...
+
+    def read_recognition(self, about: Facts) -> DescriptorModel: ...
+
+    def place(self, row: Facts) -> Place:
+        """Returns where a model stands."""
+
+    def check_all_is_used(self) -> None:
+        """KeyError where the file holds what nothing referred to."""
+
+
+class _TensorFile:
+    def __init__(self, file: io.BufferedReader, path: Path):
+        self._file, self._path = file, path
+        self._header = read_header(file, path, several=True)
+        self.document = self._header.document
+        runs = self._header.run["products"]
+        pairs = zip(self.document["products"], runs, strict=True)
+        self._runs = {row["name"]: run for row, run in pairs}
+        self._read: Tensors | None = None
+        self._used: set[str] = set()
+
+    def read_manifest(self, row: Facts) -> Manifest:
+        manifest = row["manifest"]
+        return Manifest.from_dict({**manifest, "facts": {**manifest["facts"], **self._runs[row["name"]]}})
+
+    def read_model(self, row: Facts) -> Artefact:
+        return Artefact.from_stored(self.read_manifest(row), self._find(row["tensors"]))
+
+    def read_recognition(self, about: Facts) -> DescriptorModel:
+        known = {name: ProductDescriptors(**self._find(keys)) for name, keys in about["known"].items()}
+        tensors, samples = self._find(about["tensors"]), self._find(about["samples"])
+        return DescriptorModel.from_stored(about, tensors, known, samples)
+
+    def _find(self, keys: Mapping[str, str]) -> Tensors:
+        """The tensors of these keys, by their names."""
+        if self._read is None:  # a manifest is read without them
+            self._read = read_tensors(self._file, self._header, self._path)
+        self._used |= {*keys.values()}
+        return {name: self._read[key] for name, key in keys.items()}
+
+    def place(self, row: Facts) -> Place:
+        return self._path
+
+    def check_all_is_used(self) -> None:
+        if self._used != self._header.entries.keys():
+            raise KeyError("tensors")
+
+
+class _Archive:
+    def __init__(self, archive: zipfile.ZipFile, file: io.BufferedReader, path: Path):
+        self._archive, self._file, self._path = archive, file, path
+        self.document: Json = json.loads(archive.read(CONTENTS), parse_constant=files.reject_constant)
+        check_format(self.document)
+
+    def read_manifest(self, row: Facts) -> Manifest:
+        return onnx_file.read_manifest(self.place(row))
+
+    def read_model(self, row: Facts) -> Artefact:
+        return onnx_file.read(self.place(row))
+
+    def read_recognition(self, about: Facts) -> DescriptorModel:
+        with np.load(io.BytesIO(self._archive.read(DESCRIPTORS)), allow_pickle=False) as stored:
+            arrays: Tensors = {key: stored[key] for key in stored.files}
+        known, samples = {}, Tensors()
+        for k, name in enumerate(map(str, about["known"])):
+            own = {key.removeprefix(f"{k}."): one for key, one in arrays.items() if key.startswith(f"{k}.")}
+            if "samples" in own:
+                samples[name] = own.pop("samples")
+            known[name] = ProductDescriptors(**own)
+        graph = {GRAPH: np.frombuffer(self._archive.read(NETWORK), np.uint8)}
+        return DescriptorModel.from_stored(about, graph, known, samples)
+
+    def place(self, row: Facts) -> Member:
+        """Finds where a file in the archive stands. InputError where it is compressed."""
+        info = self._archive.getinfo(str(row["file"]))
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise files.unusable_file_error(
+                self._path, f"{info.filename} in it is compressed: store it as it is"
+            )
+        self._file.seek(info.header_offset)
+        signature, name, extra = LOCAL_HEADER.unpack(self._file.read(LOCAL_HEADER.size))
+        if signature != b"PK\x03\x04":
+            raise ValueError
+        start = info.header_offset + LOCAL_HEADER.size + name + extra
+        return Member(os.fspath(self._path), info.filename, start, info.file_size)
+
+    def check_all_is_used(self) -> None:
+        """Does nothing: a file that somebody put to the archive harms nobody."""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
+    """Opens a file of several models: its document, and where to find what that refers to. InputError where
+    it is no such file, or damaged."""
+    with files.open_file(path) as file:
+        try:
+            if is_fitted(path):
+                tensors = _TensorFile(file, path)
+                yield tensors.document, tensors
+                return
+            with zipfile.ZipFile(file) as archive:
+                found = _Archive(archive, file, path)
+                yield found.document, found
+        except InputError as error:
+            text = str(error)
+            raise error if text.startswith("cannot") else files.unusable_file_error(path, text) from None
+        except (zipfile.BadZipFile, struct.error, OSError, EOFError, NotImplementedError, RuntimeError):
+            raise files.damaged_error(path, "it is no model of several products, or damaged") from None
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError):
+            raise files.damaged_error(
+                path, "it is no model of several products, or what it holds is damaged"
+            ) from None
+
+
+def _rows(document: Facts) -> dict[str, Facts]:
+    """The row of each model, by its name. ValueError, TypeError or KeyError where the list is damaged."""
+    rows = document["products"]
+    found: dict[str, Facts] = {row["name"]: row for row in rows}
+    if not isinstance(rows, list) or not 0 < len(found) == len(rows) <= MAX_PRODUCTS:
+        raise ValueError
+    if not all(isinstance(name, str) for name in found):
+        raise TypeError
+    return found
+
+
+def _suffix(path: Path) -> str:
+    return os.path.splitext(os.fspath(path))[1].lower()

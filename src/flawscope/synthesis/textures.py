@@ -1,0 +1,165 @@
+"""Noise, textures made of it, and the textures of a folder: materials of defects."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.pictures.listing import list_pictures
+
+Floats = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+Field = tuple[Floats, int]  # [H, W] in 0..1, and the number of colours to show it in
+
+
+def _lattice_axis(size: int, cells: int) -> tuple[NDArray[np.intp], Floats, Floats]:
+    """Lattice point before each pixel of an axis, the pixel's offset from it in cells, and the fade."""
+    position = (np.arange(size, dtype=np.float64) + 0.5) * cells / size
+    before = np.minimum(position.astype(np.intp), cells - 1)
+    offset = position - before
+    fade = offset**3 * (offset * (offset * 6 - 15) + 10)  # Perlin 2002: 6t^5 - 15t^4 + 10t^3
+    return before, offset.astype(np.float32), fade.astype(np.float32)
+
+
+def perlin_noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> Floats:
+    """Gradient noise `[H, W]` float32 in -1..1 with `cells` lattice cells down and across.
+
+    Perlin, "An image synthesizer" (1985), with the quintic fade of "Improving noise" (2002). Any size and
+    any number of cells. The four-corner sum is linear in the gradients and separable, so that the rows are
+    interpolated on the lattice's columns first and only the second axis works on all pixels.
+    """
+    angle = rng.uniform(0, 2 * np.pi, (cells[1] + 1, cells[0] + 1)).astype(np.float32)
+    down, across = np.sin(angle), np.cos(angle)  # [columns, rows] of the lattice
+    y, dy, fade_y = _lattice_axis(shape[0], cells[0])
+    x, dx, fade_x = _lattice_axis(shape[1], cells[1])
+    slope_y = (1 - fade_y) * dy * down[:, y] + fade_y * (dy - 1) * down[:, y + 1]  # [cells + 1, H]
+    slope_x = (1 - fade_y) * across[:, y] + fade_y * across[:, y + 1]
+    dx, fade_x = dx[:, None], fade_x[:, None]
+    left = slope_y[x] + dx * slope_x[x]  # [W, H]
+    right = slope_y[x + 1] + (dx - 1) * slope_x[x + 1]
+    noise = (left + fade_x * (right - left)).T * np.float32(np.sqrt(2))  # unit gradients reach sqrt(1/2)
+    return np.ascontiguousarray(np.clip(noise, -1, 1))
+
+
+def fractal_noise(
+    shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator, octaves: int = 4
+) -> Floats:
+    """Sum of Perlin octaves, each with double the cells and half the height; `[H, W]` float32 in -1..1."""
+    total = np.zeros(shape, np.float32)
+    height, used = 1.0, 0.0
+    for octave in range(octaves):
+        grid = (cells[0] << octave, cells[1] << octave)
+        if octave and (grid[0] > shape[0] or grid[1] > shape[1]):
+            break
+        total += height * perlin_noise(shape, grid, rng)
+        used += height
+        height /= 2
+    return total / np.float32(used)
+
+
+def _colour_family(count: int, rng: np.random.Generator) -> Floats:
+    """`[count, 3]` colours in 0..255: a random hue family, from dark to bright, in random order."""
+    base = rng.uniform(40, 215, 3)
+    tint = rng.normal(0, 1, (count, 3)) * rng.uniform(8, 45)
+    light = np.linspace(-1, 1, count)[:, None] * rng.uniform(20, 110)
+    return rng.permuted(np.clip(base + tint + light, 0, 255), axis=0).astype(np.float32)
+
+
+def _ramp(field: Floats, colours: Floats) -> Floats:
+    """Colours interpolated along `field` in 0..1; `[H, W, 3]`."""
+    position = np.linspace(0, 1, len(colours))
+    return np.stack([np.interp(field, position, colours[:, c]) for c in range(3)], -1).astype(np.float32)
+
+
+def _rotated_coordinates(shape: tuple[int, int], rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Pixel coordinates along a random direction and across it, centred."""
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    angle = rng.uniform(0, np.pi)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return x * cos + y * sin, y * cos - x * sin
+
+
+def _clouds(shape: tuple[int, int], rng: np.random.Generator) -> Field:
+    cells = (int(rng.integers(1, 5)), int(rng.integers(1, 5)))
+    field = fractal_noise(shape, cells, rng, octaves=5) * 1.6
+    return np.clip(field * 0.5 + 0.5, 0, 1), int(rng.integers(2, 5))
+
+
+def _stripes(shape: tuple[int, int], rng: np.random.Generator) -> Field:
+    along, _ = _rotated_coordinates(shape, rng)
+    period = rng.uniform(4, max(6.0, max(shape) / 3))
+    wave = np.sin(2 * np.pi * along / period + 2 * perlin_noise(shape, (2, 2), rng))
+    sharp = rng.uniform(1, 6)
+    return np.clip(0.5 + 0.5 * sharp * wave, 0, 1), 2
+
+
+def _checker(shape: tuple[int, int], rng: np.random.Generator) -> Field:
+    along, across = _rotated_coordinates(shape, rng)
+    period = rng.uniform(5, max(8.0, max(shape) / 3))
+    wave = np.sin(2 * np.pi * along / period) * np.sin(2 * np.pi * across / period)
+    return np.clip(0.5 + 4 * wave, 0, 1).astype(np.float32), 2
+
+
+def _speckle(shape: tuple[int, int], rng: np.random.Generator) -> Field:
+    grain = int(rng.integers(1, 4))
+    coarse = rng.normal(0, 1, (-(-shape[0] // grain), -(-shape[1] // grain))).astype(np.float32)
+    field = np.repeat(np.repeat(coarse, grain, 0), grain, 1)[: shape[0], : shape[1]]
+    return np.clip(0.5 + 0.25 * field, 0, 1), 3
+
+
+_TEXTURES = (_clouds, _clouds, _stripes, _checker, _speckle)  # clouds twice as often
+
+
+def generated_texture(shape: tuple[int, int], rng: np.random.Generator) -> Picture:
+    """A random texture `[H, W, 3]` uint8, where there is no folder of textures: clouds, stripes, checks or
+    speckle in a random family of colours, with a little grain."""
+    field, colours = _TEXTURES[int(rng.integers(len(_TEXTURES)))](shape, rng)
+    texture = _ramp(field, _colour_family(colours, rng))
+    texture += rng.normal(0, rng.uniform(0, 8), (*shape, 1)).astype(np.float32)
+    return np.clip(np.rint(texture), 0, 255).astype(np.uint8)
+
+
+class TextureFolder:
+    """The textures of a folder and its subfolders, read once and kept in memory; `draw` gives one.
+
+    Reads any format of `decode`. Larger textures are reduced to `side` pixels. Of more than fit into
+    `memory` bytes, every n-th in natural order is kept, so that all subfolders are represented.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, side: int = 512, memory: int = 256 << 20):
+        """Raises `InputError` where there is no picture or none can be read."""
+        paths = list_pictures(folder)
+        room = max(1, memory // (3 * side * side))
+        chosen = paths[:: -(-len(paths) // room)]
+        pictures, skipped = [], []
+        for path in chosen:
+            try:
+                pictures.append(_shrink_texture(to_eight_bits(decode(path)), side))
+            except InputError as error:
+                skipped.append(str(error))
+        if not pictures:
+            raise InputError(f"no texture in {folder} can be read; the first: {skipped[0]}")
+        self.pictures: tuple[Picture, ...] = tuple(pictures)
+        self.skipped: tuple[str, ...] = tuple(skipped)  # one line for each file that cannot be read
+        self.left_out = len(paths) - len(chosen)  # for want of memory
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def draw(self, rng: np.random.Generator) -> Picture:
+        """A random texture `[h, w, 3]` uint8. Not a copy: do not write into it."""
+        return self.pictures[int(rng.integers(len(self.pictures)))]
+
+
+def _shrink_texture(picture: Picture, side: int) -> Picture:
+    """The picture at most `side` pixels high and wide, proportions kept."""
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
+    reduced: Picture = np.asarray(image)
+    reduced.flags.writeable = False
+    return reduced
