@@ -39,7 +39,7 @@ NETWORK = {
 }
 QUICK = {"size": "64", "augment": "none", "check": False, "samples": 0, "device": "cpu", **NETWORK}
 KINDS = ("scratch", "stain", "missing_part", "misprint", "contamination")
-KIND_SIDE, KIND_EXAMPLES, FIRST_NEW_DEFECT = 128, 90, 1000
+KIND_SIDE, KIND_EXAMPLES, FIRST_NEW_DEFECT = 160, 90, 1000
 LOST_EACH = 5  # of so many pictures of the line one is not found
 Pixels = NDArray[np.uint8]
 
@@ -213,11 +213,11 @@ def named_kinds(work: Path, draw: int, new: int) -> dict[str, Any]:
     def defective(number: int) -> tuple[Pixels, str]:
         kind = KINDS[number % len(KINDS)]
         rng = np.random.default_rng([5, draw, number])
-        return draw_picture("plate", rng, kind, 0.2, size=KIND_SIDE)[0], kind
+        return draw_picture("plate", rng, kind, 0.0, size=KIND_SIDE)[0], kind
 
     rng = np.random.default_rng([11, draw])
     good = [draw_picture("plate", rng, size=KIND_SIDE)[0] for _ in range(PARTS)]
-    model = flawscope.fit(good, force=True, **QUICK)
+    model = flawscope.fit(good, force=True, **QUICK | {"size": "128"})
     examples = list[Example]()
     for number in range(KIND_EXAMPLES):
         picture, kind = defective(number)
