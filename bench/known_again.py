@@ -9,6 +9,8 @@ fresh parts and on further pictures of known ones; `update`, extended by such pi
 on fresh parts and on copies, where OpenVINO and the processor have them. `lost_*`: parts that lie aside, of
 which a fifth of the line is not found, for a calibration and for drawn pictures. `parts_*`: the same of parts
 in two views, lost in one of them, already among those learnt from; `parts_joint` with a model for each view.
+`kinds`: how often the answer for a new defect lacks its true kind, where each example is among those learnt
+from twice, saved anew; the rate is a limit.
 `alarms` of `new` good parts beside the rate that is `expected`, means over the draws; `band`: where 95 % of
 such means lie.
 """
@@ -36,6 +38,8 @@ NETWORK = {
     "weights": str(common.ROOT / "tests/fixtures/small_network.safetensors"),
 }
 QUICK = {"size": "64", "augment": "none", "check": False, "samples": 0, "device": "cpu", **NETWORK}
+KINDS = ("scratch", "stain", "missing_part", "misprint", "contamination")
+KIND_SIDE, KIND_EXAMPLES, FIRST_NEW_DEFECT = 160, 90, 1000
 LOST_EACH = 5  # of so many pictures of the line one is not found
 Pixels = NDArray[np.uint8]
 
@@ -199,6 +203,43 @@ def lost_views(work: Path, draw: int, new: int) -> dict[str, Any]:
     }
 
 
+def named_kinds(work: Path, draw: int, new: int) -> dict[str, Any]:
+    """How often the answer for a new defect's strongest region lacks its true kind. Each example is among
+    those learnt from twice: as it is, and saved anew."""
+    import flawscope
+    from flawscope.predictor.kinds import Example, learn_kinds
+    from flawscope.synthesis.demo.dataset import draw_picture
+
+    def defective(number: int) -> tuple[Pixels, str]:
+        kind = KINDS[number % len(KINDS)]
+        rng = np.random.default_rng([5, draw, number])
+        return draw_picture("plate", rng, kind, 0.0, size=KIND_SIDE)[0], kind
+
+    rng = np.random.default_rng([11, draw])
+    good = [draw_picture("plate", rng, size=KIND_SIDE)[0] for _ in range(PARTS)]
+    model = flawscope.fit(good, force=True, **QUICK | {"size": "128"})
+    examples = list[Example]()
+    for number in range(KIND_EXAMPLES):
+        picture, kind = defective(number)
+        examples.append(Example(picture, kind))
+        examples.append(Example(saved_anew(picture, number // len(KINDS) % 3), kind))
+    taught = learn_kinds(model, examples).model
+    kinds = taught.manifest.kinds
+    known = set(kinds.names)
+    lacking = answered = 0
+    number = FIRST_NEW_DEFECT
+    while answered < new:
+        picture, kind = defective(number)
+        number += 1
+        found = taught.predict(picture)
+        if kind not in known or not found.regions:
+            continue
+        answered += 1
+        lacking += kind not in found.regions[0].kinds
+    told = {"expected": kinds.effective_error, "alarms": lacking, "units": len(kinds.distances)}
+    return {"kinds": told}
+
+
 def summary(cells: Sequence[dict[str, Any]], life: str, new: int) -> dict[str, Any]:
     """Means over the draws, and the band around what is expected: of the models' own rates, which lie as a
     beta distribution, and of the parts tested."""
@@ -221,7 +262,7 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--first", type=int, default=0, help="draw to begin with (default: %(default)s)")
     parser.add_argument("--new", type=int, default=120, help="new good parts a draw (default: %(default)s)")
-    parser.add_argument("--parts", default="known,lost,parts", help="default: %(default)s")
+    parser.add_argument("--parts", default="known,lost,parts,kinds", help="default: %(default)s")
     args = common.parse_arguments(parser, draws=1, new=6)
     from flawscope.methods.threads import set_thread_count
 
@@ -229,7 +270,7 @@ def main() -> int:
     record = common.Record(args, "promised rates where new pictures show known parts, or parts are lost")
     with common.workspace(args.work) as work:
         works: dict[str, Callable[[Path, int, int], dict[str, Any]]]
-        works = {"known": known_parts, "lost": lost_parts, "parts": lost_views}
+        works = {"known": known_parts, "lost": lost_parts, "parts": lost_views, "kinds": named_kinds}
         for name in args.parts.split(","):
             function = works[name]
             for draw in range(args.first, args.draws):
