@@ -62,7 +62,8 @@ OPTION = {  # file: what is replaced there
         "from flawscope.views.undistort": IMPORT + "from flawscope.views.undistort",
     },
     "fitting/preparation.py": {
-        "of_levels(surveyed.levels, channels=channels)": "of_levels(surveyed.levels, channels=channels, "
+        "Preprocess.of_levels(surveyed.levels, channels=channels)": "replace("
+        "Preprocess.of_levels(surveyed.levels, channels=channels), "
         "gamma=None if self.how.gamma is None else Gamma(float(self.how.gamma)))",
         "from flawscope.views.preprocess": IMPORT + "from flawscope.views.preprocess",
     },
