@@ -91,14 +91,16 @@ def test_a_full_disk_no_model_and_an_interlock_refuse(station, parts, monkeypatc
         assert str(refused(station, StoreError, parts[0])) == "the disk is full", "it is asked first"
 
 
-def test_free_space_is_asked_once_for_a_part_before_its_picture_is_read(running, parts, monkeypatch):
+def test_no_part_asks_the_disk_how_much_is_free(running, parts, monkeypatch):
     files, asked = running.station.files, list[int]()
-    check = files.check_free_space
+    free_bytes = files.free_bytes
     assert post(running.url, parts[0]).status_code == 201
     monkeypatch.setattr(running.station.health.watch, "_look", lambda: None)  # it asks each second
-    monkeypatch.setattr(files, "check_free_space", lambda size: (asked.append(size), check(size)))
+    monkeypatch.setattr(files, "free_bytes", lambda: asked.append(1) or free_bytes())
     assert post(running.url, parts[1]).status_code == 201
-    assert asked == [running.station.inspector.limits.upload]
+    assert asked == []
+    files.measure()
+    assert asked == [1]
 
 
 def test_no_place_and_no_time_refuse(station, parts, monkeypatch):

@@ -388,9 +388,10 @@ def test_the_head_of_the_file_tells_each_state_and_names_what_there_is():
     assert len(named) > 10
     for name in named:
         room, *rest = name.split(".")
-        if room in ("Inspector", "Waiter"):
-            room, rest = {"Inspector": "inspector", "Waiter": "ticket"}[room], [room, *rest]
-        is_own = room not in ("sources", "core", "store")
+        files = {"Inspector": "inspector", "Intake": "intake", "Waiter": "ticket"}
+        if room in files:
+            room, rest = files[room], [room, *rest]
+        is_own = room not in ("sources", "core", "store", "web")
         names = ["inspecting", room, *rest] if is_own else [room, *rest]
         found: Any = importlib.import_module(f"flawscope_station.{names[0]}.{names[1]}")
         for attribute in names[2:]:
