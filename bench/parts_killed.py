@@ -87,7 +87,7 @@ def model_of(work: Path, product: str, count: int) -> Path:
             for place, name in enumerate(names_of(number, count)):
                 (good / name).write_bytes(view(product, number, place))
         how: dict[str, Any] = {"size": 64, "check": False, "device": "cpu"}
-        how |= {"part": r"p\d+"} if count > 1 else {}
+        how |= {"part": r"p\d+", "each_view": False} if count > 1 else {}
         flawscope.fit(good, **how, **SMALL_NETWORK).save(fitted)
         assert command(["export", str(fitted), "--out", str(made), "--quiet"]) == 0
     return made
