@@ -12,7 +12,7 @@ const SHARED = { station: "readonly", brush: "readonly", outbox: "readonly", uPl
 const script = (names) => ({ sourceType: "script", globals: names });
 
 export default [
-  { ignores: ["**/vendored/**", "docs/**", "site/**", "build/**", "dist/**", ".venv/**"] },
+  { ignores: ["**/vendored/**", "docs/**", "site/**", "**/build/**", "dist/**", ".venv/**"] },
   js.configs.recommended,
   {
     linterOptions: { reportUnusedDisableDirectives: "error" },
