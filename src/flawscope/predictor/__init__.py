@@ -173,7 +173,7 @@ class Predictor(AnyModel):
     def _repr_html_(self) -> str:
         """Shows a notebook the model's facts and the pictures that it holds."""
         found = describe_detection(self.manifest)
-        rows = [*self._facts(), *([("simulated defects found", found)] if found else [])]
+        rows = [*self._facts(), *([("simulated defects by size", found)] if found else [])]
         rows += [("note", note) for note in self.manifest.notes]
         samples = self.artefact.tensors.get("samples")
         pictures = [] if samples is None else [*unpack_images(samples[:SHOWN_SAMPLES])]
