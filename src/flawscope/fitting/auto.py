@@ -15,7 +15,7 @@ from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.preparation import check_networks, pop_options
-from flawscope.fitting.search import Search
+from flawscope.fitting.auto_search import Search
 from flawscope.fitting.search_time import SearchTime
 from flawscope.fitting.sources import Images
 from flawscope.methods import registry

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from flawscope.evaluation.metrics import _ranking as ranking
+from flawscope.evaluation.metrics import auroc_au_pro as ranking
 from flawscope.evaluation.metrics import au_spro, image_metrics, pixel_metrics, saturation_pixels
 
 
