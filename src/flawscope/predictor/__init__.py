@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -140,6 +140,11 @@ class Predictor(AnyModel):
         return self.artefact.manifest.calibration
 
     @property
+    def _shows_a_view(self) -> bool:
+        """Whether its pictures are views of a part, which may be exchanged."""
+        return PART in self.manifest.facts or self.view_looks is not None
+
+    @property
     def detector(self) -> Any:
         """Network of a fitted model, in torch: a `flawscope.methods.detector.Detector`."""
         return cast(Any, self.session).model
@@ -156,6 +161,11 @@ class Predictor(AnyModel):
     def with_product(self, name: str, model: Predictor) -> Predictor:
         """Returns the other model, as `Router.with_product` does with one of several."""
         return model
+
+    def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Predictor:
+        """Returns the model as it is: it learns the looks of a part's views where it is fitted or calibrated,
+        a `Router` of views here."""
+        return self
 
     def __repr__(self) -> str:
         facts = dict(self._facts())
@@ -304,7 +314,7 @@ class Predictor(AnyModel):
             brightness=measured[0] if measured else None,
             outside_light=views.outside_light,
             parts=parts,
-            look=thumbnail(views.images([0])[0]) if PART in self.manifest.facts else None,
+            look=thumbnail(views.images([0])[0]) if self._shows_a_view else None,
             size_bounds=self.size_bounds,
             near=not anomalous and is_near(float(p_value), c.expected_rate),
         ).noticing(
