@@ -18,7 +18,7 @@ import numpy as np
 
 from flawscope.artefact.files import file_sha256, from_csv_cell
 from flawscope.datasets.class_labels import read_class_labels
-from flawscope.datasets.own_folders import FolderTree
+from flawscope.datasets.good_and_bad_folders import FolderTree
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.evaluation.agreement import Study
 from flawscope.pictures.folder_words import Said, says_good

@@ -32,10 +32,9 @@ from flawscope.views.light import within_range
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What a calibration on new good pictures changes.
+    """Model's manifest after a calibration on new good pictures.
 
-    manifest: of the model, with the new thresholds. failures: pictures that cannot be used, each with the
-    reason.
+    manifest: with the new thresholds. failures: pictures that cannot be used, each with the reason.
     """
 
     manifest: Manifest

@@ -1,4 +1,4 @@
-"""When shifts begin and end."""
+"""Beginning and end of shifts."""
 
 from __future__ import annotations
 
