@@ -67,7 +67,7 @@ def know_good(
 
 @dataclass(frozen=True)
 class _Questions:
-    """What is unusual about new pictures.
+    """Unusual things about new pictures.
 
     notes: remarks on them.
     lines: questions about them.
