@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -140,6 +140,11 @@ class Predictor(AnyModel):
         return self.artefact.manifest.calibration
 
     @property
+    def _shows_a_view(self) -> bool:
+        """Whether its pictures are views of a part, which may be exchanged."""
+        return PART in self.manifest.facts or self.view_looks is not None
+
+    @property
     def detector(self) -> Any:
         """Network of a fitted model, in torch: a `flawscope.methods.detector.Detector`."""
         return cast(Any, self.session).model
@@ -157,6 +162,11 @@ class Predictor(AnyModel):
         """Returns the other model, as `Router.with_product` does with one of several."""
         return model
 
+    def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Predictor:
+        """Returns the model as it is: it learns the looks of a part's views where it is fitted or calibrated,
+        a `Router` of views here."""
+        return self
+
     def __repr__(self) -> str:
         facts = dict(self._facts())
         return f"<Predictor {facts['model']}, {facts['pictures']}; {facts['decision']}>"
@@ -173,7 +183,7 @@ class Predictor(AnyModel):
     def _repr_html_(self) -> str:
         """Shows a notebook the model's facts and the pictures that it holds."""
         found = describe_detection(self.manifest)
-        rows = [*self._facts(), *([("simulated defects found", found)] if found else [])]
+        rows = [*self._facts(), *([("simulated defects by size", found)] if found else [])]
         rows += [("note", note) for note in self.manifest.notes]
         samples = self.artefact.tensors.get("samples")
         pictures = [] if samples is None else [*unpack_images(samples[:SHOWN_SAMPLES])]
@@ -304,7 +314,7 @@ class Predictor(AnyModel):
             brightness=measured[0] if measured else None,
             outside_light=views.outside_light,
             parts=parts,
-            look=thumbnail(views.images([0])[0]) if PART in self.manifest.facts else None,
+            look=thumbnail(views.images([0])[0]) if self._shows_a_view else None,
             size_bounds=self.size_bounds,
             near=not anomalous and is_near(float(p_value), c.expected_rate),
         ).noticing(

@@ -24,7 +24,8 @@ from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.listing import relative_names
 from flawscope.predictor import Predictor
 from flawscope.predictor.any_model import AnyModel
-from flawscope.predictor.parts import PartCollector, RoutedParts, unknown_view_error
+from flawscope.predictor.looks_of_views import with_looks_of_views
+from flawscope.predictor.parts import PartCollector, RoutedParts, compare_view, unknown_view_error
 from flawscope.predictor.recognition import Recogniser
 from flawscope.predictor.streaming import (
     Loaded,
@@ -172,6 +173,16 @@ class Router(AnyModel):
         self.product(name)
         return Router(self._artefact, {**self.products, name: model}, self._describe)
 
+    def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Router:
+        """Returns the router of views whose models know what the other views look like, so that exchanged
+        pictures are named.
+
+        Args:
+            pictures: good ones by view, some of which are looked at.
+        """
+        products = {view: with_looks_of_views(one, pictures) for view, one in self.products.items()}
+        return Router(self._artefact, products, self._describe)
+
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
         if self.views is None:
             return super().sort_by_view(pictures)
@@ -270,14 +281,22 @@ class Router(AnyModel):
             product = self.products[name]
             found = product.judge([batch[k] for k in own], run(product.session))
             for k, (source, result) in zip(own, found, strict=True):
-                judged[k] = (source, result if self.views else _with_recognition(result, recognised[k]))
+                judged[k] = (source, self._finished(result, recognised[k]))
         return [judged[k] for k in range(len(batch))]
+
+    def _finished(self, result: Result, shown: Recognition) -> Result:
+        """The answer of a product's model, with the product that was recognised, or what is told of views."""
+        if self.views is None:
+            return _with_recognition(result, shown)
+        if isinstance(result, InputError):
+            return result
+        return compare_view(self.products[shown.nearest].view_looks, shown.nearest, result)
 
     def _of_product(self, result: SourceResult, product: str) -> SourceResult:
         source, found = result
         if self.views is not None:
-            return source, self._check_view(source, found, product)
-        return source, _with_recognition(found, Recognition(product, product, 1.0))
+            found = self._check_view(source, found, product)
+        return source, self._finished(found, Recognition(product, product, 1.0))
 
     def _check_view(self, source: PictureSource, result: Result, view: str) -> Result:
         """The result, or an error where the picture's name tells another view than was said."""
