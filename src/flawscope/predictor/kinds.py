@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.parts import stored_part_reader
-from flawscope.calibration.outliers import odd_looks
+from flawscope.calibration.outliers import find_unusual_looks
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.channels import first_channels
 from flawscope.pictures.decoding import PictureSource, error_reason, pixel_hash, source_name
@@ -134,7 +134,7 @@ class LabelledRegions:
             for name in sorted(counts)
             if name not in classifier.kinds.names
         ]
-        notes += [one.line for one in odd_looks(self.looks, self.names)]
+        notes += [one.line for one in find_unusual_looks(self.looks, self.names)]
         if copies := len(units) - len(chosen):
             notes.append(
                 f"{pluralize(copies, 'picture')} of a part that has another one of the kind: left out"

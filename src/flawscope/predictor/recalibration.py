@@ -17,7 +17,7 @@ from flawscope.artefact.parts import (
     stored_part_pattern,
     stored_part_reader,
 )
-from flawscope.calibration.outliers import odd, settle
+from flawscope.calibration.outliers import find_unusual, settle
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.rows import calibrate
 from flawscope.errors import InputError, data_checks, join_names, pluralize
@@ -159,7 +159,7 @@ def recalibrate(
     }
     calibration = calibrate(rows, **how)
     expected = ExpectedPictures.from_facts(manifest.facts)
-    found = odd(
+    found = find_unusual(
         rows,
         calibration,
         DefectScores.from_facts(manifest.facts),

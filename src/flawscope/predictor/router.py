@@ -270,18 +270,18 @@ class Router(AnyModel[Predictor]):
         """Judges pictures that are computed together, each by the model of its product."""
         judged: dict[int, SourceResult] = {}
         rows: dict[str, list[int]] = {}
-        told: dict[int, Recognition] = {}
+        recognised: dict[int, Recognition] = {}
         for k, (source, one) in enumerate(batch):
             if isinstance(one, InputError):
                 judged[k] = (source, one)
             else:
-                told[k] = one[-1]  # type: ignore[assignment]
-                rows.setdefault(told[k].nearest, []).append(k)
+                recognised[k] = one[-1]  # type: ignore[assignment]
+                rows.setdefault(recognised[k].nearest, []).append(k)
         for name, own in rows.items():
             product = self.products[name]
             found = product.judge([batch[k] for k in own], run(product.session))
             for k, (source, result) in zip(own, found, strict=True):
-                judged[k] = (source, self._finished(result, told[k]))
+                judged[k] = (source, self._finished(result, recognised[k]))
         return [judged[k] for k in range(len(batch))]
 
     def _finished(self, result: Result, shown: Recognition) -> Result:
@@ -301,11 +301,11 @@ class Router(AnyModel[Predictor]):
     def _check_view(self, source: PictureSource, result: Result, view: str) -> Result:
         """The result, or an error where the picture's name tells another view than was said."""
         try:
-            told = self._view(source) if isinstance(source, str | os.PathLike) else view
+            named_view = self._view(source) if isinstance(source, str | os.PathLike) else view
         except InputError:  # the name tells none
             return result
-        said = f"{source!s:.200} shows view {told}, and product={view} was said: leave it out"
-        return result if told == view else InputError(said)
+        said = f"{source!s:.200} shows view {named_view}, and product={view} was said: leave it out"
+        return result if named_view == view else InputError(said)
 
     # ---- parts
 
