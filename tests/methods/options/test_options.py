@@ -1,16 +1,17 @@
 """The options of a fit are one record each, which all loops read."""
 
+import argparse
 from dataclasses import fields
 
 import pytest
 
 import flawscope
-from flawscope.cli import fit_one, fit_options
+from flawscope.cli import benchmark, fit_one, fit_options
 from flawscope.cli.fit_options import _actions as actions
 from flawscope.fitting.preparation import pop_options
 from flawscope.methods.options.arguments import ARGUMENTS, Learning, Reading, Seeing
-from flawscope.methods.options.record import ARGUMENT, RECORD, SETTING, SWITCH, records_of
-from flawscope.methods.options.table import FIT_OPTIONS
+from flawscope.methods.options.record import ARGUMENT, CALL, RECORD, SETTING, SWITCH, records_of
+from flawscope.methods.options.table import BENCHMARK, FIT_OPTIONS
 
 OPTIONS = {option.name: option for option in FIT_OPTIONS}
 
@@ -30,6 +31,15 @@ def test_an_option_that_changes_the_input_is_stored_and_kept_by_an_update():
         assert option.is_stored or not option.changes_input, option.name
         if option.changes_input and option.of != SETTING:
             assert option.kept_by_update, option.name
+
+
+def test_a_benchmark_has_the_options_that_their_records_say():
+    """By the loop of a fit's: no argument of `fit` and no setting is added beside it."""
+    parser = argparse.ArgumentParser()
+    benchmark.add_arguments(parser)
+    own = OPTIONS.keys() & {action.dest for action in parser._actions}
+    assert own >= {option.name for option in BENCHMARK}
+    assert all(OPTIONS[name].benchmark or OPTIONS[name].of == CALL for name in own)
 
 
 def test_what_an_option_excludes_or_needs_is_an_option_or_a_setting():
