@@ -1,11 +1,14 @@
 """The options of a fit are one record each, which all loops read."""
 
 import argparse
+import ast
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 import flawscope
+from flawscope import fitting
 from flawscope.cli import benchmark, fit_one, fit_options
 from flawscope.cli.fit_options import _actions as actions
 from flawscope.fitting.preparation import pop_options
@@ -13,6 +16,7 @@ from flawscope.methods.options.arguments import ARGUMENTS, Learning, Reading, Se
 from flawscope.methods.options.record import ARGUMENT, CALL, RECORD, SETTING, SWITCH, records_of
 from flawscope.methods.options.table import BENCHMARK, FIT_OPTIONS
 
+FITTING = Path(fitting.__file__).parent
 OPTIONS = {option.name: option for option in FIT_OPTIONS}
 
 
@@ -67,6 +71,13 @@ def test_an_option_is_handed_on_by_a_fit(name):
     given = fit_one.fit_arguments(args, settings)
     assert given[option.argument] == (option.switched if option.value == SWITCH else "turn")
     assert option.value != SWITCH or option.switched != option.default
+
+
+def test_a_fit_reads_each_of_its_arguments():
+    """Forgotten in the fit itself it would be handed on, and do nothing."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in FITTING.rglob("*.py")]
+    read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert {one.name for arguments in ARGUMENTS for one in fields(arguments)} <= read
 
 
 @pytest.mark.parametrize("name", KEPT)
