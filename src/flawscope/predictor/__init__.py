@@ -292,7 +292,9 @@ class Predictor(AnyModel):
         if not math.isfinite(score):
             what = name or "a picture"
             return InputError(f"{what}: its score is not a number; fit with --set precision=fp32")
-        pose, reference, parts = views.pose, self.manifest.preprocess.reference, NOT_SEARCHED
+        pose = views.pose
+        reference = self.manifest.preprocess.reference
+        parts = NOT_SEARCHED
         if pose is not None and reference is not None:
             size = views.geometry.picture_size
             place = PartPose.from_pose(pose, reference, size) if pose.found else None
