@@ -262,7 +262,8 @@ def recalibrate_model(job: Job) -> list[Candidate]:
             f"{rate:.1%}: inspect and review more"
         )
     pictures = job.new.table.pictures.subset([job.new.place(one) for one in drawn])
-    model = recalibrate(job.active, pictures, [one.name for one in drawn], job.step, job.force)
+    found = recalibrate(job.active, pictures, [one.name for one in drawn], job.step, job.force)
+    model = job.active.with_manifest(found.manifest).with_failures(found.failures)
     if model.calibration.unit_count < needed:
         raise InputError(
             f"only {pluralize(model.calibration.unit_count, 'drawn picture')} of different parts can "

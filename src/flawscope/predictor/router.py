@@ -22,10 +22,10 @@ from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.listing import relative_names
-from flawscope.predictor import Predictor
 from flawscope.predictor.any_model import AnyModel
 from flawscope.predictor.looks_of_views import with_looks_of_views
 from flawscope.predictor.parts import PartCollector, RoutedParts, compare_view, unknown_view_error
+from flawscope.predictor.predictor import Predictor
 from flawscope.predictor.recognition import Recogniser
 from flawscope.predictor.streaming import (
     Loaded,
@@ -120,7 +120,7 @@ def accept_questions(model: Predictor | Router) -> tuple[Predictor | Router, lis
     return model, list(dict.fromkeys(asked))
 
 
-class Router(AnyModel):
+class Router(AnyModel[Predictor]):
     """Models of several products. It says which product a picture shows (`Recogniser` has the rule), and that
     product's own model judges the picture. Or of several views of a part: the name of a picture's file tells
     its view.
