@@ -318,7 +318,7 @@ def measure_budget(root: Path, minutes: float, is_shared: bool = True, size: str
     import flawscope
     from flawscope.artefact.tried import Choice
     from flawscope.fitting import auto
-    from flawscope.fitting import search as searching
+    from flawscope.fitting import auto_search as searching
     from flawscope.methods.feature_memory import FeatureMemory
 
     searching.FeatureMemory = FeatureMemory if is_shared else partial(FeatureMemory, most=0)  # type: ignore

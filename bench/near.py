@@ -1,4 +1,4 @@
-"""Of the defects that a model misses, how many are offered for review as near the threshold, and at what cost?
+"""How many missed defects are offered for review as near the threshold, and how many good ones beside them?
 
     python bench/near.py --data DATA --threads 1
 
@@ -34,6 +34,7 @@ def measure(root: Path, settings: dict[str, Any]) -> Cell:
     flagged = np.array([one.is_anomalous for one in found])
     near = np.array([one.near for one in found])
     rate = model.calibration.expected_rate
+    p_values = np.array([one.p_value for one in found]).round(4)
     return {
         "learnt": len(learnt),
         "rate": round(rate, 4),
@@ -44,10 +45,8 @@ def measure(root: Path, settings: dict[str, Any]) -> Cell:
         "defects": int(bad.sum()),
         "missed": int((~flagged & bad).sum()),
         "missed and offered": int((near & bad).sum()),
-        "good p": [
-            round(float(one.p_value), 4) for one, is_bad in zip(found, bad, strict=True) if not is_bad
-        ],
-        "defects p": [round(float(one.p_value), 4) for one, is_bad in zip(found, bad, strict=True) if is_bad],
+        "good p": p_values[~bad].tolist(),
+        "defects p": p_values[bad].tolist(),
     }
 
 
@@ -68,9 +67,8 @@ def main() -> int:
             continue
         cell = record.attempt(name, partial(measure, data / name, settings))
         if cell is not None:
-            rows.append(
-                {"product": name, **{key: cell[key] for key in cell if key[-2:] != " p" and key != "_"}}
-            )
+            shown = [key for key in cell if key != "_" and not key.endswith(" p")]
+            rows.append({"product": name, **{key: cell[key] for key in shown}})
     if rows:
         counts = ("good", "false alarms", "good offered", "defects", "missed", "missed and offered")
         rows.append({"product": "all", **{key: sum(row[key] for row in rows) for key in counts}})

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from flawscope.artefact.tried import Choice, Trial
 from flawscope.errors import InputError
-from flawscope.fitting import search as searching
+from flawscope.fitting import auto_search
+from flawscope.fitting.auto_search import Judged, Search
 from flawscope.fitting.proposals import Recipe
-from flawscope.fitting.search import Judged, Search
 from flawscope.fitting.search_time import SearchTime, Taken
 from flawscope.fitting.trial_pictures import Round
 from flawscope.progress import discard, ignore_progress
@@ -120,7 +120,7 @@ class RecordedSearch(Search):
     def _pass_time(self, recipe: Recipe, tried: Round, known: OneTrial) -> None:
         """Lets the time of a trial pass, and ends it where the trial would have ended for want of time."""
         every, learnt = len(self.sources), len(tried.learnt)
-        best = searching.best_of(self._tried())
+        best = auto_search.best_of(self._tried())
         others = [] if best is None else [Recipe.from_flags(best.flags)]
         taken = 0.0
         for k in range(SLICES):
@@ -130,18 +130,18 @@ class RecordedSearch(Search):
             is_late = self.clock.is_late(taken / learnt, every)
             if is_late or (others and not self.clock.has_time(others, every)):
                 self.clock.note(recipe.flags, Taken(taken / learnt))
-                raise searching._TimeIsUpError
+                raise auto_search._TimeIsUpError
         self.clock.skipped += known.learning / SLICES
         self.clock.note(recipe.flags, Taken(known.learning / learnt))
         if not self.clock.has_time([recipe], every):
-            raise searching._TimeIsUpError
+            raise auto_search._TimeIsUpError
         for _ in range(SLICES):
             if others and not self.clock.has_time(others, every):
-                raise searching._TimeIsUpError
+                raise auto_search._TimeIsUpError
             self.clock.skipped += known.judging / SLICES
         self.clock.note(recipe.flags, Taken(known.learning / learnt, known.judging / tried.judged))
         if not self.clock.has_time([recipe], every):
-            raise searching._TimeIsUpError
+            raise auto_search._TimeIsUpError
 
     def _judge(self, model: Any, pictures: Sequence[Any], step: Callable[[str, int, int], None]) -> Judged:
         judged = super()._judge(model, pictures, step)

@@ -13,8 +13,8 @@ from flawscope.artefact.judgement import DecisionCounts, Judgement
 from flawscope.errors import InputError
 from flawscope_station.learning import activation
 from flawscope_station.learning import jobs as jobs_module
-from flawscope_station.learning.activation import CannotLearnError, Learning
 from flawscope_station.learning.candidate_records import status_of
+from flawscope_station.learning.candidates import CannotLearnError, Learning
 from flawscope_station.learning.jobs import EVENT_QUEUED, JobQueue, Jobs
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.database import Database, StoreError

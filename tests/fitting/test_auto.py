@@ -12,7 +12,7 @@ from PIL import Image
 from auto_helpers import pictures
 from flawscope.artefact.tried import TRIED
 from flawscope.errors import InputError
-from flawscope.fitting import auto, fit_auto, search, search_time, trial_pictures
+from flawscope.fitting import auto, auto_search, fit_auto, search_time, trial_pictures
 from flawscope.fitting.preparation import prepare
 from flawscope.fitting.proposals import Recipe, propose_tiles, propose_views, relative_cost
 from flawscope.fitting.trial_pictures import make_rounds
@@ -70,15 +70,15 @@ def scripted(monkeypatch):
     for module, name in ((foreground, "foreground_mask"), (trial_pictures, "simulate_defect")):
         monkeypatch.setattr(module, name, remembered(getattr(module, name)))
     monkeypatch.setattr(auto, "fit", fit)
-    monkeypatch.setattr(search, "fit", fit)
-    monkeypatch.setattr(search, "propose_frames", lambda *_: [])
+    monkeypatch.setattr(auto_search, "fit", fit)
+    monkeypatch.setattr(auto_search, "propose_frames", lambda *_: [])
     monkeypatch.setattr(auto, "_with_choice", lambda predictor, choice, given: (choice, given))
     return SimpleNamespace(calls=calls, reaches=reaches, good=good)
 
 
 def turned(monkeypatch):
     """Good pictures that show parts at any angle."""
-    monkeypatch.setattr(search, "propose_frames", lambda *_: [Recipe({"align": "turn"})])
+    monkeypatch.setattr(auto_search, "propose_frames", lambda *_: [Recipe({"align": "turn"})])
 
 
 def tried(choice):
@@ -163,14 +163,14 @@ def test_few_pictures_are_tried_as_all_are_fitted(scripted, monkeypatch):
     inner, augment = auto.fit, []
     watched = lambda images, **o: augment.append(o.get("augment")) or inner(images, **o)  # noqa: E731
     monkeypatch.setattr(auto, "fit", watched)
-    monkeypatch.setattr(search, "fit", watched)
+    monkeypatch.setattr(auto_search, "fit", watched)
     fit_auto(scripted.good[:14])
     assert (set(augment[:-1]), augment[-1]) == ({"none"}, None)
 
 
 def test_of_few_pictures_all_tell_how_parts_lie(scripted, monkeypatch):
     looked_at = []
-    monkeypatch.setattr(search, "propose_frames", lambda sources, _: looked_at.extend(sources) or [])
+    monkeypatch.setattr(auto_search, "propose_frames", lambda sources, _: looked_at.extend(sources) or [])
     fit_auto(scripted.good[:12])
     assert len(looked_at) == 12
 
@@ -215,7 +215,7 @@ class FakeClock:
                 yield one
 
         monkeypatch.setattr(auto, "fit", fit)
-        monkeypatch.setattr(search, "fit", fit)
+        monkeypatch.setattr(auto_search, "fit", fit)
         monkeypatch.setattr(Scripted, "predict", predict)
 
     def work(self, seconds):
@@ -247,13 +247,13 @@ def test_a_setting_is_tried_as_long_as_the_last_fit_ends_in_time(
 def test_a_load_that_comes_in_between_is_seen(scripted, monkeypatch):
     clock = FakeClock(monkeypatch)
     scripted.reaches["--preset accurate"] = 4.0
-    inner = search.fit
+    inner = auto_search.fit
 
     def fit(images, **options):
         clock.load = 1.0 if len(scripted.calls) < 2 else 3.0
         return inner(images, **options)
 
-    monkeypatch.setattr(search, "fit", fit)
+    monkeypatch.setattr(auto_search, "fit", fit)
     choice, _ = fit_auto(scripted.good, minutes=6)
     assert clock.now <= 1.1 * 360
     assert "no time" in [one.note for one in choice.trials]
@@ -271,14 +271,14 @@ def test_settings_as_given_that_cannot_be_fitted_in_time_are_seen_before_they_ar
 def test_a_search_that_is_refused_at_its_end_tells_why_and_no_table(scripted, monkeypatch, refused):
     """There is no model to go on with by --resume."""
     clock, said = FakeClock(monkeypatch), list[str]()
-    inner = search.Search.run
+    inner = auto_search.Search.run
 
     def run(one):
         found = inner(one)
         clock.work(180.0)
         return found
 
-    monkeypatch.setattr(search.Search, "run", run)
+    monkeypatch.setattr(auto_search.Search, "run", run)
     refused(lambda: fit_auto(scripted.good, minutes=3, say=said.append), "3 minutes are too few", "of trials")
     assert not any("--resume" in line or "chosen" in line for line in said)
 
@@ -286,7 +286,7 @@ def test_a_search_that_is_refused_at_its_end_tells_why_and_no_table(scripted, mo
 def test_the_best_that_can_still_be_fitted_is_chosen(scripted, monkeypatch):
     """Other programs came after the trials: `accurate`, whose fit takes twice as long, is too late now."""
     scripted.reaches |= {"": 1.0, "--preset accurate": 4.0, "--size 256+768": 0.0, "--preset small": 0.0}
-    clock, inner, tried_all = FakeClock(monkeypatch), search.fit, search.Search._search
+    clock, inner, tried_all = FakeClock(monkeypatch), auto_search.fit, auto_search.Search._search
 
     def fit(images, **options):
         clock.work(len(images) if options.get("preset") == "accurate" else 0)
@@ -296,10 +296,10 @@ def test_the_best_that_can_still_be_fitted_is_chosen(scripted, monkeypatch):
         tried_all(one)
         clock.now = 1.1 * 360 - 60
 
-    monkeypatch.setattr(search, "fit", fit)
+    monkeypatch.setattr(auto_search, "fit", fit)
     assert fit_auto(scripted.good, minutes=6)[0].flags == "--preset accurate"
     clock.now = 0.0
-    monkeypatch.setattr(search.Search, "_search", late)
+    monkeypatch.setattr(auto_search.Search, "_search", late)
     choice, _ = fit_auto(scripted.good, minutes=6)
     assert choice.flags == ""
     assert "--preset accurate" in tried(choice)
@@ -410,12 +410,14 @@ def test_a_search_knows_the_parts_that_the_fit_knows(told):
     names = [f"{part}_{view}.png" for part in range(8) for view in ("top", "side")]
     good = pictures(len(names))
     nothing = {"say": auto.discard, "step": auto.ignore_progress}
-    own = search.Search(good, 0, names, told, auto.SearchTime(60), None, has_model=False, **nothing)
+    own = auto_search.Search(good, 0, names, told, auto.SearchTime(60), None, has_model=False, **nothing)
     found = units_of(named_rows(names), part_of=own.part_of).numbers
     fitted = prepare(good, registry.method("patchcore"), names=names, **told, **SMALL_NETWORK)
     assert found == [*fitted.task.groups]
     with pytest.raises(InputError, match="correct the pattern"):
-        search.Search(good, 0, names, {"part": "x"}, auto.SearchTime(60), None, has_model=False, **nothing)
+        auto_search.Search(
+            good, 0, names, {"part": "x"}, auto.SearchTime(60), None, has_model=False, **nothing
+        )
 
 
 def test_few_pictures_leave_nothing_to_choose_by(scripted):

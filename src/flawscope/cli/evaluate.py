@@ -287,14 +287,14 @@ def _decision_lines(result: Evaluation) -> Iterator[str]:
     if alarms["measured"] is None:
         return
     low, high = alarms["interval"]
-    told = "no promise"
+    promise = "no promise"
     if alarms["expected"] is not None:
         kept = "broken, see below" if alarms["broken"] else "kept"
-        told = f"promise of {alarms['expected']:.1%} {kept}"
+        promise = f"promise of {alarms['expected']:.1%} {kept}"
     yield (
         f"false alarms: {round(alarms['measured'] * alarms['images'])} of "
         f"{pluralize(alarms['images'], f'good {result.noun}')} "
-        f"(95 %: {low:.0%} to {high:.0%} of such); {told}"
+        f"(95 %: {low:.0%} to {high:.0%} of such); {promise}"
     )
 
 

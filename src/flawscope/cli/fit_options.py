@@ -228,7 +228,7 @@ def written(args: argparse.Namespace, name: str) -> str:
     return f"{name} of {args.config}" if name in args.filed else flag_of(name)
 
 
-def name_as_typed(args: argparse.Namespace, text: str) -> str:
+def name_setting_as_flag(args: argparse.Namespace, text: str) -> str:
     """Names the setting that an error begins with as its flag, where that was typed."""
     found = re.match(r"setting (\w+)", text)
     if found is None or getattr(args, found[1], None) is None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from flawscope.datasets.class_labels import ClassLabels, read_class_labels
 from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of
+from flawscope.datasets.good_and_bad_folders import FolderTree
 from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.own_folders import (
-    FolderTree,
     defects_in,
     good_folders,
     good_pictures,

@@ -45,7 +45,7 @@ from flawscope.evaluation.result import (
     PictureStore,
 )
 from flawscope.evaluation.robustness import LIGHTS, robustness
-from flawscope.evaluation.unlearnt import with_unlearnt
+from flawscope.evaluation.unlearnt import leave_out_learnt_parts
 from flawscope.predictor import Predictor
 from flawscope.predictor.router import Router
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -110,7 +110,7 @@ def evaluate(
     _check_dataset(dataset)
     learnt = set(leave_out)
     learnt.update(picture.hash for picture in predictor.manifest.pictures)  # thresholds are learnt, too
-    is_drawn, dataset = dataset.drawn_split, with_unlearnt(predictor, dataset, learnt, step)
+    is_drawn, dataset = dataset.drawn_split, leave_out_learnt_parts(predictor, dataset, learnt, step)
     _check_tests(predictor, dataset, changes_light=bool(robust))
     seen = _predict_all(predictor, dataset, learnt, take, step)
     kept = seen.kept

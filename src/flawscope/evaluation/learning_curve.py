@@ -119,11 +119,11 @@ def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None])
 def describe(curve: LearningCurve) -> str:
     """Line for a person."""
     every = max(curve.figures)
-    told = f"{curve.enough} good pictures of different parts do as well as {every}"
+    summary = f"{curve.enough} good pictures of different parts do as well as {every}"
     if curve.enough is None:
-        told = f"more good pictures of different parts may do better still than {every}"
+        summary = f"more good pictures of different parts may do better still than {every}"
     areas = ", ".join(f"{area:.3f} with {number}" for number, area in curve.figures.items())
-    return f"{told}, by these test pictures: image AUROC {areas}"
+    return f"{summary}, by these test pictures: image AUROC {areas}"
 
 
 def _number_learnt(model: Predictor) -> int:

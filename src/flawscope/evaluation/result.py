@@ -397,8 +397,8 @@ def _false_alarm_text(result: Evaluation) -> str:
         return "not measured: no good test pictures"
     (low, high), count = known["interval"], round(known["measured"] * known["images"])
     of = pluralize(known["images"], "good picture")
-    told = "no promise" if known["expected"] is None else f"expected {known['expected']:.1%}"
-    return f"{count} of {of} ({low:.1%} to {high:.1%}, {told})"
+    expected = "no promise" if known["expected"] is None else f"expected {known['expected']:.1%}"
+    return f"{count} of {of} ({low:.1%} to {high:.1%}, {expected})"
 
 
 def _picture_html(one: EvaluatedPicture) -> str:

@@ -1,4 +1,4 @@
-"""Fits PatchCore with the settings that a product needs, which a search finds out (`search`)."""
+"""Fits PatchCore with the settings that a product needs, which a search finds out (`auto_search`)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from flawscope.artefact.tried import Choice as Choice
 from flawscope.calibration.parts import name_reader
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, check_arguments
+from flawscope.fitting.auto_search import Search
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.preparation import check_networks, pop_options
-from flawscope.fitting.search import Search
 from flawscope.fitting.search_time import SearchTime
 from flawscope.fitting.sources import Images
 from flawscope.methods import registry

@@ -61,7 +61,7 @@ def load(image: Image.Image) -> str:
     data = _file_data(image)
     if kind in ("JPEG", "MPO") and data and len(tiles) == 1:
         return jpeg.load(image, data)
-    fault = _more_than_told(kind, tiles, data) or _stored_fault(image, tiles, data)
+    fault = _excess_rows_fault(kind, tiles, data) or _stored_fault(image, tiles, data)
     if fault:
         return fault
     upwards = _is_upwards(tiles)
@@ -102,9 +102,9 @@ def _file_data(image: Image.Image) -> bytes:
     return data
 
 
-def _more_than_told(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
-    """Whether a BMP or PPM has rows more than its header tells. Whoever appends something to one, changes not
-    all of its sizes."""
+def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
+    """Returns the fault of a BMP or PPM that has more rows than its header names; empty: it has none. Whoever
+    appends something to a file does not change all the sizes in it."""
     if kind not in ("BMP", "PPM") or len(tiles) != 1 or tiles[0][0] != "raw":
         return ""
     _, (_, _, width, height), offset, args = tiles[0]

@@ -331,8 +331,8 @@ class Foreground:
             return _resize_mask(self.given, picture.shape)
         if self.ground is None:
             found = foreground_mask(picture)
-            is_odd = self.share is not None and not _is_alike(float(found.mean()), self.share)
-            return np.ones_like(found) if is_odd else found
+            is_unlike = self.share is not None and not _is_alike(float(found.mean()), self.share)
+            return np.ones_like(found) if is_unlike else found
         part = self.ground.part_mask(shrink(picture))
         if not _OBJECT_SHARE[0] <= part.mean() <= _OBJECT_SHARE[1]:
             return np.ones(picture.shape[:2], np.bool_)

@@ -125,8 +125,10 @@ def learn(
     names = tuple(name for name in sorted({*labels}) if labels.count(name) >= MIN_EXAMPLES)
     if not names:
         counts = {name: labels.count(name) for name in sorted({*labels})}
-        told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
-        raise InputError(f"no kind of defect has {MIN_EXAMPLES} examples with a region ({told}): label more")
+        counted = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+        raise InputError(
+            f"no kind of defect has {MIN_EXAMPLES} examples with a region ({counted}): label more"
+        )
     order = np.array([k for name in names for k, label in enumerate(labels) if label == name])
     of = np.array([names.index(labels[k]) for k in order])
     lengths, examples = to_length_1(descriptors[order])

@@ -67,7 +67,7 @@ class PartCollector:
         self.pattern = pattern
         self.calibrations = {name: known.calibration for name, known in facts.known_parts().items()}
         self._looks = dict[str, ViewLooks | None]()
-        for name in self.calibrations:  # models of one view each see no other
+        for name in self.calibrations:  # of models of one view each the router compares their looks
             self._looks[name] = None if facts.views else ViewLooks.from_facts(facts.manifests[name].facts)
         self._open: dict[str, dict[str, Prediction]] = {}
 

@@ -9,7 +9,7 @@ from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.core.extension import Extension, MenuLink
 from flawscope_station.core.station import Station
 from flawscope_station.drift.assembly import Drift
-from flawscope_station.learning.activation import Learning
+from flawscope_station.learning.candidates import Learning
 from flawscope_station.learning.jobs import JobQueue
 from flawscope_station.settings.station import Settings
 from flawscope_station.setup.drafts import Drafts

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from flawscope.evaluation.metrics import _ranking as ranking
 from flawscope.evaluation.metrics import au_spro, image_metrics, pixel_metrics, saturation_pixels
+from flawscope.evaluation.metrics import auroc_au_pro as ranking
 
 
 def draw(seed, levels=None, share=0.2):

@@ -7,7 +7,7 @@ import pytest
 import flawscope
 from auto_helpers import pictures
 from flawscope.artefact.tried import Choice
-from flawscope.fitting import auto, fit_auto, search
+from flawscope.fitting import auto, auto_search, fit_auto
 from flawscope.fitting.proposals import propose_frames
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.patch_detector import PatchDetector
@@ -56,9 +56,9 @@ def test_near_copies_are_looked_for_once_and_in_the_fit(small_backbone, monkeypa
         lambda looks, bank: compared.append(len(looks)) or Compared([(0, 1, 1.0)], []),
     )
     inner = auto.fit
-    for place in (auto, search):
+    for place in (auto, auto_search):
         monkeypatch.setattr(place, "fit", lambda some, **o: fitted.append(len(some)) or inner(some, **o))
-    monkeypatch.setattr(search, "propose_frames", lambda *_: [])
+    monkeypatch.setattr(auto_search, "propose_frames", lambda *_: [])
     options = {"device": "cpu", "check": False, "samples": 0, "size": "32", **small_backbone}
     model = fit_auto(pictures(14), **options)
     assert (fitted[0], fitted[-1]) == (10, 14)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from flawscope.errors import InputError, join_names, suggest_name
-from flawscope_line.industrial_cameras import IndustrialCameraSettings
+from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings
 from flawscope_station.plugins import (
     CHECK_INTERVAL,
     FROZEN,

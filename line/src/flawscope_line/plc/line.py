@@ -13,7 +13,6 @@ from functools import partial
 from typing import Protocol
 
 from flawscope.errors import FlawscopeError, InputError, message_with_type, one_line_message
-from flawscope_line.plc import PlcSettings
 from flawscope_line.plc.handshake import (
     Answer,
     Code,
@@ -28,6 +27,7 @@ from flawscope_line.plc.handshake import (
     outputs,
     step,
 )
+from flawscope_line.plc.settings import PlcSettings
 from flawscope_line.plc.signals import part_number
 from flawscope_station.plugins import (
     ANOMALOUS,

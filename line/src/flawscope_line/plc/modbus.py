@@ -14,10 +14,10 @@ from pymodbus.pdu import ModbusPDU
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
-from flawscope_line.plc import ModbusSettings
 from flawscope_line.plc.brief_log import log_briefly
 from flawscope_line.plc.handshake import Inputs, Outputs
 from flawscope_line.plc.line import InputsHandler, TransportError
+from flawscope_line.plc.settings import ModbusSettings
 from flawscope_line.plc.signals import (
     TO_PLC,
     TO_STATION,

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from flawscope.calibration.promise import confidence_interval_rate
 from flawscope.errors import InputError
-from flawscope.evaluation.metrics._ranking import (
+from flawscope.evaluation.metrics.auroc_au_pro import (
     ImageMetrics,
     Regions,
     check_flags,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.evaluation.metrics._ranking import (
+from flawscope.evaluation.metrics.auroc_au_pro import (
     Counts,
     Maps,
     RankCounts,

@@ -202,10 +202,10 @@ class Trainer(TrainingState, ABC, Generic[B]):
 
     def _interrupt(self, checkpoint: Path | None) -> KeyboardInterrupt:
         """The interrupt that ends the training, with what is kept of it."""
-        so_far = f"step {self.done:,} of {self._expected():,}"
+        steps = f"step {self.done:,} of {self._expected():,}"
         if checkpoint is None:
-            return KeyboardInterrupt(f"{so_far} is lost: there is no checkpoint")
-        return KeyboardInterrupt(f"{so_far} is kept in {checkpoint}; the same call goes on from there")
+            return KeyboardInterrupt(f"{steps} is lost: there is no checkpoint")
+        return KeyboardInterrupt(f"{steps} is kept in {checkpoint}; the same call goes on from there")
 
     def _step(self, batch: B) -> bool:
         """Learn from a batch, log its losses, and return whether it was the last one."""

@@ -73,14 +73,14 @@ class Figures:
     alignment: Json
 
     @property
-    def by_margin(self) -> list[int]:
+    def worst_first(self) -> list[int]:
         """Indices of the rows: the worst mistake first, then near mistakes."""
         return sorted(range(len(self.rows)), key=lambda i: -self.rows[i]["margin"])
 
     @property
     def mistakes(self) -> list[int]:
         """Indices of the mistakes, the worst first."""
-        return [i for i in self.by_margin if self.rows[i]["outcome"] != RIGHT]
+        return [i for i in self.worst_first if self.rows[i]["outcome"] != RIGHT]
 
 
 def compute_figures(
@@ -180,9 +180,9 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
 
 def _rate_metrics(tally: Tally, result: Evaluation) -> list[Metric]:
     expected = result.false_alarms["expected"]
-    told = "no promise" if expected is None else f"expected {percent(expected)}"
+    note = "no promise" if expected is None else f"expected {percent(expected)}"
     return [
-        _rate_metric("false alarms", tally.false_alarms, tally.good, told),
+        _rate_metric("false alarms", tally.false_alarms, tally.good, note),
         _rate_metric("defects found", tally.found, tally.defective, "at the calibrated score threshold"),
     ]
 

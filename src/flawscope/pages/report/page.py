@@ -100,7 +100,7 @@ def evaluation_page(
         part_cards=figures.parts[:MAX_PARTS],
         losses=Markup(loss_plot("losses", manifest.facts)),
         robustness=Markup(robustness_plot("robustness", result.robustness)),
-        worst=figures.mistakes[:MAX_WORST] or figures.by_margin[:MAX_NEAREST],
+        worst=figures.mistakes[:MAX_WORST] or figures.worst_first[:MAX_NEAREST],
         left_out=list(layers).count(PAGE_FULL),
         kinds=kinds,
         points=points,

@@ -216,7 +216,7 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
                 "rank": len(rows),
             }
         )
-    pairs = _near_copies(report)
+    pairs = _near_duplicate_entries(report)
     found = aligned.drawings() if aligned else ()
     drawings = [_card(name, drawn, ("Part", words)) for drawn, name, words in found]
     sections = [("forms", "Forms")]
@@ -244,7 +244,7 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
     )
 
 
-def _near_copies(report: CheckReport) -> list[Json]:
+def _near_duplicate_entries(report: CheckReport) -> list[Json]:
     """Entries of pictures that are nearly the same, side by side."""
     near = [finding for finding in report.findings if finding.code.startswith("nearly")]
     pairs = []

@@ -27,7 +27,7 @@ from flawscope_station.core.queries import Overview
 from flawscope_station.monitoring.threads import describe_threads, thread_stacks
 from flawscope_station.settings.shifts import ShiftSettings, station_zone
 from flawscope_station.settings.station import Limits
-from flawscope_station.shifts import shift_begin
+from flawscope_station.shifts.shift import shift_begin
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.files import MASK_SUFFIX, MASKS
 from flawscope_station.store.filters import FILTERS

@@ -21,7 +21,7 @@ from flawscope_station.core.extension import Menu, MenuLink
 from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings, station_zone
 from flawscope_station.settings.station import Settings
-from flawscope_station.shifts import Shift, ended_shifts
+from flawscope_station.shifts.shift import Shift, ended_shifts
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.filters import BY_NAME, FILTERS, WITH_TRIALS
 from flawscope_station.store.inspection import other_fields

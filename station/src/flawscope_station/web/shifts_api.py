@@ -12,8 +12,8 @@ from flawscope import pages
 from flawscope.errors import InputError
 from flawscope.results import excel
 from flawscope_station.settings.shifts import station_zone
-from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.shifts.reports import ReportImages, csv_text, hourly_rows, report_images, shift_data
+from flawscope_station.shifts.shift import Shift, ended_shifts
 from flawscope_station.store.database import now
 from flawscope_station.store.local_days import DAY
 from flawscope_station.store.records import Store, iso, parse_time

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from flawscope.evaluation.metrics import _ranking as ranking
+from flawscope.evaluation.metrics import auroc_au_pro as ranking
 from flawscope.evaluation.metrics import pixel_metrics
 
 

@@ -111,9 +111,9 @@ class Search:
                 self.say("interrupted: the best so far is fitted; once more stops")
             found, reason = self._choose()
         self.memory.drop(keep=(found.flags,))
-        return self._told(found, reason), found
+        return self._describe(found, reason), found
 
-    def _told(self, found: Recipe, reason: str) -> Choice:
+    def _describe(self, found: Recipe, reason: str) -> Choice:
         """Returns what was tried, with what had no time."""
         took, enough = self.time.spent, 0
         if self.is_known and self.earlier is not None:
