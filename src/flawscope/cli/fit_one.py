@@ -293,7 +293,8 @@ def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
     if found := group_warning(paths, group):
         yield found
     folder = Path(os.path.commonpath([path.parent for path in paths]))
-    unread, beside = list[str](), [path.relative_to(folder).as_posix() for path in masks_in(folder)]
+    unread = list[str]()
+    beside = [path.relative_to(folder).as_posix() for path in masks_in(folder)]
     for path in not_pictures_in(folder):
         of = beside if path.suffix.lower() in COMPANION_SUFFIXES else unread
         of.append(path.relative_to(folder).as_posix())

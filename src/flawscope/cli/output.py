@@ -360,7 +360,8 @@ class Output:
         except InputError as error:
             say(f"no page: {error}")
             return
-        path, table = results.own.path(report.REPORT_NAME), read_table(results.out / TABLE_NAME)
+        path = results.own.path(report.REPORT_NAME)
+        table = read_table(results.out / TABLE_NAME)
         step, parts = common.progress_for(self.args), self.decided_parts
         report.write_page(path, predictions_page(table, results.shown, facts, levels, step, parts=parts))
         say(f"page: {path}")

@@ -202,6 +202,7 @@ def _say_summary(
     summary: output.Summary,
     facts: Json,
 ) -> None:
+    """Says, for a person, the totals of a run, the verdict on a batch, and which files were left out."""
     if not args.json and summary.totals.count:
         common.say(summary.line(results.decided_parts))
     if "batch" in facts:
