@@ -17,7 +17,7 @@ def rows():
 
 def test_the_table_has_every_script():
     listed = [row[1].strip("`") for row in rows() if len(row) == 2 and row[1].startswith("`")]
-    assert sorted(listed) == sorted([*SCRIPTS, "peers/run.py"])
+    assert sorted(listed) == sorted([*SCRIPTS, "peers/run.py", "peers/differences.py"])
 
 
 def test_the_table_has_every_result_and_the_commits_that_made_it():
