@@ -33,7 +33,7 @@ from common import Args, Cell, Record
 sys.path.insert(0, str(common.ROOT / "station" / "tests"))
 
 from flawscope_station.cli.serve import SWITCH_INTERVAL
-from flawscope_station.learning.activation import Learning
+from flawscope_station.learning.candidates import Learning
 from flawscope_station.settings.station import ProductSettings, RetentionSettings, Settings
 from flawscope_station.store.database import Database
 from learning_helpers import drawn_part

@@ -25,7 +25,7 @@ from flawscope_station.assembly import open_station
 from flawscope_station.client import Client
 from flawscope_station.core.station import Station
 from flawscope_station.inspecting import intake
-from flawscope_station.learning.activation import Learning
+from flawscope_station.learning.candidates import Learning
 from flawscope_station.settings.station import override_settings, single_product_settings
 from flawscope_station.web.app import StationServer
 

@@ -39,7 +39,7 @@ COLUMNS = {
     rows.CandidateRow: [schema.jobs],
 }
 # that a query makes; of SQLAlchemy's row
-LABELS = {"product", "number", "model", "called", "contradicts", "_mapping"}
+LABELS = {"product", "number", "version_state", "called", "contradicts", "_mapping"}
 
 
 def names_of(kind: type) -> set[str]:

@@ -223,7 +223,7 @@ def _calibrate_products(
             lines += _describe_calibration(before, after, name if len(given) > 1 else "")
         failures += after.failures
         model = model.with_product(name, after)
-    return model
+    return model.with_looks_of_views(given) if {*given} == {*model.products} else model
 
 
 def _calibrate_product(

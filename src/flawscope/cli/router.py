@@ -32,7 +32,8 @@ def fit(args: argparse.Namespace) -> int:
 
     if args.update and args.cluster is not None:
         raise InputError("--update adds to a model on this machine: leave out --cluster")
-    out, say = files.check_writable(args.out, files.TRAINED_SUFFIX), common.say_unless_quiet(args)
+    out = files.check_writable(args.out, files.TRAINED_SUFFIX)
+    say = common.say_unless_quiet(args)
     old = read_fitted(args.update) if args.update else None
     if old is not None:
         _check_extended(args, old)
@@ -109,8 +110,13 @@ def _join_models(
     products = {} if old is None else dict(old.products)
     for name, call in calls.items():
         products[name] = model_file.read(call.out)
-    recognition = _describe(args, old, products, calls) if pattern is None else None
-    return open_joined(ModelMapping(products, recognition, pattern), args.device)
+    if pattern is None:
+        return open_joined(ModelMapping(products, _describe(args, old, products, calls)), args.device)
+    joined = open_joined(ModelMapping(products, views=pattern), args.device)
+    if old is not None:  # few pictures were added, and the looks are known
+        return joined
+    views = _views_of(args, pattern, common.seed_and_group(joined.facts)[0])
+    return joined.with_looks_of_views({view: _train_paths(one) for view, one in views.items()})
 
 
 def _check_extended(args: argparse.Namespace, old: ModelMapping) -> None:
@@ -194,7 +200,7 @@ def wants_each_view(args: argparse.Namespace) -> bool:
     from flawscope.fitting.view_models import different_views_line, views_differ
 
     views = _views_of(args, PartPattern(args.part, args.view), _seed_of_call(args))
-    if not views_differ({view: [item.path for item in one.train] for view, one in views.items()}):
+    if not views_differ({view: _train_paths(one) for view, one in views.items()}):
         return False
     common.say_unless_quiet(args)(different_views_line([*views], "--no-each-view: one model for all"))
     return True
@@ -213,6 +219,10 @@ def _views_of(args: argparse.Namespace, pattern: PartPattern, seed: int) -> dict
 
     dataset = open_dataset(args.data, args.category, seed=seed, group=pattern.part_key, good=args.good)
     return views_of(dataset, pattern)
+
+
+def _train_paths(dataset: Dataset) -> list[Path]:
+    return [item.path for item in dataset.train]
 
 
 def _seed_of_call(args: argparse.Namespace) -> int:

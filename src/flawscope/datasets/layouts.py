@@ -15,9 +15,9 @@ from pathlib import Path
 
 from flawscope.datasets.class_labels import ClassLabels, read_class_labels
 from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of
+from flawscope.datasets.good_and_bad_folders import FolderTree
 from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.own_folders import (
-    FolderTree,
     defects_in,
     good_folders,
     good_pictures,
@@ -385,7 +385,8 @@ def _review_folder(folder: Path) -> Path:
 def _open_review(root: Path) -> Dataset:
     """Opens a review, pictures that were flagged and decided on since: good pictures to learn from and to
     test on, and defects. All good ones can be learnt from: evaluation leaves out those that a model knows."""
-    good, bad = subfolder(root, *GOOD), subfolder(root, DEFECT_FOLDER)
+    good = subfolder(root, *GOOD)
+    bad = subfolder(root, DEFECT_FOLDER)
     truth = GroundTruth(root)
     items = [Item(path, "good", False) for path in truth.pictures_in(good)]
     defects = defects_in(bad, truth) if bad else []

@@ -28,6 +28,7 @@ from flawscope.datasets.dataset import (
     split_dataset,
     split_of,
 )
+from flawscope.datasets.good_and_bad_folders import NAME_GOOD, FolderTree, folders_question
 from flawscope.datasets.labels.tables import SUFFIXES
 from flawscope.datasets.masks import GroundTruth
 from flawscope.errors import InputError, data_checks, join_names, suggest_name
@@ -55,7 +56,6 @@ from flawscope.pictures.name_words import PictureClass
 from flawscope.pictures.other_files import other_remedies
 
 ALL_GOOD = "all"  # names of folders of good pictures: every one
-NAME_GOOD = "name them with --good NAME[,NAME], the others are defects; --good all: all are good"
 
 
 def open_bare(root: Path, settings: SplitSettings) -> Dataset:
@@ -68,7 +68,7 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
         raise InputError(f"{root}: a folder of masks, by its name; give the folder that holds it")
     labels = read_class_labels(root, paths, by_marks=True)
     if labels.is_complete:
-        return _open_told(root, labels, settings)
+        return _open_labelled(root, labels, settings)
     _refuse_split(root, paths, labels)
     refuse_unknown(root, paths, labels=labels)
     return _all_good(root, paths, settings, labels.splits(paths))
@@ -100,7 +100,7 @@ def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> Non
     raise InputError(f"{root / hint}: {reason}; make it train/good and test/KIND, or good beside bad")
 
 
-def _open_told(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
+def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
     """Opens pictures each of which is called good or defective, by its name or by a list. InputError where
     none is good, or where a folder that says "bad" has a good one."""
     good = [path for path in labels.of if labels.class_of(path) is PictureClass.GOOD]
@@ -290,83 +290,6 @@ def _kind_of(folders: Sequence[str]) -> str:
     return next((name for name in telling if not says_only_bad(name)), telling[-1] if telling else "")
 
 
-class FolderTree:
-    """Meaning of the names of the folders of pictures, each beside its neighbours and below those above it.
-
-    Attributes:
-        counts: of the pictures, by the folder's parts below `root`.
-        said: of each folder. UNCLEAR: also what lies below a folder of good ones, and is not known to be
-        good.
-    """
-
-    def __init__(self, root: Path, paths: Iterable[Path], of_root: Said = Said.SORTED):
-        """of_root: what the name of the root says."""
-        self.root, self._paths = root, list(paths)
-        self.counts = Counter(path.relative_to(root).parent.parts for path in self._paths)
-        self._inside: dict[tuple[str, ...], set[str]] = {}  # names of folders by the one that holds them
-        for parts in self.counts:
-            for depth, name in enumerate(parts):
-                self._inside.setdefault(parts[:depth], set()).add(name)
-        self.said: dict[tuple[str, ...], Said] = {(): of_root}
-        for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
-            of_above = self.said[above]
-            found = read_side_by_side(
-                sorted(names),
-                above,
-                beside_pictures=self.counts[above] > 0,
-                are_good=of_above is Said.GOOD,
-            )
-            for name, said in found.items():
-                self.said[(*above, name)] = _said_below(of_above, said)
-
-    @property
-    def found(self) -> set[Said]:
-        """Meanings of the folders of pictures."""
-        return {self.said[parts] for parts in self.counts}
-
-    def has_unknown(self, known: Iterable[str]) -> bool:
-        """Whether a folder at the top says nothing, and has none of the known names."""
-        names = {fold(name) for name in known}
-        return any(
-            len(parts) == 1 and said not in (Said.GOOD, Said.BAD) and fold(parts[0]) not in names
-            for parts, said in self.said.items()
-        )
-
-    def pictures(self, said: Said) -> list[Path]:
-        return [path for path in self._paths if self.said[path.relative_to(self.root).parent.parts] is said]
-
-    def question(self, remedy: str = NAME_GOOD) -> InputError:
-        """The question which folders hold good pictures: all, where one is unclear, else those side by side
-        where it begins."""
-        for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
-            here = {self.said[(*above, name)] for name in names}
-            here |= {self.said[above]} if self.counts[above] else set()
-            is_plain = here <= {Said.SORTED} or here in ({Said.GOOD}, {Said.BAD})
-            if Said.UNCLEAR not in self.found and not is_plain:
-                return _question(self.root, self._grouped(above), remedy, self.said)
-        return _question(self.root, self.counts, remedy, self.said)
-
-    def _grouped(self, above: tuple[str, ...]) -> Counter[tuple[str, ...]]:
-        here = Counter[tuple[str, ...]]()
-        for parts, number in self.counts.items():
-            if parts[: len(above)] == above:
-                here[parts[: len(above) + 1]] += number
-        return here
-
-
-def _said_below(above: Said, said: Said) -> Said:
-    """Reads a folder below another one."""
-    if Said.UNCLEAR in (above, said):
-        return Said.UNCLEAR
-    if above is Said.GOOD:
-        return Said.GOOD if said in (Said.GOOD, Said.SORTED) else Said.UNCLEAR
-    if above is Said.BAD:  # folders in it are kinds
-        return Said.UNCLEAR if said is Said.GOOD else Said.BAD
-    if above is Said.UNKNOWN:
-        return said if said in (Said.GOOD, Said.BAD) else Said.UNKNOWN
-    return said
-
-
 def refuse_unknown(
     root: Path, paths: Iterable[Path], remedy: str = NAME_GOOD, labels: ClassLabels | None = None
 ) -> None:
@@ -389,7 +312,7 @@ def refuse_unknown(
     if labels.is_doubtful() and (is_known or not labels.is_silent):
         raise labels.question(root, remedy)
     if says_only_bad(own) or (own and is_mistake(own)):
-        raise _question(root.parent, Counter({(own,): len(paths)}), remedy, {(own,): read_words(own)})
+        raise folders_question(root.parent, Counter({(own,): len(paths)}), remedy, {(own,): read_words(own)})
     if not is_known:
         raise tree.question(remedy)
 
@@ -445,37 +368,12 @@ def split_question(root: Path, paths: Iterable[Path]) -> InputError:
     """The question which kinds of a split data set are good."""
     counts = Counter(_kind_folders(path.relative_to(root).parts[:-1]) for path in paths)
     tops = read_side_by_side(sorted({parts[0] for parts in counts if parts}))
-    return _question(root, counts, NAME_GOOD, {parts: tops[parts[0]] for parts in counts if parts})
+    return folders_question(root, counts, NAME_GOOD, {parts: tops[parts[0]] for parts in counts if parts})
 
 
 def _kind_folders(folders: Sequence[str]) -> tuple[str, ...]:
     """Folders without those that tell a split."""
     return tuple(name for name in folders if not split_said(name))
-
-
-def _question(
-    root: Path,
-    counts: Mapping[tuple[str, ...], int],
-    remedy: str,
-    said: Mapping[tuple[str, ...], Said],
-) -> InputError:
-    """The question which folders hold good pictures.
-
-    Args:
-        counts: of the pictures, by the folder below `root`.
-        said: what the folders say.
-    """
-    words = {
-        Said.GOOD: ", good by its name",
-        Said.BAD: ", not good by its name",
-        Said.UNCLEAR: ", unclear by its name",
-    }
-    listed = []
-    for parts in sorted(counts, key=lambda parts: natural_key("/".join(parts))):
-        why = words.get(said.get(parts, Said.UNKNOWN), "") if parts else ""
-        listed.append(f"{'/'.join(parts) or '.'} ({counts[parts]}{why})")
-    line = f"{root}: which folders hold good pictures? {join_names(listed, 12)}: {remedy}"
-    return InputError(data_checks.WHICH_FOLDERS.coded(line))
 
 
 def split_names(text: str, option: str, remedy: str) -> tuple[str, ...]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from flawscope.calibration.streams import Stream
 from flawscope.datasets.class_labels import read_class_labels
 from flawscope.datasets.dataset import Dataset, Item, count_reasons
+from flawscope.datasets.good_and_bad_folders import FolderTree
 from flawscope.datasets.labels import LabelFiles
 from flawscope.datasets.layouts import find_categories, open_dataset
 from flawscope.datasets.masks import GroundTruth
-from flawscope.datasets.own_folders import FolderTree, defects_in
+from flawscope.datasets.own_folders import defects_in
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.folder_words import Said

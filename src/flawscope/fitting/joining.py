@@ -67,7 +67,7 @@ def join(
     Args:
         models: by the name of the product or the view, of any methods and settings.
         pictures: the good pictures that each was fitted on, as `fit` takes them: descriptors of them tell
-            the products apart. Views need none.
+            the products apart. Of views, good ones: by these exchanged pictures are named.
         part: regular expression on file names that tells parts apart (`fit`): the models are those of views
             then, fitted without it.
         view: the same for views.
@@ -78,7 +78,9 @@ def join(
     """
     artefacts = {name: _one_model(name, model) for name, model in models.items()}
     if part is not None:
-        return open_joined(ModelMapping(artefacts, views=PartPattern(part, view)), device)
+        joined = open_joined(ModelMapping(artefacts, views=PartPattern(part, view)), device)
+        shown = {name: split_sources(own, None)[0] for name, own in (pictures or {}).items()}
+        return joined.with_looks_of_views(shown)
     if pictures is None or models.keys() != pictures.keys():
         raise InputError("join takes good pictures of each model: give both by the products' names")
     network = descriptor_model(artefacts)

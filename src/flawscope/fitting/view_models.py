@@ -22,12 +22,11 @@ from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.decoding import PictureSource, decode
 from flawscope.pictures.listing import picture_names
 from flawscope.predictor import Predictor
+from flawscope.predictor.looks_of_views import looked_at
 from flawscope.predictor.router import Router, open_joined
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 from flawscope.types import Json
 from flawscope.views.view_looks import look_different, thumbnail
-
-LOOKED_AT = 24  # good pictures of each view, evenly drawn, that are compared
 
 
 class ViewPictures(NamedTuple):
@@ -155,9 +154,8 @@ def views_differ(pictures: Mapping[str, Sequence[PictureSource]]) -> bool:
     looks: dict[str, list[NDArray[np.float32]]] = {}
     for view, own in pictures.items():
         looks[view] = []
-        chosen = np.linspace(0, len(own) - 1, min(len(own), LOOKED_AT)).round().astype(int)
-        for index in np.unique(chosen):
-            look = _look(own[index])
+        for source in looked_at(own):
+            look = _look(source)
             if look is not None:
                 looks[view].append(look)
     return look_different(looks)
@@ -212,7 +210,8 @@ def _fit_each(
     mapping = ModelMapping({view: one.artefact for view, one in models.items()}, views=pattern)
     mapping.facts.check()
     failures = {view: one.failures for view, one in models.items()}
-    return open_joined(mapping, how.get("device", "auto"), failures)
+    joined = open_joined(mapping, how.get("device", "auto"), failures)
+    return joined.with_looks_of_views({view: own.sources for view, own in views.items()})
 
 
 def _of_view(view: str, step: ProgressCallback) -> ProgressCallback:

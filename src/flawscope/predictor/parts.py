@@ -67,7 +67,7 @@ class PartCollector:
         self.pattern = pattern
         self.calibrations = {name: known.calibration for name, known in facts.known_parts().items()}
         self._looks = dict[str, ViewLooks | None]()
-        for name in self.calibrations:  # models of one view each see no other
+        for name in self.calibrations:  # of models of one view each the router compares their looks
             self._looks[name] = None if facts.views else ViewLooks.from_facts(facts.manifests[name].facts)
         self._open: dict[str, dict[str, Prediction]] = {}
 
@@ -205,7 +205,8 @@ class RoutedParts(PartCollector):
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
     ) -> PartPrediction:
-        shown, same_product = self._recognise_product(views), dict[str, Prediction]()
+        shown = self._recognise_product(views)
+        same_product = dict[str, Prediction]()
         for view, one in views.items():
             if one.recognition is not None and one.recognition.nearest != shown.nearest:
                 try:

@@ -1,5 +1,5 @@
-"""Tells which view of a part a picture shows, or which light, where one model sees all: it finds nothing in
-pictures that were exchanged. Torch-free.
+"""Tells which view of a part a picture shows, or which light: a model of all views finds nothing in pictures
+that were exchanged, and a model of one view cannot say why they are anomalous. Torch-free.
 
 A picture is compared by a thumbnail with the mean of each view's good pictures, in the spread of these. Views
 that good pictures do not tell apart clearly are never called exchanged.

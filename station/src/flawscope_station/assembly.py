@@ -9,7 +9,7 @@ from flawscope_station.challenge.challenge import Challenge
 from flawscope_station.core.extension import Extension, MenuLink
 from flawscope_station.core.station import Station
 from flawscope_station.drift.assembly import Drift
-from flawscope_station.learning.activation import Learning
+from flawscope_station.learning.candidates import Learning
 from flawscope_station.learning.jobs import JobQueue
 from flawscope_station.settings.station import Settings
 from flawscope_station.setup.drafts import Drafts
@@ -64,7 +64,9 @@ def _new_products(core: Station) -> Extension:
 
 
 def _challenge(core: Station) -> Extension:
-    settings, names, configured = core.settings, core.addresses.names, core.addresses.settings
+    settings = core.settings
+    names = core.addresses.names
+    configured = core.addresses.settings
     product = lambda number: configured[names[number]]  # noqa: E731
     runs_by = settings.engine, settings.device
     challenge = Challenge(product, runs_by, settings.shifts, names, core.renderer, core.report)

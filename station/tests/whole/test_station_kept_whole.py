@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flawscope.artefact import rates
-from flawscope_station.learning.activation import Learning
+from flawscope_station.learning.candidates import Learning
 from flawscope_station.setup.draft import describe_result
 from learning_helpers import API, NAME, Line, drawn_part, stained_once
 from tablet import PHONE, SLATE, needs_chromium

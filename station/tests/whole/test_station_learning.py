@@ -17,8 +17,8 @@ from sqlalchemy import select
 from flawscope import load
 from flawscope.predictor import read_manifest
 from flawscope_station.learning import jobs
-from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_records import list_history
+from flawscope_station.learning.candidates import Learning
 from flawscope_station.settings.station import LearningSettings, ProductSettings
 from flawscope_station.store.schema import learnt_pixels, pictures
 from learning_helpers import API, NAME, Line, drawn_part

@@ -9,8 +9,8 @@ import pytest
 import flawscope
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
-from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_plan import make_plan
+from flawscope_station.learning.candidates import Learning
 from flawscope_station.store.throughput import pictures_a_day, reviewed_defects
 from learning_helpers import Line, drawn_part
 from station_helpers import NAME, make_older

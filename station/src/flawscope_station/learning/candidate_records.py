@@ -53,7 +53,7 @@ class Candidate(BaseModel):
     def of(cls, row: CandidateRow, step: JobStep | None = None) -> Candidate:
         """Return a candidate of its row. step: progress, while it is being made."""
         times = {name: iso(getattr(row, name)) for name in ("created_at", "changed_at")}
-        version = None if row.model == REMOVED else row.version_id
+        version = None if row.version_state == REMOVED else row.version_id
         own = {"id": row.id, "status": status_of(row), "start": row.start_version_id, "version": version}
         found = cls.model_validate({**json.loads(row.facts), **own, **times, "by": row.who, "step": step})
         found.at_risk = found.judgement.at_risk if found.judgement else []
@@ -62,9 +62,9 @@ class Candidate(BaseModel):
 
 def status_of(row: CandidateRow) -> str:
     """Status of a candidate by its job and by the state of the version that it became."""
-    if row.model in (ACTIVE, RETIRED):
+    if row.version_state in (ACTIVE, RETIRED):
         return LIVE
-    if row.model == REMOVED or (row.status == DONE and row.version_id is None):
+    if row.version_state == REMOVED or (row.status == DONE and row.version_id is None):
         return REMOVED
     return READY if row.status == DONE else str(row.status)
 
@@ -113,7 +113,8 @@ def advice(candidate: Candidate, active: int | None) -> Advice | None:
     use."""
     if (judged := candidate.judgement) is None:
         return None
-    before, after = int(judged.good.before[0]), int(judged.good.after[0])
+    before = int(judged.good.before[0])
+    after = int(judged.good.after[0])
     numbers = {"before": before, "after": after, "n": judged.good.count}
     if candidate.status == READY and candidate.compared_with not in (None, active):
         return Advice(False, "old", {"version": candidate.compared_with or 0})

@@ -152,19 +152,21 @@ class Jobs:
     def by_version(self, product_id: int) -> dict[int, CandidateRow]:
         """Return the last job that became each version."""
         ours = jobs.c.product_id == product_id, jobs.c.version_id.is_not(None)
-        rows = self.database.rows(_with_model().where(*ours).order_by(jobs.c.id))
+        rows = self.database.rows(_with_version_state().where(*ours).order_by(jobs.c.id))
         return {int(row.version_id): row for row in rows}
 
     def row(self, product_id: int, number: int) -> CandidateRow:
-        """Return a product's job, with the state of its version as `model`. NotFoundError."""
-        row = self.database.row(_with_model().where(jobs.c.product_id == product_id, jobs.c.id == number))
+        """Return a product's job, with the state of its version. NotFoundError."""
+        row = self.database.row(
+            _with_version_state().where(jobs.c.product_id == product_id, jobs.c.id == number)
+        )
         if row is None:
             raise NotFoundError(f"there is no candidate {number} of this product")
         return row
 
     def latest(self, product_id: int, most: int = MAX_LATEST) -> Sequence[CandidateRow]:
-        """Return a product's latest jobs, newest first, each with the state of its version as `model`."""
-        query = _with_model().where(jobs.c.product_id == product_id)
+        """Return a product's latest jobs, newest first, each with the state of its version."""
+        query = _with_version_state().where(jobs.c.product_id == product_id)
         return self.database.rows(query.order_by(jobs.c.id.desc()).limit(most))
 
     def of_draft(self, name: str) -> JobRow | None:
@@ -180,10 +182,10 @@ class Jobs:
         self.database.change(delete(jobs).where(jobs.c.draft == name))
 
 
-def _with_model() -> Select[tuple[object, ...]]:
-    """Query of jobs, each with the state of the version that it became as `model`; NULL: it became none."""
+def _with_version_state() -> Select[tuple[object, ...]]:
+    """Query of jobs, each with the state of the version that it became; NULL: it became none."""
     became = jobs.outerjoin(versions, versions.c.id == jobs.c.version_id)
-    return select(jobs, versions.c.state.label("model")).select_from(became)
+    return select(jobs, versions.c.state.label("version_state")).select_from(became)
 
 
 def job_of_version(connection: Connection, product_id: int, version: int) -> JobRow | None:

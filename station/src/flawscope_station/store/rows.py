@@ -325,6 +325,6 @@ class JobRow(Protocol):
 
 
 class CandidateRow(JobRow, Protocol):
-    """Job, with the state of the version that it became as `model`."""
+    """Job, with the state of the version that it became, None where it became none."""
 
-    model: str | None
+    version_state: str | None

@@ -16,8 +16,8 @@ from flawscope.artefact import ModelFacts, rates
 from flawscope.artefact import files as model_files
 from flawscope.errors import InputError
 from flawscope_station.access.roles import has_role
-from flawscope_station.learning.activation import Learning
 from flawscope_station.learning.candidate_records import Candidate, advice, list_history, status_of
+from flawscope_station.learning.candidates import Learning
 from flawscope_station.learning.jobs import REJECTED
 from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.setup.live_products import LiveProducts
@@ -319,7 +319,8 @@ def models(
     live_products: LiveProductsDep,
 ) -> Response:
     product_id = page.product_id
-    listed, state = versions.list_versions(product_id), learning.facts(product_id)
+    listed = versions.list_versions(product_id)
+    state = learning.facts(product_id)
     all_versions = listed["versions"]
     active = next((version for version in all_versions if version["id"] == listed["active"]), None)
     candidates: list[Candidate] = state["candidates"][:MAX_CANDIDATES]
