@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 BENCH = Path(__file__).parents[2] / "bench"
-SHARED = ("closed_layouts.py", "common.py", "drawn.py", "models.py")
+SHARED = ("closed_layouts.py", "common.py", "drawn.py", "models.py", "searches.py")
 SCRIPTS = sorted(p.name for p in BENCH.glob("*.py") if p.name not in SHARED)
 
 
