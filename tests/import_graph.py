@@ -17,8 +17,8 @@ def _name(path, root):
 
 
 @cache
-def imported_by(path):
-    """Every module that the file names in an import, also inside functions; full names."""
+def names_taken_by(path):
+    """Full names of all that the file imports, also inside functions."""
     found = set()
     with apart("import graph"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -27,8 +27,15 @@ def imported_by(path):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: write imports in full"
-            found |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return frozenset(found)
+
+
+@cache
+def imported_by(path):
+    """Every module that the file names in an import, also inside functions; full names."""
+    taken = names_taken_by(path)
+    return taken | {name.rpartition(".")[0] for name in taken if "." in name}
 
 
 def inner_arrows(root, package=""):
@@ -42,6 +49,36 @@ def inner_arrows(root, package=""):
             if name.startswith(f"{prefix}.") and any(m.split(".")[0] == other for m in own):
                 found.add((module.split(".")[0], other))
     return {(one, other) for one, other in found if one != other}
+
+
+def module_arrows(root):
+    """Imports between the modules of a package, at any depth, named from the root's folder on; "": its own
+    face. A name that is no module is the package's that it is taken from."""
+    own = modules_of(root)
+    found = set()
+    for module, path in own.items():
+        for name in names_taken_by(path):
+            if name.split(".")[0] != root.name:
+                continue
+            while (inside := name.removeprefix(root.name).removeprefix(".")) not in own:
+                name = name.rpartition(".")[0]
+            found.add((module, inside))
+    return {(one, other) for one, other in found if one != other}
+
+
+def arrows_to_own_face(root):
+    """Imports of a name from the face of a package that the module itself lies in."""
+    own = modules_of(root)
+    found = set()
+    for module, path in own.items():
+        for name in names_taken_by(path):
+            inside = name.removeprefix(f"{root.name}.")
+            package = inside.rpartition(".")[0]
+            if not name.startswith(f"{root.name}.") or inside in own:
+                continue
+            if not package or module.startswith(f"{package}."):
+                found.add((module, inside))
+    return found
 
 
 def packages_of(root):

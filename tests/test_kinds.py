@@ -11,7 +11,8 @@ import flawscope
 from flawscope.artefact import model_file
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import partial_fit
-from flawscope.predictor.kinds import Example, learn_kinds, region_descriptors
+from flawscope.predictor.kinds import Example, learn_kinds
+from flawscope.predictor.region_kinds import region_descriptors
 from kinds_helpers import EACH, KINDS, draw, good, labelled_fixture, named_fixture  # noqa: F401
 
 

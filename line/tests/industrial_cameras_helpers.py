@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from camera_helpers import source_context
-from flawscope_line.industrial_cameras import IndustrialCameraSettings, make_camera
+from flawscope_line.industrial_cameras import make_camera
+from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings
 from flawscope_station.sources.camera import LiveCamera
 from flawscope_station.sources.frames import CameraLostError
 

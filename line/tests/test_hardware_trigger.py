@@ -15,9 +15,9 @@ import pytest
 from av import VideoFrame
 
 from flawscope.errors import InputError
-from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras import signalled as signalled_module
 from flawscope_line.industrial_cameras.camera import NumberedFrame, TriggeredCamera
+from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings
 from flawscope_line.industrial_cameras.signalled import MAX_PARTS_WAITING, SignalledCamera
 from flawscope_station.inspecting.interlock import NotReadyError
 from flawscope_station.inspecting.memory import BusyError

@@ -15,8 +15,9 @@ from av import VideoFrame
 from PIL import Image
 
 from flawscope.errors import InputError
-from flawscope_line.industrial_cameras import BASLER, GENICAM, IndustrialCameraSettings
+from flawscope_line.industrial_cameras import BASLER, GENICAM
 from flawscope_line.industrial_cameras.camera import NumberedFrame, frames_after
+from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings
 from flawscope_station.sources.frames import CameraLostError
 from flawscope_station.sources.source import RUNNING, CameraFrozenError, NoFrameError
 from flawscope_station.testing import check_source

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from flawscope_line.plc import ModbusSettings
 from flawscope_line.plc import line as line_module
 from flawscope_line.plc.handshake import Answer, Code, Inputs, Outputs, Triggered
 from flawscope_line.plc.line import DOUBT_SECONDS, PlcLine, TransportError
+from flawscope_line.plc.settings import ModbusSettings
 from flawscope_line.plc.signals import part_number
 from flawscope_station.core.connections import Connections, Timing
 from flawscope_station.sources.source import AWAY, FROZEN, RUNNING, State

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.shifts import shift_begin
+from flawscope_station.shifts.shift import shift_begin
 
 SHIFTS = ShiftSettings({"early": "06:00", "late": "14:00", "night": "22:00"}, zone="Europe/Berlin")
 

@@ -1,4 +1,4 @@
-"""What is odd about good pictures follows from their rows and columns, whoever asks."""
+"""What is unusual about good pictures follows from their rows and columns, whoever asks."""
 
 from dataclasses import replace
 
@@ -13,10 +13,10 @@ from flawscope.calibration.outliers import (
     NOTHING,
     UNLIKE,
     WORDS,
-    Odd,
+    Unusual,
+    find_unusual,
+    find_unusual_looks,
     list_suspects,
-    odd,
-    odd_looks,
     refuse,
     settle,
 )
@@ -47,7 +47,7 @@ def rows():
 
 
 def reasons(rows, seen, **more):
-    return {one.reason: one.line for one in odd(rows, calibrate(rows), None, seen, **more)}
+    return {one.reason: one.line for one in find_unusual(rows, calibrate(rows), None, seen, **more)}
 
 
 def plain_third(row):
@@ -82,7 +82,7 @@ def test_a_copy_is_no_second_picture(rows):
 def test_suspects_are_each_told_once_with_their_first_reason(rows):
     rows, seen = [replace(row, look=plain_third(row)) for row in rows], hashes(rows)
     rows[5] = replace(rows[5], score=9.0, maximum=9.0)  # alone decides
-    found = [*odd(rows, calibrate(rows), None, seen, asks=False)]
+    found = [*find_unusual(rows, calibrate(rows), None, seen, asks=False)]
     suspects = list_suspects(found, {row.name: row.score for row in rows}, {"5.png": 9.0, "19.png": 1.4})
     told = [(one.name, one.reason) for one in suspects]
     assert told == [("5.png", ALONE), ("19.png", HIGH), ("3.png", NOTHING)]
@@ -90,11 +90,13 @@ def test_suspects_are_each_told_once_with_their_first_reason(rows):
 
 
 def test_force_says_that_all_are_good(rows):
-    found = [*odd_looks([look(0.5), *(look(30.0) for _ in range(9))], [f"{k}.png" for k in range(10)])]
+    found = [
+        *find_unusual_looks([look(0.5), *(look(30.0) for _ in range(9))], [f"{k}.png" for k in range(10)])
+    ]
     assert [ASKS[one.reason] for one in found] == [True]
     with pytest.raises(InputError, match=r"0\.png: shows nothing .*--force"):
         refuse(found, force=False)
     assert refuse(found, force=True) == [found[0].line]
-    assert refuse([Odd(UNLIKE, "brighter")], force=False) == ["brighter"]
+    assert refuse([Unusual(UNLIKE, "brighter")], force=False) == ["brighter"]
     assert settle(found) == ([], [found[0].line])
     assert settle(found, force=True) == ([found[0].line], [])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flawscope.pictures import near_duplicates
-from flawscope.pictures.empty_pictures import show_nothing
+from flawscope.pictures.empty_pictures import find_blank_pictures
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.units import group_reader, named_rows, units_of
 from flawscope.synthesis.demo import fabric
@@ -48,10 +48,10 @@ def test_noise_alone_shows_nothing_however_deep_the_picture(white):
     rng = np.random.default_rng(0)
     dark = (np.abs(rng.normal(0.01, 0.03, (SIDE, SIDE, 3))).clip(0, 1) * white).astype(white.dtype)
     good = [(part(k) / 255 * white).astype(white.dtype) for k in range(4)]
-    assert show_nothing([Look.of(one) for one in [*good, dark]]) == [4]
+    assert find_blank_pictures([Look.of(one) for one in [*good, dark]]) == [4]
     fabrics = [fabric.render(SIDE, np.random.default_rng(k), None) for k in range(4)]
     deep = [(one.clip(0, 255) / 255 * white).astype(white.dtype) for one in fabrics]
-    assert show_nothing([Look.of(one) for one in deep]) == []
+    assert find_blank_pictures([Look.of(one) for one in deep]) == []
 
 
 def test_comparing_pictures_holds_little_of_each(monkeypatch):

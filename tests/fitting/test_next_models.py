@@ -11,6 +11,7 @@ import torch
 from brightness import model as brightness_model
 from flawscope.artefact import model_file
 from flawscope.artefact.carried import MEASURED_FACTS, carried_facts
+from flawscope.artefact.expected import SCALE
 from flawscope.artefact.tried import TRIED
 from flawscope.calibration.size_bounds import SIZE_BOUNDS
 from flawscope.errors import InputError
@@ -20,7 +21,6 @@ from flawscope.fitting.preparation import create_detector
 from flawscope.fitting.stored_options import stored_settings
 from flawscope.methods import registry
 from flawscope.methods.training.efficientad import model as efficientad
-from flawscope.predictor import SCALE
 from small_fits import fit_small, fitted_one, good, parts, sparse_banks  # noqa: F401
 
 SAMPLES = Path(__file__).parents[1] / "fixtures/models"

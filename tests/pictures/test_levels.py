@@ -11,7 +11,7 @@ from deep_files import deep_png
 from flawscope.pictures.arrays import from_numpy
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.decoding import decode, to_eight_bits
-from flawscope.pictures.empty_pictures import show_nothing
+from flawscope.pictures.empty_pictures import find_blank_pictures
 from flawscope.pictures.levels import Levels, common_levels, own_levels, used_range
 from flawscope.pictures.near_duplicates import Look
 from flawscope.views.preprocess import Preprocess
@@ -143,10 +143,10 @@ def test_a_small_part_of_the_range_is_told_and_stretched(name):
     shown = to_eight_bits(stored[0].astype(np.float32), levels)
     assert np.ptp(shown.astype(int)) > 127
     looks = [Look.of(decode(values)) for values in stored]
-    assert show_nothing(looks) == []
-    assert show_nothing([*looks, Look.of(decode(RANGES[name](product(9, bright=20))))]) in ([], [5])
+    assert find_blank_pictures(looks) == []
+    assert find_blank_pictures([*looks, Look.of(decode(RANGES[name](product(9, bright=20))))]) in ([], [5])
     mixed = [Look.of(decode((product(k) * 16).astype(np.uint16))) for k in range(6)] + looks[:1]
-    assert show_nothing(mixed) == []
+    assert find_blank_pictures(mixed) == []
 
 
 def test_without_a_black_level_pictures_are_clipped_after_they_are_resampled():

@@ -11,34 +11,6 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 MAX_WORDS = 450  # of the page, without its tables' lines between cells and without the table of words
 MAX_ROWS = 60  # of the table of words
 SOURCES = ("src", "station/src", "line/src")
-# (old word, package) where names with it still stand: this may only become shorter
-STILL = {
-    ("told", "artefact"),
-    ("told", "cli"),
-    ("told", "datasets"),
-    ("told", "evaluation"),
-    ("told", "fitting"),
-    ("told", "pages"),
-    ("told", "pictures"),
-    ("told", "predictor"),
-    ("told", "results"),
-    ("tells", "pictures"),
-    ("odd", "calibration"),
-    ("odd", "datasets"),
-    ("odd", "fitting"),
-    ("odd", "pictures"),
-    ("odd", "sources"),
-    ("odd", "web"),
-    ("near_copies", "datasets"),
-    ("near_copies", "evaluation"),
-    ("near_copies", "pages"),
-    ("near_copies", "pictures"),
-    ("so_far", "artefact"),
-    ("so_far", "methods"),
-    ("why_passed_over", "pictures"),
-    ("with_room", "fitting"),
-    ("name_as_typed", "cli"),
-}
 # packages in which it is the field's word: an odd number, the floor of a value
 FIELD = {"odd": {"methods"}, "floor": {"methods", "pictures", "synthesis"}}
 ALONE = {"but"}  # as a whole name alone
@@ -102,8 +74,7 @@ def prose(path: Path) -> str:
 
 def test_old_names_do_not_come_back():
     found = [one for one in found_names() if one[1] not in FIELD.get(one[0], ())]
-    assert {one for one in found if one[:2] not in STILL} == set()
-    assert STILL - {one[:2] for one in found} == set(), "they are gone: take them out of STILL"
+    assert found == []
 
 
 def test_old_words_do_not_come_back_in_the_pages():

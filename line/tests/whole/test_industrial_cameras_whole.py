@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from random import Random
 
-from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import NumberedFrame
+from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings
 from flawscope_station.sources.frames import CameraLostError
 from flawscope_station.sources.source import RUNNING, AwayError, NoFrameError
 from industrial_cameras_helpers import SERIAL, camera, first_pixel
@@ -140,7 +140,7 @@ def test_a_camera_that_another_program_uses_says_so(fake):
     until(lambda: first.state.state == RUNNING)
     code = (
         "from flawscope_line.industrial_cameras.aravis import AravisDevice; "
-        "from flawscope_line.industrial_cameras import IndustrialCameraSettings as Settings; "
+        "from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings as Settings; "
         "AravisDevice(Settings('FV01'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pymodbus.client import AsyncModbusTcpClient
 
 from flawscope.errors import InputError
-from flawscope_line.plc import ModbusSettings, OpcUaSettings
 from flawscope_line.plc.handshake import Inputs, Outputs
 from flawscope_line.plc.modbus import ModbusServer
 from flawscope_line.plc.opcua import OpcUaServer
+from flawscope_line.plc.settings import ModbusSettings, OpcUaSettings
 from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, ROOT_NODE, TO_PLC, TO_STATION, pack, unpack
 from station_helpers import free_port
 

@@ -142,7 +142,9 @@ class ModelFacts:
         )
 
     def _parts_of_views(self, pattern: PartPattern) -> KnownParts:
-        pictures, scores, drawn = list[View](), list[float](), list[bool]()
+        pictures = list[View]()
+        scores = list[float]()
+        drawn = list[bool]()
         for view, manifest in self.manifests.items():
             rows = counted(manifest.pictures)
             pictures += [View(pattern.parse_part(row.name), view) for row in rows]

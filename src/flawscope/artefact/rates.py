@@ -205,9 +205,9 @@ def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
         if tried is None or any(len(one) < MIN_DEFECTS for one in tried.scores.values()):
             return {}
         for size in tried.scores:
-            so_far = found.setdefault(size, [0, 0])
+            counts = found.setdefault(size, [0, 0])
             for k, number in enumerate(tried.count_found(size)):
-                so_far[k] += number
+                counts[k] += number
     return found
 
 

@@ -72,9 +72,9 @@ class Trial:
             about = f": about {pluralize(self.minutes, 'minute')}" if self.minutes else ""
             return name, *[""] * (5 if has_given else 3), f"{self.note}{about}"
         counts = [self.false_alarms, *([self.found_given] if has_given else []), self.found]
-        told = [f"{count} of {every}" if every else "" for count, every in counts]
+        shares = [f"{count} of {every}" if every else "" for count, every in counts]
         apart = [f"{np.mean(one):.1%}" if one else "" for one in (self.given, self.simulated)]
-        return name, *told, *apart[0 if has_given else 1 :], f"{1000 * self.seconds:.0f} ms"
+        return name, *shares, *apart[0 if has_given else 1 :], f"{1000 * self.seconds:.0f} ms"
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Trial:

@@ -1,4 +1,4 @@
-"""Says what is odd about good pictures, at one place for fits, updates, new calibrations and reduced
+"""Says what is unusual about good pictures, at one place for fits, updates, new calibrations and reduced
 precisions. Each reason has a name and one end, a remark or a question of the model."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flawscope.errors import InputError, data_checks, join_names, pluralize
 from flawscope.pictures.apart import find_apart
 from flawscope.pictures.appearance import AppearanceRange, FeatureValues, describe_shifts, is_far
 from flawscope.pictures.empty_pictures import NOTHING as SHOWN_NOTHING
-from flawscope.pictures.empty_pictures import show_nothing
+from flawscope.pictures.empty_pictures import find_blank_pictures
 from flawscope.pictures.near_duplicates import Look
 from flawscope.pictures.table import DUPLICATE, Picture
 
@@ -52,9 +52,9 @@ WORDS = {
 SUSPECTS = "suspects"  # among a model's facts
 
 
-class Odd(NamedTuple):
-    """Pictures that are odd: the reason, one of `ASKS`, a line for a person, and their names; none where it
-    is of no single pictures."""
+class Unusual(NamedTuple):
+    """Pictures that are unusual: the reason, one of `ASKS`, a line for a person, and their names; no names
+    where the reason is of all of them together."""
 
     reason: str
     line: str
@@ -74,12 +74,12 @@ class Suspect(NamedTuple):
         return f"{self.name}{score}  {WORDS[self.reason]}"
 
 
-def odd_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Odd]:
-    """Says what is odd about pictures before anything is learnt from them."""
-    if nothing := show_nothing(looks):
+def find_unusual_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Unusual]:
+    """Says what is unusual about pictures before anything is learnt from them."""
+    if nothing := find_blank_pictures(looks):
         verb = "shows" if len(nothing) == 1 else "show"
         line = f"{join_names([names[k] for k in nothing])}: {verb} {SHOWN_NOTHING}"
-        yield Odd(NOTHING, data_checks.SHOWS_NOTHING.coded(line), tuple(names[k] for k in nothing))
+        yield Unusual(NOTHING, data_checks.SHOWS_NOTHING.coded(line), tuple(names[k] for k in nothing))
 
 
 def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iterator[tuple[Who, float]]:
@@ -90,10 +90,15 @@ def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iter
 
 
 def list_suspects(
-    found: Iterable[Odd], scores: Mapping[str, float | None], far: Mapping[str, float]
+    found: Iterable[Unusual], scores: Mapping[str, float | None], far: Mapping[str, float]
 ) -> list[Suspect]:
-    """Lists the good pictures that deserve a look, each once, with its first reason: what is odd about them,
-    then their score alone, highest first. scores: of the model's pictures. far: those of `suspicious`."""
+    """Lists the good pictures that deserve a look, each once, highest score first.
+
+    Args:
+        found: what is unusual about them. Of several reasons for a picture the first is listed.
+        scores: of the model's pictures.
+        far: scores of those that `suspicious` finds. A score alone is the last of the reasons.
+    """
     reasons = dict.fromkeys(far, HIGH) | {
         name: one.reason for one in reversed([*found]) for name in one.names
     }
@@ -101,7 +106,7 @@ def list_suspects(
     return sorted(listed, key=lambda one: -math.inf if one.score is None else -one.score)
 
 
-def refuse(found: Iterable[Odd], force: bool) -> list[str]:
+def refuse(found: Iterable[Unusual], force: bool) -> list[str]:
     """Asks before the work, and returns the notes. InputError: nobody says that the pictures are good."""
     notes, questions = settle(found, force)
     if questions:
@@ -109,7 +114,7 @@ def refuse(found: Iterable[Odd], force: bool) -> list[str]:
     return notes
 
 
-def odd(
+def find_unusual(
     rows: Iterable[Picture],
     calibration: Calibration,
     defects: DefectScores | None = None,
@@ -120,8 +125,8 @@ def odd(
     before: Calibration | None = None,
     appearance: AppearanceRange | None = None,
     left_out: int = 0,
-) -> Iterator[Odd]:
-    """Says what is odd about the good pictures that a threshold comes from.
+) -> Iterator[Unusual]:
+    """Says what is unusual about the good pictures that a threshold comes from.
 
     Args:
         rows: of the model.
@@ -137,7 +142,7 @@ def odd(
     added = [row for row in every if row.hash in new and row.role != DUPLICATE]
     if before:
         yield from _too_few_questions(calibration, before, left_out)
-    yield from odd_looks([row.look for row in added], [row.name for row in added])
+    yield from find_unusual_looks([row.look for row in added], [row.name for row in added])
     yield from _apart_questions(added, cells)
     if asks and (found := defect_like_question(calibration, names, defects, before=before)):
         yield found
@@ -148,24 +153,25 @@ def odd(
         yield from _learnt_notes(calibration, before)
 
 
-def _too_few_questions(calibration: Calibration, before: Calibration, left_out: int) -> Iterator[Odd]:
+def _too_few_questions(calibration: Calibration, before: Calibration, left_out: int) -> Iterator[Unusual]:
     line = too_few_question(calibration, before, left_out)
     if line:
-        yield Odd(TOO_FEW, data_checks.TOO_FEW.coded(line))
+        yield Unusual(TOO_FEW, data_checks.TOO_FEW.coded(line))
 
 
-def _learnt_notes(calibration: Calibration, before: Calibration) -> Iterator[Odd]:
+def _learnt_notes(calibration: Calibration, before: Calibration) -> Iterator[Unusual]:
     line = learnt_note(calibration, before)
     if line:
-        yield Odd(COPIES, data_checks.COPIES_OF_LEARNT.coded(line))
+        yield Unusual(COPIES, data_checks.COPIES_OF_LEARNT.coded(line))
 
 
 def _apart_questions(
     added: Sequence[Picture], cells: Mapping[str, NDArray[np.float32] | None]
-) -> Iterator[Odd]:
+) -> Iterator[Unusual]:
     """Asks about new pictures that lie apart from the others. cells: features of some, by hash."""
     features = [cells.get(row.hash) for row in added]
-    measured, units = [row.measured for row in added], [row.unit for row in added]
+    measured = [row.measured for row in added]
+    units = [row.unit for row in added]
     for places in find_apart(features, measured, units):
         verb = "lies" if len(places) == 1 else "lie"
         apart = tuple(added[k].name for k in places)
@@ -173,12 +179,12 @@ def _apart_questions(
             f"{join_names(apart)} {verb} apart from the other pictures, like misfires or parts of another "
             "product: new ones of their kind would be called good"
         )
-        yield Odd(APART, data_checks.APART.coded(line), apart)
+        yield Unusual(APART, data_checks.APART.coded(line), apart)
 
 
 def _threshold_notes(
     calibration: Calibration, before: Calibration | None, names: Sequence[str]
-) -> Iterator[Odd]:
+) -> Iterator[Unusual]:
     """Notes the pictures that raise the threshold: those that were called anomalous before, or else those
     that set it alone."""
     flagged = flagged_note(calibration, before, names) if before else None
@@ -187,25 +193,26 @@ def _threshold_notes(
         yield found
 
 
-def _unlike_notes(appearance: AppearanceRange, added: Sequence[Picture]) -> Iterator[Odd]:
+def _unlike_notes(appearance: AppearanceRange, added: Sequence[Picture]) -> Iterator[Unusual]:
     found = unlike_note(appearance, [row.measured for row in added], [row.name for row in added])
     if found:
         yield found
 
 
-def settle(found: Iterable[Odd], force: bool = False) -> tuple[list[str], list[str]]:
+def settle(found: Iterable[Unusual], force: bool = False) -> tuple[list[str], list[str]]:
     """Notes and questions of a model; with `force` somebody says that all are good, and nothing is asked."""
     every = list(found)
     asked = [one.line for one in every if ASKS[one.reason] and not force]
     return [one.line for one in every if one.line not in asked], asked
 
 
-def sole_note(calibration: Calibration, names: Sequence[str]) -> Odd | None:
+def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
     """Note on the picture, or the few, that alone set the threshold; None where there are none. names: of the
     scores' pictures, in their order."""
     if not calibration.promised:
         return None
-    found, far = calibration.sole_threshold(), calibration.far_out()
+    found = calibration.sole_threshold()
+    far = calibration.far_out()
     rest = calibration.without_units(far)
     if calibration.unit_count > 1 + rest.unit_count and calibration.is_sole(rest.score_threshold):
         places, without = far, rest.score_threshold
@@ -213,13 +220,14 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> Odd | None:
         places, without = [found[0]], found[1]
     else:
         return None
-    far_names, one = tuple(names[place] for place in places), len(places) == 1
+    far_names = tuple(names[place] for place in places)
+    one = len(places) == 1
     line = (
         f"{join_names(far_names)} alone {'decides' if one else 'decide'} from when on a picture is called "
         f"anomalous (score {calibration.score_threshold:.4g}, without {'it' if one else 'them'} "
         f"{without:.4g}): look whether {'it is' if one else 'they are'} good"
     )
-    return Odd(ALONE, data_checks.DECIDES_ALONE.coded(line), far_names)
+    return Unusual(ALONE, data_checks.DECIDES_ALONE.coded(line), far_names)
 
 
 def defect_like_question(
@@ -228,7 +236,7 @@ def defect_like_question(
     defects: DefectScores | None,
     *,
     before: Calibration | None = None,
-) -> Odd | None:
+) -> Unusual | None:
     """Question about pictures that score apart from the others and hide defects: because of them the
     threshold lies so high that surely a quarter of the clear simulated defects of middle and large size are
     good, which would be found without them, and half of all; or, where the model finds few defects anyway or
@@ -242,7 +250,8 @@ def defect_like_question(
     """
     if not calibration.promised:
         return None
-    clear, far = _clear_defects(defects, calibration.precision), calibration.far_out()
+    clear = _clear_defects(defects, calibration.precision)
+    far = calibration.far_out()
     rest = calibration.without_units(far)
     far_names = tuple(names[place] for place in far)
     if len(clear) < MIN_DEFECTS:
@@ -258,7 +267,7 @@ def defect_like_question(
                 f"threshold is {rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and "
                 f"{lost} of {len(clear)} clear simulated defects more would be found"
             )
-            return Odd(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), far_names)
+            return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), far_names)
         hidden = f"half of the {len(clear)} clear simulated defects score less than {usual:.4g}"
         if question := _far_question(calibration, rest, far_names, hidden):
             return question
@@ -269,7 +278,7 @@ def defect_like_question(
             "most of the pictures are as far out as defects are: half of the clear simulated ones score less "
             f"than {usual:.4g}, half of the pictures more than {middle:.4g}"
         )
-        return Odd(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line))
+        return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line))
     return None
 
 
@@ -279,7 +288,7 @@ def _verb(several: Sequence[object]) -> tuple[str, str]:
 
 def _far_question(
     calibration: Calibration, rest: Calibration, names: tuple[str, ...], defects: str
-) -> Odd | None:
+) -> Unusual | None:
     if not names or not calibration.is_sole(rest.score_threshold):
         return None
     nearest = sorted(calibration.scores)[-len(names)]
@@ -289,14 +298,14 @@ def _far_question(
         f"{join_names(names)} alone {'sets' if len(names) == 1 else 'set'} the score threshold, far out: "
         f"{calibration.score_threshold:.4g}, without {_verb(names)[1]} {rest.score_threshold:.4g}; {defects}"
     )
-    return Odd(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), names)
+    return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), names)
 
 
 def _surely_most(answers: NDArray[np.bool_]) -> bool:
     return wilson_interval(int(answers.sum()), len(answers))[0] > 0.5
 
 
-def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) -> Odd | None:
+def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) -> Unusual | None:
     """Note on pictures that the model called anomalous before, clearly, and that raise its threshold now,
     however many there are and however near to each other they score; None where there are none."""
     if not before.promised:
@@ -312,7 +321,7 @@ def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) ->
         f"{_verb(far)[1]} the score threshold is {rest.score_threshold:.4g} instead of "
         f"{new.score_threshold:.4g}; look whether {'it is' if len(far) == 1 else 'they are'} good"
     )
-    return Odd(FLAGGED, data_checks.ANOMALOUS_BEFORE.coded(line), far_names)
+    return Unusual(FLAGGED, data_checks.ANOMALOUS_BEFORE.coded(line), far_names)
 
 
 def learnt_note(new: Calibration, before: Calibration) -> str | None:
@@ -331,7 +340,7 @@ def learnt_note(new: Calibration, before: Calibration) -> str | None:
 
 def unlike_note(
     appearance: AppearanceRange, measured: Sequence[FeatureValues], names: Sequence[str]
-) -> Odd | None:
+) -> Unusual | None:
     """Note on pictures that are unlike those learnt from, as a whole; None where there are none."""
     shifts = [(appearance.shifts(one), name) for one, name in zip(measured, names, strict=True) if one]
     if far := [(shift, name) for shift, name in shifts if is_far(shift)]:
@@ -340,7 +349,7 @@ def unlike_note(
             f"unlike the pictures learnt from ({describe_shifts([shift for shift, _ in far])}), from now on "
             f"expected: {join_names(far_names)}"
         )
-        return Odd(UNLIKE, data_checks.UNLIKE_LEARNT.coded(line), far_names)
+        return Unusual(UNLIKE, data_checks.UNLIKE_LEARNT.coded(line), far_names)
     return None
 
 

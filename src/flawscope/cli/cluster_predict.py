@@ -45,7 +45,7 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
     """Predicts on a cluster; prints no line for every picture."""
     from flawscope.cluster.listing import FileStore
     from flawscope.cluster.predict import predict
-    from flawscope.pictures.listing import why_passed_over
+    from flawscope.pictures.listing import reason_not_judged
     from flawscope.predictor import read_manifest
     from flawscope.results.run import SUMMARY_NAME
 
@@ -64,11 +64,11 @@ def predict_on_cluster(args: argparse.Namespace) -> int:
         step=common.progress_for(args),
         say=common.say_unless_quiet(args),
     )
-    told = run_facts(args, {"": found.manifest}, found.totals, len(found.unjudged))
-    told |= {"complete": True, "unwritten": {}}
-    told["not_judged"] = {path: why_passed_over(path) for path in found.side_files[:]}
-    told["seconds"] = round(time.monotonic() - began, 3)
-    FileStore(args.out).write(SUMMARY_NAME, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
+    facts = run_facts(args, {"": found.manifest}, found.totals, len(found.unjudged))
+    facts |= {"complete": True, "unwritten": {}}
+    facts["not_judged"] = {path: reason_not_judged(path) for path in found.side_files[:]}
+    facts["seconds"] = round(time.monotonic() - began, 3)
+    FileStore(args.out).write(SUMMARY_NAME, f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())
     if not args.quiet:
         common.say(f"results in {args.out}: a row for every input in parts, a summary in {SUMMARY_NAME}")
         if found.totals.count:

@@ -287,14 +287,14 @@ def _decision_lines(result: Evaluation) -> Iterator[str]:
     if alarms["measured"] is None:
         return
     low, high = alarms["interval"]
-    told = "no promise"
+    promise = "no promise"
     if alarms["expected"] is not None:
         kept = "broken, see below" if alarms["broken"] else "kept"
-        told = f"promise of {alarms['expected']:.1%} {kept}"
+        promise = f"promise of {alarms['expected']:.1%} {kept}"
     yield (
         f"false alarms: {round(alarms['measured'] * alarms['images'])} of "
         f"{pluralize(alarms['images'], f'good {result.noun}')} "
-        f"(95 %: {low:.0%} to {high:.0%} of such); {told}"
+        f"(95 %: {low:.0%} to {high:.0%} of such); {promise}"
     )
 
 
@@ -414,7 +414,8 @@ def _run_several(
     if not found:
         return code
     kind = "category" if model is None else model.kind
-    document, unread = {"categories": found, "mean": _means(found), "failed": failed}, list[Failure]()
+    document = {"categories": found, "mean": _means(found), "failed": failed}
+    unread = list[Failure]()
     if model is not None and datasets:
         document["parts"] = part_statistics(model, judge_parts(model, pictures, unread))
     common.show_document(args, document, lambda: _several_text(document, kind))

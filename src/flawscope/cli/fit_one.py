@@ -57,7 +57,7 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
         try:
             registry.configure(registry.method(method), preset, options)
         except InputError as error:
-            raise InputError(fit_options.name_as_typed(args, str(error))) from None
+            raise InputError(fit_options.name_setting_as_flag(args, str(error))) from None
     return FitSettings(method, preset, seen, options)
 
 
@@ -228,7 +228,7 @@ def _check_extends(old: ModelMapping) -> None:
 
 
 def _say_training_data(args: argparse.Namespace, dataset: Dataset, say: Say) -> None:
-    """Says how many pictures are learnt from, and what is odd about them."""
+    """Says how many pictures are learnt from, and what is unusual about them."""
     kept = sum(not one.anomalous for one in dataset.test) if dataset.drawn_split else 0
     others = f"; {kept} more are kept for `evaluate`" if kept else ""
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{others}")
@@ -309,7 +309,8 @@ def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
     if found := group_warning(paths, group):
         yield found
     folder = Path(os.path.commonpath([path.parent for path in paths]))
-    unread, beside = list[str](), [path.relative_to(folder).as_posix() for path in masks_in(folder)]
+    unread = list[str]()
+    beside = [path.relative_to(folder).as_posix() for path in masks_in(folder)]
     for path in not_pictures_in(folder):
         of = beside if path.suffix.lower() in COMPANION_SUFFIXES else unread
         of.append(path.relative_to(folder).as_posix())

@@ -169,7 +169,8 @@ def _method_flags() -> dict[str, tuple[str, str]]:
 def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
     """Returns the call with the options of `CALL_IN_FILE` that `--config` has. InputError: there is no
     output."""
-    values, typed = read_config(args.config) if args.config else {}, _typed(args)
+    values = read_config(args.config) if args.config else {}
+    typed = _typed(args)
     own = argparse.Namespace(**{**vars(args), "typed": typed})
     for name in CALL_IN_FILE:
         if name not in typed and values.get(name) is not None:
@@ -228,7 +229,7 @@ def written(args: argparse.Namespace, name: str) -> str:
     return f"{name} of {args.config}" if name in args.filed else flag_of(name)
 
 
-def name_as_typed(args: argparse.Namespace, text: str) -> str:
+def name_setting_as_flag(args: argparse.Namespace, text: str) -> str:
     """Names the setting that an error begins with as its flag, where that was typed."""
     found = re.match(r"setting (\w+)", text)
     if found is None or getattr(args, found[1], None) is None:

@@ -130,8 +130,8 @@ def prediction_line(found: Prediction) -> str:
     product = [f"{found.product_name}{p_value}"] if recognised else []
     kinds = [found.regions[0].kinds_text] if found.is_anomalous and found.region_kinds else []
     noticed = [finding.words for finding in found.findings]
-    told = product + [text for text in kinds if text] + noticed
-    remarks = "".join(f"  ({words})" for words in told)
+    words_beside = product + [text for text in kinds if text] + noticed
+    remarks = "".join(f"  ({words})" for words in words_beside)
     return (
         f"{found.decision:<10} severity {severity_text(found.severity):<7} score {found.score:<9.4g} "
         f"p {found.p_value:.3f}  {found.path}{remarks}"
@@ -359,7 +359,8 @@ class Output:
         except InputError as error:
             say(f"no page: {error}")
             return
-        path, table = results.own.path(report.REPORT_NAME), read_table(results.out / TABLE_NAME)
+        path = results.own.path(report.REPORT_NAME)
+        table = read_table(results.out / TABLE_NAME)
         step, parts = common.progress_for(self.args), self.decided_parts
         report.write_page(path, predictions_page(table, results.shown, facts, levels, step, parts=parts))
         say(f"page: {path}")
@@ -564,11 +565,11 @@ def say_remarks(beside: Sequence[str], totals: MismatchDetector) -> None:
     """Names pictures that were passed over, and prints remarks on unread files, and a warning where the
     pictures are unlike those learnt."""
     from flawscope.pictures.decoding import is_picture
-    from flawscope.pictures.listing import why_passed_over
+    from flawscope.pictures.listing import reason_not_judged
 
     named = [path for path in beside[:] if is_picture(path)]
     for path in named:
-        common.say(f"not judged: {path}: {why_passed_over(path)}")
+        common.say(f"not judged: {path}: {reason_not_judged(path)}")
     for line in file_remarks([path for path in beside[:] if not is_picture(path)]):
         common.say(line)
     if more := len(beside) - len(beside[:]):

@@ -173,7 +173,7 @@ def _judge_and_finish(
     step: ProgressCallback,
 ) -> Json:
     """Judges the inputs, and writes the final files, after Ctrl-C, too. Returns the facts of the run."""
-    from flawscope.pictures.listing import why_passed_over
+    from flawscope.pictures.listing import reason_not_judged
 
     began, complete = time.monotonic(), False
     try:
@@ -190,7 +190,7 @@ def _judge_and_finish(
         if args.false_discovery_rate is not None:
             facts["batch"] = summary.batch(args.false_discovery_rate)
         facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
-        facts["not_judged"] = {path: why_passed_over(path) for path in inputs.side_files}
+        facts["not_judged"] = {path: reason_not_judged(path) for path in inputs.side_files}
         results.finish(facts, summary.levels)
     return facts
 
@@ -202,6 +202,7 @@ def _say_summary(
     summary: output.Summary,
     facts: Json,
 ) -> None:
+    """Says, for a person, the totals of a run, the verdict on a batch, and which files were left out."""
     if not args.json and summary.totals.count:
         common.say(summary.line(results.decided_parts))
     if "batch" in facts:

@@ -32,7 +32,8 @@ def fit(args: argparse.Namespace) -> int:
 
     if args.update and args.cluster is not None:
         raise InputError("--update adds to a model on this machine: leave out --cluster")
-    out, say = files.check_writable(args.out, files.TRAINED_SUFFIX), common.say_unless_quiet(args)
+    out = files.check_writable(args.out, files.TRAINED_SUFFIX)
+    say = common.say_unless_quiet(args)
     old = read_fitted(args.update) if args.update else None
     if old is not None:
         _check_extended(args, old)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from flawscope.datasets.class_labels import read_class_labels
-from flawscope.datasets.copies import CheckedPicture, exact_copies, near_copies
+from flawscope.datasets.copies import CheckedPicture, exact_copies, near_duplicate_findings
 from flawscope.datasets.copies import Finding as Finding
 from flawscope.datasets.dataset import SPLIT_WORDS, Dataset, Item, count_reasons
 from flawscope.datasets.labels import FormSummary, PictureLabels
@@ -29,7 +29,7 @@ from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.channels import first_group
 from flawscope.pictures.decoding import pixel_hash
 from flawscope.pictures.defect_size import reduction_remark
-from flawscope.pictures.empty_pictures import NOTHING, show_nothing, spread_of
+from flawscope.pictures.empty_pictures import NOTHING, find_blank_pictures, spread_of
 from flawscope.pictures.folder_words import opposite, says_good
 from flawscope.pictures.listing import COMPANION_SUFFIXES, natural_key, not_pictures_in
 from flawscope.pictures.mask_files import seem_masks
@@ -128,7 +128,8 @@ class CheckReport:
 
     def finding_lines(self) -> list[str]:
         """Findings for people. Of each code the first `MAX_SHOWN` are spelt out."""
-        text, groups = list[str](), dict[tuple[str, str], list[Finding]]()
+        text = list[str]()
+        groups = dict[tuple[str, str], list[Finding]]()
         for finding in self.findings:
             if finding.code not in BY_REMARKS:
                 groups.setdefault((finding.severity, finding.code), []).append(finding)
@@ -173,7 +174,7 @@ def check(
     findings += exact_copies(dataset, readable)
     parts = None
     if near:
-        nearly, parts = near_copies(dataset, readable, group)
+        nearly, parts = near_duplicate_findings(dataset, readable, group)
         findings += nearly
     findings += _mixed_findings(dataset, readable, sizes, modes)
     findings += _reduced(sizes)
@@ -327,10 +328,10 @@ def _mixed_findings(
     if len(sizes) > 1:
         ranked = [(*size, n) for size, n in _by_frequency(sizes)]
         ((usual, count),) = sizes.most_common(1)
-        odd = [one.item.path for one in seen if one.size != usual and 2 * count > len(seen)]
+        others = [one.item.path for one in seen if one.size != usual and 2 * count > len(seen)]
         message = f"{len(sizes)} picture sizes: {_sizes_text(ranked, 4)}"
         remedy = "use one camera setting, or expect other scores"
-        yield Finding("warning", "mixed-sizes", ".", message, remedy, tuple(map(dataset.relative, odd)))
+        yield Finding("warning", "mixed-sizes", ".", message, remedy, tuple(map(dataset.relative, others)))
     if len(modes) > 1:
         named = ", ".join(f"{mode} ({n})" for mode, n in _by_frequency(modes))
         yield Finding("warning", "mixed-modes", ".", f"different kinds of pixels: {named}", "store all alike")
@@ -339,7 +340,7 @@ def _mixed_findings(
 def _shows_nothing(dataset: Dataset, seen: Sequence[CheckedPicture]) -> Iterator[Finding]:
     """Good pictures that show nothing beside the others, of which `fit` says so, too."""
     good = [one for one in seen if one.split == "train" and one.look is not None]
-    for one in (good[k] for k in show_nothing([one.look for one in good])):
+    for one in (good[k] for k in find_blank_pictures([one.look for one in good])):
         if not any(fault.code == "plain" for fault in one.faults):
             subject = dataset.relative(one.item.path)
             yield Finding("warning", "plain", subject, f"shows {NOTHING}", "remove it if it is a mishap")

@@ -395,11 +395,11 @@ def _add_splits(found: ClassLabels, source: str, values: Mapping[Path, Sequence[
 def _add_unsure_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
     """Adds the labels of a list above the pictures' folder that names pictures without this folder. It may be
     of another lot whose pictures have the same names, so where it calls some defective it decides nothing."""
-    told = ClassLabels({picture: [] for picture in found.of}, split_columns=found.split_columns)
-    _add_source(told, source, texts)
-    classes = {label.picture_class for labels in told.of.values() for label in labels}
+    own = ClassLabels({picture: [] for picture in found.of}, split_columns=found.split_columns)
+    _add_source(own, source, texts)
+    classes = {label.picture_class for labels in own.of.values() for label in labels}
     decides = PictureClass.BAD in classes
-    for picture, labels in told.of.items():
+    for picture, labels in own.of.items():
         if decides:
             where = f"{source} one folder above"
             labels = [ClassLabel(PictureClass.UNCLEAR, label.words, where) for label in labels]

@@ -79,7 +79,7 @@ def _copied_folder(folders: Sequence[str], found: Sequence[Finding], sizes: Mapp
     return Finding(found[0].severity, found[0].code, copy, message, remedy, names)
 
 
-def near_copies(
+def near_duplicate_findings(
     dataset: Dataset, seen: list[CheckedPicture], group: str | None = None
 ) -> tuple[list[Finding], Units]:
     """Findings of pictures for training that are nearly the same, and of those in two splits; and the parts
@@ -90,19 +90,21 @@ def near_copies(
     check_group(names, group)
     parts = units_of(named_rows(names, [one.look for one in learnt]), part_of=group_reader(group))
     found = []
-    for numbers in parts.near_copies:
+    for numbers in parts.near_duplicates:
         found.append(_copies_finding(dataset, [learnt[k] for k in numbers], near=True))
     for numbers in parts.unsure:
         first, *others = (dataset.relative(learnt[k].item.path) for k in numbers)
         message = f"looks the same as {join_names(others, 3)} but for noise: alike parts, or one part again?"
         remedy = "of one part keep one picture, or name the part with --group; alike parts may stay"
         found.append(Finding("note", "nearly-unsure", first, message, remedy, tuple(others)))
-    for alike in _near_copies_apart(dataset, known):
+    for alike in _near_duplicates_in_splits(dataset, known):
         found.append(_copies_finding(dataset, alike, near=True))
     return found, parts
 
 
-def _near_copies_apart(dataset: Dataset, known: Sequence[CheckedPicture]) -> Iterator[list[CheckedPicture]]:
+def _near_duplicates_in_splits(
+    dataset: Dataset, known: Sequence[CheckedPicture]
+) -> Iterator[list[CheckedPicture]]:
     """Yields pictures that are nearly the same and lie in several splits; of exact copies the first."""
     first_of = {one.digest: one for one in reversed(known)}
     once = list(first_of.values())[::-1]

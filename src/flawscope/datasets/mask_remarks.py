@@ -1,4 +1,4 @@
-"""Finds what is odd about the masks of a data set, which no reader of a single mask can see."""
+"""Finds what is unusual about the masks of a data set, which no reader of a single mask can see."""
 
 from __future__ import annotations
 

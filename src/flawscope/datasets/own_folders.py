@@ -68,7 +68,7 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
         raise InputError(f"{root}: a folder of masks, by its name; give the folder that holds it")
     labels = read_class_labels(root, paths, by_marks=True)
     if labels.is_complete:
-        return _open_told(root, labels, settings)
+        return _open_labelled(root, labels, settings)
     _refuse_split(root, paths, labels)
     refuse_unknown(root, paths, labels=labels)
     return _all_good(root, paths, settings, labels.splits(paths))
@@ -100,7 +100,7 @@ def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> Non
     raise InputError(f"{root / hint}: {reason}; make it train/good and test/KIND, or good beside bad")
 
 
-def _open_told(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
+def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
     """Opens pictures each of which is called good or defective, by its name or by a list. InputError where
     none is good, or where a folder that says "bad" has a good one."""
     good = [path for path in labels.of if labels.class_of(path) is PictureClass.GOOD]

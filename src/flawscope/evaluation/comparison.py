@@ -32,7 +32,7 @@ from flawscope.evaluation.intervals import (
 )
 from flawscope.evaluation.metrics import f1_at, image_metrics
 from flawscope.evaluation.result import METRIC_NAMES, Evaluation
-from flawscope.evaluation.unlearnt import with_unlearnt
+from flawscope.evaluation.unlearnt import leave_out_learnt_parts
 from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.types import Json
@@ -219,7 +219,7 @@ def compare(
         InputError: there is nothing to test.
     """
     learnt = {p.hash for one in (a, b) for p in one.manifest.pictures}
-    is_drawn, dataset = dataset.drawn_split, with_unlearnt(a, dataset, learnt, step)
+    is_drawn, dataset = dataset.drawn_split, leave_out_learnt_parts(a, dataset, learnt, step)
 
     def evaluate_model(which: int, items: tuple[Item, ...]) -> Evaluation:
         def report_step(stage: str, done: int, total: int) -> None:

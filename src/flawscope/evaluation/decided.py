@@ -52,7 +52,8 @@ def judge_parts(
     """
     if (parts := predictor.parts()) is None:
         return ()
-    items, decisions = dict[str | None, Item](), list[PartPrediction | None]()
+    items = dict[str | None, Item]()
+    decisions = list[PartPrediction | None]()
     for item, prediction in pictures:
         items[prediction.path] = item
         try:
@@ -82,15 +83,15 @@ def _decided(name: str, kind: str, anomalous: bool, found: Prediction | PartPred
 def as_parts_say(pictures: Sequence[Judged], parts: Sequence[JudgedPart]) -> list[Judged]:
     """Returns the pictures with the decision on their parts, and the truth of these: a picture of a defective
     part is one of its kind, whatever it shows."""
-    told = dict[str | None, tuple[JudgedPart, Prediction]]()
+    by_path = dict[str | None, tuple[JudgedPart, Prediction]]()
     for part in parts:
         for prediction in part.prediction.pictures().values():
-            told[prediction.path] = part, prediction
+            by_path[prediction.path] = part, prediction
     found = list[Judged]()
     for item, prediction in pictures:
-        if prediction.path not in told:
+        if prediction.path not in by_path:
             found.append((item, prediction))
             continue
-        part, decided = told[prediction.path]
+        part, decided = by_path[prediction.path]
         found.append((replace(item, kind=part.kind, anomalous=part.anomalous), decided))
     return found

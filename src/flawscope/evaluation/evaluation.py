@@ -45,7 +45,7 @@ from flawscope.evaluation.result import (
     PictureStore,
 )
 from flawscope.evaluation.robustness import LIGHTS, robustness
-from flawscope.evaluation.unlearnt import with_unlearnt
+from flawscope.evaluation.unlearnt import leave_out_learnt_parts
 from flawscope.predictor import Predictor
 from flawscope.predictor.router import Router
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -110,7 +110,7 @@ def evaluate(
     _check_dataset(dataset)
     learnt = set(leave_out)
     learnt.update(picture.hash for picture in predictor.manifest.pictures)  # thresholds are learnt, too
-    is_drawn, dataset = dataset.drawn_split, with_unlearnt(predictor, dataset, learnt, step)
+    is_drawn, dataset = dataset.drawn_split, leave_out_learnt_parts(predictor, dataset, learnt, step)
     _check_tests(predictor, dataset, changes_light=bool(robust))
     seen = _predict_all(predictor, dataset, learnt, take, step)
     kept = seen.kept
@@ -416,7 +416,8 @@ def _full_resolution_metrics(kept: PictureStore, labels: Json) -> dict[str, floa
 
     maps = LazySequence(lambda i: kept.prediction_with_map(i).picture_map(), len(kept))
     marked = LazySequence(lambda i: kept.prediction_with_map(i).picture_mask(), len(kept))
-    truths, inside = LazySequence(truth, len(kept)), LazySequence(valid, len(kept))
+    truths = LazySequence(truth, len(kept))
+    inside = LazySequence(valid, len(kept))
     found, _ = _compute_pixel_metrics(maps, truths, inside, marked)
     return {f"full_{name}": value for name, value in found.items()}
 

@@ -100,7 +100,8 @@ def learning_curve(
     scores[_number_learnt(model)] = np.array([prediction.score for _, prediction in judged])
     is_judged = ~np.isnan([*scores.values()]).any(axis=0)
     is_defective = np.array([item.anomalous for item, _ in judged])
-    good, defective = is_judged & ~is_defective, is_judged & is_defective
+    good = is_judged & ~is_defective
+    defective = is_judged & is_defective
     if len(scores) < 2 or not good.any() or not defective.any():
         return None
     compared = {n: Scored(one[good], one[defective]) for n, one in scores.items()}
@@ -119,11 +120,11 @@ def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None])
 def describe(curve: LearningCurve) -> str:
     """Line for a person."""
     every = max(curve.figures)
-    told = f"{curve.enough} good pictures of different parts do as well as {every}"
+    summary = f"{curve.enough} good pictures of different parts do as well as {every}"
     if curve.enough is None:
-        told = f"more good pictures of different parts may do better still than {every}"
+        summary = f"more good pictures of different parts may do better still than {every}"
     areas = ", ".join(f"{area:.3f} with {number}" for number, area in curve.figures.items())
-    return f"{told}, by these test pictures: image AUROC {areas}"
+    return f"{summary}, by these test pictures: image AUROC {areas}"
 
 
 def _number_learnt(model: Predictor) -> int:

@@ -252,7 +252,9 @@ class Evaluation:
     def remarks(self) -> list[str]:
         """Says which defects the pixel metrics do not cover, or not wholly, and how many good pictures are
         enough."""
-        masks, pixels, lines = self.masks, self.defect_pixels, []
+        masks = self.masks
+        pixels = self.defect_pixels
+        lines = []
         if self.without_mask:
             of = pluralize(masks["pictures"] + self.without_mask, "defective picture")
             reasons = [f"{why}: {n}" for why, n in sorted(self.unmarked.items(), key=lambda pair: -pair[1])]
@@ -397,8 +399,8 @@ def _false_alarm_text(result: Evaluation) -> str:
         return "not measured: no good test pictures"
     (low, high), count = known["interval"], round(known["measured"] * known["images"])
     of = pluralize(known["images"], "good picture")
-    told = "no promise" if known["expected"] is None else f"expected {known['expected']:.1%}"
-    return f"{count} of {of} ({low:.1%} to {high:.1%}, {told})"
+    expected = "no promise" if known["expected"] is None else f"expected {known['expected']:.1%}"
+    return f"{count} of {of} ({low:.1%} to {high:.1%}, {expected})"
 
 
 def _picture_html(one: EvaluatedPicture) -> str:

@@ -11,7 +11,7 @@ from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError
 from flawscope.evaluation import metrics
 from flawscope.evaluation.decided import Decided, Judged, decided_on, judge_parts
-from flawscope.evaluation.unlearnt import with_unlearnt
+from flawscope.evaluation.unlearnt import leave_out_learnt_parts
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
@@ -76,7 +76,7 @@ def robustness(
     """
     left_out = set(leave_out)
     left_out.update(picture.hash for picture in predictor.manifest.pictures)
-    dataset = with_unlearnt(predictor, dataset, left_out)
+    dataset = leave_out_learnt_parts(predictor, dataset, left_out)
     advance = ProgressCounter(step, "robustness", len(dataset.test) * len(lights))
     items: list[Item] = []
 

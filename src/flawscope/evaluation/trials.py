@@ -62,8 +62,8 @@ class Source(NamedTuple):
         """facts: of a run of `predict`, its `results.json`."""
         written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(path.stat().st_mtime))
         keys = ("model", "method", "score_threshold", "tolerances", "flawscope")
-        told = [f"{key.replace('_', ' ')} {facts[key]}" for key in keys if facts and facts.get(key)]
-        return cls(path, file_sha256(path), ", ".join([written, *told]), tuple(pictures))
+        described = [f"{key.replace('_', ' ')} {facts[key]}" for key in keys if facts and facts.get(key)]
+        return cls(path, file_sha256(path), ", ".join([written, *described]), tuple(pictures))
 
 
 class ReadStudy(NamedTuple):
@@ -188,8 +188,10 @@ def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
         names.setdefault(one.appraiser, set()).add(one.trial)
     labels = {name: sorted(own, key=natural_key) for name, own in names.items()}
     if len({len(own) for own in labels.values()}) > 1:
-        told = join_names([f"{name} in {pluralize(len(own), 'trial')}" for name, own in labels.items()])
-        raise InputError(f"parts are inspected by {told}: every appraiser needs as many trials as the others")
+        counts = join_names([f"{name} in {pluralize(len(own), 'trial')}" for name, own in labels.items()])
+        raise InputError(
+            f"parts are inspected by {counts}: every appraiser needs as many trials as the others"
+        )
     return labels
 
 
@@ -249,7 +251,8 @@ def _results_trials(folder: Path, table: Iterable[ResultRow], appraiser: str, tr
 
 def _add_reference(truth: dict[str, bool], rows: Iterable[tuple[str, Mapping[str, str]]]) -> None:
     for place, row in rows:
-        part, defective = row["part"], _parse_word(row["reference"], place)
+        part = row["part"]
+        defective = _parse_word(row["reference"], place)
         if truth.setdefault(part, defective) != defective:
             raise InputError(f"{place}: part {part} is good in one row and defective in another: correct it")
 

@@ -18,7 +18,7 @@ from flawscope.predictor import Predictor
 from flawscope.progress import ProgressCallback, ignore_progress
 
 
-def with_unlearnt(
+def leave_out_learnt_parts(
     predictor: Predictor, dataset: Dataset, learnt: Collection[str], step: ProgressCallback = ignore_progress
 ) -> Dataset:
     """Makes the test pictures those that show no part that was learnt from, where the split was drawn.
@@ -38,7 +38,7 @@ def with_unlearnt(
     preprocess, looks = predictor.manifest.preprocess, dict[Item, Look]()
     were_learnt = set[Item]()
     for done, item in enumerate(good, start=1):
-        with suppress(InputError, MemoryError):  # told when it is judged
+        with suppress(InputError, MemoryError):  # reported when it is judged
             pixels = preprocess.decode(item.path)
             channels = preprocess.channels
             looks[item] = Look.of(pixels if channels is None else next(channels.split(pixels)))
@@ -46,7 +46,7 @@ def with_unlearnt(
                 were_learnt.add(item)
         step("pictures learnt from", done, len(good))
     shown = _of_learnt_parts(predictor, dataset.train, were_learnt)
-    shown |= _near_copies(looks, were_learnt | shown)
+    shown |= _near_duplicates(looks, were_learnt | shown)
     train = tuple(item for item in good if item in shown)
     fresh = tuple(item for item in dataset.train if item not in shown)
     tested = tuple(item for item in dataset.test if item not in shown)
@@ -58,13 +58,13 @@ def _of_learnt_parts(predictor: Predictor, train: Sequence[Item], were_learnt: C
     part_of = stored_part_reader(predictor.manifest)
     parts = dict[Item, object]()
     for item, name in zip(train, relative_names([one.path for one in train]), strict=True):
-        told = None if part_of is None else part_of(name)
-        parts[item] = told or item.path
+        named_part = None if part_of is None else part_of(name)
+        parts[item] = named_part or item.path
     learnt_parts = {part for item, part in parts.items() if item in were_learnt}
     return {item for item, part in parts.items() if part in learnt_parts}
 
 
-def _near_copies(looks: Mapping[Item, Look], learnt: Collection[Item]) -> set[Item]:
+def _near_duplicates(looks: Mapping[Item, Look], learnt: Collection[Item]) -> set[Item]:
     """Pictures that are nearly the same as one that was learnt from."""
     known = [item for item in looks if item in learnt]
     others = [item for item in looks if item not in learnt]

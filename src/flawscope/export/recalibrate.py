@@ -25,7 +25,7 @@ from flawscope.artefact.certificate import (
 )
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.artefact.parts import stored_part_reader
-from flawscope.calibration.outliers import odd, settle
+from flawscope.calibration.outliers import find_unusual, settle
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.rows import calibrate, scored
 from flawscope.calibration.threshold import Calibration
@@ -179,7 +179,7 @@ def recalibrate(
         defects = replace(defects, precision=reduced.precision)  # its scores are near the trained model's
     questions = list[str]()
     if fresh:
-        notes, questions = settle(odd(rows, calibration, defects, fresh))
+        notes, questions = settle(find_unusual(rows, calibration, defects, fresh))
     now, then = (
         np.array([one.values[0] for one in several.values() if not one.is_lost]).T
         for several in (judged.answers.pictures, models.trained.pictures)
@@ -279,7 +279,8 @@ def _merge_rows(
     Args:
         given: hashes of the pictures. Lost ones among them stay lost; others do not count beside these.
     """
-    now, rows = {row.hash: row for row in judged.values()}, list[Picture]()
+    now = {row.hash: row for row in judged.values()}
+    rows = list[Picture]()
     for row in known:
         if row.role != DUPLICATE and row.hash in now:
             rows.append(now.pop(row.hash))

@@ -16,7 +16,7 @@ from flawscope.artefact.carried import carried_facts
 from flawscope.artefact.expected import ExpectedPictures
 from flawscope.artefact.model_file import Artefact, Manifest, package_versions
 from flawscope.artefact.parts import PART, parts_of_rows
-from flawscope.calibration.outliers import SUSPECTS, Odd, list_suspects, odd, settle
+from flawscope.calibration.outliers import SUSPECTS, Unusual, find_unusual, list_suspects, settle
 from flawscope.calibration.parts import KnownParts
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.calibration.rows import calibrate
@@ -67,9 +67,13 @@ def know_good(
 
 @dataclass(frozen=True)
 class _Questions:
-    """Oddities of new pictures. notes: on those that the list of suspects names. lines: that ask."""
+    """Unusual things about new pictures.
 
-    oddities: list[Odd] = field(default_factory=list)
+    notes: remarks on them.
+    lines: questions about them.
+    """
+
+    unusual: list[Unusual] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
@@ -105,7 +109,7 @@ class FitResult:
         notes = [*self._notes(), *size_notes, *self._light_notes()]
         for note in notes:
             self.task.say(note)
-        facts = expected.to_facts(self._facts(questions.oddities))
+        facts = expected.to_facts(self._facts(questions.unusual))
         manifest = self._manifest(facts, [*notes, *questions.notes])
         asked = () if self.old is None else self.old.manifest.questions
         return Artefact(manifest.asking(*asked, *questions.lines), self._tensors())
@@ -135,7 +139,7 @@ class FitResult:
             tensors["region"] = self.prepared.reader.region
         return tensors | dict(self.samples.tensors)
 
-    def _facts(self, oddities: Sequence[Odd]) -> dict[str, Any]:
+    def _facts(self, unusual: Sequence[Unusual]) -> dict[str, Any]:
         prepared, fitted = self.prepared, self.fitted
         facts = carried_facts(None if self.old is None else self.old.manifest)
         facts |= fitted.facts
@@ -147,7 +151,7 @@ class FitResult:
         if prepared.part is not None:
             facts[PART] = asdict(prepared.part)
         far = {prepared.reader.names[i]: score for i, score in fitted.suspects.items()}
-        suspects = list_suspects(oddities, {row.name: row.score for row in self.good.pictures}, far)
+        suspects = list_suspects(unusual, {row.name: row.score for row in self.good.pictures}, far)
         if suspects:
             facts[SUSPECTS] = [[*one] for one in suspects]
         facts["seconds_total"] = round(time.monotonic() - self.began, 3)
@@ -184,8 +188,8 @@ class FitResult:
         cells = {digest: self.fitted.cells.get(number) for digest, number in new.items()}
         # what shows nothing was asked about before the fit
         rows = [replace(row, look=None) for row in self.good.pictures]
-        oddities = [*odd(rows, self.good.calibration, self.defects, [*new], cells=cells)]
-        return _Questions(oddities, *settle(oddities, self.prepared.force))
+        unusual = [*find_unusual(rows, self.good.calibration, self.defects, [*new], cells=cells)]
+        return _Questions(unusual, *settle(unusual, self.prepared.force))
 
     def _notes(self) -> list[str]:
         notes, found = list(self.fitted.notes), self.defects
@@ -215,18 +219,19 @@ class FitResult:
         )
 
     def _light_notes(self) -> list[str]:
-        """Note on the simulated defects that the threshold for each light misses, and one for one light
-        finds."""
-        how = self.prepared.reader.preprocess
-        if self.defects is None or not how.lights[1:]:
+        """Says what a model for a range of light costs: how many simulated defects it finds, and how many it
+        would find if it were calibrated for unchanged light alone. Empty where it is for one light."""
+        preprocess = self.prepared.reader.preprocess
+        if self.defects is None or len(preprocess.lights) < 2:
             return []
         plain = know_good(self.prepared, self.judged, self.old, unlit=True)
         unlit = self.defects.with_calibration(plain.calibration, plain.parts)
-        (now, count), (before, _) = self.defects.count_all(), unlit.count_all()
-        lights = within_range(how.normalization).removeprefix(",")
+        found, count = self.defects.count_all()
+        found_unlit, _ = unlit.count_all()
+        lights = within_range(preprocess.normalization).removeprefix(",")
         return [
-            f"the false-alarm rate is kept{lights}: {now} of {count} simulated defects "
-            f"are found, with a threshold for unchanged light alone {before}"
+            f"the false-alarm rate is kept{lights}: {found} of {count} simulated defects "
+            f"are found, with a threshold for unchanged light alone {found_unlit}"
         ]
 
 

@@ -111,9 +111,9 @@ class Search:
                 self.say("interrupted: the best so far is fitted; once more stops")
             found, reason = self._choose()
         self.memory.drop(keep=(found.flags,))
-        return self._told(found, reason), found
+        return self._describe(found, reason), found
 
-    def _told(self, found: Recipe, reason: str) -> Choice:
+    def _describe(self, found: Recipe, reason: str) -> Choice:
         """Returns what was tried, with what had no time."""
         took, enough = self.time.spent, 0
         if self.is_known and self.earlier is not None:
@@ -180,7 +180,8 @@ class Search:
         self.trials = {one.flags: one for one in self.earlier.trials if one.was_ended}
         for trial in self.trials.values():
             self.time.note(trial.flags, Taken(trial.fit_seconds, trial.seconds))
-        count, verb = len(self.trials), "was" if len(self.trials) == 1 else "were"
+        count = len(self.trials)
+        verb = "was" if len(self.trials) == 1 else "were"
         self.say(f"{pluralize(count, 'setting')} {verb} tried before, which is not done again")
 
     def load(self, number: int) -> NDArray[np.uint8]:
@@ -312,7 +313,9 @@ class Search:
         return self.time.has_time(after, len(self.sources), self.time.trial_seconds(recipe, tried))
 
     def _try(self, recipe: Recipe, tried: Round, before: Trial) -> Trial:
-        flags, learnt, every = recipe.flags, len(tried.learnt), len(self.sources)
+        flags = recipe.flags
+        learnt = len(tried.learnt)
+        every = len(self.sources)
         label = f"{TRYING} {flags or 'the settings as given'}"
         best = best_of(self._tried())
         known = [] if best is None else [Recipe.from_flags(best.flags)]

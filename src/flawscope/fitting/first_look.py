@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.calibration.outliers import odd_looks, refuse
+from flawscope.calibration.outliers import find_unusual_looks, refuse
 from flawscope.errors import InputError
 from flawscope.methods.threads import workers
 from flawscope.pictures.channels import first_channels
@@ -55,7 +55,7 @@ def look_first(
     """
     shown = see_pictures(pictures, step, reduce)
     looks = [one.look for one in shown]
-    remarks = refuse(odd_looks(looks, names), force)
+    remarks = refuse(find_unusual_looks(looks, names), force)
     units = units_of(named_rows(names, looks), part_of=part_of)
     return FirstLook([row.unit for row in units.rows], [*remarks, *units.remarks], shown)
 
@@ -133,10 +133,8 @@ def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: 
     found = learn_several_parts(
         [*overviews.values()], lambda k, side: preprocess.small(pictures.read(read[k]), side), kind
     )
-    counts, wrong = (
-        dict(zip(read, found.counts, strict=True)),
-        dict(zip(read, found.count_errors, strict=True)),
-    )
+    counts = dict(zip(read, found.counts, strict=True))
+    wrong = dict(zip(read, found.count_errors, strict=True))
     return found._replace(
         counts=[counts.get(i, 0) for i in every], count_errors=[wrong.get(i, UNREAD) for i in every]
     )

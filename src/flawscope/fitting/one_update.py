@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from flawscope.artefact.model_facts import ModelFacts
 from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.calibration.defect_like import Strength, defect_like
-from flawscope.calibration.outliers import odd_looks, refuse
+from flawscope.calibration.outliers import find_unusual_looks, refuse
 from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Dataset
 from flawscope.errors import InputError, data_checks, join_names, pluralize
@@ -27,9 +27,9 @@ from flawscope.fitting.updated_models import (
     Job,
     extend_bank,
     learn_pictures,
+    make_room_in_bank,
     recalibrate_model,
     retrain_model,
-    with_room,
 )
 from flawscope.methods import registry
 from flawscope.predictor import Predictor, open_fitted
@@ -86,14 +86,14 @@ def update_one(
     now = whole(active.manifest)
     before = score_pictures(active, judged_before, new.places, new.table.pictures, known, now, step)
     new = new.with_units([one.digest for one in usable if _needs_unit(one, how)], old, say)
-    odd = find_defect_like(old, usable, before)
-    unsure = {one.number for one in usable if one.number in odd and not one.sure}
+    defect_like_numbers = find_defect_like(old, usable, before)
+    unsure = {one.number for one in usable if one.number in defect_like_numbers and not one.sure}
     if unsure and refuse_unsure:
         raise _power_lost([one for one in usable if one.number in unsure], before)
     if not force:
         usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]
         looks = [new.row(one).look for one in usable_good]
-        refuse(odd_looks(looks, [one.name for one in usable_good]), force)
+        refuse(find_unusual_looks(looks, [one.name for one in usable_good]), force)
     rest = [one for one in usable if one.number not in unsure]
     wanted = [one for one in rest if one.learn]
     train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
@@ -314,7 +314,7 @@ def _find_responsible(
     found, tried = [], learnt[:MAX_TRIED_CORRECTIONS] if how == EXTENDED and len(learnt) > 1 else []
     for done, one in enumerate(tried):
         step("corrections one by one", done, len(tried))
-        model = learn_pictures(with_room(old), new, [one], device=device, check=False)
+        model = learn_pictures(make_room_in_bank(old), new, [one], device=device, check=False)
         alone = _scores_of(model, new, known)
         if defects is not None:
             by_number = score_with_models(defects, [model.detector], simulated)

@@ -80,7 +80,8 @@ class Score(NamedTuple):
 
     @classmethod
     def of(cls, calibration: Calibration, score: float, learnt: bool = False) -> Score:
-        p_value, severity = float(calibration.p_values(score)), float(calibration.severity(score))
+        p_value = float(calibration.p_values(score))
+        severity = float(calibration.severity(score))
         anomalous = not score <= calibration.score_threshold
         return cls(float(score), calibration.score_threshold, p_value, severity, learnt, anomalous)
 
@@ -116,7 +117,8 @@ def score_pictures(
     for one in pictures:
         if one.digest in counted:
             number = counted[one.digest]
-            others, score = calibration.without_units([number]), calibration.scores[number]
+            others = calibration.without_units([number])
+            score = calibration.scores[number]
             scores[one.number] = Score.of(others, score, learnt=True)
         elif one.digest in left_out:
             scores[one.number] = Score.of(calibration, left_out[one.digest], learnt=True)
@@ -147,7 +149,8 @@ def _decide_parts(
         several[-1][view] = one.number
     decided = dict(scores)
     for part, several in groups.items():
-        others, known = parts.calibration.without(part), parts.calibration.known_scores(part)
+        others = parts.calibration.without(part)
+        known = parts.calibration.known_scores(part)
         for numbers in several:
             seen = {view: scores[number].score for view, number in numbers.items()}
             decision = others.decide({**known, **seen})

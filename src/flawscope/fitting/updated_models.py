@@ -14,7 +14,7 @@ from flawscope.artefact.carried import carried_facts
 from flawscope.artefact.model_facts import ONE, ModelFacts
 from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.calibration.holding_out import min_calibration_size
-from flawscope.calibration.outliers import odd
+from flawscope.calibration.outliers import find_unusual
 from flawscope.calibration.rows import calibrate
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Mask
@@ -100,7 +100,7 @@ def extend_bank(job: Job) -> list[Candidate]:
     predictor, before = open_fitted(old, job.device), old.manifest.pictures
     if chosen:
         alarms = sum(job.before[one.number].anomalous for one in chosen if one.number in job.before)
-        start = with_room(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)
+        start = make_room_in_bank(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)
         how = {"check": job.check, "device": job.device, "step": job.step}
         predictor = learn_pictures(start, job.new, chosen, **how)
     # what somebody chose has a score, and does not count
@@ -112,7 +112,7 @@ def extend_bank(job: Job) -> list[Candidate]:
     models = [_with_rows(predictor, old, rows, len(chosen))]
     if rows != (*before, *learnt):
         named = [replace(row, name=names.get(row.hash, row.name)) for row in rows]
-        for one in odd(named, models[0].calibration, asks=False):
+        for one in find_unusual(named, models[0].calibration, asks=False):
             job.say(one.line)  # not in the file: names of the line are private
         models.append(_with_rows(predictor, old, (*before, *learnt), len(chosen)))
     known: dict[str, float] = {}  # the candidates have one network
@@ -210,7 +210,7 @@ def _without_update_notes(old: Artefact) -> Artefact:
     return replace(old, manifest=replace(old.manifest, notes=notes))
 
 
-def with_room(old: Artefact) -> Artefact:
+def make_room_in_bank(old: Artefact) -> Artefact:
     """Returns the model with a cap that leaves room in a full bank, and a smaller covering radius, which lets
     nearer patches in."""
     manifest = _without_update_notes(old).manifest
@@ -278,7 +278,8 @@ def recalibrate_model(job: Job) -> list[Candidate]:
             f"{rate:.1%}: inspect and review more"
         )
     pictures = job.new.table.pictures.subset([job.new.place(one) for one in drawn])
-    model = recalibrate(job.active, pictures, [one.name for one in drawn], job.step, job.force)
+    found = recalibrate(job.active, pictures, [one.name for one in drawn], job.step, job.force)
+    model = job.active.with_manifest(found.manifest).with_failures(found.failures)
     if model.calibration.unit_count < needed:
         raise InputError(
             f"only {pluralize(model.calibration.unit_count, 'drawn picture')} of different parts can "

@@ -70,11 +70,11 @@ class Channels:
         reason = "there are no pictures"
         for source in sources:
             try:
-                values, told = read_channels(source, source_name(source))
+                values, own_groups = read_channels(source, source_name(source))
             except InputError as error:
                 reason = str(error)
                 continue
-            return cls(values.shape[2], told if groups is None else groups)
+            return cls(values.shape[2], own_groups if groups is None else groups)
         raise InputError(reason)
 
     def to_dict(self) -> Json:

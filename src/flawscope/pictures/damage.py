@@ -61,7 +61,7 @@ def load(image: Image.Image) -> str:
     data = _file_data(image)
     if kind in ("JPEG", "MPO") and data and len(tiles) == 1:
         return jpeg.load(image, data)
-    fault = _more_than_told(kind, tiles, data) or _stored_fault(image, tiles, data)
+    fault = _excess_rows_fault(kind, tiles, data) or _stored_fault(image, tiles, data)
     if fault:
         return fault
     upwards = _is_upwards(tiles)
@@ -102,9 +102,9 @@ def _file_data(image: Image.Image) -> bytes:
     return data
 
 
-def _more_than_told(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
-    """Whether a BMP or PPM has rows more than its header tells. Whoever appends something to one, changes not
-    all of its sizes."""
+def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
+    """Returns the fault of a BMP or PPM that has more rows than its header names; empty: it has none. Whoever
+    appends something to a file does not change all the sizes in it."""
     if kind not in ("BMP", "PPM") or len(tiles) != 1 or tiles[0][0] != "raw":
         return ""
     _, (_, _, width, height), offset, args = tiles[0]
@@ -174,7 +174,8 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
     """Whether pictures' rows [H, W, C] end in the middle of the last one, with `value` behind."""
     if len(rows) < 2:
         return False
-    last, before = rows[-1].astype(np.float64), rows[-2].astype(np.float64)
+    last = rows[-1].astype(np.float64)
+    before = rows[-2].astype(np.float64)
     end = int(np.flatnonzero((rows[-1] != value).any(1))[-1]) + 1
     if not _MIN_CUT <= end <= len(last) - _MIN_CUT:
         return False

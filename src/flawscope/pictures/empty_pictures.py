@@ -19,7 +19,7 @@ def spread_of(look: Look) -> float:
     return float(look.thumbnail.astype(np.float32).std())
 
 
-def show_nothing(looks: Sequence[Look | None]) -> list[int]:
+def find_blank_pictures(looks: Sequence[Look | None]) -> list[int]:
     """Numbers of the pictures that show nothing beside the others.
 
     A product that is plain itself has such pictures alone, and they are good.

@@ -58,7 +58,7 @@ def is_hidden_picture(path: StrPath) -> bool:
     return name.startswith(".") and not name.startswith("._") and is_picture(name)
 
 
-def why_passed_over(path: StrPath) -> str:
+def reason_not_judged(path: StrPath) -> str:
     """Says why a file in a folder of pictures, or a folder in it, is not judged."""
     if os.path.isdir(path):
         return "it is a folder that is hidden, or the system's: what lies in it is not looked at"

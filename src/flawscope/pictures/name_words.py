@@ -279,7 +279,7 @@ def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
     others = {(*one[:place], *one[place + 1 :]) for one in pieces}
     is_counted = len(others) == len(pieces)  # by something else
     before = pieces[0][place - 1] if place else ""
-    if not (is_counted and form_groups(values) and _tells_class(values, before)):
+    if not (is_counted and form_groups(values) and _marks_class(values, before)):
         return None
     is_word = before and not before.isdecimal()
     return [f"{before}{value}" for value in values] if is_word else values
@@ -289,7 +289,7 @@ def _single_letters(pieces: Sequence[str]) -> str:
     return " ".join(piece for piece in pieces if len(piece) == 1 and not piece.isdecimal())
 
 
-def _tells_class(values: Sequence[str], before: str) -> bool:
+def _marks_class(values: Sequence[str], before: str) -> bool:
     if all(len(value) == 1 and not value.isdecimal() for value in values):
         return True
     if not all(value.isdecimal() and len(value) < _LONG for value in values):

@@ -62,7 +62,8 @@ def same_sources(names: Sequence[str]) -> list[str | None]:
             exported.add(source)
         sources.append(source)
     changed = {source for source, stem in zip(sources, own, strict=True) if source != stem}
-    believed, count = changed & ({*own} | exported), Counter(sources)
+    believed = changed & ({*own} | exported)
+    count = Counter(sources)
     return [source if source in believed and count[source] > 1 else None for source in sources]
 
 
@@ -74,9 +75,9 @@ def _without_suffix(name: str) -> str:
 
 def name_parts(names: Sequence[str], part_of: PartReader | None) -> list[PartKey | None]:
     """Part that each name tells: as `part_of` reads it, else by the picture that several were made from."""
-    told = [None if part_of is None else part_of(name) for name in names]
+    named_parts = [None if part_of is None else part_of(name) for name in names]
     sources = [None if source is None else ("", source) for source in same_sources(names)]
-    return [part or source for part, source in zip(told, sources, strict=True)]
+    return [part or source for part, source in zip(named_parts, sources, strict=True)]
 
 
 def compile_group(pattern: str | None) -> re.Pattern[str] | None:
@@ -125,15 +126,16 @@ class Units(NamedTuple):
     rows: the new rows, each with its unit.
     copies: known rows that new pictures are nearly the same as, by the numbers of the new ones.
     further: numbers of other new pictures that show known parts, as names tell.
-    near_copies, unsure: groups of new pictures of which names do not tell that they show one part: nearly the
-        same, without exact copies; and the same but for noise, which count as several parts.
+    near_duplicates: groups of new pictures that are nearly the same, without exact copies, of which names do
+        not tell that they show one part.
+    unsure: groups of new pictures that are the same but for noise, and count as several parts.
     remarks: lines for a person.
     """
 
     rows: list[Picture]
     copies: dict[int, Picture]
     further: list[int]
-    near_copies: list[list[int]]
+    near_duplicates: list[list[int]]
     unsure: list[list[int]]
     remarks: list[str]
 
@@ -167,25 +169,25 @@ def units_of(
     """
     count, earlier = len(new), _with_units(known)
     every = [*new, *earlier]
-    told = [None if part_of is None else part_of(row.name) for row in every]
-    labels = _labels(new, earlier, told)
+    named_parts = [None if part_of is None else part_of(row.name) for row in every]
+    labels = _labels(new, earlier, named_parts)
     compared = _compare([row.look for row in every], count)
     copies = [several for several in clusters(compared.copies) if len({labels[k] for k in several}) > 1]
-    apart = [several for several in copies if all(told[k] is not None for k in several)]
+    apart = [several for several in copies if all(named_parts[k] is not None for k in several)]
     joined = [several for several in copies if several not in apart]
     joined_labels = _join(labels, joined)
-    unsure = _find_unsure(compared.unsure, joined_labels, told, every)
+    unsure = _find_unsure(compared.unsure, joined_labels, named_parts, every)
     units = _number(joined_labels, count, earlier)
     rows = [replace(row, unit=unit) for row, unit in zip(new, units, strict=True)]
     known_copies = _known_copies(joined, count, earlier)
     further = _further_pictures(units, earlier, known_copies)
-    near_copies = _near_copies(joined, new)
+    near_duplicates = _near_duplicates(joined, new)
     names = [row.name for row in every]
     remarks = [*_apart_remarks(apart, names)]
     remarks += _unsure_remarks(unsure, joined_labels[:count], names)
-    remarks += _near_copy_remarks(near_copies, joined_labels[:count], names)
+    remarks += _near_duplicate_remarks(near_duplicates, joined_labels[:count], names)
     remarks += _unknown_remarks(new, earlier)
-    return Units(rows, known_copies, further, near_copies, _among(unsure, count), remarks)
+    return Units(rows, known_copies, further, near_duplicates, _among(unsure, count), remarks)
 
 
 def _further_pictures(
@@ -196,7 +198,7 @@ def _further_pictures(
     return [k for k, unit in enumerate(units) if unit in known_units and k not in known_copies]
 
 
-def _near_copies(joined: Sequence[Sequence[int]], new: Sequence[Picture]) -> list[list[int]]:
+def _near_duplicates(joined: Sequence[Sequence[int]], new: Sequence[Picture]) -> list[list[int]]:
     """Groups of new pictures that are nearly the same; of exact copies the first."""
     among_new = [[k for k in several if k < len(new)] for several in joined]
     distinct = [_without_exact(several, new) for several in among_new]
@@ -212,10 +214,12 @@ def _with_units(known: Iterable[Picture]) -> list[Picture]:
     return list(once.values())
 
 
-def _labels(new: Sequence[Picture], earlier: Sequence[Picture], told: Sequence[PartKey | None]) -> list[int]:
+def _labels(
+    new: Sequence[Picture], earlier: Sequence[Picture], named_parts: Sequence[PartKey | None]
+) -> list[int]:
     """Labels [new and earlier] of the parts that names and known units tell, rising from 0."""
     sources = _sources([row.name for row in new], [row.name for row in earlier])
-    keys = [part or source for part, source in zip(told, sources, strict=True)]
+    keys = [part or source for part, source in zip(named_parts, sources, strict=True)]
     known: dict[object, object] = {}
     for key, row in zip(keys[len(new) :], earlier, strict=True):
         if key is not None:
@@ -236,7 +240,8 @@ def _labels(new: Sequence[Picture], earlier: Sequence[Picture], told: Sequence[P
 def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]:
     """Picture that each new and earlier one was made from, as `same_sources` says. A new one that bears an
     earlier one's name is another picture: cameras number from 1 again."""
-    stems, among_new = {_without_suffix(name) for name in new}, same_sources(new)
+    stems = {_without_suffix(name) for name in new}
+    among_new = same_sources(new)
     found: list[PartKey | None] = []
     for source in same_sources([*new, *earlier]):
         found.append(None if source is None or source in stems else ("", source))
@@ -297,14 +302,17 @@ def _known_copies(
 
 
 def _find_unsure(
-    pairs: Sequence[Pair], labels: Sequence[int], told: Sequence[PartKey | None], rows: Sequence[Picture]
+    pairs: Sequence[Pair],
+    labels: Sequence[int],
+    named_parts: Sequence[PartKey | None],
+    rows: Sequence[Picture],
 ) -> list[list[int]]:
     """Groups of pictures that look the same but for noise, of which names do not tell different parts; of
     exact copies the first."""
     doubted = [
         (i, j, alike)
         for i, j, alike in pairs
-        if labels[i] != labels[j] and (told[i] is None or told[j] is None)
+        if labels[i] != labels[j] and (named_parts[i] is None or named_parts[j] is None)
     ]
     return [_without_exact(several, rows) for several in clusters(doubted)]
 
@@ -337,7 +345,8 @@ def _unsure_remarks(
     """labels: of the new pictures."""
     if not unsure:
         return
-    parts, own = len({*labels}), [[k for k in several if k < len(labels)] for several in unsure]
+    parts = len({*labels})
+    own = [[k for k in several if k < len(labels)] for several in unsure]
     fewer = len({*_join(labels, [several for several in own if several])})
     lowest = "nothing" if fewer == 1 else f"no rate below {1 / (fewer + 1):.1%}"
     yield data_checks.UNSURE_DUPLICATES.coded(
@@ -348,14 +357,14 @@ def _unsure_remarks(
     )
 
 
-def _near_copy_remarks(
-    near_copies: Sequence[Sequence[int]], labels: Sequence[int], names: Sequence[str]
+def _near_duplicate_remarks(
+    near_duplicates: Sequence[Sequence[int]], labels: Sequence[int], names: Sequence[str]
 ) -> Iterator[str]:
     """labels: of the new pictures."""
-    if near_copies:
+    if near_duplicates:
         yield data_checks.NEAR_DUPLICATES.coded(
-            f"near-duplicates: {_describe_alike(near_copies, names)}: one part photographed again? Counted "
-            f"as {pluralize(len({*labels}), 'part')}; if each shows another part: --group '.*'"
+            f"near-duplicates: {_describe_alike(near_duplicates, names)}: one part photographed again? "
+            f"Counted as {pluralize(len({*labels}), 'part')}; if each shows another part: --group '.*'"
         )
 
 
@@ -370,8 +379,7 @@ def _unknown_remarks(new: Sequence[Picture], earlier: Sequence[Picture]) -> Iter
 
 
 def _without_exact(several: Sequence[int], rows: Sequence[Picture]) -> list[int]:
-    """Numbers of pictures, of exact copies the first: what is told of these is told where they are left
-    out."""
+    """Numbers of pictures, of exact copies the first. That the others are left out is reported elsewhere."""
     first: dict[object, int] = {}
     for k in several:
         look = rows[k].look

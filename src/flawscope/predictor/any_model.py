@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, Generic, TypeVar, overload
 
 from numpy.typing import NDArray
 
@@ -15,6 +15,7 @@ from flawscope.calibration.parts import PartPattern
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor.parts import PartCollector, no_parts_error
+from flawscope.predictor.product_model import ProductModel
 from flawscope.predictor.streaming import (
     Loaded,
     LoadResult,
@@ -31,18 +32,17 @@ from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction, Recognition
 from flawscope.runtime import Runner
 
-if TYPE_CHECKING:
-    from flawscope.predictor import Predictor
+One = TypeVar("One", bound=ProductModel)  # model of one product
 
 
-class AnyModel(ABC):
+class AnyModel(ABC, Generic[One]):
     """Model of one product, or of several.
 
     Attributes:
         products: the model of each product, or view, by its name; that of one alone under "".
     """
 
-    products: Mapping[str, Predictor]
+    products: Mapping[str, One]
 
     @property
     def views(self) -> PartPattern | None:
@@ -110,7 +110,7 @@ class AnyModel(ABC):
         """Reads a picture of a product, or view, that is said."""
         return self.product(product).load(source)
 
-    def product(self, name: str) -> Predictor:
+    def product(self, name: str) -> One:
         """The model of one product, or view. InputError where there is no such one."""
         if name in self.products:
             return self.products[name]

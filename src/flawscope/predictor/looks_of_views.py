@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,8 @@ from numpy.typing import NDArray
 from flawscope.artefact.expected import ExpectedPictures
 from flawscope.errors import FlawscopeError
 from flawscope.pictures.decoding import PictureSource
+from flawscope.predictor.predictor import Predictor
 from flawscope.views.view_looks import thumbnail
-
-if TYPE_CHECKING:
-    from flawscope.predictor import Predictor
 
 LOOKED_AT = 24  # good pictures of each view, evenly drawn, that are compared
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +17,28 @@ from flawscope.artefact.parts import (
     stored_part_pattern,
     stored_part_reader,
 )
-from flawscope.calibration.outliers import odd, settle
+from flawscope.calibration.outliers import find_unusual, settle
 from flawscope.calibration.power import DefectScores
 from flawscope.calibration.rows import calibrate
 from flawscope.errors import InputError, data_checks, join_names, pluralize
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.table import CALIBRATE, Picture, PictureTable
 from flawscope.pictures.units import Units, units_of
+from flawscope.predictor.product_model import ProductModel
 from flawscope.predictor.scoring import ScoredRows, SessionPictures, leave_out_known, lost_note, score
 from flawscope.progress import ProgressCallback
 from flawscope.views.light import within_range
 
-if TYPE_CHECKING:
-    from flawscope.predictor import Predictor
+
+@dataclass(frozen=True)
+class Recalibration:
+    """Model's manifest after a calibration on new good pictures.
+
+    manifest: with the new thresholds. failures: pictures that cannot be used, each with the reason.
+    """
+
+    manifest: Manifest
+    failures: list[str]
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,8 @@ class _NewPictures:
 
     def looks_of_views(self, manifest: Manifest) -> dict[str, list[NDArray[np.float32]]]:
         """Thumbnails of the pictures of each view of a part; empty where the model judges single pictures."""
-        pattern, found = stored_part_pattern(manifest), dict[str, list[NDArray[np.float32]]]()
+        pattern = stored_part_pattern(manifest)
+        found = dict[str, list[NDArray[np.float32]]]()
         for number, row in self.scored.rows.items():
             look = self.scored.answers.pictures[number].look
             if pattern is not None and look is not None:
@@ -88,7 +97,7 @@ class _NewPictures:
 
 
 def _judge_new(
-    predictor: Predictor,
+    model: ProductModel,
     good: DecodedPictures,
     names: Sequence[str],
     known: Sequence[Picture],
@@ -98,11 +107,12 @@ def _judge_new(
     table = PictureTable.read(good, names, CALIBRATE, step)
     hashes = {row.hash for row in known}
     fresh = [number for number in table.distinct() if table.rows[number].hash not in hashes]
-    part_of = stored_part_reader(predictor.manifest)
+    part_of = stored_part_reader(model.manifest)
     units = units_of([table.rows[number] for number in fresh], known, part_of)
     asked = {number: units.rows[k] for k, number in enumerate(fresh) if k not in units.copies}
-    good_pictures, run_of = SessionPictures(predictor, good, step), leave_out_known(predictor, known)
-    scored = score(good_pictures, asked, run_of, predictor.manifest.preprocess.lights)
+    good_pictures = SessionPictures(model, good, step)
+    run_of = leave_out_known(model, known)
+    scored = score(good_pictures, asked, run_of, model.manifest.preprocess.lights)
     failures = [*table.failures.values(), *scored.answers.failures.values()]
     left_out = len(names) - len(scored.rows) - len(failures)
     return _NewPictures(scored, units, failures, left_out)
@@ -125,30 +135,33 @@ def _check_usable(new: _NewPictures, given: int) -> None:
 
 
 def recalibrate(
-    predictor: Predictor,
+    model: ProductModel,
     good: DecodedPictures,
     names: Sequence[str],
     step: ProgressCallback,
     force: bool,
-) -> Predictor:
-    """Returns the model with thresholds from new good pictures (`Predictor.calibrate`). names: of the
-    pictures, which tell their parts."""
-    manifest, before = predictor.manifest, predictor.calibration
+) -> Recalibration:
+    """Calibrates a model on new good pictures, as `Predictor.calibrate` does.
+
+    Args:
+        names: of the pictures, which tell their parts.
+    """
+    manifest, before = model.manifest, model.manifest.calibration
     pattern = stored_part_pattern(manifest)
     if pattern is not None:
         check_whole_parts(part_calibration(manifest, pattern).views, pattern.parse_all(names))
     known = [row.forgotten() for row in manifest.pictures if row.learnt]
-    new = _judge_new(predictor, good, names, known, step)
+    new = _judge_new(model, good, names, known, step)
     _check_usable(new, len(names))
     rows = (*known, *new.rows)
     how = before.to_dict() | {
         "method": f"held out{within_range(manifest.preprocess.normalization)}",
-        "runtime": predictor.session.runtime,
+        "runtime": model.session.runtime,
         "promised": True,
     }
     calibration = calibrate(rows, **how)
     expected = ExpectedPictures.from_facts(manifest.facts)
-    found = odd(
+    found = find_unusual(
         rows,
         calibration,
         DefectScores.from_facts(manifest.facts),
@@ -160,7 +173,11 @@ def recalibrate(
     remarks, questions = settle(found, force)
     notes = *new.notes(), *expected.scale_notes(new.usable), *remarks
     widened = expected.widened(new.usable).with_views(new.looks_of_views(manifest))
-    changed = predictor.with_calibration(calibration, *notes).manifest
-    changed = replace(changed, pictures=rows, facts=widened.to_facts(changed.facts))
-    changed = with_decided_defects(changed).asking(*questions)
-    return predictor.with_manifest(changed).with_failures(new.failures)
+    changed = replace(
+        manifest,
+        calibration=calibration,
+        notes=(*manifest.notes, *notes),
+        pictures=rows,
+        facts=widened.to_facts(manifest.facts),
+    )
+    return Recalibration(with_decided_defects(changed).asking(*questions), new.failures)

@@ -22,10 +22,10 @@ from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.listing import relative_names
-from flawscope.predictor import Predictor
 from flawscope.predictor.any_model import AnyModel
 from flawscope.predictor.looks_of_views import with_looks_of_views
 from flawscope.predictor.parts import PartCollector, RoutedParts, compare_view, unknown_view_error
+from flawscope.predictor.predictor import Predictor
 from flawscope.predictor.recognition import Recogniser
 from flawscope.predictor.streaming import (
     Loaded,
@@ -125,7 +125,7 @@ def accept_questions(model: Predictor | Router) -> tuple[Predictor | Router, lis
     return model, list(dict.fromkeys(asked))
 
 
-class Router(AnyModel):
+class Router(AnyModel[Predictor]):
     """Models of several products. It says which product a picture shows (`Recogniser` has the rule), and that
     product's own model judges the picture. Or of several views of a part: the name of a picture's file tells
     its view.
@@ -279,18 +279,18 @@ class Router(AnyModel):
         """Judges pictures that are computed together, each by the model of its product."""
         judged: dict[int, SourceResult] = {}
         rows: dict[str, list[int]] = {}
-        told: dict[int, Recognition] = {}
+        recognised: dict[int, Recognition] = {}
         for k, (source, one) in enumerate(batch):
             if isinstance(one, InputError):
                 judged[k] = (source, one)
             else:
-                told[k] = one[-1]  # type: ignore[assignment]
-                rows.setdefault(told[k].nearest, []).append(k)
+                recognised[k] = one[-1]  # type: ignore[assignment]
+                rows.setdefault(recognised[k].nearest, []).append(k)
         for name, own in rows.items():
             product = self.products[name]
             found = product.judge([batch[k] for k in own], run(product.session))
             for k, (source, result) in zip(own, found, strict=True):
-                judged[k] = (source, self._finished(result, told[k]))
+                judged[k] = (source, self._finished(result, recognised[k]))
         return [judged[k] for k in range(len(batch))]
 
     def _finished(self, result: Result, shown: Recognition) -> Result:
@@ -310,11 +310,11 @@ class Router(AnyModel):
     def _check_view(self, source: PictureSource, result: Result, view: str) -> Result:
         """The result, or an error where the picture's name tells another view than was said."""
         try:
-            told = self._view(source) if isinstance(source, str | os.PathLike) else view
+            named_view = self._view(source) if isinstance(source, str | os.PathLike) else view
         except InputError:  # the name tells none
             return result
-        said = f"{source!s:.200} shows view {told}, and product={view} was said: leave it out"
-        return result if told == view else InputError(said)
+        said = f"{source!s:.200} shows view {named_view}, and product={view} was said: leave it out"
+        return result if named_view == view else InputError(said)
 
     # ---- parts
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +20,13 @@ from flawscope.pictures.appearance import FeatureValues
 from flawscope.pictures.decoded import DecodedPictures
 from flawscope.pictures.table import Picture
 from flawscope.predictor.decoded_pictures import loader
+from flawscope.predictor.product_model import ProductModel
 from flawscope.predictor.streaming import LoadResult, stream_predictions
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.results.findings import COUNT_WRONG, PART_NOT_FOUND, Finding
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import Run
 from flawscope.views.light import Light
-
-if TYPE_CHECKING:
-    from flawscope.predictor import Predictor
 
 # Gives the run that has not learnt from a row's unit; None: the model's own, which has not. It, or its run,
 # may raise an `ExcludedPictureError`.
@@ -69,7 +67,8 @@ class Answers:
 
     def in_order(self) -> Answers:
         """All answers, by rising numbers."""
-        pictures, failures = dict(sorted(self.pictures.items())), dict(sorted(self.failures.items()))
+        pictures = dict(sorted(self.pictures.items()))
+        failures = dict(sorted(self.failures.items()))
         return Answers(pictures, failures, sorted(self.excluded))
 
 
@@ -126,14 +125,14 @@ def score(
     )
 
 
-def leave_out_known(predictor: Predictor, known: Iterable[Picture]) -> RunOf:
+def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
     """Returns what gives a picture of a known row's unit the run that has not learnt from it."""
     units = {row.unit for row in known if row.learnt}
 
     def run_of(row: Picture) -> Run | None:
         if row.unit not in units:
             return None
-        return predictor.session.run_without(predictor.artefact, row.unit)
+        return model.session.run_without(model.artefact, row.unit)
 
     return run_of
 
@@ -151,21 +150,21 @@ def lost_note(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class SessionPictures:
-    """Good pictures that a predictor judges as it judges any."""
+    """Good pictures that a model judges as it judges any."""
 
-    predictor: Predictor
+    model: ProductModel
     pictures: DecodedPictures
     step: ProgressCallback = ignore_progress
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
-        found = _SessionAnswers(self.predictor, self.pictures, lights[1:])
+        found = _SessionAnswers(self.model, self.pictures, lights[1:])
 
         def judge_batch(batch: Sequence[tuple[int, LoadResult]], run: Run) -> list[int]:
             found.add_batch(batch, run, rows, run_of)
             return [number for number, _ in batch]
 
-        tiled = self.predictor.manifest.preprocess.tile is not None
-        load, session = loader(self.predictor, self.pictures), self.predictor.session
+        tiled = self.model.manifest.preprocess.tile is not None
+        load, session = loader(self.model, self.pictures), self.model.session
         for done, _ in enumerate(stream_predictions([*rows], load, judge_batch, session, None, tiled)):
             self.step("calibration", done, len(rows))
         self.step("calibration", len(rows), len(rows))
@@ -176,7 +175,7 @@ class SessionPictures:
 class _SessionAnswers:
     """Answers of a model on good pictures, as they come. lights: further ones."""
 
-    predictor: Predictor
+    model: ProductModel
     pictures: DecodedPictures
     lights: Sequence[Light]
     answers: Answers = field(default_factory=Answers)
@@ -206,7 +205,7 @@ class _SessionAnswers:
         """Judges loaded pictures by one run, in their own light together, in others one by one."""
         shown = [(self.pictures.sources[number], loaded) for number, loaded in batch]
         try:
-            results = self.predictor.judge(shown, run)
+            results = self.model.judge(shown, run)
         except ExcludedPictureError:
             self.answers.excluded.extend(number for number, _ in batch)
             return
@@ -234,7 +233,7 @@ class _SessionAnswers:
         self.answers.pictures[number] = Answer(values, measured, own.look)
 
     def _predict(self, picture: NDArray[Any], run: Run) -> Prediction:
-        [(_, found)] = self.predictor.judge([(picture, self.predictor.see(picture, picture))], run)
+        [(_, found)] = self.model.judge([(picture, self.model.see(picture, picture))], run)
         if isinstance(found, InputError):
             raise found
         return found
@@ -242,7 +241,7 @@ class _SessionAnswers:
     def _values(self, found: Prediction) -> Values:
         if _refusal(found) is not None:
             return LOST
-        return map_values(found.score, found.map, self.predictor.valid_mask(found.geometry))
+        return map_values(found.score, found.map, self.model.valid_mask(found.geometry))
 
 
 def _refusal(found: Prediction) -> Finding | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flawscope.errors import InputError, join_names
-from flawscope.predictor import Predictor
+from flawscope.predictor.predictor import Predictor
 from flawscope.predictor.router import Router
 from flawscope.predictor.streaming import SourceResult
 from flawscope.results.prediction import Prediction

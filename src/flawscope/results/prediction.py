@@ -91,7 +91,8 @@ class ScoreLevels:
         from scipy import ndimage
 
         labels, _ = ndimage.label(above, structure=np.ones((3, 3)))
-        level, window = self.colour_range[0], 2 * round(max(values.shape) * self.nearby) + 1
+        level = self.colour_range[0]
+        window = 2 * round(max(values.shape) * self.nearby) + 1
         marked = np.zeros_like(above)
         for index, box in enumerate(ndimage.find_objects(labels), start=1):
             part = labels[box] == index
@@ -267,7 +268,8 @@ class Prediction:
                 facts |= self.region_kinds[number]._asdict()
             if bounds is not None:
                 facts |= bounds[number]
-            box, area = geometry.box_around(rows, columns), float(len(rows) / (sy * sx))
+            box = geometry.box_around(rows, columns)
+            area = float(len(rows) / (sy * sx))
             found.append(Region(box=box, area=area, peak=peak, centroid=(x, y), **facts))
         return tuple(found)
 
@@ -290,7 +292,8 @@ class Prediction:
         """Heat map over the picture [H, W, 3] at any size, the marked pixels [H, W] bool, and the colour of
         their outline."""
         values = self.picture_map((picture.shape[0], picture.shape[1]))
-        heat, marked = drawing.overlay(picture, values, *self.levels.colour_range), self.outlined(values)
+        heat = drawing.overlay(picture, values, *self.levels.colour_range)
+        marked = self.outlined(values)
         heat = drawing.draw_squares(heat, self.squares(heat.shape[:2]))
         named = drawing.draw_names(heat, self._named_places(heat.shape[:2]))
         return named, marked, drawing.outline_colour(self.is_tolerated)
@@ -317,7 +320,8 @@ class Prediction:
     def from_map(cls, values: NDArray[np.float32], facts: Facts) -> Prediction:
         """A prediction to be drawn, of a map and its `drawing_facts`; it knows no score and decides nothing.
         KeyError, TypeError: they are damaged."""
-        pose, several = facts.get("part_pose"), facts.get("found_parts")
+        pose = facts.get("part_pose")
+        several = facts.get("found_parts")
         levels = {one.name: facts[one.name] for one in fields(ScoreLevels)}
         return cls(
             score=0.0,

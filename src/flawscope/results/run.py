@@ -25,7 +25,7 @@ from flawscope.types import Facts
 PREDICTIONS_FOLDER, TABLE_NAME, SUMMARY_NAME = "predictions", "results.csv", "results.json"
 WORKBOOK_NAME = "results.xlsx"
 PARTS_TABLE_NAME = "parts.csv"  # a row for each part, where the model decides on parts
-MAX_TOLD = 5  # different errors of a kind of files that are told
+MAX_REPORTED = 5  # different errors of a kind of files that are reported
 MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions
 
 
@@ -53,14 +53,14 @@ class WriteErrors:
     """Errors of files that cannot be written: what comes after them is tried all the same, for it may be one
     name, or a disk on which there is space again.
 
-    say: gets a line for each new error, of a kind of files at most `MAX_TOLD`; that a disk is full once.
+    say: gets a line for each new error, of a kind of files at most `MAX_REPORTED`; that a disk is full once.
 
     Attributes:
         counts: how many files, by their kind.
     """
 
     def __init__(self, say: Say):
-        self.say, self.counts, self._told = say, Counter[str](), dict[str, set[str]]()
+        self.say, self.counts, self._reported = say, Counter[str](), dict[str, set[str]]()
         self._is_full = False
 
     @contextmanager
@@ -74,13 +74,13 @@ class WriteErrors:
                 self.say(str(error))
 
     def _is_new(self, kind: str, error: FlawscopeError) -> bool:
-        """Whether an error is to be told; it is known from then on."""
+        """Whether an error is to be reported; it is known from then on."""
         if isinstance(error, FullDiskError):
             was_full, self._is_full = self._is_full, True
             return not was_full
-        told = self._told.setdefault(kind, set())
-        is_new = str(error) not in told and len(told) < MAX_TOLD
-        told.add(str(error))
+        reported = self._reported.setdefault(kind, set())
+        is_new = str(error) not in reported and len(reported) < MAX_REPORTED
+        reported.add(str(error))
         return is_new
 
     def lines(self) -> list[str]:

@@ -29,7 +29,7 @@ _HOW_WRITTEN = {  # keys of a file
     "picture": "[width, height] of the pictures, in pixels",
     "rules": "a list, each with kind and length, width or area",
 }
-MAX_TOLD = 3  # regions that are told
+MAX_REPORTED = 3  # regions that are reported
 MAX_NAME_LENGTH = 100  # characters of a version or kind
 
 Mask = NDArray[np.bool_]
@@ -93,7 +93,7 @@ class Rule:
                 return measured.bounded(kind, ">")
         return None if self._holds_at(region.box_at_most) else {"code": "out_of_zone", "kind": kind}
 
-    def told(self, region: Region, kind: str | None) -> Reason:
+    def kept_limit(self, region: Region, kind: str | None) -> Reason:
         """The first limit that a tolerated region keeps."""
         return next(self._measure(region)).bounded(kind, "≤")
 
@@ -155,7 +155,8 @@ class Tolerances:
         for name, form in _HOW_WRITTEN.items():
             if data.get(name) is None:
                 raise InputError(f"{path} has no {name}: write {form}")
-        version, size = _parse_version(data["version"], path), _parse_size(data["picture"], path)
+        version = _parse_version(data["version"], path)
+        size = _parse_size(data["picture"], path)
         documents = data["rules"]
         if not isinstance(documents, list) or not documents:
             raise InputError(f"{path} has no rules: write {_HOW_WRITTEN['rules']}")
@@ -179,15 +180,15 @@ class Tolerances:
         if refused is not None:
             return refused
         tolerating, crowded = self._match(regions)
-        told = []
+        reasons = []
         for number, region in enumerate(regions):
             for kind in _kinds(region):
                 if (number, kind) not in tolerating:
                     reason = self._refusal(region, kind)
                     return Verdict(False, (crowded if reason is None else reason,))
             first = _kinds(region)[0]
-            told.append(tolerating[number, first].told(region, first))
-        return Verdict(True, tuple(told))
+            reasons.append(tolerating[number, first].kept_limit(region, first))
+        return Verdict(True, tuple(reasons))
 
     def _refuse(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict | None:
         """Why no rule can tolerate regions, whatever it says; None: one may."""
@@ -240,9 +241,11 @@ def apply_tolerances(found: Prediction, numbers: Array, tolerances: Tolerances) 
     if not found.is_anomalous:
         return found
     within, reasons = _judge_parts(found, numbers, tolerances)
-    more: list[Reason] = [{"code": "more", "count": len(reasons) - MAX_TOLD}] if reasons[MAX_TOLD:] else []
+    more: list[Reason] = (
+        [{"code": "more", "count": len(reasons) - MAX_REPORTED}] if reasons[MAX_REPORTED:] else []
+    )
     name = f"tolerances {tolerances.version}, {tolerances.sha256[:8]}"
-    return found.noticing(tolerance_finding(within, (*reasons[:MAX_TOLD], *more), name))
+    return found.noticing(tolerance_finding(within, (*reasons[:MAX_REPORTED], *more), name))
 
 
 def _judge_parts(found: Prediction, numbers: Array, tolerances: Tolerances) -> Verdict:
@@ -254,15 +257,15 @@ def _judge_parts(found: Prediction, numbers: Array, tolerances: Tolerances) -> V
     regions = _regions_by_part(found, numbers, [*parts])
     if regions is None:
         return Verdict.beyond("at_edge")
-    told: list[Reason] = []
+    reasons: list[Reason] = []
     for number, is_anomalous in parts.items():
         if not is_anomalous:
             continue
         verdict = tolerances.judge(regions[number], found.geometry.picture_size)
         if not verdict.within:
             return verdict
-        told += verdict.reasons
-    return Verdict(True, tuple(told)) if told else Verdict.beyond("nothing_marked")
+        reasons += verdict.reasons
+    return Verdict(True, tuple(reasons)) if reasons else Verdict.beyond("nothing_marked")
 
 
 def _regions_by_part(

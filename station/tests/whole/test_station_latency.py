@@ -11,8 +11,8 @@ import pytest
 
 from camera_helpers import DelayedCamera, exposed_at, source_context, with_sources
 from flawscope.errors import InputError
-from flawscope_line.plc import ModbusSettings
 from flawscope_line.plc.line import PlcLine
+from flawscope_line.plc.settings import ModbusSettings
 from flawscope_station.settings.sources import CameraSourceSettings, read_source
 from flawscope_station.sources import frames as frames_module
 from flawscope_station.sources.camera import FfmpegCamera

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from flawscope_station.client import Client
 from flawscope_station.settings.shifts import ShiftSettings
-from flawscope_station.shifts import ended_shifts
+from flawscope_station.shifts.shift import ended_shifts
 from flawscope_station.store.database import now
 from flawscope_station.store.records import iso, parse_time
 from flawscope_station.store.schema import REPORT_VIEW

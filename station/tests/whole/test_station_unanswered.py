@@ -21,8 +21,8 @@ from sqlalchemy import text
 
 from flawscope_station.inspecting.ticket import LateError
 from flawscope_station.settings.station import ProductSettings
-from flawscope_station.shifts import Shift
 from flawscope_station.shifts.reports import hourly_rows, shift_data
+from flawscope_station.shifts.shift import Shift
 from flawscope_station.sources.trigger import wait_for_inspection
 from flawscope_station.store.database import now
 from flawscope_station.store.schema import ABANDONED, LATE, REPORT_VIEW, WITHDRAWN

@@ -66,7 +66,7 @@ def test_what_was_skipped_and_left_out_is_told_without_paths(page, hostile):
 
 
 def test_commands_in_its_sentences_are_shown_as_code(text, page):
-    assert "<code>flawscope info --verbose</code> has the others" in text
+    assert "<code>flawscope info --verbose</code> lists the others" in text
     assert "`" not in "".join(page.words)
 
 

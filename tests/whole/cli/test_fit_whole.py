@@ -51,8 +51,11 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn,
     assert [p.role for p in made.pictures] == ["train"] * 12
     assert run("info", out, "--self-test")[0] == 2  # it has no samples
 
-    lines = run("info", out)[1].splitlines()
-    said = next(line for line in lines if "simulated defects found" in line)
+    short = run("info", out)[1]
+    assert re.search(r"simulated defects found +\d+ of \d\d+, faint ones too", short)
+    assert "simulated defects by size" not in short
+    lines = run("info", out, "--verbose")[1].splitlines()
+    said = next(line for line in lines if "simulated defects by size" in line)
     counts = FOUND.search(said)
     assert counts
     facts = json.loads(run("info", out, "--json")[1])["facts"]["simulated_defects"]
@@ -65,7 +68,7 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(run, drawn,
     assert "layout" not in err
     assert run("evaluate", out, "--data", drawn, "--out", tmp_path / "results", "--quiet")[0] == 0
     page = (tmp_path / "results/report.html").read_text(encoding="utf-8")
-    assert said.split("found", 1)[1].strip() in page
+    assert said.split("by size", 1)[1].strip() in page
     code, _, err = run(*call, "--no-check", "--verbose")
     assert (code, "memory: " in err, " layout" in err) == (0, True, True)
     assert "simulated defects found" not in run("info", out)[1]

@@ -6,7 +6,7 @@ from PIL import Image
 import brightness
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
-from flawscope.evaluation.unlearnt import with_unlearnt
+from flawscope.evaluation.unlearnt import leave_out_learnt_parts
 from near_copy_fits import part
 
 PARTS, TWICE = 20, 8  # parts, of which the first so many are there in two pictures
@@ -38,7 +38,7 @@ def test_near_copies_of_what_was_learnt_are_not_tested(folder):
     assert apart  # the draw puts pictures of one part on both sides
     model = brightness.model(seen={"train": [item.path for item in dataset.train]})
     hashes = {picture.hash for picture in model.manifest.pictures}
-    found = with_unlearnt(model, dataset, hashes)
+    found = leave_out_learnt_parts(model, dataset, hashes)
     tested = [item for item in found.test if not item.anomalous]
     assert not learnt & {*map(part_of, tested)}
     assert {item.path for item in good} - {item.path for item in tested} == {

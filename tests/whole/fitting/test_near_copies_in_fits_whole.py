@@ -69,7 +69,8 @@ def test_calibrating_goes_by_the_names_that_are_given():
     new, names = [part(100 + k) for k in range(6)], [f"p{100 + k // 2}" for k in range(6)]
     decoded = DecodedPictures(new, model.manifest.preprocess.channels)
     made = recalibrate(model, decoded, names, ignore_progress, force=True)
-    assert (made.calibration.count, made.calibration.unit_count) == (6, 3)
+    calibration = made.manifest.calibration
+    assert (calibration.count, calibration.unit_count) == (6, 3)
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])

@@ -9,8 +9,8 @@ import numpy as np
 from av import VideoFrame
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import NumberedFrame, check_pixel_format, select_camera
+from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings
 from flawscope_station.plugins import CameraLostError
 
 if TYPE_CHECKING:

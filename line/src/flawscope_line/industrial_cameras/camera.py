@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from flawscope.errors import InputError, join_names, suggest_name
-from flawscope_line.industrial_cameras import IndustrialCameraSettings
+from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings
 from flawscope_station.plugins import (
     CHECK_INTERVAL,
     FROZEN,
@@ -136,7 +136,9 @@ class TriggeredCamera(LiveCamera):
                     raise CameraLostError(self._no_frame_text)
                 continue
             self._answer_with(frame, triggers, frames_after(last, frame.number) == ordered)
-            last, ordered, missed_in_row = frame.number, 0, 0
+            last = frame.number
+            ordered = 0
+            missed_in_row = 0
 
     def _answer_with(
         self, frame: NumberedFrame, triggers: dict[Future[Shot], Trigger], is_awaited: bool

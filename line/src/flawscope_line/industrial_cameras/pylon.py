@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pypylon import genicam, pylon
 
 from flawscope.errors import FlawscopeError, InputError, one_line_message
-from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import NumberedFrame, check_pixel_format, select_camera
+from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings
 from flawscope_station.plugins import CameraLostError
 
 EXPOSURE_FEATURES = ("ExposureTime", "ExposureTimeAbs")  # names of newer and of older cameras

@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from contextlib import closing, suppress
 
 from flawscope.errors import pluralize
-from flawscope_line.industrial_cameras import IndustrialCameraSettings
 from flawscope_line.industrial_cameras.camera import DeviceFactory, frames_after
+from flawscope_line.industrial_cameras.settings import IndustrialCameraSettings
 from flawscope_station.plugins import (
     CHECK_INTERVAL,
     MISSED,

@@ -6,137 +6,14 @@ protocol.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flawscope.errors import InputError, require_installed
-from flawscope_station.plugins import Plugin, time_of
+from flawscope.errors import require_installed
+from flawscope_line.plc.settings import ModbusSettings, OpcUaSettings
+from flawscope_station.plugins import Plugin
 
 if TYPE_CHECKING:
     from flawscope_station.plugins import Connection, ConnectionContext
-
-MAX_RECIPE = 65535  # a number of 16 bits
-
-
-@dataclass(frozen=True)
-class PlcSettings:
-    """Settings of a handshake, the same for every protocol.
-
-    recipes: product by the number that the PLC gives it, from 1.
-    camera: product whose camera is triggered for all of them, or `PRODUCT/2`, its second one; None: each its
-    own.
-    watchdog: time after which a heartbeat of the PLC that stands still is an error; None: it is not watched.
-    deadline: time from trigger to answer of products without a `deadline` of their own.
-    """
-
-    recipes: Mapping[int, str]
-    camera: str | None = None
-    watchdog: str | None = "2 s"
-    deadline: str = "5 s"
-
-    def __post_init__(self) -> None:
-        if not self.recipes or not all(1 <= number <= MAX_RECIPE for number in self.recipes):
-            raise InputError(f"recipes: write `NUMBER: PRODUCT` below it, from 1 to {MAX_RECIPE}")
-        _ = self.watchdog_seconds, self.deadline_seconds, self.camera_number
-
-    @property
-    def watchdog_seconds(self) -> float:
-        return 0.0 if self.watchdog is None else time_of(self.watchdog, "watchdog", "a time such as 2 s")
-
-    @property
-    def deadline_seconds(self) -> float:
-        return time_of(self.deadline, "deadline", "a time such as 800 ms")
-
-    @property
-    def camera_number(self) -> int | None:
-        """Number of the camera among the product's; None: it has one alone."""
-        _, found, number = (self.camera or "").partition("/")
-        if found and not number.isdigit():
-            raise InputError(f"camera: {self.camera!r:.60} is not a product, or PRODUCT/2")
-        return int(number) if found else None
-
-    def camera_product(self, product: str) -> str:
-        """Return the product whose camera takes the pictures of a product."""
-        return product if self.camera is None else self.camera.partition("/")[0]
-
-
-@dataclass(frozen=True)
-class ModbusSettings(PlcSettings):
-    """Settings of Modbus TCP.
-
-    listen: `HOST:PORT` at which the PLC reads and writes. connect: `HOST:PORT` of a PLC whose registers the
-    station reads and writes, `every` so often, as `unit`.
-    inputs, outputs: first holding register of the PLC's and of the station's signals.
-    """
-
-    listen: str | None = None
-    connect: str | None = None
-    unit: int = 1
-    every: str = "10 ms"
-    inputs: int = 0
-    outputs: int = 100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.listen is None) == (self.connect is None):
-            raise InputError("write either `listen: HOST:PORT` or `connect: HOST:PORT`")
-        from flawscope_line.plc.signals import TO_PLC, TO_STATION, register_count
-
-        ends = self.inputs + register_count(TO_STATION), self.outputs + register_count(TO_PLC)
-        if min(self.inputs, self.outputs) < 0 or max(ends) > MAX_RECIPE + 1:
-            raise InputError(f"inputs and outputs must lie in registers 0 to {MAX_RECIPE}")
-        if self.inputs < ends[1] and self.outputs < ends[0]:
-            raise InputError("inputs and outputs overlap: leave at least 28 registers between them")
-        _ = self.address, self.poll_interval
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port."""
-        return parse_host_port(self.listen or self.connect or "", "listen" if self.listen else "connect")
-
-    @property
-    def poll_interval(self) -> float:
-        return time_of(self.every, "every", "a time such as 10 ms")
-
-
-@dataclass(frozen=True)
-class OpcUaSettings(PlcSettings):
-    """Settings of OPC UA.
-
-    listen: `HOST:PORT` of the station's server.
-    certificate_file, key_file: of the server, which takes encrypted channels alone then.
-    user, password_file: with which the PLC signs in; None: it need not.
-    """
-
-    listen: str = "127.0.0.1:4840"
-    certificate_file: str | None = None
-    key_file: str | None = None
-    user: str | None = None
-    password_file: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _ = self.address
-        if (self.certificate_file is None) != (self.key_file is None):
-            raise InputError("certificate_file and key_file belong together: write both, or none")
-        if (self.user is None) != (self.password_file is None):
-            raise InputError("user and password_file belong together: write both, or none")
-        if self.user is not None and self.certificate_file is None:
-            raise InputError("user: its password could be read on the wire: write certificate_file, too")
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port."""
-        return parse_host_port(self.listen, "listen")
-
-
-def parse_host_port(text: str, name: str) -> tuple[str, int]:
-    """Return host and port. InputError."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InputError(f"{name}: {text!r:.60} is not HOST:PORT, such as 127.0.0.1:502")
-    return host.strip("[]"), int(port)
 
 
 def _open_modbus(context: ConnectionContext, settings: ModbusSettings) -> Connection:

@@ -20,10 +20,10 @@ from asyncua.server.subscription_service import SubscriptionService
 from asyncua.server.user_managers import UserManager
 
 from flawscope.errors import one_line_message
-from flawscope_line.plc import OpcUaSettings
 from flawscope_line.plc.brief_log import log_briefly
 from flawscope_line.plc.handshake import Inputs, Outputs
 from flawscope_line.plc.line import InputsHandler, TransportError
+from flawscope_line.plc.settings import OpcUaSettings
 from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, ROOT_NODE, TO_PLC, TO_STATION, Signal
 from flawscope_station.plugins import secret
 

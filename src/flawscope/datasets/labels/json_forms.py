@@ -24,7 +24,7 @@ from flawscope.datasets.labels.shapes import (
     picture_path,
     read_size,
 )
-from flawscope.datasets.labels.tables import told_texts
+from flawscope.datasets.labels.tables import picture_texts
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.masks import read_mask
@@ -118,7 +118,7 @@ class _CocoPicture:
         return Shape(partial(shapes.from_runs, _read_runs(part["counts"])))
 
     def entry(self) -> Entry:
-        about = told_texts("class", self.classes)
+        about = picture_texts("class", self.classes)
         path = picture_path(self.image["file_name"])
         return name_entry(path, self.size, self.marks)._replace(about=about)
 
@@ -160,12 +160,13 @@ def parse_labelme(document: Record, own: str) -> Iterator[Entry]:
     about: list[tuple[str, str]] = []
     if isinstance(flags, dict):
         for name, value in flags.items():
-            about += told_texts(name, [value])
+            about += picture_texts(name, [value])
     yield Entry(own, size, [_labelme_mark(shape) for shape in document["shapes"]], suffix, tuple(about))
 
 
 def _labelme_mark(shape: Record) -> Mark:
-    points, kind = shapes.to_points(shape["points"]), shape.get("shape_type", "polygon")
+    points = shapes.to_points(shape["points"])
+    kind = shape.get("shape_type", "polygon")
     label = str(shape.get("label", ""))
     if len(points) < {"rectangle": 2, "circle": 2}.get(kind, 1):
         return Mark(None, NO_PLACE)
@@ -214,12 +215,13 @@ def parse_via(document: Record, _own: str) -> Iterator[Entry]:
 def _via_texts(name: str, value: object) -> tuple[tuple[str, str], ...]:
     """Reads an attribute of a picture; of several that may be ticked those that are."""
     if not isinstance(value, dict):
-        return told_texts(f"label {name}", [value])
-    return told_texts(f"label {name}", [key for key, ticked in value.items() if ticked])
+        return picture_texts(f"label {name}", [value])
+    return picture_texts(f"label {name}", [key for key, ticked in value.items() if ticked])
 
 
 def _via_mark(region: Record) -> Mark:
-    shape, attributes = region["shape_attributes"], region.get("region_attributes") or {}
+    shape = region["shape_attributes"]
+    attributes = region.get("region_attributes") or {}
     label = next(iter(attributes.values()), "")
     label = str(next(iter(label), "") if isinstance(label, dict) else label)  # several may be ticked
     name = shape.get("name")
@@ -367,7 +369,7 @@ def _label_studio_texts(region: Record) -> tuple[tuple[str, str], ...]:
     name = f"choice {region.get('from_name') or ''}"
     texts: list[tuple[str, str]] = []
     for path in [value.get("choices") or [], *(value.get("taxonomy") or [])]:
-        texts += told_texts(name, path if isinstance(path, list) else [path])
+        texts += picture_texts(name, path if isinstance(path, list) else [path])
     return tuple(texts)
 
 

@@ -223,7 +223,7 @@ def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
         words = _column_of_words(lines, width, is_name)
         if words is not None:
             keys[words] = "label"
-    keys = _told_apart(keys)
+    keys = _make_distinct(keys)
     for cells in lines:
         yield {key: [cell] for key, cell in zip(keys, cells, strict=False)}
 
@@ -235,7 +235,7 @@ def _unnamed_columns(width: int) -> list[str]:
     return [f"column {k + 1}" for k in range(width)]
 
 
-def _told_apart(keys: Sequence[str]) -> list[str]:
+def _make_distinct(keys: Sequence[str]) -> list[str]:
     """Keys, of which those that came before have their numbers behind them."""
     return [key if keys.index(key) == k else f"{key} {k + 1}" for k, key in enumerate(keys)]
 
@@ -391,6 +391,6 @@ def _record_row(record: Mapping[str, object], above: str = "") -> Row:
     return row
 
 
-def told_texts(header: str, values: Iterable[object]) -> tuple[tuple[str, str], ...]:
+def picture_texts(header: str, values: Iterable[object]) -> tuple[tuple[str, str], ...]:
     """Texts that a labelling tool says of a whole picture, under a name."""
     return tuple((header, text) for value in values for text in _texts(value) if text)

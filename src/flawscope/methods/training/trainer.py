@@ -103,7 +103,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
         later, aside = after()
         until, used = (budget.until or 0) - aside, 0.0
         if kept is not None:
-            until, used = time.monotonic() + kept["left"] + later, kept["used"]
+            until = time.monotonic() + kept["left"] + later
+            used = kept["used"]
         self.pace = Pace(until, later, per_step, used)
         left = self.pace.seconds_left()
         if left < per_step and not self.done:
@@ -202,10 +203,10 @@ class Trainer(TrainingState, ABC, Generic[B]):
 
     def _interrupt(self, checkpoint: Path | None) -> KeyboardInterrupt:
         """The interrupt that ends the training, with what is kept of it."""
-        so_far = f"step {self.done:,} of {self._expected():,}"
+        steps = f"step {self.done:,} of {self._expected():,}"
         if checkpoint is None:
-            return KeyboardInterrupt(f"{so_far} is lost: there is no checkpoint")
-        return KeyboardInterrupt(f"{so_far} is kept in {checkpoint}; the same call goes on from there")
+            return KeyboardInterrupt(f"{steps} is lost: there is no checkpoint")
+        return KeyboardInterrupt(f"{steps} is kept in {checkpoint}; the same call goes on from there")
 
     def _step(self, batch: B) -> bool:
         """Learn from a batch, log its losses, and return whether it was the last one."""

@@ -48,10 +48,10 @@ def write_report(
     from flawscope.pages.report.words import collect_facts
 
     manifest = predictor.manifest
-    found = compute_figures(result, predictor.calibration, dataset, manifest.preprocess.reference)
-    layers = thumbnails(result.pictures, found.by_margin, manifest.preprocess.levels, step)
+    figures = compute_figures(result, predictor.calibration, dataset, manifest.preprocess.reference)
+    layers = thumbnails(result.pictures, figures.worst_first, manifest.preprocess.levels, step)
     about = collect_facts(result, manifest, dataset, predictor.session.runtime, model)
-    return write_page(path, evaluation_page(result, found, about, layers, manifest))
+    return write_page(path, evaluation_page(result, figures, about, layers, manifest))
 
 
 def write_page(path: str | os.PathLike[str], text: str) -> Path:

@@ -73,14 +73,14 @@ class Figures:
     alignment: Json
 
     @property
-    def by_margin(self) -> list[int]:
+    def worst_first(self) -> list[int]:
         """Indices of the rows: the worst mistake first, then near mistakes."""
         return sorted(range(len(self.rows)), key=lambda i: -self.rows[i]["margin"])
 
     @property
     def mistakes(self) -> list[int]:
         """Indices of the mistakes, the worst first."""
-        return [i for i in self.by_margin if self.rows[i]["outcome"] != RIGHT]
+        return [i for i in self.worst_first if self.rows[i]["outcome"] != RIGHT]
 
 
 def compute_figures(
@@ -147,7 +147,8 @@ def _alignment_error(prediction: Prediction) -> float:
 
 
 def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
-    kind, truth = printable(item.kind), "defective" if item.anomalous else "good"
+    kind = printable(item.kind)
+    truth = "defective" if item.anomalous else "good"
     result = outcome(item.anomalous, prediction.is_anomalous)
     facts = [
         ("Result", result),
@@ -180,9 +181,9 @@ def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
 
 def _rate_metrics(tally: Tally, result: Evaluation) -> list[Metric]:
     expected = result.false_alarms["expected"]
-    told = "no promise" if expected is None else f"expected {percent(expected)}"
+    note = "no promise" if expected is None else f"expected {percent(expected)}"
     return [
-        _rate_metric("false alarms", tally.false_alarms, tally.good, told),
+        _rate_metric("false alarms", tally.false_alarms, tally.good, note),
         _rate_metric("defects found", tally.found, tally.defective, "at the calibrated score threshold"),
     ]
 
@@ -205,7 +206,9 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
     pairs = tally.good * tally.defective
     for name, value in result.metrics.items():
         notes: list[str] = []
-        text, interval_text, step = "not measured", "", ""
+        text = "not measured"
+        interval_text = ""
+        step = ""
         if value is not None:
             text = f"{value:.4f}"
             interval = intervals.get(name)

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, NamedTuple
 
 from flawscope._version import __version__
-from flawscope.artefact.detection import describe_detection
+from flawscope.artefact.detection import decided_defects, describe_detection
 from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.rates import promise_of
 from flawscope.artefact.tried import tried_lines
@@ -191,7 +191,7 @@ def _false_alarms(tally: Tally, calibration: Calibration, broken: bool, noun: st
         judged = "The promise was kept."
     return (
         f"Measured: {tally.false_alarms} of {pluralize(tally.good, f'good {noun}')} called anomalous, "
-        f"{percent(tally.false_alarms / tally.good)}. From so many {noun}s follows that the true rate is "
+        f"{percent(tally.false_alarms / tally.good)}. So many {noun}s show that the true rate is "
         f"between {percent(low)} and {percent(high)} (95\N{NO-BREAK SPACE}%). {judged}"
     )
 
@@ -275,7 +275,9 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
     Args:
         parts: good parts of a model of one view, which decides with others (`ModelFacts.parts_of`).
     """
-    calibration, facts, backbone = manifest.calibration, manifest.facts, manifest.backbone
+    calibration = manifest.calibration
+    facts = manifest.facts
+    backbone = manifest.backbone
     of_product = f" for {manifest.category}" if manifest.category else ""
     rows = [
         ("method", f"{manifest.method}{of_product}"),
@@ -290,9 +292,13 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
     rows.append(("calibrated for", f"{calibration.runtime}, {calibration.precision}"))
     rows += [("fitted", line) for line in facts.get("summary", ()) if not PARTS_PROMISE.match(line)]
     rows += [("tried", line) for line in tried_lines(facts)]
-    found = describe_detection(manifest, parts)
-    if found:
-        rows.append(("simulated defects found", found))
+    decided = decided_defects(manifest, parts)
+    total = None if decided is None else decided.describe_total()
+    if total:
+        rows.append(("simulated defects found", f"{total}; real ones may be easier or harder to find"))
+    by_size = describe_detection(manifest, parts)
+    if by_size:
+        rows.append(("simulated defects by size", by_size))
     kinds = manifest.kinds
     if kinds is not None:
         rows.append(("kinds of defects", kinds.describe()))
@@ -342,8 +348,11 @@ def _time_facts(facts: Json) -> Pairs:
 
 
 def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
-    images, left, unread = len(result.pictures), len(result.left_out_items), len(result.unjudged)
-    took, each = format_duration(result.seconds), 1000 * result.seconds / max(images, 1)
+    images = len(result.pictures)
+    left = len(result.left_out_items)
+    unread = len(result.unjudged)
+    took = format_duration(result.seconds)
+    each = 1000 * result.seconds / max(images, 1)
     packages = [f"flawscope {__version__}", f"python {platform.python_version()}"]
     for name in PACKAGES:
         with suppress(PackageNotFoundError):

@@ -165,7 +165,8 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
     query = query.select_from(inspections.join(pictures)).where(on_line(product_id), IS_REVIEWED)
     latest = query.where(_may_teach(inspections)).order_by(inspections.c.id.desc())
     is_wrong = inspections.c.anomalous != (inspections.c.verdict == DEFECT)
-    rows, stacks = list[ReviewedRow](), dict[int, list[VerdictRow]]()
+    rows = list[ReviewedRow]()
+    stacks = dict[int, list[VerdictRow]]()
     for which, most in ((is_wrong, MAX_CORRECTIONS), (~is_wrong, MAX_REVIEWED)):
         chosen = latest.where(which).limit(max(0, most - len(rows)))
         rows += connection.execute(chosen).all()

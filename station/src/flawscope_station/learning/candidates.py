@@ -154,7 +154,9 @@ class Learning:
     def facts(self, product_id: int) -> dict[str, Any]:
         """Return how a product learns, as the API shows it."""
         learn = self.settings.get(product_id)
-        rows, valid, why = self.candidates.latest(product_id), self._read_verdicts(product_id), None
+        rows = self.candidates.latest(product_id)
+        valid = self._read_verdicts(product_id)
+        why = None
         unsure: list[int] = []
         try:
             active = self._check_can_learn(product_id)
@@ -240,7 +242,8 @@ class Learning:
         """Make a candidate. StoreError: it waits, and is made later; StoppedError."""
         product_id, number = row.product_id, row.id
         learn = self.settings.get(product_id) or LearningSettings()
-        begun, out = time.monotonic(), self.files.temporary_path("model")
+        begun = time.monotonic()
+        out = self.files.temporary_path("model")
         try:
             if (full := self._disk_full_error(product_id)) is not None:
                 raise full

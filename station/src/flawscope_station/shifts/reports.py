@@ -18,7 +18,7 @@ from flawscope.errors import FlawscopeError
 from flawscope.results import drawing
 from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.renderings import InspectionRenderer, encode_webp
-from flawscope_station.shifts import Shift, local_time
+from flawscope_station.shifts.shift import Shift, local_time
 from flawscope_station.store.search import COUNT_NAMES, Box, PeriodSummary
 
 HEAT_MAP_SIDE, OVERLAY_SIDE = 640, 320  # pixels of the heat map's picture, and of others

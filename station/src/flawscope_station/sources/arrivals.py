@@ -188,7 +188,7 @@ class Arrivals:
             if path not in self._reported and now - since >= self.patience
         ]
         self._reported = {path for path in self._reported if path in self._asides} | {*found}
-        return {Path(p): WRITTEN if p in self._written else listing.why_passed_over(p) for p in found}
+        return {Path(p): WRITTEN if p in self._written else listing.reason_not_judged(p) for p in found}
 
     def other_stamp(self, path: Path) -> FileStamp:
         """Return the stamp of one of `others`; `NO_STAMP`: its name alone counts."""
@@ -400,8 +400,10 @@ class Arrivals:
     def _pass_known(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
         """Take known files, of which there may be very many, as they were; return the entries whose times are
         to be asked for."""
-        done, present, turn = self._done, self._present, self._turn
-        odd = self._pending.keys() | self._left
+        done = self._done
+        present = self._present
+        turn = self._turn
+        unsettled = self._pending.keys() | self._left
         shares = 1 + len(done) // STATS_PER_LISTING
         rest = []
         for entry in entries:
@@ -409,14 +411,16 @@ class Arrivals:
             known = done.get(path)
             if known is not None:
                 self._known_there += 1
-                if (hash(path) + turn) % shares and path not in odd:
+                if (hash(path) + turn) % shares and path not in unsettled:
                     present[path] = known.listed
                     continue
             rest.append(entry)
         return rest
 
     def _sort_entry(self, entry: os.DirEntry[str], folders: list[str]) -> None:
-        path, is_ignored, is_folder = entry.path, listing.is_ignored(entry.name), entry.is_dir()
+        path = entry.path
+        is_ignored = listing.is_ignored(entry.name)
+        is_folder = entry.is_dir()
         if is_folder and not is_ignored:
             folders.append(path)
         elif is_folder or entry.name.casefold() in listing.IGNORED_NAMES:

@@ -20,7 +20,7 @@ from flawscope_station.core.extension import Menu, MenuLink
 from flawscope_station.core.queries import Overview
 from flawscope_station.settings.shifts import ShiftSettings, station_zone
 from flawscope_station.settings.station import Settings
-from flawscope_station.shifts import Shift, ended_shifts
+from flawscope_station.shifts.shift import Shift, ended_shifts
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.filters import BY_NAME, FILTERS, WITH_TRIALS
 from flawscope_station.store.inspection import other_fields
@@ -108,7 +108,8 @@ class Page:
         self.request, self.page, self.product = request, page, product
         self.assets, self.root = assets, root
         self.overview = find_component(request, Overview)
-        cookie, accepted = request.cookies.get("language"), request.headers.get("accept-language", "")
+        cookie = request.cookies.get("language")
+        accepted = request.headers.get("accept-language", "")
         self.texts: pages.Texts = assets.texts_for(cookie, accepted)
         self.person: Person | None = request.scope[PERSON_KEY]
 
@@ -123,7 +124,9 @@ class Page:
     ) -> Response:
         """Render the page. sections: of the texts, for its script. more: for the template, but `data` for the
         script."""
-        product, person, settings = self.product, self.person, find_component(self.request, Settings)
+        product = self.product
+        person = self.person
+        settings = find_component(self.request, Settings)
         facts = self._product_facts(product) if product else None
         api = f"/api/v1/products/{quote(product, safe='')}" if product else ""
         texts = self.texts.sections(*COMMON_SECTIONS, *sections) if product or sections else {}

@@ -38,7 +38,7 @@ class PictureCheck(BaseModel):
     current: bool = Field(description="of the pictures as they are now")
 
 
-class OddPicture(BaseModel):
+class UnusualPicture(BaseModel):
     name: str
     score: float
     reason: str | None = Field(
@@ -133,7 +133,9 @@ class LearningResult(PromiseFacts):
     rates: list[RateFacts] = Field([], description="what other false-alarm rates would mean")
     pictures: int
     found: dict[str, list[int]] = Field(description="simulated defects by size: found, all")
-    odd: list[OddPicture] = Field(description="good pictures that look most unlike the others")
+    unusual: list[UnusualPicture] = Field(
+        alias="odd", description="good pictures that look most unlike the others"
+    )
     failures: list[str]
     notes: list[str]
     questions: list[str] = Field([], description="open ones; going live says that these pictures are good")

@@ -12,8 +12,8 @@ from flawscope import pages
 from flawscope.errors import InputError
 from flawscope.results import excel
 from flawscope_station.settings.shifts import station_zone
-from flawscope_station.shifts import Shift, ended_shifts
 from flawscope_station.shifts.reports import ReportImages, csv_text, hourly_rows, report_images, shift_data
+from flawscope_station.shifts.shift import Shift, ended_shifts
 from flawscope_station.store.database import now
 from flawscope_station.store.local_days import DAY
 from flawscope_station.store.records import Store, iso, parse_time
@@ -44,7 +44,8 @@ def shifts(
 ) -> Response | list[dict[str, str | int]]:
     """List the shifts that ended in the last days with their counts, the latest first; none where the
     settings name none."""
-    zone, found = station_zone(settings.shifts), list[dict[str, str | int]]()
+    zone = station_zone(settings.shifts)
+    found = list[dict[str, str | int]]()
     for shift in ended_shifts(settings.shifts, now())[::-1]:
         with records.turns.take():
             summary = summarize_period(records.store.database, product_id, shift.since, shift.until)

@@ -28,7 +28,7 @@ def test_one_step_is_the_least_change_there_can_be(run_of):
 
 def test_the_worst_mistake_is_first_and_what_was_nearly_one_follows(run_of):
     found = counted(run_of((0.1, 0.46, 0.6), (0.2, 0.55, 0.9)))
-    in_order = [(found.rows[i]["name"], found.rows[i]["outcome"]) for i in found.by_margin]
+    in_order = [(found.rows[i]["name"], found.rows[i]["outcome"]) for i in found.worst_first]
     assert in_order == [
         ("dent/d0.png", MISSED),  # 0.3 below
         ("good/g2.png", FALSE_ALARM),  # 0.1 above

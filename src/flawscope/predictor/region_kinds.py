@@ -1,0 +1,76 @@
+"""Names the kinds of defects in a picture's regions. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.predictor.kind_classifier import KindClassifier
+from flawscope.predictor.product_model import ProductModel
+from flawscope.results.prediction import Prediction
+from flawscope.views.views import Views
+
+MAX_POINTS = 4096  # of a region that its descriptor is the mean of
+MAX_VIEWS = 16  # tiles of a picture that are looked at again: those with most of the regions, and each's own
+
+Points = tuple[NDArray[Any], NDArray[Any]]  # y and x [n] in the picture
+
+
+def name_kinds(
+    model: ProductModel, classifier: KindClassifier, views: Views, prediction: Prediction
+) -> Prediction:
+    """Names the kinds of a picture's regions. It is looked at again only where it has some."""
+    if not prediction.region_pixels:
+        return prediction
+    answers = classifier.classify(region_descriptors(model, views, prediction))
+    return replace(prediction, region_kinds=tuple(answers))
+
+
+def region_descriptors(
+    model: ProductModel, views: Views, prediction: Prediction, only: int | None = None
+) -> NDArray[np.float64]:
+    """Descriptors [N, C] of a picture's regions, or of one of them: how the cells there differ from good
+    ones, on average. In tiles, the tiles count. InputError: the model does not say how pictures differ."""
+    chosen = slice(None) if only is None else slice(only, only + 1)
+    points = [_in_picture(model, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
+    numbers = views.view_numbers()
+    finest = [number for number in numbers if views.is_tile(number)] or numbers
+    hits = {number: [_inside(views, number, some) for some in points] for number in finest}
+    most = sorted(finest, key=lambda number: -sum(len(y) for y, _ in hits[number]))
+    best = [max(most, key=lambda number: len(hits[number][k][0])) for k in range(len(points))]
+    used = [*dict.fromkeys([*best, *(n for n in most[:MAX_VIEWS] if any(len(y) for y, _ in hits[n]))])]
+    counts = [[max(1, sum(len(hits[number][k][0]) for number in used))] for k in range(len(points))]
+    session, sums = model.session, []
+    for start in range(0, len(used), session.batch):
+        these = used[start : start + session.batch]
+        for number, cells in zip(these, session.residuals(views.images(these)), strict=True):
+            _, h, w = cells.shape
+            sums.append([cells[:, (y * h).astype(int), (x * w).astype(int)].sum(1) for y, x in hits[number]])
+    return np.asarray(np.array(sums).sum(0, dtype=np.float64) / counts)
+
+
+def _in_picture(
+    model: ProductModel, prediction: Prediction, pixels: tuple[NDArray[np.intp], NDArray[np.intp]]
+) -> Points:
+    """Points of a region in the picture as the views show it."""
+    how, geometry = model.manifest.preprocess, prediction.geometry
+    if how.corrections:
+        region = np.zeros(prediction.map.shape, np.bool_)
+        region[pixels] = True
+        rows, columns = np.nonzero(how.corrected_mask(geometry.warp_mask(region)))
+        y, x = rows + 0.5, columns + 0.5
+    else:
+        y, x = geometry.inverse().locate(*(at.astype(np.float64) + 0.5 for at in pixels))
+    some = slice(None, None, -(-len(y) // MAX_POINTS) or 1)
+    return y[some], x[some]
+
+
+def _inside(views: Views, number: int, points: Points) -> Points:
+    """The points that a view shows, as shares 0..1 of its height and width."""
+    place = views.placement(number)
+    y, x = (at / side for at, side in zip(place.locate(*points), place.size, strict=True))
+    seen = (y >= 0) & (y < 1) & (x >= 0) & (x < 1)
+    return y[seen], x[seen]
