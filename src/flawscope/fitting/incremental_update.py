@@ -36,9 +36,8 @@ from flawscope.pictures.listing import relative_names
 from flawscope.pictures.units import check_group
 from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.predictor.parts import unknown_view_error
-from flawscope.predictor.router import Model, Router, open_joined, open_models
+from flawscope.predictor.router import Model, Router, open_joined, open_models, read_fitted
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
-from flawscope.runtime import read_fitted
 
 MAX_KNOWN_DEFECTS = 200  # known defects that `extend` looks at
 
