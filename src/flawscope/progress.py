@@ -118,7 +118,8 @@ class TerminalProgress:
             if name != self.stage:
                 self.stage, self.stage_started = name, now
                 self.last_written = 0.0 if self.is_terminal else now
-            finished, interval = done >= total, LIVE_INTERVAL if self.is_terminal else LOG_INTERVAL
+            finished = done >= total
+            interval = LIVE_INTERVAL if self.is_terminal else LOG_INTERVAL
             if not finished and now - self.last_written < interval:
                 return
             self.last_called, spent = now, now - self.stage_started

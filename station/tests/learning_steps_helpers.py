@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from flawscope.artefact.judgement import DecisionCounts, Judgement
 from flawscope.errors import InputError
-from flawscope_station.learning import activation
+from flawscope_station.learning import candidates
 from flawscope_station.learning import jobs as jobs_module
 from flawscope_station.learning.candidate_records import status_of
 from flawscope_station.learning.candidates import CannotLearnError, Learning
@@ -131,7 +131,7 @@ class Made:
 
         plan = SimpleNamespace(learnt=[], start=1, verdicts=words, pictures=[])
         monkeypatch.setattr(jobs_module, "RETRY_SECONDS", 0.01)
-        monkeypatch.setattr(activation, "make_plan", lambda *told: plan)
+        monkeypatch.setattr(candidates, "make_plan", lambda *told: plan)
         monkeypatch.setattr(self.learning, "_read_verdicts", words_of)
         monkeypatch.setattr(self.learning, "_check_can_learn", able)
         monkeypatch.setattr(self.learning, "_disk_full_error", lambda product_id: self.full)

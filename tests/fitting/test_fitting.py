@@ -16,7 +16,7 @@ from flawscope import load
 from flawscope.artefact.model_file import read, write
 from flawscope.calibration.rows import scored
 from flawscope.errors import InputError
-from flawscope.fitting import fit_auto, preparation, search, training_views
+from flawscope.fitting import auto_search, fit_auto, preparation, training_views
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods import patch_detector as models
 from flawscope.methods.detector import embed_pictures, resolve_device
@@ -88,7 +88,7 @@ def test_networks_that_cannot_be_had_are_told_before_pictures_are_read(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(preparation, "look_first", None)
-    monkeypatch.setattr(search, "look_at", None)
+    monkeypatch.setattr(auto_search, "look_at", None)
     with pytest.raises(InputError, match=re.escape(said)):
         call([*good()], **given)
 

@@ -155,7 +155,8 @@ def certify(
     """
     count = len(images)
     ties = np.zeros(count, bool) if ties is None else ties
-    decisions, clear = calibration.is_anomalous(scores), _clear_decisions(scores, calibration)
+    decisions = calibration.is_anomalous(scores)
+    clear = _clear_decisions(scores, calibration)
     largest = np.zeros(4)
     changed: set[int] = set()
     for batch in BATCH_SIZES:
@@ -197,7 +198,8 @@ def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
             "the model holds no sample pictures: it was fitted with --no-samples, or they are too many "
             "or too deep for this kind of file"
         )
-    images, maps = unpack_images(samples), artefact.tensors.get("sample_maps")
+    images = unpack_images(samples)
+    maps = artefact.tensors.get("sample_maps")
     misfit = InputError("the model's sample pictures do not fit its manifest: fit anew")
     try:
         scores = np.array([s["score"] for s in manifest.samples], np.float64)

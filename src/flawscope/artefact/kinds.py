@@ -54,7 +54,8 @@ class Kinds:
     def describe_left_out(self) -> str:
         """Says what was answered on the examples, left out."""
         right = sum(row[k] for k, row in enumerate(self.confusion))
-        of, new = sum(map(sum, self.confusion)), sum(row[-1] for row in self.confusion)
+        of = sum(map(sum, self.confusion))
+        new = sum(row[-1] for row in self.confusion)
         several = sum(row[-2] for row in self.confusion)
         return (
             f"of {pluralize(of, 'example')} left out {right} named right, {of - right - several - new} "

@@ -41,6 +41,10 @@ class ModelFacts:
         """Facts of a model of one product; those of any model are returned as they are."""
         return model if isinstance(model, ModelFacts) else cls({"": model})
 
+    def with_model(self, name: str, manifest: Manifest) -> ModelFacts:
+        """Facts of the models with another one in the place of one of them."""
+        return replace(self, manifests={**self.manifests, name: manifest})
+
     @property
     def kind(self) -> str:
         """The word for each of the models: `ONE`, `PRODUCT` or `VIEW`."""
@@ -138,7 +142,9 @@ class ModelFacts:
         )
 
     def _parts_of_views(self, pattern: PartPattern) -> KnownParts:
-        pictures, scores, drawn = list[View](), list[float](), list[bool]()
+        pictures = list[View]()
+        scores = list[float]()
+        drawn = list[bool]()
         for view, manifest in self.manifests.items():
             rows = counted(manifest.pictures)
             pictures += [View(pattern.parse_part(row.name), view) for row in rows]

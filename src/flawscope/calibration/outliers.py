@@ -170,7 +170,8 @@ def _apart_questions(
 ) -> Iterator[Unusual]:
     """Asks about new pictures that lie apart from the others. cells: features of some, by hash."""
     features = [cells.get(row.hash) for row in added]
-    measured, units = [row.measured for row in added], [row.unit for row in added]
+    measured = [row.measured for row in added]
+    units = [row.unit for row in added]
     for places in find_apart(features, measured, units):
         verb = "lies" if len(places) == 1 else "lie"
         apart = tuple(added[k].name for k in places)
@@ -210,7 +211,8 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
     scores' pictures, in their order."""
     if not calibration.promised:
         return None
-    found, far = calibration.sole_threshold(), calibration.far_out()
+    found = calibration.sole_threshold()
+    far = calibration.far_out()
     rest = calibration.without_units(far)
     if calibration.unit_count > 1 + rest.unit_count and calibration.is_sole(rest.score_threshold):
         places, without = far, rest.score_threshold
@@ -218,7 +220,8 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
         places, without = [found[0]], found[1]
     else:
         return None
-    far_names, one = tuple(names[place] for place in places), len(places) == 1
+    far_names = tuple(names[place] for place in places)
+    one = len(places) == 1
     line = (
         f"{join_names(far_names)} alone {'decides' if one else 'decide'} from when on a picture is called "
         f"anomalous (score {calibration.score_threshold:.4g}, without {'it' if one else 'them'} "
@@ -247,7 +250,8 @@ def defect_like_question(
     """
     if not calibration.promised:
         return None
-    clear, far = _clear_defects(defects, calibration.precision), calibration.far_out()
+    clear = _clear_defects(defects, calibration.precision)
+    far = calibration.far_out()
     rest = calibration.without_units(far)
     far_names = tuple(names[place] for place in far)
     if len(clear) < MIN_DEFECTS:

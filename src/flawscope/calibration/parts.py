@@ -135,8 +135,11 @@ class PartPattern:
             )
 
     def check_parts(self, names: Iterable[str]) -> None:
-        """Checks that names tell parts apart. InputError: as of `parse_all`, or they tell one alone, or no two
-        pictures of one."""
+        """Checks that names tell parts apart.
+
+        Raises:
+            InputError: as `parse_all`, or they tell one part alone, or no two pictures of one.
+        """
         every = [*names]
         views = self.parse_all(every)
         parts = {view.part for view in views}
@@ -279,7 +282,8 @@ class PartCalibration:
         is_whole = ~np.isnan(own).any(axis=1)
         is_lost = np.isinf(own[is_whole]).any(axis=1)
         is_drawn = np.array([part in self.drawn for part in self.parts], np.bool_)[is_whole]
-        total, lost = int(np.count_nonzero(is_whole)), float(np.count_nonzero(is_lost))
+        total = int(np.count_nonzero(is_whole))
+        lost = float(np.count_nonzero(is_lost))
         of_line = int(np.count_nonzero(is_drawn))
         if of_line:
             lost = max(lost, total * np.count_nonzero(is_lost & is_drawn) / of_line)
@@ -299,10 +303,12 @@ class PartCalibration:
         mean = table.mean(axis=0)
         z = (table - mean) / np.maximum(table.std(axis=0), MIN_STD * np.maximum(1.0, np.abs(mean)))
         combined = z.max(axis=1)
-        above, allowed = int((combined[:-1] >= combined[-1]).sum()), good.allowed(self.rate)
+        above = int((combined[:-1] >= combined[-1]).sum())
+        allowed = good.allowed(self.rate)
         deviations = _over_the_others(combined)
         rank = min(allowed + 1, len(good.found))  # of the good part that sets the limit
-        score, limit = float(deviations[-1]), float(np.sort(deviations[:-1])[-rank])
+        score = float(deviations[-1])
+        limit = float(np.sort(deviations[:-1])[-rank])
         worst = [*scores][int(z[-1].argmax())]
         p_value, is_anomalous = good.p_value(above), above <= allowed
         near = not is_anomalous and is_near(p_value, good.p_value(allowed))

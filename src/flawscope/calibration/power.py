@@ -233,7 +233,8 @@ class DefectScores:
             seconds, rate, threshold = (float(stored[key]) for key in ("seconds", "rate", "score_threshold"))
             if not scores or not all(scores.values()) or not math.isfinite(seconds + rate + threshold):
                 return None
-            pictures, precision = int(stored["pictures"]), str(stored["precision"])
+            pictures = int(stored["pictures"])
+            precision = str(stored["precision"])
             return cls(scores, contrasts, pictures, seconds, rate, threshold, precision, carriers=carriers)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None

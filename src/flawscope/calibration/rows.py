@@ -91,7 +91,8 @@ def calibrate(rows: Iterable[Picture], rate: float = DEFAULT_RATE, **how: Any) -
         InputError: no row has a score.
     """
     every = counted(rows)
-    known, wrong = scored(every), [row for row in every if row.score is None]
+    known = scored(every)
+    wrong = [row for row in every if row.score is None]
     if not known:
         raise InputError("calibration needs at least one good picture, each with a score and a map")
     promised = how.get("promised", True)

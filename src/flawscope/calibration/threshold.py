@@ -233,17 +233,22 @@ class Calibration:
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
-        """Weights [count] of the scores, then of the miscounted pictures, `unit_count` together: those of a
-        unit have 1, unless a larger share is lost on the line."""
+        """Weights [count] of the pictures: of those with a score, then of those with parts counted wrong.
+
+        The pictures of a unit have a weight of 1 together, so that all have `unit_count`. Where a larger
+        share is lost on the line than here, those without a score get that share of the weight.
+        """
         weights = np.ones(self.count)
         if self.units:
             _, unit, sizes = np.unique(self.units, return_inverse=True, return_counts=True)
             weights = np.asarray(1.0 / sizes[unit], dtype=np.float64)
-        found, total = len(self.scores), float(weights.sum())
-        lost, wanted = float(weights[found:].sum()), total * self.line.lost_share
-        if 0 < lost < wanted:
-            weights[:found] *= (total - wanted) / (total - lost)
-            weights[found:] *= wanted / lost
+        scored = len(self.scores)
+        total = float(weights.sum())
+        lost = float(weights[scored:].sum())
+        lost_on_line = total * self.line.lost_share
+        if 0 < lost < lost_on_line:
+            weights[:scored] *= (total - lost_on_line) / (total - lost)
+            weights[scored:] *= lost_on_line / lost
         return weights
 
     @property
@@ -356,13 +361,17 @@ class Calibration:
 
     @cached_property
     def _far_out(self) -> list[int]:
-        scores, maxima, count = np.array(self.scores), np.array(self.map_maxima), len(self.scores)
+        scores = np.array(self.scores)
+        maxima = np.array(self.map_maxima)
+        count = len(self.scores)
         falling = np.argsort(-scores, kind="stable")
         _, unit = np.unique(self.units or range(self.count), return_inverse=True)
         highest = np.full(unit.max() + 1, count)  # place of each unit's highest score, falling
         np.minimum.at(highest, unit[falling], np.arange(count))
         places, wrong = highest[unit[falling]], highest[unit[count:]]
-        scores, maxima, weights = scores[falling], maxima[falling], self.weights[falling]
+        scores = scores[falling]
+        maxima = maxima[falling]
+        weights = self.weights[falling]
         for most in range(max(1, self.count // 4), 0, -1):  # as `without_units`, but for a quarter of all
             kept, units = places >= most, int((highest >= most).sum())
             if not kept.any():

@@ -525,8 +525,14 @@ def asks_several(args: argparse.Namespace) -> bool:
 
 
 def selected_categories(args: argparse.Namespace, files: str = "") -> tuple[str, ...]:
-    """Returns the categories that `--category` means, in the order of the tables. InputError where one is
-    missing, or `--out` is a file's name. files: what the folder `--out` gets for each, for the error."""
+    """Returns the categories that `--category` means, in the order of the tables.
+
+    Args:
+        files: what is written for each category, such as "models"; empty: nothing is.
+
+    Raises:
+        InputError: a category is missing; or something is written for each, and `--out` is a file's name.
+    """
     from flawscope.datasets.layouts import present_categories
 
     if files and args.out.endswith(".safetensors"):

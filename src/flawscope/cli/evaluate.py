@@ -415,7 +415,8 @@ def _run_several(
     if not found:
         return code
     kind = "category" if model is None else model.kind
-    document, unread = {"categories": found, "mean": _means(found), "failed": failed}, list[Failure]()
+    document = {"categories": found, "mean": _means(found), "failed": failed}
+    unread = list[Failure]()
     if model is not None and datasets:
         document["parts"] = part_statistics(model, judge_parts(model, pictures, unread))
     common.show_document(args, document, lambda: _several_text(document, kind))

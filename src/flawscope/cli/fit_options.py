@@ -178,7 +178,8 @@ def _method_flags() -> dict[str, tuple[str, str]]:
 def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
     """Returns the call with the options of `CALL_IN_FILE` that `--config` has. InputError: there is no
     output."""
-    values, typed = read_config(args.config) if args.config else {}, _typed(args)
+    values = read_config(args.config) if args.config else {}
+    typed = _typed(args)
     own = argparse.Namespace(**{**vars(args), "typed": typed})
     for name in CALL_IN_FILE:
         if name not in typed and values.get(name) is not None:

@@ -173,7 +173,9 @@ def load_command(command: Command) -> tuple[Parser, Callable[[argparse.Namespace
         run = getattr(module, command.name)
         text = run.__doc__
     else:
-        add, run, text = module.add_arguments, module.run, module.__doc__
+        add = module.add_arguments
+        run = module.run
+        text = module.__doc__
     parser = Parser(
         prog=f"flawscope {command.name}",
         description=text,

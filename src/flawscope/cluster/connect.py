@@ -182,7 +182,8 @@ def list_nodes() -> list[Node]:
     for node in ray.nodes():
         has = node["Resources"]
         if node["Alive"] and has.get("CPU"):
-            memory, name = int(has.get("memory", 0)), node["NodeManagerAddress"]
+            memory = int(has.get("memory", 0))
+            name = node["NodeManagerAddress"]
             found.append(Node(name, has["CPU"], has.get("GPU", 0.0), memory, node["NodeID"]))
     if not found:
         raise InputError("the cluster has no node that takes tasks: add one with a core at least")

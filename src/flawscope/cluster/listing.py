@@ -137,7 +137,9 @@ def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = Non
     import pyarrow
     from pyarrow import parquet
 
-    info, first_error, has_pictures = ListingInfo(), "", False
+    info = ListingInfo()
+    first_error = ""
+    has_pictures = False
     schema = pyarrow.schema({"path": pyarrow.binary(), "error": pyarrow.string()})  # names need not be text
     with store.create(LISTING) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         entries = _entries(specs, stream, info)

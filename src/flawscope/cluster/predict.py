@@ -193,7 +193,8 @@ def _judge_missing(
     memory = min(
         _worker_memory(manifest, Path(model).stat().st_size, bool(resources.gpus)), resources.max_memory
     )
-    workers, device_kind = max(1, resources.max_concurrency(memory)), "cuda" if resources.gpus else "cpu"
+    workers = max(1, resources.max_concurrency(memory))
+    device_kind = "cuda" if resources.gpus else "cpu"
     if run is None:
         batch = _batch_size(manifest, on_gpu=bool(resources.gpus) and not exported)
         run = Run(dict(call), info, shard_size(info.inputs, workers, batch), device_kind)
@@ -239,7 +240,8 @@ def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, objec
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                 store = FileStore(job.out)
                 entries = Run.read(store).entries(store, shard)
-                first, last = printable(entries[0].path), printable(entries[-1].path)
+                first = printable(entries[0].path)
+                last = printable(entries[-1].path)
                 raise FlawscopeError(
                     f"processes that judge part {shard} end again and again: a picture from {first} to "
                     f"{last} does so, or the node has not enough memory; look for it with `flawscope "

@@ -159,11 +159,15 @@ def judge_shard(job: Job, shard: int) -> int:
 
 @lru_cache(maxsize=1)
 def _open_run(job: Job) -> tuple[FileStore, Run, Predictor]:
-    """Opens a run on a node. InputError: the node has another version, or does not see a needed folder."""
+    """Opens a run on a node: its results folder, what it was called with, and its model.
+
+    Raises:
+        InputError: the node has another version, or does not see a folder that the run needs.
+    """
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import load
 
-    prepare_node(job.version, ".")
+    prepare_node(job.version, ".")  # the version is checked before a file of the run is read
     store, node = FileStore(job.out), socket.gethostname()
     if not store.exists(RUN_FILE):
         raise InputError(
@@ -176,7 +180,7 @@ def _open_run(job: Job) -> tuple[FileStore, Run, Predictor]:
                 f"node {node} does not see {root}: put the pictures where all nodes reach them, under this "
                 "path"
             )
-    prepare_node(job.version, run.call["folder"])
+    prepare_node(job.version, run.call["folder"])  # relative paths of the call hold from there
     predictor = load(
         job.local_model(),
         engine=run.call["engine"],

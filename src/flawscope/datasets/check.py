@@ -128,7 +128,8 @@ class CheckReport:
 
     def finding_lines(self) -> list[str]:
         """Findings for people. Of each code the first `MAX_SHOWN` are spelt out."""
-        text, groups = list[str](), dict[tuple[str, str], list[Finding]]()
+        text = list[str]()
+        groups = dict[tuple[str, str], list[Finding]]()
         for finding in self.findings:
             if finding.code not in BY_REMARKS:
                 groups.setdefault((finding.severity, finding.code), []).append(finding)

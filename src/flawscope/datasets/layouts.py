@@ -385,7 +385,8 @@ def _review_folder(folder: Path) -> Path:
 def _open_review(root: Path) -> Dataset:
     """Opens a review, pictures that were flagged and decided on since: good pictures to learn from and to
     test on, and defects. All good ones can be learnt from: evaluation leaves out those that a model knows."""
-    good, bad = subfolder(root, *GOOD), subfolder(root, DEFECT_FOLDER)
+    good = subfolder(root, *GOOD)
+    bad = subfolder(root, DEFECT_FOLDER)
     truth = GroundTruth(root)
     items = [Item(path, "good", False) for path in truth.pictures_in(good)]
     defects = defects_in(bad, truth) if bad else []

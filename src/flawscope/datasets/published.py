@@ -137,7 +137,8 @@ def _visa_rows(table: Path, category: str) -> Iterable[SplitRow]:
 
     def row(values: dict[str, str]) -> SplitRow:
         anomalous = {"normal": False, "anomaly": True}[values["label"].strip()]
-        picture, mask = inside(values["image"]), values["mask"] and inside(values["mask"])
+        picture = inside(values["image"])
+        mask = values["mask"] and inside(values["mask"])
         return SplitRow(values["split"].strip(), PurePosixPath(picture).parent.name, anomalous, picture, mask)
 
     with table.open(newline="", encoding="utf-8-sig") as stream:
@@ -151,7 +152,8 @@ def _realiad_rows(table: Path, category: str) -> Iterable[SplitRow]:
     for name in ("train", "test"):
         for one in document[name]:
             kind = one["anomaly_class"]
-            picture, mask = one["image_path"].replace("\\", "/"), one.get("mask_path")
+            picture = one["image_path"].replace("\\", "/")
+            mask = one.get("mask_path")
             yield SplitRow(name, kind, kind != normal, picture, mask and mask.replace("\\", "/"))
 
 

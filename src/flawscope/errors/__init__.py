@@ -72,7 +72,8 @@ def check_one_each(count: int, **parallel: Sized) -> None:
     """
     for noun, entries in parallel.items():
         if len(entries) != count:
-            given, wanted = pluralize(len(entries), noun), pluralize(count, "picture")
+            given = pluralize(len(entries), noun)
+            wanted = pluralize(count, "picture")
             raise InputError(f"{given} for {wanted}: give one {noun} for each picture")
 
 

@@ -165,7 +165,9 @@ def _appraise(name: str, study: Study) -> Appraisal:
 
 def _average_over_pairs(called: Flags) -> float | None:
     """Cohen's kappa as the average over the pairs of trials; called: [N, R]."""
-    values, total, kappas = called.astype(np.float64), len(called), list[float]()
+    values = called.astype(np.float64)
+    total = len(called)
+    kappas = list[float]()
     sums = values.sum(axis=0)
     for k in range(1, len(sums)):
         agreed = total - sums[k] - sums[:k] + 2 * values[:, k] @ values[:, :k]

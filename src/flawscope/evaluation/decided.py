@@ -52,7 +52,8 @@ def judge_parts(
     """
     if (parts := predictor.parts()) is None:
         return ()
-    items, decisions = dict[str | None, Item](), list[PartPrediction | None]()
+    items = dict[str | None, Item]()
+    decisions = list[PartPrediction | None]()
     for item, prediction in pictures:
         items[prediction.path] = item
         try:

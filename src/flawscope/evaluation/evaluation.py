@@ -416,7 +416,8 @@ def _full_resolution_metrics(kept: PictureStore, labels: Json) -> dict[str, floa
 
     maps = LazySequence(lambda i: kept.prediction_with_map(i).picture_map(), len(kept))
     marked = LazySequence(lambda i: kept.prediction_with_map(i).picture_mask(), len(kept))
-    truths, inside = LazySequence(truth, len(kept)), LazySequence(valid, len(kept))
+    truths = LazySequence(truth, len(kept))
+    inside = LazySequence(valid, len(kept))
     found, _ = _compute_pixel_metrics(maps, truths, inside, marked)
     return {f"full_{name}": value for name, value in found.items()}
 

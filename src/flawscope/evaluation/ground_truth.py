@@ -42,7 +42,8 @@ def shrink_mask(
         for number, window in enumerate(find_objects(regions), start=1):
             y, x = np.nonzero(regions[window] == number)
             middle = int(np.argmin((y - y.mean()) ** 2 + (x - x.mean()) ** 2))
-            row, column = y[middle] + window[0].start + 0.5, x[middle] + window[1].start + 0.5
+            row = y[middle] + window[0].start + 0.5
+            column = x[middle] + window[1].start + 0.5
             at_x, at_y, *_ = geometry.to_network((column, row, column, row))
             truth[min(int(at_y), truth.shape[0] - 1), min(int(at_x), truth.shape[1] - 1)] = True
     return truth, count, lost

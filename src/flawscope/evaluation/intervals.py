@@ -45,7 +45,8 @@ def delong_auroc(anomalous: Flags, scores: Array) -> tuple[float, float]:
     DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988): the variance over pictures of the share of the
     other class that each is ranked correctly against (its placement value).
     """
-    bad, good = np.sort(scores[anomalous]), np.sort(scores[~anomalous])
+    bad = np.sort(scores[anomalous])
+    good = np.sort(scores[~anomalous])
     if min(bad.size, good.size) < 2:
         return math.nan, math.nan
     of_bad = _share_below(good, bad)  # [bad]: good pictures that score less, ties half
@@ -206,7 +207,12 @@ def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
 
     from scipy.ndimage import label  # slow to import
 
-    normal, anomalous, overlap, marked, regions, defective = [], [], [], [], [], []
+    normal = []
+    anomalous = []
+    overlap = []
+    marked = []
+    regions = []
+    defective = []
     for item, prediction, truth, valid in pictures:
         if truth is None:
             continue
@@ -239,7 +245,9 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
 def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
     """Falling thresholds: quantiles of normal pixels' values, even and in the tail, of anomalous ones', and
     last the least value. None without a pixel of either class."""
-    good_values, bad_values, least = [], [], np.inf
+    good_values = []
+    bad_values = []
+    least = np.inf
     for _, prediction, truth, valid in pictures:
         if truth is None:
             continue

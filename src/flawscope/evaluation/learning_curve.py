@@ -100,7 +100,8 @@ def learning_curve(
     scores[_number_learnt(model)] = np.array([prediction.score for _, prediction in judged])
     is_judged = ~np.isnan([*scores.values()]).any(axis=0)
     is_defective = np.array([item.anomalous for item, _ in judged])
-    good, defective = is_judged & ~is_defective, is_judged & is_defective
+    good = is_judged & ~is_defective
+    defective = is_judged & is_defective
     if len(scores) < 2 or not good.any() or not defective.any():
         return None
     compared = {n: Scored(one[good], one[defective]) for n, one in scores.items()}

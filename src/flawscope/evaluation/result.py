@@ -252,7 +252,9 @@ class Evaluation:
     def remarks(self) -> list[str]:
         """Says which defects the pixel metrics do not cover, or not wholly, and how many good pictures are
         enough."""
-        masks, pixels, lines = self.masks, self.defect_pixels, []
+        masks = self.masks
+        pixels = self.defect_pixels
+        lines = []
         if self.without_mask:
             of = pluralize(masks["pictures"] + self.without_mask, "defective picture")
             reasons = [f"{why}: {n}" for why, n in sorted(self.unmarked.items(), key=lambda pair: -pair[1])]

@@ -251,7 +251,8 @@ def _results_trials(folder: Path, table: Iterable[ResultRow], appraiser: str, tr
 
 def _add_reference(truth: dict[str, bool], rows: Iterable[tuple[str, Mapping[str, str]]]) -> None:
     for place, row in rows:
-        part, defective = row["part"], _parse_word(row["reference"], place)
+        part = row["part"]
+        defective = _parse_word(row["reference"], place)
         if truth.setdefault(part, defective) != defective:
             raise InputError(f"{place}: part {part} is good in one row and defective in another: correct it")
 

@@ -141,7 +141,8 @@ def trace_module(
 
 def _separate_biases(proto: ModelProto) -> None:
     """Gives each convolution a bias of its own: OpenVINO adds one that several share in a step of its own."""
-    held, met = {entry.name: entry for entry in proto.graph.initializer}, set()
+    held = {entry.name: entry for entry in proto.graph.initializer}
+    met = set()
     for node in proto.graph.node:
         if node.op_type == "Conv" and len(node.input) > 2 and (name := node.input[2]) in held:
             if name in met:

@@ -279,7 +279,8 @@ def _merge_rows(
     Args:
         given: hashes of the pictures. Lost ones among them stay lost; others do not count beside these.
     """
-    now, rows = {row.hash: row for row in judged.values()}, list[Picture]()
+    now = {row.hash: row for row in judged.values()}
+    rows = list[Picture]()
     for row in known:
         if row.role != DUPLICATE and row.hash in now:
             rows.append(now.pop(row.hash))

@@ -68,11 +68,14 @@ def export_router(
     precisions = {name: precision if only in (None, name) else "fp32" for name in artefact.products}
     if only not in (None, *precisions):
         raise InputError(f"the model has no product {only!s:.60}: it knows {', '.join(precisions)}")
-    certificates, networks, products = {}, dict[str, NetworkFile](), {}
+    certificates = {}
+    networks = dict[str, NetworkFile]()
+    products = {}
     by = None if artefact.recognition is None else _exported_recognition(artefact.recognition, threads)
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         for k, (name, one) in enumerate(artefact.products.items()):
-            own, given = Path(folder) / f"{k}{EXPORTED_SUFFIX}", pictures.get(name, ())
+            own = Path(folder) / f"{k}{EXPORTED_SUFFIX}"
+            given = pictures.get(name, ())
             export_as = partial(export, pictures=given, threads=threads, failures=failures, step=step)
             try:
                 check_exportable(one, precisions[name], given)
@@ -92,7 +95,8 @@ def _exported_recognition(by: DescriptorModel, threads: int | None) -> Descripto
     graph = onnx_graph.trace_module(
         network, {"images": torch.zeros(2, 3, *network.size)}, ["descriptors"]
     ).SerializeToString()
-    images, rng = [unpack_images(one) for one in by.samples.values()], np.random.default_rng(0)
+    images = [unpack_images(one) for one in by.samples.values()]
+    rng = np.random.default_rng(0)
     images.append(rng.random((1, 3, *network.size), np.float32))  # of models that hold no samples
     images += [add_defect(one[:1], rng) for one in images]
     expected, rule = Describing(network), Recogniser(by.known)

@@ -219,18 +219,19 @@ class FitResult:
         )
 
     def _light_notes(self) -> list[str]:
-        """Note on the simulated defects that the threshold for each light misses, and one for one light
-        finds."""
-        how = self.prepared.reader.preprocess
-        if self.defects is None or not how.lights[1:]:
+        """Says what a model for a range of light costs: how many simulated defects it finds, and how many it
+        would find if it were calibrated for unchanged light alone. Empty where it is for one light."""
+        preprocess = self.prepared.reader.preprocess
+        if self.defects is None or len(preprocess.lights) < 2:
             return []
         plain = know_good(self.prepared, self.judged, self.old, unlit=True)
         unlit = self.defects.with_calibration(plain.calibration, plain.parts)
-        (now, count), (before, _) = self.defects.count_all(), unlit.count_all()
-        lights = within_range(how.normalization).removeprefix(",")
+        found, count = self.defects.count_all()
+        found_unlit, _ = unlit.count_all()
+        lights = within_range(preprocess.normalization).removeprefix(",")
         return [
-            f"the false-alarm rate is kept{lights}: {now} of {count} simulated defects "
-            f"are found, with a threshold for unchanged light alone {before}"
+            f"the false-alarm rate is kept{lights}: {found} of {count} simulated defects "
+            f"are found, with a threshold for unchanged light alone {found_unlit}"
         ]
 
 

@@ -45,7 +45,8 @@ def fit_fewer(
             "the model learnt from defects, too: what good pictures alone bring is not to be told"
         )
     known, read = learnt_units(old.manifest.pictures), old.manifest.preprocess.decode
-    items, units = (*dataset.train, *dataset.validation), defaultdict[int, list[tuple[Item, str]]](list)
+    items = (*dataset.train, *dataset.validation)
+    units = defaultdict[int, list[tuple[Item, str]]](list)
     for pair in zip(items, relative_names([item.path for item in items]), strict=True):
         with suppress(InputError, MemoryError):  # the model did not learn from it
             if (unit := known.get(pixel_hash(read(pair[0].path)))) is not None:

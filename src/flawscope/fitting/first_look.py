@@ -133,10 +133,8 @@ def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: 
     found = learn_several_parts(
         [*overviews.values()], lambda k, side: preprocess.small(pictures.read(read[k]), side), kind
     )
-    counts, wrong = (
-        dict(zip(read, found.counts, strict=True)),
-        dict(zip(read, found.count_errors, strict=True)),
-    )
+    counts = dict(zip(read, found.counts, strict=True))
+    wrong = dict(zip(read, found.count_errors, strict=True))
     return found._replace(
         counts=[counts.get(i, 0) for i in every], count_errors=[wrong.get(i, UNREAD) for i in every]
     )

@@ -94,7 +94,8 @@ def fit(
     """
     if "threads" in options:
         raise InputError("fit has no option threads: call torch.set_num_threads(N) before it")
-    how, asked = pop_options(Learning, options), registry.method(registry.default_method_name(method, preset))
+    how = pop_options(Learning, options)
+    asked = registry.method(registry.default_method_name(method, preset))
     budget = budget_of(how, asked)
     if how.minutes is not None:
         options["steps"] = None
@@ -235,11 +236,15 @@ def _fit_and_assemble(
     """Fits and calibrates a model. task: of the pictures; view_task: of their views. samples: of the pictures
     learnt from, that a new model keeps."""
     began = time.monotonic()
-    model, reader, views, old = prepared.model, prepared.reader, prepared.views, task.old
+    model = prepared.model
+    reader = prepared.reader
+    views = prepared.views
+    old = task.old
     try:
         view_fit = prepared.method.run_fit(model, view_task)
         leave_out = view_fit.leave_out or LeaveOut.of_fit(model, view_fit, view_task)
-        fitted, rows = views.to_pictures(view_fit), reader.rows(task.groups)
+        fitted = views.to_pictures(view_fit)
+        rows = reader.rows(task.groups)
         judged = judge_fit(leave_out, fitted, rows, views, task)
     except InputError:
         reader.check_any_readable()  # else their reason is the error
@@ -247,9 +252,11 @@ def _fit_and_assemble(
     good = know_good(prepared, judged, old)
     if old is None:
         images = views.samples(fitted.used, samples)
-        names, packed = [*images], pack_images(np.stack([*images.values()])) if images else None
+        names = [*images]
+        packed = pack_images(np.stack([*images.values()])) if images else None
     else:
-        names, packed = [one["name"] for one in old.manifest.samples], old.tensors.get("samples")
+        names = [one["name"] for one in old.manifest.samples]
+        packed = old.tensors.get("samples")
     kept = Samples() if packed is None else score_samples(model, names, packed, unpack_images(packed))
     found = None
     # where all pictures show one part there is none that can be left out

@@ -71,7 +71,8 @@ def judge_fit(
     """
     how, seed = views.reader.preprocess, leave_out.model.config.seed
     fusion = None if task.old is None else task.old.manifest.fusion
-    judging, held_out = FitPictures(leave_out, views, task, fitted.scored, fusion), {*fitted.scored}
+    judging = FitPictures(leave_out, views, task, fitted.scored, fusion)
+    held_out = {*fitted.scored}
     if how.tile is not None:
         _judge_tiles(judging, fitted, rows, seed)
     if not fitted.scored:
@@ -238,13 +239,16 @@ class FitPictures:
     ) -> list[list[list[TileSummary]]]:
         """Answers for the frames of each picture, in each light, or in its own; empty where it is lost."""
         advance = ProgressCounter(self.task.step, stage, len(pictures))
-        reader, of, batch = self.views.reader, self.leave_out, BATCH * torch.get_num_threads()
+        reader = self.views.reader
+        of = self.leave_out
+        batch = BATCH * torch.get_num_threads()
         roi = of.model.roi.cpu().numpy()
 
         def work(picture: int) -> list[list[TileSummary]]:
             views = reader.views_in_lights(picture, lights) if lights else [self.views.of_picture(picture)]
             row = rows[picture]
-            run, bound = run_of(row), of.bound_run(row.unit)
+            run = run_of(row)
+            bound = of.bound_run(row.unit)
             assert run is not None  # each part of a fit is left out
             found = [
                 [] if one is None else [frame.summary(run, roi, batch, bound) for frame in one.frames]
@@ -292,7 +296,8 @@ def draw_pictures(
     Args:
         learnt: number of pictures learnt from.
     """
-    least, enough = min_calibration_size(rate / MIN_RANK), _enough_pictures(learnt, lights, rate)
+    least = min_calibration_size(rate / MIN_RANK)
+    enough = _enough_pictures(learnt, lights, rate)
     drawn: list[int] = []
     every = [*by_group(pictures, [groups[picture] for picture in pictures]).values()]
     order = Stream.LIGHTS.rng(seed).permutation(len(every)).tolist()

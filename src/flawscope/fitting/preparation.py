@@ -126,7 +126,8 @@ def prepare(
         parts: number of the part that each good picture shows; None: names and near-duplicates tell.
         **options: of `Seeing` and `Reading`, and settings of the method where `settings` are not given.
     """
-    seeing, reading = pop_options(Seeing, options), pop_options(Reading, options)
+    seeing = pop_options(Seeing, options)
+    reading = pop_options(Reading, options)
     steps = _Steps(seeing, reading, method, preset, options, say, step)
     config = steps.check(settings)
     checked, made = config, None  # a detector that the check of its networks made, and its settings
@@ -261,7 +262,9 @@ class _Steps:
 
     def check(self, settings: PictureSettings | None) -> Any:
         """Returns the settings of the method. InputError: options do not go together, or are wrong."""
-        how, which, method = self.how, self.which, self.method
+        how = self.how
+        which = self.which
+        method = self.method
         config = registry.configure(method, self.preset, self.options) if settings is None else settings
         of_method = {name: getattr(config, name) for name in ("tile", "crop", "keep_aspect")}
         given = {name: self.options.get(name) for name in ("scale", "size")}

@@ -39,7 +39,8 @@ def check_region(
     spec, named = split_picture(roi)
     if named:
         sizes = DecodedPictures([_region_picture(named, sources, names)]).survey().sizes
-    drawn, known = drawn_size(spec), sorted({size for size in sizes if size is not None})
+    drawn = drawn_size(spec)
+    known = sorted({size for size in sizes if size is not None})
     if drawn is None or not known or any(same_shape(drawn, size) for size in known):
         return
     on_its_side = any(same_shape(drawn, size[::-1]) for size in known)

@@ -57,7 +57,8 @@ class SearchTime:
         """Returns what settings take: as noted, else by their cost beside the settings as given."""
         if recipe.flags in self._taken:
             return self._taken[recipe.flags]
-        own, times = self._taken.get("", Taken(0.0)), relative_cost(recipe)
+        own = self._taken.get("", Taken(0.0))
+        times = relative_cost(recipe)
         return Taken(times * own.fit, times * own.picture)
 
     def trial_seconds(self, recipe: Recipe, tried: Round) -> float:
@@ -97,7 +98,8 @@ class SearchTime:
         """InputError where the fit to all pictures would end beyond the minutes."""
         if self.can_end(recipe, pictures):
             return
-        final, whole = self.final_seconds(recipe, pictures), self.until - self.began
+        final = self.final_seconds(recipe, pictures)
+        whole = self.until - self.began
         needed = max(math.ceil((self.spent + RESERVE * final) / 60), math.ceil(whole / 60)) + 1
         raise InputError(
             f"{whole / 60:g} minutes are too few: learning from {pluralize(pictures, 'good picture')} takes "

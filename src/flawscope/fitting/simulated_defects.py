@@ -86,7 +86,9 @@ def score_simulated_defects(
         until = min(until, task.budget.until)
     # a picture that is called anomalous without a defect cannot show that a defect is found
     passed = [i for i, row in carriers.items() if _is_passed(row, calibration, parts)]
-    defects, done, count = SimulatedDefects(model, task.load, passed or [*carriers]), 0, len(DEFECT_SIZES)
+    defects = SimulatedDefects(model, task.load, passed or [*carriers])
+    done = 0
+    count = len(DEFECT_SIZES)
     defects.learn_part(until - begun)
     scores: dict[int, float] = {}
     ratios: list[NDArray[np.float64]] = []  # of true sizes to those of the places that the map doubts
@@ -246,7 +248,8 @@ class SimulatedDefects:
 
 def _contrast(number: int) -> float:
     """Contrast that a defect is drawn with, in grey levels."""
-    size, low_high = number % len(DEFECT_SIZES), [math.log(level) for level in CONTRAST_RANGE]
+    size = number % len(DEFECT_SIZES)
+    low_high = [math.log(level) for level in CONTRAST_RANGE]
     share = (number // len(DEFECT_SIZES) * GOLDEN + (0.5 + size) / len(DEFECT_SIZES)) % 1
     return math.exp(low_high[0] + share * (low_high[1] - low_high[0]))
 
@@ -298,13 +301,15 @@ def draw_defect_examples(predictor: Predictor, step: ProgressCallback) -> list[D
     scores = score_with_models(defects, [defects.model], range(EXAMPLE_COUNT), step)
     examples = []
     for number, (score,) in scores.items():
-        image, before = defects.load(number), defects.load_good(defects.picture_of(number))
+        image = defects.load(number)
+        before = defects.load_good(defects.picture_of(number))
         assert image is not None, "it was just scored"
         assert before is not None, "it was just scored"
         rows, columns = np.nonzero((image - before).abs().amax(0).numpy())
         picture = Image.fromarray((image.clamp(0, 1).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
         if len(rows):
-            low, high = (columns.min(), rows.min()), (columns.max(), rows.max())
+            low = (columns.min(), rows.min())
+            high = (columns.max(), rows.max())
             box = [*(int(v) - RING_MARGIN for v in low), *(int(v) + RING_MARGIN for v in high)]
             ImageDraw.Draw(picture).ellipse(box, outline=(0, 216, 216), width=3)
         size = str(DEFECT_SIZES[number % len(DEFECT_SIZES)])

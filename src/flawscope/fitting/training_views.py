@@ -108,7 +108,8 @@ class Reader:
                 self.failures[index] = error_reason(error, self.names[index])
             return None
         first = views.with_roi(self.region).images([0])[0]
-        measured, look = self.measured.get(index) or measure_appearance(first, self.roi), thumbnail(first)
+        measured = self.measured.get(index) or measure_appearance(first, self.roi)
+        look = thumbnail(first)
         with self._lock:
             self.measured[index], self.looks[index] = measured, look
             self.sizes[index] = views.geometry.picture_size
@@ -239,7 +240,8 @@ class TrainingViews:
         views = self.of_picture(picture)
         if views is None:
             return None
-        shown, window = views.frames[frame - self.first_frame[picture]], number - self.first[frame]
+        shown = views.frames[frame - self.first_frame[picture]]
+        window = number - self.first[frame]
         if window:
             image: NDArray[np.float32] = shown.window(*self.frames[frame].windows[window - 1])
         else:  # a copy, where the picture stays and is asked again

@@ -84,7 +84,8 @@ class Round:
                 for v, side in zip(at, picture.shape, strict=False)
             )
             rows, columns = slice(y, y + WINDOW), slice(x, x + WINDOW)
-            picture, within = np.ascontiguousarray(picture[rows, columns]), within[rows, columns]
+            picture = np.ascontiguousarray(picture[rows, columns])
+            within = within[rows, columns]
         scales = list(DefectScale)
         made = simulate_defect(
             picture,

@@ -297,7 +297,9 @@ def process_blocks(
     """
     blocks = [items[k : k + size] for k in range(0, len(items), size)]
     found: dict[int, W] = {}
-    waiting, done, lock = 0, 0, Lock()
+    waiting = 0
+    done = 0
+    lock = Lock()
 
     def run(k: int, loaded: list[R]) -> None:
         nonlocal waiting, done

@@ -196,7 +196,9 @@ class PatchDetector(Detector):
 
     def embed(self, images: Tensor) -> Tensor:
         """Turn images `[B, 3, H, W]` into patches `[B, P, D]` float32, branch after branch."""
-        images, parts, maps = self.filled(images), [], None
+        images = self.filled(images)
+        parts = []
+        maps = None
         for i, branch in enumerate(self.branches):
             before = self.branches[i - 1]
             # branches of one size and backbone share its maps
@@ -339,7 +341,8 @@ def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
 def cell_windows(size: int, grid: int) -> Tensor:
     """Matrix [grid, size], 1 where a pixel lies in a cell's window, as adaptive pooling divides them."""
     pixels, cells = torch.arange(size), torch.arange(grid)[:, None]
-    first, end = cells * size // grid, -(-(cells + 1) * size // grid)
+    first = cells * size // grid
+    end = -(-(cells + 1) * size // grid)
     return ((pixels >= first) & (pixels < end)).float()
 
 

@@ -126,8 +126,9 @@ class PictureSettings:
     def sizes(self) -> tuple[Size, ...]:
         """(H, W) of each size that the picture is scaled to, smallest first."""
         parts = self.size.split("+")
-        form = "N or HxW" if self.SIZES == 1 else "N, HxW, or several joined by +"
-        if self.SIZES == 1 < len(parts):
+        takes_one = self.SIZES == 1
+        form = "N or HxW" if takes_one else "N, HxW, or several joined by +"
+        if takes_one and len(parts) > 1:
             raise InputError(f"setting size: {self.size!r} is not {form}")
         found: list[Size] = []
         for part in parts:
@@ -197,7 +198,8 @@ def apply_tile_scale(preset: Facts, given: Facts) -> Json:
             raise InputError("setting scale: it follows from tile and size; leave one of the three out")
         return values
     try:
-        tile, by = convert_value(values["tile"], tuple[int, int]), 1.0 if scale is None else float(scale)
+        tile = convert_value(values["tile"], tuple[int, int])
+        by = 1.0 if scale is None else float(scale)
         height, width = (round(side / by) for side in tile)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return {**values, **({} if scale is None else {"scale": scale})}  # whose type is checked later

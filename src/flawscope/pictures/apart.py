@@ -68,7 +68,8 @@ def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[
     if not _tell_enough(units):
         return []
     cells = cells - cells.mean(axis=(0, 1))
-    norms, flat = np.square(cells).sum(2), cells.reshape(-1, cells.shape[2])
+    norms = np.square(cells).sum(2)
+    flat = cells.reshape(-1, cells.shape[2])
     most = max(1, round(FARTHEST_SHARE * cells.shape[1]))
 
     def compare(picture: int) -> Distances:
@@ -114,7 +115,8 @@ def _leave_out(
     to the others but the first 0, 1, 2, ... of these units."""
     count = len(units)
     few = max(1, min(MAX_GROUP, count // MAX_SHARE))
-    nearest, left_out = np.empty((count, few), np.intp), np.empty((count, few))
+    nearest = np.empty((count, few), np.intp)
+    left_out = np.empty((count, few))
     for picture in range(count):
         distances = compare(picture)
         distances[:, units == units[picture]] = np.inf

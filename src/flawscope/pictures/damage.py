@@ -174,7 +174,8 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
     """Whether pictures' rows [H, W, C] end in the middle of the last one, with `value` behind."""
     if len(rows) < 2:
         return False
-    last, before = rows[-1].astype(np.float64), rows[-2].astype(np.float64)
+    last = rows[-1].astype(np.float64)
+    before = rows[-2].astype(np.float64)
     end = int(np.flatnonzero((rows[-1] != value).any(1))[-1]) + 1
     if not _MIN_CUT <= end <= len(last) - _MIN_CUT:
         return False

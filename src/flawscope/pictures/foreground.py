@@ -99,21 +99,26 @@ class PatternedGround:
         return self._segment_part(image, self._novel_area(image))
 
     def _novel_area(self, image: Floats) -> Mask:
-        """Mask `[h, w]` of the pixels of which every window is unlike the ground."""
+        """Mask `[h, w]` of the areas in which all windows of each pixel are unlike the ground.
+
+        An area counts where some of it is unlike the ground for certain: what is merely somewhat unlike it is
+        taken with such a place, and left where it lies alone.
+        """
         from scipy import ndimage
 
         windows = _window_descriptors(image)
         rows = windows.reshape(-1, windows.shape[-1]) - self.mean
         flat = np.asarray(rows @ self.whitening, np.float32)
         distance = _nearest_distances(flat, self.bank).reshape(windows.shape[:2])
-        # a pixel lies in up to _WINDOW x _WINDOW windows; the most ordinary of them counts
-        padded = ndimage.minimum_filter(np.pad(distance, _WINDOW - 1, mode="edge"), _WINDOW)
-        start, (height, width) = _WINDOW // 2, (side // 2 for side in image.shape[:2])
-        least = padded[start : start + height, start : start + width]
+        # a pixel lies in up to _WINDOW x _WINDOW windows; the one that is most like the ground counts
+        nearest = ndimage.minimum_filter(np.pad(distance, _WINDOW - 1, mode="edge"), _WINDOW)
+        height, width = image.shape[0] // 2, image.shape[1] // 2  # windows are taken at half of the size
+        start = _WINDOW // 2
+        least = nearest[start : start + height, start : start + width]
         labels, count = ndimage.label(least > _NOVEL * self.typical_distance)
         certain = np.zeros(count + 1, np.bool_)
         certain[np.unique(labels[least > _CERTAINLY_NOVEL * self.typical_distance])] = True
-        certain[0] = False
+        certain[0] = False  # what lies in no area
         areas = Image.fromarray(certain[labels].astype(np.float32))
         return np.asarray(areas.resize(image.shape[1::-1], Image.Resampling.BILINEAR)) > 0.5
 
@@ -191,9 +196,12 @@ def _window_descriptors(image: Floats) -> Floats:
     from scipy import ndimage
 
     rough = np.abs(image - ndimage.uniform_filter(image, (3, 3, 0))).mean(-1)
-    colours, half, cell = _halve(image), _WINDOW // 2, _WINDOW // _CELLS
+    colours = _halve(image)
+    half = _WINDOW // 2
+    cell = _WINDOW // _CELLS
     height, width = (side - _WINDOW + 1 for side in colours.shape[:2])
-    cells, quarters = _box_mean(colours, cell), 3 * _box_mean(_halve(rough), half)[..., None]
+    cells = _box_mean(colours, cell)
+    quarters = 3 * _box_mean(_halve(rough), half)[..., None]
     return np.concatenate(
         [
             values[row * step : row * step + height, column * step : column * step + width]
@@ -226,7 +234,8 @@ def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, fl
         ring[_BORDER_WINDOWS:-_BORDER_WINDOWS, _BORDER_WINDOWS:-_BORDER_WINDOWS] = False
         windows.append(described[ring])
         places.append(np.argwhere(ring) / np.asarray(ring.shape))
-    every, place = np.concatenate(windows), np.concatenate(places).astype(np.float32)
+    every = np.concatenate(windows)
+    place = np.concatenate(places).astype(np.float32)
     mean = every.mean(0)
     variances, axes = np.linalg.eigh(np.cov(every, rowvar=False))
     whitening = (axes / np.sqrt(np.maximum(variances, 0) + _MIN_DEVIATION**2)).astype(np.float32)

@@ -96,7 +96,8 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
         factor = max(factor, high / low)
         if not low / factor <= key(size) <= high * factor:
             nearest = min(known, key=lambda one: abs(math.log(key(one) / key(size))))
-            learnt, own = f"({nearest[1]} x {nearest[0]})", f"{size[1]} x {size[0]}"
+            learnt = f"({nearest[1]} x {nearest[0]})"
+            own = f"{size[1]} x {size[0]}"
             return f"{own} pixels, another {noun} than learnt from {learnt}", key is _form
     return "", False
 

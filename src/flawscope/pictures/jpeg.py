@@ -24,6 +24,7 @@ _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _FRAMES = {*range(_BASELINE, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _RESTARTS = range(0xD0, 0xD8)
 _ALONE = {0x01, 0xD8, *_RESTARTS}  # markers without a length
+_ALL_BITS = 99  # of a coefficient are missing: more than there are
 _END, _START_OF_SCAN, _RESTART_INTERVAL = 0xD9, 0xDA, 0xDD
 _HUFFMAN_TABLES, _AC, _END_OF_BLOCK = 0xC4, 0x10, 0
 _ZEROS = bytes(64)  # more than a block of the shortest codes has
@@ -81,11 +82,11 @@ class _Segments:
         return not any(map(any, self.missing.values()))
 
     def read(self, code: int, head: bytes) -> None:
-        """Notes what a segment tells; most tell nothing of the scans."""
+        """Reads a segment. Those that say nothing of the scans are passed over."""
         if code in _FRAMES:
             self.kind = code
             self.frame = head
-            self.missing = {one: [99] * _COEFFICIENTS for one in head[6::3]}
+            self.missing = {component: [_ALL_BITS] * _COEFFICIENTS for component in head[6::3]}
         elif code == _HUFFMAN_TABLES:
             self.shortest |= _shortest_codes(head)
         elif code == _RESTART_INTERVAL:
@@ -98,8 +99,10 @@ class _Segments:
     def read_scan(self, head: bytes) -> None:
         """Notes which bits of which coefficients a scan brings."""
         first, last, bits = head[-3:] if self.kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
-        for one in head[1:-3:2]:
-            self.missing.get(one, [0] * _COEFFICIENTS)[first : last + 1] = [bits & 15] * (last + 1 - first)
+        for component in head[1:-3:2]:
+            missing = self.missing.get(component)
+            if missing is not None:
+                missing[first : last + 1] = [bits & 15] * (last + 1 - first)
 
     def count_stretches(self, head: bytes) -> int:
         """Number of stretches that a scan should have."""
@@ -171,7 +174,8 @@ def _units(frame: bytes, components: bytes) -> int:
     factors = {one: (both >> 4, both & 15) for one, both in zip(frame[6::3], frame[7::3], strict=False)}
     count = 1
     for k, at in enumerate((3, 1)):  # across and down
-        length, most = int.from_bytes(frame[at : at + 2], "big"), max(both[k] for both in factors.values())
+        length = int.from_bytes(frame[at : at + 2], "big")
+        most = max(both[k] for both in factors.values())
         own = factors.get(components[0], (most, most))[k]
         blocks = -(-length // (8 * most)) if len(components) > 1 else -(-(length * own) // (8 * most))
         count *= blocks

@@ -88,17 +88,20 @@ def _may_be_brightness(value: float) -> bool:
 
 
 def _is_far_off(picture: NDArray[np.floating], value: float) -> bool:
-    """Whether a picture's lowest or highest value lies far off all others, and stands in no whole channel."""
-    same = picture == np.float32(value)
-    others = picture[~same]
-    if same.all(axis=(0, 1)).any() or not others.size:
+    """Whether a picture's lowest or highest value lies far off all others. One that fills a whole channel
+    does not."""
+    has_value = picture == np.float32(value)
+    others = picture[~has_value]
+    fills_channel = has_value.all(axis=(0, 1)).any()
+    if fills_channel or not others.size:
         return False
     reach = float(np.ptp(others))
     if reach == 0:
         return False
     gap = float(np.abs(others - np.float32(value)).min())
-    may_be_stuck = value > 0 and same.sum() == 1  # a single pixel
-    return gap > (SINGLE_NO_DATA_GAP if may_be_stuck else NO_DATA_GAP) * reach
+    may_be_stuck_pixel = value > 0 and has_value.sum() == 1
+    least_gap = SINGLE_NO_DATA_GAP if may_be_stuck_pixel else NO_DATA_GAP
+    return gap > least_gap * reach
 
 
 def own_levels(picture: NDArray[np.number]) -> Levels:
@@ -122,7 +125,8 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
     Raises:
         InputError: their values lie below 0, or are not finite.
     """
-    highs, lows = np.sort([one.high for one in used]), np.sort([one.low for one in used])
+    highs = np.sort([one.high for one in used])
+    lows = np.sort([one.low for one in used])
     if not (np.isfinite(highs).all() and highs[-1] >= 0):
         raise InputError(f"the largest pixel value is {highs[-1]}; expected a finite number of at least 0")
     rank = int(USUAL_SHARE * (len(used) - 1))
@@ -130,7 +134,8 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
     high = float(highs[highs <= highs[rank] + reach][-1])
     low = float(lows[lows >= lows[-1 - rank] - reach][0])
     white = white_of(high, kind)
-    lines, levels = _several_depths(highs[highs <= high], kind), Levels(0.0, white)
+    lines = _several_depths(highs[highs <= high], kind)
+    levels = Levels(0.0, white)
     if 0 < high - low <= SMALL_PART * white:
         margin = MARGIN * (high - low)
         levels = Levels(max(0.0, low - margin), high + margin)

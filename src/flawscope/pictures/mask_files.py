@@ -321,7 +321,8 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
         at = next((k for k, name in enumerate(folders) if is_mask_folder(name)), None)
         if at is not None:
             name, key = fold(folders[at]), folders[: at + 1]
-            telling, alone = name in MASK_FOLDERS and name != "mask", name in MASK_FOLDERS
+            telling = name in MASK_FOLDERS and name != "mask"
+            alone = name in MASK_FOLDERS
             weak = any(word in name for word in _WEAK)
             above = _plain_folders(folders[:at])
             group = _Group(folders[at], above, telling, weak and not telling, alone, (name,))

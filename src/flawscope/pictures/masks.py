@@ -267,7 +267,8 @@ def _are_classes(values: MarkLevels, fills: Mask) -> bool:
     if fills.all():
         return True
     top = values[-1]
-    faint, nearly = (values > 0) & (values < top / 8), (values > top * 7 / 8) & ~fills
+    faint = (values > 0) & (values < top / 8)
+    nearly = (values > top * 7 / 8) & ~fills
     is_noisy = not (faint & fills).any() and (faint.sum() > 1 or (faint.any() and nearly.any()))
     return len(values) <= FEW_VALUES and not is_noisy
 

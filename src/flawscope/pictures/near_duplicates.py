@@ -177,7 +177,8 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
         for k, value in enumerate(_own_correlation(target, warped, numbers)):
             j = int(numbers[k])
             best[j] = max(best.get(j, -1.0), float(value))
-            pair, differs = (min(i, j), max(i, j)), float(far[k] / np.hypot(noise[i], noise[j]))
+            pair = (min(i, j), max(i, j))
+            differs = float(far[k] / np.hypot(noise[i], noise[j]))
             whole[pair] = max(whole.get(pair, Resemblance(-1.0, 0.0)), Resemblance(float(alike[k]), -differs))
         for j, value in best.items():
             own.setdefault((min(i, j), max(i, j)), []).append(value)

@@ -38,7 +38,10 @@ def read_header(stream: IO[bytes]) -> Netpbm | None:
     found = _HEADER.match(stream.read(_HEADER_BYTES))
     if found is None:
         return None
-    kind, width, height, largest = found[1], int(found[2]), int(found[3]), int(found[4])
+    kind = found[1]
+    width = int(found[2])
+    height = int(found[3])
+    largest = int(found[4])
     if not 255 < largest < 65536 or min(width, height) < 1:
         return None
     return Netpbm(kind, (height, width), _CHANNELS[kind], largest, found.end())

@@ -33,7 +33,8 @@ MIN_BRIGHTNESS = 8.0  # grey levels of a block whose brightness tells of the lig
 STEP_LEVELS, STEP_RATIO = 2.0, 6.0  # grey levels of a sudden change, and times the usual change
 MAX_STEPS = 3  # more sudden changes are flicker
 SPOT_SIDE = 3  # pixels of the defect by which costs are told
-STANDS_OUT = 5.0  # standard deviations
+STANDS_OUT = 5.0  # standard deviations: a spot
+BAND_STANDS_OUT = 3.0  # standard deviations: a change of light over the whole picture
 EDGE_CONTRAST = 25.0  # grey levels of an edge by which focus is measured
 EDGE_WINDOW = 21  # pixels in which an edge begins and ends
 EDGE_BLOCK = 32  # pixels: the steepest edge of each block counts
@@ -176,7 +177,9 @@ def _read(sources: Sequence[Frame], progress: Callable[[int, int], None]) -> Fra
         given = pluralize(len(sources), "frame")
         raise InputError(f"{given} of the still part: give {MIN_FRAMES} or more, about 30, one after another")
     samples = list[Sample]()
-    size, white, before = None, None, ""
+    size = None
+    white = None
+    before = ""
     for number, source in enumerate(sources):
         picture = decode(source)
         shape = (picture.shape[0], picture.shape[1])
@@ -211,7 +214,8 @@ def _sample(picture: NDArray[np.generic], white: float) -> Sample:
     height, width = picture.shape[:2]
     levels = np.asarray(picture, np.float32) * np.float32(255 / white)
     grey = levels.mean(axis=2)
-    top, left = max(0, (height - CROP_SIDE) // 2), max(0, (width - CROP_SIDE) // 2)
+    top = max(0, (height - CROP_SIDE) // 2)
+    left = max(0, (width - CROP_SIDE) // 2)
     middle = grey[top : top + CROP_SIDE, left : left + CROP_SIDE]
     colours = levels.mean(axis=(0, 1)) if levels.shape[2] == 3 else np.full(3, grey.mean(), np.float32)
     return Sample(
@@ -233,12 +237,12 @@ def _block_means(grey: Floats) -> Floats:
 
 def _measure(frames: Frames) -> Iterator[Measurement]:
     yield Measurement(
-        "repeated frames",
-        float(frames.repeated),
-        "frames",
-        1.0,
-        "each is one picture again",
-        "the camera or its driver is frozen, or slower than it is asked: lower the rate",
+        name="repeated frames",
+        value=float(frames.repeated),
+        unit="frames",
+        limit=1.0,
+        cost="each is one picture again",
+        remedy="the camera or its driver is frozen, or slower than it is asked: lower the rate",
     )
     if len(frames.middles) < MIN_FRAMES:
         return
@@ -273,37 +277,37 @@ class Light(NamedTuple):
 
     def measurements(self) -> Iterator[Measurement]:
         yield Measurement(
-            "flicker",
-            self.flicker,
-            "grey levels",
-            0.7,
-            f"a change of light below {3 * self.flicker:.1f} does not stand out",
-            "drive the lamps with direct current or at some kHz, expose for a multiple of 10 ms (8.33 ms), "
-            "keep daylight out",
+            name="flicker",
+            value=self.flicker,
+            unit="grey levels",
+            limit=0.7,
+            cost=f"a change of light below {3 * self.flicker:.1f} does not stand out",
+            remedy="drive the lamps with direct current or at some kHz, expose for a multiple of 10 ms "
+            "(8.33 ms), keep daylight out",
         )
         yield Measurement(
-            "drift",
-            self.drift,
-            "grey levels",
-            2.0,
-            "brightness from the first frame to the last",
-            "let lamps and camera warm up, or regulate the lamp; calibrate when it is warm",
+            name="drift",
+            value=self.drift,
+            unit="grey levels",
+            limit=2.0,
+            cost="brightness from the first frame to the last",
+            remedy="let lamps and camera warm up, or regulate the lamp; calibrate when it is warm",
         )
         yield Measurement(
-            "sudden change",
-            self.step,
-            "grey levels",
-            STEP_LEVELS,
-            "brightness from one frame to the next",
-            "switch off automatic exposure and gain; keep other lights out",
+            name="sudden change",
+            value=self.step,
+            unit="grey levels",
+            limit=STEP_LEVELS,
+            cost="brightness from one frame to the next",
+            remedy="switch off automatic exposure and gain; keep other lights out",
         )
         yield Measurement(
-            "colour",
-            self.colour,
-            "grey levels",
-            2.0,
-            "red or blue beside green",
-            "switch off automatic white balance",
+            name="colour",
+            value=self.colour,
+            unit="grey levels",
+            limit=2.0,
+            cost="red or blue beside green",
+            remedy="switch off automatic white balance",
         )
 
 
@@ -360,12 +364,12 @@ def _noise(still: Floats) -> float:
 def _noise_measurement(noise: float) -> Measurement:
     least = STANDS_OUT * noise / SPOT_SIDE
     return Measurement(
-        "noise",
-        noise,
-        "grey levels",
-        3.0,
-        f"a spot of {SPOT_SIDE} x {SPOT_SIDE} pixels stands out from {least:.1f} on",
-        "more light and less gain; a longer exposure, or the mean of several frames",
+        name="noise",
+        value=noise,
+        unit="grey levels",
+        limit=3.0,
+        cost=f"a spot of {SPOT_SIDE} x {SPOT_SIDE} pixels stands out from {least:.1f} on",
+        remedy="more light and less gain; a longer exposure, or the mean of several frames",
     )
 
 
@@ -373,12 +377,12 @@ def _band_measurement(still: Floats, noise: float) -> Measurement:
     """Measure brightness that runs through the frames in bands, as lamps do with a rolling shutter."""
     bands = max(_bands(still, axis, noise) for axis in (1, 2))
     return Measurement(
-        "bands",
-        bands,
-        "grey levels",
-        0.7,
-        f"a change of light below {3 * bands:.1f} does not stand out",
-        "drive the lamps with direct current, or expose for a multiple of 10 ms (8.33 ms)",
+        name="bands",
+        value=bands,
+        unit="grey levels",
+        limit=0.7,
+        cost=f"a change of light below {BAND_STANDS_OUT * bands:.1f} does not stand out",
+        remedy="drive the lamps with direct current, or expose for a multiple of 10 ms (8.33 ms)",
     )
 
 
@@ -492,20 +496,21 @@ def _movement_measurements(movement: Movement, reference: Floats, noise: float) 
     at_edges = f"edges change by {3 * shake * steepest:.0f} grey levels"
     unknown = "the part shows no edges that tell it"
     yield Measurement(
-        "shake",
-        shake if is_known else None,
-        "pixels",
-        0.25,
-        at_edges if is_known else unknown,
-        "mount camera and light on one stiff frame, away from machines that shake; expose for a shorter time",
+        name="shake",
+        value=shake if is_known else None,
+        unit="pixels",
+        limit=0.25,
+        cost=at_edges if is_known else unknown,
+        remedy="mount camera and light on one stiff frame, away from machines that shake; expose for a "
+        "shorter time",
     )
     yield Measurement(
-        "slow movement",
-        creep if is_known else None,
-        "pixels",
-        0.7,
-        "from the first frame to the last" if is_known else unknown,
-        "fix the part and the camera; let the mount reach its temperature",
+        name="slow movement",
+        value=creep if is_known else None,
+        unit="pixels",
+        limit=0.7,
+        cost="from the first frame to the last" if is_known else unknown,
+        remedy="fix the part and the camera; let the mount reach its temperature",
     )
 
 
@@ -519,14 +524,15 @@ def _focus_measurements(steady: Floats, noise: float) -> Iterator[Measurement]:
     blur = 0.0 if width is None else width / WIDTH_OF_BLUR  # standard deviation of a blur of such edges
     kept = _kept_contrast(blur)
     yield Measurement(
-        "edges",
-        width,
-        "pixels wide",
-        6.0,
-        f"a spot of {SPOT_SIDE} x {SPOT_SIDE} pixels keeps {100 * kept:.0f} % of its contrast"
+        name="edges",
+        value=width,
+        unit="pixels wide",
+        limit=6.0,
+        cost=f"a spot of {SPOT_SIDE} x {SPOT_SIDE} pixels keeps {100 * kept:.0f} % of its contrast"
         if width is not None
         else "the part shows no edges that tell it",
-        "focus on the part, close the aperture, or take a smaller picture: its pixels hold no more detail",
+        remedy="focus on the part, close the aperture, or take a smaller picture: its pixels hold no more "
+        "detail",
     )
     details = []
     for frame in steady:
@@ -534,12 +540,12 @@ def _focus_measurements(steady: Floats, noise: float) -> Iterator[Measurement]:
         details.append(float(np.sqrt((down**2 + right**2).mean())))
     change = (max(details) - min(details)) / max(np.median(details), 1e-6)
     yield Measurement(
-        "change of focus",
-        100.0 * float(change),
-        "% of detail",
-        10.0,
-        "between the sharpest and the least sharp frame",
-        "switch off automatic focus, and fix the ring of the lens",
+        name="change of focus",
+        value=100.0 * float(change),
+        unit="% of detail",
+        limit=10.0,
+        cost="between the sharpest and the least sharp frame",
+        remedy="switch off automatic focus, and fix the ring of the lens",
     )
 
 
@@ -582,12 +588,13 @@ def _white_measurement(share: float) -> Measurement:
     is_backlight = share > BACKLIGHT_SHARE
     cost = "there a defect is seen only where it is dark"
     return Measurement(
-        "white pixels",
-        100.0 * share,
-        "%",
-        100.1 if is_backlight else 1.0,
-        f"{cost}; right for a light behind the part" if is_backlight else cost,
-        "expose for a shorter time, close the aperture, or turn the light so that it does not shine back",
+        name="white pixels",
+        value=100.0 * share,
+        unit="%",
+        limit=100.1 if is_backlight else 1.0,
+        cost=f"{cost}; right for a light behind the part" if is_backlight else cost,
+        remedy="expose for a shorter time, close the aperture, or turn the light so that it does not shine "
+        "back",
     )
 
 
@@ -597,12 +604,12 @@ def _change_measurement(still: Floats) -> Measurement:
     spread = blocks.std(axis=0)
     changing = spread > max(1.5, 5 * float(np.median(spread)))
     return Measurement(
-        "changing places",
-        100.0 * float(changing.mean()),
-        "% of the area",
-        1.0,
-        "there something moves or the light changes",
-        "keep shadows and moving parts out of the picture, or leave them out by a region (--roi)",
+        name="changing places",
+        value=100.0 * float(changing.mean()),
+        unit="% of the area",
+        limit=1.0,
+        cost="there something moves or the light changes",
+        remedy="keep shadows and moving parts out of the picture, or leave them out by a region (--roi)",
     )
 
 
@@ -619,10 +626,10 @@ def _blink_measurement(still: Floats, noise: float) -> Measurement:
         neighbours = ndimage.maximum_filter(far, footprint=around)
         blinks |= (far > max(BLINK_LEVELS, BLINK_NOISE * noise)) & (far > 3 * neighbours)
     return Measurement(
-        "blinking pixels",
-        float(blinks.sum()),
-        "pixels",
-        3.0,
-        f"each is a spot of {BLINK_LEVELS:.0f} grey levels or more now and then",
-        "correct them in the camera (defect pixel correction), and cool it",
+        name="blinking pixels",
+        value=float(blinks.sum()),
+        unit="pixels",
+        limit=3.0,
+        cost=f"each is a spot of {BLINK_LEVELS:.0f} grey levels or more now and then",
+        remedy="correct them in the camera (defect pixel correction), and cool it",
     )

@@ -62,7 +62,8 @@ def same_sources(names: Sequence[str]) -> list[str | None]:
             exported.add(source)
         sources.append(source)
     changed = {source for source, stem in zip(sources, own, strict=True) if source != stem}
-    believed, count = changed & ({*own} | exported), Counter(sources)
+    believed = changed & ({*own} | exported)
+    count = Counter(sources)
     return [source if source in believed and count[source] > 1 else None for source in sources]
 
 
@@ -239,7 +240,8 @@ def _labels(
 def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]:
     """Picture that each new and earlier one was made from, as `same_sources` says. A new one that bears an
     earlier one's name is another picture: cameras number from 1 again."""
-    stems, among_new = {_without_suffix(name) for name in new}, same_sources(new)
+    stems = {_without_suffix(name) for name in new}
+    among_new = same_sources(new)
     found: list[PartKey | None] = []
     for source in same_sources([*new, *earlier]):
         found.append(None if source is None or source in stems else ("", source))
@@ -343,7 +345,8 @@ def _unsure_remarks(
     """labels: of the new pictures."""
     if not unsure:
         return
-    parts, own = len({*labels}), [[k for k in several if k < len(labels)] for several in unsure]
+    parts = len({*labels})
+    own = [[k for k in several if k < len(labels)] for several in unsure]
     fewer = len({*_join(labels, [several for several in own if several])})
     lowest = "nothing" if fewer == 1 else f"no rate below {1 / (fewer + 1):.1%}"
     yield data_checks.UNSURE_DUPLICATES.coded(

@@ -68,7 +68,8 @@ class KindClassifier:
 
     @cached_property
     def _discriminant(self) -> LinearDiscriminant:
-        rows, count = self.tensor.astype(np.float64), len(self.kinds.names)
+        rows = self.tensor.astype(np.float64)
+        count = len(self.kinds.names)
         return LinearDiscriminant(rows[:count], rows[count:], self.kinds.spread)
 
     def classify(self, descriptors: NDArray[np.floating[Any]]) -> list[KindSet]:
@@ -79,7 +80,9 @@ class KindClassifier:
         squares = self._discriminant.distances(directions) * lengths**self.kinds.power
         examples = np.array(self.kinds.distances), np.array(self.kinds.margins)
         p_values = combined_p_values(squares, *examples, self.kinds.share)
-        names, error, answers = self.kinds.names, self.kinds.effective_error, []
+        names = self.kinds.names
+        error = self.kinds.effective_error
+        answers = []
         for order, row in zip(np.argsort(squares, axis=1, kind="stable"), p_values.tolist(), strict=True):
             inside = tuple(names[k] for k in order if row[k] > error)
             answers.append(KindSet(inside, dict(zip(names, row, strict=True))))
@@ -140,7 +143,8 @@ def learn(
     each, own = np.bincount(of), (np.arange(len(of)), of)
     squares[own] *= 1 - 1 / each[of] ** 2  # (1 + 1/n) / (1 + 1/(n - 1)): its mean was one of n - 1
     squares *= lengths**POWER
-    distances, margins = squares.min(1) - SHARE * squares.mean(1), squares[own] - squares.min(1)
+    distances = squares.min(1) - SHARE * squares.mean(1)
+    margins = squares[own] - squares.min(1)
     whole = LinearDiscriminant.fit(examples, of, len(names))
     tensor = np.concatenate([whole.means, whole.directions]).astype(np.float32)
     kinds = Kinds(

@@ -205,7 +205,8 @@ class RoutedParts(PartCollector):
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
     ) -> PartPrediction:
-        shown, same_product = self._recognise_product(views), dict[str, Prediction]()
+        shown = self._recognise_product(views)
+        same_product = dict[str, Prediction]()
         for view, one in views.items():
             if one.recognition is not None and one.recognition.nearest != shown.nearest:
                 try:

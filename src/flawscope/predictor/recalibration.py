@@ -69,7 +69,8 @@ class _NewPictures:
 
     def looks_of_views(self, manifest: Manifest) -> dict[str, list[NDArray[np.float32]]]:
         """Thumbnails of the pictures of each view of a part; empty where the model judges single pictures."""
-        pattern, found = stored_part_pattern(manifest), dict[str, list[NDArray[np.float32]]]()
+        pattern = stored_part_pattern(manifest)
+        found = dict[str, list[NDArray[np.float32]]]()
         for number, row in self.scored.rows.items():
             look = self.scored.answers.pictures[number].look
             if pattern is not None and look is not None:
@@ -109,7 +110,8 @@ def _judge_new(
     part_of = stored_part_reader(model.manifest)
     units = units_of([table.rows[number] for number in fresh], known, part_of)
     asked = {number: units.rows[k] for k, number in enumerate(fresh) if k not in units.copies}
-    good_pictures, run_of = SessionPictures(model, good, step), leave_out_known(model, known)
+    good_pictures = SessionPictures(model, good, step)
+    run_of = leave_out_known(model, known)
     scored = score(good_pictures, asked, run_of, model.manifest.preprocess.lights)
     failures = [*table.failures.values(), *scored.answers.failures.values()]
     left_out = len(names) - len(scored.rows) - len(failures)

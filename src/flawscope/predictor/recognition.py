@@ -97,5 +97,6 @@ class Recogniser:
         nearest = allowed[int(distances[:, allowed].sum(0).argmin())]
         own, known = distances[:, nearest], self._known[names[nearest]]
         is_within = bool((own <= known.limit).all())  # not where it is NaN
-        name, p_value = names[nearest], float(known.p_values(own).min())
+        name = names[nearest]
+        p_value = float(known.p_values(own).min())
         return Recognition(name if is_within else None, name, p_value)

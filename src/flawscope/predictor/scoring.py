@@ -67,7 +67,8 @@ class Answers:
 
     def in_order(self) -> Answers:
         """All answers, by rising numbers."""
-        pictures, failures = dict(sorted(self.pictures.items())), dict(sorted(self.failures.items()))
+        pictures = dict(sorted(self.pictures.items()))
+        failures = dict(sorted(self.failures.items()))
         return Answers(pictures, failures, sorted(self.excluded))
 
 

@@ -204,7 +204,8 @@ def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
 def _smaller_view(marks: Sequence[float], pictures: Sequence[Size], network: Size) -> Advice | None:
     """Advises `--min-defect` where missed defects are too small at the network to be found."""
     usual = sorted(marks)[int(SMALL_SHARE * (len(marks) - 1))]
-    left, wanted = min(pixels_left(usual, size, network) for size in pictures), max(1, math.floor(usual))
+    left = min(pixels_left(usual, size, network) for size in pictures)
+    wanted = max(1, math.floor(usual))
     if left >= TOO_SMALL or (chosen := choose_tile(wanted, pictures, network)) is None:
         return None
     largest = max(pictures, key=math.prod)

@@ -97,7 +97,8 @@ def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity
     size = (picture.shape[0], picture.shape[1])
     share = np.linspace(0, 1, 256, dtype=np.float32)
     alpha = np.float32(opacity) * _opacity_curve(share)
-    keep, add = (1 - alpha)[:, None], colour_table() * alpha[:, None] + np.float32(0.5)
+    keep = (1 - alpha)[:, None]
+    add = colour_table() * alpha[:, None] + np.float32(0.5)
     out = np.empty_like(picture, order="C")
     step = max(1, (1 << 18) // max(1, size[1]))
     for start in range(0, size[0], step):  # blocks: a float copy of 100 megapixels would take 1.2 GB
@@ -145,7 +146,8 @@ def contour(
     if width is None:
         width = max(1, round(min(size) / 150))
     out = picture.copy()
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
         return out
     rim = max(1, width // 3)
@@ -191,7 +193,8 @@ def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
     """A copy of the picture [H, W, 3] with squares and their texts. A dot marks the first corner, so that
     turn and side can be told."""
     image = Image.fromarray(picture)
-    draw, width = ImageDraw.Draw(image), max(1, math.ceil(min(image.size) / 200))
+    draw = ImageDraw.Draw(image)
+    width = max(1, math.ceil(min(image.size) / 200))
     font = load_font(max(10, round(min(image.size) / 16)))
     for corners, _, colour in squares:
         points = [(float(x), float(y)) for x, y in corners]
@@ -211,7 +214,8 @@ def _text_place(
     corners: NDArray[np.floating], box: tuple[float, float, float, float], size: tuple[int, int]
 ) -> tuple[float, float]:
     """Middle (x, y) of a text in the square's lowest corner, within a picture (W, H)."""
-    lowest, middle = corners[corners[:, 1].argmax()], corners.mean(axis=0)
+    lowest = corners[corners[:, 1].argmax()]
+    middle = corners.mean(axis=0)
     at = middle + 0.8 * (lowest - middle)
     return tuple(  # type: ignore[return-value]
         float(min(max(one, -low), side - high))
@@ -265,7 +269,8 @@ def _covered(box: tuple[float, float, float, float], squares: Sequence[Square]) 
     """Pixels of the squares, taken as upright boxes, that lie in a box (x0, y0, x1, y1)."""
     total = 0.0
     for square in squares:
-        low, high = square.corners.min(axis=0), square.corners.max(axis=0)
+        low = square.corners.min(axis=0)
+        high = square.corners.max(axis=0)
         sides = np.minimum(high, box[2:]) - np.maximum(low, box[:2])
         total += float(np.prod(np.maximum(sides, 0)))
     return total
@@ -277,7 +282,8 @@ def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
     from scipy import ndimage
 
     rows, columns = np.ogrid[: line.shape[0], : line.shape[1]]
-    across, along = columns * 0.92 - rows * 0.39, columns * 0.39 + rows * 0.92
+    across = columns * 0.92 - rows * 0.39
+    along = columns * 0.39 + rows * 0.92
     drawn = np.asarray((np.floor(across / length) + np.floor(along / length)) % 2 == 0)
     labels, _ = ndimage.label(line, structure=np.ones((3, 3)))
     for place in ndimage.find_objects(labels):

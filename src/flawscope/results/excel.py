@@ -91,7 +91,8 @@ class Workbook:
         sheet.append(cells)
 
     def add(self, name: str, values: Sequence[object]) -> None:
-        """Adds a row to a sheet; one that is full says so in its last row."""
+        """Adds a row to a sheet. The row that fills the sheet says instead that there are more; later rows
+        are left out."""
         if self.is_full(name):
             return
         self._rows[name] += 1
@@ -158,7 +159,8 @@ def _shown(value: object) -> str:
 
 def encode_workbook(rows: Sequence[Sequence[object]]) -> bytes:
     """Encodes a workbook with one sheet of these rows, the heading first."""
-    book, file = Workbook({SHEET: fitting_columns(rows)}), io.BytesIO()
+    book = Workbook({SHEET: fitting_columns(rows)})
+    file = io.BytesIO()
     for row in rows[1:]:
         book.add(SHEET, row)
     book.save(file)

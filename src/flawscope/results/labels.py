@@ -238,7 +238,8 @@ def _simplified(loop: Polygon) -> Polygon:
         first, last = spans.pop()
         if last - first < 2:
             continue
-        along, points = closed[last] - closed[first], closed[first + 1 : last] - closed[first]
+        along = closed[last] - closed[first]
+        points = closed[first + 1 : last] - closed[first]
         share = np.clip(points @ along / max(along @ along, 1e-9), 0, 1)
         distance = np.hypot(*(points - share[:, None] * along).T)
         if distance.max() > TOLERANCE:

@@ -38,6 +38,7 @@ from flawscope.views.geometry import Geometry
 
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
+NEAR_WORDS = "near the threshold"
 INCOMPLETE = "incomplete"  # decision on a part that was not seen whole, and so is not good
 # readable on white and on black
 DECISION_COLOURS = {"anomalous": "#dc2626", WITHIN: "#b45309", INCOMPLETE: "#b45309", "good": "#16a34a"}
@@ -91,7 +92,8 @@ class ScoreLevels:
         from scipy import ndimage
 
         labels, _ = ndimage.label(above, structure=np.ones((3, 3)))
-        level, window = self.colour_range[0], 2 * round(max(values.shape) * self.nearby) + 1
+        level = self.colour_range[0]
+        window = 2 * round(max(values.shape) * self.nearby) + 1
         marked = np.zeros_like(above)
         for index, box in enumerate(ndimage.find_objects(labels), start=1):
             part = labels[box] == index
@@ -267,7 +269,8 @@ class Prediction:
                 facts |= self.region_kinds[number]._asdict()
             if bounds is not None:
                 facts |= bounds[number]
-            box, area = geometry.box_around(rows, columns), float(len(rows) / (sy * sx))
+            box = geometry.box_around(rows, columns)
+            area = float(len(rows) / (sy * sx))
             found.append(Region(box=box, area=area, peak=peak, centroid=(x, y), **facts))
         return tuple(found)
 
@@ -290,7 +293,8 @@ class Prediction:
         """Heat map over the picture [H, W, 3] at any size, the marked pixels [H, W] bool, and the colour of
         their outline."""
         values = self.picture_map((picture.shape[0], picture.shape[1]))
-        heat, marked = drawing.overlay(picture, values, *self.levels.colour_range), self.outlined(values)
+        heat = drawing.overlay(picture, values, *self.levels.colour_range)
+        marked = self.outlined(values)
         heat = drawing.draw_squares(heat, self.squares(heat.shape[:2]))
         named = drawing.draw_names(heat, self._named_places(heat.shape[:2]))
         return named, marked, drawing.outline_colour(self.is_tolerated)
@@ -317,7 +321,8 @@ class Prediction:
     def from_map(cls, values: NDArray[np.float32], facts: Facts) -> Prediction:
         """A prediction to be drawn, of a map and its `drawing_facts`; it knows no score and decides nothing.
         KeyError, TypeError: they are damaged."""
-        pose, several = facts.get("part_pose"), facts.get("found_parts")
+        pose = facts.get("part_pose")
+        several = facts.get("found_parts")
         levels = {one.name: facts[one.name] for one in fields(ScoreLevels)}
         return cls(
             score=0.0,
@@ -479,7 +484,7 @@ class MismatchDetector:
     false_alarm_rate: share of good pictures that is expected to be called anomalous.
     noun: name of the pictures in the warning.
     defective: some pictures are known to be defective, so that all of them may be anomalous.
-    anomalous: of those added; the tolerated ones are counted apart.
+    anomalous: of those added; the tolerated ones are counted apart. near: called good, near the threshold.
     beyond_promise: of those called good, for how many the rate is not promised, by the finding's code.
     """
 
@@ -489,6 +494,7 @@ class MismatchDetector:
     count: int = 0
     anomalous: int = 0
     tolerated: int = 0
+    near: int = 0
     beyond_promise: Counter[str] = field(default_factory=Counter)
     severities: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
     shifts: deque[FeatureValues] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
@@ -497,6 +503,7 @@ class MismatchDetector:
         self.count += 1
         self.anomalous += prediction.is_anomalous and not prediction.is_tolerated
         self.tolerated += prediction.is_tolerated
+        self.near += prediction.near
         self.beyond_promise.update(codes_beyond_promise(prediction))
         self.severities.append(prediction.severity)
         if prediction.shifts:

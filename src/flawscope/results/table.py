@@ -278,7 +278,8 @@ class TableWriter:
     def _write(self, values: Sequence[str | float | None], mark: bytes = b"") -> None:
         """Writes a line, whole or not at all. mark: what stands before it."""
         text = csv_line(values, decimal_comma=self.decimal_comma)
-        line, start = mark + text.encode("utf-8", "backslashreplace"), self.file.tell()
+        line = mark + text.encode("utf-8", "backslashreplace")
+        start = self.file.tell()
         try:
             while line:  # of a disk that becomes full a part of it may be written
                 line = line[self.file.write(line) :]

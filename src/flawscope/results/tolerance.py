@@ -155,7 +155,8 @@ class Tolerances:
         for name, form in _HOW_WRITTEN.items():
             if data.get(name) is None:
                 raise InputError(f"{path} has no {name}: write {form}")
-        version, size = _parse_version(data["version"], path), _parse_size(data["picture"], path)
+        version = _parse_version(data["version"], path)
+        size = _parse_size(data["picture"], path)
         documents = data["rules"]
         if not isinstance(documents, list) or not documents:
             raise InputError(f"{path} has no rules: write {_HOW_WRITTEN['rules']}")

@@ -203,7 +203,8 @@ def read(path: Path) -> StoredModel:
         return StoredModel(ModelMapping.of(read_one(path)), {"": path})
     with _opened(path) as (document, store):
         products = {name: store.read_model(row) for name, row in _rows(document).items()}
-        views, about = parse_views(document), document.get("recognition")
+        views = parse_views(document)
+        about = document.get("recognition")
         recognition = None if about is None else store.read_recognition(about)
         store.check_all_is_used()
         places = {name: store.place(row) for name, row in _rows(document).items()}
@@ -276,7 +277,8 @@ class _TensorFile:
 
     def read_recognition(self, about: Facts) -> DescriptorModel:
         known = {name: ProductDescriptors(**self._find(keys)) for name, keys in about["known"].items()}
-        tensors, samples = self._find(about["tensors"]), self._find(about["samples"])
+        tensors = self._find(about["tensors"])
+        samples = self._find(about["samples"])
         return DescriptorModel.from_stored(about, tensors, known, samples)
 
     def _find(self, keys: Mapping[str, str]) -> Tensors:

@@ -216,7 +216,8 @@ def _parse_manifest(entries: Mapping[str, str], path: object) -> Manifest:
 def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object) -> dict[str, Array]:
     """Reads sample pictures and region of interest, where they are kept."""
     size = manifest.preprocess.network_size
-    count, grid = len(manifest.samples), tuple(-(-side // MAP_STRIDE) for side in size)
+    count = len(manifest.samples)
+    grid = tuple(-(-side // MAP_STRIDE) for side in size)
     shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
     shapes |= {} if manifest.kinds is None else {"kinds": manifest.kinds.shape}
     try:

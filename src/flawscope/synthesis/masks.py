@@ -69,7 +69,8 @@ def allowed_area(shape: tuple[int, int], foreground: Mask | None) -> Mask:
 
 def bounding_box(mask: Mask, pad: int = 0) -> tuple[slice, slice]:
     """The smallest window that holds all of a non-empty `mask`, widened by `pad` within the picture."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask.any(0))
     return (
         slice(max(0, int(rows[0]) - pad), min(mask.shape[0], int(rows[-1]) + 1 + pad)),
         slice(max(0, int(columns[0]) - pad), min(mask.shape[1], int(columns[-1]) + 1 + pad)),
@@ -143,7 +144,8 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
         slice(max(0, column - half), min(within.shape[1], column + half + 1)),
     )
     y, x = np.ogrid[box[0], box[1]]
-    angle, aspect = rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.6))
+    angle = rng.uniform(0, np.pi)
+    aspect = math.exp(rng.uniform(0, 0.6))
     distance = np.hypot(*ellipse(x - column, y - row, angle, aspect)).astype(np.float32)
     ripple = fractal_noise(distance.shape, (3, 3), rng, octaves=3)
     field = -distance * np.exp(2 * roughness * ripple)
@@ -236,7 +238,8 @@ def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: flo
     side = min(within.shape)
     count = pixel_count(within.size, area, rng)
     longest = float(rng.uniform(0.25, 0.8)) * side
-    thinnest, thickest = float(rng.uniform(0.8, 1.6)) * max(1.0, side / 256), 1.5 + 0.012 * side
+    thinnest = float(rng.uniform(0.8, 1.6)) * max(1.0, side / 256)
+    thickest = 1.5 + 0.012 * side
     width = min(max(thinnest, count / longest), thickest)
     length = min(max(count / width, 3.0), longest)
     strokes = max(min(round(count / (width * length)), 12), 3 if jagged else 1)

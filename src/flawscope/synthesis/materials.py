@@ -144,7 +144,8 @@ def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator
     size = (box[1].stop - box[1].start, box[0].stop - box[0].start)
     height, width = drawn.shape[:2]
     share = float(rng.uniform(0.3, 1))
-    top, left = (1 - share) * height * float(rng.random()), (1 - share) * width * float(rng.random())
+    top = (1 - share) * height * float(rng.random())
+    left = (1 - share) * width * float(rng.random())
     window = (left, top, min(left + share * width, width), min(top + share * height, height))
     part = Image.fromarray(drawn).resize(size, Image.Resampling.BILINEAR, window)
     light = change_appearance(np.asarray(part), rng, count=int(rng.integers(0, 4)))
@@ -161,7 +162,8 @@ def shuffle_cells(picture: Picture, mask: Mask, rng: np.random.Generator) -> Pic
     height, width = mask.shape
     rows, columns = min(_CELLS, height), min(_CELLS, width)
     order = rng.permutation(rows * columns)
-    starts_y, starts_x = np.arange(rows) * height // rows, np.arange(columns) * width // columns
+    starts_y = np.arange(rows) * height // rows
+    starts_x = np.arange(columns) * width // columns
     y, x = np.nonzero(mask)
     cell_y = np.searchsorted(starts_y, y, "right") - 1
     cell_x = np.searchsorted(starts_x, x, "right") - 1
@@ -177,7 +179,8 @@ def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) ->
     """Another place of the object, turned and resized a little: CutPaste (CVPR 2021), NSA (ECCV 2022)."""
     box = bounding_box(mask)
     height, width = mask[box].shape
-    zoom, angle = math.exp(rng.uniform(-0.25, 0.25)), rng.uniform(0, 2 * np.pi)
+    zoom = math.exp(rng.uniform(-0.25, 0.25))
+    angle = rng.uniform(0, 2 * np.pi)
     cos, sin = math.cos(angle) * zoom, math.sin(angle) * zoom
     # the piece is cut inside the picture, where that is large enough
     shape = np.asarray(mask.shape, np.float64)
@@ -199,7 +202,8 @@ def displaced_surface(request: DefectRequest, mask: Mask, rng: np.random.Generat
 
     box, radius = bounding_box(mask), _radius(mask)
     soft = _feathered_weights(mask[box], radius)
-    distance, angle = radius * rng.uniform(0.5, 1.2) + 1, rng.uniform(0, 2 * np.pi)
+    distance = radius * rng.uniform(0.5, 1.2) + 1
+    angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[box].astype(np.float32)
     at = [y + distance * np.sin(angle) * soft, x + distance * np.cos(angle) * soft]
     moved = [ndimage.map_coordinates(request.picture[..., c], at, np.float32, 1, "nearest") for c in range(3)]
@@ -242,7 +246,8 @@ def grown_surroundings(request: DefectRequest, mask: Mask, rng: np.random.Genera
 
     radius = _radius(mask)
     box = bounding_box(mask, max(3, round(radius / 2)))
-    inside, surface = mask[box], request.picture[box].astype(np.float32)
+    inside = mask[box]
+    surface = request.picture[box].astype(np.float32)
     nearest = ndimage.distance_transform_edt(inside, return_distances=False, return_indices=True)
     filled = ndimage.gaussian_filter(surface[tuple(nearest)], (radius / 3, radius / 3, 0), mode="nearest")
     grain = (surface - ndimage.uniform_filter(surface, (3, 3, 1), mode="nearest"))[~inside]

@@ -142,7 +142,8 @@ def _overlap_windows(cut: Cut, frame: tuple[int, ...]) -> tuple[tuple[slice, sli
     """Window of the picture that a cut covers, and window of the cut that lies in the picture."""
     there, here = [], []
     for at, size, whole in zip(cut.corner, cut.opacity.shape, frame, strict=True):
-        start, stop = max(0, at), max(min(whole, at + size), max(0, at))
+        start = max(0, at)
+        stop = max(min(whole, at + size), max(0, at))
         there.append(slice(start, stop))
         here.append(slice(start - at, stop - at))
     return (there[0], there[1]), (here[0], here[1])

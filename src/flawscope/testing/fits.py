@@ -162,7 +162,8 @@ def _left_out_score(model: Predictor, source: PictureSource, group: int) -> floa
 
 
 def _must_have_level(model: Predictor, found: NDArray[np.float64], text: str, tolerance: float) -> None:
-    level, reach = float(np.median(found[2])), tolerance * float(np.abs(model.calibration.map_maxima).max())
+    level = float(np.median(found[2]))
+    reach = tolerance * float(np.abs(model.calibration.map_maxima).max())
     must(abs(level - model.calibration.map_level) <= reach, text)
 
 

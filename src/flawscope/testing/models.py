@@ -39,7 +39,8 @@ def answers_have_their_form(case: Case) -> None:
         case.fitted().detector,
         torch.from_numpy(preprocess_pictures(case.fitted(), case.probes[::2])),
     )
-    before, given = {k: v.clone() for k, v in detector.state_dict().items()}, images.clone()
+    before = {k: v.clone() for k, v in detector.state_dict().items()}
+    given = images.clone()
     with torch.inference_mode():
         scores, maps = detector(images)
         again = detector.score(detector.embed(images), detector.inside(images))
@@ -135,7 +136,8 @@ def _half_without_maximum(drawn: Tensor, side: int) -> Tensor:
     import torch
 
     top = divmod(int(drawn.argmax()), drawn.shape[1])[side]
-    place, half = torch.arange(drawn.shape[side]), drawn.shape[side] // 2
+    place = torch.arange(drawn.shape[side])
+    half = drawn.shape[side] // 2
     chosen = (place >= half) if top < half else (place < half)
     return (chosen[:, None] if side == 0 else chosen[None]).expand(drawn.shape).clone()
 
@@ -197,7 +199,8 @@ def exports_openvino(case: Case) -> None:
 
 def _check_export(case: Case, engine: str) -> None:
     variant = "strips"
-    trained, shown = case.fitted(variant), case.prediction_pictures(variant)
+    trained = case.fitted(variant)
+    shown = case.prediction_pictures(variant)
     model = load(case.exported_path(variant), engine=engine, device="cpu")
     assert isinstance(model, Predictor)
     certificates = [one for key, one in model.manifest.facts.items() if key.startswith("certificate")]
@@ -284,7 +287,8 @@ def _learnt_tensors(case: Case, model: Predictor) -> dict[str, bytes]:
 
 
 def _must_learn_same(case: Case, one: Predictor, other: Predictor, text: str) -> None:
-    before, after = _learnt_tensors(case, one), _learnt_tensors(case, other)
+    before = _learnt_tensors(case, one)
+    after = _learnt_tensors(case, other)
     changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
     must(not changed, f"{text} change what is learnt: {', '.join(changed)}")
 

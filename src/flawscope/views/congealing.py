@@ -198,7 +198,10 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
 def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
     """Counts the pictures, of a few that are tried as the reference, by which most parts are found well
     without being turned, and those of them by which these lie alike; up to two of these."""
-    count, found, upright, alike = len(singles.pictures), list[int](), 0, 0
+    count = len(singles.pictures)
+    found = list[int]()
+    upright = 0
+    alike = 0
     for number in spread_numbers(count, _FEW):
         poses = _found_among(singles.find(number, "shift"))
         found.append(len(poses))
@@ -291,7 +294,8 @@ class _SingleReferences:
             deviation = 1.4826 * np.median(np.abs(whole - median), axis=0)
             spread = ndimage.gaussian_filter(deviation, 2) + 2 * _MIN_SPREAD
         else:
-            median, spread = np.full((SIDE, SIDE), ground), np.full((SIDE, SIDE), 2 * _MIN_SPREAD)
+            median = np.full((SIDE, SIDE), ground)
+            spread = np.full((SIDE, SIDE), 2 * _MIN_SPREAD)
         self._whole, self._inside, self._median, self._spread = whole, inside, median, spread
 
     def of(self, number: int, kind: PoseKind, period: int = 1) -> PoseReference | None:
@@ -319,7 +323,8 @@ class _SingleReferences:
 
     def best(self, kind: PoseKind, period: int) -> PoseReference:
         """The one to which the others can be aligned best. InputError: none shows anything of its own."""
-        found, numbers = list[tuple[float, PoseReference]](), range(len(self.pictures))
+        found = list[tuple[float, PoseReference]]()
+        numbers = range(len(self.pictures))
         for number in numbers[:: max(1, len(numbers) // _SEED_CANDIDATES)]:
             if (reference := self.of(number, kind, period)) is None:
                 continue
@@ -349,7 +354,8 @@ def _average(
         warnings.simplefilter("ignore", RuntimeWarning)  # places outside of all pictures
         middle = np.nanmedian(stack, axis=0)
         deviation = 1.4826 * np.nanmedian(np.abs(stack - middle), axis=0)
-    middle, deviation = np.where(visible, middle, np.median(levels)), np.where(visible, deviation, 1.0)
+    middle = np.where(visible, middle, np.median(levels))
+    deviation = np.where(visible, deviation, 1.0)
     deviation = np.sqrt(ndimage.uniform_filter(deviation**2, 3) + _MIN_SPREAD**2)
     # pixels that differ from half of the ground's levels show the part or its outline
     contrast = np.median(np.abs(levels[:, None] - middle.ravel()), axis=0).reshape(middle.shape)

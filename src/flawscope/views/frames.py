@@ -173,7 +173,8 @@ class PartPose:
     ) -> PartPose:
         """Converts a pose in the small picture, of longer side `side`, to the picture of (H, W) pixels."""
         small = reduced_size(picture_size, side)
-        down, across = picture_size[0] / small[0], picture_size[1] / small[1]
+        down = picture_size[0] / small[0]
+        across = picture_size[1] / small[1]
         angle = math.degrees(math.remainder(pose.angle, 2 * math.pi))
         square = 2 * reference.extent * pose.scale * math.sqrt(down * across)
         x, y, angle, scale, square, error = (
@@ -185,7 +186,8 @@ class PartPose:
     def corners(self) -> NDArray[np.float64]:
         """Corners (x, y) of the square [4, 2] in pixels: those of the reference from the upper left one,
         clockwise as the reference shows them."""
-        cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        cos = math.cos(math.radians(self.angle))
+        sin = math.sin(math.radians(self.angle))
         turn = np.array([[cos, sin], [-sin, cos]]) * self.side / 2
         square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (-1 if self.mirrored else 1, 1)
         return np.asarray(square @ turn + (self.x, self.y))

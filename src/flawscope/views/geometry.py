@@ -91,7 +91,8 @@ class Geometry:
         scale = (sy * height / picture_size[0], sx * width / picture_size[1])
         matrix = self.matrix
         if matrix is not None:
-            down, across = height / picture_size[0], width / picture_size[1]
+            down = height / picture_size[0]
+            across = width / picture_size[1]
             matrix = (matrix[0] * down, matrix[1] * across, matrix[2] * down, matrix[3] * across)
         return Geometry(picture_size, self.size, scale, self.offset, matrix)
 

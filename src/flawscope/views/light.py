@@ -138,7 +138,9 @@ class Normalization:
         rows = np.array(list(measured))
         if not len(rows):
             raise InputError("no picture shows its light inside the region of interest: give another --roi")
-        low, middle, high = rows.min(0), np.median(rows, axis=0), rows.max(0)
+        low = rows.min(0)
+        middle = np.median(rows, axis=0)
+        high = rows.max(0)
         ranges = []
         for lowest, median, highest in zip(low, middle, high, strict=True):
             channels = zip(lowest, median, highest, strict=True)
@@ -151,8 +153,11 @@ class Normalization:
         if found is None:
             return ToneCorrection(np.ones(3, np.float32), np.zeros(3, np.float32), inside=True)
         # the widest that a good picture's mean and contrast can become in light of the range
-        least, most = (1 - self.share) * (1 - self.share / 2), (1 + self.share) * (1 + self.share / 2)
-        explained, wanted, inside = [], [], True
+        least = (1 - self.share) * (1 - self.share / 2)
+        most = (1 + self.share) * (1 + self.share / 2)
+        explained = []
+        wanted = []
+        inside = True
         for values, ranges in zip(found, (self.means, self.deviations), strict=True):
             low, middle, high = np.array(ranges).T
             explained.append(values.clip(low * least, high * most))

@@ -70,7 +70,8 @@ class Pose:
 
     def matrix(self) -> NDArray[np.float64]:
         """Matrix [2, 2] of scale, turn and mirror, for (x, y)."""
-        cos, sin = self.scale * math.cos(self.angle), self.scale * math.sin(self.angle)
+        cos = self.scale * math.cos(self.angle)
+        sin = self.scale * math.sin(self.angle)
         side = -1.0 if self.mirrored else 1.0
         return np.array([[side * cos, -sin], [side * sin, cos]])
 
@@ -232,7 +233,8 @@ class PoseReference:
         def correlated(kernels: NDArray[np.complex64], with_: Float32) -> Float32:
             return np.asarray(fft.irfft2(kernels * fft.rfft2(with_), s=image.shape), np.float32)
 
-        found, mean = correlated(parts, image), correlated(wholes, image)
+        found = correlated(parts, image)
+        mean = correlated(wholes, image)
         square_mean = correlated(wholes, image**2)
         mean *= mean
         square_mean -= mean
@@ -275,7 +277,9 @@ class PoseReference:
             others = np.random.default_rng(0).permutation(order[most // 2 :])[: most - most // 2]
             counted = counted[np.sort(np.concatenate([order[: most // 2], others]))]
         y, x = (np.divmod(counted, SIDE) + np.array(0.5 - HALF_SIDE)).astype(np.float32)
-        down, across, level = down.ravel()[counted], across.ravel()[counted], levels.ravel()[counted]
+        down = down.ravel()[counted]
+        across = across.ravel()[counted]
+        level = levels.ravel()[counted]
         slopes = [across, down]
         slopes += [(down * x - across * y) / HALF_SIDE] if self.rotates else []
         slopes += [(across * x + down * y) / HALF_SIDE] if self.kind == "full" else []
@@ -285,8 +289,11 @@ class PoseReference:
 
     def _fit_pose(self, square: Float32, pose: Pose, points: _Samples, rounds: int) -> Pose:
         """Returns the pose nearby at which the picture is most like the reference, with its error."""
-        slopes, weights, roots = points.jacobian, points.weights, np.sqrt(points.weights)
-        seen, light = _bilinear(square, *_project(pose, points.positions)), slopes[-2:] * weights
+        slopes = points.jacobian
+        weights = points.weights
+        roots = np.sqrt(points.weights)
+        seen = _bilinear(square, *_project(pose, points.positions))
+        light = slopes[-2:] * weights
         gain, offset = _solve_damped(light @ slopes[-2:].T, light @ seen)
         for turn in range(rounds + 1):
             # Huber's weights, by the usual distance in this picture

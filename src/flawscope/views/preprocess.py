@@ -238,7 +238,8 @@ class Preprocess:
         self, channels: Channels, values: Array, counted: Mask | None, name: str
     ) -> ChannelViews:
         """Views of the channels [H, W, N] of a picture; its part is found in the mean of all."""
-        one, pose = replace(self, channels=None), self.framing.find(lambda: self.small(values))
+        one = replace(self, channels=None)
+        pose = self.framing.find(lambda: self.small(values))
         pictures = (one._corrected(picture, name) for picture in channels.split(values))
         frames = (self.framing.frame(*picture, self.size, pose) for picture in pictures)
         return ChannelViews([one._views_of(frame, counted, name) for frame in frames])
@@ -382,7 +383,8 @@ class Preprocess:
             return whole, (h, w), ((self.size[0] - h) // 2, (self.size[1] - w) // 2)
         if keeps:
             sy = sx = max(sy, sx)
-        y0, x0 = max(0.0, (height - self.crop[0] / sy) / 2), max(0.0, (width - self.crop[1] / sx) / 2)
+        y0 = max(0.0, (height - self.crop[0] / sy) / 2)
+        x0 = max(0.0, (width - self.crop[1] / sx) / 2)
         return (y0, x0, height - y0, width - x0), self.crop, (0, 0)
 
     def _whole_view(self, frame: Frame) -> tuple[Float32, Geometry]:

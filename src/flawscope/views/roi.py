@@ -159,7 +159,8 @@ class FrameRegion:
                 "the parts look otherwise than those of the earlier model, and its region of interest cannot "
                 "be carried over: fit anew with --roi"
             )
-        size, middle = (_CARRIED_SIDE, _CARRIED_SIDE), Pose(HALF_SIDE, HALF_SIDE, error=0.0)
+        size = (_CARRIED_SIDE, _CARRIED_SIDE)
+        middle = Pose(HALF_SIDE, HALF_SIDE, error=0.0)
         picture = np.empty((*size, 1), np.uint8)
         frame = AlignedPart(reference).frame(picture, 255.0, preprocess.size, middle)
         earlier = self.reference.geometry(pose, size, (self.mask.shape[0], self.mask.shape[1]))

@@ -263,7 +263,9 @@ def ground_distance(overview: Float32) -> Float32:
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     surfaces = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
     values = ndimage.gaussian_filter(overview, 1).ravel().astype(np.float64)
-    off, kept, spread = values - np.median(values), np.ones(values.size, np.bool_), 0.0
+    off = values - np.median(values)
+    kept = np.ones(values.size, np.bool_)
+    spread = 0.0
     for _ in range(_ITERATIONS):
         spread = max(_MIN_SPREAD, 1.4826 * float(np.median(np.abs(off[kept]))))
         kept = np.abs(off) < _OUTLIER_DISTANCE * spread

@@ -106,21 +106,21 @@ def learn_several_parts(
         kind: poses that occur.
 
     Raises:
-        PartsCountedWrongError: that, with the poses by which they are counted right, if any are.
+        PartsCountedWrongError: the parts of some pictures are counted wrong. The message names another kind
+            of poses by which they are counted right, if there is one.
         InputError: parts do not stand out against the ground, or too few do.
     """
     found = _learn_or_error(overviews, small, kind)
     if isinstance(found, LearnedParts) and found.is_reliable:
         return found
-    others = ((one, _learn_or_error(overviews, small, one)) for one in get_args(PoseKind) if one != kind)
-    right = {one: learnt for one, learnt in others if isinstance(learnt, LearnedParts) and learnt.is_reliable}
-    if not right and isinstance(found, InputError):
+    reliable = _learn_by_other_poses(overviews, small, kind)
+    if not reliable and isinstance(found, InputError):
         raise found
     count = len(overviews)
-    if right:
-        best = min(right, key=lambda one: right[one].wrong_count)  # of equals the simplest
-        many = count - right[best].wrong_count
-        remedy = f"give --align {best}, by which they are counted right in {many} of {count}"
+    if reliable:
+        best = min(reliable, key=lambda other: reliable[other].wrong_count)  # of equals the simplest
+        right_count = count - reliable[best].wrong_count
+        remedy = f"give --align {best}, by which they are counted right in {right_count} of {count}"
     else:
         remedy = (
             "take pictures of these parts alone that lie apart, or leave out --several; `flawscope data "
@@ -128,11 +128,26 @@ def learn_several_parts(
         )
     if isinstance(found, InputError):
         raise InputError(f"--align {kind} finds no parts in the good pictures: {remedy}")
-    such = next(filter(None, found.count_errors))
+    example = next(error for error in found.count_errors if error)
     line = (
-        f"parts are counted wrong in {found.wrong_count} of {count} good pictures, such as {such}: {remedy}"
+        f"parts are counted wrong in {found.wrong_count} of {count} good pictures, "
+        f"such as {example}: {remedy}"
     )
     raise PartsCountedWrongError(data_checks.COUNTED_WRONG.coded(line), found)
+
+
+def _learn_by_other_poses(
+    overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
+) -> dict[PoseKind, LearnedParts]:
+    """Learns with each other kind of poses; returns those by which parts are counted right, by the kind."""
+    reliable: dict[PoseKind, LearnedParts] = {}
+    for other in get_args(PoseKind):
+        if other == kind:
+            continue
+        learnt = _learn_or_error(overviews, small, other)
+        if isinstance(learnt, LearnedParts) and learnt.is_reliable:
+            reliable[other] = learnt
+    return reliable
 
 
 def _learn_or_error(
@@ -147,7 +162,7 @@ def _learn_or_error(
 def _learn(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> LearnedParts:
-    """Learns as `learn_several_parts`, also where the counts are wrong."""
+    """Learns the reference and the number of parts, also where parts are counted wrong."""
     components = [_find_components(one) for one in overviews]
     areas = np.sort([one.area for _, several in components for one in several])
     if not len(areas):
@@ -163,7 +178,9 @@ def _learn(
     object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW_SIDE**2)
     settings = SeveralParts(_span_of(single_parts), object_area, sought, most=min(most, sought))
     chosen = [single_parts[row] for row in spread_numbers(len(single_parts), _MAX_CROPS)]
-    crops, levels, crop_owners = list[Float32](), list[float](), list[int]()
+    crops = list[Float32]()
+    levels = list[float]()
+    crop_owners = list[int]()
     for i in sorted({owner for owner, _ in chosen}):
         picture = small(i, settings.side)
         levels.append(float(np.median(picture)))

@@ -79,7 +79,9 @@ class TileGrid:
         return self._axis_weights(0), self._axis_weights(1)
 
     def _axis_weights(self, axis: int) -> Float32:
-        starts, part, whole = self.starts[axis], self.tile[axis], self.canvas[axis]
+        starts = self.starts[axis]
+        part = self.tile[axis]
+        whole = self.canvas[axis]
         middles = np.arange(part) + 0.5
         ramps = np.ones((len(starts), part))
         for before, after in zip(range(len(starts)), range(1, len(starts)), strict=False):
@@ -233,7 +235,8 @@ class TileBlender:
     def _add_weighted(self, view: int, view_map: Float32) -> None:
         row, column = self.grid.row_and_column(view - 1)
         (y, x), (height, width) = self.grid.corner(view - 1), self.grid.tile
-        down, across = self.grid.weights[0][row], self.grid.weights[1][column]
+        down = self.grid.weights[0][row]
+        across = self.grid.weights[1][column]
         self.tiles[y : y + height, x : x + width] += view_map * down[:, None] * across
 
     def summary(self, shown: Mask) -> TileSummary:
@@ -242,8 +245,11 @@ class TileBlender:
         assert self.view is not None
         score, whole_map = self.view
         height, width = self.grid.canvas
-        at, step = self.whole.with_picture_size(self.grid.canvas), max(1, (1 << 20) // width)
-        top, whole_top, total, count, some = -math.inf, -math.inf, 0.0, 0, []
+        at = self.whole.with_picture_size(self.grid.canvas)
+        step = max(1, (1 << 20) // width)
+        top = whole_top = -math.inf
+        total, count = 0.0, 0
+        samples = []  # of every PIXEL_STEP-th pixel: values in the tiles and in the whole view
         for start in range(0, height, step):
             rows = self.tiles[start : start + step]
             whole_rows = at.window(start, 0, len(rows), width).warp(whole_map, fill=-math.inf)
@@ -251,14 +257,19 @@ class TileBlender:
             if self.region is not None:
                 inside = self.region.window(start, 0, len(rows), width)
             counted = rows[inside]
-            total, count = total + float(counted.sum(dtype=np.float64)), count + counted.size
+            total += float(counted.sum(dtype=np.float64))
+            count += counted.size
             top = max(top, float(counted.max(initial=-math.inf)))
             whole_top = max(whole_top, float(whole_rows[inside].max(initial=-math.inf)))
-            few = inside[::PIXEL_STEP, ::PIXEL_STEP]
-            some.append(np.stack([of[::PIXEL_STEP, ::PIXEL_STEP][few] for of in (rows, whole_rows)]))
+            sampled = inside[::PIXEL_STEP, ::PIXEL_STEP]
+            of_tiles = rows[::PIXEL_STEP, ::PIXEL_STEP][sampled]
+            of_view = whole_rows[::PIXEL_STEP, ::PIXEL_STEP][sampled]
+            samples.append(np.stack([of_tiles, of_view]))
         seen = whole_map[shown]
         means = total / max(count, 1), float(seen.mean())
-        return TileSummary((self.score, score), (top, whole_top), means, float(seen.max()), np.hstack(some))
+        return TileSummary(
+            (self.score, score), (top, whole_top), means, float(seen.max()), np.hstack(samples)
+        )
 
     def result(self, fusion: Fusion) -> tuple[float, Float32]:
         """The picture's score and its map [H, W] at the canvas's size, which is this object's own."""

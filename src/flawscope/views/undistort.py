@@ -89,7 +89,8 @@ class Undistortion:
             )
         if self._changes_nothing:
             return picture
-        values, places = np.asarray(picture), _places_as_taken(self, (height, width))
+        values = np.asarray(picture)
+        places = _places_as_taken(self, (height, width))
         if values.ndim == 3 and values.strides[2] == 0:  # grey as three channels
             grey = _sampled(values[..., 0], *places)
             return np.broadcast_to(grey[..., None], values.shape)
@@ -130,7 +131,8 @@ class Undistortion:
 
     def _undistorted(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> Points:
         """Undoes `as_taken`."""
-        first_y, first_x = (v - self.cy) / self.fy, (u - self.cx) / self.fx
+        first_y = (v - self.cy) / self.fy
+        first_x = (u - self.cx) / self.fx
         y, x = first_y, first_x
         for _ in range(_ROUNDS):
             radial, dy, dx = self._distortion(y, x)
@@ -169,7 +171,8 @@ def _sampled(values: Array, rows: Array, columns: Array) -> Array:
             for places, length in zip((rows, columns), values.shape, strict=False)
         )
         top, left = y.astype(np.intp), x.astype(np.intp)
-        below, right = np.minimum(top + 1, values.shape[0] - 1), np.minimum(left + 1, values.shape[1] - 1)
+        below = np.minimum(top + 1, values.shape[0] - 1)
+        right = np.minimum(left + 1, values.shape[1] - 1)
         down, across = ((at - low).astype(np.float32) for at, low in ((y, top), (x, left)))
         if values.ndim == 3:
             down, across = down[..., None], across[..., None]

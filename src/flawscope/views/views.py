@@ -129,7 +129,8 @@ class Views:
         """The answers for all views of a frame that has tiles, put together. bound: a faster run, whose
         maps are nowhere lower: where the map's maximum lies `run` decides."""
         assert self.grid is not None
-        blended, numbers = TileBlender(self.grid, self.whole, self.region), self.view_numbers()
+        blended = TileBlender(self.grid, self.whole, self.region)
+        numbers = self.view_numbers()
         unsure = dict[int, Float32]()
         if bound is not None:  # of tiles alone
             blended.add(numbers.pop(0), *(answer[0] for answer in run(self.images([0]))))
@@ -237,7 +238,8 @@ class FrameViews(Views):
         """Scores [n] and maps [n, h, w] of each. batch: views that are computed together; None: all, of tiles
         one."""
         if fusion is None:  # each is one view
-            images, step = self.images(range(len(self))), batch or len(self)
+            images = self.images(range(len(self)))
+            step = batch or len(self)
             answers = [run(images[k : k + step]) for k in range(0, len(self), step)]
             scores, maps = (np.concatenate(values) for values in zip(*answers, strict=True))
         else:
@@ -287,7 +289,8 @@ class PartFrameViews(FrameViews):
             x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *values.shape[::-1])))
             if x0 < x1 and y0 < y1:
                 window = here.window(y0, x0, y1 - y0, x1 - x0)
-                valid, other = window.warp_mask(part.valid_mask()), whole[y0:y1, x0:x1] > -np.inf
+                valid = window.warp_mask(part.valid_mask())
+                other = whole[y0:y1, x0:x1] > -np.inf
                 seen = np.where(valid, window.warp(values, -np.inf), -np.inf)
                 whole[y0:y1, x0:x1] = np.maximum(whole[y0:y1, x0:x1], seen)
                 inspected = valid if roi is None else valid & window.warp_mask(roi)

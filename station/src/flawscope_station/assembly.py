@@ -64,7 +64,9 @@ def _new_products(core: Station) -> Extension:
 
 
 def _challenge(core: Station) -> Extension:
-    settings, names, configured = core.settings, core.addresses.names, core.addresses.settings
+    settings = core.settings
+    names = core.addresses.names
+    configured = core.addresses.settings
     product = lambda number: configured[names[number]]  # noqa: E731
     runs_by = settings.engine, settings.device
     challenge = Challenge(product, runs_by, settings.shifts, names, core.renderer, core.report)

@@ -143,7 +143,8 @@ def check_sink(
     from flawscope_station.settings.sinks import SinkSettings
 
     sinks = (SinkSettings(_read_settings(plugin, settings)),)
-    rng, received_before = np.random.default_rng(0), list(received())
+    rng = np.random.default_rng(0)
+    received_before = list(received())
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
             with _station(Path(folder), model, sinks=sinks) as station:
@@ -183,7 +184,8 @@ def check_page(plugin: Plugin, settings: Mapping[str, object], model: Path) -> N
     """
     from flawscope_station.inspecting.picture import Part, Picture
 
-    pages, rng = (_read_settings(plugin, settings),), np.random.default_rng(0)
+    pages = (_read_settings(plugin, settings),)
+    rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder, _station(Path(folder), model, pages=pages) as station:
         asyncio.run(_check_answers(station, plugin.name))
         number = station.products[PRODUCT]
@@ -205,7 +207,8 @@ async def _check_answers(station: Station, name: str) -> None:
     from flawscope_station.web.templates import PAGES
 
     (link,) = (one for one in station.menu if one.address.partition("?")[0] == f"/-/pages/{name}")
-    address, transport = link.href(PRODUCT), httpx.ASGITransport(create_app(station))
+    address = link.href(PRODUCT)
+    transport = httpx.ASGITransport(create_app(station))
     testing.must(has_role(Person("", ROLES[-1]), link.role), f"nobody has the role {link.role}")
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         tokens = {role: station.access.tokens.add(f"{role}{time.time()}", role) for role in ROLES}

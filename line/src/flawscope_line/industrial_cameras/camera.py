@@ -136,7 +136,9 @@ class TriggeredCamera(LiveCamera):
                     raise CameraLostError(self._no_frame_text)
                 continue
             self._answer_with(frame, triggers, frames_after(last, frame.number) == ordered)
-            last, ordered, missed_in_row = frame.number, 0, 0
+            last = frame.number
+            ordered = 0
+            missed_in_row = 0
 
     def _answer_with(
         self, frame: NumberedFrame, triggers: dict[Future[Shot], Trigger], is_awaited: bool

@@ -239,7 +239,8 @@ class PlcLine:
         if answer.good is None and not is_late:
             return
         recipe = self.state.triggered.recipe
-        product, budget = self.settings.recipes[recipe], self.rules.budgets[recipe]
+        product = self.settings.recipes[recipe]
+        budget = self.rules.budgets[recipe]
         self.context.timing.note(product, seconds, missed=is_late, budget=budget)
 
     def handle_inputs(self, plc: Inputs | None) -> Outputs:
@@ -282,7 +283,8 @@ class PlcLine:
         """Write down that the PLC did not get the answer of a part that is recorded, or will be: it withdrew
         the part, or the answer came too late."""
         why = LATE if state.answer is not None and state.answer.code is Code.LATE else WITHDRAWN
-        was_busy, is_busy = before.phase is Phase.BUSY, state.phase is Phase.BUSY
+        was_busy = before.phase is Phase.BUSY
+        is_busy = state.phase is Phase.BUSY
         if was_busy and not is_busy and answer is None and self._inspecting is not None:
             self._inspecting.cancel(why)
         self._mark_unanswered(answer, state, why)  # it just came
@@ -438,7 +440,8 @@ def kind_number(regions: Sequence[RegionFacts]) -> int:
     """Return the strongest region's kind: from 1 in the order of the model's kinds, or one of `Kind`."""
     if not regions or "kinds" not in regions[0]:
         return Kind.UNKNOWN
-    kinds, names = regions[0]["kinds"], list(regions[0]["kind_p_values"])
+    kinds = regions[0]["kinds"]
+    names = list(regions[0]["kind_p_values"])
     if len(kinds) != 1:
         return Kind.SEVERAL if kinds else Kind.NEW
     number = 1 + names.index(kinds[0])

@@ -100,7 +100,9 @@ class ModbusClient:
             raise TransportError(f"the PLC at {':'.join(map(str, self.settings.address))} does not answer")
 
     async def exchange(self) -> None:
-        settings, length, unit = self.settings, register_count(TO_STATION), self.settings.unit
+        settings = self.settings
+        length = register_count(TO_STATION)
+        unit = self.settings.unit
         request = self._client.read_holding_registers(settings.inputs, count=length, device_id=unit)
         response = await _await_response(request, settings.inputs, length)
         outputs = self._handle_inputs(Inputs(**unpack(response.registers, TO_STATION)))

@@ -138,7 +138,8 @@ def signals_csv(inputs: int = 0, outputs: int = 100) -> str:
         ("station", outputs, TO_PLC, "Outputs"),
     ):
         for signal in signals:
-            register, bit = first + signal.register, "" if signal.bit is None else signal.bit
+            register = first + signal.register
+            bit = "" if signal.bit is None else signal.bit
             place = register, f"4{register + 1:04}", bit, REGISTERS[signal.kind]
             node_and_meaning = (
                 f"{ROOT_NODE}.{folder}.{signal.node}",

@@ -73,7 +73,7 @@ def _read_list(suffix: str, data: bytes, own: str, names: PictureNames) -> Label
         entries, seems_list = _listed(suffix, data, own, names)
     except InputError as error:
         return LabelDocument(tables.FORM, [], str(error))
-    except Exception:  # of whatever a file of something else makes a reader raise
+    except Exception:  # it is a file of something else, which may raise anything in a reader of lists
         return None
     return LabelDocument(tables.FORM if entries else "", entries, seems_list=seems_list)
 

@@ -165,7 +165,8 @@ def parse_labelme(document: Record, own: str) -> Iterator[Entry]:
 
 
 def _labelme_mark(shape: Record) -> Mark:
-    points, kind = shapes.to_points(shape["points"]), shape.get("shape_type", "polygon")
+    points = shapes.to_points(shape["points"])
+    kind = shape.get("shape_type", "polygon")
     label = str(shape.get("label", ""))
     if len(points) < {"rectangle": 2, "circle": 2}.get(kind, 1):
         return Mark(None, NO_PLACE)
@@ -219,7 +220,8 @@ def _via_texts(name: str, value: object) -> tuple[tuple[str, str], ...]:
 
 
 def _via_mark(region: Record) -> Mark:
-    shape, attributes = region["shape_attributes"], region.get("region_attributes") or {}
+    shape = region["shape_attributes"]
+    attributes = region.get("region_attributes") or {}
     label = next(iter(attributes.values()), "")
     label = str(next(iter(label), "") if isinstance(label, dict) else label)  # several may be ticked
     name = shape.get("name")

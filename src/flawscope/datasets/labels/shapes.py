@@ -115,7 +115,8 @@ def turn(points: Polygon, around: Polygon, degrees: float) -> Polygon:
         raise ValueError
     if not degrees:
         return points
-    sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+    sine = np.sin(np.radians(degrees))
+    cosine = np.cos(np.radians(degrees))
     return to_points(around + (points - around) @ np.array([[cosine, sine], [-sine, cosine]]))
 
 

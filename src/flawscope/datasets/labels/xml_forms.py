@@ -123,7 +123,8 @@ def _cvat_mark(shape: Element) -> Mark:
         corners = [values[name] for name in ("xtl", "ytl", "xbr", "ybr")]
         return Mark(shapes.filled(shapes.box(corners, degrees), is_loose=degrees != 0), label, True)
     if shape.tag == "ellipse":
-        centre, radii = (values["cx"], values["cy"]), (values["rx"], values["ry"])
+        centre = (values["cx"], values["cy"])
+        radii = (values["rx"], values["ry"])
         return Mark(shapes.filled(shapes.ellipse(centre, radii, degrees), is_loose=True), label)
     if shape.tag == "mask":  # along the rows of its box, unmarked pixels first
         left, top, width, height = (int(values[name]) for name in ("left", "top", "width", "height"))

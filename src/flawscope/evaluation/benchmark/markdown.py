@@ -338,8 +338,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) 
         cells = [cell.replace("|", "\\|") for cell in cells]
         width = max(3, *(len(cell) for cell in cells))
         if place < text:
-            padded, rule = [cell.ljust(width) for cell in cells], "-" * width
+            padded = [cell.ljust(width) for cell in cells]
+            rule = "-" * width
         else:
-            padded, rule = [cell.rjust(width) for cell in cells], "-" * (width - 1) + ":"
+            padded = [cell.rjust(width) for cell in cells]
+            rule = "-" * (width - 1) + ":"
         columns.append([padded[0], rule, *padded[1:]])
     return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))

@@ -143,7 +143,8 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
         return 1, "they share a graphics card"
     total = system_memory()
     free = GIB if total is None else total[1]
-    by_threads, by_memory = threads // FIT_THREADS, free // FIT_MEMORY_LIMIT
+    by_threads = threads // FIT_THREADS
+    by_memory = free // FIT_MEMORY_LIMIT
     jobs = max(1, min(cells, by_threads, by_memory))
     if jobs == cells:
         return jobs, "there are no more"

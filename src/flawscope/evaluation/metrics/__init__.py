@@ -67,7 +67,8 @@ def f1_at(labels: ArrayLike, decisions: ArrayLike) -> float:
 
     Raises InputError for other values or shapes that differ.
     """
-    truth, flagged = check_flags(labels, "labels"), check_flags(decisions, "decisions")
+    truth = check_flags(labels, "labels")
+    flagged = check_flags(decisions, "decisions")
     if truth.shape != flagged.shape:
         raise InputError(f"decisions has shape {flagged.shape}, expected {truth.shape} as labels has")
     positives = int(truth.sum())

@@ -189,7 +189,9 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
     pieces = np.diff(np.append(regions.starts, scores.size))
     owner = np.repeat(np.arange(pieces.size, dtype=np.uint32), pieces)[order]
     del order
-    below, up_to, negatives = (np.zeros(scores.size, np.int64), np.zeros(scores.size, np.int64), 0)
+    below = np.zeros(scores.size, np.int64)
+    up_to = np.zeros(scores.size, np.int64)
+    negatives = 0
     for batch in normal:
         batch.sort()
         negatives += batch.size
@@ -251,7 +253,8 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
         first = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))
         multiplicity = np.diff(np.append(first, scores.size))
         distinct = scores[first]
-        below, up_to = counted.below[start + first], counted.up_to[start + first]
+        below = counted.below[start + first]
+        up_to = counted.up_to[start + first]
         twice_won += int(((below + up_to) * multiplicity).sum())
         hits = positives - (start + first)  # true positives of "score >= distinct"
         # the first score may have begun in an earlier chunk
@@ -291,7 +294,8 @@ def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
     share = 0.0  # with what they add until then: all have the same score
     for start in range(0, counted.scores.size, CHUNK):
         here = slice(start, start + CHUNK)
-        before, after = negatives - counted.up_to[here], negatives - counted.below[here]
+        before = negatives - counted.up_to[here]
+        after = negatives - counted.below[here]
         early = after < width
         across = ~early & (before < width)
         np.add.at(found, counted.piece[here][early], 1)

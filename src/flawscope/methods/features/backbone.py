@@ -79,7 +79,8 @@ class Backbone(nn.Module):
         # Swin and its kin give [B, H, W, C]
         self.channels_last = "NHWC" in str(getattr(network, "output_fmt", ""))
         cfg = _pretrained_facts(network)
-        mean, std = (cfg.get("mean") or IMAGENET[0]), (cfg.get("std") or IMAGENET[1])
+        mean = cfg.get("mean") or IMAGENET[0]
+        std = cfg.get("std") or IMAGENET[1]
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
         # position embeddings belong to one size
@@ -299,7 +300,8 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
 
 def _drop_unused_blocks(network: nn.Module) -> nn.Module:
     """timm's EfficientNets compute all blocks, whatever stages are asked for: drop those after the last."""
-    blocks, used = getattr(network, "blocks", None), getattr(network, "_stage_out_idx", None)
+    blocks = getattr(network, "blocks", None)
+    used = getattr(network, "_stage_out_idx", None)
     if isinstance(blocks, nn.Sequential) and used:
         network.blocks = blocks[: max(used)]  # counted from 1; 0 is the stem
     return network

@@ -147,7 +147,10 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
     if len(start):
         left = torch.addmm((start * start).sum(1), points, start.T, alpha=-2).amin(1).add_(norms)
     rows = (left > radius * radius).nonzero().flatten()
-    points, norms, left, picks = points[rows], norms[rows], left[rows], list[int]()
+    points = points[rows]
+    norms = norms[rows]
+    left = left[rows]
+    picks = list[int]()
     if points.device.type != "cpu":  # a sync a pick
         known = start if len(start) else None
         return rows[select(points, len(rows), start=known, until=radius).indices] if len(rows) else rows
@@ -201,7 +204,8 @@ class _Distances:
             groups, order = groups.sort(stable=True)
             points, numbers = points[order], numbers[order]
         for k in range(0, len(points), BATCH):
-            batch, pick_numbers = points[k : k + BATCH] - self.origin, numbers[k : k + BATCH]
+            batch = points[k : k + BATCH] - self.origin
+            pick_numbers = numbers[k : k + BATCH]
             pick_groups = None if groups is None else groups[k : k + BATCH]
             columns = {} if pick_groups is None else {g: slice(a, b) for g, a, b in _equal_runs(pick_groups)}
             norms, doubled = (batch * batch).sum(1), (batch * -2.0).T

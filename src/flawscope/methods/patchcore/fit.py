@@ -87,7 +87,8 @@ def fit(model: Model, task: Task) -> Fitted:
 def _summarise(facts: Json) -> list[str]:
     """Lines for people on the memory banks, and the memory that selecting them took."""
     radii = ", ".join(f"{radius:.4g}" for radius in facts["covering_radius"])
-    used, predicted = facts["memory_peak"] / 2**30, facts["memory_predicted"] / 2**30
+    used = facts["memory_peak"] / 2**30
+    predicted = facts["memory_predicted"] / 2**30
     return [
         f"memory bank: {facts['bank']} of {facts['patches']} patches, covering radius {radii}",
         f"memory: {used:.2f} GiB at the peak, {predicted:.2f} predicted",
@@ -147,7 +148,8 @@ def _make_result(
     selections: Sequence[SelectedBank],
 ) -> Fitted:
     """The result of a fit that was calibrated on `pictures`; selections: of each branch's bank."""
-    alone, limit = len({job.task.groups[i] for i in used}) == len(used), _suspicion_limit(job, good, pictures)
+    alone = len({job.task.groups[i] for i in used}) == len(used)
+    limit = _suspicion_limit(job, good, pictures)
     facts = {
         "bank": sum(branch.norms.numel() for branch in job.branches),
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity

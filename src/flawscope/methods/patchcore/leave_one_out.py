@@ -199,7 +199,8 @@ def bank_without(
 ) -> BankWithout:
     """Branch v's bank as if the group of picture i had never been there (`SelectedBank.without_group`)."""
     branch = selection.branch
-    features, valid_mask = to_grid(patches.features[v][i], branch.inside.bool()), patches.pixel_mask(i)
+    features = to_grid(patches.features[v][i], branch.inside.bool())
+    valid_mask = patches.pixel_mask(i)
     return selection.without_group(
         features, int(patches.groups[i]), valid_mask_of(branch, valid_mask), distances
     )
@@ -327,7 +328,8 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
         inside, found = patches.pixel_mask(i), []
         for v, bank in enumerate(banks):
             if bool((bank.groups == patches.groups[i]).all()):
-                region, chosen = bank.branch.inside.bool(), patches.place(v, i, bank.result.indices)
+                region = bank.branch.inside.bool()
+                chosen = patches.place(v, i, bank.result.indices)
                 away = distances_elsewhere(patches.features[v][i], chosen, bank.branch.grid, region)
                 known = to_grid(patches.scatter_values(v, bank.result.distances)[i], region)
                 away = torch.maximum(away, known) * valid_mask_of(bank.branch, inside)

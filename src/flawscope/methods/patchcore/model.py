@@ -79,7 +79,8 @@ class Model(PatchDetector):
         """Turn patch features `[B, P, D]` into scores `[B]` and maps `[B, H, W]`."""
         scores, distances = [], []
         for branch, part in zip(self.branches, self.parts(features), strict=True):
-            valid_mask, relative = branch.valid_mask(inside), part - branch.centre
+            valid_mask = branch.valid_mask(inside)
+            relative = part - branch.centre
             distances.append(branch.search(relative, valid_mask))
             if not self.score_is_map_maximum:
                 scores.append(self.picture_score.of_pictures(branch, relative, distances[-1], valid_mask))
@@ -177,7 +178,8 @@ class Model(PatchDetector):
             return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
         for branch, part in zip(self.branches, self.parts(features), strict=True):
-            relative, valid_mask = part - branch.centre, branch.valid_mask(inside)
+            relative = part - branch.centre
+            valid_mask = branch.valid_mask(inside)
             distances = branch.search(relative, valid_mask)
             tied |= self.picture_score.ties(branch, relative, distances, valid_mask).cpu()
         return tied

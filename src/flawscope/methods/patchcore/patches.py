@@ -76,7 +76,8 @@ class FitJob:
         self.stage_times[stage] = time.perf_counter()
 
     def seconds(self) -> dict[str, float]:
-        names, times = list(self.stage_times), list(self.stage_times.values())
+        names = list(self.stage_times)
+        times = list(self.stage_times.values())
         return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}
 
     def stage_name(self, stage: str, branch: BankBranch) -> str:
@@ -227,7 +228,8 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     region = [branch.inside.bool() for branch in job.branches]
     # a picture's number plus `task.count` times the way that it is turned
     numbers = [index + way * task.count for way in (0, *job.orientations) for index in indices]
-    rows, count = {number: row for row, number in enumerate(numbers)}, len(numbers)
+    rows = {number: row for row, number in enumerate(numbers)}
+    count = len(numbers)
     features = [
         torch.empty(count, int(mask.sum()), branch.embedding.width, device=job.device)
         for branch, mask in zip(job.branches, region, strict=True)
@@ -316,7 +318,9 @@ def choose_orientations(job: FitJob) -> tuple[int, ...]:
     Raises:
         InputError: the setting names ways, and none is possible.
     """
-    old, roi, augment = job.task.old, job.model.roi, job.config.augment
+    old = job.task.old
+    roi = job.model.roi
+    augment = job.config.augment
     if augment == "auto":
         few = job.task.count <= FEW_PICTURES if old is None else old.manifest.facts.get("augment") == "all"
         return possible_orientations("all" if few and not job.config.upright else "none", roi)
@@ -354,7 +358,8 @@ def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
 
 def distance_gain(patches: Patches) -> float:
     """Mean share by which copies reduce the farthest patches' distances, at the smallest size."""
-    features, originals = patches.features[0], len(patches.pictures)
+    features = patches.features[0]
+    originals = len(patches.pictures)
     gains = []
 
     def counting(i: int) -> Tensor:

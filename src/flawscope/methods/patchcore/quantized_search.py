@@ -128,7 +128,8 @@ class ByteScreen(nn.Module):
     def weights(self, bank: Tensor) -> Tensor:
         """Matrix `[blocks, K, BLOCK]` int8 for the queries: the elements in whole numbers, then the digits.
         Elements that follow each other in the bank are a group."""
-        missing, most = -len(bank) % BLOCK, QUERY_MAX * ELEMENT_MAX * self.digits
+        missing = -len(bank) % BLOCK
+        most = QUERY_MAX * ELEMENT_MAX * self.digits
         whole = self._quantise(bank)
         squares = F.pad(whole.square().sum(1) - self.middle, (0, missing), value=most)  # as bounds get
         digits = torch.stack(split_digits(squares, self.digits, ELEMENT_MAX), 1)
@@ -160,7 +161,8 @@ class ByteScreen(nn.Module):
         kept, groups = bounds.topk(KEPT_GROUPS, dim=1, largest=False, sorted=False)
         members = torch.arange(GROUP_SIZE, device=bank.device)
         candidates = (groups[:, :, None] * GROUP_SIZE + members).flatten(1).clamp(max=len(bank) - 1)
-        elements, halves = F.embedding(candidates, bank), F.embedding(candidates, 0.5 * norms[:, None])
+        elements = F.embedding(candidates, bank)
+        halves = F.embedding(candidates, 0.5 * norms[:, None])
         best = 2.0 * (halves - elements @ queries[:, :, None]).amin((1, 2))
         # in steps: how far an element that is as near may seem to be, and how far the next group seems
         distance = (best + (1.0 + 1e-6) * queries.square().sum(1)).clamp(min=0).sqrt() / self.step
@@ -254,7 +256,8 @@ class PickBound:
         """Points, numbered within block b, and picks that may be nearer to them than `squared` [R]: two
         [P] int64. None where these are so many that all may as well be looked at."""
         bound, rows = self.bound, self.bound.rows[b]
-        norms, products = bound.norms[rows], torch._int_mm(bound.quantised[rows], self.columns)
+        norms = bound.norms[rows]
+        products = torch._int_mm(bound.quantised[rows], self.columns)
         slack = 2.0 * self.max_error * (norms.sqrt() + bound.max_error)
         slack += ROUNDING * (norms + self.largest)
         below = (squared + slack - norms - self.middle) / self.unit  # of the products, whole numbers

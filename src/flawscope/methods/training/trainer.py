@@ -103,7 +103,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
         later, aside = after()
         until, used = (budget.until or 0) - aside, 0.0
         if kept is not None:
-            until, used = time.monotonic() + kept["left"] + later, kept["used"]
+            until = time.monotonic() + kept["left"] + later
+            used = kept["used"]
         self.pace = Pace(until, later, per_step, used)
         left = self.pace.seconds_left()
         if left < per_step and not self.done:

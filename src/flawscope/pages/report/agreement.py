@@ -90,7 +90,8 @@ def agreement_page(
     require_libraries(plots=False)
     study, environment = read.study, html.environment(read_asset)
     environment.globals |= {"share": share_text, "kappa": kappa_text, "spaced": spaced, "name": printable}
-    disputed, defective = list(_disputed(read)), int(study.defective.sum())
+    disputed = list(_disputed(read))
+    defective = int(study.defective.sum())
     rates = [(key, label, *limits_text(key)) for key, label in RATES.items()]
     sources = [(printable(str(one.path)), one.sha256, printable(one.run)) for one in read.sources]
     sentences = [claim_sentence(claim)]

@@ -147,7 +147,8 @@ def _alignment_error(prediction: Prediction) -> float:
 
 
 def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> Json:
-    kind, truth = printable(item.kind), "defective" if item.anomalous else "good"
+    kind = printable(item.kind)
+    truth = "defective" if item.anomalous else "good"
     result = outcome(item.anomalous, prediction.is_anomalous)
     facts = [
         ("Result", result),
@@ -205,7 +206,9 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
     pairs = tally.good * tally.defective
     for name, value in result.metrics.items():
         notes: list[str] = []
-        text, interval_text, step = "not measured", "", ""
+        text = "not measured"
+        interval_text = ""
+        step = ""
         if value is not None:
             text = f"{value:.4f}"
             interval = intervals.get(name)

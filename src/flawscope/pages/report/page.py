@@ -78,7 +78,8 @@ def evaluation_page(
     plotted = [name for name in CURVES if name in figures.plots]
     next_steps = [f"next: {advice.line()}" for advice in advise_after(result, manifest)]
     remarks = [*result.remarks, *next_steps]
-    broken, promise = bool(result.false_alarms.get("broken")), result.parts.get("promise", "")
+    broken = bool(result.false_alarms.get("broken"))
+    promise = result.parts.get("promise", "")
     kinds = list(dict.fromkeys(row["kind"] for row in figures.rows))
     return render(
         "report.html.j2",
@@ -205,7 +206,8 @@ def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
     """Effect of a threshold. rate: the promised share of good parts above it; None: nothing is promised.
     option: the argument that sets it. Intervals hold 95 %."""
     rate, threshold = calibration.expected_rate, calibration.score_threshold
-    missed, alarms = int((bad <= threshold).sum()), int((good > threshold).sum())
+    missed = int((bad <= threshold).sum())
+    alarms = int((good > threshold).sum())
     missed_range = metrics.confidence_interval_rate(missed, bad.size) if bad.size else None
     alarm_range = metrics.confidence_interval_rate(alarms, good.size) if good.size else None
     rounded_rate = np.ceil(1e5 * rate - 1e-6) / 1e3  # %

@@ -157,7 +157,9 @@ def _common_folder(paths: Sequence[str]) -> str:
 
 
 def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: Layers | str) -> Json:
-    severity, p_value, score = row.severity or 0.0, row.p_value or 0.0, row.score or 0.0
+    severity = row.severity or 0.0
+    p_value = row.p_value or 0.0
+    score = row.score or 0.0
     name = row.path
     if common:
         name = Path(os.path.relpath(os.path.abspath(row.path), common)).as_posix()
@@ -204,7 +206,8 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
     for form in report.forms[:MAX_ROWS]:
         picture, _ = first_group(form.item.path)
         height, width = picture.shape[:2]
-        size, name = f"{width} × {height}", printable(dataset.relative(form.item.path))
+        size = f"{width} × {height}"
+        name = printable(dataset.relative(form.item.path))
         facts = [("Pixels", form.pixels), ("Marked", form.marks), ("Such pictures", str(form.pictures))]
         layers, _ = truth_layers(picture, form.item.masks, MAX_SIDE, None)
         rows.append(
@@ -258,7 +261,8 @@ def _near_duplicate_entries(report: CheckReport) -> list[Json]:
 
 def _card(name: str, drawn: NDArray[np.uint8], fact: tuple[str, str]) -> Json:
     """Entry of a drawn picture, with a fact on it."""
-    size, layers = f"{drawn.shape[1]} × {drawn.shape[0]}", {"photo": image_uri(drawn, MAX_SIDE)}
+    size = f"{drawn.shape[1]} × {drawn.shape[0]}"
+    layers = {"photo": image_uri(drawn, MAX_SIDE)}
     return {"name": printable(name), "size": size, "facts": [fact], "layers": layers}
 
 

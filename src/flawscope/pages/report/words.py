@@ -275,7 +275,9 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
     Args:
         parts: good parts of a model of one view, which decides with others (`ModelFacts.parts_of`).
     """
-    calibration, facts, backbone = manifest.calibration, manifest.facts, manifest.backbone
+    calibration = manifest.calibration
+    facts = manifest.facts
+    backbone = manifest.backbone
     of_product = f" for {manifest.category}" if manifest.category else ""
     rows = [
         ("method", f"{manifest.method}{of_product}"),
@@ -346,8 +348,11 @@ def _time_facts(facts: Json) -> Pairs:
 
 
 def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
-    images, left, unread = len(result.pictures), len(result.left_out_items), len(result.unjudged)
-    took, each = format_duration(result.seconds), 1000 * result.seconds / max(images, 1)
+    images = len(result.pictures)
+    left = len(result.left_out_items)
+    unread = len(result.unjudged)
+    took = format_duration(result.seconds)
+    each = 1000 * result.seconds / max(images, 1)
     packages = [f"flawscope {__version__}", f"python {platform.python_version()}"]
     for name in PACKAGES:
         with suppress(PackageNotFoundError):

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawscope.calibration.near_threshold import near_share
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.pages.review.session import ReviewPicture, ReviewSession, proposed_mask
 from flawscope.pages.templates import PAGES
@@ -79,12 +80,13 @@ class ReviewServer:
 
     def page(self, language: str, theme: str | None) -> Response:
         """Return the page. language: header Accept-Language of the browser."""
-        page_texts, root = PAGES.texts_for(None, language), f"/{self.token}"
+        page_texts = PAGES.texts_for(None, language)
+        root = f"/{self.token}"
         decided = self.session.decisions().items()
         done = [{"item": self._facts(number), "verdict": verdict} for number, verdict in decided]
         script = {
             **{"texts": page_texts.sections("common", "nav", "review"), "product": self.title, "person": ""},
-            **{"api": f"{root}/api", "data": {"only": None, "done": done}},
+            **{"api": f"{root}/api", "data": {"only": None, "done": done, "near": near_share()}},
         }
         context = {"page": "review", "product": self.title, "bar": "", "alone": True}
         html = PAGES.render("review", page_texts, script, root=root, theme=theme, **context)
@@ -98,7 +100,8 @@ class ReviewServer:
                 data, _, media = PAGES.static_files["/".join(name)]
                 return media, data
             case ["api"] | ["api", "review"]:
-                limit, after = int(query.get("limit", "0")), int(query.get("after", "0"))
+                limit = int(query.get("limit", "0"))
+                after = int(query.get("after", "0"))
                 return _json_response(self._list_waiting(limit, after))
             case ["api", "inspections", number, layer]:
                 side = int(query.get("side", f"{MAX_SIDE}"))
@@ -112,7 +115,9 @@ class ReviewServer:
                 threading.Thread(target=self.stop).start()  # after this answer
                 return _json_response({})
             case ["api", "inspections", text, "verdict"]:
-                number, verdict, mask = self._parse_number(text), body.get("verdict"), body.get("mask")
+                number = self._parse_number(text)
+                verdict = body.get("verdict")
+                mask = body.get("mask")
                 self._skipped.discard(number)
                 if verdict == "undo":
                     self.session.undo(number)
@@ -205,7 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._respond(lambda: self.review.page(language, theme and theme[1]))
 
     def do_POST(self) -> None:
-        path, length = self._authorized_path(), self.headers.get("Content-Length", "")
+        path = self._authorized_path()
+        length = self.headers.get("Content-Length", "")
         is_same_origin = self.headers.get("Origin") in (None, f"http://{self.headers.get('Host')}")
         self.close_connection = True  # the body may stay unread
         if path is None or not is_same_origin or self.headers.get_content_type() != "application/json":

@@ -29,39 +29,46 @@ _ZOOM = 2  # drawn at this multiple of the size, then averaged
 
 
 def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
-    """A piece of fabric as light, `[size, size, 3]` float32; with a flaw, otherwise the same piece."""
+    """Draws a piece of fabric as light, [size, size, 3] float32.
+
+    The same `rng` gives the same piece, with a flaw or without one.
+    """
     fine = size * _ZOOM
     frame = scene.random_frame(fine, rng, shift=2 * _PITCH, degrees=2)
     wander = [perlin_noise((size, size), (4, 4), rng).repeat(_ZOOM, 0).repeat(_ZOOM, 1) for _ in range(2)]
+    # place in threads from the left and from the top, by which each pixel belongs to a warp and a weft thread
     x = frame.u / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[0]
     y = frame.v / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[1]
     column, row = np.floor(x), np.floor(y)  # float32: with integers numpy would go on in float64
-    i, j = column.astype(np.int32), row.astype(np.int32)
-    across_warp, across_weft = x - column - np.float32(0.5), y - row - np.float32(0.5)
-    shade_warp = rng.normal(1, 0.06, _THREADS).astype(np.float32)[i]
-    shade_weft = rng.normal(1, 0.045, _THREADS).astype(np.float32)[j]
+    warp_thread = column.astype(np.int32)
+    weft_thread = row.astype(np.int32)
+    across_warp = x - column - np.float32(0.5)  # -0.5..0.5, from one side of the thread to the other
+    across_weft = y - row - np.float32(0.5)
+    shade_warp = rng.normal(1, 0.06, _THREADS).astype(np.float32)[warp_thread]
+    shade_weft = rng.normal(1, 0.045, _THREADS).astype(np.float32)[weft_thread]
     fibres = rng.standard_normal((2, fine, fine // 4 + 1), np.float32)
 
-    on_top = ((i + j) & 3) < 2  # 2/2 twill: warp over two, under two, one further in each row
+    # 2/2 twill: the warp lies over two threads, then under two, and one further in each row
+    warp_on_top = ((warp_thread + weft_thread) & 3) < 2
     dyed = np.zeros((fine, fine), np.float32)
     gone = np.zeros((fine, fine), np.bool_)
     if flaw and flaw.name == "missing_pick":
-        gone = _missing_pick(x, j, flaw)
+        gone = _missing_pick(x, weft_thread, flaw)
     elif flaw and flaw.name == "colour":
-        dyed = _wrong_dye(i, y, flaw)
+        dyed = _wrong_dye(warp_thread, y, flaw)
 
-    top = on_top | gone  # every pixel shows one thread: the warp or the weft
-    along = np.where(top, y, x)
-    across = np.where(top, across_warp, across_weft)
+    shows_warp = warp_on_top | gone  # each pixel shows one thread: the warp or the weft
+    along = np.where(shows_warp, y, x)
+    across = np.where(shows_warp, across_warp, across_weft)
     # how high it lies: a wave along itself, 1 in the middle of its float over two threads, 0 at the ends
-    lift = np.cos(np.where(top, y + column - 1, x + row - 3) * np.float32(np.pi / 2))
+    lift = np.cos(np.where(shows_warp, y + column - 1, x + row - 3) * np.float32(np.pi / 2))
     lift[gone] = np.maximum(lift[gone], 0.45)  # where nothing presses it down it stays up
-    fibre = np.where(top, fibres[0].repeat(4, 1)[:, :fine].T, fibres[1].repeat(4, 1)[:, :fine])
-    light = _yarn_light(across, along, lift, fibre) * np.where(top, shade_warp, shade_weft)
-    light[gone & ~on_top] *= 0.86
-    colour = np.where(top[..., None], _WARP, _WEFT)
+    fibre = np.where(shows_warp, fibres[0].repeat(4, 1)[:, :fine].T, fibres[1].repeat(4, 1)[:, :fine])
+    light = _yarn_light(across, along, lift, fibre) * np.where(shows_warp, shade_warp, shade_weft)
+    light[gone & ~warp_on_top] *= 0.86
+    colour = np.where(shows_warp[..., None], _WARP, _WEFT)
     if dyed.any():
-        colour += (dyed * top)[..., None] * (_WRONG_DYE - colour)
+        colour += (dyed * shows_warp)[..., None] * (_WRONG_DYE - colour)
     fine_canvas = light[..., None] * colour
     canvas = np.zeros((size, size, 3), np.float32)
     for down in range(_ZOOM):
@@ -82,24 +89,25 @@ def _yarn_light(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> F
     return np.asarray(light + 0.035 * fibre - 0.1 * across, np.float32)
 
 
-def _missing_pick(x: Floats, j: NDArray[np.int32], flaw: Flaw) -> Mask:
+def _missing_pick(x: Floats, weft_thread: NDArray[np.int32], flaw: Flaw) -> Mask:
     """Mask of a weft thread that is missing over a length: only warp shows there."""
     span = flaw.grade(34, 9) / 2
     middle = _THREADS / 2 + float(flaw.rng.uniform(-12, 12))
     row = _THREADS // 2 + int(flaw.rng.integers(-15, 16))
-    return np.asarray((j == row) & (np.abs(x - middle) < span))
+    return np.asarray((weft_thread == row) & (np.abs(x - middle) < span))
 
 
-def _wrong_dye(i: NDArray[np.int32], y: Floats, flaw: Flaw) -> Floats:
-    """A few neighbouring warp threads have taken another dye over a length."""
+def _wrong_dye(warp_thread: NDArray[np.int32], y: Floats, flaw: Flaw) -> Floats:
+    """Share [h, w] of another dye, which a few neighbouring warp threads have taken over a length."""
     count = max(1, round(flaw.grade(6, 1.6)))
     first = _THREADS // 2 + int(flaw.rng.integers(-14, 14))
     middle = _THREADS / 2 + float(flaw.rng.uniform(-10, 10))
     span = flaw.grade(13, 5)
-    ragged = flaw.rng.uniform(-1.5, 1.5, (2, _THREADS))[:, i].astype(np.float32)
+    ragged = flaw.rng.uniform(-1.5, 1.5, (2, _THREADS))[:, warp_thread].astype(np.float32)
     length = smooth(span / 2 + ragged[0] - np.abs(y - middle - ragged[1]) + np.float32(0.5))
     return np.asarray(
-        length * ((i >= first) & (i < first + count)) * min(1.0, flaw.grade(1, 0.5)), np.float32
+        length * ((warp_thread >= first) & (warp_thread < first + count)) * min(1.0, flaw.grade(1, 0.5)),
+        np.float32,
     )
 
 

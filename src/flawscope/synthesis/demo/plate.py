@@ -126,7 +126,8 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
 def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
     """A turned, slightly raised ring about the bore: grooves, and the two-winged shine of a lathe."""
     scale = part.frame.scale
-    u, v = part.frame.u - np.float32(_BOSS[0]), part.frame.v - np.float32(_BOSS[1])
+    u = part.frame.u - np.float32(_BOSS[0])
+    v = part.frame.v - np.float32(_BOSS[1])
     radius, angle = np.hypot(u, v), np.arctan2(v, u)
     towards = light_on_slope(u, v)
     shadow = np.exp(-((np.maximum(radius - _BOSS_RADIUS, 0) / 4.5) ** 2)) * (0.5 - 0.5 * towards)
@@ -196,7 +197,8 @@ def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> None:
     """The label in three inks; the metal's grain shows through. A misprint spoils the printing plate."""
     n = _PRINT_SCALE
-    width, height = round(2 * _LABEL_HALF[0] * n), round(2 * _LABEL_HALF[1] * n)
+    width = round(2 * _LABEL_HALF[0] * n)
+    height = round(2 * _LABEL_HALF[1] * n)
     inks = [Image.new("L", (width, height), 0) for _ in range(3)]
     blue, black, orange = (ImageDraw.Draw(ink) for ink in inks)
     blue.rounded_rectangle([0, 0, width - 1, 25 * n], 3 * n, fill=255)
@@ -220,12 +222,16 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     frame, scale = part.frame, part.frame.scale
     top, left = (int(c) for c in np.asarray(frame.pixel(*_LABEL)) - (_LABEL_HALF[1] + 6) * scale)
     left -= round((_LABEL_HALF[0] - _LABEL_HALF[1]) * scale)
-    rows, columns = math.ceil(2 * (_LABEL_HALF[1] + 6) * scale), math.ceil(2 * (_LABEL_HALF[0] + 6) * scale)
-    rows, columns = min(rows, canvas.shape[0] - top), min(columns, canvas.shape[1] - left)
+    rows = math.ceil(2 * (_LABEL_HALF[1] + 6) * scale)
+    columns = math.ceil(2 * (_LABEL_HALF[0] + 6) * scale)
+    rows = min(rows, canvas.shape[0] - top)
+    columns = min(columns, canvas.shape[1] - left)
     fine = 3
-    cos, sin = math.cos(frame.angle) * n / scale / fine, math.sin(frame.angle) * n / scale / fine
+    cos = math.cos(frame.angle) * n / scale / fine
+    sin = math.sin(frame.angle) * n / scale / fine
     centre = frame.pixel(*_LABEL)
-    middle_y, middle_x = (centre[0] - top) * fine, (centre[1] - left) * fine
+    middle_y = (centre[0] - top) * fine
+    middle_x = (centre[1] - left) * fine
     affine = (
         *(cos, sin, width / 2 - cos * middle_x - sin * middle_y),
         *(-sin, cos, height / 2 + sin * middle_x - cos * middle_y),

@@ -63,7 +63,8 @@ def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: 
     y, x = np.ogrid[:size, :size]
     right = ((x + 0.5) / scale - UNITS / 2 - dx).astype(np.float32)
     down = ((y + 0.5) / scale - UNITS / 2 - dy).astype(np.float32)
-    cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+    cos = np.float32(math.cos(angle))
+    sin = np.float32(math.sin(angle))
     return Frame(cos * right + sin * down, cos * down - sin * right, scale, angle, (dx, dy))
 
 
@@ -82,7 +83,8 @@ def window_around(
 
 def rounded_box(u: Floats, v: Floats, half: tuple[float, float], radius: float) -> Floats:
     """Signed distance from a rectangle of half sides `half` with round corners."""
-    a, b = np.abs(u) - (half[0] - radius), np.abs(v) - (half[1] - radius)
+    a = np.abs(u) - (half[0] - radius)
+    b = np.abs(v) - (half[1] - radius)
     outside = np.hypot(np.maximum(a, 0), np.maximum(b, 0))
     return np.asarray(outside + np.minimum(np.maximum(a, b), 0) - radius, np.float32)
 
@@ -148,7 +150,8 @@ def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tints: S
     rng, tint = flaw.rng, flaw.choose(tints)
     x, y = offsets_from(canvas, draw_centre(allowed, rng))
     radius = flaw.grade(36, 13) * scale
-    angle, aspect = rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.35))
+    angle = rng.uniform(0, np.pi)
+    aspect = math.exp(rng.uniform(0, 0.35))
     distance = np.hypot(*ellipse(x, y, angle, aspect)) / np.float32(radius)
     distance = distance * np.exp(0.55 * fractal_noise(distance.shape, (8, 8), rng, octaves=3))
     strength = smooth((1.05 - distance) / 0.3) * (0.75 + 0.4 * np.exp(-(((distance - 0.86) / 0.09) ** 2)))
@@ -160,7 +163,8 @@ def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> Non
     """A groove: a bright flank, a dark one beside it, running out at both ends."""
     rng = flaw.rng
     centre = draw_centre(allowed, rng)
-    length, angle = flaw.grade(130, 45) * scale, rng.uniform(0, 2 * np.pi)
+    length = flaw.grade(130, 45) * scale
+    angle = rng.uniform(0, 2 * np.pi)
     along = np.linspace(-0.5, 0.5, 40)
     path = _path_along(centre, angle + rng.normal(0, 0.35) * along, length)
     widths = flaw.grade(2.0, 1.0) * scale * (1 - 0.75 * np.abs(2 * along) ** 3)
@@ -198,7 +202,8 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     colour = np.asarray(flaw.choose(colours), np.float32)
     for offset, ink, opacity, soft in ((0.45, np.zeros(3), 0.4, 0.8), (0.0, colour, 1.0, 0.0)):
         x, y = offsets_from(canvas, centre)
-        x, y = x + offset * radius * LIGHT[0], y + offset * radius * LIGHT[1]
+        x = x + offset * radius * LIGHT[0]
+        y = y + offset * radius * LIGHT[1]
         angle = np.arctan2(y, x)
         uneven = ripple[((angle + np.pi) * 7.6).astype(int), 24]  # one value per direction
         distance = np.hypot(*ellipse(x, y, turn, aspect)) * uneven
@@ -210,7 +215,8 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
 def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw: Flaw, scale: float) -> None:
     """A jagged break with branches that starts at `start` (row, column in pixels) and thins out."""
     rng = flaw.rng
-    length, width = flaw.grade(78, 34) * scale, flaw.grade(2.6, 1.3) * scale
+    length = flaw.grade(78, 34) * scale
+    width = flaw.grade(2.6, 1.3) * scale
     depth, lighter = flaw.grade(150, 55), flaw.grade(34, 10)
 
     def run(origin: NDArray[np.float64], angle: float, reach: float) -> NDArray[np.float64]:
@@ -237,7 +243,8 @@ def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colours
     """A loose piece of yarn that lies on the surface and throws a shadow."""
     rng, colour = flaw.rng, flaw.choose(colours)
     centre = draw_centre(allowed, rng)
-    length, width = flaw.grade(150, 42) * scale, flaw.grade(4.2, 1.9) * scale
+    length = flaw.grade(150, 42) * scale
+    width = flaw.grade(4.2, 1.9) * scale
     along = np.linspace(0, 1, 60)
     bends = rng.normal(0, 1.6, 3)
     heading = rng.uniform(0, 2 * np.pi) + sum(

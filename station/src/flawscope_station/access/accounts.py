@@ -68,7 +68,8 @@ class Accounts:
 
     def _insert(self, connection: Connection, row: Mapping[str, object]) -> None:
         """Insert an account. No name is of both kinds, for verdicts are stored with the name alone."""
-        name, other = row["name"], tokens if self.table is users else users
+        name = row["name"]
+        other = tokens if self.table is users else users
         is_taken = connection.scalar(select(other.c.id).where(other.c.name == name)) is not None
         added = upsert(connection.dialect.name, self.table).values(**row).on_conflict_do_nothing()
         if is_taken or connection.scalar(added.returning(self.table.c.id)) is None:
@@ -99,12 +100,14 @@ class Users(Accounts):
     def add(self, name: str, password: str, role: str, *, who: str = COMMAND_LINE) -> None:
         if role == SENDER:
             raise InputError("a sender is no person: `flawscope station token add` makes one for a program")
-        name, hashed = check_name(name), self.passwords.hash(check_password(password))
+        name = check_name(name)
+        hashed = self.passwords.hash(check_password(password))
         self._add(who, "", {"name": name, "password": hashed, "role": _check_role(role), "created_at": now()})
 
     def set_password(self, name: str, password: str, *, who: str = COMMAND_LINE) -> None:
         """Change a password and end the user's sessions."""
-        name, hashed = check_name(name), self.passwords.hash(check_password(password))
+        name = check_name(name)
+        hashed = self.passwords.hash(check_password(password))
         with self._change("password_changed", who, f"password of user {name} changed") as connection:
             change = update(users).where(users.c.name == name).values(password=hashed)
             row = connection.execute(change.returning(users.c.id, users.c.subject)).one_or_none()
@@ -152,7 +155,9 @@ class Tokens(Accounts):
         """Add a token and return the secret, which is never shown again. expires: seconds; None: never."""
         if expires is not None and not 0 < expires <= MAX_TOKEN_SECONDS:
             raise InputError("a token that expires holds for more than nothing and at most 100 years")
-        name, secret, at = check_name(name), _TOKEN_PREFIX + secrets.token_urlsafe(32), now()
+        name = check_name(name)
+        secret = _TOKEN_PREFIX + secrets.token_urlsafe(32)
+        at = now()
         until = None if expires is None else at + round(expires * 1e6)
         row = {"name": name, "hash": digest(secret), "role": _check_role(role), "created_at": at}
         self._add(who, "" if until is None else f" until {iso(until)[:10]}", {**row, "expires_at": until})

@@ -88,7 +88,8 @@ class Access:
         Raises:
             SignInError: name or password is wrong, or there were too many tries; unknown names take as long.
         """
-        name, password = normalize_name(name), password[: MAX_LENGTH + 1]
+        name = normalize_name(name)
+        password = password[: MAX_LENGTH + 1]
         is_known_address = self.throttle.begin(name, address)
         user = self.users.find(name)
         try:

@@ -251,7 +251,8 @@ class Challenge(BackgroundThread):
             if state.number != first.challenge_id or run is None:
                 return "was not taken, for another challenge has begun: show it again"
             place = [one.inspection for one in run.shown].index(found.number)
-            shown, before = run.shown[place], replace(run, shown=run.shown[:place])
+            shown = run.shown[place]
+            before = replace(run, shown=run.shown[:place])
             after = replace(run, shown=run.shown[: place + 1])  # others may have been recorded since
             if before.outcome is None and after.outcome is not None:
                 self.store.note_event(
@@ -340,7 +341,8 @@ class Challenge(BackgroundThread):
             InputError: the settings ask for none.
         """
         with self._lock:
-            state, cause = self._load(product_id), self._checked_cause(product_id)
+            state = self._load(product_id)
+            cause = self._checked_cause(product_id)
             last = state.history.last
             if last is not None and state.history.is_under_way:
                 raise ChallengeOpenError(f"{last.who} has begun a challenge: show its parts")
@@ -405,7 +407,8 @@ class Challenge(BackgroundThread):
             InputError: the name is taken or cannot be one.
             NotFoundError: there is no such inspection, or its picture was removed.
         """
-        note, label = _checked_text(note, "note"), make_label(name, None).part or ""
+        note = _checked_text(note, "note")
+        label = make_label(name, None).part or ""
         if not label:
             raise InputError("name: write the number of the part, as its sender will give it")
         views = [] if number is None else self._views_of(product_id, number)

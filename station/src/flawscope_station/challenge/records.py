@@ -156,7 +156,8 @@ class ChallengeRecords(TypedDict):
 def describe(database: Database, product_id: int) -> ChallengeRecords:
     """Return parts with their scores over time, and the latest challenges, as the API shows them."""
     with database.reading() as connection:
-        rows, views = current_parts(connection, product_id), stored_views(connection, product_id)
+        rows = current_parts(connection, product_id)
+        views = stored_views(connection, product_id)
         every = find_shown(connection, product_id)
         runs = find_runs(connection, product_id, MAX_CHALLENGES)
     parts: list[PartFacts] = []

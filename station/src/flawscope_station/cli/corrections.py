@@ -141,7 +141,9 @@ def _write(found: Found, target: Path) -> None:
 
 def _fetch(picture: ReviewedPicture, target: Path) -> str:
     """Write a picture, and its mask if a person drew one; return the picture's place below the target."""
-    folder, client, number = target / picture.folder, picture.client, picture.inspection.id
+    folder = target / picture.folder
+    client = picture.client
+    number = picture.inspection.id
     folder.mkdir(parents=True, exist_ok=True)
     data, suffix = client.picture(number, picture.product, picture.view)
     if picture.inspection.has_mask and picture.view is None:

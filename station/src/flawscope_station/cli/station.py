@@ -250,7 +250,8 @@ def _rollout(args: argparse.Namespace) -> int:
     """Ends with 1 where the stations went back."""
     from flawscope_station.cli.rollout import read_stations, roll_out
 
-    stations, command = read_stations(args.stations), ["flawscope", "station", "rollout", args.model]
+    stations = read_stations(args.stations)
+    command = ["flawscope", "station", "rollout", args.model]
     command += ["--stations", args.stations, "--minutes", f"{args.minutes:g}"]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the stations go back, as at Ctrl-C
     try:
@@ -293,8 +294,10 @@ def station_settings(args: argparse.Namespace) -> Settings:
 
 @contextmanager
 def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
-    """Opens users and tokens of a station, whose tables stay of the version that they are: a station may run
-    on them. make: a missing station is created."""
+    """Opens users and tokens of a station. Its tables are not migrated, for a station may run on them.
+
+    make: a missing station is created.
+    """
     from flawscope_station.access.authenticator import Access
     from flawscope_station.settings.station import DATABASE_FILE
     from flawscope_station.store.database import Database

@@ -147,7 +147,8 @@ class Client:
         all. The rest as of `inspect`."""
         query = {"part": part, "batch": batch, "deadline": deadline}
         files = [("files", (view, encode_picture(picture)[0])) for view, picture in pictures.items()]
-        path, headers = f"{self._path(product)}/inspections", {"Idempotency-Key": key or uuid.uuid4().hex}
+        path = f"{self._path(product)}/inspections"
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         tries = self.tries if deadline is None else 1
         answer = self._call("POST", path, query=query, tries=tries, files=files, headers=headers)
         return parse(Inspection, answer["results"][0]["inspection"])
@@ -264,8 +265,10 @@ class Client:
 
     def add_version(self, model: str | os.PathLike[str], product: str | None = None) -> Version:
         """Upload a model file as a version, which judges when it is activated."""
-        path, headers = f"{self._path(product)}/versions", {"Content-Type": "application/octet-stream"}
-        name, data = os.path.basename(model), read_file(Path(model), "model")
+        path = f"{self._path(product)}/versions"
+        headers = {"Content-Type": "application/octet-stream"}
+        name = os.path.basename(model)
+        data = read_file(Path(model), "model")
         return parse(Version, self._call("POST", path, query={"name": name}, content=data, headers=headers))
 
     def activate(self, product: str | None, number: int, hash: str | None = None) -> Product:
@@ -333,7 +336,8 @@ class Client:
     def _error_of(self, response: httpx.Response) -> FlawscopeError:
         status = response.status_code
         try:
-            message, code = str(response.json()["error"]), str(response.json().get("code", ""))
+            message = str(response.json()["error"])
+            code = str(response.json().get("code", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
             if status == 413:  # a station answers with JSON
                 text = "the proxy in front of the station lets only smaller requests through: raise its limit"

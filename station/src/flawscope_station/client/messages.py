@@ -60,7 +60,8 @@ def encode_picture(picture: PictureSource) -> tuple[bytes, str]:
         return read_file(Path(picture), "picture"), os.path.basename(picture)
     if isinstance(picture, bytes):
         return picture, "picture"
-    array, buffer = decoding.decode(picture, name="picture"), io.BytesIO()
+    array = decoding.decode(picture, name="picture")
+    buffer = io.BytesIO()
     if array.shape[2] == 3 and array.dtype != np.uint8:
         raise InputError("a deep colour picture has no file format that keeps it: send the file, or 8 bits")
     single = array[:, :, 0] if array.shape[2] == 1 else array

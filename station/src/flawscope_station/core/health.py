@@ -116,7 +116,8 @@ class Health:
             cameras: that are all to show the part; None: the product's own, of which one is enough where its
                 parts have one view.
         """
-        product_id, entry = self.addresses.address_id(name), self.addresses.configured_name(name)
+        product_id = self.addresses.address_id(name)
+        entry = self.addresses.configured_name(name)
         stop = self.inspector.intake.standstill(product_id, number)
         if stop is not None:
             return stop

@@ -53,7 +53,8 @@ class Pauses:
         self._load()
 
     def _load(self) -> None:
-        paused, resumed = _latest_event(PAUSED_EVENT), _latest_event(RESUMED_EVENT)
+        paused = _latest_event(PAUSED_EVENT)
+        resumed = _latest_event(RESUMED_EVENT)
         query = select(paused.label("paused"), resumed.label("resumed")).select_from(products)
         rows = self.store.database.rows(query)
         numbers = [row.paused for row in rows if (row.paused or 0) > (row.resumed or 0)]

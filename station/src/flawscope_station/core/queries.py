@@ -54,7 +54,8 @@ class Records:
         if not reader:
             return self.store.waiting(product_id, limit, after)
         with self._leases.choosing():
-            others, own = self._leases.leased_to_others(reader), self._leases.leased_to(reader)
+            others = self._leases.leased_to_others(reader)
+            own = self._leases.leased_to(reader)
             page = self.store.waiting(product_id, 2 * limit, after, others)
             page["inspections"] = _fair_share(page["inspections"], own, limit)
             new = [one["id"] for one in page["inspections"] if one["id"] not in own]
@@ -143,12 +144,14 @@ class Overview:
 
     def _state(self, name: str) -> dict[str, object]:
         """Return the values of `ProductState`. NotFoundError."""
-        number, entry = self.addresses.product_id(name), self.addresses.configured_name(name)
+        number = self.addresses.product_id(name)
+        entry = self.addresses.configured_name(name)
         problems = self.health.problems()
         open_problems = [problem for problem in problems if problem.acknowledged_by is None]
         problem_kinds = [problem.kind for problem in open_problems]
         problem_products = [self._problem_product(problem) for problem in open_problems]
-        stop, pause = self.health.state_of(name), self.pauses.of(number)
+        stop = self.health.state_of(name)
+        pause = self.pauses.of(number)
         paused = None if pause is None else pause.to_dict()
         sources = [source.state.to_dict() for source in self.context.sources[entry]]
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
@@ -200,7 +203,9 @@ class Overview:
 
     def _source_gauges(self) -> Gauges:
         """Return counts of the sources, by product; nothing where no product has a source."""
-        dropped, broken, away = dict[str, float](), dict[str, float](), dict[str, float]()
+        dropped = dict[str, float]()
+        broken = dict[str, float]()
+        away = dict[str, float]()
         for name, sources in self.context.sources.items():
             if not sources:
                 continue
@@ -235,7 +240,9 @@ class Overview:
 
     def store_gauges(self) -> Gauges:
         """Return metrics for which the store is asked. StoreError."""
-        waiting, version, latest = dict[str, float](), dict[str, float](), dict[str, float]()
+        waiting = dict[str, float]()
+        version = dict[str, float]()
+        latest = dict[str, float]()
         hashes: dict[tuple[str, tuple[str, str]], float] = {}
         for name, number in list(self.addresses.products.items()):
             waiting[name] = float(self.store.waiting_count(number))

@@ -23,7 +23,8 @@ def status_and_code(error: BaseException) -> tuple[int, str]:
         return 422, "conflict"
     status, code = (422, "invalid") if isinstance(error, InputError) else (503, "failed")
     if isinstance(error, FlawscopeError):
-        status, code = getattr(error, "status", status), getattr(error, "code", code)
+        status = getattr(error, "status", status)
+        code = getattr(error, "code", code)
     return status, code
 
 

@@ -89,7 +89,8 @@ class Station:
         self._request_enders: list[Callable[[], object]] = []
         self._ending = ExitStack()
         self._open_store(settings)
-        self._wire()
+        self._make_components(self.settings)
+        self._add_components(self.settings)
         for feature in features:
             self._add(feature(self))
 
@@ -116,27 +117,36 @@ class Station:
         self.products = self.addresses.products
         self.settings = replace(settings, products=self.addresses.settings)
 
-    def _wire(self) -> None:
-        """Make the parts above the store, each of those that it calls."""
-        settings, report = self.settings, self.report
+    def _make_components(self, settings: Settings) -> None:
+        """Make the components above the store, each after those that it calls."""
         decoding.raise_pixel_limit(settings.limits.pixels)
+        self._make_housekeeping(settings)
+        self._make_inspector(settings)
+        self._make_sources(settings)
+        self._make_sinks(settings)
+
+    def _make_housekeeping(self, settings: Settings) -> None:
+        """Make what watches the machine, and what removes old files and rows."""
         # the shifts of the last days have reports
         needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
-        self.machine = MachineWatch(self.database, self.files, report)
+        self.machine = MachineWatch(self.database, self.files, self.report)
         self.housekeeping = Housekeeping(
-            self.store, self.files, settings.keep, self.access, report, needs, self.machine.jumps
+            self.store, self.files, settings.keep, self.access, self.report, needs, self.machine.jumps
         )
         self.machine.on_clock_jump.append(self.housekeeping.note_clock_jump)
-        self.observers = Observers(report)
+
+    def _make_inspector(self, settings: Settings) -> None:
+        """Make what judges and records parts, and what may keep an answer back."""
+        self.observers = Observers(self.report)
         self.pauses = Pauses(self.store, self.addresses.names)
         self.interlocks = Interlocks()
         self.interlocks.append(self.pauses)
         self.interlocks.gates.append(self.pauses)
         self.recorder = Recorder(self.store, self.files, self.observers, self.interlocks.recorded)
-        self.tolerances = ProductTolerances(self.store, self.versions, report)
+        self.tolerances = ProductTolerances(self.store, self.versions, self.report)
         for name, product in settings.products.items():
             self.tolerances.add_product(self.products[name], name, product)
-        failed = partial(report, "model_failed")
+        failed = partial(self.report, "model_failed")
         self.judge = Judge(
             self.versions, self.recorder, self.interlocks, settings.near, self.tolerances, failed
         )
@@ -145,11 +155,15 @@ class Station:
             self.judge, self.store, self.files, self.machine, settings.limits, inspected
         )
         self.renderer = InspectionRenderer(self.store, self.inspector)
-        self.live, self.records = EventBroadcaster(), Records(self.store, self.inspector.memory.turns)
+
+    def _make_sources(self, settings: Settings) -> None:
+        """Make what gives pictures, and what says whether they can be inspected."""
+        self.live = EventBroadcaster()
+        self.records = Records(self.store, self.inspector.memory.turns)
         self.refusals = Refusals(self.addresses, self.live)
         self.sources = Sources(
             self.inspector.submit,
-            report,
+            self.report,
             self.addresses,
             settings.limits,
             self.refusals.note,
@@ -172,74 +186,91 @@ class Station:
             self.store,
             self.sources,
             Timing(),
-            report,
+            self.report,
             self.health.listen,
             self.refusals,
         )
         self.connections = Connections(settings.connections, self.context)
+
+    def _make_sinks(self, settings: Settings) -> None:
+        """Make what results are given to, and what is measured of the station."""
         self.sinks = Sinks(
-            settings, self.files.identity(), self.products, self.store, self.renderer, report, self.problems
+            settings,
+            self.files.identity(),
+            self.products,
+            self.store,
+            self.renderer,
+            self.report,
+            self.problems,
         )
         self.overview = Overview(self.context, self.sinks, self.health, self.pauses)
         self.metrics = Metrics()
         self.refusals.on_refused.append(lambda *labels: self.metrics.refused.labels(*labels).inc())
-        kept = settings, self.files, self.database, self.access, self.store, self.versions, self.addresses
-        self._add(
-            Extension(
-                (*kept, self.records, self.metrics, self.menu),
-                observers=(self._count, self._publish),
-                watched=(self.metrics,),
-            )
-        )
+
+    def _add_components(self, settings: Settings) -> None:
+        """Add the components, in the order in which they start; they end the other way."""
+        self._add(self._store_extension())
         self._add(Extension((self.machine,), services=(self.machine,)))
         if settings.syslog is not None:
-            kept_events = self.database, self.files, report
-            self._add(Extension(services=(EventForwarder(settings.syslog, settings.name, *kept_events),)))
+            forwarder = EventForwarder(settings.syslog, settings.name, self.database, self.files, self.report)
+            self._add(Extension(services=(forwarder,)))
         self._add(
             Extension((self.housekeeping,), (self.housekeeping,), observers=(self.housekeeping.check_space,))
         )
-        self._add(
-            Extension(
-                (self.inspector, self.renderer),
-                inspecting=(self.judge, self.recorder),
-                watched=(self.inspector, self.observers),
-                ends=(
-                    self.inspector.close_pools,
-                    self.observers.close,
-                    self.recorder.close,
-                    self.inspector.close,
-                ),
-                observers=(self.renderer.keep_map,),
-                request_enders=(self.inspector.end_soon,),
-            )
+        self._add(self._inspecting_extension())
+        self._add(self._sinks_extension())
+        self._add(self._live_extension())
+        self._add(self._sources_extension())
+
+    def _store_extension(self) -> Extension:
+        kept = self.settings, self.files, self.database, self.access, self.store, self.versions
+        return Extension(
+            (*kept, self.addresses, self.records, self.metrics, self.menu),
+            observers=(self._count, self._publish),
+            watched=(self.metrics,),
         )
-        self._add(
-            Extension(
-                services=(self.tolerances, self.sinks),
-                observers=(self.sinks.observe,),
-                on_verdict=(self.sinks.wake,),
-                on_added=(self.sinks.add_product, self.tolerances.add_product),
-                gauges=(self.sinks.gauges,),
-                store_gauges=(self.sinks.store_gauges,),
-            )
+
+    def _inspecting_extension(self) -> Extension:
+        return Extension(
+            (self.inspector, self.renderer),
+            inspecting=(self.judge, self.recorder),
+            watched=(self.inspector, self.observers),
+            ends=(
+                self.inspector.close_pools,
+                self.observers.close,
+                self.recorder.close,
+                self.inspector.close,
+            ),
+            observers=(self.renderer.keep_map,),
+            request_enders=(self.inspector.end_soon,),
         )
-        self._add(
-            Extension(
-                (self.live, self.pauses),
-                gauges=(self.overview.gauges, self.live.gauges, self.pauses.gauges),
-                store_gauges=(self.overview.store_gauges,),
-                request_enders=(self.live.close,),
-            )
+
+    def _sinks_extension(self) -> Extension:
+        return Extension(
+            services=(self.tolerances, self.sinks),
+            observers=(self.sinks.observe,),
+            on_verdict=(self.sinks.wake,),
+            on_added=(self.sinks.add_product, self.tolerances.add_product),
+            gauges=(self.sinks.gauges,),
+            store_gauges=(self.sinks.store_gauges,),
         )
-        self._add(
-            Extension(
-                (self.sources, self.context, self.overview, self.health),
-                services=(self.health.watch,),
-                inputs=(self.sources, self.connections),
-                inspecting=(self.sources, self.connections),
-                watched=(self._problems,),
-                ends=(self._problems.stop,),
-            )
+
+    def _live_extension(self) -> Extension:
+        return Extension(
+            (self.live, self.pauses),
+            gauges=(self.overview.gauges, self.live.gauges, self.pauses.gauges),
+            store_gauges=(self.overview.store_gauges,),
+            request_enders=(self.live.close,),
+        )
+
+    def _sources_extension(self) -> Extension:
+        return Extension(
+            (self.sources, self.context, self.overview, self.health),
+            services=(self.health.watch,),
+            inputs=(self.sources, self.connections),
+            inspecting=(self.sources, self.connections),
+            watched=(self._problems,),
+            ends=(self._problems.stop,),
         )
 
     def _add(self, extension: Extension) -> None:

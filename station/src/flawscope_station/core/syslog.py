@@ -79,8 +79,11 @@ class EventForwarder(BackgroundThread):
             self._pause(pause)
 
     def forward(self) -> None:
-        """Send the events that were there at the look before: a transaction that began earlier than another
-        may end later, with a smaller number."""
+        """Send the events up to the newest one that the call before saw.
+
+        Newer events wait for the next call: a transaction that is still open may add one with a smaller
+        number.
+        """
         sent = self._position() if self._sent is None else self._sent
         self._sent = sent
         settled, self._known = self._known, newest_event(self.database)

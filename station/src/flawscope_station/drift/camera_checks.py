@@ -164,7 +164,8 @@ class CameraChecks:
 
     def _note_pictures(self, part: Part, record: NewInspection) -> bool:
         """Remember the pictures of a part, or refuse those that came before; return whether any did."""
-        label, at = (record.part, record.batch), self._clock.monotonic()
+        label = (record.part, record.batch)
+        at = self._clock.monotonic()
         views = [(self._recent_of(record.product_id, one.view), one) for one in record.pictures]
         repeated = []
         for recent, one in views:

@@ -92,7 +92,9 @@ class Capital:
     def stake(self, paid: Floats) -> None:
         """Multiply the shares of the capital by what the bets pay: [bets], factors with mean 1."""
         self._count += 1
-        awake, asleep, bets = self._awake, self._asleep, len(self._awake)
+        awake = self._awake
+        asleep = self._asleep
+        bets = len(self._awake)
         wakes = 1 - math.log(self._count + CALM - 1) / math.log(self._count + CALM)
         awake *= 1 - JUMP
         awake += (JUMP * (1 - asleep) + wakes * asleep) / bets

@@ -182,7 +182,8 @@ class DriftMonitor(BackgroundThread):
     def facts(self, product_id: int) -> dict[str, object]:
         """Return the drift of a product, as the API shows it."""
         with self._lock:
-            test, bound = self._tests.get(product_id), self.bounds.get(product_id)
+            test = self._tests.get(product_id)
+            bound = self.bounds.get(product_id)
             is_ready = product_id in self._ready
             watched: dict[str, object] = {"watched": bound is not None, "bound": bound, "ready": is_ready}
             if test is None or bound is None:

@@ -72,7 +72,9 @@ async def submit_parts(
         KeyUsedError: another request has come under its key.
         LateError, StoreError: whether it was answered before is not known in time.
     """
-    inspector, address, due = station.inspector, parts[0].product_id, parts[0].due
+    inspector = station.inspector
+    address = parts[0].product_id
+    due = parts[0].due
     if request is None:
         return {}, dict(enumerate(inspector.submit_all(parts)))
     if answered is not None:
@@ -246,7 +248,9 @@ class Asking:
 
     async def _answer(self, place: int, part: Part, number: int | None) -> PartAnswer:
         """Return the answer to a part. number: of the inspection that answered it before."""
-        station, address, name = self.station, part.product_id, part.pictures[0].name
+        station = self.station
+        address = part.product_id
+        name = part.pictures[0].name
         try:
             if number is not None:
                 return PartAnswer(name, await describe_again(station, address, number, part.due))

@@ -144,7 +144,9 @@ class Inspector:
 
     def _read(self, ticket: Ticket) -> None:
         """Check and queue a part, then write its files while it waits. Runs in a thread of the pool."""
-        part, views, memory = ticket.part, list[View](), 0
+        part = ticket.part
+        views = list[View]()
+        memory = 0
         for one in part.pictures:
             suffix, about = check_picture(one.data, one.name, self.limits)
             views.append(View(one, suffix, decoding.HashedPicture(one.data)))
@@ -261,7 +263,8 @@ class Inspector:
         """Fail the parts that have waited too long: their places and memory are free again, whatever holds
         them up, and an event says so. Those that are being recorded are the recorder's: who waits for one is
         told no sooner than after as long as a transaction may take."""
-        at, is_over = time.monotonic(), time.monotonic() >= self._ends_at
+        at = time.monotonic()
+        is_over = time.monotonic() >= self._ends_at
         for ticket in self.intake.tickets():
             if ticket.is_recording(RECORDING_SECONDS):
                 continue

@@ -202,8 +202,11 @@ class Judge:
     def _judge(self, tickets: list[Ticket], *, feed: bool) -> None:
         """Judge a part, and where `feed` is set those of its address that come meanwhile: they are appended
         to `tickets`. The product of an entry's parts is known from here on."""
-        address, begun, works = tickets[0].part.product_id, time.monotonic(), False
-        judging, fed = self.versions.models.active[address], list[tuple[Ticket, View]]()
+        address = tickets[0].part.product_id
+        begun = time.monotonic()
+        works = False
+        judging = self.versions.models.active[address]
+        fed = list[tuple[Ticket, View]]()
         results = judging.model.stream(
             self._feed(tickets, judging.model, fed, MAX_PICTURES_PER_TURN if feed else 1)
         )

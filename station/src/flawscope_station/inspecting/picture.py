@@ -94,7 +94,8 @@ def with_views(part: Part, judge: PartCollector | None) -> Part:
         _check_single(part)
         return part
     labels = [label_of(part, one, judge) for one in part.pictures]
-    numbers, seen = sorted({number for number, _ in labels}), [view for _, view in labels]
+    numbers = sorted({number for number, _ in labels})
+    seen = [view for _, view in labels]
     if len(numbers) > 1:
         raise InputError(
             f"the pictures show parts {', '.join(numbers):.100}: send those of one part together"

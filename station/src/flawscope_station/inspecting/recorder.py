@@ -244,7 +244,8 @@ class Recorder:
             time.sleep(LOOK_INTERVAL)
 
     def _settle_doubts(self) -> None:
-        """Look whether records stand of which nobody knew, and say that their senders were refused."""
+        """Look whether the records of doubted inspections were written; note those that were, since their
+        senders were refused. A doubt that is too old is dropped."""
         since = time.monotonic() - RESENT_SECONDS
         self._doubts = [one for one in self._doubts if one.number is None or one.since > since]
         open_doubts = [one for one in self._doubts if one.number is None]

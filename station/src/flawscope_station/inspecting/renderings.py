@@ -69,7 +69,8 @@ class InspectionRenderer:
                 self._recent_bytes -= self._recent.popitem(last=False)[1].map.nbytes
 
     def _write_map(self, picture: str, version: int, prediction: Prediction) -> None:
-        buffer, facts = io.BytesIO(), json.dumps(prediction.drawing_facts())
+        buffer = io.BytesIO()
+        facts = json.dumps(prediction.drawing_facts())
         np.savez_compressed(buffer, map=prediction.map.astype(np.float16), facts=np.array(facts))
         with suppress(FlawscopeError):  # it can be computed again
             self.files.write(self.files.map_path(picture, version), buffer.getvalue(), durable=False)

@@ -113,7 +113,8 @@ def advice(candidate: Candidate, active: int | None) -> Advice | None:
     use."""
     if (judged := candidate.judgement) is None:
         return None
-    before, after = int(judged.good.before[0]), int(judged.good.after[0])
+    before = int(judged.good.before[0])
+    after = int(judged.good.after[0])
     numbers = {"before": before, "after": after, "n": judged.good.count}
     if candidate.status == READY and candidate.compared_with not in (None, active):
         return Advice(False, "old", {"version": candidate.compared_with or 0})

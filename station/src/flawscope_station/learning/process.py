@@ -173,7 +173,9 @@ def _end_with_station() -> None:
 
 
 def _run_job(work: JobFunction, job: dict[str, Any], pipe: Connection) -> tuple[str, Any]:
-    last_report, interrupted, lock = 0.0, list[str](), threading.Lock()
+    last_report = 0.0
+    interrupted = list[str]()
+    lock = threading.Lock()
 
     def step(stage: str, done: int, total: int) -> None:
         nonlocal last_report

@@ -339,7 +339,9 @@ class ThreadWatch(BackgroundThread):
             self._check()
 
     def _check(self) -> None:
-        failed, stuck, down = list[str](), list[str](), list[str]()
+        failed = list[str]()
+        stuck = list[str]()
+        down = list[str]()
         for thread, inspects in self.list_threads():
             thread.revive()
             text = f"{thread.name}: {thread.failure}"
@@ -406,7 +408,8 @@ class Said(str):
 
 def log_line(line: str) -> str:
     """Return a line as programs read it: time, level and fields, then the text."""
-    level, fields = getattr(line, "level", "info"), getattr(line, "fields", {})
+    level = getattr(line, "level", "info")
+    fields = getattr(line, "fields", {})
     at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     facts = {"time": at, "level": level, **fields}
     return f"{' '.join(f'{name}={value}' for name, value in facts.items())} {line}"

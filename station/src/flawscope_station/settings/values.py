@@ -129,7 +129,7 @@ def _worded(error: ErrorDetails) -> str:
 def _place(path: tuple[int | str, ...]) -> str:
     """Return the names before a setting, as they stand in `station.yaml`."""
     names = [str(one) for one in path if not isinstance(one, int)]
-    if names[-1:] == ["[key]"]:  # its text names it
+    if names[-1:] == ["[key]"]:  # a key that is not known: the error's own text names it
         names = names[:-2]
     if names[:1] == ["products"]:
         names = [f"product {names[1]}" if names[1:] else "products", *names[2:]]
@@ -263,7 +263,8 @@ def redact_address(address: str) -> str:
 
 def redact_text(text: str, address: str) -> str:
     """Replace in a text of the other side those parts of the address that are not `redact_address`."""
-    redacted, parts = redact_address(address), set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
+    redacted = redact_address(address)
+    parts = set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
     parts |= {unquote(part) for part in parts}
     for part in sorted(parts, key=len, reverse=True):
         if len(part) >= _MIN_SECRET_LENGTH and part not in redacted:

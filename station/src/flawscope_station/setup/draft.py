@@ -250,7 +250,9 @@ class Draft:
     def _free_path(self, name: str) -> Path:
         """Return the path of a name, or of the nearest one that no picture has."""
         taken = {one.name for paths in self._by_size.values() for one in paths}
-        stem, suffix, number = Path(name).stem, Path(name).suffix, 1
+        stem = Path(name).stem
+        suffix = Path(name).suffix
+        number = 1
         while name in taken:
             number += 1
             name = f"{stem}-{number}{suffix}"
@@ -285,7 +287,8 @@ class Draft:
 
     def view(self, name: str, side: int) -> bytes:
         """Return WebP of a picture, upright. NotFoundError."""
-        path, kept = self.path(name), self.home / THUMBNAILS_FOLDER / f"{name}.webp"
+        path = self.path(name)
+        kept = self.home / THUMBNAILS_FOLDER / f"{name}.webp"
         if side <= THUMBNAIL_SIDE and kept.is_file():
             return kept.read_bytes()
         with self.memory.turns.take():

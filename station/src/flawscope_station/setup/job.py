@@ -39,10 +39,8 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     from flawscope.artefact import checkpoint_path, rates
 
     model, examples = Path(job["model"]), Path(job["examples"])
-    new_model, new_examples = (
-        model.with_stem(f".new-{model.stem}"),
-        examples.with_name(f"{examples.name}-new"),
-    )
+    new_model = model.with_stem(f".new-{model.stem}")
+    new_examples = examples.with_name(f"{examples.name}-new")
     checkpoint = checkpoint_path(model)
     if "auto" in job["given"]:
         made = _fit_auto(job, model, step)
@@ -106,7 +104,9 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
         if stage.startswith(tried.TRYING):  # nobody knows how many settings are tried: the time is known
             now = time.monotonic()
             first = first or now
-            stage, done, total = tried.TRYING, round(now - first), round(60 * minutes - (first - began))
+            stage = tried.TRYING
+            done = round(now - first)
+            total = round(60 * minutes - (first - began))
         step(stage, done, total)
 
     return fitting.fit_auto(
@@ -182,7 +182,9 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     from flawscope_station.inspecting.memory import MemoryBudget
     from flawscope_station.inspecting.renderings import encode_webp, reduce_picture
 
-    predictor, memory, found = router.load(job["model"], device=job["device"]), MemoryBudget(0), []
+    predictor = router.load(job["model"], device=job["device"])
+    memory = MemoryBudget(0)
+    found = []
     for done, (name, data) in enumerate(job["sent"]):
         step("try", done, len(job["sent"]))
         try:

@@ -62,7 +62,8 @@ def hand_on_cursors(
             wanted = sinks.get(product_id, {})
             found, unused = _match(own, wanted)
             for place, (one, positions) in found.items():
-                row, key = cursor_conditions(product_id, one.row.sink), cursor_key(wanted[place], place)
+                row = cursor_conditions(product_id, one.row.sink)
+                key = cursor_key(wanted[place], place)
                 values = {"sink": key, **positions}
                 if one.hash not in key:  # nothing was delivered there
                     values |= {"delivered": 0, "refused": 0}

@@ -225,7 +225,8 @@ class MqttSink(Sink):
     def _product_state(self, box: Outbox) -> dict[str, object]:
         """State of a product, which the broker keeps."""
         product_id, store = box.product_id, self._renderings.store
-        counts, of_day = store.counts(product_id), store.counts_since(product_id, now() - DAY)
+        counts = store.counts(product_id)
+        of_day = store.counts_since(product_id, now() - DAY)
         query = inspection_query().where(on_line(product_id))
         latest = query.order_by(inspections.c.id.desc()).limit(1)
         with box.database.reading() as connection:

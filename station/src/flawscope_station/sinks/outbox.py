@@ -236,7 +236,8 @@ class Outbox:
     # ---- messages
 
     def _inspection_message(self, inspection: InspectionFacts) -> Message:
-        number, at = int(inspection["id"]), parse_time(inspection["at"])
+        number = int(inspection["id"])
+        at = parse_time(inspection["at"])
         id = self._message_id("inspection", number, at)
         data = self._message_data(inspection)
         return Message(id, INSPECTION, at, self.product_id, number, None, data)

@@ -400,7 +400,9 @@ class Arrivals:
     def _pass_known(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
         """Take known files, of which there may be very many, as they were; return the entries whose times are
         to be asked for."""
-        done, present, turn = self._done, self._present, self._turn
+        done = self._done
+        present = self._present
+        turn = self._turn
         unsettled = self._pending.keys() | self._left
         shares = 1 + len(done) // STATS_PER_LISTING
         rest = []
@@ -416,7 +418,9 @@ class Arrivals:
         return rest
 
     def _sort_entry(self, entry: os.DirEntry[str], folders: list[str]) -> None:
-        path, is_ignored, is_folder = entry.path, listing.is_ignored(entry.name), entry.is_dir()
+        path = entry.path
+        is_ignored = listing.is_ignored(entry.name)
+        is_folder = entry.is_dir()
         if is_folder and not is_ignored:
             folders.append(path)
         elif is_folder or entry.name.casefold() in listing.IGNORED_NAMES:

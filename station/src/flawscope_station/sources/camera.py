@@ -340,7 +340,8 @@ class LiveCamera:
             if shot is not None:
                 self.line.check(None)  # NotReadyError: the next frame may be taken
                 self._check_single()
-                key, triggers = f"{SOURCE}:{self.number}:{shot.at}", shot.triggers or None
+                key = f"{SOURCE}:{self.number}:{shot.at}"
+                triggers = shot.triggers or None
                 pictures = (self.picture(shot),)
                 part = Part(self.line.product_id, pictures, SOURCE, key=key, triggers=triggers)
                 answer = self._submit_part(part)

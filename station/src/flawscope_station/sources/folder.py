@@ -228,7 +228,8 @@ class WatchedFolder:
         part = Part(self.line.product_id, (picture,), SOURCE, label.part, label.batch)
         if self.line.parts is not None:
             number, view = self.line.parts.label(part)
-            part, picture = replace(part, number=number), replace(picture, view=view)
+            part = replace(part, number=number)
+            picture = replace(picture, view=view)
         changed = self.found.get(path, NO_STAMP).modified_ns
         return SeenView(path, (part.number, part.batch), picture.view, changed, is_known)
 
@@ -248,7 +249,8 @@ class WatchedFolder:
             TooLargeError. NotReadyError: an interlock holds.
         """
         arrivals, stamp = self.arrivals, self.found[path]
-        key, name = self._known.key(path, stamp), self._known.name(path)
+        key = self._known.key(path, stamp)
+        name = self._known.name(path)
         label = self._parse_label(name)
         self.line.check(label.part)
         limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
@@ -327,11 +329,13 @@ class WatchedFolder:
 
     def _finish_file(self, arrivals: Arrivals, path: Path, stays: bool | None = None) -> None:
         """Move or keep the file of a recorded picture, as the settings say. stays: it is kept."""
-        stamp, stays = arrivals.stamp(path), self.then == KEEP if stays is None else stays
+        stamp = arrivals.stamp(path)
+        stays = self.then == KEEP if stays is None else stays
         try:
             with self._thread.call():
                 if self.target is not None and not stays:
-                    target, digest = self.target / path.relative_to(self.folder), self._digests.get(path)
+                    target = self.target / path.relative_to(self.folder)
+                    digest = self._digests.get(path)
                     move_unchanged(path, stamp, target, digest)
         except OSError as error:
             self._retry_later(arrivals, path, CODE_NOT_REMOVED, error.strerror or type(error).__name__)
@@ -651,7 +655,8 @@ class FolderSource(BackgroundThread):
             known = [one for one in read if one is not None]
             if len(known) < len(read):
                 return None
-            pictures, label = tuple(picture for picture, _ in known), known[0][1]
+            pictures = tuple(picture for picture, _ in known)
+            label = known[0][1]
             key = pictures[0].key
             part = Part(self.line.product_id, pictures, SOURCE, label.part, label.batch, key)
             return self.line.hand_in(part, self._ended)

@@ -141,7 +141,8 @@ class FrameReader:
             return "the stream ended"
         if name in ("ExitError", "TimeoutError", "BlockingIOError"):
             return f"it sends nothing for {self.settings.frame_timeout:g} s"
-        number, text = getattr(error, "errno", None), str(getattr(error, "strerror", "") or name)
+        number = getattr(error, "errno", None)
+        text = str(getattr(error, "strerror", "") or name)
         return f"{text}: {LOCAL_REMEDIES[number]}" if number in LOCAL_REMEDIES else text
 
 
@@ -167,8 +168,8 @@ HASHED_AT_ONCE = 2**18  # bytes: they stay in the processor's cache
 
 
 def pixel_hash(frame: VideoFrame) -> int:
-    """Return a hash of a frame's pixels, which two exposures of a sensor never share: each pixel counts, and
-    what fills the rows up does not. It holds in this process alone."""
+    """Return a hash of a frame's pixels, without the padding of its rows. Two exposures of a sensor never
+    share it. Other processes have other hashes."""
     form = frame.format.name, frame.width, frame.height
     # Python's own hash takes a third of a checksum's time
     found: list[Any] = [form]
@@ -250,7 +251,8 @@ def _deinterlace(frame: VideoFrame) -> VideoFrame:
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 25)
     )
-    field, scale = graph.add("field", "type=top"), graph.add("scale", "w=iw:h=2*ih")
+    field = graph.add("field", "type=top")
+    scale = graph.add("scale", "w=iw:h=2*ih")
     graph.link_nodes(source, field, scale, graph.add("buffersink")).configure()
     graph.push(frame)
     deinterlaced: VideoFrame = graph.pull()

@@ -39,7 +39,8 @@ class KnownFiles:
 
     def key(self, path: Path, stamp: FileStamp, digest: bytes = b"") -> str:
         """Return the key of a picture. digest: of its content, where another has its name, time and size."""
-        name, exact = self.name(path), path.relative_to(self.folder).as_posix()
+        name = self.name(path)
+        exact = path.relative_to(self.folder).as_posix()
         ends = _ending(stamp)
         key = f"{self._prefix}{name}{ends}"
         if len(key) <= MAX_KEY_LENGTH and name == exact and not digest:

@@ -192,7 +192,8 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
     path, home = Path(source), Path(settings.store)
     if not path.is_file():
         raise InputError(f"there is no backup {path}: check the path")
-    is_new, folder = not home.exists(), home / f".restored{files.PARTIAL_SUFFIX}"
+    is_new = not home.exists()
+    folder = home / f".restored{files.PARTIAL_SUFFIX}"
     try:
         if not is_new and {entry.name for entry in home.iterdir()} - IGNORED_ENTRIES:
             raise InputError(f"{home} is not empty: nothing is overwritten, choose another folder")

@@ -224,7 +224,8 @@ class Database:
         remedy = "check `database` and that it is running"
         if "read-only" in reason or "readonly" in reason:
             remedy = "it can be read only: see its rights, and where it is a standby name the primary server"
-        text, sender_text = f"{self.name} cannot be used: {reason}", f"the data base cannot be used: {reason}"
+        text = f"{self.name} cannot be used: {reason}"
+        sender_text = f"the data base cannot be used: {reason}"
         return StoreError(f"{text}; {remedy}", code, f"{sender_text}; {remedy}")
 
     def _is_silent(self, origin: BaseException | None) -> bool:
@@ -371,7 +372,8 @@ class Database:
         """Return whether there are tables, unchanged. InputError where they are of another version."""
         try:
             with self.reading() as connection:
-                is_right, version = is_current(connection), table_version(connection)
+                is_right = is_current(connection)
+                version = table_version(connection)
         except UnknownVersionError as unknown:
             raise InputError(
                 f"{self.name} {unknown}, which may be running on it: use that one here, or restore a backup"

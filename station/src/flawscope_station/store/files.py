@@ -306,7 +306,9 @@ class Files:
     def measure(self) -> DiskState:
         """Ask the disk how it is, which may take for ever: only who measures the computer does so. Everybody
         else reads `disk`."""
-        written, free, error = self.written, None, None
+        written = self.written
+        free = None
+        error = None
         try:
             free = self.free_bytes()
             self.check_writable()

@@ -547,7 +547,8 @@ def rate_root(connection: Connection, number: int) -> int:
 def _version_facts(model: ModelFacts) -> dict[str, object]:
     """Facts of a model of one product, as the API shows them. One with a model for each view has no threshold
     of pictures: `score_threshold` and `spread` are None."""
-    promise, manifests = rates.promise_of(model), list(model.manifests.values())
+    promise = rates.promise_of(model)
+    manifests = list(model.manifests.values())
     only = manifests[0].calibration if len(manifests) == 1 else None
     return {
         "method": ", ".join(dict.fromkeys(one.method for one in manifests)),

@@ -86,7 +86,8 @@ class OpenModels:
     def activate(self, models: Mapping[int, AddressModel]) -> None:
         """Let models judge from now on. Products that their entry's new model does not know lose theirs."""
         with self._lock:
-            before, active = self._active_model_ids(), ActiveModels(self.active)
+            before = self._active_model_ids()
+            active = ActiveModels(self.active)
             for one in [active[address] for address in models if address in active]:
                 for product in one.products.values():
                     active.pop(product.product_id, None)

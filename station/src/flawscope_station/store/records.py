@@ -570,7 +570,8 @@ def _waiting_count(connection: Connection, product_id: int) -> int:
 
 def _counts_of(one: NewInspection) -> dict[str, int]:
     """Numbers that an inspection adds to `Store.counts`."""
-    is_anomalous, is_tolerated = one.decision == ANOMALOUS, one.decision == WITHIN
+    is_anomalous = one.decision == ANOMALOUS
+    is_tolerated = one.decision == WITHIN
     is_unanswered = one.unanswered is not None
     counts = 1, int(is_anomalous), int(is_tolerated), int(is_unanswered)
     return dict(zip(COUNTED, counts, strict=True))
@@ -687,7 +688,8 @@ def _apply_verdicts(connection: Connection, before: InspectionRow) -> None:
     values = {"verdict": verdict, "review": review, "kind": last and last.kind}
     connection.execute(update(inspections).where(inspections.c.id == before.id).values(values))
     decision = decision_of(before)
-    old_counts, now_counts = _verdict_counts(decision, before.verdict), _verdict_counts(decision, verdict)
+    old_counts = _verdict_counts(decision, before.verdict)
+    now_counts = _verdict_counts(decision, verdict)
     changes = {name: hours.c[name] + now_counts[name] - old_counts[name] for name in old_counts}
     place = {"product_id": before.product_id, "version_id": before.version_id, "hour": before.at // HOUR}
     connection.execute(update(hours).filter_by(**place).values(changes))

@@ -462,7 +462,8 @@ def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVe
         if hour is None:
             continue
         facts = json.loads(stored_facts)
-        threshold, spread = facts["score_threshold"], facts.get("spread")
+        threshold = facts["score_threshold"]
+        spread = facts.get("spread")
         since = iso(int(hour) * HOUR)
         judging.append({"id": number, "threshold": threshold, "spread": spread, "since": since})
     return judging

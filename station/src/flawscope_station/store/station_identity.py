@@ -44,7 +44,8 @@ def claim_identity(database: Database, files: Files, name: str) -> None:
     Raises:
         InputError: the data base is another station's, or the folder is another data base's.
     """
-    folder, has_pictures = files.identity(), files.has_files(PICTURES)
+    folder = files.identity()
+    has_pictures = files.has_files(PICTURES)
     values = {"name": name, "folder": folder, "started_at": now()}
     with database.writing() as connection:
         database.lock_exclusively(connection)

@@ -387,7 +387,9 @@ def decide(
 ) -> InspectionFacts:
     """Give a verdict on an inspection; `undo` takes the last verdict back. 409: somebody else decided
     meanwhile; the answer says who and what, and the same with `replaces` replaces it."""
-    store, number, key = records.store, valid_id_or_zero(number), uploads.idempotency_key(request)
+    store = records.store
+    number = valid_id_or_zero(number)
+    key = uploads.idempotency_key(request)
     mask_hash = None
     if verdict.mask is not None:
         mask = _read_mask(verdict.mask, store.inspection(product_id, number), settings.limits)

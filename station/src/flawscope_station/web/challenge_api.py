@@ -173,7 +173,8 @@ def challenge_page(
     choices = _choices(records, page.product_id, chosen)
     state = challenge.facts(page.product_id)
     entry = context.addresses.configured_name(product)
-    sources, configured = context.sources[entry], context.addresses.settings_of(entry)
+    sources = context.sources[entry]
+    configured = context.addresses.settings_of(entry)
     # what a station without a settings file needs in one: its version goes on, and its folder
     own: dict[str, object] = {"model": None if entry == product else configured.model}
     if configured.folder:

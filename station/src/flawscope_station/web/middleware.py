@@ -160,7 +160,8 @@ class Guard:
         """Wrap `send` so that it adds the headers that the application did not set itself, and the request's
         number."""
         scope, path = request.scope, request.scope["path"]
-        is_static, has_hash = path.startswith("/static/"), bool(scope["query_string"])
+        is_static = path.startswith("/static/")
+        has_hash = bool(scope["query_string"])
         number = request.headers.get(REQUEST_ID, "")
         number = number if _REQUEST_ID.fullmatch(number) else uuid.uuid4().hex[:16]
 
@@ -253,7 +254,8 @@ class Guard:
     def _check_origin(self, request: HTTPConnection) -> None:
         """Refuse a request that another site made the browser send. Browsers name the site by
         `Sec-Fetch-Site` where they trust the connection, else by `Origin`; other programs send neither."""
-        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        site = request.headers.get("sec-fetch-site")
+        origin = request.headers.get("origin")
         if site is None and origin is not None:
             scheme = origin.partition("://")[0]
             is_secure = scheme == "https" or request.scope["scheme"] == "http"  # a proxy may have ended TLS

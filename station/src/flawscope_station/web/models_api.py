@@ -319,7 +319,8 @@ def models(
     live_products: LiveProductsDep,
 ) -> Response:
     product_id = page.product_id
-    listed, state = versions.list_versions(product_id), learning.facts(product_id)
+    listed = versions.list_versions(product_id)
+    state = learning.facts(product_id)
     all_versions = listed["versions"]
     active = next((version for version in all_versions if version["id"] == listed["active"]), None)
     candidates: list[Candidate] = state["candidates"][:MAX_CANDIDATES]

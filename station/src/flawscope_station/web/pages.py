@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import BaseModel
 
 from flawscope import __version__, pages
+from flawscope.calibration import near_threshold
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.access.roles import LOCAL_PERSON, OPERATOR, PERSON_KEY, Person, has_role
 from flawscope_station.core.extension import Menu, MenuLink
@@ -108,7 +109,8 @@ class Page:
         self.request, self.page, self.product = request, page, product
         self.assets, self.root = assets, root
         self.overview = find_component(request, Overview)
-        cookie, accepted = request.cookies.get("language"), request.headers.get("accept-language", "")
+        cookie = request.cookies.get("language")
+        accepted = request.headers.get("accept-language", "")
         self.texts: pages.Texts = assets.texts_for(cookie, accepted)
         self.person: Person | None = request.scope[PERSON_KEY]
 
@@ -123,7 +125,9 @@ class Page:
     ) -> Response:
         """Render the page. sections: of the texts, for its script. more: for the template, but `data` for the
         script."""
-        product, person, settings = self.product, self.person, find_component(self.request, Settings)
+        product = self.product
+        person = self.person
+        settings = find_component(self.request, Settings)
         facts = self._product_facts(product) if product else None
         api = f"/api/v1/products/{quote(product, safe='')}" if product else ""
         texts = self.texts.sections(*COMMON_SECTIONS, *sections) if product or sections else {}
@@ -288,11 +292,15 @@ def pause(
 
 @page_router.get("/{product}/review")
 def review(
-    page: Annotated[Page, product_page("review")], store: StoreDep, only: int | None = None
+    page: Annotated[Page, product_page("review")],
+    store: StoreDep,
+    settings: SettingsDep,
+    only: int | None = None,
 ) -> Response:
     """Show the review; only: number of one inspection, whether it waits or not."""
     inspection = None if only is None else store.inspection(page.product_id, valid_id_or_zero(only))
-    return page.render("review", sections=("review",), data={"only": inspection})
+    data = {"only": inspection, "near": near_threshold.near_share(settings.near)}
+    return page.render("review", sections=("review",), data=data)
 
 
 @page_router.get("/{product}/history")

@@ -184,7 +184,8 @@ def write_workbook(
         address: of the pages of inspections, which names of pictures open. zone: of times; None: this
             machine's. totals: to be told beside the counts.
     """
-    book, counts = result_workbook.ResultWorkbook(SHEET_COLUMNS, FURTHER), Counter[str]()
+    book = result_workbook.ResultWorkbook(SHEET_COLUMNS, FURTHER)
+    counts = Counter[str]()
 
     def append(page: list[InspectionFacts]) -> None:
         for inspection in page:

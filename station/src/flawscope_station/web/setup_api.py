@@ -293,7 +293,9 @@ def model(draft: LearntDraftDep) -> FileResponse:
 @router.get("/{name}/report", response_class=Response)
 def report(draft: LearntDraftDep, request: Request) -> Response:
     """Return what was learnt, what it promises and what it would miss, as an HTML file."""
-    page, result, name = Page(request, "new"), draft.result, draft.name
+    page = Page(request, "new")
+    result = draft.result
+    name = draft.name
     assert result is not None, "it was asked for above"
     result = describe_result(result)
     examples = []

@@ -44,7 +44,8 @@ def shifts(
 ) -> Response | list[dict[str, str | int]]:
     """List the shifts that ended in the last days with their counts, the latest first; none where the
     settings name none."""
-    zone, found = station_zone(settings.shifts), list[dict[str, str | int]]()
+    zone = station_zone(settings.shifts)
+    found = list[dict[str, str | int]]()
     for shift in ended_shifts(settings.shifts, now())[::-1]:
         with records.turns.take():
             summary = summarize_period(records.store.database, product_id, shift.since, shift.until)

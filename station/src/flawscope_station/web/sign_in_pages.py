@@ -156,7 +156,8 @@ class OpenIdProvider:
             claims = tokens["userinfo"]
             groups = claims.get(settings.group_claim) or ()
             groups = [groups] if isinstance(groups, str) else list(groups)
-            subject, name = f"{settings.issuer} {claims['sub']}", str(claims.get(settings.name_claim) or "")
+            subject = f"{settings.issuer} {claims['sub']}"
+            name = str(claims.get(settings.name_claim) or "")
         except Exception as error:  # whatever another side sends
             raise _to_provider_error(error) from error
         roles = [settings.groups[group] for group in groups if group in settings.groups]
@@ -187,7 +188,8 @@ def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSetti
     pages = _CompanyPages(OpenIdProvider(settings), access)
     app = Starlette(routes=[Route("/", pages.begin), Route("/done", pages.finish)])
     app.state.components = components
-    cookie, key = f"{access.cookie}_company", secrets.token_urlsafe(32)
+    cookie = f"{access.cookie}_company"
+    key = secrets.token_urlsafe(32)
 
     async def app_with_session(scope: Scope, receive: Receive, send: Send) -> None:
         is_secure = scope["scheme"] == "https"
@@ -217,7 +219,8 @@ class _CompanyPages:
             return await self._refusal_page(request, "signin.company_failed", 502, str(error))
 
     async def finish(self, request: Request) -> Response:
-        next_path, address = local_path(request.session.pop("next", "/")), client_ip(request)
+        next_path = local_path(request.session.pop("next", "/"))
+        address = client_ip(request)
         try:
             self.access.begin_member_sign_in(address)
         except SignInError as too_often:

@@ -182,7 +182,8 @@ def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
     with torch.inference_mode():
         seen = normalise(model.filled(image)).contiguous(memory_format=torch.channels_last)
         mirrored = mirror_border(seen, model.config.border)
-        learnt, taught = model.student(mirrored), model.standardise(model.teacher(mirrored))
+        learnt = model.student(mirrored)
+        taught = model.standardise(model.teacher(mirrored))
         local = taught - learnt[:, : model.channels]
         distant = model.autoencoder(seen) - learnt[:, model.channels :]
     return local[0].permute(1, 2, 0)[valid_mask], distant[0].permute(1, 2, 0)[valid_mask]

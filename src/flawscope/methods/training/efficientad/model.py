@@ -114,9 +114,12 @@ class Model(Detector):
         same = FIRST_LAYERS if self.config.start == "teacher" else 0
         with self.reduced():
             begun = self.teacher[:same](mirrored)
-            taught, learnt = self.teacher[same:](begun), self.student[same:](begun)
+            taught = self.teacher[same:](begun)
+            learnt = self.student[same:](begun)
             rebuilt = self.autoencoder(seen)
-        taught, learnt, rebuilt = self.standardise(taught.float()), learnt.float(), rebuilt.float()
+        taught = self.standardise(taught.float())
+        learnt = learnt.float()
+        rebuilt = rebuilt.float()
         return taught - learnt[:, : self.channels], rebuilt - learnt[:, self.channels :]
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -162,7 +165,8 @@ class Model(Detector):
 
     @classmethod
     def rebuild(cls, config: Json, tensors: dict[str, Tensor]) -> Model:
-        typed, channels = METHOD.parse_stored(config), tensors["mean"].numel()
+        typed = METHOD.parse_stored(config)
+        channels = tensors["mean"].numel()
         if typed.network is None or not 1 <= channels <= CHANNELS:
             raise InputError("the model does not say which teacher it has: fit anew")
         width = width_of(tensors["teacher.conv1.weight"], typed.network)

@@ -268,7 +268,8 @@ def compact_teacher(state: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str
 
 def expand_teacher(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
     """Undo `compact_teacher`: 384 outputs of a network with fewer, on the CPU."""
-    widen, wide = expansion_matrix(channels), {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    widen = expansion_matrix(channels)
+    wide = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     weight, bias = list(wide)[-2:]
     wide[weight] = torch.einsum("oc,cikl->oikl", widen, wide[weight])
     wide[bias] = widen @ wide[bias]

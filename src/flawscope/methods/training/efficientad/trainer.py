@@ -72,7 +72,8 @@ class Trainer(trainer.Trainer[Batch]):
         self.window_pixels = height, width
         self.defect_simulator = None
         if self.config.defects:
-            region, tiled = model.roi.cpu().numpy(), self.config.tile is not None
+            region = model.roi.cpu().numpy()
+            tiled = self.config.tile is not None
             self.defect_simulator = DefectSimulator(images, self.training, region, self.config.defects, tiled)
         super().__init__(
             (model.student, model.autoencoder), model.config, model.mean.device, task.say, task.step
@@ -98,12 +99,20 @@ class Trainer(trainer.Trainer[Batch]):
 
     def batch(self, step: int) -> Batch:
         """The batch of a step. Every picture comes once, in random order, before any comes again."""
-        rng, count = self.rng(Stream.EFFICIENTAD_STEP, step), len(self.training)
-        images, changed, taught, other, cells, valid_mask, spoilt = [], [], [], [], [], [], []
+        rng = self.rng(Stream.EFFICIENTAD_STEP, step)
+        count = len(self.training)
+        images = []
+        changed = []
+        taught = []
+        other = []
+        cells = []
+        valid_mask = []
+        spoilt = []
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
             place = self.drawn(Stream.EFFICIENTAD_ORDER, number, count)
             index = self.training[place]
-            image, mask = unmark(self.images[index]), self.teacher_outputs.valid_mask(place)
+            image = unmark(self.images[index])
+            mask = self.teacher_outputs.valid_mask(place)
             shown, places = image, mask
             if self.defect_simulator is not None:
                 shown, defects = self.defect_simulator(index, rng)
@@ -159,7 +168,8 @@ class Trainer(trainer.Trainer[Batch]):
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
         """L_hard, the penalty, L_AE and L_STAE (3.2 and 3.3)."""
-        student, autoencoder = cast(nn.Sequential, networks[0]), networks[1]
+        student = cast(nn.Sequential, networks[0])
+        autoencoder = networks[1]
         count = len(batch.images)
         images = normalise(state.upload(batch.images, self.device))
         changed = normalise(state.upload(batch.recoloured, self.device))
@@ -171,10 +181,12 @@ class Trainer(trainer.Trainer[Batch]):
         with self.autocast():
             first, second, taught, changed_taught = self._forward(student, together, batch)
             rebuilt = self._reconstruct(autoencoder, changed, step)
-        valid_mask, learnt = self._cell_index(batch.valid_mask), first[:count]
+        valid_mask = self._cell_index(batch.valid_mask)
+        learnt = first[:count]
         if batch.defect_outputs is None:
             squares = _select((taught - learnt).square(), valid_mask)
-            hard, penalty = _hard_loss(squares, self.config.hard), learnt.new_zeros(())
+            hard = _hard_loss(squares, self.config.hard)
+            penalty = learnt.new_zeros(())
         else:
             hard, penalty = self._student_losses(learnt, taught, batch.valid_mask, batch.defect_outputs)
         if batch.natural is not None:
@@ -216,7 +228,8 @@ class Trainer(trainer.Trainer[Batch]):
         self, learnt: Tensor, taught: Tensor, valid_mask: Tensor | None, spoilt: DefectOutputs
     ) -> tuple[Tensor, Tensor]:
         """The hard-feature loss where there are no defects, and the penalty where there are."""
-        squares, none = (taught - learnt).square(), learnt.new_zeros(())
+        squares = (taught - learnt).square()
+        none = learnt.new_zeros(())
         good, bad = ~spoilt.anywhere, spoilt.within  # on the CPU: `any` waits for no GPU
         if valid_mask is not None:
             good, bad = good & valid_mask, bad & valid_mask

@@ -121,7 +121,8 @@ class GeneratedPictures:
     name = "generated textures, no photographs"
 
     def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
-        first, second = generated_texture(side, rng), generated_texture(side, rng)
+        first = generated_texture(side, rng)
+        second = generated_texture(side, rng)
         cells = (int(rng.integers(2, 6)), int(rng.integers(2, 6)))
         patches = fractal_noise(side, cells, rng, octaves=2) > rng.uniform(-0.2, 0.3)
         return np.where(patches[..., None], first, second)

@@ -19,7 +19,9 @@ POST_TRAINING = ("top",)  # settings that training does not depend on
 
 def fit(model: Model, task: Task) -> Fitted:
     """Train `model` on good pictures and the seen defects; calibrate it on good ones held out."""
-    config, run, seen = model.config, TrainedFit("prnet", model, task), task.seen
+    config = model.config
+    run = TrainedFit("prnet", model, task)
+    seen = task.seen
     held, learnt = run.divide().numbers, run.images.numbers
     pictures = TrainingPictures(config, run.images, learnt, seen, model.roi.cpu().numpy())
     for line in pictures.skipped:

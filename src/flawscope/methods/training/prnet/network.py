@@ -259,7 +259,8 @@ def prn_loss(logits: Tensor, masks: Tensor, valid_mask: Tensor | None = None) ->
     """
     masks = masks.to(logits.dtype)
     if valid_mask is not None:
-        logits, masks = logits[:, 0][valid_mask], masks[:, 0][valid_mask]
+        logits = logits[:, 0][valid_mask]
+        masks = masks[:, 0][valid_mask]
     return F.smooth_l1_loss(logits.sigmoid(), masks) + LAMBDA * focal_loss(logits, masks)
 
 
