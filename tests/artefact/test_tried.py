@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from flawscope.artefact.tried import TRIED, Choice, Trial, auroc, best_of, nearly_best, tried_lines
+from flawscope.artefact.tried import (
+    TRIED,
+    Choice,
+    Trial,
+    auroc,
+    auroc_on_carriers,
+    best_of,
+    nearly_best,
+    tried_lines,
+)
 
 
 def test_auroc_is_that_of_scikit_learn():
@@ -48,6 +57,36 @@ def test_settings_are_compared_by_the_rounds_that_two_of_them_have():
     assert chosen(one, two) == ""
     again = trial("b", [0.85, 0.90], seconds=2.0)
     assert nearly_best([one, two, again], 0.03) == [one], "what was not tried again is out"
+
+
+def test_a_defect_counts_as_if_it_had_been_on_every_good_picture():
+    """The literal definition, and what it is for: which picture carries a defect tells nothing."""
+    good, carriers = np.array([1.0, 2.0, 3.0]), np.array([0, 1, 2, 0])
+    defective = np.array([2.5, 2.0, 9.0, 1.0])  # the second and the last are hidden
+    pairs = []
+    for defect, hidden in zip(defective, (False, True, False, True), strict=True):
+        for carrier in good:
+            score = carrier if hidden else max(carrier, defect)
+            pairs += [1.0 if score > one else 0.5 if score == one else 0.0 for one in good]
+    assert auroc_on_carriers(good, defective, carriers) == pytest.approx(np.mean(pairs))
+    hidden = [auroc_on_carriers(good, good[[k, k]], np.array([k, k])) for k in range(3)]
+    assert hidden == [0.5] * 3, "what is hidden tells nothing, wherever it lies"
+    assert auroc(good, good[[2, 2]]) > 0.8
+
+
+def test_it_varies_less_than_what_is_counted_plainly():
+    """Among many rounds of few good pictures, whose scores differ more than faint defects add."""
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(200):
+        good, carriers = rng.normal(5, 1, 12), np.arange(32) % 12
+        defects = rng.normal(5, 1.5, 32)
+        defective = np.maximum(good[carriers], defects)
+        found.append((auroc(good, defective), auroc_on_carriers(good, defective, carriers)))
+    plain, own = np.std(found, axis=0)
+    assert own < plain
+    lower = np.mean(found, axis=0)[0] - np.mean(found, axis=0)[1]
+    assert 0 <= lower < 0.05, "what its carrier hides might be seen on another"
 
 
 def stored():

@@ -20,7 +20,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact.tried import MARGIN, NO_TIME, TRYING, Choice, Trial, auroc, best_of, nearly_best
+from flawscope.artefact.tried import (
+    MARGIN,
+    NO_TIME,
+    TRYING,
+    Choice,
+    Trial,
+    auroc,
+    auroc_on_carriers,
+    best_of,
+    nearly_best,
+)
 from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset
 from flawscope.datasets.seen_defects import choose_seen
@@ -376,7 +386,7 @@ class Search:
         return replace(
             before,
             given=(*before.given, *_apart(good, given)),
-            simulated=(*before.simulated, *_apart(good, simulated)),
+            simulated=(*before.simulated, *_apart_on_carriers(good, simulated, tried)),
             false_alarms=_counted(before.false_alarms, good),
             found_given=_counted(before.found_given, given),
             found=_counted(before.found, simulated),
@@ -414,6 +424,15 @@ class Judged(NamedTuple):
 def _apart(good: Judged, defective: Judged) -> list[float]:
     """AUROC of a round; empty where there are no such defects."""
     return [round(auroc(good.scores, defective.scores), 4)] if len(defective.scores) else []
+
+
+def _apart_on_carriers(good: Judged, simulated: Judged, tried: Round) -> list[float]:
+    """AUROC of simulated defects of a round; empty where there are none."""
+    if not len(simulated.scores):
+        return []
+    places = {carrier: place for place, carrier in enumerate(tried.left_out)}
+    carriers = np.array([places[defect.carrier] for defect in tried.simulated])
+    return [round(auroc_on_carriers(good.scores, simulated.scores, carriers), 4)]
 
 
 def _counted(before: tuple[int, int], judged: Judged) -> tuple[int, int]:
