@@ -63,9 +63,9 @@ class OneTrial(NamedTuple):
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> OneTrial:
         """The AUROC is today's, by the scores."""
-        good, _, simulated = (np.array(one.split(), float) for one in stored["scores"])
         trial = Trial.from_dict(stored["trial"])
-        if len(simulated):
+        if stored["error"] is None and trial.simulated:
+            good, _, simulated = (np.array(one.split(), float) for one in stored["scores"])
             carriers = np.arange(len(simulated)) % len(good)  # as `Round` puts them
             trial = replace(trial, simulated=(round(auroc_on_carriers(good, simulated, carriers), 4),))
         return cls(**{**stored, "trial": trial, "scores": tuple(stored["scores"])})

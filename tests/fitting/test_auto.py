@@ -12,7 +12,7 @@ from PIL import Image
 from auto_helpers import pictures
 from flawscope.artefact.tried import TRIED
 from flawscope.errors import InputError
-from flawscope.fitting import auto, auto_search, fit_auto, search_time, trial_pictures
+from flawscope.fitting import auto, auto_search, fit_auto, proposals, search_time, trial_pictures
 from flawscope.fitting.preparation import prepare
 from flawscope.fitting.proposals import Recipe, propose_tiles, propose_views, relative_cost
 from flawscope.fitting.trial_pictures import make_rounds
@@ -72,6 +72,7 @@ def scripted(monkeypatch):
     monkeypatch.setattr(auto, "fit", fit)
     monkeypatch.setattr(auto_search, "fit", fit)
     monkeypatch.setattr(auto_search, "propose_frames", lambda *_: [])
+    monkeypatch.setattr(proposals, "SEEN_PIXELS", 0)  # they stand for larger pictures
     monkeypatch.setattr(auto, "_with_choice", lambda predictor, choice, given: (choice, given))
     return SimpleNamespace(calls=calls, reaches=reaches, good=good)
 
@@ -466,15 +467,22 @@ def test_many_given_defects_are_judged_in_turn():
 
 def test_simulated_defects_alone_propose_no_smaller_look():
     def sizes(judged_by_given):
-        return {one.options.get("size") for one in propose_views(Recipe(), 512, judged_by_given)}
+        return {one.options.get("size") for one in propose_views(Recipe(), (640, 640), judged_by_given)}
 
     assert sizes(False) == {"256+768", None}
     assert sizes(True) > {"256", "512"}
 
 
+def test_pictures_that_show_nothing_more_are_not_seen_larger():
+    def larger(*shape):
+        return "--size 256+768" in [one.flags for one in propose_views(Recipe(), shape, False)]
+
+    assert [larger(512, 512), larger(800, 319), larger(256, 512), larger(480, 640)] == [False] * 3 + [True]
+
+
 def test_large_pictures_are_seen_larger_and_then_in_tiles():
     def larger(side):
-        shown = [*propose_views(Recipe(), side, False), *propose_tiles(Recipe(), side)]
+        shown = [*propose_views(Recipe(), (side, side), False), *propose_tiles(Recipe(), side)]
         return [one.flags for one in shown if "256+1024" in one.flags or "min-defect" in one.flags]
 
     assert larger(999) == []

@@ -204,8 +204,9 @@ class Search:
         if not self._attempt(Recipe(), self.rounds[0]):
             return
         self._find_frame()
-        side = max(max(decode(self.sources[i]).shape[:2]) for i in self.order[:3])
-        views = [*propose_views(self.frame, side, bool(self.given)), *propose_tiles(self.frame, side)]
+        shapes = [decode(self.sources[i]).shape[:2] for i in self.order[:3]]
+        shape = max(height for height, _ in shapes), max(width for _, width in shapes)
+        views = [*propose_views(self.frame, shape, bool(self.given)), *propose_tiles(self.frame, max(shape))]
         own = self.frame.options.keys()
         self.waiting = [one for one in views if all(map(self._is_free, one.options.keys() - own))]
         self._tell_time()
