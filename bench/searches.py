@@ -151,8 +151,8 @@ class RecordedSearch(Search):
         if not self.clock.has_time([recipe], every):
             raise auto_search._TimeIsUpError
 
-    def _judge(self, model: Any, pictures: Sequence[Any], step: Callable[[str, int, int], None]) -> Judged:
-        judged = super()._judge(model, pictures, step)
+    def _judge(self, model: Any, pictures: Sequence[Any], step: Callable[[int], None], place: int) -> Judged:
+        judged = super()._judge(model, pictures, step, place)
         self._scores.append(" ".join(f"{score:.5g}" for score in judged.scores))
         return judged
 

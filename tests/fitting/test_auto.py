@@ -245,6 +245,19 @@ def test_a_setting_is_tried_as_long_as_the_last_fit_ends_in_time(
         assert (late.note, late.minutes > minutes) == ("no time", True)
 
 
+def test_a_trial_goes_forward_and_ends_once(scripted, monkeypatch):
+    """A fit has stages of its own, which a person need not see."""
+    FakeClock(monkeypatch)
+    steps = []
+    fit_auto(scripted.good, align="none", step=lambda *one: steps.append(one))
+    label = auto_search.TRYING + " the settings as given"
+    own = [(done, total) for stage, done, total in steps if stage == label]
+    first = own[: next(k for k, (done, total) in enumerate(own) if done == total) + 1]
+    assert {total for _, total in first} == {24 + 10 + 32}
+    assert [done for done, _ in first] == sorted(done for done, _ in first)
+    assert first[0][0] == 0
+
+
 def test_a_load_that_comes_in_between_is_seen(scripted, monkeypatch):
     clock = FakeClock(monkeypatch)
     scripted.reaches["--preset accurate"] = 4.0
@@ -357,7 +370,7 @@ def test_the_same_settings_are_not_fitted_again(scripted, monkeypatch, tmp_path)
 def test_settings_that_find_little_are_told_so(scripted):
     scripted.reaches[""] = 0.0
     choice, _ = fit_auto(scripted.good)
-    assert "simulated defects (--seen gives some of yours) are found" in choice.reason
+    assert "; of simulated defects (--seen gives some of yours) 1 of 96 are found" in choice.reason
 
 
 def test_a_folder_is_a_path_too(scripted, tmp_path, monkeypatch):

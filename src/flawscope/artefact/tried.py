@@ -212,10 +212,13 @@ class Choice:
         words = [pluralize(self.good, "good picture") + " left out"]
         words += [pluralize(self.given, "defect") + " of yours"] if self.given else []
         words += [f"{self.simulated} simulated"] if self.simulated else []
-        judged = f"judged by {', '.join(words)}, in one round or more"
-        again = "; your defects are judged anew in each" if self.given else ""
+        judged = f"judged by {', '.join(words)}"
+        rounds = max(one.rounds for one in self.trials)
+        if rounds > 1:
+            anew = ", each with defects of yours" if self.given else ""
+            judged += f", in up to {rounds} rounds{anew}"
         return [
-            judged + again,
+            judged,
             "apart: of pairs of a good and a defective picture, in how many the defective one scores higher",
         ]
 

@@ -254,9 +254,10 @@ class Search:
             fits = "there is time for all; what is left goes to those that are best"
         else:
             minutes = self.time.minutes_for(self.waiting, first, self.frame, pictures)
-            fits = f"there is time for {count} of them, for all with {pluralize(minutes, 'minute')}"
+            some = f"{count} of them" if count else "none"
+            fits = f"there is time for {some}, for all with {pluralize(minutes, 'minute')}"
         settings = pluralize(len(self.waiting), "more setting")
-        self.say(f"{settings} to try, which takes about {format_duration(every)}: {fits}")
+        self.say(f"{settings} to try, about {format_duration(every)}: {fits}")
 
     def _tried(self) -> list[Trial]:
         """Trials that may be chosen: those that find parts as `frame` does."""
@@ -307,7 +308,7 @@ class Search:
         if 2 * found > every or not every:
             return reason
         of = "your defects" if self.given else "simulated defects (--seen gives some of yours)"
-        return f"{reason}; by it {found} of {every} {of} are found"
+        return f"{reason}; of {of} {found} of {every} are found with it"
 
     # --------------------------------------------------------------------------------------------- trials
 
@@ -351,19 +352,24 @@ class Search:
         best = best_of(self._tried())
         known = [] if best is None else [Recipe.from_flags(best.flags)]
         began = self.time.now()
+        reached = (
+            0  # of the pictures to learn from and to judge: a fit has stages, of which the first is longest
+        )
 
-        def step(name: str, done: int, total: int) -> None:
+        def step(done: int) -> None:
             if known and not self.time.has_time(known, every):
                 raise _TimeIsUpError
-            self.step(label, done, total)
+            self.step(label, done, learnt + tried.judged)
 
         def fit_step(name: str, done: int, total: int) -> None:
+            nonlocal reached
             # it takes as long for each of all pictures at least
             if self.time.is_late((self.time.now() - began) / learnt, every):
                 raise _TimeIsUpError
-            step(name, done, total)
+            reached = max(reached, learnt * done // max(1, total))
+            step(reached)
 
-        step("", 0, 1)
+        step(0)
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
         options["augment"] = options.get("augment") or "none"  # as `auto` has it in the fit: see `MIN_PARTS`
         options |= {"group": None, "samples": 0, "check": False}
@@ -377,9 +383,13 @@ class Search:
         if not self.time.has_time([recipe], every):
             raise _TimeIsUpError
         judged = self.time.now()
-        good = self._judge(model, [self.sources[i] for i in tried.left_out], step)
-        given = self._judge(model, tried.given, step)
-        simulated = self._judge(model, tried.simulated, step)
+        found = list[Judged]()
+        place = learnt
+        for pictures in ([self.sources[i] for i in tried.left_out], tried.given, tried.simulated):
+            found.append(self._judge(model, pictures, step, place))
+            place += len(pictures)
+        good, given, simulated = found
+        step(place)
         picture = (self.time.now() - judged) / tried.judged
         self.time.note(flags, Taken(took, picture))
         if not self.time.has_time([recipe], every):
@@ -400,12 +410,14 @@ class Search:
         self,
         model: Predictor,
         pictures: Sequence[PictureSource | SimulatedPatch],
-        step: Callable[[str, int, int], None],
+        step: Callable[[int], None],
+        place: int,
     ) -> Judged:
-        """Judges pictures; one in which parts are not found is beyond all others."""
+        """Judges pictures; one in which parts are not found is beyond all others. place: of the first, in
+        the trial."""
         scores, above = [], []
         for k in range(0, len(pictures), BATCH):
-            step("", k, len(pictures))
+            step(place + k)
             batch = pictures[k : k + BATCH]
             shown = [one.draw(self.load) if isinstance(one, SimulatedPatch) else one for one in batch]
             for found in model.predict(shown):
