@@ -137,16 +137,19 @@ class Router(AnyModel[Predictor]):
 
     @classmethod
     def opened(cls, model: OpenModel) -> Router:
+        """Makes the router of an opened model file."""
         mapping, sessions, describe = model
         products = {name: Predictor(one, sessions[name]) for name, one in mapping.products.items()}
         return cls(mapping, products, describe)
 
     @property
     def artefact(self) -> ModelMapping:
+        """The model as it is stored: the models of all products, and how these are recognised."""
         return replace(self._artefact, products={name: one.artefact for name, one in self.products.items()})
 
     @property
     def views(self) -> PartPattern | None:
+        """How file names tell the part and its view, where each model is of a view; else None."""
         return self._artefact.views
 
     @property
@@ -156,6 +159,7 @@ class Router(AnyModel[Predictor]):
 
     @property
     def runner(self) -> _Runner:
+        """What runs the networks of all products: their engines and devices."""
         return _Runner([one.session for one in self.products.values()])
 
     def __repr__(self) -> str:
