@@ -5,19 +5,21 @@
 
 `regret`: of real sets below DATA, drawn plates and textures, the image AUROC on pictures that the search
 never saw: of the best of all settings that were tried less that of the chosen one. Each setting is fitted and
-judged once for a product and a seed; a search that is cut short is judged by the settings that a longer one
-tried, too. `--given`: so many of the test defects choose, the others judge. `promise`: p-values of new good
-pictures after the search, over draws. `budget`: time of 60 pictures with so many minutes; `sharing`: with
-features computed once for settings that share them, and without. Seconds are of the clock, for searches have
-minutes; where they are of the processor, the name says so.
+judged once for a product; presets on whole sets are taken from the results of `accuracy.py`. A search that is
+cut short is judged by the settings that a longer one tried, too. The minutes are of the processor, and
+shorter searches are made from the record of the longest (`searches.py`). `--given`: so many of the test
+defects choose, the others judge. `promise`: p-values of new good pictures after the search, over draws.
+`budget`: time of 60 pictures with so many minutes; `sharing`: with features computed once for settings that
+share them, and without: both of the clock.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +42,7 @@ PROMISE_LEARNT, DRAWS = 24, 20
 BUDGETS, BUDGET_PRODUCT, BUDGET_PICTURES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0), "mvtec/transistor", 60
 MINUTES = 120.0  # no limit: a shared machine is slow
 SEED = 67
+KNOWN = {"": "default", "--preset accurate": "accurate", "--preset small": "small"}  # files of `accuracy.py`
 
 
 class Scene(NamedTuple):
@@ -137,25 +140,30 @@ def timed(work: Callable[[], Any]) -> tuple[Any, Cell]:
 
 
 class Trialled(NamedTuple):
-    """Pictures of a product for one seed: good ones to learn from, test ones, and defects to choose by."""
+    """Pictures of a product: good ones to learn from, test ones, and defects to choose by. is_whole: the test
+    pictures and good ones are all that the set has."""
 
     good: list[Any]
     items: list[Any]
     seen: list[Any]
+    is_whole: bool
 
     @classmethod
-    def drawn(cls, root: Path, seed: int, learnt: int, judged: int, given: int) -> Trialled:
-        """learnt: good pictures at most. judged: test pictures of each class at most."""
+    def drawn(cls, root: Path, args: Any) -> Trialled:
+        """args: how many of them, at most."""
         import flawscope
 
-        data, rng = flawscope.open_dataset(root), np.random.default_rng([SEED, seed])
-        good = [data.train[int(k)].path for k in rng.permutation(len(data.train))][:learnt]
+        data, rng = flawscope.open_dataset(root), np.random.default_rng(SEED)
+        good = [data.train[int(k)].path for k in rng.permutation(len(data.train))][: args.learnt]
         classes = []
         for is_bad in (False, True):
             items = [item for item in data.test if item.anomalous == is_bad]
             classes.append([items[int(k)] for k in rng.permutation(len(items))])
         clean, bad = classes
-        return cls(good, [*clean[:judged], *bad[given:][:judged]], [(item.path, []) for item in bad[:given]])
+        items = [*clean[: args.judged], *bad[args.given :][: args.judged]]
+        seen = [(item.path, []) for item in bad[: args.given]]
+        is_whole = len(good) == len(data.train) and len(items) == len(data.test)
+        return cls(good, items, seen, is_whole)
 
 
 def options_of(seed: int, size: str | None) -> dict[str, Any]:
@@ -163,65 +171,123 @@ def options_of(seed: int, size: str | None) -> dict[str, Any]:
     return found if size is None else {**found, "size": size}
 
 
-def search(pictures: Trialled, minutes: float, seed: int, size: str | None) -> Cell:
-    """What a search finds out, and what its model gets on pictures that it never saw."""
-    from flawscope.artefact.tried import Choice
-    from flawscope.fitting.auto import fit_auto
+def search(
+    pictures: Trialled, minutes: float, seed: int, size: str | None, record: Sequence[Cell] = ()
+) -> Cell:
+    """What a search finds out, in minutes of the processor.
 
+    Args:
+        record: trials of a longer search.
+    """
+    from flawscope.fitting.proposals import Recipe
+    from searches import OneTrial, RecordedSearch, told
+
+    known = [OneTrial.from_dict(one) for one in record]
     options = options_of(seed, size)
-    model, spent = timed(lambda: fit_auto(pictures.good, minutes=minutes, seen=pictures.seen, **options))
-    choice = Choice.from_facts(model.manifest.facts)
-    assert choice is not None
-    return {
-        "chosen": choice.flags or "as given",
-        "reason": choice.reason,
-        "tried": [one.flags for one in choice.trials if one.rounds],
-        "untried": [one.flags for one in choice.trials if not one.rounds],
-        "table": choice.lines(),
-        "search": {**spent, "search_seconds": choice.seconds},
-        "auto": judge(model, pictures.items),
-    }
+    done = RecordedSearch(pictures.good, pictures.seen, options, minutes, known)
+    choice, recipe = done.run()
+    assert recipe == Recipe.from_flags(choice.flags)
+    return told(choice, done, done.clock.final_seconds(recipe, len(done.sources)))
 
 
-def judge_setting(pictures: Trialled, flags: str, seed: int, size: str | None) -> Cell:
-    """What one setting gets on the same pictures, learnt from all good ones."""
+def judge_setting(pictures: Trialled, flags: str, size: str | None) -> Cell:
+    """What one setting gets on test pictures, learnt from all good ones."""
     import flawscope
     from flawscope.fitting.proposals import Recipe
 
-    options = {**options_of(seed, size), **Recipe.from_flags(flags).options}
+    options = {**options_of(0, size), **Recipe.from_flags(flags).options}
     model, spent = timed(lambda: flawscope.fit(pictures.good, **options))
     return {**judge(model, pictures.items), **spent}
 
 
-def measure_regret(record: Record, args: Any, name: str, root: Path, seed: int) -> list[Cell]:
-    """Rows of a product: regret of searches of different minutes, by all settings that any of them tried."""
-    pictures = Trialled.drawn(root, seed, args.learnt, args.judged, args.given)
-    given = f", {args.given} given" if args.given else ""
-    where = f"{name}{given}, seed {seed}" + ("" if args.size is None else f", at {args.size} px")
-    searches: dict[float, Cell] = {}
-    for minutes in args.minutes:
-        work = partial(search, pictures, minutes, seed, args.size)
-        if (cell := record.attempt(f"{where}, {minutes:g} minutes", work)) is not None:
-            searches[minutes] = cell
-    aurocs: dict[str, float] = {}
-    for flags in dict.fromkeys(flags for cell in searches.values() for flags in cell["tried"]):
-        chosen = [one for one in searches.values() if one["chosen"] == (flags or "as given")]
-        if chosen:  # the search's own model is of these settings
-            aurocs[flags] = chosen[0]["auto"]["image_auroc"]
+def known_auroc(name: str, flags: str) -> float | None:
+    """Image AUROC of a preset on all test pictures of a product, as `accuracy.py` measured it; None: it did
+    not."""
+    preset = KNOWN.get(flags)
+    file = common.RESULTS / f"accuracy-{preset}.json"
+    if preset is None or not file.is_file():
+        return None
+    cells = json.loads(file.read_text())["cells"]
+    label = f"test/{name.rpartition('/')[2]}/patchcore, {preset}/0 seen, seed 0"
+    return cells[label]["metrics"]["image_auroc"] if label in cells else None
+
+
+def measure_searches(record: Record, args: Any, name: str, root: Path, seed: int) -> dict[float, Cell]:
+    """What searches of a product choose, by their minutes: the longest is run, the others from its record."""
+    pictures = Trialled.drawn(root, args)
+    where = place_of(name, args)
+    found: dict[float, Cell] = {}
+    trials: list[Cell] = []
+    for minutes in sorted(args.minutes, reverse=True):
+        work = partial(search, pictures, minutes, seed, args.size, trials)
+        if (cell := record.attempt(f"{where}, seed {seed}, {minutes:g} minutes", work)) is not None:
+            found[minutes] = cell
+            trials += cell["trials"]
+    return found
+
+
+def measure_settings(record: Record, args: Any, name: str, root: Path, tried: Sequence[str]) -> Cell:
+    """Image AUROC on test pictures by setting."""
+    pictures = Trialled.drawn(root, args)
+    where = place_of(name, args)
+    aurocs: Cell = {}
+    for flags in tried:
+        known = known_auroc(name, flags) if pictures.is_whole and args.size is None else None
+        if known is not None:
+            aurocs[flags] = round(known, 4)
             continue
-        work = partial(judge_setting, pictures, flags, seed, args.size)
+        work = partial(judge_setting, pictures, flags, args.size)
         if (cell := record.attempt(f"{where}: {flags or 'as given'}", work)) is not None:
             aurocs[flags] = cell["image_auroc"]
+    return aurocs
+
+
+def place_of(name: str, args: Any) -> str:
+    given = f", {args.given} given" if args.given else ""
+    return f"{name}{given}" + ("" if args.size is None else f", at {args.size} px")
+
+
+def regret_rows(
+    where: str, seed: int, searches: Mapping[float, Cell], aurocs: Mapping[str, float]
+) -> list[Cell]:
+    """Rows of a product: what each search lost beside the best of all settings that any of them tried."""
     rows = []
     for minutes, cell in searches.items():
-        best = max(aurocs, key=lambda flags: aurocs[flags], default="")
+        flags = "" if cell["chosen"] == "as given" else cell["chosen"]
+        if flags not in aurocs:
+            continue
+        best = max(aurocs, key=lambda one: aurocs[one])
         rows.append({
-            "pictures": where, "minutes": minutes, "chosen": cell["chosen"],
-            "auto": cell["auto"]["image_auroc"], "as given": aurocs.get(""), "best": best or "as given",
-            "regret": round(aurocs.get(best, cell["auto"]["image_auroc"]) - cell["auto"]["image_auroc"], 4),
-            "seconds": cell["search"]["wall_seconds"], "untried": len(cell["untried"]),
+            "pictures": where, "seed": seed, "minutes": minutes, "chosen": cell["chosen"],
+            "auto": aurocs[flags], "as given": aurocs.get(""), "best": best or "as given",
+            "regret": round(aurocs[best] - aurocs[flags], 4),
+            "seconds": cell["search_seconds"], "fit": cell["fit_seconds"], "untried": len(cell["untried"]),
         })  # fmt: skip
     return rows
+
+
+def measure_regret(record: Record, args: Any, folder: Path, data: Path) -> list[Cell]:
+    """Rows of all products: one seed of each, then the next seed."""
+    roots = {name: data / name for name in args.products.split(",") if name}
+    roots |= {name: drawn_pictures(folder, name) for name in args.scenes.split(";") if name}
+    found: dict[str, dict[int, dict[float, Cell]]] = {}
+    aurocs: dict[str, Cell] = {}
+    for seed in args.seeds:
+        for name, root in roots.items():
+            if not root.is_dir():
+                continue
+            searches = found.setdefault(name, {})
+            searches[seed] = measure_searches(record, args, name, root, seed)
+            tried = {
+                flags for cells in searches.values() for cell in cells.values() for flags in cell["tried"]
+            }
+            aurocs[name] = measure_settings(record, args, name, root, sorted(tried))
+    return [
+        row
+        for name, searches in found.items()
+        for seed, cells in searches.items()
+        for row in regret_rows(place_of(name, args), seed, cells, aurocs[name])
+    ]
 
 
 def measure_promise(draw: int, size: str | None) -> Cell:
@@ -292,8 +358,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=common.ints, default=[0, 1, 2, 3, 4], help="default: 0 to 4")
     parser.add_argument("--minutes", type=floats, default=[3.0, 5.0, 10.0], help="default: 3,5,10")
     parser.add_argument("--given", type=int, default=0, help="test defects that choose (default: none)")
-    parser.add_argument("--learnt", type=int, default=60, help="good pictures, at most (default: 60)")
-    parser.add_argument("--judged", type=int, default=60, help="test pictures of a class, at most")
+    parser.add_argument("--learnt", type=int, default=1000, help="good pictures, at most (default: all)")
+    parser.add_argument("--judged", type=int, default=1000, help="test pictures of a class, at most")
     parser.add_argument(
         "--size", help="of the pictures: only how parts lie is searched for then, in less time"
     )
@@ -305,14 +371,7 @@ def main() -> int:
     data = Path(args.data or os.environ.get("FLAWSCOPE_DATA") or common.ROOT / "data")
     parts = args.parts.split(",")
     with common.workspace(args.work) as folder:
-        rows = []
-        for seed in args.seeds if "regret" in parts else ():
-            roots = {name: data / name for name in args.products.split(",") if name}
-            drawn = [name for name in args.scenes.split(";") if name]
-            roots |= {name: drawn_pictures(Path(folder), name, seed) for name in drawn}
-            for name, root in roots.items():
-                if root.is_dir():
-                    rows += measure_regret(record, args, name, root, seed)
+        rows = measure_regret(record, args, Path(folder), data) if "regret" in parts else []
     common.print_table("image AUROC on pictures that the search never saw", rows)
     if rows:
         lost = [row["regret"] for row in rows]

@@ -13,6 +13,7 @@ from PIL import Image
 import flawscope
 from brightness import HOSTILE, SIDE, Brightness, draw, model
 from flawscope.calibration.threshold import Calibration, parse_false_alarm_rate
+from flawscope.cli.output import prediction_line
 from flawscope.errors import InputError
 from flawscope.evaluation.evaluation import evaluate
 from flawscope.results.findings import other_form
@@ -246,5 +247,6 @@ def test_a_good_picture_near_the_threshold_is_marked_in_every_form():
     assert [one.near for one in found] == [False, True, False]
     assert [one.to_dict()["near"] for one in found] == [False, True, False]
     assert [ResultRow.from_result(one).near for one in found] == ["false", "true", "false"]
+    assert ["(near the threshold)" in prediction_line(one) for one in found] == [False, True, False]
     assert not found[1].noticing(other_form("wider", decides=True)).near
     assert not plain.predict(np.full((SIDE, SIDE, 3), 122, np.uint8)).near  # 20 tell no share as small

@@ -68,7 +68,9 @@ def test_a_choice_is_stored_and_told():
     assert "about 7 minutes would do" in lines[-1]
     assert "--resume" in lines[-1]
     assert any("0 of 10" in line and "20 of 24" in line and "90.0%" in line for line in lines)
-    assert any("no time: about 4 minutes" in line for line in lines), "what had no time is advised"
+    assert any("no time: about 4 minutes in all" in line for line in lines), "what had no time is advised"
+    assert "judged by 10 good pictures left out, 24 simulated, in one round or more" in lines
+    assert any(line.startswith("apart: of pairs") for line in lines), "the numbers are explained"
     assert [one.flags for one in choice.shown()] == ["--align turn", "", "--size 256+768"]
     assert all(len(line) <= 110 for line in lines)
 
@@ -80,6 +82,9 @@ def test_defects_of_a_person_have_columns_of_their_own():
     assert "2 of 6" in row
     assert "15 of 24" in row
     assert row.index("75.0%") == header.index("yours apart")
+    assert one.told_apart() == "your defects (75.0%) and simulated ones (80.0%)"
+    told = Choice("", "", (one,), 10, 6, 24).lines()
+    assert any("10 good pictures left out, 6 defects of yours, 24 simulated" in line for line in told)
 
 
 def test_a_search_of_an_earlier_version_is_told():

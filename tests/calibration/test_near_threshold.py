@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flawscope.calibration.near_threshold import NEAR, is_near
+from flawscope.calibration.near_threshold import NEAR, is_near, near_share
 from flawscope.calibration.parts import PartCalibration
 from flawscope.calibration.threshold import Calibration
 
@@ -16,7 +16,11 @@ def test_of_good_ones_half_as_many_as_false_alarms_are_near(count, rate, marked)
     near = [is_near(p, known.expected_rate) for p in p_values[~alarms]]
     assert sum(near) == marked
     assert near == sorted(near)  # the highest
-    assert sum(near) <= (NEAR - 1) * rate * (count + 1)
+    assert sum(near) <= near_share() * rate * (count + 1)
+
+
+def test_the_share_is_told_in_times_of_the_false_alarms():
+    assert (near_share(NEAR), near_share(3.0), near_share(0.0)) == (0.5, 2.0, 0.0)
 
 
 def test_a_part_that_is_good_is_near_by_its_p_value():

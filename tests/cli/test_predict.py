@@ -145,6 +145,15 @@ def test_another_rate_moves_the_threshold(run, model_path, batch):
     assert err[0] != err[1] == err[2]
 
 
+def test_good_ones_near_the_threshold_are_told_and_offered(run, answer, model_path, batch, tmp_path):
+    """At a rate that calls anomalous what is one step further out, of 12 calibration pictures."""
+    call, out = ("predict", model_path, batch / "a.png"), tmp_path / "out"
+    p_value = json.loads(run(*call, "--json")[1])["p_value"]
+    rate = ("--false-alarm-rate", f"{p_value - 0.5 / 13:.4f}")
+    said = [f"next: flawscope review {out} ", "; 1 near the threshold, called good, comes after them"]
+    answer(*call, *rate, "--out", out, *PLAIN, printed=["a.png  (near the threshold)"], said=said)
+
+
 def test_a_batch_at_a_false_discovery_rate(run, model_path, batch, tmp_path):
     call = ("predict", model_path, batch / "a.png", batch / "b.png", "--false-discovery-rate")
     code, _, err = run(*call, "20%", "--out", tmp_path / "r")

@@ -90,7 +90,21 @@ def test_the_best_in_the_mean_is_chosen_and_fitted_to_all(scripted):
     choice, _ = fit_auto(scripted.good)
     assert choice.flags == "--preset accurate"
     assert scripted.calls[-1] == (40, {"preset": "accurate"})
-    assert choice.reason.startswith("of 4 settings it tells good pictures from defects best")
+    assert choice.reason.startswith("of 4 settings it tells good pictures best from defects (")
+
+
+def test_where_nothing_else_was_to_be_tried_it_is_told_so(scripted, monkeypatch):
+    """Nothing failed, and more minutes would change nothing."""
+
+    def why(**options):
+        return fit_auto(scripted.good, **options)[0].reason.split(";")[0]
+
+    assert why(align="none", size="64") == "there was nothing else to try beside the options given"
+    turned(monkeypatch)
+    scripted.reaches["--align turn --size 64"] = InputError("no part: leave it out")
+    assert why(size="64") == "no other setting can be used: the table says why"
+    scripted.reaches["--align none --preset accurate"] = KeyboardInterrupt()
+    assert why(align="none") == "no other setting was tried to the end"
 
 
 def test_a_small_gain_is_enough_and_needs_no_proof(scripted):
@@ -221,7 +235,10 @@ def test_a_setting_is_tried_as_long_as_the_last_fit_ends_in_time(
     choice, _ = fit_auto(scripted.good, minutes=minutes, say=said.append)
     assert clock.now <= 60 * minutes
     assert (choice.flags == "--preset accurate") == accurate
-    assert any("there is time for" in line for line in said), "the time is told before"
+    (told,) = [line for line in said if "there is time for" in line]
+    assert told.startswith("3 more settings to try"), "the time is told before"
+    assert ("there is time for all;" in told) == accurate
+    assert ("for all with" in told) != accurate
     if not accurate:
         late = next(one for one in choice.trials if one.flags == "--preset accurate")
         assert (late.note, late.minutes > minutes) == ("no time", True)

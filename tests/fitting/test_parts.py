@@ -21,6 +21,8 @@ def test_in_python_and_where_names_do_not_tell(model, capsys):
     assert (found.decision, found.worst, found.missing, found.part) == ("anomalous", "top", (), "70")
     assert found.severity > 3
     assert found.line() == f"part 70: anomalous, severity {found.severity:+.1f}, p 0.048, most unusual: top"
+    good = replace(found, is_anomalous=False, near=True)
+    assert good.line().endswith("most unusual: top  (near the threshold)")
     assert found.to_dict()["severity"] == found.severity
     alone = predictor.predict_part({"side": view(70, 0)})
     assert (alone.is_anomalous, alone.missing) == (False, ("top",))

@@ -65,11 +65,21 @@ class Trial:
         rounds; None: of all."""
         return tuple(float(np.mean(one[:rounds])) for one in (self.given, self.simulated) if one)
 
+    def told_apart(self) -> str:
+        """Phrase with the defects that good pictures are told from, and how well."""
+        kinds = "your defects", "simulated ones" if self.given else "defects"
+        told = [
+            f"{kind} ({np.mean(one):.1%})"
+            for kind, one in zip(kinds, (self.given, self.simulated), strict=True)
+            if one
+        ]
+        return " and ".join(told)
+
     def cells(self, has_given: bool) -> tuple[str, ...]:
         """Cells of a table for a person."""
         name = self.flags or "as given"
         if not self.rounds:
-            about = f": about {pluralize(self.minutes, 'minute')}" if self.minutes else ""
+            about = f": about {pluralize(self.minutes, 'minute')} in all" if self.minutes else ""
             return name, *[""] * (5 if has_given else 3), f"{self.note}{about}"
         counts = [self.false_alarms, *([self.found_given] if has_given else []), self.found]
         shares = [f"{count} of {every}" if every else "" for count, every in counts]
@@ -161,7 +171,7 @@ class Choice:
         for row in rows:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
             table.append("  ".join(cells).rstrip())
-        lines = table if len(rows) > 1 else []
+        lines = [*table, *self._basis_lines()] if len(rows) > 1 else []
         lines.append(f"chosen: {self.flags or 'as given'}, since {self.reason}")
         if self.enough:
             minutes = pluralize(self.enough, "minute")
@@ -172,11 +182,19 @@ class Choice:
         """Returns the trials, those of most rounds first, and the best of these."""
         return sorted(self.trials, key=lambda one: (one.rounds, one.figures()), reverse=True)
 
-    def basis(self) -> str:
-        """Phrase with what the settings were judged by."""
-        words = [pluralize(self.given, "given defect")] if self.given else []
-        words += [pluralize(self.simulated, "simulated defect")] if self.simulated else []
-        return " and ".join(words)
+    def _basis_lines(self) -> list[str]:
+        """Lines with what the settings were judged by, and what the table's numbers mean."""
+        if not self.good:
+            return []
+        words = [pluralize(self.good, "good picture") + " left out"]
+        words += [pluralize(self.given, "defect") + " of yours"] if self.given else []
+        words += [f"{self.simulated} simulated"] if self.simulated else []
+        judged = f"judged by {', '.join(words)}, in one round or more"
+        again = "; your defects are judged anew in each" if self.given else ""
+        return [
+            judged + again,
+            "apart: of pairs of a good and a defective picture, in how many the defective one scores higher",
+        ]
 
 
 def tried_lines(facts: Mapping[str, Any]) -> list[str]:

@@ -15,3 +15,8 @@ def is_near(p_value: float, rate: float, times: float = NEAR) -> bool:
     is at most so many times the rate. Of good ones a share of (times - 1) * rate is, where that is a whole
     number of those calibrated on; of fewer less."""
     return bool(p_value <= times * rate + ROUNDING)
+
+
+def near_share(times: float = NEAR) -> float:
+    """Returns how many good ones are near the threshold, in times of the false alarms."""
+    return max(0.0, times - 1)

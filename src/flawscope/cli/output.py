@@ -123,14 +123,15 @@ def file_remarks(beside: Sequence[str]) -> Iterator[str]:
 
 def prediction_line(found: Prediction) -> str:
     from flawscope.results.findings import severity_text
-    from flawscope.results.prediction import Prediction
+    from flawscope.results.prediction import NEAR_WORDS, Prediction
 
     p_value = "" if found.product_p_value is None else f", p {found.product_p_value:.3f}"
     recognised = found.product_name not in ("", Prediction.NO_PRODUCT_NAME)
     product = [f"{found.product_name}{p_value}"] if recognised else []
     kinds = [found.regions[0].kinds_text] if found.is_anomalous and found.region_kinds else []
     noticed = [finding.words for finding in found.findings]
-    words_beside = product + [text for text in kinds if text] + noticed
+    near = [NEAR_WORDS] if found.near else []
+    words_beside = product + [text for text in kinds if text] + near + noticed
     remarks = "".join(f"  ({words})" for words in words_beside)
     return (
         f"{found.decision:<10} severity {severity_text(found.severity):<7} score {found.score:<9.4g} "

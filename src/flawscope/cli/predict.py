@@ -211,12 +211,16 @@ def _say_summary(
 
 
 def _advise_review(args: argparse.Namespace, results: output.Output, summary: output.Summary) -> None:
-    """Says how flagged pictures are reviewed, where the results folder is whole."""
+    """Says how flagged pictures, and good ones near the threshold, are reviewed, where the results folder is
+    whole."""
     is_whole = results.results is not None and not results.unwritten.counts
-    if not summary.totals.anomalous or not is_whole:
+    near = summary.totals.near
+    if not is_whole or not (summary.totals.anomalous or near):
         return
     words = shlex.join(["flawscope", "review", args.out])
-    common.say(f"next: {words}   sorts flagged pictures into good and defective, to learn from")
+    verb = "comes" if near == 1 else "come"
+    beside = f"; {near} near the threshold, called good, {verb} after them" if near else ""
+    common.say(f"next: {words}   sorts flagged pictures into good and defective, to learn from{beside}")
 
 
 def _exit_code(args: argparse.Namespace, results: output.Output, summary: output.Summary, code: int) -> int:

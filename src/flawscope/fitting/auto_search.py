@@ -229,13 +229,23 @@ class Search:
 
     def _tell_time(self) -> None:
         """Says before the settings are tried how long they take, and how many there is time for."""
-        ahead, count = 0.0, 0
+        first, pictures = self.rounds[0], len(self.sources)
+        every, ahead, count = 0.0, 0.0, 0
         for recipe in self.waiting:
-            ahead += self.time.trial_seconds(recipe, self.rounds[0])
-            count += self.time.has_time([self.frame, recipe], len(self.sources), ahead)
-        if self.waiting:
-            settings = pluralize(len(self.waiting), "setting")
-            self.say(f"{settings} to try: about {format_duration(ahead)}; there is time for {count}")
+            seconds = self.time.trial_seconds(recipe, first)
+            every += seconds
+            if self.time.has_time([self.frame, recipe], pictures, ahead + seconds):
+                ahead += seconds
+                count += 1
+        if not self.waiting:
+            return
+        if count == len(self.waiting):
+            fits = "there is time for all; what is left goes to those that are best"
+        else:
+            minutes = self.time.minutes_for(self.waiting, first, self.frame, pictures)
+            fits = f"there is time for {count} of them, for all with {pluralize(minutes, 'minute')}"
+        settings = pluralize(len(self.waiting), "more setting")
+        self.say(f"{settings} to try, which takes about {format_duration(every)}: {fits}")
 
     def _tried(self) -> list[Trial]:
         """Trials that may be chosen: those that find parts as `frame` does."""
@@ -258,17 +268,27 @@ class Search:
         recipe = Recipe.from_flags(best.flags)
         compared = [one for one in trials if one.rounds]
         if len(compared) == 1:
-            why = "parts lie elsewhere in each picture" if best.flags else "nothing else was tried to the end"
-            return recipe, self._with_found(best, why)
-        apart = " and ".join(f"{one:.1%}" for one in best.figures())
-        kinds = "yours and simulated ones" if self.given and best.simulated else "defects"
-        why = f"of {len(compared)} settings it tells good pictures from {kinds} best ({apart})"
+            return recipe, self._with_found(best, self._why_alone(best))
+        apart = best.told_apart()
+        why = f"of {len(compared)} settings it tells good pictures best from {apart}"
         if any(one.figures(best.rounds) > best.figures() for one in compared if one.rounds >= best.rounds):
             why = (
-                f"it tells good pictures from {kinds} ({apart}) as well as the best of {len(compared)} "
-                f"settings, within {MARGIN:.0%}, in less time"
+                f"it tells good pictures from {apart} as well as the best of {len(compared)} settings, "
+                f"within {MARGIN:.0%}, in less time"
             )
         return recipe, self._with_found(best, why)
+
+    def _why_alone(self, best: Trial) -> str:
+        """Why settings are taken that are compared with no others."""
+        if best.flags:
+            return "parts lie elsewhere in each picture"
+        others = [one for one in self.trials.values() if one.flags]
+        untried = [one for one in self.waiting if one.flags not in self.trials]
+        if not others and not untried:
+            return "there was nothing else to try beside the options given"
+        if untried or not all(one.was_ended for one in others):
+            return "no other setting was tried to the end"
+        return "no other setting can be used: the table says why"
 
     def _with_found(self, best: Trial, reason: str) -> str:
         """Adds how many defects are found where that is little."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flawscope.results.findings import MIN_ANOMALOUS_SEVERITY, Finding, severity_text, shown_part
-from flawscope.results.prediction import INCOMPLETE, Prediction
+from flawscope.results.prediction import INCOMPLETE, NEAR_WORDS, Prediction
 
 if TYPE_CHECKING:
     from flawscope.types import Json
@@ -94,11 +94,12 @@ class PartPrediction:
     def line(self) -> str:
         """Line for a person."""
         without = f"  (missing: {', '.join(self.missing)})" if self.missing else ""
+        near = f"  ({NEAR_WORDS})" if self.near else ""
         product = f"  ({self.product_name})" if self.product_name else ""
         remarks = "".join(f"  ({words})" for words in self.remarks)
         return (
             f"part {self.part}: {self.decision}, severity {severity_text(self.severity)}, "
-            f"p {self.p_value:.3f}, most unusual: {self.worst}{without}{product}{remarks}"
+            f"p {self.p_value:.3f}, most unusual: {self.worst}{without}{product}{near}{remarks}"
         )
 
     def to_dict(self) -> Json:

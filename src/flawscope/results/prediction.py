@@ -38,6 +38,7 @@ from flawscope.views.geometry import Geometry
 
 MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 WITHIN = "within tolerance"  # decision on an anomalous picture that a person's rules tolerate
+NEAR_WORDS = "near the threshold"
 INCOMPLETE = "incomplete"  # decision on a part that was not seen whole, and so is not good
 # readable on white and on black
 DECISION_COLOURS = {"anomalous": "#dc2626", WITHIN: "#b45309", INCOMPLETE: "#b45309", "good": "#16a34a"}
@@ -488,7 +489,7 @@ class MismatchDetector:
     false_alarm_rate: share of good pictures that is expected to be called anomalous.
     noun: name of the pictures in the warning.
     defective: some pictures are known to be defective, so that all of them may be anomalous.
-    anomalous: of those added; the tolerated ones are counted apart.
+    anomalous: of those added; the tolerated ones are counted apart. near: called good, near the threshold.
     beyond_promise: of those called good, for how many the rate is not promised, by the finding's code.
     """
 
@@ -498,6 +499,7 @@ class MismatchDetector:
     count: int = 0
     anomalous: int = 0
     tolerated: int = 0
+    near: int = 0
     beyond_promise: Counter[str] = field(default_factory=Counter)
     severities: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
     shifts: deque[FeatureValues] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
@@ -506,6 +508,7 @@ class MismatchDetector:
         self.count += 1
         self.anomalous += prediction.is_anomalous and not prediction.is_tolerated
         self.tolerated += prediction.is_tolerated
+        self.near += prediction.near
         self.beyond_promise.update(codes_beyond_promise(prediction))
         self.severities.append(prediction.severity)
         if prediction.shifts:

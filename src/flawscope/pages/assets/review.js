@@ -80,7 +80,9 @@
     byId("previous").setAttribute("aria-disabled", !history.length);
     if (!item) return finished();
     byId("name").textContent = byId("name").title = called(item);
-    byId("called").textContent = t("review.called", { decision: t(`common.${item.decision}`) });
+    const share = number(100 * page.data.near, 2); // percent of the false-alarm rate
+    const offered = item.near ? `. ${t("review.near", { share })}` : "";
+    byId("called").textContent = t("review.called", { decision: t(`common.${item.decision}`) }) + offered;
     const near = item.near ? ` · ${t("common.near")}` : "";
     const remarks = noticed(item) ? ` · ${noticed(item)}` : "";
     const detail = item.detail ? ` · ${item.detail}` : ""; // of the page that stands alone

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawscope.calibration.near_threshold import near_share
 from flawscope.errors import FlawscopeError, InputError, one_line_message
 from flawscope.pages.review.session import ReviewPicture, ReviewSession, proposed_mask
 from flawscope.pages.templates import PAGES
@@ -85,7 +86,7 @@ class ReviewServer:
         done = [{"item": self._facts(number), "verdict": verdict} for number, verdict in decided]
         script = {
             **{"texts": page_texts.sections("common", "nav", "review"), "product": self.title, "person": ""},
-            **{"api": f"{root}/api", "data": {"only": None, "done": done}},
+            **{"api": f"{root}/api", "data": {"only": None, "done": done, "near": near_share()}},
         }
         context = {"page": "review", "product": self.title, "bar": "", "alone": True}
         html = PAGES.render("review", page_texts, script, root=root, theme=theme, **context)

@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import BaseModel
 
 from flawscope import __version__, pages
+from flawscope.calibration import near_threshold
 from flawscope.errors import FlawscopeError, InputError
 from flawscope_station.access.roles import LOCAL_PERSON, OPERATOR, PERSON_KEY, Person, has_role
 from flawscope_station.core.extension import Menu, MenuLink
@@ -291,11 +292,15 @@ def pause(
 
 @page_router.get("/{product}/review")
 def review(
-    page: Annotated[Page, product_page("review")], store: StoreDep, only: int | None = None
+    page: Annotated[Page, product_page("review")],
+    store: StoreDep,
+    settings: SettingsDep,
+    only: int | None = None,
 ) -> Response:
     """Show the review; only: number of one inspection, whether it waits or not."""
     inspection = None if only is None else store.inspection(page.product_id, valid_id_or_zero(only))
-    return page.render("review", sections=("review",), data={"only": inspection})
+    data = {"only": inspection, "near": near_threshold.near_share(settings.near)}
+    return page.render("review", sections=("review",), data=data)
 
 
 @page_router.get("/{product}/history")
