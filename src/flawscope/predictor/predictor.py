@@ -156,7 +156,7 @@ class Predictor(AnyModel["Predictor"]):
 
     @property
     def runner(self) -> Runner:
-        """What runs the network: its engine, its device and its threads."""
+        """Runner of the network: its engine, its device and its threads."""
         return self.session
 
     def with_product(self, name: str, model: Predictor) -> Predictor:

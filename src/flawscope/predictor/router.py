@@ -149,7 +149,7 @@ class Router(AnyModel[Predictor]):
 
     @property
     def views(self) -> PartPattern | None:
-        """How file names tell the part and its view, where each model is of a view; else None."""
+        """Pattern by which file names name the part and its view; None: the models are not of views."""
         return self._artefact.views
 
     @property
@@ -159,7 +159,7 @@ class Router(AnyModel[Predictor]):
 
     @property
     def runner(self) -> _Runner:
-        """What runs the networks of all products: their engines and devices."""
+        """Runner of the networks of all products: their engines and devices."""
         return _Runner([one.session for one in self.products.values()])
 
     def __repr__(self) -> str:
