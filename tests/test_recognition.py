@@ -40,8 +40,8 @@ def test_the_rule_of_recognition():
 def test_pictures_of_one_part_do_not_vouch_for_each_other_and_defective_parts_widen_the_limit():
     base = unit([1, 0], [1, 0.1], [1, 0.2], [1, 0.3])
     pairs = np.repeat(base, 2, axis=0)
-    separation = known(pairs, [0, 0, 1, 1, 2, 2, 3, 3])
-    assert KnownProduct(known(pairs)).limit < KnownProduct(separation).limit
+    told_apart = known(pairs, [0, 0, 1, 1, 2, 2, 3, 3])
+    assert KnownProduct(known(pairs)).limit < KnownProduct(told_apart).limit
     good = unit([1, 0], [1, 0.01], [1, 0.02], [1, 0.03])
     far = replace(known(good), defective=unit([1, 0.2]), carriers=np.array([0], np.int32))
     assert KnownProduct(far).limit > 0.17 * 1.2 > KnownProduct(known(good)).limit

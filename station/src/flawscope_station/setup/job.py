@@ -14,7 +14,7 @@ from flawscope_station.learning.jobs import FIT
 from flawscope_station.learning.process import ProgressCallback
 
 if TYPE_CHECKING:
-    from flawscope import Dataset, Predictor
+    from flawscope import Predictor
 
 UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
 OVERLAY_SIDE = 900  # pixels of the longer side of a picture that is tried
@@ -38,7 +38,7 @@ def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Fit and save the model that `flawscope fit` of the same folder makes, and return its measurements. The
     model and the examples from before are replaced when all of this is done."""
-    from flawscope import fitting
+    from flawscope import fitting, open_dataset
     from flawscope.artefact import checkpoint_path, rates
 
     model, examples = Path(job["model"]), Path(job["examples"])
@@ -49,7 +49,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         made = _fit_auto(job, model, step)
     else:
         made = fitting.fit(
-            _pictures(job),
+            open_dataset(job["pictures"], good="all"),  # somebody chose them, whatever they are called
             device=job["device"],
             checkpoint=checkpoint,
             resume=job["resume"],
@@ -86,16 +86,9 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     }
 
 
-def _pictures(job: dict[str, Any]) -> Dataset:
-    """Open the pictures, which somebody chose as good whatever they are called."""
-    from flawscope import open_dataset
-
-    return open_dataset(job["pictures"], good="all")
-
-
 def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predictor:
     """Fit with the settings that the pictures need; goes on with what was tried for the model before."""
-    from flawscope import fitting
+    from flawscope import fitting, open_dataset
 
     given = dict(job["given"])
     minutes = given.pop("auto")
@@ -113,7 +106,12 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predi
         step(stage, done, total)
 
     return fitting.fit_auto(
-        _pictures(job), minutes=minutes, earlier=model, device=job["device"], step=tell, **given
+        open_dataset(job["pictures"], good="all"),
+        minutes=minutes,
+        earlier=model,
+        device=job["device"],
+        step=tell,
+        **given,
     )
 
 
