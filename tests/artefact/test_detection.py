@@ -13,8 +13,9 @@ from flawscope.artefact.detection import (
     finder,
     with_decided_defects,
 )
+from flawscope.artefact.model_facts import ModelFacts
 from flawscope.artefact.model_file import Manifest
-from flawscope.artefact.parts import part_calibration, parts_of_model, stored_part_pattern
+from flawscope.artefact.parts import part_calibration, stored_part_pattern
 from flawscope.artefact.rates import describe_rates, promise_of
 from flawscope.calibration.power import SIMULATED_DEFECTS as KEY
 from flawscope.calibration.power import DefectScores
@@ -60,7 +61,7 @@ def test_defects_on_parts_are_found_as_parts_are_decided():
     assert f"small {wanted} of 40" in describe_detection(manifest)
     counted = with_decided_defects(manifest).facts[KEY]["sizes"]["small"]
     assert (counted["found"], counted["carriers"][:2]) == (wanted, ["00_c.png", "01_c.png"])
-    rule = finder(manifest.calibration, parts_of_model(manifest))
+    rule = finder(ModelFacts.of(manifest))
     assert sum(rule(f"{k:02d}_c.png", score) for k, score in enumerate(scores)) == wanted
 
 

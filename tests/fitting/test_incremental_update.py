@@ -11,7 +11,8 @@ from PIL import Image
 import flawscope
 from flawscope.calibration.rows import calibrate
 from flawscope.errors import InputError
-from flawscope.fitting.incremental_update import PowerLostError, update
+from flawscope.fitting.incremental_update import update
+from flawscope.fitting.one_update import PowerLostError
 from flawscope.fitting.update_evaluation import (
     Comparison,
     ReviewedPicture,
@@ -71,7 +72,7 @@ def test_same_pixels_and_unreadable_pictures(model, part, tmp_path):
     assert list(twice.comparison.after) == [4], "copies count once"
     known = next(iter(model.manifest.pictures)).hash
     unread = [ReviewedPicture(0, "not read", True, digest=known)]
-    scores = score_pictures(model, unread, {}, DecodedPictures([]), {})
+    scores = score_pictures(model, unread, {}, DecodedPictures([]), {}, model.facts)
     assert scores[0].learnt, "its left-out score stands in the model"
 
 

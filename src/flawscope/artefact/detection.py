@@ -7,22 +7,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from flawscope.artefact.model_facts import ONE, ModelFacts
 from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.parts import parts_of_model
 from flawscope.calibration.parts import KnownParts
 from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
-from flawscope.calibration.threshold import Calibration
 
 
-def finder(calibration: Calibration, parts: KnownParts | None) -> Callable[[str, float], bool]:
+def finder(facts: ModelFacts) -> Callable[[str, float], bool]:
     """Returns the rule by which a model finds a defect: whether a good picture of a name is anomalous, or its
-    part is, where the picture has another score.
-
-    Args:
-        parts: good parts, where the model decides on parts; None: it decides on pictures.
-    """
+    part is, where the picture has another score. facts: of a model of one product, or of the views of one."""
+    parts = facts.known_parts().get(ONE)
     if parts is not None:
         return parts.is_found
+    calibration = facts.manifests[ONE].calibration
     return lambda _, score: bool(calibration.is_anomalous(score))
 
 

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from flawscope.calibration.power import wilson_interval
+
+# Lists of a judgement that name pictures, whose order says nothing
+PICTURE_LISTS = (
+    "learnt",
+    "unsure",
+    "contradictory",
+    "unreadable",
+    "inside",
+    "gone",
+    "gained",
+    "alarms",
+    "lost",
+    "found",
+    "weaker",
+)
 
 
 @dataclass(frozen=True)
@@ -14,6 +32,19 @@ class DecisionCounts:
     count: int
     before: list[float]
     after: list[float]
+
+    @classmethod
+    def of(cls, count: int, before: int, after: int) -> DecisionCounts:
+        """Counts of so many pictures, and of those that each model calls anomalous."""
+
+        def with_interval(several: int) -> list[float]:
+            return [several, *(round(end, 4) for end in wilson_interval(several, count))]
+
+        return cls(count, with_interval(before), with_interval(after))
+
+    def __add__(self, other: DecisionCounts) -> DecisionCounts:
+        before, after = self.before[0] + other.before[0], self.after[0] + other.after[0]
+        return self.of(self.count + other.count, int(before), int(after))
 
 
 @dataclass(frozen=True)
@@ -79,6 +110,35 @@ class Judgement:
     questions: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     responsible: list[int] = field(default_factory=list)
+
+    @classmethod
+    def joined(cls, several: Sequence[Judgement]) -> Judgement:
+        """Judgement of the models of several views, made in one way, of which each has its own pictures."""
+        first, *others = several
+        for other in others:
+            first = first._with(other)
+        return first
+
+    def _with(self, other: Judgement) -> Judgement:
+        """Judgement of the pictures of both."""
+        own = {name: sorted({*getattr(self, name), *getattr(other, name)}) for name in PICTURE_LISTS}
+        counts = [one.simulated for one in (self, other) if one.simulated is not None]
+        simulated = [sum(numbers) for numbers in zip(*counts, strict=True)] if counts else None
+        return Judgement(
+            self.how,
+            good=self.good + other.good,
+            defects=self.defects + other.defects,
+            drawn=self.drawn + other.drawn,
+            kept=self.kept or other.kept,
+            missed=[*self.missed, *other.missed],
+            scores={**self.scores, **other.scores},
+            cross_fitted=self.cross_fitted + other.cross_fitted,
+            simulated=simulated,
+            questions=[*dict.fromkeys([*self.questions, *other.questions])],
+            refused=[*dict.fromkeys([*self.refused, *other.refused])],
+            responsible=[*self.responsible, *other.responsible],
+            **own,
+        )
 
     @property
     def at_risk(self) -> list[int]:

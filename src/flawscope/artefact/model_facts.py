@@ -41,6 +41,10 @@ class ModelFacts:
         """Facts of a model of one product; those of any model are returned as they are."""
         return model if isinstance(model, ModelFacts) else cls({"": model})
 
+    def with_model(self, name: str, manifest: Manifest) -> ModelFacts:
+        """Facts of the models with another one in the place of one of them."""
+        return replace(self, manifests={**self.manifests, name: manifest})
+
     @property
     def kind(self) -> str:
         """The word for each of the models: `ONE`, `PRODUCT` or `VIEW`."""

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from flawscope.artefact.model_file import Artefact
+    from flawscope.artefact.model_mapping import ModelMapping
     from flawscope.datasets import Dataset
     from flawscope.predictor import Predictor
+    from flawscope.predictor.router import Model
     from flawscope.progress import ProgressCallback
     from flawscope.types import Json
 
@@ -132,7 +134,11 @@ def fit_model(
     args: argparse.Namespace, call: FitSettings, old: Artefact | None, say: Say, step: ProgressCallback
 ) -> Predictor:
     """Fits one model, or adds to `old`."""
-    dataset = _open_training_data(args, call, old)
+    if old is not None:
+        from flawscope.artefact.model_mapping import ModelMapping
+
+        return add_to_models(args, call, ModelMapping.of(old), say, step).products[""]
+    dataset = _open_training_data(args, call, None)
     args.has_test = bool(dataset.test)
     if args.only_view is not None:
         from flawscope.datasets.dataset import split_by_view
@@ -140,15 +146,10 @@ def fit_model(
         pattern, view = args.only_view
         dataset = split_by_view(dataset, pattern, "train", "validation")[view]
     _say_training_data(args, dataset, say)
-    is_pose_unknown = old is None and not (args.align or args.several or args.channels)
+    is_pose_unknown = not (args.align or args.several or args.channels)
     if is_pose_unknown and not args.auto:  # a search asks it, too
         _advise_before(dataset, say)
-    from flawscope.methods.threads import reuse_freed_memory, set_thread_count  # torch: after all is checked
-
-    set_thread_count(args.threads)
-    reuse_freed_memory()
-    if old is not None:
-        return _extend(args, old, dataset, say, step)
+    _prepare_torch(args)
     try:
         predictor = _fit_new(args, call, dataset, {"say": say, "step": step})
     except ConflictError as error:
@@ -159,7 +160,40 @@ def fit_model(
     return predictor
 
 
-def _open_training_data(args: argparse.Namespace, call: FitSettings, old: Artefact | None) -> Dataset:
+def add_to_models(
+    args: argparse.Namespace, call: FitSettings, old: ModelMapping, say: Say, step: ProgressCallback
+) -> Model:
+    """Adds to the model of one product, or to those of the views of a part."""
+    from flawscope.fitting.incremental_update import extend
+    from flawscope.predictor.router import open_models
+
+    dataset = _open_training_data(args, call, old)
+    args.has_test = bool(dataset.test)
+    _say_training_data(args, dataset, say)
+    _prepare_torch(args)
+    return extend(
+        open_models(old, args.device),
+        dataset,
+        group=args.group,
+        fair=args.fair,
+        force=args.force,
+        drop_suspects=args.drop_suspects,
+        check=not args.no_check,
+        device=args.device,
+        say=say,
+        step=step,
+    )
+
+
+def _prepare_torch(args: argparse.Namespace) -> None:
+    """Sets threads and memory of torch, which is loaded after all is checked."""
+    from flawscope.methods.threads import reuse_freed_memory, set_thread_count
+
+    set_thread_count(args.threads)
+    reuse_freed_memory()
+
+
+def _open_training_data(args: argparse.Namespace, call: FitSettings, old: ModelMapping | None) -> Dataset:
     """Opens the data set, split as the model's seed and parts say."""
     from flawscope.calibration.parts import PartPattern, name_reader
     from flawscope.datasets import open_dataset
@@ -171,7 +205,7 @@ def _open_training_data(args: argparse.Namespace, call: FitSettings, old: Artefa
         seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
     else:
         _check_extends(old)
-        seed, known = common.seed_and_group(old.manifest)
+        seed, known = common.seed_and_group(old.facts)
         group = group_reader(args.group) or known
     if args.only_view is not None:
         group = args.only_view[0].part_key
@@ -181,15 +215,16 @@ def _open_training_data(args: argparse.Namespace, call: FitSettings, old: Artefa
     return dataset
 
 
-def _check_extends(old: Artefact) -> None:
+def _check_extends(old: ModelMapping) -> None:
     """Raises an InputError where a model's method cannot be added to."""
-    if registry.method(old.manifest.method).extends:
-        return
     able = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
-    raise InputError(
-        f"--update is for {able}: put the new pictures to the good ones and fit "
-        f"{old.manifest.method} anew, or give it new thresholds with `flawscope calibrate`"
-    )
+    for one in old.products.values():
+        if registry.method(one.manifest.method).extends:
+            continue
+        raise InputError(
+            f"--update is for {able}: put the new pictures to the good ones and fit "
+            f"{one.manifest.method} anew, or give it new thresholds with `flawscope calibrate`"
+        )
 
 
 def _say_training_data(args: argparse.Namespace, dataset: Dataset, say: Say) -> None:
@@ -219,25 +254,6 @@ def _advise_untried(predictor: Predictor, dataset: Dataset, say: Say) -> None:
         return
     for advice in advise_untried(choice, dataset):
         say(common.next_step(advice))
-
-
-def _extend(
-    args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Say, step: ProgressCallback
-) -> Predictor:
-    from flawscope.fitting.incremental_update import extend
-
-    return extend(
-        old,
-        dataset,
-        group=args.group,
-        fair=args.fair,
-        force=args.force,
-        drop_suspects=args.drop_suspects,
-        check=not args.no_check,
-        device=args.device,
-        say=say,
-        step=step,
-    )
 
 
 def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: Json) -> Predictor:

@@ -37,12 +37,14 @@ def fit(args: argparse.Namespace) -> int:
     old = read_fitted(args.update) if args.update else None
     if old is not None:
         _check_extended(args, old)
+        if old.views is not None:
+            return _update_views(args, old, out)
     folder = Path(f"{out}.parts")
-    pattern = _view_pattern(args, old)
+    pattern = _view_pattern(args)
     if pattern is None:
         kind, calls = "product", _product_calls(args, old, folder)
     else:
-        kind, calls = "view", _view_calls(args, old, folder, pattern)
+        kind, calls = "view", _view_calls(args, folder, pattern)
     _check_calls(args, old, calls)
     with _kept_models(folder):
         _write_known_models(old, calls)
@@ -59,6 +61,21 @@ def fit(args: argparse.Namespace) -> int:
         say(parts.promise())
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(model.products), kind)}")
     return fit_several.exit_code(outcomes) or questions.report(out, args.update)
+
+
+def _update_views(args: argparse.Namespace, old: ModelMapping, out: Path) -> int:
+    """Adds to the models of the views of a part, each the pictures of its view."""
+    say = common.say_unless_quiet(args)
+    call = fit_one.read_fit_settings(args)
+    fit_one.require_training()
+    model = fit_one.add_to_models(args, call, old, say, common.progress_for(args))
+    questions.save(model, out, args.call_digest, args.update)
+    out = questions.written(out, args.update)
+    if parts := model.parts():
+        say(parts.promise())
+    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(model.products), 'view')}")
+    failures = [line for one in model.products.values() for line in one.failures]
+    return common.report_failures(failures) or questions.report(out, args.update)
 
 
 def _report_unwritten(out: Path, folder: Path, outcomes: Mapping[str, fit_several.Outcome]) -> int:
@@ -113,8 +130,6 @@ def _join_models(
     if pattern is None:
         return open_joined(ModelMapping(products, _describe(args, old, products, calls)), args.device)
     joined = open_joined(ModelMapping(products, views=pattern), args.device)
-    if old is not None:  # few pictures were added, and the looks are known
-        return joined
     views = _views_of(args, pattern, common.seed_and_group(joined.facts)[0])
     return joined.with_looks_of_views({view: _train_paths(one) for view, one in views.items()})
 
@@ -174,7 +189,7 @@ def _product_calls(args: argparse.Namespace, old: ModelMapping | None, folder: P
     return {name: _call(fit_options.with_file(args, name), old, folder, name) for name in names}
 
 
-def _view_pattern(args: argparse.Namespace, old: ModelMapping | None) -> PartPattern | None:
+def _view_pattern(args: argparse.Namespace) -> PartPattern | None:
     """The pattern of views that have a model each; None: the models are of products. InputError."""
     from flawscope.calibration.parts import PartPattern
 
@@ -184,9 +199,7 @@ def _view_pattern(args: argparse.Namespace, old: ModelMapping | None) -> PartPat
         raise InputError(
             "--each-view is for one product: leave out --joint and --update, name one --category"
         )
-    if args.each_view:
-        return PartPattern(args.part, args.view)
-    return None if old is None else old.views
+    return PartPattern(args.part, args.view) if args.each_view else None
 
 
 def wants_each_view(args: argparse.Namespace) -> bool:
@@ -230,13 +243,11 @@ def _seed_of_call(args: argparse.Namespace) -> int:
     return int(registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed)
 
 
-def _view_calls(
-    args: argparse.Namespace, old: ModelMapping | None, folder: Path, pattern: PartPattern
-) -> Calls:
-    seed = _seed_of_call(args) if old is None else common.seed_and_group(old.facts)[0]
-    views = _views_of(args, pattern, seed)
+def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) -> Calls:
+    """The call that fits each view."""
+    views = _views_of(args, pattern, _seed_of_call(args))
     own = {"category": args.category, "part": None, "view": None, "group": pattern.part}
-    return {one: _call(args, old, folder, one, only_view=(pattern, one), **own) for one in views}
+    return {one: _call(args, None, folder, one, only_view=(pattern, one), **own) for one in views}
 
 
 def _describe(

@@ -7,20 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flawscope.artefact import model_file
-from flawscope.artefact.files import TRAINED_SUFFIX
+from flawscope.artefact.files import ARCHIVE_SUFFIX, TRAINED_SUFFIX
 from flawscope.artefact.judgement import Judgement
+from flawscope.artefact.model_facts import ONE
+from flawscope.artefact.model_mapping import ModelMapping
 from flawscope.errors import InputError
 from flawscope.export.export import export
-from flawscope.fitting.incremental_update import (
-    RECALIBRATED,
-    choose_way,
-    open_fitted_dataset,
-    update,
-)
+from flawscope.export.router_export import export_router
+from flawscope.fitting.incremental_update import open_fitted_datasets, update_models
+from flawscope.fitting.one_update import RECALIBRATED, choose_way
 from flawscope.fitting.update_evaluation import ReviewedPicture
 from flawscope.methods.threads import reuse_freed_memory, set_thread_count
-from flawscope.predictor import Predictor
+from flawscope.predictor import Predictor, router
 from flawscope.progress import ProgressCallback, ignore_progress
 
 
@@ -52,37 +50,59 @@ def make_candidate(
     """
     set_thread_count(threads)
     reuse_freed_memory()
-    in_use = Predictor.opened(active, engine, device, threads)
-    old = in_use.artefact if trained in (None, active) else model_file.read(trained)
+    in_use = router.load(active, engine=engine, device=device, threads=threads)
+    old = in_use.mapping if trained in (None, active) else router.read_fitted(trained)
+    old = _as_chosen(old, in_use)
     file = Path(out)
-    _check_suffix(file, choose_way(how, old), in_use)
-    calibration = replace(
-        old.manifest.calibration, **in_use.calibration.chosen
-    )  # as people chose it meanwhile
-    old = replace(old, manifest=replace(old.manifest, calibration=calibration))
-    made = update(
+    for name, one in old.products.items():
+        _check_suffix(file, choose_way(how, one), Path(active), in_use.products[name])
+    made = update_models(
         old,
         in_use,
         [ReviewedPicture(**one) for one in pictures],
         how=how,
-        good=open_fitted_dataset(good, old) if good else None,
+        good=open_fitted_datasets(good, old) if good else None,
         device=device,
         step=step,
     )
-    predictor = made.predictor
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == predictor.session.suffix:
-        predictor.save(file)
-    else:
-        step("export", 0, 1)
-        export(predictor.artefact, file)
+    _write(made.model, file, step)
     return made.judgement()
 
 
-def _check_suffix(file: Path, how: str, in_use: Predictor) -> None:
+def _as_chosen(old: ModelMapping, in_use: router.Model) -> ModelMapping:
+    """The trained models with what people chose meanwhile for those in use. InputError where these are of
+    other views."""
+    if {*old.products} != {*in_use.products}:
+        raise InputError(
+            "the trained model has other views than the version in use: name as `learn: trained` the one "
+            "that it was exported from"
+        )
+    chosen = {}
+    for name, one in old.products.items():
+        own = in_use.products[name].calibration.chosen
+        manifest = replace(one.manifest, calibration=replace(one.manifest.calibration, **own))
+        chosen[name] = replace(one, manifest=manifest)
+    return replace(old, products=chosen)
+
+
+def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:
+    """Writes the models, exported where the file's suffix says so."""
+    runs_in = {one.session.suffix for one in model.products.values()}
+    if file.suffix == ARCHIVE_SUFFIX:
+        step("export", 0, 1)
+        export_router(model.mapping, file)
+    elif file.suffix in runs_in:
+        model.save(file)
+    else:
+        step("export", 0, 1)
+        export(model.products[ONE].artefact, file)
+
+
+def _check_suffix(file: Path, how: str, active: Path, in_use: Predictor) -> None:
     """Checks that a candidate can be written as this file. InputError, before the work, where it would have
     to be exported in a reduced precision."""
-    made_as = in_use.session.suffix if how == RECALIBRATED else TRAINED_SUFFIX
+    made_as = active.suffix if how == RECALIBRATED else TRAINED_SUFFIX
     precision = in_use.calibration.precision
     if file.suffix != made_as and precision != "fp32":
         raise InputError(

@@ -1,5 +1,5 @@
 """Makes the next model from a model and people's judgements of pictures, and compares both models: for
-`fit --update`, `flawscope.extend` and the station.
+`fit --update`, `flawscope.extend` and the station. The model of a view learns from the pictures of this view.
 
 A picture that somebody chose goes into the memory bank, not into the calibration: it is no fair sample.
 """
@@ -7,73 +7,175 @@ A picture that somebody chose goes into the memory bank, not into the calibratio
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from flawscope.artefact.judgement import Judgement
+from flawscope.artefact.model_facts import ONE, PRODUCT
 from flawscope.artefact.model_file import Artefact
-from flawscope.artefact.parts import parts_of_model, stored_part_reader
-from flawscope.calibration.defect_like import Strength, defect_like
-from flawscope.calibration.outliers import LIKE_DEFECTS, SUSPECTS, Suspect, find_unusual_looks, refuse
+from flawscope.artefact.model_mapping import ModelMapping
+from flawscope.calibration.outliers import LIKE_DEFECTS, SUSPECTS, Suspect
 from flawscope.calibration.parts import name_reader
-from flawscope.calibration.promise import judge_pictures
 from flawscope.datasets import Dataset, find_categories, open_dataset
+from flawscope.datasets.dataset import split_by_view
 from flawscope.datasets.layouts import confirmed_good
 from flawscope.datasets.mask_remarks import refuse_marked_good
 from flawscope.errors import InputError, check_arguments, data_checks, join_names, pluralize
-from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
+from flawscope.fitting.one_update import update_one
 from flawscope.fitting.sources import Images, split_sources
 from flawscope.fitting.stored_options import stored_arguments, stored_settings
-from flawscope.fitting.update_evaluation import (
-    SIGNIFICANCE,
-    Comparison,
-    ReviewedPicture,
-    Score,
-    Update,
-    score_pictures,
-)
-from flawscope.fitting.update_pictures import UpdatePictures
-from flawscope.fitting.updated_models import (
-    Candidate,
-    Job,
-    extend_bank,
-    learn_pictures,
-    make_room_in_bank,
-    recalibrate_model,
-    retrain_model,
-)
+from flawscope.fitting.update_evaluation import ReviewedPicture, Update
+from flawscope.fitting.updated_models import with_whole_parts_drawn
 from flawscope.methods import registry
 from flawscope.methods.options.arguments import Reading
 from flawscope.pictures.decoding import PictureSource
 from flawscope.pictures.listing import relative_names
-from flawscope.pictures.units import check_group, group_reader
-from flawscope.predictor import Predictor, fitted_artefact, open_fitted
-from flawscope.predictor.decoded_pictures import predict_decoded
+from flawscope.pictures.units import check_group
+from flawscope.predictor import Predictor, fitted_artefact
+from flawscope.predictor.parts import unknown_view_error
+from flawscope.predictor.router import Model, Router, open_joined, open_models, read_fitted
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 
-EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
-BUILDERS: Mapping[str, Callable[[Job], list[Candidate]]]
-BUILDERS = {EXTENDED: extend_bank, RECALIBRATED: recalibrate_model, RETRAINED: retrain_model}
 MAX_KNOWN_DEFECTS = 200  # known defects that `extend` looks at
-MAX_TRIED_CORRECTIONS = 12  # corrections that are tried alone, and lost defects that each is tried on
-BLAME_SHARE = 0.5  # of a defect's loss of score: a correction that alone causes as much is responsible
 
 
-class PowerLostError(InputError):
-    """A model seems to be about to learn from defects.
+@dataclass(frozen=True)
+class Updates:
+    """The next models of a mapping, each beside the one that judges now.
 
-    Attributes:
-        pictures: names of the pictures that are responsible, the farthest out first.
+    model: all next models together. made: by the name of the view; of one product under "".
+    unplaced: why the numbers of these pictures are of no model.
     """
 
-    def __init__(self, why: str, pictures: Sequence[str], remedy: str):
-        super().__init__(f"refused: {why}: {join_names(pictures)}; {remedy}")
-        self.pictures = list(pictures)
+    model: Model
+    made: Mapping[str, Update]
+    unplaced: Mapping[int, str]
+
+    @property
+    def learnt(self) -> list[int]:
+        return [number for one in self.made.values() for number in one.learnt]
+
+    def judgement(self) -> Judgement:
+        """Returns what a person should know of all of them."""
+        found = Judgement.joined([one.judgement() for one in self.made.values()])
+        return replace(found, unreadable=sorted({*found.unreadable, *self.unplaced}))
+
+
+def update_models(
+    old: ModelMapping,
+    active: Model,
+    pictures: Sequence[ReviewedPicture],
+    *,
+    how: str = "",
+    fair: bool = False,
+    refuse_unsure: bool = False,
+    force: bool = False,
+    good: Mapping[str, Dataset] | None = None,
+    device: str = "auto",
+    check: bool = True,
+    say: Say = discard,
+    step: ProgressCallback = ignore_progress,
+) -> Updates:
+    """Makes the next models from trained ones, each from the pictures of its view, and compares both.
+
+    PatchCore is extended by the false alarms. They do not decide the threshold because they were false
+    alarms, which would be no fair sample: it comes from the earlier calibration pictures and from those that
+    were drawn by chance among the line's good ones, corrected or not, each as if the model had never seen it.
+    Where that would lose defects, the threshold stays as it was if that loses fewer. Other methods are
+    calibrated anew on the drawn pictures, or trained anew.
+
+    Args:
+        old: the trained models that learn: of one product, or of the views of a part.
+        active: the model that judges now, in the same or another engine; the next one is compared with it.
+        how: extended, recalibrated or retrained; empty: as the method can.
+        fair: somebody says that the drawn pictures are a fair sample, which is tested; they decide the
+            threshold whatever is lost.
+        refuse_unsure: a picture that looks like a defect is an error.
+        force: pictures that show nothing are learnt from.
+        good: the data set that each model was fitted on, for a training (`open_fitted_datasets`).
+        check: compare the shares of simulated defects that are found.
+
+    Raises:
+        PowerLostError: with `refuse_unsure`.
+        InputError: there is nothing to learn from, or it cannot be done; the message says the remedy.
+    """
+    of_model, unplaced = _by_model(with_whole_parts_drawn(pictures, old.facts), old)
+    made = {}
+    for name, own in of_model.items():
+        made[name] = update_one(
+            old.products[name],
+            active.products[name],
+            own,
+            how=how,
+            fair=fair,
+            refuse_unsure=refuse_unsure,
+            force=force,
+            good=None if good is None else good[name],
+            whole=partial(active.facts.with_model, name),
+            device=device,
+            check=check,
+            say=_named(name, say),
+            step=step,
+        )
+    _check_learns(pictures, made, unplaced)
+    model = active if {*made} == {*old.products} else open_joined(old, device)
+    for name, one in made.items():
+        model = model.with_product(name, one.predictor)
+    return Updates(model, made, unplaced)
+
+
+def _by_model(
+    pictures: Sequence[ReviewedPicture], old: ModelMapping
+) -> tuple[dict[str, list[ReviewedPicture]], dict[int, str]]:
+    """Returns the pictures of each model that has some, and why the numbers of others are of none."""
+    if old.views is None:
+        return {ONE: [*pictures]}, {}
+    found, unplaced = dict[str, list[ReviewedPicture]](), dict[int, str]()
+    for one in pictures:
+        try:
+            view = one.view or old.views.parse(one.name).view
+            if view not in old.products:
+                raise unknown_view_error(one.name, view, old.products)
+            found.setdefault(view, []).append(one)
+        except InputError as error:
+            unplaced[one.number] = str(error)
+    return found, unplaced
+
+
+def _check_learns(
+    pictures: Sequence[ReviewedPicture], made: Mapping[str, Update], unplaced: Mapping[int, str]
+) -> None:
+    """InputError where no model learns anything."""
+    unusable = dict(unplaced)
+    for one in made.values():
+        unusable |= one.unreadable
+    if pictures and len(unusable) == len(pictures):
+        first = next(iter(unusable.values()))
+        raise InputError(f"none of {pluralize(len(pictures), 'picture')} can be used; the first: {first}")
+    if all(one.rests for one in made.values()):
+        raise InputError(
+            "there is nothing new to learn from: no picture that the model does not know; give others"
+        )
+
+
+def _named(name: str, say: Say) -> Say:
+    """Says lines on the model of a view with its name."""
+    return lambda line: say(f"{name}: {line}" if name else line)
+
+
+def update(old: Artefact, active: Predictor, pictures: Sequence[ReviewedPicture], **options: Any) -> Update:
+    """Makes the next model of one product, as `update_models`. good: the data set that it was fitted on."""
+    good = options.pop("good", None)
+    options["good"] = None if good is None else {ONE: good}
+    return update_models(ModelMapping.of(old), active, pictures, **options).made[ONE]
 
 
 @check_arguments()
 def extend(
-    model: str | os.PathLike[str] | Artefact | Predictor,
+    model: str | os.PathLike[str] | Artefact | Model,
     images: Images,
     *,
     category: str | None = None,
@@ -86,7 +188,7 @@ def extend(
     check: bool = True,
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
-) -> Predictor:
+) -> Model:
     """Adds good pictures to a fitted model, without the old pictures. Settings are the old model's.
 
     The pictures go into the memory bank. The threshold stays as it is, because pictures that somebody chose,
@@ -95,7 +197,8 @@ def extend(
     found, or what was called a fair sample is none, the model has an open question (`Predictor.questions`).
 
     Args:
-        model: a fitted model, or its .safetensors file.
+        model: a fitted model of one product, or of the views of a part, or its .safetensors file. Each view
+            learns from its own pictures, which names tell.
         images: good pictures, as `fit` takes them, or a folder that `review` wrote. Of a data set its
             defective test pictures are known defects.
         category: its name, if the folder holds several.
@@ -112,14 +215,12 @@ def extend(
         PowerLostError: a picture looks like a defect.
         InputError: the method cannot be extended, or no picture can be used.
     """
-    old = fitted_artefact(model)
-    method = registry.method(old.manifest.method)
-    if not method.extends:
-        raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
+    old = _fitted_models(model)
+    if group is not None:
+        old = _with_group(old, group)
     if isinstance(images, str | os.PathLike):
-        seed = method.parse_stored(old.manifest.config).seed
-        part_of = group_reader(group) or stored_part_reader(old.manifest)
-        images = open_dataset(os.fspath(images), category, seed=seed, group=part_of)
+        part_of = old.facts.part_reader
+        images = open_dataset(os.fspath(images), category, seed=_seed(old), group=part_of)
     twice: set[Path] = set()
     if isinstance(images, Dataset):
         twice = _confirmed_pictures(images, fair, force, say)
@@ -129,7 +230,6 @@ def extend(
     defects = [defects[k * len(defects) // most] for k in range(most)]
     if group is not None:  # an unmatched picture is an error before the work
         check_group(relative_names(sources), group)
-        old = replace(old, manifest=replace(old.manifest, facts={**old.manifest.facts, "group": group}))
     names = [*relative_names(sources), *relative_names(defects)]
     pictures = []
     for k, source in enumerate(sources):
@@ -137,9 +237,9 @@ def extend(
         pictures.append(ReviewedPicture(k, source, True, names[k], learn=True, sure=sure, drawn=fair))
     for k, source in enumerate(defects, start=len(sources)):
         pictures.append(ReviewedPicture(k, source, False, names[k]))
-    made = update(
+    made = update_models(
         old,
-        open_fitted(old, device),
+        open_models(old, device),
         pictures,
         fair=fair,
         refuse_unsure=not drop_suspects,
@@ -149,16 +249,47 @@ def extend(
         say=say,
         step=step,
     )
-    predictor = _report_update(made, old, names, force, say)
     if not made.learnt:
         raise InputError(
             "nothing is left to learn from: all pictures look like defects or are known; give others"
         )
-    predictor = predictor.with_failures([*made.unreadable.values(), *predictor.failures])
-    scores = {number: made.comparison.before[number].score for number in made.unsure}
-    unsure = [Suspect(names[number], score, LIKE_DEFECTS) for number, score in scores.items()]
-    predictor.manifest.facts[SUSPECTS] = [[*one] for one in unsure]
-    return predictor
+    return _report_updates(made, old, names, force, say)
+
+
+def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMapping:
+    """The fitted models that can be added to. InputError: they are exported, of several products, or of a
+    method that cannot be extended."""
+    if isinstance(model, Router):
+        fitted = {name: fitted_artefact(one) for name, one in model.products.items()}
+        old = replace(model.artefact, products=fitted)
+    elif isinstance(model, str | os.PathLike):
+        old = read_fitted(model)
+    else:
+        old = ModelMapping.of(fitted_artefact(model))
+    if old.kind == PRODUCT:
+        raise InputError(
+            "a joint model is added to by `flawscope fit --joint --update`, which learns to recognise the "
+            "new pictures, too"
+        )
+    for one in old.products.values():
+        method = registry.method(one.manifest.method)
+        if not method.extends:
+            raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
+    return old
+
+
+def _with_group(old: ModelMapping, group: str) -> ModelMapping:
+    """The model with another pattern of groups. InputError where names tell the views of a part."""
+    if old.views is not None:
+        raise InputError("group is for models of one product: the names' own pattern tells parts and views")
+    (one,) = old.products.values()
+    facts = {**one.manifest.facts, "group": group}
+    return ModelMapping.of(replace(one, manifest=replace(one.manifest, facts=facts)))
+
+
+def _seed(old: ModelMapping) -> int:
+    """The seed that models were fitted with, by which a folder is split alike."""
+    return old.facts.shared("seeds", lambda it: int(registry.method(it.method).parse_stored(it.config).seed))
 
 
 def _confirmed_pictures(images: Dataset, fair: bool, force: bool, say: Say) -> set[Path]:
@@ -172,12 +303,30 @@ def _confirmed_pictures(images: Dataset, fair: bool, force: bool, say: Say) -> s
     return confirmed_good(images.root) if images.reviewed else set()
 
 
-def _report_update(made: Update, old: Artefact, names: Sequence[str], force: bool, say: Say) -> Predictor:
-    """Says what has become of the model, and returns the next one: with a question where it finds fewer
+def _report_updates(made: Updates, old: ModelMapping, names: Sequence[str], force: bool, say: Say) -> Model:
+    """Says what has become of the models, and returns the next ones: with a question where one finds fewer
     defects, unless `force`."""
+    model, unplaced = made.model, [*made.unplaced.values()]
+    for name, one in made.made.items():
+        notes = old.products[name].manifest.notes
+        predictor = _report_update(one, notes, names, force, _named(name, say))
+        lost = [*one.unreadable.values(), *predictor.failures, *unplaced]
+        unplaced = []
+        scores = {number: one.comparison.before[number].score for number in one.unsure}
+        unsure = [Suspect(names[number], score, LIKE_DEFECTS) for number, score in scores.items()]
+        predictor = predictor.with_failures(lost)
+        predictor.manifest.facts[SUSPECTS] = [[*suspect] for suspect in unsure]
+        model = model.with_product(name, predictor)
+    return model
+
+
+def _report_update(
+    made: Update, notes: Sequence[str], names: Sequence[str], force: bool, say: Say
+) -> Predictor:
+    """Says what has become of a model, and returns the next one. notes: of the one before."""
     predictor = made.predictor
     for note in predictor.manifest.notes:
-        if note not in old.manifest.notes:
+        if note not in notes:
             say(note)
     for line in made.lines():
         say(line)
@@ -189,291 +338,6 @@ def _report_update(made: Update, old: Artefact, names: Sequence[str], force: boo
     return predictor if force else predictor.asking(text)
 
 
-def update(
-    old: Artefact,
-    active: Predictor,
-    pictures: Sequence[ReviewedPicture],
-    *,
-    how: str = "",
-    fair: bool = False,
-    refuse_unsure: bool = False,
-    force: bool = False,
-    good: Dataset | None = None,
-    device: str = "auto",
-    check: bool = True,
-    say: Say = discard,
-    step: ProgressCallback = ignore_progress,
-) -> Update:
-    """Makes the next model from a trained one, and compares both.
-
-    PatchCore is extended by the false alarms. They do not decide the threshold because they were false
-    alarms, which would be no fair sample: it comes from the earlier calibration pictures and from those that
-    were drawn by chance among the line's good ones, corrected or not, each as if the model had never seen it.
-    Where that would lose defects, the threshold stays as it was if that loses fewer. Other methods are
-    calibrated anew on the drawn pictures, or trained anew.
-
-    Args:
-        old: the trained model that learns.
-        active: the model that judges now, in the same or another engine; the next one is compared with it.
-        how: extended, recalibrated or retrained; empty: as the method can.
-        fair: somebody says that the drawn pictures are a fair sample, which is tested; they decide the
-            threshold whatever is lost.
-        refuse_unsure: a picture that looks like a defect is an error.
-        force: pictures that show nothing are learnt from.
-        good: the data set that the model was fitted on, for a training (`open_fitted_dataset`).
-        check: compare the shares of simulated defects that are found.
-
-    Raises:
-        PowerLostError: with `refuse_unsure`.
-        InputError: there is nothing to learn from, or it cannot be done; the message says the remedy.
-    """
-    how = choose_way(how, old)
-    new = UpdatePictures.read(pictures, old, step)
-    usable, contradictory, unreadable = _find_usable(pictures, new)
-    known = {one.digest: one.before for one in usable if one.before is not None}
-    judged_before = [one for one in usable if one.judged]
-    before = score_pictures(active, judged_before, new.places, new.table.pictures, known, step)
-    new = new.with_units([one.digest for one in usable if _needs_unit(one, how)], old, say)
-    defect_like_numbers = find_defect_like(old, usable, before)
-    unsure = {one.number for one in usable if one.number in defect_like_numbers and not one.sure}
-    if unsure and refuse_unsure:
-        raise _power_lost([one for one in usable if one.number in unsure], before)
-    if not force:
-        usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]
-        looks = [new.row(one).look for one in usable_good]
-        refuse(find_unusual_looks(looks, [one.name for one in usable_good]), force)
-    rest = [one for one in usable if one.number not in unsure]
-    wanted = [one for one in rest if one.learn]
-    train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
-    if how == EXTENDED and not unsure and not _has_new(rest, old, train_hashes):
-        raise InputError(
-            "there is nothing new to learn from: no picture that the model does not know; give others"
-        )
-    job = Job(old, active, rest, wanted, new, before, good, device, check, force, say, step)
-    candidates = BUILDERS[how](job)
-    hidden = _HiddenDefects()
-    if how == EXTENDED and check:
-        hidden = _score_simulated(active, old, candidates, device, step)
-    judged = [one for one in usable if one.number in before]
-    judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
-    best = _choose_candidate(candidates, active, judged, before, fair, hidden)
-    learnt_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
-    learnt = [one.number for one in wanted if one.digest in learnt_hashes]
-    kept = best.predictor is not candidates[0][0]
-    return Update(
-        best,
-        how,
-        learnt,
-        sorted(unsure),
-        contradictory,
-        unreadable,
-        inside=[one.number for one in usable if not one.good and one.digest in train_hashes],
-        drawn=0 if kept else _count_drawn(best.predictor, rest),
-        kept=kept,
-        clear=_fence_severity(old),
-        responsible=_find_responsible(best, how, learnt, old, new, hidden.defects, device, step)
-        if best.refused
-        else [],
-    )
-
-
-def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) -> PowerLostError:
-    """Error for pictures called good that look like defects."""
-    return PowerLostError(
-        f"{pluralize(len(unsure), 'picture')} called good, but as far out as defects",
-        [one.name for one in sorted(unsure, key=lambda one: -before[one.number].severity)],
-        data_checks.CALLED_GOOD.coded(
-            "look again and take out what is not good, or --drop-suspects, or go on with --force"
-        ),
-    )
-
-
-def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: Collection[str]) -> bool:
-    """Whether a model has not learnt from one of the pictures that it should learn from, or does not know a
-    drawn one."""
-    known = {picture.hash for picture in old.manifest.pictures}
-    for one in pictures:
-        if one.learn and one.digest not in train_hashes:
-            return True
-        if one.drawn and one.digest not in known:
-            return True
-    return False
-
-
-@dataclass(frozen=True)
-class _HiddenDefects:
-    """Simulated defects on a model's samples; by their numbers the scores of the model and of its successor,
-    and the samples that carry them. Empty: none are looked at."""
-
-    defects: SimulatedDefects | None = None
-    scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    carriers: dict[int, str] = field(default_factory=dict)
-
-
-def _score_simulated(
-    active: Predictor, old: Artefact, candidates: Sequence[Candidate], device: str, step: ProgressCallback
-) -> _HiddenDefects:
-    """Scores simulated defects by the active model and the first candidate."""
-    carrying = active.artefact if active.session.runtime == "torch" else old
-    defects = defects_on_samples(carrying, device)
-    if defects is None:
-        return _HiddenDefects()
-    scores = score_with_models(defects, [defects.model, candidates[0][0].detector], step=step)
-    samples = [str(sample["name"]) for sample in carrying.manifest.samples]
-    carriers = {number: samples[defects.picture_of(number)] for number in scores}
-    return _HiddenDefects(defects, scores, carriers)
-
-
-def _choose_candidate(
-    candidates: Sequence[Candidate],
-    active: Predictor,
-    judged: Sequence[ReviewedPicture],
-    before: dict[int, Score],
-    fair: bool,
-    hidden: _HiddenDefects,
-) -> Comparison:
-    """Compares candidates with the active model, and returns that which loses least, the first of them; by a
-    fair sample the first candidate, whatever it loses."""
-    parts = parts_of_model(active.manifest)
-    sample = [one for one in judged if one.drawn] if fair else []
-    best: Comparison | None = None
-    for model, scores in candidates:
-        after = scores(judged)
-        scored = [one for one in sample if one.number in after]
-        unlike = _is_unlike(model, active, scored, after)
-        found = Comparison(
-            model, active.calibration, judged, before, after, hidden.scores, unlike, hidden.carriers, parts
-        )
-        if best is None or found.loss < best.loss:
-            best = found
-        if fair or not best.loss:
-            break
-    assert best is not None
-    return best
-
-
-def _is_unlike(
-    model: Predictor, active: Predictor, sample: Sequence[ReviewedPicture], after: Mapping[int, Score]
-) -> bool:
-    """Whether a sample raises more alarms than a fair one would by chance."""
-    judging, units = active.calibration, _units_in(model, sample)
-    alarms = [bool(judging.is_anomalous(after[one.number].score)) for one in sample]
-    chance = judge_pictures(alarms, units, judging.expected_rate, judging.unit_count).chance
-    return bool(sample) and chance < SIGNIFICANCE
-
-
-def choose_way(how: str, old: Artefact) -> str:
-    """Returns how the next model is made, as `update` takes it: extended, recalibrated or retrained.
-
-    Raises:
-        InputError: the model's method cannot be extended.
-    """
-    method = registry.method(old.manifest.method)
-    if how == EXTENDED and not method.extends:
-        raise InputError(f"{method.name} cannot be extended: recalibrate it, or train it anew")
-    return how or (EXTENDED if method.extends else RECALIBRATED)
-
-
-def _needs_unit(picture: ReviewedPicture, how: str) -> bool:
-    """Whether it matters for an update which part a picture shows; a new calibration finds out by itself."""
-    if how == RECALIBRATED:
-        return False
-    return picture.learn or picture.drawn or (how == RETRAINED and not picture.good)
-
-
-def _units_in(model: Predictor, pictures: Sequence[ReviewedPicture]) -> list[int]:
-    """Units of pictures in a model; each that it does not know is one of its own."""
-    units = {row.hash: row.unit for row in model.manifest.pictures}
-    return [units.get(one.digest, -2 - k) for k, one in enumerate(pictures)]
-
-
-def _count_drawn(model: Predictor, pictures: Sequence[ReviewedPicture]) -> int:
-    """Number of the drawn pictures that decide a model's threshold."""
-    drawn = {one.digest for one in pictures if one.drawn}
-    return sum(row.counted and row.hash in drawn for row in model.manifest.pictures)
-
-
-def _find_usable(
-    pictures: Sequence[ReviewedPicture], new: UpdatePictures
-) -> tuple[list[ReviewedPicture], list[int], dict[int, str]]:
-    """Returns the usable pictures with their hashes, the numbers of the contradictory ones (judged both good
-    and defective), and why others are unreadable."""
-    rows, failures = new.table.rows, new.table.failures
-    unreadable = {pictures[place].number: reason for place, reason in failures.items()}
-    usable = [replace(one, digest=rows[place].hash) for place, one in enumerate(pictures) if place in rows]
-    verdicts: dict[str, set[bool]] = {}
-    for one in usable:
-        if one.judged:
-            verdicts.setdefault(one.digest, set()).add(one.good)
-    if not usable and unreadable:
-        first = next(iter(unreadable.values()))
-        raise InputError(f"none of {pluralize(len(pictures), 'picture')} can be used; the first: {first}")
-    contradictory = {one.number for one in usable if len(verdicts.get(one.digest, ())) > 1}
-    return [one for one in usable if one.number not in contradictory], sorted(contradictory), unreadable
-
-
-def find_defect_like(
-    old: Artefact, pictures: Sequence[ReviewedPicture], before: Mapping[int, Score]
-) -> set[int]:
-    """False alarms that look like defects, as `defect_like` says."""
-    known = [before[one.number] for one in pictures if not one.good and one.number in before]
-    found = [score.severity for score in known if score.anomalous]
-    learn = {one.number: before[one.number] for one in pictures if one.learn and one.number in before}
-    strengths = {number: Strength(score.score, score.severity) for number, score in learn.items()}
-    return defect_like(strengths, found, old.manifest.suspicious_above)
-
-
-def _fence_severity(old: Artefact) -> float | None:
-    fence = old.manifest.suspicious_above
-    severity = None if fence is None else float(old.manifest.calibration.severity(fence))
-    return None if severity is None or severity <= 0 else severity  # the threshold has risen above the fence
-
-
-def _find_responsible(
-    made: Comparison,
-    how: str,
-    numbers: Sequence[int],
-    old: Artefact,
-    new: UpdatePictures,
-    defects: SimulatedDefects | None,
-    device: str,
-    step: ProgressCallback,
-) -> list[int]:
-    """Numbers of the corrections that alone take half of what a lost defect's score has lost, farthest out
-    first; all corrections where none does."""
-    learnt = [one for one in made.pictures if one.number in numbers]
-    learnt.sort(key=lambda one: -made.before[one.number].severity)
-    known = [one for one in made.pictures if one.number in made.lost][:MAX_TRIED_CORRECTIONS]
-    simulated = made.lost_simulated[:MAX_TRIED_CORRECTIONS]
-    scores: list[tuple[float, ...]] = [
-        *((made.before[one.number].score, made.after[one.number].score) for one in known),
-        *(made.simulated[number] for number in simulated),
-    ]
-    found, tried = [], learnt[:MAX_TRIED_CORRECTIONS] if how == EXTENDED and len(learnt) > 1 else []
-    for done, one in enumerate(tried):
-        step("corrections one by one", done, len(tried))
-        model = learn_pictures(make_room_in_bank(old), new, [one], device=device, check=False)
-        alone = _scores_of(model, new, known)
-        if defects is not None:
-            by_number = score_with_models(defects, [model.detector], simulated)
-            alone += [by_number[number][0] for number in simulated]
-        if any(b > a and b - now >= BLAME_SHARE * (b - a) for (b, a), now in zip(scores, alone, strict=True)):
-            found.append(one.number)
-    return found or [one.number for one in learnt]
-
-
-def _scores_of(model: Predictor, new: UpdatePictures, pictures: Sequence[ReviewedPicture]) -> list[float]:
-    """Scores of pictures that can be judged."""
-    found = dict(predict_decoded(model, new.table.pictures, [new.place(one) for one in pictures]))
-    scores = []
-    for one in pictures:
-        prediction = found[new.place(one)]
-        if isinstance(prediction, InputError):
-            raise prediction
-        scores.append(prediction.score)
-    return scores
-
-
 def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Dataset:
     """Opens the data set that a model was fitted on, split as it was for the fit; the folder may have another
     name by now. InputError where it has no good pictures."""
@@ -482,3 +346,17 @@ def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Datase
     group = name_reader(reading.group, reading.part, reading.view)
     found = open_dataset(os.fspath(folder), category, seed=stored_settings(old).seed, group=group)
     return replace(found, category=old.manifest.category)
+
+
+def open_fitted_datasets(folder: str | os.PathLike[str], old: ModelMapping) -> dict[str, Dataset]:
+    """Opens the data set that each of the models was fitted on, as `open_fitted_dataset`. InputError where
+    the folder has no pictures of a view."""
+    found = {name: open_fitted_dataset(folder, one) for name, one in old.products.items()}
+    if old.views is None:
+        return found
+    for view, dataset in found.items():
+        of_view = split_by_view(dataset, old.views, "train", "validation", "test")
+        if view not in of_view:
+            raise InputError(f"{folder} has no pictures of view {view}: name the folder of all views")
+        found[view] = of_view[view]
+    return found

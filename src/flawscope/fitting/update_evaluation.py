@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from flawscope.artefact.detection import finder
 from flawscope.artefact.judgement import DecisionCounts, Judgement, MissedDefect, ScoreChange
-from flawscope.artefact.parts import parts_of_model
-from flawscope.calibration.parts import KnownParts
-from flawscope.calibration.power import describe_blindness, wilson_interval
+from flawscope.artefact.model_facts import ONE, ModelFacts
+from flawscope.calibration.parts import KnownParts, View
+from flawscope.calibration.power import describe_blindness
 from flawscope.calibration.rows import scored
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
@@ -40,6 +40,7 @@ class ReviewedPicture:
     mask: a file that marks the defect; for methods that learn from defects.
     before: the active model's score, where it has said so; None: it is asked.
     digest: hash of its decoded pixels, which `update` finds.
+    view: of a part that it shows, where that is known of it alone; empty: its name tells part and view.
     """
 
     number: int
@@ -53,6 +54,13 @@ class ReviewedPicture:
     mask: str | None = None
     before: float | None = None
     digest: str = ""
+    view: str = ""
+
+    def shown(self, parts: KnownParts) -> View:
+        """Part and view that it shows. InputError: its name tells none."""
+        if self.view:
+            return View(f"picture {self.number}", self.view)
+        return parts.view_of(self.name)
 
 
 class Score(NamedTuple):
@@ -84,6 +92,7 @@ def score_pictures(
     places: Mapping[str, int],
     decoded: DecodedPictures,
     known: dict[str, float],
+    whole: ModelFacts,
     step: ProgressCallback = ignore_progress,
 ) -> dict[int, Score]:
     """Scores of pictures by their numbers, each as if the model had never learnt from it. Those are left out
@@ -92,6 +101,7 @@ def score_pictures(
     Args:
         places: of the pictures among the decoded ones, by hash.
         known: scores by hash that the network gave before; new ones are added.
+        whole: facts of the model, or of all views that decide with it.
     """
     calibration, rows = predictor.calibration, predictor.manifest.pictures
     counted = {row.hash: number for number, row in enumerate(scored(rows))}
@@ -114,7 +124,7 @@ def score_pictures(
             scores[one.number] = Score.of(calibration, left_out[one.digest], learnt=True)
         elif one.digest not in learnt and one.digest in known:
             scores[one.number] = Score.of(calibration, known[one.digest])
-    parts = parts_of_model(predictor.manifest)
+    parts = whole.known_parts().get(ONE)
     return scores if parts is None else _decide_parts(scores, pictures, parts)
 
 
@@ -128,8 +138,10 @@ def _decide_parts(
         if one.number not in scores:
             continue
         try:
-            part, view = parts.view_of(one.name)
+            part, view = one.shown(parts)
         except InputError:  # its name tells no part: it stands alone
+            continue
+        if view not in parts.calibration.views:  # another version judged it
             continue
         several = groups.setdefault(part, [{}])
         if view in several[-1]:  # another part with the number of an earlier one
@@ -159,7 +171,7 @@ class Comparison:
     simulated: scores of simulated defects before and after, by the defect's number.
     unlike: a fair sample raises the threshold by more than chance does.
     carriers: names of the pictures with the simulated defects, by the defect's number.
-    parts: good parts of the model that judges now, where it decides on parts.
+    whole_before, whole_after: facts of both models, or of all views that decide with them.
     """
 
     predictor: Predictor
@@ -168,9 +180,10 @@ class Comparison:
     before: dict[int, Score]
     after: dict[int, Score]
     simulated: dict[int, tuple[float, ...]]
+    whole_before: ModelFacts
+    whole_after: ModelFacts
     unlike: bool = False
     carriers: Mapping[int, str] = field(default_factory=dict)
-    parts: KnownParts | None = None
 
     @property
     def good(self) -> list[int]:
@@ -200,8 +213,7 @@ class Comparison:
     @cached_property
     def _simulated_found(self) -> dict[int, tuple[bool, bool]]:
         """Whether each simulated defect is found before and after, by its number."""
-        before = finder(self.active, self.parts)
-        after = finder(self.predictor.calibration, parts_of_model(self.predictor.manifest))
+        before, after = finder(self.whole_before), finder(self.whole_after)
         return {
             number: (before(self.carriers.get(number, ""), was), after(self.carriers.get(number, ""), now))
             for number, (was, now) in self.simulated.items()
@@ -253,12 +265,9 @@ class Comparison:
 
     def counts(self, numbers: Sequence[int]) -> DecisionCounts:
         """Numbers of these pictures: all, and those that each model calls anomalous."""
-
-        def anomalous(scores: dict[int, Score]) -> list[float]:
-            several = sum(scores[number].anomalous for number in numbers)
-            return [several, *(round(end, 4) for end in wilson_interval(several, len(numbers)))]
-
-        return DecisionCounts(len(numbers), anomalous(self.before), anomalous(self.after))
+        before = sum(self.before[number].anomalous for number in numbers)
+        after = sum(self.after[number].anomalous for number in numbers)
+        return DecisionCounts.of(len(numbers), before, after)
 
 
 @dataclass(frozen=True)
@@ -268,6 +277,7 @@ class Update:
 
     learnt: pictures learnt from. unsure: "good" pictures that look like known defects, not learnt from.
     contradictory: others have the same pixels and another verdict. unreadable: why they cannot be used.
+    rests: there was nothing new to learn from, and the model is as it was.
     inside: defects that the model has learnt from as good ones, which only a new fit takes out.
     drawn: how many good pictures of the line the threshold comes from, beside the earlier ones.
     kept: the threshold stayed as it was, for with the drawn ones more known defects would be lost.
@@ -282,6 +292,7 @@ class Update:
     unsure: list[int]
     contradictory: list[int]
     unreadable: dict[int, str]
+    rests: bool
     inside: list[int]
     drawn: int
     kept: bool

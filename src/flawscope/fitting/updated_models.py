@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flawscope.artefact.carried import carried_facts
+from flawscope.artefact.model_facts import ONE, ModelFacts
 from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.artefact.parts import part_calibration, stored_part_pattern
 from flawscope.calibration.holding_out import min_calibration_size
 from flawscope.calibration.outliers import find_unusual
 from flawscope.calibration.rows import calibrate
@@ -52,7 +52,7 @@ class Job:
 
     pictures: all that can be used. wanted: those of them to learn from. new: what is known of them.
     before: the active model's scores of the pictures, by number. good: the data set that the old model was
-    fitted on.
+    fitted on. whole: facts of a model with this manifest, and of all views that decide with it.
     """
 
     old: Artefact
@@ -62,6 +62,7 @@ class Job:
     new: UpdatePictures
     before: Mapping[int, Score]
     good: Dataset | None
+    whole: Callable[[Manifest], ModelFacts]
     device: str
     check: bool
     force: bool
@@ -72,7 +73,19 @@ class Job:
         self, model: Predictor, pictures: Sequence[ReviewedPicture], known: dict[str, float]
     ) -> dict[int, Score]:
         """Scores of pictures by their numbers, as `score_pictures` gives them."""
-        return score_pictures(model, pictures, self.new.places, self.new.table.pictures, known, self.step)
+        whole, new = self.whole(model.manifest), self.new
+        return score_pictures(model, pictures, new.places, new.table.pictures, known, whole, self.step)
+
+    def check_names(self) -> None:
+        """InputError where a training would not know which part a picture shows."""
+        pattern = self.whole(self.old.manifest).parts
+        if pattern is not None:
+            pattern.parse_all(dict.fromkeys(one.name for one in self.wanted))
+
+    @property
+    def decides_on_parts(self) -> bool:
+        """Whether the model decides on parts, alone or with models of other views."""
+        return self.whole(self.old.manifest).parts is not None
 
 
 # ------------------------------------------------------------------------------------------------- extended
@@ -120,7 +133,8 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
     """The rows, with the line's drawn pictures that do not count yet, judged as if the model had not learnt
     from their parts. Near-copies of pictures that it had learnt from before do not count."""
     counted = {row.hash for row in rows if row.counted}
-    sample = {one.digest: one for one in _fair_sample(job) if one.digest not in counted}
+    line_sample = [one for one in job.pictures if one.drawn and one.good]
+    sample = {one.digest: one for one in line_sample if one.digest not in counted}
     learnt = {row.hash for row in job.old.manifest.pictures if row.learnt}
     copies = {digest: job.new.copies[digest] for digest in sample if digest in job.new.copies}
     copies = {digest: known for digest, known in copies.items() if known.learnt}
@@ -129,10 +143,12 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
     kept = [replace(row, counted=True, drawn=True) if row.hash in left_out else row for row in rows]
     fresh = [one for digest, one in wanted.items() if digest not in left_out]
     # names are private, and needed by models that decide on parts alone
-    decides_on_parts = stored_part_pattern(job.old.manifest) is not None
     asked = {
         job.new.place(one): replace(
-            job.new.row(one), drawn=True, origin=LINE, name=one.name if decides_on_parts else OF_THE_LINE
+            job.new.row(one),
+            drawn=True,
+            origin=LINE,
+            name=one.name if job.decides_on_parts else OF_THE_LINE,
         )
         for one in fresh
     }
@@ -156,25 +172,25 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
     return _Drawn((*kept, *scored.rows.values()), names, notes)
 
 
-def _fair_sample(job: Job) -> list[ReviewedPicture]:
-    """Good pictures that nobody chose. Where a model decides on parts, those of parts with all views: a view
-    alone tells nothing about parts."""
-    drawn = [one for one in job.pictures if one.drawn and one.good]
-    pattern = stored_part_pattern(job.old.manifest)
-    if pattern is None:
-        return drawn
-    known = part_calibration(job.old.manifest, pattern)
-    by_part: dict[str, list[tuple[str, ReviewedPicture]]] = {}
-    for one in drawn:
+def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFacts) -> list[ReviewedPicture]:
+    """Returns the pictures, where a model decides on parts with those alone drawn whose part was drawn with
+    all views, and is new: a view alone tells nothing about parts."""
+    parts = facts.known_parts().get(ONE)
+    if parts is None:
+        return [*pictures]
+    views_of = dict[str, list[str]]()
+    part_of = dict[int, str]()
+    for place, one in enumerate(pictures):
+        if not (one.drawn and one.good):
+            continue
         with suppress(InputError):  # its name tells no part
-            part, view = pattern.parse(one.name)
-            by_part.setdefault(part, []).append((view, one))
-    return [
-        one
-        for part, views in by_part.items()
-        if part not in known.parts and sorted(view for view, _ in views) == sorted(known.views)
-        for _, one in views
-    ]
+            part, view = one.shown(parts)
+            views_of.setdefault(part, []).append(view)
+            part_of[place] = part
+    known = parts.calibration
+    new = {part for part in views_of if part not in known.parts}
+    whole = {part for part in new if sorted(views_of[part]) == sorted(known.views)}
+    return [replace(one, drawn=part_of.get(place) in whole) for place, one in enumerate(pictures)]
 
 
 def learn_pictures(
@@ -254,7 +270,7 @@ def _with_rows(predictor: Predictor, old: Artefact, rows: tuple[Picture, ...], l
 
 def recalibrate_model(job: Job) -> list[Candidate]:
     """Candidate with thresholds from the drawn pictures alone, which the network has not learnt from."""
-    if stored_part_pattern(job.old.manifest) is not None:
+    if job.decides_on_parts:
         raise InputError(
             "a model that decides on parts is calibrated on all views of good parts: give them to "
             "`flawscope calibrate`"
@@ -287,6 +303,7 @@ def retrain_model(job: Job) -> list[Candidate]:
             "a training needs the pictures that the model was fitted on: name their folder as "
             "`learn: pictures` of the product"
         )
+    job.check_names()
     old, good = job.old, job.good
     takes_defects = registry.method(old.manifest.method).takes_seen_defects
     defects = [one for one in job.pictures if not one.good and one.mask] if takes_defects else []

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, overload
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_facts import ModelFacts
+from flawscope.artefact.model_mapping import ModelMapping
 from flawscope.calibration.parts import PartPattern
 from flawscope.errors import InputError, check_arguments
 from flawscope.pictures.decoding import PictureSource
@@ -52,6 +53,11 @@ class AnyModel(ABC, Generic[One]):
     def facts(self) -> ModelFacts:
         """Facts that the model's file says of it."""
         return ModelFacts({name: one.manifest for name, one in self.products.items()}, self.views)
+
+    @property
+    @abstractmethod
+    def mapping(self) -> ModelMapping:
+        """The models as a file holds them."""
 
     @property
     def kind(self) -> str:

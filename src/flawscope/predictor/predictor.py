@@ -19,6 +19,7 @@ from flawscope.artefact.detection import describe_detection, with_decided_defect
 from flawscope.artefact.expected import SCALE, ExpectedPictures
 from flawscope.artefact.files import ARCHIVE_SUFFIX, EXPORTED_SUFFIX, TRAINED_SUFFIX, exported_error
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
+from flawscope.artefact.model_mapping import ModelMapping
 from flawscope.artefact.parts import PART
 from flawscope.artefact.rates import promise_of
 from flawscope.calibration.near_threshold import is_near
@@ -153,6 +154,10 @@ class Predictor(AnyModel["Predictor"]):
     def products(self) -> dict[str, Predictor]:  # type: ignore[override]
         """The model alone, without a name."""
         return {"": self}
+
+    @property
+    def mapping(self) -> ModelMapping:
+        return ModelMapping.of(self.artefact)
 
     @property
     def runner(self) -> Runner:

@@ -91,6 +91,11 @@ def load(
     return found
 
 
+def open_models(mapping: ModelMapping, device: str = "auto") -> Predictor | Router:
+    """Opens fitted models in memory in torch."""
+    return _opened(open_model(mapping, device=device))
+
+
 def _opened(model: OpenModel) -> Predictor | Router:
     """A model of one product needs nothing that tells products apart."""
     if model.mapping.kind == ONE:
@@ -146,6 +151,10 @@ class Router(AnyModel[Predictor]):
     def artefact(self) -> ModelMapping:
         """The model as it is stored: the models of all products, and how these are recognised."""
         return replace(self._artefact, products={name: one.artefact for name, one in self.products.items()})
+
+    @property
+    def mapping(self) -> ModelMapping:
+        return self.artefact
 
     @property
     def views(self) -> PartPattern | None:

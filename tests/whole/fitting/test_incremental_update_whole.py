@@ -12,7 +12,8 @@ from flawscope.calibration.power import wilson_interval
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
-from flawscope.fitting.incremental_update import PowerLostError, update
+from flawscope.fitting.incremental_update import update
+from flawscope.fitting.one_update import PowerLostError
 from flawscope.fitting.update_evaluation import (
     ReviewedPicture,
 )

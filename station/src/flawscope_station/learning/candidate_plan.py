@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
@@ -49,21 +49,27 @@ MAX_CORRECTIONS = 5000  # the latest, that are judged
 
 @dataclass(frozen=True)
 class ActiveVersion:
-    """Version that judges now. file: its model. method, precision: those of the model. fence: score above
-    which a good picture is suspicious; None: not known."""
+    """Version that judges now. file: its model. method, precision: those of the model. fences: score above
+    which a good picture of each view is suspicious, by the view, or under "" of all; None: not known."""
 
     number: int
     file: Path
     method: str
     precision: str
-    fence: float | None = None
+    fences: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def read(cls, number: int, file: Path) -> ActiveVersion:
         """Read what the plan needs of a version's file. InputError where it cannot be read."""
-        manifest = router.read_manifest(file)
-        calibration = manifest.calibration
-        return cls(number, file, manifest.method, calibration.precision, manifest.suspicious_above)
+        facts = router.read_facts(file)
+        method = facts.shared("methods", lambda manifest: manifest.method)
+        precision = facts.shared("precisions", lambda manifest: manifest.calibration.precision)
+        fences = {view: manifest.suspicious_above for view, manifest in facts.manifests.items()}
+        return cls(number, file, method, precision, fences)
+
+    def fence(self, view: str | None) -> float | None:
+        """Score above which a good picture of a view is suspicious."""
+        return self.fences.get(view or "", self.fences.get(""))
 
     @property
     def extends(self) -> bool:
@@ -154,7 +160,7 @@ class ValidVerdicts:
 def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
     """Return the verdicts that were not taken back: the latest corrections, and the latest others."""
     of_picture = pictures.c.suffix, pictures.c.removed_at
-    names = "id", "picture", "name", "verdict", "anomalous", "version_id", "score", "severity"
+    names = "id", "picture", "name", "view", "verdict", "anomalous", "version_id", "score", "severity"
     query = select(*(inspections.c[name] for name in names), *of_picture, _contradicts().label("contradicts"))
     query = query.select_from(inspections.join(pictures)).where(on_line(product_id), IS_REVIEWED)
     latest = query.where(_may_teach(inspections)).order_by(inspections.c.id.desc())
@@ -199,12 +205,14 @@ def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int
     """
     own = [verdict for verdict in valid.judged if verdict.inspection.version_id == active.number]
     found = [o.inspection.severity for o in own if o.verdict == DEFECT and o.inspection.anomalous]
-    alarms = {
-        one.number: defect_like.Strength(one.inspection.score, one.inspection.severity)
-        for one in own
-        if one.verdict == GOOD and one.is_correction
-    }
-    doubtful = defect_like.defect_like(alarms, found, active.fence).union(asked)
+    alarms: dict[str | None, dict[int, defect_like.Strength]] = {}  # by the view that is shown
+    for one in own:
+        row = one.inspection
+        if one.verdict == GOOD and one.is_correction:
+            alarms.setdefault(row.view, {})[one.number] = defect_like.Strength(row.score, row.severity)
+    doubtful = {*asked}
+    for view, strengths in alarms.items():
+        doubtful |= defect_like.defect_like(strengths, found, active.fence(view))
     once = (v for v in valid.corrections if v.verdict == GOOD and not v.is_confirmed)
     return [one.number for one in once if one.number in doubtful]
 
@@ -265,7 +273,9 @@ def _good_of_line(rows: Sequence[LatestRow], rng: random.Random) -> list[int]:
 
 def _with_picture(row: DrawnRow, seen: ViewRow) -> LearntPictureRow:
     """Row of an inspection with the picture of one of its views."""
-    return SimpleNamespace(id=row.id, name=seen.name, picture=seen.picture, suffix=seen.suffix)
+    return SimpleNamespace(
+        id=row.id, name=seen.name, view=seen.view, picture=seen.picture, suffix=seen.suffix
+    )
 
 
 # -------------------------------------------------------------------------------------------------- the plan
@@ -327,4 +337,4 @@ def _reviewed_fields(
 
 def _picture_fields(row: LearntPictureRow, files: Files) -> dict[str, object]:
     source = str(files.path(PICTURES, row.picture, row.suffix))
-    return {"number": int(row.id), "name": row.name, "source": source}
+    return {"number": int(row.id), "name": row.name, "source": source, "view": row.view or ""}

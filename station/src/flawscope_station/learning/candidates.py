@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from flawscope import machine
 from flawscope.artefact import judgement as judgements
 from flawscope.errors import InputError, message_with_type, pluralize
-from flawscope.predictor import router
 from flawscope_station.learning import candidate_records as records
 from flawscope_station.learning import jobs
 from flawscope_station.learning.candidate_plan import (
@@ -29,7 +28,7 @@ from flawscope_station.learning.candidate_plan import (
 from flawscope_station.learning.jobs import JobQueue
 from flawscope_station.learning.process import StoppedError, make_candidate
 from flawscope_station.settings.station import LearningSettings
-from flawscope_station.store.addresses import CANNOT_LEARN, VIEWS_CANNOT_LEARN
+from flawscope_station.store.addresses import CANNOT_LEARN
 from flawscope_station.store.database import StoreError
 from flawscope_station.store.model_registry import ModelRegistry
 from flawscope_station.store.open_models import NoModelError
@@ -196,10 +195,7 @@ class Learning:
             number = self.versions.number(product_id)
             if "product" in self.versions.active_facts(product_id):
                 raise CannotLearnError(CANNOT_LEARN)
-            file = self.versions.path(product_id, number)
-            if router.read_facts(file).views is not None:
-                raise CannotLearnError(VIEWS_CANNOT_LEARN)
-            active = ActiveVersion.read(number, file)
+            active = ActiveVersion.read(number, self.versions.path(product_id, number))
         why = reason_not_to_learn(active, self.settings.get(product_id) or LearningSettings(), how)
         if active is None or why is not None:
             raise CannotLearnError(why)

@@ -324,4 +324,3 @@ CANNOT_LEARN = (
     "a joint model does not learn from corrections: add the pictures to it with `flawscope fit --update`, "
     "and use the new file"
 )
-VIEWS_CANNOT_LEARN = CANNOT_LEARN.replace("a joint model", "a model for each view")

@@ -148,6 +148,7 @@ class ReviewedRow(Protocol):
     id: int
     picture: str
     name: str
+    view: str | None
     verdict: str
     anomalous: bool
     version_id: int
@@ -174,10 +175,12 @@ class DrawnRow(InspectionRow, Protocol):
 
 
 class LearntPictureRow(Protocol):
-    """Picture that is learnt from: of a reviewed inspection, or of one that was drawn."""
+    """Picture that is learnt from: of a reviewed inspection, or of one that was drawn. view: of a part that
+    it shows."""
 
     id: int
     name: str
+    view: str | None
     picture: str
     suffix: str
 

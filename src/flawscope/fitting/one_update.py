@@ -1,0 +1,336 @@
+"""Makes the next model of one product, or of one view of a part, and compares it with the one in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from flawscope.artefact.model_facts import ModelFacts
+from flawscope.artefact.model_file import Artefact, Manifest
+from flawscope.calibration.defect_like import Strength, defect_like
+from flawscope.calibration.outliers import find_unusual_looks, refuse
+from flawscope.calibration.promise import judge_pictures
+from flawscope.datasets import Dataset
+from flawscope.errors import InputError, data_checks, join_names, pluralize
+from flawscope.fitting.simulated_defects import SimulatedDefects, defects_on_samples, score_with_models
+from flawscope.fitting.update_evaluation import (
+    SIGNIFICANCE,
+    Comparison,
+    ReviewedPicture,
+    Score,
+    Update,
+    score_pictures,
+)
+from flawscope.fitting.update_pictures import UpdatePictures
+from flawscope.fitting.updated_models import (
+    Candidate,
+    Job,
+    extend_bank,
+    learn_pictures,
+    make_room_in_bank,
+    recalibrate_model,
+    retrain_model,
+)
+from flawscope.methods import registry
+from flawscope.predictor import Predictor, open_fitted
+from flawscope.predictor.decoded_pictures import predict_decoded
+from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
+
+EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
+BUILDERS: Mapping[str, Callable[[Job], list[Candidate]]]
+BUILDERS = {EXTENDED: extend_bank, RECALIBRATED: recalibrate_model, RETRAINED: retrain_model}
+MAX_TRIED_CORRECTIONS = 12  # corrections that are tried alone, and lost defects that each is tried on
+BLAME_SHARE = 0.5  # of a defect's loss of score: a correction that alone causes as much is responsible
+
+
+class PowerLostError(InputError):
+    """A model seems to be about to learn from defects.
+
+    Attributes:
+        pictures: names of the pictures that are responsible, the farthest out first.
+    """
+
+    def __init__(self, why: str, pictures: Sequence[str], remedy: str):
+        super().__init__(f"refused: {why}: {join_names(pictures)}; {remedy}")
+        self.pictures = list(pictures)
+
+
+def update_one(
+    old: Artefact,
+    active: Predictor,
+    pictures: Sequence[ReviewedPicture],
+    *,
+    how: str = "",
+    fair: bool = False,
+    refuse_unsure: bool = False,
+    force: bool = False,
+    good: Dataset | None = None,
+    whole: Callable[[Manifest], ModelFacts] = ModelFacts.of,
+    device: str = "auto",
+    check: bool = True,
+    say: Say = discard,
+    step: ProgressCallback = ignore_progress,
+) -> Update:
+    """Makes the next model of one product, or of one view of a part. One that has nothing new to learn from
+    stays as it is. Arguments and errors are those of `incremental_update.update_models`.
+
+    Args:
+        pictures: of this product, or view.
+        whole: gives facts of a model with this manifest, and of all views that decide with it.
+    """
+    how = choose_way(how, old)
+    new = UpdatePictures.read(pictures, old, step)
+    usable, contradictory, unreadable = _find_usable(pictures, new)
+    known = {one.digest: one.before for one in usable if one.before is not None}
+    judged_before = [one for one in usable if one.judged]
+    now = whole(active.manifest)
+    before = score_pictures(active, judged_before, new.places, new.table.pictures, known, now, step)
+    new = new.with_units([one.digest for one in usable if _needs_unit(one, how)], old, say)
+    defect_like_numbers = find_defect_like(old, usable, before)
+    unsure = {one.number for one in usable if one.number in defect_like_numbers and not one.sure}
+    if unsure and refuse_unsure:
+        raise _power_lost([one for one in usable if one.number in unsure], before)
+    if not force:
+        usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]
+        looks = [new.row(one).look for one in usable_good]
+        refuse(find_unusual_looks(looks, [one.name for one in usable_good]), force)
+    rest = [one for one in usable if one.number not in unsure]
+    wanted = [one for one in rest if one.learn]
+    train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
+    rests = how == EXTENDED and not unsure and not _has_new(rest, old, train_hashes)
+    job = Job(old, active, rest, wanted, new, before, good, whole, device, check, force, say, step)
+    candidates = [_unchanged(job)] if rests else BUILDERS[how](job)
+    hidden = _HiddenDefects()
+    if how == EXTENDED and check and not rests:
+        hidden = _score_simulated(active, old, candidates, device, step)
+    judged = [one for one in usable if one.number in before]
+    judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
+    best = _choose_candidate(candidates, active, whole, judged, before, fair, hidden)
+    learnt_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
+    learnt = [one.number for one in wanted if one.digest in learnt_hashes]
+    kept = best.predictor is not candidates[0][0]
+    return Update(
+        best,
+        how,
+        learnt,
+        sorted(unsure),
+        contradictory,
+        unreadable,
+        rests=rests,
+        inside=[one.number for one in usable if not one.good and one.digest in train_hashes],
+        drawn=0 if kept else _count_drawn(best.predictor, rest),
+        kept=kept,
+        clear=_fence_severity(old),
+        responsible=_find_responsible(best, how, learnt, old, new, hidden.defects, device, step)
+        if best.refused
+        else [],
+    )
+
+
+def _unchanged(job: Job) -> Candidate:
+    """The model as it is, where there is nothing new to learn from."""
+    model = open_fitted(job.old, job.device)
+    return model, lambda several: {one.number: job.before[one.number] for one in several}
+
+
+def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) -> PowerLostError:
+    """Error for pictures called good that look like defects."""
+    return PowerLostError(
+        f"{pluralize(len(unsure), 'picture')} called good, but as far out as defects",
+        [one.name for one in sorted(unsure, key=lambda one: -before[one.number].severity)],
+        data_checks.CALLED_GOOD.coded(
+            "look again and take out what is not good, or --drop-suspects, or go on with --force"
+        ),
+    )
+
+
+def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: Collection[str]) -> bool:
+    """Whether a model has not learnt from one of the pictures that it should learn from, or does not know a
+    drawn one."""
+    known = {picture.hash for picture in old.manifest.pictures}
+    for one in pictures:
+        if one.learn and one.digest not in train_hashes:
+            return True
+        if one.drawn and one.digest not in known:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class _HiddenDefects:
+    """Simulated defects on a model's samples; by their numbers the scores of the model and of its successor,
+    and the samples that carry them. Empty: none are looked at."""
+
+    defects: SimulatedDefects | None = None
+    scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    carriers: dict[int, str] = field(default_factory=dict)
+
+
+def _score_simulated(
+    active: Predictor, old: Artefact, candidates: Sequence[Candidate], device: str, step: ProgressCallback
+) -> _HiddenDefects:
+    """Scores simulated defects by the active model and the first candidate."""
+    carrying = active.artefact if active.session.runtime == "torch" else old
+    defects = defects_on_samples(carrying, device)
+    if defects is None:
+        return _HiddenDefects()
+    scores = score_with_models(defects, [defects.model, candidates[0][0].detector], step=step)
+    samples = [str(sample["name"]) for sample in carrying.manifest.samples]
+    carriers = {number: samples[defects.picture_of(number)] for number in scores}
+    return _HiddenDefects(defects, scores, carriers)
+
+
+def _choose_candidate(
+    candidates: Sequence[Candidate],
+    active: Predictor,
+    whole: Callable[[Manifest], ModelFacts],
+    judged: Sequence[ReviewedPicture],
+    before: dict[int, Score],
+    fair: bool,
+    hidden: _HiddenDefects,
+) -> Comparison:
+    """Compares candidates with the active model, and returns that which loses least, the first of them; by a
+    fair sample the first candidate, whatever it loses."""
+    sample = [one for one in judged if one.drawn] if fair else []
+    best: Comparison | None = None
+    for model, scores in candidates:
+        after = scores(judged)
+        scored = [one for one in sample if one.number in after]
+        unlike = _is_unlike(model, active, scored, after)
+        found = Comparison(
+            model,
+            active.calibration,
+            judged,
+            before,
+            after,
+            hidden.scores,
+            whole(active.manifest),
+            whole(model.manifest),
+            unlike,
+            hidden.carriers,
+        )
+        if best is None or found.loss < best.loss:
+            best = found
+        if fair or not best.loss:
+            break
+    assert best is not None
+    return best
+
+
+def _is_unlike(
+    model: Predictor, active: Predictor, sample: Sequence[ReviewedPicture], after: Mapping[int, Score]
+) -> bool:
+    """Whether a sample raises more alarms than a fair one would by chance."""
+    judging, units = active.calibration, _units_in(model, sample)
+    alarms = [bool(judging.is_anomalous(after[one.number].score)) for one in sample]
+    chance = judge_pictures(alarms, units, judging.expected_rate, judging.unit_count).chance
+    return bool(sample) and chance < SIGNIFICANCE
+
+
+def choose_way(how: str, old: Artefact) -> str:
+    """Returns how the next model is made, as `update` takes it: extended, recalibrated or retrained.
+
+    Raises:
+        InputError: the model's method cannot be extended.
+    """
+    method = registry.method(old.manifest.method)
+    if how == EXTENDED and not method.extends:
+        raise InputError(f"{method.name} cannot be extended: recalibrate it, or train it anew")
+    return how or (EXTENDED if method.extends else RECALIBRATED)
+
+
+def _needs_unit(picture: ReviewedPicture, how: str) -> bool:
+    """Whether it matters for an update which part a picture shows; a new calibration finds out by itself."""
+    if how == RECALIBRATED:
+        return False
+    return picture.learn or picture.drawn or (how == RETRAINED and not picture.good)
+
+
+def _units_in(model: Predictor, pictures: Sequence[ReviewedPicture]) -> list[int]:
+    """Units of pictures in a model; each that it does not know is one of its own."""
+    units = {row.hash: row.unit for row in model.manifest.pictures}
+    return [units.get(one.digest, -2 - k) for k, one in enumerate(pictures)]
+
+
+def _count_drawn(model: Predictor, pictures: Sequence[ReviewedPicture]) -> int:
+    """Number of the drawn pictures that decide a model's threshold."""
+    drawn = {one.digest for one in pictures if one.drawn}
+    return sum(row.counted and row.hash in drawn for row in model.manifest.pictures)
+
+
+def _find_usable(
+    pictures: Sequence[ReviewedPicture], new: UpdatePictures
+) -> tuple[list[ReviewedPicture], list[int], dict[int, str]]:
+    """Returns the usable pictures with their hashes, the numbers of the contradictory ones (judged both good
+    and defective), and why others are unreadable."""
+    rows, failures = new.table.rows, new.table.failures
+    unreadable = {pictures[place].number: reason for place, reason in failures.items()}
+    usable = [replace(one, digest=rows[place].hash) for place, one in enumerate(pictures) if place in rows]
+    verdicts: dict[str, set[bool]] = {}
+    for one in usable:
+        if one.judged:
+            verdicts.setdefault(one.digest, set()).add(one.good)
+    contradictory = {one.number for one in usable if len(verdicts.get(one.digest, ())) > 1}
+    return [one for one in usable if one.number not in contradictory], sorted(contradictory), unreadable
+
+
+def find_defect_like(
+    old: Artefact, pictures: Sequence[ReviewedPicture], before: Mapping[int, Score]
+) -> set[int]:
+    """False alarms that look like defects, as `defect_like` says."""
+    known = [before[one.number] for one in pictures if not one.good and one.number in before]
+    found = [score.severity for score in known if score.anomalous]
+    learn = {one.number: before[one.number] for one in pictures if one.learn and one.number in before}
+    strengths = {number: Strength(score.score, score.severity) for number, score in learn.items()}
+    return defect_like(strengths, found, old.manifest.suspicious_above)
+
+
+def _fence_severity(old: Artefact) -> float | None:
+    fence = old.manifest.suspicious_above
+    severity = None if fence is None else float(old.manifest.calibration.severity(fence))
+    return None if severity is None or severity <= 0 else severity  # the threshold has risen above the fence
+
+
+def _find_responsible(
+    made: Comparison,
+    how: str,
+    numbers: Sequence[int],
+    old: Artefact,
+    new: UpdatePictures,
+    defects: SimulatedDefects | None,
+    device: str,
+    step: ProgressCallback,
+) -> list[int]:
+    """Numbers of the corrections that alone take half of what a lost defect's score has lost, farthest out
+    first; all corrections where none does."""
+    learnt = [one for one in made.pictures if one.number in numbers]
+    learnt.sort(key=lambda one: -made.before[one.number].severity)
+    known = [one for one in made.pictures if one.number in made.lost][:MAX_TRIED_CORRECTIONS]
+    simulated = made.lost_simulated[:MAX_TRIED_CORRECTIONS]
+    scores: list[tuple[float, ...]] = [
+        *((made.before[one.number].score, made.after[one.number].score) for one in known),
+        *(made.simulated[number] for number in simulated),
+    ]
+    found, tried = [], learnt[:MAX_TRIED_CORRECTIONS] if how == EXTENDED and len(learnt) > 1 else []
+    for done, one in enumerate(tried):
+        step("corrections one by one", done, len(tried))
+        model = learn_pictures(make_room_in_bank(old), new, [one], device=device, check=False)
+        alone = _scores_of(model, new, known)
+        if defects is not None:
+            by_number = score_with_models(defects, [model.detector], simulated)
+            alone += [by_number[number][0] for number in simulated]
+        if any(b > a and b - now >= BLAME_SHARE * (b - a) for (b, a), now in zip(scores, alone, strict=True)):
+            found.append(one.number)
+    return found or [one.number for one in learnt]
+
+
+def _scores_of(model: Predictor, new: UpdatePictures, pictures: Sequence[ReviewedPicture]) -> list[float]:
+    """Scores of pictures that can be judged."""
+    found = dict(predict_decoded(model, new.table.pictures, [new.place(one) for one in pictures]))
+    scores = []
+    for one in pictures:
+        prediction = found[new.place(one)]
+        if isinstance(prediction, InputError):
+            raise prediction
+        scores.append(prediction.score)
+    return scores
