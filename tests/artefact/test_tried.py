@@ -122,7 +122,7 @@ def test_defects_of_a_person_have_columns_of_their_own():
     assert "2 of 6" in row
     assert "15 of 24" in row
     assert row.index("75.0%") == header.index("yours apart")
-    assert one.told_apart() == "your defects (75.0%) and simulated ones (80.0%)"
+    assert one.separation() == "your defects (75.0%) and simulated ones (80.0%)"
     told = Choice("", "", (one,), 10, 6, 24).lines()
     assert "judged by 10 good pictures left out, 6 defects of yours, 24 simulated" in told
     again = replace(one, given=(0.75, 0.8), simulated=(0.8, 0.8))

@@ -88,15 +88,15 @@ class Trial:
         rounds; None: of all."""
         return tuple(float(np.mean(one[:rounds])) for one in (self.given, self.simulated) if one)
 
-    def told_apart(self) -> str:
+    def separation(self) -> str:
         """Phrase with the defects that good pictures are told from, and how well."""
         kinds = "your defects", "simulated ones" if self.given else "defects"
-        told = [
+        phrases = [
             f"{kind} ({np.mean(one):.1%})"
             for kind, one in zip(kinds, (self.given, self.simulated), strict=True)
             if one
         ]
-        return " and ".join(told)
+        return " and ".join(phrases)
 
     def cells(self, has_given: bool) -> tuple[str, ...]:
         """Cells of a table for a person."""

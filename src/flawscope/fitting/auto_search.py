@@ -281,7 +281,7 @@ class Search:
         compared = [one for one in trials if one.rounds]
         if len(compared) == 1:
             return recipe, self._with_found(best, self._why_alone(best))
-        apart = best.told_apart()
+        apart = best.separation()
         why = f"of {len(compared)} settings it tells good pictures best from {apart}"
         if any(one.figures(best.rounds) > best.figures() for one in compared if one.rounds >= best.rounds):
             why = (

@@ -49,7 +49,7 @@ class Recipe:
         pairs = (one.strip().partition(" ") for one in flags.split("--") if one.strip())
         return cls({name.replace("-", "_"): value or True for name, _, value in pairs})
 
-    def with_options(self, **options: Any) -> Recipe:
+    def with_options(self, **options: object) -> Recipe:
         return Recipe({**self.options, **options})
 
 
