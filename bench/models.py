@@ -25,6 +25,7 @@ def add_budget(made: Any) -> None:
     made.add_argument("--seen", type=common.ints, default=[0], help="defects to learn from: 0,10")
     made.add_argument("--seeds", type=common.ints, default=[0], help="default: 0")
     made.add_argument("--device", default="cpu", help="default: %(default)s")
+    made.add_argument("--group", help="regular expression of names that show one part, as of `fit`")
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ class Job:
     seen: int = 0
     seed: int = 0
     device: str = "cpu"
+    group: str | None = None
 
     @property
     def described(self) -> str:
         """The method and its settings, without what was seen."""
         words = [self.method, common.label_of(self.settings, self.preset)]
+        words += [] if self.group is None else ["grouped"]
         return ", ".join(words + ([] if self.device == "cpu" else [self.device]))
 
     @property
@@ -62,7 +65,9 @@ def jobs(args: Args, category: str, root: Path, method: str, **more: Any) -> Ite
     values = common.settings(args, method)
     budgets = args.steps if registry.method(method).learns_in_steps else []
     for given in [{**values, "steps": steps} for steps in budgets] or [values]:
-        yield Job(category, str(root), method, given, args.preset, device=args.device, **more)
+        yield Job(
+            category, str(root), method, given, args.preset, device=args.device, group=args.group, **more
+        )
 
 
 def fit_job(job: dict[str, Any], model: str, threads: int) -> Cell:
@@ -80,6 +85,8 @@ def fit_job(job: dict[str, Any], model: str, threads: int) -> Cell:
         options |= {"checkpoint": checkpoint, "resume": True}
     if asked.takes_seen_defects:
         options |= {"seen": of.seen}
+    if of.group is not None:
+        options |= {"group": of.group}
     resumed, start = checkpoint.is_file(), time.perf_counter()
     same: dict[str, Any] = {"method": of.method, "preset": of.preset, "device": of.device, "seed": of.seed}
     fitted = fit(open_dataset(of.root), **same, **options)

@@ -16,8 +16,6 @@ import numpy as np
 
 import flawscope
 
-SIDE = 512  # pixels that all maps are brought to; the pictures' own
-
 
 def pictures(root: Path) -> list[Path]:
     return sorted((root / "test").rglob("*.png"))
@@ -55,11 +53,13 @@ def judge(args: argparse.Namespace) -> dict[str, Any]:
     bad = np.array([not n.startswith("test/good/") for n in names])
     maps, masks = [], []
     for name, one in zip(names, raw["maps"], strict=True):
-        maps.append(np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BILINEAR)))
         path = Path(name)
+        with Image.open(args.data / path) as picture:
+            size = picture.size
+        maps.append(np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR)))
         mask = args.data / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
-        opened = Image.open(mask).convert("L") if mask.is_file() else None
-        masks.append(np.zeros((SIDE, SIDE), bool) if opened is None else np.asarray(opened) > 0)
+        opened = Image.open(mask).convert("L") if mask.is_file() else Image.new("L", size)
+        masks.append(np.asarray(opened) > 0)
     image, pixel = image_metrics(bad, raw["scores"]), pixel_metrics(maps, masks)
     decisions = raw["decisions"].astype(bool)
     return {

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 BENCH = Path(__file__).parents[2] / "bench"
-SHARED = ("closed_layouts.py", "common.py", "drawn.py", "models.py")
+SHARED = ("closed_layouts.py", "common.py", "drawn.py", "models.py", "searches.py")
 SCRIPTS = sorted(p.name for p in BENCH.glob("*.py") if p.name not in SHARED)
 
 
@@ -17,7 +17,7 @@ def rows():
 
 def test_the_table_has_every_script():
     listed = [row[1].strip("`") for row in rows() if len(row) == 2 and row[1].startswith("`")]
-    assert sorted(listed) == sorted([*SCRIPTS, "peers/run.py"])
+    assert sorted(listed) == sorted([*SCRIPTS, "peers/run.py", "peers/differences.py"])
 
 
 def test_the_table_has_every_result_and_the_commits_that_made_it():

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 BENCH = Path(__file__).parents[3] / "bench"
-SHARED = ("closed_layouts.py", "common.py", "drawn.py", "models.py")
+SHARED = ("closed_layouts.py", "common.py", "drawn.py", "models.py", "searches.py")
 SCRIPTS = sorted(p.name for p in BENCH.glob("*.py") if p.name not in SHARED)
 
 

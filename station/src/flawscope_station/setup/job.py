@@ -62,16 +62,17 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     new_examples.replace(examples)
     for one in (checkpoint, *checkpoints_of_views(checkpoint)):
         one.unlink(missing_ok=True)
-    promise = rates.promise_of(made.facts)
+    promise, offered = rates.promise_of(made.facts), rates.describe_rates(made.facts)
+    found = next(one["found"] for one in offered if one["rate"] == made.facts.rate)
     manifests = [one.manifest for one in models]
     return {
         "promise": promise.text,
         **rates.promise_facts(made.facts),
         "interval": [*promise.interval] if promise.is_made else None,
-        "rates": rates.describe_rates(made.facts),
+        "rates": offered,
         "threshold": models[0].calibration.score_threshold if len(models) == 1 else None,
         "pictures": sum(one.role in ("train", "calibration") for one in made.facts.pictures),
-        "found": _found_by_size(models),
+        "found": found,
         "odd": _unusual_pictures(models),
         "failures": list(made.failures),
         "notes": [line for one in manifests for line in one.notes],
@@ -165,17 +166,6 @@ def _seen(flags: str) -> list[dict[str, str]]:
         key = f"{name}_{value}" if is_choice else name
         found.append({"key": key, "value": "" if value is True or is_choice else str(value)})
     return found or [{"key": "given", "value": ""}]
-
-
-def _found_by_size(models: Sequence[Any]) -> dict[str, list[int]]:
-    """Return found and all simulated defects, by size; empty where they were not measured."""
-    found: dict[str, list[int]] = {}
-    for model in models:
-        sizes = model.manifest.facts.get("simulated_defects", {}).get("sizes", {})
-        for size, one in sizes.items():
-            hits, all_of_size = found.get(size, [0, 0])
-            found[size] = [hits + one["found"], all_of_size + one["defects"]]
-    return found
 
 
 def _draw_examples(models: Sequence[Any], folder: Path, step: ProgressCallback) -> list[dict[str, Any]]:
