@@ -172,22 +172,29 @@ def options_of(seed: int, size: str | None) -> dict[str, Any]:
 
 
 def search(
-    pictures: Trialled, minutes: float, seed: int, size: str | None, record: Sequence[Cell] = ()
+    pictures: Trialled,
+    minutes: float,
+    seed: int,
+    size: str | None,
+    record: Sequence[Cell] = (),
+    own: Sequence[Cell] = (),
 ) -> Cell:
     """What a search finds out, in minutes of the processor.
 
     Args:
         record: trials of a longer search.
+        own: trials of this search at an earlier rule of choice.
     """
     from flawscope.fitting.proposals import Recipe
     from searches import OneTrial, RecordedSearch, told
 
-    known = [OneTrial.from_dict(one) for one in record]
+    longer = [OneTrial.from_dict(one) for one in record]
+    known = [OneTrial.from_dict(one) for one in own]
     options = options_of(seed, size)
-    done = RecordedSearch(pictures.good, pictures.seen, options, minutes, known)
+    done = RecordedSearch(pictures.good, pictures.seen, options, minutes, [*longer, *known])
     choice, recipe = done.run()
     assert recipe == Recipe.from_flags(choice.flags)
-    return told(choice, done, done.clock.final_seconds(recipe, len(done.sources)))
+    return told(choice, done, done.clock.final_seconds(recipe, len(done.sources)), known)
 
 
 def judge_setting(pictures: Trialled, flags: str, size: str | None) -> Cell:
@@ -219,8 +226,10 @@ def measure_searches(record: Record, args: Any, name: str, root: Path, seed: int
     found: dict[float, Cell] = {}
     trials: list[Cell] = []
     for minutes in sorted(args.minutes, reverse=True):
-        work = partial(search, pictures, minutes, seed, args.size, trials)
-        if (cell := record.attempt(f"{where}, seed {seed}, {minutes:g} minutes", work)) is not None:
+        name = f"{where}, seed {seed}, {minutes:g} minutes"
+        own = record.cells.pop(name, {}).get("trials", []) if args.decide_again else []
+        work = partial(search, pictures, minutes, seed, args.size, trials, own)
+        if (cell := record.attempt(name, work)) is not None:
             found[minutes] = cell
             trials += cell["trials"]
     return found
@@ -360,6 +369,9 @@ def main() -> int:
     parser.add_argument("--given", type=int, default=0, help="test defects that choose (default: none)")
     parser.add_argument("--learnt", type=int, default=1000, help="good pictures, at most (default: all)")
     parser.add_argument("--judged", type=int, default=1000, help="test pictures of a class, at most")
+    parser.add_argument(
+        "--decide-again", action="store_true", help="by today's rule, from the trials that the results hold"
+    )
     parser.add_argument(
         "--size", help="of the pictures: only how parts lie is searched for then, in less time"
     )

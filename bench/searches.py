@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from flawscope.artefact.tried import Choice, Trial
+import numpy as np
+
+from flawscope.artefact.tried import Choice, Trial, auroc_on_carriers
 from flawscope.errors import InputError
 from flawscope.fitting import auto_search
 from flawscope.fitting.auto_search import Judged, Search
@@ -60,7 +62,13 @@ class OneTrial(NamedTuple):
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> OneTrial:
-        return cls(**{**stored, "trial": Trial.from_dict(stored["trial"]), "scores": tuple(stored["scores"])})
+        """The AUROC is today's, by the scores."""
+        trial = Trial.from_dict(stored["trial"])
+        if stored["error"] is None and trial.simulated:
+            good, _, simulated = (np.array(one.split(), float) for one in stored["scores"])
+            carriers = np.arange(len(simulated)) % len(good)  # as `Round` puts them
+            trial = replace(trial, simulated=(round(auroc_on_carriers(good, simulated, carriers), 4),))
+        return cls(**{**stored, "trial": trial, "scores": tuple(stored["scores"])})
 
 
 class RecordedSearch(Search):
@@ -143,8 +151,8 @@ class RecordedSearch(Search):
         if not self.clock.has_time([recipe], every):
             raise auto_search._TimeIsUpError
 
-    def _judge(self, model: Any, pictures: Sequence[Any], step: Callable[[str, int, int], None]) -> Judged:
-        judged = super()._judge(model, pictures, step)
+    def _judge(self, model: Any, pictures: Sequence[Any], step: Callable[[int], None], place: int) -> Judged:
+        judged = super()._judge(model, pictures, step, place)
         self._scores.append(" ".join(f"{score:.5g}" for score in judged.scores))
         return judged
 
@@ -169,8 +177,15 @@ def _merged(before: Trial, own: Trial) -> Trial:
     )
 
 
-def told(choice: Choice, done: RecordedSearch, final: float) -> dict[str, Any]:
-    """A search's choice for a results file. final: seconds that the fit to all pictures takes, expected."""
+def told(
+    choice: Choice, done: RecordedSearch, final: float, known: Sequence[OneTrial] = ()
+) -> dict[str, Any]:
+    """A search's choice for a results file.
+
+    Args:
+        final: seconds that the fit to all pictures takes, expected.
+        known: trials of the record that stay in it.
+    """
     return {
         "chosen": choice.flags or "as given",
         "reason": choice.reason,
@@ -179,5 +194,5 @@ def told(choice: Choice, done: RecordedSearch, final: float) -> dict[str, Any]:
         "table": choice.lines(),
         "search_seconds": round(done.clock.spent, 1),
         "fit_seconds": round(final, 1),
-        "trials": [one.to_dict() for one in done.run_here],
+        "trials": [one.to_dict() for one in (*known, *done.run_here)],
     }

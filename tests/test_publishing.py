@@ -2,16 +2,18 @@
 
 import hashlib
 import importlib
+import inspect
 import re
 import shutil
 import tomllib
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 import yaml
 
 import flawscope
-from public_names import public_names
+from public_names import member_names, public_names
 
 ROOT = Path(__file__).parents[1]
 
@@ -134,3 +136,27 @@ def test_no_public_name_changes_unseen():
     found = public_names()
     assert sorted({*known} - {*found}) == [], "gone: warn for one version first"
     assert sorted({*found} - {*known}) == [], "new: add them to the list"
+
+
+def undescribed_names() -> list[str]:
+    """Promised classes, functions and members of classes that no docstring says anything of."""
+    missing = []
+    for name in sorted(flawscope._LAZY_IMPORTS):
+        value = getattr(flawscope, name)
+        if not inspect.getdoc(value):
+            missing.append(name)
+        if not inspect.isclass(value):
+            continue
+        of_classes = " ".join(inspect.getdoc(base) or "" for base in value.__mro__)
+        for member in member_names(value):
+            found = inspect.getattr_static(value, member, None)
+            is_described = callable(found) or isinstance(found, property | cached_property | classmethod)
+            if is_described and inspect.getdoc(getattr(value, member)):
+                continue
+            if not re.search(rf"\b{member}\b", of_classes):
+                missing.append(f"{name}.{member}")
+    return missing
+
+
+def test_a_promised_name_says_what_it_is():
+    assert undescribed_names() == []

@@ -39,14 +39,23 @@ def test_every_command_has_help_that_fits_a_terminal(command, capsys):
     assert len(printed.splitlines()) > 6
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def help_texts(parser):
+    """What the help of a command and of each of its sub-commands says of each option."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from (one.help for one in action._choices_actions)
+            for verb in action.choices.values():
+                yield from help_texts(verb)
+        elif action.help != argparse.SUPPRESS:
+            yield action.help
+
+
+@pytest.mark.parametrize("command", commands())
 def test_help_of_every_option_is_a_sentence(command):
     parser, _ = load_command(commands()[command])
-    for action in parser._actions:
-        if action.help == argparse.SUPPRESS:
-            continue
-        assert action.help[0].isupper(), action.help
-        assert action.help.endswith("."), action.help
+    for text in help_texts(parser):
+        assert text[0].isupper(), text
+        assert text.endswith("."), text
 
 
 def test_commands_stand_in_groups_in_the_order_of_use(run):

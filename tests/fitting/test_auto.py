@@ -12,7 +12,7 @@ from PIL import Image
 from auto_helpers import pictures
 from flawscope.artefact.tried import TRIED
 from flawscope.errors import InputError
-from flawscope.fitting import auto, auto_search, fit_auto, search_time, trial_pictures
+from flawscope.fitting import auto, auto_search, fit_auto, proposals, search_time, trial_pictures
 from flawscope.fitting.preparation import prepare
 from flawscope.fitting.proposals import Recipe, propose_tiles, propose_views, relative_cost
 from flawscope.fitting.trial_pictures import make_rounds
@@ -72,6 +72,7 @@ def scripted(monkeypatch):
     monkeypatch.setattr(auto, "fit", fit)
     monkeypatch.setattr(auto_search, "fit", fit)
     monkeypatch.setattr(auto_search, "propose_frames", lambda *_: [])
+    monkeypatch.setattr(proposals, "SEEN_PIXELS", 0)  # they stand for larger pictures
     monkeypatch.setattr(auto, "_with_choice", lambda predictor, choice, given: (choice, given))
     return SimpleNamespace(calls=calls, reaches=reaches, good=good)
 
@@ -244,6 +245,19 @@ def test_a_setting_is_tried_as_long_as_the_last_fit_ends_in_time(
         assert (late.note, late.minutes > minutes) == ("no time", True)
 
 
+def test_a_trial_goes_forward_and_ends_once(scripted, monkeypatch):
+    """A fit has stages of its own, which a person need not see."""
+    FakeClock(monkeypatch)
+    steps = []
+    fit_auto(scripted.good, align="none", step=lambda *one: steps.append(one))
+    label = auto_search.TRYING + " the settings as given"
+    own = [(done, total) for stage, done, total in steps if stage == label]
+    first = own[: next(k for k, (done, total) in enumerate(own) if done == total) + 1]
+    assert {total for _, total in first} == {24 + 10 + 32}
+    assert [done for done, _ in first] == sorted(done for done, _ in first)
+    assert first[0][0] == 0
+
+
 def test_a_load_that_comes_in_between_is_seen(scripted, monkeypatch):
     clock = FakeClock(monkeypatch)
     scripted.reaches["--preset accurate"] = 4.0
@@ -356,7 +370,7 @@ def test_the_same_settings_are_not_fitted_again(scripted, monkeypatch, tmp_path)
 def test_settings_that_find_little_are_told_so(scripted):
     scripted.reaches[""] = 0.0
     choice, _ = fit_auto(scripted.good)
-    assert "simulated defects (--seen gives some of yours) are found" in choice.reason
+    assert "; of simulated defects (--seen gives some of yours) 1 of 96 are found" in choice.reason
 
 
 def test_a_folder_is_a_path_too(scripted, tmp_path, monkeypatch):
@@ -466,15 +480,22 @@ def test_many_given_defects_are_judged_in_turn():
 
 def test_simulated_defects_alone_propose_no_smaller_look():
     def sizes(judged_by_given):
-        return {one.options.get("size") for one in propose_views(Recipe(), 512, judged_by_given)}
+        return {one.options.get("size") for one in propose_views(Recipe(), (640, 640), judged_by_given)}
 
     assert sizes(False) == {"256+768", None}
     assert sizes(True) > {"256", "512"}
 
 
+def test_pictures_that_show_nothing_more_are_not_seen_larger():
+    def larger(*shape):
+        return "--size 256+768" in [one.flags for one in propose_views(Recipe(), shape, False)]
+
+    assert [larger(512, 512), larger(800, 319), larger(256, 512), larger(480, 640)] == [False] * 3 + [True]
+
+
 def test_large_pictures_are_seen_larger_and_then_in_tiles():
     def larger(side):
-        shown = [*propose_views(Recipe(), side, False), *propose_tiles(Recipe(), side)]
+        shown = [*propose_views(Recipe(), (side, side), False), *propose_tiles(Recipe(), side)]
         return [one.flags for one in shown if "256+1024" in one.flags or "min-defect" in one.flags]
 
     assert larger(999) == []

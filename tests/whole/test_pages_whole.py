@@ -1,10 +1,11 @@
 """Pages of docs/: calls that no test runs can be parsed; links, error lines and named files exist."""
 
+import argparse
 import ast
 import re
 import tomllib
 
-from flawscope.cli.program import COMMANDS
+from flawscope.cli.program import COMMANDS, commands
 from flawscope.errors import data_checks
 from flawscope.methods import registry
 from page_helpers import DOCS, PAGES, ROOT, calls, command_lines, drawing, error_lines, parser_of
@@ -20,6 +21,36 @@ def test_every_call_is_understood():
         assert len(found) > 3 or page not in CALLING
         for command, *words in found:
             parser_of(command).parse_args(words)  # raises InputError
+
+
+def named_commands(text):
+    """(command, options) of each span in backquotes that names a command, such as `fit --update`."""
+    for span in re.findall(r"`([^`\n]+)`", text):
+        words = re.sub(r"=\S*", "", span.removeprefix("flawscope ")).split()
+        if words and (
+            words[0] in commands()
+            or (span.startswith("flawscope ") and words[0].isalpha() and words[0].islower())
+        ):
+            yield words[0], {word for word in words[1:] if re.fullmatch(r"--[a-z][a-z-]+", word)}
+
+
+def known_options(parser):
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from known_options(verb)
+
+
+def test_every_command_and_option_that_is_named_exists():
+    known = {name: {*known_options(parser_of(name))} for name in commands()}
+    seen = 0
+    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *PAGES):
+        for command, options in named_commands(page.read_text(encoding="utf-8")):
+            assert command in known, f"{page.name}: flawscope {command}"
+            assert options <= known[command], f"{page.name}: {command} {options - known[command]}"
+            seen += len(options)
+    assert seen > 100
 
 
 def test_what_other_programs_are_called_with_exists():

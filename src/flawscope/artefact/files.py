@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 
@@ -45,7 +45,7 @@ def is_computed(text: str) -> bool:
     return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
 
 
-def csv_cell(value: Any) -> Any:
+def csv_cell(value: object) -> object:
     """The value, with an apostrophe before a text that a spreadsheet would compute; a number stays one."""
     return f"'{value}" if isinstance(value, str) and is_computed(value) else value
 
@@ -201,7 +201,7 @@ def several_products_error(path: object) -> InputError:
     )
 
 
-def exported_error(name: Any) -> InputError:
+def exported_error(name: object) -> InputError:
     return InputError(f"{name} is an exported model: name the .safetensors file that it was made from")
 
 

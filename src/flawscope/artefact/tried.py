@@ -17,6 +17,7 @@ from flawscope.errors import pluralize
 TRIED = "tried"  # among a model's facts
 TRYING = "trying"  # stages of a search's progress begin so
 NO_TIME = "no time"  # why a setting was not tried to the end
+EQUAL = 1e-3  # share of a score that two of pictures may differ by, and show the same
 MARGIN = 0.01  # AUROC: of settings that differ by less, the one that costs less is taken
 
 
@@ -28,12 +29,34 @@ def auroc(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
     return float((above + 0.5 * equal).mean())
 
 
+def auroc_on_carriers(
+    good: NDArray[np.float64], defective: NDArray[np.float64], carriers: NDArray[np.intp]
+) -> float:
+    """Returns the AUROC of defects that were put on good pictures, as if each had been on all of them.
+
+    A picture scores as its most unusual place. So on another good picture a defect would score the same, or
+    as that picture does, if this is more; one that its carrier hides is taken to be hidden on all. Whether
+    carriers are unusual themselves, and which defects happened to lie on them, then counts less.
+
+    Args:
+        good: scores of good pictures [N].
+        defective: scores with a defect on one of them [M].
+        carriers: its number [M].
+    """
+    own = good[carriers]
+    is_hidden = defective - own <= EQUAL * np.abs(own)
+    defects = np.where(is_hidden, -np.inf, defective)
+    on_each = np.maximum(defects[:, None], good)  # [M, N]
+    return auroc(good, on_each.ravel())
+
+
 @dataclass(frozen=True)
 class Trial:
     """Result of one setting, in each of the rounds that it was tried in: each leaves out other good pictures.
 
     flags: as `flawscope fit` takes them; empty: as given.
-    given, simulated: AUROC of a person's and of simulated defects, by round; empty: there were none.
+    given, simulated: AUROC of a person's and of simulated defects (`auroc_on_carriers`), by round; empty:
+        there were none.
     false_alarms, found_given, found: (how many, of how many) good pictures, given and simulated defects, of
         all rounds.
     seconds: of a picture; fit_seconds: of the fit, for each picture learnt from.
@@ -65,15 +88,15 @@ class Trial:
         rounds; None: of all."""
         return tuple(float(np.mean(one[:rounds])) for one in (self.given, self.simulated) if one)
 
-    def told_apart(self) -> str:
+    def separation(self) -> str:
         """Phrase with the defects that good pictures are told from, and how well."""
         kinds = "your defects", "simulated ones" if self.given else "defects"
-        told = [
+        phrases = [
             f"{kind} ({np.mean(one):.1%})"
             for kind, one in zip(kinds, (self.given, self.simulated), strict=True)
             if one
         ]
-        return " and ".join(told)
+        return " and ".join(phrases)
 
     def cells(self, has_given: bool) -> tuple[str, ...]:
         """Cells of a table for a person."""
@@ -189,10 +212,13 @@ class Choice:
         words = [pluralize(self.good, "good picture") + " left out"]
         words += [pluralize(self.given, "defect") + " of yours"] if self.given else []
         words += [f"{self.simulated} simulated"] if self.simulated else []
-        judged = f"judged by {', '.join(words)}, in one round or more"
-        again = "; your defects are judged anew in each" if self.given else ""
+        judged = f"judged by {', '.join(words)}"
+        rounds = max(one.rounds for one in self.trials)
+        if rounds > 1:
+            anew = ", each with defects of yours" if self.given else ""
+            judged += f", in up to {rounds} rounds{anew}"
         return [
-            judged + again,
+            judged,
             "apart: of pairs of a good and a defective picture, in how many the defective one scores higher",
         ]
 

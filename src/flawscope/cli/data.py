@@ -263,7 +263,7 @@ def _program_as_typed() -> str:
     if not started.stem.startswith("flawscope"):  # by `python -m flawscope`
         return f"{_from_here(Path(sys.executable))} -m flawscope"
     on_path = shutil.which(started.name)
-    if on_path is not None and started.exists() and os.path.samefile(on_path, started):
+    if on_path is not None and started.exists() and started.samefile(on_path):
         return started.stem
     return _from_here(started)
 

@@ -102,7 +102,7 @@ def _beside(path: str | os.PathLike[str]) -> Path:
 
 
 def _same_file(path: str | os.PathLike[str], source: str | None) -> bool:
-    return source is not None and os.path.exists(path) and os.path.samefile(path, source)
+    return source is not None and os.path.exists(path) and Path(path).samefile(source)
 
 
 def accept(path: str | os.PathLike[str], call: str) -> bool:

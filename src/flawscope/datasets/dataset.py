@@ -41,18 +41,26 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Category of a dataset. `root` is its own folder; all pictures and masks lie in it."""
+    """Category of a data set, with its pictures by split.
+
+    root: its own folder, in which all pictures and masks lie.
+    category: its name.
+    layout: mvtec, mvtec2, loco, btad, visa, realiad, folder or review.
+    train: good pictures to learn from.
+    test: good and defective pictures.
+    validation: good pictures; MVTec LOCO and MVTec AD 2 have some.
+    drawn_split: it has no split of its own. A model of another data set is tested on all of it.
+    good_kinds: kinds of marks that somebody named as those of good parts.
+    """
 
     root: Path
     category: str
-    layout: str  # mvtec, mvtec2, loco, btad, visa, realiad or folder
-    train: tuple[Item, ...]  # good only
+    layout: str
+    train: tuple[Item, ...]
     test: tuple[Item, ...]
-    validation: tuple[Item, ...] = ()  # good only; MVTec LOCO and MVTec AD 2 have one
-    drawn_split: bool = (
-        False  # it has no split of its own: a model of another data set is tested on all of it
-    )
-    good_kinds: tuple[str, ...] = ()  # of marks that somebody named as those of good parts
+    validation: tuple[Item, ...] = ()
+    drawn_split: bool = False
+    good_kinds: tuple[str, ...] = ()
 
     @property
     def reviewed(self) -> bool:
@@ -77,6 +85,7 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, tuple[Item, ...]]:
+        """The pictures of each split, by its name: train, validation, test."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def relative(self, path: Mask) -> str:

@@ -117,7 +117,8 @@ class Comparison:
     """Comparison of models a and b on what both were evaluated on: pictures, or parts where one of them
     decides on parts.
 
-    names: of the models, for a person. evaluations: of both; their `pictures` are the same in the same order.
+    names: of the models, for a person. predictors: the models themselves.
+    evaluations: of both models; their `pictures` are the same in the same order.
     differences: of the rates of defects found and of false alarms, and of every metric that both have.
     pairs: all with both decisions.
     noun: "picture" or "part".

@@ -180,6 +180,8 @@ LEFT_OUT_REASON = "left out: the model was fitted or calibrated on it"
 class Evaluation:
     """Results of one category. product: the one that the model was fitted to, which may be called otherwise.
 
+    method: of the model. seconds: that the evaluation took.
+    failures: pictures that could not be judged, each with its reason.
     metrics: those of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best over thresholds chosen
         with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed before, of
         pixels the SegF1 of MVTec AD 2 (there at the pictures' own size, `full_pixel_f1_calibrated`).

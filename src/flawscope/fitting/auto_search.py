@@ -20,7 +20,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact.tried import MARGIN, NO_TIME, TRYING, Choice, Trial, auroc, best_of, nearly_best
+from flawscope.artefact.tried import (
+    MARGIN,
+    NO_TIME,
+    TRYING,
+    Choice,
+    Trial,
+    auroc,
+    auroc_on_carriers,
+    best_of,
+    nearly_best,
+)
 from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset
 from flawscope.datasets.seen_defects import choose_seen
@@ -194,8 +204,9 @@ class Search:
         if not self._attempt(Recipe(), self.rounds[0]):
             return
         self._find_frame()
-        side = max(max(decode(self.sources[i]).shape[:2]) for i in self.order[:3])
-        views = [*propose_views(self.frame, side, bool(self.given)), *propose_tiles(self.frame, side)]
+        shapes = [decode(self.sources[i]).shape[:2] for i in self.order[:3]]
+        shape = max(height for height, _ in shapes), max(width for _, width in shapes)
+        views = [*propose_views(self.frame, shape, bool(self.given)), *propose_tiles(self.frame, max(shape))]
         own = self.frame.options.keys()
         self.waiting = [one for one in views if all(map(self._is_free, one.options.keys() - own))]
         self._tell_time()
@@ -243,9 +254,10 @@ class Search:
             fits = "there is time for all; what is left goes to those that are best"
         else:
             minutes = self.time.minutes_for(self.waiting, first, self.frame, pictures)
-            fits = f"there is time for {count} of them, for all with {pluralize(minutes, 'minute')}"
+            some = f"{count} of them" if count else "none"
+            fits = f"there is time for {some}, for all with {pluralize(minutes, 'minute')}"
         settings = pluralize(len(self.waiting), "more setting")
-        self.say(f"{settings} to try, which takes about {format_duration(every)}: {fits}")
+        self.say(f"{settings} to try, about {format_duration(every)}: {fits}")
 
     def _tried(self) -> list[Trial]:
         """Trials that may be chosen: those that find parts as `frame` does."""
@@ -269,7 +281,7 @@ class Search:
         compared = [one for one in trials if one.rounds]
         if len(compared) == 1:
             return recipe, self._with_found(best, self._why_alone(best))
-        apart = best.told_apart()
+        apart = best.separation()
         why = f"of {len(compared)} settings it tells good pictures best from {apart}"
         if any(one.figures(best.rounds) > best.figures() for one in compared if one.rounds >= best.rounds):
             why = (
@@ -296,7 +308,7 @@ class Search:
         if 2 * found > every or not every:
             return reason
         of = "your defects" if self.given else "simulated defects (--seen gives some of yours)"
-        return f"{reason}; by it {found} of {every} {of} are found"
+        return f"{reason}; of {of} {found} of {every} are found with it"
 
     # --------------------------------------------------------------------------------------------- trials
 
@@ -340,19 +352,24 @@ class Search:
         best = best_of(self._tried())
         known = [] if best is None else [Recipe.from_flags(best.flags)]
         began = self.time.now()
+        reached = (
+            0  # of the pictures to learn from and to judge: a fit has stages, of which the first is longest
+        )
 
-        def step(name: str, done: int, total: int) -> None:
+        def step(done: int) -> None:
             if known and not self.time.has_time(known, every):
                 raise _TimeIsUpError
-            self.step(label, done, total)
+            self.step(label, done, learnt + tried.judged)
 
         def fit_step(name: str, done: int, total: int) -> None:
+            nonlocal reached
             # it takes as long for each of all pictures at least
             if self.time.is_late((self.time.now() - began) / learnt, every):
                 raise _TimeIsUpError
-            step(name, done, total)
+            reached = max(reached, learnt * done // max(1, total))
+            step(reached)
 
-        step("", 0, 1)
+        step(0)
         options = {**self.options, **recipe.options, "force": True, "drop_suspects": False}
         options["augment"] = options.get("augment") or "none"  # as `auto` has it in the fit: see `MIN_PARTS`
         options |= {"group": None, "samples": 0, "check": False}
@@ -366,9 +383,13 @@ class Search:
         if not self.time.has_time([recipe], every):
             raise _TimeIsUpError
         judged = self.time.now()
-        good = self._judge(model, [self.sources[i] for i in tried.left_out], step)
-        given = self._judge(model, tried.given, step)
-        simulated = self._judge(model, tried.simulated, step)
+        found = list[Judged]()
+        place = learnt
+        for pictures in ([self.sources[i] for i in tried.left_out], tried.given, tried.simulated):
+            found.append(self._judge(model, pictures, step, place))
+            place += len(pictures)
+        good, given, simulated = found
+        step(place)
         picture = (self.time.now() - judged) / tried.judged
         self.time.note(flags, Taken(took, picture))
         if not self.time.has_time([recipe], every):
@@ -376,7 +397,7 @@ class Search:
         return replace(
             before,
             given=(*before.given, *_apart(good, given)),
-            simulated=(*before.simulated, *_apart(good, simulated)),
+            simulated=(*before.simulated, *_apart_on_carriers(good, simulated, tried)),
             false_alarms=_counted(before.false_alarms, good),
             found_given=_counted(before.found_given, given),
             found=_counted(before.found, simulated),
@@ -389,12 +410,14 @@ class Search:
         self,
         model: Predictor,
         pictures: Sequence[PictureSource | SimulatedPatch],
-        step: Callable[[str, int, int], None],
+        step: Callable[[int], None],
+        place: int,
     ) -> Judged:
-        """Judges pictures; one in which parts are not found is beyond all others."""
+        """Judges pictures; one in which parts are not found is beyond all others. place: of the first, in
+        the trial."""
         scores, above = [], []
         for k in range(0, len(pictures), BATCH):
-            step("", k, len(pictures))
+            step(place + k)
             batch = pictures[k : k + BATCH]
             shown = [one.draw(self.load) if isinstance(one, SimulatedPatch) else one for one in batch]
             for found in model.predict(shown):
@@ -414,6 +437,15 @@ class Judged(NamedTuple):
 def _apart(good: Judged, defective: Judged) -> list[float]:
     """AUROC of a round; empty where there are no such defects."""
     return [round(auroc(good.scores, defective.scores), 4)] if len(defective.scores) else []
+
+
+def _apart_on_carriers(good: Judged, simulated: Judged, tried: Round) -> list[float]:
+    """AUROC of simulated defects of a round; empty where there are none."""
+    if not len(simulated.scores):
+        return []
+    places = {carrier: place for place, carrier in enumerate(tried.left_out)}
+    carriers = np.array([places[defect.carrier] for defect in tried.simulated])
+    return [round(auroc_on_carriers(good.scores, simulated.scores, carriers), 4)]
 
 
 def _counted(before: tuple[int, int], judged: Judged) -> tuple[int, int]:

@@ -260,7 +260,7 @@ class _Steps:
     light: float | None = field(init=False)
     device: torch.device = field(init=False)
 
-    def check(self, settings: PictureSettings | None) -> Any:
+    def check(self, settings: PictureSettings | None) -> PictureSettings:
         """Returns the settings of the method. InputError: options do not go together, or are wrong."""
         how = self.how
         which = self.which
@@ -370,7 +370,7 @@ class _Steps:
             )
         return seen
 
-    def choose_tiles(self, config: Any, frames: _Frames, pictures: _Pictures) -> Any:
+    def choose_tiles(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
         """Settings with the tiles that `min_defect` needs, and with what follows from frames and region."""
         how, sizes = self.how, frames.sizes(config, pictures.surveyed.sizes)
         if how.min_defect is not None:
@@ -421,7 +421,10 @@ def _mean_views(names: Sequence[str], pattern: PartPattern) -> float:
 
 
 def create_detector(
-    method: Method, config: Any, inside: NDArray[np.bool_] | None, networks_of: Artefact | None = None
+    method: Method,
+    config: PictureSettings,
+    inside: NDArray[np.bool_] | None,
+    networks_of: Artefact | None = None,
 ) -> tuple[Detector, WeightsOrigin]:
     """Builds an untrained detector, and says where its pretrained weights came from.
 

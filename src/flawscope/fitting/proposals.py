@@ -3,6 +3,7 @@ are, how large the pictures must be seen."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from flawscope.views.preprocess import Preprocess
 
 LARGE = 1000  # pixels along the longer side, from which they are seen larger still, and in tiles
 USUAL_SIZES = "256+512"
+SEEN_PIXELS = (
+    512**2
+)  # that the larger one of these sees: pictures that have no more show nothing more, larger
 # Times that a picture takes by presets and in tiles, in times of the default (measured on one core)
 PRESET_COSTS, TILES_COST = {"accurate": 3.0, "small": 0.7}, 10.0
 TILED = 64  # the smallest defect that these are for is that share of it: two tiles cover a side
@@ -45,7 +49,7 @@ class Recipe:
         pairs = (one.strip().partition(" ") for one in flags.split("--") if one.strip())
         return cls({name.replace("-", "_"): value or True for name, _, value in pairs})
 
-    def with_options(self, **options: Any) -> Recipe:
+    def with_options(self, **options: object) -> Recipe:
         return Recipe({**self.options, **options})
 
 
@@ -74,7 +78,7 @@ def _propose_several(sources: Sequence[PictureSource]) -> Recipe | None:
     return None
 
 
-def propose_views(frame: Recipe, side: int, judged_by_given: bool) -> Iterator[Recipe]:
+def propose_views(frame: Recipe, shape: tuple[int, int], judged_by_given: bool) -> Iterator[Recipe]:
     """Yields recipes that see the frame with a larger network, larger, or with less work, the likeliest
     first; smaller ones where given defects tell whether these suffice.
 
@@ -82,11 +86,12 @@ def propose_views(frame: Recipe, side: int, judged_by_given: bool) -> Iterator[R
     whole picture stays: what is chosen adds to it.
 
     Args:
-        side: the pictures' longer one.
+        shape: height and width of the pictures, the largest of each.
     """
     yield frame.with_options(preset="accurate")
-    yield frame.with_options(size="256+768")
-    if _is_large(frame, side):
+    if math.prod(shape) > SEEN_PIXELS:
+        yield frame.with_options(size="256+768")
+    if _is_large(frame, max(shape)):
         yield frame.with_options(size="256+1024")
     yield frame.with_options(preset="small")
     if judged_by_given:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flawscope.artefact.carried import carried_facts
 from flawscope.artefact.model_facts import ONE, ModelFacts
@@ -30,7 +30,7 @@ from flawscope.pictures.table import LINE, Picture, PictureTable
 from flawscope.predictor import Predictor, open_fitted
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.scoring import SessionPictures, leave_out_known, lost_note, score
-from flawscope.progress import ProgressCallback, Say
+from flawscope.progress import ProgressCallback, Say, ignore_progress
 
 RADIUS_KEY = "covering_radius"  # among a model's facts
 CAP_GROWTH = 1.25  # factor by which a full memory bank may exceed its cap, for corrected pictures
@@ -101,8 +101,7 @@ def extend_bank(job: Job) -> list[Candidate]:
     if chosen:
         alarms = sum(job.before[one.number].anomalous for one in chosen if one.number in job.before)
         start = make_room_in_bank(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)
-        how = {"check": job.check, "device": job.device, "step": job.step}
-        predictor = learn_pictures(start, job.new, chosen, **how)
+        predictor = learn_pictures(start, job.new, chosen, device=job.device, check=job.check, step=job.step)
     # what somebody chose has a score, and does not count
     added = [row for row in predictor.manifest.pictures[len(before) :] if not row.is_lost]
     learnt = [replace(row, counted=False) for row in added]
@@ -195,14 +194,21 @@ def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFact
 
 
 def learn_pictures(
-    old: Artefact, new: UpdatePictures, pictures: Sequence[ReviewedPicture], **how: Any
+    old: Artefact,
+    new: UpdatePictures,
+    pictures: Sequence[ReviewedPicture],
+    *,
+    device: str,
+    check: bool,
+    step: ProgressCallback = ignore_progress,
 ) -> Predictor:
     """The model with these pictures in its bank, and in its calibration."""
     places = [new.place(one) for one in pictures]
     rows = {k: new.table.rows[place] for k, place in enumerate(places)}
     table = PictureTable(new.table.pictures.subset(places), rows, {})
     names = [one.name for one in pictures]
-    return learn_more(old, table, names, group=old.manifest.facts.get("group"), **how)
+    group = old.manifest.facts.get("group")
+    return learn_more(old, table, names, group=group, device=device, check=check, step=step)
 
 
 def _without_update_notes(old: Artefact) -> Artefact:

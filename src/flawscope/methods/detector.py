@@ -53,9 +53,8 @@ class Detector(nn.Module, ABC):
     nearest: Tensor | None  # [H W]: for each pixel the one whose value networks see; None: its own
 
     def __init__(self, config: PictureSettings, roi: Tensor | None = None):
-        """
-        Args:
-            roi: [H, W] bool at the size of the images. None: everywhere.
+        """Args:
+        roi: [H, W] bool at the size of the images. None: everywhere.
         """
         super().__init__()
         self.config, self.size = config, config.network_size

@@ -33,10 +33,9 @@ class GoodPictures:
     numbers: list[int]
 
     def __init__(self, load: LoadPicture, count: int, room: int):
-        """
-        Args:
-            load: picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be used.
-            room: bytes of pictures kept.
+        """Args:
+        load: picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be used.
+        room: bytes of pictures kept.
         """
         self.load, self.count, self.max_bytes = load, count, room
         self.kept: dict[int, Tensor] = {}

@@ -92,11 +92,10 @@ class PatchBranch(nn.Module):
         roi: Tensor,
         dimensions: int | None,
     ):
-        """
-        Args:
-            backbone: the one of `spec`.
-            roi: [H, W] bool at the size of the images.
-            dimensions: D, as `PatchEmbedding` takes it.
+        """Args:
+        backbone: the one of `spec`.
+        roi: [H, W] bool at the size of the images.
+        dimensions: D, as `PatchEmbedding` takes it.
         """
         super().__init__()
         size = spec.size

@@ -122,7 +122,7 @@ def _loader() -> type[yaml.SafeLoader]:
             for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 
-        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
             """Refuses a name that stands twice: which of the two holds is not clear."""
             node, seen = super().compose_mapping_node(anchor), set[str]()
             for key, _ in node.value:

@@ -132,10 +132,12 @@ class Predictor(AnyModel["Predictor"]):
 
     @property
     def manifest(self) -> Manifest:
+        """All that the model file says of the model."""
         return self.artefact.manifest
 
     @property
     def calibration(self) -> Calibration:
+        """The thresholds, and the scores of the good pictures that they come from."""
         return self.artefact.manifest.calibration
 
     @property
@@ -159,6 +161,7 @@ class Predictor(AnyModel["Predictor"]):
 
     @property
     def runner(self) -> Runner:
+        """Runner of the network: its engine, its device and its threads."""
         return self.session
 
     def with_product(self, name: str, model: Predictor) -> Predictor:
@@ -284,11 +287,11 @@ class Predictor(AnyModel["Predictor"]):
         self,
         source: PictureSource,
         seen: Loaded,
-        score: Any,
-        map_: Any,
-        p_value: Any,
-        severity: Any,
-        anomalous: Any,
+        score: float,
+        map_: NDArray[np.floating[Any]],
+        p_value: float,
+        severity: float,
+        anomalous: bool,
     ) -> Prediction | InputError:
         views, measured = seen[:2]
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
@@ -328,6 +331,7 @@ class Predictor(AnyModel["Predictor"]):
         return found if self.view_looks is None else named_as_another(self.manifest, self.view_looks, found)
 
     def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:
+        """Returns the model with other thresholds. notes: added to those of the model."""
         notes = (*self.manifest.notes, *notes)
         manifest = replace(self.manifest, calibration=calibration, notes=notes)
         return self.with_manifest(with_decided_defects(manifest))

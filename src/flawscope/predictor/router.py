@@ -142,12 +142,14 @@ class Router(AnyModel[Predictor]):
 
     @classmethod
     def opened(cls, model: OpenModel) -> Router:
+        """Makes the router of an opened model file."""
         mapping, sessions, describe = model
         products = {name: Predictor(one, sessions[name]) for name, one in mapping.products.items()}
         return cls(mapping, products, describe)
 
     @property
     def artefact(self) -> ModelMapping:
+        """The model as it is stored: the models of all products, and how these are recognised."""
         return replace(self._artefact, products={name: one.artefact for name, one in self.products.items()})
 
     @property
@@ -156,6 +158,7 @@ class Router(AnyModel[Predictor]):
 
     @property
     def views(self) -> PartPattern | None:
+        """Pattern by which file names name the part and its view; None: the models are not of views."""
         return self._artefact.views
 
     @property
@@ -165,6 +168,7 @@ class Router(AnyModel[Predictor]):
 
     @property
     def runner(self) -> _Runner:
+        """Runner of the networks of all products: their engines and devices."""
         return _Runner([one.session for one in self.products.values()])
 
     def __repr__(self) -> str:

@@ -36,7 +36,7 @@ class FoundPart:
 
     @property
     def decision(self) -> str:
-        """good or anomalous."""
+        """Good or anomalous."""
         return "anomalous" if self.is_anomalous else "good"
 
 

@@ -122,6 +122,11 @@ class Recognition(NamedTuple):
 class Prediction:
     """Score, decision and map of a picture.
 
+    path: of the picture's file; None: it came without one.
+    is_anomalous: the decision.
+    geometry: where the map lies in the picture.
+    levels: the thresholds that it was decided by.
+    NO_PRODUCT_NAME: name of the product where a picture shows none of a joint model's.
     score: raw, higher is more anomalous, unbounded.
     p_value: how often a good picture scores as high; small is anomalous.
     severity: how bad: the score above the score threshold in units of good pictures' spread, comparable

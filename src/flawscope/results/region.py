@@ -69,6 +69,7 @@ class Region:
         return max(x1 - x0, y1 - y0)
 
     def to_dict(self) -> Json:
+        """The region as results have it in JSON."""
         document: Json = {
             "box": [round(side, 2) for side in self.box],
             "area": round(self.area, 2),

@@ -148,7 +148,9 @@ class ExcelTable:
     def __init__(
         self, path: str | os.PathLike[str], *, part_of: PartOf = file_stem, model: str = "", **columns: bool
     ):
-        self.path, self.known = Path(path), {"part_of": part_of, "model": model}
+        self.path = Path(path)
+        self.part_of = part_of
+        self.model = model
         self.book = ResultWorkbook((*table_columns(model=model, **columns), "remark"))
 
     def add_result(self, result: Prediction | Unjudged, link: str = "") -> None:
@@ -157,7 +159,7 @@ class ExcelTable:
         link = link or file_link(result.path or "", self.path.parent)
         regions = result.regions if isinstance(result, Prediction) else ()
         try:
-            for row in ResultRow.rows(result, **self.known):
+            for row in ResultRow.rows(result, part_of=self.part_of, model=self.model):
                 values = asdict(row) | {"time": datetime.fromisoformat(row.time) if row.time else None}
                 if row.error:
                     values |= {"decision": "not judged", "remark": row.error}

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from flawscope.artefact.files import CSV_ENCODING, check_replaceable, write_error
 from flawscope.artefact.files import csv_cell as csv_cell
@@ -33,7 +33,11 @@ DIGITS = 7  # of a number in a CSV file: as many as a float32 has
 
 
 class Unjudged(NamedTuple):
-    """Input without a prediction, and the reason in one line."""
+    """Input without a prediction.
+
+    path: of its file.
+    error: the reason, in one line.
+    """
 
     path: str
     error: str
@@ -139,10 +143,16 @@ class ResultRow:
         )
 
     @classmethod
-    def rows(cls, result: Prediction | Unjudged, **given: Any) -> Iterator[ResultRow]:
-        """Yields the row of an input, then one for each of several parts in it. given: as `from_result`
-        takes them."""
-        row = cls.from_result(result, **given)
+    def rows(
+        cls, result: Prediction | Unjudged, *, part_of: PartOf = file_stem, model: str = ""
+    ) -> Iterator[ResultRow]:
+        """Yields the row of an input, then one for each of several parts in it.
+
+        Args:
+            part_of: tells the part's number by the file's path.
+            model: file name of the model.
+        """
+        row = cls.from_result(result, part_of=part_of, model=model)
         yield row
         known: Json = {"part": row.part, "time": row.time, "model": row.model}
         for one in cls.part_rows(result) if isinstance(result, Prediction) else ():
@@ -250,7 +260,8 @@ class TableWriter:
         model: str = "",
     ):
         self.path, self.decimal_comma = Path(path), decimal_comma
-        self.known: Json = {"part_of": part_of, "model": model}
+        self.part_of = part_of
+        self.model = model
         self.columns = table_columns(kinds=kinds, products=products, aligned=aligned, model=model)
         if self.path.suffix.lower() != TABLE_SUFFIX:
             raise InputError(f"{path}: a table ends in {TABLE_SUFFIX}")
@@ -261,7 +272,7 @@ class TableWriter:
 
     def add_result(self, result: Prediction | Unjudged) -> None:
         """Adds the row of an input, and one for each of several parts in it."""
-        for row in ResultRow.rows(result, **self.known):
+        for row in ResultRow.rows(result, part_of=self.part_of, model=self.model):
             self.add(row)
 
     def add(self, row: ResultRow) -> None:

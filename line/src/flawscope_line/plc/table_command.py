@@ -1,4 +1,4 @@
-"""Print the signals of a PLC's handshake, for who programs it."""
+"""Print the signals of a PLC's handshake, for the person who programs it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,27 @@ from flawscope.errors import InputError, require_installed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=("csv", "nodeset"), default="csv", help="nodeset: XML of OPC UA")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write it there (needed for a nodeset)")
     parser.add_argument(
-        "--inputs", type=int, default=0, metavar="N", help="first register of the PLC's signals"
+        "--format",
+        choices=("csv", "nodeset"),
+        default="csv",
+        help="Form of the table: csv, or a nodeset of OPC UA in XML (default: csv).",
     )
     parser.add_argument(
-        "--outputs", type=int, default=100, metavar="N", help="of the station's (default: 100)"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="File to write; a nodeset needs one (default: print the table).",
+    )
+    parser.add_argument(
+        "--inputs", type=int, default=0, metavar="N", help="First register of the PLC's signals (default: 0)."
+    )
+    parser.add_argument(
+        "--outputs",
+        type=int,
+        default=100,
+        metavar="N",
+        help="First register of the station's signals (default: 100).",
     )
 
 

@@ -299,7 +299,7 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
 
 
 def _drop_unused_blocks(network: nn.Module) -> nn.Module:
-    """timm's EfficientNets compute all blocks, whatever stages are asked for: drop those after the last."""
+    """Timm's EfficientNets compute all blocks, whatever stages are asked for: drop those after the last."""
     blocks = getattr(network, "blocks", None)
     used = getattr(network, "_stage_out_idx", None)
     if isinstance(blocks, nn.Sequential) and used:

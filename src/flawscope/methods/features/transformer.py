@@ -39,8 +39,7 @@ class Transformer(nn.Module):
     """
 
     def __init__(self, vit: nn.Module, blocks: tuple[int, ...]):
-        """
-        Args:
+        """Args:
             vit: timm's network, of which the blocks after the last chosen one are dropped.
             blocks: as timm counts them, from 0.
 

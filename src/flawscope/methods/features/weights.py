@@ -156,7 +156,7 @@ def cached_in_hub(backbone: str) -> bool:
 
 
 def cached_models() -> list[str]:
-    """timm models whose checkpoint the local hub cache holds."""
+    """Timm models whose checkpoint the local hub cache holds."""
     folders = {p.parents[2].name for p in hub_cache().glob("models--timm--*/snapshots/*/model.safetensors")}
     return sorted(name.removeprefix("models--timm--").split(".")[0] for name in folders)
 

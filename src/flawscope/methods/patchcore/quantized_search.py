@@ -186,10 +186,9 @@ class ByteBound:
     """
 
     def __init__(self, features: Tensor, rows: list[slice], each: MapBlocks):
-        """
-        Args:
-            features: [N, D] float32 on the CPU.
-            rows: the blocks that `PickBound.pairs` is asked about.
+        """Args:
+        features: [N, D] float32 on the CPU.
+        rows: the blocks that `PickBound.pairs` is asked about.
         """
         width = features.shape[1]
         self.rotation, self.rows = random_rotation(width), rows

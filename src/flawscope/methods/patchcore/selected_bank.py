@@ -48,11 +48,10 @@ class SelectedBank:
         point_groups: Tensor,
         result: coreset.Coreset,
     ):
-        """
-        Args:
-            groups: [M], of the bank's elements.
-            points, point_groups: [N, D], absolute, and [N].
-            result: of selecting the bank from them, with groups.
+        """Args:
+        groups: [M], of the bank's elements.
+        points, point_groups: [N, D], absolute, and [N].
+        result: of selecting the bank from them, with groups.
         """
         assert result.nearest is not None
         self.branch, self.groups, self.points, self.point_groups = branch, groups, points, point_groups

@@ -30,8 +30,7 @@ class TrainingLog:
         *,
         done: int = 0,
     ):
-        """
-        Args:
+        """Args:
             path: of the CSV file; None: there is none.
             losses: names of the parts.
             measured: names of what is measured now and then.

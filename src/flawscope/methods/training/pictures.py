@@ -66,12 +66,11 @@ class FeatureCache(ABC):
         room: int,
         where: torch.device = CPU,
     ):
-        """
-        Args:
-            device: on which the maps are computed.
-            shapes: [C, H, W] of the maps that are kept, the first of those that `compute` gives.
-            room: bytes.
-            where: the device on which they are kept.
+        """Args:
+        device: on which the maps are computed.
+        shapes: [C, H, W] of the maps that are kept, the first of those that `compute` gives.
+        room: bytes.
+        where: the device on which they are kept.
         """
         self.images, self.learnt, self.device, self.cache_device = images, list(learnt), device, where
         self.scales = len(shapes)
@@ -138,12 +137,11 @@ class PartMasks:
     """Masks of the part on each picture, computed when they are first asked for."""
 
     def __init__(self, images: GoodPictures, learnt: Sequence[int], most: int, region: Mask | None = None):
-        """
-        Args:
-            learnt: numbers of the pictures that are learnt from.
-            most: pictures from which the part is learnt; 0: it is found on each picture alone, since they
-                show different places.
-            region: [H, W], where anything counts; None: everywhere.
+        """Args:
+        learnt: numbers of the pictures that are learnt from.
+        most: pictures from which the part is learnt; 0: it is found on each picture alone, since they
+            show different places.
+        region: [H, W], where anything counts; None: everywhere.
         """
         self.images, self.region = images, region
         self.shape = (0, 0)  # of the pictures, all alike

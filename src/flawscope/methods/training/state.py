@@ -152,12 +152,11 @@ class Pace:
     """
 
     def __init__(self, until: float, after: float, per_step: float, used: float = 0.0):
-        """
-        Args:
-            until: when all must be done, on `time.monotonic`'s clock.
-            after: seconds of the work after the training, at the present speed.
-            per_step: seconds of a step, at the present speed.
-            used: seconds of training in earlier runs.
+        """Args:
+        until: when all must be done, on `time.monotonic`'s clock.
+        after: seconds of the work after the training, at the present speed.
+        per_step: seconds of a step, at the present speed.
+        used: seconds of training in earlier runs.
         """
         self.deadline, self.spent, self.per_step = until, used, per_step
         self.steps_after = after / per_step
@@ -218,9 +217,8 @@ class TrainingState:
     FUSED_ADAM: ClassVar[bool] = True  # Adam in one kernel, where the device has it
 
     def __init__(self, networks: Sequence[nn.Module], settings: TrainingFields, device: torch.device):
-        """
-        Args:
-            settings: a `TrainingSettings`, or what has the same fields for training.
+        """Args:
+        settings: a `TrainingSettings`, or what has the same fields for training.
         """
         self.networks, self.settings, self.device = tuple(networks), settings, device
         self.precision = pick_precision(settings.training, device)

@@ -24,28 +24,39 @@ STOP_SECONDS = 75.0  # after which the process ends whatever hangs: service mana
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    inspected = parser.add_argument_group("what is inspected")
+    inspected.add_argument(
         "model",
         nargs="?",
         metavar="MODEL|SETTINGS",
-        help="model file, or station.yaml for several; without: make products on the page New product",
+        help="Model file, or a station.yaml for several products. Without one, make products in the browser, "
+        "on the page New product.",
     )
-    parser.add_argument("--folder", metavar="DIR", help="also take pictures that appear in this folder")
-    parser.add_argument(
+    inspected.add_argument("--folder", metavar="DIR", help="Take pictures that appear in this folder, too.")
+    inspected.add_argument(
         "--product",
         metavar="NAME",
-        help="what is inspected (default: as the model says, of a joint model its file)",
+        help="Name of the product (default: the model's; of a joint model, its file's).",
     )
-    parser.add_argument("--station", metavar="DIR", help="where everything is kept (default: station)")
-    parser.add_argument(
-        "--database", metavar="URL", help="postgresql://user@host/name (default: SQLite in the folder)"
+    kept = parser.add_argument_group("where results are kept")
+    kept.add_argument(
+        "--station", metavar="DIR", help="Folder in which everything is kept (default: station)."
     )
-    parser.add_argument(
-        "--host", metavar="ADDRESS", help="listen there; other machines need users (default: 127.0.0.1)"
+    kept.add_argument(
+        "--database",
+        metavar="URL",
+        help="Database, such as postgresql://user@host/name (default: SQLite in the folder).",
     )
-    parser.add_argument("--port", type=cli.parse_port, metavar="N", help="default: 8080")
-    cli.add_engine(parser, "all cores but one")
-    cli.add_quiet(parser)
+    pages = parser.add_argument_group("where the pages are")
+    pages.add_argument(
+        "--host",
+        metavar="ADDRESS",
+        help="Address to listen at (default: 127.0.0.1, this machine alone). Other machines need users.",
+    )
+    pages.add_argument("--port", type=cli.parse_port, metavar="N", help="Port to listen at (default: 8080).")
+    running = parser.add_argument_group("running")
+    cli.add_engine(running, "all cores but one")
+    cli.add_quiet(running)
 
 
 def run(args: argparse.Namespace) -> int:

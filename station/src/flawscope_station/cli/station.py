@@ -1,6 +1,5 @@
-"""Users of a station: `station user add NAME --role ROLE`, `station token add NAME`; copies of all that it
-keeps: `station backup FILE`, `station restore FILE`; an archive for support: `station report`; a model
-for many stations: `station rollout`. The stations may be running meanwhile."""
+"""Manage a station: its users and tokens, backups, its settings, and models for many stations. It may be
+running meanwhile."""
 
 from __future__ import annotations
 
@@ -27,64 +26,80 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = _add_subparsers(parser, "WHAT")
-    user = _add_subparsers(_add_parser(what, "user", "people, who sign in with a password"), "VERB")
-    text = "let somebody sign in; asks for the password, or reads it as a line"
+    user = _add_subparsers(
+        _add_parser(what, "user", "Manage the people who sign in with a password."), "VERB"
+    )
+    text = "Let a person sign in. The password is asked for, or read from standard input as one line."
     add = _add_verb(user, "add", _add_user, text)
     _add_name(add)
     _add_role(add, ROLES[1:], "operator")
-    text = "no longer let somebody sign in, and end their sessions"
+    text = "No longer let a person sign in, and end their sessions."
     _add_name(_add_verb(user, "remove", _remove_user, text))
-    _add_name(_add_verb(user, "password", _set_password, "give somebody a new one, and end their sessions"))
-    _add_verb(user, "list", _list_users, "show names, roles, since when")
+    _add_name(_add_verb(user, "password", _set_password, "Set a person's password, and end their sessions."))
+    _add_verb(user, "list", _list_users, "List the users, with role and date.")
 
-    token = _add_subparsers(_add_parser(what, "token", "secrets for programs"), "VERB")
-    add = _add_verb(token, "add", _add_token, "print a new one; nobody can see it again")
+    token = _add_subparsers(
+        _add_parser(what, "token", "Manage the tokens by which programs are known."), "VERB"
+    )
+    add = _add_verb(token, "add", _add_token, "Make a token, and print it: nobody can see it again.")
     _add_name(add)
     _add_role(add, ROLES, "operator")
-    add.add_argument("--expires", metavar="TIME", help='such as "90 days" (default: never)')
-    _add_name(_add_verb(token, "remove", _remove_token, "no longer accept one"))
-    _add_verb(token, "list", _list_tokens, "show names, roles, since when, until when, last use")
+    add.add_argument(
+        "--expires", metavar="TIME", help='Time after which it ends, such as "90 days" (default: never).'
+    )
+    _add_name(_add_verb(token, "remove", _remove_token, "No longer accept a token."))
+    _add_verb(token, "list", _list_tokens, "List the tokens, with role, dates and last use.")
 
-    text = "copy what a station keeps into one file, while it runs; PostgreSQL's data base is for pg_dump"
+    text = "Copy what a station keeps into one file, while it runs. Copy a PostgreSQL database with pg_dump."
     made = _add_verb(what, "backup", _backup, text)
-    _add_file(made, "that is made; it must not be there yet")
-    made.add_argument("--tables", action="store_true", help="SQLite's data base alone, as before an upgrade")
-    text = "make a station from a backup in an empty folder; PostgreSQL's data base is for pg_restore"
+    _add_file(made, "File to make; it must not be there yet.")
+    made.add_argument(
+        "--tables", action="store_true", help="Copy the SQLite database alone, as before an upgrade."
+    )
+    text = "Make a station from a backup, in an empty folder. Restore a PostgreSQL database with pg_restore."
     there = _add_verb(what, "restore", _restore, text)
-    _add_file(there, "that `backup` made")
-    text = "put its data base into the place of that of the same station, which is not running"
+    _add_file(there, "Backup to restore.")
+    text = "Replace the database of the same station, which must not be running, by the backup's."
     which = there.add_mutually_exclusive_group()
     which.add_argument("--tables", action="store_true", help=text)
-    which.add_argument("--verify", action="store_true", help="read and check it all; nothing is restored")
+    which.add_argument(
+        "--verify", action="store_true", help="Read and check the whole backup; restore nothing."
+    )
 
     text = (
-        "write one archive for support: settings without secrets, problems, threads, events, versions, disk"
+        "Write one archive for support: settings without secrets, problems, threads, events, versions, disk."
     )
     report = _add_verb(what, "report", _report, text)
-    report.add_argument("--out", metavar="FILE.zip", required=True, help="that is made")
+    report.add_argument("--out", metavar="FILE.zip", required=True, help="Archive to write.")
 
-    text = "give a model to many stations: to the first, and to the others where it does well there; or back"
+    text = "Give a model to many stations: to the first, then to the others. After alarms all go back."
     rollout = _add_parser(what, "rollout", text)
     rollout.set_defaults(call=_rollout, debug=False)
-    rollout.add_argument("model", metavar="MODEL", help="model file")
+    rollout.add_argument("model", metavar="MODEL", help="Model file.")
     rollout.add_argument(
-        "--stations", metavar="FILE", required=True, help="YAML: `stations`, each with `url`, `product`"
+        "--stations",
+        metavar="FILE",
+        required=True,
+        help="YAML file of stations: `url` and `product`.",
     )
-    text = "for which the first, and then the others, have to do without alarms (default: 60)"
+    text = "Minutes that the first station, then the others, must work without alarms (default: 60)."
     rollout.add_argument("--minutes", type=float, default=60.0, metavar="N", help=text)
 
-    text = "fetch the pictures that people corrected at many stations, as one training set"
+    text = "Fetch the pictures that people corrected at many stations, as one training set."
     corrections = _add_parser(what, "corrections", text)
     corrections.set_defaults(call=_corrections, debug=False)
     corrections.add_argument(
-        "--stations", metavar="FILE", required=True, help="YAML, as that of `station rollout`"
+        "--stations",
+        metavar="FILE",
+        required=True,
+        help="YAML file of stations: `url` and `product`.",
     )
-    corrections.add_argument("--out", metavar="DIR", required=True, help="where they are put")
+    corrections.add_argument("--out", metavar="DIR", required=True, help="Folder for the pictures.")
 
-    text = "say what of the settings, and of what they name, keeps a station from working; nothing is started"
+    text = "Check the settings and all that they name, and start nothing."
     check = _add_parser(what, "check", text)
     check.set_defaults(call=_check, debug=False)
-    check.add_argument("settings", metavar="SETTINGS", help="station.yaml")
+    check.add_argument("settings", metavar="SETTINGS", help="The station.yaml to check.")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -333,11 +348,15 @@ def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Ac
 
 
 def _add_subparsers(parser: argparse.ArgumentParser, metavar: str) -> Verbs:
-    return parser.add_subparsers(metavar=metavar, dest=metavar.lower(), required=True)
+    return parser.add_subparsers(title="commands", metavar=metavar, dest=metavar.lower(), required=True)
 
 
 def _add_parser(verbs: Verbs, name: str, text: str) -> argparse.ArgumentParser:
-    return verbs.add_parser(name, help=text, description=text, formatter_class=cli.HelpFormatter)
+    parser = verbs.add_parser(
+        name, help=text, description=text, formatter_class=cli.HelpFormatter, add_help=False
+    )
+    parser.add_argument("-h", "--help", action="help", help="Show this help.")
+    return parser
 
 
 def _add_verb(
@@ -346,9 +365,9 @@ def _add_verb(
     """Adds a sub-command that `call` runs."""
     parser = _add_parser(verbs, name, text)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--station", metavar="DIR", help="folder of its store (default: station)")
-    which.add_argument("--settings", metavar="FILE", help="its station.yaml")
-    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    which.add_argument("--station", metavar="DIR", help="Folder of the station (default: station).")
+    which.add_argument("--settings", metavar="FILE", help="Its station.yaml.")
+    parser.add_argument("--debug", action="store_true", help="Show where an error came from.")
     parser.set_defaults(call=call)
     return parser
 
@@ -358,7 +377,7 @@ def _add_file(parser: argparse.ArgumentParser, text: str) -> None:
 
 
 def _add_name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="letters, digits and . _ - + @")
+    parser.add_argument("name", metavar="NAME", help="Name, of letters, digits and . _ - + @.")
 
 
 def _add_role(parser: argparse.ArgumentParser, roles: Sequence[str], default: str) -> None:
@@ -366,7 +385,7 @@ def _add_role(parser: argparse.ArgumentParser, roles: Sequence[str], default: st
         "--role",
         choices=roles,
         default=default,
-        help=("sender: only sends pictures; " if ROLES[0] in roles else "")
-        + "viewer: only looks; operator: looks, sends and judges; engineer: also models and exports; admin: "
-        f"everything (default: {default})",
+        help=("A sender sends pictures. " if ROLES[0] in roles else "")
+        + "A viewer looks; an operator sends and reviews pictures, too; an engineer makes and exports "
+        f"models, too; an admin does everything (default: {default}).",
     )

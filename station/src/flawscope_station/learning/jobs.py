@@ -228,9 +228,23 @@ class JobQueue(BackgroundThread):
         super().end()
         self.worker.close()
 
-    def add(self, kind: str, who: str, facts: Mapping[str, object], **of: Any) -> int:
-        """Queue a job, as `Jobs.add`."""
-        number = self.jobs.add(kind, who, facts, **of)
+    def add(
+        self,
+        kind: str,
+        who: str,
+        facts: Mapping[str, object],
+        *,
+        product_id: int | None = None,
+        start: int | None = None,
+        draft: str | None = None,
+    ) -> int:
+        """Queue a job, and return its number.
+
+        Args:
+            start: version that it begins with.
+            draft: name of the new product, of which the last job of a kind is kept.
+        """
+        number = self.jobs.add(kind, who, facts, product_id=product_id, start=start, draft=draft)
         self.wake()
         return number
 

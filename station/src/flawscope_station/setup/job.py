@@ -6,12 +6,15 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flawscope.artefact import tried
 from flawscope.methods import options
 from flawscope_station.learning.jobs import FIT
 from flawscope_station.learning.process import ProgressCallback
+
+if TYPE_CHECKING:
+    from flawscope import Predictor
 
 UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
 OVERLAY_SIDE = 900  # pixels of the longer side of a picture that is tried
@@ -35,7 +38,7 @@ def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     """Fit and save the model that `flawscope fit` of the same folder makes, and return its measurements. The
     model and the examples from before are replaced when all of this is done."""
-    from flawscope import fitting
+    from flawscope import fitting, open_dataset
     from flawscope.artefact import checkpoint_path, rates
 
     model, examples = Path(job["model"]), Path(job["examples"])
@@ -46,7 +49,7 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
         made = _fit_auto(job, model, step)
     else:
         made = fitting.fit(
-            _pictures(job),
+            open_dataset(job["pictures"], good="all"),  # somebody chose them, whatever they are called
             device=job["device"],
             checkpoint=checkpoint,
             resume=job["resume"],
@@ -83,16 +86,9 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     }
 
 
-def _pictures(job: dict[str, Any]) -> Any:
-    """Open the pictures, which somebody chose as good whatever they are called."""
-    from flawscope import open_dataset
-
-    return open_dataset(job["pictures"], good="all")
-
-
-def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
+def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predictor:
     """Fit with the settings that the pictures need; goes on with what was tried for the model before."""
-    from flawscope import fitting
+    from flawscope import fitting, open_dataset
 
     given = dict(job["given"])
     minutes = given.pop("auto")
@@ -110,7 +106,12 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Any:
         step(stage, done, total)
 
     return fitting.fit_auto(
-        _pictures(job), minutes=minutes, earlier=model, device=job["device"], step=tell, **given
+        open_dataset(job["pictures"], good="all"),
+        minutes=minutes,
+        earlier=model,
+        device=job["device"],
+        step=tell,
+        **given,
     )
 
 
@@ -153,13 +154,13 @@ def _seen(flags: str) -> list[dict[str, str]]:
     return found or [{"key": "given", "value": ""}]
 
 
-def _found_by_size(predictor: Any) -> dict[str, list[int]]:
+def _found_by_size(predictor: Predictor) -> dict[str, list[int]]:
     """Return found and all simulated defects, by size; empty where they were not measured."""
     sizes = predictor.manifest.facts.get("simulated_defects", {}).get("sizes", {})
     return {size: [one["found"], one["defects"]] for size, one in sizes.items()}
 
 
-def _draw_examples(predictor: Any, folder: Path, step: ProgressCallback) -> list[dict[str, Any]]:
+def _draw_examples(predictor: Predictor, folder: Path, step: ProgressCallback) -> list[dict[str, Any]]:
     """Draw simulated defects on pictures, each in a ring; return which the model finds, missed ones first."""
     from flawscope import fitting
     from flawscope_station.inspecting.renderings import encode_webp

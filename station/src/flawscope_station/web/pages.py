@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Annotated, Any, Protocol, TypedDict
+from typing import Annotated, Protocol, TypedDict
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Form, Request
@@ -121,7 +121,7 @@ class Page:
         return f"{quote(url.path)}?{url.query}" if url.query else quote(url.path)
 
     def render(
-        self, template: str, status: int = 200, *, sections: Sequence[str] = (), **more: Any
+        self, template: str, status: int = 200, *, sections: Sequence[str] = (), **more: object
     ) -> Response:
         """Render the page. sections: of the texts, for its script. more: for the template, but `data` for the
         script."""

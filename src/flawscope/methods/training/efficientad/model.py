@@ -67,12 +67,11 @@ class Model(Detector):
         roi: Tensor | None = None,
         width: int | None = None,
     ):
-        """
-        Args:
-            network: size of the PDNs, "xs", "s" or "m".
-            channels: of the teacher's outputs; 384, or fewer from a backbone that has fewer.
-            roi: as `Detector` takes it.
-            width: of the PDNs, as `pdn` takes it.
+        """Args:
+        network: size of the PDNs, "xs", "s" or "m".
+        channels: of the teacher's outputs; 384, or fewer from a backbone that has fewer.
+        roi: as `Detector` takes it.
+        width: of the PDNs, as `pdn` takes it.
         """
         super().__init__(config, roi)
         self.channels = channels

@@ -105,10 +105,9 @@ class Autoencoder(nn.Module):
     """
 
     def __init__(self, channels: int = CHANNELS, *, border: int = 0):
-        """
-        Args:
-            channels: of the teacher.
-            border: pixels that the PDN which it is compared with sees beyond each edge of the picture.
+        """Args:
+        channels: of the teacher.
+        border: pixels that the PDN which it is compared with sees beyond each edge of the picture.
         """
         super().__init__()
         self.border = border

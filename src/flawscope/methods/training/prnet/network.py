@@ -46,13 +46,12 @@ class Network(nn.Module):
         attention: bool = True,
         residuals: bool = True,
     ):
-        """
-        Args:
-            channels: of the backbone's stages at strides 4, 8, 16 and 32.
-            size: (H, W) of the pictures, multiples of 32.
-            width: channels inside, relative to the backbone's; computing grows with its square.
-            attention: False leaves it out, and keeps the residual blocks behind it.
-            residuals: False leaves them out, and with them half of the channels.
+        """Args:
+        channels: of the backbone's stages at strides 4, 8, 16 and 32.
+        size: (H, W) of the pictures, multiples of 32.
+        width: channels inside, relative to the backbone's; computing grows with its square.
+        attention: False leaves it out, and keeps the residual blocks behind it.
+        residuals: False leaves them out, and with them half of the channels.
         """
         super().__init__()
         *grids, _ = grids_for(size)
@@ -72,8 +71,7 @@ class Network(nn.Module):
         self.decoder = Decoder(last, joined, inside, grids, size)
 
     def forward(self, features: Sequence[Tensor], residuals: Sequence[Tensor] = ()) -> Tensor:
-        """
-        Args:
+        """Args:
             features: four maps `[B, C_j, H_j, W_j]`, standardised.
             residuals: three maps like the first three, 0 or more; not read where the network has none.
 

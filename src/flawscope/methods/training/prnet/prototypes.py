@@ -335,10 +335,9 @@ class Prototypes(Standardise):
     prototypes: Tensor  # [K, C, H, W]
 
     def __init__(self, count: int, shape: tuple[int, int, int]):
-        """
-        Args:
-            count: K.
-            shape: (C, H, W) of the features.
+        """Args:
+        count: K.
+        shape: (C, H, W) of the features.
         """
         super().__init__(shape[0])
         self.register_buffer("prototypes", torch.zeros(count, *shape))
