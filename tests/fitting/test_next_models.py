@@ -141,11 +141,8 @@ def test_a_candidate_that_cannot_be_exported_is_refused_before_it_is_trained(
     model = brightness_model()
     exported = replace(model.calibration, precision=precision)
     monkeypatch.setattr(type(model.session), "suffix", ".onnx", raising=False)
-    monkeypatch.setattr(
-        candidate.Predictor,
-        "opened",
-        lambda *_: model.with_manifest(replace(model.manifest, calibration=exported)),
-    )
+    in_use = model.with_manifest(replace(model.manifest, calibration=exported))
+    monkeypatch.setattr(candidate.router, "load", lambda *_, **__: in_use)
 
     class TrainedError(Exception):
         pass
@@ -153,7 +150,7 @@ def test_a_candidate_that_cannot_be_exported_is_refused_before_it_is_trained(
     def train(*_, **__):
         raise TrainedError
 
-    monkeypatch.setattr(candidate, "update", train)
+    monkeypatch.setattr(candidate, "update_models", train)
     with pytest.raises(InputError if is_refused else TrainedError):
         candidate.make_candidate(
             "now.onnx",

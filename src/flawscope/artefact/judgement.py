@@ -123,20 +123,24 @@ class Judgement:
         """Judgement of the pictures of both."""
         own = {name: sorted({*getattr(self, name), *getattr(other, name)}) for name in PICTURE_LISTS}
         counts = [one.simulated for one in (self, other) if one.simulated is not None]
-        simulated = [sum(numbers) for numbers in zip(*counts, strict=True)] if counts else None
+        simulated = None
+        if counts:
+            simulated = [sum(numbers) for numbers in zip(*counts, strict=True)]
+        questions = dict.fromkeys(self.questions + other.questions)
+        refused = dict.fromkeys(self.refused + other.refused)
         return Judgement(
             self.how,
             good=self.good + other.good,
             defects=self.defects + other.defects,
             drawn=self.drawn + other.drawn,
             kept=self.kept or other.kept,
-            missed=[*self.missed, *other.missed],
-            scores={**self.scores, **other.scores},
+            missed=self.missed + other.missed,
+            scores=self.scores | other.scores,
             cross_fitted=self.cross_fitted + other.cross_fitted,
             simulated=simulated,
-            questions=[*dict.fromkeys([*self.questions, *other.questions])],
-            refused=[*dict.fromkeys([*self.refused, *other.refused])],
-            responsible=[*self.responsible, *other.responsible],
+            questions=list(questions),
+            refused=list(refused),
+            responsible=self.responsible + other.responsible,
             **own,
         )
 

@@ -95,14 +95,20 @@ def calibrate(rows: Iterable[Picture], rate: float = DEFAULT_RATE, **how: Any) -
     wrong = [row for row in every if row.score is None]
     if not known:
         raise InputError("calibration needs at least one good picture, each with a score and a map")
+    scores = [row.score for row in known if row.score is not None]
+    maxima = [math.nan if row.maximum is None else row.maximum for row in known]
+    medians = [math.nan if row.median is None else row.median for row in known]
+    units = list[int]()
     promised = how.get("promised", True)
+    if promised:
+        units = [row.unit for row in (*known, *wrong)]
     return Calibration(
-        scores=tuple(row.score for row in known if row.score is not None),
-        map_maxima=tuple(math.nan if row.maximum is None else row.maximum for row in known),
-        map_level=float(np.median([math.nan if row.median is None else row.median for row in known])),
+        scores=tuple(scores),
+        map_maxima=tuple(maxima),
+        map_level=float(np.median(medians)),
         rate=rate,
         miscounted=len(wrong),
-        units=tuple(row.unit for row in (*known, *wrong)) if promised else (),
+        units=tuple(units),
         line=_line_sample(every) if promised else NO_LINE,
         **{"outline": DEFAULT_OUTLINE, **how},
     )

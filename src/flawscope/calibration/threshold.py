@@ -333,12 +333,15 @@ class Calibration:
         counted = [k for k in kept if k < len(self.scores)]
         if not counted:
             return self
+        scores = [self.scores[k] for k in counted]
+        maxima = [self.map_maxima[k] for k in counted]
+        units = [self.units[k] for k in kept] if self.units else []
         return replace(
             self,
-            scores=tuple(self.scores[k] for k in counted),
-            map_maxima=tuple(self.map_maxima[k] for k in counted),
+            scores=tuple(scores),
+            map_maxima=tuple(maxima),
             miscounted=len(kept) - len(counted),
-            units=tuple(self.units[k] for k in kept) if self.units else (),
+            units=tuple(units),
         )
 
     def sole_threshold(self) -> tuple[int, float] | None:

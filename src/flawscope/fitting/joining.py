@@ -190,12 +190,14 @@ def describe_product(
     width = len(next(iter(found.values()), ()))
     # near-duplicates are one unit, as they are everywhere else
     groups = np.array([unit_of.get(reader.hashes.get(index, ""), -1) for index in range(count)], np.int32)
+    places = np.array(shown, np.int32)
+    lights_shown = places // count if in_lights else np.zeros(0, np.int32)
     known = ProductDescriptors(
         np.array([found[number] for number in shown], np.float32).reshape(len(shown), width),
-        groups[[number % count for number in shown]],
+        groups[places % count],
         np.array([*defective.values()], np.float32).reshape(len(defective), width),
         groups[carriers],
-        np.array([number // count for number in shown if in_lights], np.int32),
+        lights_shown,
     )
     samples = [image for index in good[: len(manifest.samples)] if (image := load(index)) is not None]
     return Described(known, pack_images(np.array([image.numpy() for image in samples], np.float32)))

@@ -333,6 +333,8 @@ class Update:
             "weaker": [n for n in of.changed(of.defects, True, True) if of.is_weaker(n, self.clear)],
         }
         shown = sorted({number for several in lists.values() for number in several})
+        missed = [MissedDefect(n, of.after[n].p_value) for n in of.defects if not of.after[n].anomalous]
+        scores = {str(n): ScoreChange([*of.before[n][:2]], [*of.after[n][:2]]) for n in shown}
         plain = "how", "learnt", "unsure", "contradictory", "inside", "drawn", "kept", "responsible"
         return Judgement(
             **{name: getattr(self, name) for name in plain},
@@ -341,8 +343,8 @@ class Update:
             good=of.counts(of.good),
             defects=of.counts(of.defects),
             **lists,
-            missed=[MissedDefect(n, of.after[n].p_value) for n in of.defects if not of.after[n].anomalous],
-            scores={str(n): ScoreChange([*of.before[n][:2]], [*of.after[n][:2]]) for n in shown},
+            missed=missed,
+            scores=scores,
             cross_fitted=sum(score.learnt for score in of.after.values()),
             simulated=of.found.get(SIMULATED),
             refused=of.refused,

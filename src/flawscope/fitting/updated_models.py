@@ -317,13 +317,18 @@ def retrain_model(job: Job) -> list[Candidate]:
         seen = [(one.source, one.mask) for one in defects if one.mask and folds[one.digest] != leave]
         more = [one for one in job.wanted if folds[one.digest] != leave]
         items = [Item(_file_of(one), "good", False) for one in more]
+        added = [one.name for one in more]
         job.say(f"training {name}")
+
+        def step(stage: str, done: int, total: int) -> None:
+            job.step(f"{name}: {stage}", done, total)
+
         return fit(
             replace(good, train=(*good.train, *items)),
-            names=[*names[: len(good.train)], *(one.name for one in more), *names[len(good.train) :]],
+            names=[*names[: len(good.train)], *added, *names[len(good.train) :]],
             check=check,
             say=job.say,
-            step=lambda stage, done, total: job.step(f"{name}: {stage}", done, total),
+            step=step,
             **options | {"seen": [*seen_before, *seen] or 0},
         )
 
