@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 
 from flawscope.methods import registry
-from flawscope.synthesis.demo.dataset import draw_dataset
+from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
+from flawscope_station.client import Client
 from flawscope_station.settings.sources import CameraSourceSettings
 from flawscope_station.settings.station import ProductSettings
 from flawscope_station.setup.drafts import Drafts
@@ -397,3 +399,54 @@ def test_a_camera_gives_pictures_to_learn_from_until_a_pause(open_station, setti
         tablet.wait(lambda: tablet.text("#kept-good") == nothing)
         assert kept() == before, "no part is shown before there is a model"
         assert tablet.unfit(PHONE, WIDE) == []
+
+
+VIEWS = {"top": "plate", "side": "fabric"}
+
+
+@pytest.fixture(scope="module")
+def two_views(tmp_path_factory):
+    """Pictures of twelve good parts by two cameras that see other surfaces, and of a further one."""
+    folder = tmp_path_factory.mktemp("two views")
+    for number in range(13):
+        for view, category in VIEWS.items():
+            picture, _ = draw_picture(category, np.random.default_rng(number), size=96)
+            place = folder / ("good" if number < 12 else "new")
+            place.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(place / f"{number:04d}_{view}.png")
+    return folder
+
+
+def test_a_part_of_several_views_is_taught_and_decided_as_one(beginner, two_views, empty):
+    begin(beginner)
+    assert not shown(beginner, "#conflicts")
+    drag(beginner, "#drop", *sorted((two_views / "good").iterdir()))
+    beginner.wait(lambda: beginner.text("#count").startswith("24 "))
+    beginner.wait(lambda: not beginner.text("#check-said").endswith("…"))
+    beginner.wait(lambda: beginner.find("#start").is_enabled())
+    beginner.find("#views").send_keys("top, left")
+    beginner.wait(lambda: shown(beginner, "#conflicts"))
+    assert "0000_side.png" in beginner.text("#conflicts"), "a name without a view is told at once"
+    beginner.find("#views").clear()
+    beginner.find("#views").send_keys("top, side")
+    beginner.wait(lambda: not shown(beginner, "#conflicts"))
+    assert not shown(beginner, "#auto-part"), "a search makes one model for all views"
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+    learn(beginner)
+    beginner.wait(lambda: shown(beginner, "#result"), 600)
+    assert "12 parts" in beginner.text("#promise-more")
+    drag(beginner, "#try-drop", *sorted((two_views / "new").iterdir()))
+    beginner.wait(lambda: len(beginner.all("#tried li img")) == 2)
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+    beginner.click("#go-live")
+    beginner.wait(lambda: shown(beginner, "#open"))
+    assert beginner.complaints() == []
+    with Client(beginner.url) as client:
+        assert client.product("Bracket-left").views == ["side", "top"]
+        pictures = {view: (two_views / "new" / f"0012_{view}.png").read_bytes() for view in VIEWS}
+        swapped = {"top": pictures["side"], "side": pictures["top"]}
+        found = client.inspect_part(swapped, "n1", product="Bracket-left")
+        assert found.decision == "anomalous"
+    beginner.driver.refresh()
+    beginner.wait(lambda: beginner.js("return document.documentElement.dataset.ready"))
+    assert beginner.find("#views").get_property("value") == "side, top"

@@ -285,7 +285,7 @@ def test_light_and_region_are_those_of_a_fit(empty, http, good, tmp_path):
     found = learnt(http, light=0.1, roi="0.1,0.1,0.9,0.9")
     check_model(empty, http, tmp_path, "--light", "10%", "--roi", "0.1,0.1,0.9,0.9")
     assert (found["light"], found["result"]["missing"]) == (0.1, 7)
-    assert http.post(f"{NEW}/plate/learn", json={"part": "x"}).status_code == 422, "by `flawscope fit` alone"
+    assert http.post(f"{NEW}/plate/learn", json={"group": "x"}).status_code == 422, "by `flawscope fit` alone"
 
 
 def test_parts_that_lie_anyhow_are_a_fits(http, tmp_path):

@@ -63,6 +63,7 @@ class Reading:
             kept_by_update=True,
             search=NOTHING,
             apart=("group",),  # whole parts are left out already
+            form=FormField(kind="text", pattern="^.{1,1000}$"),
         ),
         stored=stored.part,
     )
@@ -76,6 +77,7 @@ class Reading:
             kept_by_update=True,
             search=NOTHING,
             needs=("part", "give --part too"),
+            form=FormField(kind="own", pattern="^.{1,1000}$"),
         ),
         stored=stored.view,
     )

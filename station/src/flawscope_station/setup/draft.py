@@ -296,19 +296,30 @@ class Draft:
 
     # ---- the model
 
+    def _checkpoints(self) -> list[Path]:
+        """List the checkpoints of trainings that were cut off."""
+        whole = checkpoint_path(self.model)
+        return [one for one in (whole, *checkpoints_of_views(whole)) if one.is_file()]
+
     @property
     def can_resume(self) -> bool:
         """Whether a training that was cut off can go on."""
-        return checkpoint_path(self.model).is_file()
+        return bool(self._checkpoints())
 
     def discard_training(self) -> None:
-        """Remove the checkpoint of a training; what was learnt before stays until there is another."""
-        checkpoint_path(self.model).unlink(missing_ok=True)
+        """Remove the checkpoints of a training; what was learnt before stays until there is another."""
+        for one in self._checkpoints():
+            one.unlink(missing_ok=True)
 
     @property
     def examples(self) -> Path:
         """Folder of pictures with simulated defects."""
         return self.home / EXAMPLES_FOLDER
+
+
+def checkpoints_of_views(whole: Path) -> list[Path]:
+    """List the checkpoints of the models of a part's views. whole: that of one model for all."""
+    return [*whole.parent.glob(f"*-{whole.name}")]
 
 
 def describe_result(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from flawscope.artefact import tried
 from flawscope.methods import options
 from flawscope_station.learning.jobs import FIT
 from flawscope_station.learning.process import ProgressCallback
+from flawscope_station.setup.draft import checkpoints_of_views
 
 if TYPE_CHECKING:
     from flawscope import Predictor
@@ -57,33 +58,47 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
             **job["given"],
         )
     made.save(new_model)
-    drawn = _draw_examples(made, new_examples, step)
+    models = [*made.products.values()]  # of several views one each
+    drawn = _draw_examples(models, new_examples, step)
     new_model.replace(model)
     shutil.rmtree(examples, ignore_errors=True)
     new_examples.replace(examples)
-    checkpoint.unlink(missing_ok=True)
-    promise = rates.promise_of(made.manifest)
-    manifest, calibration = made.manifest, made.calibration
-    judged = [(one.score, one.name) for one in manifest.pictures if one.counted and one.score is not None]
-    reasons = {one.name: one.reason for one in made.suspects}
-    judged.sort(key=lambda one: (one[1] in reasons, *one), reverse=True)
-    ranked = judged[: max(UNUSUAL_COUNT, len(reasons))]
+    for one in (checkpoint, *checkpoints_of_views(checkpoint)):
+        one.unlink(missing_ok=True)
+    promise, offered = rates.promise_of(made.facts), rates.describe_rates(made.facts)
+    found = next(one["found"] for one in offered if one["rate"] == made.facts.rate)
+    manifests = [one.manifest for one in models]
     return {
         "promise": promise.text,
-        **rates.promise_facts(manifest),
+        **rates.promise_facts(made.facts),
         "interval": [*promise.interval] if promise.is_made else None,
-        "rates": rates.describe_rates(manifest),
-        "threshold": calibration.score_threshold,
-        "pictures": sum(one.role in ("train", "calibration") for one in manifest.pictures),
-        "found": _found_by_size(made),
-        "odd": [{"name": name, "score": score, "reason": reasons.get(name)} for score, name in ranked],
+        "rates": offered,
+        "threshold": models[0].calibration.score_threshold if len(models) == 1 else None,
+        "pictures": sum(one.role in ("train", "calibration") for one in made.facts.pictures),
+        "found": found,
+        "odd": _unusual_pictures(models),
         "failures": list(made.failures),
-        "notes": list(manifest.notes),
-        "questions": list(manifest.questions),
-        "seconds": manifest.facts["seconds_total"],
+        "notes": [line for one in manifests for line in one.notes],
+        "questions": [*dict.fromkeys(line for one in manifests for line in one.questions)],
+        "seconds": sum(one.facts["seconds_total"] for one in manifests),
         "examples": drawn,
-        "search": search_facts(manifest.facts),
+        "search": search_facts(manifests[0].facts),
     }
+
+
+def _unusual_pictures(models: Sequence[Predictor]) -> list[dict[str, Any]]:
+    """Return the good pictures that look most unlike the others of their view, the suspicious ones first."""
+    reasons = {suspect.name: suspect.reason for one in models for suspect in one.suspects}
+    judged = []
+    for one in models:
+        for row in one.manifest.pictures:
+            if not row.counted or row.score is None:
+                continue
+            severity = float(one.calibration.severity(row.score))
+            judged.append((row.name in reasons, severity, row.name, row.score))
+    judged.sort(reverse=True)
+    ranked = judged[: max(UNUSUAL_COUNT, len(reasons))]
+    return [{"name": name, "score": score, "reason": reasons.get(name)} for _, _, name, score in ranked]
 
 
 def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predictor:
@@ -154,13 +169,7 @@ def _seen(flags: str) -> list[dict[str, str]]:
     return found or [{"key": "given", "value": ""}]
 
 
-def _found_by_size(predictor: Predictor) -> dict[str, list[int]]:
-    """Return found and all simulated defects, by size; empty where they were not measured."""
-    sizes = predictor.manifest.facts.get("simulated_defects", {}).get("sizes", {})
-    return {size: [one["found"], one["defects"]] for size, one in sizes.items()}
-
-
-def _draw_examples(predictor: Predictor, folder: Path, step: ProgressCallback) -> list[dict[str, Any]]:
+def _draw_examples(models: Sequence[Predictor], folder: Path, step: ProgressCallback) -> list[dict[str, Any]]:
     """Draw simulated defects on pictures, each in a ring; return which the model finds, missed ones first."""
     from flawscope import fitting
     from flawscope_station.inspecting.renderings import encode_webp
@@ -168,7 +177,8 @@ def _draw_examples(predictor: Predictor, folder: Path, step: ProgressCallback) -
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     found = []
-    for number, example in enumerate(fitting.draw_defect_examples(predictor, step)):
+    drawn = [example for one in models for example in fitting.draw_defect_examples(one, step)]
+    for number, example in enumerate(drawn):
         name = f"{number}.webp"
         (folder / name).write_bytes(encode_webp(example.picture))
         found.append({"file": name, "size": example.size, "found": example.is_found})
@@ -189,7 +199,8 @@ def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     for done, (name, data) in enumerate(job["sent"]):
         step("try", done, len(job["sent"]))
         try:
-            result = predictor.predict(data)
+            view = None if predictor.views is None else predictor.views.parse(name).view
+            result = predictor.predict(data, product=view)
             drawn = drawing.contour(*result.over(reduce_picture(data, name, OVERLAY_SIDE, memory)))
         except FlawscopeError as error:
             found.append({"name": name, "error": str(error).replace(f"({len(data)} bytes)", name)})

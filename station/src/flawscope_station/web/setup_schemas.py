@@ -92,7 +92,7 @@ class RateFacts(BaseModel):
     )
     supported: bool = Field(description="the good pictures are enough for it")
     missing: int = Field(description="good pictures, or parts, more that it needs")
-    threshold: float
+    threshold: float | None = Field(description="null: each view has its own")
     found: dict[str, list[int]] = Field(
         description="simulated defects by size: found, all; empty where too few of a size were tried"
     )
@@ -126,7 +126,7 @@ class LearningResult(PromiseFacts):
     """Result of learning: what it promises and what it would miss."""
 
     promise: str
-    threshold: float
+    threshold: float | None = Field(description="null: each view has its own")
     interval: list[float] | None = Field(
         None, description="low and high: where the rate of this one model lies with 95 %"
     )

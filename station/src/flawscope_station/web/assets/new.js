@@ -413,7 +413,8 @@
       const [low, high] = result.interval.map((one) => number(Math.round(100 * one)));
       byId("promise").textContent += ` ${t("promise.range", { low, high })}`;
     }
-    byId("promise-more").textContent = `${station.promise.from(result)} ${station.promise.missing(result)} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
+    const threshold = result.threshold === null ? "" : t("new.threshold", { threshold: number(result.threshold, 4) }); // each view has its own
+    byId("promise-more").textContent = `${station.promise.from(result)} ${station.promise.missing(result)} ${threshold}`;
     showSearch(result.search);
     const shown = Object.entries(result.shown).map(rate);
     byId("rates").replaceChildren(...(shown.length ? shown : [make("li", {}, t("new.too_few"))]));

@@ -36,6 +36,7 @@
     choice: ({ value, options }) => (value === options[0].value ? null : value),
     switch: ({ checked }) => checked || null,
     word: ({ value, checked }) => (checked ? value : null),
+    views: () => patterns().view,
   };
   const WRITE = {
     region: (_, value) => value?.split(",").forEach((share, k) => (edges[k].value = Math.round(100 * share))),
@@ -44,11 +45,39 @@
     choice: (control, value) => (control.value = value ?? control.options[0].value),
     switch: (control, value) => (control.checked = Boolean(value)),
     word: (control, value) => (control.checked = value === control.value),
+    views: writeViews,
   };
+
+  // Views of a part, by words in the pictures' names ------------------------------------------------------
+  const viewNames = () => byId("views").value.split(",").map((one) => one.trim()).filter(Boolean);
+  const stem = (name) => name.replace(/\.[^.]+$/, "");
+
+  /** Patterns of view and part by which all pictures tell both: the part is what else stands in a name. */
+  function patterns() {
+    const names = viewNames().sort((one, other) => other.length - one.length);
+    if (!names.length) return { view: null, part: null };
+    const words = names.map((one) => one.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|");
+    const view = `(?<![^\\W\\d_])(?:${words})(?![^\\W_])`;
+    const ways = [`^(.+?)[ _.-]*${view}$`, `^${view}[ _.-]*(.+)$`, `^(.+?)[ _.-]*${view}[ _.-]*(.+)$`];
+    const tellsAll = (way) => listed.pictures.every((name) => new RegExp(way).test(stem(name)));
+    return { view, part: ways.find(tellsAll) ?? ways[2] };
+  }
+
+  /** The pictures whose names have none of the views, or no part beside it. */
+  function withoutView() {
+    const { view, part } = patterns();
+    return view ? listed.pictures.filter((name) => !new RegExp(part).test(stem(name))) : [];
+  }
+
+  /** The views of an earlier choice, which is kept as patterns. */
+  function writeViews(control, view) {
+    const words = /^\(\?<!\[\^\\W\\d_\]\)\(\?:(.*)\)\(\?!\[\^\\W_\]\)$/.exec(view ?? "")?.[1] ?? "";
+    control.value = words.split("|").map((one) => one.replace(/\\(.)/g, "$1")).join(", ");
+  }
 
   /** The options as the API takes them: what is not shown is not asked for. */
   function chosen() {
-    const given = { method: method().value };
+    const given = { method: method().value, part: patterns().part };
     for (const control of controls) given[control.dataset.option] = isShown(control) ? READ[control.dataset.kind](control) : null;
     return given;
   }
@@ -63,6 +92,8 @@
       ...fields.map((field) => [field, t(`new.field_${field.dataset.option}`)]),
     ];
     const wrong = numbers.filter(([input]) => !input.validity.valid);
+    const unnamed = withoutView();
+    if (unnamed.length) return [t("new.no_view", { name: unnamed[0], views: viewNames().join(", ") })];
     if (wrong.length) return wrong.map(([{ min, max }, field]) => t("new.out_of_range", { field, min, max }));
     return isEmpty() ? [t("new.no_region", { left, top, right, bottom })] : [];
   }
@@ -103,19 +134,20 @@
     timer = setTimeout(check, DELAY, changed);
   }
   for (const kind of ["input", "change"]) {
-    for (const part of ["auto-part", "look-at", "methods"]) {
+    for (const part of ["views-part", "auto-part", "look-at", "methods"]) {
       byId(part).addEventListener(kind, ({ target }) => {
         showRegion();
+        showMinutes();
+        showRate();
         ask(target);
       });
     }
   }
   function showMinutes() {
     byId("minutes-part").hidden = !method().dataset.steps;
-    byId("auto-part").hidden = method().value !== "patchcore";
+    byId("auto-part").hidden = method().value !== "patchcore" || viewNames().length > 0; // a search makes one model for all views
     byId("auto-time").hidden = !byId("auto").checked;
   }
-  for (const part of ["auto", "methods"]) byId(part).addEventListener("change", showMinutes);
 
   /** Few pictures: a larger network is advised. */
   function showAccurate() {
@@ -126,7 +158,8 @@
   // False alarms -----------------------------------------------------------------------------------------
   function showRate() {
     const there = draft.of().pictures;
-    const missing = Number(byId("rate").selectedOptions[0].dataset.needed) - there;
+    const ofPart = Math.max(1, viewNames().length); // pictures that a part has
+    const missing = ofPart * Number(byId("rate").selectedOptions[0].dataset.needed) - there;
     byId("rate-few").textContent = missing > 0 && there ? count("new.rate_few", missing) : "";
   }
   byId("rate").addEventListener("change", showRate);
