@@ -109,8 +109,17 @@ class InspectionRenderer:
     def overlay(
         self, product_id: int, number: int, side: int, seen: str | None = None, *, patient: bool = False
     ) -> bytes:
-        """Return WebP of the picture with heat map, outlines and part's square. Errors and patient as above:
-        a prediction that is not kept is waited for as by others."""
+        """Return WebP of the picture with heat map, outlines and part's square. A prediction that is not kept is
+        made anew.
+
+        Args:
+            seen: view of the part; None: the most unusual one, or the only picture.
+            patient: wait for a turn, however many people do.
+
+        Raises:
+            NotFoundError: there is no such inspection, or its picture was removed.
+            BusyError: too many people wait to see something, or the line goes first.
+        """
         row = self._row(product_id, number, seen)
         prediction = self._prediction(product_id, row)
         with self.turns.take(patient=patient):
