@@ -109,8 +109,8 @@ class InspectionRenderer:
     def overlay(
         self, product_id: int, number: int, side: int, seen: str | None = None, *, patient: bool = False
     ) -> bytes:
-        """Return WebP of the picture with heat map, outlines and part's square. A prediction that is not kept is
-        made anew.
+        """Return WebP of the picture with heat map, outlines and part's square. A prediction that is not kept
+        is made anew.
 
         Args:
             seen: view of the part; None: the most unusual one, or the only picture.
