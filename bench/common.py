@@ -262,9 +262,11 @@ def round_to(value: float | None, digits: int = 6) -> Any:
 
 @dataclass(frozen=True)
 class ChildResult:
-    """A finished process: wall time, and the largest memory that it and all below it held at a time."""
+    """A finished process: wall time, processor time, and the largest memory that it and all below it held at
+    a time."""
 
     seconds: float
+    cpu: float  # seconds of the processor, with those of its own children
     peak: int  # bytes
     stdout: str
 
@@ -283,7 +285,7 @@ def run(command: Sequence[Any], env: Mapping[str, str] | None = None, cwd: Path 
     """Run and measure a process; its errors end the measurement, with its last words. `env`: all of it."""
     words = [os.fspath(word) for word in command]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        began = time.perf_counter()
+        began, cpu_before = time.perf_counter(), _children_cpu()
         process = subprocess.Popen(words, stdout=out, stderr=err, env=env, cwd=cwd)
         peak, ended = [0], threading.Event()
 
@@ -308,7 +310,13 @@ def run(command: Sequence[Any], env: Mapping[str, str] | None = None, cwd: Path 
         if code:
             last = "\n".join(err.read().strip().splitlines()[-8:])
             raise SystemExit(f"{shlex.join(words)}\nfailed with {code}:\n{last}")
-        return ChildResult(took, peak[0], out.read())
+        return ChildResult(took, _children_cpu() - cpu_before, peak[0], out.read())
+
+
+def _children_cpu() -> float:
+    """Processor seconds of all children that have ended; 0 on Windows, which does not count them."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _tree_memory(process: int, first: bool = True) -> int:

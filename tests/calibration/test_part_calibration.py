@@ -40,13 +40,13 @@ def test_names_that_do_not_tell_are_named():
         PartPattern(r"p\d").parse_all(["p1.png", "x.png", "p2.png", "y.png"])
     with pytest.raises(InputError, match=r"p1_a\.png and q/p1_a\.png both show view a of part p1"):
         PartPattern(r"p\d").parse_all(["p1_a.png", "q/p1_a.png"])
-    assert PartPattern(r"p\d").part_numbers(["p1_a.png", "p2_a.png", "p1_b.png"]) == [0, 1, 0]
+    PartPattern(r"p\d").check_parts(["p1_a.png", "p2_a.png", "p1_b.png"])
     with pytest.raises(InputError, match="matches another text in each name"):
-        PartPattern(r"p\d").part_numbers(["p1_a.png", "p2_a.png"])
+        PartPattern(r"p\d").check_parts(["p1_a.png", "p2_a.png"])
     with pytest.raises(InputError, match=r"matches the same text in each name, 1 as in cam1_07\.png: "):
-        PartPattern(r"\d").part_numbers(["cam1_07.png", "cam1_08.png"])
+        PartPattern(r"\d").check_parts(["cam1_07.png", "cam1_08.png"])
     with pytest.raises(InputError, match=r"4701 in cam1/IMG_4701\.png and 231 in .*rename the files"):
-        PartPattern(r"\d+$", r"cam\d").part_numbers(["cam1/IMG_4701.png", "cam2/IMG_231.png"])
+        PartPattern(r"\d+$", r"cam\d").check_parts(["cam1/IMG_4701.png", "cam2/IMG_231.png"])
 
 
 def drawn(rng, count, views):

@@ -95,7 +95,7 @@ def test_a_picture_that_is_counted_wrong_in_a_light_counts_above_all_scores(monk
     """It is told and left out, and the others keep their scores and units."""
 
     def judged(failures, brightest=2.5):
-        def summarise(self, pictures, run_of, lights, stage):
+        def summarise(self, pictures, rows, run_of, lights, stage):
             light = [2.5, brightest, *[2.5] * (len(lights) - 2)]
             found = [[[one(value)] for value in light] for _ in pictures]
             found[1][2] = []

@@ -11,6 +11,8 @@ import flawscope
 from flawscope import predictor
 from flawscope.errors import InputError
 from flawscope.runtime import onnx_file
+from flawscope.runtime.onnxruntime import OnnxRuntime
+from flawscope.runtime.session import ExportedSession
 from formats_helpers import path_fixture  # noqa: F401
 
 
@@ -111,6 +113,22 @@ def test_another_network_with_right_hashes_is_one_line(what, engine, onnx_path, 
     with pytest.raises(InputError, match=str(path)) as error:
         flawscope.load(path, engine=engine)
     assert "\n" not in str(error.value)
+
+
+class InTuples(OnnxRuntime):
+    """ONNX Runtime, which says in tuples what it else says in lists."""
+
+    def open(self, *given):
+        graph = super().open(*given)
+        inputs = {name: (kind, tuple(shape)) for name, (kind, shape) in graph.inputs.items()}
+        return graph._replace(inputs=inputs, results=tuple(graph.results))
+
+
+def test_results_and_shapes_are_the_same_in_lists_and_in_tuples(onnx_path):
+    for engine in (OnnxRuntime(), InTuples()):
+        for results in (["scores", "maps"], ("scores", "maps")):
+            assert [*engine.open_checked(str(onnx_path), "it", results).results] == [*results]
+        assert ExportedSession(engine, onnx_path).size == (64, 64)
 
 
 @pytest.mark.parametrize("device", ["mps", "cuda:x", "cpu:1", "npu:x"])

@@ -153,11 +153,16 @@ def test_docstrings_begin_with_a_verb_or_the_things_name():
 MADE_OF_ROWS = {"scores", "map_maxima", "units", "miscounted", "line"}  # of a calibration
 
 
-def calls_in_the_library():
+def nodes_of_the_library(*kinds):
     for module, path in ALL.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                yield module, ast.unparse(node.func), {one.arg for one in node.keywords}
+            if isinstance(node, kinds):
+                yield module, node
+
+
+def calls_in_the_library():
+    for module, node in nodes_of_the_library(ast.Call):
+        yield module, ast.unparse(node.func), {one.arg for one in node.keywords}
 
 
 def test_a_calibration_is_made_of_rows_at_one_place():
@@ -185,6 +190,13 @@ def test_parts_are_numbered_at_one_place():
         "pictures.units",
     ]
     assert modules_that_call("near_duplicates") == ["evaluation.promise", "evaluation.unlearnt"]
+    # numbers that are given one after the other
+    numbered = {
+        module
+        for module, node in nodes_of_the_library(ast.Call)
+        if ast.unparse(node.func).endswith(".setdefault") and ast.unparse(node.args[-1]).startswith("len(")
+    }
+    assert numbered == {"pictures.units"}
 
 
 def modules_that_import(module, name):
@@ -214,14 +226,51 @@ def test_rows_are_scored_at_one_place():
 
 
 def test_what_is_left_out_is_run_at_one_place():
-    """A unit is left out by a `run_of`, which `score` alone asks."""
+    """A unit is left out by a `run_of`, which `score` alone asks. Each kind of pictures has one: a session's,
+    a fit's, a reduced precision's. Simulated defects, which are no rows, are scored on what is left out."""
     assert modules_that_call("run_without") == ["predictor.scoring"]
-    assert modules_that_import("results.findings", "PART_NOT_FOUND") == ["predictor.scoring"]
+    calls = sorted((module, name) for module, name, _ in calls_in_the_library() if "leave_out" in name)
+    called = [(module, name) for module, name in calls if re.search(r"leave_out(\[1\])?\.\w+$", name)]
+    assert called == [
+        ("export.recalibrate", "leave_out.run"),
+        ("fitting.judging", "self.leave_out.run"),
+        ("fitting.simulated_defects", "leave_out.score"),
+        ("runtime.torch", "self._leave_out[1].run"),
+    ]
+
+
+def test_a_lost_picture_is_told_where_it_is_seen_and_counted_at_one_place():
+    """Who has the pictures says which are lost, a session by the finding, a fit by the views; `judge` alone
+    ranks them."""
+    for finding in ("PART_NOT_FOUND", "COUNT_WRONG"):
+        assert modules_that_import("results.findings", finding) == ["predictor.scoring"]
+    assert modules_that_import("calibration.rows", "LOST") == ["fitting.judging", "predictor.scoring"]
+    deciding = {module for module, node in nodes_of_the_library(ast.Attribute) if node.attr == "decides"}
+    # a part is anomalous by a view, and a search takes a defect for found
+    others = {"fitting.auto_search", "predictor.parts"}
+    assert {module for module in deciding if not module.startswith("results.")} == {
+        "predictor.scoring",
+        *others,
+    }
 
 
 def test_lights_of_a_calibration_come_from_one_list():
     """Of the preprocessing; who measures other lights tells no rate by them."""
     assert modules_that_call("light_variations") == ["evaluation.benchmark.cell", "views.preprocess"]
+    assert modules_that_call("Light") == [
+        "evaluation.robustness",
+        "pictures.still_frames",  # of frames, a measurement
+        "views.light",
+        "views.preprocess",
+    ]
+    scorers = modules_that_import("predictor.scoring", "score")
+    lights = [
+        ast.unparse(node.args[3])
+        for module, node in nodes_of_the_library(ast.Call)
+        if module in scorers and ast.unparse(node.func) == "score" and len(node.args) == 4
+    ]
+    assert len(lights) == len(scorers)
+    assert all(re.fullmatch(r".*(preprocess|how)\.lights(\[:1\])?", one) for one in lights)
 
 
 def test_what_a_model_expects_is_one_record():

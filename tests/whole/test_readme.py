@@ -180,7 +180,7 @@ def soon(teacher_path, monkeypatch):
         monkeypatch.setattr(module, "Worker", LearnsHere)
     # what is refused is tested elsewhere: models of so few and small pictures find hardly anything
     monkeypatch.setattr("flawscope.fitting.update_evaluation.MIN_KEPT_SHARE", 0.0)
-    monkeypatch.setattr("flawscope.fitting.incremental_update.find_defect_like", lambda *_: set())
+    monkeypatch.setattr("flawscope.fitting.one_update.find_defect_like", lambda *_: set())
     monkeypatch.setattr(server.ReviewServer, "serve", decide_all)
     flagged = review.read_review_pictures
     monkeypatch.setattr(

@@ -134,26 +134,28 @@ class PartPattern:
                 f"nothing in {join_names(without, 3)}: correct the pattern, or take these pictures out"
             )
 
-    def part_numbers(self, names: Iterable[str]) -> list[int]:
-        """Numbers the parts that the names tell, in the order of the names. InputError: as `parse_all`, or
-        the pattern tells no parts apart, or no two pictures of one."""
-        every, numbers = [*names], dict[str, int]()
+    def check_parts(self, names: Iterable[str]) -> None:
+        """Checks that names tell parts apart.
+
+        Raises:
+            InputError: as `parse_all`, or they tell one part alone, or no two pictures of one.
+        """
+        every = [*names]
         views = self.parse_all(every)
-        found = [numbers.setdefault(part, len(numbers)) for part, _ in views]
-        if len(found) < 2:
-            return found
-        if len(numbers) == 1:
+        parts = {view.part for view in views}
+        if len(views) < 2:
+            return
+        if len(parts) == 1:
             raise InputError(
                 f"--part '{self.part}' matches the same text in each name, {views[0].part} as in {every[0]}: "
                 "the first match counts; write with it what stands beside the part's number, as in '_(\\d+)$'"
             )
-        if len(numbers) == len(found):
+        if len(parts) == len(views):
             raise InputError(
                 f"--part '{self.part}' matches another text in each name, {views[0].part} in {every[0]} and "
                 f"{views[1].part} in {every[1]}: correct it, so that it is the same for the views of a part; "
                 "where names have no text that the views of a part share, rename the files"
             )
-        return found
 
 
 def name_reader(group: str | None, part: str | None, view: str | None = None) -> PartReader | None:

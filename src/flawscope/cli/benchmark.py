@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.artefact.files import CSV_ENCODING, atomic_write, check_replaceable
-from flawscope.cli import common, fit_one
+from flawscope.cli import common, fit_one, fit_options
 from flawscope.cluster import connect, tasks
 from flawscope.errors import InputError, pluralize, require_installed
+from flawscope.methods.options import BENCHMARK
 from flawscope.methods.options.record import records_of
 from flawscope.progress import JobsProgress
 
@@ -56,30 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD.KEY=VALUE",
         help="Setting that wins over the file.",
     )
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument(
-        "--steps",
-        type=common.count_parser("steps"),
-        metavar="N",
-        help="Steps of methods that learn in steps (default: as the device can).",
-    )
-    length.add_argument(
-        "--minutes",
-        type=common.parse_minutes,
-        metavar="M",
-        help="Minutes for each of their cells: as many steps as fit.",
-    )
-    parser.add_argument(
-        "--seen",
-        metavar="N|FOLDER|FILE",
-        help="Defects that prnet learns from, so many of a category's test pictures; these do not test it.",
-    )
-    parser.add_argument(
-        "--light",
-        type=common.parse_rate,
-        metavar="SHARE",
-        help="Fit for light that differs by up to SHARE, 10%% say, and judge in such light too.",
-    )
     parser.add_argument(
         "--shots",
         metavar="LIST",
@@ -91,8 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="Draw the pictures of --shots so often, with the seeds 0 to N-1 (default: 3).",
     )
-    common.add_group(parser)
-    common.add_good(parser)
     parser.add_argument(
         "--jobs",
         type=common.count_parser("cells at a time"),
@@ -101,9 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep-models", action="store_true", help="Keep the model files, in DIR/models.")
     parser.add_argument("--json", action="store_true", help="Print one JSON document, as results.json.")
-    common.add_device(parser)
     common.add_cluster(parser)
     common.add_quiet(parser)
+    fit_options.add_options(parser.add_argument_group("options of each fit"), BENCHMARK)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -220,10 +195,8 @@ def _plan_and_report(args: argparse.Namespace) -> Grid:
         seeds=seeds,
         configs=args.config,
         sets=args.set,
-        steps=args.steps,
-        seen=args.seen,
         shots=args.shots,
-        **{option.name: getattr(args, option.name) for option in grids.SHARED_OPTIONS},
+        **{option.name: getattr(args, option.name) for option in BENCHMARK},
     )
     if grid.missing:
         common.say(f"not in {args.data}, their rows stay blank: {', '.join(grid.missing)}")

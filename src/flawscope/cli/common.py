@@ -200,7 +200,6 @@ def add_data(parser: Options, *, several: str = "", required: bool = True) -> No
     parser.add_argument("--data", required=required, metavar="ROOT", help="Folder of pictures or categories.")
     text = f"Category to take, where ROOT holds several{several}."
     parser.add_argument("--category", metavar="NAME", help=text)
-    add_good(parser)
 
 
 def add_settings(parser: Options, presets: str) -> None:

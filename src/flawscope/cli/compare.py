@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "b", metavar="B", help="Model file, such as the new one; of any method, size, runtime."
     )
     common.add_data(parser)
+    common.add_good(parser)
     common.add_rate(parser, "each model's own")
     common.add_json(parser)
     common.add_engine(parser)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", metavar="check", choices=["check"], help="Action: check.")
     common.add_data(parser, required=False)
+    common.add_good(parser)
     parser.add_argument(
         "--still",
         metavar="FOLDER",

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Model file; for several categories the folder of CATEGORY.safetensors, or a joint model.",
     )
     common.add_data(parser, several=f"{common.SEVERAL_HELP}each by its own model, or by a joint one")
+    common.add_good(parser)
     common.add_rate(parser, "the model's")
     common.add_figures(
         parser,

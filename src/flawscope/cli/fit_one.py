@@ -211,7 +211,7 @@ def _open_training_data(args: argparse.Namespace, call: FitSettings, old: ModelM
         group = args.only_view[0].part_key
     dataset = open_dataset(args.data, args.category, seed=seed, group=group, good=args.good)
     if old is None and args.part is not None:
-        PartPattern(args.part, args.view).part_numbers(relative_names(_good_pictures(dataset)))
+        PartPattern(args.part, args.view).check_parts(relative_names(_good_pictures(dataset)))
     return dataset
 
 

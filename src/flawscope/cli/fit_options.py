@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own = set[str]()
     for name in (record.PICTURES, record.VIEWS, record.PROMISE, record.METHOD, record.RUNNING):
         group = parser.add_argument_group(name)
-        _add_group(group, name)
+        add_options(group, [option for option in FIT_OPTIONS if option.group == name], SHARED)
         if name == record.METHOD:
             own = _add_method_flags(group)
     parser.set_defaults(only_view=None, typed=None, filed=())  # of `router.fit`, and of `with_file`
@@ -97,16 +98,24 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
-def _add_group(group: common.Options, name: str) -> None:
-    """Adds the options of a group of the help, those that other commands share as they have them."""
+def add_options(
+    group: common.Options,
+    options: Iterable[record.FitOption],
+    shared: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> None:
+    """Adds options of a fit to a command's help, those that other commands share as they have them.
+
+    Args:
+        shared: how the command has these.
+    """
     added, words = set[str](), _help_words()
     exclusive: dict[str, common.Options] = {"": group}
-    for option in FIT_OPTIONS:
-        if option.group != name or option.shared in added:
+    for option in options:
+        if option.shared in added:
             continue
         if option.shared:
             added.add(option.shared)
-            getattr(common, f"add_{option.shared}")(group, **SHARED.get(option.shared, {}))
+            getattr(common, f"add_{option.shared}")(group, **shared.get(option.shared, {}))
             continue
         if option.exclusive not in exclusive:
             exclusive[option.exclusive] = group.add_mutually_exclusive_group()

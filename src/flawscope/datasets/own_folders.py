@@ -211,7 +211,7 @@ class _NamedGood:
             return True
         return self._labels.is_named(path, self._words)
 
-    def _is_called_defective(self, path: Path, folders: Sequence[str]) -> bool:
+    def _is_called_defective(self, path: Path, folders: list[str]) -> bool:
         """Whether something calls a picture of named folders defective, and no folder's name says good."""
         if self._labels.defect_source(path) and not any(map(says_good, folders)):
             return True

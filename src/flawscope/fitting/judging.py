@@ -16,7 +16,7 @@ them promise is promised, k/(n + 1) in every light, and the calibration counts t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,7 +74,7 @@ def judge_fit(
     judging = FitPictures(leave_out, views, task, fitted.scored, fusion)
     held_out = {*fitted.scored}
     if how.tile is not None:
-        _judge_tiles(judging, fitted, seed)
+        _judge_tiles(judging, fitted, rows, seed)
     if not fitted.scored:
         raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
     counted = _draw_for_lights(fitted, task, len(how.lights) - 1, seed)
@@ -83,14 +83,14 @@ def judge_fit(
     plain = _with_roles(rows, fitted, views)
     lost = [i for i in _count_lost(views, task.count, len(counted)) if i in plain]
     asked = {i: plain[i] for i in (*counted, *lost)}
-    scored = score(judging, asked, lambda row: leave_out.run(row.unit), how.lights)
+    scored = score(judging, asked, judging.leave_out_part, how.lights)
     _check_lights(scored.answers, counted, how.lights, views.reader.failures, fitted.notes)
     with_score = [i for i in counted if scored.rows[i].score is not None]
     said = f"{fitted.how}{within_range(how.normalization) if how.lights[1:] else ''}"
     return JudgedFit(fitted, plain | scored.rows, plain | scored.unlit, with_score, judging.fusion, said)
 
 
-def _judge_tiles(judging: FitPictures, fitted: Fitted, seed: int) -> None:
+def _judge_tiles(judging: FitPictures, fitted: Fitted, rows: Mapping[int, Picture], seed: int) -> None:
     """Judges pictures in tiles as wholes, and finds how their tiles are fused."""
     views = judging.views
     if not fitted.promised or views.are_pictures:
@@ -98,7 +98,7 @@ def _judge_tiles(judging: FitPictures, fitted: Fitted, seed: int) -> None:
         return
     learnt = set(fitted.scored) <= set(fitted.used)  # then any of them can be left out
     right = [i for i in (fitted.used if learnt else fitted.scored) if i not in views.wrong]
-    fitted.scored = judging.known = judging.in_tiles(_draw_tiled(views, right, seed))
+    fitted.scored = judging.known = judging.in_tiles(_draw_tiled(views, right, seed), rows)
 
 
 def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingViews) -> dict[int, Picture]:
@@ -201,13 +201,13 @@ class FitPictures:
     def score_kind(self) -> str:
         return "map" if self.leave_out.model.score_is_map_maximum else "views"
 
-    def in_tiles(self, pictures: Sequence[int]) -> dict[int, Values]:
+    def leave_out_part(self, row: Picture) -> LeftOutRun:
+        """Returns the run that has not learnt from a row's part."""
+        return self.leave_out.run(row.unit)
+
+    def in_tiles(self, pictures: Sequence[int], rows: Mapping[int, Picture]) -> dict[int, Values]:
         """Values of the pictures that can be read; finds the fusion, unless an earlier fit has."""
-
-        def run_of(picture: int) -> LeftOutRun:
-            return self.leave_out.run(self.task.groups[picture])
-
-        summaries = self._summarise(pictures, run_of, [], "calibration")
+        summaries = self._summarise(pictures, rows, self.leave_out_part, [], "calibration")
         found = {i: of[0] for i, of in zip(pictures, summaries, strict=True) if of[0]}
         if self.fusion is None:
             self.fusion = fit_fusion(self.score_kind, [one for frames in found.values() for one in frames])
@@ -217,12 +217,7 @@ class FitPictures:
         found, shown = Answers(), [i for i in rows if i in self.known]
         several = [list[list[TileSummary]]()] * len(shown)
         if lights[1:]:
-
-            def run(picture: int) -> LeftOutRun:
-                own = run_of(rows[picture])
-                return self.leave_out.run(self.task.groups[picture]) if own is None else own
-
-            several = self._summarise(shown, run, lights[1:], "calibration in each light")
+            several = self._summarise(shown, rows, run_of, lights[1:], "calibration in each light")
         for i, in_lights in zip(shown, several, strict=True):
             values = [self.known[i], *(self._values(one) if one else LOST for one in in_lights)]
             found.pictures[i] = Answer(np.array(values))
@@ -237,7 +232,8 @@ class FitPictures:
     def _summarise(
         self,
         pictures: Sequence[int],
-        run_of: Callable[[int], LeftOutRun],
+        rows: Mapping[int, Picture],
+        run_of: RunOf,
         lights: Sequence[Light],
         stage: str,
     ) -> list[list[list[TileSummary]]]:
@@ -250,8 +246,10 @@ class FitPictures:
 
         def work(picture: int) -> list[list[TileSummary]]:
             views = reader.views_in_lights(picture, lights) if lights else [self.views.of_picture(picture)]
-            run = run_of(picture)
-            bound = of.bound_run(self.task.groups[picture])
+            row = rows[picture]
+            run = run_of(row)
+            bound = of.bound_run(row.unit)
+            assert run is not None  # each part of a fit is left out
             found = [
                 [] if one is None else [frame.summary(run, roi, batch, bound) for frame in one.frames]
                 for one in views

@@ -417,7 +417,7 @@ class _Steps:
 
 def _mean_views(names: Sequence[str], pattern: PartPattern) -> float:
     """Number of views of a part, on average."""
-    return len(names) / (1 + max(pattern.part_numbers(names), default=0))
+    return len(names) / max(1, len({view.part for view in pattern.parse_all(names)}))
 
 
 def create_detector(

@@ -48,5 +48,5 @@ def part_reader(names: Sequence[str], group: str | None, pattern: PartPattern | 
     if pattern is None:
         check_group(names, group)
         return group_reader(group)
-    pattern.part_numbers(names)
+    pattern.check_parts(names)
     return pattern.part_key

@@ -135,7 +135,7 @@ def fit(
 def views_of(dataset: Dataset, pattern: PartPattern) -> dict[str, Dataset]:
     """The good pictures of each view. InputError: names tell no part, or none twice."""
     items = [*dataset.train, *dataset.validation]
-    pattern.part_numbers(dataset.relative(item.path) for item in items)
+    pattern.check_parts(dataset.relative(item.path) for item in items)
     return split_by_view(dataset, pattern, "train", "validation")
 
 
@@ -184,7 +184,7 @@ def _pictures_by_view(
         return {view: ViewPictures(own) for view, own in views_of(images, pattern).items()}
     sources, _, _ = split_sources(images, category)
     own_names = picture_names(sources, names)
-    pattern.part_numbers(own_names)
+    pattern.check_parts(own_names)
     found: dict[str, tuple[list[PictureSource], list[str]]] = {}
     for source, name in zip(sources, own_names, strict=True):
         pictures, called = found.setdefault(pattern.parse(name).view, ([], []))

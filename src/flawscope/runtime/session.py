@@ -121,14 +121,22 @@ class Engine(ABC):
         threads: int | None = None,
         precision: str = "fp32",
     ) -> Graph:
-        """Opens a network as `open`. InputError where it cannot be used, or has other results."""
+        """Opens a network as `open`.
+
+        Args:
+            what: names it in errors, such as `model part.onnx`.
+            results: names that its results must have, in this order, `RESIDUALS` apart.
+
+        Raises:
+            InputError: it cannot be used, or has other results.
+        """
         try:
             graph = self.open(network, device, threads, precision)
         except InputError as error:
             raise InputError(f"cannot use {what}: {error}") from None
         except Exception as error:  # engines have no common class of errors
             raise InputError(f"{self.name} cannot use {what}: {one_line_message(error)}") from None
-        if [*graph.results] != results:
+        if [*graph.results] != [*results]:
             raise mismatch_error(what)
         return graph
 
@@ -177,7 +185,7 @@ class ExportedSession:
         self.graph = engine.open_checked(network, what, RESULTS, device, threads, precision)
         inputs = dict(self.graph.inputs)
         kind, shape = inputs.pop("images", ("", ()))
-        if kind != "f32" or len(shape) != 4 or shape[:2] != [None, 3] or not all(shape[2:]):
+        if kind != "f32" or len(shape) != 4 or [*shape[:2]] != [None, 3] or not all(shape[2:]):
             raise mismatch_error(what)
         if inputs:
             raise mismatch_error(what)

@@ -450,3 +450,26 @@ def test_a_part_of_several_views_is_taught_and_decided_as_one(beginner, two_view
     beginner.driver.refresh()
     beginner.wait(lambda: beginner.js("return document.documentElement.dataset.ready"))
     assert beginner.find("#views").get_property("value") == "side, top"
+
+
+def test_cameras_of_views_take_a_part_at_a_click_and_name_its_pictures(open_station, settings, driver):
+    """So that nobody types the views, and the pictures tell part and view."""
+    sources = []
+    for view in ("top", "side"):
+        address = "lavfi:testsrc2=size=96x64:rate=25,realtime"
+        sources.append(CameraSourceSettings(address, "trigger", latency="1 ms", view=view))
+    products = {**settings.products, "lid": ProductSettings(sources=tuple(sources))}
+    with tablet_at(open_station(products=products), driver) as tablet:
+        httpx.post(f"{tablet.url}/api/v1/new", json={"name": "lid"}).raise_for_status()
+        tablet.driver.get(f"{tablet.url}/-/new/lid")
+        tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready"))
+        pictures = lambda: httpx.get(f"{tablet.url}/api/v1/new/lid/pictures").json()["pictures"]  # noqa: E731
+        for part in (1, 2):
+            tablet.wait(lambda: tablet.find("#capture").is_enabled())
+            tablet.click("#capture")
+            tablet.wait(lambda part=part: len(pictures()) == 2 * part)
+        assert pictures() == [f"part000{part}_{view}.png" for part in (1, 2) for view in ("side", "top")]
+        tablet.wait(lambda: tablet.find("#views").get_property("value") == "top, side")
+        assert tablet.text("#camera option:checked") == "Camera 2 of lid, side"
+        assert tablet.unfit(PHONE, NIGHT) == []
+        assert tablet.complaints() == []

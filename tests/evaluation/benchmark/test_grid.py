@@ -9,7 +9,7 @@ from PIL import Image
 from flawscope.cli import benchmark
 from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 from flawscope.errors import InputError
-from flawscope.evaluation.benchmark.grid import plan_grid
+from flawscope.evaluation.benchmark.grid import SHARED_OPTIONS, plan_grid
 from flawscope.evaluation.benchmark.tables import methods_and_seeds
 
 
@@ -73,7 +73,8 @@ def test_light_is_another_setting(two):
 
 
 def test_options_of_a_fit_reach_the_fit_and_its_memory(two):
-    given = {"group": r"^(\d)", "light": 0.1, "device": "cpu", "minutes": 2, "good": "good"}
+    given = {"group": r"^(\d)", "light": "10%", "device": "cpu", "minutes": 2, "good": "good"}
+    assert given.keys() == {option.name for option in SHARED_OPTIONS}
     (cell,) = plan_grid(two, categories="grid", methods="efficientad", **given).cells
     assert cell.fit_arguments == {"group": r"^(\d)", "light": 0.1, "device": "cpu", "minutes": 2}
     predicted = benchmark._fit_arguments(cell, str(two))

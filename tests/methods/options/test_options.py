@@ -1,17 +1,22 @@
 """The options of a fit are one record each, which all loops read."""
 
+import argparse
+import ast
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 import flawscope
-from flawscope.cli import fit_one, fit_options
+from flawscope import fitting
+from flawscope.cli import benchmark, fit_one, fit_options
 from flawscope.cli.fit_options import _actions as actions
 from flawscope.fitting.preparation import pop_options
 from flawscope.methods.options.arguments import ARGUMENTS, Learning, Reading, Seeing
-from flawscope.methods.options.record import ARGUMENT, RECORD, SETTING, SWITCH, records_of
-from flawscope.methods.options.table import FIT_OPTIONS
+from flawscope.methods.options.record import ARGUMENT, CALL, RECORD, SETTING, SWITCH, records_of
+from flawscope.methods.options.table import BENCHMARK, FIT_OPTIONS
 
+FITTING = Path(fitting.__file__).parent
 OPTIONS = {option.name: option for option in FIT_OPTIONS}
 
 
@@ -30,6 +35,15 @@ def test_an_option_that_changes_the_input_is_stored_and_kept_by_an_update():
         assert option.is_stored or not option.changes_input, option.name
         if option.changes_input and option.of != SETTING:
             assert option.kept_by_update, option.name
+
+
+def test_a_benchmark_has_the_options_that_their_records_say():
+    """By the loop of a fit's: no argument of `fit` and no setting is added beside it."""
+    parser = argparse.ArgumentParser()
+    benchmark.add_arguments(parser)
+    own = OPTIONS.keys() & {action.dest for action in parser._actions}
+    assert own >= {option.name for option in BENCHMARK}
+    assert all(OPTIONS[name].benchmark or OPTIONS[name].of == CALL for name in own)
 
 
 def test_what_an_option_excludes_or_needs_is_an_option_or_a_setting():
@@ -57,6 +71,13 @@ def test_an_option_is_handed_on_by_a_fit(name):
     given = fit_one.fit_arguments(args, settings)
     assert given[option.argument] == (option.switched if option.value == SWITCH else "turn")
     assert option.value != SWITCH or option.switched != option.default
+
+
+def test_a_fit_reads_each_of_its_arguments():
+    """Forgotten in the fit itself it would be handed on, and do nothing."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in FITTING.rglob("*.py")]
+    read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert {one.name for arguments in ARGUMENTS for one in fields(arguments)} <= read
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -9,11 +9,13 @@ from PIL import Image
 
 import flawscope
 from brackets import SIDE, drawn
+from flawscope.calibration.rows import Values, map_values, worst
 from flawscope.calibration.threshold import Calibration
 from flawscope.cli.output import prediction_line
 from flawscope.errors import InputError
 from flawscope.results import drawing
 from flawscope.results.table import ResultRow, TableWriter, read_table
+from flawscope.views.tiles import Fusion
 from picture_files import save
 from small_network import SMALL_NETWORK
 
@@ -176,6 +178,25 @@ def test_views_of_parts_are_those_of_their_frames(predictor):
             assert np.array_equal(tile < 0, hidden[y : y + tile.shape[0], x : x + tile.shape[1]])
         shown = part.placed.mask_to_network(np.ones((SIDE, SIDE), np.bool_))
         assert hidden.any() == (part.images([0])[0, 0] < 0).any() or shown.all()
+
+
+@pytest.mark.parametrize("fusion", [None, Fusion("map", 1.2, -0.01), Fusion("views", 0.9, 0.02)])
+def test_a_fit_counts_a_picture_as_a_prediction_does(predictor, fusion):
+    """By summaries of its parts, without their maps: the same score, and the maximum before the map is drawn
+    in the picture, which rounds its peaks off."""
+    how, run = predictor.manifest.preprocess, predictor.session.run
+    how = how if fusion is None else replace(how, tile=(40, 40))
+    inside = np.ones(predictor.session.size, np.bool_)
+    for seed in range(3):
+        views = how.views(drawn(260 + seed, FIVE)[0])
+        summaries = [frame.summary(run, inside, 4) for frame in views.frames]
+        fitted = worst(Values(*one.fused(fusion or Fusion("views"))) for one in summaries)
+        score, drawn_map = views.predict(run, fusion, 4)
+        predicted = map_values(score, drawn_map, views.valid_mask())
+        assert fitted.score == pytest.approx(predicted.score, rel=1e-5)
+        assert predicted.maximum <= fitted.maximum * (1 + 1e-5)
+        assert predicted.maximum == pytest.approx(fitted.maximum, rel=0.02)
+        assert predicted.median == pytest.approx(fitted.median, rel=0.1)
 
 
 def test_few_pictures_are_drawn_whole_to_calibrate_on(good):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from flawscope._version import __version__
+from flawscope.calibration.threshold import parse_false_alarm_rate
 from flawscope.config import merge_settings
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.layouts import select_categories
@@ -22,7 +23,8 @@ from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_ta
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.methods.options import FIT_OPTIONS
+from flawscope.methods.options import BENCHMARK
+from flawscope.methods.options.record import ALL_CELLS
 from flawscope.pictures.listing import walk_files
 from flawscope.views.light import check_range
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 SHOT_SUFFIX = "-shot"  # behind a number of pictures: column of a method fitted on so few
 # Options of `fit` that the cells of a call share
-SHARED_OPTIONS = tuple(option for option in FIT_OPTIONS if option.benchmark)
+SHARED_OPTIONS = tuple(option for option in BENCHMARK if option.benchmark == ALL_CELLS)
 # Those that every identity names, given or not: names of cells are those of versions that had no others
 ALWAYS_NAMED = ("group", "minutes", "device")
 MAX_HASHED_FILES = 20_000  # files in a folder that a setting names, beyond which their content is not read
@@ -155,12 +157,13 @@ def plan_grid(
 
 
 def _shared_values(given: Mapping[str, object]) -> Json:
-    """Values of the shared options. InputError for a light that cannot be."""
+    """Values of the shared options, the light as a number. InputError for a light that cannot be."""
     defaults = {option.name: option.default for option in SHARED_OPTIONS}
     if unknown := given.keys() - defaults.keys():
         raise TypeError(f"plan_grid takes no {', '.join(sorted(unknown))}")
     values: Json = {**defaults, **given}
     if values["light"] is not None:
+        values["light"] = parse_false_alarm_rate(values["light"])
         check_range(values["light"])
     return values
 

@@ -10,6 +10,7 @@ from flawscope.methods.options.conflicts import ConflictError as ConflictError
 from flawscope.methods.options.conflicts import check_options as check_options
 from flawscope.methods.options.conflicts import find_conflicts as find_conflicts
 from flawscope.methods.options.record import FitOption as FitOption
+from flawscope.methods.options.table import BENCHMARK as BENCHMARK
 from flawscope.methods.options.table import FIT_OPTIONS as FIT_OPTIONS
 from flawscope.methods.options.table import NEW_PRODUCT as NEW_PRODUCT
 from flawscope.methods.options.table import names_of as names_of

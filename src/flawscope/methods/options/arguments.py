@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, get_type_hints
 
 from flawscope.methods.options import stored
 from flawscope.methods.options.record import (
+    ALL_CELLS,
+    ITS_METHODS,
     METHOD,
     MINUTES,
     NOTHING,
@@ -49,7 +51,7 @@ class Reading:
     group: str | None = option(
         None,
         "regular expression on file names; pictures for which it matches the same text show one part",
-        record=FitOption(group=PICTURES, shared="group", benchmark=True),
+        record=FitOption(group=PICTURES, shared="group", benchmark=ALL_CELLS),
         stored=stored.group,
     )
     part: str | None = option(
@@ -91,6 +93,7 @@ class Reading:
             metavar="N|FOLDER|FILE",
             help="Defects to learn from: N test pictures, or a folder.",
             names_files=True,
+            benchmark=ITS_METHODS,
         ),
     )
     false_alarm_rate: Rate | None = option(
@@ -129,7 +132,7 @@ class Reading:
     device: str = option(
         "auto",
         "auto, cpu, cuda or mps",
-        record=FitOption(group=RUNNING, shared="device", search=WITHOUT_EFFECT, benchmark=True),
+        record=FitOption(group=RUNNING, shared="device", search=WITHOUT_EFFECT, benchmark=ALL_CELLS),
     )
 
 
@@ -232,7 +235,7 @@ class Seeing:
             help="Keep the rate in light that is up to 10%% brighter or darker.",
             kept_by_update=True,
             changes_input=True,
-            benchmark=True,
+            benchmark=ALL_CELLS,
             form=FormField(kind="percent", above=0, least=1, most=30),
         ),
         stored=stored.light,
@@ -260,7 +263,7 @@ class Learning:
             exclusive="length",
             kept_by_update=True,
             search=NOTHING,
-            benchmark=True,
+            benchmark=ALL_CELLS,
             form=FormField(kind="own", above=0, most=10_000),
         ),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from flawscope.methods.options.record import (
+    ALL_CELLS,
+    ITS_METHODS,
     METHOD,
     NOWHERE,
     NUMBER,
@@ -22,7 +24,7 @@ from flawscope.methods.options.record import (
 
 CALL_OPTIONS: tuple[FitOption, ...] = (
     FitOption(name="data", group=PICTURES, file=NOWHERE, shared="data", names_files=True),
-    FitOption(name="good", group=PICTURES, shared="data", names_files=True, benchmark=True),
+    FitOption(name="good", group=PICTURES, shared="good", names_files=True, benchmark=ALL_CELLS),
     FitOption(
         name="each_view",
         group=PICTURES,
@@ -89,6 +91,7 @@ CALL_OPTIONS: tuple[FitOption, ...] = (
         help="Steps that {in_steps} learn in (default: as the device can).",
         exclusive="length",
         rare=True,
+        benchmark=ITS_METHODS,
     ),
     FitOption(
         name="backbone",

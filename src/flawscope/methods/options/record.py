@@ -31,6 +31,8 @@ TEXT, NUMBER, SWITCH, MINUTES, OPTIONAL_MINUTES = "text", "number", "switch", "m
 YES_OR_NO = "yes or no"  # a switch and its opposite; without either it is found out
 # What `--auto` makes of it: keeps it, tries sizes unless it is given, tries nothing, or is not changed by it
 KEPT, SIZES, NOTHING, WITHOUT_EFFECT = "kept", "sizes", "nothing", "without effect"
+# Which cells of `flawscope benchmark` have it: all, or those of methods that take it
+ALL_CELLS, ITS_METHODS = "all cells", "its methods"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class FitOption:
         the value where it is not the default. chooses: settings of the method, which are stored in its place.
     changes_input: the network sees other pictures with it.
     search: what `--auto` makes of it.
-    benchmark: `flawscope benchmark` has it, for all its cells.
+    benchmark: `flawscope benchmark` has it, too, for these cells; empty: it does not.
     apart: options that it does not go with. needs: the one that it makes no sense without, and how to give
         that.
     form: New product of a station asks for it so; None: it does not.
@@ -100,7 +102,7 @@ class FitOption:
     chooses: tuple[str, ...] = ()
     changes_input: bool = False
     search: str = KEPT
-    benchmark: bool = False
+    benchmark: str = ""
     apart: tuple[str, ...] = ()
     needs: tuple[str, str] | None = None
     form: FormField | None = None

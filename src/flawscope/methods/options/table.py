@@ -17,6 +17,8 @@ def _all_options() -> tuple[FitOption, ...]:
 FIT_OPTIONS = _all_options()
 # Those that New product of a station asks for
 NEW_PRODUCT = tuple(option for option in FIT_OPTIONS if option.form is not None)
+# Those of the cells of `flawscope benchmark`
+BENCHMARK = tuple(option for option in FIT_OPTIONS if option.benchmark)
 
 
 def names_of(of: str | None = None, *, search: str | None = None, file: str | None = None) -> tuple[str, ...]:

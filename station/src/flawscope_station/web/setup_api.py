@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from pathlib import PurePath
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
@@ -162,7 +163,10 @@ async def capture(
         return {"results": [one._asdict() for one in added]}
     camera = context.camera(body.product, body.camera)
     picture = await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None))
-    added = await asyncio.to_thread(drafts.add, draft, [(picture.name, picture.data)])
+    name = picture.name
+    if body.part is not None and picture.view is not None:
+        name = f"{body.part}_{picture.view}{PurePath(name).suffix}"
+    added = await asyncio.to_thread(drafts.add, draft, [(name, picture.data)])
     return {"results": [one._asdict() for one in added]}
 
 
@@ -326,8 +330,9 @@ def draft_page(
     methods = {m.name: m.learns_in_steps for m in registry.loadable_methods()}
     cameras = []
     for product, sources in context.sources.items():
-        numbers = [source.number for source in sources if isinstance(source, TriggeredSource)]
-        cameras += [(product, number) for number in numbers]
+        for source in sources:
+            if isinstance(source, TriggeredSource):
+                cameras.append((product, source.number, getattr(source, "view", None)))
     number = context.addresses.products.get(name)
     day = None if number is None else pictures_a_day(context.store.database, number)
     return page.render(

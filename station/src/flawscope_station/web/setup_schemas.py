@@ -255,6 +255,11 @@ class CaptureRequest(BaseModel):
         lt=2**63,
         description="of the product, whose picture is taken; null: what the camera shows",
     )
+    part: str | None = Field(
+        None,
+        pattern=r"^\w{1,64}$",
+        description="of which a camera with a view takes it: the picture is named by both",
+    )
 
 
 class LeaveOutRequest(BaseModel):

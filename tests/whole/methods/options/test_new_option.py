@@ -47,6 +47,7 @@ RECORD = """
             help="exponent of the grey levels",
             kept_by_update=True,
             changes_input=True,
+            benchmark="all cells",
             apart=("channels",),
         ),
         stored=lambda model: getattr(model.manifest.preprocess.gamma, "exponent", None),
@@ -112,6 +113,9 @@ def call(*more):
 
 
 assert "--gamma" in call("--help")[1]
+fits, words = words, ["benchmark"]
+assert "--gamma" in call("--help")[1]
+words = fits
 model, other = folder / "model.safetensors", folder / "other.safetensors"
 assert call("--gamma", "0.5", "--set", "score=seventh", "--out", model)[0] == 0
 old = model_file.read(model)

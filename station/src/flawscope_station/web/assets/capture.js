@@ -1,5 +1,5 @@
 "use strict";
-// A new product's pictures by a camera of the station, one a click.
+// A new product's pictures by a camera of the station, one a click, or one of each view of a part.
 (() => {
   const { byId, t, api } = station;
   const { draft } = station;
@@ -7,10 +7,36 @@
 
   const EVERY = 2000; // ms between two pictures that are taken by themselves
 
-  /** Takes a picture; whether it can go on. */
+  /** The chosen camera; where it shows a view of a part, those of all views. */
+  function cameras() {
+    const [chosen] = byId("camera").selectedOptions;
+    const { product, view } = chosen.dataset;
+    if (!view) return [chosen];
+    return [...byId("camera").options].filter(({ dataset }) => dataset.product === product && dataset.view);
+  }
+
+  let number = 0; // of the part that was taken last: the list of pictures is behind
+  /** The next part's name: pictures of its views are named by it. */
+  function nextPart() {
+    const { pictures, left_out: leftOut } = draft.listed;
+    const numbers = [...pictures, ...leftOut].map((name) => Number(/^part(\d+)_/.exec(name)?.[1] ?? 0));
+    number = Math.max(number, ...numbers) + 1;
+    return `part${String(number).padStart(4, "0")}`;
+  }
+
+  /** Takes a picture, or one of each view; whether it can go on. */
   async function take() {
-    const [option] = byId("camera").selectedOptions;
-    const body = { product: option.dataset.product, camera: Number(option.value) };
+    const options = cameras();
+    const part = nextPart();
+    for (const option of options) {
+      if (!(await takeBy(option, option.dataset.view ? part : null))) return false;
+    }
+    station.options.nameViews(options.map(({ dataset }) => dataset.view).filter(Boolean));
+    return true;
+  }
+
+  async function takeBy(option, part) {
+    const body = { product: option.dataset.product, camera: Number(option.value), part };
     try {
       const [{ name, status, error }] = (await api(`${draft.home}/capture`, { body })).results;
       if (status === "refused") draft.refuse(error);

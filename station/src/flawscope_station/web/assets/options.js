@@ -236,7 +236,13 @@
     await check(null);
     return !station.options.blocked();
   }
-  station.options = { chosen, changed, ready, blocked: () => conflicts > 0 };
+  /** Pictures were taken of these views: nobody has to type them. */
+  function nameViews(names) {
+    if (!names.length || viewNames().length) return;
+    byId("views").value = names.join(", ");
+    showMinutes();
+  }
+  station.options = { chosen, changed, nameViews, ready, blocked: () => conflicts > 0 };
   changed();
   if (state.align || state.light) check(null);
 })();
