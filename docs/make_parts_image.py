@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def main() -> None:
         flawscope.fit(folder / "plates", part=r"p\d+", size=SIDE, device="cpu").save(model)
         out = folder / "out"
         run(["evaluate", str(model), "--data", str(folder / "plates"), "--out", str(out), "--quiet"])
-        shown(out / "report.html")
+        shown((out / "report.html").as_uri(), IMAGE, (1060, 2400), "parts")
 
 
 def photograph(folder: Path, part: int, defect: str | None) -> None:
@@ -49,21 +50,26 @@ def photograph(folder: Path, part: int, defect: str | None) -> None:
         turned.crop(box).resize((SIDE, SIDE)).save(folder / f"p{part}_{view}.png")
 
 
-def shown(path: Path) -> None:
+def shown(address: str, image: Path, size: tuple[int, int], element: str = "") -> None:
+    """Take a picture of a page, or of the element with that id."""
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--lang=en"):
         options.add_argument(argument)
     browser = webdriver.Chrome(options=options)
     try:
-        metrics = {"width": 1060, "height": 2400, "deviceScaleFactor": 1, "mobile": False}
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        browser.get(path.as_uri())
-        data = browser.find_element("id", "parts").screenshot_as_png
+        browser.get(address)
+        time.sleep(1)
+        if element:
+            data = browser.find_element("id", element).screenshot_as_png
+        else:
+            data = browser.get_screenshot_as_png()
     finally:
         browser.quit()
     picture = Image.open(io.BytesIO(data)).convert("RGB")
-    picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(IMAGE, optimize=True)
-    print(IMAGE, IMAGE.stat().st_size)
+    picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(image, optimize=True)
+    print(image.name, image.stat().st_size)
 
 
 if __name__ == "__main__":
