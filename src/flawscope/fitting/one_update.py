@@ -97,7 +97,8 @@ def update_one(
     rest = [one for one in usable if one.number not in unsure]
     wanted = [one for one in rest if one.learn]
     train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
-    rests = how == EXTENDED and not unsure and not _has_new(rest, old, train_hashes)
+    has_nothing_new = how == EXTENDED and not unsure and not _has_new(rest, old, train_hashes)
+    rests = has_nothing_new or bool(unreadable and not usable)
     job = Job(old, active, rest, wanted, new, before, good, whole, device, check, force, say, step)
     candidates = [_unchanged(job)] if rests else BUILDERS[how](job)
     hidden = _HiddenDefects()
