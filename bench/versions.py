@@ -69,7 +69,8 @@ def commit_of(tree: Path) -> str:
 
 def words_of(command: str, count: int, folder: Path, version: str) -> list[str]:
     """A command of `flawscope`, on the pictures below a folder."""
-    model, out = folder / f"fit-{version}.safetensors", folder / f"{command}-{version}.safetensors"
+    model = folder / f"{count}-fit-{version}.safetensors"
+    out = folder / f"{count}-{command}-{version}.safetensors"
     if command == "fit":
         return ["fit", "--data", f"{folder / str(count)}", "--out", f"{model}"]
     if command == "update":
