@@ -6,7 +6,7 @@ import time
 import pytest
 
 from flawscope import errors, progress
-from flawscope.progress import TerminalProgress, format_duration
+from flawscope.progress import Plan, TerminalProgress, format_duration
 
 
 class Screen(io.StringIO):
@@ -97,6 +97,37 @@ def test_a_stage_of_nothing_or_one_is_fine(total):
     screen = Screen()
     TerminalProgress(screen)("check", total, total)
     assert screen.getvalue().endswith("\x1b[K")
+
+
+PLAN = Plan("fit", (("features", 6), ("coreset", 3), ("check", 1)))
+
+
+def test_stages_of_a_plan_have_one_total_and_one_time(clock):
+    log = io.StringIO()
+    step = TerminalProgress(log, plan=PLAN)
+    go(step, "features", range(1, 61), 60, clock, 2.0)
+    go(step, "coreset at 256", range(1, 41), 40, clock, 1.0)
+    go(step, "coreset at 512", range(1, 21), 20, clock, 0.1)
+    go(step, "check", range(1, 4), 3, clock, 15.0)
+    totals = [line.split(";")[0] for line in log.getvalue().splitlines() if line.startswith("fit")]
+    assert totals == [
+        "fit 16%, about 2 min 38 s left",
+        "fit 31%, about 2 min 14 s left",
+        "fit 46%, about 1 min 46 s left",
+        "fit 83%, about 30 s left",  # 150 s for 83 of 100
+    ]
+
+
+def test_a_total_never_falls_and_says_nothing_of_other_stages(clock):
+    screen = Screen()
+    step = TerminalProgress(screen, plan=PLAN)
+    for stage, expected in (("features", "fit 30%"), ("check", "fit 95%"), ("coreset", "fit 95%")):
+        clock[0] += 10
+        step(stage, 1, 2)
+        assert expected in screen.getvalue().split("\r")[-1]
+    clock[0] += 10
+    step("evaluation", 1, 2)
+    assert "fit" not in screen.getvalue().split("\r")[-1]
 
 
 def test_durations_are_read_at_a_glance():

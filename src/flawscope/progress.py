@@ -11,9 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 Say = Callable[[str], None]  # gets a line for a person
 ProgressCallback = Callable[[str, int, int], None]
@@ -25,6 +25,28 @@ HEARTBEAT_INTERVAL = 1.0  # seconds without a call after which a terminal's line
 JOBS_LOG_INTERVAL = 60.0  # seconds between two lines in a file, of jobs that run side by side
 CLEAR_LINE = "\r\x1b[K"  # back to the line's beginning, and clear it
 _WRITE_LOCK = threading.RLock()
+
+
+class Plan(NamedTuple):
+    """Stages of a command in their order, by which its progress has one total.
+
+    name: of the command, for a person.
+    shares: beginning of each stage's name, and its usual share of the time; they need not add up to 1.
+    """
+
+    name: str
+    shares: Sequence[tuple[str, float]]
+
+    def done(self, stage: str, done: int, total: int) -> float | None:
+        """Share of the command, 0..1, that is done where a stage stands at `done` of `total`; None: the stage
+        is not in the plan."""
+        before = 0.0
+        for name, share in self.shares:
+            if stage.startswith(name):
+                own = share * done / total if total else share
+                return (before + own) / sum(every for _, every in self.shares)
+            before += share
+        return None
 
 
 class Detail(str):
@@ -98,14 +120,18 @@ class TerminalProgress:
     Args:
         alive: on a terminal, rewrite the line every second, also between stages and before the first one,
             until `stop`.
+        plan: of the command: lines begin with its total, and with the time that is left of all of it.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, alive: bool = False):
+    def __init__(self, stream: TextIO | None = None, *, alive: bool = False, plan: Plan | None = None):
+        self.plan = plan
+        self.share_done = 0.0  # of the plan
+        self.has_total = False  # the stage is in the plan, which is not done
         self.stream = stream or sys.stderr
         self.is_terminal = _is_terminal(self.stream)
         self.stage = ""
         self.text = "starting"  # of the last call, without the time that is left
-        self.stage_started = self.last_written = self.last_called = time.monotonic()
+        self.started = self.stage_started = self.last_written = self.last_called = time.monotonic()
         self.seconds_left = 0.0  # at the last call
         self.ended = threading.Event()
         if self.is_terminal and alive:
@@ -118,12 +144,13 @@ class TerminalProgress:
             if name != self.stage:
                 self.stage, self.stage_started = name, now
                 self.last_written = 0.0 if self.is_terminal else now
+            self._update_total(name, done, total)
             finished = done >= total
             interval = LIVE_INTERVAL if self.is_terminal else LOG_INTERVAL
             if not finished and now - self.last_written < interval:
                 return
             self.last_called, spent = now, now - self.stage_started
-            self.seconds_left = spent / done * (total - done) if done else 0.0  # from the first one on
+            self.seconds_left = self._estimate_left(done, total, spent)
             rate = _rate_text(done, spent)
             self.text = f"{stage}: {done:,} of {total:,}{rate}"
             if finished and spent < SHORT:
@@ -135,6 +162,20 @@ class TerminalProgress:
                 self.stage, self.text = "", "working"
             else:
                 self._write(self._progress_text(now), now)
+
+    def _update_total(self, name: str, done: int, total: int) -> None:
+        """Notes how much of the plan is done. That never falls: a stage may run for each size."""
+        share = None if self.plan is None else self.plan.done(name, done, total)
+        self.has_total = share is not None and self.share_done < 1
+        if share is not None:
+            self.share_done = max(self.share_done, share)
+
+    def _estimate_left(self, done: int, total: int, spent: float) -> float:
+        """Seconds that are left: of the whole plan, or of a stage that is not in it; 0: nothing is known."""
+        if self.has_total:
+            so_long = self.last_called - self.started
+            return so_long / self.share_done * (1 - self.share_done) if self.share_done else 0.0
+        return spent / done * (total - done) if done else 0.0  # from the first one on
 
     def stop(self) -> None:
         """Ends the live display: nothing more is written of it."""
@@ -154,7 +195,11 @@ class TerminalProgress:
         if not self.stage:
             return f"{self.text}, {format_duration(max(now - self.last_called, 1.0))}"
         left = self.seconds_left - (now - self.last_called)
-        return self.text + (f", {format_duration(left)} left" if left >= 1 else "")
+        time_left = f", {format_duration(left)} left" if left >= 1 else ""
+        if self.plan is None or not self.has_total:
+            return self.text + time_left
+        about = time_left.replace(", ", ", about ", 1)
+        return f"{self.plan.name} {self.share_done:.0%}{about}; {self.text}"
 
     def _write(self, text: str, now: float, *, end: bool = False) -> None:
         self.last_written = now

@@ -29,7 +29,15 @@ from flawscope.errors import (
     require_installed,
 )
 from flawscope.pages import report
-from flawscope.progress import ProgressCallback, Say, TerminalProgress, discard, ignore_progress, write_line
+from flawscope.progress import (
+    Plan,
+    ProgressCallback,
+    Say,
+    TerminalProgress,
+    discard,
+    ignore_progress,
+    write_line,
+)
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_facts import ModelFacts
@@ -379,15 +387,43 @@ def as_json(document: object) -> str:
     return json.dumps(document, indent=1, allow_nan=False)
 
 
+# Seconds of each stage, of 30 pictures and 8 new ones on one core: only how they compare counts. Stages that
+# a call does not have count as done when the next one begins
+FIT = Plan(
+    "fit",
+    (
+        ("near-duplicates", 0.5),
+        ("features", 16),
+        ("coreset", 5),
+        ("leave-one-out", 4),
+        ("calibration", 4),
+        ("simulated defects", 8),
+    ),
+)
+UPDATE = Plan(
+    "update",
+    (
+        ("reading pictures", 0.1),
+        ("judging", 2),
+        ("features", 4),
+        ("coreset", 1),
+        ("leave-one-out", 1),
+        ("simulated defects", 12),
+    ),
+)
+CALIBRATE = Plan("calibrate", (("reading pictures", 0.1), ("calibration", 3)))
 _progress: list[TerminalProgress] = []  # of the running command
 
 
-def progress_for(args: argparse.Namespace) -> ProgressCallback:
-    """Returns the callback that shows the command's progress on the terminal, with `--quiet` none."""
+def progress_for(args: argparse.Namespace, plan: Plan | None = None) -> ProgressCallback:
+    """Returns the callback that shows the command's progress on the terminal, with `--quiet` none.
+
+    plan: stages of the command, where its progress has a total.
+    """
     if args.quiet:
         return ignore_progress
     if not _progress:
-        _progress.append(TerminalProgress(alive=True))
+        _progress.append(TerminalProgress(alive=True, plan=plan))
     return _progress[0]
 
 

@@ -12,7 +12,7 @@ from flawscope.cli import common, fit_one, fit_options, fit_several, questions, 
 from flawscope.cluster import connect
 from flawscope.errors import InputError, data_checks, pluralize
 from flawscope.methods import registry
-from flawscope.progress import Detail
+from flawscope.progress import Detail, Plan
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -84,7 +84,7 @@ def _fit_one(args: argparse.Namespace) -> int:
             say(line)
 
     if args.cluster is None:
-        predictor = fit_one.fit_and_save(args, tell, common.progress_for(args))
+        predictor = fit_one.fit_and_save(args, tell, common.progress_for(args, _plan(args)))
     else:
         predictor = fit_several.fit_in_task(args, tell)
     out = questions.written(args.out, args.update)
@@ -93,6 +93,13 @@ def _fit_one(args: argparse.Namespace) -> int:
     if args.evaluate:
         failures += _evaluate(args, predictor)
     return common.report_failures(failures) or questions.report(out, args.update)
+
+
+def _plan(args: argparse.Namespace) -> Plan | None:
+    """Stages of a fit of PatchCore; None: a search, another method or several views have others."""
+    if args.auto is not None or args.part is not None or args.method not in (None, "patchcore"):
+        return None
+    return common.UPDATE if args.update else common.FIT
 
 
 def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> None:

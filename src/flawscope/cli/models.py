@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flawscope.pictures.decoding import PictureSource
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import Router
+    from flawscope.progress import Plan
     from flawscope.types import Json
 
 
@@ -214,9 +215,10 @@ def _calibrate_products(
     if args.false_alarm_rate is not None and model.views is not None and args.product is not None:
         raise InputError("the views decide together, at one false-alarm rate: leave out --product")
     given = _pictures_by_product(model, names, pictures)
+    plan = common.CALIBRATE if len(names) == 1 else None
     for name in names:
         before = model.products[name]
-        after = _calibrate_product(args, before, given.get(name))
+        after = _calibrate_product(args, before, given.get(name), plan)
         if name not in given:
             lines.append(f"{name}: {after.calibration.promise()}".removeprefix(": "))
         else:
@@ -227,14 +229,18 @@ def _calibrate_products(
 
 
 def _calibrate_product(
-    args: argparse.Namespace, predictor: Predictor, pictures: Sequence[PictureSource] | None
+    args: argparse.Namespace,
+    predictor: Predictor,
+    pictures: Sequence[PictureSource] | None,
+    plan: Plan | None,
 ) -> Predictor:
     """Gives a product the call's rate, and new thresholds where it has pictures."""
     if args.false_alarm_rate is not None:
         predictor = predictor.with_rate(args.false_alarm_rate)
     if pictures is None:
         return predictor
-    return predictor.calibrate(pictures, step=common.progress_for(args), force=args.force)
+    step = common.progress_for(args, plan)
+    return predictor.calibrate(pictures, step=step, force=args.force)
 
 
 def _describe_calibration(before: Predictor, after: Predictor, product: str) -> list[str]:

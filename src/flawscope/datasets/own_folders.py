@@ -293,12 +293,13 @@ def _kind_of(folders: Sequence[str]) -> str:
 def refuse_unknown(
     root: Path, paths: Iterable[Path], remedy: str = NAME_GOOD, labels: ClassLabels | None = None
 ) -> None:
-    """Raises InputError, with a question, where pictures below `root` are not known to be good: unless their
-    folders all say so, or lie in one, or in such as people sort good pictures by (`FolderTree`), and nothing
-    is said of single ones that is not good (`ClassLabels.is_doubtful`).
+    """Asks, by an InputError, where pictures below `root` are not known to be good.
+
+    They are known to be good where all of their folders say so, or say nothing but how good pictures are
+    sorted (`FolderTree`), and no name or list says otherwise of a single one (`ClassLabels.is_doubtful`).
 
     Args:
-        remedy: ends the error.
+        remedy: end of the error's text.
         labels: of the pictures, where they were read.
     """
     paths = list(paths)
@@ -323,12 +324,14 @@ def refuse_unknown_names(
     read: Mapping[str, Callable[[], bytes]] = MappingProxyType({}),
     remedy: str = NAME_GOOD,
 ) -> None:
-    """Raises InputError as `refuse_unknown`, for pictures that are in no folder, such as those of a zip.
+    """Asks, by an InputError, where pictures that are in no folder, such as those of a zip, are not known to
+    be good by their paths, their names and the lists beside them.
 
     Args:
-        name: of what holds them.
+        name: of the zip.
         inside: paths of its files, with forward slashes; those that lead out of it are passed over.
-        read: reads a file, by its path: lists of pictures are looked at.
+        read: functions that read a file, by its path: lists are read.
+        remedy: end of the error's text.
     """
     pictures, others = list[PurePosixPath](), list[str]()
     for one in dict.fromkeys(inside):

@@ -122,7 +122,7 @@ def learn_normalization(
 
 def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: PoseKind) -> LearnedParts:
     """Learns how several parts in each picture are found, from the pictures that can be read; others are
-    `UNREAD`. InputError: as `learn_several_parts`."""
+    `UNREAD`. InputError: parts do not stand out, are too few, or are counted wrong."""
     every = range(len(pictures.sources))
     overviews = {
         i: preprocess.small(one, OVERVIEW_SIDE)

@@ -255,8 +255,11 @@ def _contrast(number: int) -> float:
 
 
 def defects_on_samples(model: Artefact, device: str) -> SimulatedDefects | None:
-    """Simulated defects on the sample pictures that a model holds. The models that are made from it know
-    these pictures too, so that the defect alone decides. None where there are none; a tile is no picture."""
+    """Simulated defects on the sample pictures that a model holds; None: it holds none, or those of tiles.
+
+    The model, and those that are made from it, have learnt these pictures: how they score differs by the
+    defects alone.
+    """
     samples = [torch.from_numpy(unpack_images(image)) for image in model.tensors.get("samples", ())]
     if not samples or model.manifest.preprocess.tile is not None:
         return None

@@ -131,9 +131,13 @@ def score_pictures(
 def _decide_parts(
     scores: dict[int, Score], pictures: Sequence[ReviewedPicture], parts: KnownParts
 ) -> dict[int, Score]:
-    """Returns the scores with the decisions on the parts that the pictures show. A view that is not among
-    them has the score that is known of this part, if it is; a part is not compared with itself."""
-    groups = dict[str, list[dict[str, int]]]()  # numbers by view, of each part of a name
+    """Returns the scores with the decisions on the parts that the pictures show.
+
+    A view of a part that is not among the pictures has the score that is known of it, if one is. A part is
+    compared with the others alone.
+    """
+    # by the part's name: numbers of its pictures by view; of several parts of one name, each by itself
+    groups = dict[str, list[dict[str, int]]]()
     for one in pictures:
         if one.number not in scores:
             continue

@@ -91,8 +91,8 @@ def read_labels(source: PillowSource) -> NDArray[np.int32]:
 
 
 def is_photograph(source: PillowSource) -> bool:
-    """Whether a picture of which nobody can tell what it marks has many grey values or colours besides the
-    commonest: a photograph or a map, and no mask that is badly stored. InputError where it cannot be read.
+    """Whether what was given as a mask has many grey values besides the commonest: then it is a photograph or
+    a map, and no mask that is badly stored. InputError where it cannot be read.
 
     Counts levels by the entropy of their histogram. Measured on photographs, dark fields among them: 20 to
     200; on masks that are refused: up to 14, for what JPEG does to them.

@@ -230,15 +230,17 @@ class PoseReference:
         image -= image.mean()
         parts, wholes = self._spectra
 
-        def correlated(kernels: NDArray[np.complex64], with_: Float32) -> Float32:
-            return np.asarray(fft.irfft2(kernels * fft.rfft2(with_), s=image.shape), np.float32)
+        def correlated(kernels: NDArray[np.complex64], values: Float32) -> Float32:
+            return np.asarray(fft.irfft2(kernels * fft.rfft2(values), s=image.shape), np.float32)
 
         found = correlated(parts, image)
+        # divided by the standard deviation of the image below the part, in place: the arrays are large
         mean = correlated(wholes, image)
-        square_mean = correlated(wholes, image**2)
+        variance = correlated(wholes, image**2)
         mean *= mean
-        square_mean -= mean
-        found /= np.sqrt(np.maximum(square_mean, 1e-4, out=square_mean), out=square_mean)
+        variance -= mean
+        np.maximum(variance, 1e-4, out=variance)
+        found /= np.sqrt(variance, out=variance)
         seen = found[:, : math.ceil(picture.shape[0] / 2), : math.ceil(picture.shape[1] / 2)]
         flat = seen.reshape(len(seen), -1)
         places = flat.argmax(1)

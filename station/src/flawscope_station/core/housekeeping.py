@@ -58,8 +58,8 @@ class Housekeeping(BackgroundThread):
         )
         self._clock_jumped = False  # since it was checked
         self._keep = json.dumps(asdict(keep), sort_keys=True)
-        self._question: str | None = None  # whether `keep` is right; "": it is; None: nobody has looked yet
-        self._asks_of_space = False  # whether it is about `space`, and not about ages alone
+        self._question: str | None = None  # about `keep`; "": there is none; None: not looked for yet
+        self._asks_of_space = False  # the question is about `space`, and not about ages alone
         self._removes_at = 0.0  # as `time.monotonic` counts
         self._removed = RemovalSummary()  # for space, since the last event
         self._sweeper = threading.Thread(target=files.sweep, name="sweep", daemon=True)

@@ -81,7 +81,7 @@ class InspectionRenderer:
         """Return the file as it came, its ending and the name that its sender gave it.
 
         Args:
-            seen: view of the part, as in what follows; None: the most unusual one, or the only picture.
+            seen: view of the part; None: the most unusual one, or the only picture.
 
         Raises:
             NotFoundError: there is no such inspection, or its picture was removed.
@@ -92,9 +92,16 @@ class InspectionRenderer:
     def view(
         self, product_id: int, number: int, side: int, seen: str | None = None, *, patient: bool = False
     ) -> bytes:
-        """Return WebP of the picture, the longer side at most `side` pixels. NotFoundError as above.
-        BusyError, as of what follows: too many people wait to see something, or the line goes first.
-        patient: wait for a turn, however many people do."""
+        """Return WebP of the picture, the longer side at most `side` pixels.
+
+        Args:
+            seen: view of the part; None: the most unusual one, or the only picture.
+            patient: wait for a turn, however many people do.
+
+        Raises:
+            NotFoundError: there is no such inspection, or its picture was removed.
+            BusyError: too many people wait to see something, or the line goes first.
+        """
         row = self._row(product_id, number, seen)
         with self.turns.take(patient=patient):
             return encode_webp(self._reduced_picture(row, side))
@@ -102,8 +109,17 @@ class InspectionRenderer:
     def overlay(
         self, product_id: int, number: int, side: int, seen: str | None = None, *, patient: bool = False
     ) -> bytes:
-        """Return WebP of the picture with heat map, outlines and part's square. Errors and patient as above:
-        a prediction that is not kept is waited for as by others."""
+        """Return WebP of the picture with heat map, outlines and part's square. A prediction that is not kept
+        is made anew.
+
+        Args:
+            seen: view of the part; None: the most unusual one, or the only picture.
+            patient: wait for a turn, however many people do.
+
+        Raises:
+            NotFoundError: there is no such inspection, or its picture was removed.
+            BusyError: too many people wait to see something, or the line goes first.
+        """
         row = self._row(product_id, number, seen)
         prediction = self._prediction(product_id, row)
         with self.turns.take(patient=patient):

@@ -218,7 +218,7 @@ class Ticket:
         self._waiters: list[Waiter] = []
         self.unanswered: str | None = None
         self._is_decided = False
-        self._answered = 0  # of those who were told of its end, as many as are not gone
+        self._answered = 0  # waiters that got the answer, and had not gone before
         self.memory = 0
         self.views: Sequence[View] = ()
         self.files: list[KeptFile] = []

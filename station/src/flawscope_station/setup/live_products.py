@@ -104,8 +104,8 @@ class LiveProducts:
         self.addresses.add_product(name, product, MADE_ON_PAGES, who, facts)
 
     def _free_name(self, draft: Draft, who: str) -> None:
-        """Let a product that was removed keep its records for itself, where another part gets its name. The
-        draft that made it goes live again as the same product."""
+        """Rename a product that was removed, with its records, where a draft of another part takes its name.
+        The draft that made the product goes live again as the same product, under its name."""
         before = None if draft.name in self.addresses.products else self.store.find_product(draft.name)
         if before is None or self._made_of(draft, before.id):
             return

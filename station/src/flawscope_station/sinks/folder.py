@@ -50,7 +50,8 @@ class FolderSink(Sink):
         self.folder = Path(settings.folder)
 
     def prepare(self, *, is_new: bool) -> None:
-        """Make the folder before the first message; later a missing folder is away, such as a share."""
+        """Make the folder, before the first message. One that is missing later may be a share that is away:
+        it is not made."""
         try:
             if is_new:
                 self.folder.mkdir(parents=True, exist_ok=True)

@@ -228,8 +228,10 @@ class LiveCamera:
             self._report("camera_away", why, stops=True)
 
     def _is_new(self, frame: VideoFrame, clock: int | None = None) -> bool:
-        """Whether this is another frame than the last ones, among which it is remembered. clock: when it was
-        exposed, as the camera says; None: it does not."""
+        """Whether a frame differs from the last ones. It is remembered as one of them.
+
+        clock: time of the exposure by the camera's clock; None: the camera does not say it.
+        """
         self._go_on()
         pixels, clock_before = pixel_hash(frame), self._newest_clock
         self._newest_clock, self._last_frame_at = clock, time.monotonic()
