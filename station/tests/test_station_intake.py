@@ -80,7 +80,7 @@ def test_a_full_disk_no_model_and_an_interlock_refuse(station, parts, monkeypatc
         if part != "known":
             raise NotReadyError("challenge parts have not passed")
 
-    station.interlocks.gates.append(SimpleNamespace(products={number}, check=check))
+    station.interlocks.add(intake=[SimpleNamespace(products={number}, check=check)])
     refused(station, NotReadyError, parts[0], number="4711")
     assert station.inspector.intake.standstill(number, "known") is None
     with monkeypatch.context() as patch:

@@ -1,6 +1,7 @@
 """Names that plugins import: sources, sinks, connections, pages (docs/adding-a-connection.md).
 
-`flawscope_station.testing` checks their promises.
+`flawscope_station.testing` checks their promises. PLC, Modbus, OPC UA and industrial cameras are such
+plugins, of the package `flawscope_line`.
 """
 
 from flawscope_station.core.connections import Connection as Connection

@@ -1,4 +1,5 @@
-"""Persons and their roles."""
+"""Persons and their roles. A request of a person without the role is refused in
+`web.middleware.require_role`."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ class Challenge(BackgroundThread):
                 return None
             last, judging = state.history.last, (version, self._state_hash(product_id, state))
             if last is None or last.outcome is not None or last.judging != judging:
-                state = self._begin(product_id, cause, version, "station")
+                state = self._begin(product_id, state, cause, version, "station")
             return state.number
 
     def _take(self, found: RecordedInspection, number: int) -> str:
@@ -342,11 +342,11 @@ class Challenge(BackgroundThread):
         """
         with self._lock:
             state = self._load(product_id)
-            cause = self._checked_cause(product_id)
+            cause = self._checked_cause(product_id, state)
             last = state.history.last
             if last is not None and state.history.is_under_way:
                 raise ChallengeOpenError(f"{last.who} has begun a challenge: show its parts")
-            self._begin(product_id, cause or BATCH, self.versions.number(product_id), who)
+            self._begin(product_id, state, cause or BATCH, self.versions.number(product_id), who)
 
     def override(self, product_id: int, reason: str, who: str) -> None:
         """Let a product be ready without its challenge parts, until the next challenge is due. InputError
@@ -355,25 +355,40 @@ class Challenge(BackgroundThread):
         if not reason:
             raise InputError("reason: write why the challenge parts are not shown")
         with self._lock:
-            self._load(product_id)
-            cause = self._checked_cause(product_id)
+            state = self._load(product_id)
+            cause = self._checked_cause(product_id, state)
             if cause is None:
                 raise InputError(f"{self.names[product_id]} is ready: there is nothing to override")
-            self._begin(product_id, cause, self.versions.number(product_id), who, reason)
+            version = self.versions.number(product_id)
+            self._begin(product_id, state, cause, version, who, override_reason=reason)
         self.wake()
 
-    def _checked_cause(self, product_id: int) -> str | None:
+    def _checked_cause(self, product_id: int, state: State) -> str | None:
+        """Return why the product is not ready; None: it is ready. InputError where the settings ask for no
+        challenge."""
         if self._is_unchallenged(product_id):
             name = self.names[product_id]
             raise InputError(
                 f'{name} has no challenge: write `challenge: ["06:00"]` below it in station.yaml'
             )
-        return self._readiness(product_id, self._states[product_id], self._version(product_id)).cause
+        return self._readiness(product_id, state, self._version(product_id)).cause
 
-    def _begin(self, product_id: int, cause: str, version: int, who: str, reason: str | None = None) -> State:
-        """Begin a challenge in the place of the last. reason: of an override, with which it is over. In the
-        lock."""
-        state = self._states[product_id]
+    def _begin(
+        self,
+        product_id: int,
+        state: State,
+        cause: str,
+        version: int,
+        who: str,
+        *,
+        override_reason: str | None = None,
+    ) -> State:
+        """Begin a challenge in the place of the last, and return the state with it. In the lock.
+
+        Args:
+            override_reason: why a person lets the product be ready without challenge parts: the challenge is
+                over with it. None: nobody does.
+        """
         values = {
             "product_id": product_id,
             "version_id": version,
@@ -382,12 +397,12 @@ class Challenge(BackgroundThread):
             "cause": cause,
             "who": who,
             "begun_at": self.wall(),
-            "reason": reason,
+            "reason": override_reason,
         }
         with self.store.database.writing() as connection:
             connection.execute(insert(challenges).values(values))
-            kind = "challenge_begun" if reason is None else f"challenge_{OVERRIDDEN}"
-            add_event(connection, kind, who, f"({cause}) {reason or ''}".strip(), product_id)
+            kind = "challenge_begun" if override_reason is None else f"challenge_{OVERRIDDEN}"
+            add_event(connection, kind, who, f"({cause}) {override_reason or ''}".strip(), product_id)
         return self._load(product_id)
 
     # ---- challenge parts

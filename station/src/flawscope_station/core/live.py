@@ -166,6 +166,7 @@ class ReviewLeases:
 # ------------------------------------------------------------------------------------------------- Prometheus
 
 _BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+LabelledKey = tuple[str, tuple[str, str]]  # product, and a further label with its value
 # Name (`_total`: a counter) -> help text, and values by product ("": of the station), by product and sink, or
 # by pairs of a label and its value
 GaugeKey = str | tuple[str | tuple[str, str], ...]

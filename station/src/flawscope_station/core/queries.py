@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from flawscope_station.core.connections import ConnectionContext
 from flawscope_station.core.health import Health
-from flawscope_station.core.live import Gauges, ReviewLeases
+from flawscope_station.core.live import Gauges, LabelledKey, ReviewLeases
 from flawscope_station.core.pauses import Pauses
 from flawscope_station.inspecting.memory import Turns
 from flawscope_station.monitoring.problems import Problem
@@ -243,7 +243,7 @@ class Overview:
         waiting = dict[str, float]()
         version = dict[str, float]()
         latest = dict[str, float]()
-        hashes: dict[tuple[str, tuple[str, str]], float] = {}
+        hashes = dict[LabelledKey, float]()
         for name, number in list(self.addresses.products.items()):
             waiting[name] = float(self.store.waiting_count(number))
             row = self.versions.active_row(number)
@@ -280,6 +280,6 @@ class Overview:
         return gauges
 
 
-def _place(problem: Problem, names: Mapping[int, str]) -> tuple[str | tuple[str, str], ...]:
+def _place(problem: Problem, names: Mapping[int, str]) -> LabelledKey:
     """Return the labels of a problem."""
     return names.get(problem.product or 0, ""), ("code", problem.kind)

@@ -140,8 +140,7 @@ class Station:
         self.observers = Observers(self.report)
         self.pauses = Pauses(self.store, self.addresses.names)
         self.interlocks = Interlocks()
-        self.interlocks.append(self.pauses)
-        self.interlocks.gates.append(self.pauses)
+        self.interlocks.add(answers=[self.pauses], intake=[self.pauses])
         self.recorder = Recorder(self.store, self.files, self.observers, self.interlocks.recorded)
         self.tolerances = ProductTolerances(self.store, self.versions, self.report)
         for name, product in settings.products.items():
@@ -283,8 +282,7 @@ class Station:
         self._watched += [(part, False) for part in extension.watched]
         self._watched += [(service, False) for service in extension.services]
         self.observers += extension.observers
-        self.interlocks += extension.interlocks
-        self.interlocks.gates += extension.gates
+        self.interlocks.add(answers=extension.interlocks, intake=extension.gates)
         self.records.on_verdict += extension.on_verdict
         self.addresses.on_added += extension.on_added
         self.metrics.gauges += extension.gauges

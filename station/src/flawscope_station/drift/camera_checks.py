@@ -1,6 +1,7 @@
 """Checks of a camera by its pictures: dark, overexposed, the same again, of another size or form.
 
-Each looks at what the inspection knows: nothing is decoded for them.
+Each looks at what the inspection knows: nothing is decoded for them. The station's own cameras are known to
+repeat a frame before that, where they are read (`sources.camera`).
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ _Label = tuple[str | None, str | None]  # number of a part, and its batch
 class _Shown:
     """Picture that was let pass.
 
-    key: of its request. recorded_at: None while it is not recorded; then its sender may try again as long as
-    that takes. is_frozen: it came again as another part.
+    key: of its request. recorded_at: None while it is not recorded; until then its sender may send it again.
+    is_frozen: it came again as another part.
     """
 
     pixels: str
@@ -56,8 +57,8 @@ class _Shown:
 
 @dataclass
 class _Recent:
-    """Last pictures of a sender's view. A sensor never gives the same pixels twice, so what has those of an
-    earlier picture shows no other part.
+    """Last pictures of a sender's view. A sensor never gives the same pixels twice, so a picture with the
+    pixels of an earlier one shows no other part.
 
     The number and batch of a part tell that a picture is sent again only where they name one part: nests,
     pallets and types of parts come again with other pictures.
@@ -72,7 +73,7 @@ class _Recent:
     repeats: int = 0
 
     def is_repeat(self, pixels: str | None, key: str | None, label: _Label, at: float) -> bool:
-        """Whether a picture repeats that of another part, or of nobody knows which."""
+        """Whether a picture repeats the picture of another part, or of a part that nobody can name."""
         earlier = [one for one in self.pictures if one.pixels == pixels]
         return bool(earlier) and not any(self._is_sent_again(one, key, label, at) for one in earlier)
 
@@ -110,21 +111,19 @@ class _Recent:
 
 
 class CameraChecks:
-    """Checks each new picture. One with which clients or folders repeat that of an earlier part is not
-    answered; cameras of the station know their frames themselves.
+    """Checks each new picture, as an observer and as an interlock. A client's or folder's picture with the
+    pixels of an earlier part's is not answered.
 
     Args:
-        names: of the products that are checked, by number, which may grow.
+        products: names of the products that are checked, by number; more may be added.
         report: reports a problem, as `Problems.report`.
-        clock: of the time in which a picture may be sent again.
-
-    Attributes:
-        products: that are checked.
+        clock: tells the time in which a picture may be sent again.
     """
 
-    def __init__(self, names: Mapping[int, str], report: Callable[..., None], clock: MonotonicClock = CLOCK):
-        self.names, self.report, self._clock = names, report, clock
-        self.products = names
+    def __init__(
+        self, products: Mapping[int, str], report: Callable[..., None], clock: MonotonicClock = CLOCK
+    ):
+        self.products, self.report, self._clock = products, report, clock
         self._faults: dict[int, set[str]] = {}
         self._light: dict[tuple[int, str], int] = Counter()  # pictures in a row, by product and fault or ""
         self._in_row: Counter[int] = Counter()  # pictures of another form, by product
@@ -135,7 +134,7 @@ class CameraChecks:
         """Return the state of the camera, as the API shows it."""
         found = self._faults.get(product_id, set())
         return {
-            "watched": product_id in self.names,
+            "watched": product_id in self.products,
             "problems": [kind for kind in FAULT_KINDS if kind in found],
         }
 
@@ -143,15 +142,15 @@ class CameraChecks:
         found = self._faults.setdefault(product_id, set())
         if (kind in found) is not is_there:
             found ^= {kind}
-            why = f"{self.names[product_id]}: {_WORDS[kind]}" if is_there else None
+            why = f"{self.products[product_id]}: {_WORDS[kind]}" if is_there else None
             self.report(f"camera_{kind}_{product_id}", why, stops=kind == FROZEN)
 
     # ---- interlock
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Raise FrozenError for a part with a picture that has the pixels of an earlier one of another part,
-        or of nobody knows which."""
-        if record.product_id not in self.names or record.source == "camera":
+        """Raise FrozenError for a part with a picture that repeats the picture of another part, or of a part
+        that nobody can name."""
+        if record.product_id not in self.products or record.source == "camera":
             return record
         with self._lock:
             is_repeated = self._note_pictures(part, record)
@@ -163,7 +162,8 @@ class CameraChecks:
         return record
 
     def _note_pictures(self, part: Part, record: NewInspection) -> bool:
-        """Remember the pictures of a part, or refuse those that came before; return whether any did."""
+        """Remember the pictures of a part, or note that some came before as another part's; return whether
+        any did."""
         label = (record.part, record.batch)
         at = self._clock.monotonic()
         views = [(self._recent_of(record.product_id, one.view), one) for one in record.pictures]
@@ -189,7 +189,7 @@ class CameraChecks:
 
     def observe(self, recorded: RecordedInspection) -> None:
         found = recorded.inspection
-        if found.product_id not in self.names:
+        if found.product_id not in self.products:
             return
         with self._lock:
             for one in found.pictures:
@@ -215,7 +215,7 @@ class CameraChecks:
         before = self._in_row[product_id]
         self._in_row[product_id] = 0 if words is None else before + 1
         if self._in_row[product_id] >= MANY:
-            why = f"{self.names[product_id]}: {MANY} pictures in a row: {words}"
+            why = f"{self.products[product_id]}: {MANY} pictures in a row: {words}"
             self.report(f"{OTHER_FORM}_{product_id}", why)
         elif before >= MANY:
             self.report(f"{OTHER_FORM}_{product_id}", None)

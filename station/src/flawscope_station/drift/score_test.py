@@ -81,7 +81,7 @@ class Change:
 
 
 def read_note(text: str) -> Change | None:
-    """Return the change that an event notes; None: it is none of scores."""
+    """Return the change of scores that an event notes; None: the event notes something else."""
     if (found := _NOTED.match(text)) is None:
         return None
     how = next(name for name, phrase in _PHRASES.items() if phrase == found["how"])
@@ -167,7 +167,7 @@ class ScoreTest:
             self.alarm = Change(row.number, int(since), int(first), _CHANGES[best], now)
 
     def _add_point(self, at: int) -> None:
-        """Add a point to the curve; of too many every second one is kept."""
+        """Add a point to the curve; where there are too many, every second point is kept."""
         self.curve.append((at / 1e6, self.value))
         if len(self.curve) > MAX_POINTS:
             self.curve, self._stride = self.curve[::2], 2 * self._stride

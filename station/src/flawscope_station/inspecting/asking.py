@@ -117,8 +117,9 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
 
 
 async def _withdraw(station: InspectingStation, waiter: Waiter, why: object) -> None:
-    """Let one leave who is gone, for one of `schema.UNANSWERED`. Where its part is recorded, or is just about
-    to be told, the record says so afterwards, unless another who waited has the answer."""
+    """Let a waiter leave whose sender is gone. why: one of `schema.UNANSWERED`. Where its part is recorded,
+    or its waiters are just about to be told, the record has the reason afterwards, unless another waiter has
+    the answer."""
     if not isinstance(why, str) or why not in UNANSWERED or waiter.leave(why):
         return
     try:
@@ -233,17 +234,28 @@ class Asking:
         return keyed, self.station.store.find_answers(sent.address.number, keyed)
 
     def _parts(self, keyed: KeyedRequest | None, *, is_several: bool) -> list[Part]:
-        """Return the parts of the request. is_several: each picture is one, else they are one part."""
+        """Return the parts of the request. is_several: each picture is a part of its own; else all are views
+        of one part."""
         sent, pictures = self.sent, self.sent.pictures
         if keyed is not None:
             hashes = zip(pictures, keyed.pictures, strict=True)
             pictures = tuple(replace(one, hash=digest) for one, digest in hashes)
-        groups = [(one,) for one in pictures] if is_several else [pictures]
-        keys = [None] * len(groups) if keyed is None else keyed.keys
+        pictures_by_part = [(one,) for one in pictures] if is_several else [pictures]
+        keys = [None] * len(pictures_by_part) if keyed is None else keyed.keys
         label, number = sent.label, sent.address.number
         return [
-            Part(number, own, HTTP, label.part, label.batch, key, keyed, due=sent.due, purpose=sent.purpose)
-            for own, key in zip(groups, keys, strict=True)
+            Part(
+                number,
+                part_pictures,
+                HTTP,
+                label.part,
+                label.batch,
+                key,
+                keyed,
+                due=sent.due,
+                purpose=sent.purpose,
+            )
+            for part_pictures, key in zip(pictures_by_part, keys, strict=True)
         ]
 
     async def _answer(self, place: int, part: Part, number: int | None) -> PartAnswer:

@@ -63,8 +63,8 @@ class Intake:
     # ---- whether one may be taken
 
     def standstill(self, product_id: int, number: str | None = None) -> Standstill | None:
-        """Return why no part of a product or entry, or the one of a number, is taken; None: nothing holds it
-        up but room and time."""
+        """Return why no part of a product or entry is taken, or not the part with this number; None: nothing
+        but room and time may hold it up."""
         try:
             self.check_standstill(product_id, number)
         except StoreError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Protocol
 
 from flawscope_station.inspecting.picture import Part
@@ -52,7 +52,8 @@ class Interlock(Protocol):
 
     @property
     def products(self) -> Container[int]:
-        """Numbers of those of which it may hold parts back at the moment; of others it is not asked."""
+        """Numbers of the products of which it may hold parts back at the moment; of others it is not
+        asked."""
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Return a judged part as it is to be recorded, maybe with another purpose than production; raise
@@ -74,30 +75,36 @@ class Gate(Protocol):
         """Raise NotReadyError where a part of this product or entry, of this number, may not be taken now."""
 
 
-class Interlocks(list[Interlock]):
-    """Interlocks of a station: each may hold a part back.
-
-    Attributes:
-        gates: of those that know before a part is taken.
-    """
+class Interlocks:
+    """Interlocks of a station: each may hold a part back, before it is taken or before it is answered."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.gates: list[Gate] = []
+        self._answers: list[Interlock] = []
+        self._intake: list[Gate] = []
+
+    def add(self, *, answers: Sequence[Interlock] = (), intake: Sequence[Gate] = ()) -> None:
+        """Ask further interlocks from now on, after the earlier ones.
+
+        Args:
+            answers: before a judged part is recorded and answered.
+            intake: before a part is taken.
+        """
+        self._answers += answers
+        self._intake += intake
 
     def check(self, product_id: int, number: str | None) -> None:
-        for gate in self.gates:
+        for gate in self._intake:
             if product_id in gate.products:
                 gate.check(product_id, number)
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         if part.purpose == TRIAL:  # no part of the line waits for it, and it shows nothing of its camera
             return record
-        for interlock in self:
+        for interlock in self._answers:
             if record.product_id in interlock.products:
                 record = interlock.release(part, record)
         return record
 
     def recorded(self, found: RecordedInspection) -> None:
-        for interlock in self:
+        for interlock in self._answers:
             interlock.recorded(found)

@@ -200,8 +200,8 @@ class Judge:
             self._model_calls.remove(run)
 
     def _judge(self, tickets: list[Ticket], *, feed: bool) -> None:
-        """Judge a part, and where `feed` is set those of its address that come meanwhile: they are appended
-        to `tickets`. The product of an entry's parts is known from here on."""
+        """Judge a part, and where `feed` is set also the parts of its address that come meanwhile: they are
+        appended to `tickets`. The product of an entry's parts is known from here on."""
         address = tickets[0].part.product_id
         begun = time.monotonic()
         works = False

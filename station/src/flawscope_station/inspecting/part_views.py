@@ -18,7 +18,7 @@ CACHE_SIZE = 32  # versions whose calibration is in memory
 
 
 class PartsCache:
-    """Cache of how versions decide on parts, by version; None for those that judge single pictures."""
+    """Cache of how versions decide on parts, by version; None for a version that judges single pictures."""
 
     def __init__(self, versions: ModelRegistry):
         self.versions = versions

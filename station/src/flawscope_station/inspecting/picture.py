@@ -119,13 +119,13 @@ def _check_single(part: Part) -> None:
 
 def _check_whole(number: str, seen: Sequence[str], judge: PartCollector) -> None:
     """Raise InputError where the pictures of a part are not one of each view."""
-    several = _known_views(judge)  # products of a joint model may have views of their own
-    known = next((views for views in several if {*views} == {*seen}), several[0])
-    if missing := [view for view in known if view not in seen]:
+    view_sets = _known_views(judge)  # products of a joint model may have views of their own
+    expected = next((views for views in view_sets if {*views} == {*seen}), view_sets[0])
+    if missing := [view for view in expected if view not in seen]:
         raise InputError(
             f"part {number} lacks {', '.join(missing)}: send the pictures of all its views together"
         )
-    if len(seen) > len(known):
+    if len(seen) > len(expected):
         raise InputError(f"part {number} has a view twice: send each once")
 
 

@@ -1,7 +1,8 @@
 """Queues of a station: turns of products before the judge, and groups of what is to be recorded or told.
 
 Each has one reader, a thread that is watched (`monitoring.background.GuardedThread`). The queue knows whether
-it works: from the moment it takes something until it asks again.
+its reader works: from the moment it takes something until it asks again. Places and refusals are not made
+here, but in `intake`.
 """
 
 from __future__ import annotations

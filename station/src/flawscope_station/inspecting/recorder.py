@@ -76,14 +76,14 @@ def _seconds(ticket: Ticket) -> dict[str, float]:
 
 
 class Recorder:
-    """Thread that records judged parts in groups, and removes the files of those that failed.
+    """Thread that records judged parts in groups, and removes the files of parts that failed.
 
     The answer to a COMMIT may be lost with the connection: then the record of a part is looked for, by its
     own product, time and picture, before its sender is refused; and later, where the data base is away.
 
     Args:
         announce: gets every new inspection of the production after it was recorded.
-        refuse: gets those of challenges, and raises what is answered in their place.
+        refuse: gets every inspection of a challenge, and raises the error that answers its sender.
     """
 
     def __init__(
@@ -107,8 +107,8 @@ class Recorder:
         self._queue.put(ticket)
 
     def note_answered(self, number: int) -> None:
-        """Note that the sender of a record has it, having sent its key again: whoever left before, or was
-        refused while nobody knew of it, does not count. For whoever reads that record next."""
+        """Note that the sender of a record has it, having sent its key again: then the record is answered,
+        though somebody left before, or was refused while nobody knew of the record."""
         with self._settling:
             if self._doubts or self._queue.taken_at is not None:
                 self._answered.add(number)
@@ -199,7 +199,8 @@ class Recorder:
                 self._answer(one, *record)
 
     def _record_each(self, ready: list[Ticket], error: BaseException) -> None:
-        """Record parts one after another, which failed together: an error of one does not harm the others."""
+        """Record parts one by one after they failed together: an error of one part does not harm the
+        others."""
         for one in ready:
             if len(ready) == 1 or isinstance(error, FlawscopeError):
                 one.fail_recording(without_traceback(error))
@@ -226,9 +227,10 @@ class Recorder:
     # ---- the answer to COMMIT was lost
 
     def _find_standing(self, ready: list[Ticket]) -> Sequence[tuple[int, bool] | None] | None:
-        """Return what `Store.record` would have returned, for each part whose record stands: all or none do.
-        None for one that has none, or had one under its key before: who sends that again gets it. None in
-        place of all where that cannot be known soon; then the parts are remembered."""
+        """Return what `Store.record` would have returned, for each part whose record stands: all records
+        stand or none does. None for a part without a record, and for a part whose key had a record before:
+        whoever sends that key again gets the record. None in place of the list where this cannot be known
+        soon; then the parts are remembered."""
         ends = time.monotonic() + LOOK_SECONDS
         inspections = [_record_of(one) for one in ready]
         while True:
@@ -244,8 +246,8 @@ class Recorder:
             time.sleep(LOOK_INTERVAL)
 
     def _settle_doubts(self) -> None:
-        """Look whether the records of doubted inspections were written; note those that were, since their
-        senders were refused. A doubt that is too old is dropped."""
+        """Look whether the records of doubted inspections were written, and note each that was: its sender
+        was refused. A doubt that is too old is dropped."""
         since = time.monotonic() - RESENT_SECONDS
         self._doubts = [one for one in self._doubts if one.number is None or one.since > since]
         open_doubts = [one for one in self._doubts if one.number is None]

@@ -168,8 +168,8 @@ class InspectionRenderer:
         return held
 
     def _judge_again(self, product_id: int, row: PictureRecord) -> Prediction:
-        """Compute a prediction while no picture waits. A large picture is decoded then, too: until then it
-        would hold memory that those of the line need."""
+        """Compute a prediction while no picture waits. A large picture is decoded only then, too: earlier it
+        would hold memory that the pictures of the line need."""
         data, memory = self.files.read(PICTURES, row.hash, row.suffix), self.inspector.memory
         with self.turns.take():
             model = self.versions.open(product_id, row.version)

@@ -25,7 +25,8 @@ does; each step is one object in one file of this folder:
 Before RECORDING whoever finds a reason may fail it: the pool, the judge, a deadline (`Inspector.abandon`),
 the longest wait (`Inspector.end_overdue`), the end of the station. From RECORDING on the recorder alone ends
 it, for it alone knows whether the record stands. Who asks for the part are waiters. Their deadlines end their
-own waits, and not that of another who waits for the same part: it is unanswered only if all have left.
+own waits, and not the connection of another who waits for the same part: the part is unanswered only if all
+have left.
 
 A sender's key has one form, made before the part is (`store.inspection.request_key`): the intake compares it,
 and the record has it, as it is. A key that is on its way joins its ticket (`Intake._join`).
@@ -192,7 +193,7 @@ class Ticket:
         part: as it came.
         at: microseconds since 1970, which no other part has: a record is known by them, its product and its
             picture.
-        ended: is told once what became of it, before those who wait are.
+        ended: is told once what became of it, before its waiters are told.
 
     Attributes:
         state: moved under one lock.

@@ -100,8 +100,8 @@ class ProductTolerances(BackgroundThread):
             self.report(f"tolerances_{product_id}", problem and f"{problem}; nothing is tolerated")
 
     def _reason_against(self, product_id: int, rules: tolerating.Tolerances) -> str:
-        """Return why rules cannot be applied to a product's model, or that of one of its views; "": they can.
-        NoModelError."""
+        """Return why rules cannot be applied to a product's model, or to the model of one of its views; "":
+        they can. NoModelError."""
         for name, model in self.versions.active(product_id)[1].products.items():
             tolerate = self._tolerator((product_id, name), model, rules)
             if isinstance(tolerate, str):

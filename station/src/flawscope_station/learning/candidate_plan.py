@@ -49,8 +49,8 @@ MAX_CORRECTIONS = 5000  # the latest, that are judged
 
 @dataclass(frozen=True)
 class ActiveVersion:
-    """Version that judges now. file: its model. method, precision: those of the model. fences: score above
-    which a good picture of each view is suspicious, by the view, or under "" of all; None: not known."""
+    """Version that judges now. file: its model. method, precision: of the model. fences: scores above which a
+    good picture is suspicious, by view, or one score for all pictures under ""; None: not known."""
 
     number: int
     file: Path
@@ -198,7 +198,7 @@ def _contradicts() -> ColumnElement[bool]:
 
 def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int] = ()) -> list[int]:
     """Return the inspections that must be called good once more before they are learnt from: false alarms of
-    the active version that look like defects, and those that learning asked about before.
+    the active version that look like defects, and inspections that learning asked about before.
 
     Args:
         asked: inspections that the last candidate did not learn from.
@@ -223,9 +223,10 @@ def draw_good_pictures(
     """Draw at most `count` of the line's good parts, of several views one each: each has the same chance,
     whether the model passed it or a person corrected the model.
 
-    A passed picture counts as good unless a verdict says otherwise. Where some of the flagged ones are not
-    reviewed yet, the same share of the passed ones is left out, so that false alarms keep their share. None
-    within tolerance is drawn, nor one that a challenge part was kept from: the model may have missed it.
+    A passed picture counts as good unless a verdict says otherwise. Where some flagged pictures are not
+    reviewed yet, the same share of the passed pictures is left out, so that false alarms keep their share. No
+    picture within tolerance is drawn, and none that was kept as a challenge part: the model may have missed
+    its defect.
     """
     latest = (
         select(inspections.c.id, inspections.c.anomalous, inspections.c.verdict)

@@ -20,7 +20,7 @@ from flawscope_station.store.schema import ACTIVE, READY, REMOVED, RETIRED, even
 
 EVENT_READY, EVENT_FAILED, EVENT_REJECTED = "candidate ready", "candidate failed", "candidate rejected"
 LIVE = "live"  # status of a candidate whose version judges, or did
-# those whose version was never used
+# states of candidates whose version was never used
 UNUSED = (READY, REJECTED)
 
 

@@ -1,4 +1,8 @@
-"""Candidates made from corrections one after another, beside the inspections. A person activates them."""
+"""Candidates made from corrections one after another, beside the inspections. A person activates them.
+
+Each is made and compared with the active version in `flawscope.fitting.candidate`, which runs in the process
+of `process.Worker`.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +104,8 @@ class Learning:
     # ---- requests of people
 
     def request_candidate(self, product_id: int, who: str, how: str = "") -> records.Candidate:
-        """Queue a candidate unless one is queued, and return it. InputError where none can be made."""
+        """Return the candidate that is queued, or queue a new one. InputError where no candidate can be
+        made."""
         active = self._check_can_learn(product_id, how)
         for row in self.candidates.latest(product_id):
             if row.status == QUEUED:

@@ -200,7 +200,8 @@ def _run_job(work: JobFunction, job: dict[str, Any], pipe: Connection) -> tuple[
 
 
 def make_candidate(job: dict[str, Any], step: ProgressCallback) -> judgements.Judgement:
-    """Make a candidate's model file, and return its judgement, as `flawscope.fitting.make_candidate` does.
+    """Make a candidate's model file, and return its judgement: it is made and compared in
+    `flawscope.fitting.candidate`.
 
     Args:
         job: its arguments by name.

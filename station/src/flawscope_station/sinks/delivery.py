@@ -233,7 +233,7 @@ class Delivery(BackgroundThread):
             self._send_again(box)
             batch = box.read_batch(PAGE_SIZE)
             self._deliver_batch(box, batch)
-        except BaseException:  # of some libraries
+        except BaseException:  # also errors of libraries that derive from BaseException
             box.is_due = True
             raise
         if not batch.is_last:

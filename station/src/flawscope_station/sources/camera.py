@@ -3,7 +3,7 @@
 One thread decodes and never waits for anything else, so that no frame gets old in a buffer; others encode the
 newest frame and submit it. A camera that is lost is opened again, for ever. A trigger gets a frame that was
 exposed after it, or none: see `LiveCamera.next_shot`. A frame counts once: with the pixels of one of the last
-it is none, and the camera is frozen until a new one comes.
+it is none, and the camera is frozen until a new one comes. FFmpeg reads the cameras in `frames`.
 """
 
 from __future__ import annotations

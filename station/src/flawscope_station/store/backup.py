@@ -37,8 +37,8 @@ def backup(
     tables_only: bool = False,
     settings_files: Sequence[Path] = (),
 ) -> int:
-    """Write a station, which may be running, to a new file; of one with PostgreSQL the files alone. Return
-    the file's bytes.
+    """Write a station, which may be running, to a new file; of a station with PostgreSQL only its files.
+    Return the number of bytes written.
 
     Args:
         tables_only: SQLite's data base alone, as before an upgrade, which changes no picture and no model.
@@ -225,7 +225,7 @@ def _unpack(path: Path, folder: Path) -> None:
 
 def _check_unpacked(path: Path, folder: Path, settings: Settings) -> None:
     """Raise InputError where a backup is of a station with the other kind of data base; sqlite3.Error where
-    its own is damaged."""
+    the data base in the backup is damaged."""
     has_database = (folder / DATABASE_FILE).exists()
     if has_database and settings.database is not None:
         raise InputError(f"{path} is of a station with SQLite: leave `database` out")

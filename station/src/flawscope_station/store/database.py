@@ -135,8 +135,8 @@ class Database:
 
     @contextmanager
     def writing_unchecked(self) -> Iterator[Connection]:
-        """Open a transaction in which SQLite does not look for rows that name one that goes: tables may be
-        made anew, and where no index tells who names it, a table of millions is not read from end to end."""
+        """Open a transaction in which SQLite does not look for rows that refer to a removed row: tables may
+        be made anew, and where no index finds such rows, a table of millions is not read from end to end."""
         with self._translated_errors(), self._turn(), self._writer.connect() as connection:
             self._set_patience(connection, None)  # a table of millions takes its time
             checks = self._sqlite_connection(connection) if self.is_sqlite else None
@@ -390,8 +390,8 @@ class Database:
         return version is not None
 
     def _let_shrink(self) -> None:
-        """Let SQLite's file become smaller when records are removed. One with tables is written anew for it,
-        where there is room."""
+        """Let SQLite's file become smaller when records are removed. A file that was made without this is
+        written anew for it, where there is room."""
         if not self.is_sqlite:
             return
         with self._translated_errors(), self.engine.connect() as connection:

@@ -277,9 +277,9 @@ class Files:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove unfinished files of an earlier run that was cut off: those that neither this process nor one
-        of its own, such as that of a fit, has written since. Walks through the whole store, which may take
-        minutes."""
+        """Remove unfinished files of an earlier run that was cut off: files that neither this process nor a
+        process that it started, such as for a fit, has written since. Walks through the whole store, which
+        may take minutes."""
         for folder, folders, names in os.walk(self.folder):
             for name in [*folders, *names]:
                 left = Path(folder) / name
@@ -296,7 +296,8 @@ class Files:
                         left.unlink(missing_ok=True)
 
     def _is_of_this_run(self, path: Path) -> bool:
-        """Whether a file was changed since the start. One from the future is older: the clock was ahead."""
+        """Whether a file was changed since the start. A file with a time in the future is older than the
+        start: the clock was ahead when it was written."""
         return self._opened_at <= path.stat().st_mtime <= time.time()
 
     def free_bytes(self) -> int:

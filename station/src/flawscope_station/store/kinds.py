@@ -11,9 +11,10 @@ from flawscope_station.store.inspection import RegionFacts
 
 
 class KindCounts(NamedTuple):
-    """Counts of inspections by kind of defect; those of which no kind is known are in none.
+    """Counts of inspections by kind of defect; an inspection without a known kind is not counted.
 
-    named: by the one kind that fits, the most frequent first. several: several kinds fit. new: none does.
+    named: where one kind fits, by kind, the most frequent first. several: where several kinds fit. new: where
+    no kind fits.
     """
 
     named: dict[str, int]

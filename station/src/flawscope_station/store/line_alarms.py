@@ -25,9 +25,9 @@ RECENT_PARTS = 10_000  # latest inspections that are counted
 class LineAlarms(NamedTuple):
     """Count of a version's parts, each once.
 
-    good: parts that nobody called a defect: those that passed, and those that were flagged.
-    alarms: flagged ones that a person called good. unreviewed: flagged ones that nobody has
-    reviewed.
+    good: parts that nobody called a defect, passed or flagged.
+    alarms: flagged parts that a person called good.
+    unreviewed: flagged parts that nobody has reviewed.
     """
 
     good: int
@@ -101,8 +101,8 @@ def hold_promise(versions: ModelRegistry, product_id: int) -> KeptPromise | None
 
 
 def count_parts(database: Database, product_id: int, version: int) -> LineAlarms:
-    """Count parts, of one that came again the first time. Those within tolerance are left out, and those that
-    the version has learnt from."""
+    """Count parts; a part that came again counts only the first time. Parts within tolerance are left out,
+    and parts that the version has learnt from."""
     learnt = exists().where(
         learnt_pixels.c.version_id == version, learnt_pixels.c.pixels == pictures.c.pixels
     )

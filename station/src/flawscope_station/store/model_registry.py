@@ -65,9 +65,9 @@ class Switch(TypedDict):
 
 
 class VersionFacts(TypedDict):
-    """Version as the API shows it: those fields that the station reads. Others are facts of its model. That
-    of an entry has none of them. rate_of: the version that it differs from by its rate alone. product: of a
-    joint model."""
+    """Version as the API shows it: the fields that the station reads. Further fields are facts of its model;
+    the version of an entry has none of these. rate_of: the version that it differs from by its rate alone.
+    product: of a joint model, the name of the product in it."""
 
     id: int
     file: str
@@ -235,7 +235,7 @@ class ModelRegistry:
         return found
 
     def _lock_all(self, connection: Connection, ids: Sequence[int]) -> None:
-        """Lock products, and those of entries among them, in the order in which `insert_inspections` does."""
+        """Lock products, and the products of entries among them, in the order of `insert_inspections`."""
         own = or_(products.c.id.in_(ids), products.c.entry_id.in_(ids))
         lock_products(connection, connection.execute(select(products.c.id).where(own)).scalars().all())
 
@@ -324,8 +324,9 @@ class ModelRegistry:
         return self.active(product_id)[0]
 
     def activate(self, product_id: int, number: int, who: str, *, goes_live: bool = False) -> None:
-        """Open a version and let it judge from now on, also the pictures that wait. One of a joint model does
-        so for all products of the model; those of the entry that it does not know have no model then.
+        """Open a version and let it judge from now on, also the pictures that wait. A version of a joint
+        model judges for all products of the model; products of the entry that the model does not know have
+        none.
 
         Args:
             goes_live: also where the product was removed: it is one of the station again.
@@ -433,8 +434,8 @@ class ModelRegistry:
         return model.product(json.loads(row.facts)["product"]) if model.facts.is_joint else model
 
     def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
-        """The version, or those of a joint model's entry and all of its products, with `called`, the
-        product's name. NotFoundError; InputError where the settings name a model of another kind."""
+        """The version, or of a joint model the versions of the entry and of all its products, with `called`,
+        the product's name. NotFoundError; InputError where the settings name a model of another kind."""
         found = self._row(product_id, number)
         query = select(versions, products.c.name.label("called")).where(IS_THERE)
         query = query.join(products, products.c.id == versions.c.product_id)
@@ -549,8 +550,8 @@ def rate_root(connection: Connection, number: int) -> int:
 
 
 def _version_facts(model: ModelFacts) -> dict[str, object]:
-    """Facts of a model of one product, as the API shows them. One with a model for each view has no threshold
-    of pictures: `score_threshold` and `spread` are None."""
+    """Facts of a model of one product, as the API shows them. A product with a model for each view has no
+    threshold of pictures: `score_threshold` and `spread` are None."""
     promise = rates.promise_of(model)
     manifests = list(model.manifests.values())
     only = manifests[0].calibration if len(manifests) == 1 else None
@@ -579,8 +580,8 @@ def make_ready(connection: Connection, number: int, who: str) -> None:
 
 
 def _activate(connection: Connection, product_ids: Collection[int], numbers: Sequence[int]) -> None:
-    """Let these versions judge, and retire all others of the products and of those whose entry is among them.
-    NotFoundError where one was removed since its row was read."""
+    """Let these versions judge, and retire all others of the products and of products whose entry is among
+    them. NotFoundError where a version was removed since its row was read."""
     products_of_entries = select(products.c.id).where(products.c.entry_id.in_(product_ids))
     own = or_(versions.c.product_id.in_(product_ids), versions.c.product_id.in_(products_of_entries))
     # retire first: the index allows one active version at any moment, also within one UPDATE

@@ -1,4 +1,5 @@
-"""Open models: those that judge, and one that judged last, for overlays of its inspections."""
+"""Open models: every model that judges, and the last one that judged before, for overlays of its
+inspections."""
 
 from __future__ import annotations
 
@@ -63,7 +64,7 @@ class OpenModels:
     """Open models. Thread-safe.
 
     Attributes:
-        active: those that judge. Another one takes its place at each change: who reads it needs no lock.
+        active: the models that judge. At each change a new mapping takes its place: reading needs no lock.
     """
 
     def __init__(self) -> None:

@@ -307,8 +307,8 @@ class Store:
     # ---- inspections
 
     def record(self, several: Sequence[NewInspection]) -> list[tuple[int, bool]]:
-        """Write inspections, all or none: the number of each, and whether it is new. One under a known key
-        gets the number of the one recorded before."""
+        """Write inspections, all or none; return the number of each, and whether it is new. An inspection
+        under a known key gets the number of the inspection that was recorded under it before."""
         found: list[tuple[int, bool]] = []
 
         def changes() -> Iterator[tuple[int, Mapping[str, int]]]:
@@ -425,7 +425,7 @@ class Store:
             return connection.execute(query).first() is not None
 
     def picture(self, product_id: int, number: int, view: str | None = None) -> PictureRecord:
-        """Picture of an inspection. view: of the part; None: that of the inspection. NotFoundError."""
+        """Picture of an inspection. view: of the part; None: the inspection's own picture. NotFoundError."""
         of_picture = select(pictures.c.hash, pictures.c.suffix, pictures.c.removed_at)
         if view is None:
             query = of_picture.add_columns(
@@ -619,8 +619,8 @@ def _check_kind(kind: str, verdict: str) -> None:
 def _check_replaced(
     number: int, last: VerdictRow | None, who: str, verdict: str, replaces: int | None
 ) -> None:
-    """Raise DecidedError where a verdict would replace another one than its giver knows of. The inspection is
-    locked, so that of two verdicts at the same moment the second sees the first. A skip decided nothing,
+    """Raise DecidedError where a verdict would replace a verdict that its giver has not seen. The inspection
+    is locked, so that of two verdicts at the same moment the second sees the first. A skip decided nothing,
     and a verdict that agrees replaces nothing."""
     held = None if last is None or last.verdict == SKIP else last
     if replaces is None:

@@ -77,7 +77,7 @@ class RemovalSummary:
     problem: str = ""
 
     def __add__(self, other: RemovalSummary) -> RemovalSummary:
-        """Sum of two runs; the problem is that of this one."""
+        """Sum of two runs; the problem is the first run's."""
         numbers = {
             one.name: getattr(self, one.name) + getattr(other, one.name)
             for one in fields(self)
@@ -302,8 +302,8 @@ class Retention:
         stays: Condition,
         summary: RemovalSummary,
     ) -> None:
-        """Remove pictures, first in the data base, then as files, but for those that `stays` says, those with
-        an inspection beyond the last one of its kind, and those that were learnt from."""
+        """Remove pictures, first in the data base, then as files. A picture stays where `stays` says so,
+        where an inspection after the `last` of its kind shows it, and where a version has learnt from it."""
         begun = time.monotonic()
         there = {(old.product_id, old.picture): old for old in group if old.removed_at is None}
         if not there:
@@ -428,7 +428,7 @@ def _number_of(row: StoredPictureRow) -> int:
 
 
 def _removable_inspections(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
-    """Read and lock those of the inspections whose pictures are gone, and that nothing needs any more."""
+    """Read and lock the inspections among these whose pictures are gone, and that nothing needs any more."""
     column = inspections.c
     is_newest_verdict = column.id == last_with_verdict()
     has_sinks = exists(select(deliveries.c.sink))
@@ -456,7 +456,8 @@ def _views_of(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
 
 
 def _take_group(oldest: Iterable[list[StoredPictureRow]], enough: float) -> list[StoredPictureRow]:
-    """Pictures of the next inspections: those of a transaction, or fewer, which have `enough` bytes."""
+    """Pictures of the next inspections: as many as a transaction removes, or fewer that have `enough`
+    bytes."""
     group: list[StoredPictureRow] = []
     size = 0
     for pictures_of in oldest:

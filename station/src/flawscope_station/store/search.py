@@ -480,10 +480,11 @@ class PeriodSummary:
     """Inspections between two times.
 
     counts: by `COUNT_NAMES`. hours: the same of each hour, with its beginning as `at`, microseconds since
-    1970. versions: numbers of those that judged. worst: numbers of the anomalous inspections that are
-    farthest above the threshold, without those that a person called good. good: number of one of a good part.
-    boxes: x0 y0 x1 y1 of the regions of anomalous ones, as shares of the picture's sides. kinds: of the same
-    inspections' defects. tolerated_kinds: of those within tolerance. All are of the newest `MAX_MAPPED`.
+    1970. versions: numbers of the versions that judged. worst: numbers of the anomalous inspections that are
+    farthest above the threshold, unless a person called them good. good: number of an inspection of a good
+    part. boxes: x0 y0 x1 y1 of the regions of anomalous inspections, as shares of the picture's sides. kinds:
+    of the same inspections' defects. tolerated_kinds: of defects within tolerance. All are of the newest
+    `MAX_MAPPED`.
     """
 
     counts: dict[str, int]

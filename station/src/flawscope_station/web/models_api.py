@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, TypedDict
 
 from fastapi import APIRouter, Query, Request
+from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -153,26 +154,29 @@ def versions(product_id: ProductId, versions: VersionsDep) -> Answer:
     openapi_extra=file_body_schema("application/octet-stream"),
 )
 async def add_version(
-    name: str,
+    product_name: Annotated[str, PathParameter(alias="name")],
     product_id: ProductId,
     request: Request,
     addresses: AddressesDep,
     files: FilesDep,
     person: Engineer,
-    file: Annotated[
+    sent_name: Annotated[
         str, Query(alias="name", max_length=200, description="part.safetensors or .onnx, or .zip")
     ],
 ) -> Answer:
     """Add a model file as a version, which judges nothing until it is activated."""
-    file_name = uploads.clean_name(file)
+    file_name = uploads.clean_name(sent_name)
     is_model = PurePosixPath(file_name).suffix.lower() in model_files.MODEL_SUFFIXES
     if not is_model or not re.fullmatch(r"\w[\w. -]*", file_name):
-        raise InputError(f"name={file:.60} is not a model's: send {' or '.join(model_files.MODEL_SUFFIXES)}")
+        raise InputError(
+            f"name={sent_name:.60} is not a model's: send {' or '.join(model_files.MODEL_SUFFIXES)}"
+        )
     temporary = files.temporary_path(file_name)
     try:
         await save_body(request, temporary)
         who = person.name
-        number = await asyncio.to_thread(addresses.add_version, name, temporary, f"sent by {who}", who)
+        origin = f"sent by {who}"
+        number = await asyncio.to_thread(addresses.add_version, product_name, temporary, origin, who)
         return await asyncio.to_thread(addresses.versions.version, product_id, number)
     except InputError as error:
         raise InputError(str(error).replace(str(temporary), file_name)) from None

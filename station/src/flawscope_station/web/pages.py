@@ -233,13 +233,14 @@ def product_page(name: str, *, of_records: bool = False) -> object:
     """Make the dependency of a product's page. NotFoundError where there is no such product. of_records: the
     page shows records, also of a product that was removed."""
 
-    def page(request: Request, product: str) -> Page:
-        page, addresses = Page(request, name, product), find_component(request, Overview).addresses
+    def open_page(request: Request, product: str) -> Page:
+        page = Page(request, name, product)
+        addresses = find_component(request, Overview).addresses
         page.product_id = addresses.records_id(product) if of_records else addresses.product_id(product)
         page.is_removed = product not in addresses
         return page
 
-    return Depends(page)
+    return Depends(open_page)
 
 
 @page_router.get("/")
