@@ -219,7 +219,7 @@ class Output:
         if self._is_grouped and part != self._part:
             self.decide_incomplete()  # of the parts before no more pictures come
         self._part = part
-        own = replace(result, map=result.map.copy())  # not a part of a batch, all of which would be kept
+        own = replace(result, map=result.map.copy())  # a view into a batch would keep all of it
         try:
             decided = self.parts.add(own)
         except InputError as error:
@@ -230,7 +230,7 @@ class Output:
             self._tell_part(decided)
 
     def decide_incomplete(self) -> None:
-        """Tells the parts of which views are missing: no more pictures of them come."""
+        """Tells the parts that lack views: no more pictures of them come."""
         for found in self.parts.decide_incomplete() if self.parts else ():
             self._tell_part(found)
 
