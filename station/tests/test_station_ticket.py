@@ -123,7 +123,20 @@ def test_only_what_is_recorded_is_ended_by_the_recorder(state):
         held.ticket.finish(record())
     with pytest.raises(IllegalMoveError):
         held.ticket.fail_recording(ERROR)
+    with pytest.raises(IllegalMoveError):
+        held.ticket.refuse_recorded(ERROR)
     assert held.ticket.state is state
+
+
+def test_a_part_whose_record_stands_may_be_refused_and_keeps_its_files():
+    held, lost = Held(State.RECORDING), Held(State.RECORDING)
+    held.ticket.refuse_recorded(ERROR)
+    lost.ticket.fail_recording(ERROR)
+    for one in (held, lost):
+        assert one.ticket.state is State.FAILED
+        assert one.waiter.exception(0) is ERROR
+    assert held.ticket.may_have_record
+    assert not lost.ticket.may_have_record
 
 
 @pytest.mark.parametrize("state", State)

@@ -37,6 +37,7 @@ def test_every_file_is_a_mapping_of_names_to_models(views):
         assert (facts.kind, facts.views) == (model.kind, model.views), path
         assert model.facts.kind == facts.kind
         assert bool(facts.kind) == (facts.manifests.keys() != {""})
+        assert facts.is_joint == (len(facts.manifests) > 1 and facts.views is None)
     assert (views.kind, [*views.manifests]) == ("view", ["fabric", "plate"])
 
 

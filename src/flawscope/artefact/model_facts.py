@@ -52,6 +52,11 @@ class ModelFacts:
             return VIEW
         return ONE if "" in self.manifests else PRODUCT
 
+    @property
+    def is_joint(self) -> bool:
+        """Whether it is a joint model: one of several products, which tells them apart by the picture."""
+        return self.kind == PRODUCT
+
     # ---- what all models share
 
     def shared(self, what: str, read: Callable[[Manifest], T]) -> T:

@@ -409,7 +409,7 @@ class Summary:
         from flawscope.results.by_product import ProductCounts
 
         self.kind = model.kind
-        self.products = self.kind == "product"
+        self.products = model.facts.is_joint
         self.manifests = {name: one.manifest for name, one in model.products.items()}
         self.product = _product_of(self.manifests, self.kind)
         seen = [one.preprocess for one in self.manifests.values()]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flawscope.artefact.judgement import Judgement
-from flawscope.artefact.model_facts import ONE, PRODUCT
+from flawscope.artefact.model_facts import ONE
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.model_mapping import ModelMapping
 from flawscope.calibration.outliers import LIKE_DEFECTS, SUSPECTS, Suspect
@@ -266,7 +266,7 @@ def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMap
         old = read_fitted(model)
     else:
         old = ModelMapping.of(fitted_artefact(model))
-    if old.kind == PRODUCT:
+    if old.facts.is_joint:
         raise InputError(
             "a joint model is added to by `flawscope fit --joint --update`, which learns to recognise the "
             "new pictures, too"

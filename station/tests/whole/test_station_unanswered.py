@@ -178,15 +178,15 @@ class Decided:
     def __init__(self, station: Any, patch: pytest.MonkeyPatch):
         self._opened, self.parts = threading.Event(), set[str | None]()
         self._opened.set()
-        with_fate = station.recorder._with_fate
+        decide = station.recorder._with_unanswered_reason
 
         def held(ticket: Any, number: int) -> Any:
-            inspection = with_fate(ticket, number)
+            inspection = decide(ticket, number)
             self.parts.add(inspection.part)
             self._opened.wait(PATIENCE)
             return inspection
 
-        patch.setattr(station.recorder, "_with_fate", held)
+        patch.setattr(station.recorder, "_with_unanswered_reason", held)
 
     def __enter__(self) -> None:
         self._opened.clear()

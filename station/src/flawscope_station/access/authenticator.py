@@ -117,8 +117,8 @@ class Access:
             add_event(connection, "sign_in", user.name, f"signed in as {user.role}", address=address)
             return self.sessions.start(connection, user.id)
 
-    def begin_member_sign_in(self, address: str) -> None:
-        """Count a try to sign in with a company's account as a failure, until it has been one of a member.
+    def count_member_try(self, address: str) -> None:
+        """Count a try to sign in with a company's account as a failure; `sign_in_member` takes that back.
         SignInError: there were too many at this address."""
         self.throttle.begin(_member_name(address), address)
 

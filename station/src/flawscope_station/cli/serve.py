@@ -152,6 +152,7 @@ def _model_settings(model: str, product: str | None, folder: str | None) -> Sett
 
     facts = router.read_facts(model)
     categories = {one.category for one in facts.manifests.values()}
-    category = "" if facts.kind == "product" or len(categories) > 1 else categories.pop()
     stem = os.path.splitext(os.path.basename(model))[0]
+    has_one_category = not facts.is_joint and len(categories) == 1
+    category = categories.pop() if has_one_category else ""
     return single_product_settings(model, product or suggest_product_name(category or stem), folder)

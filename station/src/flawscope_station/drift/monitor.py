@@ -102,12 +102,12 @@ class DriftMonitor(BackgroundThread):
         while not self._ended.is_set():
             self.threads[0].go_on()
             begun = time.monotonic()
-            if self._is_read(product_id, test):
+            if self._read_more(product_id, test):
                 return
             self._pause(time.monotonic() - begun)  # old inspections leave half of the time to others
 
-    def _is_read(self, product_id: int, test: ScoreTest) -> bool:
-        """Add the next inspections to a test; return whether no more are to be added now."""
+    def _read_more(self, product_id: int, test: ScoreTest) -> bool:
+        """Add the next inspections to a test; return whether all is read."""
         rows = self._read_rows(product_id, test)
         with self._lock:
             if self._tests[product_id] is not test:  # acknowledged meanwhile: its alarm is over

@@ -1,4 +1,5 @@
-"""Parts that are seen in several views: which models judge them."""
+"""Parts that are seen in several views: which models judge them. What an entry and a joint model are,
+`store.addresses` says."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class PartsCache:
         self.versions = versions
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, PartCollector | None] = OrderedDict()
-        self._joint: dict[int, tuple[Model, PartCollector | None]] = {}  # by entry
+        # by entry: the joint model that judged last, and how it decides on parts
+        self._joint: dict[int, tuple[Model, PartCollector | None]] = {}
 
     def for_version(
         self, product_id: int, version: int, facts: ModelFacts | None = None
@@ -45,12 +47,12 @@ class PartsCache:
         products all have views or none, also which product a part is. NoModelError; InputError as
         `for_version`."""
         judging = self.versions.models.active[address]
-        # of a joint model a product may be said
-        if address not in self.versions.joint_entries or judging.model.kind != "product":
+        # a sender may also name one product of a joint model: that product's own model judges then
+        if address not in self.versions.joint_entries or not judging.is_joint:
             (one,) = judging.products.values()
             return self.for_version(one.product_id, one.number, one.model.facts)
         known = self._joint.get(address)
-        if known is None or known[0] is not judging.model:
+        if known is None or known[0] is not judging.model:  # another model was activated at this entry
             known = self._joint[address] = judging.model, judging.model.parts()
         return known[1]
 
@@ -59,7 +61,7 @@ class PartsCache:
         finds the product of each."""
         if product_id in self.versions.joint_entries:
             return []
-        with suppress(FlawscopeError):  # no model is open
+        with suppress(FlawscopeError):  # no model is open, or its parts are damaged
             judge = self.for_address(product_id)
             return [] if judge is None else list(judge.calibration.views)
         return []

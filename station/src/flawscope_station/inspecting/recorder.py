@@ -96,7 +96,7 @@ class Recorder:
         self.store, self.files, self.announce, self.refuse = store, files, announce, refuse
         self._queue: GroupQueue[Ticket | None] = GroupQueue()
         self._doubts: list[Doubt] = []
-        self._answered = set[int]()  # records that were answered again while their fates are open
+        self._answered = set[int]()  # records whose senders have them by now, while doubts are open
         self._settling = threading.Lock()  # held while it is found out what a record says of its answer
         self._ended = threading.Event()
         self.threads = [GuardedThread("recorder", self._work, self._ended, queue=self._queue)]
@@ -210,13 +210,13 @@ class Recorder:
         """Answer a part that is recorded, and tell who listens."""
         inspection = _record_of(one)
         if is_new:
-            inspection = self._with_fate(one, number)
-        elif (error := self._answer_first(one, number)) is not None:
+            inspection = self._with_unanswered_reason(one, number)
+        elif (error := self._answer_resender(one, number)) is not None:
             one.fail_recording(error)
             return
         recorded = RecordedInspection(number, inspection, is_new, one.predictions, _seconds(one))
         if inspection.purpose == CHALLENGE:
-            one.fail_recording(self._answer_other(recorded), may_have_record=True)
+            one.refuse_recorded(self._refusal_of_challenge(recorded))
             return
         one.finish(recorded)
         if is_new and inspection.purpose == PRODUCTION:
@@ -291,16 +291,17 @@ class Recorder:
             return True
         return False
 
-    def _answer_other(self, recorded: RecordedInspection) -> Exception:
-        """Return what answers a part that is none of the production."""
+    def _refusal_of_challenge(self, recorded: RecordedInspection) -> Exception:
+        """Return the error that answers a challenge part, whose record stands."""
         try:
             self.refuse(recorded)
         except Exception as error:
             return without_traceback(error)
         return RuntimeError(f"nobody answers an inspection with purpose {recorded.inspection.purpose}")
 
-    def _with_fate(self, one: Ticket, number: int) -> NewInspection:
-        """Return the inspection with what became of its answer, which may have been given up meanwhile."""
+    def _with_unanswered_reason(self, one: Ticket, number: int) -> NewInspection:
+        """Return the inspection with the reason why nobody got its answer: all who waited may have left since
+        it was written. None in its place: somebody waits for the answer, or has it."""
         inspection, why = _record_of(one), one.decide()
         with self._settling:
             if number in self._answered:
@@ -311,9 +312,9 @@ class Recorder:
                 self.store.set_unanswered(number, why)
         return replace(inspection, unanswered=why)
 
-    def _answer_first(self, one: Ticket, number: int) -> Exception | None:
-        """Let the record stand for a part that was recorded under its key before: its first sender may have
-        left, and this one waits. Return an error where it cannot."""
+    def _answer_resender(self, one: Ticket, number: int) -> Exception | None:
+        """Let the record that stands under the part's key answer whoever sent the part again: the first
+        sender may have left without an answer. Return an error where it cannot."""
         if (used := self._key_conflict(_record_of(one))) is not None:
             return used
         try:

@@ -317,13 +317,17 @@ class Ticket:
         self._tell(waiters, recorded)
 
     def fail_recording(self, error: BaseException, *, may_have_record: bool = False) -> None:
-        """End it: it could not be recorded, or is not answered though it was."""
+        """End it: it could not be recorded, or it is not known whether it was."""
         with self._changed:
             if self.state is not State.RECORDING:
                 raise IllegalMoveError(self.state, State.FAILED)
             self.may_have_record = may_have_record
             waiters = self._end(State.FAILED)
         self._tell(waiters, error)
+
+    def refuse_recorded(self, error: BaseException) -> None:
+        """End it: its record stands, and those who wait get an error in place of it."""
+        self.fail_recording(error, may_have_record=True)
 
     def _end(self, state: State) -> list[Waiter]:
         """End, and return who is to be told."""

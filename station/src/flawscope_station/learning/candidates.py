@@ -30,7 +30,7 @@ from flawscope_station.learning.process import StoppedError, make_candidate
 from flawscope_station.settings.station import LearningSettings
 from flawscope_station.store.addresses import CANNOT_LEARN
 from flawscope_station.store.database import StoreError
-from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.model_registry import ModelRegistry, is_of_joint_model
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.rows import JobRow
 from flawscope_station.store.schema import QUEUED, READY, RUNNING
@@ -193,7 +193,7 @@ class Learning:
         active = None
         with suppress(NoModelError):
             number = self.versions.number(product_id)
-            if "product" in self.versions.active_facts(product_id):
+            if is_of_joint_model(self.versions.active_facts(product_id)):
                 raise CannotLearnError(CANNOT_LEARN)
             active = ActiveVersion.read(number, self.versions.path(product_id, number))
         why = reason_not_to_learn(active, self.settings.get(product_id) or LearningSettings(), how)

@@ -173,8 +173,10 @@ def _end_with_station() -> None:
 
 
 def _run_job(work: JobFunction, job: dict[str, Any], pipe: Connection) -> tuple[str, Any]:
+    """Return the outcome, its name first. An interrupt ends a search as Ctrl-C does: the work catches it and
+    keeps the best."""
     last_report = 0.0
-    interrupted = list[str]()
+    stages_to_stop = list[str]()  # beginnings of their names, as `Worker.interrupt` got them
     lock = threading.Lock()
 
     def step(stage: str, done: int, total: int) -> None:
@@ -184,9 +186,9 @@ def _run_job(work: JobFunction, job: dict[str, Any], pipe: Connection) -> tuple[
                 last_report = time.monotonic()
                 pipe.send(("step", (stage, done, total)))
                 if pipe.poll():
-                    interrupted.append(pipe.recv())
-            if any(stage.startswith(one) for one in interrupted):
-                interrupted.clear()
+                    stages_to_stop.append(pipe.recv())
+            if any(stage.startswith(one) for one in stages_to_stop):
+                stages_to_stop.clear()
                 raise KeyboardInterrupt
 
     try:

@@ -1,7 +1,10 @@
 """Addresses of a station: its products, and the entries of the settings whose joint model finds the product.
 
-Each product of a joint model is a product of the station. The entry's own name is an address for pictures
-alone: nothing is recorded under it.
+A joint model is one of several products: it finds the product that a picture shows, and judges the picture
+with the model of that product (`ModelFacts.is_joint`). The entry is the one block of the settings that names
+a joint model. Each product of the joint model is a product of the station, with records and versions of its
+own; its row in `products` names the entry. The entry has a row there, too, and versions of the same files,
+but its name is an address for pictures alone: nothing is recorded under it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from flawscope.errors import InputError, suggest_name
 from flawscope.predictor import router
 from flawscope_station.settings.station import ProductSettings, Settings, suggest_product_name
 from flawscope_station.store.inspection import ENTRY, HTTP
-from flawscope_station.store.model_registry import ModelRegistry
+from flawscope_station.store.model_registry import ModelRegistry, is_of_joint_model
 from flawscope_station.store.records import NotFoundError, Store
 from flawscope_station.store.schema import products
 
@@ -90,9 +93,9 @@ class Addresses:
         if (model := self.configured[name].model) is None:
             return False
         try:
-            return router.read_facts(model).kind == "product"
+            return router.read_facts(model).is_joint
         except InputError:  # without the file the last version goes on
-            return "products" in self.versions.active_facts(number)
+            return is_of_joint_model(self.versions.active_facts(number))
 
     def _add_joint_products(self, name: str, number: int) -> None:
         """Make the products of an entry's joint model products of the station."""
@@ -114,7 +117,7 @@ class Addresses:
         try:
             self._added[name] = self._add_model(name)
         except InputError:
-            if "products" not in self.versions.active_facts(number):
+            if not is_of_joint_model(self.versions.active_facts(number)):
                 raise
         self._load_products(name)
 
@@ -134,7 +137,7 @@ class Addresses:
     def _product_names(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:
         """Map the product names in a joint model to those at the station. InputError where one is taken."""
         facts = router.read_facts(model)
-        if facts.kind != "product":
+        if not facts.is_joint:
             raise InputError(f"cannot use {model}: it is a model of one product, and {entry} has several")
         found: dict[str, str] = {}
         for name in facts.manifests:

@@ -1,4 +1,7 @@
-"""Model versions: files that are kept unchanged, one of them active for each product."""
+"""Model versions: files that are kept unchanged, one of them active for each product.
+
+What an entry and a joint model are, `addresses` says.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +159,7 @@ class ModelRegistry:
         """
         with self._copy(Path(model), origin) as (copy, file):
             described = router.read_facts(copy)
-            if described.kind == "product":
+            if described.is_joint:
                 raise files.several_products_error(copy)
             known = {**_version_facts(described), **facts}
             with self.database.writing() as connection:
@@ -184,7 +187,7 @@ class ModelRegistry:
         """
         row = self._row(product_id, number)
         facts = json.loads(row.facts)
-        if not {"product", "products"}.isdisjoint(facts):
+        if is_of_joint_model(facts):
             raise InputError(
                 f"version {number} is of a joint model, which has its rate from its fit: fit anew"
             )
@@ -356,8 +359,9 @@ class ModelRegistry:
             self._removed.add(product_id)
 
     def accept_questions(self, product_id: int, number: int, who: str) -> int:
-        """Return the version of the same model without open questions: the version itself, or a new one.
-        Errors as of `activate`; StoreError."""
+        """Accept the open questions of the fit, which a person has to accept. Return the version without
+        them: the version itself where it has none, else a new one of the same model. Errors as of `activate`;
+        StoreError."""
         rows = self._same_file_rows(product_id, number)
         model, asked = router.accept_questions(self._load_model(rows[0]))
         if not asked:
@@ -365,13 +369,13 @@ class ModelRegistry:
         facts, origin = json.loads(rows[0].facts), rows[0].origin
         same = {name: facts[name] for name in (RATE_OF, DRAFT) if name in facts}
         with self._saved(model, rows[0].file) as path:
-            if model.kind != "product":
-                new = self.add(product_id, path, origin, who, same)
+            if model.facts.is_joint:
+                rows_by_product = {json.loads(row.facts).get("product"): row for row in rows}
+                entry_row = rows_by_product.pop(None)  # the entry's own row names no product
+                called = {name: str(row.called) for name, row in rows_by_product.items()}
+                new = self.add_joint(entry_row.product_id, path, called, origin, who)[product_id]
             else:
-                names = {json.loads(row.facts).get("product"): row for row in rows}
-                entry = names.pop(None).product_id
-                called = {name: str(row.called) for name, row in names.items()}
-                new = self.add_joint(entry, path, called, origin, who)[product_id]
+                new = self.add(product_id, path, origin, who, same)
         with self.database.writing() as connection:
             for line in asked:
                 text = f"version {new}: accepted of version {number}: {line}"
@@ -426,7 +430,7 @@ class ModelRegistry:
             return found
         row = self._row(product_id, number)
         model = self._load_model(row)
-        return model if model.kind != "product" else model.product(json.loads(row.facts)["product"])
+        return model.product(json.loads(row.facts)["product"]) if model.facts.is_joint else model
 
     def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
         """The version, or those of a joint model's entry and all of its products, with `called`, the
@@ -452,7 +456,7 @@ class ModelRegistry:
     def _load_models(self, rows: Sequence[CalledVersionRow]) -> dict[int, AddressModel]:
         """Judging of the versions of one file, by product; of a joint model by its entry, too."""
         model = self._load_model(rows[0])
-        if model.kind != "product":
+        if not model.facts.is_joint:
             found = (ProductModel(row.product_id, row.id, model) for row in rows)
             return {one.product_id: AddressModel.single(one) for one in found}
         products = {
@@ -610,8 +614,14 @@ def _is_removable() -> ColumnElement[bool]:
     return and_(versions.c.state.in_([MAKING, READY]), ~or_(*uses))
 
 
+def is_of_joint_model(facts: Mapping[str, object]) -> bool:
+    """Whether a version is of a joint model: its facts name the model's `products` where it is an entry's,
+    and the one `product` where it is a product's."""
+    return "product" in facts or "products" in facts
+
+
 def _is_joint(row: VersionRow) -> bool:
-    return not {"product", "products"}.isdisjoint(json.loads(row.facts))
+    return is_of_joint_model(json.loads(row.facts))
 
 
 def _forget_removed(connection: Connection, product_id: int) -> None:

@@ -42,6 +42,11 @@ class AddressModel(NamedTuple):
     model: Model
     products: Mapping[str, ProductModel]
 
+    @property
+    def is_joint(self) -> bool:
+        """Whether the model is a joint one, which finds the product of a picture."""
+        return self.model.facts.is_joint
+
     @classmethod
     def single(cls, product: ProductModel) -> AddressModel:
         return cls(product.model, {"": product._replace(name=None)})

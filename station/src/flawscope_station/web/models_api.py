@@ -23,7 +23,7 @@ from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.store.files import write_error
 from flawscope_station.store.line_alarms import hold_promise
-from flawscope_station.store.model_registry import ModelRegistry, VersionFacts
+from flawscope_station.store.model_registry import ModelRegistry, VersionFacts, is_of_joint_model
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.product_facts import Product
 from flawscope_station.store.records import GOOD, valid_id_or_zero
@@ -386,7 +386,7 @@ def _rate_facts(
     """Return what other false-alarm rates would mean for the active version."""
     product_id = page.product_id
     by_file = product_id in versions.rates
-    is_joint = active is None or "product" in active
+    is_joint = active is None or is_of_joint_model(active)
     facts: RateFacts = {
         "rates": [],
         "day": None,

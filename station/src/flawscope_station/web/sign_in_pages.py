@@ -213,7 +213,8 @@ class _CompanyPages:
             return await self.provider.redirect(request, f"{base_url}{COMPANY_PATH}/done")
         except ProviderError as error:
             try:
-                self.access.begin_member_sign_in(client_ip(request))
+                # so that a provider that is away cannot be tried endlessly
+                self.access.count_member_try(client_ip(request))
             except SignInError as too_often:
                 return self._wait_page(request, too_often)
             return await self._refusal_page(request, "signin.company_failed", 502, str(error))
@@ -222,7 +223,7 @@ class _CompanyPages:
         next_path = local_path(request.session.pop("next", "/"))
         address = client_ip(request)
         try:
-            self.access.begin_member_sign_in(address)
+            self.access.count_member_try(address)
         except SignInError as too_often:
             return self._wait_page(request, too_often)
         try:
