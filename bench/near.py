@@ -3,7 +3,7 @@
     python bench/near.py --data DATA --threads 1
 
 Each product is fitted once on all its good pictures at the default rate. Of its test pictures that are called
-good, those with a p-value of at most 1.5 times the rate are offered (`calibration.near_threshold`).
+good, those with a p-value of at most twice the rate are offered (`calibration.near_threshold`).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from flawscope.fitting.trial_pictures import Round
 from flawscope.progress import discard, ignore_progress
 
 SLICES = 20  # of a trial from the record, between which its time is checked
-TrialKey = tuple[str, int]  # flags, number of the round
+TrialKey = tuple[str, int, float]  # flags, number of the round, contrast
 
 
 class ProcessorTime(SearchTime):
@@ -56,6 +56,7 @@ class OneTrial(NamedTuple):
     trial: Trial
     scores: tuple[str, ...]
     error: str | None = None
+    contrast: float = 1.0  # of simulated defects, in times of the usual one
 
     def to_dict(self) -> dict[str, Any]:
         return {**self._asdict(), "trial": asdict(self.trial)}
@@ -90,12 +91,12 @@ class RecordedSearch(Search):
             list(pictures), list(seen), [], options, clock, None, discard, ignore_progress, False
         )
         self.clock = clock
-        self.record = {(one.flags, one.round): one for one in record}
+        self.record: dict[TrialKey, OneTrial] = {(one.flags, one.round, one.contrast): one for one in record}
         self.run_here = list[OneTrial]()
         self._scores = list[str]()
 
     def _try(self, recipe: Recipe, tried: Round, before: Trial) -> Trial:
-        known = self.record.get((recipe.flags, tried.number))
+        known = self.record.get((recipe.flags, tried.number, tried.contrast))
         if known is None:
             known = self._try_here(recipe, tried)
         else:
@@ -121,6 +122,7 @@ class RecordedSearch(Search):
             trial,
             tuple(self._scores),
             error,
+            tried.contrast,
         )
         self.run_here.append(made)
         return made

@@ -249,4 +249,3 @@ def test_a_good_picture_near_the_threshold_is_marked_in_every_form():
     assert [ResultRow.from_result(one).near for one in found] == ["false", "true", "false"]
     assert ["(near the threshold)" in prediction_line(one) for one in found] == [False, True, False]
     assert not found[1].noticing(other_form("wider", decides=True)).near
-    assert not plain.predict(np.full((SIDE, SIDE, 3), 122, np.uint8)).near  # 20 tell no share as small

@@ -8,8 +8,11 @@ from flawscope.calibration.parts import PartCalibration
 from flawscope.calibration.threshold import Calibration
 
 
-@pytest.mark.parametrize(("count", "rate", "marked"), [(39, 0.05, 1), (19, 0.05, 0), (399, 0.05, 10)])
-def test_of_good_ones_half_as_many_as_false_alarms_are_near(count, rate, marked):
+@pytest.mark.parametrize(
+    ("count", "rate", "marked"),
+    [(39, 0.05, 2), (19, 0.05, 1), (31, 0.05, 1), (399, 0.05, 20)],
+)
+def test_of_good_ones_as_many_as_false_alarms_are_near(count, rate, marked):
     known = Calibration(tuple(np.arange(1.0, count + 1)), (1.0,) * count, 0.0, rate)
     new = np.arange(count + 1) + 0.5  # one in each gap of the scores
     p_values, alarms = known.p_values(new), known.is_anomalous(new)
@@ -20,11 +23,11 @@ def test_of_good_ones_half_as_many_as_false_alarms_are_near(count, rate, marked)
 
 
 def test_the_share_is_told_in_times_of_the_false_alarms():
-    assert (near_share(NEAR), near_share(3.0), near_share(0.0)) == (0.5, 2.0, 0.0)
+    assert (near_share(NEAR), near_share(3.0), near_share(0.0)) == (1.0, 2.0, 0.0)
 
 
 def test_a_part_that_is_good_is_near_by_its_p_value():
     known = PartCalibration(("",) * 39, ("a",), np.arange(1.0, 40.0)[:, None], 0.05)
-    found = [known.decide({"a": score}) for score in (20.0, 37.5, 38.5, 50.0)]
+    found = [known.decide({"a": score}) for score in (20.0, 36.5, 38.5, 50.0)]
     assert [one.near for one in found] == [False, True, False, False]
     assert [one.is_anomalous for one in found] == [False, False, True, True]

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,7 +117,7 @@ def test_a_small_gain_is_enough_and_needs_no_proof(scripted):
 
 
 def test_each_setting_is_tried_once_and_the_best_again_with_the_time_that_is_left(scripted):
-    scripted.reaches |= {"--preset accurate": 2.0, "--size 256+768": 2.0, "--preset small": 0.0, "": 0.0}
+    scripted.reaches |= {"--preset accurate": 2.0, "--size 256+768": 2.0, "--preset small": 0.0, "": 1.0}
     choice, _ = fit_auto(scripted.good)
     rounds = tried(choice)
     assert rounds == {"": 1, "--preset accurate": 3, "--size 256+768": 3, "--preset small": 1}
@@ -231,7 +232,7 @@ def test_a_setting_is_tried_as_long_as_the_last_fit_ends_in_time(
 ):
     """The settings as given take 28 seconds, `accurate` about three times as long until it was tried, the fit
     to all 44. What was not tried is told with the minutes that it takes."""
-    scripted.reaches |= {"": 0.0, "--preset accurate": 4.0}
+    scripted.reaches |= {"": 1.5, "--preset accurate": 4.0}
     clock, said = FakeClock(monkeypatch, load), []
     choice, _ = fit_auto(scripted.good, minutes=minutes, say=said.append)
     assert clock.now <= 60 * minutes
@@ -370,7 +371,41 @@ def test_the_same_settings_are_not_fitted_again(scripted, monkeypatch, tmp_path)
 def test_settings_that_find_little_are_told_so(scripted):
     scripted.reaches[""] = 0.0
     choice, _ = fit_auto(scripted.good)
-    assert "; of simulated defects (--seen gives some of yours) 1 of 96 are found" in choice.reason
+    assert re.search(
+        r"; of simulated defects \(--seen gives some of yours\) \d of 96 are found", choice.reason
+    )
+
+
+@pytest.mark.parametrize(("reach", "contrast"), [(0.0, 4.0), (1.5, 1.0), (9.0, 0.25)])
+def test_defects_of_which_hardly_one_or_nearly_all_are_found_are_drawn_anew(scripted, reach, contrast):
+    """They would tell no setting from another."""
+    scripted.reaches |= {"": reach, "--preset accurate": reach + 1.0}
+    choice, _ = fit_auto(scripted.good)
+    assert choice.contrast == contrast
+    again = [own for _, own in scripted.calls[:2]]
+    assert (again == [{}, {}]) == (contrast != 1)
+    assert any("as usual, of which" in line for line in choice.lines()) == (contrast != 1)
+
+
+def test_defects_that_are_drawn_anew_are_those_of_all_rounds_and_of_a_search_that_goes_on(scripted):
+    scripted.reaches |= {"": 0.0, "--preset accurate": KeyboardInterrupt()}
+    first, _ = fit_auto(scripted.good, align="none")
+    del scripted.reaches["--preset accurate"]
+    again, _ = fit_auto(scripted.good, align="none", earlier=first)
+    assert (first.contrast, again.contrast) == (4.0, 4.0)
+
+
+def test_an_interrupt_while_defects_are_drawn_anew_keeps_what_was_tried(scripted, monkeypatch):
+    scripted.reaches |= {"": 0.0}
+
+    def redrawn(found):
+        scripted.reaches[""] = KeyboardInterrupt()
+        return 4.0
+
+    monkeypatch.setattr(auto_search, "better_contrast", redrawn)
+    monkeypatch.setattr(auto, "fit", lambda *_, **__: None)
+    choice, _ = fit_auto(scripted.good)
+    assert (choice.contrast, tried(choice)[""]) == (1.0, 1)
 
 
 def test_a_folder_is_a_path_too(scripted, tmp_path, monkeypatch):

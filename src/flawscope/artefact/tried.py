@@ -132,6 +132,8 @@ class Choice:
         search, and of those that it went on with. digest: of the pictures and options; empty: nothing was
         tried.
     enough: minutes in which all would be tried, about; 0: all was.
+    contrast: of simulated defects, in times of the usual one: stronger where hardly any was found, fainter
+        where nearly all were.
     """
 
     flags: str
@@ -143,6 +145,7 @@ class Choice:
     seconds: float = 0.0
     digest: str = ""
     enough: int = 0
+    contrast: float = 1.0
 
     @property
     def has_tried(self) -> bool:
@@ -179,6 +182,14 @@ class Choice:
             lines.append(f"about {minutes} would do for all; the same call with --resume goes on")
         return lines
 
+    def _contrast_words(self) -> str:
+        """Words for simulated defects of another contrast than usual."""
+        if self.contrast > 1:
+            return f" ({self.contrast:g} times as strong as usual, of which hardly any were found)"
+        if self.contrast < 1:
+            return f" ({1 / self.contrast:g} times as faint as usual, of which nearly all were found)"
+        return ""
+
     def shown(self) -> list[Trial]:
         """Returns the trials, those of most rounds first, and the best of these."""
         return sorted(self.trials, key=lambda one: (one.rounds, one.figures()), reverse=True)
@@ -189,7 +200,7 @@ class Choice:
             return []
         words = [pluralize(self.good, "good picture") + " left out"]
         words += [pluralize(self.given, "defect") + " of yours"] if self.given else []
-        words += [f"{self.simulated} simulated"] if self.simulated else []
+        words += [f"{self.simulated} simulated{self._contrast_words()}"] if self.simulated else []
         judged = f"judged by {', '.join(words)}"
         rounds = max(one.rounds for one in self.trials)
         if rounds > 1:

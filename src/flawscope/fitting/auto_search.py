@@ -39,7 +39,7 @@ from flawscope.fitting.preparation import pop_options
 from flawscope.fitting.proposals import Recipe, propose_frames, propose_tiles, propose_views
 from flawscope.fitting.search_time import SearchTime, Taken
 from flawscope.fitting.sources import Images, part_reader, pattern_of, split_sources
-from flawscope.fitting.trial_pictures import Round, SimulatedPatch, make_rounds
+from flawscope.fitting.trial_pictures import Round, SimulatedPatch, better_contrast, make_rounds
 from flawscope.methods.feature_memory import FeatureMemory
 from flawscope.methods.features.backbone import import_timm
 from flawscope.methods.options import names_of
@@ -145,6 +145,7 @@ class Search:
             seconds=round(took, 1),
             digest=self.digest,
             enough=enough,
+            contrast=self.rounds[0].contrast if self.rounds else 1.0,
         )
 
     def _why_nothing(self) -> str | None:
@@ -184,6 +185,7 @@ class Search:
             self.say("pictures or options are others than before: all settings are tried anew")
             return
         self.is_known = True
+        self.rounds = [replace(one, contrast=self.earlier.contrast) for one in self.rounds]
         self.time.fitted = self.earlier.flags if self.has_model else None
         self.trials = {one.flags: one for one in self.earlier.trials if one.was_ended}
         for trial in self.trials.values():
@@ -202,6 +204,7 @@ class Search:
         if not self._attempt(Recipe(), self.rounds[0]):
             return
         self._find_frame()
+        self._settle_contrast()
         shapes = [decode(self.sources[i]).shape[:2] for i in self.order[:3]]
         shape = max(height for height, _ in shapes), max(width for _, width in shapes)
         views = [*propose_views(self.frame, shape, bool(self.given)), *propose_tiles(self.frame, max(shape))]
@@ -235,6 +238,25 @@ class Search:
             if self.trials[recipe.flags] in nearly_best(tried, FRAME_LOSS):
                 self.frame = recipe
                 return
+
+    def _settle_contrast(self) -> None:
+        """Draws simulated defects stronger, or fainter, where the settings so far find hardly any of them, or
+        nearly all, and tries these settings on them."""
+        if self.is_known or not self.rounds[0].count:
+            return
+        contrast = better_contrast(self.trials[self.frame.flags].found)
+        if contrast == 1:
+            return
+        before = self.trials, self.rounds
+        usual = [one for one in self.trials.values() if one.rounds]
+        self.rounds = [replace(one, contrast=contrast) for one in self.rounds]
+        self.trials = {flags: one for flags, one in self.trials.items() if not one.rounds}
+        is_done = False
+        try:
+            is_done = all(self._attempt(Recipe.from_flags(one.flags), self.rounds[0]) for one in usual)
+        finally:  # also after an interrupt
+            if not is_done:
+                self.trials, self.rounds = before
 
     def _tell_time(self) -> None:
         """Says before the settings are tried how long they take, and how many there is time for."""

@@ -20,6 +20,10 @@ ROUNDS = 3  # at most: all settings are tried in the first, the best in the othe
 LEARNT, LEFT_OUT, SIMULATED, GIVEN = 24, 12, 32, 24  # pictures of a round, at most
 LEFT_OUT_SHARE = 4  # one of so many good pictures, at most
 CONTRASTS = math.log(8), math.log(64)  # grey levels of simulated defects
+# Defects of which hardly one is found, or nearly all, tell no setting from another: they are drawn anew, so
+# many times as strong or as faint.
+HARDLY, NEARLY, STRONGER = 1 / 8, 7 / 8, 4.0
+STRONGEST = 255.0  # grey levels
 WINDOW = 512  # pixels a side: every other defect of a picture half as large again is drawn in so many
 PART_PICTURES = 8  # that the part is learnt from
 Pixels = NDArray[np.uint8]
@@ -46,6 +50,7 @@ class Round:
     """Good pictures of a round, by number, and defects.
 
     given: defective pictures of a person. count: of simulated defects, on the good pictures left out.
+    contrast: of simulated defects, in times of `CONTRASTS`.
     """
 
     number: int
@@ -55,6 +60,7 @@ class Round:
     given: list[PictureSource]
     count: int
     seed: int
+    contrast: float = 1.0
 
     @property
     def judged(self) -> int:
@@ -91,12 +97,23 @@ class Round:
             picture,
             rng,
             scale=scales[number // 2 % len(scales)],
-            contrast=math.exp(rng.uniform(*CONTRASTS)),
+            contrast=min(self.contrast * math.exp(rng.uniform(*CONTRASTS)), STRONGEST),
             foreground=within,
         )
         places = np.argwhere(made.mask)
         (top, left), (bottom, right) = places.min(0).tolist(), (places.max(0) + 1).tolist()
         return SimulatedPatch(carrier, y + top, x + left, made.picture[top:bottom, left:right].copy())
+
+
+def better_contrast(found: tuple[int, int]) -> float:
+    """Returns how many times as strong simulated defects tell more than those of which (found, of how many)
+    are found; 1: these tell enough."""
+    count, every = found
+    if count <= HARDLY * every:
+        return STRONGER
+    if count >= NEARLY * every:
+        return 1 / STRONGER
+    return 1.0
 
 
 def make_rounds(

@@ -80,7 +80,7 @@
     byId("previous").setAttribute("aria-disabled", !history.length);
     if (!item) return finished();
     byId("name").textContent = byId("name").title = called(item);
-    const share = number(100 * page.data.near, 2); // percent of the false-alarm rate
+    const share = number(100 * page.data.near, 2); // for every 100 false alarms
     const offered = item.near ? `. ${t("review.near", { share })}` : "";
     byId("called").textContent = t("review.called", { decision: t(`common.${item.decision}`) }) + offered;
     const near = item.near ? ` · ${t("common.near")}` : "";
