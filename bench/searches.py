@@ -18,7 +18,7 @@ import numpy as np
 
 from flawscope.artefact.tried import Choice, Trial, auroc_on_carriers
 from flawscope.errors import InputError
-from flawscope.fitting import auto_search
+from flawscope.fitting import auto_choice, auto_search
 from flawscope.fitting.auto_search import Judged, Search
 from flawscope.fitting.proposals import Recipe
 from flawscope.fitting.search_time import SearchTime, Taken
@@ -128,7 +128,7 @@ class RecordedSearch(Search):
     def _pass_time(self, recipe: Recipe, tried: Round, known: OneTrial) -> None:
         """Lets the time of a trial pass, and ends it where the trial would have ended for want of time."""
         every, learnt = len(self.sources), len(tried.learnt)
-        best = auto_search.best_of(self._tried())
+        best = auto_choice.best_of(self._tried())
         others = [] if best is None else [Recipe.from_flags(best.flags)]
         taken = 0.0
         for k in range(SLICES):

@@ -37,7 +37,7 @@ def offered_rates() -> list[tuple[float, int]]:
 
 
 class LineVerdict(NamedTuple):
-    """Whether a line of which not all flagged parts were reviewed keeps a promise.
+    """Whether a line keeps a promise, where not all flagged parts were reviewed.
 
     state: `NOTHING` was counted, `KEPT`, `BROKEN`, or `OPEN`: that depends on those not reviewed. interval:
     0..1, in which the share of good parts that are flagged lies with 95 %.

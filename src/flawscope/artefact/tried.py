@@ -1,11 +1,11 @@
-"""Tells what came of settings that were tried on the same left-out pictures, and which is taken.
+"""Tells what came of settings that were tried on the same left-out pictures, and which was taken.
 
 Torch-free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -18,7 +18,6 @@ TRIED = "tried"  # among a model's facts
 TRYING = "trying"  # stages of a search's progress begin so
 NO_TIME = "no time"  # why a setting was not tried to the end
 EQUAL = 1e-3  # share of a score that two of pictures may differ by, and show the same
-MARGIN = 0.01  # AUROC: of settings that differ by less, the one that costs less is taken
 
 
 def auroc(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
@@ -116,27 +115,6 @@ class Trial:
         if stored.get("auroc") is not None:
             own["simulated"] = (stored["auroc"],)
         return cls(**own)
-
-
-def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
-    """Returns the trials that are as good as the best within a margin of AUROC: by given defects, and of
-    these by simulated ones. They are compared by the rounds that two of them at least were tried in."""
-    near = [one for one in trials if one.rounds]
-    counts = sorted((one.rounds for one in near), reverse=True)
-    if not counts:
-        return []
-    rounds = counts[min(1, len(counts) - 1)]
-    near = [one for one in near if one.rounds >= rounds]
-    for kind in range(len(near[0].figures())):
-        best = max(one.figures(rounds)[kind] for one in near)
-        near = [one for one in near if best - one.figures(rounds)[kind] < margin]
-    return near
-
-
-def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """Returns the trial that costs least of those that differ from the best by less than `MARGIN`; None:
-    none was ended."""
-    return min(nearly_best(trials, MARGIN), key=lambda one: one.seconds, default=None)
 
 
 # "apart" is the AUROC: the share of pairs of a good and a bad picture in which the bad one scores higher

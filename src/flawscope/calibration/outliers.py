@@ -237,11 +237,15 @@ def defect_like_question(
     *,
     before: Calibration | None = None,
 ) -> Unusual | None:
-    """Question about pictures that score apart from the others and hide defects: because of them the
-    threshold lies so high that surely a quarter of the clear simulated defects of middle and large size are
-    good, which would be found without them, and half of all; or, where the model finds few defects anyway or
-    fewer than `MIN_DEFECTS` tell, they alone set the threshold, farther out than good ones were seen. None:
-    there are no such pictures.
+    """Question about pictures that score as high as defects do; None: there are none.
+
+    It is asked by the clear ones among the simulated defects of middle and large size, in three cases:
+
+    1. They are fewer than `MIN_DEFECTS`: about pictures that alone set the threshold, far out.
+    2. The threshold lies above half of them: about pictures because of which surely more than `HIDDEN_SHARE`
+       of them are not found; where it is less, as in case 1.
+    3. An update leaves most pictures above most of them, which the model before told apart: about all
+       pictures.
 
     Args:
         names: of the scores' pictures, in their order.
@@ -251,54 +255,85 @@ def defect_like_question(
     if not calibration.promised:
         return None
     clear = _clear_defects(defects, calibration.precision)
-    far = calibration.far_out()
-    rest = calibration.without_units(far)
-    far_names = tuple(names[place] for place in far)
     if len(clear) < MIN_DEFECTS:
-        needed = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell"
-        return _far_question(calibration, rest, far_names, f"{needed}, there are {len(clear)}")
+        return _too_few_defects_question(calibration, names, len(clear))
+    if question := _hiding_question(calibration, names, clear):
+        return question
+    if before is None:
+        return None
+    return _update_question(calibration, before, clear)
+
+
+def _too_few_defects_question(
+    calibration: Calibration, names: Sequence[str], defect_count: int
+) -> Unusual | None:
+    """Question about pictures that set the threshold, where too few clear defects tell what they hide."""
+    needed = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell"
+    return _far_question(calibration, names, f"{needed}, there are {defect_count}")
+
+
+def _hiding_question(
+    calibration: Calibration, names: Sequence[str], clear: NDArray[np.float64]
+) -> Unusual | None:
+    """Question about pictures that raise the threshold above half of the clear defects."""
     usual = float(np.median(clear))
-    if far and calibration.score_threshold >= usual:
-        lost = int(((clear > rest.score_threshold) & (clear <= calibration.score_threshold)).sum())
-        if wilson_interval(lost, len(clear))[0] > HIDDEN_SHARE:
-            are, them = _verb(far)
-            line = (
-                f"{join_names(far_names)} {are} as far out as defects are: without {them} the score "
-                f"threshold is {rest.score_threshold:.4g} instead of {calibration.score_threshold:.4g}, and "
-                f"{lost} of {len(clear)} clear simulated defects more would be found"
-            )
-            return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), far_names)
+    far = calibration.far_out()
+    if not far or calibration.score_threshold < usual:
+        return None
+    threshold = calibration.score_threshold
+    without = calibration.without_units(far).score_threshold
+    lost = int(((clear > without) & (clear <= threshold)).sum())
+    if wilson_interval(lost, len(clear))[0] <= HIDDEN_SHARE:
         hidden = f"half of the {len(clear)} clear simulated defects score less than {usual:.4g}"
-        if question := _far_question(calibration, rest, far_names, hidden):
-            return question
-    # a model that could not tell defects from good pictures before says nothing about the pictures
+        return _far_question(calibration, names, hidden)
+    far_names = tuple(names[place] for place in far)
+    are, them = _verb(far)
+    line = (
+        f"{join_names(far_names)} {are} as far out as defects are: without {them} the score threshold is "
+        f"{without:.4g} instead of {threshold:.4g}, and {lost} of {len(clear)} clear simulated defects more "
+        "would be found"
+    )
+    return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), far_names)
+
+
+def _update_question(
+    calibration: Calibration, before: Calibration, clear: NDArray[np.float64]
+) -> Unusual | None:
+    """Question about all pictures, where an update leaves most of them above most of the clear defects."""
     middle = float(np.median(calibration.scores))
-    if before is not None and _surely_most(clear > before.score_threshold) and _surely_most(clear <= middle):
-        line = (
-            "most of the pictures are as far out as defects are: half of the clear simulated ones score less "
-            f"than {usual:.4g}, half of the pictures more than {middle:.4g}"
-        )
-        return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line))
-    return None
+    # a model that could not tell defects from good pictures before says nothing about the pictures
+    could_tell = _surely_most(clear > before.score_threshold)
+    if not could_tell or not _surely_most(clear <= middle):
+        return None
+    usual = float(np.median(clear))
+    line = (
+        "most of the pictures are as far out as defects are: half of the clear simulated ones score less "
+        f"than {usual:.4g}, half of the pictures more than {middle:.4g}"
+    )
+    return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line))
 
 
 def _verb(several: Sequence[object]) -> tuple[str, str]:
     return ("is", "it") if len(several) == 1 else ("are", "them")
 
 
-def _far_question(
-    calibration: Calibration, rest: Calibration, names: tuple[str, ...], defects: str
-) -> Unusual | None:
-    if not names or not calibration.is_sole(rest.score_threshold):
+def _far_question(calibration: Calibration, names: Sequence[str], defects: str) -> Unusual | None:
+    """Question about pictures that alone set the threshold, farther out than good ones were seen. defects:
+    what is known of those that they may hide."""
+    far = calibration.far_out()
+    rest = calibration.without_units(far)
+    if not far or not calibration.is_sole(rest.score_threshold):
         return None
-    nearest = sorted(calibration.scores)[-len(names)]
+    nearest = sorted(calibration.scores)[-len(far)]
     if float(rest.severity(nearest)) < FAR_ALONE * far_severity(rest.unit_count + 1):
         return None
+    far_names = tuple(names[place] for place in far)
+    sets = "sets" if len(far) == 1 else "set"
     line = (
-        f"{join_names(names)} alone {'sets' if len(names) == 1 else 'set'} the score threshold, far out: "
-        f"{calibration.score_threshold:.4g}, without {_verb(names)[1]} {rest.score_threshold:.4g}; {defects}"
+        f"{join_names(far_names)} alone {sets} the score threshold, far out: "
+        f"{calibration.score_threshold:.4g}, without {_verb(far)[1]} {rest.score_threshold:.4g}; {defects}"
     )
-    return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), names)
+    return Unusual(LIKE_DEFECTS, data_checks.LIKE_DEFECTS.coded(line), far_names)
 
 
 def _surely_most(answers: NDArray[np.bool_]) -> bool:

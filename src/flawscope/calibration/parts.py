@@ -334,7 +334,7 @@ class PartCalibration:
 
     @property
     def lost_count(self) -> int:
-        """Number of parts with all views of which some is lost."""
+        """Number of parts with all views where the part is not found in one or more."""
         good = self._good_parts(self.views)
         return good.total - len(good.found)
 

@@ -155,7 +155,7 @@ class Output:
 
     args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
     inputs: all inputs, where they are known; None where they come one by one.
-    form: of the table, as `TableWriter` takes it: kinds, products, aligned, part_of, model.
+    table_form: as `TableWriter` takes it: kinds, products, aligned, part_of, model.
     parts: groups pictures into parts, each of which waits until all its views are there; None: only pictures
         are decided on.
     count: gets each prediction as it is told, with the decision on its part.
@@ -167,7 +167,7 @@ class Output:
         root: Path | None,
         *,
         inputs: Iterable[Path] | None,
-        form: TableForm | None = None,
+        table_form: TableForm | None = None,
         parts: PartCollector | None = None,
         count: Callable[[Prediction], None],
     ):
@@ -175,9 +175,9 @@ class Output:
         from flawscope.results.result_workbook import open_table
         from flawscope.results.run import ResultsFolder, WriteErrors
 
-        form = form or {}
+        table_form = table_form or {}
         self.args, self.parts, self.count = args, parts, count
-        self.products = form.get("products", False)
+        self.products = table_form.get("products", False)
         # sources of pictures whose part is not decided yet, by its name and their paths
         self._waiting: dict[str, dict[str, PictureSource]] = {}
         self._is_grouped = inputs is not None  # `PartCollector.group` has put the pictures of a part together
@@ -191,7 +191,7 @@ class Output:
         self.table: TableWriter | ExcelTable | None = None
         self.labels: LabelWriter | None = None
         if args.out and common.is_table(args.out):
-            self.table = open_table(args.out, decimal_comma=args.decimal_comma, **form)
+            self.table = open_table(args.out, decimal_comma=args.decimal_comma, **table_form)
         elif args.out:
             say = common.say_unless_quiet(args)
             maps = args.maps or "png16"
@@ -202,7 +202,7 @@ class Output:
                 maps=maps,
                 inputs=inputs,
                 decimal_comma=args.decimal_comma,
-                **form,
+                **table_form,
             )
             self.table = self.results.table
             if args.labels:
@@ -219,7 +219,7 @@ class Output:
         if self._is_grouped and part != self._part:
             self.decide_incomplete()  # of the parts before no more pictures come
         self._part = part
-        own = replace(result, map=result.map.copy())  # not a part of a batch, all of which would be kept
+        own = replace(result, map=result.map.copy())  # a view into a batch would keep all of it
         try:
             decided = self.parts.add(own)
         except InputError as error:
@@ -230,7 +230,7 @@ class Output:
             self._tell_part(decided)
 
     def decide_incomplete(self) -> None:
-        """Tells the parts of which views are missing: no more pictures of them come."""
+        """Tells the parts that lack views: no more pictures of them come."""
         for found in self.parts.decide_incomplete() if self.parts else ():
             self._tell_part(found)
 
@@ -367,6 +367,11 @@ class Output:
         say(f"page: {path}")
 
     @property
+    def folder_is_complete(self) -> bool:
+        """Whether there is a results folder, with all files written."""
+        return self.results is not None and not self.unwritten.counts
+
+    @property
     def exit_code(self) -> int:
         """Exit code: 1 where an input was not judged, or a result not written."""
         code = common.report_failures(self.failures, named=self.flush_each, total=self.total)
@@ -412,13 +417,13 @@ class Summary:
         self.parts = model.parts()
         has_kinds = any(one.kinds is not None for one in self.manifests.values())
         aligned = any(one.reference is not None for one in seen)
-        self.form: TableForm = {
+        self.table_form: TableForm = {
             "kinds": has_kinds,
             "products": self.products,
             "aligned": aligned,
         }
         if self.parts:
-            self.form["part_of"] = self.parts.name_part
+            self.table_form["part_of"] = self.parts.name_part
         self.tolerances: Tolerances | None = None  # a person's rules, where some are applied
         rates = [one.calibration.expected_rate for one in self.manifests.values()]
         self.totals = ProductCounts(self.parts.expected_rate if self.parts else max(rates))

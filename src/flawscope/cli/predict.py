@@ -101,14 +101,15 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--false-discovery-rate is of pictures, the model decides on parts: leave it out")
     if args.tolerances:
         stream = _apply_tolerances(args, predictor, stream, summary)
-    results = _open_results(args, inputs, summary)
-    facts = _judge_and_finish(args, inputs, stream, results, summary, step)
+    _group_by_part(inputs, summary)
+    written = _open_results(args, inputs, summary)
+    facts = _judge_and_finish(args, inputs, stream, written, summary, step)
     if not args.quiet:
-        _say_summary(args, inputs, results, summary, facts)
-    code = results.exit_code
+        _say_summary(args, inputs, written, summary, facts)
+    code = written.exit_code
     if not args.quiet:
-        _advise_review(args, results, summary)
-    return _exit_code(args, results, summary, code)
+        _advise_review(args, written, summary)
+    return _exit_code(args, written, summary, code)
 
 
 def _check_call(args: argparse.Namespace) -> None:
@@ -151,24 +152,30 @@ def _apply_tolerances(
 def _open_results(
     args: argparse.Namespace, inputs: output.PictureInputs, summary: output.Summary
 ) -> output.Output:
-    """Opens what is printed and written; pictures of one part come one after the other then."""
+    """Opens what is printed and written."""
     from flawscope.results.folder import common_folder
 
     paths, root = inputs.paths, None
     if paths is not None:
         root = common_folder([path for path in paths if path not in inputs.errors])
-    if summary.parts is not None and paths:
-        inputs.sources = summary.parts.group(paths)
-    form = summary.form
-    form["model"] = os.path.basename(args.model)
-    return output.Output(args, root, inputs=paths, form=form, parts=summary.parts, count=summary.add)
+    table_form = summary.table_form
+    table_form["model"] = os.path.basename(args.model)
+    return output.Output(
+        args, root, inputs=paths, table_form=table_form, parts=summary.parts, count=summary.add
+    )
+
+
+def _group_by_part(inputs: output.PictureInputs, summary: output.Summary) -> None:
+    """Reorders the inputs, where they are known, so that pictures of one part follow each other."""
+    if summary.parts is not None and inputs.paths:
+        inputs.sources = summary.parts.group(inputs.paths)
 
 
 def _judge_and_finish(
     args: argparse.Namespace,
     inputs: output.PictureInputs,
     stream: Stream,
-    results: output.Output,
+    written: output.Output,
     summary: output.Summary,
     step: ProgressCallback,
 ) -> Json:
@@ -177,45 +184,44 @@ def _judge_and_finish(
 
     began, complete = time.monotonic(), False
     try:
-        _judge(inputs, stream, results, summary, step)
+        _judge(inputs, stream, written, summary, step)
         complete = True
     except KeyboardInterrupt:
         of = f" of {inputs.total:,}" if inputs.total else ""
         kept = f"; their results are in {args.out}" if args.out else ""
-        judged = pluralize(summary.totals.count + len(results.failures), "input")
+        judged = pluralize(summary.totals.count + len(written.failures), "input")
         raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
     finally:
-        results.decide_incomplete()
-        facts = summary.facts(args, unjudged=len(results.failures))
+        written.decide_incomplete()
+        facts = summary.facts(args, unjudged=len(written.failures))
         if args.false_discovery_rate is not None:
             facts["batch"] = summary.batch(args.false_discovery_rate)
         facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
         facts["not_judged"] = {path: reason_not_judged(path) for path in inputs.side_files}
-        results.finish(facts, summary.levels)
+        written.finish(facts, summary.levels)
     return facts
 
 
 def _say_summary(
     args: argparse.Namespace,
     inputs: output.PictureInputs,
-    results: output.Output,
+    written: output.Output,
     summary: output.Summary,
     facts: Json,
 ) -> None:
     """Says, for a person, the totals of a run, the verdict on a batch, and which files were left out."""
     if not args.json and summary.totals.count:
-        common.say(summary.line(results.decided_parts))
+        common.say(summary.line(written.decided_parts))
     if "batch" in facts:
         common.say(output.batch_line(facts["batch"]))
     output.say_remarks(inputs.side_files, summary.totals)
 
 
-def _advise_review(args: argparse.Namespace, results: output.Output, summary: output.Summary) -> None:
+def _advise_review(args: argparse.Namespace, written: output.Output, summary: output.Summary) -> None:
     """Says how flagged pictures, and good ones near the threshold, are reviewed, where the results folder is
-    whole."""
-    is_whole = results.results is not None and not results.unwritten.counts
+    complete."""
     near = summary.totals.near
-    if not is_whole or not (summary.totals.anomalous or near):
+    if not written.folder_is_complete or not (summary.totals.anomalous or near):
         return
     words = shlex.join(["flawscope", "review", args.out])
     verb = "comes" if near == 1 else "come"
@@ -223,13 +229,13 @@ def _advise_review(args: argparse.Namespace, results: output.Output, summary: ou
     common.say(f"next: {words}   sorts flagged pictures into good and defective, to learn from{beside}")
 
 
-def _exit_code(args: argparse.Namespace, results: output.Output, summary: output.Summary, code: int) -> int:
+def _exit_code(args: argparse.Namespace, written: output.Output, summary: output.Summary, code: int) -> int:
     """Exit code of the run. code: 1 where an input was not judged, or a result not written."""
     if not args.fail_on_anomaly:
         return code
-    if results.parts and any(part.decision != "good" for part in results.decided_parts):
+    if written.parts and any(part.decision != "good" for part in written.decided_parts):
         return 3
-    if not results.parts and summary.totals.anomalous:
+    if not written.parts and summary.totals.anomalous:
         return 3
     return output.fail_on_anomaly(code, summary.totals)
 
@@ -237,7 +243,7 @@ def _exit_code(args: argparse.Namespace, results: output.Output, summary: output
 def _judge(
     inputs: output.PictureInputs,
     stream: Stream,
-    results: output.Output,
+    written: output.Output,
     summary: output.Summary,
     step: ProgressCallback,
 ) -> None:
@@ -250,9 +256,9 @@ def _judge(
         with defer_interrupts("") as interrupted:
             if isinstance(result, InputError):
                 why = inputs.errors.get(Path(name)) or failure_of(result)
-                results.add(Unjudged(name, why), source)
+                written.add(Unjudged(name, why), source)
             else:
-                results.add(replace(result, path=name), source)
+                written.add(replace(result, path=name), source)
         if interrupted.is_set():
             raise KeyboardInterrupt
         if inputs.total:

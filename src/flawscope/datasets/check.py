@@ -338,7 +338,7 @@ def _mixed_findings(
 
 
 def _shows_nothing(dataset: Dataset, seen: Sequence[CheckedPicture]) -> Iterator[Finding]:
-    """Good pictures that show nothing beside the others, of which `fit` says so, too."""
+    """Good pictures that show nothing beside the others; `fit` says so, too."""
     good = [one for one in seen if one.split == "train" and one.look is not None]
     for one in (good[k] for k in find_blank_pictures([one.look for one in good])):
         if not any(fault.code == "plain" for fault in one.faults):

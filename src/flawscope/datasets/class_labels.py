@@ -65,7 +65,7 @@ class ClassLabel(NamedTuple):
 
     @property
     def is_open_name(self) -> bool:
-        """Whether it is a word in a file's name of which nobody knows what it means."""
+        """Whether it is a word in a file's name whose meaning is unknown."""
         return self.source == NAME and self.picture_class is PictureClass.UNKNOWN
 
 
@@ -84,8 +84,8 @@ class ClassLabels:
     split_columns: dict[str, dict[Path, str]] = field(default_factory=dict)
 
     def of_good(self, pictures: Iterable[Path]) -> ClassLabels:
-        """The labels of pictures of which their folder says that they are good: a single one of another name
-        than all others is good, too."""
+        """Labels of pictures in a folder of good ones, without an unknown word of a file's name that only one
+        label has: such a picture counts as good."""
         found = {path: self.of.get(path, []) for path in pictures}
         words = Counter(one.words for labels in found.values() for one in labels if one.is_open_name)
         of_good: dict[Path, list[ClassLabel]] = {}
@@ -95,7 +95,7 @@ class ClassLabels:
 
     @property
     def has_unknown(self) -> bool:
-        """Whether something is said of which nobody knows what it means."""
+        """Whether a label is there whose meaning is unknown or unclear."""
         unclear = (PictureClass.UNKNOWN, PictureClass.UNCLEAR)
         return any(
             one.picture_class in unclear and one.words != UNMARKED for own in self.of.values() for one in own
@@ -103,7 +103,7 @@ class ClassLabels:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing is said but by words in files' names of which nobody knows what they mean."""
+        """Whether the only labels are words in files' names whose meaning is unknown."""
         return not self.unread and all(one.is_open_name for own in self.of.values() for one in own)
 
     def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:

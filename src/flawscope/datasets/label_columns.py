@@ -131,7 +131,7 @@ def read_column(header: str, values: Values) -> Column | None:
 
 
 def _is_measured(texts: Collection[str]) -> bool:
-    """Whether texts are measurements: several numbers, of which none is 0."""
+    """Whether texts are measurements: several numbers other than 0."""
     numbers = {to_number(text) for text in texts}
     return len(texts) > 1 and None not in numbers and 0.0 not in numbers and not numbers <= {1.0}
 
@@ -160,7 +160,7 @@ def _class_of(good: bool) -> PictureClass:
 
 
 def _together(each: Sequence[PictureClass]) -> PictureClass:
-    """The class of a picture of which several values say something."""
+    """The class of a picture that several values describe."""
     known = {*each} - {PictureClass.UNKNOWN}
     if len(known) > 1:
         return PictureClass.UNCLEAR

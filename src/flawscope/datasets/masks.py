@@ -1,4 +1,7 @@
-"""The ground truth of pictures: masks in files and marks of labelling tools, and their union."""
+"""The ground truth of pictures: masks in files and marks of labelling tools, and their union.
+
+Which mask belongs to which picture says `pictures.mask_files`.
+"""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> Non
 
 
 def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
-    """Opens pictures each of which is called good or defective, by its name or by a list. InputError where
+    """Opens pictures each of which a name or a list calls good or defective. InputError where
     none is good, or where a folder that says "bad" has a good one."""
     good = [path for path in labels.of if labels.class_of(path) is PictureClass.GOOD]
     if not good or any(_is_called_bad(root, path) for path in good):

@@ -150,7 +150,7 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _defective_picture(path: Path) -> Item | None:
-    """A picture among the defective ones of its folder; None where it is none of them."""
+    """A picture among the defective ones of its folder, or None."""
     full = path.resolve()
     return next((item for item in _defective_pictures(path.parent) if item.path.resolve() == full), None)
 

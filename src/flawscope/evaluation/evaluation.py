@@ -116,18 +116,18 @@ def evaluate(
     kept = seen.kept
     if not kept.items:
         raise _nothing_evaluated(dataset, seen.failures)
-    labels: Json = {}
+    explanations: Json = {}
     shown = [*zip(kept.items, kept.predictions, strict=True)]
     judged = judge_parts(predictor, shown, seen.failures)
     if judged:
         shown = as_parts_say(shown, judged)
         kept.items, kept.predictions = [item for item, _ in shown], [one for _, one in shown]
-        labels["image_metrics"] = "of parts, which the model decides on"
+        explanations["image_metrics"] = "of parts, which the model decides on"
     decided = decided_on(shown, judged)
-    metrics = _image_metrics(decided, predictor, labels) | _pixel_metrics(kept, predictor, labels)
-    metrics |= loco_metrics(kept, dataset, labels)
+    metrics = _image_metrics(decided, predictor, explanations) | _pixel_metrics(kept, predictor, explanations)
+    metrics |= loco_metrics(kept, dataset, explanations)
     if full_resolution:
-        metrics |= _full_resolution_metrics(kept, labels)
+        metrics |= _full_resolution_metrics(kept, explanations)
     left_out_kinds = Counter(item.kind for item in seen.left_out)
     return Evaluation(
         category=dataset.category,
@@ -146,7 +146,7 @@ def evaluate(
         unmarked=dict(Counter(seen.unmarked)),
         seconds=time.perf_counter() - began,
         mismatch=_mismatch_warning(kept, predictor),
-        labels=labels,
+        labels=explanations,
         parts=part_statistics(predictor, judged),
         learning_curve=learning_curve(predictor, fewer, shown, step),
         robustness=robustness(predictor, dataset, lights=_lights_of(robust), leave_out=leave_out, step=step),
@@ -193,7 +193,7 @@ def _counts_of(counts: Counter[str], names: Iterable[str]) -> dict[str, int]:
 
 
 def _known_metrics(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Metrics, of which those that are not numbers are None."""
+    """Metrics as numbers, or None where one is not a number."""
     known: dict[str, float | None] = {}
     for name, value in values.items():
         known[name] = None if value is None or np.isnan(value) else float(value)
@@ -254,13 +254,14 @@ def _ground_truth(
     return truth
 
 
-def _image_metrics(decided: Sequence[Decided], predictor: Predictor, labels: Json) -> dict[str, float]:
+def _image_metrics(decided: Sequence[Decided], predictor: Predictor, explanations: Json) -> dict[str, float]:
+    """Metrics of decisions on pictures, or parts; writes into `explanations` which thresholds they have."""
     anomalous = np.array([one.anomalous for one in decided])
     image = metrics.image_metrics(anomalous, np.array([one.score for one in decided]))
-    labels["image_f1"] = _best_threshold_label("score", image.f1_threshold)
+    explanations["image_f1"] = _best_threshold_label("score", image.f1_threshold)
     threshold = predictor.calibration.score_threshold
     if predictor.parts() is None:
-        labels["image_f1_calibrated"] = f"score threshold fixed by calibration: {threshold:.6g}"
+        explanations["image_f1_calibrated"] = f"score threshold fixed by calibration: {threshold:.6g}"
     return {
         "image_auroc": image.auroc,
         "image_ap": image.ap,
@@ -341,9 +342,10 @@ def _mismatch_warning(kept: PictureStore, predictor: Predictor) -> str:
     return mismatch.warning()
 
 
-def _pixel_metrics(kept: PictureStore, predictor: Predictor, labels: Json) -> dict[str, float]:
-    marked = LazySequence(lambda i: kept.prediction_with_map(i).mask, len(kept))
-    found, best = _compute_pixel_metrics(kept.maps, kept.truths, kept.valid, marked)
+def _pixel_metrics(kept: PictureStore, predictor: Predictor, explanations: Json) -> dict[str, float]:
+    """Pixel metrics; writes into `explanations` how each was measured."""
+    predicted_masks = LazySequence(lambda i: kept.prediction_with_map(i).mask, len(kept))
+    found, best = _compute_pixel_metrics(kept.maps, kept.truths, kept.valid, predicted_masks)
     threshold, outline = predictor.calibration.mask_threshold, predictor.calibration.outline
     maps_label = (
         "maps at network size, masks resized by nearest neighbour; one that would keep no pixel keeps the "
@@ -358,10 +360,10 @@ def _pixel_metrics(kept: PictureStore, predictor: Predictor, labels: Json) -> di
     threshold_label = f"mask threshold fixed by calibration: {threshold:.6g}"
     if outline:
         threshold_label += f"; regions outlined at {outline:.0%} of the height nearby"
-    labels["pixel_metrics"] = maps_label
-    labels["au_pro"] = regions_label
-    labels["pixel_f1"] = _best_threshold_label("mask", best)
-    labels["pixel_f1_calibrated"] = threshold_label
+    explanations["pixel_metrics"] = maps_label
+    explanations["au_pro"] = regions_label
+    explanations["pixel_f1"] = _best_threshold_label("mask", best)
+    explanations["pixel_f1_calibrated"] = threshold_label
     return found
 
 
@@ -369,7 +371,7 @@ def _compute_pixel_metrics(
     maps: Sequence[NDArray[np.float32]],
     truths: Sequence[NDArray[np.bool_] | None],
     valid: Sequence[NDArray[np.bool_] | None],
-    marked: Sequence[NDArray[np.bool_]],
+    predicted_masks: Sequence[NDArray[np.bool_]],
 ) -> tuple[dict[str, float], float]:
     """Pixel metrics by their names, and the threshold of the best F1."""
     pixel = metrics.pixel_metrics(maps, truths, valid=valid)
@@ -377,7 +379,7 @@ def _compute_pixel_metrics(
         "pixel_auroc": pixel.auroc,
         "pixel_ap": pixel.ap,
         "pixel_f1": pixel.f1,
-        "pixel_f1_calibrated": _segmentation_f1(marked, truths, valid),
+        "pixel_f1_calibrated": _segmentation_f1(predicted_masks, truths, valid),
         "au_pro": pixel.au_pro,
         "au_pro_05": pixel.au_pro_05,
     }
@@ -385,7 +387,7 @@ def _compute_pixel_metrics(
 
 
 def _segmentation_f1(
-    marked: Sequence[NDArray[np.bool_]],
+    predicted_masks: Sequence[NDArray[np.bool_]],
     truths: Sequence[NDArray[np.bool_] | None],
     valid: Sequence[NDArray[np.bool_] | None],
 ) -> float:
@@ -395,7 +397,7 @@ def _segmentation_f1(
     for i in range(len(truths)):
         if (truth := truths[i]) is not None:
             counted = ... if (inside := valid[i]) is None else inside
-            found, true = marked[i][counted], truth[counted]
+            found, true = predicted_masks[i][counted], truth[counted]
             hits += int((found & true).sum())
             called += int(found.sum())
             defective += int(true.sum())
@@ -403,8 +405,9 @@ def _segmentation_f1(
     return 2 * hits / (called + defective) if 0 < defective < counting else float("nan")
 
 
-def _full_resolution_metrics(kept: PictureStore, labels: Json) -> dict[str, float]:
-    labels["full_resolution"] = "full_*: maps warped to each picture's size, masks as they are"
+def _full_resolution_metrics(kept: PictureStore, explanations: Json) -> dict[str, float]:
+    """Pixel metrics at the pictures' own size; writes into `explanations` how they were measured."""
+    explanations["full_resolution"] = "full_*: maps warped to each picture's size, masks as they are"
 
     def truth(i: int) -> NDArray[np.bool_] | None:
         known = kept.truths[i] is not None
@@ -415,10 +418,10 @@ def _full_resolution_metrics(kept: PictureStore, labels: Json) -> dict[str, floa
         return geometry.warp_mask(np.ones(geometry.size, np.bool_) if inside is None else inside)
 
     maps = LazySequence(lambda i: kept.prediction_with_map(i).picture_map(), len(kept))
-    marked = LazySequence(lambda i: kept.prediction_with_map(i).picture_mask(), len(kept))
+    predicted_masks = LazySequence(lambda i: kept.prediction_with_map(i).picture_mask(), len(kept))
     truths = LazySequence(truth, len(kept))
     inside = LazySequence(valid, len(kept))
-    found, _ = _compute_pixel_metrics(maps, truths, inside, marked)
+    found, _ = _compute_pixel_metrics(maps, truths, inside, predicted_masks)
     return {f"full_{name}": value for name, value in found.items()}
 
 

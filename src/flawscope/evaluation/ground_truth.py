@@ -74,16 +74,17 @@ def _of_kind_or_good(
     return found
 
 
-def loco_metrics(kept: PictureStore, dataset: Dataset, labels: Json) -> dict[str, float]:
-    """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data."""
+def loco_metrics(kept: PictureStore, dataset: Dataset, explanations: Json) -> dict[str, float]:
+    """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data; writes into `explanations`
+    how it was measured."""
     if dataset.layout != "loco":
         return {}
     path = dataset.root / SATURATION_FILE
     if not path.is_file():
-        labels["au_pro"] += f"; sPRO needs {path.name} in the category's folder"
+        explanations["au_pro"] += f"; sPRO needs {path.name} in the category's folder"
         return {}
     regions = _read_saturated_regions(path, kept)
-    labels["au_spro"] = (
+    explanations["au_spro"] = (
         "Bergmann et al., IJCV 2022: each kind of defect with all good pictures, then their mean; "
         "maps at network size, saturation scaled with the area"
     )
@@ -96,7 +97,9 @@ def loco_metrics(kept: PictureStore, dataset: Dataset, labels: Json) -> dict[str
                 areas.setdefault(f"au_spro_{limit:g}", []).append(value)
     most = max(map(len, areas.values()), default=0)
     if most < len(kinds):
-        labels["au_spro"] += f"; of {most} of {pluralize(len(kinds), 'kind')}, the others have no usable mask"
+        explanations["au_spro"] += (
+            f"; of {most} of {pluralize(len(kinds), 'kind')}, the others have no usable mask"
+        )
     return {name: float(np.mean(values)) for name, values in areas.items()}
 
 

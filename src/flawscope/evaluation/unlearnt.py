@@ -54,7 +54,7 @@ def leave_out_learnt_parts(
 
 
 def _of_learnt_parts(predictor: Predictor, train: Sequence[Item], were_learnt: Collection[Item]) -> set[Item]:
-    """Training pictures that show a part of which some were learnt, as names tell parts."""
+    """Training pictures of the parts that learnt pictures show, as far as names tell parts."""
     part_of = stored_part_reader(predictor.manifest)
     parts = dict[Item, object]()
     for item, name in zip(train, relative_names([one.path for one in train]), strict=True):

@@ -1,5 +1,5 @@
 """Turns a detector into an ONNX graph: traced in its two steps, `embed` and `score`, reduced if asked for,
-joined.
+joined. The file is written by `runtime.onnx_file`.
 
 Precision is a matter of `embed` alone. `score` compares features, and small
 differences between features that are nearly equal decide: it stays in fp32.

@@ -1,4 +1,7 @@
-"""Fits PatchCore with the settings that a product needs, which a search finds out (`auto_search`)."""
+"""Fits PatchCore with the settings that a product needs.
+
+`auto_search` tries settings on good pictures that it leaves out; `auto_choice` says which of them wins.
+"""
 
 from __future__ import annotations
 

@@ -21,20 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.tried import (
-    MARGIN,
     NO_TIME,
     TRYING,
     Choice,
     Trial,
     auroc,
     auroc_on_carriers,
-    best_of,
-    nearly_best,
 )
 from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, pluralize
+from flawscope.fitting.auto_choice import MARGIN, best_of, nearly_best
 from flawscope.fitting.first_look import look_at
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.preparation import pop_options

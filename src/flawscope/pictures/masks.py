@@ -110,7 +110,7 @@ def is_photograph(source: PillowSource) -> bool:
 
 
 class DoubtfulMaskError(InputError):
-    """Mask of which it cannot be told what it marks: perhaps it is none."""
+    """Mask whose marks cannot be told: perhaps the picture is no mask."""
 
 
 def _doubt(name: str, reason: str) -> DoubtfulMaskError:

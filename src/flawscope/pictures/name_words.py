@@ -226,7 +226,7 @@ def _with_signs(marks: list[str], stems: Sequence[str], least: int) -> list[str]
 
 
 def _doubt(reading: NameReading, mark: str) -> NameReading:
-    """The reading of a name with a mark of which nobody knows what it means."""
+    """The reading of a name with a mark whose meaning is unknown."""
     if reading.picture_class is PictureClass.GOOD and mark:
         return NameReading(PictureClass.UNCLEAR, f"{reading.words} {mark}")
     if reading == SILENT:

@@ -233,7 +233,7 @@ def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
 
 
 def _scale_values(values: NDArray[np.number], page: Page) -> NDArray[np.number]:
-    """Stored values of which 0 is black, and those of 1 to 7 bits scaled to 8."""
+    """Stored values where 0 is black; those of 1 to 7 bits are scaled to 8."""
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
     if page.photometric == 0:  # white is 0

@@ -263,7 +263,7 @@ def _compare(looks: Sequence[Look | None], new: int) -> Compared:
 
 
 def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
-    """Labels of which those that share copies are one, rising from 0."""
+    """Labels rising from 0, one for all that share copies."""
     firsts: dict[int, int] = {}
     by_name = []
     for k, label in enumerate(labels):

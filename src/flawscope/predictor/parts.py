@@ -129,7 +129,7 @@ class PartCollector:
             raise unknown_view_error(name, view, self.views)
 
     def decide_incomplete(self) -> Iterator[PartPrediction]:
-        """Decides on the parts of which views are missing."""
+        """Decides on the parts that lack views."""
         while self._open:
             part = next(iter(self._open))
             yield self.decide(part, self._open.pop(part))

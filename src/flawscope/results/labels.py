@@ -228,8 +228,11 @@ _SIDES = {(-1, 0): (0, 0, 1, 0), (0, 1): (1, 0, 1, 1), (1, 0): (1, 1, 0, 1), (0,
 
 
 def _simplified(loop: Polygon) -> Polygon:
-    """The corners of a closed line that are needed to stay within `TOLERANCE` of it (Douglas and Peucker,
-    1973), from the point farthest from the first one in both directions."""
+    """The corners of a closed line that are needed to stay within `TOLERANCE` of it.
+
+    Douglas-Peucker (1973) on a closed line: split at the first point and the one farthest from it, then
+    simplify both halves.
+    """
     far = int(np.argmax(((loop - loop[0]) ** 2).sum(1)))
     needed = {0, far}
     closed = np.concatenate([loop, loop[:1]])

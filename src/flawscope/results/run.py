@@ -152,7 +152,7 @@ class ResultsFolder:
 
     def _keep_severest(self, prediction: Prediction) -> None:
         self._count += 1
-        alone = prediction.map.copy()  # not a part of a batch, all of which would be kept
+        alone = prediction.map.copy()  # a view into a batch would keep all of it
         heappush(self._severe, (prediction.severity, -self._count, replace(prediction, map=alone)))
         self._bytes += alone.nbytes
         while self._bytes > MAX_MAP_BYTES:

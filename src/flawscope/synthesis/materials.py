@@ -73,8 +73,9 @@ def _gamma(picture: Picture, rng: np.random.Generator, strength: float) -> Pictu
 def _colour(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
     """Hue turned about the grey axis, and more or less saturation."""
     turn = strength * rng.uniform(-1, 1)
-    x, y, z = np.full(3, math.sqrt(1 / 3)) * math.sin(turn)
-    around = np.asarray([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    # Rodrigues' formula about (1, 1, 1) / sqrt 3, whose outer product is 1/3 everywhere
+    s = math.sqrt(1 / 3) * math.sin(turn)
+    around = np.asarray([[0, -s, s], [s, 0, -s], [-s, s, 0]])
     hue = math.cos(turn) * np.eye(3) + around + (1 - math.cos(turn)) / 3
     amount = math.exp(strength * rng.uniform(-1, 0.5))
     matrix = (amount * np.eye(3) + (1 - amount) * _LUMA) @ hue

@@ -73,6 +73,9 @@ class FitResult(NamedTuple):
 class Case:
     """A method, settings that make it small, and the pictures; what was fitted is kept for other checks.
 
+    A model has variants: "plain", "region" (of interest, with pairs of pictures of one part) and "padded" (of
+    wide strips, which it pads above and below).
+
     data: a category in a layout that `open_dataset` reads; None: one is drawn.
     """
 
@@ -124,7 +127,7 @@ class Case:
 
     def training_pictures(self, variant: str) -> list[PictureSource]:
         """Pictures that the model is fitted on: among others a copy, and something that is not a picture."""
-        if variant == "strips":
+        if variant == "padded":
             return [cut_strip(source) for source in self.good_pictures]
         return [*self.good_pictures, decode(self.good_pictures[0]), b"no picture"]
 
@@ -134,7 +137,7 @@ class Case:
         """Arguments of `fit`, without the pictures."""
         of_variant: dict[str, Json] = {
             "region": {"roi": "0,0,0.5,1", "group": self.pair_pattern},
-            "strips": {"keep_aspect": True},
+            "padded": {"keep_aspect": True},
         }
         common = {"method": self.method.name, "device": "cpu", "samples": 1}
         return {**common, **self.settings, **of_variant.get(variant, {})}
@@ -173,8 +176,8 @@ class Case:
         return self.fit_result(variant).outputs
 
     def prediction_pictures(self, variant: str = "plain") -> list[PictureSource]:
-        """Pictures that the model of a variant predicts: of strips, also a picture without padding."""
-        return [*map(cut_strip, self.probes[::2]), self.probes[-1]] if variant == "strips" else self.probes
+        """Pictures that the model of a variant predicts: if it pads, also a picture without padding."""
+        return [*map(cut_strip, self.probes[::2]), self.probes[-1]] if variant == "padded" else self.probes
 
     def exported_path(self, variant: str) -> Path:
         """Path of the model of a variant as an ONNX file."""

@@ -102,7 +102,7 @@ def calibration_is_honest(case: Case) -> None:
     """Calibration scores are answers for pictures that were not learnt from: this model's, where they were
     held out; else near those of a model that is fitted without them. Maxima and level of maps come from what
     counts alone."""
-    for variant in ("plain", "region", "strips"):
+    for variant in ("plain", "region", "padded"):
         model = case.fitted(variant)
         calibration, rows = model.calibration, _scored(model)
         pictures = case.training_pictures(variant)
@@ -265,7 +265,7 @@ def says_what_it_would_miss(case: Case) -> None:
     must(key in model.manifest.facts, "nothing is said about simulated defects, or `left_out` gives nothing")
     must(len({one["defects"] for one in found["sizes"].values()}) == 1, "not as many of each size")
     must(found["score_threshold"] == model.calibration.score_threshold, "another threshold")
-    must(key not in case.fitted("strips").manifest.facts, "the check is not left out")
+    must(key not in case.fitted("padded").manifest.facts, "the check is not left out")
 
 
 def extends(case: Case) -> None:

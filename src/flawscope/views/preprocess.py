@@ -173,7 +173,7 @@ class Preprocess:
 
     @property
     def lights(self) -> list[Light]:
-        """Lights in each of which the false-alarm rate holds, that of the good pictures first."""
+        """The lights in which the false-alarm rate holds, that of the good pictures first."""
         return [Light()] if self.normalization is None else light_variations(self.normalization.share)
 
     @cached_property

@@ -53,7 +53,7 @@ def unmarked(self, images):
 )
 def test_a_broken_promise_is_named(name, change, check, cases, monkeypatch):
     case = cases("patchcore")
-    for variant in ("plain", "region", "strips"):
+    for variant in ("plain", "region", "padded"):
         case.fitted(variant)  # before the change
     monkeypatch.setattr(Model, name, change)
     with pytest.raises((AssertionError, AttributeError), match=rf"patchcore, {check}: |object"):

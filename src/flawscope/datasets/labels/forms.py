@@ -66,7 +66,7 @@ def read_label_file(
 
 
 def _read_list(suffix: str, data: bytes, own: str, names: PictureNames) -> LabelDocument | None:
-    """Reads a file as a list of pictures; None where it is none."""
+    """Reads a file as a list of pictures; None: it is no such list."""
     if suffix not in tables.SUFFIXES:
         return None
     try:

@@ -258,15 +258,20 @@ def _label_studio_tasks(document: object) -> list[Record]:
 
 
 def _label_studio_task(record: Record) -> Record | None:
-    """The task that a record is, or that is made of it; None where it is none."""
+    """The record as a Label Studio task with `data` and `annotations`, or None."""
     if isinstance(record.get("task"), dict) and "result" in record:  # an annotation as a storage holds it
         return {**record["task"], "annotations": [record]}
     if isinstance(record.get("data"), dict) and record.keys() & _ANNOTATED:
         return record
     regions = _json_min_regions(record)
-    if any(region.keys() & _PLACED and "labels" in "".join(region) for region in regions):
+    if any(_is_labelled_region(region) for region in regions):
         return {"data": record, "annotations": [{"result": regions}]}
     return None
+
+
+def _is_labelled_region(region: Record) -> bool:
+    """Whether a region of JSON_MIN has a place, and a label under a name such as `rectanglelabels`."""
+    return bool(region.keys() & _PLACED) and any("labels" in key for key in region)
 
 
 def _json_min_regions(task: Record) -> list[Record]:

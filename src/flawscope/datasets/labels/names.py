@@ -69,16 +69,24 @@ class PictureNames:
         return [_long_numbers(picture.stem) for picture in self._pictures]
 
     def are_near(self, texts: Collection[str]) -> bool:
-        """Whether texts nearly name most of the pictures, such as by a part's number within their names."""
+        """Whether texts nearly name half of the pictures, such as by a part's number within their names. Of a
+        single picture it cannot be told."""
+        if self.count < 2:
+            return False
         different = {*texts}
         numbers = {number for text in different for number in _long_numbers(text)}
         named = sum(bool(own & numbers) for own in self._numbers)
-        if 2 * len(different) >= self.count and 2 * named >= self.count > 1:
+        # a few numbers that most names share, such as a date's or an order's, name no picture
+        if self._is_half(len(different)) and self._is_half(named):
             return True
         matches = [_POWER.fullmatch(text.strip()) for text in different]
-        powers = {match.groups() for match in matches if match}
-        rounded = sum(_has_rounded(own, powers) for own in self._numbers)
-        return 2 * rounded >= self.count > 1
+        excel_powers = {match.groups() for match in matches if match}
+        rounded = sum(_has_rounded(own, excel_powers) for own in self._numbers)
+        return self._is_half(rounded)
+
+    def _is_half(self, number: int) -> bool:
+        """Whether a number is at least half of that of the pictures."""
+        return 2 * number >= self.count
 
 
 def _long_numbers(text: str) -> set[str]:

@@ -236,7 +236,7 @@ def _unnamed_columns(width: int) -> list[str]:
 
 
 def _make_distinct(keys: Sequence[str]) -> list[str]:
-    """Keys, of which those that came before have their numbers behind them."""
+    """Keys; one that came before gets its number behind it."""
     return [key if keys.index(key) == k else f"{key} {k + 1}" for k, key in enumerate(keys)]
 
 

@@ -164,6 +164,7 @@ def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float
 def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, there: bool) -> None:
     """A brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
     distance, towards = np.hypot(u, v), light_on_slope(u, v)
+    # chamfer of the counterbore, and the dark gap inside it
     composite(
         canvas,
         (96 - 62 * towards)[..., None],
@@ -171,18 +172,22 @@ def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float,
     )
     composite(canvas, np.full(3, 34.0), pixel_coverage(distance - np.float32(_SCREW_RADIUS + 1.2), scale))
     if not there:
+        # floor of the counterbore, with the hole for the thread
         floor = 92 - 34 * towards * smooth(distance / np.float32(_SCREW_RADIUS))
         composite(canvas, floor[..., None], pixel_coverage(distance - np.float32(_SCREW_RADIUS - 0.5), scale))
         _draw_hole(canvas, u, v, 5.0, scale)
         return
+    # domed head with a glint
     brass = np.asarray((1.0, 0.84, 0.53), np.float32)
     dome = 184 + 62 * towards * smooth(distance / np.float32(_SCREW_RADIUS)) ** 2
     dome += 26 * np.exp(-((u + 4) ** 2 + (v + 5) ** 2) / 22)
     composite(canvas, dome[..., None] * brass, pixel_coverage(distance - np.float32(_SCREW_RADIUS), scale))
+    # chamfer of the socket
     socket = scene.hexagon(u, v, 6.0, turn)
     composite(
         canvas, (150 - 60 * towards)[..., None] * brass, pixel_coverage(socket - np.float32(0.9), scale)
     )
+    # depth of the socket
     deep = 30 + 34 * np.maximum(-towards, 0) * smooth(distance / 6)
     composite(
         canvas, deep[..., None] * np.asarray((1.0, 0.9, 0.75), np.float32), pixel_coverage(socket, scale)

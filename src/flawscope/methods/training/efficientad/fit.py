@@ -29,7 +29,7 @@ POST_TRAINING = ("quantiles", "sigma", "weighed")  # settings that training does
 
 
 def fit(model: Model, task: Task) -> Fitted:
-    """Train `model` on good pictures, of which some are held out, and calibrate it on those."""
+    """Train `model` on good pictures but for some that are held out, and calibrate it on those."""
     config, run = model.config, TrainedFit("efficientad", model, task)
     other = natural_pictures(config.natural)
     unknown = ([other.name] if other else []) + (["simulated defects"] if config.defects else [])

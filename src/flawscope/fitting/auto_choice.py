@@ -1,0 +1,34 @@
+"""Says which of the settings that `fit --auto` tried wins: the quickest of those that are nearly the best.
+
+Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flawscope.artefact.tried import Trial
+
+MARGIN = 0.01  # AUROC: of settings that differ by less, the one that costs less is taken
+
+
+def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
+    """Returns the trials whose AUROC is less than a margin below the best: by given defects first, then by
+    simulated ones among those that are left. They are compared by the rounds that at least two of them were
+    tried in."""
+    near = [one for one in trials if one.rounds]
+    counts = sorted((one.rounds for one in near), reverse=True)
+    if not counts:
+        return []
+    rounds = counts[min(1, len(counts) - 1)]
+    near = [one for one in near if one.rounds >= rounds]
+    for kind in range(len(near[0].figures())):
+        best = max(one.figures(rounds)[kind] for one in near)
+        near = [one for one in near if best - one.figures(rounds)[kind] < margin]
+    return near
+
+
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """Returns the quickest trial among those that are nearly the best, by `MARGIN`; None: no trial was
+    ended."""
+    return min(nearly_best(trials, MARGIN), key=lambda one: one.seconds, default=None)
