@@ -8,7 +8,9 @@ from flawscope.calibration.parts import PartCalibration
 from flawscope.calibration.threshold import Calibration
 
 
-@pytest.mark.parametrize(("count", "rate", "marked"), [(39, 0.05, 2), (19, 0.05, 1), (31, 0.05, 1), (399, 0.05, 20)])
+@pytest.mark.parametrize(
+    ("count", "rate", "marked"), [(39, 0.05, 2), (19, 0.05, 1), (31, 0.05, 1), (399, 0.05, 20)]
+)
 def test_of_good_ones_as_many_as_false_alarms_are_near(count, rate, marked):
     known = Calibration(tuple(np.arange(1.0, count + 1)), (1.0,) * count, 0.0, rate)
     new = np.arange(count + 1) + 0.5  # one in each gap of the scores
