@@ -5,8 +5,9 @@
 
 Whole processes of `flawscope`, in turns: processor seconds, which other work on the machine hardly changes,
 and peak memory. `fit` of --counts good pictures at default settings, an update of that model by a tenth as
-many new ones, and a calibration on as many new ones, `MOST_NEW` at most. Where a product has too few
-pictures, all are taken again mirrored, then upside down, then both.
+many new ones, and a calibration on as many generated plates, `MOST_NEW` at most. Where a product has too few
+pictures, all are taken again mirrored, then upside down, then both. A calibration takes no near-duplicates of
+these, and asks nothing of another product with `--force`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import common
 from common import Args, Cell
 
 COMMANDS = ("fit", "update", "calibrate")
-MOST_NEW = 240  # pictures of a calibration
+MOST_NEW, NEW_SIDE = 240, 512  # pictures of a calibration; their pixels a side
 FORMS: tuple[Callable[[Image.Image], Image.Image], ...] = (
     ImageOps.mirror,
     ImageOps.flip,
@@ -75,7 +76,7 @@ def words_of(command: str, count: int, folder: Path, version: str) -> list[str]:
         return ["fit", "--data", f"{folder / str(count)}", "--out", f"{model}"]
     if command == "update":
         return ["fit", "--update", f"{model}", "--data", f"{folder / f'{count}-update'}", "--out", f"{out}"]
-    good = folder / f"{count}-calibrate/train/good"
+    good = folder / f"{count}-calibrate/plate/train/good"
     return ["calibrate", f"{model}", "--good", f"{good}", "--out", f"{out}"]
 
 
@@ -127,7 +128,7 @@ def main() -> int:
             update, new = count // 10, min(count, MOST_NEW)
             write_pictures(files, 0, count, work / str(count))
             write_pictures(files, count, update, work / f"{count}-update")
-            write_pictures(files, count + update, new, work / f"{count}-calibrate")
+            common.draw_plates(work / f"{count}-calibrate", train=new, size=NEW_SIDE)
             for k in range(rounds):
                 for command in COMMANDS:
                     for version in sorted(trees, reverse=k % 2 == 1):
