@@ -58,8 +58,8 @@ def good(drawn):
 @pytest.mark.parametrize("language", ["en", "de", "fr"])
 def test_every_way_of_seeing_pictures_has_words(language):
     recipes = [Recipe(), *(Recipe({"align": kind}) for kind in ("shift", "turn", "full"))]
-    recipes += propose_views(Recipe({"align": "turn", "several": True}), 500, judged_by_given=True)
-    recipes += propose_views(Recipe(), 2000, judged_by_given=True)
+    recipes += propose_views(Recipe({"align": "turn", "several": True}), (500, 500), judged_by_given=True)
+    recipes += propose_views(Recipe(), (2000, 2000), judged_by_given=True)
     trials = tuple(Trial(one.flags, simulated=(0.5,)) for one in recipes)
     told = search_facts({TRIED: Choice("--align turn --min-defect 31px", "it gains", trials).to_dict()})
     assert told["options"] == {"align": "turn", "min_defect": "31px"}
@@ -227,7 +227,7 @@ def test_a_search_is_one_stage_that_ends_with_its_minutes(monkeypatch, tmp_path)
 
     monkeypatch.setattr("flawscope.fitting.fit_auto", search, raising=False)
     monkeypatch.setattr(setup_job, "time", SimpleNamespace(monotonic=clock.__next__))
-    monkeypatch.setattr(setup_job, "_pictures", lambda job: job["pictures"])
+    monkeypatch.setattr("flawscope.open_dataset", lambda folder, good: folder)
     asked = {"given": {"auto": 2}, "pictures": [], "device": "cpu"}
     setup_job._fit_auto(asked, tmp_path / "m", lambda *step: told.append(step))
     assert told == [("near-duplicates", 1, 2), ("trying", 0, 116), ("trying", 116, 116)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
@@ -43,6 +43,7 @@ class OpenModel(Predictor):
     """Stands for the open model of one product, with which nothing is judged."""
 
     kind = ""
+    facts = SimpleNamespace(is_joint=False)
 
     def __init__(self) -> None:
         pass

@@ -255,8 +255,8 @@ def test_changed_settings_are_named_when_the_station_starts(open_station, settin
     for changed in (
         {},
         {},
-        {"near": 2.0, "products": {NAME: replace(product, sinks=(hook,))}},
-        {"near": 2.0},
+        {"near": 3.0, "products": {NAME: replace(product, sinks=(hook,))}},
+        {"near": 3.0},
     ):
         open_station(**changed).close()
     folder = Path(settings.store)

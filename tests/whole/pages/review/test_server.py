@@ -70,7 +70,7 @@ def test_the_page_has_its_pictures_and_nothing_from_outside(review):
     assert headers["Referrer-Policy"] == "no-referrer"
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     (script,) = re.findall(r'<script type="application/json" id="page">(.*?)</script>', text, re.DOTALL)
-    assert json.loads(script)["data"]["near"] == 0.5, "it says how many good ones are offered"
+    assert json.loads(script)["data"]["near"] == 1.0, "it says how many good ones are offered"
     waiting = json.loads(ask(review, "api/review?limit=2&reader=x")[2])
     assert [one["name"] for one in waiting["inspections"]] == ["a/part", "b/part"]
     assert (waiting["inspections"][0]["detail"], waiting["waiting"]) == ("p 0.100 · score 0.9", 3)
