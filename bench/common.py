@@ -26,7 +26,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [str(ROOT / house / "src") for house in ("", "station", "line")]
@@ -103,6 +107,30 @@ def draw_plates(folder: Path, *, train: int, good: int = 0, bad: int = 0, size: 
         (draft / "plate").rename(folder / "plate")
         shutil.rmtree(draft)
     return folder / "plate"
+
+
+def simulate_defects(
+    good: Sequence[NDArray[np.uint8]], count: int, seed: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
+    """Yields pictures with simulated defects of all kinds and sizes, on good ones in turn, with masks."""
+    import numpy as np
+
+    from flawscope.synthesis import DefectScale, Foreground, simulate_defect
+    from flawscope.synthesis.simulate import KINDS
+
+    part, kinds, scales = Foreground.of(good), [*KINDS], [*DefectScale]
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        carrier = good[number % len(good)]
+        defect = simulate_defect(
+            carrier,
+            rng,
+            kind=kinds[number % len(kinds)],
+            scale=scales[number // len(kinds) % len(scales)],
+            contrast=math.exp(rng.uniform(math.log(8), math.log(64))),
+            foreground=part.mask(carrier),
+        )
+        yield defect.picture, defect.mask
 
 
 def ints(text: str) -> list[int]:

@@ -11,7 +11,6 @@ maxima of all maps are written, so that a rule of choice is tried without anothe
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -101,19 +100,7 @@ def split_good(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 def simulated(good: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Simulated defects of all kinds and sizes, on good pictures in turn."""
-    from flawscope.synthesis import DefectScale, Foreground, simulate_defect
-    from flawscope.synthesis.simulate import KINDS
-
-    part, kinds, scales, made = Foreground.of(good), [*KINDS], [*DefectScale], []
-    for number in range(SIMULATED):
-        rng = np.random.default_rng([SEED, number])
-        carrier = good[number % len(good)]
-        defect = simulate_defect(
-            carrier, rng, kind=kinds[number % len(kinds)], scale=scales[number // len(kinds) % len(scales)],
-            contrast=math.exp(rng.uniform(math.log(8), math.log(64))), foreground=part.mask(carrier),
-        )  # fmt: skip
-        made.append(defect.picture)
-    return made
+    return [picture for picture, _ in common.simulate_defects(good, SIMULATED, SEED)]
 
 
 def measure(root: Path) -> Cell:

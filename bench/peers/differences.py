@@ -212,20 +212,10 @@ def test_pictures(data: Any) -> Pictures:
 
 def simulated_pictures(good: Sequence[Picture]) -> Pictures:
     """Left-out good pictures, then simulated defects of all kinds and sizes on them."""
-    from flawscope.synthesis import DefectScale, Foreground, simulate_defect
-    from flawscope.synthesis.simulate import KINDS
-
-    part, kinds, scales = Foreground.of(good), [*KINDS], [*DefectScale]
     pixels, masks = [*good], [np.zeros(one.shape[:2], bool) for one in good]
-    for number in range(SIMULATED):
-        rng = np.random.default_rng([SEED, number])
-        carrier = good[number % len(good)]
-        defect = simulate_defect(
-            carrier, rng, kind=kinds[number % len(kinds)], scale=scales[number // len(kinds) % len(scales)],
-            contrast=math.exp(rng.uniform(math.log(8), math.log(64))), foreground=part.mask(carrier),
-        )  # fmt: skip
-        pixels.append(defect.picture)
-        masks.append(defect.mask)
+    for picture, mask in common.simulate_defects(good, SIMULATED, SEED):
+        pixels.append(picture)
+        masks.append(mask)
     return Pictures(pixels, masks)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from flawscope import load
 from flawscope.artefact.model_file import read, write
 from flawscope.calibration.rows import scored
+from flawscope.cli import common
 from flawscope.errors import InputError
 from flawscope.fitting import auto_search, fit_auto, preparation, training_views
 from flawscope.fitting.fitting import fit, partial_fit
@@ -442,3 +443,11 @@ def test_a_model_from_before_opens_and_says_nothing_of_it(model_path, drawn, tmp
         [shutil.copy(picture, tmp_path / "new.png")], force=True
     )
     assert APPEARANCE_KEY not in again.manifest.facts
+
+
+def test_each_stage_of_a_fit_counts_in_its_total():
+    """A stage that has another name than in the command's plan would have no total, unseen."""
+    stages = set()
+    fit(good(), step=lambda stage, done, total: stages.add(stage), **SMALL_NETWORK)
+    assert len(stages) > 3
+    assert [stage for stage in stages if common.FIT.done(stage, 1, 1) is None] == []

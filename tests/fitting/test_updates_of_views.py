@@ -12,6 +12,7 @@ from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.fitting.incremental_update import update_models
 from flawscope.fitting.update_evaluation import ReviewedPicture
+from flawscope.fitting.update_options import UpdateOptions
 from flawscope.predictor.router import open_models
 from flawscope.runtime import read_fitted
 from flawscope.synthesis.demo.dataset import draw_picture
@@ -139,7 +140,7 @@ def test_a_correction_is_judged_with_the_other_views_and_those_keep_their_models
         pictures.append(
             ReviewedPicture(number, str(path), good, "cam.png", learn=learn, sure=True, view=view)
         )
-    made = update_models(old, active, pictures, **QUICK)
+    made = update_models(old, active, pictures, UpdateOptions(**QUICK))
     assert made.learnt == [1, 2]
     assert made.made["side"].rests
     assert made.model.products["side"].manifest.pictures == old.products["side"].manifest.pictures
@@ -167,8 +168,8 @@ def test_a_model_of_views_is_trained_anew_view_by_view(fitted, tmp_path):
     assert {view: len(one.train) for view, one in good.items()} == {"side": 24, "top": 24}
     active = open_models(old, "cpu")
     with pytest.raises(InputError, match=r"cam.png: --part 'p\\d\+' matches nothing"):
-        update_models(old, active, [unnamed], how="retrained", good=good, **QUICK)
-    made = update_models(old, active, pictures, how="retrained", good=good, **QUICK)
+        update_models(old, active, [unnamed], UpdateOptions("retrained", **QUICK), good)
+    made = update_models(old, active, pictures, UpdateOptions("retrained", **QUICK), good)
     assert len(rows(made.model, "top")) == 25
     kept = made.model.products["top"].view_looks
     assert kept is not None

@@ -17,6 +17,7 @@ from flawscope.export.router_export import export_router
 from flawscope.fitting.incremental_update import open_fitted_datasets, update_models
 from flawscope.fitting.one_update import RECALIBRATED, choose_way
 from flawscope.fitting.update_evaluation import ReviewedPicture
+from flawscope.fitting.update_options import UpdateOptions
 from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 from flawscope.predictor import Predictor, router
 from flawscope.progress import ProgressCallback, ignore_progress
@@ -41,7 +42,7 @@ def make_candidate(
         active: file of the model in use; its rate holds for the candidate.
         trained: file of the trained model that it was exported from; None: the same.
         out: file of the candidate, exported where its suffix says so.
-        how: as `update` takes it.
+        how: as `UpdateOptions.how`.
         pictures: each with the fields of `ReviewedPicture`.
         good: folder of the pictures that the model was fitted on; None: it extends without them.
 
@@ -60,10 +61,8 @@ def make_candidate(
         old,
         in_use,
         [ReviewedPicture(**one) for one in pictures],
-        how=how,
-        good=open_fitted_datasets(good, old) if good else None,
-        device=device,
-        step=step,
+        UpdateOptions(how=how, device=device, step=step),
+        open_fitted_datasets(good, old) if good else None,
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     _write(made.model, file, step)

@@ -28,6 +28,7 @@ from flawscope.fitting.one_update import update_one
 from flawscope.fitting.sources import Images, split_sources
 from flawscope.fitting.stored_options import stored_arguments, stored_settings
 from flawscope.fitting.update_evaluation import ReviewedPicture, Update
+from flawscope.fitting.update_options import UpdateOptions
 from flawscope.fitting.updated_models import with_whole_parts_drawn
 from flawscope.methods import registry
 from flawscope.methods.options.arguments import Reading
@@ -68,16 +69,8 @@ def update_models(
     old: ModelMapping,
     active: Model,
     pictures: Sequence[ReviewedPicture],
-    *,
-    how: str = "",
-    fair: bool = False,
-    refuse_unsure: bool = False,
-    force: bool = False,
+    options: UpdateOptions,
     good: Mapping[str, Dataset] | None = None,
-    device: str = "auto",
-    check: bool = True,
-    say: Say = discard,
-    step: ProgressCallback = ignore_progress,
 ) -> Updates:
     """Makes the next models from trained ones, each from the pictures of its view, and compares both.
 
@@ -90,13 +83,7 @@ def update_models(
     Args:
         old: the trained models that learn: of one product, or of the views of a part.
         active: the model that judges now, in the same or another engine; the next one is compared with it.
-        how: extended, recalibrated or retrained; empty: as the method can.
-        fair: somebody says that the drawn pictures are a fair sample, which is tested; they decide the
-            threshold whatever is lost.
-        refuse_unsure: a picture that looks like a defect is an error.
-        force: pictures that show nothing are learnt from.
         good: the data set that each model was fitted on, for a training (`open_fitted_datasets`).
-        check: compare the shares of simulated defects that are found.
 
     Raises:
         PowerLostError: with `refuse_unsure`.
@@ -109,19 +96,12 @@ def update_models(
             old.products[name],
             active.products[name],
             own,
-            how=how,
-            fair=fair,
-            refuse_unsure=refuse_unsure,
-            force=force,
+            replace(options, say=_named(name, options.say)),
             good=None if good is None else good[name],
             whole=partial(active.facts.with_model, name),
-            device=device,
-            check=check,
-            say=_named(name, say),
-            step=step,
         )
     _check_learns(pictures, made, unplaced)
-    model = active if {*made} == {*old.products} else open_joined(old, device)
+    model = active if {*made} == {*old.products} else open_joined(old, options.device)
     for name, one in made.items():
         model = model.with_product(name, one.predictor)
     return Updates(model, made, unplaced)
@@ -169,8 +149,8 @@ def _named(name: str, say: Say) -> Say:
 def update(old: Artefact, active: Predictor, pictures: Sequence[ReviewedPicture], **options: Any) -> Update:
     """Makes the next model of one product, as `update_models`. good: the data set that it was fitted on."""
     good = options.pop("good", None)
-    options["good"] = None if good is None else {ONE: good}
-    return update_models(ModelMapping.of(old), active, pictures, **options).made[ONE]
+    of_one = None if good is None else {ONE: good}
+    return update_models(ModelMapping.of(old), active, pictures, UpdateOptions(**options), of_one).made[ONE]
 
 
 @check_arguments()
@@ -241,13 +221,15 @@ def extend(
         old,
         open_models(old, device),
         pictures,
-        fair=fair,
-        refuse_unsure=not drop_suspects,
-        force=force,
-        device=device,
-        check=check,
-        say=say,
-        step=step,
+        UpdateOptions(
+            fair=fair,
+            refuse_unsure=not drop_suspects,
+            force=force,
+            device=device,
+            check=check,
+            say=say,
+            step=step,
+        ),
     )
     if not made.learnt:
         raise InputError(

@@ -21,6 +21,7 @@ from flawscope.fitting.update_evaluation import (
     Update,
     score_pictures,
 )
+from flawscope.fitting.update_options import UpdateOptions
 from flawscope.fitting.update_pictures import UpdatePictures
 from flawscope.fitting.updated_models import (
     Candidate,
@@ -34,7 +35,7 @@ from flawscope.fitting.updated_models import (
 from flawscope.methods import registry
 from flawscope.predictor import Predictor, open_fitted
 from flawscope.predictor.decoded_pictures import predict_decoded
-from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
+from flawscope.progress import ProgressCallback
 
 EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
 BUILDERS: Mapping[str, Callable[[Job], list[Candidate]]]
@@ -59,54 +60,49 @@ def update_one(
     old: Artefact,
     active: Predictor,
     pictures: Sequence[ReviewedPicture],
+    options: UpdateOptions,
     *,
-    how: str = "",
-    fair: bool = False,
-    refuse_unsure: bool = False,
-    force: bool = False,
-    good: Dataset | None = None,
-    whole: Callable[[Manifest], ModelFacts] = ModelFacts.of,
-    device: str = "auto",
-    check: bool = True,
-    say: Say = discard,
-    step: ProgressCallback = ignore_progress,
+    good: Dataset | None,
+    whole: Callable[[Manifest], ModelFacts],
 ) -> Update:
     """Makes the next model of one product, or of one view of a part. One that has nothing new to learn from
-    stays as it is. Arguments and errors are those of `incremental_update.update_models`.
+    stays as it is. Errors are those of `incremental_update.update_models`.
 
     Args:
         pictures: of this product, or view.
+        good: the data set that the model was fitted on, for a training.
         whole: gives facts of a model with this manifest, and of all views that decide with it.
     """
-    how = choose_way(how, old)
+    how = choose_way(options.how, old)
+    device, step = options.device, options.step
     new = UpdatePictures.read(pictures, old, step)
     usable, contradictory, unreadable = _find_usable(pictures, new)
     known = {one.digest: one.before for one in usable if one.before is not None}
     judged_before = [one for one in usable if one.judged]
     now = whole(active.manifest)
     before = score_pictures(active, judged_before, new.places, new.table.pictures, known, now, step)
-    new = new.with_units([one.digest for one in usable if _needs_unit(one, how)], old, say)
+    new = new.with_units([one.digest for one in usable if _needs_unit(one, how)], old, options.say)
     defect_like_numbers = find_defect_like(old, usable, before)
     unsure = {one.number for one in usable if one.number in defect_like_numbers and not one.sure}
-    if unsure and refuse_unsure:
+    if unsure and options.refuse_unsure:
         raise _power_lost([one for one in usable if one.number in unsure], before)
-    if not force:
+    if not options.force:
         usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]
         looks = [new.row(one).look for one in usable_good]
-        refuse(find_unusual_looks(looks, [one.name for one in usable_good]), force)
+        refuse(find_unusual_looks(looks, [one.name for one in usable_good]), options.force)
     rest = [one for one in usable if one.number not in unsure]
     wanted = [one for one in rest if one.learn]
     train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
     has_nothing_new = how == EXTENDED and not unsure and not _has_new(rest, old, train_hashes)
     rests = has_nothing_new or bool(unreadable and not usable)
-    job = Job(old, active, rest, wanted, new, before, good, whole, device, check, force, say, step)
+    job = Job(old, active, rest, wanted, new, before, good, whole, options)
     candidates = [_unchanged(job)] if rests else BUILDERS[how](job)
     hidden = _HiddenDefects()
-    if how == EXTENDED and check and not rests:
+    if how == EXTENDED and options.check and not rests:
         hidden = _score_simulated(active, old, candidates, device, step)
     judged = [one for one in usable if one.number in before]
     judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
-    best = _choose_candidate(candidates, active, whole, judged, before, fair, hidden)
+    best = _choose_candidate(candidates, active, whole, judged, before, options.fair, hidden)
     learnt_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
     learnt = [one.number for one in wanted if one.digest in learnt_hashes]
     kept = best.predictor is not candidates[0][0]
@@ -130,7 +126,7 @@ def update_one(
 
 def _unchanged(job: Job) -> Candidate:
     """The model as it is, where there is nothing new to learn from."""
-    model = open_fitted(job.old, job.device)
+    model = open_fitted(job.old, job.options.device)
     return model, lambda several: {one.number: job.before[one.number] for one in several}
 
 
@@ -229,7 +225,7 @@ def _is_unlike(
 
 
 def choose_way(how: str, old: Artefact) -> str:
-    """Returns how the next model is made, as `update` takes it: extended, recalibrated or retrained.
+    """Returns how the next model is made (`UpdateOptions.how`): extended, recalibrated or retrained.
 
     Raises:
         InputError: the model's method cannot be extended.

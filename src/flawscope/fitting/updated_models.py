@@ -22,6 +22,7 @@ from flawscope.errors import InputError, data_checks, pluralize
 from flawscope.fitting.fitting import fit, learn_more
 from flawscope.fitting.stored_options import refit_options
 from flawscope.fitting.update_evaluation import CORRECTIONS, ReviewedPicture, Score, score_pictures
+from flawscope.fitting.update_options import UpdateOptions
 from flawscope.fitting.update_pictures import UpdatePictures
 from flawscope.methods import registry
 from flawscope.pictures.decoding import decode, pixel_hash
@@ -30,7 +31,7 @@ from flawscope.pictures.table import LINE, Picture, PictureTable
 from flawscope.predictor import Predictor, open_fitted
 from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.scoring import SessionPictures, leave_out_known, lost_note, score
-from flawscope.progress import ProgressCallback, Say, ignore_progress
+from flawscope.progress import ProgressCallback, ignore_progress
 
 RADIUS_KEY = "covering_radius"  # among a model's facts
 CAP_GROWTH = 1.25  # factor by which a full memory bank may exceed its cap, for corrected pictures
@@ -48,7 +49,7 @@ Candidate = tuple[Predictor, Callable[[Sequence[ReviewedPicture]], dict[int, Sco
 
 @dataclass(frozen=True)
 class Job:
-    """Arguments of `update` that all ways to make the next model share.
+    """Job that all ways to make the next model share.
 
     pictures: all that can be used. wanted: those of them to learn from. new: what is known of them.
     before: the active model's scores of the pictures, by number. good: the data set that the old model was
@@ -63,18 +64,16 @@ class Job:
     before: Mapping[int, Score]
     good: Dataset | None
     whole: Callable[[Manifest], ModelFacts]
-    device: str
-    check: bool
-    force: bool
-    say: Say
-    step: ProgressCallback
+    options: UpdateOptions
 
     def score(
         self, model: Predictor, pictures: Sequence[ReviewedPicture], known: dict[str, float]
     ) -> dict[int, Score]:
         """Scores of pictures by their numbers, as `score_pictures` gives them."""
         whole, new = self.whole(model.manifest), self.new
-        return score_pictures(model, pictures, new.places, new.table.pictures, known, whole, self.step)
+        return score_pictures(
+            model, pictures, new.places, new.table.pictures, known, whole, self.options.step
+        )
 
     def check_names(self) -> None:
         """InputError where a training would not know which part a picture shows."""
@@ -97,22 +96,24 @@ def extend_bank(job: Job) -> list[Candidate]:
     old = job.old
     inside = {row.hash for row in old.manifest.pictures if row.learnt}
     chosen = list({one.digest: one for one in job.wanted if one.digest not in inside}.values())
-    predictor, before = open_fitted(old, job.device), old.manifest.pictures
+    predictor, before = open_fitted(old, job.options.device), old.manifest.pictures
     if chosen:
         alarms = sum(job.before[one.number].anomalous for one in chosen if one.number in job.before)
         start = make_room_in_bank(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)
-        predictor = learn_pictures(start, job.new, chosen, device=job.device, check=job.check, step=job.step)
+        predictor = learn_pictures(
+            start, job.new, chosen, device=job.options.device, check=job.options.check, step=job.options.step
+        )
     # what somebody chose has a score, and does not count
     added = [row for row in predictor.manifest.pictures[len(before) :] if not row.is_lost]
     learnt = [replace(row, counted=False) for row in added]
     rows, names, notes = _with_drawn(job, predictor, (*before, *learnt))
     for line in notes:
-        job.say(line)  # not in the file: names of the line are private
+        job.options.say(line)  # not in the file: names of the line are private
     models = [_with_rows(predictor, old, rows, len(chosen))]
     if rows != (*before, *learnt):
         named = [replace(row, name=names.get(row.hash, row.name)) for row in rows]
         for one in find_unusual(named, models[0].calibration, asks=False):
-            job.say(one.line)  # not in the file: names of the line are private
+            job.options.say(one.line)  # not in the file: names of the line are private
         models.append(_with_rows(predictor, old, (*before, *learnt), len(chosen)))
     known: dict[str, float] = {}  # the candidates have one network
     if not chosen and job.active.artefact is old:  # it has not changed
@@ -152,7 +153,7 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
         )
         for one in fresh
     }
-    line = SessionPictures(predictor, job.new.table.pictures, job.step)
+    line = SessionPictures(predictor, job.new.table.pictures, job.options.step)
     scored = score(line, asked, leave_out_known(predictor, rows), predictor.manifest.preprocess.lights)
     notes = [*scored.answers.failures.values()]
     if scored.lost:
@@ -284,7 +285,9 @@ def recalibrate_model(job: Job) -> list[Candidate]:
             f"{rate:.1%}: inspect and review more"
         )
     pictures = job.new.table.pictures.subset([job.new.place(one) for one in drawn])
-    found = recalibrate(job.active, pictures, [one.name for one in drawn], job.step, job.force)
+    found = recalibrate(
+        job.active, pictures, [one.name for one in drawn], job.options.step, job.options.force
+    )
     model = job.active.with_manifest(found.manifest).with_failures(found.failures)
     if model.calibration.unit_count < needed:
         raise InputError(
@@ -311,28 +314,28 @@ def retrain_model(job: Job) -> list[Candidate]:
     folds = {one.digest: job.new.row(one).unit % FOLDS for one in learnt}
     seen_before, lost_defects = _find_seen_defects(old, good)
     names = relative_names([item.path for item in (*good.train, *good.validation)])
-    options = refit_options(old) | {"device": job.device}
+    options = refit_options(old) | {"device": job.options.device}
 
     def train(name: str, leave: int | None = None, check: bool = False) -> Predictor:
         seen = [(one.source, one.mask) for one in defects if one.mask and folds[one.digest] != leave]
         more = [one for one in job.wanted if folds[one.digest] != leave]
         items = [Item(_file_of(one), "good", False) for one in more]
         added = [one.name for one in more]
-        job.say(f"training {name}")
+        job.options.say(f"training {name}")
 
         def step(stage: str, done: int, total: int) -> None:
-            job.step(f"{name}: {stage}", done, total)
+            job.options.step(f"{name}: {stage}", done, total)
 
         return fit(
             replace(good, train=(*good.train, *items)),
             names=[*names[: len(good.train)], *added, *names[len(good.train) :]],
             check=check,
-            say=job.say,
+            say=job.options.say,
             step=step,
             **options | {"seen": [*seen_before, *seen] or 0},
         )
 
-    model = _with_choices(train("the model", check=job.check), old.manifest)
+    model = _with_choices(train("the model", check=job.options.check), old.manifest)
     notes = list[str]()
     if lost_defects:
         notes.append(
@@ -343,7 +346,7 @@ def retrain_model(job: Job) -> list[Candidate]:
         unused = pluralize(len(model.failures), "picture")
         notes.append(f"{unused} of the training not used, such as: {model.failures[0]}")
     for note in notes:
-        job.say(note)
+        job.options.say(note)
     model = model.with_calibration(model.calibration, *notes)
     others = {
         fold: train(f"without part {fold + 1} of {FOLDS}", fold) for fold in sorted(set(folds.values()))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.expected import ExpectedPictures
 from flawscope.errors import FlawscopeError
+from flawscope.pictures.channels import Channels
 from flawscope.pictures.decoding import PictureSource
 from flawscope.predictor.predictor import Predictor
 from flawscope.views.view_looks import thumbnail
@@ -23,26 +24,45 @@ def looked_at(pictures: Sequence[PictureSource]) -> list[PictureSource]:
     return [pictures[number] for number in np.unique(chosen)]
 
 
-def with_looks_of_views(predictor: Predictor, pictures: Mapping[str, Sequence[PictureSource]]) -> Predictor:
-    """Returns the model of one view, which knows what the pictures of all views look like as it sees them.
+def with_looks_of_views(
+    models: Mapping[str, Predictor], pictures: Mapping[str, Sequence[PictureSource]]
+) -> dict[str, Predictor]:
+    """Returns the models of views, each of which knows what the pictures of all views look like as it sees
+    them. A picture is decoded once for all models that read its channels alike.
 
     Args:
-        pictures: good ones by view. Those that the model cannot see are left out; where a view has too few,
+        models: by view.
+        pictures: good ones by view. Those that a model cannot see are left out; where a view has too few,
             the model knows what it knew before.
     """
-    looks = dict[str, list[NDArray[np.float32]]]()
+    looks: dict[str, dict[str, list[NDArray[np.float32]]]] = {name: {} for name in models}
     for view, own in pictures.items():
-        seen = (_look(predictor, source) for source in looked_at(own))
-        looks[view] = [look for look in seen if look is not None]
-    facts = predictor.manifest.facts
+        for seen in looks.values():
+            seen[view] = []
+        for source in looked_at(own):
+            for name, look in _looks(models, source).items():
+                looks[name][view].append(look)
+    return {name: _knowing(model, looks[name]) for name, model in models.items()}
+
+
+def _looks(models: Mapping[str, Predictor], source: PictureSource) -> dict[str, NDArray[np.float32]]:
+    """Thumbnails of a picture as the models see it that can, by their names."""
+    decoded: dict[Channels | None, NDArray[np.generic]] = {}
+    looks = {}
+    for name, model in models.items():
+        preprocess = model.manifest.preprocess
+        try:
+            if preprocess.channels not in decoded:
+                decoded[preprocess.channels] = preprocess.decode(source)
+            views, _, *_ = model.see(source, decoded[preprocess.channels])
+            looks[name] = thumbnail(views.images([0])[0])
+        except FlawscopeError:
+            continue
+    return looks
+
+
+def _knowing(model: Predictor, looks: Mapping[str, Sequence[NDArray[np.float32]]]) -> Predictor:
+    """The model with these looks of views."""
+    facts = model.manifest.facts
     expected = ExpectedPictures.from_facts(facts).with_views(looks)
-    return predictor.with_manifest(replace(predictor.manifest, facts=expected.to_facts(facts)))
-
-
-def _look(predictor: Predictor, source: PictureSource) -> NDArray[np.float32] | None:
-    """Thumbnail of a picture as the model sees it; None: it cannot see it."""
-    try:
-        views, _, *_ = predictor.see(source, source)
-        return thumbnail(views.images([0])[0])
-    except FlawscopeError:
-        return None
+    return model.with_manifest(replace(model.manifest, facts=expected.to_facts(facts)))

@@ -193,8 +193,7 @@ class Router(AnyModel[Predictor]):
         Args:
             pictures: good ones by view, some of which are looked at.
         """
-        products = {view: with_looks_of_views(one, pictures) for view, one in self.products.items()}
-        return Router(self._artefact, products, self._describe)
+        return Router(self._artefact, with_looks_of_views(self.products, pictures), self._describe)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
         if self.views is None:
