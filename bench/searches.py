@@ -30,18 +30,19 @@ TrialKey = tuple[str, int]  # flags, number of the round
 
 
 class ProcessorTime(SearchTime):
-    """Time of a search in seconds of this process. skipped: of trials that came from a record."""
+    """Time of a search in seconds of this process. skipped: of trials that came from a record. notes: what a
+    trial took, with the time when it was noted."""
 
     def __init__(self, seconds: float):
         self.skipped = 0.0
-        self.notes = list[Taken]()
+        self.notes = list[tuple[float, Taken]]()
         super().__init__(seconds)
 
     def now(self) -> float:  # type: ignore[override]
         return time.process_time() + self.skipped
 
     def note(self, flags: str, taken: Taken) -> None:
-        self.notes.append(taken)
+        self.notes.append((self.now(), taken))
         super().note(flags, taken)
 
 
@@ -106,18 +107,18 @@ class RecordedSearch(Search):
 
     def _try_here(self, recipe: Recipe, tried: Round) -> OneTrial:
         self._scores, self.clock.notes = [], []
+        began = self.clock.now()
         error, trial = None, Trial(recipe.flags)
         try:
             trial = super()._try(recipe, tried, trial)
         except InputError as caught:
             error = str(caught)
-        learning = self.clock.notes[0].fit * len(tried.learnt)
-        judging = self.clock.notes[-1].picture * tried.judged
+        learnt, judged = self.clock.notes[0][0], self.clock.notes[-1][0]
         made = OneTrial(
             recipe.flags,
             tried.number,
-            round(learning, 2),
-            round(judging, 2),
+            round(learnt - began, 2),
+            round(judged - learnt, 2),
             trial,
             tuple(self._scores),
             error,
@@ -127,27 +128,25 @@ class RecordedSearch(Search):
 
     def _pass_time(self, recipe: Recipe, tried: Round, known: OneTrial) -> None:
         """Lets the time of a trial pass, and ends it where the trial would have ended for want of time."""
-        every, learnt = len(self.sources), len(tried.learnt)
+        every = len(self.sources)
+        each = known.trial.fit_seconds or known.learning / len(tried.learnt)
         best = auto_choice.best_of(self._tried())
         others = [] if best is None else [Recipe.from_flags(best.flags)]
-        taken = 0.0
         for k in range(SLICES):
-            if k:
-                taken += known.learning / SLICES
-                self.clock.skipped += known.learning / SLICES
-            is_late = self.clock.is_late(taken / learnt, every)
+            taken = each * k / SLICES
+            is_late = self.clock.is_late(taken, every)
             if is_late or (others and not self.clock.has_time(others, every)):
-                self.clock.note(recipe.flags, Taken(taken / learnt))
+                self.clock.note(recipe.flags, Taken(taken))
                 raise auto_search._TimeIsUpError
-        self.clock.skipped += known.learning / SLICES
-        self.clock.note(recipe.flags, Taken(known.learning / learnt))
+            self.clock.skipped += known.learning / SLICES
+        self.clock.note(recipe.flags, Taken(each))
         if not self.clock.has_time([recipe], every):
             raise auto_search._TimeIsUpError
         for _ in range(SLICES):
             if others and not self.clock.has_time(others, every):
                 raise auto_search._TimeIsUpError
             self.clock.skipped += known.judging / SLICES
-        self.clock.note(recipe.flags, Taken(known.learning / learnt, known.judging / tried.judged))
+        self.clock.note(recipe.flags, Taken(each, known.judging / tried.judged))
         if not self.clock.has_time([recipe], every):
             raise auto_search._TimeIsUpError
 

@@ -18,6 +18,7 @@ from typing import NamedTuple, TextIO
 Say = Callable[[str], None]  # gets a line for a person
 ProgressCallback = Callable[[str, int, int], None]
 
+FEATURES = "features"  # the stage in which a network sees the pictures to learn from, once it is read
 LIVE_INTERVAL, LOG_INTERVAL = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
 MESSAGE_INTERVAL = 0.5  # seconds between two messages of a child process
 SHORT = 3.0  # seconds: a stage that took less leaves no line behind

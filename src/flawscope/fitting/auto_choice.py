@@ -12,16 +12,20 @@ from flawscope.artefact.tried import Trial
 MARGIN = 0.01  # AUROC: of settings that differ by less, the one that costs less is taken
 
 
+def compared_rounds(trials: Sequence[Trial]) -> int:
+    """Returns the number of rounds that at least two settings were tried in; of one alone, its own."""
+    counts = sorted((one.rounds for one in trials), reverse=True)
+    return next(iter(counts[1:] or counts), 0)
+
+
 def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
     """Returns the trials whose AUROC is less than a margin below the best: by given defects first, then by
-    simulated ones among those that are left. They are compared by the rounds that at least two of them were
-    tried in."""
-    near = [one for one in trials if one.rounds]
-    counts = sorted((one.rounds for one in near), reverse=True)
-    if not counts:
+    simulated ones among those that are left. All are compared by the same rounds."""
+    ended = [one for one in trials if one.rounds]
+    if not ended:
         return []
-    rounds = counts[min(1, len(counts) - 1)]
-    near = [one for one in near if one.rounds >= rounds]
+    rounds = compared_rounds(ended)
+    near = [one for one in ended if one.rounds >= rounds]
     for kind in range(len(near[0].figures())):
         best = max(one.figures(rounds)[kind] for one in near)
         near = [one for one in near if best - one.figures(rounds)[kind] < margin]

@@ -1,7 +1,8 @@
 """Finds out which settings a product needs: tries them on good pictures that it leaves out, and on defects.
 
-All settings are tried in a first round, each once; with the time that is left the best of them are tried in
-further rounds, which leave out other pictures. What tells good from defective best in the mean is taken. No
+All settings are tried in a first round, each once; with the time that is left those that may be the best are
+tried in further rounds, which leave out other pictures, until one is ahead. What tells good from defective
+best in the mean is taken. No
 proof is asked: what counts is how much is lost where it is not the best one (simple regret: Bubeck, Munos and
 Stoltz, Pure Exploration in Multi-armed Bandits Problems, ALT 2009). Then the model is fitted to all good
 pictures. Its calibration leaves each of them out, also those that chose among a few settings:
@@ -32,12 +33,12 @@ from flawscope.calibration.streams import Stream
 from flawscope.datasets import Dataset
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, pluralize
-from flawscope.fitting.auto_choice import MARGIN, best_of, nearly_best
+from flawscope.fitting.auto_choice import MARGIN, best_of, compared_rounds, nearly_best
 from flawscope.fitting.first_look import look_at
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.preparation import pop_options
 from flawscope.fitting.proposals import Recipe, propose_frames, propose_tiles, propose_views
-from flawscope.fitting.search_time import SearchTime, Taken
+from flawscope.fitting.search_time import LearningClock, SearchTime, Taken
 from flawscope.fitting.sources import Images, part_reader, pattern_of, split_sources
 from flawscope.fitting.trial_pictures import Round, SimulatedPatch, make_rounds
 from flawscope.methods.feature_memory import FeatureMemory
@@ -56,7 +57,9 @@ from flawscope.views.preprocess import Preprocess
 MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turned copies in its bank
 BEYOND = float(np.finfo(np.float32).max)  # score of a picture in which parts are not found
 BATCH = 8  # pictures that are judged between two looks at the clock
-NEAR = 0.05  # AUROC behind the best, from which on a setting is not tried again
+# AUROC behind the best in one round, from which on a setting is not tried again; behind in the mean of n, its
+# √n-th part: two standard deviations of what two settings differ by (bench/results/auto_real.json)
+NEAR = 0.05
 CONTENDERS = 3  # settings that are tried again, at most
 FRAME_LOSS = 0.05  # AUROC: parts that lie elsewhere are found, unless that is so much worse
 LOOKED_AT = 24  # pictures that settings are proposed from
@@ -212,11 +215,11 @@ class Search:
             self._attempt(recipe, self.rounds[0])
             self.memory.drop(keep=("", *(one.flags for one in self._contenders())))
         for tried in self.rounds[1:]:
-            contenders = self._contenders()
-            if len(contenders) < 2:
+            again = self._tried_again(tried)
+            if len(again) < 2:
                 return
-            for one in contenders:
-                if not self._attempt(Recipe.from_flags(one.flags), tried):
+            for recipe in again:
+                if not self._attempt(recipe, tried):
                     return
 
     def _find_frame(self) -> None:
@@ -263,9 +266,18 @@ class Search:
 
     def _contenders(self) -> list[Trial]:
         """Trials that another round may show to be the best, best first."""
-        near = nearly_best(self._tried(), NEAR)
+        trials = self._tried()
+        near = nearly_best(trials, NEAR / math.sqrt(max(1, compared_rounds(trials))))
         near.sort(key=lambda one: one.figures(), reverse=True)
         return near[:CONTENDERS]
+
+    def _tried_again(self, tried: Round) -> list[Recipe]:
+        """Contenders of a further round, the best that there is time for: what two settings reached in
+        different rounds says nothing."""
+        again = [Recipe.from_flags(one.flags) for one in self._contenders()]
+        while again and not self._has_time_for(again, tried):
+            again.pop()
+        return again
 
     def _choose(self) -> tuple[Recipe, str]:
         """Returns the settings that were best in the mean, of those that can still be fitted, and why."""
@@ -321,7 +333,7 @@ class Search:
         if before.rounds > tried.number or (before.note and before.was_ended):
             return not before.note
         try:
-            if not self._has_time_for(recipe, tried):
+            if not self._has_time_for([recipe], tried):
                 raise _TimeIsUpError
             self.trials[recipe.flags] = self._try(recipe, tried, before)
         except _TimeIsUpError:
@@ -334,13 +346,14 @@ class Search:
             return False
         return True
 
-    def _has_time_for(self, recipe: Recipe, tried: Round) -> bool:
-        """Whether a recipe can be tried, and fitted to all pictures if it is the best, in time."""
+    def _has_time_for(self, recipes: Sequence[Recipe], tried: Round) -> bool:
+        """Whether recipes can be tried, and any of them fitted to all pictures if it is the best, in time."""
         best = best_of(self._tried())
         if best is None:
-            return self.time.has_time([recipe], len(self.sources))
-        after = [Recipe.from_flags(best.flags), recipe]
-        return self.time.has_time(after, len(self.sources), self.time.trial_seconds(recipe, tried))
+            return self.time.has_time(recipes, len(self.sources))
+        after = [Recipe.from_flags(best.flags), *recipes]
+        seconds = sum(self.time.trial_seconds(one, tried) for one in recipes)
+        return self.time.has_time(after, len(self.sources), seconds)
 
     def _try(self, recipe: Recipe, tried: Round, before: Trial) -> Trial:
         flags = recipe.flags
@@ -349,7 +362,7 @@ class Search:
         label = f"{TRYING} {flags or 'the settings as given'}"
         best = best_of(self._tried())
         known = [] if best is None else [Recipe.from_flags(best.flags)]
-        began = self.time.now()
+        learning = LearningClock(self.time.now, learnt)
         reached = (
             0  # of the pictures to learn from and to judge: a fit has stages, of which the first is longest
         )
@@ -362,7 +375,8 @@ class Search:
         def fit_step(name: str, done: int, total: int) -> None:
             nonlocal reached
             # it takes as long for each of all pictures at least
-            if self.time.is_late((self.time.now() - began) / learnt, every):
+            learning.see(name, done, total)
+            if self.time.is_late(learning.each(), every):
                 raise _TimeIsUpError
             reached = max(reached, learnt * done // max(1, total))
             step(reached)
@@ -376,7 +390,7 @@ class Search:
             try:
                 model = fit([self.sources[i] for i in tried.learnt], step=fit_step, **options)
             finally:
-                took = (self.time.now() - began) / learnt
+                took = learning.each()
                 self.time.note(flags, Taken(took))
         if not self.time.has_time([recipe], every):
             raise _TimeIsUpError

@@ -25,8 +25,8 @@ USUAL_SIZES = "256+512"
 SEEN_PIXELS = (
     512**2
 )  # that the larger one of these sees: pictures that have no more show nothing more, larger
-# Times that a picture takes by presets and in tiles, in times of the default (measured on one core)
-PRESET_COSTS, TILES_COST = {"accurate": 3.0, "small": 0.7}, 10.0
+# Times that a network takes by presets and in tiles, in times of the default (measured on one core)
+PRESET_COSTS, TILES_COST = {"accurate": 5.5, "small": 0.7}, 10.0
 TILED = 64  # the smallest defect that these are for is that share of it: two tiles cover a side
 
 
@@ -111,7 +111,8 @@ def _is_large(frame: Recipe, side: int) -> bool:
 
 
 def relative_cost(recipe: Recipe) -> float:
-    """Time that settings take, in times of the settings as given, about: by the pixels that are seen."""
+    """Time that the network takes for a picture, in times of the settings as given, about: by the pixels that
+    are seen."""
     options = recipe.options
     if "min_defect" in options:
         return TILES_COST

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.proposals import Recipe, relative_cost
 from flawscope.fitting.trial_pictures import Round
-from flawscope.progress import format_duration
+from flawscope.progress import FEATURES, format_duration
 
 RESERVE = 1.25  # times the time that a fit is expected to take: other programs may come
 LATE = 1.1  # times the minutes, after which no model is ready
@@ -18,10 +18,37 @@ CHECKED = 10 / 9  # times the learning that a fit takes with its check by simula
 
 
 class Taken(NamedTuple):
-    """Seconds that settings took: of the fit, for each picture learnt from, and of a picture judged."""
+    """Seconds that settings took: of the fit, for each picture learnt from, without what it takes until the
+    network is read; and of a picture judged."""
 
     fit: float
     picture: float = 0.0
+
+
+class LearningClock:
+    """Counts the seconds that a fit takes for each picture, from the first features on: before them the
+    network is read, which takes as long for many pictures. While features are computed, these count alone.
+
+    Args:
+        now: gives the time. pictures: that the fit learns from.
+    """
+
+    def __init__(self, now: Callable[[], float], pictures: int):
+        self._now, self._pictures = now, pictures
+        self._since, self._before = now(), 0.0  # when it was counted from, and the pictures until then
+        self._seen = 0.0
+
+    def see(self, stage: str, done: int, total: int) -> None:
+        """Takes a step of the fit's progress."""
+        if stage != FEATURES:
+            return
+        self._seen = self._pictures * done / total
+        if not self._before and done < total:
+            self._since, self._before = self._now(), self._seen
+
+    def each(self) -> float:
+        counted = self._seen - self._before
+        return (self._now() - self._since) / (counted or self._pictures)
 
 
 class SearchTime:
@@ -54,12 +81,13 @@ class SearchTime:
         self._taken[flags] = Taken(max(before.fit, taken.fit), max(before.picture, taken.picture))
 
     def _expected(self, recipe: Recipe) -> Taken:
-        """Returns what settings take: as noted, else by their cost beside the settings as given."""
+        """Returns what settings take: as noted, else by their network's cost beside that of the settings as
+        given, which is nearly all that judging takes; what a fit does besides takes as long."""
         if recipe.flags in self._taken:
             return self._taken[recipe.flags]
         own = self._taken.get("", Taken(0.0))
-        times = relative_cost(recipe)
-        return Taken(times * own.fit, times * own.picture)
+        picture = relative_cost(recipe) * own.picture
+        return Taken(own.fit - own.picture + picture, picture)
 
     def trial_seconds(self, recipe: Recipe, tried: Round) -> float:
         """Seconds that settings take in a round, about; 0: nobody knows."""

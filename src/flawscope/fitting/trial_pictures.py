@@ -16,7 +16,6 @@ from flawscope.calibration.streams import Stream
 from flawscope.pictures.decoding import PictureSource
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
-ROUNDS = 3  # at most: all settings are tried in the first, the best in the others
 LEARNT, LEFT_OUT, SIMULATED, GIVEN = 24, 12, 32, 24  # pictures of a round, at most
 LEFT_OUT_SHARE = 4  # one of so many good pictures, at most
 CONTRASTS = math.log(8), math.log(64)  # grey levels of simulated defects
@@ -102,7 +101,8 @@ class Round:
 def make_rounds(
     load: Load, order: Sequence[int], given: Sequence[PictureSource], seed: int, can_simulate: bool
 ) -> list[Round]:
-    """Makes rounds, each of which leaves out other pictures, with defects of its own.
+    """Makes rounds, each of which leaves out other pictures, with defects of its own: as many as there are
+    pictures that were not left out.
 
     Args:
         order: numbers of the good pictures, shuffled; each shows another part.
@@ -110,7 +110,7 @@ def make_rounds(
     """
     size = min(LEFT_OUT, len(order) // LEFT_OUT_SHARE)
     rounds = []
-    for number in range(min(ROUNDS, len(order) // size)):
+    for number in range(len(order) // size):
         first = number * size
         left_out = [*order[first : first + size]]
         learnt = [*order[:first], *order[first + size :]][:LEARNT]

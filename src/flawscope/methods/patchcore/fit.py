@@ -53,7 +53,7 @@ from flawscope.methods.patchcore.patches import (
 from flawscope.methods.patchcore.selected_bank import SelectedBank
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
-from flawscope.progress import Detail, ProgressCounter
+from flawscope.progress import FEATURES, Detail, ProgressCounter
 from flawscope.types import Json
 
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
@@ -188,7 +188,7 @@ def _keep_old_facts(fitted: Fitted, job: FitJob, old: Artefact) -> None:
 
 
 def _fit_in_memory(job: FitJob) -> Fitted:
-    patches = collect_patches(job, range(job.task.count), "features")
+    patches = collect_patches(job, range(job.task.count), FEATURES)
     _require_pictures(patches.pictures)
     if job.orientations and job.config.augment == "auto" and job.task.old is None:
         patches = keep_helpful_copies(job, patches)
