@@ -96,6 +96,20 @@ def test_defects_of_a_person_have_columns_of_their_own():
     )
 
 
+def test_settings_of_fewer_rounds_are_told_by_what_they_differ_from_the_chosen_one():
+    """In a hard second round all would have been worse: the table shows the order of the choice."""
+    chosen = Trial("", (), (0.727, 0.663))
+    again = Trial("--preset small", (), (0.7, 0.65))
+    once = Trial("--preset accurate", (), (0.724,))
+    assert once.beside(chosen) == pytest.approx((0.695 - 0.003,))
+    assert again.beside(chosen) == pytest.approx((0.675,))
+    assert chosen.beside(chosen) == chosen.figures()
+    choice = Choice("", "", (once, again, chosen), 24, 0, 64)
+    assert [one.flags for one in choice.shown()] == ["", "--preset accurate", "--preset small"]
+    assert [line.split("%")[0][-4:] for line in choice.lines()[1:4]] == ["69.5", "69.2", "67.5"]
+    assert "of settings of fewer rounds: by what they differ from the chosen one in these" in choice.lines()
+
+
 def test_a_search_of_an_earlier_version_is_told():
     """It had stages, and one AUROC for all kinds of defects."""
     old = {

@@ -124,6 +124,31 @@ def test_each_setting_is_tried_once_and_the_best_again_with_the_time_that_is_lef
     assert len(scripted.calls) == sum(rounds.values()) + 1
 
 
+def test_the_nearer_two_settings_are_the_longer_they_are_tried(scripted, monkeypatch):
+    """In the mean of four rounds half of a difference of one round is sure."""
+    reached, inner = [], auto_search.fit
+
+    def fit(images, **options):
+        reached.append(apart.get(options.get("preset") or options.get("size"), 0.9))
+        return inner(images, **options)
+
+    monkeypatch.setattr(auto_search, "fit", fit)
+    monkeypatch.setattr(auto_search, "auroc_on_carriers", lambda *_: reached[-1])
+    for small, rounds in ((0.84, 1), (0.86, 2), (0.87, 3), (0.88, 4)):
+        apart = {"accurate": 0.8, "256+768": 0.8, "small": small}
+        found = tried(fit_auto(scripted.good)[0])
+        assert (found[""], found["--preset small"], found["--preset accurate"]) == (rounds, rounds, 1)
+
+
+@pytest.mark.parametrize("minutes", [4.0, 4.5, 5.0, 5.5, 6.0])
+def test_a_round_is_of_two_settings_or_there_is_none(scripted, monkeypatch, minutes):
+    """What one setting alone reached in another round says nothing."""
+    FakeClock(monkeypatch)
+    scripted.reaches |= {"": 2.0, "--preset accurate": 2.0, "--size 256+768": 0.0, "--preset small": 0.0}
+    found = tried(fit_auto(scripted.good, minutes=minutes)[0])
+    assert found[""] == found["--preset accurate"] >= 1
+
+
 def test_where_one_is_far_better_no_time_is_spent_on_others(scripted):
     scripted.reaches |= {"": 0.0, "--preset accurate": 9.0, "--preset small": 0.0, "--size 256+768": 0.0}
     choice, _ = fit_auto(scripted.good)

@@ -87,6 +87,15 @@ class Trial:
         rounds; None: of all."""
         return tuple(float(np.mean(one[:rounds])) for one in (self.given, self.simulated) if one)
 
+    def beside(self, other: Trial) -> tuple[float, ...]:
+        """Its `figures` as if it had been tried in all rounds of another one: by what the two differ in the
+        rounds of both. Empty: there is none."""
+        rounds = min(self.rounds, other.rounds)
+        if not rounds:
+            return ()
+        pairs = zip(self.figures(rounds), other.figures(rounds), other.figures(), strict=False)
+        return tuple(min(1.0, max(0.0, whole + own - same)) for own, same, whole in pairs)
+
     def separation(self) -> str:
         """Phrase with the defects that good pictures are told from, and how well."""
         kinds = "your defects", "simulated ones" if self.given else "defects"
@@ -97,15 +106,16 @@ class Trial:
         ]
         return " and ".join(phrases)
 
-    def cells(self, has_given: bool) -> tuple[str, ...]:
-        """Cells of a table for a person."""
+    def cells(self, has_given: bool, chosen: Trial) -> tuple[str, ...]:
+        """Cells of a table for a person, beside the setting that was chosen."""
         name = self.flags or "as given"
         if not self.rounds:
             about = f": about {pluralize(self.minutes, 'minute')} in all" if self.minutes else ""
             return name, *[""] * (5 if has_given else 3), f"{self.note}{about}"
         counts = [self.false_alarms, *([self.found_given] if has_given else []), self.found]
         shares = [f"{count} of {every}" if every else "" for count, every in counts]
-        apart = [f"{np.mean(one):.1%}" if one else "" for one in (self.given, self.simulated)]
+        figures = [f"{one:.1%}" for one in self.beside(chosen)]
+        apart = [figures.pop(0) if one else "" for one in (self.given, self.simulated)]
         return name, *shares, *apart[0 if has_given else 1 :], f"{1000 * self.seconds:.0f} ms"
 
     @classmethod
@@ -166,7 +176,9 @@ class Choice:
     def lines(self) -> list[str]:
         """Lines of a short table for a person, and why."""
         has_given = any(one.given for one in self.trials)
-        rows = [HEADER_GIVEN if has_given else HEADER, *(one.cells(has_given) for one in self.shown())]
+        shown = self.shown()
+        rows = [HEADER_GIVEN if has_given else HEADER]
+        rows += [one.cells(has_given, self._chosen() or one) for one in shown]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = []
         for row in rows:
@@ -180,8 +192,12 @@ class Choice:
         return lines
 
     def shown(self) -> list[Trial]:
-        """Returns the trials, those of most rounds first, and the best of these."""
-        return sorted(self.trials, key=lambda one: (one.rounds, one.figures()), reverse=True)
+        """Returns the trials, the best first, and last those that were not tried to the end."""
+        chosen = self._chosen()
+        return sorted(self.trials, key=lambda one: one.beside(chosen or one), reverse=True)
+
+    def _chosen(self) -> Trial | None:
+        return next((one for one in self.trials if one.flags == self.flags and one.rounds), None)
 
     def _basis_lines(self) -> list[str]:
         """Lines with what the settings were judged by, and what the table's numbers mean."""
@@ -192,13 +208,14 @@ class Choice:
         words += [f"{self.simulated} simulated"] if self.simulated else []
         judged = f"judged by {', '.join(words)}"
         rounds = max(one.rounds for one in self.trials)
+        lines = [
+            "apart: of pairs of a good and a defective picture, in how many the defective one scores higher"
+        ]
         if rounds > 1:
             anew = ", each with defects of yours" if self.given else ""
             judged += f", in up to {rounds} rounds{anew}"
-        return [
-            judged,
-            "apart: of pairs of a good and a defective picture, in how many the defective one scores higher",
-        ]
+            lines.append("of settings of fewer rounds: by what they differ from the chosen one in these")
+        return [judged, *lines]
 
 
 def tried_lines(facts: Mapping[str, Any]) -> list[str]:
