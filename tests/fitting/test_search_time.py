@@ -8,8 +8,8 @@ from flawscope.progress import FEATURES
 
 
 class Fit:
-    """A fit that reads its network in 30 seconds, computes features in 2 and joins them in 1 for each picture;
-    four are seen at once."""
+    """A fit that reads its network in 30 seconds, computes features in 2 and joins them in 1 for each
+    picture; four are seen at once."""
 
     def __init__(self, pictures):
         self.now = 0.0
@@ -52,8 +52,8 @@ def test_a_fit_that_reports_no_features_counts_as_a_whole():
 
 
 def test_other_settings_are_expected_to_take_what_their_network_takes_longer():
-    """Commutators, one thread, seconds: the default's fit .25 for each of 150 pictures, judging .092; those of
-    `accurate` .67 and .51."""
+    """Commutators, one thread, seconds: the default's fit .25 for each of 150 pictures, judging .092; those
+    of `accurate` .67 and .51."""
     time = SearchTime(600)
     time.note("", Taken(0.25, 0.092))
     accurate = Recipe({"preset": "accurate"})

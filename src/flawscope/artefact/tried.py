@@ -177,7 +177,7 @@ class Choice:
         """Lines of a short table for a person, and why."""
         has_given = any(one.given for one in self.trials)
         shown = self.shown()
-        rows = [HEADER_GIVEN if has_given else HEADER]
+        rows: list[tuple[str, ...]] = [HEADER_GIVEN if has_given else HEADER]
         rows += [one.cells(has_given, self._chosen() or one) for one in shown]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = []
