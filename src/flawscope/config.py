@@ -35,7 +35,8 @@ _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 def read_config(path: str | Path, category: str | None = None) -> Json:
     """Reads a YAML file as names and texts, which `build_config` reads as the settings' types: the overrides
-    under `categories: {NAME: ...}` win over the rest."""
+    under `categories: {NAME: ...}` win over the rest.
+    """
     values = _read_file(path)
     categories = values.pop("categories", None) or {}
     if not isinstance(categories, dict) or not all(isinstance(v, dict) for v in categories.values()):
@@ -119,7 +120,9 @@ def redact_value(value: object) -> str:
 
 def keep_known_settings(cls: type[DataclassInstance], values: Mapping[str, object]) -> Json:
     """Drops values that are no settings of the dataclass `cls`: a file of another version may hold such.
-    Values from a person go to `build_config` unfiltered, which reports them."""
+
+    Values from a person go to `build_config` unfiltered, which reports them.
+    """
     return {key: value for key, value in values.items() if key in setting_names(cls)}
 
 

@@ -1,7 +1,9 @@
-"""Shows a person the progress of a long job. The job calls `step(stage, done, total)`; the caller decides
-what happens then: no output in a library, a line with the remaining time on a terminal. The text after a
-comma in the stage may change from call to call, such as a loss: it is still the same stage.
-`defer_interrupts` handles Ctrl-C for work that must not be cut in two."""
+"""Shows a person the progress of a long job.
+
+The job calls `step(stage, done, total)`; the caller decides what happens then: no output in a library, a line
+with the remaining time on a terminal. The text after a comma in the stage may change from call to call, such
+as a loss: it is still the same stage. `defer_interrupts` handles Ctrl-C for work that must not be cut in two.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class Plan(NamedTuple):
 
     def done(self, stage: str, done: int, total: int) -> float | None:
         """Share of the command, 0..1, that is done where a stage stands at `done` of `total`; None: the stage
-        is not in the plan."""
+        is not in the plan.
+        """
         before = 0.0
         for name, share in self.shares:
             if stage.startswith(name):
@@ -267,8 +270,9 @@ def format_duration(seconds: float) -> str:
 
 @contextmanager
 def defer_interrupts(said: str = "stops after this step, and keeps it") -> Iterator[threading.Event]:
-    """Yields an event that Ctrl-C sets instead of raising KeyboardInterrupt; the second Ctrl-C raises it. It
-    changes nothing outside of the main thread, and where SIGINT has another handler.
+    """Yields an event that Ctrl-C sets instead of raising KeyboardInterrupt; the second Ctrl-C raises it.
+
+    It changes nothing outside of the main thread, and where SIGINT has another handler.
 
     Args:
         said: line for a terminal; empty: none.

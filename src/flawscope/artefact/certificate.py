@@ -129,7 +129,9 @@ def certificates_to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]
 
 def certificates_from_facts(facts: Mapping[str, Any]) -> list[Certificate]:
     """Reads the certificates that `certificates_to_facts` wrote; none where the model was not exported.
-    KeyError, TypeError or ValueError if a certificate is damaged."""
+
+    KeyError, TypeError or ValueError if a certificate is damaged.
+    """
     return [Certificate.from_dict(facts[key]) for key in CERTIFICATE_KEYS if key in facts]
 
 
@@ -190,8 +192,10 @@ def certify(
 
 
 def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
-    """Certifies the session's answers for the artefact's sample pictures against the manifest. InputError if
-    the artefact has none, or they do not fit."""
+    """Certifies the session's answers for the artefact's sample pictures against the manifest.
+
+    InputError if the artefact has none, or they do not fit.
+    """
     manifest, samples = artefact.manifest, artefact.tensors.get("samples")
     if samples is None or not len(samples):
         raise InputError(
@@ -266,7 +270,8 @@ def difference_scales(
     values: Sequence[float], threshold: float, expected: NDArray[Any]
 ) -> NDArray[np.float64]:
     """Scales of score differences: distances from the median value to the threshold, or to the expected score
-    where that is beyond it."""
+    where that is beyond it.
+    """
     beyond = np.asarray(expected, np.float64) - float(np.median(values))
     return np.maximum(beyond, median_to_threshold(values, threshold))
 

@@ -89,8 +89,10 @@ class DescriptorModel:
         known: Mapping[str, ProductDescriptors],
         samples: Mapping[str, Array],
     ) -> DescriptorModel:
-        """Reads the network of a file. about: what its document says. KeyError or InputError where it is
-        damaged."""
+        """Reads the network of a file. about: what its document says.
+
+        KeyError or InputError where it is damaged.
+        """
         seen = Preprocess.from_dict(about["preprocess"])
         return cls(dict(about.get("config", {})), seen, tensors, known, samples)
 

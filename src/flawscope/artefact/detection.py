@@ -16,7 +16,8 @@ from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 
 def finder(facts: ModelFacts) -> Callable[[str, float], bool]:
     """Returns the rule by which a model finds a defect: whether a good picture of a name is anomalous, or its
-    part is, where the picture has another score. facts: of a model of one product, or of the views of one."""
+    part is, where the picture has another score. facts: of a model of one product, or of the views of one.
+    """
     parts = facts.known_parts().get(ONE)
     if parts is not None:
         return parts.is_found
@@ -60,7 +61,8 @@ def describe_found(manifest: Manifest) -> list[str]:
 
 def describe_detection(manifest: Manifest, parts: KnownParts | None = None) -> str | None:
     """Describes the share of simulated defects that a model finds; None where it was not measured. parts: as
-    `decided_defects` takes them."""
+    `decided_defects` takes them.
+    """
     decided = decided_defects(manifest, parts)
     if decided is None:
         return None

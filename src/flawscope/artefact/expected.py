@@ -1,6 +1,7 @@
 """Record of the pictures that a model expects: their appearance, their sizes, the looks of a part's views,
 and the length of a pixel. A fit learns it, updates and new calibrations widen it; predictions tell what lies
-outside."""
+outside.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +79,11 @@ class ExpectedPictures:
         return found
 
     def widened(self, rows: Iterable[Picture]) -> ExpectedPictures:
-        """Returns the record with further good pictures. What is not known of the earlier ones stays unknown.
-        The length of a pixel is not known any more where these have another size."""
+        """Returns the record with further good pictures.
+
+        What is not known of the earlier ones stays unknown. The length of a pixel is not known any more where
+        these have another size.
+        """
         every = [*rows]
         appearance, sizes = self.appearance, self.sizes
         if appearance is not None:

@@ -56,8 +56,10 @@ def from_csv_cell(text: str) -> str:
 
 
 def partial_name(name: str) -> str:
-    """Returns a name for a file that is being written, which nothing else has. It tells which process gave
-    it: see `is_being_written`."""
+    """Returns a name for a file that is being written, which nothing else has.
+
+    It tells which process gave it: see `is_being_written`.
+    """
     return f".{name}.{_PROCESS}{secrets.token_hex(2)}{PARTIAL_SUFFIX}"
 
 

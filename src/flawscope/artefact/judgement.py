@@ -27,7 +27,8 @@ PICTURE_LISTS = (
 @dataclass(frozen=True)
 class DecisionCounts:
     """Number of pictures, and number called anomalous by each of two models, each as [count, low, high] with
-    the 95 % interval (Wilson) of its share."""
+    the 95 % interval (Wilson) of its share.
+    """
 
     count: int
     before: list[float]
@@ -147,5 +148,6 @@ class Judgement:
     @property
     def at_risk(self) -> list[int]:
         """Inspections to look at before the model is used: known defects that it loses, and corrections that
-        make it lose simulated ones."""
+        make it lose simulated ones.
+        """
         return [*self.lost, *(self.responsible if "simulated" in self.refused else [])]

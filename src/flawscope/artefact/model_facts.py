@@ -88,8 +88,10 @@ class ModelFacts:
 
     @property
     def rate(self) -> float:
-        """False-alarm rate that is asked for: of views that decide together. Where those of an earlier file
-        differ, the lowest."""
+        """False-alarm rate that is asked for: of views that decide together.
+
+        Where those of an earlier file differ, the lowest.
+        """
         return min(manifest.calibration.rate for manifest in self.manifests.values())
 
     def check(self) -> None:
@@ -127,7 +129,8 @@ class ModelFacts:
 
     def known_parts(self) -> dict[str, KnownParts]:
         """Good parts that each product's calibration knows, by its name; of one product, or of the views of
-        one, under "". Empty where single pictures are judged. InputError: names tell no part."""
+        one, under "". Empty where single pictures are judged. InputError: names tell no part.
+        """
         if self.views is not None:
             return {"": self._parts_of_views(self.views)}
         found = {}
@@ -138,7 +141,8 @@ class ModelFacts:
 
     def parts_of(self, name: str) -> KnownParts | None:
         """Good parts among which one of the models decides, as its pictures show them; None: it judges single
-        pictures."""
+        pictures.
+        """
         if self.views is None:
             return parts_of_model(self.manifests[name])
         pattern = self.views

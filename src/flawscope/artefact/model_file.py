@@ -1,5 +1,6 @@
-"""The model file: tensors and one JSON manifest in a safetensors file. No pickle, no code, written whole or
-not at all, and checked before anything is allocated.
+"""The model file: tensors and one JSON manifest in a safetensors file.
+
+No pickle, no code, written whole or not at all, and checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -326,7 +327,8 @@ TensorEntry = tuple[str, tuple[int, ...], int, int]
 
 class Header(NamedTuple):
     """Header of a file. document: what the model is. run: facts of the run. entries: the tensors, each with
-    dtype, shape, begin and end. start: the place where their data start. digest: of these data."""
+    dtype, shape, begin and end. start: the place where their data start. digest: of these data.
+    """
 
     document: dict[str, Any]
     run: dict[str, Any]
@@ -372,7 +374,8 @@ def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
 
 def read_header(file: io.BufferedReader, path: object, several: bool = False) -> Header:
     """Reads and checks the header; `file` stands where the data start then. several: a router may be read,
-    too. InputError otherwise, and if the file has another format."""
+    too. InputError otherwise, and if the file has another format.
+    """
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     if len(prefix) < 8:
@@ -404,7 +407,8 @@ def read_header(file: io.BufferedReader, path: object, several: bool = False) ->
 
 class _StoredHeader(NamedTuple):
     """Header of a model's file before its format is checked, and whether its hashes tell that it was altered.
-    entries: places of the tensors, as they stand there."""
+    entries: places of the tensors, as they stand there.
+    """
 
     data: Json
     run_facts: Json
@@ -430,8 +434,10 @@ def _parse_header(raw: bytes) -> _StoredHeader:
 
 
 def _end_of_tensors(entries: Iterable[TensorEntry], path: object) -> int:
-    """End of the tensors, behind each other, in the file's data. InputError: they overlap or leave gaps, as
-    safetensors never lays them out."""
+    """End of the tensors, behind each other, in the file's data.
+
+    InputError: they overlap or leave gaps, as safetensors never lays them out.
+    """
     position = 0
     for _, _, begin, end in sorted(entries, key=lambda e: (e[2], e[3])):
         if begin != position or end < begin:

@@ -16,8 +16,10 @@ MAX_NAME_LENGTH = 200
 
 
 def parse_views(document: Facts) -> PartPattern | None:
-    """The pattern of views that a file has; None: its models are of products. InputError where it is
-    damaged."""
+    """The pattern of views that a file has; None: its models are of products.
+
+    InputError where it is damaged.
+    """
     known = document.get("views")
     try:
         return None if known is None else PartPattern(**known)

@@ -71,7 +71,9 @@ def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) ->
 
 def parts_of_model(manifest: Manifest) -> KnownParts | None:
     """Good parts that a model which decides on parts was calibrated on; None: it judges single pictures.
-    InputError: as `part_calibration`."""
+
+    InputError: as `part_calibration`.
+    """
     pattern = stored_part_pattern(manifest)
     if pattern is None:
         return None

@@ -32,7 +32,8 @@ NOTHING, KEPT, BROKEN, OPEN = "nothing", "kept", "broken", "open"  # states of a
 
 def offered_rates() -> list[tuple[float, int]]:
     """Return the rates that people choose from, each with the number of good pictures, or parts, that it
-    needs."""
+    needs.
+    """
     return [(rate, min_calibration_size(rate)) for rate in OFFERED]
 
 
@@ -80,7 +81,8 @@ class Promise(NamedTuple):
 
     def judge(self, alarms: int, pictures: int) -> PromiseVerdict:
         """Judges by so many new good pictures, or parts, whether it was kept, as `evaluate` does: alarms of
-        them were called anomalous. Of a model that promises nothing ask `is_made` first."""
+        them were called anomalous. Of a model that promises nothing ask `is_made` first.
+        """
         return judge_promise(alarms, pictures, self.rate, self.calibrated)
 
     def judge_line(self, good: int, alarms: int, unreviewed: int) -> LineVerdict:
@@ -101,7 +103,8 @@ class Promise(NamedTuple):
 
 def promise_of(model: Manifest | ModelFacts) -> Promise:
     """Return what a model of one product promises of good pictures, or of good parts where it decides on
-    those."""
+    those.
+    """
     facts = ModelFacts.of(model)
     if facts.parts is None:
         (manifest,) = facts.manifests.values()
@@ -174,7 +177,8 @@ def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
     """Return for each rate that is offered, and the model's own: `rate`; `expected`, the share of good ones
     that will be called anomalous; `supported`; `missing`, how many more good ones it needs; `threshold`, of
     one model; and `found`, simulated defects by size: found, all; empty where too few of a size were
-    tried."""
+    tried.
+    """
     facts = ModelFacts.of(model)
     rows = []
     for rate in sorted({*OFFERED, facts.rate}, reverse=True):
@@ -198,7 +202,8 @@ def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
 
 def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
     """Simulated defects by size, found and all, over the models of all views; empty where too few of a size
-    were tried."""
+    were tried.
+    """
     found: dict[str, list[int]] = {}
     for name, manifest in facts.manifests.items():
         tried = decided_defects(manifest, facts.parts_of(name))
@@ -213,5 +218,6 @@ def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
 
 def found_interval(found: int, count: int) -> tuple[float, float] | None:
     """Returns the 95 % interval, 0..1, of the share of simulated defects of a size that is found; None where
-    too few were tried for a number."""
+    too few were tried for a number.
+    """
     return None if count < MIN_DEFECTS else wilson_interval(found, count)

@@ -22,7 +22,8 @@ EQUAL = 1e-3  # share of a score that two of pictures may differ by, and show th
 
 def auroc(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
     """Returns the share of pairs of a good and a defective picture [N], [M] in which the defective one scores
-    higher; equal scores count half."""
+    higher; equal scores count half.
+    """
     above = defective[:, None] > good
     equal = defective[:, None] == good
     return float((above + 0.5 * equal).mean())
@@ -84,12 +85,14 @@ class Trial:
 
     def figures(self, rounds: int | None = None) -> tuple[float, ...]:
         """AUROC of given defects, where there are any, and of simulated ones, in the mean of the first
-        rounds; None: of all."""
+        rounds; None: of all.
+        """
         return tuple(float(np.mean(one[:rounds])) for one in (self.given, self.simulated) if one)
 
     def beside(self, other: Trial) -> tuple[float, ...]:
         """Its `figures` as if it had been tried in all rounds of another one: by what the two differ in the
-        rounds of both. Empty: there is none."""
+        rounds of both. Empty: there is none.
+        """
         rounds = min(self.rounds, other.rounds)
         if not rounds:
             return ()

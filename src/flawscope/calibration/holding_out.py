@@ -72,7 +72,8 @@ def hold_out(
 
 def _draw_groups(members: Mapping[int, list[int]], number: int, rng: np.random.Generator) -> list[list[int]]:
     """Draws so many groups, or fewer, where they would hold too many of the pictures: but one at least, and
-    never all. members: pictures by group, of two groups or more."""
+    never all. members: pictures by group, of two groups or more.
+    """
     units, total = len(members), sum(map(len, members.values()))
     most = max(2 * number * total / units, total // 3)  # pictures: no large part for a few small ones
     drawn: list[list[int]] = []

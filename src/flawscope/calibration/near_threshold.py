@@ -16,7 +16,8 @@ ROUNDING = 1e-9
 def is_near(p_value: float, rate: float, times: float = NEAR) -> bool:
     """Whether a picture or part that is called good at a false-alarm rate is near the threshold: its p-value
     is at most so many times the rate. Of good ones a share of (times - 1) * rate is, where that is a whole
-    number of those calibrated on; of fewer less."""
+    number of those calibrated on; of fewer less.
+    """
     return bool(p_value <= times * rate + ROUNDING)
 
 

@@ -1,5 +1,6 @@
 """Says what is unusual about good pictures, at one place for fits, updates, new calibrations and reduced
-precisions. Each reason has a name and one end, a remark or a question of the model."""
+precisions. Each reason has a name and one end, a remark or a question of the model.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ SUSPECTS = "suspects"  # among a model's facts
 
 class Unusual(NamedTuple):
     """Pictures that are unusual: the reason, one of `ASKS`, a line for a person, and their names; no names
-    where the reason is of all of them together."""
+    where the reason is of all of them together.
+    """
 
     reason: str
     line: str
@@ -63,7 +65,8 @@ class Unusual(NamedTuple):
 
 class Suspect(NamedTuple):
     """Good picture that deserves a look: its score as if it were left out, None: not known; and the reason,
-    of `WORDS`."""
+    of `WORDS`.
+    """
 
     name: str
     score: float | None
@@ -84,7 +87,8 @@ def find_unusual_looks(looks: Sequence[Look | None], names: Sequence[str]) -> It
 
 def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iterator[tuple[Who, float]]:
     """Pictures learnt from that do not look good, most suspicious first: their score, as if they were left
-    out, lies above the limit that their method gives (`Manifest.suspicious_above`). None: it gives none."""
+    out, lies above the limit that their method gives (`Manifest.suspicious_above`). None: it gives none.
+    """
     far = [pair for pair in scores if limit is not None and pair[1] > limit]
     yield from sorted(far, key=lambda pair: -pair[1])
 
@@ -186,7 +190,8 @@ def _threshold_notes(
     calibration: Calibration, before: Calibration | None, names: Sequence[str]
 ) -> Iterator[Unusual]:
     """Notes the pictures that raise the threshold: those that were called anomalous before, or else those
-    that set it alone."""
+    that set it alone.
+    """
     flagged = flagged_note(calibration, before, names) if before else None
     found = flagged or sole_note(calibration, names)
     if found:
@@ -208,7 +213,8 @@ def settle(found: Iterable[Unusual], force: bool = False) -> tuple[list[str], li
 
 def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
     """Note on the picture, or the few, that alone set the threshold; None where there are none. names: of the
-    scores' pictures, in their order."""
+    scores' pictures, in their order.
+    """
     if not calibration.promised:
         return None
     found = calibration.sole_threshold()
@@ -319,7 +325,8 @@ def _verb(several: Sequence[object]) -> tuple[str, str]:
 
 def _far_question(calibration: Calibration, names: Sequence[str], defects: str) -> Unusual | None:
     """Question about pictures that alone set the threshold, farther out than good ones were seen. defects:
-    what is known of those that they may hide."""
+    what is known of those that they may hide.
+    """
     far = calibration.far_out()
     rest = calibration.without_units(far)
     if not far or not calibration.is_sole(rest.score_threshold):
@@ -342,7 +349,8 @@ def _surely_most(answers: NDArray[np.bool_]) -> bool:
 
 def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) -> Unusual | None:
     """Note on pictures that the model called anomalous before, clearly, and that raise its threshold now,
-    however many there are and however near to each other they score; None where there are none."""
+    however many there are and however near to each other they score; None where there are none.
+    """
     if not before.promised:
         return None
     order = np.argsort(-np.asarray(new.scores), kind="stable").tolist()
@@ -361,7 +369,8 @@ def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) ->
 
 def learnt_note(new: Calibration, before: Calibration) -> str | None:
     """Note where all scores of new pictures are lower than chance lets those of unseen ones be: copies of
-    pictures learnt from are, saved anew and so unknown by their pixels."""
+    pictures learnt from are, saved anew and so unknown by their pixels.
+    """
     above = int(sum(score > max(new.scores) for score in before.scores))
     count, others = len(before.scores), len(new.scores)
     chance = math.comb(count, above) / math.comb(count + others, above)  # the highest of both are the earlier
@@ -390,7 +399,8 @@ def unlike_note(
 
 def too_few_question(new: Calibration, before: Calibration, left_out: int) -> str | None:
     """Question where a new calibration can promise neither the rate nor as much as the one before. left_out:
-    pictures that the model had learnt from, and copies."""
+    pictures that the model had learnt from, and copies.
+    """
     needed = min_calibration_size(new.rate)
     if not before.promised or new.unit_count >= min(needed, before.unit_count):
         return None

@@ -63,8 +63,10 @@ class PartPattern:
 
     @classmethod
     def from_template(cls, template: str) -> PartPattern:
-        """Pattern of names like `{part}_{light}.png`. InputError: it has other fields than `{part}` and one
-        more."""
+        """Pattern of names like `{part}_{light}.png`.
+
+        InputError: it has other fields than `{part}` and one more.
+        """
         pieces = re.split(r"\{(\w+)\}", template)
         fields = pieces[1::2]
         if len(fields) != 2 or fields.count("part") != 1:
@@ -160,7 +162,9 @@ class PartPattern:
 
 def name_reader(group: str | None, part: str | None, view: str | None = None) -> PartReader | None:
     """Reader of parts by names, of the patterns of `--part` and `--view`, else of `--group`; None: of none.
-    InputError: a pattern is wrong."""
+
+    InputError: a pattern is wrong.
+    """
     return group_reader(group) if part is None else PartPattern(part, view).part_key
 
 
@@ -260,7 +264,8 @@ class PartCalibration:
         cls, views: Sequence[View], scores: Sequence[float], rate: float, drawn: Sequence[bool] = ()
     ) -> PartCalibration:
         """Arranges the scores of pictures; of several of one view the largest counts. drawn: which pictures
-        were drawn from the line by chance; empty: none."""
+        were drawn from the line by chance; empty: none.
+        """
         (parts, rows), (names, columns) = (
             np.unique(of, return_inverse=True) for of in ([v.part for v in views], [v.view for v in views])
         )
@@ -290,8 +295,10 @@ class PartCalibration:
         return _GoodParts(own[is_whole][~is_lost], lost, total)
 
     def decide(self, scores: Mapping[str, float]) -> PartDecision:
-        """Decides on a part by its views' scores. Good parts are compared by the same views alone, so that
-        the rate holds for a part of which views are missing too.
+        """Decides on a part by its views' scores.
+
+        Good parts are compared by the same views alone, so that the rate holds for a part of which views are
+        missing too.
 
         Raises:
             InputError: no views, an unknown one, or no good part has all of these.

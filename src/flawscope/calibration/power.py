@@ -50,7 +50,8 @@ def wilson_interval(found: float, count: float) -> tuple[float, float]:
 
 def describe_blindness(found: int, count: int) -> str:
     """Words for a person on a model that finds so many of the simulated defects, if it hardly sees such ones;
-    empty: it does, or fewer than `MIN_DEFECTS` tell."""
+    empty: it does, or fewer than `MIN_DEFECTS` tell.
+    """
     low, high = wilson_interval(found, count)
     if count < MIN_DEFECTS or high >= BLIND_BELOW:
         return ""
@@ -94,7 +95,8 @@ class DefectScores:
     @property
     def is_decided(self) -> bool:
         """Whether it is known which defects the model finds: not where it decides on parts and nobody knows
-        which pictures carried them."""
+        which pictures carried them.
+        """
         return self.parts is None or bool(self.carriers)
 
     def count_found(self, size: str, least: float = 0.0, below: float = math.inf) -> tuple[int, int]:
@@ -129,7 +131,8 @@ class DefectScores:
 
     def limit(self, size: str, share: float) -> float | None:
         """Contrast from which on this share of the defects of a size is found, in grey levels; infinite where
-        it is beyond `CONTRAST_RANGE`, 0 where it is below; None where too few tell."""
+        it is beyond `CONTRAST_RANGE`, 0 where it is below; None where too few tell.
+        """
         answers = self._answers(size) if self.contrasts else []
         if len(answers) < MIN_DEFECTS:
             return None
@@ -162,7 +165,8 @@ class DefectScores:
 
     def describe_blindness(self) -> str:
         """Words for a person where the model hardly sees such defects; empty: it does, or fewer than
-        `MIN_DEFECTS` tell."""
+        `MIN_DEFECTS` tell.
+        """
         return describe_blindness(*self.count_all())
 
     def describe_total(self) -> str | None:
@@ -185,8 +189,10 @@ class DefectScores:
 
     def remark(self) -> str | None:
         """Remark on a model that surely misses many clear defects: those that are not small, else small ones.
-        None: it does not, or fewer than `MIN_DEFECTS` tell. What share of real ones it finds they do not
-        say (bench/NOTES.md)."""
+
+        None: it does not, or fewer than `MIN_DEFECTS` tell. What share of real ones it finds they do not say
+        (bench/NOTES.md).
+        """
         for sizes in (list(self.scores)[1:], list(self.scores)[:1]):
             found, count = (sum(self.count_found(size, CLEAR)[k] for size in sizes) for k in (0, 1))
             low, high = wilson_interval(found, count)
@@ -242,7 +248,8 @@ class DefectScores:
 
 def _fit_logistic(answers: Sequence[tuple[float, bool]]) -> tuple[float, float]:
     """Middle and slope of the logistic curve of found defects over their contrast in octaves: the most likely
-    ones, given `STEEPNESS`. The middle lies beyond the answers where all or none are found."""
+    ones, given `STEEPNESS`. The middle lies beyond the answers where all or none are found.
+    """
     places = np.array([place for place, _ in answers])
     found = np.array([is_found for _, is_found in answers])
     middles = np.linspace(places.min() - 2, places.max() + 2, 121)[:, None, None]

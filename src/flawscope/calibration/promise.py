@@ -84,7 +84,8 @@ def judge_pictures(alarms: Sequence[bool], numbers: Sequence[int], rate: float, 
 
 def rate_interval(rate: float, units: int) -> tuple[float, float]:
     """Returns the interval, 0..1, in which the false-alarm rates of `LEVEL` of single models lie that promise
-    `rate` from so many good units."""
+    `rate` from so many good units.
+    """
     from scipy import special  # not scipy.stats, which asks for torch
 
     low, high = special.betaincinv(*_beta(rate, units), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -126,7 +127,8 @@ def batch_limit(p_values: Sequence[float], rate: float) -> float:
 
 def describe_rate(rate: float, units: int, noun: str) -> str:
     """Words a promise: "about 1 of 21 good pictures will be called anomalous (4.8 %; for this one model
-    between 0 and 17 %)"."""
+    between 0 and 17 %)".
+    """
     share = f"1 of {round(1 / rate)}" if rate <= 0.5 else f"{rate * (units + 1):.3g} of {units + 1}"
     return (
         f"about {share} good {noun} will be called anomalous ({100 * rate:.2g} %; for this one model "
@@ -141,7 +143,8 @@ def units_missing(rate: float, units: int) -> int:
 
 def describe_missing(rate: float, units: int, of_parts: bool) -> str:
     """Words `units_missing`: "14 more good pictures", or where parts have several pictures "good pictures of
-    14 more parts"; empty: nothing is."""
+    14 more parts"; empty: nothing is.
+    """
     count = units_missing(rate, units)
     if not count:
         return ""

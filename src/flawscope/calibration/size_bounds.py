@@ -43,7 +43,8 @@ class SizeBounds:
     @classmethod
     def of_ratios(cls, ratios: Iterable[Iterable[float]]) -> SizeBounds:
         """Calibrates on the true sizes of defects as shares of the doubted place's: of each defect the
-        length's, the width's and the area's."""
+        length's, the width's and the area's.
+        """
         columns = [sorted(map(float, each)) for each in zip(*ratios, strict=True)]
         count = len(columns[0]) if columns else 0
         rank = min(count, math.ceil((count + 1) * (1 - SHARE)))
@@ -58,7 +59,9 @@ class SizeBounds:
     @classmethod
     def from_facts(cls, facts: Facts) -> SizeBounds:
         """Reads the bounds from a model's facts; those of models without any are the reserve alone.
-        InputError: they are damaged."""
+
+        InputError: they are damaged.
+        """
         stored = facts.get(SIZE_BOUNDS, {})
         try:
             found = cls(**stored)

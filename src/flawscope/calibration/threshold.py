@@ -69,13 +69,15 @@ def parse_false_alarm_rate(value: Rate) -> float:
 def far_severity(count: int) -> float:
     """Severity, by the rest, of the highest of `count` scores that chance exceeds in one of 16 draws of a
     Gumbel distribution (of maxima), simulated for 5 to 24 scores; `FAR_SEVERITY` for more. The spread of few
-    scores is often far too small: of 8 the highest lies 3 spreads above the rest in one of 6 draws."""
+    scores is often far too small: of 8 the highest lies 3 spreads above the rest in one of 6 draws.
+    """
     return max(FAR_SEVERITY, FEW_FAR_SEVERITY * count / (count - 4)) if count > 4 else math.inf
 
 
 def _ranked(weights: NDArray[np.float64], missing: float, rate: float, units: int) -> tuple[int, float]:
     """Place of the threshold among falling scores of these weights, and the weight above it. missing: weight
-    of the pictures above all scores."""
+    of the pictures above all scores.
+    """
     above = np.cumsum([missing, *weights[:-1]])  # [n], of those above each
     allowed = rate * (units + 1) - 1 + 1e-9
     place = max(0, int(np.searchsorted(above, allowed, side="right")) - 1)
@@ -94,7 +96,8 @@ def _spread(
 
 class LineSample(NamedTuple):
     """Units that were drawn from the line by chance. lost: how many of these; of a unit with several pictures
-    the share that is lost."""
+    the share that is lost.
+    """
 
     lost: float = 0.0
     units: int = 0
@@ -185,25 +188,30 @@ class Calibration:
     @property
     def effective_rate(self) -> float:
         """Target rate, or 1/(K + 1) where K units are too few to promise the target, or (m + 1)/(K + 1)
-        where m of them were counted wrong."""
+        where m of them were counted wrong.
+        """
         return max(self.rate, (1.0 + self._miscounted_weight) / (self.unit_count + 1))
 
     @property
     def expected_rate(self) -> float:
-        """Expected share of new good pictures above the threshold: at most the target if possible. Where each
-        picture is a unit it is k/(n + 1)."""
+        """Expected share of new good pictures above the threshold: at most the target if possible.
+
+        Where each picture is a unit it is k/(n + 1).
+        """
         return (1 + self._score_rank[1]) / (self.unit_count + 1)
 
     @property
     def rate_interval(self) -> tuple[float, float]:
         """Interval, 0..1, in which the false-alarm rate of this one model lies with 95 %: `expected_rate` is
-        the mean of such models."""
+        the mean of such models.
+        """
         return rate_interval(self.expected_rate, self.unit_count)
 
     @property
     def rate_bound(self) -> float:
         """Bound, 0..1, on the false-alarm rate of this one model that holds with 95 % for all thresholds at
-        once: also for one that was chosen by what it finds (`promise.simultaneous_bound`)."""
+        once: also for one that was chosen by what it finds (`promise.simultaneous_bound`).
+        """
         above = int((self._unit_maxima > self.score_threshold).sum())
         above = max(above, math.ceil(self._score_rank[1] - 1e-9))  # more are lost on the line
         return simultaneous_bound(above + 1, self.unit_count) if above < self.unit_count else 1.0
@@ -219,7 +227,8 @@ class Calibration:
 
     def unit_p_values(self, scores: Array | float) -> NDArray[np.float64]:
         """P-values of raw scores, any shape, of pictures of new units among the largest scores of the good
-        ones: `p_values` where each picture is a unit, else never smaller. A batch is judged by these."""
+        ones: `p_values` where each picture is a unit, else never smaller. A batch is judged by these.
+        """
         place = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
         by_units = (1.0 + self.unit_count - place) / (self.unit_count + 1.0)
         at_least = self.p_values(scores)  # more may be lost on the line
@@ -228,7 +237,8 @@ class Calibration:
     @property
     def pictures_missing(self) -> int:
         """Number of further units (good pictures, each of another part) that the target rate needs; 0 when it
-        is met."""
+        is met.
+        """
         return units_missing(self.rate, self.unit_count)
 
     @cached_property
@@ -257,7 +267,8 @@ class Calibration:
 
     def _rank(self, values: tuple[float, ...]) -> tuple[float, float]:
         """The smallest of the values above which the p-value is at most the rate, or else the largest; and
-        the weight of all pictures above it."""
+        the weight of all pictures above it.
+        """
         falling = np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")
         weights = self.weights[falling]
         place, weight = _ranked(weights, self._miscounted_weight, self.rate, self.unit_count)
@@ -279,7 +290,9 @@ class Calibration:
     @property
     def mask_threshold(self) -> float:
         """Threshold above which pixels' map values make a region: good pictures have none at the same rate.
-        `outline` sets how much of the region is outlined."""
+
+        `outline` sets how much of the region is outlined.
+        """
         return self._mask_rank[0]
 
     @property
@@ -293,12 +306,15 @@ class Calibration:
     def spread(self) -> float:
         """Spread of good pictures' scores, in units of the score, above 0: their median absolute deviation,
         as the standard deviation of normal scores, and at least a tenth of the way from good maps' level to
-        their median maximum, so that one picture, or equal scores, have a spread too."""
+        their median maximum, so that one picture, or equal scores, have a spread too.
+        """
         return _spread(np.array(self.scores), np.array(self.map_maxima), self.map_level, self.score_threshold)
 
     def severity(self, scores: Array | float) -> NDArray[np.float64]:
-        """The severity of raw scores of any shape: (score - score threshold) / spread. Above 0 exactly where
-        a picture is anomalous; comparable between sizes, methods and models, and without the p-value's floor.
+        """The severity of raw scores of any shape: (score - score threshold) / spread.
+
+        Above 0 exactly where a picture is anomalous; comparable between sizes, methods and models, and
+        without the p-value's floor.
         """
         above = np.asarray(scores, dtype=np.float64) - self.score_threshold
         return np.asarray(above / self.spread, dtype=np.float64)
@@ -326,7 +342,8 @@ class Calibration:
 
     def without_units(self, places: Sequence[int]) -> Calibration:
         """Returns the calibration without the units of the scores at `places`; unchanged where there is no
-        other."""
+        other.
+        """
         unit = self.units or tuple(range(self.count))
         left_out = {unit[place] for place in places}
         kept = [k for k in range(self.count) if unit[k] not in left_out]
@@ -346,7 +363,8 @@ class Calibration:
 
     def sole_threshold(self) -> tuple[int, float] | None:
         """Place of the score that alone sets the threshold, and the threshold without its unit: the half of
-        its height above the middle of the scores, or less. None: there is none."""
+        its height above the middle of the scores, or less. None: there is none.
+        """
         place = self.scores.index(self.score_threshold)
         without = self.without_units([place]).score_threshold
         return (place, without) if self.unit_count >= MIN_FOR_SOLE and self.is_sole(without) else None
@@ -359,7 +377,8 @@ class Calibration:
     def far_out(self) -> list[int]:
         """Places of scores that lie farther out than those of other units do, farthest first: as many as
         there are, up to a quarter, of which the nearest is far out beside the rest without all of them. So
-        two that are equally far out do not hide each other."""
+        two that are equally far out do not hide each other.
+        """
         return list(self._far_out)
 
     @cached_property
@@ -474,7 +493,8 @@ HOW = {"rate": float, "method": str, "runtime": str, "precision": str, "promised
 def envelope(values: NDArray[np.float64], units: Sequence[int] = ()) -> NDArray[np.float64]:
     """Envelope [N] of values [N, L], in the order of the first column: the k-th largest is the largest of the
     columns' k-th largest values. Where pictures share `units`, and so weigh less than others, each has the
-    largest of its own values, which is never below that."""
+    largest of its own values, which is never below that.
+    """
     if len({*units}) < len(units):
         return np.asarray(values.max(axis=1), dtype=np.float64)
     ranked = np.sort(values, axis=0).max(axis=1)

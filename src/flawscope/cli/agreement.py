@@ -1,5 +1,6 @@
 """Measure how far a model, and people, agree with known parts: effectiveness, misses, false alarms and kappa,
-by AIAG's attribute study."""
+by AIAG's attribute study.
+"""
 
 from __future__ import annotations
 

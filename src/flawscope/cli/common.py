@@ -254,9 +254,11 @@ def is_table(out: str) -> bool:
 
 
 def check_output(args: argparse.Namespace) -> None:
-    """Checks before anything is loaded that `--out` can be written, and makes its folder. Options on written
-    pictures are refused where none are written. A table is written as the one before it, with decimal commas
-    or without."""
+    """Checks before anything is loaded that `--out` can be written, and makes its folder.
+
+    Options on written pictures are refused where none are written. A table is written as the one before it,
+    with decimal commas or without.
+    """
     _keep_decimal_commas(args)
     if args.out and not is_table(args.out):
         check_results_folder(args.out)
@@ -285,7 +287,8 @@ def _keep_decimal_commas(args: argparse.Namespace) -> None:
 
 def check_results_folder(path: str, *names: str) -> None:
     """Makes the folder of a run, and checks before the work that its main files, and those of these names,
-    can be written, and all of an earlier run replaced."""
+    can be written, and all of an earlier run replaced.
+    """
     from flawscope.results.run import SUMMARY_NAME, TABLE_NAME, WORKBOOK_NAME
     from flawscope.results.table import OutputFiles
 
@@ -339,7 +342,8 @@ def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
 
 def seed_and_group(model: Manifest | ModelFacts) -> tuple[int, PartReader | None]:
     """The seed that a model of one product was fitted with, and what tells its parts by names: its data set
-    is split alike again. InputError: the model is damaged, or its views have different seeds."""
+    is split alike again. InputError: the model is damaged, or its views have different seeds.
+    """
     from flawscope.artefact.model_facts import ModelFacts
     from flawscope.methods import registry
 
@@ -458,8 +462,10 @@ def load_single(args: argparse.Namespace, path: str) -> Predictor:
 
 
 def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[str]:
-    """Returns the products of a model that a call changes: --product, else all. InputError where the model
-    has no such one."""
+    """Returns the products of a model that a call changes: --product, else all.
+
+    InputError where the model has no such one.
+    """
     if args.product is not None and args.product not in model.products:
         raise InputError(f"{args.model} has no product {args.product}: leave out --product, or name another")
     return [*model.products] if args.product is None else [args.product]
@@ -467,7 +473,8 @@ def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[s
 
 def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., Iterator[SourceResult]]:
     """The `stream` of a model. product: what all pictures show, of a model of several; None: it is
-    recognised. InputError where the model has no such product."""
+    recognised. InputError where the model has no such product.
+    """
     if product is None:
         return model.stream
     if not model.kind:
@@ -495,7 +502,8 @@ MAX_ALIKE = 5  # skipped pictures of one reason that are told in lines of their 
 
 def report_failures(failures: Sequence[str], *, named: bool = False, total: int | None = None) -> int:
     """Reports skipped pictures and masks, and returns the exit code. named: each was reported before. total:
-    number of all pictures; None: it is not known, and some were used."""
+    number of all pictures; None: it is not known, and some were used.
+    """
     typed = [line if isinstance(line, Failure) else Failure(line) for line in failures]
     if not named:
         _say_failures(typed)
@@ -600,7 +608,8 @@ def run_for_each(
 
 def _without_rights(path: str | bytes) -> str:
     """The file or folder that cannot be entered, of a path that may not be there: what lies below a folder
-    without rights cannot be seen."""
+    without rights cannot be seen.
+    """
     where = os.fsdecode(path)
     while not os.path.lexists(where) and os.path.dirname(where) not in ("", where):
         where = os.path.dirname(where)

@@ -259,7 +259,8 @@ def demo(args: argparse.Namespace) -> int:
 
 def _program_as_typed() -> str:
     """Returns what starts this program from the current folder: its name where it is on the path, else the
-    way to it."""
+    way to it.
+    """
     started = Path(sys.argv[0])
     if not started.stem.startswith("flawscope"):  # by `python -m flawscope`
         return f"{_from_here(Path(sys.executable))} -m flawscope"

@@ -90,9 +90,11 @@ def evaluate_model(
     predictor: Predictor | None = None,
     dataset: Dataset | None = None,
 ) -> tuple[Evaluation, list[str]]:
-    """Evaluates one model and writes what `--out` asks for. Returns also the pictures that could not be
-    judged or drawn. `show` is called before steps that may fail, such as on a full disk. predictor, dataset:
-    where they are open already."""
+    """Evaluates one model and writes what `--out` asks for.
+
+    Returns also the pictures that could not be judged or drawn. `show` is called before steps that may fail,
+    such as on a full disk. predictor, dataset: where they are open already.
+    """
     from flawscope.predictor import read_manifest
 
     step = common.progress_for(args)
@@ -206,7 +208,8 @@ def _write_tables(
     args: argparse.Namespace, results: ResultsFolder, result: Evaluation, unwritten: WriteErrors
 ) -> list[Sequence[object]]:
     """Writes the tables of pictures and of parts, and a JSON file for each picture; returns the rows of
-    parts, none where pictures are judged."""
+    parts, none where pictures are judged.
+    """
     from flawscope.cli.output import part_rows
     from flawscope.evaluation.result import all_results
     from flawscope.results.excel import write_table
@@ -365,7 +368,8 @@ def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[
 
 def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Json:
     """Counts a product's test pictures, and how many of them the router takes for each other
-    product, or for none."""
+    product, or for none.
+    """
     from flawscope.results.prediction import Prediction
 
     paths = [os.fspath(one.item.path) for one in result.pictures]
@@ -381,7 +385,8 @@ def _run_several(
     datasets: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> int:
     """Evaluates the model of each category, or one of several; one table, averages last, is printed and
-    written to `--out`. datasets: of a router's views, and empty for others."""
+    written to `--out`. datasets: of a router's views, and empty for others.
+    """
     from flawscope.evaluation.decided import judge_parts
     from flawscope.evaluation.evaluation import part_statistics
     from flawscope.results.excel import write_table

@@ -141,7 +141,8 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
 
 def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) -> list[str]:
     """Lines on a fit: the promise, simulated defects, what stands out. verbose: and what the promise comes
-    from; `info` has it, too. updated: what is found was told, beside what was found before."""
+    from; `info` has it, too. updated: what is found was told, beside what was found before.
+    """
     from flawscope.artefact.detection import describe_found
     from flawscope.artefact.rates import promise_of
 
@@ -178,7 +179,8 @@ def describe_suspects(manifest: Manifest) -> list[str]:
 
 def lacking(manifest: Manifest, updated: bool) -> str:
     """Words how much more the rate asked for needs; empty: nothing. updated: what an update adds counts only
-    where it is a fair sample."""
+    where it is a fair sample.
+    """
     from flawscope.artefact.rates import promise_of
 
     missing = promise_of(manifest).describe_missing()
@@ -187,7 +189,8 @@ def lacking(manifest: Manifest, updated: bool) -> str:
 
 def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
     """Number of good pictures that the default of a method with a preset `accurate` learnt from, where they
-    are few; else 0."""
+    are few; else 0.
+    """
     plain = args.update is None and args.preset in (None, "default")
     count = sum(one.role == "train" for one in manifest.pictures)
     return count if plain and registry.wants_accurate(manifest.method, count) else 0

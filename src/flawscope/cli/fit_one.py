@@ -94,8 +94,10 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
 
 
 def predict_memory(fit: Mapping[str, object]) -> int | None:
-    """`preparation.predict_peak_memory` of a fit, for a process that may load torch. `good` names the folder
-    of good pictures, as `open_dataset` takes it."""
+    """`preparation.predict_peak_memory` of a fit, for a process that may load torch.
+
+    `good` names the folder of good pictures, as `open_dataset` takes it.
+    """
     from flawscope.datasets import open_dataset
     from flawscope.fitting.preparation import predict_peak_memory
 

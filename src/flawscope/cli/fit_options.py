@@ -177,8 +177,10 @@ def _method_flags() -> dict[str, tuple[str, str]]:
 
 
 def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
-    """Returns the call with the options of `CALL_IN_FILE` that `--config` has. InputError: there is no
-    output."""
+    """Returns the call with the options of `CALL_IN_FILE` that `--config` has.
+
+    InputError: there is no output.
+    """
     values = read_config(args.config) if args.config else {}
     typed = _typed(args)
     own = argparse.Namespace(**{**vars(args), "typed": typed})

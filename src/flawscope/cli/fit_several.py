@@ -41,8 +41,10 @@ class Outcome(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fits a model for each category. A failure is reported and does not stop the others; the exit code is 1
-    then."""
+    """Fits a model for each category.
+
+    A failure is reported and does not stop the others; the exit code is 1 then.
+    """
     names = common.selected_categories(args, "models")
     if args.update:
         raise InputError("--update adds to one model: name one --category")
@@ -65,6 +67,7 @@ def fit_each(
     args: argparse.Namespace, calls: Mapping[str, argparse.Namespace], folder: str, kind: str
 ) -> dict[str, Outcome]:
     """Fits by several calls, each into its own file, one after the other, or with `--cluster` on its nodes.
+
     With `--resume`, existing files are kept.
 
     Args:
@@ -177,7 +180,8 @@ def _fit_each_on_cluster(
     say: Say,
 ) -> None:
     """Fits by several calls on a cluster. take: gets each name with its outcome, those that are kept first.
-    folder: of the files."""
+    folder: of the files.
+    """
 
     def take_result(name: str, result: Outcome | FlawscopeError) -> None:
         if isinstance(result, FlawscopeError):
@@ -201,8 +205,11 @@ def _fit_on_cluster(
     take: Callable[[str, Result | FlawscopeError], None],
     say: Say,
 ) -> None:
-    """Calls `function(call, step)` for each call in a task of the cluster. `take` gets each name with the
-    value, or with the FlawscopeError that was raised, as they end. out: folder of the results."""
+    """Calls `function(call, step)` for each call in a task of the cluster.
+
+    `take` gets each name with the value, or with the FlawscopeError that was raised, as they end. out: folder
+    of the results.
+    """
     if not calls:
         return
     live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
@@ -224,7 +231,8 @@ def _fit_on_cluster(
 
 class TaskFit(NamedTuple):
     """Outcome of the fit of one model: lines for a person, and what the model's file does not say. has_test:
-    its data have test pictures."""
+    its data have test pictures.
+    """
 
     lines: list[str]
     failures: list[str]

@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _examples(items: list[Item]) -> Iterator[Example]:
     """Yields labelled pictures, each with its mask where it has one; with labels in a folder of no kind, once
-    for each label's name."""
+    for each label's name.
+    """
     from flawscope.datasets.labels import PictureLabels
     from flawscope.datasets.masks import union_masks
     from flawscope.pictures.folder_words import says_only_bad

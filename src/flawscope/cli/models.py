@@ -72,7 +72,8 @@ def _facts_document(facts: ModelFacts) -> Json:
 
 def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
     """Lines of `info` on a model: of several products, or views, one by one. verbose: with all that is
-    known."""
+    known.
+    """
     from flawscope.artefact.rates import promise_of
 
     if not facts.kind:
@@ -158,7 +159,8 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures, since the camera or the light has changed, or for another
-    false-alarm rate. The network stays."""
+    false-alarm rate. The network stays.
+    """
     from flawscope.predictor.router import load
 
     out = files.check_writable(args.out, os.path.splitext(args.model)[1].lower())
@@ -191,8 +193,10 @@ def _check_calibration_call(args: argparse.Namespace) -> None:
 
 
 def _list_good_pictures(folder: str, force: bool) -> list[Path]:
-    """Lists the good pictures that a call names. InputError where their folders' names do not say that they
-    are good, unless `force` does."""
+    """Lists the good pictures that a call names.
+
+    InputError where their folders' names do not say that they are good, unless `force` does.
+    """
     from flawscope.datasets import list_pictures
     from flawscope.datasets.own_folders import refuse_unknown
 
@@ -210,7 +214,8 @@ def _calibrate_products(
     failures: list[str],
 ) -> Predictor | Router:
     """Calibrates the products, or views, that a call names. lines: get what is said of each; failures: the
-    pictures that cannot be used."""
+    pictures that cannot be used.
+    """
     names = common.product_names(model, args)
     if args.false_alarm_rate is not None and model.views is not None and args.product is not None:
         raise InputError("the views decide together, at one false-alarm rate: leave out --product")
@@ -256,8 +261,10 @@ def _describe_calibration(before: Predictor, after: Predictor, product: str) -> 
 def _pictures_by_product(
     model: Predictor | Router, names: Sequence[str], pictures: Sequence[PictureSource]
 ) -> dict[str, list[PictureSource]]:
-    """Good pictures of each product, or view, that is calibrated on them. InputError where a call names no
-    product, or no part would have good pictures of all views."""
+    """Good pictures of each product, or view, that is calibrated on them.
+
+    InputError where a call names no product, or no part would have good pictures of all views.
+    """
     if not pictures:
         return {}
     if len(names) == 1:
@@ -308,7 +315,8 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export(args: argparse.Namespace) -> int:
     """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
-    before."""
+    before.
+    """
     from flawscope.predictor.router import load, read_facts
 
     out = files.check_writable(args.out)

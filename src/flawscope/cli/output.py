@@ -1,5 +1,6 @@
 """Lists the pictures to judge, and prints and writes their results: a line, a row of the table, files in the
-results folder."""
+results folder.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ class PictureInputs:
 
 def collect_inputs(specs: list[str]) -> PictureInputs:
     """Lists the inputs that the arguments mean; one that means none becomes a source with an error, reported
-    in its place. InputError if all do."""
+    in its place. InputError if all do.
+    """
     from flawscope.pictures.decoding import is_picture
     from flawscope.pictures.listing import list_inputs
     from flawscope.pictures.mask_files import find_masks
@@ -150,8 +152,9 @@ def show_result(result: Prediction | Unjudged, *, as_json: bool, flush: bool) ->
 
 
 class Output:
-    """Prints and writes results as the call asks. A file that cannot be written is reported, and judging and
-    writing go on.
+    """Prints and writes results as the call asks.
+
+    A file that cannot be written is reported, and judging and writing go on.
 
     args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
     inputs: all inputs, where they are known; None where they come one by one.
@@ -296,8 +299,9 @@ class Output:
             common.show(line, flush=self.flush_each)
 
     def finish(self, facts: Json, levels: Levels | None = None) -> None:
-        """Writes the final files, and says where they are. `complete` of the facts is true only where all was
-        judged and written.
+        """Writes the final files, and says where they are.
+
+        `complete` of the facts is true only where all was judged and written.
 
         Args:
             levels: of deep pictures, as they are shown.
@@ -380,7 +384,8 @@ class Output:
 
 def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
     """Exit code of `--fail-on-anomaly`: 3, a picture is anomalous; 4, none is, and some are within tolerance,
-    or called good beyond what the rate is promised for; else that of the run."""
+    or called good beyond what the rate is promised for; else that of the run.
+    """
     if totals.anomalous:
         return 3
     is_unsure = totals.tolerated or totals.beyond_promise
@@ -437,7 +442,8 @@ class Summary:
 
     def batch(self, rate: float) -> Json:
         """Facts on the pictures that can be called defective together at a false discovery rate: up to which
-        p-value, and how many. least: the smallest p-value that there can be."""
+        p-value, and how many. least: the smallest p-value that there can be.
+        """
         from flawscope.calibration.promise import batch_limit
 
         limit = batch_limit(self.p_values, rate) if self.promised else 0.0
@@ -461,7 +467,8 @@ class Summary:
 
     def line(self, parts: Sequence[PartPrediction] = ()) -> str:
         """Lines with the number of anomalous pictures, or of parts where the model decides on these, the
-        promised rate, and what the numbers mean."""
+        promised rate, and what the numbers mean.
+        """
         if self.parts is not None:
             return f"{parts_line(parts, self.parts.promise())}\n{LEGEND}{self._beyond()}"
         if not self.kind:
@@ -534,7 +541,8 @@ LEGEND = (
 
 def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: bool = False) -> str:
     """Lines with the number of anomalous pictures, the promised rate, and what the numbers mean. tolerances:
-    some are applied."""
+    some are applied.
+    """
     within = f", {totals.tolerated} within tolerance" if tolerances else ""
     pictures = pluralize(totals.count, "picture")
     return f"{totals.anomalous} of {pictures} anomalous{within}\n{calibration.brief()}\n{LEGEND}"
@@ -569,7 +577,8 @@ def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:
 
 def say_remarks(beside: Sequence[str], totals: MismatchDetector) -> None:
     """Names pictures that were passed over, and prints remarks on unread files, and a warning where the
-    pictures are unlike those learnt."""
+    pictures are unlike those learnt.
+    """
     from flawscope.pictures.decoding import is_picture
     from flawscope.pictures.listing import reason_not_judged
 

@@ -219,7 +219,8 @@ def _say_summary(
 
 def _advise_review(args: argparse.Namespace, written: output.Output, summary: output.Summary) -> None:
     """Says how flagged pictures, and good ones near the threshold, are reviewed, where the results folder is
-    complete."""
+    complete.
+    """
     near = summary.totals.near
     if not written.folder_is_complete or not (summary.totals.anomalous or near):
         return

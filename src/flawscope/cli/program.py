@@ -75,7 +75,8 @@ MODULES = {"calibrate": "models", "export": "models", "info": "models", "backbon
 
 class Command(NamedTuple):
     """A command: a module with `add_arguments(parser)` and `run(args) -> exit code`; or with `NAME_arguments`
-    and `NAME`, where it has several."""
+    and `NAME`, where it has several.
+    """
 
     name: str
     help: str
@@ -228,8 +229,10 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors that name the nearest option. Options are not abbreviated: a prefix
-    that is unambiguous today need not be tomorrow."""
+    """argparse with one-line errors that name the nearest option.
+
+    Options are not abbreviated: a prefix that is unambiguous today need not be tomorrow.
+    """
 
     def __init__(self, **settings: Any):
         super().__init__(**settings, allow_abbrev=False)

@@ -1,5 +1,6 @@
 """Open questions of model files: what was computed is written with them, every command that uses the file
-says them first, and the same call with --force accepts them without computing again."""
+says them first, and the same call with --force accepts them without computing again.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ REMEDY = (
 
 def digest_call(args: argparse.Namespace) -> str:
     """Digest of a call: its arguments, and the names, sizes and times of the files that these name, without
-    those that it writes itself."""
+    those that it writes itself.
+    """
     given = {name: value for name, value in vars(args).items() if name not in OTHER}
     text = json.dumps([given, _files_of_call(given)], default=str, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -80,7 +82,8 @@ def save(
     model: Predictor | Router, path: str | os.PathLike[str], call: str, source: str | None = None
 ) -> None:
     """Writes a model, with the digest of the call where a question is open. source: the model file that it
-    was made from, which is not replaced then: the new one lies beside it (`written`)."""
+    was made from, which is not replaced then: the new one lies beside it (`written`).
+    """
     from flawscope.artefact.model_file import ASKED_CALL
 
     asked = any(product.questions for product in model.products.values())

@@ -26,7 +26,8 @@ Calls = dict[str, argparse.Namespace]
 
 def fit(args: argparse.Namespace) -> int:
     """Fits a model of each product or view as `fit` does, or adds to those of a router, and writes all in one
-    file. Where one fails, the others are kept beside it, for --resume."""
+    file. Where one fails, the others are kept beside it, for --resume.
+    """
     from flawscope.artefact import files
     from flawscope.predictor.router import read_fitted
 
@@ -204,7 +205,8 @@ def _view_pattern(args: argparse.Namespace) -> PartPattern | None:
 
 def wants_each_view(args: argparse.Namespace) -> bool:
     """Whether each view of a part gets a model of its own: as the call says, else where the good pictures of
-    all views look different, which is told."""
+    all views look different, which is told.
+    """
     if args.each_view is not None:
         return bool(args.each_view)
     if args.part is None or _asks_for_one_model(args) or common.asks_several(args):

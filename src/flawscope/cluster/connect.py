@@ -235,8 +235,10 @@ def require_shared_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def prepare_node(version: str, folder: str) -> None:
-    """Prepares a node's process for a task: relative paths begin in `folder`, where it is there. InputError
-    where the command has another version of flawscope."""
+    """Prepares a node's process for a task: relative paths begin in `folder`, where it is there.
+
+    InputError where the command has another version of flawscope.
+    """
     if version != __version__:
         raise InputError(
             f"node {socket.gethostname()} has flawscope {__version__}, this command {version}: install the "
@@ -272,8 +274,10 @@ class ProgressQueue:
 
 
 def task_result(ref: ObjectRef) -> object:
-    """Returns the value of a task that has ended. FlawscopeError: its function raised an error.
-    ray.exceptions.RayError: its process was lost."""
+    """Returns the value of a task that has ended.
+
+    FlawscopeError: its function raised an error. ray.exceptions.RayError: its process was lost.
+    """
     import ray
 
     try:

@@ -50,7 +50,8 @@ BYTES_PER_PIXEL = 512  # of a network's input, with all that the network compute
 class Results:
     """Outcome of a run. totals: counts, and the latest pictures' mismatch with the model. manifest: the
     model's, with the false-alarm rate of the call. unjudged: reasons why inputs were not judged.
-    side_files: files beside the pictures, not read."""
+    side_files: files beside the pictures, not read.
+    """
 
     totals: MismatchDetector
     manifest: Manifest
@@ -73,9 +74,10 @@ def predict(
     step: ProgressCallback = ignore_progress,
     say: Say = discard,
 ) -> Results:
-    """Judges any number of pictures on a cluster. The rows are those of `flawscope predict` with the same
-    `threads`, value for value; `out/parts` holds them as Parquet, in the listing's order, with the picture's
-    height and width and its `shifts` beside them.
+    """Judges any number of pictures on a cluster.
+
+    The rows are those of `flawscope predict` with the same `threads`, value for value; `out/parts` holds them
+    as Parquet, in the listing's order, with the picture's height and width and its `shifts` beside them.
 
     Called again with the same arguments it goes on where it stopped: with the listing that is there, and the
     shards that are not. Neither this process nor a worker holds more than a part of the listing.
@@ -162,7 +164,8 @@ def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
 
 def _worker_memory(manifest: Manifest, model_bytes: int, gpu: bool) -> int:
     """Bytes that a worker is expected to need: its process, three copies of the model (read, checked, held),
-    and the computation of a batch. model_bytes: size of the model file."""
+    and the computation of a batch. model_bytes: size of the model file.
+    """
     height, width = manifest.preprocess.network_size
     process = GPU_PROCESS_MEMORY if gpu else PROCESS_MEMORY
     return process + 3 * model_bytes + _batch_size(manifest) * height * width * BYTES_PER_PIXEL

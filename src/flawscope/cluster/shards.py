@@ -1,5 +1,6 @@
 """A run of `predict` on a cluster, and its shards: pieces of the listing, each judged by one task and written
-as one Parquet file, whole."""
+as one Parquet file, whole.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def shard_path(shard: int) -> str:
 
 def read_shard(store: FileStore, shard: int) -> Table:
     """Reads a written shard: its paths, decisions, severities, errors, shifts and what its rate is not
-    promised for, as a pyarrow table without rows of parts. FlawscopeError: it cannot be read."""
+    promised for, as a pyarrow table without rows of parts. FlawscopeError: it cannot be read.
+    """
     from pyarrow import ArrowException, parquet
 
     data = store.read(shard_path(shard))
@@ -145,8 +147,10 @@ class Job:
 
 
 def judge_shard(job: Job, shard: int) -> int:
-    """Judges and writes a shard, unless a lost process has written it already. Called as a task; the process
-    keeps the model for the next one. Returns the number of inputs."""
+    """Judges and writes a shard, unless a lost process has written it already.
+
+    Called as a task; the process keeps the model for the next one. Returns the number of inputs.
+    """
     try:
         store, run, predictor = _open_run(job)
         entries = run.entries(store, shard)
@@ -226,7 +230,8 @@ def _judge_entries(
 def encode_shard(rows: Sequence[Json], columns: Sequence[str]) -> bytes:
     """Encodes a shard's Parquet file: the columns of `predict --out FILE.csv`, the picture's size in
     pixels, its shifts from the training pictures (`appearance.FEATURES`), and for a picture called good the
-    codes of findings for which the rate is not promised."""
+    codes of findings for which the rate is not promised.
+    """
     import pyarrow
     from pyarrow import parquet
 

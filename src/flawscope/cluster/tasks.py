@@ -73,8 +73,10 @@ def _fit_memory(
     predict: Callable[[Mapping[str, object]], int | None],
     resources: TaskResources,
 ) -> dict[str, int]:
-    """Predicts the bytes of each fit by a task, so that this process needs no torch. They are
-    `FIT_MEMORY_LIMIT` without a prediction, and on GPUs, where it would be of their own memory."""
+    """Predicts the bytes of each fit by a task, so that this process needs no torch.
+
+    They are `FIT_MEMORY_LIMIT` without a prediction, and on GPUs, where it would be of their own memory.
+    """
     import ray
 
     found = dict.fromkeys(fits, FIT_MEMORY_LIMIT)
@@ -127,8 +129,11 @@ class TaskPool:
         self.running[task.remote(function, args, label, self.queue, __version__, str(Path.cwd()))] = label
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
-        """Waits at most so many seconds for calls to end. Returns their labels, each with the value, or with
-        the FlawscopeError that it raised, or that says how it was lost."""
+        """Waits at most so many seconds for calls to end.
+
+        Returns their labels, each with the value, or with the FlawscopeError that it raised, or that says how
+        it was lost.
+        """
         import ray
 
         ready, _ = ray.wait([*self.running], timeout=seconds)

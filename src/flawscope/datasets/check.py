@@ -52,7 +52,8 @@ PICTURES_FOR_5_PERCENT = 19  # of n pictures, no false-alarm rate below 1 / (n +
 
 class ReadForm(NamedTuple):
     """Form in which pictures and their masks were met. pixels, marks: in words. item: one of these pictures,
-    if possible with something marked."""
+    if possible with something marked.
+    """
 
     pixels: str
     marks: str
@@ -63,7 +64,8 @@ class ReadForm(NamedTuple):
 @dataclass(frozen=True)
 class CheckReport:
     """Findings of a check: for people as lines, for machines as a dict. remarks: what a fit says of the
-    findings of `BY_REMARKS`."""
+    findings of `BY_REMARKS`.
+    """
 
     root: str
     category: str

@@ -85,7 +85,8 @@ class ClassLabels:
 
     def of_good(self, pictures: Iterable[Path]) -> ClassLabels:
         """Labels of pictures in a folder of good ones, without an unknown word of a file's name that only one
-        label has: such a picture counts as good."""
+        label has: such a picture counts as good.
+        """
         found = {path: self.of.get(path, []) for path in pictures}
         words = Counter(one.words for labels in found.values() for one in labels if one.is_open_name)
         of_good: dict[Path, list[ClassLabel]] = {}
@@ -107,8 +108,10 @@ class ClassLabels:
         return not self.unread and all(one.is_open_name for own in self.of.values() for one in own)
 
     def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
-        """Splits of the pictures by a list; empty where none tells any. InputError: it tells those of some
-        alone."""
+        """Splits of the pictures by a list; empty where none tells any.
+
+        InputError: it tells those of some alone.
+        """
         for source, column in self.split_columns.items():
             values = [column.get(path, "") for path in pictures]
             splits = [split_said(value) for value in values]
@@ -157,7 +160,8 @@ class ClassLabels:
 
     def is_doubtful(self) -> bool:
         """Whether some pictures may be defective: one is called so or both, or something that nobody knows,
-        or some of a folder are called good and the others have no label, or a file is not understood."""
+        or some of a folder are called good and the others have no label, or a file is not understood.
+        """
         if self.unread or self.has_unknown:
             return True
         by_folder: dict[Path, set[PictureClass]] = {}
@@ -170,7 +174,8 @@ class ClassLabels:
 
     def doubtful(self) -> list[Path]:
         """The pictures that may be defective, where some may: those that are called so, else those without a
-        label."""
+        label.
+        """
         if not self.is_doubtful():
             return []
         called = [path for path in self.of if self.class_of(path) in (PictureClass.BAD, PictureClass.UNCLEAR)]
@@ -251,7 +256,8 @@ def read_class_labels(
 
 def _add_marks(found: ClassLabels, root: Path, pictures: Sequence[Path], files: Iterable[LabelFiles]) -> None:
     """Adds what marks say of the pictures, where any of them is marked: defective, or good where good parts
-    alone are marked, or `UNMARKED`."""
+    alone are marked, or `UNMARKED`.
+    """
     marked = _marked_by_masks(root, pictures)
     for one in files:
         marked |= {path: marks for path, marks in one.marked().items() if path in found.of}
@@ -281,8 +287,10 @@ def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
 
 
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
-    """Pictures whose masks mark something, as `LabelFiles.marked` tells those of tools. A mask that cannot be
-    read may mark something."""
+    """Pictures whose masks mark something, as `LabelFiles.marked` tells those of tools.
+
+    A mask that cannot be read may mark something.
+    """
     files = picture_files_in(root, own=True) if root.is_dir() else []
     if files:
         files += _masks_beside(Path(os.path.abspath(root)))
@@ -328,7 +336,8 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
     """Yields the label files and lists in the two folders above `root`, and in folders of labels beside
-    it."""
+    it.
+    """
     whole = Path(os.path.abspath(root))
     for levels, folder in enumerate(whole.parents[:2], start=1):
         try:
@@ -393,8 +402,11 @@ def _add_splits(found: ClassLabels, source: str, values: Mapping[Path, Sequence[
 
 
 def _add_unsure_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
-    """Adds the labels of a list above the pictures' folder that names pictures without this folder. It may be
-    of another lot whose pictures have the same names, so where it calls some defective it decides nothing."""
+    """Adds the labels of a list above the pictures' folder that names pictures without this folder.
+
+    It may be of another lot whose pictures have the same names, so where it calls some defective it decides
+    nothing.
+    """
     own = ClassLabels({picture: [] for picture in found.of}, split_columns=found.split_columns)
     _add_source(own, source, texts)
     classes = {label.picture_class for labels in own.of.values() for label in labels}

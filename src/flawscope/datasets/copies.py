@@ -83,7 +83,8 @@ def near_duplicate_findings(
     dataset: Dataset, seen: list[CheckedPicture], group: str | None = None
 ) -> tuple[list[Finding], Units]:
     """Findings of pictures for training that are nearly the same, and of those in two splits; and the parts
-    of the former as a fit finds them. group: as `open_dataset` takes it."""
+    of the former as a fit finds them. group: as `open_dataset` takes it.
+    """
     known = [one for one in seen if one.look is not None]
     learnt = [one for one in known if one.split == "train"]
     names = relative_names([one.item.path for one in learnt])
@@ -119,8 +120,11 @@ def _near_duplicates_in_splits(
 
 
 def _are_apart(dataset: Dataset, group: Sequence[CheckedPicture]) -> bool:
-    """Whether pictures lie in several splits. A split that the program draws itself is nobody's fault: good
-    pictures that are nearly the same as learnt ones are not tested with (`evaluation.unlearnt`)."""
+    """Whether pictures lie in several splits.
+
+    A split that the program draws itself is nobody's fault: good pictures that are nearly the same as learnt
+    ones are not tested with (`evaluation.unlearnt`).
+    """
     if dataset.drawn_split and not any(one.item.anomalous for one in group):
         return False
     return len({one.split for one in group}) > 1

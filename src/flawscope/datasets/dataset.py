@@ -24,8 +24,11 @@ from flawscope.pictures.units import PartKey, PartReader, group_numbers, group_r
 
 @dataclass(frozen=True)
 class Item:
-    """Picture of a data set. `masks` is its ground truth; of several (LOCO) the defect is the union.
-    left_out: why marks in label files cannot be used."""
+    """Picture of a data set.
+
+    `masks` is its ground truth; of several (LOCO) the defect is the union. left_out: why marks in label files
+    cannot be used.
+    """
 
     path: Path
     kind: str  # the folder's name: "good", "bent_lead", ...
@@ -95,8 +98,10 @@ class Dataset:
 
 
 def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
-    """Splits a data set by the views of a part; pictures of other `splits` are left out. InputError: a name
-    tells no view."""
+    """Splits a data set by the views of a part; pictures of other `splits` are left out.
+
+    InputError: a name tells no view.
+    """
     found: dict[str, dict[str, list[Item]]] = {}
     for split in splits:
         for item in dataset.splits[split]:
@@ -132,7 +137,8 @@ def split_of(folders: Iterable[str]) -> str | None:
 
 class SplitSettings(NamedTuple):
     """Settings that split a data set without a split of its own. share: of the good pictures, for testing.
-    part_of: tells parts by their names, which stay whole; None: names tell none."""
+    part_of: tells parts by their names, which stay whole; None: names tell none.
+    """
 
     seed: int
     share: float
@@ -148,9 +154,11 @@ def split_dataset(
     settings: SplitSettings,
     listed: Mapping[Path, str] = MappingProxyType({}),
 ) -> Dataset:
-    """Splits a data set. Test pictures are all `bad` ones, and about the share of the paths in the folder
-    `good`, which is `root` where several hold them, by `held_out` and in whole parts; or, where their folders
-    or a list tell splits, those.
+    """Splits a data set.
+
+    Test pictures are all `bad` ones, and about the share of the paths in the folder `good`, which is `root`
+    where several hold them, by `held_out` and in whole parts; or, where their folders or a list tell splits,
+    those.
 
     Args:
         listed: split of each picture by a list; empty: there is none.
@@ -233,7 +241,8 @@ def _seeded_hash(seed: int, part: str | PartKey) -> bytes:
 def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
     """Warns of a pattern that says nothing about the files: it matches the same text in all names, a
     different text in each, or nothing in some. Empty where there is nothing to say.
-    InputError: as `group_numbers`."""
+    InputError: as `group_numbers`.
+    """
     part_of = group_reader(pattern)
     if part_of is None or len(paths) < 2:
         return ""

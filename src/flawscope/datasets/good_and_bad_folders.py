@@ -65,7 +65,8 @@ class FolderTree:
 
     def question(self, remedy: str = NAME_GOOD) -> InputError:
         """The question which folders hold good pictures: all, where one is unclear, else those side by side
-        where it begins."""
+        where it begins.
+        """
         for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
             here = {self.said[(*above, name)] for name in names}
             here |= {self.said[above]} if self.counts[above] else set()

@@ -45,7 +45,8 @@ class Column(NamedTuple):
 
 def sorts_good_ones(complete: Column, other: Column) -> bool:
     """Whether a column of which nobody knows what it means differs among pictures that another calls good: it
-    may take that back. Where it differs among defective ones alone it tells their kinds."""
+    may take that back. Where it differs among defective ones alone it tells their kinds.
+    """
     good = [picture for picture, (said, _) in complete.of.items() if said is PictureClass.GOOD]
     return form_groups([other.of[picture][1] if picture in other.of else "" for picture in good], 2)
 
@@ -60,7 +61,8 @@ def is_split(subject: ColumnSubject, values: Values) -> bool:
 
 def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
     """Whether a column that says nothing known sorts so many pictures into groups, and nobody knows by
-    what."""
+    what.
+    """
     if subject is ColumnSubject.TECHNICAL:
         return False
     each = [", ".join(own) for own in values.values()]

@@ -52,7 +52,8 @@ DEFECT_FOLDER = "defect"
 def find_categories(root: str | os.PathLike[str]) -> list[str]:
     """Names of the categories in `root`, in natural order: of its subfolders that are data sets of a known
     layout, or its own name where it is one category itself. Empty for any other folder, such as a bare one of
-    pictures. InputError if the folder is missing or cannot be read."""
+    pictures. InputError if the folder is missing or cannot be read.
+    """
     folder = _require_entries(root)
     if _layout_of(folder):
         return [category_of(folder)]
@@ -119,8 +120,10 @@ _OPEN: Mapping[str, Callable[[Path, SplitSettings], Dataset]] = {
 def open_defects(
     root: str | os.PathLike[str], category: str | None = None, *, good: str | None = None
 ) -> list[Item]:
-    """The defective pictures of a data set, as `open_dataset` finds them. In folders of its own each folder
-    that does not say good is a kind: nothing is learnt as good, so that nobody need say which of them are.
+    """The defective pictures of a data set, as `open_dataset` finds them.
+
+    In folders of its own each folder that does not say good is a kind: nothing is learnt as good, so that
+    nobody need say which of them are.
 
     InputError as `open_dataset`.
     """
@@ -141,7 +144,8 @@ def select_categories(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns the requested categories in the order of the tables, and those of them that are not in `root`.
     text: `all`, or names with commas, among which `textures` and `objects` mean MVTec AD's. option: its
-    name, for the error. InputError: there are no categories, or none of the requested ones."""
+    name, for the error. InputError: there are no categories, or none of the requested ones.
+    """
     words = split_names(text, option, "name some, or leave it out for all")
     found = find_categories(root)
     if not found:
@@ -165,8 +169,10 @@ def select_categories(
 
 
 def present_categories(root: str | os.PathLike[str], text: str, option: str) -> tuple[str, ...]:
-    """Categories that `text` names; every one must be there. InputError: as `select_categories`, or one
-    that is named is not there."""
+    """Categories that `text` names; every one must be there.
+
+    InputError: as `select_categories`, or one that is named is not there.
+    """
     rows, missing = select_categories(root, text, option)
     for word in split_names(text, option, "name some"):
         if word in missing:
@@ -239,7 +245,8 @@ def _categories(root: Path) -> dict[str, Path]:
 
 def _choose_category(root: Path, category: str | None, good: str | None) -> Path:
     """The folder of the one category, or of the named one; the root where it holds none, or where `good` says
-    which of its pictures are good. InputError: it is not there, or several are and none is named."""
+    which of its pictures are good. InputError: it is not there, or several are and none is named.
+    """
     if _layout_of(root) is not None:
         if category is None or category == category_of(root):
             return root
@@ -284,7 +291,8 @@ def _named_category(root: Path, category: str, categories: Mapping[str, Path]) -
 
 def _several_categories(root: Path, categories: Mapping[str, Path], are_sorted: bool) -> InputError:
     """The error that one has to be chosen. are_sorted: each is a folder of good and perhaps of bad pictures,
-    and all may show one product."""
+    and all may show one product.
+    """
     message = f"several categories in {root}: {', '.join(categories)}; choose one with --category"
     if are_sorted:
         known = dict.fromkeys(path.name for one in categories.values() for path in good_folders(one))
@@ -312,8 +320,10 @@ def _require_entries(root: str | os.PathLike[str]) -> Path:
 
 def _open_split(root: Path, layout: str) -> Dataset:
     """Opens MVTec AD, BTAD, MVTec LOCO and data sets of their shape: ROOT/{train,validation,test}/KIND.
+
     Defects are for the test, in whichever split they lie. Of MVTec AD 2 the public test set; the private ones
-    have no ground truth."""
+    have no ground truth.
+    """
     train = _split_folder(root, "train")
     test = subfolder(root, "test_public") if layout == "mvtec2" else _split_folder(root, "test")
     assert train is not None  # _layout_of has seen it
@@ -372,7 +382,9 @@ def confirmed_good(root: Path) -> set[Path]:
 
 def _review_folder(folder: Path) -> Path:
     """Folder of the whole review, where the given one is its good pictures: the decisions lie there.
-    InputError for its defects, which would be taken for good pictures."""
+
+    InputError for its defects, which would be taken for good pictures.
+    """
     whole = Path(os.path.abspath(folder)).parent
     if (folder / REVIEW_FILE).is_file() or not (whole / REVIEW_FILE).is_file():
         return folder
@@ -384,7 +396,8 @@ def _review_folder(folder: Path) -> Path:
 
 def _open_review(root: Path) -> Dataset:
     """Opens a review, pictures that were flagged and decided on since: good pictures to learn from and to
-    test on, and defects. All good ones can be learnt from: evaluation leaves out those that a model knows."""
+    test on, and defects. All good ones can be learnt from: evaluation leaves out those that a model knows.
+    """
     good = subfolder(root, *GOOD)
     bad = subfolder(root, DEFECT_FOLDER)
     truth = GroundTruth(root)

@@ -30,7 +30,8 @@ def marked_good(dataset: Dataset) -> Iterator[tuple[Path, Mask]]:
 
 def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> str:
     """Says that a mask may be drawn on the picture as it is stored, where that is turned and has the size
-    (H, W) of the mask either way; empty where nothing is in doubt."""
+    (H, W) of the mask either way; empty where nothing is in doubt.
+    """
     turn = stored_turn(picture)
     fits_both = turn not in TRANSPOSING or size[0] == size[1]
     doubtful = (
@@ -45,8 +46,10 @@ def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> s
 
 
 def mask_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yields remarks on the masks of test pictures that may mark something else than they should. What cannot
-    be read is told by who reads it."""
+    """Yields remarks on the masks of test pictures that may mark something else than they should.
+
+    What cannot be read is told by who reads it.
+    """
     most, turned = list[str](), list[str]()
     for item in (item for item in dataset.test if item.anomalous and item.masks):
         with suppress(InputError, OSError, MemoryError):
@@ -70,7 +73,8 @@ def mask_remarks(dataset: Dataset) -> Iterator[str]:
 
 def good_remarks(dataset: Dataset) -> Iterator[str]:
     """Yields remarks on label files, on pictures that take no part or seem to be masks, and on good ones in
-    which something is marked."""
+    which something is marked.
+    """
     yield from picture_remarks(dataset)
     if marked := _marked_names(dataset, marked_good(dataset)):
         line = f"counted as good, but something is marked: {marked}; move it, or remove the mark"
@@ -79,7 +83,8 @@ def good_remarks(dataset: Dataset) -> Iterator[str]:
 
 def picture_remarks(dataset: Dataset) -> Iterator[str]:
     """Yields remarks on label files that cannot be used, on pictures beside the folders of good and defective
-    ones, and on such as seem masks."""
+    ones, and on such as seem masks.
+    """
     if dataset.truth:
         yield from _label_remarks(dataset, dataset.truth)
     every = [item.path for items in dataset.splits.values() for item in items]
@@ -120,7 +125,8 @@ def _beside_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
 
 def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
     """Yields a remark on good pictures to learn from in which something is marked, where `force` says that
-    they are good; else raises InputError, with a question. What a review decided on is decided."""
+    they are good; else raises InputError, with a question. What a review decided on is decided.
+    """
     if dataset.reviewed or dataset.truth is None:
         return
     learnt = [item.path for item in (*dataset.train, *dataset.validation)]

@@ -63,8 +63,10 @@ class GroundTruth:
         return tuple(self._of.get(picture, ())) or self.labels.find(picture)
 
     def marked(self, pictures: Iterable[Path]) -> Iterator[tuple[Path, Mask]]:
-        """Yields pictures in which something is marked, and what marks it. What is unreadable marks
-        nothing."""
+        """Yields pictures in which something is marked, and what marks it.
+
+        What is unreadable marks nothing.
+        """
         for picture in pictures:
             with suppress(InputError, OSError, MemoryError):
                 for mask in self.find(picture):
@@ -78,7 +80,8 @@ class GroundTruth:
 
 def _find_overlays(pictures: Iterable[Path]) -> dict[Path, Path]:
     """Finds pictures that are called overlays, by their folder or name, and are copies of others with
-    something drawn in. Returns the other of each."""
+    something drawn in. Returns the other of each.
+    """
     named: dict[str, list[Path]] = {}
     suspects: dict[tuple[Path, bool], list[tuple[Path, str]]] = {}
     for path in pictures:
@@ -103,7 +106,8 @@ def _find_overlays(pictures: Iterable[Path]) -> dict[Path, Path]:
 
 def _is_drawn_on(path: Path, other: Path) -> bool:
     """Whether a picture shows another one, changed in places: most of its pixels are equal, without those of
-    even areas, which other photographs may share."""
+    even areas, which other photographs may share.
+    """
     try:
         drawn, plain = (
             np.asarray(open_upright(one, str(one)).convert("RGB"), np.int16) for one in (path, other)

@@ -59,8 +59,10 @@ ALL_GOOD = "all"  # names of folders of good pictures: every one
 
 
 def open_bare(root: Path, settings: SplitSettings) -> Dataset:
-    """Opens good pictures alone, or with defects where each picture is called one or the other. A folder with
-    signs of a split or of defects is refused, not trained on."""
+    """Opens good pictures alone, or with defects where each picture is called one or the other.
+
+    A folder with signs of a split or of defects is refused, not trained on.
+    """
     paths = pictures_in(root)
     if not paths:
         raise _no_pictures(root)
@@ -101,8 +103,10 @@ def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> Non
 
 
 def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
-    """Opens pictures each of which a name or a list calls good or defective. InputError where
-    none is good, or where a folder that says "bad" has a good one."""
+    """Opens pictures each of which a name or a list calls good or defective.
+
+    InputError where none is good, or where a folder that says "bad" has a good one.
+    """
     good = [path for path in labels.of if labels.class_of(path) is PictureClass.GOOD]
     if not good or any(_is_called_bad(root, path) for path in good):
         raise labels.question(root, NAME_GOOD)
@@ -124,8 +128,10 @@ def _is_called_bad(root: Path, path: Path) -> bool:
 
 
 def open_folder(root: Path, settings: SplitSettings) -> Dataset:
-    """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside. Other
-    folders are not looked at beside one that says "bad" and no more, else they are a question."""
+    """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside.
+
+    Other folders are not looked at beside one that says "bad" and no more, else they are a question.
+    """
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
     tree = FolderTree(root, truth.pictures)
@@ -155,7 +161,8 @@ def _folders_by_said(tree: FolderTree) -> dict[Said, list[str]]:
 def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     """Opens a folder whose good pictures somebody named: by their folders, or by words that names and lists
     say of them, or by the kinds of marks around good parts. What is called defective stays it, unless its
-    folder is named that says "good", or its word. InputError where nothing has one of the names."""
+    folder is named that says "good", or its word. InputError where nothing has one of the names.
+    """
     named = split_names(names, "--good", "name folders of good pictures, or all")
     truth = GroundTruth(root, good_kinds=named)
     if named == (ALL_GOOD,):
@@ -245,8 +252,10 @@ def good_folders(folder: Path) -> list[Path]:
 
 
 def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = "") -> Sequence[Path]:
-    """The pictures of folders of good ones. InputError where the name of one, or a list, says that it is
-    defective, or something that nobody knows."""
+    """The pictures of folders of good ones.
+
+    InputError where the name of one, or a list, says that it is defective, or something that nobody knows.
+    """
     for path in paths:
         if source := labels.defect_source(path):
             folder = path.relative_to(root).parts[0]
@@ -261,8 +270,10 @@ def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy
 
 
 def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
-    """Defective pictures in a folder and its subfolders, which are their kinds. Folders of good pictures are
-    left out."""
+    """Defective pictures in a folder and its subfolders, which are their kinds.
+
+    Folders of good pictures are left out.
+    """
     items = []
     for path in truth.pictures_in(folder):
         parts = path.relative_to(folder).parts[:-1]
@@ -274,7 +285,8 @@ def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
 
 def kinds_in(folder: Path, truth: GroundTruth) -> list[Item]:
     """The pictures below a folder, without those in folders of good ones, each with the kind that its folders
-    tell; the kind is empty where they tell none."""
+    tell; the kind is empty where they tell none.
+    """
     items = []
     for path in truth.pictures_in(folder):
         parts = path.relative_to(folder).parts[:-1]
@@ -356,7 +368,8 @@ def refuse_unknown_names(
 
 def _unpack_lists(root: Path, paths: Iterable[str], read: Mapping[str, Callable[[], bytes]]) -> None:
     """Writes files that may be lists below a folder, and the others empty, by their names alone; so too what
-    is beyond `MAX_LIST_BYTES` in all."""
+    is beyond `MAX_LIST_BYTES` in all.
+    """
     root.mkdir(parents=True)
     left = MAX_LIST_BYTES
     for path in paths:

@@ -55,7 +55,8 @@ def realiad_table(root: Path) -> Path | None:
 
 def open_visa(root: Path, settings: SplitSettings) -> Dataset:
     """Opens VisA with the authors' split where it is there; else with a seeded split of the normal pictures,
-    and all anomalous ones for testing."""
+    and all anomalous ones for testing.
+    """
     table = visa_table(root)
     if table is not None:
         return _open_by_table(root, "visa", table, _visa_rows)
@@ -72,7 +73,8 @@ def open_visa(root: Path, settings: SplitSettings) -> Dataset:
 
 def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
     """Opens Real-IAD with the authors' split where it is there; else with a seeded split of the good parts,
-    whole parts together, and all defective pictures for testing."""
+    whole parts together, and all defective pictures for testing.
+    """
     table = realiad_table(root)
     if table is not None:
         return _open_by_table(root, "realiad", table, _realiad_rows)

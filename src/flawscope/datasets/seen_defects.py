@@ -73,7 +73,8 @@ def draw_seen(
     masked: bool = True,
 ) -> list[Item]:
     """Draws `count` defective test pictures, with masks where these are used, as evenly over the kinds as
-    they allow."""
+    they allow.
+    """
     items = _usable(dataset.test, say if count else discard, masked) if dataset else []
     if count > len(items):
         where = dataset.root if dataset else "a list of pictures"
@@ -191,7 +192,8 @@ def list_seen(
 def _defective_pictures(root: Path) -> list[Item]:
     """The pictures below a folder that holds defects alone, with masks and labels from where they may lie:
     below it, in folders of masks beside it and above, and where it is part of a data set, such as its folder
-    bad/, in label files there. Nothing else that lies beside it is looked through."""
+    bad/, in label files there. Nothing else that lies beside it is looked through.
+    """
     full = root.resolve()
     beside = _masks_beside(full)
     truth = GroundTruth(full, beside)

@@ -218,7 +218,8 @@ _WORDS = {
 
 def check_arguments(*, unchecked: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Makes a function refuse arguments of other types than its annotations say, with one line that names the
-    argument. unchecked: arguments that the function checks by itself."""
+    argument. unchecked: arguments that the function checks by itself.
+    """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -250,8 +251,10 @@ def _annotations(function: Callable[..., object]) -> tuple[inspect.Signature, di
 
 
 def require_type(name: str, value: object, hint: object) -> None:
-    """InputError, which calls the value `name`, unless it is of an annotated type. Of a list every element is
-    looked at; True is no number."""
+    """InputError, which calls the value `name`, unless it is of an annotated type.
+
+    Of a list every element is looked at; True is no number.
+    """
     wrong = _wrong_part(_Part(name, value, hint))
     if wrong is not None:
         words = list(dict.fromkeys(_WORDS.get(kind, kind) for kind in _type_names(wrong.hint)))
@@ -300,7 +303,8 @@ def _wrong_part(part: _Part) -> _Part | None:
 
 def _wrong_part_of_union(part: _Part) -> _Part | None:
     """Finds what is wrong where one of several annotations has to fit: an element where one is of a wrong
-    type, else the whole."""
+    type, else the whole.
+    """
     wrong = [_wrong_part(part._replace(hint=hint)) for hint in typing.get_args(part.hint)]
     if None in wrong:
         return None

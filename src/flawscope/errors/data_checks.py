@@ -1,7 +1,8 @@
 """Lists the data checks: lines about pictures and files that commands print, each with a code.
 
 A code names its check forever: no other check gets it, also when its own is gone. The table of
-docs/troubleshooting.md is made from this list."""
+docs/troubleshooting.md is made from this list.
+"""
 
 from __future__ import annotations
 

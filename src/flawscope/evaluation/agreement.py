@@ -196,7 +196,8 @@ def cross_tabulate(a: Flags, b: Flags) -> NDArray[np.int64]:
 
 def cohens_kappa(table: Array) -> float | None:
     """Cohen's kappa, -1..1, of a cross-tabulation [K, K] in counts; None where both raters always say one
-    and the same. Source: Cohen, Educational and Psychological Measurement 20 (1960)."""
+    and the same. Source: Cohen, Educational and Psychological Measurement 20 (1960).
+    """
     total, agreed = int(table.sum()), int(np.trace(table))
     chance = int(table.sum(axis=0) @ table.sum(axis=1))  # expected agreement * total ** 2
     return None if chance == total**2 else (total * agreed - chance) / (total**2 - chance)
@@ -205,7 +206,8 @@ def cohens_kappa(table: Array) -> float | None:
 def fleiss_kappa(counts: Array) -> float | None:
     """Fleiss' kappa, -1..1, of the numbers of raters [N, K] that put each of N subjects into each of K
     categories; None with fewer than two raters, or where all say one and the same. Source: Fleiss,
-    Psychological Bulletin 76 (1971)."""
+    Psychological Bulletin 76 (1971).
+    """
     subjects, raters = len(counts), int(counts[0].sum())
     shares = counts.sum(axis=0) / (subjects * raters)
     expected = float((shares**2).sum())

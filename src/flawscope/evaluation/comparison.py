@@ -65,7 +65,8 @@ class Difference:
     @property
     def better(self) -> str:
         """Name of the better model, "a" or "b", where the interval leaves out zero; else empty: chance is
-        enough to explain the difference."""
+        enough to explain the difference.
+        """
         if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
             return ""
         return "b" if (self.interval[0] > 0) != (self.name in LOWER_IS_BETTER) else "a"
@@ -243,8 +244,10 @@ def compare(
 def _evaluate_same_pictures(
     evaluate_model: Callable[[int, tuple[Item, ...]], Evaluation], items: tuple[Item, ...]
 ) -> tuple[Evaluation, Evaluation]:
-    """Evaluates both models on the pictures that both can judge. Rarely only one can, such as where a score
-    overflows: then the first model is evaluated again."""
+    """Evaluates both models on the pictures that both can judge.
+
+    Rarely only one can, such as where a score overflows: then the first model is evaluated again.
+    """
     first = evaluate_model(0, items)
     known = {item.path: item for item in items}  # of a model of parts their truth is that of the part
     second = evaluate_model(1, tuple(known[seen.item.path] for seen in first.pictures))

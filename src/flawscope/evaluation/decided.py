@@ -18,7 +18,8 @@ Judged = tuple[Item, Prediction]  # a test picture with its prediction
 
 class JudgedPart(NamedTuple):
     """Decision on a part, and whether it is defective: whether any of its pictures is. kind: of its first
-    defective picture, else of its first."""
+    defective picture, else of its first.
+    """
 
     prediction: PartPrediction
     anomalous: bool
@@ -82,7 +83,8 @@ def _decided(name: str, kind: str, anomalous: bool, found: Prediction | PartPred
 
 def as_parts_say(pictures: Sequence[Judged], parts: Sequence[JudgedPart]) -> list[Judged]:
     """Returns the pictures with the decision on their parts, and the truth of these: a picture of a defective
-    part is one of its kind, whatever it shows."""
+    part is one of its kind, whatever it shows.
+    """
     by_path = dict[str | None, tuple[JudgedPart, Prediction]]()
     for part in parts:
         for prediction in part.prediction.pictures().values():

@@ -71,7 +71,8 @@ class _TestPictures:
 
 def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
     """Mask [H, W] bool of the pixels that count, at the size of a prediction's map: they show the picture
-    (not a letterbox's border) and lie inside the model's region of interest."""
+    (not a letterbox's border) and lie inside the model's region of interest.
+    """
     return predictor.valid_mask(geometry) & geometry.visible_mask()
 
 
@@ -235,7 +236,8 @@ def _ground_truth(
     item: Item, result: Prediction, predictor: Predictor, counts: Counter[str]
 ) -> NDArray[np.bool_] | None:
     """Union of the item's masks at the network's size; all False for a good picture, None where nothing is
-    marked. Its pixels, regions and masks are added to `counts`."""
+    marked. Its pixels, regions and masks are added to `counts`.
+    """
     geometry = result.geometry
     if not item.anomalous:
         return np.zeros(geometry.size, dtype=bool)
@@ -392,7 +394,8 @@ def _segmentation_f1(
     valid: Sequence[NDArray[np.bool_] | None],
 ) -> float:
     """F1 of the pixels that are marked, all pictures together: the SegF1 of Heckler-Kram et al., "The MVTec
-    AD 2 Dataset" (arXiv 2503.21622). NaN without a defective or without a good pixel."""
+    AD 2 Dataset" (arXiv 2503.21622). NaN without a defective or without a good pixel.
+    """
     hits = called = defective = counting = 0
     for i in range(len(truths)):
         if (truth := truths[i]) is not None:

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 def shrink_mask(
     marked: NDArray[np.bool_], visible: NDArray[np.bool_], geometry: Geometry
 ) -> tuple[NDArray[np.bool_], int, int]:
-    """Resizes a mask [Hp, Wp] to the network's size, nearest as the papers do. One that would keep no pixel
-    keeps the nearest one of each of its regions: else a defective picture would count as a good one.
+    """Resizes a mask [Hp, Wp] to the network's size, nearest as the papers do.
+
+    One that would keep no pixel keeps the nearest one of each of its regions: else a defective picture would
+    count as a good one.
 
     Returns also how many 8-connected regions are `visible` [Hp, Wp], and how many nearest resizing loses.
     """
@@ -76,7 +78,8 @@ def _of_kind_or_good(
 
 def loco_metrics(kept: PictureStore, dataset: Dataset, explanations: Json) -> dict[str, float]:
     """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data; writes into `explanations`
-    how it was measured."""
+    how it was measured.
+    """
     if dataset.layout != "loco":
         return {}
     path = dataset.root / SATURATION_FILE
@@ -116,7 +119,8 @@ def _saturated_region(
     path: Path, geometry: Geometry, configs: dict[int, Json]
 ) -> tuple[NDArray[np.bool_], float] | None:
     """Region at the network's size, and its saturation in pixels there; None if it lies outside of the view
-    or marks nothing."""
+    or marks nothing.
+    """
     values = require_size(read_labels(path), geometry.picture_size, f"mask {path}")
     visible = (values > 0) & geometry.warp_mask(np.ones(geometry.size, np.bool_))
     scaled, *_ = shrink_mask(values > 0, visible, geometry)

@@ -194,7 +194,9 @@ def _prepend_zero(values: Floats) -> Floats:
 
 def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
     """Counts the valid pixels of the pictures with a ground truth; None without an anomalous or a normal one.
-    `pictures` are read one after the other."""
+
+    `pictures` are read one after the other.
+    """
     thresholds = _choose_thresholds(pictures)
     if thresholds is None:
         return None
@@ -244,7 +246,8 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
 
 def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
     """Falling thresholds: quantiles of normal pixels' values, even and in the tail, of anomalous ones', and
-    last the least value. None without a pixel of either class."""
+    last the least value. None without a pixel of either class.
+    """
     good_values = []
     bad_values = []
     least = np.inf

@@ -34,7 +34,8 @@ class Scored(NamedTuple):
 
     def gain_over(self, other: Scored, seed: int) -> tuple[float, float, float]:
         """AUROC less that of another model on the same pictures, with its 95 % interval: a paired bootstrap
-        over good and over defective pictures."""
+        over good and over defective pictures.
+        """
         rng = np.random.default_rng(seed)
         times = [rng.multinomial(one.size, np.full(one.size, 1 / one.size), RESAMPLES) for one in self]
         gains = self._resampled(*times) - other._resampled(*times)
@@ -87,8 +88,9 @@ def learning_curve(
     judged: Sequence[tuple[Item, Prediction]],
     step: ProgressCallback,
 ) -> LearningCurve | None:
-    """Image AUROC of a model, and of models of fewer good pictures. None: there are none, or no test pictures
-    of both kinds that all of them can judge.
+    """Image AUROC of a model, and of models of fewer good pictures.
+
+    None: there are none, or no test pictures of both kinds that all of them can judge.
 
     Args:
         judged: test pictures, and what the model says of them.

@@ -38,8 +38,10 @@ def advise_before(dataset: Dataset) -> list[Advice]:
 
 
 def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
-    """Steps after a search by how the parts lie, where it found that and had no time to try it. One that did
-    not come to ask is asked for here."""
+    """Steps after a search by how the parts lie, where it found that and had no time to try it.
+
+    One that did not come to ask is asked for here.
+    """
     if not any(trial.flags for trial in choice.trials):
         return advise_before(dataset)
     waiting = {trial.flags for trial in choice.trials if not trial.was_ended}
@@ -116,8 +118,10 @@ def _mark_lengths(missed: Sequence[EvaluatedPicture]) -> list[float]:
 
 
 def _telling_pictures(result: Evaluation) -> list[Path]:
-    """Good test pictures, which tell how parts lie. Of too few all count: parts with defects lie like the
-    others."""
+    """Good test pictures, which tell how parts lie.
+
+    Of too few all count: parts with defects lie like the others.
+    """
     good = [one.item.path for one in result.pictures if not one.item.anomalous]
     if len(good) >= LOOKED_AT:
         return good
@@ -136,7 +140,8 @@ def _poses_needed(shown: Sequence[PictureSource]) -> PoseKind | None:
 
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:
     """Name of the good picture that alone sets the threshold, and the threshold without it; "" and infinity
-    where there is none."""
+    where there is none.
+    """
     calibration = manifest.calibration
     by_pictures = calibration.promised and stored_part_pattern(manifest) is None
     found = calibration.sole_threshold() if by_pictures else None

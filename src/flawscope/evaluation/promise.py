@@ -69,7 +69,8 @@ def _count_units(units: Sequence[int], alarms: Sequence[bool]) -> int:
 
 def describe_promise(found: Facts) -> list[str]:
     """Lines for a person; empty where the promise was kept and nothing is odd. found: an evaluation's
-    `false_alarms`."""
+    `false_alarms`.
+    """
     lines = []
     if found.get("broken"):
         lines.append(

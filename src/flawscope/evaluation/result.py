@@ -245,15 +245,15 @@ class Evaluation:
 
     @cached_property
     def decided(self) -> list[Decided]:
-        """Decisions with the truth: the parts, where the model decides on those, else the
-        pictures."""
+        """Decisions with the truth: the parts, where the model decides on those, else the pictures."""
         shown = ((one.item, one.prediction) for one in self.pictures) if not self.judged_parts else ()
         return decided_on(shown, self.judged_parts)
 
     @property
     def remarks(self) -> list[str]:
         """Says which defects the pixel metrics do not cover, or not wholly, and how many good pictures are
-        enough."""
+        enough.
+        """
         masks = self.masks
         pixels = self.defect_pixels
         lines = []
@@ -308,7 +308,9 @@ class Evaluation:
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Table with a row for each test picture: path, kind, defective, and the columns of `results.csv`.
-        Needs pandas; InputError where it is missing."""
+
+        Needs pandas; InputError where it is missing.
+        """
         try:
             import pandas
         except ImportError:

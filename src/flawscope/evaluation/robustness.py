@@ -114,7 +114,8 @@ def _judged_in_every_light(
     items: Sequence[Item], rows: Sequence[Sequence[Prediction | None]], place: int
 ) -> list[Judged]:
     """Pictures that were judged in every light, with what is said of them in one. rows: for each picture its
-    predictions in all lights; None: it could not be judged. place: of the light in a row."""
+    predictions in all lights; None: it could not be judged. place: of the light in a row.
+    """
     shown = list[Judged]()
     for item, row in zip(items, rows, strict=True):
         answer = row[place]

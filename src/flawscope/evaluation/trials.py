@@ -1,5 +1,6 @@
 """Reads the trials of an agreement study: a table that people filled in, results of `predict --out`, and what
-the parts really are."""
+the parts really are.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class Trial(NamedTuple):
 
 class Source(NamedTuple):
     """File that a study was read from. run: when it was written, and by which model. pictures: that it
-    judged."""
+    judged.
+    """
 
     path: Path
     sha256: str
@@ -68,7 +70,8 @@ class Source(NamedTuple):
 
 class ReadStudy(NamedTuple):
     """Study with the files that it was read from. same_pictures: parts that a model gave the very same score
-    in two trials, by the model's name: they were not inspected anew."""
+    in two trials, by the model's name: they were not inspected anew.
+    """
 
     study: Study
     sources: list[Source]
@@ -126,8 +129,10 @@ def _table_trials(rows: Iterable[tuple[str, Mapping[str, str]]]) -> Iterator[Tri
 
 
 def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
-    """Puts trials in order. truth: by part, whether it is defective. InputError: a part is unknown, of one
-    class only, inspected twice in a trial or not in every one."""
+    """Puts trials in order. truth: by part, whether it is defective.
+
+    InputError: a part is unknown, of one class only, inspected twice in a trial or not in every one.
+    """
     if not trials:
         raise InputError("there is no decision in what was named: add rows to the table of trials")
     if not truth:
@@ -279,7 +284,8 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
 
 def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yields place and values, by column, of each row of a table that somebody wrote, with commas, semicolons
-    or tabs. InputError: it cannot be read, a column or a value is missing."""
+    or tabs. InputError: it cannot be read, a column or a value is missing.
+    """
     try:
         yield from _parse_rows(path, read_text(path), columns)
     except FileNotFoundError:

@@ -149,8 +149,10 @@ def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[Pict
 
 
 def _open_sessions(network: bytes, precision: str, threads: int | None) -> list[Session]:
-    """Opens the network in the engines that run it, the default one first. FlawscopeError: one of them
-    cannot, or it has an operator that `runtime.read` would refuse."""
+    """Opens the network in the engines that run it, the default one first.
+
+    FlawscopeError: one of them cannot, or it has an operator that `runtime.read` would refuse.
+    """
     try:
         onnx_check.check(network)
     except ValueError as error:

@@ -43,8 +43,10 @@ class EmbedModule(nn.Module):
 
 
 class ScoreModule(nn.Module):
-    """Module of the second step. Where pictures are padded it looks at the images again to see which pixels
-    count."""
+    """Module of the second step.
+
+    Where pictures are padded it looks at the images again to see which pixels count.
+    """
 
     def __init__(self, model: Detector):
         super().__init__()
@@ -67,7 +69,8 @@ class ResidualModule(nn.Module):
 
 def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
     """`embed`, images to features, and `score`, features to scores and maps: two `onnx.ModelProto`, for
-    pictures of the model's size, any number of them at once."""
+    pictures of the model's size, any number of them at once.
+    """
     prepare_trace(model)
     tensors = [*model.parameters(), *model.buffers()]
     held = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}  # each once
@@ -186,7 +189,9 @@ def silence_exporter() -> Iterator[None]:
 
 def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | None = None) -> ModelProto:
     """Joins models into one: images to scores and maps, by way of `features`; and to `residuals`, if given.
-    Weights that `residuals` has in common with the others are there once."""
+
+    Weights that `residuals` has in common with the others are there once.
+    """
     import onnx
 
     whole = onnx.ModelProto()
@@ -211,7 +216,8 @@ def _content(entry: TensorProto) -> bytes:
 
 def _append(whole: ModelProto, head: ModelProto, prefix: str, weights: Mapping[bytes, str]) -> None:
     """Appends the graph of `head`, whose own names get a prefix. weights: names in `whole` by their content,
-    which need not be there twice."""
+    which need not be there twice.
+    """
     outside = {"images", "features", "scores", "maps", RESIDUALS}
     graph = head.graph
     contents = {entry.name: _content(entry) for entry in graph.initializer} if weights else {}

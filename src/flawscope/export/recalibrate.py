@@ -98,7 +98,8 @@ class ExportPictures:
     ) -> Iterator[tuple[Callable[[Sequence[int]], Images], list[int]]]:
         """Yields of pictures, spread evenly, the function that gives views by their numbers, and the numbers
         of at most `most` in all. With tiles these are each picture's whole view and at least one tile, in
-        another place than the last picture's. A picture that cannot be read becomes a line in `failures`."""
+        another place than the last picture's. A picture that cannot be read becomes a line in `failures`.
+        """
         how = self.artefact.manifest.preprocess
         each, place = 1 if how.tile is None else 2, 0
         few = self.sources[:: -(-len(self.sources) // max(1, most // each)) or 1]
@@ -130,7 +131,8 @@ def engine_version(engine: str) -> str:
 @dataclass(frozen=True)
 class ReducedModel:
     """Exported network in its engines, and its first step `embed` in the first of them: the trained model
-    scores its features where a picture is left out."""
+    scores its features where a picture is left out.
+    """
 
     precision: str
     sessions: Sequence[Session]
@@ -209,7 +211,8 @@ def _certify_engines(
     then: NDArray[np.float64],
 ) -> list[Certificate]:
     """Certifies each engine of a reduced precision. now, then: scores, maxima and medians of the pictures by
-    it and by the trained model, [3, N], which decide by `calibration` and `before`."""
+    it and by the trained model, [3, N], which decide by `calibration` and `before`.
+    """
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
     (scores, maps), defective = run_one_by_one(reduced.sessions[0], shown), with_defects(shown)
     expected = run_one_by_one(reduced.trained, defective)[0].astype(np.float64)
@@ -252,7 +255,8 @@ def _read_pictures(pictures: ExportPictures, step: ProgressCallback) -> PictureT
 
 def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture]:
     """Chooses the rows to judge, by number: known ones with scores, and new ones that are no near-duplicates
-    of pictures learnt from."""
+    of pictures learnt from.
+    """
     with_scores = {row.hash: row for row in scored(manifest.pictures)}
     learnt = {row.hash for row in manifest.pictures if row.learnt}
     rows, new = dict[int, Picture](), list[int]()
@@ -293,8 +297,10 @@ def _merge_rows(
 
 @dataclass
 class _BothModels:
-    """Pictures of an export, as the reduced and as the trained model answer on them. Of one that was learnt
-    from, the trained model's answer is that of the fit, and the difference is the same.
+    """Pictures of an export, as the reduced and as the trained model answer on them.
+
+    Of one that was learnt from, the trained model's answer is that of the fit, and the difference is the
+    same.
 
     trained: the trained model's answers, once they were asked for.
     """

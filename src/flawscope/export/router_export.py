@@ -89,7 +89,9 @@ def export_router(
 
 def _exported_recognition(by: DescriptorModel, threads: int | None) -> DescriptorModel:
     """The network that recognises products, as a graph that every engine here computes alike.
-    FlawscopeError where one does not."""
+
+    FlawscopeError where one does not.
+    """
     network = DescriptorNetwork.open(by, "cpu")
     onnx_graph.prepare_trace(network)
     graph = onnx_graph.trace_module(

@@ -220,7 +220,8 @@ class FitResult:
 
     def _light_notes(self) -> list[str]:
         """Says what a model for a range of light costs: how many simulated defects it finds, and how many it
-        would find if it were calibrated for unchanged light alone. Empty where it is for one light."""
+        would find if it were calibrated for unchanged light alone. Empty where it is for one light.
+        """
         preprocess = self.prepared.reader.preprocess
         if self.defects is None or len(preprocess.lights) < 2:
             return []

@@ -20,7 +20,8 @@ def compared_rounds(trials: Sequence[Trial]) -> int:
 
 def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
     """Returns the trials whose AUROC is less than a margin below the best: by given defects first, then by
-    simulated ones among those that are left. All are compared by the same rounds."""
+    simulated ones among those that are left. All are compared by the same rounds.
+    """
     ended = [one for one in trials if one.rounds]
     if not ended:
         return []
@@ -34,5 +35,6 @@ def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
     """Returns the quickest trial among those that are nearly the best, by `MARGIN`; None: no trial was
-    ended."""
+    ended.
+    """
     return min(nearly_best(trials, MARGIN), key=lambda one: one.seconds, default=None)

@@ -223,8 +223,11 @@ class Search:
                     return
 
     def _find_frame(self) -> None:
-        """Tries how parts are found where good pictures show that they lie elsewhere. It is kept, unless the
-        settings as given do far better: simulated defects hardly show what finding the part is worth."""
+        """Tries how parts are found where good pictures show that they lie elsewhere.
+
+        It is kept, unless the settings as given do far better: simulated defects hardly show what finding the
+        part is worth.
+        """
         if not (self._is_free("align") and self._is_free("several")):
             return
         self.step(f"{TRYING} how parts lie", 0, 1)
@@ -273,7 +276,8 @@ class Search:
 
     def _tried_again(self, tried: Round) -> list[Recipe]:
         """Contenders of a further round, the best that there is time for: what two settings reached in
-        different rounds says nothing."""
+        different rounds says nothing.
+        """
         again = [Recipe.from_flags(one.flags) for one in self._contenders()]
         while again and not self._has_time_for(again, tried):
             again.pop()
@@ -426,7 +430,8 @@ class Search:
         place: int,
     ) -> Judged:
         """Judges pictures; one in which parts are not found is beyond all others. place: of the first, in
-        the trial."""
+        the trial.
+        """
         scores, above = [], []
         for k in range(0, len(pictures), BATCH):
             step(place + k)

@@ -70,8 +70,10 @@ def make_candidate(
 
 
 def _as_chosen(old: ModelMapping, in_use: router.Model) -> ModelMapping:
-    """The trained models with what people chose meanwhile for those in use. InputError where these are of
-    other views."""
+    """The trained models with what people chose meanwhile for those in use.
+
+    InputError where these are of other views.
+    """
     if {*old.products} != {*in_use.products}:
         raise InputError(
             "the trained model has other views than the version in use: name as `learn: trained` the one "
@@ -99,8 +101,10 @@ def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:
 
 
 def _check_suffix(file: Path, how: str, active: Path, in_use: Predictor) -> None:
-    """Checks that a candidate can be written as this file. InputError, before the work, where it would have
-    to be exported in a reduced precision."""
+    """Checks that a candidate can be written as this file.
+
+    InputError, before the work, where it would have to be exported in a reduced precision.
+    """
     made_as = active.suffix if how == RECALIBRATED else TRAINED_SUFFIX
     precision = in_use.calibration.precision
     if file.suffix != made_as and precision != "fp32":

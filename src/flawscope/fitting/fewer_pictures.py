@@ -71,6 +71,7 @@ def _fit_fewer(
     units: Sequence[Sequence[T]], fit_some: Callable[[Sequence[T]], Predictor]
 ) -> dict[int, Predictor]:
     """Models of an eighth, a quarter and half of the units, where these are enough to learn from, by their
-    number."""
+    number.
+    """
     subsets = (units[::stride] for stride in SUBSET_STEPS)
     return {len(some): fit_some([*chain(*some)]) for some in subsets if len(some) >= MIN_SUBSET}

@@ -69,7 +69,8 @@ def look_at_parts(
 
 class SeenPicture(NamedTuple):
     """Picture before a fit: what near-duplicates are compared by, and the picture in grey and small
-    (`Preprocess.small`), where that was asked for; None: it cannot be read."""
+    (`Preprocess.small`), where that was asked for; None: it cannot be read.
+    """
 
     look: Look | None = None
     small: NDArray[np.float32] | None = None
@@ -86,7 +87,8 @@ def see_pictures(
     reduce: Reduce | None = None,
 ) -> list[SeenPicture]:
     """Reads each picture, and what is known of it before a fit; of one that cannot be read nothing. reduce:
-    makes it small, where parts are to be found in it."""
+    makes it small, where parts are to be found in it.
+    """
     numbers = range(len(pictures.sources))
     advance = ProgressCounter(step, "near-duplicates", len(numbers))
 
@@ -122,7 +124,8 @@ def learn_normalization(
 
 def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: PoseKind) -> LearnedParts:
     """Learns how several parts in each picture are found, from the pictures that can be read; others are
-    `UNREAD`. InputError: parts do not stand out, are too few, or are counted wrong."""
+    `UNREAD`. InputError: parts do not stand out, are too few, or are counted wrong.
+    """
     every = range(len(pictures.sources))
     overviews = {
         i: preprocess.small(one, OVERVIEW_SIDE)
@@ -142,7 +145,8 @@ def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: 
 
 def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list[int], list[str]]:
     """Counts the parts in each picture by a model that finds several, and says what is wrong with each count:
-    as `LearnedParts`, of pictures that were not learnt from."""
+    as `LearnedParts`, of pictures that were not learnt from.
+    """
     several, reference = preprocess.several, preprocess.reference
     assert several is not None
     assert reference is not None

@@ -234,7 +234,8 @@ def _fit_and_assemble(
     prepared: PreparedFit, task: Task, view_task: Task, samples: int, check: bool
 ) -> Predictor:
     """Fits and calibrates a model. task: of the pictures; view_task: of their views. samples: of the pictures
-    learnt from, that a new model keeps."""
+    learnt from, that a new model keeps.
+    """
     began = time.monotonic()
     model = prepared.model
     reader = prepared.reader

@@ -239,8 +239,10 @@ def extend(
 
 
 def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMapping:
-    """The fitted models that can be added to. InputError: they are exported, of several products, or of a
-    method that cannot be extended."""
+    """The fitted models that can be added to.
+
+    InputError: they are exported, of several products, or of a method that cannot be extended.
+    """
     if isinstance(model, Router):
         fitted = {name: fitted_artefact(one) for name, one in model.products.items()}
         old = replace(model.artefact, products=fitted)
@@ -287,7 +289,8 @@ def _confirmed_pictures(images: Dataset, fair: bool, force: bool, say: Say) -> s
 
 def _report_updates(made: Updates, old: ModelMapping, names: Sequence[str], force: bool, say: Say) -> Model:
     """Says what has become of the models, and returns the next ones: with a question where one finds fewer
-    defects, unless `force`."""
+    defects, unless `force`.
+    """
     model, unplaced = made.model, [*made.unplaced.values()]
     for name, one in made.made.items():
         notes = old.products[name].manifest.notes
@@ -322,7 +325,8 @@ def _report_update(
 
 def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Dataset:
     """Opens the data set that a model was fitted on, split as it was for the fit; the folder may have another
-    name by now. InputError where it has no good pictures."""
+    name by now. InputError where it has no good pictures.
+    """
     reading = stored_arguments(old, Reading)
     category = reading.category if reading.category in find_categories(folder) else None
     group = name_reader(reading.group, reading.part, reading.view)
@@ -331,8 +335,10 @@ def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Datase
 
 
 def open_fitted_datasets(folder: str | os.PathLike[str], old: ModelMapping) -> dict[str, Dataset]:
-    """Opens the data set that each of the models was fitted on, as `open_fitted_dataset`. InputError where
-    the folder has no pictures of a view."""
+    """Opens the data set that each of the models was fitted on, as `open_fitted_dataset`.
+
+    InputError where the folder has no pictures of a view.
+    """
     found = {name: open_fitted_dataset(folder, one) for name, one in old.products.items()}
     if old.views is None:
         return found

@@ -61,8 +61,9 @@ def join(
     device: str = "auto",
     step: ProgressCallback = ignore_progress,
 ) -> Router:
-    """Joins fitted models into a router to several products, or to the views of a part. Each keeps its own
-    settings, thresholds and answers, bit for bit.
+    """Joins fitted models into a router to several products, or to the views of a part.
+
+    Each keeps its own settings, thresholds and answers, bit for bit.
 
     Args:
         models: by the name of the product or the view, of any methods and settings.
@@ -114,7 +115,8 @@ def with_products(network: DescriptorModel, found: Mapping[str, Described]) -> D
 
 def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
     """Makes the network by which products are told apart, which knows none yet: with the backbone of the
-    first model that has one, else the default one."""
+    first model that has one, else the default one.
+    """
     first = next((one for one in products.values() if _has_backbone(one.manifest)), None)
     settings: dict[str, Any] = {"size": SIZE, "stages": (STAGE,)}
     if first is not None:

@@ -125,7 +125,8 @@ def _lost_pictures(views: TrainingViews) -> list[int]:
 
 def _count_lost(views: TrainingViews, count: int, judged: int) -> list[int]:
     """Numbers of the lost pictures that decide the threshold: all, or of so many judged ones as many as come
-    with them. count: number of pictures."""
+    with them. count: number of pictures.
+    """
     lost = _lost_pictures(views)
     right = count - len(lost)
     return lost[: math.ceil(len(lost) * judged / max(1, right) - 1e-9)]
@@ -142,7 +143,8 @@ def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> lis
 
 def _draw_for_lights(fitted: Fitted, task: Task, lights: int, seed: int) -> list[int]:
     """Numbers of the pictures that decide the threshold: all with scores, or of many some, which are judged
-    in each of so many further lights."""
+    in each of so many further lights.
+    """
     pictures = [*fitted.scored]
     if not lights:
         return pictures
@@ -162,8 +164,10 @@ def _check_lights(
     failures: Mapping[int, str],
     notes: list[str],
 ) -> None:
-    """Adds a note where one light alone decides the threshold. InputError: a picture cannot be read any more,
-    or the parts of all are lost in some light."""
+    """Adds a note where one light alone decides the threshold.
+
+    InputError: a picture cannot be read any more, or the parts of all are lost in some light.
+    """
     if not lights[1:]:
         return
     lost = [i for i in drawn if answers.pictures[i].is_lost]
@@ -268,7 +272,8 @@ class FitPictures:
 
 def fit_fusion(score: str, found: Sequence[TileSummary]) -> Fusion:
     """Brings good pictures' whole views to the scale of their tiles: the same mean of the maps, and of the
-    higher half of the maxima. Then neither drowns the other, and each has its share of the false alarms."""
+    higher half of the maxima. Then neither drowns the other, and each has its share of the false alarms.
+    """
     found = [one for one in found if one.whole_peak > -math.inf]
     if not found:
         return Fusion(score)
@@ -310,6 +315,7 @@ def draw_pictures(
 
 def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
     """Number of pictures with which all lights cost less than the fit; (n + 1) * rate is whole, since n such
-    pictures promise all of the rate."""
+    pictures promise all of the rate.
+    """
     rank = math.ceil((learnt / (2 * lights) + 1) * rate - 1e-9)
     return math.ceil(rank / rate - 1e-9) - 1

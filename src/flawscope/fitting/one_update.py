@@ -65,8 +65,10 @@ def update_one(
     good: Dataset | None,
     whole: Callable[[Manifest], ModelFacts],
 ) -> Update:
-    """Makes the next model of one product, or of one view of a part. One that has nothing new to learn from
-    stays as it is. Errors are those of `incremental_update.update_models`.
+    """Makes the next model of one product, or of one view of a part.
+
+    One that has nothing new to learn from stays as it is. Errors are those of
+    `incremental_update.update_models`.
 
     Args:
         pictures: of this product, or view.
@@ -143,7 +145,8 @@ def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) 
 
 def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: Collection[str]) -> bool:
     """Whether a model has not learnt from one of the pictures that it should learn from, or does not know a
-    drawn one."""
+    drawn one.
+    """
     known = {picture.hash for picture in old.manifest.pictures}
     for one in pictures:
         if one.learn and one.digest not in train_hashes:
@@ -156,7 +159,8 @@ def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: C
 @dataclass(frozen=True)
 class _HiddenDefects:
     """Simulated defects on a model's samples; by their numbers the scores of the model and of its successor,
-    and the samples that carry them. Empty: none are looked at."""
+    and the samples that carry them. Empty: none are looked at.
+    """
 
     defects: SimulatedDefects | None = None
     scores: dict[int, tuple[float, ...]] = field(default_factory=dict)
@@ -187,7 +191,8 @@ def _choose_candidate(
     hidden: _HiddenDefects,
 ) -> Comparison:
     """Compares candidates with the active model, and returns that which loses least, the first of them; by a
-    fair sample the first candidate, whatever it loses."""
+    fair sample the first candidate, whatever it loses.
+    """
     sample = [one for one in judged if one.drawn] if fair else []
     best: Comparison | None = None
     for model, scores in candidates:
@@ -259,7 +264,8 @@ def _find_usable(
     pictures: Sequence[ReviewedPicture], new: UpdatePictures
 ) -> tuple[list[ReviewedPicture], list[int], dict[int, str]]:
     """Returns the usable pictures with their hashes, the numbers of the contradictory ones (judged both good
-    and defective), and why others are unreadable."""
+    and defective), and why others are unreadable.
+    """
     rows, failures = new.table.rows, new.table.failures
     unreadable = {pictures[place].number: reason for place, reason in failures.items()}
     usable = [replace(one, digest=rows[place].hash) for place, one in enumerate(pictures) if place in rows]
@@ -299,7 +305,8 @@ def _find_responsible(
     step: ProgressCallback,
 ) -> list[int]:
     """Numbers of the corrections that alone take half of what a lost defect's score has lost, farthest out
-    first; all corrections where none does."""
+    first; all corrections where none does.
+    """
     learnt = [one for one in made.pictures if one.number in numbers]
     learnt.sort(key=lambda one: -made.before[one.number].severity)
     known = [one for one in made.pictures if one.number in made.lost][:MAX_TRIED_CORRECTIONS]

@@ -197,7 +197,8 @@ def prepare(
 
 class _Chosen(NamedTuple):
     """Good pictures that a fit is given. reserved: numbers of those that the data set sets apart. pairs: seen
-    defects and masks."""
+    defects and masks.
+    """
 
     sources: list[PictureSource]
     names: list[str]
@@ -209,7 +210,8 @@ class _Chosen(NamedTuple):
 @dataclass(frozen=True)
 class _Pictures:
     """Good pictures, and what is known before views are cut. pattern: of parts in views, of which each has so
-    many on average. preprocess: of the pictures, before frames are found. decoded: the pictures."""
+    many on average. preprocess: of the pictures, before frames are found. decoded: the pictures.
+    """
 
     chosen: _Chosen
     pattern: PartPattern | None
@@ -222,7 +224,8 @@ class _Pictures:
 
 class _Frames(NamedTuple):
     """Frames of the pictures. preprocess: until there. learnt: several parts in a picture. chosen: a line
-    on what `align` chose; None: nothing was chosen."""
+    on what `align` chose; None: nothing was chosen.
+    """
 
     preprocess: Preprocess
     learnt: LearnedParts | None = None
@@ -390,7 +393,8 @@ class _Steps:
         self, min_defect: float, config: PictureSettings, frames: Sequence[tuple[int, int]]
     ) -> dict[str, Any]:
         """Settings that make a defect of `min_defect` pixels large enough in frames of these sizes; a line
-        says why they were chosen."""
+        says why they were chosen.
+        """
         whole = config.sizes[-1]
         chosen = choose_tile(min_defect, frames, whole, config.step) if frames else None
         if chosen is None:
@@ -450,8 +454,11 @@ def create_detector(
 def check_networks(
     method: Method, config: Any, given: Collection[str]
 ) -> tuple[Detector, WeightsOrigin] | None:
-    """Checks that a fit can have its networks, before it reads pictures. Settings that name networks may name
-    any: they are built, and returned. given: names of the settings that were given. InputError."""
+    """Checks that a fit can have its networks, before it reads pictures.
+
+    Settings that name networks may name any: they are built, and returned. given: names of the settings that
+    were given. InputError.
+    """
     if {*NETWORKS, *config.PATHS} & {*given}:
         return method.create(config)
     for name in NETWORKS:
@@ -482,7 +489,9 @@ def predict_peak_memory(
 
 def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
     """Checks how parts are to be aligned, and that `options`, as `find_conflicts` takes them, go together.
-    ConflictError where they do not; InputError where there is no such way to align."""
+
+    ConflictError where they do not; InputError where there is no such way to align.
+    """
     if align not in (*get_args(PoseKind), "none", "auto"):
         raise InputError(f"align is {align!r:.40}; choose none, {', '.join(get_args(PoseKind))}, auto")
     check_options(options)

@@ -1,5 +1,6 @@
 """Proposes settings that a product may need, from a look at its good pictures: how parts lie, how many there
-are, how large the pictures must be seen."""
+are, how large the pictures must be seen.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +113,8 @@ def _is_large(frame: Recipe, side: int) -> bool:
 
 def relative_cost(recipe: Recipe) -> float:
     """Time that the network takes for a picture, in times of the settings as given, about: by the pixels that
-    are seen."""
+    are seen.
+    """
     options = recipe.options
     if "min_defect" in options:
         return TILES_COST

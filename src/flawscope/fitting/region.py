@@ -33,7 +33,8 @@ def check_region(
     sizes: Sequence[tuple[int, int] | None],
 ) -> None:
     """InputError where a region cannot be read, or has not the shape of the picture that it is drawn on, or
-    of any picture where it names none: it would be stretched. sizes: (H, W) of the pictures, upright."""
+    of any picture where it names none: it would be stretched. sizes: (H, W) of the pictures, upright.
+    """
     if roi is None or isinstance(roi, FrameRegion):
         return
     spec, named = split_picture(roi)
@@ -53,8 +54,10 @@ def check_region(
 
 
 def _region_picture(named: str, sources: Sequence[PictureSource], names: Sequence[str]) -> PictureSource:
-    """The picture that a region names: by its name, by the end of its path, or another file. InputError:
-    there is none, or there are several."""
+    """The picture that a region names: by its name, by the end of its path, or another file.
+
+    InputError: there is none, or there are several.
+    """
     if named in names:
         return sources[[*names].index(named)]
     parts = Path(named).parts
@@ -74,9 +77,11 @@ def learn_region(
     names: Sequence[str],
     say: Say,
 ) -> NDArray[np.bool_]:
-    """Region of interest [H, W] bool, as the view of the whole frame shows it. Where parts are aligned it is
-    drawn on the picture that it names, else on the first, and moves with the part, as where the aspect is
-    kept, and as a box in pixels; where pictures are corrected it is drawn on the picture as taken.
+    """Region of interest [H, W] bool, as the view of the whole frame shows it.
+
+    Where parts are aligned it is drawn on the picture that it names, else on the first, and moves with the
+    part, as where the aspect is kept, and as a box in pixels; where pictures are corrected it is drawn on the
+    picture as taken.
 
     Raises:
         InputError: it cannot be read, holds nothing, or the picture shows no part.

@@ -19,7 +19,8 @@ CHECKED = 10 / 9  # times the learning that a fit takes with its check by simula
 
 class Taken(NamedTuple):
     """Seconds that settings took: of the fit, for each picture learnt from, without what it takes until the
-    network is read; and of a picture judged."""
+    network is read; and of a picture judged.
+    """
 
     fit: float
     picture: float = 0.0
@@ -82,7 +83,8 @@ class SearchTime:
 
     def _expected(self, recipe: Recipe) -> Taken:
         """Returns what settings take: as noted, else by their network's cost beside that of the settings as
-        given, which is nearly all that judging takes; what a fit does besides takes as long."""
+        given, which is nearly all that judging takes; what a fit does besides takes as long.
+        """
         if recipe.flags in self._taken:
             return self._taken[recipe.flags]
         own = self._taken.get("", Taken(0.0))
@@ -103,7 +105,8 @@ class SearchTime:
 
     def has_time(self, recipes: Sequence[Recipe], pictures: int, before: float = 0.0) -> bool:
         """Whether the fit to all pictures by any of some settings would end in time, if it began after so
-        many seconds."""
+        many seconds.
+        """
         final = max(self.final_seconds(one, pictures) for one in recipes)
         return self.now() + before + RESERVE * final <= self.until
 

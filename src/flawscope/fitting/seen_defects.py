@@ -54,8 +54,10 @@ def read_defects(
     roi: NDArray[np.bool_] | None = None,
     say: Say = discard,
 ) -> tuple[dict[str, list[SeenDefect]], list[str]]:
-    """Reads seen defects as the network sees them, in the whole picture and in a tile around each. Returns
-    them by their pixels' hash, and for each unusable one the reason. `say` gets remarks on odd masks."""
+    """Reads seen defects as the network sees them, in the whole picture and in a tile around each.
+
+    Returns them by their pixels' hash, and for each unusable one the reason. `say` gets remarks on odd masks.
+    """
     found: dict[str, list[SeenDefect]] = {}
     unusable: list[str] = []
     names = relative_names([picture for picture, _ in pairs])

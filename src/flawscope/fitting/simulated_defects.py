@@ -52,8 +52,10 @@ Box = tuple[slice, slice]
 
 
 def draw_carriers(judged: JudgedFit, views: TrainingViews, seed: int) -> dict[int, Picture]:
-    """Draws a view of each picture with a score to put simulated defects on. Returns the rows of the pictures
-    by the numbers of these views."""
+    """Draws a view of each picture with a score to put simulated defects on.
+
+    Returns the rows of the pictures by the numbers of these views.
+    """
     if views.are_pictures:
         return {picture: judged.rows[picture] for picture in judged.scored}
     rng = Stream.CARRIERS.rng(seed)
@@ -145,8 +147,10 @@ def _is_passed(row: Picture, calibration: Calibration, parts: KnownParts | None)
 
 
 def _doubted_sizes(found: LeftOut, calibration: Calibration, model: Detector) -> NDArray[np.float64] | None:
-    """Largest length, width and area of the places that a map doubts around its regions, in pixels [3]. None
-    where no tolerance is asked: the picture is good, has no region, or a place reaches the edge."""
+    """Largest length, width and area of the places that a map doubts around its regions, in pixels [3].
+
+    None where no tolerance is asked: the picture is good, has no region, or a place reaches the edge.
+    """
     values = found[1][0].cpu().numpy()
     if not _finite_score(found[0]) > calibration.score_threshold:
         return None
@@ -165,7 +169,8 @@ def _finite_score(score: Tensor) -> float:
 
 def _next_batch(fit: int, left: int, device: torch.device) -> int:
     """Number of defects to score next, the same of each size. fit: how many there is time for one after the
-    other; on a CPU every thread takes a batch at the same time."""
+    other; on a CPU every thread takes a batch at the same time.
+    """
     if device.type != "cpu":
         fit = min(fit, GPU_BATCH)
     elif fit >= BATCH:
@@ -175,8 +180,10 @@ def _next_batch(fit: int, left: int, device: torch.device) -> int:
 
 
 class SimulatedDefects:
-    """Simulated defects by number: all sizes in turn on a picture, then the next picture. Each depends on its
-    number alone, and so does its contrast, whose logarithms fill `CONTRAST_RANGE` evenly at each size.
+    """Simulated defects by number: all sizes in turn on a picture, then the next picture.
+
+    Each depends on its number alone, and so does its contrast, whose logarithms fill `CONTRAST_RANGE` evenly
+    at each size.
 
     Attributes:
         contrasts: of the defects that were loaded, by number: mean difference from the good picture, in grey
@@ -202,7 +209,8 @@ class SimulatedDefects:
 
     def learn_part(self, seconds: float) -> None:
         """Finds the part in the pictures: by what some of them share if a third of the time is enough to
-        learn that, else in each picture alone."""
+        learn that, else in each picture alone.
+        """
         begun = time.monotonic()
         shown = [*filter(None, map(self._read, self.pictures[:1]))]
         for _, picture, _ in shown:

@@ -44,7 +44,9 @@ def pattern_of(which: Reading) -> PartPattern | None:
 
 def part_reader(names: Sequence[str], group: str | None, pattern: PartPattern | None) -> PartReader | None:
     """Reader of the parts that names tell: by the pattern of parts and views, else by that of groups.
-    InputError: it does not fit the names."""
+
+    InputError: it does not fit the names.
+    """
     if pattern is None:
         check_group(names, group)
         return group_reader(group)

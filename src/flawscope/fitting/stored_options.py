@@ -20,9 +20,11 @@ R = TypeVar("R", bound="DataclassInstance")
 
 
 def stored_values(old: Artefact, arguments: type[DataclassInstance]) -> dict[str, Any]:
-    """Returns those of these arguments of `fit` that a fitted model tells. The smallest defect is not among
-    them, as the tiles that it chose are settings of the method, nor seen defects: a model knows their hashes
-    alone."""
+    """Returns those of these arguments of `fit` that a fitted model tells.
+
+    The smallest defect is not among them, as the tiles that it chose are settings of the method, nor seen
+    defects: a model knows their hashes alone.
+    """
     return {one.argument: one.read(old) for one in records_of(arguments) if one.can_be_read}
 
 
@@ -33,7 +35,8 @@ def stored_arguments(old: Artefact, arguments: type[R]) -> R:
 
 def stored_settings(old: Artefact) -> PictureSettings:
     """Returns the method's settings of a fitted model, without those that a fit derives from its options, and
-    with the cap of its memory bank before updates raised it."""
+    with the cap of its memory bank before updates raised it.
+    """
     manifest = old.manifest
     config = {**manifest.config, **manifest.facts.get(CORRECTIONS, {})}
     settings: PictureSettings = registry.method(manifest.method).parse_stored(config)

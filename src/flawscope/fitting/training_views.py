@@ -1,5 +1,6 @@
 """Reads the pictures that a method learns from, and numbers their views: the frames of each picture, and of a
-large frame its whole view and windows on it. Those of a picture are held out or left out together."""
+large frame its whole view and windows on it. Those of a picture are held out or left out together.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +83,8 @@ class Reader:
 
     def views_in_lights(self, index: int, lights: Sequence[Light]) -> Iterator[Views | None]:
         """Yields the network's views of picture `index` in other lights, as `views` returns them; None, with
-        the reason in `failures`, also where its parts are not found in one, or counted wrong."""
+        the reason in `failures`, also where its parts are not found in one, or counted wrong.
+        """
         picture = self.decoded.read_or_none(index)
         for light in lights:
             if picture is None:
@@ -215,7 +217,8 @@ class TrainingViews:
 
     def held_out_count(self) -> int:
         """Approximate number of views that are judged again if a tenth of the pictures is held out; 0: none
-        are."""
+        are.
+        """
         if self.reader.preprocess.tile is None:
             return 0
         count = len(self.pictures)
@@ -235,7 +238,8 @@ class TrainingViews:
 
     def load(self, number: int) -> Tensor | None:
         """Loads a view, [3, H, W] float32 in 0..1; None where its picture cannot be read, and for a tile that
-        shows nothing of it."""
+        shows nothing of it.
+        """
         frame, picture = self.frame_of(number), self.picture_of(number)
         views = self.of_picture(picture)
         if views is None:
@@ -309,7 +313,8 @@ class TrainingViews:
 
     def to_pictures(self, fitted: Fitted) -> Fitted:
         """Converts a fit of views into one of pictures; each is scored as its worst view, if all have
-        scores."""
+        scores.
+        """
         suspects: dict[int, float] = {}
         for number, score in fitted.suspects.items():
             suspects.setdefault(self.picture_of(number), score)

@@ -1,5 +1,6 @@
 """Splits good pictures and defects into the rounds of a search for settings, and simulates defects on those
-that are left out, in the pictures' own pixels: settings that see them otherwise judge the same."""
+that are left out, in the pictures' own pixels: settings that see them otherwise judge the same.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Judges the next model beside the one that judges now: on pictures that people judged, as if neither had
-ever learnt from them, and on simulated defects."""
+ever learnt from them, and on simulated defects.
+"""
 
 from __future__ import annotations
 
@@ -95,8 +96,9 @@ def score_pictures(
     whole: ModelFacts,
     step: ProgressCallback = ignore_progress,
 ) -> dict[int, Score]:
-    """Scores of pictures by their numbers, each as if the model had never learnt from it. Those are left out
-    that cannot be judged, or that the model has learnt from and cannot leave out.
+    """Scores of pictures by their numbers, each as if the model had never learnt from it.
+
+    Those are left out that cannot be judged, or that the model has learnt from and cannot leave out.
 
     Args:
         places: of the pictures among the decoded ones, by hash.
@@ -226,7 +228,8 @@ class Comparison:
     @property
     def found(self) -> dict[str, list[int]]:
         """Defects found before, found after, and how many there are; kinds that were not measured are left
-        out."""
+        out.
+        """
         counts: dict[str, list[int]] = {}
         if self.simulated:
             was, now = zip(*self._simulated_found.values(), strict=True)
@@ -276,8 +279,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Update:
-    """The next model, beside the one that judges now, and what it has learnt from. Lists are numbers of
-    pictures.
+    """The next model, beside the one that judges now, and what it has learnt from.
+
+    Lists are numbers of pictures.
 
     learnt: pictures learnt from. unsure: "good" pictures that look like known defects, not learnt from.
     contradictory: others have the same pixels and another verdict. unreadable: why they cannot be used.

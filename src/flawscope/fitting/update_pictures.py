@@ -38,8 +38,10 @@ class UpdatePictures:
         return cls(table, places, {})
 
     def with_units(self, digests: Sequence[str], old: Artefact, say: Say) -> UpdatePictures:
-        """Returns the pictures with the units of those of these digests: known rows keep theirs. `say` gets
-        remarks on the parts that the others show."""
+        """Returns the pictures with the units of those of these digests: known rows keep theirs.
+
+        `say` gets remarks on the parts that the others show.
+        """
         units = {row.hash: row.unit for row in old.manifest.pictures}
         new = [
             self.table.rows[self.places[digest]] for digest in dict.fromkeys(digests) if digest not in units

@@ -92,7 +92,8 @@ class Job:
 
 def extend_bank(job: Job) -> list[Candidate]:
     """Candidates with a larger memory bank and the earlier calibration: first with the drawn pictures in the
-    calibration, then without."""
+    calibration, then without.
+    """
     old = job.old
     inside = {row.hash for row in old.manifest.pictures if row.learnt}
     chosen = list({one.digest: one for one in job.wanted if one.digest not in inside}.values())
@@ -123,7 +124,8 @@ def extend_bank(job: Job) -> list[Candidate]:
 
 class _Drawn(NamedTuple):
     """Rows of a model with the line's pictures that were drawn by chance. names: of these, by hash. notes:
-    lines on those that do not count, or count as lost."""
+    lines on those that do not count, or count as lost.
+    """
 
     rows: tuple[Picture, ...]
     names: dict[str, str]
@@ -132,7 +134,8 @@ class _Drawn(NamedTuple):
 
 def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _Drawn:
     """The rows, with the line's drawn pictures that do not count yet, judged as if the model had not learnt
-    from their parts. Near-copies of pictures that it had learnt from before do not count."""
+    from their parts. Near-copies of pictures that it had learnt from before do not count.
+    """
     counted = {row.hash for row in rows if row.counted}
     line_sample = [one for one in job.pictures if one.drawn and one.good]
     sample = {one.digest: one for one in line_sample if one.digest not in counted}
@@ -175,7 +178,8 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
 
 def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFacts) -> list[ReviewedPicture]:
     """Returns the pictures, where a model decides on parts with those alone drawn whose part was drawn with
-    all views, and is new: a view alone tells nothing about parts."""
+    all views, and is new: a view alone tells nothing about parts.
+    """
     parts = facts.known_parts().get(ONE)
     if parts is None:
         return [*pictures]
@@ -219,7 +223,8 @@ def _without_update_notes(old: Artefact) -> Artefact:
 
 def make_room_in_bank(old: Artefact) -> Artefact:
     """Returns the model with a cap that leaves room in a full bank, and a smaller covering radius, which lets
-    nearer patches in."""
+    nearer patches in.
+    """
     manifest = _without_update_notes(old).manifest
     config, facts = dict(manifest.config), dict(manifest.facts)
     if (cap := _cap(old)) is not None:
@@ -300,7 +305,8 @@ def recalibrate_model(job: Job) -> list[Candidate]:
 
 def retrain_model(job: Job) -> list[Candidate]:
     """Candidate that is trained anew, with the options of the fit that made the old model; pictures learnt
-    from are judged by trainings without them, in folds."""
+    from are judged by trainings without them, in folds.
+    """
     if job.good is None:
         raise InputError(
             "a training needs the pictures that the model was fitted on: name their folder as "
@@ -379,7 +385,8 @@ def _file_of(picture: ReviewedPicture) -> Path:
 
 def _find_seen_defects(old: Artefact, good: Dataset) -> tuple[list[tuple[Path, list[Mask]]], int]:
     """Returns the data set's defects with masks that the old model had learnt from, and how many of them are
-    not there."""
+    not there.
+    """
     wanted = {picture.hash for picture in old.manifest.pictures if picture.role == "seen"}
     seen = {}
     for item in good.test if wanted else ():

@@ -145,8 +145,9 @@ def different_views_line(views: Sequence[str], remedy: str) -> str:
 
 
 def views_differ(pictures: Mapping[str, Sequence[PictureSource]]) -> bool:
-    """Whether every two views look different (`view_looks.look_different`). False where a view has too few
-    pictures to tell, or more channels than three.
+    """Whether every two views look different (`view_looks.look_different`).
+
+    False where a view has too few pictures to tell, or more channels than three.
 
     Args:
         pictures: good ones by view.

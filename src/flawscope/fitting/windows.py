@@ -60,7 +60,8 @@ def _counted_tiles(
     how: Preprocess, size: tuple[int, int], grid: TileGrid, roi: NDArray[np.bool_] | None
 ) -> list[int]:
     """Numbers of the tiles of a frame (H, W) with pixels that count; empty where the whole view is the only
-    one."""
+    one.
+    """
     if len(grid) == 1:
         return []
     if roi is None:

@@ -31,7 +31,8 @@ class DescriptorSettings(PatchSettings):
 
 class DescriptorNetwork(PatchDetector):
     """Network that turns images `[B, 3, H, W]`, as every detector takes them, into descriptors `[B, D]`
-    float32 of length 1: the means of the patches that count, at all sizes."""
+    float32 of length 1: the means of the patches that count, at all sizes.
+    """
 
     METHOD = DescriptorSettings  # `rebuild` parses settings by it
     config: DescriptorSettings

@@ -1,5 +1,6 @@
 """Detector: the inference path of a method, one module that turns images into scores and maps; and the
-features of many pictures, in fixed batches, decoding and network side by side."""
+features of many pictures, in fixed batches, decoding and network side by side.
+"""
 
 from __future__ import annotations
 
@@ -86,12 +87,15 @@ class Detector(nn.Module, ABC):
 
     def residuals(self, images: Tensor) -> Tensor:
         """Say how images `[B, 3, H, W]` differ from good ones: cells `[B, C, h, w]` float32, about 0 where
-        they do not, alike for the same difference. InputError: the method does not say."""
+        they do not, alike for the same difference. InputError: the method does not say.
+        """
         raise InputError("this method does not say how pictures differ from good ones: it names no kinds")
 
     def inside(self, images: Tensor) -> Tensor | None:
-        """The pixels that count, `[B, H, W]` bool: the region of interest without padding. None where no
-        picture is padded: then `roi` is the same for all."""
+        """The pixels that count, `[B, H, W]` bool: the region of interest without padding.
+
+        None where no picture is padded: then `roi` is the same for all.
+        """
         return self.roi & (images[:, 0] >= 0) if self.config.pads else None
 
     def region(self, inside: Tensor | None) -> Tensor:
@@ -100,8 +104,10 @@ class Detector(nn.Module, ABC):
 
     def filled(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` without marks: padding has the values of the picture's edge (`Preprocess`).
+
         Pixels outside the region of interest get the value of the nearest pixel inside, and in tiles they are
-        grey, so that they decide nothing through the networks' receptive fields."""
+        grey, so that they decide nothing through the networks' receptive fields.
+        """
         if self.config.hidden and self.config.tile is not None:
             return torch.where(images < 0, HIDDEN_GREY, images)
         images = torch.where(images < 0, -1 - images, images) if self.config.pads else images
@@ -114,7 +120,8 @@ class Detector(nn.Module, ABC):
     @contextmanager
     def reduced(self) -> Iterator[None]:
         """Context in which networks compute in the setting `precision`. fp32 excludes TF32, which has ten
-        bits and is cuDNN's default for convolutions."""
+        bits and is cuDNN's default for convolutions.
+        """
         with autocast(self.roi.device, DTYPES.get(self.config.precision)), without_tf32(self.roi.device):
             yield
 
@@ -203,8 +210,11 @@ def stored_region(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Ten
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """Context in which layers compute in `dtype`; None: fp32. Nothing is entered where they do so already:
-    the ONNX exporter traces the inside of autocast as a graph of its own, which takes twice as long."""
+    """Context in which layers compute in `dtype`; None: fp32.
+
+    Nothing is entered where they do so already: the ONNX exporter traces the inside of autocast as a graph of
+    its own, which takes twice as long.
+    """
     if dtype is None and not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
@@ -222,7 +232,9 @@ def without_tf32(device: torch.device) -> AbstractContextManager[None]:
 
 def resolve_device(name: str) -> torch.device:
     """The device called `name`; `auto` is the fastest one here: CUDA, else Apple's MPS, else the CPU.
-    InputError where torch has no such device."""
+
+    InputError where torch has no such device.
+    """
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in here.items() if there)
@@ -287,8 +299,9 @@ def process_blocks(
     step: ProgressCallback = ignore_progress,
     stage: str = "",
 ) -> None:
-    """Call `take(block, work(block, loaded))` for every block of `size` items. `take` gets the blocks one
-    at a time and in their order.
+    """Call `take(block, work(block, loaded))` for every block of `size` items.
+
+    `take` gets the blocks one at a time and in their order.
 
     On a CPU every thread loads and works on whole blocks with one torch thread each, which is faster than
     sharing a block among threads and gives the same result whatever their number. On other devices threads

@@ -18,7 +18,8 @@ Features = tuple[Tensor, Tensor | None]  # of an image, and the pixels that coun
 
 class FeatureMemory:
     """Keeps the features of images on a CPU, under the name of the settings that they were computed with, up
-    to `MAX_BYTES`; then it takes no more."""
+    to `MAX_BYTES`; then it takes no more.
+    """
 
     def __init__(self) -> None:
         self._size, self._lock = 0, Lock()

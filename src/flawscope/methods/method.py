@@ -100,7 +100,8 @@ class Method:
 
 def not_in_model_error(setting: str, name: str) -> InputError:
     """Makes the error for a fit by the options of a model that learnt with a file or a folder which its own
-    file does not hold, and which is not sought by its name."""
+    file does not hold, and which is not sought by its name.
+    """
     return InputError(
         f"the model learnt with {name} ({setting}), which is not in its file: train it anew with "
         f"`flawscope fit ... --set {setting}=PATH`"

@@ -1,5 +1,6 @@
 """PatchDetector: a detector that judges the patches of a frozen backbone, at one picture size or several; how
-its feature maps become patches (PatchCore, 3.1), and matrices from patches to pixels."""
+its feature maps become patches (PatchCore, 3.1), and matrices from patches to pixels.
+"""
 
 from __future__ import annotations
 
@@ -150,8 +151,10 @@ class PatchBranch(nn.Module):
 
 
 class PatchDetector(Detector):
-    """Has the way from images to patches and from their values to maps, and files. A method with one picture
-    size adds its tensors or networks in `__init__`, and `judge`; one with several overrides `score`.
+    """Has the way from images to patches and from their values to maps, and files.
+
+    A method with one picture size adds its tensors or networks in `__init__`, and `judge`; one with several
+    overrides `score`.
 
     Attributes:
         patches: P of each branch.
@@ -177,7 +180,8 @@ class PatchDetector(Detector):
     @property
     def branches(self) -> Sequence[Any]:
         """Branches, `PatchBranch` or the method's own, one for each of `config.branch_specs`, smallest size
-        first."""
+        first.
+        """
         return cast(Sequence[Any], self.views)
 
     @property
@@ -222,8 +226,10 @@ class PatchDetector(Detector):
         return self.drawn(self.judge(features), inside)
 
     def drawn(self, values: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Values `[B, P]` to scores `[B]`, the maxima of the maps, and maps `[B, H, W]`. Patches that do not
-        count have the lowest value of those that do, so that they raise no score."""
+        """Values `[B, P]` to scores `[B]`, the maxima of the maps, and maps `[B, H, W]`.
+
+        Patches that do not count have the lowest value of those that do, so that they raise no score.
+        """
         values = fill_with_lowest(values, self.branches[0].valid_mask(inside) > 0)
         maps = self.bounded(self.branches[0].anomaly_map(values), inside)
         return maps.amax((1, 2)), maps

@@ -86,7 +86,8 @@ def loadable_methods() -> list[Method]:
 
 def default_method_name(name: str | None, preset: str) -> str:
     """The name of the method that is meant: the one that is named, else patchcore, or where it has no such
-    preset the only one that has."""
+    preset the only one that has.
+    """
     if name is not None or preset in method(DEFAULT).presets:
         return name or DEFAULT
     having = [one.name for one in loadable_methods() if preset in one.presets]
@@ -95,7 +96,8 @@ def default_method_name(name: str | None, preset: str) -> str:
 
 def take_choices(settings: Json) -> tuple[str | None, str, str | int]:
     """Takes `method`, `preset` and `seen` out of settings; one that is lacking, or a line without a value, is
-    the default, and of the method None."""
+    the default, and of the method None.
+    """
     method, preset, seen = (settings.pop(name, None) or None for name in ("method", "preset", "seen"))
     return method, preset or "default", seen or 0
 
@@ -112,13 +114,15 @@ def configure(method: Method, preset: str = "default", values: Mapping[str, obje
 
 def wants_accurate(name: str, count: int) -> bool:
     """Whether good pictures are so few that a method's preset `accurate`, a larger network, is worth its
-    time. InputError: there is no such method."""
+    time. InputError: there is no such method.
+    """
     return 0 < count <= FEW and "accurate" in method(name).presets
 
 
 def missing_package(name: str, preset: str) -> str:
     """Command that installs the weights which a preset of a method needs and this machine lacks; empty: none
-    are lacking. InputError: there is no such method or preset."""
+    are lacking. InputError: there is no such method or preset.
+    """
     config = configure(method(name), preset)
     backbones = [getattr(config, key, None) for key in ("backbone", "second_backbone")]
     needed = [PACKAGED[one] for one in backbones if one in PACKAGED and not cached_in_hub(one)]

@@ -141,7 +141,8 @@ class PictureSettings:
     def in_form(self, pictures: Sequence[Size]) -> Self:
         """Returns the settings for pictures (H, W): sizes of one number become as many pixels in the form
         that is usual among them. They stay squares with `tile`, `crop` or `keep_aspect`, and where pictures
-        are small."""
+        are small.
+        """
         if self.tile is not None or self.crop is not None or self.keep_aspect:
             return self
         parts = self.size.split("+")
@@ -171,7 +172,8 @@ class PictureSettings:
     @property
     def pads(self) -> bool:
         """Whether images may hold what does not count: padding beside a picture that is fitted in whole or
-        aligned, or what lies outside of the region of interest in a tile."""
+        aligned, or what lies outside of the region of interest in a tile.
+        """
         return self.masked or (self.keep_aspect and self.crop is None)
 
     @property
@@ -181,8 +183,9 @@ class PictureSettings:
 
 
 def apply_tile_scale(preset: Facts, given: Facts) -> Json:
-    """Merge settings, and replace a tile's `scale` by its `size` in the network. `scale`: pixels of the
-    picture per pixel of the network, 1 by default.
+    """Merge settings, and replace a tile's `scale` by its `size` in the network.
+
+    `scale`: pixels of the picture per pixel of the network, 1 by default.
 
     Raises:
         InputError: a scale without tiles, or with a size.

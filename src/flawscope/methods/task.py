@@ -256,7 +256,8 @@ class LeaveOut:
     def score(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
         """Score an image of a picture of the task's `group`, from its features (`embed`, without the batch)
         and the pixels `inside` [H, W] that count (None: the region of interest). None: the method cannot
-        leave out what it has learnt from."""
+        leave out what it has learnt from.
+        """
         found = self.bound(group, features, inside)
         if found is None or group not in self.learnt:
             return found
@@ -274,8 +275,10 @@ class LeaveOut:
         return self.model.embed(images)
 
     def run(self, group: int) -> LeftOutRun:
-        """Runs images as a session does, as if the group had not been learnt from. An `ExcludedPictureError`
-        where the method cannot leave it out."""
+        """Runs images as a session does, as if the group had not been learnt from.
+
+        An `ExcludedPictureError` where the method cannot leave it out.
+        """
         return partial(self._run, group, self.score)
 
     def bound_run(self, group: int) -> LeftOutRun | None:

@@ -118,7 +118,8 @@ if hasattr(os, "register_at_fork"):
 
 def reuse_freed_memory() -> None:
     """Has this process keep memory that it freed for the next tensors, where glibc allocates it: else each
-    feature map is given back and asked for anew, which is most of a fit's system time."""
+    feature map is given back and asked for anew, which is most of a fit's system time.
+    """
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)
@@ -127,7 +128,8 @@ def reuse_freed_memory() -> None:
 
 def return_freed_memory() -> None:
     """Has glibc give back pages that it holds between others in use, which `reuse_freed_memory` leaves: of
-    pictures that are decoded, reduced and freed these are several times what is kept."""
+    pictures that are decoded, reduced and freed these are several times what is kept.
+    """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

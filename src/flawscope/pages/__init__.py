@@ -1,5 +1,6 @@
 """Pages for the browser: of answers and figures (`report`), and of a person's review of them (`review`); the
-templates, texts, scripts and styles that a station's pages add theirs to. Torch-free."""
+templates, texts, scripts and styles that a station's pages add theirs to. Torch-free.
+"""
 
 from __future__ import annotations
 

@@ -28,8 +28,9 @@ ASSETS = resources.files(__package__) / "assets"
 
 
 class Texts:
-    """Texts of one language by key. Called with a key such as "live.hold" it returns the text, formatted with
-    the values.
+    """Texts of one language by key.
+
+    Called with a key such as "live.hold" it returns the text, formatted with the values.
 
     Args:
         own: texts in the language.
@@ -50,7 +51,8 @@ class Texts:
 
     def count(self, key: str, number: int, /, **values: object) -> str:
         """Return the text for a number of things, in the form that the language has for the number: its key
-        ends with _one or _many."""
+        ends with _one or _many.
+        """
         counted = _counted_key(self.language, key, number)
         if counted in self.missing:
             counted = _counted_key(DEFAULT_LANGUAGE, key, number)
@@ -148,7 +150,8 @@ class Pages:
 
     def texts_for(self, chosen: str | None, accept_language: str = "") -> Texts:
         """Return the texts of the language that the person chose, else of the first in the header
-        Accept-Language that there is, else English ones."""
+        Accept-Language that there is, else English ones.
+        """
         accepted = (part.split(";")[0].strip().lower()[:2] for part in accept_language.split(","))
         names = (name for name in (chosen, *accepted) if name in self.texts)
         return self.texts[next(names, None) or DEFAULT_LANGUAGE]

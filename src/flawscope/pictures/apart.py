@@ -37,7 +37,8 @@ def find_apart(
     cells: Sequence[NDArray[np.float32] | None], looks: Sequence[FeatureValues], units: Sequence[int]
 ) -> list[list[int]]:
     """Places of the pictures that lie apart, in groups of one kind: by their features, and by their look as a
-    whole, of `MAX_COMPARED` drawn evenly. cells: of each picture; None: not known."""
+    whole, of `MAX_COMPARED` drawn evenly. cells: of each picture; None: not known.
+    """
     found = _apart_by_features(cells, units)
     known = {place for places in found for place in places}
     compared = range(0, len(looks), -(-len(looks) // MAX_COMPARED) or 1)
@@ -87,7 +88,8 @@ def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[
 
 def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -> list[list[int]]:
     """Places of the pictures that lie apart together by their look as a whole (`measure_appearance`); never
-    one picture, whose look a single good one may have. units: as of `groups_apart`."""
+    one picture, whose look a single good one may have. units: as of `groups_apart`.
+    """
     known = [place for place, look in enumerate(looks) if look]
     own = np.array([units[place] for place in known])
     if not _tell_enough(own):
@@ -112,7 +114,8 @@ def _leave_out(
     units: NDArray[np.intp], compare: Compare, height: Height
 ) -> tuple[NDArray[np.intp], Distances]:
     """The picture nearest to each of the K nearest other units [N, K], nearest first, and the distance [N, K]
-    to the others but the first 0, 1, 2, ... of these units."""
+    to the others but the first 0, 1, 2, ... of these units.
+    """
     count = len(units)
     few = max(1, min(MAX_GROUP, count // MAX_SHARE))
     nearest = np.empty((count, few), np.intp)
@@ -132,7 +135,8 @@ def _find_groups(
     nearest: NDArray[np.intp], left_out: Distances, units: NDArray[np.intp], gap: float, single_gap: float
 ) -> list[list[int]]:
     """The pictures beyond the widest gaps, joined with those of them that are nearest to them, and those of
-    their unit."""
+    their unit.
+    """
     rest, apart = list(range(len(nearest))), dict[int, int]()  # and the group of each that is apart
     while found := _beyond_gap(left_out[rest], units[rest], gap, single_gap):
         group = [rest[place] for place in found]
@@ -150,8 +154,10 @@ def _find_groups(
 
 
 def _beyond_gap(left_out: Distances, units: NDArray[np.intp], gap: float, single_gap: float) -> list[int]:
-    """Places beyond the widest gap in the distances with 0, 1, 2, ... left out; none where all are narrow. A
-    gap with k left out tells of k + 1 pictures or more: fewer would be beyond it with fewer left out."""
+    """Places beyond the widest gap in the distances with 0, 1, 2, ... left out; none where all are narrow.
+
+    A gap with k left out tells of k + 1 pictures or more: fewer would be beyond it with fewer left out.
+    """
     widest, found = 1.0, list[int]()
     for k in range(left_out.shape[1]):
         order = np.argsort(-left_out[:, k], kind="stable")

@@ -90,8 +90,10 @@ def _adjacent_pairs(counts: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class AppearanceRange:
-    """Range of good pictures: (low, high) of each of `FEATURES`, and the number of pictures. A feature that a
-    model of an earlier version did not measure has no bounds, and no picture lies outside."""
+    """Range of good pictures: (low, high) of each of `FEATURES`, and the number of pictures.
+
+    A feature that a model of an earlier version did not measure has no bounds, and no picture lies outside.
+    """
 
     ranges: tuple[tuple[float, float], ...]
     pictures: int
@@ -161,7 +163,8 @@ def is_far(shifts: FeatureValues) -> bool:
 
 def describe_shifts(shifts: Sequence[FeatureValues]) -> str:
     """Names the features in which most of these pictures lie outside of the range: at most three, farthest
-    first."""
+    first.
+    """
     middle = np.median(np.asarray(shifts, dtype=np.float64), axis=0)
     order = sorted(range(len(FEATURES)), key=lambda k: -abs(middle[k]))
     chosen = [k for k in order if abs(middle[k]) > 0.5] or order[:1]

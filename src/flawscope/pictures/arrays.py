@@ -40,8 +40,10 @@ def from_numpy(array: NDArray[np.number], name: str) -> NDArray[np.number]:
 
 
 def check_values(array: NDArray[np.number], name: str) -> NDArray[np.number]:
-    """Checks the values [H, W, C] of an array; floats become float32. InputError: others than uint8, uint16
-    and finite floats, or none."""
+    """Checks the values [H, W, C] of an array; floats become float32.
+
+    InputError: others than uint8, uint16 and finite floats, or none.
+    """
     if array.ndim != 3 or array.size == 0:
         raise picture_error(
             name, f"it has no pixels (shape {list(array.shape)})", "give at least 1 x 1 pixels"
@@ -87,8 +89,10 @@ def _opaque(colours: NDArray[np.number], alpha: NDArray[np.number], name: str) -
 
 
 def composite_over_white(image: Image.Image) -> Image.Image:
-    """Converts any 8-bit mode to L or RGB; transparent pixels show white. An alpha that is the same
-    everywhere says nothing about the pixels, and is left out."""
+    """Converts any 8-bit mode to L or RGB; transparent pixels show white.
+
+    An alpha that is the same everywhere says nothing about the pixels, and is left out.
+    """
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.upper())
     if image.mode in ("1", "L", "LA"):
@@ -130,7 +134,8 @@ def require_finite(values: Float32, name: str) -> Float32:
 
 def otsu(values: NDArray[np.number]) -> tuple[float, float]:
     """Otsu's threshold, and the share of the variance that it explains, 0..1 (Otsu, IEEE Transactions on
-    Systems, Man and Cybernetics 9, 1979)."""
+    Systems, Man and Cybernetics 9, 1979).
+    """
     counts, edges = np.histogram(values, bins=128)
     middles = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1]
@@ -146,7 +151,8 @@ def otsu(values: NDArray[np.number]) -> tuple[float, float]:
 
 def check_picture(picture: NDArray[np.number], name: str = "picture") -> None:
     """Refuse anything but `[H, W, 3]` uint8: textures in 0..1 pasted into pictures in 0..255 have made
-    defects invisible elsewhere."""
+    defects invisible elsewhere.
+    """
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"A {name} is [H, W, 3] uint8 in 0..255, not {list(picture.shape)} {picture.dtype}.")
 

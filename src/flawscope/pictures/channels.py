@@ -46,7 +46,8 @@ _GROUP = re.compile(r"(\d+)(?:-(\d+))?")
 @dataclass(frozen=True)
 class Channels:
     """Channels of a picture, `count` of them. groups: numbers of those seen together, from 0: one, as grey,
-    or three, as red, green and blue."""
+    or three, as red, green and blue.
+    """
 
     count: int
     groups: Groups
@@ -65,7 +66,8 @@ class Channels:
     @classmethod
     def of(cls, wanted: str, sources: Sequence[PictureSource]) -> Channels:
         """Channels of the first picture that can be read. wanted: "all", or groups by numbers from 1, such as
-        "1-3,4". InputError: none can be read, or the channels are not there."""
+        "1-3,4". InputError: none can be read, or the channels are not there.
+        """
         groups = None if wanted == ALL else _parse(wanted)
         reason = "there are no pictures"
         for source in sources:
@@ -90,8 +92,10 @@ class Channels:
             raise InputError("the channels of the model cannot be read: fit anew") from None
 
     def read(self, source: PictureSource | HashedPicture, name: str | None = None) -> NDArray[np.number]:
-        """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32. InputError: it cannot be read,
-        or has others than those that were learnt."""
+        """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32.
+
+        InputError: it cannot be read, or has others than those that were learnt.
+        """
         name = name or source_name(source)
         values, _ = read_channels(source, name)
         if values.shape[2] != self.count:
@@ -141,7 +145,8 @@ def _parse(wanted: str) -> Groups:
 
 def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDArray[np.number], Groups]:
     """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32, and the groups that its file
-    tells: colours together, all else by itself. InputError: it cannot be read."""
+    tells: colours together, all else by itself. InputError: it cannot be read.
+    """
     if isinstance(source, HashedPicture):
         values, groups = read_channels(source.data, name)
         source.pixels = pixel_hash(values)
@@ -160,7 +165,8 @@ def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDA
 
 def _read_beyond_pillow(source: PillowSource, name: str) -> tuple[NDArray[np.number], Groups] | None:
     """Reads the channels of a file or its bytes, as `_read_stream` does; None where Pillow reads it whole,
-    and where there is no such file."""
+    and where there is no such file.
+    """
     if isinstance(source, bytes):
         return _read_stream(io.BytesIO(source), name)
     if not isinstance(source, str | os.PathLike) or not Path(source).is_file():
@@ -176,7 +182,8 @@ def _channels_of_array(array: NDArray[np.number], name: str) -> tuple[NDArray[np
 
 def _read_stream(stream: IO[bytes], name: str) -> tuple[NDArray[np.number], Groups] | None:
     """Reads an array, or the pages of a TIFF that have one size and depth; None where Pillow reads the file
-    whole."""
+    whole.
+    """
     array = read_array(stream, name)
     if array is not None:
         return _channels_of_array(array, name)
@@ -214,7 +221,9 @@ def _groups(widths: Sequence[int], values: NDArray[np.number]) -> Groups:
 
 def first_group(source: PictureSource) -> tuple[NDArray[np.number], str]:
     """Reads a picture as `decode` does; of one with more channels the first group, and says which it has.
-    InputError: it cannot be read."""
+
+    InputError: it cannot be read.
+    """
     try:
         return decode(source), ""
     except InputError:
@@ -226,6 +235,8 @@ def first_group(source: PictureSource) -> tuple[NDArray[np.number], str]:
 
 
 def displayed(source: PictureSource) -> NDArray[np.uint8]:
-    """Reads a picture for a person, [H, W, 3]; of one with more channels the first group. InputError: it
-    cannot be read."""
+    """Reads a picture for a person, [H, W, 3]; of one with more channels the first group.
+
+    InputError: it cannot be read.
+    """
     return to_eight_bits(first_group(source)[0])

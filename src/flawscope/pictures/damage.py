@@ -54,8 +54,11 @@ Tile = tuple[str, tuple[int, int, int, int], int, str | tuple[str, int, int]]
 
 
 def load(image: Image.Image) -> str:
-    """Loads an image that was opened and not loaded yet. Returns what is missing; empty where nothing is
-    known to be. OSError and what else Pillow raises: it is damaged."""
+    """Loads an image that was opened and not loaded yet.
+
+    Returns what is missing; empty where nothing is known to be. OSError and what else Pillow raises: it is
+    damaged.
+    """
     tiles: Sequence[Tile] = getattr(image, "tile", ())
     kind = image.format or ""
     data = _file_data(image)
@@ -103,8 +106,10 @@ def _file_data(image: Image.Image) -> bytes:
 
 
 def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
-    """Returns the fault of a BMP or PPM that has more rows than its header names; empty: it has none. Whoever
-    appends something to a file does not change all the sizes in it."""
+    """Returns the fault of a BMP or PPM that has more rows than its header names; empty: it has none.
+
+    Whoever appends something to a file does not change all the sizes in it.
+    """
     if kind not in ("BMP", "PPM") or len(tiles) != 1 or tiles[0][0] != "raw":
         return ""
     _, (_, _, width, height), offset, args = tiles[0]
@@ -119,7 +124,8 @@ def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
 
 def _sizes_in_header(data: bytes, offset: int) -> list[int]:
     """Bytes of a BMP's pixels, by the size of the file and by their own in its header; 0 tells nothing.
-    offset: where they begin."""
+    offset: where they begin.
+    """
     by_file = int.from_bytes(data[2:6], "little") - offset
     own = int.from_bytes(data[34:38], "little")
     return [size for size in (by_file, own) if size > 0]
@@ -151,7 +157,8 @@ def has_cut(values: NDArray[np.number]) -> bool:
     """Whether a transfer ended within a picture, [H, W] or [H, W, C] in the order in which it is stored: rows
     of equal values begin in the middle of a row up to which the picture goes on; if others follow, they end
     so, too. Bands, masks and backgrounds begin with a row, or where something ends that the row before shows
-    as well."""
+    as well.
+    """
     values = values.reshape(*values.shape[:2], -1)
     for begin, end in _runs(_equal_rows(values), values[:, 0, 0]):
         above, below = values[:begin], values[end:][::-1, ::-1]
@@ -208,7 +215,8 @@ def _stored_fault(image: Image.Image, tiles: Sequence[Tile], data: bytes) -> str
 
 class _StoredRows(NamedTuple):
     """Uncompressed pixels in a file: begin and end of each stretch of rows that lie one after another; bytes
-    of a row and of a pixel."""
+    of a row and of a pixel.
+    """
 
     stretches: list[tuple[int, int]]
     stride: int
@@ -217,7 +225,8 @@ class _StoredRows(NamedTuple):
 
 def _stored_rows(tiles: Sequence[Tile], width: int) -> _StoredRows | None:
     """Finds the rows of uncompressed pixels; None where pixels are compressed, of another kind, or where
-    a tile holds no whole rows."""
+    a tile holds no whole rows.
+    """
     stretches: list[tuple[int, int]] = []
     stride = pixel = 0
     for codec, (left, top, right, bottom), offset, args in tiles:
@@ -234,9 +243,10 @@ def _stored_rows(tiles: Sequence[Tile], width: int) -> _StoredRows | None:
 
 
 def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
-    """Whether a stretch of uncompressed pixels' bytes was lost: all are 0 or all 255. It begins or ends
-    within a pixel of colour, in a picture that has no colour elsewhere or beside rows that go on; or it
-    begins and ends where sectors of the file do, within rows.
+    """Whether a stretch of uncompressed pixels' bytes was lost: all are 0 or all 255.
+
+    It begins or ends within a pixel of colour, in a picture that has no colour elsewhere or beside rows that
+    go on; or it begins and ends where sectors of the file do, within rows.
 
     Args:
         offset: where in the file they begin.
@@ -269,7 +279,8 @@ def _torn_ends(ends: tuple[int, int], stride: int, pixel: int, size: int) -> lis
 
 def _fills_sectors(ends: tuple[int, int], offset: int, stride: int, size: int) -> bool:
     """Whether a stretch of equal bytes begins and ends where sectors of the file do, within rows. size: of
-    all bytes, which begin at `offset` in the file."""
+    all bytes, which begin at `offset` in the file.
+    """
     for at in ends:
         if at % stride == 0:
             return False
@@ -313,7 +324,8 @@ def _coloured(values: NDArray[np.uint8], stride: int, pixel: int) -> set[int]:
 
 def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: int, is_end: bool) -> bool:
     """Whether a pixel of colour has lost channels on one side of a place, which are `fill`: by what it has
-    kept, and by the colours of its neighbours, they were others."""
+    kept, and by the colours of its neighbours, they were others.
+    """
     phase = at % stride % pixel
     first, ahead = at - phase, 1 if is_end else -1
     kept, lost = (slice(phase, pixel), slice(phase)) if is_end else (slice(phase), slice(phase, pixel))

@@ -53,7 +53,8 @@ class _Memory:
 
 class _Header(NamedTuple):
     """Survey of a picture that is not decoded. is_deep: it has to be, for its values may be others than of
-    8 bits. size_bytes: of its pixels; 0: not known. size: (H, W); None: not known."""
+    8 bits. size_bytes: of its pixels; 0: not known. size: (H, W); None: not known.
+    """
 
     is_deep: bool
     size_bytes: int = 0
@@ -62,7 +63,8 @@ class _Header(NamedTuple):
 
 class DecodedPictures:
     """Decodes pictures by their numbers, all channels where these are given, and keeps those that are read
-    first, as many as fit in `KEPT_BYTES`: a fit asks for each several times. Used by threads."""
+    first, as many as fit in `KEPT_BYTES`: a fit asks for each several times. Used by threads.
+    """
 
     def __init__(self, sources: Sequence[PictureSource], channels: Channels | None = None):
         self.sources, self.channels, self._memory = sources, channels, _Memory(KEPT_BYTES)
@@ -90,8 +92,10 @@ class DecodedPictures:
         return decoded_or_none(index, self.read)
 
     def survey(self) -> Survey:
-        """Surveys the pictures. Of 8-bit files only the headers are read; others, and those of more channels,
-        are decoded."""
+        """Surveys the pictures.
+
+        Of 8-bit files only the headers are read; others, and those of more channels, are decoded.
+        """
         used: list[UsedRange] = []
         kinds, largest = set[str](), 0
         sizes: list[tuple[int, int] | None] = []

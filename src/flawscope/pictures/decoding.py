@@ -62,6 +62,7 @@ PICTURE_SUFFIXES: frozenset[str] = frozenset(
 @dataclass
 class HashedPicture:
     """A picture's file whose pixels are hashed when it is decoded, so that nobody decodes it again for that.
+
     Predictors take it in the place of a `PictureSource`.
 
     Attributes:
@@ -216,8 +217,11 @@ def source_name(source: PictureSource | HashedPicture) -> str:
 
 
 def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDArray[np.number] | None]:
-    """Loads an image fully and upright, in the mode that it was stored in. Where Pillow would cut its values
-    they are beside it, [H, W, C], and the image has their size. InputError as of `decode`."""
+    """Loads an image fully and upright, in the mode that it was stored in.
+
+    Where Pillow would cut its values they are beside it, [H, W, C], and the image has their size. InputError
+    as of `decode`.
+    """
     if isinstance(source, Image.Image):
         if pixel_layouts.is_deep_colour(source):
             raise picture_error(
@@ -253,8 +257,11 @@ def _open_file(path: str | os.PathLike[str], name: str) -> IO[bytes]:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Silences warnings about large pictures and odd metadata. Filters are the whole process's: the first
-    thread changes them, the last one changes them back, and none waits while another decodes."""
+    """Silences warnings about large pictures and odd metadata.
+
+    Filters are the whole process's: the first thread changes them, the last one changes them back, and none
+    waits while another decodes.
+    """
     with _WARNINGS_LOCK:
         _filters.append(warnings.catch_warnings() if not _filters else _filters[0])
         if len(_filters) == 1:
@@ -349,7 +356,8 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.
 
 def _refuse_half_read(stream: IO[bytes], name: str) -> None:
     """InputError for a camera's raw file, whatever it is called, and for a PFM: Pillow would take a preview
-    of the one, and takes the other for damaged."""
+    of the one, and takes the other for damaged.
+    """
     stream.seek(0)
     kind = other_files.by_beginning(stream.read(HEAD_BYTES))
     first = tiff.first_page(stream)

@@ -19,9 +19,11 @@ from typing import NamedTuple
 
 
 class Said(Enum):
-    """Meaning of a text about the parts. SORTED: neither, by words that are known, such as a camera or a day.
-    UNKNOWN: neither, by other words. UNCLEAR: good and more than that, or both, or how a decision was
-    wrong."""
+    """Meaning of a text about the parts.
+
+    SORTED: neither, by words that are known, such as a camera or a day. UNKNOWN: neither, by other words.
+    UNCLEAR: good and more than that, or both, or how a decision was wrong.
+    """
 
     GOOD = "good"
     BAD = "not good"
@@ -189,7 +191,8 @@ _OPPOSITES = {
 
 class Reading(NamedTuple):
     """Words of a text, read. found: what each word for good or defective says, turned round where it is
-    negated. unknown: words of no list. is_open: something is negated that is not known ("no cracks")."""
+    negated. unknown: words of no list. is_open: something is negated that is not known ("no cracks").
+    """
 
     words: tuple[str, ...]
     found: frozenset[bool]
@@ -277,7 +280,8 @@ def is_mistake(name: str) -> bool:
 
 def _is_mistake(words: Sequence[str], found: Collection[bool], unknown: Collection[str]) -> bool:
     """Whether words say how a decision was wrong: "false_ok", "escape"; not which defect, as "
-    ""wrong_label"."""
+    ""wrong_label".
+    """
     if {*words} & _MISTAKES or any(word.startswith(_PSEUDO) for word in words):
         return True
     return bool({*words} & _WRONG) and (bool(found) or not unknown)
@@ -354,7 +358,8 @@ def _has_id(words: Iterable[str], digits: int) -> bool:
 @lru_cache(1 << 12)
 def says_good(name: str) -> bool | None:
     """Tells whether a text says that parts are good (True), or defective (False), by itself; None where
-    it says neither, or more than that."""
+    it says neither, or more than that.
+    """
     return {Said.GOOD: True, Said.BAD: False}.get(read_words(name))
 
 
@@ -375,7 +380,8 @@ def opposite(name: str) -> str:
 
 def split_said(name: str) -> str | None:
     """The split, of `SPLITS`, that a folder's name says beside numbers and words for pictures:
-    `1_train`, `test_set`, `Trainingsdaten`; None: none."""
+    `1_train`, `test_set`, `Trainingsdaten`; None: none.
+    """
     words = [word for word in split_words(name) if not word.isdecimal() and word not in _NOUNS]
     match = _SPLIT.fullmatch(words[0]) if len(words) == 1 else None
     return match.lastgroup if match else None

@@ -67,7 +67,8 @@ class PatternedGround:
     @classmethod
     def learn(cls, pictures: Sequence[Picture]) -> PatternedGround | None:
         """Learn from pictures of at most `SIDE` pixels a side; None where the border is not like itself
-        elsewhere, or the pictures are too narrow or too small."""
+        elsewhere, or the pictures are too narrow or too small.
+        """
         if any(min(picture.shape[:2]) < _MIN_SIDE for picture in pictures):
             return None
         tone = np.stack([_border_colour(picture) for picture in pictures]).mean(0)
@@ -83,7 +84,8 @@ class PatternedGround:
 
     def _learn_colours(self, toned: Sequence[Floats], areas: Sequence[Mask]) -> PatternedGround:
         """The ground with the colours of the part, which are learnt by turns with where it lies. areas: where
-        the windows of each picture are unlike the ground's."""
+        the windows of each picture are unlike the ground's.
+        """
         codes = [_colour_codes(image) for image in toned]
         parts = areas
         for _ in range(_ROUNDS):
@@ -325,7 +327,8 @@ class Foreground:
     @classmethod
     def _judge_alone(cls, small: Sequence[Picture]) -> Foreground:
         """Foreground by `foreground_mask` of each picture alone; everything, where it finds no part of about
-        the same size in three quarters of these."""
+        the same size in three quarters of these.
+        """
         if not small:
             return cls()
         alone = [float(mask.mean()) for mask in map(foreground_mask, small) if not mask.all()]

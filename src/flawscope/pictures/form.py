@@ -33,7 +33,8 @@ SIZES_KEY = "picture_sizes"  # among a model's facts
 
 def usual_form(sizes: Sequence[Size]) -> float:
     """Median of height by width; 1 where nearly all pictures would be stretched less to a square, or without
-    any picture."""
+    any picture.
+    """
     forms = sorted(height / width for height, width in sizes)
     usual = statistics.median_low(forms) if forms else 1.0
 
@@ -53,7 +54,9 @@ def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:
 
 def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) -> Size:
     """Size of about `side`² pixels in a form, its sides multiples of `step` and at least `smallest`.
-    The square itself up to `LARGEST_SQUARE_FORM`."""
+
+    The square itself up to `LARGEST_SQUARE_FORM`.
+    """
     if max(form, 1 / form) <= LARGEST_SQUARE_FORM:
         return side, side
     longest = min(MAX_SIDE, side * side / max(smallest, step))
@@ -90,7 +93,8 @@ def known_sizes(facts: Facts) -> list[Size]:
 
 def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
     """Says that a picture has another form or size than those that a model learnt from, and whether it is
-    the form; empty: it has not. Where forms or sizes differed by more, as much more is the same."""
+    the form; empty: it has not. Where forms or sizes differed by more, as much more is the same.
+    """
     for key, factor, noun in ((_form, SAME_FORM, "form"), (_side, SAME_SIDE, "size")):
         low, high = (end(map(key, known), default=key(size)) for end in (min, max))
         factor = max(factor, high / low)
@@ -104,7 +108,8 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
 
 def mixed_sizes(sizes: Sequence[Size]) -> str:
     """Names the sizes that a tenth of the pictures or more have each, with how many, where they differ as
-    those of several cameras do; else empty. A camera held upright has the size that it has across."""
+    those of several cameras do; else empty. A camera held upright has the size that it has across.
+    """
     least = max(MIXED_PICTURES, MIXED_SHARE * len(sizes))
     across = Counter((min(size), max(size)) for size in sizes)
     often = [(size, n) for size, n in across.most_common() if n >= least]

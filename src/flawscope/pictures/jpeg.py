@@ -1,5 +1,6 @@
-"""Loads JPEG pictures and says what is missing in them. Pillow passes no warning of libjpeg on, and libjpeg
-fills with grey what is not there.
+"""Loads JPEG pictures and says what is missing in them.
+
+Pillow passes no warning of libjpeg on, and libjpeg fills with grey what is not there.
 
 Each stretch of compressed data, from one marker to the next, holds as many blocks as the header tells.
 Whether it does is seen while it is decoded: libjpeg takes in bytes of a block only when the block is whole,
@@ -36,7 +37,8 @@ _BEYOND = b"\xfe" * 8  # as many as libjpeg reads ahead; of long codes, so that 
 
 class Layout(NamedTuple):
     """Begin and end of each stretch of compressed data; kind of the frame; what the markers tell is
-    missing."""
+    missing.
+    """
 
     stretches: list[tuple[int, int]]
     kind: int
@@ -44,8 +46,11 @@ class Layout(NamedTuple):
 
 
 def load(image: Image.Image, data: bytes) -> str:
-    """Loads an image, opened and not loaded yet, from its file's bytes. Returns what is missing, where the
-    image is not whole; empty where nothing is known to be. OSError and others: it is damaged."""
+    """Loads an image, opened and not loaded yet, from its file's bytes.
+
+    Returns what is missing, where the image is not whole; empty where nothing is known to be. OSError and
+    others: it is damaged.
+    """
     layout = read_layout(data)
     if layout.fault:
         return layout.fault
@@ -164,13 +169,15 @@ def _shortest_codes(tables: bytes) -> dict[int, int]:
 
 def _has_zeros(data: bytes, begin: int, end: int, symbol: int) -> bool:
     """Whether so many zero bytes lie in a scan that a block would consist of the same value again and again.
-    symbol: what zero bits mean; where they end a block, many are nothing odd."""
+    symbol: what zero bits mean; where they end a block, many are nothing odd.
+    """
     return symbol != _END_OF_BLOCK and data.find(_ZEROS, begin, end) >= 0
 
 
 def _units(frame: bytes, components: bytes) -> int:
     """Number of units between which restart markers of a scan are counted: blocks of its only component, or
-    squares of all."""
+    squares of all.
+    """
     factors = {one: (both >> 4, both & 15) for one, both in zip(frame[6::3], frame[7::3], strict=False)}
     count = 1
     for k, at in enumerate((3, 1)):  # across and down
@@ -226,7 +233,8 @@ class _Feed:
 
     def needs_no_more(self, place: int) -> bool:
         """Gives the data up to a place, and tells whether all blocks of their stretch are there by then: what
-        follows, such as the byte at the place itself, is not looked at any more."""
+        follows, such as the byte at the place itself, is not looked at any more.
+        """
         left = self.give(self.data[self.done : place])
         self.done = place
         if left < 0:

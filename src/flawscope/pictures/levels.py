@@ -34,7 +34,8 @@ class Levels(NamedTuple):
 
 class UsedRange(NamedTuple):
     """Values that a picture uses, from `low` to `high`, without its stray pixels, of which there are so many;
-    the farthest of them is `far`."""
+    the farthest of them is `far`.
+    """
 
     low: float
     high: float
@@ -75,7 +76,8 @@ def used_range(picture: NDArray[np.number]) -> UsedRange:
 
 def no_data_value(picture: NDArray[np.floating]) -> float | None:
     """A value of floats that says that there is no data, such as 1e6 or -9999: pixels that all have the same
-    one, far off all others; None where there is none."""
+    one, far off all others; None where there is none.
+    """
     for value in (float(picture.min()), float(picture.max())):
         if not _may_be_brightness(value) and _is_far_off(picture, value):
             return value
@@ -88,8 +90,10 @@ def _may_be_brightness(value: float) -> bool:
 
 
 def _is_far_off(picture: NDArray[np.floating], value: float) -> bool:
-    """Whether a picture's lowest or highest value lies far off all others. One that fills a whole channel
-    does not."""
+    """Whether a picture's lowest or highest value lies far off all others.
+
+    One that fills a whole channel does not.
+    """
     has_value = picture == np.float32(value)
     others = picture[~has_value]
     fills_channel = has_value.all(axis=(0, 1)).any()
@@ -106,7 +110,8 @@ def _is_far_off(picture: NDArray[np.floating], value: float) -> bool:
 
 def own_levels(picture: NDArray[np.number]) -> Levels:
     """Levels of a deep picture by itself: black is 0 unless it uses a small part of its range, and more than
-    one value."""
+    one value.
+    """
     used = used_range(picture)
     small = 0 < used.high - used.low <= SMALL_PART * used.high
     return Levels(used.low if small else 0.0, max(used.high, 1e-6))
@@ -114,7 +119,8 @@ def own_levels(picture: NDArray[np.number]) -> Levels:
 
 def white_of(high: float, kind: str) -> float:
     """White of deep pictures whose largest value is `high`: of integers (kind "u") the next 2^k - 1, at least
-    255; of floats ("f") at least 1."""
+    255; of floats ("f") at least 1.
+    """
     return max(1.0, high) if kind == "f" else float((1 << max(8, math.ceil(high).bit_length())) - 1)
 
 
@@ -172,7 +178,8 @@ def _stray_pixels(used: Iterable[UsedRange], levels: Levels) -> Iterator[str]:
 
 def _several_depths(highs: NDArray[np.float64], kind: str) -> list[str]:
     """Line that says that pictures have several depths, such as 12 bits and 16, of which one looks black;
-    none where they have one. highs: the largest value of each that is not clipped, ascending."""
+    none where they have one. highs: the largest value of each that is not clipped, ascending.
+    """
     if kind != "u" or highs.size < 4:
         return []
     below, above = np.maximum(highs[:-1], 1), highs[1:]

@@ -75,8 +75,10 @@ def reason_not_judged(path: StrPath) -> str:
 
 
 def list_entries(folder: Path, *, hidden: bool = False) -> list[os.DirEntry[str]]:
-    """Entries of a folder, without litter, in natural order. hidden: with hidden pictures. InputError if it
-    cannot be read."""
+    """Entries of a folder, without litter, in natural order. hidden: with hidden pictures.
+
+    InputError if it cannot be read.
+    """
     try:
         with os.scandir(folder) as listing:
             kept = (
@@ -106,8 +108,10 @@ def subfolders(folder: Path) -> dict[str, Path]:
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:
-    """First subfolder with one of these names, exact spelling before any other, or None. A missing folder has
-    no subfolders; an unreadable one is an error."""
+    """First subfolder with one of these names, exact spelling before any other, or None.
+
+    A missing folder has no subfolders; an unreadable one is an error.
+    """
     if not folder.is_dir():
         return None
     present = subfolders(folder)
@@ -125,7 +129,8 @@ def printable(name: str) -> str:
 
 def read_output_list(folder: Path) -> list[str]:
     """Relative paths of the files that flawscope wrote to a folder of results, by its list; paths that lead
-    out of the folder are ignored. Empty for any other folder."""
+    out of the folder are ignored. Empty for any other folder.
+    """
     try:
         lines = (folder / OUTPUT_LIST).read_text(encoding="ascii").splitlines()
         names = [json.loads(line) for line in lines]
@@ -136,7 +141,8 @@ def read_output_list(folder: Path) -> list[str]:
 
 def written_below(folder: Path) -> frozenset[Path]:
     """Paths below a folder of results that flawscope wrote; of a copy whose hidden list was left behind, the
-    folders of pictures. Empty for any other folder."""
+    folders of pictures. Empty for any other folder.
+    """
     names = read_output_list(folder)
     if not names and all((folder / name).exists() for name in RESULTS):
         names = RESULT_PICTURES
@@ -154,9 +160,12 @@ def _is_below(path: str, folder: Path) -> bool:
 
 
 def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iterator[Path]:
-    """Yields every file below `folder`, in natural order of the relative path. Links to folders elsewhere are
-    followed, each real folder once. Flawscope's own files in folders of results are passed over; with `own`
-    not those of `folder` itself, such as the pictures that a review sorted. hidden: with hidden pictures."""
+    """Yields every file below `folder`, in natural order of the relative path.
+
+    Links to folders elsewhere are followed, each real folder once. Flawscope's own files in folders of
+    results are passed over; with `own` not those of `folder` itself, such as the pictures that a review
+    sorted. hidden: with hidden pictures.
+    """
     entered: set[str] = set()
 
     def walk(here: Path, written: frozenset[Path]) -> Iterator[Path]:
@@ -207,7 +216,8 @@ def not_pictures_in(folder: Path) -> list[Path]:
 def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
     """Lists the pictures of a file, a folder (with its subfolders, natural order), a glob pattern, or several
     of these. A file named outright is taken whatever its suffix; none is listed twice, and masks of listed
-    pictures are left out. InputError if there is none."""
+    pictures are left out. InputError if there is none.
+    """
     files = [
         path
         for path, outright in _unique_files(spec)
@@ -219,7 +229,8 @@ def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
 
 def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Path]]:
     """Lists like `list_pictures`, but every file that may show a part, whatever its suffix: reading tells its
-    fault. Files that lie beside pictures (`COMPANION_SUFFIXES`, masks, hidden ones) are returned apart."""
+    fault. Files that lie beside pictures (`COMPANION_SUFFIXES`, masks, hidden ones) are returned apart.
+    """
     inputs: list[Path] = []
     beside: list[Path] = []
     for path, aside in _split_inputs(_unique_files(spec)):
@@ -228,8 +239,10 @@ def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Pat
 
 
 def iter_inputs(spec: StrPath) -> Iterator[tuple[Path, bool]]:
-    """Lists one file, folder or pattern like `list_inputs`: a file, and whether it lies beside pictures. A
-    pattern may name one twice."""
+    """Lists one file, folder or pattern like `list_inputs`: a file, and whether it lies beside pictures.
+
+    A pattern may name one twice.
+    """
     return _split_inputs(_expand_spec(spec))
 
 

@@ -105,7 +105,8 @@ def masked_folder(name: str) -> str | None:
 
 def seem_masks(pictures: Iterable[Path]) -> list[Path]:
     """Pictures that look like masks, but are none by the rule: they have a word for masks in their name, or
-    the name of another picture that looks like none, in another folder or with something added to it."""
+    the name of another picture that looks like none, in another folder or with something added to it.
+    """
     paths = list(pictures)
     named: dict[str, list[Path]] = {}
     for path in paths:
@@ -151,8 +152,10 @@ def _marks_a_part(path: Path) -> bool:
 
 
 def find_masks(files: Iterable[Path]) -> dict[Path, Path | None]:
-    """Finds the masks among picture files, and for each its picture; None where it has none. Folders above
-    all of the files say nothing."""
+    """Finds the masks among picture files, and for each its picture; None where it has none.
+
+    Folders above all of the files say nothing.
+    """
     return _sort_out(list(files))[0]
 
 
@@ -182,7 +185,8 @@ def _sort_out(paths: Sequence[Path]) -> tuple[dict[Path, Path | None], list[Path
 
 def _take_photographs(named: Sequence[_Group]) -> list[tuple[_Group, Path]]:
     """Takes the photographs out of the groups of files that are named like masks; returns those of groups
-    whose names are no weak sign."""
+    whose names are no weak sign.
+    """
     photographs: list[tuple[_Group, Path]] = []
     for alike in _by_kind(named):
         found = _find_photographs_among([path for group in alike for path in group.paths])
@@ -226,8 +230,10 @@ def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
 
 
 def _find_photographs_among(paths: Sequence[Path]) -> set[Path]:
-    """Photographs among files that are named alike. They are larger than masks, so that the largest files are
-    looked at first: it ends where several are none."""
+    """Photographs among files that are named alike.
+
+    They are larger than masks, so that the largest files are looked at first: it ends where several are none.
+    """
     sizes = {path: _size(path) for path in paths}
     ordered = sorted(paths, key=lambda path: -sizes[path])
     sample = {*_spread(paths), *ordered[:LOOKED_AT], *ordered[-LOOKED_AT:]}
@@ -411,7 +417,8 @@ class _Pictures:
 
     def _nearest(self, group: _Group, mask: Path, below: Folders, names: Iterable[str]) -> Path | None:
         """The picture of one of these names that fits best, of the first name that any has; None where there
-        is none, or several fit alike. below: its folders from where the mask's begin to differ no more."""
+        is none, or several fit alike. below: its folders from where the mask's begin to differ no more.
+        """
         here = (*group.above, *below)
         for name in names:
             places = self._places.get((name, below[-1] if below else None), {})
@@ -471,7 +478,8 @@ def _spread(items: Sequence[_T]) -> Sequence[_T]:
 
 def _is_mask(path: Path, has_picture: bool, are_alike: bool) -> bool:
     """Whether a file looks like a mask; of one with a picture it is enough that nothing speaks against it.
-    are_alike: none of the group's that were looked at looks like a photograph."""
+    are_alike: none of the group's that were looked at looks like a photograph.
+    """
     looks = _look(path)
     return looks is True or (has_picture and (are_alike or looks is None))
 

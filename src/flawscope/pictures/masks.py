@@ -37,8 +37,10 @@ STORE_AS_PNG = "store it as PNG, black outside and white where something is mark
 
 
 def read_mask(source: PillowSource) -> Mask:
-    """Returns what a mask marks, [H, W] bool. InputError where it cannot be read, or what is marked is in
-    doubt."""
+    """Returns what a mask marks, [H, W] bool.
+
+    InputError where it cannot be read, or what is marked is in doubt.
+    """
     name = source_name(source)
     image, deep = open_upright_deep(source, name)
     lossy = _is_lossy(image, source)
@@ -133,8 +135,11 @@ def _is_lossy(image: Image.Image, source: PillowSource) -> bool:
 
 
 def _levels(image: Image.Image, deep: NDArray[np.number] | None, lossy: bool, name: str) -> MarkLevels:
-    """Measures how far each pixel is from the background. InputError: it cannot be told which that is.
-    deep: the values where Pillow would cut them; `image` has their size then."""
+    """Measures how far each pixel is from the background.
+
+    InputError: it cannot be told which that is. deep: the values where Pillow would cut them; `image` has
+    their size then.
+    """
     if _has_one_channel(image, deep):
         grey = np.asarray(image) if deep is None else deep[:, :, 0]
         if not np.isfinite(grey).all():
@@ -228,7 +233,9 @@ def _levels_above_transparent(
 
 def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: str) -> MarkLevels:
     """Levels by the colours of a palette, or by its indices where all colours that are used look alike.
-    InputError where index 0, the background of class masks, and the colours contradict."""
+
+    InputError where index 0, the background of class masks, and the colours contradict.
+    """
     used, first = np.unique(indices, return_index=True)
     palette = colours.reshape(-1, colours.shape[2])[first]
     if len(used) > 1 and (palette == palette[0]).all():
@@ -245,8 +252,11 @@ def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: s
 
 
 def _marked_levels(levels: MarkLevels, lossy: bool, name: str) -> Mask:
-    """Marks every value above 0, if they are classes. If some are smoothed edges or noise, which fill no
-    areas, these belong to what they lie beside from half of the way up."""
+    """Marks every value above 0, if they are classes.
+
+    If some are smoothed edges or noise, which fill no areas, these belong to what they lie beside from half
+    of the way up.
+    """
     values, share = _shares_in_areas(levels)
     fills = share >= 0.5
     top = values[-1]
@@ -305,8 +315,10 @@ def _marked_classes(levels: MarkLevels, values: NDArray[np.number]) -> Mask:
 
 
 def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: str) -> Mask:
-    """Marks the values that fill areas, and of the others what is above half of them. InputError where too
-    much is neither: a photograph, or classes that noise has drowned."""
+    """Marks the values that fill areas, and of the others what is above half of them.
+
+    InputError where too much is neither: a photograph, or classes that noise has drowned.
+    """
     from scipy import ndimage
 
     top = levels.max()

@@ -39,8 +39,10 @@ class PictureClass(Enum):
 
 
 class NameReading(NamedTuple):
-    """Result of reading a file's name: the class that it tells, and the words that tell it. UNKNOWN with
-    words: they tell groups of which nobody knows what they are."""
+    """Result of reading a file's name: the class that it tells, and the words that tell it.
+
+    UNKNOWN with words: they tell groups of which nobody knows what they are.
+    """
 
     picture_class: PictureClass
     words: str = ""
@@ -80,8 +82,10 @@ def read_names(stems: Sequence[str]) -> list[NameReading]:
 
 
 def _part_shared(names: list[Chunks]) -> tuple[list[Chunks], Chunks]:
-    """Parts what each name has of its own from the chunks that all begin and end with. Where something turns
-    other words round, nothing is shared: what it turns round may be."""
+    """Parts what each name has of its own from the chunks that all begin and end with.
+
+    Where something turns other words round, nothing is shared: what it turns round may be.
+    """
     first, last = _shared(names)
     cores = [name[first : len(name) - last] for name in names]
     if any(is_turning(chunk) for core in cores for chunk in core):
@@ -136,8 +140,10 @@ def _read_without_chance(cores: Sequence[Chunks]) -> list[NameReading]:
 
 
 def _shared(names: Sequence[Chunks]) -> tuple[int, int]:
-    """Numbers of the first and of the last chunks that all names share. Negations turn round what follows or
-    stands before, so they stay with it."""
+    """Numbers of the first and of the last chunks that all names share.
+
+    Negations turn round what follows or stands before, so they stay with it.
+    """
     if len(names) < 2:
         return 0, 0
     most, counts = min(map(len, names)), [0, 0]
@@ -152,7 +158,8 @@ def _shared(names: Sequence[Chunks]) -> tuple[int, int]:
 
 def _types(cores: Sequence[Chunks]) -> set[str]:
     """Chunks that are names of types, such as NG200: they come again, with a counter behind, and where one
-    is missing another word stands."""
+    is missing another word stands.
+    """
     often = Counter(chunk for core in cores for chunk in {*core})
     found = set[str]()
     for core in cores:
@@ -194,7 +201,8 @@ def _without_lights(found: list[NameReading], cores: Sequence[Chunks]) -> list[N
 
 def form_groups(values: Collection[object], least: int = 0) -> bool:
     """Whether values of single pictures sort them into groups: they differ, and are no more than half as
-    many, or than `least`."""
+    many, or than `least`.
+    """
     return 1 < len({*values}) <= max(least, len(values) / 2)
 
 
@@ -202,7 +210,8 @@ def _doubt_groups(
     found: list[NameReading], stems: Sequence[str], cores: Sequence[Chunks]
 ) -> list[NameReading]:
     """Doubts names that are not called defective, where something of which nobody knows what it means sorts
-    the pictures into groups: words of no list, or a number or letter that is no counter."""
+    the pictures into groups: words of no list, or a number or letter that is no counter.
+    """
     random = sum(any(map(_is_jumble, core)) for core in cores)
     if 2 * random >= len(cores) > 0:  # names of hashes
         return found
@@ -236,7 +245,8 @@ def _doubt(reading: NameReading, mark: str) -> NameReading:
 
 def _unknown_in(cores: Sequence[Chunks]) -> list[str]:
     """The words of no list, of two letters at least, in each name that not all have, those that say how a
-    decision was wrong, and "new" and "old" beside each other."""
+    decision was wrong, and "new" and "old" beside each other.
+    """
     texts = [" ".join(core) for core in cores]
     has_ages = are_new_and_old(texts)
     each = []
@@ -274,7 +284,8 @@ def _slot_marks(stems: Sequence[str]) -> list[str]:
 
 def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
     """Finds what stands at a place of each name, where it sorts the pictures into groups; None: it does not.
-    pieces: words and numbers of each name, as many of all."""
+    pieces: words and numbers of each name, as many of all.
+    """
     values = [one[place] for one in pieces]
     others = {(*one[:place], *one[place + 1 :]) for one in pieces}
     is_counted = len(others) == len(pieces)  # by something else

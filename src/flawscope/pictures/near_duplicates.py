@@ -74,7 +74,8 @@ class Compared(NamedTuple):
 
 class Resemblance(NamedTuple):
     """Likeness of two registered pictures in all, in the order that it is compared in: the correlation of
-    their fine structure, then nearness, which is their distance in units of noise, below 0."""
+    their fine structure, then nearness, which is their distance in units of noise, below 0.
+    """
 
     alike: float
     nearness: float
@@ -150,7 +151,8 @@ def noise_level(picture: NDArray[np.number]) -> float:
 
 def near_duplicates(looks: Sequence[Look], bank: Ints) -> list[Pair]:
     """Pairs (i, j, correlation), i < j, of pictures that show one part, where at least one of the two is in
-    `bank` (indices). Memory grows with their number alone, not with its square."""
+    `bank` (indices). Memory grows with their number alone, not with its square.
+    """
     return compare_pictures(looks, bank).copies
 
 
@@ -193,7 +195,8 @@ def _versions(
     others: Sequence[Version], smooth: Floats, spectra: NDArray[np.complex64]
 ) -> tuple[Ints, Floats, NDArray[np.complex64]]:
     """Numbers of the pictures that one is compared with; their thumbnails as they are shown, and spectra of
-    these. Mirrored ones are made here: of all pictures they would be large."""
+    these. Mirrored ones are made here: of all pictures they would be large.
+    """
     numbers = np.array([j for j, _ in others])
     seen, of_seen = smooth[numbers], spectra[numbers]
     for version, way in ((1, np.s_[:, :, ::-1]), (2, np.s_[:, ::-1])):
@@ -284,7 +287,8 @@ def _without_bridges(pairs: list[Pair]) -> list[Pair]:
 
 def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.bool_]) -> list[list[Version]]:
     """Pictures to compare each with: all of few, else the likest by thumbnail, by spectrum and by mirrored
-    spectrum, and a few at random."""
+    spectrum, and a few at random.
+    """
     count = len(smooth)
     if count <= ALL_COMPARED:
         return _all_others(count)
@@ -404,7 +408,8 @@ def _least_squares(design: Floats, values: Floats) -> NDArray[np.float64]:
 
 def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
     """Correlation [P] of what pictures [P, n, n] registered to the target [n, n] have of their own with what
-    it has, beside what the nearest half of the others share. numbers: [P], of each one's picture."""
+    it has, beside what the nearest half of the others share. numbers: [P], of each one's picture.
+    """
     order = np.argsort(np.mean((warped - target) ** 2, axis=(1, 2)))
     _, firsts = np.unique(numbers[order], return_index=True)
     nearest = order[np.sort(firsts)]  # each in its best version

@@ -23,7 +23,8 @@ _IN_WORDS = (b"2", b"3")  # kinds whose values are written as decimal numbers
 
 class Netpbm(NamedTuple):
     """Header of a file: its kind, (H, W), channels, the largest value that it may hold, and at which byte
-    values begin."""
+    values begin.
+    """
 
     kind: bytes
     size: tuple[int, int]
@@ -48,8 +49,10 @@ def read_header(stream: IO[bytes]) -> Netpbm | None:
 
 
 def read_values(stream: IO[bytes], header: Netpbm) -> tuple[NDArray[np.uint16] | None, bool]:
-    """Reads values [H, W, C], and whether a row or more follows them. None: they are not all there, or are no
-    numbers from 0 to the largest."""
+    """Reads values [H, W, C], and whether a row or more follows them.
+
+    None: they are not all there, or are no numbers from 0 to the largest.
+    """
     shape = (*header.size, header.channels)
     row = header.size[1] * header.channels
     count = header.size[0] * row

@@ -122,7 +122,8 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 
 def by_beginning(head: bytes) -> OtherFile | None:
     """Tells what a file is that begins with these bytes, `HEAD_BYTES` or all that there are; None: nobody
-    knows, or it is a picture that is read."""
+    knows, or it is a picture that is read.
+    """
     for at, mark, kind in _BEGINNINGS:
         if head[at : at + len(mark)] == mark:
             return kind

@@ -14,9 +14,11 @@ _GAIN_MAPS = (b"hdr-gain-map", b"iso:ts:21496")  # names in a JPEG that brings o
 
 
 def describe_several(image: Image.Image) -> str:
-    """Says that a file other than a TIFF holds several pictures; empty where it is one. What a telephone
-    stores beside a photograph, such as a preview, depths or a map of its lights, is none. image: the first,
-    opened and not loaded yet."""
+    """Says that a file other than a TIFF holds several pictures; empty where it is one.
+
+    What a telephone stores beside a photograph, such as a preview, depths or a map of its lights, is none.
+    image: the first, opened and not loaded yet.
+    """
     if image.format == "TIFF":
         return ""
     count = (
@@ -27,7 +29,8 @@ def describe_several(image: Image.Image) -> str:
 
 def describe_pages(stream: IO[bytes]) -> str:
     """Says that a TIFF holds several pictures, or begins with a preview; empty where it is one picture,
-    perhaps with smaller copies, and for other files."""
+    perhaps with smaller copies, and for other files.
+    """
     pages = [page.is_preview for page in tiff.read_pages(stream)]
     if pages.count(False) > 1:
         return f"it holds {pages.count(False)} pictures"
@@ -36,7 +39,8 @@ def describe_pages(stream: IO[bytes]) -> str:
 
 def _count_photographs(image: MpoImageFile) -> int:
     """Number of pictures in a multi-picture JPEG that are no copies of others; what has no kind is one where
-    it is as large as the first."""
+    it is as large as the first.
+    """
     assert image.mpinfo is not None
     assert image.fp is not None  # it is open
     kinds = [entry["Attribute"]["MPType"] for entry in image.mpinfo[_ENTRIES]]

@@ -39,7 +39,8 @@ _FOUR_BYTES = "RGBA"  # of a pixel, as grey with alpha of 16 bits has
 
 def raw_mode(image: Image.Image) -> str:
     """Returns Pillow's name of how the values of an image that was not loaded yet lie in its file; empty
-    for others."""
+    for others.
+    """
     for _, _, _, args in getattr(image, "tile", ()):
         return args if isinstance(args, str) else str(args[0]) if args else ""
     return ""
@@ -52,7 +53,8 @@ def is_deep_colour(image: Image.Image) -> bool:
 
 def take_lower_bytes(image: Image.Image) -> bool:
     """Makes an image of deep colour that was not loaded yet load the lower bytes of its values; of grey with
-    alpha all four bytes of a pixel. Returns whether it is that."""
+    alpha all four bytes of a pixel. Returns whether it is that.
+    """
     grey = raw_mode(image).startswith("LA")
     if grey:
         image._mode = _FOUR_BYTES
@@ -164,7 +166,8 @@ def _read_netpbm(stream: IO[bytes], name: str, most: int) -> NDArray[np.uint16] 
 
 def lost_in_reading(image: Image.Image) -> tuple[str, str]:
     """Says what reading a file would lose, and what to do; empty where nothing is lost. image: opened, and
-    not loaded yet, and none that `read_whole` reads."""
+    not loaded yet, and none that `read_whole` reads.
+    """
     raw, bands = raw_mode(image), len(image.getbands())
     if ";16" in raw and bands > 1 and not is_deep_colour(image):
         return f"it is {image.mode} with 16 bits a channel", STORE_AGAIN
@@ -188,7 +191,8 @@ def _bits(image: Image.Image) -> int:
 
 def _jpeg2000_layout(head: bytes) -> tuple[int, int]:
     """Number of channels of a JPEG 2000 and their most bits, from its first bytes; (0, 0) where they do not
-    tell."""
+    tell.
+    """
     at = head.find(b"\xff\x4f\xff\x51")
     try:
         (count,) = struct.unpack_from(">H", head, at + 40)
@@ -200,7 +204,8 @@ def _jpeg2000_layout(head: bytes) -> tuple[int, int]:
 
 def unread_layout(stream: IO[bytes], head: bytes) -> str:
     """Describes an undamaged file of a known format in a layout that Pillow does not read; empty where it
-    seems to be damaged."""
+    seems to be damaged.
+    """
     stream.seek(0)
     if head[:4] in tiff.MAGIC:
         page = tiff.first_page(stream)

@@ -12,7 +12,8 @@ Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 
 def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[Pixels]]:
     """The 8-connected parts of a mask [H, W]: the number of each pixel's [H, W], from 1 on, and the pixels of
-    each; 0: of none."""
+    each; 0: of none.
+    """
     from scipy import ndimage
 
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
@@ -50,7 +51,8 @@ def corners(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.flo
 
 def rectangle_sides(points: NDArray[np.float64]) -> tuple[float, float]:
     """Sides, the longer one first, of the rectangle of the least area around points [N, 2], not all in a
-    line. A side lies on the convex hull (Freeman and Shapira, Communications of the ACM 18, 1975)."""
+    line. A side lies on the convex hull (Freeman and Shapira, Communications of the ACM 18, 1975).
+    """
     from scipy.spatial import ConvexHull
 
     hull = points[ConvexHull(points).vertices]

@@ -418,7 +418,8 @@ def _slopes(reference: Floats) -> tuple[Floats, Floats]:
 
 def _measure_movement(steady: Floats, reference: Floats) -> Movement:
     """Find how far each frame lies from the reference: whole pixels by their correlation, then the rest by
-    the slopes of brightness (Lucas and Kanade, 1981)."""
+    the slopes of brightness (Lucas and Kanade, 1981).
+    """
     from scipy import ndimage
 
     smooth = ndimage.gaussian_filter(reference, 1.0)

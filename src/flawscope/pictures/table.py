@@ -173,8 +173,10 @@ def rows_to_table(rows: Iterable[Picture]) -> dict[str, list[object]]:
 
 
 def rows_from_table(table: Facts) -> tuple[Picture, ...]:
-    """Reads the rows of a file; a column that it lacks is a later version's, and has its default. KeyError,
-    TypeError or ValueError where it is damaged."""
+    """Reads the rows of a file; a column that it lacks is a later version's, and has its default.
+
+    KeyError, TypeError or ValueError where it is damaged.
+    """
     count = len(table["hash"])
     columns = []
     for column in fields(Picture):
@@ -223,7 +225,8 @@ def _parse_size(size: Sequence[object] | None) -> tuple[int, int] | None:
 
 def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[np.number]]:
     """Looks of the rows as tensors, for a file: of all, or of more than `MAX_LOOKS` of so many, spread
-    evenly. Empty: none is known."""
+    evenly. Empty: none is known.
+    """
     known = [(number, row.look) for number, row in enumerate(rows) if row.look is not None]
     if not known:
         return {}

@@ -1,5 +1,6 @@
 """Reads texts that people write beside pictures: settings, lists, secrets; in the encodings that editors and
-shells give them. YAML leaves every value as it is written: the setting's type says what it means."""
+shells give them. YAML leaves every value as it is written: the setting's type says what it means.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +28,10 @@ _NULL, _MERGE, _TEXT = (f"tag:yaml.org,2002:{name}" for name in ("null", "merge"
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Reads a text: UTF-8 with or without a mark, UTF-16 with one. OSError. ValueError: it is neither; its
-    text begins with the reason and ends with the remedy."""
+    """Reads a text: UTF-8 with or without a mark, UTF-16 with one.
+
+    OSError. ValueError: it is neither; its text begins with the reason and ends with the remedy.
+    """
     return decode_text(Path(path).read_bytes())
 
 
@@ -55,7 +58,8 @@ def text_lines(stream: IO[bytes]) -> Iterator[bytes]:
 
 def unquoted(text: str) -> str:
     """Returns a name without the quotes around it that came along: those of "Copy as path", of cmd, which
-    knows no single ones, or of a text program. A file of that very name keeps them."""
+    knows no single ones, or of a text program. A file of that very name keeps them.
+    """
     is_quoted = len(text) > 1 and QUOTES.get(text[0]) == text[-1]
     return text[1:-1] if is_quoted and not os.path.lexists(text) else text
 

@@ -1,5 +1,7 @@
-"""Finds the pictures that show one part: by their names, or because they are nearly the same. They are a
-unit: they are left out and held out together, and a calibration counts them as one."""
+"""Finds the pictures that show one part: by their names, or because they are nearly the same.
+
+They are a unit: they are left out and held out together, and a calibration counts them as one.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,11 @@ def file_stem(name: str) -> str:
 
 
 def search_name(expression: re.Pattern[str], name: str) -> re.Match[str] | None:
-    r"""Searches a pattern in a file's name. One that ends with `$` may mean the end with or without the
-    suffix: `_(\d+)$` is looked for in the name without it first."""
+    r"""Searches a pattern in a file's name.
+
+    One that ends with `$` may mean the end with or without the suffix: `_(\d+)$` is looked for in the name
+    without it first.
+    """
     without = expression.search(file_stem(name)) if expression.pattern.endswith("$") else None
     return without or expression.search(name)
 
@@ -87,7 +92,9 @@ def compile_group(pattern: str | None) -> re.Pattern[str] | None:
 
 def group_reader(pattern: str | None) -> PartReader | None:
     """Returns what reads parts from names by a regular expression (`--group`); None: it reads none.
-    InputError: the expression is wrong."""
+
+    InputError: the expression is wrong.
+    """
     expression = compile_group(pattern)
     return None if expression is None else lambda name: part_key(name, expression)
 
@@ -238,8 +245,10 @@ def _labels(
 
 
 def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]:
-    """Picture that each new and earlier one was made from, as `same_sources` says. A new one that bears an
-    earlier one's name is another picture: cameras number from 1 again."""
+    """Picture that each new and earlier one was made from, as `same_sources` says.
+
+    A new one that bears an earlier one's name is another picture: cameras number from 1 again.
+    """
     stems = {_without_suffix(name) for name in new}
     among_new = same_sources(new)
     found: list[PartKey | None] = []
@@ -308,7 +317,8 @@ def _find_unsure(
     rows: Sequence[Picture],
 ) -> list[list[int]]:
     """Groups of pictures that look the same but for noise, of which names do not tell different parts; of
-    exact copies the first."""
+    exact copies the first.
+    """
     doubted = [
         (i, j, alike)
         for i, j, alike in pairs

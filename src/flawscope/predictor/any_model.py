@@ -95,13 +95,15 @@ class AnyModel(ABC, Generic[One]):
 
     def parts(self) -> PartCollector | None:
         """Returns a collector of predictions that decides on each part; None where the model was fitted
-        without `part`. InputError: it was calibrated on pictures whose names tell no part."""
+        without `part`. InputError: it was calibrated on pictures whose names tell no part.
+        """
         return None if self.facts.parts is None else PartCollector(self.facts)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
         """Sorts files by the view that their names tell, where the model has one for each; of one model alone
         they stay together. InputError: a name tells no view that is known, or each product has its own
-        pictures."""
+        pictures.
+        """
         if self.kind:
             raise InputError(f"name the product that the pictures show: {', '.join(self.products)}")
         return {"": [*pictures]}
@@ -188,7 +190,8 @@ class AnyModel(ABC, Generic[One]):
         self, pictures: Iterable[PictureSource] | PictureSource, *, bgr: bool = False
     ) -> Iterator[tuple[PictureSource, Recognition | InputError]]:
         """Yields every picture with the product, or view, that it shows, or with the reason why it cannot be
-        read. Nothing is judged; a model of one product is sure of it."""
+        read. Nothing is judged; a model of one product is sure of it.
+        """
         for source in resolve_pictures(pictures):
             try:
                 shown: Recognition | InputError = self._tell(source, read_picture(source, bgr))
@@ -200,7 +203,8 @@ class AnyModel(ABC, Generic[One]):
     def prepare(self, picture: PictureSource | PictureOf) -> PreparedPicture:
         """Decodes a picture, and recognises its product, to be judged later: `stream` takes it in the
         picture's place. Takes a `HashedPicture` and a `PictureOf`, too. InputError: the picture cannot be
-        read."""
+        read.
+        """
         source, loaded = self.load(picture)
         if isinstance(loaded, InputError):
             raise loaded

@@ -118,6 +118,7 @@ def learn(
     descriptors: NDArray[np.floating[Any]], labels: Sequence[str], error: float = DEFAULT_ERROR
 ) -> KindClassifier:
     """Learns kinds from descriptors [N, C] of regions and their labels [N], each region of another part.
+
     Kinds with fewer than `MIN_EXAMPLES` examples are passed over.
 
     Raises:

@@ -29,7 +29,8 @@ from flawscope.results.prediction import Prediction
 
 class Example(NamedTuple):
     """Picture with a defect of a kind. mask: [H, W] bool where it is, or a function that makes it for the
-    picture's size (H, W); None, or nothing marked: in the strongest region."""
+    picture's size (H, W); None, or nothing marked: in the strongest region.
+    """
 
     picture: PictureSource
     kind: str
@@ -39,7 +40,8 @@ class Example(NamedTuple):
 @dataclass(frozen=True)
 class LearntKinds:
     """Model that has learnt kinds. notes: lines on examples that it could not learn from; failures: pictures
-    that could not be read, each with the reason."""
+    that could not be read, each with the reason.
+    """
 
     model: Predictor
     notes: list[str] = field(default_factory=list)
@@ -54,6 +56,7 @@ def learn_kinds(
     total: int | None = None,
 ) -> LearntKinds:
     """Learns kinds of defects from labelled pictures: of each the strongest region that its mask touches.
+
     Pictures of one part, by the model's pattern or as near-duplicates, are one example of a kind.
 
     Args:

@@ -111,7 +111,8 @@ class PartCollector:
 
     def group(self, paths: Sequence[Path]) -> list[Path]:
         """Returns files in their order, but those of a part together: a part is decided on when its last view
-        is there, and until then its pictures wait in memory."""
+        is there, and until then its pictures wait in memory.
+        """
         first = dict[str, int]()
         for number, path in enumerate(paths):
             first.setdefault(self.name_part(str(path)), number)
@@ -176,8 +177,10 @@ class PartCollector:
 
 
 class RoutedParts(PartCollector):
-    """Collects predictions of a router. A part's product is recognised from all its views together, and
-    where one of them shows none of the products, or lies too far from the part's, the part is anomalous.
+    """Collects predictions of a router.
+
+    A part's product is recognised from all its views together, and where one of them shows none of the
+    products, or lies too far from the part's, the part is anomalous.
 
     judge: judges a picture as one of a product.
     """

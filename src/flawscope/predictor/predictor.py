@@ -1,5 +1,7 @@
-"""Model of one product, which judges pictures: preprocess, session, calibration. Torch-free; the session
-brings its engine."""
+"""Model of one product, which judges pictures: preprocess, session, calibration.
+
+Torch-free; the session brings its engine.
+"""
 
 from __future__ import annotations
 
@@ -170,7 +172,8 @@ class Predictor(AnyModel["Predictor"]):
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Predictor:
         """Returns the model as it is: it learns the looks of a part's views where it is fitted or calibrated,
-        a `Router` of views here."""
+        a `Router` of views here.
+        """
         return self
 
     def __repr__(self) -> str:
@@ -212,7 +215,9 @@ class Predictor(AnyModel["Predictor"]):
 
     def see(self, source: PictureSource, picture: PictureSource) -> Loaded:
         """A picture's views, and its appearance as a whole. picture: what `source`, which errors name, holds.
-        InputError where it cannot be used."""
+
+        InputError where it cannot be used.
+        """
         counted = self.artefact.counted
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         views = self.manifest.preprocess.views(picture, name, counted)
@@ -399,7 +404,8 @@ class Predictor(AnyModel["Predictor"]):
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
-        border, and lie in the region of interest."""
+        border, and lie in the region of interest.
+        """
         how, size = self.manifest.preprocess, geometry.size
         if how.several is not None:
             return np.ones(size, np.bool_)  # where parts lie is not known here
@@ -416,5 +422,6 @@ class Predictor(AnyModel["Predictor"]):
 
     def self_test(self) -> Certificate:
         """Runs the artefact's sample pictures on this machine, and compares the answers with the trained
-        model's, or with those that a model of reduced precision gave where it was exported."""
+        model's, or with those that a model of reduced precision gave where it was exported.
+        """
         return certify_samples(self.session, self.artefact)

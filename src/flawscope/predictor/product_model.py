@@ -16,8 +16,10 @@ from flawscope.views.geometry import Geometry
 
 
 class ProductModel(Protocol):
-    """Model of one product: its artefact, the session that runs it, and how it judges. `Predictor` is one,
-    and describes the methods."""
+    """Model of one product: its artefact, the session that runs it, and how it judges.
+
+    `Predictor` is one, and describes the methods.
+    """
 
     @property
     def artefact(self) -> Artefact: ...

@@ -29,7 +29,8 @@ class KnownProduct:
         self, descriptors: NDArray[np.float32], left_out: NDArray[np.int32] | None = None
     ) -> NDArray[np.float64]:
         """Distance [B] of each descriptor [B, D] to the nearest good picture, for each without those of the
-        group in `left_out` [B]."""
+        group in `left_out` [B].
+        """
         if descriptors.shape[1] != self._good.shape[1]:
             raise InputError("the descriptors of the model's products do not fit its network: fit anew")
         products = descriptors.astype(np.float64) @ self._good.T
@@ -49,7 +50,8 @@ class KnownProduct:
     @cached_property
     def limit(self) -> float:
         """Distance beyond which a picture shows another product: three times the largest of a good picture to
-        another part, 0.4 at most, and more where simulated defects need it: they must be recognised too."""
+        another part, 0.4 at most, and more where simulated defects need it: they must be recognised too.
+        """
         farthest = max(one[-1] for one in self.leave_one_out)
         found = [min(GOOD_DISTANCE_FACTOR * farthest, MAX_GOOD_LIMIT), MIN_LIMIT]
         if len((known := self._pictures).defective):

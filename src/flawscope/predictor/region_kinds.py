@@ -33,7 +33,8 @@ def region_descriptors(
     model: ProductModel, views: Views, prediction: Prediction, only: int | None = None
 ) -> NDArray[np.float64]:
     """Descriptors [N, C] of a picture's regions, or of one of them: how the cells there differ from good
-    ones, on average. In tiles, the tiles count. InputError: the model does not say how pictures differ."""
+    ones, on average. In tiles, the tiles count. InputError: the model does not say how pictures differ.
+    """
     chosen = slice(None) if only is None else slice(only, only + 1)
     points = [_in_picture(model, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
     numbers = views.view_numbers()

@@ -109,7 +109,8 @@ def open_joined(
     failures: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Router:
     """Opens a router in memory in torch. failures: lines on pictures that could not be used, by the models'
-    names. InputError where names tell no part."""
+    names. InputError where names tell no part.
+    """
     found = Router.opened(open_model(mapping, device=device))
     for name, lines in failures.items():
         found = found.with_product(name, found.products[name].with_failures(lines))
@@ -126,9 +127,10 @@ def accept_questions(model: Predictor | Router) -> tuple[Predictor | Router, lis
 
 
 class Router(AnyModel[Predictor]):
-    """Models of several products. It says which product a picture shows (`Recogniser` has the rule), and that
-    product's own model judges the picture. Or of several views of a part: the name of a picture's file tells
-    its view.
+    """Models of several products.
+
+    It says which product a picture shows (`Recogniser` has the rule), and that product's own model judges the
+    picture. Or of several views of a part: the name of a picture's file tells its view.
 
     Attributes:
         products: the model of each product, or view, by its name.
@@ -176,8 +178,11 @@ class Router(AnyModel[Predictor]):
 
     @check_arguments()
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file, atomically: .safetensors, or .zip where it was exported. InputError where its
-        models cannot stand in one file: they share too little, or would decide on no whole part."""
+        """Writes the file, atomically: .safetensors, or .zip where it was exported.
+
+        InputError where its models cannot stand in one file: they share too little, or would decide on no
+        whole part.
+        """
         self.facts.check()
         save_router(self.artefact, {name: one.session for name, one in self.products.items()}, path)
 
@@ -330,7 +335,8 @@ class Router(AnyModel[Predictor]):
 
 class _Runner:
     """Stands for the sessions of all products where pictures are streamed: `run` and `run_alone` choose those
-    of the product's own session."""
+    of the product's own session.
+    """
 
     runtime = "router"
     size = (0, 0)

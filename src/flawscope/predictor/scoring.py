@@ -77,7 +77,8 @@ class ModelPictures(Protocol):
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
         """Answers on the pictures of rows, which are given by number, in each light, the first of which is
-        their own."""
+        their own.
+        """
 
 
 @dataclass(frozen=True)

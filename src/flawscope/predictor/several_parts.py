@@ -1,5 +1,7 @@
 """Judges pictures with several parts: each part by itself, the picture by its worst part and by their number.
-Torch-free."""
+
+Torch-free.
+"""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ SourceResult = tuple[PictureSource, Prediction | InputError]
 @dataclass(frozen=True)
 class PictureOf:
     """Picture with the product, or view, that it is said to show: `stream` and `prepare` take it in the
-    picture's place."""
+    picture's place.
+    """
 
     source: PictureSource = field(repr=False)
     product: str
@@ -91,7 +92,8 @@ def _prefetch(
     may_go_on: Callable[[T], bool],
 ) -> Iterator[T]:
     """Yields results of `work` in order, for `ahead` sources at once; where `may_go_on` denies a result, no
-    further work is begun beside it."""
+    further work is begun beside it.
+    """
     with ThreadPoolExecutor(threads) as pool:
         queue = deque(pool.submit(work, source) for source in islice(sources, ahead))
         try:
@@ -117,8 +119,10 @@ def collect_predictions(
     pictures: PictureSource | list[PictureSource],
     stream: Callable[[list[PictureSource]], Iterator[SourceResult]],
 ) -> Prediction | list[Prediction]:
-    """The prediction of one picture, or a list for a list or a batch `[B, H, W, 3]`. InputError: a picture
-    cannot be read."""
+    """The prediction of one picture, or a list for a list or a batch `[B, H, W, 3]`.
+
+    InputError: a picture cannot be read.
+    """
     if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
         pictures = list(pictures)
     if isinstance(pictures, list | tuple):

@@ -17,8 +17,10 @@ Tolerate = Callable[[Prediction], Prediction]
 
 
 def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
-    """Returns a function that applies tolerances to a prediction of a model. InputError: a rule is for a kind
-    that it does not name."""
+    """Returns a function that applies tolerances to a prediction of a model.
+
+    InputError: a rule is for a kind that it does not name.
+    """
     named = [one.manifest.kinds for one in model.products.values() if one.manifest.kinds is not None]
     names = [name for kinds in named for name in kinds.names]
     if strange := [rule.kind for rule in tolerances.rules if rule.kind not in (ANY, *names)]:
@@ -42,8 +44,10 @@ def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
 def tolerating(
     model: Predictor | Router, stream: Callable[..., Iterator[SourceResult]], tolerances: Tolerances
 ) -> Callable[..., Iterator[SourceResult]]:
-    """Returns a model's `stream` after which the tolerances are applied. InputError as of `tolerator`, and
-    where the model decides on parts in views."""
+    """Returns a model's `stream` after which the tolerances are applied.
+
+    InputError as of `tolerator`, and where the model decides on parts in views.
+    """
     if model.parts() is not None:
         raise InputError(
             "tolerances are not for parts in views, which the scores of all views decide on together: leave "

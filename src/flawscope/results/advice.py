@@ -195,7 +195,8 @@ def looser_rate(
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
     """Whether most pictures are scaled down to the default size: a larger one, which a search tries, shows
-    more. Sides are rounded to the network's step, so that a few percent less is as they are."""
+    more. Sides are rounded to the network's step, so that a few percent less is as they are.
+    """
     if network is None or not pictures or network != default_network(pictures):
         return False
     return statistics.median_low(pixels_left(1, size, network) for size in pictures) < REDUCED

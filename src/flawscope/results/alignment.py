@@ -45,7 +45,8 @@ class Poses:
 @dataclass(frozen=True)
 class Alignment:
     """Poses of the parts in the pictures of a data set. problem: why nothing can be learnt from them; empty:
-    it can."""
+    it can.
+    """
 
     reference: PoseReference
     poses: dict[Path, Poses]
@@ -65,7 +66,8 @@ class Alignment:
     ) -> Alignment:
         """Learns the reference from good pictures, and finds the parts in all; those that cannot be read are
         left out. several: each shows several parts. InputError: there are too few good pictures, or they show
-        nothing to be found."""
+        nothing to be found.
+        """
         small, sizes = {}, {}
         for done, path in enumerate([*good, *others], start=1):
             try:
@@ -164,7 +166,8 @@ class Alignment:
     def drawings(self) -> Iterator[tuple[NDArray[np.uint8], str, str]]:
         """Yields drawings [H, W, 3], each with a name and what is said of it: the reference, and the pictures
         with the squares around their parts, those without a part first, then the farthest from the
-        reference."""
+        reference.
+        """
         yield np.repeat(self.reference.part_image()[..., None], 3, 2), "reference", self.reference.describe()
         for path, one in sorted(self.poses.items(), key=lambda one: -one[1].error)[:MAX_PICTURES]:
             small = Image.fromarray(displayed(path))

@@ -93,7 +93,8 @@ def colour_map(values: Values, low: float, high: float) -> Pixels:
 def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity: float = 0.5) -> Pixels:
     """The map `values` [H, W] over the photo [H, W, 3] uint8: invisible at `low`, `opacity` (0..1) in the
     middle, which is the mask threshold, and nearly invisible again at `high` and above, so that a defect
-    shows inside its halo."""
+    shows inside its halo.
+    """
     size = (picture.shape[0], picture.shape[1])
     share = np.linspace(0, 1, 256, dtype=np.float32)
     alpha = np.float32(opacity) * _opacity_curve(share)
@@ -190,8 +191,10 @@ class Square(NamedTuple):
 
 
 def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
-    """A copy of the picture [H, W, 3] with squares and their texts. A dot marks the first corner, so that
-    turn and side can be told."""
+    """A copy of the picture [H, W, 3] with squares and their texts.
+
+    A dot marks the first corner, so that turn and side can be told.
+    """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
     width = max(1, math.ceil(min(image.size) / 200))
@@ -241,7 +244,8 @@ def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> P
 def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pixels:
     """Returns the picture [H, W, 3] with a text in the corner where it covers the least of the squares, the
     upper left one where that is all the same; a longer text in two small lines, as much as there is room for.
-    Itself where the text is empty."""
+    Itself where the text is empty.
+    """
     if not words:
         return picture
     image = Image.fromarray(picture)
@@ -278,7 +282,8 @@ def _covered(box: tuple[float, float, float, float], squares: Sequence[Square]) 
 
 def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
     """Pixels of a line [H, W] bool that are drawn: squares of a chequerboard, turned so that no line along an
-    edge or a diagonal of the picture stays on squares of one kind; of short lines all."""
+    edge or a diagonal of the picture stays on squares of one kind; of short lines all.
+    """
     from scipy import ndimage
 
     rows, columns = np.ogrid[: line.shape[0], : line.shape[1]]

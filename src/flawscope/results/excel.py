@@ -42,7 +42,8 @@ class Column(NamedTuple):
 
 class Link(NamedTuple):
     """Cell that opens a file or an address. target: with forward slashes, relative to the workbook, or a
-    whole address."""
+    whole address.
+    """
 
     text: str
     target: str
@@ -91,8 +92,10 @@ class Workbook:
         sheet.append(cells)
 
     def add(self, name: str, values: Sequence[object]) -> None:
-        """Adds a row to a sheet. The row that fills the sheet says instead that there are more; later rows
-        are left out."""
+        """Adds a row to a sheet.
+
+        The row that fills the sheet says instead that there are more; later rows are left out.
+        """
         if self.is_full(name):
             return
         self._rows[name] += 1

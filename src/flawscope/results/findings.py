@@ -132,7 +132,8 @@ def outside_light() -> Finding:
 
 def other_form(words: str, decides: bool) -> Finding:
     """The picture has another form or size than those learnt from. decides: the form, for it is stretched or
-    shows more or less, and nobody knows what its score means."""
+    shows more or less, and nobody knows what its score means.
+    """
     return Finding(OTHER_FORM, words, decides=decides)
 
 
@@ -160,7 +161,8 @@ def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Fi
 
 def no_product(name: str, p_value: float | None) -> Finding:
     """A picture that shows none of the products is not good. p_value: of the nearest one, which is no part of
-    the picture's own and told in words alone."""
+    the picture's own and told in words alone.
+    """
     return Finding("no_product", name if p_value is None else f"{name}, p {p_value:.3f}", decides=True)
 
 

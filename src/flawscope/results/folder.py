@@ -40,7 +40,8 @@ Pixels = NDArray[np.uint8]
 
 class RenderedPrediction(NamedTuple):
     """Picture as it is shown [H, W, 3], the same with its heat map and the squares of its parts, the outlined
-    pixels [H, W] bool, the colour of the outline, and the prediction."""
+    pixels [H, W] bool, the colour of the outline, and the prediction.
+    """
 
     picture: Pixels
     heat: Pixels
@@ -88,8 +89,10 @@ class PictureWriter:
         self._sharing = None if inputs is None else Counter(_folded(self._stem(path)) for path in inputs)
 
     def add(self, path: Path, prediction: Prediction, source: PictureSource | None = None) -> None:
-        """Writes the picture's overlay, map and mask. `source`: the picture itself, where nothing lies at
-        `path`."""
+        """Writes the picture's overlay, map and mask.
+
+        `source`: the picture itself, where nothing lies at `path`.
+        """
         name = self.name(path)
         drawn = None
         try:
@@ -129,7 +132,8 @@ class PictureWriter:
     def name(self, path: Path) -> str:
         """Name of the picture's results, another one for each picture also where upper and lower case are
         the same. Without the suffix, unless a.png and a.jpg lie beside each other, or where that is not known
-        yet: then only a PNG's is left off."""
+        yet: then only a PNG's is left off.
+        """
         if (known := self.names.get(path)) is not None:
             return known
         name = self._stem(path)
@@ -142,7 +146,8 @@ class PictureWriter:
 
     def _stem(self, path: Path) -> str:
         """Path below the root or the working folder; of a picture elsewhere, its folder's name and its own,
-        so that it never leads out of the output folder."""
+        so that it never leads out of the output folder.
+        """
         full = _absolute(path)
         for root in (self.root, Path()):
             if root is not None and full.is_relative_to(_absolute(root)):

@@ -56,7 +56,8 @@ class FoundParts:
 
     def findings(self, p_value: float | None) -> tuple[Finding, ...]:
         """Findings: the numbers, or else the parts that make the picture anomalous. p_value: how often those
-        of a good picture are counted wrong."""
+        of a good picture are counted wrong.
+        """
         if self.wrong:
             return (count_wrong(self.wrong, p_value),)
         bad = [str(part.part_index) for part in self.parts if part.is_anomalous]
@@ -66,7 +67,8 @@ class FoundParts:
 
     def squares(self) -> list[drawing.Square]:
         """Squares around the parts, with their numbers, and boxes around other objects; of anomalous parts
-        and of objects in a colour of their own."""
+        and of objects in a colour of their own.
+        """
         boxes = [np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) for x0, y0, x1, y1 in self.objects]
         colours = drawing.POSE_COLOUR, drawing.BAD_COLOUR
         squares = []

@@ -1,5 +1,6 @@
 """Makes HTML: the environment of the pages' templates, data inside a page, and small pictures and tables for
-notebooks. Jinja2 is loaded when it is used."""
+notebooks. Jinja2 is loaded when it is used.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ JPEG_QUALITY = 80  # of its JPEG
 
 def environment(text_of: Callable[[str], str]) -> Environment:
     """Environment of Jinja: escapes, refuses unknown names; `code` shows code in a text. text_of: name of a
-    template -> its text."""
+    template -> its text.
+    """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     made = Environment(

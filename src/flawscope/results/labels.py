@@ -45,7 +45,8 @@ class LabelledPicture(NamedTuple):
 
 def require_own_files(form: str, pictures: Iterable[Path]) -> None:
     """InputError where two pictures would share a file of labels: YOLO's and LabelMe's tools look for a
-    picture's by its name without the suffix."""
+    picture's by its name without the suffix.
+    """
     named: dict[Path, Path] = {}
     for picture in pictures if form in ("yolo", "labelme") else ():
         other = named.setdefault(picture.with_suffix(""), picture)
@@ -130,7 +131,8 @@ def coco_document(
     pictures: Iterable[tuple[str, tuple[int, ...], Iterable[Json]]],
 ) -> Json:
     """COCO data set of pictures: the name, size (H, W) and marks of each, with all of an annotation but its
-    numbers."""
+    numbers.
+    """
     images: list[Json] = []
     annotations: list[Json] = []
     for number, (name, (height, width), marks) in enumerate(pictures, start=1):
@@ -195,8 +197,11 @@ def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
 
 
 def trace_outline(mask: NDArray[np.bool_]) -> Polygon:
-    """Traces the outline of a mask as one polygon, within `TOLERANCE`. Holes, and what touches at a corner
-    only, are joined by a line there and back, so that filling by the even-odd rule gives the mask."""
+    """Traces the outline of a mask as one polygon, within `TOLERANCE`.
+
+    Holes, and what touches at a corner only, are joined by a line there and back, so that filling by the
+    even-odd rule gives the mask.
+    """
     loops = [_simplified(loop) for loop in _loops(mask)]
     start = loops[0][:1]
     further = [part for loop in loops[1:] for part in (loop, loop[:1], start)]

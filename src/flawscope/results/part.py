@@ -52,7 +52,8 @@ class PartPrediction:
 
     def pictures(self) -> dict[str, Prediction]:
         """Predictions of the views by their names, each with the decision on the part: a picture of a good
-        part is not anomalous. Scores and maps are the pictures' own."""
+        part is not anomalous. Scores and maps are the pictures' own.
+        """
         found = dict[str, Prediction]()
         for view, one in self.views.items():
             words = [f"part {self.part}"]
@@ -81,7 +82,8 @@ class PartPrediction:
     @property
     def decision(self) -> str:
         """The decision in a word: good, anomalous, or incomplete, for a part that was not seen whole is not
-        good."""
+        good.
+        """
         return ANOMALOUS if self.is_anomalous else INCOMPLETE if self.missing else GOOD
 
     @property

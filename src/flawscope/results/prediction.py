@@ -1,5 +1,6 @@
 """Holds a detector's answer about one picture, in numpy only and the same from every runtime; and detects
-whether many pictures are unlike a model's training pictures: another product, camera or light."""
+whether many pictures are unlike a model's training pictures: another product, camera or light.
+"""
 
 from __future__ import annotations
 
@@ -188,7 +189,8 @@ class Prediction:
     @property
     def product_p_value(self) -> float | None:
         """P-value of the recognition: how often a good picture of the nearest product is as far from the
-        others; None where the product was said, or the model has one only."""
+        others; None where the product was said, or the model has one only.
+        """
         recognition = self.recognition
         return recognition.p_value if recognition and recognition.distances else None
 
@@ -215,7 +217,8 @@ class Prediction:
     @property
     def decision(self) -> str:
         """good, anomalous, or "within tolerance": anomalous, but tolerated by a person's rules; or, of a
-        picture whose part in several views was not seen whole, incomplete."""
+        picture whose part in several views was not seen whole, incomplete.
+        """
         if self.is_tolerated:
             return WITHIN
         if self.is_anomalous:
@@ -256,7 +259,8 @@ class Prediction:
     @cached_property
     def doubted_pixels(self) -> tuple[Pixels, ...]:
         """Rows and columns of the map's pixels that may be wrong around each of `regions`, in their order:
-        the connected place above `ScoreLevels.doubted`, which several regions may share."""
+        the connected place above `ScoreLevels.doubted`, which several regions may share.
+        """
         labels, parts = connected_parts(self.map > self.levels.doubted)
         return tuple(parts[labels[rows[0], columns[0]] - 1] for rows, columns in self.region_pixels)
 
@@ -287,7 +291,8 @@ class Prediction:
 
     def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Map at the picture's size, or over the picture scaled to `size` (height, width); NaN where the
-        network does not look. It takes 4 bytes a pixel, and is made only when asked for."""
+        network does not look. It takes 4 bytes a pixel, and is made only when asked for.
+        """
         return (self.geometry if size is None else self.geometry.with_picture_size(size)).warp(self.map)
 
     def picture_mask(self) -> NDArray[np.bool_]:
@@ -296,7 +301,8 @@ class Prediction:
 
     def over(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_], drawing.Colour]:
         """Heat map over the picture [H, W, 3] at any size, the marked pixels [H, W] bool, and the colour of
-        their outline."""
+        their outline.
+        """
         values = self.picture_map((picture.shape[0], picture.shape[1]))
         heat = drawing.overlay(picture, values, *self.levels.colour_range)
         marked = self.outlined(values)
@@ -306,7 +312,8 @@ class Prediction:
 
     def _named_places(self, size: tuple[int, int]) -> list[tuple[float, float, str]]:
         """Lower left corners x, y of the strongest regions' boxes in the picture scaled to (H, W), and their
-        kinds; none where the model names none."""
+        kinds; none where the model names none.
+        """
         if not self.region_kinds:
             return []
         down, across = (side / whole for side, whole in zip(size, self.geometry.picture_size, strict=True))
@@ -325,7 +332,9 @@ class Prediction:
     @classmethod
     def from_map(cls, values: NDArray[np.float32], facts: Facts) -> Prediction:
         """A prediction to be drawn, of a map and its `drawing_facts`; it knows no score and decides nothing.
-        KeyError, TypeError: they are damaged."""
+
+        KeyError, TypeError: they are damaged.
+        """
         pose = facts.get("part_pose")
         several = facts.get("found_parts")
         levels = {one.name: facts[one.name] for one in fields(ScoreLevels)}
@@ -429,7 +438,8 @@ def _regions_html(regions: Sequence[Region]) -> str:
 
 def prediction_html(prediction: Prediction, caption: str = "") -> str:
     """The picture, its heat map, and the decision; the heat map alone where the picture cannot be read.
-    caption: beside the decision."""
+    caption: beside the decision.
+    """
     name = prediction.path or ""
     words = [
         f"<b style='color:{DECISION_COLOURS[prediction.decision]}'>{prediction.decision}</b>",

@@ -119,7 +119,8 @@ def bound_sizes(
     rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry, bounds: SizeBounds
 ) -> Json:
     """Bounds what is wrong within a place that the map doubts, of a map's pixels [N], as entries of `Region`;
-    empty where the length of the picture's pixels is not known."""
+    empty where the length of the picture's pixels is not known.
+    """
     if not (sizes := measure_region(rows, columns, geometry)):
         return {}
     factors = bounds.length, bounds.width, bounds.area

@@ -117,7 +117,8 @@ class ResultWorkbook:
 
     def save(self, file: IO[bytes], totals: Totals, parts: Sequence[Sequence[object]] = ()) -> None:
         """Writes the workbook, once. totals: by their names. parts: rows on parts in several views, the
-        heading first."""
+        heading first.
+        """
         if parts:
             self.book.add_sheet(PARTS, fitting_columns(parts), 0)
         for row in parts[1:]:
@@ -133,7 +134,8 @@ def _linked(text: object, link: str) -> object:
 
 def file_link(path: str, folder: Path) -> str:
     """Link from a workbook in a folder to a file: relative where one leads there, so that both can be moved
-    together; empty where no file is there."""
+    together; empty where no file is there.
+    """
     if not path or not os.path.lexists(path):
         return ""
     try:
@@ -155,7 +157,8 @@ class ExcelTable:
 
     def add_result(self, result: Prediction | Unjudged, link: str = "") -> None:
         """Adds the row of an input, one for each of several parts in it, and its places. link: what the name
-        of the file opens, relative to the table; the file itself where none is given."""
+        of the file opens, relative to the table; the file itself where none is given.
+        """
         link = link or file_link(result.path or "", self.path.parent)
         regions = result.regions if isinstance(result, Prediction) else ()
         try:
@@ -176,7 +179,8 @@ class ExcelTable:
 
 def open_table(path: str, *, decimal_comma: bool, **form: Unpack[TableForm]) -> TableWriter | ExcelTable:
     """Opens a table of results, .csv or .xlsx, which has no decimal commas of its own. form: as `TableWriter`
-    takes it."""
+    takes it.
+    """
     if path.lower().endswith(EXCEL_SUFFIX):
         return ExcelTable(path, **form)
     return TableWriter(path, decimal_comma=decimal_comma, **form)

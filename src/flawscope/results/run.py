@@ -31,7 +31,8 @@ MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most
 
 def earlier_product(folder: Path) -> str:
     """Product whose model wrote the results in a folder, by their summary; empty: there are none, or it is
-    not known."""
+    not known.
+    """
     try:
         found = json.loads((folder / SUMMARY_NAME).read_bytes())
         return str(found["product"]) if SUMMARY_NAME in read_output_list(folder) else ""
@@ -90,8 +91,10 @@ class WriteErrors:
 
 
 class ResultsFolder:
-    """Results folder. Files of an earlier run are removed, of which `say` gets a line; files of others stay.
-    InputError where one of them has the name of a file that is to be written.
+    """Results folder.
+
+    Files of an earlier run are removed, of which `say` gets a line; files of others stay. InputError where
+    one of them has the name of a file that is to be written.
 
     shown: predictions for a page with their maps, at most `MAX_MAP_BYTES` bytes of them, most severe first.
 

@@ -1,5 +1,6 @@
 """Writes and reads files of a run's results: the table, `results.csv`, with a row for every input, judged or
-not; and the list of the files that flawscope wrote: only these are ever replaced or removed."""
+not; and the list of the files that flawscope wrote: only these are ever replaced or removed.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +66,9 @@ def file_time(path: str) -> str:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """Row of a table: an input, or one of several parts that were found in it. Of an unjudged one only the
-    path and the error are known.
+    """Row of a table: an input, or one of several parts that were found in it.
+
+    Of an unjudged one only the path and the error are known.
 
     decision: good or anomalous. near: "true" of a good one that is near the threshold, else "false".
     threshold: the score threshold. regions: boxes in the picture's pixels, x0 y0 x1 y1, the strongest first,
@@ -309,8 +311,10 @@ class TableWriter:
 
 
 def read_table(path: str | os.PathLike[str]) -> list[ResultRow]:
-    """Reads the inputs' rows of a `results.csv`, as they were written. InputError: there is no such file,
-    or it is no table of results."""
+    """Reads the inputs' rows of a `results.csv`, as they were written.
+
+    InputError: there is no such file, or it is no table of results.
+    """
     try:
         with open(path, encoding=CSV_ENCODING, newline="") as file:
             header = file.readline()
@@ -361,17 +365,21 @@ def _parse_row(values: dict[str, str | None], comma: bool) -> ResultRow:
 
 
 class OutputFiles:
-    """Files that flawscope wrote to a folder, by the list `OUTPUT_LIST` in it. A file is listed before it is
-    written, so that the next run also knows those of an interrupted run. Listed pictures are nobody's input:
-    `pictures.listing.walked` passes them over."""
+    """Files that flawscope wrote to a folder, by the list `OUTPUT_LIST` in it.
+
+    A file is listed before it is written, so that the next run also knows those of an interrupted run. Listed
+    pictures are nobody's input: `pictures.listing.walked` passes them over.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.known = set(read_output_list(folder))
 
     def remove_earlier(self, say: Say) -> None:
-        """Removes an earlier run's files; `say` gets a line where the folder is not empty. InputError: one
-        cannot be removed, and all are there as before."""
+        """Removes an earlier run's files; `say` gets a line where the folder is not empty.
+
+        InputError: one cannot be removed, and all are there as before.
+        """
         self.check()
         removed = sum(self._remove_file(name) for name in sorted(self.known))
         folders = {parent for name in self.known for parent in Path(name).parents} - {Path()}
@@ -397,7 +405,8 @@ class OutputFiles:
 
     def check(self, *names: str) -> None:
         """InputError, before anything is changed: a file of an earlier run cannot be removed, or one of these
-        names is that of a file that flawscope did not write."""
+        names is that of a file that flawscope did not write.
+        """
         for name in names:
             self._refuse_foreign(name)
         for name in sorted(self.known):
@@ -411,9 +420,11 @@ class OutputFiles:
             )
 
     def path(self, name: str) -> Path:
-        """Path for a new file of this name (with forward slashes); its folder is made. InputError: the
-        folder has a file of this name that flawscope did not write. FlawscopeError: the disk is full, or
-        the folder cannot be written."""
+        """Path for a new file of this name (with forward slashes); its folder is made.
+
+        InputError: the folder has a file of this name that flawscope did not write. FlawscopeError: the disk
+        is full, or the folder cannot be written.
+        """
         path = self.folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

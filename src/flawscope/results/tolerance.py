@@ -1,5 +1,6 @@
 """Decides whether a person's rules tolerate an anomalous picture: by the kind, the size, the place and the
-number of its regions. Applied after the detector; what is not known is never tolerated."""
+number of its regions. Applied after the detector; what is not known is never tolerated.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ Zone = tuple[float, float, float, float] | Mask
 
 class Measured(NamedTuple):
     """Size of a region beside a rule's limit. limit: its name. most: its value. size: the region's; bound:
-    how large it may be; None: it is not known."""
+    how large it may be; None: it is not known.
+    """
 
     limit: str
     most: float
@@ -129,7 +131,8 @@ class Verdict(NamedTuple):
 @dataclass(frozen=True)
 class Tolerances:
     """Rules of a file. version: its own. sha256: of the file and its masks. picture: (H, W) of the pictures
-    that it holds for. masks: their files."""
+    that it holds for. masks: their files.
+    """
 
     version: str
     sha256: str
@@ -175,7 +178,8 @@ class Tolerances:
 
     def judge(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict:
         """Judges the regions of an anomalous picture of (H, W) pixels: each needs a rule for every kind that
-        it may be of."""
+        it may be of.
+        """
         refused = self._refuse(regions, picture_size)
         if refused is not None:
             return refused
@@ -207,7 +211,8 @@ class Tolerances:
 
     def _match(self, regions: Sequence[Region]) -> tuple[dict[tuple[int, str | None], Rule], Reason]:
         """The first rule that tolerates each region, by its number and kind; and the reason why a rule that
-        would tolerate more regions than it may tolerates none."""
+        would tolerate more regions than it may tolerates none.
+        """
         pairs = [(number, kind) for number, region in enumerate(regions) for kind in _kinds(region)]
         tolerating: dict[tuple[int, str | None], Rule] = {}
         crowded: Reason = {}
@@ -373,7 +378,8 @@ def _read_zone(name: str, place: str, folder: Path, size: tuple[int, int]) -> Ma
 
 def _number(text: object, kind: type[float]) -> float:
     """Number that a text says, with a point or a decimal comma; 0 where it is no whole one, NaN where it is
-    none."""
+    none.
+    """
     none = 0 if kind is int else math.nan
     if not isinstance(text, str | int | float):
         return none

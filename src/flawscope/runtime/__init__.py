@@ -63,7 +63,8 @@ def open_session(
 
 class OpenModel(NamedTuple):
     """Model as it runs: a session for each of its products or views. describe: turns images into descriptors;
-    None where nothing is recognised."""
+    None where nothing is recognised.
+    """
 
     mapping: ModelMapping
     sessions: dict[str, Session]
@@ -77,7 +78,8 @@ def open_model(
     threads: int | None = None,
 ) -> OpenModel:
     """Opens a model file of any kind, or a fitted model in memory; arguments and errors as of
-    `open_session`."""
+    `open_session`.
+    """
     if isinstance(model, ModelMapping):
         stored = StoredModel(model, dict.fromkeys(model.products, f"model{TRAINED_SUFFIX}"))
     else:

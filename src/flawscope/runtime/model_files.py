@@ -340,8 +340,10 @@ class _Archive:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
-    """Opens a file of several models: its document, and where to find what that refers to. InputError where
-    it is no such file, or damaged."""
+    """Opens a file of several models: its document, and where to find what that refers to.
+
+    InputError where it is no such file, or damaged.
+    """
     with files.open_file(path) as file:
         try:
             if is_fitted(path):

@@ -34,9 +34,11 @@ _core: openvino.Core | None = None
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Stops OpenVINO's packages, imported in this block, from sending data. Unless somebody opted out,
-    `import openvino` reports to its makers and stores an identifier in the home folder. It works without its
-    package for that, so the block makes that package look missing."""
+    """Stops OpenVINO's packages, imported in this block, from sending data.
+
+    Unless somebody opted out, `import openvino` reports to its makers and stores an identifier in the home
+    folder. It works without its package for that, so the block makes that package look missing.
+    """
     name = "openvino_telemetry"
     with _import_lock:
         before = sys.modules.get(name)
@@ -189,8 +191,10 @@ def _run_parts(
 
 
 def _split_network(model: openvino.Model) -> list[openvino.Model]:
-    """Splits the network into its two steps: images to features, and features to all other results. The
-    second is given the images too: OpenVINO reads the batch size from them."""
+    """Splits the network into its two steps: images to features, and features to all other results.
+
+    The second is given the images too: OpenVINO reads the batch size from them.
+    """
     ov = import_openvino()
 
     def features_of(model: openvino.Model) -> openvino.Output:

@@ -1,5 +1,6 @@
 """Defines the session, an engine with a model's network in it, as a `Predictor` uses it; and the sessions of
-exported networks, the same in all engines."""
+exported networks, the same in all engines.
+"""
 
 from __future__ import annotations
 
@@ -58,12 +59,16 @@ class Session(Runner, Protocol):
         """Runs images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32."""
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32. InputError: the
-        network does not say."""
+        """Differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32.
+
+        InputError: the network does not say.
+        """
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
-        """Returns `run` as if the artefact's pictures of a unit had not been learnt from. The run raises an
-        ExcludedPictureError where they cannot be left out."""
+        """Returns `run` as if the artefact's pictures of a unit had not been learnt from.
+
+        The run raises an ExcludedPictureError where they cannot be left out.
+        """
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
@@ -223,8 +228,10 @@ class ExportedSession:
 
     @property
     def batch(self) -> int:
-        """Batch size that is fastest. On a CPU one picture keeps all threads busy, and more only take memory
-        (bench/latency.py)."""
+        """Batch size that is fastest.
+
+        On a CPU one picture keeps all threads busy, and more only take memory (bench/latency.py).
+        """
         return 1 if self.graph.on_cpu else batch_size_for(self.size, SMALL_BATCH)
 
     @property
@@ -285,7 +292,9 @@ def _open_again(
 
 class ExportedDescriptors:
     """The function of a router's exported descriptor network. device, threads: as for `Engine.open`.
-    InputError where the network does something that is not known, or has other outputs."""
+
+    InputError where the network does something that is not known, or has other outputs.
+    """
 
     def __init__(self, engine: Engine, graph: bytes, device: str = "auto", threads: int | None = None):
         what = "this router's recognition"

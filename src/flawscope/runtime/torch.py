@@ -97,7 +97,8 @@ class TorchSession:
 
 def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact]) -> None:
     """Lets sessions have one copy of the tensors that their artefacts share: those that are the same
-    arrays."""
+    arrays.
+    """
     first: dict[tuple[int, torch.dtype], Tensor] = {}
     for session, artefact in zip(sessions, artefacts, strict=True):
         for name, own in session.model.state_dict(keep_vars=True).items():

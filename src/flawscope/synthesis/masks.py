@@ -117,7 +117,8 @@ def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) 
 
 def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
     """Perlin noise above a random threshold: half of the time all its islands, as published, else one
-    to three of them, as most real defects are."""
+    to three of them, as most real defects are.
+    """
     from scipy import ndimage
 
     mask = perlin_mask(within, rng, float(rng.uniform(*PERLIN_THRESHOLD)))
@@ -135,7 +136,8 @@ def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
 
 def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: float = 0.35) -> Mask:
     """A compact, irregular spot with a share of the picture drawn from `area`: an ellipse of random turn and
-    aspect whose edge is roughened by fractal noise of height `roughness`."""
+    aspect whose edge is roughened by fractal noise of height `roughness`.
+    """
     count = pixel_count(within.size, area, rng)
     row, column = draw_centre(within, rng)
     half = math.ceil(1.8 * math.sqrt(count)) + 4

@@ -128,7 +128,8 @@ Textures = Callable[[np.random.Generator], Picture]
 
 class DefectRequest(NamedTuple):
     """A good picture `[H, W, 3]` uint8, where a defect may lie (`[H, W]` bool, not all False), what share of
-    the picture it takes and where textures come from."""
+    the picture it takes and where textures come from.
+    """
 
     picture: Picture
     allowed: Mask
@@ -138,7 +139,8 @@ class DefectRequest(NamedTuple):
 
 def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """Foreign material: a part of a texture in other light, stretched over the picture as published, or over
-    the defect where that has a size."""
+    the defect where that has a size.
+    """
     drawn = request.textures(rng)
     check_picture(drawn, "texture")
     box = bounding_box(np.ones_like(mask) if request.area == ANY_SIZE else mask)
@@ -222,8 +224,10 @@ def smeared_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator
 
 
 def stained_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator, *, sign: int) -> Picture:
-    """A darker (`sign` -1), a brighter (1) or a discoloured place (0), soft at its edge and uneven. The
-    structure of the surface stays visible."""
+    """A darker (`sign` -1), a brighter (1) or a discoloured place (0), soft at its edge and uneven.
+
+    The structure of the surface stays visible.
+    """
     tint = rng.normal(0, 1, 3)
     tint -= tint.mean()
     strength = math.exp(rng.uniform(math.log(20), math.log(100)))

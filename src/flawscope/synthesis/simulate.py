@@ -160,7 +160,8 @@ def _draw_visible_defect(
     request: DefectRequest, kinds: Sequence[str], rng: np.random.Generator
 ) -> SimulatedDefect | None:
     """Draws a defect of one of the kinds, of the size asked for; None: none of several trials is visible, and
-    of that size."""
+    of that size.
+    """
     smallest, largest = request.area
     least = max(MIN_PIXELS, smallest / 2 * request.allowed.size)
     most = max(MIN_PIXELS, largest * request.allowed.size)

@@ -19,7 +19,8 @@ _MAX_PLACES = 8  # places that are tried for a part
 
 class Cut(NamedTuple):
     """A cut-out: `pixels [h, w, 3]` uint8, `opacity [h, w]` float32 in 0..1, 0 outside it, and where its top
-    left corner lies in the picture (row, column), which may be outside the frame."""
+    left corner lies in the picture (row, column), which may be outside the frame.
+    """
 
     pixels: Picture
     opacity: Floats

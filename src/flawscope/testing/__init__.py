@@ -47,8 +47,10 @@ class Check:
 
 
 def checks_for(method: Method) -> list[Check]:
-    """Checks of a method: what it declares must hold, and what it does not declare must be refused. Exports
-    are checked for the engines that are installed."""
+    """Checks of a method: what it declares must hold, and what it does not declare must be refused.
+
+    Exports are checked for the engines that are installed.
+    """
     repeated = [] if method.learns_in_steps else [fits.same_again]  # `resumes` checks it of the others
     runs = [*fits.CHECKS, *repeated]
     runs += [*models.CHECKS, *models.exports()]

@@ -61,7 +61,8 @@ def must_refuse(call: Callable[[], object], message: str) -> str:
 
 class FitResult(NamedTuple):
     """A fitted model as read from its file; its outputs for `Case.prediction_pictures` before it was saved;
-    the failures of the fit, and its progress in order: (stage, done, total)."""
+    the failures of the fit, and its progress in order: (stage, done, total).
+    """
 
     model: Predictor
     outputs: ScoresAndMaps

@@ -48,7 +48,9 @@ def is_registered(case: Case) -> None:
 
 def settings_are_checked(case: Case) -> None:
     """Every setting has a default, every preset builds, and wrong settings are InputErrors of one line.
-    Settings of a model file that have since gone are ignored."""
+
+    Settings of a model file that have since gone are ignored.
+    """
     method = case.method
     for preset in method.presets:
         method.configure(preset)
@@ -78,8 +80,10 @@ def settings_are_checked(case: Case) -> None:
 
 
 def pictures_have_roles(case: Case) -> None:
-    """Copies count once, and what cannot be read is reported. A method that holds pictures out calibrates on
-    none that it learns from; any other on all of them."""
+    """Copies count once, and what cannot be read is reported.
+
+    A method that holds pictures out calibrates on none that it learns from; any other on all of them.
+    """
     model = case.fitted()
     roles = {p.hash: p.role for p in model.manifest.pictures}
     used = [pixel_hash(decode(source)) for source in case.good_pictures]
@@ -101,7 +105,8 @@ def pictures_have_roles(case: Case) -> None:
 def calibration_is_honest(case: Case) -> None:
     """Calibration scores are answers for pictures that were not learnt from: this model's, where they were
     held out; else near those of a model that is fitted without them. Maxima and level of maps come from what
-    counts alone."""
+    counts alone.
+    """
     for variant in ("plain", "region", "padded"):
         model = case.fitted(variant)
         calibration, rows = model.calibration, _scored(model)
@@ -181,7 +186,8 @@ def groups_stay_together(case: Case) -> None:
 
 def same_again(case: Case) -> None:
     """The same settings and pictures give the same tensors; of a method that does not learn in steps, with
-    any number of threads."""
+    any number of threads.
+    """
     with torch_threads(2):
         _must_equal(case.fitted(), case.fit(), "fitted with two threads")
 
@@ -195,7 +201,8 @@ def _must_equal(one: Predictor, other: Predictor, text: str) -> None:
 
 def progress_and_interruption(case: Case) -> None:
     """Every stage of progress ends at its total. Whoever interrupts gets control back, and leaves neither
-    threads nor another number of torch's threads."""
+    threads nor another number of torch's threads.
+    """
 
     def count_threads() -> int:
         """Threads, less those that stay."""
@@ -226,7 +233,8 @@ def progress_and_interruption(case: Case) -> None:
 def resumes(case: Case) -> None:
     """A run that was stopped and goes on ends as one that was not, with the same tensors; so does one
     that was stopped after its last step; the checkpoint of another run, or of other pictures, is refused. A
-    method that does not learn in steps refuses `minutes` and `resume`."""
+    method that does not learn in steps refuses `minutes` and `resume`.
+    """
     from flawscope.fitting.preparation import prepare
     from flawscope.methods.task import Budget
 
@@ -259,7 +267,8 @@ def resumes(case: Case) -> None:
 
 def says_what_it_would_miss(case: Case) -> None:
     """A fit measures what share of simulated defects is found, as many of each size, on pictures that it has
-    not learnt from; the check can be left out, and takes nothing else along."""
+    not learnt from; the check can be left out, and takes nothing else along.
+    """
     model, key = case.fitted(), "simulated_defects"
     found = model.manifest.facts.get(key, {})
     must(key in model.manifest.facts, "nothing is said about simulated defects, or `left_out` gives nothing")
@@ -270,7 +279,8 @@ def says_what_it_would_miss(case: Case) -> None:
 
 def extends(case: Case) -> None:
     """A model that was extended keeps its calibration scores, knows the new pictures, and passes its
-    self-test; pictures that it knows are left out. A method that does not extend says so."""
+    self-test; pictures that it knows are left out. A method that does not extend says so.
+    """
     from flawscope.fitting.fitting import partial_fit
 
     old, more = case.fitted(), case.probes[:2]

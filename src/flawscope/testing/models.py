@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 def answers_have_their_form(case: Case) -> None:
     """Images `[B, 3, H, W]` become scores `[B]` and maps `[B, H, W]`, finite float32; `forward` is `score` of
-    `embed`, in eval mode, and changes neither the images nor the model."""
+    `embed`, in eval mode, and changes neither the images nor the model.
+    """
     import torch
 
     detector, images = (
@@ -109,7 +110,8 @@ def _must_be_lowest_outside(maps: Floats, inside: NDArray[np.bool_]) -> None:
 
 def region_of_interest(case: Case) -> None:
     """Pixels outside the region have the lowest map value, and decide no score: where the region excludes
-    the most anomalous ones, the score is lower."""
+    the most anomalous ones, the score is lower.
+    """
     import torch
 
     model = case.fitted("region")
@@ -144,7 +146,8 @@ def _half_without_maximum(drawn: Tensor, side: int) -> Tensor:
 
 def padding(case: Case) -> None:
     """Padding counts nowhere: its map value is the lowest, it decides no score, and marks are not taken for
-    brightness."""
+    brightness.
+    """
     import torch
 
     model = case.fitted("padded")
@@ -188,7 +191,8 @@ def many_threads_predict(case: Case) -> None:
 
 def exports_onnx(case: Case) -> None:
     """An exported model that knows padding passes its certificate, can be opened, and says the same in any
-    batch, of pictures with padding and without."""
+    batch, of pictures with padding and without.
+    """
     _check_export(case, "onnxruntime")
 
 
@@ -224,7 +228,8 @@ def exports() -> list[Callable[[Case], None]]:
 
 def held_out_is_not_learnt(case: Case) -> None:
     """A method that holds pictures out learns the same whatever is on them, but for the tensors that it
-    declares as `calibrated`."""
+    declares as `calibrated`.
+    """
     if not case.method.holds_out:
         return
     model = case.fitted()
@@ -247,7 +252,8 @@ def held_out_is_not_learnt(case: Case) -> None:
 def outside_is_not_learnt(case: Case) -> None:
     """Pixels outside of the region of interest change neither the learnt tensors nor a score: give networks
     `Detector.filled`. The region itself counts: without it other tensors are learnt. Learn from the cells
-    that `Detector.inside` counts."""
+    that `Detector.inside` counts.
+    """
     options: Json = {"group": None, "samples": 0}
     model = case.fit(case.good_pictures, "region", **options)
     hidden: list[PictureSource] = [_network_view(model, source) for source in case.good_pictures]
@@ -266,7 +272,8 @@ def outside_is_not_learnt(case: Case) -> None:
 
 def padding_is_not_learnt(case: Case) -> None:
     """Padding is no part of what is learnt: of the same pixels as a picture without padding other tensors are
-    learnt. Learn from the cells that `Detector.inside` counts."""
+    learnt. Learn from the cells that `Detector.inside` counts.
+    """
     model = case.fitted("padded")
     whole: list[PictureSource] = [_network_view(model, source) for source in case.training_pictures("padded")]
     other = case.fit(whole, "padded", samples=0)

@@ -1,4 +1,5 @@
 """Learns the reference for poses from pictures of good parts in unknown poses, and which poses these are.
+
 Torch-free.
 
 All pictures are aligned to one of them, averaged, aligned to the average, and so on (congealing:
@@ -116,8 +117,11 @@ def learn_cross_validated(
 def _learn_folds(
     pictures: Sequence[Float32], aligned: Aligned, groups: Sequence[int]
 ) -> tuple[list[float], dict[int, PoseReference]]:
-    """Learns references from all pictures but those of some groups, for 10 folds. Returns the errors of the
-    pictures that each was learnt without, and for each group the reference that was."""
+    """Learns references from all pictures but those of some groups, for 10 folds.
+
+    Returns the errors of the pictures that each was learnt without, and for each group the reference that
+    was.
+    """
     reference, poses = aligned
     levels = _border_quantiles(pictures)
     order = {group: k for k, group in enumerate(dict.fromkeys(groups))}
@@ -177,6 +181,7 @@ def _found_among(poses: Sequence[Pose]) -> list[Pose]:
 
 def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
     """Poses in which parts may lie, in the order in which they are asked for, and whether the first are sure.
+
     Empty: parts lie alike, or there is none. A few pictures, each as the reference, take a tenth of the time.
     """
     upright, alike = _count_upright(singles)
@@ -197,7 +202,8 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
 
 def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
     """Counts the pictures, of a few that are tried as the reference, by which most parts are found well
-    without being turned, and those of them by which these lie alike; up to two of these."""
+    without being turned, and those of them by which these lie alike; up to two of these.
+    """
     count = len(singles.pictures)
     found = list[int]()
     upright = 0
@@ -237,8 +243,10 @@ def spread_numbers(count: int, most: int) -> list[int]:
 
 
 def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
-    """Learns the reference, without errors, and finds the poses of its pictures. InputError: they show
-    nothing to be found."""
+    """Learns the reference, without errors, and finds the poses of its pictures.
+
+    InputError: they show nothing to be found.
+    """
     pictures, period = singles.pictures, 1
     if kind != "shift":
         first = _congeal(_SingleReferences(pictures[0::2], singles.ground), kind)
@@ -274,7 +282,8 @@ def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> Pos
 
 def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
     """Quantiles of the grey levels along the pictures' edges, evenly spaced: the ground's, however large the
-    parts are."""
+    parts are.
+    """
     strips = (strip for one in pictures for way in (one, one.T) for strip in (way[:_BORDER], way[-_BORDER:]))
     every = np.concatenate([strip.ravel() for strip in strips])
     return np.asarray(np.quantile(every, (np.arange(_QUANTILES) + 0.5) / _QUANTILES), np.float32)
@@ -340,7 +349,8 @@ def _average(
     pictures: Sequence[tuple[Float32, Pose]], previous: PoseReference, levels: Float32
 ) -> PoseReference:
     """Returns the median of the pictures, aligned by their poses to the previous reference. levels: as
-    `_border_quantiles` gives them."""
+    `_border_quantiles` gives them.
+    """
     from scipy import ndimage
 
     lost = InputError("the good pictures show no part that can be found in most of them: leave out --align")
@@ -380,8 +390,10 @@ def _average(
 
 
 def _bounding_square(part: NDArray[np.bool_], turns: bool) -> tuple[float, float, float, float]:
-    """The square around the part [SIDE, SIDE]: its turn, its middle x and y, and half its side. The turn is 0
-    unless another makes it clearly smaller."""
+    """The square around the part [SIDE, SIDE]: its turn, its middle x and y, and half its side.
+
+    The turn is 0 unless another makes it clearly smaller.
+    """
     y, x = np.nonzero(part) + np.array([[0.5 - HALF_SIDE], [0.5 - HALF_SIDE]])
     found = []
     for turn in np.radians(np.arange(0, 90, 3)) if turns else [0.0]:

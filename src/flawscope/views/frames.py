@@ -72,7 +72,8 @@ class Frame:
 
     def scaled(self, canvas: Geometry) -> tuple[Array, Mask | None]:
         """The frame scaled to a canvas that lies so in it, of the picture's depth, and which of its pixels
-        [H, W] show the picture and no other part; None: all."""
+        [H, W] show the picture and no other part; None: all.
+        """
         if self.turned is None:
             return resized(self.picture, canvas.size, full_box(self.picture)), None
         placed = self.place(canvas)
@@ -82,8 +83,10 @@ class Frame:
         return planes, self.visible(placed, planes if planes.ndim == 3 else planes[..., None])
 
     def visible(self, placed: Geometry, planes: Array) -> Mask:
-        """Mask [H, W] of the pixels of a view that show the picture and no other part. Other parts in the
-        view's pixels [H, W, C] are covered, in place."""
+        """Mask [H, W] of the pixels of a view that show the picture and no other part.
+
+        Other parts in the view's pixels [H, W, C] are covered, in place.
+        """
         shown = placed.visible_mask()
         if self.neighbours is None:
             return shown
@@ -112,7 +115,8 @@ class WholePicture:
 @dataclass(frozen=True)
 class AlignedPart:
     """Makes frames around the part in a picture. side: the longer one of the small picture in which it is
-    found."""
+    found.
+    """
 
     reference: PoseReference
     side: int = SIDE
@@ -120,7 +124,8 @@ class AlignedPart:
 
     def size(self, picture: Size, network: Size) -> Size:
         """Size of the frame in a picture (H, W), in pixels as large as the picture's: of the shape in which
-        the network (H, W) sees it."""
+        the network (H, W) sees it.
+        """
         pixel = 2 * self.reference.extent * max(picture) / self.side / min(network)
         height, width = (max(1, round(length * pixel)) for length in network)
         return height, width
@@ -139,7 +144,8 @@ class AlignedPart:
 
 def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
     """Covers the hidden pixels [H, W, C], in place, with the ground at the other sides of the part, else with
-    its middle colour."""
+    its middle colour.
+    """
     if not hidden.any() or not ground.any():
         return
     before = planes.copy()
@@ -185,7 +191,8 @@ class PartPose:
 
     def corners(self) -> NDArray[np.float64]:
         """Corners (x, y) of the square [4, 2] in pixels: those of the reference from the upper left one,
-        clockwise as the reference shows them."""
+        clockwise as the reference shows them.
+        """
         cos = math.cos(math.radians(self.angle))
         sin = math.sin(math.radians(self.angle))
         turn = np.array([[cos, sin], [-sin, cos]]) * self.side / 2
@@ -199,7 +206,8 @@ class PartPose:
 class PartFrames(NamedTuple):
     """Parts in a picture. frames: of each; of the picture as it lies where there are none. middle: frame of a
     part that lies as the reference does. objects: boxes (x0, y0, x1, y1) around other objects, in the
-    picture's pixels. count_error: what is wrong with the number of parts and objects; empty: nothing."""
+    picture's pixels. count_error: what is wrong with the number of parts and objects; empty: nothing.
+    """
 
     frames: list[Frame]
     middle: Frame

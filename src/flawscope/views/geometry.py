@@ -45,7 +45,8 @@ class Geometry:
 
     def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
         """Network box (x0, y0, x1, y1) -> picture box, clipped to the picture; of a turned view, the box
-        around the turned one."""
+        around the turned one.
+        """
         (sy, sx), (oy, ox), (height, width) = self.scale, self.offset, self.picture_size
         if self.matrix is not None:
             box, (sy, sx), (oy, ox) = self.inverse().to_network(box), (1.0, 1.0), (0.0, 0.0)
@@ -70,7 +71,8 @@ class Geometry:
 
     def to_network(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
         """Picture box (x0, y0, x1, y1) -> network box, not clipped; of a turned view, the box around the
-        turned one."""
+        turned one.
+        """
         (sy, sx), (oy, ox) = self.scale, self.offset
         if self.matrix is not None:
             y, x = self._to_view(np.array(box)[[1, 1, 3, 3]], np.array(box)[[0, 2, 0, 2]])
@@ -240,7 +242,8 @@ class Geometry:
 
     def _bilinear(self, axis: int) -> tuple[slice, NDArray[np.intp], NDArray[np.intp], Float32]:
         """Pixels of the picture that the network sees; the lower and the upper neighbour of each, and the
-        upper one's weight; edges are repeated."""
+        upper one's weight; edges are repeated.
+        """
         seen, centres = self._centres(axis)
         last = self.size[axis] - 1
         position = np.clip(centres - 0.5, 0, last)

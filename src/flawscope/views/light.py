@@ -79,7 +79,8 @@ def check_range(share: float) -> None:
 
 def light_variations(share: float) -> list[Light]:
     """Ends of a range of light: brightness and contrast from 1 - share to 1 + share, white balance from
-    -share / 2 to share / 2; one change at a time, the unchanged light first."""
+    -share / 2 to share / 2; one change at a time, the unchanged light first.
+    """
     lights = [Light()]
     lights += [Light(brightness=factor) for factor in (1 - share, 1 + share)]
     lights += [Light(contrast=factor) for factor in (1 - share, 1 + share)]
@@ -192,7 +193,8 @@ def channel_statistics(
     image: Float32, counted: Mask | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Mean and standard deviation of each channel of a picture [3, H, W], 0..1, padding marked, over the
-    pixels that count [H, W] (None: all); None where none does."""
+    pixels that count [H, W] (None: all); None where none does.
+    """
     mask = image[0] >= 0 if counted is None else counted & (image[0] >= 0)
     pixels = image.reshape(3, -1) if mask.all() else image[:, mask]
     if not pixels.size:

@@ -78,7 +78,8 @@ class Pose:
 
 class _Samples(NamedTuple):
     """Points of the reference: positions [2, N] from its middle, levels [N], weights [N], and the Jacobian of
-    the levels by each parameter of the pose, the gain and the offset [n + 2, N]."""
+    the levels by each parameter of the pose, the gain and the offset [n + 2, N].
+    """
 
     positions: Float32
     levels: Float32
@@ -121,13 +122,15 @@ class PoseReference:
 
     def find(self, picture: Float32) -> Pose:
         """Finds the part; the pose has an infinite error where there is none. picture: [h, w] float32 in
-        0..1, the longer side `SIDE`."""
+        0..1, the longer side `SIDE`.
+        """
         square = _pad_to_square(picture)
         return self.refine(square, self._coarse_poses(square, picture))
 
     def refine(self, square: Float32, poses: Sequence[Pose]) -> Pose:
         """Refines all poses in a blurred small picture [SIDE, SIDE], and returns the nearest to the good
-        parts; its error is infinite where there is no part."""
+        parts; its error is infinite where there is no part.
+        """
         few, many = self._points
         fitted = [self._fit_pose(square, one, few, _ITERATIONS[0]) for one in poses]
         pose = min(fitted, key=lambda one: one.error)
@@ -145,7 +148,8 @@ class PoseReference:
     ) -> Geometry:
         """Place in a picture (H, W) of a view (H, W) that shows the part as the reference does, and what is
         around it; of the whole picture, upright, where no part was found. side: the longer one of the small
-        picture that the pose is of."""
+        picture that the pose is of.
+        """
         small, extent = reduced_size(picture_size, side), self.extent
         if not pose.found:
             pose, extent = Pose(small[1] / 2, small[0] / 2), HALF_SIDE
@@ -190,7 +194,8 @@ class PoseReference:
 
     def kernels(self, size: int) -> list[tuple[Pose, Float32, Float32]]:
         """The normalized reference and its weights [size, size], at every few degrees and on each side; pixel
-        i shows what lies i - size / 2 beside the reference's middle, in steps of SIDE / size."""
+        i shows what lies i - size / 2 beside the reference's middle, in steps of SIDE / size.
+        """
         weights, levels = self._weights, np.divide(self.levels, 255, dtype=np.float32)
         coarse, middle = _downsample(weights, size), size / 2
         shown = np.asarray(_downsample(weights * levels, size) / np.maximum(coarse, 1e-9), np.float32)
@@ -359,7 +364,8 @@ def reduced_size(size: tuple[int, int], longer: int = SIDE) -> tuple[int, int]:
 
 def align(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
     """Warps the part in a picture [h, w] to the reference's frame [SIDE, SIDE], and returns also which of
-    its pixels lie in the picture."""
+    its pixels lie in the picture.
+    """
     y, x = np.mgrid[:SIDE, :SIDE] + np.float32(0.5 - HALF_SIDE)
     at_x, at_y = _project(pose, np.stack([x, y]).reshape(2, -1).astype(np.float32))
     inside = (at_x >= 0) & (at_x < picture.shape[1]) & (at_y >= 0) & (at_y < picture.shape[0])

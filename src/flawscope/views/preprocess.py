@@ -44,8 +44,11 @@ MAX_ENLARGEMENT, MAX_REDUCTION = 8, 1024
 
 
 class Correction(Protocol):
-    """Stage that changes the picture itself, before all others. Its answer is the same for a scene in 8, 12
-    or 16 bits or in floats: it goes by `divisor`, never by the type of the values."""
+    """Stage that changes the picture itself, before all others.
+
+    Its answer is the same for a scene in 8, 12 or 16 bits or in floats: it goes by `divisor`, never by the
+    type of the values.
+    """
 
     def __call__(self, picture: Raster, divisor: float, name: str) -> Raster:
         """Corrects a picture.
@@ -67,7 +70,8 @@ class Correction(Protocol):
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None) -> tuple[Array, Geometry]:
         """Map of a corrected picture, and its place there, as of the picture as taken; fill: where the map
-        shows nothing; None: its middle value."""
+        shows nothing; None: its middle value.
+        """
 
 
 # Stages before sizes and tiles, by the keys of the fields and of the model file: a new one is a file, its
@@ -195,13 +199,15 @@ class Preprocess:
 
     def __call__(self, source: PictureSource, name: str | None = None) -> tuple[Float32, Geometry]:
         """Turns a source that `decode` reads into [T, 3, H, W] float32 in 0..1, RGB, padding marked, and the
-        geometry of its map. T is 1 without tiles; `views` reads large pictures in parts."""
+        geometry of its map. T is 1 without tiles; `views` reads large pictures in parts.
+        """
         views = self.views(source, name)
         return views.images(range(len(views))), views.geometry
 
     def read(self, source: PictureSource | HashedPicture, name: str | None = None) -> Raster:
         """Reads a picture, with all of its channels [H, W, N] where the model knows them; else as
-        `load_picture` does. InputError as of `decode`."""
+        `load_picture` does. InputError as of `decode`.
+        """
         return load_picture(source, name) if self.channels is None else self.channels.read(source, name)
 
     def decode(self, source: PictureSource, name: str | None = None) -> Array:
@@ -271,7 +277,8 @@ class Preprocess:
 
     def lit(self, first: Float32, counted: Mask | None) -> tuple[Float32, ToneCorrection | None]:
         """Brings the view of a whole picture [1, 3, H, W] to the light of good ones; returns also the
-        correction. Without `normalization` the view stays as it is."""
+        correction. Without `normalization` the view stays as it is.
+        """
         if self.normalization is None:
             return first, None
         tone = self.normalization.correction(first[0], counted)
@@ -279,7 +286,9 @@ class Preprocess:
 
     def small(self, picture: Array, side: int = SIDE) -> Float32:
         """Reduces a decoded picture to a grey one, as finding poses takes it; side: the longer one.
-        InputError for values off the white level."""
+
+        InputError for values off the white level.
+        """
         if self.channels is not None:
             picture = mean_channel(picture)
         return small_grey(*self._corrected(picture, "a picture"), side)
@@ -292,7 +301,8 @@ class Preprocess:
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
         """Map of a corrected picture, which lies so in it, as one of the picture as taken; and its place.
-        fill: where the map shows nothing; None: its middle value."""
+        fill: where the map shows nothing; None: its middle value.
+        """
         corrected = placed
         for stage in reversed(self.corrections):
             drawn, placed = stage.restored(drawn, placed, fill)
@@ -300,7 +310,8 @@ class Preprocess:
 
     def frame_size(self, picture_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) of the frame of a picture of (H, W) pixels: the picture's, or that of the aligned part
-        with what is around it."""
+        with what is around it.
+        """
         return self.framing.size(picture_size, self.size)
 
     def canvas(self, frame_size: tuple[int, int]) -> tuple[int, int]:
@@ -431,7 +442,8 @@ class Preprocess:
     def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
         """Picture with the depth of those that the model learnt from: the same picture gives the same view
         whatever its type. uint8 without a white level, else deep. Returns also the divisor of its values.
-        InputError for values far off the white level, which would show all black or white."""
+        InputError for values far off the white level, which would show all black or white.
+        """
         if isinstance(picture, Image.Image) or picture.dtype == np.uint8:
             if self.white_level is None:
                 return picture, 255.0

@@ -30,7 +30,8 @@ def full_box(picture: Raster) -> Box:
 
 def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
     """Scales the part (y0, x0, y1, x1) of a picture to (H, W): uint8 [H, W] or [H, W, 3], or float32 [H, W,
-    C] for a deep picture."""
+    C] for a deep picture.
+    """
     (h, w), (y0, x0, y1, x1) = size, box
 
     def resize(image: Image.Image) -> Array:
@@ -57,7 +58,8 @@ def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
 
 def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Float32:
     """Reduces a picture of any size and depth to a grey one [h, w] in 0..1, as `PoseReference.find` takes it.
-    side: the longer one."""
+    side: the longer one.
+    """
     planes = resized(picture, reduced_size(picture_size(picture), side), full_box(picture))
     image = np.empty((3, *planes.shape[:2]), np.float32)
     write_planes(planes, divisor, image)

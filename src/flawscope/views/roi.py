@@ -39,8 +39,10 @@ def split_picture(spec: Drawn) -> tuple[Drawn, str]:
 
 
 def drawn_size(spec: Drawn) -> tuple[int, int] | None:
-    """Size (H, W) of the picture that a region is drawn on; None where fractions do not tell. InputError: it
-    is a mask that cannot be read."""
+    """Size (H, W) of the picture that a region is drawn on; None where fractions do not tell.
+
+    InputError: it is a mask that cannot be read.
+    """
     if isinstance(spec, np.ndarray):
         return (spec.shape[0], spec.shape[1]) if spec.ndim == 2 else None
     if isinstance(spec, list | tuple):
@@ -99,7 +101,8 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
 
 def _roi_from_mask(mask: Mask, preprocess: Preprocess, drawn_on: Sequence[Geometry]) -> Mask:
     """A mask at network size, seen from the place, of those that the region is drawn on, that shows most of
-    it; without such places as the whole picture."""
+    it; without such places as the whole picture.
+    """
     size = (mask.shape[0], mask.shape[1])
     corrected = preprocess.corrected_mask(mask)
     places = [placed.with_picture_size(size) for placed in drawn_on] or [preprocess.geometry(size)]
@@ -120,7 +123,8 @@ def _drawn_mask(
     spec: str | os.PathLike[str] | Array, box: re.Match[str] | None, drawn_on: Sequence[Geometry]
 ) -> Mask:
     """Mask [H, W] of a region, at the size of the picture that it is drawn on. box: `spec`, where it is one,
-    which is drawn on the first of these places."""
+    which is drawn on the first of these places.
+    """
     if isinstance(spec, np.ndarray):
         if spec.ndim != 2 or spec.size == 0:
             raise InputError(f"region of interest of shape {list(spec.shape)}; give a mask [H, W]")
@@ -142,14 +146,16 @@ def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, 
 @dataclass(frozen=True, eq=False)
 class FrameRegion:
     """Region of interest [H, W] in the frames of parts that an earlier reference aligned; None: of corrected
-    pictures."""
+    pictures.
+    """
 
     mask: Mask
     reference: PoseReference | None
 
     def carried(self, preprocess: Preprocess) -> Mask:
         """The region at network size, in the frames of another reference: the earlier one finds the part in
-        it, as in a picture. InputError where it does not."""
+        it, as in a picture. InputError where it does not.
+        """
         reference = preprocess.reference
         if reference is None or self.reference is None or reference == self.reference:
             return preprocess.geometry((self.mask.shape[0], self.mask.shape[1])).mask_to_network(self.mask)

@@ -40,7 +40,8 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1, in shares of the pict
 
 class PartDetections(NamedTuple):
     """Parts and other objects that were found. poses: in pixels of the small picture, by rows from the top.
-    part_masks: [n, h / 2, w / 2] bool. objects: boxes around other objects."""
+    part_masks: [n, h / 2, w / 2] bool. objects: boxes around other objects.
+    """
 
     poses: list[Pose]
     part_masks: NDArray[np.bool_]
@@ -102,7 +103,8 @@ class SeveralParts:
 
     def find(self, small: Float32, overview: Float32, reference: PoseReference) -> PartDetections:
         """Finds parts and other objects. small: [h, w] float32 in 0..1, the longer side `side`. overview:
-        the same picture, the longer side `OVERVIEW_SIDE`."""
+        the same picture, the longer side `OVERVIEW_SIDE`.
+        """
         finder = _matcher(reference)
         covered = np.zeros([-(-length // 2) for length in small.shape], np.bool_)
         padded = np.pad(blur(small), SIDE // 2, mode="edge")
@@ -255,8 +257,10 @@ def _spectra(
 
 
 def ground_distance(overview: Float32) -> Float32:
-    """Distances of the pixels [h, w] from the ground, in its spreads. The ground is a quadratic surface that
-    is fitted robustly to most pixels."""
+    """Distances of the pixels [h, w] from the ground, in its spreads.
+
+    The ground is a quadratic surface that is fitted robustly to most pixels.
+    """
     from scipy import ndimage
 
     height, width = overview.shape

@@ -64,7 +64,8 @@ def _find_components(overview: Float32) -> tuple[NDArray[np.int32], list[_Compon
 
 class LearnedParts(NamedTuple):
     """settings, reference: find the parts. counts: of parts in each good picture. wrong: what is wrong with
-    each count by a model that was learnt without the picture; empty: nothing."""
+    each count by a model that was learnt without the picture; empty: nothing.
+    """
 
     settings: SeveralParts
     reference: PoseReference
@@ -203,8 +204,10 @@ def _span_of(single_parts: Sequence[tuple[int, _Component]]) -> float:
 def _find_single_parts(
     components: Sequence[tuple[NDArray[np.int32], Sequence[_Component]]], typical_area: float
 ) -> list[tuple[int, _Component]]:
-    """Finds the parts that touch no others, by their area, each with the number of its picture. InputError:
-    they are too few to learn from."""
+    """Finds the parts that touch no others, by their area, each with the number of its picture.
+
+    InputError: they are too few to learn from.
+    """
     found = [
         (i, one)
         for i, (_, several) in enumerate(components)
@@ -266,7 +269,8 @@ def _crop_part(picture: Float32, labels: NDArray[np.int32], one: _Component, lev
 
 def expected_counts(counts: Sequence[int]) -> tuple[int, int]:
     """Least and largest number of parts of good pictures, where there are any; the same where nearly all
-    have it."""
+    have it.
+    """
     numbers, times = np.unique([one for one in counts if one] or [1], return_counts=True)
     if times.max() >= _MIN_EQUAL_COUNTS * times.sum():
         return int(numbers[times.argmax()]), int(numbers[times.argmax()])

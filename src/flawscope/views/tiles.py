@@ -25,8 +25,10 @@ PIXEL_STEP = 8  # of the canvas pixels that the middle map value is taken from
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Places of tiles on a canvas: rows of tiles from the top, from the left in each. The last ones are
-    moved inwards, so that nothing is padded."""
+    """Places of tiles on a canvas: rows of tiles from the top, from the left in each.
+
+    The last ones are moved inwards, so that nothing is padded.
+    """
 
     canvas: tuple[int, int]
     tile: tuple[int, int]
@@ -75,7 +77,8 @@ class TileGrid:
     def weights(self) -> tuple[Float32, Float32]:
         """Weights of the tiles along their height [rows, h] and width [columns, w]: 1 where a tile is alone,
         falling linearly to the edge where a neighbour overlaps. The products of all tiles that show a pixel
-        sum to 1."""
+        sum to 1.
+        """
         return self._axis_weights(0), self._axis_weights(1)
 
     def _axis_weights(self, axis: int) -> Float32:
@@ -241,7 +244,8 @@ class TileBlender:
 
     def summary(self, shown: Mask) -> TileSummary:
         """Summarises the answers for a fusion that is not known yet. shown: the whole view's pixels [H, W]
-        that count."""
+        that count.
+        """
         assert self.view is not None
         score, whole_map = self.view
         height, width = self.grid.canvas

@@ -39,7 +39,8 @@ _BLOCK = 1 << 18  # pixels that are sampled together
 @dataclass(frozen=True)
 class Undistortion:
     """Camera matrix and coefficients of a lens. width, height: of the pictures that it was calibrated on, in
-    pixels; 0: not known, and taken for those of any picture."""
+    pixels; 0: not known, and taken for those of any picture.
+    """
 
     fx: float
     fy: float
@@ -79,7 +80,9 @@ class Undistortion:
 
     def __call__(self, picture: Raster, divisor: float, name: str = "a picture") -> Raster:
         """Undistorts a picture of any depth, whatever value is white (`divisor`); edges are repeated.
-        InputError where it has another size than those of the lens."""
+
+        InputError where it has another size than those of the lens.
+        """
         height, width = picture_size(picture)
         if self.width and (width, height) != (self.width, self.height):
             raise picture_error(
@@ -106,7 +109,8 @@ class Undistortion:
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
         """Map of an undistorted picture, which lies so in it, as one of the picture as taken, and its place.
-        fill: where the map shows nothing; None: its middle value."""
+        fill: where the map shows nothing; None: its middle value.
+        """
         if self._changes_nothing:
             return drawn, placed
         sides = zip(placed.picture_size, placed.scale, strict=True)

@@ -84,8 +84,10 @@ class ViewLooks:
 
     @classmethod
     def learn(cls, looks: Mapping[str, Sequence[Floats]]) -> ViewLooks | None:
-        """Learns from thumbnails of good pictures by view; None where these are too few. Each is compared
-        with the mean of the others of its view."""
+        """Learns from thumbnails of good pictures by view; None where these are too few.
+
+        Each is compared with the mean of the others of its view.
+        """
         if len(looks) < 2 or min(map(len, looks.values())) < MIN_PICTURES:
             return None
         every = [np.asarray(several, np.float64) for several in looks.values()]
@@ -119,7 +121,8 @@ class ViewLooks:
 
     def shown_instead(self, view: str, look: Floats) -> str | None:
         """The other view that a picture named as `view` shows; None: it shows its own, or that is not
-        known."""
+        known.
+        """
         if view not in self.views:
             return None
         own, distances = self.views.index(view), self.distances(look)
@@ -156,6 +159,7 @@ class ViewLooks:
 
 def _limit_between(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
     """Middle of the gap between the pictures of a view and those of another, by how much farther each lies
-    from the mean of the one than from that of the other; inf: the gap is too narrow, or there is none."""
+    from the mean of the one than from that of the other; inf: the gap is too narrow, or there is none.
+    """
     is_wide = theirs.min() - mine.max() >= MIN_GAP * max(np.ptp(mine), np.ptp(theirs))
     return float((theirs.min() + mine.max()) / 2) if is_wide else math.inf

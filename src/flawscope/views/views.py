@@ -87,7 +87,8 @@ class Views:
 
     def with_roi(self, mask: Mask | None) -> Views:
         """Sets a region of interest [H, W], as the whole view shows it, and returns itself: pixels outside
-        are marked like padding, and `numbers` leaves out tiles without a pixel inside."""
+        are marked like padding, and `numbers` leaves out tiles without a pixel inside.
+        """
         if mask is not None:
             self.region = RegionOfInterest(mask, self.whole, self.geometry.size, self.visible)
         return self
@@ -119,7 +120,8 @@ class Views:
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         """The picture's score, and its map at `geometry.size`. fusion: None: there is one view. batch: views
-        run at a time."""
+        run at a time.
+        """
         if self.grid is None or fusion is None:
             scores, maps = run(self.images([0]))
             return float(scores[0]), maps[0]
@@ -127,7 +129,8 @@ class Views:
 
     def blend(self, run: RunModel, batch: int = 1, bound: RunModel | None = None) -> TileBlender:
         """The answers for all views of a frame that has tiles, put together. bound: a faster run, whose
-        maps are nowhere lower: where the map's maximum lies `run` decides."""
+        maps are nowhere lower: where the map's maximum lies `run` decides.
+        """
         assert self.grid is not None
         blended = TileBlender(self.grid, self.whole, self.region)
         numbers = self.view_numbers()
@@ -236,7 +239,8 @@ class FrameViews(Views):
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None
     ) -> tuple[Array, Array]:
         """Scores [n] and maps [n, h, w] of each. batch: views that are computed together; None: all, of tiles
-        one."""
+        one.
+        """
         if fusion is None:  # each is one view
             images = self.images(range(len(self)))
             step = batch or len(self)
@@ -305,8 +309,10 @@ class PartFrameViews(FrameViews):
 
 
 class ChannelViews(FrameViews):
-    """Views of all channels of a picture, those of a group one after the other. The picture's score is the
-    largest of them, and so is its map at each place."""
+    """Views of all channels of a picture, those of a group one after the other.
+
+    The picture's score is the largest of them, and so is its map at each place.
+    """
 
     def __init__(self, frames: Sequence[Views]):
         super().__init__(frames, frames[0].geometry)
@@ -322,7 +328,8 @@ class ChannelViews(FrameViews):
 
 def remove_padding_marks(images: Float32) -> tuple[Float32, Mask]:
     """Removes the marks of padding: images `[..., 3, H, W]` in 0..1, and a mask `[..., H, W]` bool of the
-    pixels that are not padding."""
+    pixels that are not padding.
+    """
     inside: Mask = images[..., 0, :, :] >= 0
     return np.where(images < 0, -1 - images, images), inside
 
@@ -330,7 +337,8 @@ def remove_padding_marks(images: Float32) -> tuple[Float32, Mask]:
 def hide_outside_roi(image: Float32, source: NDArray[np.int64] | None) -> Float32:
     """Hides the pixels outside of the region of interest in an image `[3, H, W]`, padding marked. source:
     [H W], the index of the pixel whose value each pixel gets; None: the image is a tile's, which is grey
-    where it is marked."""
+    where it is marked.
+    """
     if source is None:
         return np.where(image < 0, -1 - HIDDEN_GREY, image)
     return image.reshape(3, -1)[:, source].reshape(image.shape)

@@ -37,7 +37,8 @@ MAX_MISSED_FRAMES = 2  # triggers in a row without a frame; then the camera is o
 @dataclass(frozen=True)
 class NumberedFrame:
     """Frame with its number from the camera. picture: None where parts of it did not arrive. clock: ticks of
-    the camera's clock at the exposure; None: it has none."""
+    the camera's clock at the exposure; None: it has none.
+    """
 
     number: int
     picture: VideoFrame | None
@@ -170,8 +171,11 @@ class TriggeredCamera(LiveCamera):
         return None
 
     def _is_new_frame(self, frame: NumberedFrame) -> bool:
-        """Whether a frame is whole and another than the one before. Each that comes is remembered, also one
-        that came too late to answer a trigger: the camera may send it again."""
+        """Whether a frame is whole and another than the one before.
+
+        Each that comes is remembered, also one that came too late to answer a trigger: the camera may send it
+        again.
+        """
         return frame.picture is not None and self._is_new(frame.picture, frame.clock)
 
     def _fail_triggers(self, triggers: Iterable[Future[Shot]], why: str) -> None:

@@ -127,7 +127,8 @@ class SignalledCamera(LiveCamera):
 
     def _tell_missed(self, interval: float = MISSED_INTERVAL) -> None:
         """Tell of the parts that were not inspected: as an event once a second, and as a problem for an
-        hour."""
+        hour.
+        """
         at = time.monotonic()
         with self._changed:
             if at - self._reported_at < interval:

@@ -66,7 +66,8 @@ class Inputs:
 @dataclass(frozen=True)
 class Outputs:
     """Signals of the station. result: 0 none, 1 good, 2 anomalous, 3 not judged, 4 within tolerance. kind: of
-    an anomalous or tolerated part's defect (`Kind`). tolerated: within tolerance, beside OK."""
+    an anomalous or tolerated part's defect (`Kind`). tolerated: within tolerance, beside OK.
+    """
 
     ready: bool = False
     busy: bool = False
@@ -90,7 +91,8 @@ class Outputs:
 class Answer:
     """Answer to a trigger. job: its number. good: the part may pass; None where it was not judged; `code`
     says why. kind: of an anomalous or tolerated one's defect (`Kind`). tolerated: it may pass, for it is
-    within tolerance."""
+    within tolerance.
+    """
 
     job: int
     good: bool | None
@@ -128,7 +130,8 @@ class Observation:
 @dataclass(frozen=True)
 class Rules:
     """Time limits of a line, in seconds. budgets: from trigger to answer, by recipe. watchdog: after which a
-    heartbeat that stands still means that the PLC is away; 0: it is not watched."""
+    heartbeat that stands still means that the PLC is away; 0: it is not watched.
+    """
 
     budgets: Mapping[int, float]
     watchdog: float = 2.0
@@ -177,8 +180,11 @@ class State:
 
 
 def step(state: State, observation: Observation, rules: Rules) -> State:
-    """Return the next state. The caller inspects for a new `job` while Busy, and loads a new
-    `requested_recipe` other than 0; the inspection of a phase that is over is of no use any more."""
+    """Return the next state.
+
+    The caller inspects for a new `job` while Busy, and loads a new `requested_recipe` other than 0; the
+    inspection of a phase that is over is of no use any more.
+    """
     state = _apply_observation(state, observation, rules)
     if not state.is_alive:
         return _withdraw_part(state)

@@ -1,5 +1,8 @@
-"""Line of a PLC: its handshake, and the station that inspects for it. A thread with an event loop of its own
-runs the handshake over a transport; no inspection, request or page waits for it."""
+"""Line of a PLC: its handshake, and the station that inspects for it.
+
+A thread with an event loop of its own runs the handshake over a transport; no inspection, request or page
+waits for it.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +102,8 @@ class Transport(Protocol):
 
     async def exchange(self) -> None:
         """Pass the PLC's inputs, None where they are unknown, to the handler, and write the outputs that it
-        returns. Nothing comes in between, and no answer stands beside another's values. TransportError."""
+        returns. Nothing comes in between, and no answer stands beside another's values. TransportError.
+        """
 
     async def close(self) -> None:
         """End."""
@@ -233,8 +237,11 @@ class PlcLine:
                 await self._changed.wait()
 
     def _note_time(self, answer: Answer, seconds: float) -> None:
-        """Note how long an answer took from its trigger. A part that was refused at once, or that the camera
-        did not show, says nothing of how fast parts are judged."""
+        """Note how long an answer took from its trigger.
+
+        A part that was refused at once, or that the camera did not show, says nothing of how fast parts are
+        judged.
+        """
         is_late = answer.code is Code.LATE
         if answer.good is None and not is_late:
             return
@@ -281,7 +288,8 @@ class PlcLine:
 
     def _give_up_answer(self, before: State, state: State, answer: Answer | None) -> None:
         """Write down that the PLC did not get the answer of a part that is recorded, or will be: it withdrew
-        the part, or the answer came too late."""
+        the part, or the answer came too late.
+        """
         why = LATE if state.answer is not None and state.answer.code is Code.LATE else WITHDRAWN
         was_busy = before.phase is Phase.BUSY
         is_busy = state.phase is Phase.BUSY

@@ -98,8 +98,10 @@ class OpcUaServer:
 
 
 class _Plc(UserManager):
-    """Whoever signs in may do the same, and no more: asyncua's own makes `admin` the administrator. Where the
-    settings name a user, nobody else signs in."""
+    """Whoever signs in may do the same, and no more: asyncua's own makes `admin` the administrator.
+
+    Where the settings name a user, nobody else signs in.
+    """
 
     def __init__(self, settings: OpcUaSettings):
         self._settings = settings
@@ -181,7 +183,8 @@ class _Session(InternalSession):
 
 def write_order(before: Outputs, now: Outputs) -> list[str]:
     """Return the changed signals in the order of writing, for a PLC sees them one by one: bits that fall,
-    then values, then bits that rise, `done` the last."""
+    then values, then bits that rise, `done` the last.
+    """
     changed = [one for one in TO_PLC if getattr(before, one.name) != getattr(now, one.name)]
 
     def place(signal: Signal) -> tuple[int, bool]:

@@ -31,7 +31,8 @@ ROOT_NODE = "Flawscope"  # object of the nodes
 @dataclass(frozen=True)
 class Signal:
     """Signal. name: the field of `Inputs` or `Outputs`. register: first one, from that of its side; bit: the
-    lowest one of a bit or byte, 0 to 15."""
+    lowest one of a bit or byte, 0 to 15.
+    """
 
     name: str
     kind: SignalKind
@@ -120,14 +121,18 @@ def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
 
 
 def part_number(text: str) -> str:
-    """Return the number that is meant by a PLC's text of a part, which ends at NUL and may be padded. The PLC
-    gets the text itself back, byte for byte: it may compare it."""
+    """Return the number that is meant by a PLC's text of a part, which ends at NUL and may be padded.
+
+    The PLC gets the text itself back, byte for byte: it may compare it.
+    """
     return text.partition("\0")[0].strip(PADDING)
 
 
 def signals_csv(inputs: int = 0, outputs: int = 100) -> str:
-    """Return all signals as CSV, for programmers of PLCs. inputs, outputs: first registers of both sides. The
-    column `reference` is Modicon's number of a holding register, 40001 and more."""
+    """Return all signals as CSV, for programmers of PLCs. inputs, outputs: first registers of both sides.
+
+    The column `reference` is Modicon's number of a holding register, 40001 and more.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(

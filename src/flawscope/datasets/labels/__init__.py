@@ -50,11 +50,13 @@ CORNER, CHANCE = 0.7, 0.001  # share of the sides, and of sets whose marks all l
 
 @dataclass(frozen=True, eq=False)
 class PictureLabels(os.PathLike[str]):
-    """Marks of the label file at `path` in one picture, made on it at `size` (H, W). Every shape is a defect,
-    whatever its name; those whose name says good are not among them. `boxes`: number of shapes that are
-    boxes, which mark more than the defect. kinds: the name of each shape's label. form: of the file. turn:
-    EXIF orientation that the mask gets, where the picture was marked as it is stored. is_doubtful: it may
-    have been, and nothing tells."""
+    """Marks of the label file at `path` in one picture, made on it at `size` (H, W).
+
+    Every shape is a defect, whatever its name; those whose name says good are not among them. `boxes`: number
+    of shapes that are boxes, which mark more than the defect. kinds: the name of each shape's label. form: of
+    the file. turn: EXIF orientation that the mask gets, where the picture was marked as it is stored.
+    is_doubtful: it may have been, and nothing tells.
+    """
 
     path: Path
     size: Size | None
@@ -92,7 +94,8 @@ class PictureLabels(os.PathLike[str]):
 class _Entry(NamedTuple):
     """Entry of a label file for one picture: its folders, folded, and its name; the suffix, if it says that.
     left_out: kinds of marks that are none. source: the file, or the form of files of one picture each. about:
-    what is said of the whole picture. good: kinds of marks of good parts."""
+    what is said of the whole picture. good: kinds of marks of good parts.
+    """
 
     folders: tuple[str, ...]
     stem: str
@@ -125,7 +128,8 @@ class _Found:
 @dataclass
 class FormSummary:
     """Label files of a form: their marks by kind, what was left out of them, and what they say of whole
-    pictures."""
+    pictures.
+    """
 
     files: list[Path] = field(default_factory=list)
     pictures: int = 0
@@ -169,7 +173,8 @@ class LabelFiles:
 
     def marked(self) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
         """Pictures in which something is marked, each with the source, the kinds of the marks, and whether a
-        defect is among them: of boxes around good parts alone none is."""
+        defect is among them: of boxes around good parts alone none is.
+        """
         found: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
         # defects last: they win where a picture has marks of both
         for entry, pictures in sorted(self._assigned, key=lambda one: one[0].has_defect):
@@ -198,7 +203,8 @@ class LabelFiles:
 
     def scale_doubts(self) -> Iterator[tuple[str, str]]:
         """Yields sources whose marks all lie in a corner, as marks of smaller pictures do, and why
-        that is a doubt."""
+        that is a doubt.
+        """
         for source, reach in self._reach.items():
             share, count = reach.max(0), len(reach)
             if share.max() < CORNER and np.prod(share) ** count < CHANCE:
@@ -238,7 +244,8 @@ class LabelFiles:
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
         """Reach of the marks to the right and down [N, 2] in each picture, in shares of it, by sources that
-        do not say how large their pictures are."""
+        do not say how large their pictures are.
+        """
         reach: dict[str, list[NDArray[np.float64]]] = {}
         for entry, pictures in self._assigned:
             if entry.labels.size or entry.labels.form == "YOLO":
@@ -278,7 +285,8 @@ class LabelFiles:
         self, entry: _Entry, free: Mapping[str, Sequence[Path]], folders: Set[str]
     ) -> list[Path]:
         """Pictures that an entry means by a name without what tools add. free: pictures by their plain names,
-        without those that another entry marks by the exact name. folders: of the pictures."""
+        without those that another entry marks by the exact name. folders: of the pictures.
+        """
         # folders of the tool say nothing
         without_folders = entry if folders & {*entry.folders} else entry._replace(folders=())
         for name in plain_names(entry.stem):
@@ -334,8 +342,10 @@ class LabelFiles:
         return path.relative_to(self.root).as_posix()
 
     def class_texts(self) -> dict[str, dict[Path, Texts]]:
-        """Sorts what is said of whole pictures by source and picture. A name that several pictures have says
-        something of those nearest to the file."""
+        """Sorts what is said of whole pictures by source and picture.
+
+        A name that several pictures have says something of those nearest to the file.
+        """
         found: dict[str, dict[Path, Texts]] = {}
         for entry, every in self._assigned:
             if not entry.about:
@@ -350,7 +360,8 @@ class LabelFiles:
     @cached_property
     def unsure_sources(self) -> set[str]:
         """Lists in the folder above the pictures' own that name pictures without their folder: they may be of
-        others. A folder of labels beside the pictures' is theirs."""
+        others. A folder of labels beside the pictures' is theirs.
+        """
         found: set[str] = set()
         if not self._above:
             return found
@@ -427,7 +438,8 @@ class LabelFiles:
 
     def not_understood(self) -> list[str]:
         """Names of files that seem to tell of the pictures, and of which nobody knows what: tables that
-        nearly name them, marks of as many others, and files of a form of their own for each."""
+        nearly name them, marks of as many others, and files of a form of their own for each.
+        """
         near = [path for path, document in self._documents if document.seems_list]
         near += [path for path, document in self._documents if self._marks_others(path, document)]
         near += [path for path in self.of_no_form if self._is_own(path)]
@@ -443,7 +455,8 @@ class LabelFiles:
     @staticmethod
     def _is_foreign(path: Path) -> bool:
         """Whether a file is no picture, none that cameras and programs leave beside them, and of no form that
-        is read."""
+        is read.
+        """
         suffix = path.suffix.lower()
         return suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path)
 
@@ -484,7 +497,8 @@ Reading = tuple[Path, PictureLabels, str]  # of a picture, its labels, and why t
 def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
     """The labels on the picture as it is shown, and as it is stored where that is turned, as far as its size
     and the marks allow. The labels as they are where the picture cannot be read, or has another size: who
-    reads it tells that."""
+    reads it tells that.
+    """
     try:
         height, width = _upright_size(picture)
     except InputError:
@@ -502,7 +516,8 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
 
 def _choose_readings(several: list[tuple[Path, PictureLabels, list[PictureLabels]]]) -> Iterator[Reading]:
     """Chooses a reading of each picture of a source: the only one that fits, else the reading of the source's
-    others; as shown where nothing tells."""
+    others; as shown where nothing tells.
+    """
     are_shown: set[bool] = set()  # of pictures that one reading fits: whether that is as they are shown
     for picture, labels, readings in several:
         is_only = len(readings) == 1 and readings[0] is not labels

@@ -51,7 +51,8 @@ def load_csv(data: bytes) -> Rows:
 
 def is_boxes(rows: Rows) -> bool:
     """Whether each line is a box: its columns have the usual names, or it has none and the order of
-    makesense.ai or of Keras RetinaNet."""
+    makesense.ai or of Keras RetinaNet.
+    """
     if not rows:
         return False
     if header := _header(rows):
@@ -62,10 +63,13 @@ def is_boxes(rows: Rows) -> bool:
 
 
 def parse_boxes(rows: Rows, _own: str) -> Iterator[Entry]:
-    """Entries of boxes. A line has the picture and two corners, in pixels as Roboflow (*TensorFlow Object
-    Detection*) and converters of Pascal VOC write them, or in shares of the picture as Open Images; or,
-    without names of columns, label, x, y, width, height, picture, its width and height (makesense.ai), or
-    picture, two corners, label, of which all but the picture may be empty (Keras RetinaNet)."""
+    """Entries of boxes.
+
+    A line has the picture and two corners, in pixels as Roboflow (*TensorFlow Object Detection*) and
+    converters of Pascal VOC write them, or in shares of the picture as Open Images; or, without names of
+    columns, label, x, y, width, height, picture, its width and height (makesense.ai), or picture, two
+    corners, label, of which all but the picture may be empty (Keras RetinaNet).
+    """
     yield from _group(_boxes(rows))
 
 

@@ -32,7 +32,8 @@ EXPECTED = (
 
 class LabelDocument(NamedTuple):
     """Content of a file. form: empty where it has none that is read. fault: why it could not be read.
-    seems_list: it seems to tell of the pictures, and names none as it is called."""
+    seems_list: it seems to tell of the pictures, and names none as it is called.
+    """
 
     form: str
     entries: list[Entry]
@@ -43,8 +44,9 @@ class LabelDocument(NamedTuple):
 def read_label_file(
     path: Path, own: str, settings: Callable[[Path], yolo.YoloSettings], names: PictureNames
 ) -> LabelDocument | None:
-    """Reads a file of labels; None where its name says that it is none. Whatever is wrong with it is its
-    `fault`: nobody else's work ends because of it.
+    """Reads a file of labels; None where its name says that it is none.
+
+    Whatever is wrong with it is its `fault`: nobody else's work ends because of it.
 
     own: the path of the picture of which the file may have the name. settings: finds YOLO's for a folder.
     names: of the pictures.

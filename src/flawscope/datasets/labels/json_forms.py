@@ -249,8 +249,10 @@ _ANNOTATED, _PLACED = {"annotations", "completions", "predictions"}, {"x", "poin
 
 
 def _label_studio_tasks(document: object) -> list[Record]:
-    """Tasks of an export, each with `data` and `annotations`; those of JSON_MIN are made so. Empty for any
-    other document."""
+    """Tasks of an export, each with `data` and `annotations`; those of JSON_MIN are made so.
+
+    Empty for any other document.
+    """
     records: object = [document] if isinstance(document, dict) else document
     if not is_records(records):
         return []
@@ -345,8 +347,10 @@ class _LabelStudioTask:
             self._marks[picture].append(_label_studio_mark(region, self._sizes[picture]))
 
     def _marked_picture(self, region: Record) -> str | None:
-        """Picture that a region marks; None where several may be meant. It names a tag of the labelling
-        interface, which often has the name of its data."""
+        """Picture that a region marks; None where several may be meant.
+
+        It names a tag of the labelling interface, which often has the name of its data.
+        """
         paths = self._pictures.get(str(region.get("to_name"))) or self._paths
         page = region.get("item_index")
         is_of_one_list = paths is not self._paths or len(self._pictures) == 1

@@ -56,7 +56,8 @@ class PictureNames:
 
     def is_name(self, text: str) -> bool:
         """Whether a text is the name or the path of one of the pictures, or was before a number lost its
-        zeros."""
+        zeros.
+        """
         return self._is_in(self._known, text)
 
     def _is_in(self, known: Collection[str], text: str) -> bool:
@@ -69,8 +70,10 @@ class PictureNames:
         return [_long_numbers(picture.stem) for picture in self._pictures]
 
     def are_near(self, texts: Collection[str]) -> bool:
-        """Whether texts nearly name half of the pictures, such as by a part's number within their names. Of a
-        single picture it cannot be told."""
+        """Whether texts nearly name half of the pictures, such as by a part's number within their names.
+
+        Of a single picture it cannot be told.
+        """
         if self.count < 2:
             return False
         different = {*texts}

@@ -51,7 +51,8 @@ class Shape:
 
 class Mark(NamedTuple):
     """Mark in a picture. draw: None where it is left out, and `kind` then says what it is, such as a caption.
-    kind: the name of its label."""
+    kind: the name of its label.
+    """
 
     draw: Shape | None
     kind: str
@@ -61,7 +62,8 @@ class Mark(NamedTuple):
 class Entry(NamedTuple):
     """Entry of a label file for a picture. name: its path in the file, without suffix. size: None where the
     file does not say it. suffix: of the picture, where the file says it. about: what is said of the whole
-    picture, each text under the name of a column, a tag or a question."""
+    picture, each text under the name of a column, a tag or a question.
+    """
 
     name: str
     size: Size | None
@@ -195,9 +197,11 @@ def from_runs(runs: NDArray[np.integer], size: Size) -> Mask:
 
 
 def decompress_runs(text: str) -> NDArray[np.int64]:
-    """Runs of COCO's compressed form. A character holds six bits from "0" on: five of the number, low ones
-    first, and the sixth says that more follow. From the third run on, the number is the difference from the
-    run before the last."""
+    """Runs of COCO's compressed form.
+
+    A character holds six bits from "0" on: five of the number, low ones first, and the sixth says that more
+    follow. From the third run on, the number is the difference from the run before the last.
+    """
     runs: list[int] = []
     value = shift = 0
     for character in text:

@@ -63,7 +63,8 @@ def read_list(
 
 def _column_of_names(rows: Sequence[Row], headers: Iterable[str], is_name: IsName) -> tuple[str, set[str]]:
     """The column whose first texts name most pictures, and these names: numbers in other columns may be
-    names, too."""
+    names, too.
+    """
     column, named = "", set[str]()
     for header in headers:
         firsts = {row[header][0] for row in rows if row.get(header)}
@@ -81,7 +82,8 @@ def _own_entry(data: bytes, suffix: str, own: str) -> list[Entry]:
 
 def _is_by_chance(named: Collection[str], suffix: str, is_first: bool, count: int) -> bool:
     """Whether texts may be something else than pictures' names: numbers that name few of the pictures, or
-    values behind a key."""
+    values behind a key.
+    """
     if suffix in KEYS_AND_VALUES and suffix != ".txt" and not is_first:
         return True
     is_table = suffix in (".csv", ".tsv", ".xlsx", ".txt")
@@ -163,7 +165,8 @@ def _sheet_rows(title: str, table: list[list[str]], is_name: IsName) -> Iterator
 
 def seems_list(data: bytes, suffix: str, names: PictureNames) -> bool:
     """Whether a table that names no picture seems to tell of the pictures all the same: it has about as many
-    rows, and a column says good or defective, or one nearly names the pictures beside one that sorts them."""
+    rows, and a column says good or defective, or one nearly names the pictures beside one that sorts them.
+    """
     if suffix not in TABLES:
         return False
     tables = [table for _, table in _sheets(data)] if suffix == ".xlsx" else [_widest_cut(table_text(data))]
@@ -242,7 +245,8 @@ def _make_distinct(keys: Sequence[str]) -> list[str]:
 
 def _column_of_words(lines: Iterable[Sequence[str]], width: int, is_name: IsName) -> int | None:
     """The only column that has words in each row, and no picture's name; None where there is none, or
-    several."""
+    several.
+    """
     full = [cells for cells in lines if len(cells) == width]
     found = []
     for number in range(width):
@@ -270,7 +274,8 @@ def table_text(data: bytes) -> str:
 
 def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
     """Rows of a text, cut where most pictures' names and something beside them come out; else one cell a
-    row."""
+    row.
+    """
     best = [[line] for line in text.splitlines()]
     most = 0
     for delimiter, rows in _cuts(text):
@@ -322,7 +327,8 @@ def _texts(value: object) -> list[str]:
 
 def _json_rows(document: object, is_name: IsName) -> Iterator[Row]:
     """Rows of a list of records, at the top or within a record; of records or values by a picture's name; or
-    of lists of pictures by what is said of them."""
+    of lists of pictures by what is said of them.
+    """
     if isinstance(document, list):
         for record in document:
             if isinstance(record, dict):
@@ -346,7 +352,8 @@ def _rows_by_picture(records: Mapping[str, object]) -> Iterator[Row]:
 
 def _rows_of_record(record: Mapping[str, object], is_name: IsName) -> Iterator[Row]:
     """Rows of a record: itself where it names one picture; else its lists of pictures, by what is said of
-    them; else the records in it."""
+    them; else the records in it.
+    """
     row = _record_row(record)
     if len(_named_in(row, is_name)) == 1:
         yield row

@@ -20,8 +20,10 @@ XmlValue: TypeAlias = "str | dict[str, XmlValue] | list[XmlValue]"
 
 
 def load_xml(data: bytes) -> Element:
-    """Reads XML. ValueError: it has a document type, in which entities grow and files are named, or it is
-    damaged."""
+    """Reads XML.
+
+    ValueError: it has a document type, in which entities grow and files are named, or it is damaged.
+    """
     builder, parser = TreeBuilder(), expat.ParserCreate()
     parser.StartDoctypeDeclHandler = _refuse
     parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
@@ -39,7 +41,9 @@ def _refuse(*_: object) -> None:
 
 def to_document(data: bytes) -> dict[str, XmlValue]:
     """The content of any XML as JSON would have it: attributes, texts and elements by their names.
-    ValueError: as `load_xml`."""
+
+    ValueError: as `load_xml`.
+    """
     root = load_xml(data)
     return {root.tag: _element_value(root)}
 
@@ -64,7 +68,8 @@ def is_voc(document: object) -> TypeGuard[Element]:
 def parse_voc(document: Element, own: str) -> Iterator[Entry]:
     """Entry of a file of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC), as LabelImg, CVAT, Label Studio
     and Roboflow write it, the latter with polygons; also of LabelMe for the web. The edges of a box are taken
-    as places between pixels, as all of them write, not as the first and the last pixel."""
+    as places between pixels, as all of them write, not as the first and the last pixel.
+    """
     size = read_size(document.findtext("size/height"), document.findtext("size/width"))
     suffix = PurePosixPath(document.findtext("filename") or "").suffix
     yield Entry(own, size, [_voc_mark(thing) for thing in document.iterfind("object")], suffix)

@@ -54,8 +54,10 @@ def is_yolo(lines: list[list[str]]) -> bool:
 
 
 def _read_line(words: list[str], key_points: bool) -> tuple[int, list[float]] | None:
-    """Kind and coordinates of a line, in shares of the picture; None: it is none of YOLO. Of key points the
-    third number is 2 where they are visible."""
+    """Kind and coordinates of a line, in shares of the picture; None: it is none of YOLO.
+
+    Of key points the third number is 2 where they are visible.
+    """
     try:
         kind, *numbers = map(float, words)
     except ValueError:
@@ -101,7 +103,8 @@ def _are_boxes(table: NDArray[np.float64]) -> bool:
 
 def _are_visible_points(triples: NDArray[np.float64], boxes: NDArray[np.float64]) -> bool:
     """Whether [N, K, 3] are points of boxes with their visibility; of those that are not seen the place does
-    not matter."""
+    not matter.
+    """
     visibility = triples[..., 2]
     is_in_place = _in_box(triples[..., :2], boxes) | (visibility == 0)
     return bool(np.isin(visibility, (0, 1, 2)).all() and is_in_place.all())
@@ -116,7 +119,8 @@ def _in_box(points: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[
 
 def parse_yolo(lines: list[list[str]], own: str, settings: YoloSettings) -> Iterator[Entry]:
     """Entry of a file of YOLO (https://docs.ultralytics.com/datasets/segment): boxes by centre and size, also
-    with key points, boxes by four corners, polygons."""
+    with key points, boxes by four corners, polygons.
+    """
     marks = []
     key_points = settings.key_points or have_key_points(lines)
     for row, words in enumerate(lines, start=1):

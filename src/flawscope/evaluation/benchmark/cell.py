@@ -46,8 +46,10 @@ class RunPlan:
 
 
 def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback) -> Json:
-    """Runs a cell, in a process of its own. A finished cell is only read: after the loss of a node its task
-    may run again. Output of libraries goes to the log in the work folder.
+    """Runs a cell, in a process of its own.
+
+    A finished cell is only read: after the loss of a node its task may run again. Output of libraries goes to
+    the log in the work folder.
 
     Returns:
         The cell's document.
@@ -189,8 +191,11 @@ def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
 
 
 def _prepare_work_folder(work: Path, threads: int) -> int:
-    """Makes the work folder, and returns the number of threads. A resumed training keeps the number that it
-    began with: the order of sums, and so their rounding, depends on it."""
+    """Makes the work folder, and returns the number of threads.
+
+    A resumed training keeps the number that it began with: the order of sums, and so their rounding, depends
+    on it.
+    """
     work.mkdir(parents=True, exist_ok=True)
     begun = work / "begun.json"
     try:

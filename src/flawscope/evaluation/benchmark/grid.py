@@ -119,8 +119,9 @@ def plan_grid(
     shots: str | None = None,
     **shared: object,
 ) -> Grid:
-    """The grid of a call of `flawscope benchmark`, whose options these are, with every setting checked. Loads
-    no torch.
+    """The grid of a call of `flawscope benchmark`, whose options these are, with every setting checked.
+
+    Loads no torch.
 
     Args:
         root: folder of categories in any layout that `open_dataset` reads, or one category.
@@ -205,7 +206,8 @@ def _cells(
     shared: Json,
 ) -> Iterator[Cell]:
     """Yields the cells: the first seed of everything, then the second. settings: by method and category.
-    shared: options of all cells, minutes only for methods that learn in steps."""
+    shared: options of all cells, minutes only for methods that learn in steps.
+    """
     known: dict[str, str] = {}
     data = {category: _dataset_digest(dataset, known) for category, dataset in datasets.items()}
     for place in range(max(map(len, seeds.values()))):
@@ -346,7 +348,8 @@ def _digest(value: object) -> str:
 
 def _dataset_digest(dataset: Dataset, known: dict[str, str]) -> str:
     """Digest of the content of a category's pictures and masks, and of everything else that decides the
-    split or the metrics, wherever the folder lies."""
+    split or the metrics, wherever the folder lies.
+    """
     items = [item for split in dataset.splits.values() for item in split]
     paths = [path for item in items for path in (item.path, *item.masks)]
     paths += [dataset.root.parent / VISA_TABLE, dataset.root / VISA_TABLE, dataset.root / SATURATION_FILE]

@@ -179,8 +179,11 @@ class Pool(Protocol):
         """Starts a call of `function(*given, step)` in a process of its own."""
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
-        """Waits at most so many seconds for calls to end. Returns their labels, each with the function's
-        value, or with a FlawscopeError that says why there is none."""
+        """Waits at most so many seconds for calls to end.
+
+        Returns their labels, each with the function's value, or with a FlawscopeError that says why there is
+        none.
+        """
 
     def stop(self) -> None:
         """Ends all calls."""

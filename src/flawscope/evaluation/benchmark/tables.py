@@ -1,5 +1,6 @@
 """Builds the literature's tables from finished cells: means over seeds, averages over categories, and the
-remarks that single figures need. A missing figure stays None; nothing is filled in."""
+remarks that single figures need. A missing figure stays None; nothing is filled in.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ class Group:
 
 def category_groups(rows: Sequence[str]) -> list[Group]:
     """Groups of categories that are averaged: MVTec AD's textures, objects and both; other data sets whose
-    categories are all there; and what is left."""
+    categories are all there; and what is left.
+    """
     known = (("textures", TEXTURES), ("objects", OBJECTS))
     found = [Group(name, group) for name, group in known if not set(rows).isdisjoint(group)]
     if len(found) == 2:
@@ -141,7 +143,8 @@ class Results:
     @cached_property
     def groups(self) -> list[Group]:
         """Groups of the rows, and where MVTec AD is not complete, its measured categories, so that published
-        figures can be averaged over the same ones."""
+        figures can be averaged over the same ones.
+        """
         found = category_groups(self.grid.rows)
         measured = tuple(c for c in MVTEC if any(self.seeds("image_auroc", m, c) for m in self.grid.methods))
         if measured and all(set(measured) != set(group.categories) for group in found):
@@ -267,7 +270,8 @@ def methods_and_seeds(grid: Grid) -> str:
 
 def published_average(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
     """Average of a source over a group, and the number of categories that it covers: as printed, for a whole
-    data set, else computed from the source's cells, without a mark."""
+    data set, else computed from the source's cells, without a mark.
+    """
     if group.categories == DATA_SETS[source.data_set] and metric in source.means:
         return source.means[metric], len(group.categories)
     cells = source.cells.get(metric, {})

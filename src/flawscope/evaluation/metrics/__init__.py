@@ -62,8 +62,9 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def f1_at(labels: ArrayLike, decisions: ArrayLike) -> float:
-    """F1 = 2 TP / (2 TP + FP + FN) of given decisions; both [N], bool or 0/1. NaN where only one class
-    is present.
+    """F1 = 2 TP / (2 TP + FP + FN) of given decisions; both [N], bool or 0/1.
+
+    NaN where only one class is present.
 
     Raises InputError for other values or shapes that differ.
     """

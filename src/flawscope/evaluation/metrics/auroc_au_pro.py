@@ -72,7 +72,8 @@ def iterate_checked(
     maps: Maps, truths: Truths[Truth], valid: Valid | None, name: str
 ) -> Iterator[tuple[int, Array, Truth, NDArray[np.bool_] | None]]:
     """Yields index, map [H, W], truth and valid pixels of every picture with a ground truth: maps are real,
-    without NaN where they count. Every element is asked for once."""
+    without NaN where they count. Every element is asked for once.
+    """
     if len(maps) != len(truths):
         raise InputError(f"{len(maps)} maps and {len(truths)} {name}, expected as many of each")
     if valid is not None and len(valid) != len(maps):
@@ -101,8 +102,10 @@ def _check_map(given: ArrayLike, name: str) -> Array:
 
 
 def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np.bool_]:
-    """Returns `mask` as bool of the shape of its map. Other types are refused: only the caller knows which
-    grey value is a defect."""
+    """Returns `mask` as bool of the shape of its map.
+
+    Other types are refused: only the caller knows which grey value is a defect.
+    """
     array = np.asarray(mask)
     if array.dtype != np.bool_:
         raise InputError(f"{name} has dtype {array.dtype}, expected bool; pass mask > 0")
@@ -169,7 +172,8 @@ def gather_regions(
     dtypes: set[np.dtype[np.generic]],
 ) -> Regions:
     """Gathers the anomalous scores of `count` regions from their pieces; float32, or wider where a map of
-    `dtypes` needs it to be kept exactly."""
+    `dtypes` needs it to be kept exactly.
+    """
     dtype = np.result_type(np.float32, *dtypes)
     sizes = np.array([piece.size for piece in pieces], np.int64)
     return Regions(
@@ -183,7 +187,8 @@ def gather_regions(
 
 def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
     """Counts batches of normal scores, of the dtype of the anomalous ones; the order in the batches is
-    changed. Needs about 32 bytes for each anomalous score."""
+    changed. Needs about 32 bytes for each anomalous score.
+    """
     order = np.argsort(regions.scores)
     scores = regions.scores[order]
     pieces = np.diff(np.append(regions.starts, scores.size))
@@ -204,8 +209,10 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
 
 
 def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[np.generic]) -> Iterator[Scores]:
-    """Yields the values of all pieces, `total` at the most, in arrays of up to `BATCH`. An array is valid
-    until the next one is asked for."""
+    """Yields the values of all pieces, `total` at the most, in arrays of up to `BATCH`.
+
+    An array is valid until the next one is asked for.
+    """
     batch = np.empty(min(BATCH, total), dtype=dtype)
     end = 0
     for piece in pieces:

@@ -228,8 +228,11 @@ def stored_backbone(
     tensors: Mapping[str, Tensor],
     prefix: str = "backbone.",
 ) -> Backbone:
-    """Build the backbone of a model file with its weights. Arguments and errors are those of
-    `empty_backbone`; InputError also where the tensors have other names or shapes than the network's."""
+    """Build the backbone of a model file with its weights.
+
+    Arguments and errors are those of `empty_backbone`; InputError also where the tensors have other names or
+    shapes than the network's.
+    """
     backbone = empty_backbone(name, stages, size, tensors, prefix)
     own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     try:
@@ -389,7 +392,8 @@ def _find_normalised(
     network: nn.Module, layers: Sequence[nn.Module], example: Tensor
 ) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
     """Find the normalisations, each with the convolution whose output it alone reads, both used once in a
-    pass of `example`. A shared layer, or one whose plain output is needed, is left as it is."""
+    pass of `example`. A shared layer, or one whose plain output is needed, is left as it is.
+    """
     producer: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps outputs alive, so ids stay unique
     uses: Counter[nn.Module] = Counter()
     reads: Counter[int] = Counter()

@@ -1,5 +1,6 @@
 """Plain vision transformers of timm: maps of patch tokens, at any size that is a multiple of the patch; and
-the weights of one that come as an ONNX graph."""
+the weights of one that come as an ONNX graph.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +96,8 @@ class Transformer(nn.Module):
 
 def is_transformer(network: nn.Module) -> bool:
     """Whether a network of timm is a plain vision transformer with position embeddings: one grid of tokens
-    from the first block to the last, then a normalisation."""
+    from the first block to the last, then a normalisation.
+    """
     models = sys.modules["timm.models"]
     return isinstance(network, models.VisionTransformer) and getattr(network, "pos_embed", None) is not None
 

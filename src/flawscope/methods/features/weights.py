@@ -1,5 +1,6 @@
 """Search for a backbone's weights, in this order: a file that was named, a package on this machine, the local
-hub cache, a download. The search imports no torch."""
+hub cache, a download. The search imports no torch.
+"""
 
 from __future__ import annotations
 

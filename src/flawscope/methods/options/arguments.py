@@ -1,5 +1,6 @@
-"""Arguments of `fit` that are no settings of a method. Each field is an option, with its record: a further
-one is a field here and the line that uses it.
+"""Arguments of `fit` that are no settings of a method.
+
+Each field is an option, with its record: a further one is a field here and the line that uses it.
 """
 
 from __future__ import annotations

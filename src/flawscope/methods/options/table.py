@@ -23,7 +23,8 @@ BENCHMARK = tuple(option for option in FIT_OPTIONS if option.benchmark)
 
 def names_of(of: str | None = None, *, search: str | None = None, file: str | None = None) -> tuple[str, ...]:
     """Names of the options that are this, of which a search makes this, and which may stand there in a file;
-    None: any."""
+    None: any.
+    """
     return tuple(
         option.name
         for option in FIT_OPTIONS

@@ -182,7 +182,8 @@ def _calibrated_count(config: Config, task: Task) -> int:
 
 def _activation_bytes(model: Model) -> int:
     """Bytes that one picture takes in the backbone at once: the widest layer's input and output, and the
-    copies that convolutions make of them (padding, memory layout)."""
+    copies that convolutions make of them (padding, memory layout).
+    """
     widest = 0
 
     def look(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -226,7 +226,8 @@ class _Distances:
         b: int,
     ) -> None:
         """Compare block `b` of the points with the picks numbered `which` of the groups `of`; `columns` are
-        those of a group. `bound` knows which points may be near to which picks."""
+        those of a group. `bound` knows which points may be near to which picks.
+        """
         rows = self.rows[b]
         if bound is not None:
             farther = self.squared if self.others is None else self.others
@@ -298,7 +299,8 @@ def _equal_runs(groups: Tensor) -> list[tuple[int, int, int]]:
 
 def _pool_picks(features: Tensor, update: _Distances, wanted: int, until: float) -> Tensor:
     """The next picks by running the greedy rule inside a pool: at most `wanted`, and at least one unless all
-    squared distances are at most `until`."""
+    squared distances are at most `until`.
+    """
     squared = update.squared
     top, pool = squared.topk(min(POOL_SIZE, len(squared)))
     if top[0] == top[-1]:

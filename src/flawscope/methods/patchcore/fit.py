@@ -61,7 +61,8 @@ ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until th
 
 def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
-    its own group in calibration."""
+    its own group in calibration.
+    """
     old = task.old
     job = FitJob(model, task, None if old is None else ExistingBank.read_all(old, model))
     job.orientations = choose_orientations(job)
@@ -104,7 +105,8 @@ def _require_pictures(used: Sequence[int]) -> None:
 
 def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
     """Rows of the pictures to calibrate on, of those `used`, by the seed: all of a part, which are judged
-    together, unless the caller calibrates again."""
+    together, unless the caller calibrates again.
+    """
     own, count = job.task.calibration_pictures, job.task.count
     unit_of = np.arange(count) if own is not None else np.array(job.task.groups)
     most = job.config.calibration_pictures if own is None else own
@@ -122,7 +124,8 @@ def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
 
 def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> float:
     """The score beyond which a good picture is suspicious, as its worst view is; an extended model keeps its
-    own."""
+    own.
+    """
     known = None if job.task.old is None else job.task.old.manifest.suspicious_above
     if known is not None:
         return known
@@ -168,8 +171,11 @@ def _make_result(
 
 
 def _keep_old_facts(fitted: Fitted, job: FitJob, old: Artefact) -> None:
-    """Keep what the old pictures gave. Their scores stay: with a bank that only grows their patch distances
-    can only shrink (their scores nearly so: Eq. 7's weight may move either way)."""
+    """Keep what the old pictures gave.
+
+    Their scores stay: with a bank that only grows their patch distances can only shrink (their scores nearly
+    so: Eq. 7's weight may move either way).
+    """
     before, facts = old.manifest.calibration, old.manifest.facts
     radii = zip(fitted.facts["covering_radius"], facts["covering_radius"], strict=True)
     fitted.facts["covering_radius"] = [max(pair) for pair in radii]
@@ -294,7 +300,8 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
 @dataclass
 class _ShardCoresets:
     """Coresets of a part of the pictures, per branch: elements [M, D] with their groups [M], the radius, and
-    the number of patches selected from. kept: all patches of those that are calibrated on."""
+    the number of patches selected from. kept: all patches of those that are calibrated on.
+    """
 
     pictures: list[int]
     kept: Patches
@@ -305,7 +312,8 @@ class _ShardCoresets:
 
 def _select_shard(job: FitJob, shards: int, shard: int, drawn: Container[int]) -> _ShardCoresets | None:
     """Select the coresets of one of `shards` equal parts of the pictures, and keep the patches of those
-    drawn; None where none is used."""
+    drawn; None where none is used.
+    """
     count = job.task.count
     indices = range(shard * count // shards, (shard + 1) * count // shards)
     patches = collect_patches(job, indices, f"features {shard + 1}/{shards}")
@@ -334,7 +342,8 @@ def _calibrate_streamed(
     job: FitJob, used: list[int], selections: list[SelectedBank], kept: Sequence[Patches]
 ) -> tuple[list[int], GoodValues]:
     """Calibrate on pictures drawn by the seed: on their patches where these were `kept`; the others are read
-    again."""
+    again.
+    """
     chosen = [used[i] for i in _draw_calibration(job, used)]
     found: dict[int, LeftOutPicture] = {}
     unknown = [None] * len(selections)

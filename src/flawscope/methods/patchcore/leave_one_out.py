@@ -39,7 +39,8 @@ EXCESS, EXCESS_GROUPS = "left_out_excess", "left_out_groups"
 
 def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
     """Tells how much higher `left_out` puts score and map's maximum of a group's pictures than a fit, which
-    selects the bank anew; of a group that was not compared the median of the others, of older files 0."""
+    selects the bank anew; of a group that was not compared the median of the others, of older files 0.
+    """
     excess, groups = kept.get(EXCESS), kept.get(EXCESS_GROUPS)
     if excess is None or groups is None or not len(excess):
         return 0.0, 0.0
@@ -50,7 +51,8 @@ def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tup
 
 def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of `left_out_excess`, of the pictures of a fit in these groups [N]: the mean of each group.
-    kept: tensors of the model that is extended, whose other groups keep theirs."""
+    kept: tensors of the model that is extended, whose other groups keep theirs.
+    """
     by_group: dict[int, list[tuple[float, float]]] = {}
     for group, (score, maximum), values in zip(groups, good.poorer, good.values, strict=True):
         by_group.setdefault(group, []).append((score - values.score, maximum - values.maximum))
@@ -66,8 +68,10 @@ def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, 
 def left_out(
     model: Model, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Score and map by the bank's other elements alone, which stays as poor where the group's own ones
-    were. While a model is fitted, `LeaveOutOfBanks` does better."""
+    """Score and map by the bank's other elements alone, which stays as poor where the group's own ones were.
+
+    While a model is fitted, `LeaveOutOfBanks` does better.
+    """
     scores, distances = [], []
     for v, (branch, part) in enumerate(zip(model.branches, model.parts(features), strict=True)):
         valid_mask = branch.valid_mask(inside).view(-1)
@@ -170,8 +174,11 @@ def leave_one_out(
 def scores_above(
     limit: float, model: Model, patches: Patches, selections: Sequence[SelectedBank], rows: Sequence[int]
 ) -> dict[int, float]:
-    """Scores beyond a limit, by number, of left-out pictures in `rows`. The elements of other groups in the
-    banks as they are give a score that is hardly ever lower, in a fraction of the time."""
+    """Scores beyond a limit, by number, of left-out pictures in `rows`.
+
+    The elements of other groups in the banks as they are give a score that is hardly ever lower, in a
+    fraction of the time.
+    """
     known = distances_to_others(patches, selections)
 
     def score(i: int) -> float:
@@ -221,7 +228,8 @@ def left_out_picture(
     distances: Sequence[Tensor | None],
 ) -> LeftOutPicture:
     """Compare picture i with the banks as if its group had never been there. distances: [P] of each branch,
-    to the elements of other groups, where they are known."""
+    to the elements of other groups, where they are known.
+    """
     pairs = zip(selections, distances, strict=True)
     banks = [bank_without(patches, i, v, *pair) for v, pair in enumerate(pairs)]
     return LeftOutPicture.settled(model, banks, patches.pixel_mask(i))
@@ -231,7 +239,8 @@ def score_left_out(
     model: Model, selections: Sequence[SelectedBank], features: Tensor, group: int, inside: Tensor | None
 ) -> LeftOutPicture:
     """Compare a picture, its features [P of all branches, D] absolute, with the banks as if its group had
-    never been there. inside: [H, W] bool, the pixels that count; None: the region of interest."""
+    never been there. inside: [H, W] bool, the pixels that count; None: the region of interest.
+    """
     parts = features.split([selection.branch.inside.numel() for selection in selections])
     pairs = [
         (one, part[:, : one.branch.embedding.width]) for one, part in zip(selections, parts, strict=True)
@@ -247,13 +256,15 @@ def valid_mask_of(branch: BankBranch, inside: Tensor | None) -> Tensor:
 
 def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
     """Bring the maps of all branches to one scale, unless an earlier fit has done it; return each branch's
-    own scores [N, branches], distances: good pictures spread alike in their units."""
+    own scores [N, branches], distances: good pictures spread alike in their units.
+    """
     model, found = job.model, list[tuple[float, ...]]()
     of_map = model.score_is_map_maximum
 
     def look(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float, float]:
         """The mean of a picture's map values in one branch, some of them, their maximum, and the branch's own
-        score."""
+        score.
+        """
         score, distances = picture.branches[v]
         drawn = model.branches[v].anomaly_map(distances[None])[0]
         values = some_pixels(drawn, model.region(picture.inside)).cpu()
@@ -302,7 +313,8 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
 
 def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
     """The maps' fences, joined as the maps are, from strengths `[N, maps]`: beyond it a picture is far out in
-    any."""
+    any.
+    """
     limits = [upper_fence(column) for column in strengths.T]
     if len(limits) == 1:
         return limits[0]
@@ -315,8 +327,10 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
 
 
 def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[SelectedBank]) -> GoodValues:
-    """Calibrate where all pictures show one part: each against the banks as if it had never been there. The
-    only one is compared with its elements elsewhere, and no patch is nearer than to the whole bank."""
+    """Calibrate where all pictures show one part: each against the banks as if it had never been there.
+
+    The only one is compared with its elements elsewhere, and no patch is nearer than to the whole bank.
+    """
     patches = replace(patches, groups=torch.tensor(patches.numbers, device=patches.groups.device))
     banks = []
     for v, selection in enumerate(selections):

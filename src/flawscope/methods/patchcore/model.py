@@ -100,7 +100,9 @@ class Model(PatchDetector):
         self, scores: list[Tensor], distances: list[Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Image scores `[B]` and patch distances `[B, P]` of all branches to scores and maps `[B, H, W]`.
-        Image scores are read where the score is not of the joined map."""
+
+        Image scores are read where the score is not of the joined map.
+        """
         maps = [branch.anomaly_map(d) for branch, d in zip(self.branches, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
         maps = self.scaled(maps)
@@ -128,7 +130,8 @@ class Model(PatchDetector):
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
         """Join the maps of all banks, on one scale: the root of the sum of squares of what lies above an
-        ordinary good picture's. What a second backbone sees raises it."""
+        ordinary good picture's. What a second backbone sees raises it.
+        """
         first = torch.stack(
             [one for branch, one in zip(self.branches, maps, strict=True) if not branch.second]
         )
@@ -136,7 +139,8 @@ class Model(PatchDetector):
 
     def raised(self, joined: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Raise the other banks' joined map by what a second backbone sees: times √(1 + v²), v being its own
-        map, 1 where it is as large as the usual maximum of a good picture's."""
+        map, 1 where it is as large as the usual maximum of a good picture's.
+        """
         for branch, one in zip(self.branches, maps, strict=True):
             if branch.second:
                 return joined * (1 + one.clamp(min=0).square()).sqrt()
@@ -145,7 +149,8 @@ class Model(PatchDetector):
     def outlined(self, drawn: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
         """Draw joined maps `[B, H, W]` sharper, their maxima as they are: the stages of a size are joined
         before the sizes, by other powers than the norm's, and what a second backbone sees raises the rest.
-        0 where `counted`, bool, does not hold."""
+        0 where `counted`, bool, does not hold.
+        """
         at_sizes: dict[tuple[int, int], list[Tensor]] = {}
         for branch, one in zip(self.branches, maps, strict=True):
             if not branch.second:
@@ -311,7 +316,8 @@ def power_sum(maps: Sequence[Tensor], p: float) -> Tensor:
 
 def products(queries: Tensor, norms: Tensor, bank: Tensor, block: int = BLOCK) -> Iterator[Tensor]:
     """|m|² - 2xm of queries x [N, D] and elements m [M, D] with these norms [M]: the part of |x - m|² that
-    depends on m, [N, block] of elements at a time."""
+    depends on m, [N, block] of elements at a time.
+    """
     for square, part in zip(norms.split(block), bank.split(block), strict=True):
         yield torch.addmm(square, queries, part.T, alpha=-2)
 

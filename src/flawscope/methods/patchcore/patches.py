@@ -95,7 +95,8 @@ class FitJob:
 @dataclass(frozen=True)
 class ExistingBank:
     """The bank of a branch that is being extended: elements [M, D], absolute, the group of each [M] (numbers
-    that the new pictures do not have), and its covering radius: what is closer is nothing new."""
+    that the new pictures do not have), and its covering radius: what is closer is nothing new.
+    """
 
     bank: Tensor
     groups: Tensor
@@ -215,7 +216,8 @@ def to_grid(values: Tensor, mask: Tensor) -> Tensor:
 
 def coarse_cells(branch: BankBranch, patches: Tensor) -> NDArray[np.float32]:
     """Averages a picture's patches [P, D] in a branch over the cells of a coarse grid, [C, D]; 0 outside the
-    region of interest."""
+    region of interest.
+    """
     inside = branch.inside.to(patches).view(-1, 1)
     maps = (patches * inside).T.reshape(1, -1, *branch.grid)
     height, width = (min(GRID, side) for side in branch.grid)

@@ -72,7 +72,8 @@ def random_rotation(width: int) -> Tensor:
 
 def split_digits(numbers: Tensor, count: int, most: int) -> list[Tensor]:
     """Split whole numbers [N] into `count` digits, each at most `most` and to be multiplied by `QUERY_MAX`,
-    and a last one below `QUERY_MAX`, to be added."""
+    and a last one below `QUERY_MAX`, to be added.
+    """
     high, digits = torch.div(numbers, QUERY_MAX, rounding_mode="floor"), []
     for _ in range(count):
         digits.append(high.clamp(-most, most))
@@ -127,7 +128,9 @@ class ByteScreen(nn.Module):
 
     def weights(self, bank: Tensor) -> Tensor:
         """Matrix `[blocks, K, BLOCK]` int8 for the queries: the elements in whole numbers, then the digits.
-        Elements that follow each other in the bank are a group."""
+
+        Elements that follow each other in the bank are a group.
+        """
         missing = -len(bank) % BLOCK
         most = QUERY_MAX * ELEMENT_MAX * self.digits
         whole = self._quantise(bank)
@@ -253,7 +256,8 @@ class PickBound:
 
     def pairs(self, b: int, squared: Tensor) -> tuple[Tensor, Tensor] | None:
         """Points, numbered within block b, and picks that may be nearer to them than `squared` [R]: two
-        [P] int64. None where these are so many that all may as well be looked at."""
+        [P] int64. None where these are so many that all may as well be looked at.
+        """
         bound, rows = self.bound, self.bound.rows[b]
         norms = bound.norms[rows]
         products = torch._int_mm(bound.quantised[rows], self.columns)
@@ -277,14 +281,19 @@ def row_bytes(features: int) -> int:
 
 
 def is_faster() -> bool:
-    """Whether this processor multiplies bytes several times as fast as fp32 in this torch. Nothing is timed:
-    rounding may change the picks, and two fits here must be the same."""
+    """Whether this processor multiplies bytes several times as fast as fp32 in this torch.
+
+    Nothing is timed: rounding may change the picks, and two fits here must be the same.
+    """
     return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_vnni_supported()) and sums_are_exact()
 
 
 def sums_are_exact() -> bool:
-    """Whether sums of products of bytes are right. Without VNNI they are cut off at 16 bits, and oneDNN may
-    have been told not to use it (ONEDNN_MAX_CPU_ISA)."""
+    """Whether sums of products of bytes are right.
+
+    Without VNNI they are cut off at 16 bits, and oneDNN may have been told not to use it
+    (ONEDNN_MAX_CPU_ISA).
+    """
     if not hasattr(torch, "_int_mm"):
         return False
     most = torch.full((64, 64), QUERY_MAX, dtype=torch.int8)

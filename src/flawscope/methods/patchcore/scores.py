@@ -160,7 +160,8 @@ class Reweighted(PictureScore):
 
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         """Pictures with another patch as far as the farthest, or another element as near to it as the
-        nearest, within 1e-5 of the distance. Equal ones are no choice: they give the same score."""
+        nearest, within 1e-5 of the distance. Equal ones are no choice: they give the same score.
+        """
         found, patches = [], farthest_patch(features, distances, valid_mask)
         for own, away, patch in zip(features, distances, patches, strict=True):
             far = own[away >= away.max() * (1 - TIE_TOLERANCE)]

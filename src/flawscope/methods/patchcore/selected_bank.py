@@ -95,8 +95,9 @@ class SelectedBank:
     def without_group(
         self, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor | None = None
     ) -> BankWithout:
-        """The bank as if a group had never been there, for one picture of it. InputError where there is no
-        other group.
+        """The bank as if a group had never been there, for one picture of it.
+
+        InputError where there is no other group.
 
         Args:
             features: [P, D], absolute.
@@ -111,8 +112,9 @@ class SelectedBank:
 
 
 class BankWithout:
-    """A selected bank as if a group had never been there. It is selected anew around some patches of a
-    picture of that group, those that are looked at (`look_at`).
+    """A selected bank as if a group had never been there.
+
+    It is selected anew around some patches of a picture of that group, those that are looked at (`look_at`).
 
     Attributes:
         missing: [M] bool, elements that are not there.
@@ -157,7 +159,8 @@ class BankWithout:
 
     def look_at(self, patches: Tensor) -> bool:
         """Select the bank anew around patches, by number, and around those that are farthest now; return
-        whether there was one that was not looked at before."""
+        whether there was one that was not looked at before.
+        """
         far = patches[self._left[patches]]
         if not len(far):
             return False
@@ -193,7 +196,8 @@ class BankWithout:
 
     def _uncovered(self, freed: Tensor, emptied: Tensor) -> Tensor:
         """Patches [K, D], relative to the centre, of other groups in the cells of the elements `emptied` [L],
-        but for those known to be near to elements that stay when others are `freed`."""
+        but for those known to be near to elements that stay when others are `freed`.
+        """
         selected = self.selected
         sizes = selected.cell_sizes[emptied]
         first = (selected.cell_starts[emptied] - (sizes.cumsum(0) - sizes)).repeat_interleave(sizes)
@@ -206,7 +210,8 @@ class BankWithout:
 
     def _distances(self, freed: Tensor, picks: Tensor) -> Tensor:
         """Distances [P] when elements were `freed` and `picks` [K, D] added; exact for the patches looked at
-        and for those beside them, which the map is smoothed over; elsewhere freed elements still count."""
+        and for those beside them, which the map is smoothed over; elsewhere freed elements still count.
+        """
         found, features = self.distances.clone(), self.features
         if len(freed):
             looked_at = (self._counted & ~self._left).float().view(1, *self.branch.grid)
@@ -242,7 +247,8 @@ def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tens
 
 def distances_without(branch: BankBranch, features: Tensor, hidden: Tensor, valid_mask: Tensor) -> Tensor:
     """Distances `[P]` of one picture's patches `[P, D]`, absolute, to a branch's bank as if its `hidden` [M]
-    elements were not there; 0 where `valid_mask` [P] is."""
+    elements were not there; 0 where `valid_mask` [P] is.
+    """
     norms = branch.norms.masked_fill(hidden, torch.inf)
     if not bool(norms.isfinite().any()):
         raise InputError(ONE_PART)

@@ -60,8 +60,10 @@ class TrainedFit:
         return self.held
 
     def features(self) -> PatchFeatures:
-        """Patches of the pictures to learn from, for a `PatchDetector` with one picture size; after
-        `divide`. They come from its backbone in its precision, which therefore decide the result too."""
+        """Patches of the pictures to learn from, for a `PatchDetector` with one picture size; after `divide`.
+
+        They come from its backbone in its precision, which therefore decide the result too.
+        """
         assert isinstance(self.model, PatchDetector)
         self.deciding_facts = {
             "backbone": network_digest(self.model.backbone),

@@ -55,7 +55,8 @@ class Moments:
 
 class FeatureCache(ABC):
     """Feature maps of training pictures in fp16, as many as there is room for; the others are computed again
-    when they are wanted. A picture is given by its place in `learnt`, the numbers of those learnt from."""
+    when they are wanted. A picture is given by its place in `learnt`, the numbers of those learnt from.
+    """
 
     def __init__(
         self,

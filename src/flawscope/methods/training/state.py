@@ -1,5 +1,6 @@
 """State of a training: fresh weights, precision, checkpoints; its pace, also where it ends at a time whatever
-the machine's speed, and the learning rate that follows from it."""
+the machine's speed, and the learning rate that follows from it.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +52,7 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
     """Fresh weights as torch draws them, from `generator`, which is the CPU's, instead of the process's.
+
     Norms scale by 1. A module with parameters of another kind has a method `initialise(generator)` itself.
 
     Raises:
@@ -126,7 +128,8 @@ def restore_adam(
 
 def describe_difference(facts: Facts, identity: Facts) -> str:
     """Describe the first difference between a checkpoint's run and this one, "another rate 0.1, this one has
-    0.2"; empty where nothing differs. Steps and minutes that are not given are the checkpoint's."""
+    0.2"; empty where nothing differs. Steps and minutes that are not given are the checkpoint's.
+    """
     with checkpoint_errors():
         theirs = dict(facts["identity"])
     for key, mine in identity.items():
@@ -143,8 +146,9 @@ def json_settings(settings: Mapping[str, object], without: Iterable[str]) -> Jso
 
 
 class Pace:
-    """The share of a training's time that is used, and whether it is over. The work after the training is
-    counted in steps: a machine that becomes slower takes longer for both.
+    """The share of a training's time that is used, and whether it is over.
+
+    The work after the training is counted in steps: a machine that becomes slower takes longer for both.
 
     Attributes:
         share: of the time of the training that is used, 0..1.
@@ -190,7 +194,8 @@ class Pace:
 
 def one_cycle(step: int, steps: int) -> float:
     """The share of the largest learning rate in step 0, 1, ... of `steps`: torch's `OneCycleLR`, a cosine up
-    over 30 % of the steps and one down. Adam's momentum is left alone."""
+    over 30 % of the steps and one down. Adam's momentum is left alone.
+    """
     top, last = WARM_UP * steps - 1, steps - 1
 
     def between(a: float, b: float, share: float) -> float:
@@ -257,8 +262,10 @@ class TrainingState:
             initialise(network, generator)
 
     def groups(self, networks: Sequence[nn.Module]) -> list[Json]:
-        """Parameter groups of these networks, or copies, as `torch.optim` takes them. A group's `lr`
-        is its largest learning rate; without it the settings' rate is."""
+        """Parameter groups of these networks, or copies, as `torch.optim` takes them.
+
+        A group's `lr` is its largest learning rate; without it the settings' rate is.
+        """
         return [{"params": [v for network in networks for v in network.parameters()]}]
 
     def _make_adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:

@@ -80,7 +80,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Arrays, Json]:
 
 def read_state_bytes(path: Path, kind: str) -> bytes:
     """Reads the whole file, but no teacher larger than any, nor a large file whose length is not the one in
-    its header: checkpoints and prototypes may have some GiB."""
+    its header: checkpoints and prototypes may have some GiB.
+    """
     with files.open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_TEACHER_BYTES and (kind == "teacher" or _declared_size(file) != size):

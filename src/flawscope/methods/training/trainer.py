@@ -32,9 +32,10 @@ B = TypeVar("B")
 
 
 class Trainer(TrainingState, ABC, Generic[B]):
-    """Trains networks for a number of steps. Each use of random numbers has an RNG stream of its own, made
-    of the seed, its purpose and numbers such as the step's: so a resumed run needs no generator's state,
-    and batches are made ahead.
+    """Trains networks for a number of steps.
+
+    Each use of random numbers has an RNG stream of its own, made of the seed, its purpose and numbers such as
+    the step's: so a resumed run needs no generator's state, and batches are made ahead.
     """
 
     MEASUREMENTS: ClassVar[tuple[str, ...]] = ()  # names of what `measurements` gives
@@ -93,7 +94,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
         self, budget: Budget, kept: dict[str, float] | None, after: Callable[[], tuple[float, float]]
     ) -> None:
         """Set the number of steps: the device's default; with minutes, as many as fit into them, or into the
-        time `kept` of an earlier run, by the time of a few, planned again while the training runs."""
+        time `kept` of an earlier run, by the time of a few, planned again while the training runs.
+        """
         per_step = self.measure_step_time()
         if kept is None and budget.until is None:
             self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
@@ -196,7 +198,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
 
     def _show_progress(self, first: int, over: bool) -> None:
         """Show how far the training is that began with step `first`: after each step of the CPU, and at times
-        on other devices, which would wait for it."""
+        on other devices, which would wait for it.
+        """
         if self.device.type == "cpu" or self.done % 64 == 0 or over:
             expected = self.done if over else self._expected()
             self.step(f"{self.STAGE}{self._loss_text()}", self.done - first, expected - first)
@@ -234,7 +237,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
 
     def _expected(self) -> int:
         """Steps in all, as far as that is known: the learning rate follows the share of them that is done, in
-        a training that ends at a time the share of the time."""
+        a training that ends at a time the share of the time.
+        """
         assert self.steps is not None
         if self.pace is None or not self.done or not self.pace.share:
             return self.steps

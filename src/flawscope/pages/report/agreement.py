@@ -85,8 +85,10 @@ def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
 def agreement_page(
     read: ReadStudy, found: Agreement, claim: float, model: Sequence[tuple[str, str]], remarks: Iterable[str]
 ) -> str:
-    """The page of a study. claim: miss rate to be shown. model: facts of the model. InputError: Jinja2 or
-    WebP is missing."""
+    """The page of a study. claim: miss rate to be shown. model: facts of the model.
+
+    InputError: Jinja2 or WebP is missing.
+    """
     require_libraries(plots=False)
     study, environment = read.study, html.environment(read_asset)
     environment.globals |= {"share": share_text, "kappa": kappa_text, "spaced": spaced, "name": printable}

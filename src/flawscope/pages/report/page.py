@@ -184,7 +184,8 @@ def read_asset(name: str) -> str:
 
 def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: Calibration) -> list[Json]:
     """Thresholds from the fewest alarms to the most, each the k-th largest calibration score, with their
-    effect on the test pictures; empty where there is only one."""
+    effect on the test pictures; empty where there is only one.
+    """
     units = calibration.unit_count + 1
     last = max(1, int(MAX_RATE * units))
     ranks: Sequence[int] = range(1, last + 1)
@@ -204,7 +205,8 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
 
 def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
     """Effect of a threshold. rate: the promised share of good parts above it; None: nothing is promised.
-    option: the argument that sets it. Intervals hold 95 %."""
+    option: the argument that sets it. Intervals hold 95 %.
+    """
     rate, threshold = calibration.expected_rate, calibration.score_threshold
     missed = int((bad <= threshold).sum())
     alarms = int((good > threshold).sum())

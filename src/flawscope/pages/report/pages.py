@@ -200,7 +200,8 @@ def _run_facts(facts: Facts) -> list[tuple[str, str]]:
 
 def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None = None) -> str:
     """The page of `data check --out`: a picture of each form that was met, with what is marked in it, and
-    where parts are found. InputError: WebP is missing."""
+    where parts are found. InputError: WebP is missing.
+    """
     require_libraries(plots=False)
     rows: list[Json] = []
     for form in report.forms[:MAX_ROWS]:

@@ -1,6 +1,8 @@
-"""Draws curves and histograms as SVG for the page. Colours are names of CSS variables, so that they follow
-light and dark; lines also differ in dashes and groups in their place, so that no difference is by colour
-alone."""
+"""Draws curves and histograms as SVG for the page.
+
+Colours are names of CSS variables, so that they follow light and dark; lines also differ in dashes and groups
+in their place, so that no difference is by colour alone.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +154,8 @@ def _known_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]
 
 def loss_plot(name: str, facts: Mapping[str, object]) -> str:
     """Draws the losses of a training by its steps, each line named and dashed in its own way; empty where a
-    model file's `facts` have none that can be drawn."""
+    model file's `facts` have none that can be drawn.
+    """
     try:
         lines = [line for line in _loss_curves(facts) if len(line.x) > 1]
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):  # a model file may hold anything
@@ -201,7 +204,8 @@ def _trim(name: str) -> str:
 
 def _render_svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
     """Draws a part of an HTML page: no prologue, no addresses, no fonts and rules that would hold for the
-    whole page, ids of its own."""
+    whole page, ids of its own.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -59,7 +59,8 @@ def thumbnails(
     """Layers of every picture, `MAX_SIDE` large or as small as they must be for `PAGE_BYTES`, or the reason
     why there are none: `UNREADABLE` where a picture has gone or was changed since it was evaluated;
     `PAGE_FULL` where even at `MIN_SIDE` not all find room, and the first ones in `order`, indices of all
-    pictures, are shown."""
+    pictures, are shown.
+    """
 
     def draw(k: int, side: int) -> Layers | str:
         item, prediction, *_ = pictures[k]  # read here: not all of them wait in memory
@@ -111,7 +112,8 @@ def truth_layers(
     picture: Array, masks: tuple[Mask, ...], side: int, levels: Levels | None
 ) -> tuple[Layers, tuple[int, int]]:
     """Layers of a decoded picture and what its masks mark, and their size. levels: as `to_eight_bits` takes
-    them."""
+    them.
+    """
     photo = _fit_area(to_eight_bits(picture, levels), side)
     size = (photo.shape[0], photo.shape[1])
     found = {"photo": _webp_uri(Image.fromarray(photo), QUALITY)}

@@ -123,7 +123,8 @@ def finding_facts(prediction: Prediction) -> list[tuple[str, str]]:
 def part_cards(parts: Iterable[tuple[PartPrediction, str]], places: Mapping[str, int]) -> list[Json]:
     """Makes the cards of parts: mistakes first, then the most unusual ones. parts: each with the word on
     its badge: the decision, or its outcome where the truth is known. places: index among the page's
-    pictures by path."""
+    pictures by path.
+    """
     return [_part_card(found, word, places) for found, word in sorted(parts, key=_rank_of_card)]
 
 
@@ -256,7 +257,8 @@ PARTS_PROMISE = re.compile(r"parts of \d+ views? \(")  # of a fit's summary in m
 
 def _decision_facts(manifest: Manifest, parts: KnownParts | None) -> Pairs:
     """Describes what a model promises: of parts where these are decided on. parts: as `model_facts` takes
-    them."""
+    them.
+    """
     c = manifest.calibration
     if parts is not None:
         return [("decision", f"with the other views: {parts.calibration.promise()}")]

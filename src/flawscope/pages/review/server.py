@@ -93,8 +93,10 @@ class ReviewServer:
         return "text/html; charset=utf-8", html.encode(errors="replace")
 
     def get(self, path: str, query: Mapping[str, str]) -> Response:
-        """Return the answer to GET of a path below the token, except for the page. KeyError for an unknown
-        path."""
+        """Return the answer to GET of a path below the token, except for the page.
+
+        KeyError for an unknown path.
+        """
         match path.split("/"):
             case ["static", *name]:
                 data, _, media = PAGES.static_files["/".join(name)]

@@ -141,7 +141,8 @@ def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
 @dataclass(frozen=True)
 class Decision:
     """Line of the file. copy: file name of the picture's copy. severity, score: when it was decided. pixels:
-    hash of the picture that was decided; empty in files of earlier versions."""
+    hash of the picture that was decided; empty in files of earlier versions.
+    """
 
     time: str
     path: str
@@ -158,8 +159,9 @@ _WHOLE_HASH = re.compile(r"(?:(?:file )?[0-9a-f]{64})?")  # as `_pixels` makes i
 
 
 class DecisionLog:
-    """File `review.csv`: lines are only added, and are on the disk when `add` returns. The last decision on
-    a picture counts; `undone` takes it back.
+    """File `review.csv`: lines are only added, and are on the disk when `add` returns.
+
+    The last decision on a picture counts; `undone` takes it back.
 
     Raises:
         InputError: the file cannot be read, or is no file of decisions.
@@ -314,8 +316,10 @@ class ReviewSession:
         return self.out / _mask_name(self._copy_name(self.pictures[number]))
 
     def _is_decided(self, picture: ReviewPicture, line: Decision) -> bool:
-        """Whether a decision is on the picture that lies under its path. Where nothing lies there any more,
-        it stands."""
+        """Whether a decision is on the picture that lies under its path.
+
+        Where nothing lies there any more, it stands.
+        """
         copy = self.out / line.decision / line.copy
         try:
             if not picture.path.is_file() or (copy.is_file() and filecmp.cmp(copy, picture.path, False)):
@@ -329,7 +333,8 @@ class ReviewSession:
 
     def _copy_name(self, picture: ReviewPicture) -> str:
         """Return the name of the picture's copy: that of an earlier decision on it, else a new one, which is
-        unique also without its suffix, since masks are called after it."""
+        unique also without its suffix, since masks are called after it.
+        """
         copies = {line.path: line.copy for line in self.log.lines}
         if picture.row.path in copies and picture.row.path not in self._undecided:
             return copies[picture.row.path]
@@ -351,7 +356,8 @@ class ReviewSession:
         is_new: bool = False,
     ) -> None:
         """Copy a picture, add a new decision to the file, write a defect's mask; a crash at any point loses
-        nothing. FlawscopeError: nothing has changed."""
+        nothing. FlawscopeError: nothing has changed.
+        """
         target = self._own_files.path(f"{decision}/{copy}")
         partial = target.with_name(f"{target.name}.part")
         try:

@@ -72,7 +72,8 @@ def window_around(
     canvas: Floats, frame: Frame, centre: tuple[float, float], reach: float
 ) -> tuple[Floats, Floats, Floats]:
     """The canvas, `u` and `v` near a point, as far as `reach` units: slices of the canvas, `u` and `v` from
-    the point. Small parts are drawn in it."""
+    the point. Small parts are drawn in it.
+    """
     row, column = frame.pixel(*centre)
     half = reach * frame.scale + 2
     rows = slice(max(0, int(row - half)), max(0, int(row + half) + 1))

@@ -124,7 +124,8 @@ class Users(Accounts):
 
     def confirm(self, connection: Connection, user: UserRow, new_hash: str | None) -> bool:
         """Lock a user within a transaction, and store a new hash of the same password; return False where the
-        user or the password was changed meanwhile."""
+        user or the password was changed meanwhile.
+        """
         is_unchanged = (users.c.id == user.id) & (users.c.password == user.password)
         if connection.scalar(select(users.c.id).where(is_unchanged).with_for_update()) is None:
             return False
@@ -133,9 +134,11 @@ class Users(Accounts):
         return True
 
     def member(self, connection: Connection, subject: str, name: str, role: str) -> MemberRow:
-        """Return id and name of a company's member within a transaction, with the role of now. A new member
-        becomes a user; one who is known keeps the name. InputError: a new one's name cannot be one here, or
-        is another's."""
+        """Return id and name of a company's member within a transaction, with the role of now.
+
+        A new member becomes a user; one who is known keeps the name. InputError: a new one's name cannot be
+        one here, or is another's.
+        """
         query = update(users).where(users.c.subject == subject).values(role=_check_role(role))
         query = query.returning(users.c.id, users.c.name)
         user: MemberRow | None = connection.execute(query).one_or_none()

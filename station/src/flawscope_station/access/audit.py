@@ -63,7 +63,8 @@ _BOUNDS = (
 
 class AuditEvent(TypedDict):
     """Event of the audit, as the API shows it. who: user, token, `command line`, `station`, or empty where
-    nobody is known. address: of the request's sender. product: its name."""
+    nobody is known. address: of the request's sender. product: its name.
+    """
 
     id: int
     at: str
@@ -171,8 +172,10 @@ def trim_events(
 
 
 def note_changed_settings(database: Database, settings: Settings, who: str) -> None:
-    """Add an event that names the settings that have changed since the station's last start. The store has
-    only 16 bits of a hash of each value, from which nobody gets a password."""
+    """Add an event that names the settings that have changed since the station's last start.
+
+    The store has only 16 bits of a hash of each value, from which nobody gets a password.
+    """
     hashes = hash_values(asdict(settings))
     with database.writing() as connection:
         stored = connection.execute(select(stations.c.settings)).scalar_one_or_none()

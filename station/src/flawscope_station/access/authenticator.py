@@ -1,5 +1,6 @@
 """Finds who sends a request: a person with a session, a program with a token, or everybody on the machine of
-a station that has neither."""
+a station that has neither.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +120,9 @@ class Access:
 
     def count_member_try(self, address: str) -> None:
         """Count a try to sign in with a company's account as a failure; `sign_in_member` takes that back.
-        SignInError: there were too many at this address."""
+
+        SignInError: there were too many at this address.
+        """
         self.throttle.begin(_member_name(address), address)
 
     def sign_in_member(self, subject: str, name: str, role: str, address: str) -> str:
@@ -176,7 +179,8 @@ class Access:
 
     def authenticate_known(self, request: HTTPConnection) -> Person | None:
         """Return the sender as it was known within the last minutes, for a data base that does not answer;
-        None where it was not."""
+        None where it was not.
+        """
         known = self._cached(self._credential_keys(request)[0], KNOWN_SECONDS)
         return None if known is None else known.current_person()
 

@@ -50,8 +50,9 @@ class SignInThrottle:
         self._known_addresses: OrderedDict[_Key, None] = OrderedDict()  # where each name has signed in
 
     def begin(self, name: str, address: str) -> bool:
-        """Count a try as a failure until `record_success`, so that tries at the same time count, too. A name
-        that signed in at this address before waits only for its own failures there.
+        """Count a try as a failure until `record_success`, so that tries at the same time count, too.
+
+        A name that signed in at this address before waits only for its own failures there.
 
         Returns:
             Whether the name signed in at this address before.

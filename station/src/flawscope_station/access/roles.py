@@ -1,5 +1,7 @@
-"""Persons and their roles. A request of a person without the role is refused in
-`web.middleware.require_role`."""
+"""Persons and their roles.
+
+A request of a person without the role is refused in `web.middleware.require_role`.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,10 @@ LOCAL_PERSON = Person("local", "admin")  # sender of every request to an open st
 
 
 def has_role(person: Person | None, role: str) -> bool:
-    """Whether the person has that role or a higher one. A sender only sends, a viewer only looks; from
-    operator on each role includes those before it."""
+    """Whether the person has that role or a higher one.
+
+    A sender only sends, a viewer only looks; from operator on each role includes those before it.
+    """
     if person is None or person.role not in ROLES:
         return False
     return person.role == role or ROLES.index(person.role) >= max(ROLES.index(role), ROLES.index(OPERATOR))

@@ -75,7 +75,8 @@ class ChallengeOpenError(InputError):
 @dataclass(frozen=True)
 class State:
     """Challenge parts of a product, by name, their stored pictures, and its history. wanted: those that have
-    none yet. number: of the last challenge."""
+    none yet. number: of the last challenge.
+    """
 
     history: History
     parts: Mapping[str, ChallengePartRow] = field(default_factory=dict)
@@ -163,7 +164,8 @@ class Challenge(BackgroundThread):
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Return a challenge part with its purpose; raise NotReadyError for others unless the product is
-        ready with the version that has judged."""
+        ready with the version that has judged.
+        """
         state = self._states.get(record.product_id)
         if state is None:
             return record
@@ -209,8 +211,11 @@ class Challenge(BackgroundThread):
     def _compare(
         self, state: State, known: ChallengePartRow, part: Part, record: NewInspection
     ) -> tuple[float, bool]:
-        """Compare the pictures of a challenge part with its stored ones. Return the lowest resemblance, -1
-        where a view has no stored picture, and whether a region lies where a stored one does."""
+        """Compare the pictures of a challenge part with its stored ones.
+
+        Return the lowest resemblance, -1 where a view has no stored picture, and whether a region lies where
+        a stored one does.
+        """
         stored_views = state.views.get(known.id, {})
         data = {one.view: one.data for one in part.pictures}
         alike, at_place = list[float](), list[bool]()
@@ -301,7 +306,8 @@ class Challenge(BackgroundThread):
 
     def _state_hash(self, product_id: int, state: State) -> str:
         """Return a hash of what a decision depends on beside the version: how models are run, the challenge
-        parts and the tolerances of a product. Another setting, or release, asks for no challenge."""
+        parts and the tolerances of a product. Another setting, or release, asks for no challenge.
+        """
         rules = self.renderer.inspector.judge.tolerances.in_force(product_id)
         parts = [part.id for part in state.parts.values()]
         facts = [*self.runs_by, parts, rules and rules["sha256"]]
@@ -349,8 +355,10 @@ class Challenge(BackgroundThread):
             self._begin(product_id, state, cause or BATCH, self.versions.number(product_id), who)
 
     def override(self, product_id: int, reason: str, who: str) -> None:
-        """Let a product be ready without its challenge parts, until the next challenge is due. InputError
-        where no reason is given, or it is ready."""
+        """Let a product be ready without its challenge parts, until the next challenge is due.
+
+        InputError where no reason is given, or it is ready.
+        """
         reason = _checked_text(reason, "reason")
         if not reason:
             raise InputError("reason: write why the challenge parts are not shown")
@@ -364,8 +372,10 @@ class Challenge(BackgroundThread):
         self.wake()
 
     def _checked_cause(self, product_id: int, state: State) -> str | None:
-        """Return why the product is not ready; None: it is ready. InputError where the settings ask for no
-        challenge."""
+        """Return why the product is not ready; None: it is ready.
+
+        InputError where the settings ask for no challenge.
+        """
         if self._is_unchallenged(product_id):
             name = self.names[product_id]
             raise InputError(
@@ -495,7 +505,9 @@ class Challenge(BackgroundThread):
 
     def view(self, product_id: int, number: int, view: str | None = None) -> bytes:
         """Return the stored picture of a challenge part, as WebP. view: of the part; None: the first.
-        NotFoundError."""
+
+        NotFoundError.
+        """
         views = self._states[product_id].views.get(number, {})
         row = next(iter(views.values()), None) if view is None else views.get(view)
         if row is None:

@@ -113,7 +113,8 @@ class History:
 @dataclass(frozen=True)
 class Readiness:
     """Whether a product may answer. cause: why not; None: it may. missing: names of the challenge parts that
-    are still to be shown. next_at: when the next challenge is due; None: at no time."""
+    are still to be shown. next_at: when the next challenge is due; None: at no time.
+    """
 
     cause: str | None
     missing: tuple[str, ...] = ()

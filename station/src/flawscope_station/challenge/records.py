@@ -72,7 +72,8 @@ def find_shown(
     connection: Connection, product_id: int, *, runs: Sequence[int] | None = None
 ) -> list[ShownRow]:
     """Return what was shown of challenge parts, in this order: in some challenges, or at any time, then
-    `MAX_SHOWN` at most. Those that a part was kept from are not among them."""
+    `MAX_SHOWN` at most. Those that a part was kept from are not among them.
+    """
     column = inspections.c
     query = select(inspections, pictures.c.pixels).select_from(inspections.join(pictures))
     query = query.where(column.product_id == product_id, IS_CHALLENGE)

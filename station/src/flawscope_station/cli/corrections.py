@@ -107,7 +107,8 @@ def _contradicts(same: Iterable[ReviewedPicture]) -> bool:
 
 def _reviewed(client: Client, product: str | None) -> Iterator[ReviewedPicture]:
     """Yield the pictures on which a person gave a verdict, the right decisions among them: they tell what
-    people do not agree about."""
+    people do not agree about.
+    """
     names = [one.name for one in client.products()] if product is None else [product]
     for name in names:
         for verdict in (GOOD, DEFECT):
@@ -116,8 +117,10 @@ def _reviewed(client: Client, product: str | None) -> Iterator[ReviewedPicture]:
 
 
 def _pictures_of(one: Inspection, client: Client, product: str) -> Iterator[ReviewedPicture]:
-    """Yield the pictures that are still there. Of a part in several views a verdict of good is of each; which
-    of them shows a defect nobody said."""
+    """Yield the pictures that are still there.
+
+    Of a part in several views a verdict of good is of each; which of them shows a defect nobody said.
+    """
     if not one.views:
         if one.picture is not None:
             yield ReviewedPicture(client, product, one, one.view, one.picture)

@@ -107,7 +107,8 @@ def _json(value: object) -> str:
 
 def _settings_text(settings: Settings) -> str:
     """Return the settings of the file, which hold from the next start on; `running/settings.json` has those
-    that hold now."""
+    that hold now.
+    """
     values = asdict(settings)
     return _json({"hash": hash_settings(values), "settings": mask_settings(values)})
 

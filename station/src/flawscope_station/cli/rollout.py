@@ -113,8 +113,10 @@ class RolloutStation:
         return "version " + " or ".join(known or [str(self._active.id)])
 
     def look(self, say: Callable[[str], None]) -> str:
-        """Return what is wrong since the model judges, "" where nothing is. What is not of the product is
-        said once."""
+        """Return what is wrong since the model judges, "" where nothing is.
+
+        What is not of the product is said once.
+        """
         try:
             own, others = self._alarms()
         except InputError as error:  # it refuses to say
@@ -136,7 +138,9 @@ class RolloutStation:
 
     def _alarms(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the problems of the product, with a promise that is broken, and all others, by their codes.
-        An alarm of drift is a problem."""
+
+        An alarm of drift is a problem.
+        """
         state = self.client.read(self._path)
         kinds = zip(state["problems"], state["problem_products"], strict=True)
         own_kinds = {kind for kind, product in kinds if product in (None, self.product)}
@@ -206,8 +210,11 @@ class Rollout:
         return ""
 
     def go_back(self) -> None:
-        """Let each judge as before. One that does not answer, or is not reached any more, is named with what
-        may judge there, and how to go on."""
+        """Let each judge as before.
+
+        One that does not answer, or is not reached any more, is named with what may judge there, and how to
+        go on.
+        """
         left = list(self.reached)
         try:
             for attempt in range(BACK_TRIES):

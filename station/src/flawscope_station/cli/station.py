@@ -1,5 +1,7 @@
-"""Manage a station: its users and tokens, backups, its settings, and models for many stations. It may be
-running meanwhile."""
+"""Manage a station: its users and tokens, backups, its settings, and models for many stations.
+
+It may be running meanwhile.
+"""
 
 from __future__ import annotations
 

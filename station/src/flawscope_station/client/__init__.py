@@ -144,7 +144,8 @@ class Client:
         deadline: int | None = None,
     ) -> Inspection:
         """Have a part judged by pictures of all its views, by their names; it is recorded whole or not at
-        all. The rest as of `inspect`."""
+        all. The rest as of `inspect`.
+        """
         query = {"part": part, "batch": batch, "deadline": deadline}
         files = [("files", (view, encode_picture(picture)[0])) for view, picture in pictures.items()]
         path = f"{self._path(product)}/inspections"

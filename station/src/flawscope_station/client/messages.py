@@ -89,8 +89,10 @@ def encode_mask(mask: NDArray[np.bool_]) -> str:
 
 
 def parse(cls: type[T], answer: object) -> T:
-    """Validate a station's answer; fields that a newer station adds are ignored. FlawscopeError where a field
-    is missing, or has a value that this version does not know."""
+    """Validate a station's answer; fields that a newer station adds are ignored.
+
+    FlawscopeError where a field is missing, or has a value that this version does not know.
+    """
     try:
         return cls.model_validate(answer)
     except ValidationError as error:

@@ -87,6 +87,7 @@ class Timing:
 @dataclass
 class ConnectionContext:
     """Part of a station that inspects on request: for connections, and for requests over HTTP.
+
     `sources.trigger.shoot` takes a picture and inspects it.
 
     sources: by product, which may grow.
@@ -107,7 +108,9 @@ class ConnectionContext:
 
     def camera(self, name: str, number: int | None = None) -> TriggeredSource:
         """Return a camera that can be triggered, by its number among the product's; None: the only one.
-        InputError, NotFoundError."""
+
+        InputError, NotFoundError.
+        """
         self.addresses.address_id(name)
         return find_camera(name, self.sources[self.addresses.configured_name(name)], number)
 
@@ -116,7 +119,8 @@ class ConnectionContext:
     ) -> Sequence[TriggeredSource]:
         """Return the cameras that a trigger takes: that of each view, where the product's model judges parts
         in views and no number is given, else the one. owner: whose they are; None: the product's. InputError,
-        NotFoundError."""
+        NotFoundError.
+        """
         owner = owner or name
         parts = self.inspector.judge.parts
         views = [] if number is not None else parts.views(self.addresses.address_id(name))
@@ -132,7 +136,8 @@ class ConnectionContext:
 
     def deadline(self, name: str) -> float | None:
         """Return the seconds in which the settings of a product want its parts answered; None: they name
-        none. NotFoundError."""
+        none. NotFoundError.
+        """
         return self.addresses.settings_of(name).deadline
 
     def due(self, name: str, deadline: int | None = None, since: float | None = None) -> float:

@@ -31,8 +31,9 @@ STORE_PROBLEMS = (SILENT, "disk_full", "store_unreachable")  # kinds: no part ca
 
 
 class Health:
-    """Checks of a station, which are made when somebody asks for its problems, and each second. None asks the
-    disk or the data base: `MachineWatch` does, and says what it found.
+    """Checks of a station, which are made when somebody asks for its problems, and each second.
+
+    None asks the disk or the data base: `MachineWatch` does, and says what it found.
 
     Args:
         threads: returns all threads, and whether pictures cannot be inspected without it.
@@ -136,8 +137,10 @@ class Health:
         return None
 
     def _needed_cameras(self, product_id: int, entry: str) -> tuple[Sequence[State], bool]:
-        """Return the cameras that all have to show a part, and whether any of the product's shows one. Where
-        parts have one view, one camera is enough."""
+        """Return the cameras that all have to show a part, and whether any of the product's shows one.
+
+        Where parts have one view, one camera is enough.
+        """
         own = [source.state for source in self.sources.get(entry, ()) if source.state.kind == CAMERA]
         has_camera = any(not state.is_lost for state in own)
         has_views = bool(self.inspector.judge.parts.views(product_id))

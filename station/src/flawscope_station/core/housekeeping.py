@@ -107,7 +107,8 @@ class Housekeeping(BackgroundThread):
 
     def _may_remove(self) -> bool:
         """Whether pictures and records may be removed: where a start would remove much at once, a person is
-        asked before, for a bound may be wrong by a letter."""
+        asked before, for a bound may be wrong by a letter.
+        """
         if self._question is None and not self.clock.jump:
             with suppress(FlawscopeError):  # the next round looks again
                 self._question = self._ask()

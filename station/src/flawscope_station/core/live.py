@@ -51,7 +51,8 @@ class EventBroadcaster:
         self, product_ids: Iterable[int], states: Callable[[], Sequence[Mapping[str, object]]]
     ) -> AsyncIterator[str]:
         """Yield inspections and refusals of products as they come, and every second the states, until there
-        are none."""
+        are none.
+        """
         queue: asyncio.Queue[str | None] = asyncio.Queue(MAX_QUEUED_MESSAGES)
         loop = asyncio.get_running_loop()
         self._listeners[queue] = frozenset(product_ids), loop
@@ -104,9 +105,11 @@ MAX_LEASES = 5000  # pictures that are remembered
 
 
 class ReviewLeases:
-    """Pictures that are leased to reviewers, so that no two judge the same one. Thread-safe. A reader is an
-    open page: a person may have two. A lease ends with a verdict, when its reader goes, and some minutes
-    after the reader's last verdict."""
+    """Pictures that are leased to reviewers, so that no two judge the same one.
+
+    Thread-safe. A reader is an open page: a person may have two. A lease ends with a verdict, when its reader
+    goes, and some minutes after the reader's last verdict.
+    """
 
     def __init__(self) -> None:
         self._clock = time.monotonic

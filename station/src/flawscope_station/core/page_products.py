@@ -16,7 +16,8 @@ MADE_ON_PAGES = "made on the station's pages"  # origin of versions whose produc
 
 def page_products(store: Store, files: Files, configured: Collection[str]) -> dict[str, ProductSettings]:
     """Return the products that went live on the pages and that the settings do not name, each with its
-    latest model from there."""
+    latest model from there.
+    """
     query = (
         select(products.c.name, versions.c.file)
         .join(versions, versions.c.product_id == products.c.id)

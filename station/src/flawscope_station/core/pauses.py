@@ -93,7 +93,8 @@ class Pauses:
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Return a part that was taken before the pause; raise PausedError where its joint model found a
-        product that is paused."""
+        product that is paused.
+        """
         if record.product_id != part.product_id:
             self.check(record.product_id, record.part)
         return record

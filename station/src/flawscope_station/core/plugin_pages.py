@@ -42,11 +42,13 @@ class PageContext(Protocol):
 
     def inspections(self, product: str, **filters: str) -> Iterator[InspectionFacts]:
         """Yield the inspections that a search finds, the newest first, as the API shows them. filters: as the
-        API's parameters. NotFoundError, InputError, StoreError."""
+        API's parameters. NotFoundError, InputError, StoreError.
+        """
 
     def person(self, request: Request, role: str = VIEWER) -> Person:
         """Return who sent a request; 403 where the role is lower."""
 
     def render(self, request: Request, template: str, *, status: int = 200, **values: object) -> Response:
         """Render a page from a template of the plugin's, which is named without its suffix; `data` among the
-        values is for the page's script."""
+        values is for the page's script.
+        """

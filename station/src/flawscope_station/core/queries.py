@@ -49,8 +49,11 @@ class Records:
     def waiting(
         self, product_id: int, limit: int = 20, after: int = 0, reader: str = ""
     ) -> WaitingInspections:
-        """Return inspections to be reviewed, and lease them to a reader; "": to nobody. Those that are leased
-        to others are left out. Of the last ones a reader gets half, so that there is work for the next."""
+        """Return inspections to be reviewed, and lease them to a reader; "": to nobody.
+
+        Those that are leased to others are left out. Of the last ones a reader gets half, so that there is
+        work for the next.
+        """
         if not reader:
             return self.store.waiting(product_id, limit, after)
         with self._leases.choosing():
@@ -79,7 +82,8 @@ def _fair_share(
     waiting: Sequence[InspectionFacts], own: Collection[int], limit: int
 ) -> list[InspectionFacts]:
     """Return the inspections that a reader gets, in their order: those of `own`, and of the others at most
-    half, rounded up. waiting: up to twice as many as the limit."""
+    half, rounded up. waiting: up to twice as many as the limit.
+    """
     free = [one["id"] for one in waiting if one["id"] not in own]
     half = -(-len(free) // 2)
     given = {*own, *free[:half]}
@@ -263,8 +267,11 @@ class Overview:
         }
 
     def _promises(self) -> dict[str, float]:
-        """Return what is known of each product's promise. One at a time is held against the line anew, and
-        none more than every ten minutes, for that reads thousands of records."""
+        """Return what is known of each product's promise.
+
+        One at a time is held against the line anew, and none more than every ten minutes, for that reads
+        thousands of records.
+        """
         before = time.monotonic() - PROMISE_INTERVAL
         for name, number in list(self.addresses.products.items()):
             counted_at, _ = self._promised.get(name, (-math.inf, ""))

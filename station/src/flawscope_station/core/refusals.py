@@ -1,5 +1,8 @@
-"""Refusals: pictures and triggers that were not judged. Each has a code for programs, is counted, and is told
-to the open pages of its product, where it stands in the place of an earlier part's decision."""
+"""Refusals: pictures and triggers that were not judged.
+
+Each has a code for programs, is counted, and is told to the open pages of its product, where it stands in the
+place of an earlier part's decision.
+"""
 
 from __future__ import annotations
 

@@ -303,13 +303,16 @@ class Station:
 
     def end_requests(self) -> None:
         """End what requests wait for: news for open pages, trials of new products, and parts that are not
-        answered soon."""
+        answered soon.
+        """
         for end in self._request_enders:
             end()
 
     def close(self) -> None:
-        """Take nothing more, answer all pictures, end. An error of one part keeps no other from ending; the
-        first is raised at last."""
+        """Take nothing more, answer all pictures, end.
+
+        An error of one part keeps no other from ending; the first is raised at last.
+        """
         for service in self._services:
             self._ending.callback(service.end)
         self._ending.callback(self.end_requests)

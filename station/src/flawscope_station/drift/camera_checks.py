@@ -57,8 +57,10 @@ class _Shown:
 
 @dataclass
 class _Recent:
-    """Last pictures of a sender's view. A sensor never gives the same pixels twice, so a picture with the
-    pixels of an earlier one shows no other part.
+    """Last pictures of a sender's view.
+
+    A sensor never gives the same pixels twice, so a picture with the pixels of an earlier one shows no other
+    part.
 
     The number and batch of a part tell that a picture is sent again only where they name one part: nests,
     pallets and types of parts come again with other pictures.
@@ -111,8 +113,9 @@ class _Recent:
 
 
 class CameraChecks:
-    """Checks each new picture, as an observer and as an interlock. A client's or folder's picture with the
-    pixels of an earlier part's is not answered.
+    """Checks each new picture, as an observer and as an interlock.
+
+    A client's or folder's picture with the pixels of an earlier part's is not answered.
 
     Args:
         products: names of the products that are checked, by number; more may be added.
@@ -149,7 +152,8 @@ class CameraChecks:
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Raise FrozenError for a part with a picture that repeats the picture of another part, or of a part
-        that nobody can name."""
+        that nobody can name.
+        """
         if record.product_id not in self.products or record.source == "camera":
             return record
         with self._lock:
@@ -163,7 +167,8 @@ class CameraChecks:
 
     def _note_pictures(self, part: Part, record: NewInspection) -> bool:
         """Remember the pictures of a part, or note that some came before as another part's; return whether
-        any did."""
+        any did.
+        """
         label = (record.part, record.batch)
         at = self._clock.monotonic()
         views = [(self._recent_of(record.product_id, one.view), one) for one in record.pictures]

@@ -68,7 +68,8 @@ class Ranks:
 
     def add(self, number: float) -> tuple[int, int]:
         """Insert a number that is not NaN; return how many of all, itself among them, are greater, and how
-        many are equal."""
+        many are equal.
+        """
         insort(self._sorted, number)
         not_more = bisect_right(self._sorted, number)
         return len(self._sorted) - not_more, not_more - bisect_left(self._sorted, number)

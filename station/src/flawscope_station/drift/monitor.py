@@ -134,8 +134,11 @@ class DriftMonitor(BackgroundThread):
             return [JudgedScore(*row) for row in connection.execute(query)]
 
     def _begin(self, product_id: int, version: int) -> ScoreTest:
-        """Return the test of a version. It reads the newest inspections, at most `HISTORY`, from the last on
-        that another version judged or that was acknowledged. An alarm noted since then stays."""
+        """Return the test of a version.
+
+        It reads the newest inspections, at most `HISTORY`, from the last on that another version judged or
+        that was acknowledged. An alarm noted since then stays.
+        """
         column, mine = inspections.c, on_line(product_id)
         most = min(HISTORY, HISTORY_OF_ALL // len(self.bounds))
         old = select(column.id).where(mine).order_by(column.id.desc()).offset(most).limit(1)

@@ -42,8 +42,9 @@ class InspectingStation(Protocol):
 def check_room(
     station: InspectingStation, name: str, due: float = math.inf, number: str | None = None
 ) -> None:
-    """Check before a part is taken whether it could be judged, and whether there is place and time. It waits
-    for nothing: neither disk nor data base is asked.
+    """Check before a part is taken whether it could be judged, and whether there is place and time.
+
+    It waits for nothing: neither disk nor data base is asked.
 
     Args:
         name: of the product or entry. due, number: deadline and number of the part.
@@ -96,8 +97,11 @@ def _submit_others(
 
 
 async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> RecordedInspection:
-    """Wait for the inspection. LateError where it is not recorded by the waiter's deadline. A task that is
-    cancelled with one of `schema.UNANSWERED` leaves for that reason."""
+    """Wait for the inspection.
+
+    LateError where it is not recorded by the waiter's deadline. A task that is cancelled with one of
+    `schema.UNANSWERED` leaves for that reason.
+    """
     waiting, call = asyncio.wrap_future(waiter), station.inspector.in_thread
     waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody asks
     seconds = None if waiter.due == math.inf else waiter.due - time.monotonic()
@@ -117,9 +121,11 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
 
 
 async def _withdraw(station: InspectingStation, waiter: Waiter, why: object) -> None:
-    """Let a waiter leave whose sender is gone. why: one of `schema.UNANSWERED`. Where its part is recorded,
-    or its waiters are just about to be told, the record has the reason afterwards, unless another waiter has
-    the answer."""
+    """Let a waiter leave whose sender is gone. why: one of `schema.UNANSWERED`.
+
+    Where its part is recorded, or its waiters are just about to be told, the record has the reason
+    afterwards, unless another waiter has the answer.
+    """
     if not isinstance(why, str) or why not in UNANSWERED or waiter.leave(why):
         return
     try:
@@ -166,7 +172,8 @@ async def describe_again(
 @dataclass(frozen=True)
 class SentPictures:
     """Request that sends pictures. is_form: they came in a form. key: its sender's; None: it has none. due:
-    deadline of the answer, as `time.monotonic` counts."""
+    deadline of the answer, as `time.monotonic` counts.
+    """
 
     address: Address
     pictures: tuple[Picture, ...] = field(repr=False)
@@ -179,7 +186,8 @@ class SentPictures:
 
 class PartAnswer(NamedTuple):
     """Answer to one part of a request: its inspection, or why there is none. name: of its picture. is_new: it
-    was not recorded before."""
+    was not recorded before.
+    """
 
     name: str
     inspection: InspectionFacts | None
@@ -206,8 +214,10 @@ class Asking:
             waiter.leave(why)
 
     async def answers(self) -> list[PartAnswer]:
-        """Have the parts judged, and return their answers in their order. FlawscopeError where none is
-        taken."""
+        """Have the parts judged, and return their answers in their order.
+
+        FlawscopeError where none is taken.
+        """
         station, sent = self.station, self.sent
         is_several = sent.is_form and not station.inspector.judge.parts.takes_views(sent.address.number)
         keyed, answered = None, None
@@ -235,7 +245,8 @@ class Asking:
 
     def _parts(self, keyed: KeyedRequest | None, *, is_several: bool) -> list[Part]:
         """Return the parts of the request. is_several: each picture is a part of its own; else all are views
-        of one part."""
+        of one part.
+        """
         sent, pictures = self.sent, self.sent.pictures
         if keyed is not None:
             hashes = zip(pictures, keyed.pictures, strict=True)

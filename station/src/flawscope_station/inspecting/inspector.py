@@ -114,9 +114,11 @@ class Inspector:
         return waiters
 
     def abandon(self, waiter: Waiter) -> LateError | None:
-        """Let one leave whose deadline has passed. Where nobody else waits for the part, its place is free
-        again, or its record says so where it is being judged. Return the error; None: the answer is there
-        already."""
+        """Let one leave whose deadline has passed.
+
+        Where nobody else waits for the part, its place is free again, or its record says so where it is being
+        judged. Return the error; None: the answer is there already.
+        """
         error, ticket = LateError("its deadline has passed"), waiter.ticket
         with self.intake.changed:  # nobody joins meanwhile
             if not waiter.leave(LATE):
@@ -174,8 +176,10 @@ class Inspector:
             self.judge.recorder.add(ticket)
 
     def _decode(self, ticket: Ticket, memory: int) -> None:
-        """Decode a part's pictures, for which memory is claimed at once, and queue it. Runs in a thread for
-        large pictures."""
+        """Decode a part's pictures, for which memory is claimed at once, and queue it.
+
+        Runs in a thread for large pictures.
+        """
         if not self.memory.acquire(memory, is_over=lambda: ticket.has_ended):
             return
         if not ticket.claim(memory):
@@ -223,8 +227,9 @@ class Inspector:
     # ---- requests
 
     async def in_thread(self, due: float, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-        """Run a function of a request for an inspection, which may ask the store. It waits for no request of
-        another kind, which may take all threads of the server.
+        """Run a function of a request for an inspection, which may ask the store.
+
+        It waits for no request of another kind, which may take all threads of the server.
 
         Args:
             due: deadline of the request, as `time.monotonic` counts.
@@ -254,7 +259,8 @@ class Inspector:
 
     def run_beside(self, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> Future[T]:
         """Run what is not urgent and waits for nothing else that runs here: large pictures are decoded there,
-        which may wait until others are judged."""
+        which may wait until others are judged.
+        """
         return self._beside.submit(function, *args, **given)
 
     # ---- how it goes
@@ -262,7 +268,8 @@ class Inspector:
     def end_overdue(self) -> None:
         """Fail the parts that have waited too long: their places and memory are free again, whatever holds
         them up, and an event says so. Those that are being recorded are the recorder's: who waits for one is
-        told no sooner than after as long as a transaction may take."""
+        told no sooner than after as long as a transaction may take.
+        """
         at = time.monotonic()
         is_over = time.monotonic() >= self._ends_at
         for ticket in self.intake.tickets():
@@ -280,7 +287,9 @@ class Inspector:
 
     def _give_up(self, ticket: Ticket, error: FlawscopeError) -> bool:
         """Let all leave who wait for a part, whose place is free again also where it is still recorded.
-        Return False where they are answered just now."""
+
+        Return False where they are answered just now.
+        """
         is_given_up = ticket.give_up(error)
         if is_given_up and not ticket.has_ended:
             self._note_outcome(ticket, error)
@@ -297,7 +306,8 @@ class Inspector:
 
     def failure(self) -> str | None:
         """Return why the last part could not be inspected, for a while; None: it could, or that was its own
-        fault."""
+        fault.
+        """
         until, why = self._failure
         return why if time.monotonic() < until else None
 
@@ -328,8 +338,10 @@ class Inspector:
         self.judge.end(FAILED_SECONDS)
 
     def close_pools(self) -> None:
-        """Return when what runs beside the parts is done, or after a moment. Observers of the last ones still
-        need that. Parts that the recorder did not answer either fail."""
+        """Return when what runs beside the parts is done, or after a moment.
+
+        Observers of the last ones still need that. Parts that the recorder did not answer either fail.
+        """
         for ticket in self.intake.tickets():
             self._give_up(ticket, EndingError())
         ends = threading.Thread(target=self._join_pools, daemon=True)

@@ -64,7 +64,8 @@ class Intake:
 
     def standstill(self, product_id: int, number: str | None = None) -> Standstill | None:
         """Return why no part of a product or entry is taken, or not the part with this number; None: nothing
-        but room and time may hold it up."""
+        but room and time may hold it up.
+        """
         try:
             self.check_standstill(product_id, number)
         except StoreError as error:
@@ -194,7 +195,8 @@ class Intake:
 
     def _moment(self) -> int:
         """Return the present time, microseconds since 1970, which no other part has: by it, its product and
-        its picture a part is known."""
+        its picture a part is known.
+        """
         at = now()
         if 0 <= self._last_moment - at < BURST:
             at = self._last_moment + 1

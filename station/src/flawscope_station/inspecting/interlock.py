@@ -15,8 +15,9 @@ RETRY_SECONDS = 10.0  # after which a picture that was held back may be sent aga
 
 
 class NotReadyError(RefusalError):
-    """An interlock holds: the part was not taken, or is not answered. The same part may be sent again, and
-    others may be taken meanwhile.
+    """An interlock holds: the part was not taken, or is not answered.
+
+    The same part may be sent again, and others may be taken meanwhile.
 
     Attributes:
         seconds: after which it may be sent again.
@@ -42,7 +43,8 @@ class PausedError(NotReadyError):
 
 class NotProductionError(RefusalError):
     """The part was judged for an interlock and recorded with another purpose than production: its decision is
-    not answered. It is done with, and not sent again."""
+    not answered. It is done with, and not sent again.
+    """
 
     status, code = 409, "not_production"
 
@@ -53,15 +55,18 @@ class Interlock(Protocol):
     @property
     def products(self) -> Container[int]:
         """Numbers of the products of which it may hold parts back at the moment; of others it is not
-        asked."""
+        asked.
+        """
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
         """Return a judged part as it is to be recorded, maybe with another purpose than production; raise
-        NotReadyError where it may not be."""
+        NotReadyError where it may not be.
+        """
 
     def recorded(self, found: RecordedInspection) -> None:
         """Raise NotProductionError in the place of the answer to a part that was recorded with another
-        purpose than production."""
+        purpose than production.
+        """
 
 
 class Gate(Protocol):

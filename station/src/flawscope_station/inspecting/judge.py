@@ -36,7 +36,8 @@ MAX_MODEL_CALLS = 8  # that wait until no part does: further ones are refused
 
 class _Judged(NamedTuple):
     """Part on which a version has decided: its views, and what is found on each. decided: on several views;
-    rate: false-alarm rate of such decisions."""
+    rate: false-alarm rate of such decisions.
+    """
 
     product: ProductModel
     views: Sequence[View]
@@ -142,8 +143,10 @@ class Judge:
         return True
 
     def _next_ticket(self) -> Ticket | None:
-        """Return the oldest part that is in time; None at the end. While no part waits, run the functions of
-        `run_between`, and look after each whether one has come."""
+        """Return the oldest part that is in time; None at the end.
+
+        While no part waits, run the functions of `run_between`, and look after each whether one has come.
+        """
         while True:
             with self._changed:
                 self._queue.rest()
@@ -175,7 +178,9 @@ class Judge:
 
     def run_between(self, function: Callable[[], T]) -> Future[T]:
         """Run a function that uses a model as soon as no part waits: most engines do one thing at a time.
-        A future that is cancelled by then is not run. BusyError where too many wait."""
+
+        A future that is cancelled by then is not run. BusyError where too many wait.
+        """
         answer: Future[T] = Future()
 
         def run() -> None:
@@ -201,7 +206,8 @@ class Judge:
 
     def _judge(self, tickets: list[Ticket], *, feed: bool) -> None:
         """Judge a part, and where `feed` is set also the parts of its address that come meanwhile: they are
-        appended to `tickets`. The product of an entry's parts is known from here on."""
+        appended to `tickets`. The product of an entry's parts is known from here on.
+        """
         address = tickets[0].part.product_id
         begun = time.monotonic()
         works = False
@@ -223,7 +229,8 @@ class Judge:
         self, ticket: Ticket, view: View, result: Prediction | InputError, judging: AddressModel
     ) -> bool:
         """Note what the model says of a picture, and decide on its part where that was the last one; return
-        whether the model works."""
+        whether the model works.
+        """
         if ticket.has_ended:
             return False
         if isinstance(result, InputError):
@@ -290,7 +297,8 @@ class Judge:
     ) -> Iterator[PictureSource]:
         """Yield pictures while others are computed, so that they are decoded meanwhile, all of a part one
         after another. Ends when none waits, when it is another product's turn, and after `most` pictures:
-        another model may be active."""
+        another model may be active.
+        """
         for ticket in tickets:  # which grow
             ticket.begun = time.monotonic()
             for view in ticket.views:

@@ -60,9 +60,10 @@ class BusyError(RefusalError):
 
 
 class MemoryBudget:
-    """Bytes for decoding large pictures, all together. Who needs some claims all of it at once, and holds
-    none while waiting, in the order in which they came. A picture that needs more than `most` bytes is
-    decoded alone.
+    """Bytes for decoding large pictures, all together.
+
+    Who needs some claims all of it at once, and holds none while waiting, in the order in which they came. A
+    picture that needs more than `most` bytes is decoded alone.
 
     Attributes:
         turns: of whoever decodes pictures for people.
@@ -78,7 +79,8 @@ class MemoryBudget:
         self, count: int, seconds: float = math.inf, is_over: Callable[[], bool] = lambda: False
     ) -> bool:
         """Wait for room and take it, to be given back; return False where there is none in time, or where it
-        is not wanted any more."""
+        is not wanted any more.
+        """
         mine, until = object(), time.monotonic() + seconds
         with self._changed:
             self._waiting.append(mine)
@@ -174,6 +176,8 @@ def decoding_bytes(picture: decoding.Header) -> int:
 
 def without_traceback(error: E) -> E:
     """Return the error without its frames, to be kept: they hold the picture, and often what holds the error.
-    Python collects such circles only now and then, thousands of pictures later."""
+
+    Python collects such circles only now and then, thousands of pictures later.
+    """
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error

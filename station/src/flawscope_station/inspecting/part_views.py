@@ -1,5 +1,7 @@
-"""Parts that are seen in several views: which models judge them. What an entry and a joint model are,
-`store.addresses` says."""
+"""Parts that are seen in several views: which models judge them.
+
+What an entry and a joint model are, `store.addresses` says.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,10 @@ class PartsCache:
     def for_version(
         self, product_id: int, version: int, facts: ModelFacts | None = None
     ) -> PartCollector | None:
-        """Return how a version decides on parts; None where it judges single pictures. InputError where the
-        version's parts are damaged. facts: of the version; None: its model is opened."""
+        """Return how a version decides on parts; None where it judges single pictures.
+
+        InputError where the version's parts are damaged. facts: of the version; None: its model is opened.
+        """
         with suppress(KeyError):
             return self._cache[version]
         facts = facts or self.versions.open(product_id, version).facts
@@ -45,7 +49,8 @@ class PartsCache:
     def for_address(self, address: int) -> PartCollector | None:
         """Return how the model that judges pictures of an address decides on parts; of a joint one, whose
         products all have views or none, also which product a part is. NoModelError; InputError as
-        `for_version`."""
+        `for_version`.
+        """
         judging = self.versions.models.active[address]
         # a sender may also name one product of a joint model: that product's own model judges then
         if address not in self.versions.joint_entries or not judging.is_joint:
@@ -58,7 +63,8 @@ class PartsCache:
 
     def views(self, product_id: int) -> list[str]:
         """Return the views in which the active version judges parts; none where it judges single pictures, or
-        finds the product of each."""
+        finds the product of each.
+        """
         if product_id in self.versions.joint_entries:
             return []
         with suppress(FlawscopeError):  # no model is open, or its parts are damaged
@@ -68,7 +74,8 @@ class PartsCache:
 
     def label(self, part: Part) -> tuple[str | None, str | None]:
         """Return number and view that a part of one picture has, or that the picture's name tells; None: it
-        tells none."""
+        tells none.
+        """
         with suppress(FlawscopeError):
             if (judge := self.for_address(part.product_id)) is not None:
                 return label_of(part, part.pictures[0], judge)

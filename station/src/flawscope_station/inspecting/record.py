@@ -117,8 +117,10 @@ def _shown_product(product: ProductModel, found: Prediction) -> str | None:
 
 
 def _shown_picture(seen: Sequence[SeenPicture], decided: DecidedPart) -> SeenPicture:
-    """Most unusual picture of a part, with the decision on the part and what was noticed of all. The part is
-    within tolerance where all is that makes it anomalous."""
+    """Most unusual picture of a part, with the decision on the part and what was noticed of all.
+
+    The part is within tolerance where all is that makes it anomalous.
+    """
     worst = next(one for one in seen if one.view == decided.worst)
     flagged = [one for one in seen if one.anomalous or one is worst]
     tolerated = decided.is_anomalous and all(one.tolerated for one in flagged)

@@ -33,7 +33,8 @@ MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs
 @dataclass(frozen=True, eq=False)
 class Doubt:
     """Part whose sender was refused while nobody knew whether its record stands. number: of the record; None:
-    not known yet. since: as `time.monotonic` counts."""
+    not known yet. since: as `time.monotonic` counts.
+    """
 
     inspection: NewInspection
     predictions: tuple[Prediction, ...]
@@ -108,7 +109,8 @@ class Recorder:
 
     def note_answered(self, number: int) -> None:
         """Note that the sender of a record has it, having sent its key again: then the record is answered,
-        though somebody left before, or was refused while nobody knew of the record."""
+        though somebody left before, or was refused while nobody knew of the record.
+        """
         with self._settling:
             if self._doubts or self._queue.taken_at is not None:
                 self._answered.add(number)
@@ -164,7 +166,8 @@ class Recorder:
 
     def _release_files(self, ticket: Ticket) -> None:
         """Let go of the files of a part that has ended; those of one that has no record are removed, unless
-        another inspection has them."""
+        another inspection has them.
+        """
         if not ticket.has_ended:
             return
         for file in ticket.take_files():
@@ -200,7 +203,8 @@ class Recorder:
 
     def _record_each(self, ready: list[Ticket], error: BaseException) -> None:
         """Record parts one by one after they failed together: an error of one part does not harm the
-        others."""
+        others.
+        """
         for one in ready:
             if len(ready) == 1 or isinstance(error, FlawscopeError):
                 one.fail_recording(without_traceback(error))
@@ -230,7 +234,8 @@ class Recorder:
         """Return what `Store.record` would have returned, for each part whose record stands: all records
         stand or none does. None for a part without a record, and for a part whose key had a record before:
         whoever sends that key again gets the record. None in place of the list where this cannot be known
-        soon; then the parts are remembered."""
+        soon; then the parts are remembered.
+        """
         ends = time.monotonic() + LOOK_SECONDS
         inspections = [_record_of(one) for one in ready]
         while True:
@@ -247,7 +252,8 @@ class Recorder:
 
     def _settle_doubts(self) -> None:
         """Look whether the records of doubted inspections were written, and note each that was: its sender
-        was refused. A doubt that is too old is dropped."""
+        was refused. A doubt that is too old is dropped.
+        """
         since = time.monotonic() - RESENT_SECONDS
         self._doubts = [one for one in self._doubts if one.number is None or one.since > since]
         open_doubts = [one for one in self._doubts if one.number is None]
@@ -265,7 +271,8 @@ class Recorder:
 
     def _note_standing(self, doubt: Doubt, number: int) -> None:
         """Note that the record of a part stands whose sender was refused, and may have it by now; who listens
-        is told."""
+        is told.
+        """
         with self._settling:
             why = None if number in self._answered else LATE
             if why is not None:
@@ -280,7 +287,8 @@ class Recorder:
 
     def _answer_resent(self, one: Ticket) -> bool:
         """Answer a part that its sender sends again because it was refused, though its record stands; return
-        whether it is one."""
+        whether it is one.
+        """
         for doubt in self._doubts:
             if doubt.number is None or not doubt.is_sent_again(_record_of(one)):
                 continue
@@ -303,7 +311,8 @@ class Recorder:
 
     def _with_unanswered_reason(self, one: Ticket, number: int) -> NewInspection:
         """Return the inspection with the reason why nobody got its answer: all who waited may have left since
-        it was written. None in its place: somebody waits for the answer, or has it."""
+        it was written. None in its place: somebody waits for the answer, or has it.
+        """
         inspection, why = _record_of(one), one.decide()
         with self._settling:
             if number in self._answered:
@@ -316,7 +325,8 @@ class Recorder:
 
     def _answer_resender(self, one: Ticket, number: int) -> Exception | None:
         """Let the record that stands under the part's key answer whoever sent the part again: the first
-        sender may have left without an answer. Return an error where it cannot."""
+        sender may have left without an answer. Return an error where it cannot.
+        """
         if (used := self._key_conflict(_record_of(one))) is not None:
             return used
         try:

@@ -109,8 +109,9 @@ class InspectionRenderer:
     def overlay(
         self, product_id: int, number: int, side: int, seen: str | None = None, *, patient: bool = False
     ) -> bytes:
-        """Return WebP of the picture with heat map, outlines and part's square. A prediction that is not kept
-        is made anew.
+        """Return WebP of the picture with heat map, outlines and part's square.
+
+        A prediction that is not kept is made anew.
 
         Args:
             seen: view of the part; None: the most unusual one, or the only picture.
@@ -168,8 +169,11 @@ class InspectionRenderer:
         return held
 
     def _judge_again(self, product_id: int, row: PictureRecord) -> Prediction:
-        """Compute a prediction while no picture waits. A large picture is decoded only then, too: earlier it
-        would hold memory that the pictures of the line need."""
+        """Compute a prediction while no picture waits.
+
+        A large picture is decoded only then, too: earlier it would hold memory that the pictures of the line
+        need.
+        """
         data, memory = self.files.read(PICTURES, row.hash, row.suffix), self.inspector.memory
         with self.turns.take():
             model = self.versions.open(product_id, row.version)
@@ -212,8 +216,10 @@ def reduce_picture(data: bytes, name: str, side: int, memory: MemoryBudget) -> N
 
 
 def load_displayed(data: bytes, name: str) -> Image.Image:
-    """Open a picture for a person; of more channels than three the first view. A large one stays encoded
-    until it is resized. InputError where it is damaged."""
+    """Open a picture for a person; of more channels than three the first view.
+
+    A large one stays encoded until it is resized. InputError where it is damaged.
+    """
     try:
         picture = decoding.load_picture(data, name)
     except InputError:

@@ -114,7 +114,8 @@ class ModelError(RefusalError):
 @dataclass(frozen=True)
 class RecordedInspection:
     """Inspection that is on the disk. is_new: False where its key had been taken before. predictions: of its
-    pictures, where they are still known. seconds: that each stage took."""
+    pictures, where they are still known. seconds: that each stage took.
+    """
 
     number: int
     inspection: NewInspection
@@ -130,7 +131,8 @@ Outcome = RecordedInspection | BaseException
 class View:
     """Picture of a part that was read. suffix: of its file. file: SHA-256 of its file, as soon as that is on
     the disk. prepared: as decoded for a model, where that is done. found: what the model said; None: nothing
-    yet."""
+    yet.
+    """
 
     picture: Picture
     suffix: str
@@ -141,7 +143,8 @@ class View:
 
     def model_input(self, model: Model) -> PictureSource:
         """The picture as decoded for this model, else its data: the library takes both in a picture's
-        place."""
+        place.
+        """
         given: object = self.source
         if self.prepared is not None and self.prepared[0] is model:
             given = self.prepared[1]
@@ -158,8 +161,9 @@ class KeptFile(NamedTuple):
 
 
 class Waiter(Future[RecordedInspection]):
-    """Somebody who asks for a part: a client, a PLC, a folder, a camera. It is told what became of the part,
-    once, and may leave before.
+    """Somebody who asks for a part: a client, a PLC, a folder, a camera.
+
+    It is told what became of the part, once, and may leave before.
 
     Attributes:
         due: its own deadline, as `time.monotonic` counts.
@@ -175,7 +179,8 @@ class Waiter(Future[RecordedInspection]):
 
     def leave(self, why: str) -> bool:
         """Wait no more, for one of the reasons `schema.UNANSWERED`; return False where the part has ended, or
-        is about to: then this one is told."""
+        is about to: then this one is told.
+        """
         return self.has_left or self.ticket.leave(self, why)
 
     def tell(self, outcome: Outcome) -> None:
@@ -294,8 +299,11 @@ class Ticket:
         return True
 
     def give_up(self, error: BaseException) -> bool:
-        """Let all leave who wait, with an error. It fails, unless the recorder has it, which ends it later.
-        Return False where it has ended, or is about to: they are told."""
+        """Let all leave who wait, with an error.
+
+        It fails, unless the recorder has it, which ends it later. Return False where it has ended, or is
+        about to: they are told.
+        """
         if self.fail(error):
             return True
         with self._changed:
@@ -392,7 +400,8 @@ class Ticket:
 
     def keep(self, view: View, digest: str) -> bool:
         """Note that the file of a picture is on the disk; False where the part has ended: the recorder looks
-        after its files once more."""
+        after its files once more.
+        """
         with self._changed:
             view.file = digest
             self.files.append(KeptFile(digest, view.suffix))

@@ -80,7 +80,8 @@ class ProductTolerances(BackgroundThread):
         self, product: ProductModel, found: Prediction, view: str | None = None
     ) -> tuple[Prediction, dict[str, str] | None]:
         """Return a prediction with what the rules in force say of it, and version and sha256 of these. view:
-        that the picture shows."""
+        that the picture shows.
+        """
         file = self._files.get(product.product_id)
         if file is None or (rules := file.rules) is None:
             return found, None
@@ -101,7 +102,8 @@ class ProductTolerances(BackgroundThread):
 
     def _reason_against(self, product_id: int, rules: tolerating.Tolerances) -> str:
         """Return why rules cannot be applied to a product's model, or to the model of one of its views; "":
-        they can. NoModelError."""
+        they can. NoModelError.
+        """
         for name, model in self.versions.active(product_id)[1].products.items():
             tolerate = self._tolerator((product_id, name), model, rules)
             if isinstance(tolerate, str):
@@ -112,7 +114,8 @@ class ProductTolerances(BackgroundThread):
         self, key: tuple[int, str], model: Predictor, rules: tolerating.Tolerances
     ) -> tolerating.Tolerate | str:
         """Return a function that applies rules to a model's predictions, or why there can be none. key:
-        product, and view that has a model of its own."""
+        product, and view that has a model of its own.
+        """
         made = self._tolerators.get(key)
         if made is None or made[0] is not model or made[1] is not rules:
             try:

@@ -1,2 +1,3 @@
 """Learning from verdicts: candidates for the next version of a model are made beside the inspections, judged,
-and activated by a person."""
+and activated by a person.
+"""

@@ -50,7 +50,8 @@ MAX_CORRECTIONS = 5000  # the latest, that are judged
 @dataclass(frozen=True)
 class ActiveVersion:
     """Version that judges now. file: its model. method, precision: of the model. fences: scores above which a
-    good picture is suspicious, by view, or one score for all pictures under ""; None: not known."""
+    good picture is suspicious, by view, or one score for all pictures under ""; None: not known.
+    """
 
     number: int
     file: Path
@@ -263,7 +264,8 @@ def draw_good_pictures(
 
 def _good_of_line(rows: Sequence[LatestRow], rng: random.Random) -> list[int]:
     """Return the numbers of the good parts among the line's: of those that passed the share that is reviewed
-    of the flagged ones, and all false alarms."""
+    of the flagged ones, and all false alarms.
+    """
     flagged = [row for row in rows if row.anomalous]
     reviewed = [row for row in flagged if row.verdict is not None]
     share = len(reviewed) / len(flagged) if flagged else 1.0
@@ -298,7 +300,8 @@ class Plan:
 
 def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: Files, seed: int) -> Plan:
     """Plan a candidate on the active version, or, where a correction that it learnt from holds no longer, on
-    the latest one before it of which all hold."""
+    the latest one before it of which all hold.
+    """
     valid = read_verdicts(conn, product_id)
     good = {verdict.number for verdict in valid.judged if verdict.verdict == GOOD} | set(valid.gone)
     start, learnt = active.number, []
@@ -324,7 +327,8 @@ def _reviewed_fields(
     verdict: ValidVerdict, active: ActiveVersion, files: Files, *, is_drawn: bool, is_new: bool
 ) -> dict[str, object]:
     """Fields of `Reviewed` of a reviewed picture. is_drawn: among the line's, too. is_new: it was not learnt
-    from before."""
+    from before.
+    """
     row, is_good = verdict.inspection, verdict.verdict == GOOD
     return _picture_fields(row, files) | {
         "good": is_good,

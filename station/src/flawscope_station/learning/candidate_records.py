@@ -101,7 +101,8 @@ def list_history(database: Database, product_id: int, limit: int) -> list[dict[s
 
 class Advice(NamedTuple):
     """Advice for a person. use: whether to activate the version. reason: end of the text's key below
-    `advice`. values: numbers in the text."""
+    `advice`. values: numbers in the text.
+    """
 
     use: bool
     reason: str
@@ -110,7 +111,8 @@ class Advice(NamedTuple):
 
 def advice(candidate: Candidate, active: int | None) -> Advice | None:
     """Return advice on a candidate; None where it is not made yet or was not judged. active: the version in
-    use."""
+    use.
+    """
     if (judged := candidate.judgement) is None:
         return None
     before = int(judged.good.before[0])

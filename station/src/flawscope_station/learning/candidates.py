@@ -104,8 +104,10 @@ class Learning:
     # ---- requests of people
 
     def request_candidate(self, product_id: int, who: str, how: str = "") -> records.Candidate:
-        """Return the candidate that is queued, or queue a new one. InputError where no candidate can be
-        made."""
+        """Return the candidate that is queued, or queue a new one.
+
+        InputError where no candidate can be made.
+        """
         active = self._check_can_learn(product_id, how)
         for row in self.candidates.latest(product_id):
             if row.status == QUEUED:
@@ -145,7 +147,8 @@ class Learning:
 
     def losses(self, product_id: int, versions: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
         """Return for each version, as the API shows it, the inspections that must be named to activate it;
-        none where it judged before, for a person agreed then."""
+        none where it judged before, for a person agreed then.
+        """
         made = self.candidates.by_version(product_id)
         return {
             one["id"]: []
@@ -193,8 +196,11 @@ class Learning:
             return read_verdicts(connection, product_id)
 
     def _check_can_learn(self, product_id: int, how: str = "") -> ActiveVersion:
-        """Return the version that judges. CannotLearnError where the product cannot learn, or not by
-        `how`; InputError where the model cannot be read."""
+        """Return the version that judges.
+
+        CannotLearnError where the product cannot learn, or not by `how`; InputError where the model cannot be
+        read.
+        """
         active = None
         with suppress(NoModelError):
             number = self.versions.number(product_id)
@@ -210,7 +216,8 @@ class Learning:
 
     def _look(self) -> None:
         """Look at products of which something was said or made since the last look: reading all of their
-        corrections takes long."""
+        corrections takes long.
+        """
         for product_id, learn in self.settings.items():
             state = self.candidates.state(product_id)
             known, is_done = self._looked.get(product_id, (None, False))
@@ -223,8 +230,10 @@ class Learning:
         return self.queue.add(jobs.CORRECTIONS, who, facts, product_id=product_id, start=start)
 
     def _queue_if_enough(self, product_id: int, learn: LearningSettings) -> bool:
-        """Queue a candidate where enough was corrected; report a model that cannot be read. Return whether
-        the corrections could be counted."""
+        """Queue a candidate where enough was corrected; report a model that cannot be read.
+
+        Return whether the corrections could be counted.
+        """
         why, is_counted = None, True
         try:
             rows = self.candidates.latest(product_id)
@@ -339,7 +348,8 @@ class Learning:
         begun: float,
     ) -> None:
         """Add the worker's model as a version, which is ready once the candidate says what it learnt from;
-        remove those beyond `keep` that nobody used."""
+        remove those beyond `keep` that nobody used.
+        """
         product_id, valid = row.product_id, plan.verdicts
         learnt = sorted({*plan.learnt, *judgement.learnt})
         text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"

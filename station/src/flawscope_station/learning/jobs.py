@@ -1,5 +1,6 @@
 """Models in the making, one after another, in a process beside the inspections: versions from corrections,
-and models of new products. Each is a row, so that a station that was killed goes on where it was."""
+and models of new products. Each is a row, so that a station that was killed goes on where it was.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ class Jobs:
         draft: str | None = None,
     ) -> int:
         """Queue a job and return its number. start: version that it begins with. draft: name of the new
-        product, of which the last job of a kind is kept."""
+        product, of which the last job of a kind is kept.
+        """
         at = now()
         row = {"kind": kind, "product_id": product_id, "draft": draft, "start_version_id": start}
         row |= {"who": who, "created_at": at, "changed_at": at, "status": QUEUED, "facts": json.dumps(facts)}
@@ -125,7 +127,8 @@ class Jobs:
 
     def state(self, product_id: int) -> tuple[object, ...]:
         """Return the active version, the last verdict, and the status of the latest jobs: what is learnt
-        depends on them alone."""
+        depends on them alone.
+        """
         last = select(verdicts.c.id).where(verdicts.c.product_id == product_id)
         last = last.order_by(verdicts.c.id.desc()).limit(1)
         active = select(active_version(product_id), last.scalar_subquery())
@@ -249,8 +252,10 @@ class JobQueue(BackgroundThread):
         return number
 
     def step(self, number: int) -> JobStep | None:
-        """Return how far a job is; None: it is not being made. What was to be done by now says nothing of the
-        rest: then `left` is None."""
+        """Return how far a job is; None: it is not being made.
+
+        What was to be done by now says nothing of the rest: then `left` is None.
+        """
         with self._lock:
             step = self._step if self._current is not None and self._current.id == number else None
             is_late = step is not None and step.left is not None and time.monotonic() > self._due

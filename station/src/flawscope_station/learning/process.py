@@ -1,5 +1,6 @@
 """Process that makes models, beside the station: torch is loaded there alone, and it has a low priority, so
-that inspections go on. It stays for the next job until `IDLE_SECONDS`, and ends with the station."""
+that inspections go on. It stays for the next job until `IDLE_SECONDS`, and ends with the station.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +114,8 @@ class Worker:
 
     def interrupt(self, stages: str) -> None:
         """Have the job that runs get a KeyboardInterrupt, as from Ctrl-C, at its next step of a stage whose
-        name begins with `stages`; at other stages it goes on."""
+        name begins with `stages`; at other stages it goes on.
+        """
         with self._lock, suppress(OSError):
             if self._pipe is not None:
                 self._pipe.send(stages)
@@ -173,8 +175,10 @@ def _end_with_station() -> None:
 
 
 def _run_job(work: JobFunction, job: dict[str, Any], pipe: Connection) -> tuple[str, Any]:
-    """Return the outcome, its name first. An interrupt ends a search as Ctrl-C does: the work catches it and
-    keeps the best."""
+    """Return the outcome, its name first.
+
+    An interrupt ends a search as Ctrl-C does: the work catches it and keeps the best.
+    """
     last_report = 0.0
     stages_to_stop = list[str]()  # beginnings of their names, as `Worker.interrupt` got them
     lock = threading.Lock()

@@ -138,7 +138,8 @@ class GuardedThread:
     @contextmanager
     def call(self, patience: float | None = None) -> Iterator[None]:
         """Mark a call that should return, or `go_on`, within so many seconds: into a model, the data base, a
-        disk that may be a network's, a plugin, another process."""
+        disk that may be a network's, a plugin, another process.
+        """
         self._patience = patience
         self._called_at = self._clock.monotonic()
         try:
@@ -215,8 +216,9 @@ class GuardedThread:
 
 
 class WatchedCalls(GuardedThread):
-    """Calls of a pool of threads, several at once, which are watched as those of one thread. It has no thread
-    of its own.
+    """Calls of a pool of threads, several at once, which are watched as those of one thread.
+
+    It has no thread of its own.
 
     Attributes:
         begun: when each call began that has not returned.
@@ -375,7 +377,8 @@ def _duration(seconds: float) -> str:
 
 def stop_all(stops: Sequence[Callable[[], object]], seconds: float = STOP_TIMEOUT) -> None:
     """Stop several things at once; return when all have stopped, or after so many seconds: one that hangs
-    does not keep the station from ending."""
+    does not keep the station from ending.
+    """
     threads = [threading.Thread(target=stop, name="stop", daemon=True) for stop in stops]
     ends = time.monotonic() + seconds
     for thread in threads:

@@ -170,8 +170,9 @@ def elapsed_seconds() -> float:
 
 
 class ClockJumps:
-    """Jumps of the computer's clock, which are seen against one that never jumps. Parts between two of them
-    have wrong times: the problem names the span.
+    """Jumps of the computer's clock, which are seen against one that never jumps.
+
+    Parts between two of them have wrong times: the problem names the span.
 
     Args:
         wall: microseconds since 1970. monotonic: seconds that never go back.

@@ -14,7 +14,8 @@ from flawscope_station.monitoring.background import GuardedThread
 
 class ThreadFacts(TypedDict):
     """State of a thread. inspects: pictures cannot be inspected without it. calling_seconds: since it began
-    something that should end soon; None: it does no such thing."""
+    something that should end soon; None: it does no such thing.
+    """
 
     name: str
     inspects: bool

@@ -15,8 +15,11 @@ _VARIABLE = re.compile(r"\$\{(\w*)\}")
 
 
 def read_file(path: str | Path) -> dict[str, object]:
-    """Return the settings of a file, names and texts. `${NAME}` stands for a variable of the environment.
-    InputError: a file cannot be read or includes itself, or there is no such variable."""
+    """Return the settings of a file, names and texts.
+
+    `${NAME}` stands for a variable of the environment. InputError: a file cannot be read or includes itself,
+    or there is no such variable.
+    """
     given = _with_included(Path(path), ())
     return {name: _with_environment(value) for name, value in given.items()}
 

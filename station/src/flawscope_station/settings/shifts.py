@@ -98,8 +98,9 @@ def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[tim
 
 
 def moments(times: Iterable[time], zone: tzinfo | None, at: int, days: range) -> Iterator[tuple[int, time]]:
-    """Yield the moment of each time of day on each day, microseconds since 1970, and the time. One that the
-    clocks skip counts, one that comes twice counts once.
+    """Yield the moment of each time of day on each day, microseconds since 1970, and the time.
+
+    One that the clocks skip counts, one that comes twice counts once.
 
     Args:
         zone: whose clocks count; None: this machine's.

@@ -94,7 +94,8 @@ def _check_stream(address: str) -> None:
 
 def quote_password(address: str) -> str:
     """Return a stream's address with the signs of its password quoted, for rtsp://admin:pa#ss@host/path ends
-    at the # as it stands. One that a program can read stays as it is."""
+    at the # as it stands. One that a program can read stays as it is.
+    """
     match = re.fullmatch(r"([a-z]+://[^:/?#@]+:)(.+)@(.*)", address)
     if match is None:
         return address

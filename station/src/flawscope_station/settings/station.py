@@ -60,7 +60,8 @@ def check_product_name(name: str) -> str:
 
 def find_namesake(name: str, known: Iterable[str]) -> str:
     """Return the known product whose name differs in capital letters alone, or "": files that are named by
-    products, such as reports, would be one on Windows and macOS."""
+    products, such as reports, would be one on Windows and macOS.
+    """
     return next((one for one in known if one != name and one.lower() == name.lower()), "")
 
 

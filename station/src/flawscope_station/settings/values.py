@@ -1,5 +1,6 @@
 """Values of settings: how they are read and their errors worded, numbers with units, paths, secrets in files,
-and addresses without secrets."""
+and addresses without secrets.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +59,10 @@ _KINDS = {  # of values, by the beginning of pydantic's name of an error
 
 @dataclass(frozen=True, config=CONFIG)
 class Section:
-    """Settings that stand together in `station.yaml`. REMOVED: settings of earlier versions, each with what
-    is to be done instead."""
+    """Settings that stand together in `station.yaml`.
+
+    REMOVED: settings of earlier versions, each with what is to be done instead.
+    """
 
     REMOVED: ClassVar[Mapping[str, str]] = {}
 
@@ -248,9 +251,11 @@ def check_web_address(address: str, name: str = "webhook") -> str:
 
 
 def redact_address(address: str) -> str:
-    """Return scheme, host and port of an address. The rest may be secret: user and password, path (of Slack's
-    and Teams' webhooks), query, fragment. `…` stands in its place, also for the host where an @ leaves open
-    which part that is."""
+    """Return scheme, host and port of an address.
+
+    The rest may be secret: user and password, path (of Slack's and Teams' webhooks), query, fragment. `…`
+    stands in its place, also for the host where an @ leaves open which part that is.
+    """
     scheme, found, rest = address.partition("://")
     if not found or not re.fullmatch(r"[a-zA-Z][\w+.-]*", scheme):
         return "…"

@@ -75,7 +75,8 @@ class GoodQuestionError(InputError):
 
 class AddedPicture(NamedTuple):
     """Result of adding a picture. name: as it is kept, or was sent. error: why it was refused; code: the same
-    for a program, where it has one."""
+    for a program, where it has one.
+    """
 
     name: str
     status: Literal["kept", "known", "refused"]
@@ -92,7 +93,8 @@ class AddedPicture(NamedTuple):
 
 def refuse_defect_folder(name: str) -> None:
     """Raise DefectFolderError where the name of a picture, or of a folder on its path, says that it is
-    defective."""
+    defective.
+    """
     try:
         parts = [part for part in re.split(r"[/\\\\]", name) if part != ".." and ":" not in part]
         usual = "/".join(filter(None, parts))
@@ -152,7 +154,8 @@ class Draft:
     @property
     def result(self) -> dict[str, Any] | None:
         """Result of the last learning that ended well, with its options, pictures and time; None: there is
-        none yet. It stays while something else is learnt, and if that fails."""
+        none yet. It stays while something else is learnt, and if that fails.
+        """
         return self.state.get("result")
 
     def change(self, **state: object) -> None:
@@ -177,7 +180,8 @@ class Draft:
 
     def refuse_unknown(self) -> None:
         """Raise GoodQuestionError where the names of the pictures to learn from do not call all good, or
-        none, as `fit` does."""
+        none, as `fit` does.
+        """
         try:
             refuse_unknown_names(
                 self.name, self.pictures(), remedy="leave out what is not, or say that all are (all_good)"
@@ -189,8 +193,9 @@ class Draft:
         return _picture_names(self.left_out_folder)
 
     def add(self, data: bytes, name: str) -> AddedPicture:
-        """Keep a picture, which is on the disk on return. The same content is kept once, also of a picture
-        that was left out.
+        """Keep a picture, which is on the disk on return.
+
+        The same content is kept once, also of a picture that was left out.
 
         Raises:
             InputError: it is no picture, or damaged.
@@ -325,7 +330,8 @@ def checkpoints_of_views(whole: Path) -> list[Path]:
 def describe_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a result with `shown`: found and all simulated defects, and the 95 % interval of their share, by
     size; empty where too few of a size were tried. A result of an earlier flawscope does not say what its
-    promise counts: these are pictures."""
+    promise counts: these are pictures.
+    """
     tried = result["found"]
     intervals = {size: rates.found_interval(*counts) for size, counts in tried.items()}
     shown = {size: [*tried[size], *ends] for size, ends in intervals.items() if ends is not None}

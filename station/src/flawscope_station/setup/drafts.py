@@ -224,8 +224,10 @@ class Drafts:
             self.queue.add(FIT, who, facts, draft=draft.name)
 
     def stop_learning(self, draft: Draft) -> None:
-        """Stop what is learnt of a draft; it can go on later. A search for settings ends at the first stop,
-        and the best so far is learnt."""
+        """Stop what is learnt of a draft; it can go on later.
+
+        A search for settings ends at the first stop, and the best so far is learnt.
+        """
         if (job := self.jobs.of_draft(draft.name)) is None:
             return
         step = self.queue.step(job.id)
@@ -287,8 +289,10 @@ class Drafts:
     # ---- trying
 
     def try_model(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
-        """Judge pictures with the model of a draft; nothing is kept. InputError where there is no model;
-        BusyError where too many wait."""
+        """Judge pictures with the model of a draft; nothing is kept.
+
+        InputError where there is no model; BusyError where too many wait.
+        """
         if draft.result is None:
             raise InputError(f"{draft.name} has no model yet: let it learn first")
         if len(sent) > MAX_TRIED:
@@ -360,7 +364,8 @@ def _stage(job: JobRow | None) -> str:
 
 def _options_behind(error: str, given: Mapping[str, Any]) -> list[str]:
     """Return the given options that an error of a fit is about: those that it names, else all that concern
-    what is seen in the pictures."""
+    what is seen in the pictures.
+    """
     named = [one for one in given if re.search(rf"--{one.replace('_', '-')}(?![\w-])", error)]
     known = ("minutes", *PICTURE_OPTIONS)
     return [one for one in named if one in known] or [one for one in PICTURE_OPTIONS if one in given]

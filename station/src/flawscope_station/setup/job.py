@@ -37,8 +37,10 @@ def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 
 
 def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
-    """Fit and save the model that `flawscope fit` of the same folder makes, and return its measurements. The
-    model and the examples from before are replaced when all of this is done."""
+    """Fit and save the model that `flawscope fit` of the same folder makes, and return its measurements.
+
+    The model and the examples from before are replaced when all of this is done.
+    """
     from flawscope import fitting, open_dataset
     from flawscope.artefact import checkpoint_path, rates
 

@@ -59,7 +59,8 @@ class LiveProducts:
     @staticmethod
     def _mark(draft: Draft, who: str, learnt: int | None) -> DraftMark:
         """Fact of a version that a draft went live as. begun: when, by which one knows a draft from a later
-        one of its name. learnt: when its learning was asked for."""
+        one of its name. learnt: when its learning was asked for.
+        """
         return {"begun": draft.state.get("at"), "by": who, "learnt": learnt}
 
     def live_of(self, draft: Draft) -> LiveFacts | None:
@@ -93,7 +94,8 @@ class LiveProducts:
 
     def go_live(self, name: str, who: str) -> None:
         """Let the model of a draft inspect from now on, as a product of the station: its open questions are
-        accepted by that. InputError where nothing was learnt, or the model cannot be opened."""
+        accepted by that. InputError where nothing was learnt, or the model cannot be opened.
+        """
         draft = self.drafts.draft(name)
         if draft.result is None:
             raise InputError(f"{name} has no model yet: let it learn first")
@@ -105,7 +107,9 @@ class LiveProducts:
 
     def _free_name(self, draft: Draft, who: str) -> None:
         """Rename a product that was removed, with its records, where a draft of another part takes its name.
-        The draft that made the product goes live again as the same product, under its name."""
+
+        The draft that made the product goes live again as the same product, under its name.
+        """
         before = None if draft.name in self.addresses.products else self.store.find_product(draft.name)
         if before is None or self._made_of(draft, before.id):
             return
@@ -123,8 +127,11 @@ class LiveProducts:
         return is_made and name not in self.asked_for
 
     def remove_live(self, name: str, who: str) -> None:
-        """Inspect a product no more that was made on the pages. Its records are kept, and its draft can go
-        live again. NotFoundError; NameTakenError where the settings name it."""
+        """Inspect a product no more that was made on the pages.
+
+        Its records are kept, and its draft can go live again. NotFoundError; NameTakenError where the
+        settings name it.
+        """
         number = self.addresses.product_id(name)
         if not self.is_removable(name):
             raise NameTakenError(f"the settings name {name}: take it out there, and start the station anew")

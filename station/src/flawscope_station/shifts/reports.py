@@ -57,7 +57,8 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
 
 class ReportImages(TypedDict):
     """Pictures of a report as data URLs. heat: None where no part is there to draw it on. worst: by the
-    numbers of their inspections."""
+    numbers of their inspections.
+    """
 
     heat: str | None
     worst: dict[int, str]

@@ -220,7 +220,8 @@ class Sinks:
 
     def _drop(self, cursors: list[StoredCursor]) -> None:
         """Delete the cursors of sinks that are not in the settings any more, and tell what they had not had:
-        as an event, in the log and as a problem until the next start."""
+        as an event, in the log and as a problem until the next start.
+        """
         names = {number: name for name, number in self.products.items()}
         lost_texts: dict[str, list[str]] = {}  # by the problem's code
         for one in cursors:

@@ -59,7 +59,8 @@ class MessagePictures:
 
     def overlay(self, message: Message) -> bytes | None:
         """Return WebP with heat map and outlines; None for inconspicuous pictures, whose maps are not kept:
-        computing them again would delay inspections."""
+        computing them again would delay inspections.
+        """
         if not _is_suspicious(message):
             return None
         overlay, number = self.renderings.overlay, message.number
@@ -109,7 +110,8 @@ class UndeliveredError(FlawscopeError):
 
 def _blames_message(error: Exception) -> bool:
     """Whether an error is of this message alone: the other side refuses it, or it cannot be made, such as of
-    a picture that is damaged."""
+    a picture that is damaged.
+    """
     if isinstance(error, UndeliveredError):
         return error.blames_message
     return isinstance(error, ValueError)
@@ -129,8 +131,10 @@ class Sink:
     outboxes: Sequence[Outbox]
 
     def prepare(self, *, is_new: bool) -> None:
-        """Get ready at the station's start; nothing was ever delivered where `is_new`. InputError where it
-        cannot be used."""
+        """Get ready at the station's start; nothing was ever delivered where `is_new`.
+
+        InputError where it cannot be used.
+        """
 
     def send(self, message: Message) -> None:
         """Send a message; return when the other side has it. UndeliveredError."""
@@ -138,7 +142,8 @@ class Sink:
 
     def refresh(self) -> float:
         """Send states, which are no messages; called after each page of messages, and after the seconds that
-        it returned. UndeliveredError."""
+        it returned. UndeliveredError.
+        """
         return POLL_INTERVAL
 
     @property
@@ -209,7 +214,8 @@ class Delivery(BackgroundThread):
 
     def _deliver_pages(self) -> float:
         """Deliver a page of each outbox that has messages, or may have some that nobody told of; return the
-        seconds until the next round, 0 where there is more."""
+        seconds until the next round, 0 where there is more.
+        """
         is_complete, is_poll = True, time.monotonic() - self._polled_at >= POLL_INTERVAL
         if is_poll:
             self._polled_at = time.monotonic()
@@ -257,7 +263,8 @@ class Delivery(BackgroundThread):
 
     def _tell_if_behind(self) -> None:
         """Report that messages have always waited for a while, also in the midst of a page: each message may
-        take long."""
+        take long.
+        """
         self._behind_since = self._behind_since or time.monotonic()
         if time.monotonic() - self._behind_since > BEHIND_SECONDS:
             self.report(self._waiting_text(SLOW_TEXT))

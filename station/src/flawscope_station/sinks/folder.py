@@ -43,15 +43,18 @@ class FolderSink(Sink):
     """Writes `DIR/2026-11-22/000017-name.json`, with `.png` (the picture as it came; of a part in several
     views one for each, with its name) and `-overlay.webp` beside it; for a verdict
     `000017-name-verdict-5.json`. An existing file is never changed: a name that is taken by something else
-    gets `-2`, `-3` and so on."""
+    gets `-2`, `-3` and so on.
+    """
 
     def __init__(self, settings: FolderSinkSettings, pictures: MessagePictures):
         self.settings, self.pictures = settings, pictures
         self.folder = Path(settings.folder)
 
     def prepare(self, *, is_new: bool) -> None:
-        """Make the folder, before the first message. One that is missing later may be a share that is away:
-        it is not made."""
+        """Make the folder, before the first message.
+
+        One that is missing later may be a share that is away: it is not made.
+        """
         try:
             if is_new:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +152,8 @@ def _holds_message(path: Path, id: str) -> bool:
 
 def _write_new_file(path: Path, data: bytes, id: str) -> bool:
     """Write a whole file, flushed; return False where another one is there. id: of the message: what a killed
-    station had begun is overwritten. OSError."""
+    station had begun is overwritten. OSError.
+    """
     temporary = path.parent / f".{path.name}.{id}{files.PARTIAL_SUFFIX}"
     try:
         if not path.exists():

@@ -250,7 +250,8 @@ class MqttSink(Sink):
 
     def _retain(self, topic: str, payload: str) -> None:
         """Publish a message that the broker keeps, unless the broker has it already, or ended the connection
-        at this topic again and again: others may be taken."""
+        at this topic again and again: others may be taken.
+        """
         if self._retained.get(topic) == payload or self._cuts[topic] >= MAX_REFUSALS:
             return
         try:

@@ -65,7 +65,8 @@ class Message:
 
     def envelope(self, **more: object) -> dict[str, object]:
         """Return the body of Standard Webhooks: type, timestamp, data; and the id, for receivers without
-        headers. more: of the data."""
+        headers. more: of the data.
+        """
         return {"id": self.id, "type": self.type, "timestamp": iso(self.at), "data": {**self.data, **more}}
 
 
@@ -141,7 +142,8 @@ class Outbox:
     @property
     def is_behind(self) -> bool:
         """Whether the cursor that is stored has been another one for a while: records that it has not passed
-        are kept."""
+        are kept.
+        """
         return self._progress != self._saved and time.monotonic() - self._saved_at >= SAVE_INTERVAL
 
     def read_batch(self, limit: int) -> Batch:
@@ -163,7 +165,9 @@ class Outbox:
 
     def message(self, inspection: int, verdict: int | None) -> Message | None:
         """Return the message about an inspection, or about a verdict on it; None: the record is gone.
-        StoreError."""
+
+        StoreError.
+        """
         with self.database.reading() as connection:
             if verdict is not None:
                 rows = connection.execute(select(verdicts).where(verdicts.c.id == verdict)).all()
@@ -198,7 +202,9 @@ class Outbox:
 
     def save(self) -> None:
         """Write the cursor and the counts where they changed: they survive a power cut when this returns.
-        StoreError."""
+
+        StoreError.
+        """
         progress = self._progress
         if progress != self._saved:
             row = cursor_conditions(self.product_id, self.key)

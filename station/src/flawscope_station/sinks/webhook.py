@@ -1,5 +1,6 @@
 """Webhooks: each message is a POST, signed according to Standard Webhooks (standardwebhooks.com,
-specification 1.0.0, "Signature scheme"): HMAC-SHA256 of `id.timestamp.body`."""
+specification 1.0.0, "Signature scheme"): HMAC-SHA256 of `id.timestamp.body`.
+"""
 
 from __future__ import annotations
 

@@ -55,8 +55,10 @@ class Sources(dict[str, list[Source]]):
         self._refused = refused
 
     def start(self) -> None:
-        """Make all sources, then start them. InputError: PyAV is not installed, and a camera is named; or a
-        plugin cannot be used."""
+        """Make all sources, then start them.
+
+        InputError: PyAV is not installed, and a camera is named; or a plugin cannot be used.
+        """
         products, number = self._addresses.configured, self._addresses.address_id
         excluded = _folders_moved_to(products.values())
         self.update(

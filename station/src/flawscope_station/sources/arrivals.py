@@ -162,7 +162,8 @@ class Arrivals:
 
     def look(self, now: float) -> list[Path]:
         """Return the pictures that are whole by now, of those that wait and of new names: the next scan finds
-        what a folder's time of change does not tell."""
+        what a folder's time of change does not tell.
+        """
         for folder in self._folders:
             with suppress(OSError):
                 self._take_new_names(folder, now)
@@ -181,7 +182,8 @@ class Arrivals:
 
     def passed_over(self, now: float) -> dict[Path, str]:
         """Return files that are not given out (`others`), each once, with the reason: those that have not
-        changed for `patience` seconds, since pictures may have another name while they are written."""
+        changed for `patience` seconds, since pictures may have another name while they are written.
+        """
         found = [
             path
             for path, (_, since) in self._asides.items()
@@ -240,7 +242,8 @@ class Arrivals:
 
     def is_coarse(self, path: Path) -> bool:
         """Whether the times of a picture that was judged are of a file system that rounds them: they do not
-        tell that it was written anew."""
+        tell that it was written anew.
+        """
         known = self._done.get(str(path))
         return known is not None and known.listed.touched_ns % COARSE_NS == 0
 
@@ -255,7 +258,8 @@ class Arrivals:
 
     def failed(self, path: Path, now: float) -> bool:
         """Answer that a picture cannot be read; return whether it is to be given up: it had time to become
-        whole."""
+        whole.
+        """
         pending = self._pending[str(path)]
         if now - pending.changed_at >= self.patience:
             return True
@@ -313,7 +317,8 @@ class Arrivals:
 
     def _recognise_folder(self) -> None:
         """Take the files of a share that was away for those from before, whatever their inodes are now, until
-        their content is compared."""
+        their content is compared.
+        """
         identity = _identity(self.folder)
         if identity == self._identity or not self._present:
             return
@@ -345,8 +350,11 @@ class Arrivals:
             self._left &= self._done.keys()
 
     def _list_files(self) -> None:
-        """List the folder, unsorted, for there may be very many files. Of a part of the known ones, in turn,
-        the times are asked for. InputError where the folder itself cannot be read."""
+        """List the folder, unsorted, for there may be very many files.
+
+        Of a part of the known ones, in turn, the times are asked for. InputError where the folder itself
+        cannot be read.
+        """
         begun = time.monotonic()
         self._present: dict[str, _Listed] = {}  # pictures
         self._asked: dict[str, _Listed] = {}  # of these, those whose times were asked for
@@ -379,8 +387,10 @@ class Arrivals:
         self.took = time.monotonic() - begun
 
     def _sort_entries(self, folder: str, entries: list[os.DirEntry[str]]) -> list[str]:
-        """Sort the entries of a folder into pictures and others; return its subfolders. Files that vanish
-        meanwhile are left out, and what macOS notes beside a file that is there."""
+        """Sort the entries of a folder into pictures and others; return its subfolders.
+
+        Files that vanish meanwhile are left out, and what macOS notes beside a file that is there.
+        """
         folders: list[str] = []
         names = self._names[folder]
         for entry in self._pass_known(entries):
@@ -399,7 +409,8 @@ class Arrivals:
 
     def _pass_known(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
         """Take known files, of which there may be very many, as they were; return the entries whose times are
-        to be asked for."""
+        to be asked for.
+        """
         done = self._done
         present = self._present
         turn = self._turn
@@ -442,14 +453,17 @@ def _written_below(folder: str) -> set[str]:
 
 
 def _is_among(stamp: FileStamp, others: Collection[FileStamp]) -> bool:
-    """Whether a file that went away is there under another name. Where times are rounded, another file may
-    have its inode, size and time."""
+    """Whether a file that went away is there under another name.
+
+    Where times are rounded, another file may have its inode, size and time.
+    """
     return bool(stamp.inode) and stamp.modified_ns % COARSE_NS != 0 and stamp in others
 
 
 def _came_in_its_place(before: FileStamp, after: FileStamp) -> bool:
     """Whether another file came under a file's name, which held something; else it is written in place, or
-    its file system has no inodes."""
+    its file system has no inodes.
+    """
     is_another = before.inode != after.inode and 0 not in (before.inode, after.inode)
     return is_another and before[:2] != after[:2] and before.size > 0
 

@@ -63,7 +63,8 @@ class Trigger:
 @dataclass(frozen=True)
 class Shot:
     """Frame of a camera. at: microseconds since 1970. triggers: number of those that it answers.
-    exposed_at: as `time.monotonic` counts, as far as that is known."""
+    exposed_at: as `time.monotonic` counts, as far as that is known.
+    """
 
     frame: VideoFrame
     at: int
@@ -74,7 +75,8 @@ class Shot:
 
     def encode(self, pixels: int) -> bytes:
         """Return the frame as `encode_png` does, made once: two threads that convert one frame, for two
-        triggers that share it, end the process."""
+        triggers that share it, end the process.
+        """
         with self._lock:
             if not self._encoded:
                 self._encoded.append(encode_png(self.frame, pixels))
@@ -157,7 +159,8 @@ class LiveCamera:
     def next_shot(self, request: KeyedRequest | None = None) -> Future[Shot]:
         """Return the first frame that was certainly exposed from now on; where `untimed` says that this is
         not known, the first that comes. AwayError where the camera is lost, CameraFrozenError where it
-        repeats a frame."""
+        repeats a frame.
+        """
         if self.state.is_lost:
             raise self._lost_error()
         waiting: Future[Shot] = Future()
@@ -211,8 +214,10 @@ class LiveCamera:
             self._ended.wait(backoff.next())
 
     def _run_session(self, backoff: Backoff) -> str:
-        """Open the camera and pass its frames to `_handle_frame`; return why it ended. It calls `_go_on`
-        each time that the driver has returned. InputError."""
+        """Open the camera and pass its frames to `_handle_frame`; return why it ended.
+
+        It calls `_go_on` each time that the driver has returned. InputError.
+        """
         raise NotImplementedError
 
     def _go_on(self) -> None:
@@ -320,7 +325,8 @@ class LiveCamera:
 
     def _take_turn(self, size: int) -> None:
         """Submit the next frame, which counts as being in flight until it is answered; also where the thread
-        is ended meanwhile, so that it does not count for ever."""
+        is ended meanwhile, so that it does not count for ever.
+        """
         is_submitted = False
         try:
             if self.line.share.acquire(size, self._ended):

@@ -151,7 +151,8 @@ class WatchedFolder:
 
     def look(self) -> float:
         """List the folder, or look at the files that wait; return the seconds that its pictures may be
-        inspected for. InputError where it is away."""
+        inspected for. InputError where it is away.
+        """
         at, self.is_blocked, self.found = self._clock.monotonic(), False, {}
         with self._thread.call():  # a share may hang
             if self._arrivals is None:
@@ -169,7 +170,8 @@ class WatchedFolder:
 
     def _give_back(self, arrivals: Arrivals) -> None:
         """Give files their names again that were to be moved: a crash, or a file that was written under their
-        name meanwhile, left them hidden. They are pictures at the next listing."""
+        name meanwhile, left them hidden. They are pictures at the next listing.
+        """
         for path in arrivals.others:
             if is_taken(path):
                 give_back(path)
@@ -201,7 +203,9 @@ class WatchedFolder:
 
     def unknown_files(self) -> Iterator[Known]:
         """Yield each picture that was not inspected, and whether the store has its key, of another content.
-        What was is done with; a file that is kept since an earlier start is read later."""
+
+        What was is done with; a file that is kept since an earlier start is read later.
+        """
         arrivals, found = self.arrivals, self.found
         for path, known in self._known.match(found):
             if known is None:
@@ -356,7 +360,8 @@ class WatchedFolder:
 
     def give_up(self, paths: Sequence[Path], error: FlawscopeError) -> bool:
         """Note files of a part that is not inspected, and be done with them, also after a restart; return
-        whether there are any. One that was inspected under another name is not noted."""
+        whether there are any. One that was inspected under another name is not noted.
+        """
         arrivals, given_up = self.arrivals, []
         for path in paths:
             stamp = arrivals.stamp(path)
@@ -405,7 +410,8 @@ class WatchedFolder:
 
     def _set_aside(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
         """Be done with a file that is not inspected, and move it beside those that are; what a frozen camera
-        repeats stays where it is. Its event is noted before: where the store is away, all is done again."""
+        repeats stays where it is. Its event is noted before: where the store is away, all is done again.
+        """
         place, stamp = path, arrivals.stamp(path)
         if self.target is not None and not isinstance(error, FrozenError):
             with suppress(OSError):  # it stays
@@ -424,8 +430,10 @@ class WatchedFolder:
         return make_label(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
 
     def _forget_removed(self, arrivals: Arrivals) -> None:
-        """Forget once a day the keys of files that went away. An empty folder whose files are kept is no
-        evidence: a share that is away looks like one."""
+        """Forget once a day the keys of files that went away.
+
+        An empty folder whose files are kept is no evidence: a share that is away looks like one.
+        """
         is_busy = arrivals.waiting > len(self._problem_files)
         if is_busy or self._clock.monotonic() < self._forget_at:
             return
@@ -584,8 +592,10 @@ class FolderSource(BackgroundThread):
                 self._handle_first_answer()
 
     def _handle_answers(self, there: Sequence[WatchedFolder]) -> bool:
-        """Wait for the answers of all parts that are handed in; return whether each could be worked off. One
-        that could not, such as for a store that is away, is so at the next round."""
+        """Wait for the answers of all parts that are handed in; return whether each could be worked off.
+
+        One that could not, such as for a store that is away, is so at the next round.
+        """
         try:
             while self._in_flight:
                 self._handle_first_answer()
@@ -604,8 +614,11 @@ class FolderSource(BackgroundThread):
         self._in_flight.popleft()
 
     def _parts_of(self, there: Sequence[WatchedFolder]) -> Iterator[list[_File]]:
-        """Yield the files of each part together: one, or all views. What lacks views waits for them, or for
-        files of its number that are not whole, and is given up; while a folder is away all wait."""
+        """Yield the files of each part together: one, or all views.
+
+        What lacks views waits for them, or for files of its number that are not whole, and is given up; while
+        a folder is away all wait.
+        """
         parts = self.line.parts
         views = [] if parts is None else parts.views(self.line.product_id)
         unknown = (_File(folder, *one) for folder in there for one in folder.unknown_files())

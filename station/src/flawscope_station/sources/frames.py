@@ -168,8 +168,10 @@ HASHED_AT_ONCE = 2**18  # bytes: they stay in the processor's cache
 
 
 def pixel_hash(frame: VideoFrame) -> int:
-    """Return a hash of a frame's pixels, without the padding of its rows. Two exposures of a sensor never
-    share it. Other processes have other hashes."""
+    """Return a hash of a frame's pixels, without the padding of its rows.
+
+    Two exposures of a sensor never share it. Other processes have other hashes.
+    """
     form = frame.format.name, frame.width, frame.height
     # Python's own hash takes a third of a checksum's time
     found: list[Any] = [form]
@@ -244,7 +246,8 @@ def _run_png_encoder(frame: VideoFrame) -> bytes:
 
 def _deinterlace(frame: VideoFrame) -> VideoFrame:
     """Keep every other line and interpolate those between: the lines of an interlaced frame are of two
-    moments. Deinterlacers that use neighbouring frames would hold each back until the next has come."""
+    moments. Deinterlacers that use neighbouring frames would hold each back until the next has come.
+    """
     import av
 
     graph: Any = av.filter.Graph()

@@ -49,7 +49,8 @@ class KnownFiles:
 
     def match(self, found: Mapping[Path, FileStamp]) -> Iterator[tuple[Path, tuple[int, str] | None]]:
         """Yield each picture with the record's number and the hash of the content that the store has under
-        its key; None: it has none."""
+        its key; None: it has none.
+        """
         paths = list(found)
         for first in range(0, len(paths), LOOKUP_BATCH):
             keys = {path: self.key(path, found[path]) for path in paths[first : first + LOOKUP_BATCH]}
@@ -64,7 +65,8 @@ class KnownFiles:
 
     def was_moved(self, stamp: FileStamp, digest: bytes) -> bool:
         """Whether a file was inspected under another name, which is gone or another file's by now: programs
-        sort files into folders."""
+        sort files into folders.
+        """
         query = select(inspections.c.key).where(
             is_at_address(self.product_id),
             inspections.c.picture == digest.hex(),
@@ -90,8 +92,10 @@ class KnownFiles:
         keep_given_up(self.store.database, self.product_id, key, digest.hex())
 
     def forget(self, there: Collection[FileStamp]) -> None:
-        """Forget the keys of files that went away after their records did, or without one. A file that was
-        moved is there."""
+        """Forget the keys of files that went away after their records did, or without one.
+
+        A file that was moved is there.
+        """
         endings = {_ending(stamp) for stamp in there}
         forget_file_keys(self.store.database, self.product_id, self._prefix, endings)
 

@@ -124,8 +124,10 @@ def is_taken(path: Path) -> bool:
 
 
 def give_back(taken: Path) -> None:
-    """Give a file with a hidden name its own one again. Where another file has that by now it stays hidden,
-    and is to be given back later."""
+    """Give a file with a hidden name its own one again.
+
+    Where another file has that by now it stays hidden, and is to be given back later.
+    """
     match = _TAKEN_NAME.fullmatch(taken.name)
     assert match is not None, taken
     with suppress(OSError):

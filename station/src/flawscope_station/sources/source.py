@@ -27,7 +27,8 @@ Submit = Callable[[Part], Future[RecordedInspection]]
 
 class ReportProblem(Protocol):
     """Reports a problem under a code; None: it is over. stops: nothing is inspected meanwhile, of the product
-    in the code."""
+    in the code.
+    """
 
     def __call__(self, code: str, why: str | None, *, stops: bool = False) -> None: ...
 
@@ -85,8 +86,11 @@ def lost_camera(cameras: Iterable[State]) -> Standstill | None:
 
 
 class Source(Protocol):
-    """Takes pictures by itself. A source is made of a `SourceContext`, its settings, and its number among the
-    product's sources of its kind, from 1."""
+    """Takes pictures by itself.
+
+    A source is made of a `SourceContext`, its settings, and its number among the product's sources of its
+    kind, from 1.
+    """
 
     state: State
 
@@ -95,13 +99,15 @@ class Source(Protocol):
 
     def stop(self) -> None:
         """Take nothing more, and return when the submitted pictures are answered, or after half a minute: a
-        share that hangs does not keep the station from ending."""
+        share that hangs does not keep the station from ending.
+        """
 
 
 @runtime_checkable
 class TriggeredSource(Source, Protocol):
-    """Source that takes a picture when it is told to: a camera. One that shows a view of a part says which by
-    an attribute `view`.
+    """Source that takes a picture when it is told to: a camera.
+
+    One that shows a view of a part says which by an attribute `view`.
 
     Attributes:
         number: among the product's cameras, from 1.
@@ -111,7 +117,9 @@ class TriggeredSource(Source, Protocol):
 
     def next_shot(self, request: KeyedRequest | None = None) -> Future[Any]:
         """Return the first frame that is exposed from now on; a request that is sent again counts once.
-        AwayError where the camera is lost."""
+
+        AwayError where the camera is lost.
+        """
 
     def forget(self, waiting: Future[Any]) -> None:
         """Withdraw a trigger."""
@@ -198,7 +206,8 @@ class SourceContext:
 
     def show(self, code: str, number: int | None, why: str | None, *, stops: bool = False) -> None:
         """Report a source's problem, such as `camera_away_1_2` of source 2 of product 1, from any thread.
-        why: None: the problem is over. stops: the product is not inspected meanwhile."""
+        why: None: the problem is over. stops: the product is not inspected meanwhile.
+        """
         ending = "" if number is None else f"_{number}"
         why = None if why is None else to_utf8(why)
         self.report(f"{code}_{self.product_id}{ending}", why, stops=stops)

@@ -1,5 +1,6 @@
 """Triggers: frames of cameras are taken and inspected as one part in a bounded time, for requests and for
-connections such as that of a PLC."""
+connections such as that of a PLC.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ def check_there(cameras: Sequence[TriggeredSource]) -> None:
 
 def check_together(shots: Sequence[object], most: float) -> None:
     """Raise ApartError where the first and the last frame of a part were exposed more than `most` seconds
-    apart: on a belt they show two parts."""
+    apart: on a belt they show two parts.
+    """
     times = [shot.exposed_at for shot in shots if isinstance(shot, Shot)]
     apart = max(times, default=0.0) - min(times, default=0.0)
     if apart > most:

@@ -33,7 +33,8 @@ STATION_USER = "station"  # who did something that no person did
 
 class Address(NamedTuple):
     """Product or entry to which a request goes. scheme: of the keys of its requests. deadline: seconds in
-    which its settings want parts answered; None: they name none."""
+    which its settings want parts answered; None: they name none.
+    """
 
     name: str
     number: int
@@ -165,8 +166,10 @@ class Addresses:
     # ---- the models
 
     def open(self) -> None:
-        """Activate each file that is new; else resume the active version, even without the file. InputError
-        where a model in the settings cannot be used."""
+        """Activate each file that is new; else resume the active version, even without the file.
+
+        InputError where a model in the settings cannot be used.
+        """
         for name, product in self.configured.items():
             self._open(name, product)
 
@@ -196,7 +199,8 @@ class Addresses:
 
     def add_version(self, name: str, model: str | os.PathLike[str], origin: str, who: str) -> int:
         """Keep a model file as a version of a product, a joint one as a version of each of its products, and
-        return the product's version. InputError where the file is not of the kind that the settings name."""
+        return the product's version. InputError where the file is not of the kind that the settings name.
+        """
         product_id = self.product_id(name)
         entry = self._entry_of.get(name)
         if entry is None:
@@ -219,6 +223,7 @@ class Addresses:
         facts: Mapping[str, object] = MappingProxyType({}),
     ) -> int:
         """Add a product with its model, which judges from now on, or give the product a further version.
+
         Return the number of the version; open questions are accepted by that. InputError where the model
         cannot be opened.
 
@@ -246,9 +251,11 @@ class Addresses:
         return version
 
     def remove_product(self, name: str, who: str) -> None:
-        """Let a product be found no more, and its model judge no more. It keeps its number and its records.
-        The latter is the removal: a product of the pages without a model is none at the next start.
-        NotFoundError; StoreError: it stays."""
+        """Let a product be found no more, and its model judge no more.
+
+        It keeps its number and its records. The latter is the removal: a product of the pages without a model
+        is none at the next start. NotFoundError; StoreError: it stays.
+        """
         with self._changing:
             number = self.product_id(name)
             self.versions.deactivate(number, who, f"product {name}; its records are kept")

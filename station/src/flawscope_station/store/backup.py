@@ -38,6 +38,7 @@ def backup(
     settings_files: Sequence[Path] = (),
 ) -> int:
     """Write a station, which may be running, to a new file; of a station with PostgreSQL only its files.
+
     Return the number of bytes written.
 
     Args:
@@ -142,7 +143,8 @@ def check_sqlite(connection: sqlite3.Connection) -> None:
 def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
     """Put the tables of a backup of the same station, which is not running, into the place of its present
     ones, and return where these are kept, with their copies from before migrations; what an earlier restore
-    kept goes. InputError: the file is no such backup; nothing has changed."""
+    kept goes. InputError: the file is no such backup; nothing has changed.
+    """
     home = Path(settings.store)
     files_of_station = Files(home)
     files_of_station.lock()
@@ -182,8 +184,9 @@ def members_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def restore(source: str | os.PathLike[str], settings: Settings) -> int:
-    """Restore a station from a backup into an empty folder. With PostgreSQL only the files are restored.
-    Return the backup's bytes.
+    """Restore a station from a backup into an empty folder.
+
+    With PostgreSQL only the files are restored. Return the backup's bytes.
 
     Raises:
         InputError: the file is no whole backup, or the folder is not empty. Nothing is left.
@@ -225,7 +228,8 @@ def _unpack(path: Path, folder: Path) -> None:
 
 def _check_unpacked(path: Path, folder: Path, settings: Settings) -> None:
     """Raise InputError where a backup is of a station with the other kind of data base; sqlite3.Error where
-    the data base in the backup is damaged."""
+    the data base in the backup is damaged.
+    """
     has_database = (folder / DATABASE_FILE).exists()
     if has_database and settings.database is not None:
         raise InputError(f"{path} is of a station with SQLite: leave `database` out")

@@ -38,6 +38,7 @@ class VerifiedBackup:
 
 def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
     """Read a whole backup: files that are named by their content hold that, and the data base is whole.
+
     Nothing is written but a temporary copy of the data base.
 
     Raises:
@@ -61,8 +62,10 @@ def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
 
 
 def _read_members(path: Path, folder: str) -> set[str]:
-    """Read all files of a backup, and return their names; the data base is copied to a folder. EOFError where
-    the backup was cut off; InputError where a file does not hold what its name says."""
+    """Read all files of a backup, and return their names; the data base is copied to a folder.
+
+    EOFError where the backup was cut off; InputError where a file does not hold what its name says.
+    """
     names = set[str]()
     with tarfile.open(path, "r:") as tar:
         for part in members_of(tar):

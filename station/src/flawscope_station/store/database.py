@@ -136,7 +136,8 @@ class Database:
     @contextmanager
     def writing_unchecked(self) -> Iterator[Connection]:
         """Open a transaction in which SQLite does not look for rows that refer to a removed row: tables may
-        be made anew, and where no index finds such rows, a table of millions is not read from end to end."""
+        be made anew, and where no index finds such rows, a table of millions is not read from end to end.
+        """
         with self._translated_errors(), self._turn(), self._writer.connect() as connection:
             self._set_patience(connection, None)  # a table of millions takes its time
             checks = self._sqlite_connection(connection) if self.is_sqlite else None
@@ -161,8 +162,10 @@ class Database:
             raise error
 
     def _set_patience(self, connection: Connection, seconds: float | None) -> None:
-        """Say how long the answers to a connection's statements are waited for; None: for ever. SQLite
-        answers by itself."""
+        """Say how long the answers to a connection's statements are waited for; None: for ever.
+
+        SQLite answers by itself.
+        """
         if not self.is_sqlite:
             own: Any = connection.connection.driver_connection
             own.patience = seconds
@@ -171,7 +174,8 @@ class Database:
     def _turn(self, seconds: float | None = None) -> Iterator[None]:
         """Wait until no other thread writes to SQLite, which has one writer at a time: left to itself it asks
         whether it may at growing intervals, whoever came first. StoreError after `LOCK_TIMEOUT`, or so many
-        seconds."""
+        seconds.
+        """
         seconds = LOCK_TIMEOUT if seconds is None else seconds
         if not self.is_sqlite:
             yield
@@ -247,8 +251,11 @@ class Database:
     # ---- whoever watches it
 
     def check_answers(self) -> None:
-        """Ask the data base something, on a connection of its own. StoreError where it cannot be used, with
-        the code `store_silent` where it says nothing for `PROBE_TIMEOUT`; SQLite may hang with its disk."""
+        """Ask the data base something, on a connection of its own.
+
+        StoreError where it cannot be used, with the code `store_silent` where it says nothing for
+        `PROBE_TIMEOUT`; SQLite may hang with its disk.
+        """
         with self._translated_errors(), self._prober.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("SELECT COUNT(*) FROM sqlite_master")
@@ -274,7 +281,8 @@ class Database:
     def tune(self) -> None:
         """Update the statistics by which SQLite chooses an index, of tables that grew by a tenth since; the
         first time of all. They hold for the connections that are opened from now on: the open ones go.
-        PostgreSQL does so by itself."""
+        PostgreSQL does so by itself.
+        """
         if not self.is_sqlite:
             return
         indexes = text("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' ORDER BY tbl_name")
@@ -292,7 +300,8 @@ class Database:
 
     def give_space_back(self) -> bool:
         """Give some of the pages that SQLite does not use any more back to the disk; return whether there are
-        more. PostgreSQL uses them again by itself."""
+        more. PostgreSQL uses them again by itself.
+        """
         if not self.is_sqlite:
             return False
         with self.writing() as connection:
@@ -390,8 +399,10 @@ class Database:
         return version is not None
 
     def _let_shrink(self) -> None:
-        """Let SQLite's file become smaller when records are removed. A file that was made without this is
-        written anew for it, where there is room."""
+        """Let SQLite's file become smaller when records are removed.
+
+        A file that was made without this is written anew for it, where there is room.
+        """
         if not self.is_sqlite:
             return
         with self._translated_errors(), self.engine.connect() as connection:

@@ -56,8 +56,9 @@ class DiskState:
 
 
 class Files:
-    """Files in the station's folder. A file is there whole or not at all, and survives a power cut once
-    `keep` has returned.
+    """Files in the station's folder.
+
+    A file is there whole or not at all, and survives a power cut once `keep` has returned.
 
     Attributes:
         written: bytes of all picture files that were written since the start.
@@ -279,7 +280,8 @@ class Files:
     def sweep(self) -> None:
         """Remove unfinished files of an earlier run that was cut off: files that neither this process nor a
         process that it started, such as for a fit, has written since. Walks through the whole store, which
-        may take minutes."""
+        may take minutes.
+        """
         for folder, folders, names in os.walk(self.folder):
             for name in [*folders, *names]:
                 left = Path(folder) / name
@@ -296,8 +298,10 @@ class Files:
                         left.unlink(missing_ok=True)
 
     def _is_of_this_run(self, path: Path) -> bool:
-        """Whether a file was changed since the start. A file with a time in the future is older than the
-        start: the clock was ahead when it was written."""
+        """Whether a file was changed since the start.
+
+        A file with a time in the future is older than the start: the clock was ahead when it was written.
+        """
         return self._opened_at <= path.stat().st_mtime <= time.time()
 
     def free_bytes(self) -> int:
@@ -305,8 +309,10 @@ class Files:
         return shutil.disk_usage(self.folder).free
 
     def measure(self) -> DiskState:
-        """Ask the disk how it is, which may take for ever: only who measures the computer does so. Everybody
-        else reads `disk`."""
+        """Ask the disk how it is, which may take for ever: only who measures the computer does so.
+
+        Everybody else reads `disk`.
+        """
         written = self.written
         free = None
         error = None

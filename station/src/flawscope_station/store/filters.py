@@ -151,6 +151,7 @@ def asked_columns(filters: Sequence[Filter] = FILTERS) -> list[Column[Any]]:
 
 def further_facts() -> list[str]:
     """Return the names of the facts that are searched, and that `Inspection` does not name: they are the
-    library's, and have columns of their own in what is exported."""
+    library's, and have columns of their own in what is exported.
+    """
     facts = dict.fromkeys(one.fact or one.name for one in FILTERS)
     return [name for name in facts if name not in Inspection.model_fields]

@@ -193,7 +193,8 @@ def add_product(connection: Connection, name: str, entry_id: int | None) -> int:
 
 def is_at_address(address: int, column: ColumnElement[int] = inspections.c.product_id) -> ColumnElement[bool]:
     """Condition that an inspection, or what the column is of, is of the product with this number, or of one
-    that this entry finds."""
+    that this entry finds.
+    """
     where = or_(products.c.id == address, products.c.entry_id == address)
     return column.in_(select(products.c.id).where(where))
 
@@ -205,7 +206,8 @@ def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
 
 def review_state(one: NewInspection | InspectionRow) -> str:
     """State of the review of an inspection without a verdict; a person's rules have decided on one within
-    tolerance."""
+    tolerance.
+    """
     is_doubtful = decision_of(one) == ANOMALOUS or one.near
     return WAITING if is_doubtful and one.purpose == PRODUCTION else NO_REVIEW
 

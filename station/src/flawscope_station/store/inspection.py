@@ -101,10 +101,12 @@ class SeenView(BaseModel):
 
 
 class Inspection(BaseModel):
-    """A part that was judged; numbers as in `Prediction`. Of a part in several views, `decision` and
-    `p_value` are the part's, and what is said of a picture is of the most unusual one. The fields are the
-    columns of an export. What the library says besides (`Prediction.to_dict`) has its own name there, and in
-    an export it is `more`."""
+    """A part that was judged; numbers as in `Prediction`.
+
+    Of a part in several views, `decision` and `p_value` are the part's, and what is said of a picture is of
+    the most unusual one. The fields are the columns of an export. What the library says besides
+    (`Prediction.to_dict`) has its own name there, and in an export it is `more`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", json_schema_extra={"example": EXAMPLE})
     id: int
@@ -294,7 +296,8 @@ def make_label(part: str | None, batch: str | None, view: str | None = None) -> 
 def label_text(text: str) -> str:
     r"""Return a part's number, batch or view as it is kept and shown everywhere: another number has another
     text. What cannot be printed is written by its sign, such as ␝ for GS, or as \u00a0; of more than
-    `MAX_LABEL_LENGTH` characters the end is a hash."""
+    `MAX_LABEL_LENGTH` characters the end is a hash.
+    """
     kept = "".join(c if c.isprintable() else _sign(ord(c)) for c in text.strip(PADDING))
     if len(kept) <= MAX_LABEL_LENGTH:
         return kept
@@ -329,7 +332,8 @@ class KeyedRequest:
 
 def request_key(scheme: str, key: str) -> str:
     """Return the key of a request, as it is stored. scheme: of the address; keys of an entry, which finds the
-    product, are not those of products."""
+    product, are not those of products.
+    """
     return f"{scheme}:{key}"
 
 
@@ -347,9 +351,11 @@ def upload_request(
     label: Label,
     purpose: str = PRODUCTION,
 ) -> KeyedRequest:
-    """Request that sends pictures. A trial is another one than the same of the production, which no trial's
-    answer may answer. key: of `request_key`. is_several: each picture is a part of its own; else they are one
-    part."""
+    """Request that sends pictures.
+
+    A trial is another one than the same of the production, which no trial's answer may answer. key: of
+    `request_key`. is_several: each picture is a part of its own; else they are one part.
+    """
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
     said = [label.part, label.batch, *pictures, *_view_fields(label)]
     if purpose != PRODUCTION:

@@ -1,5 +1,6 @@
 """Counts of defects by kind, for a Pareto: of each inspection the kind that a person named, else those of its
-strongest region."""
+strongest region.
+"""
 
 from __future__ import annotations
 

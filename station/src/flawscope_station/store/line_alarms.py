@@ -68,7 +68,8 @@ def active_promise_facts(versions: ModelRegistry, product_id: int) -> ActiveProm
 
 class KeptPromise(TypedDict):
     """Promise of a version beside what was counted on the line (`LineAlarms`). rate, interval: as promised.
-    line_interval: of the rate on the line. state: nothing, kept, broken or open."""
+    line_interval: of the rate on the line. state: nothing, kept, broken or open.
+    """
 
     version: int
     rate: float
@@ -82,7 +83,8 @@ class KeptPromise(TypedDict):
 
 def hold_promise(versions: ModelRegistry, product_id: int) -> KeptPromise | None:
     """Return what the active version promises, what was counted on the line, and the verdict of
-    `Promise.judge_line`, as the API shows it; None without a promise."""
+    `Promise.judge_line`, as the API shows it; None without a promise.
+    """
     version, _, promise = active_promise(versions, product_id)
     if version is None or promise is None or not promise.is_made:
         return None
@@ -101,8 +103,10 @@ def hold_promise(versions: ModelRegistry, product_id: int) -> KeptPromise | None
 
 
 def count_parts(database: Database, product_id: int, version: int) -> LineAlarms:
-    """Count parts; a part that came again counts only the first time. Parts within tolerance are left out,
-    and parts that the version has learnt from."""
+    """Count parts; a part that came again counts only the first time.
+
+    Parts within tolerance are left out, and parts that the version has learnt from.
+    """
     learnt = exists().where(
         learnt_pixels.c.version_id == version, learnt_pixels.c.pixels == pictures.c.pixels
     )

@@ -39,7 +39,8 @@ def midnight(day: date, zone: tzinfo | None) -> float:
 
 def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]]:
     """Return how far a zone is ahead of UTC, in the order of time: the hour up to which it is, and how far;
-    both in microseconds."""
+    both in microseconds.
+    """
     found = list[tuple[int, int]]()
     begin = since // HOUR * HOUR
     for day in range(begin, until, DAY):

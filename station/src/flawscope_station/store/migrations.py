@@ -88,8 +88,11 @@ def make_tables(connection: Connection) -> None:
 
 
 def _copied(tables: MetaData) -> MetaData:
-    """Return a copy of the tables. In PostgreSQL a key between two tables that name each other is added when
-    both are there, and SQLAlchemy makes no table with it any more, which SQLite needs."""
+    """Return a copy of the tables.
+
+    In PostgreSQL a key between two tables that name each other is added when both are there, and SQLAlchemy
+    makes no table with it any more, which SQLite needs.
+    """
     copy = MetaData(naming_convention=tables.naming_convention)
     for table in tables.tables.values():
         table.to_metadata(copy)

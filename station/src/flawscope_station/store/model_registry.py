@@ -65,9 +65,11 @@ class Switch(TypedDict):
 
 
 class VersionFacts(TypedDict):
-    """Version as the API shows it: the fields that the station reads. Further fields are facts of its model;
-    the version of an entry has none of these. rate_of: the version that it differs from by its rate alone.
-    product: of a joint model, the name of the product in it."""
+    """Version as the API shows it: the fields that the station reads.
+
+    Further fields are facts of its model; the version of an entry has none of these. rate_of: the version
+    that it differs from by its rate alone. product: of a joint model, the name of the product in it.
+    """
 
     id: int
     file: str
@@ -92,7 +94,8 @@ class VersionList(TypedDict):
 
 class DraftMark(TypedDict):
     """Draft that went live as a version. begun: when, by which one knows it from a later one of its name.
-    learnt: when its learning was asked for."""
+    learnt: when its learning was asked for.
+    """
 
     begun: str | None
     by: str
@@ -242,7 +245,8 @@ class ModelRegistry:
     @contextmanager
     def _copy(self, path: Path, origin: str) -> Iterator[tuple[Path, dict[str, str]]]:
         """Yield a copy of a model file, which is protected from removal until the block ends, and its columns
-        in `versions`. Hash and content are of one read: the file may be replaced meanwhile."""
+        in `versions`. Hash and content are of one read: the file may be replaced meanwhile.
+        """
         with ExitStack() as stack:
             digest = self._hold(stack, files.file_sha256(path))
             copy = self.files.model_folder(digest) / path.name
@@ -295,8 +299,10 @@ class ModelRegistry:
         return [row.id for row in rows if not _is_joint(row)]
 
     def remove(self, product_id: int, number: int, who: str = "station") -> bool:
-        """Remove a version that never judged, and its file unless another one needs it. False where it
-        judged, or something names it, or it is of a joint model, a version of others, too."""
+        """Remove a version that never judged, and its file unless another one needs it.
+
+        False where it judged, or something names it, or it is of a joint model, a version of others, too.
+        """
         row = self.database.row(select(versions).where(versions.c.id == number))
         if row is None or _is_joint(row):
             return False
@@ -324,9 +330,10 @@ class ModelRegistry:
         return self.active(product_id)[0]
 
     def activate(self, product_id: int, number: int, who: str, *, goes_live: bool = False) -> None:
-        """Open a version and let it judge from now on, also the pictures that wait. A version of a joint
-        model judges for all products of the model; products of the entry that the model does not know have
-        none.
+        """Open a version and let it judge from now on, also the pictures that wait.
+
+        A version of a joint model judges for all products of the model; products of the entry that the model
+        does not know have none.
 
         Args:
             goes_live: also where the product was removed: it is one of the station again.
@@ -360,9 +367,11 @@ class ModelRegistry:
             self._removed.add(product_id)
 
     def accept_questions(self, product_id: int, number: int, who: str) -> int:
-        """Accept the open questions of the fit, which a person has to accept. Return the version without
-        them: the version itself where it has none, else a new one of the same model. Errors as of `activate`;
-        StoreError."""
+        """Accept the open questions of the fit, which a person has to accept.
+
+        Return the version without them: the version itself where it has none, else a new one of the same
+        model. Errors as of `activate`; StoreError.
+        """
         rows = self._same_file_rows(product_id, number)
         model, asked = router.accept_questions(self._load_model(rows[0]))
         if not asked:
@@ -411,8 +420,10 @@ class ModelRegistry:
         return number
 
     def active_facts(self, product_id: int) -> dict[str, object]:
-        """Facts of the version that was active last; empty without one. That of an entry has `products`, of a
-        product of a joint model `product`."""
+        """Facts of the version that was active last; empty without one.
+
+        That of an entry has `products`, of a product of a joint model `product`.
+        """
         row = self.active_row(product_id)
         return {} if row is None else dict(json.loads(row.facts))
 
@@ -435,7 +446,8 @@ class ModelRegistry:
 
     def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
         """The version, or of a joint model the versions of the entry and of all its products, with `called`,
-        the product's name. NotFoundError; InputError where the settings name a model of another kind."""
+        the product's name. NotFoundError; InputError where the settings name a model of another kind.
+        """
         found = self._row(product_id, number)
         query = select(versions, products.c.name.label("called")).where(IS_THERE)
         query = query.join(products, products.c.id == versions.c.product_id)
@@ -550,8 +562,11 @@ def rate_root(connection: Connection, number: int) -> int:
 
 
 def _version_facts(model: ModelFacts) -> dict[str, object]:
-    """Facts of a model of one product, as the API shows them. A product with a model for each view has no
-    threshold of pictures: `score_threshold` and `spread` are None."""
+    """Facts of a model of one product, as the API shows them.
+
+    A product with a model for each view has no threshold of pictures: `score_threshold` and `spread` are
+    None.
+    """
     promise = rates.promise_of(model)
     manifests = list(model.manifests.values())
     only = manifests[0].calibration if len(manifests) == 1 else None
@@ -581,7 +596,8 @@ def make_ready(connection: Connection, number: int, who: str) -> None:
 
 def _activate(connection: Connection, product_ids: Collection[int], numbers: Sequence[int]) -> None:
     """Let these versions judge, and retire all others of the products and of products whose entry is among
-    them. NotFoundError where a version was removed since its row was read."""
+    them. NotFoundError where a version was removed since its row was read.
+    """
     products_of_entries = select(products.c.id).where(products.c.entry_id.in_(product_ids))
     own = or_(versions.c.product_id.in_(product_ids), versions.c.product_id.in_(products_of_entries))
     # retire first: the index allows one active version at any moment, also within one UPDATE
@@ -617,7 +633,8 @@ def _is_removable() -> ColumnElement[bool]:
 
 def is_of_joint_model(facts: Mapping[str, object]) -> bool:
     """Whether a version is of a joint model: its facts name the model's `products` where it is an entry's,
-    and the one `product` where it is a product's."""
+    and the one `product` where it is a product's.
+    """
     return "product" in facts or "products" in facts
 
 

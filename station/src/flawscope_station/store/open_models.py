@@ -1,5 +1,6 @@
 """Open models: every model that judges, and the last one that judged before, for overlays of its
-inspections."""
+inspections.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class NoModelError(RefusalError):
 
 class ProductModel(NamedTuple):
     """Product with its active version and model, which may have one for each view. name: at the station,
-    where the product is recognised."""
+    where the product is recognised.
+    """
 
     product_id: int
     number: int

@@ -42,7 +42,8 @@ class Connection(psycopg.Connection[TupleRow]):
 
     def _in_time(self, gen: PQGen[T], seconds: float) -> PQGen[T]:
         """Yield what an exchange with the server waits for, until it is done, or its time is over. psycopg
-        sends 0 several times a second while nothing comes."""
+        sends 0 several times a second while nothing comes.
+        """
         ends = time.monotonic() + seconds
         try:
             wanted = next(gen)
@@ -59,7 +60,8 @@ class Connection(psycopg.Connection[TupleRow]):
 
 def use_patient_connections(engine: Engine) -> None:
     """Let an engine make each connection as a `Connection`, whose patience is short again when it goes back
-    to the pool."""
+    to the pool.
+    """
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: object, record: object, args: Sequence[str], given: Mapping[str, Any]) -> Connection:
@@ -78,5 +80,6 @@ def is_silent(error: BaseException | None) -> bool:
 
 def is_of_server(sqlstate: str) -> bool:
     """Whether an error with this code is the server's, which an operator can remedy, and not the
-    statement's."""
+    statement's.
+    """
     return sqlstate.startswith(_STATES)

@@ -148,7 +148,8 @@ class DecidedError(InputError):
 
 class PictureRecord(NamedTuple):
     """Picture of an inspection. removed_at: microseconds since 1970; None while the file is there. tolerated:
-    the part is within tolerance. view: of the part, where it has several."""
+    the part is within tolerance. view: of the part, where it has several.
+    """
 
     hash: str
     suffix: str
@@ -173,7 +174,8 @@ def iso(at: int) -> str:
 
 def parse_time(text: str, zone: tzinfo | None = UTC) -> int:
     """Microseconds since 1970 of a date, or date and time. zone: whose clocks count where it says no offset;
-    None: this machine's. InputError for other texts."""
+    None: this machine's. InputError for other texts.
+    """
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
@@ -226,7 +228,8 @@ class Store:
 
     def free_name(self, name: str, who: str) -> str:
         """Give the product of this name, which was removed, a name that says so, and return that: its records
-        stay its own when another part gets the name."""
+        stay its own when another part gets the name.
+        """
         with self.database.writing() as connection:
             taken = {*connection.scalars(select(products.c.name))}
             stem = f"{name[:40]}.removed-{iso(now())[:10]}"
@@ -307,8 +310,10 @@ class Store:
     # ---- inspections
 
     def record(self, several: Sequence[NewInspection]) -> list[tuple[int, bool]]:
-        """Write inspections, all or none; return the number of each, and whether it is new. An inspection
-        under a known key gets the number of the inspection that was recorded under it before."""
+        """Write inspections, all or none; return the number of each, and whether it is new.
+
+        An inspection under a known key gets the number of the inspection that was recorded under it before.
+        """
         found: list[tuple[int, bool]] = []
 
         def changes() -> Iterator[tuple[int, Mapping[str, int]]]:
@@ -322,8 +327,10 @@ class Store:
 
     def find_recorded(self, several: Sequence[NewInspection]) -> list[int | None]:
         """Number of each inspection, of which the answer to COMMIT was lost; None where it was not recorded.
+
         A part is known by its product, the microsecond in which it was taken, and its picture. What was
-        counted before is counted anew."""
+        counted before is counted anew.
+        """
         found = list[int | None]()
         with self.database.reading() as connection:
             for one in several:
@@ -342,7 +349,8 @@ class Store:
 
     def known_files(self, product_id: int, keys: Sequence[str]) -> dict[str, tuple[int, str]]:
         """Number of the inspection under each key, and hash of its picture; of a folder's files also where
-        the record was removed, or where there was none (`GIVEN_UP`)."""
+        the record was removed, or where there was none (`GIVEN_UP`).
+        """
         removed = find_file_keys(self.database, product_id, removed_files.c.key.in_(keys))
         of_part = is_at_address(product_id, views.c.product_id), views.c.key.in_(keys)
         seen = self.database.rows(select(views.c.key, views.c.inspection_id, views.c.picture).where(*of_part))
@@ -409,7 +417,8 @@ class Store:
 
     def last_defective(self, product_id: int) -> InspectionFacts | None:
         """The last part that was called anomalous, as the API shows it; None where a person called the latest
-        `MAX_FLAGGED` good."""
+        `MAX_FLAGGED` good.
+        """
         column = inspections.c
         flagged = select(column.id, column.verdict).where(on_line(product_id), column.anomalous)
         latest = flagged.where(~column.tolerated).order_by(column.id.desc()).limit(MAX_FLAGGED).subquery()
@@ -538,8 +547,10 @@ class Store:
                     add_event(connection, kind, who, text, product_id)
 
     def note_new_events(self, kind: str, who: str, texts: Sequence[str], product_id: int) -> None:
-        """Record an event for each text that no event of the kind and product has yet. All of these are
-        read, which is no time to keep others from writing."""
+        """Record an event for each text that no event of the kind and product has yet.
+
+        All of these are read, which is no time to keep others from writing.
+        """
         for start in range(0, len(texts), MAX_EVENTS):
             batch = texts[start : start + MAX_EVENTS]
             query = select(events.c.text).where(
@@ -619,9 +630,11 @@ def _check_kind(kind: str, verdict: str) -> None:
 def _check_replaced(
     number: int, last: VerdictRow | None, who: str, verdict: str, replaces: int | None
 ) -> None:
-    """Raise DecidedError where a verdict would replace a verdict that its giver has not seen. The inspection
-    is locked, so that of two verdicts at the same moment the second sees the first. A skip decided nothing,
-    and a verdict that agrees replaces nothing."""
+    """Raise DecidedError where a verdict would replace a verdict that its giver has not seen.
+
+    The inspection is locked, so that of two verdicts at the same moment the second sees the first. A skip
+    decided nothing, and a verdict that agrees replaces nothing.
+    """
     held = None if last is None or last.verdict == SKIP else last
     if replaces is None:
         is_expected = held is None or held.who == who or held.verdict == verdict
@@ -659,7 +672,8 @@ def verdict_stacks(
     connection: Connection, numbers: Sequence[int] | Select[tuple[object, ...]]
 ) -> dict[int, list[VerdictRow]]:
     """Verdicts that hold, by inspection, the oldest first; those taken back are left out. numbers: of the
-    inspections, or their query."""
+    inspections, or their query.
+    """
     stacks: dict[int, list[VerdictRow]] = defaultdict(list)
     chunks = [select(numbers.subquery())] if isinstance(numbers, Select) else _in_parts(numbers)
     for chunk in chunks:

@@ -1,5 +1,6 @@
 """Keys of a folder's files that have no record, because it was removed, or because they were given up: a file
-that stays there is not inspected again."""
+that stays there is not inspected again.
+"""
 
 from __future__ import annotations
 

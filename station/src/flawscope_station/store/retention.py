@@ -67,7 +67,8 @@ MAX_ID = 2**63 - 1  # above every number of an inspection
 @dataclass
 class RemovalSummary:
     """Result of a run. kept: pictures that were old enough, but a model version was learnt from. strays:
-    files that no record needed. problem: why pictures could not be removed."""
+    files that no record needed. problem: why pictures could not be removed.
+    """
 
     pictures: int = 0
     bytes: int = 0
@@ -94,7 +95,8 @@ class RemovalSummary:
 @dataclass(frozen=True)
 class Due:
     """Amount that `keep` would remove at a moment: pictures by age, of all that are there; bytes for space,
-    of all; share of the records."""
+    of all; share of the records.
+    """
 
     by_age: int
     pictures: int
@@ -227,7 +229,8 @@ class Retention:
 
     def make_room(self) -> RemovalSummary:
         """Remove what exceeds `keep.space`, and a little more, before it is exceeded: without a rest, because
-        pictures go on coming. StoreError."""
+        pictures go on coming. StoreError.
+        """
         summary = RemovalSummary()
         if self._space is not None:
             self._hastens, before = True, self.files.written
@@ -302,8 +305,11 @@ class Retention:
         stays: Condition,
         summary: RemovalSummary,
     ) -> None:
-        """Remove pictures, first in the data base, then as files. A picture stays where `stays` says so,
-        where an inspection after the `last` of its kind shows it, and where a version has learnt from it."""
+        """Remove pictures, first in the data base, then as files.
+
+        A picture stays where `stays` says so, where an inspection after the `last` of its kind shows it, and
+        where a version has learnt from it.
+        """
         begun = time.monotonic()
         there = {(old.product_id, old.picture): old for old in group if old.removed_at is None}
         if not there:
@@ -376,7 +382,8 @@ class Retention:
         self, kind: str, last: int, enough: Callable[[], float] = lambda: math.inf
     ) -> Iterator[list[StoredPictureRow]]:
         """Pictures of inspections of a kind up to a number, the oldest first, in groups for one transaction
-        each, from where today's last run ended. enough: bytes of pictures after which a group ends."""
+        each, from where today's last run ended. enough: bytes of pictures after which a group ends.
+        """
         with self.database.reading() as connection:
             known = self._products(connection)
         oldest = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in known))
@@ -457,7 +464,8 @@ def _views_of(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
 
 def _take_group(oldest: Iterable[list[StoredPictureRow]], enough: float) -> list[StoredPictureRow]:
     """Pictures of the next inspections: as many as a transaction removes, or fewer that have `enough`
-    bytes."""
+    bytes.
+    """
     group: list[StoredPictureRow] = []
     size = 0
     for pictures_of in oldest:

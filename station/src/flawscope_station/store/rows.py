@@ -143,7 +143,8 @@ class ShownInspectionRow(InspectionRow, Protocol):
 
 class ReviewedRow(Protocol):
     """Reviewed inspection with what is known of its picture. contradicts: its file was called something else,
-    too."""
+    too.
+    """
 
     id: int
     picture: str
@@ -176,7 +177,8 @@ class DrawnRow(InspectionRow, Protocol):
 
 class LearntPictureRow(Protocol):
     """Picture that is learnt from: of a reviewed inspection, or of one that was drawn. view: of a part that
-    it shows."""
+    it shows.
+    """
 
     id: int
     name: str

@@ -228,7 +228,8 @@ IS_PRODUCTION = inspections.c.purpose == literal_column(f"'{PRODUCTION}'")  # co
 
 def on_line(product_id: int) -> ColumnElement[bool]:
     """Condition of a product's inspections that came from the line, and not from a challenge or from a trial
-    by hand. Whoever learns, draws or counts asks by it."""
+    by hand. Whoever learns, draws or counts asks by it.
+    """
     return and_(inspections.c.product_id == product_id, IS_PRODUCTION)
 
 

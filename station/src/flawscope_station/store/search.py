@@ -157,7 +157,8 @@ def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iter
 
 def _match_many(connection: Connection, product_id: int, wanted: list[ColumnElement[bool]]) -> bool:
     """Whether `MAX_SORTED_MATCHES` inspections match: then walking through all finds a page sooner than
-    sorting them. SQLite knows only the number of all; PostgreSQL decides by itself."""
+    sorting them. SQLite knows only the number of all; PostgreSQL decides by itself.
+    """
     if not wanted or connection.dialect.name != "sqlite":
         return False
     there = select(inspections.c.id).where(inspections.c.product_id == product_id, *wanted)
@@ -167,8 +168,10 @@ def _match_many(connection: Connection, product_id: int, wanted: list[ColumnElem
 
 
 def _build_query(connection: Connection, product_id: int, filters: Filters) -> Select[Any]:
-    """Build the query of a search. Of what has an index of its own, beginnings of texts and times, SQLite
-    takes none where many match."""
+    """Build the query of a search.
+
+    Of what has an index of its own, beginnings of texts and times, SQLite takes none where many match.
+    """
     defaults = {one.name: one.default for one in FILTERS if one.default}
     wanted = [(BY_NAME[name], value) for name, value in {**defaults, **filters.wanted}.items()]
     indexed = [
@@ -273,7 +276,8 @@ class Trends(TypedDict):
 
 class TrendPeriod(NamedTuple):
     """Time that trends are of. unit, length: of what is counted together, the length in microseconds. first,
-    until: microseconds since 1970. counts: query of the counts in it."""
+    until: microseconds since 1970. counts: query of the counts in it.
+    """
 
     unit: str
     length: int
@@ -448,7 +452,8 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
 
 def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVersion]:
     """Versions that have judged, each with threshold and spread of its scores, which make severities of them
-    (None of one that was added before it was kept), and its first hour."""
+    (None of one that was added before it was kept), and its first hour.
+    """
     first = select(func.min(hours.c.hour)).where(
         hours.c.product_id == product_id, hours.c.version_id == versions.c.id
     )

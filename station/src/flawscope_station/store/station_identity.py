@@ -125,7 +125,8 @@ class Clock:
 
     def newest_older_than(self, age: int) -> int:
         """Number of the newest inspection that is at least `age` microseconds old, of those before the first
-        younger one: a time that is wrong makes no record old. 0: there is none."""
+        younger one: a time that is wrong makes no record old. 0: there is none.
+        """
         limit, column = self.at - age, inspections.c
         # walks on in the order of the numbers from where it found one, now or for a longer age
         start = max((number for other, number in self._young.items() if other >= age), default=0)

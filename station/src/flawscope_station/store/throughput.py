@@ -18,7 +18,8 @@ _DAY = 24 * HOUR
 
 def pictures_a_day(database: Database, product_id: int) -> float | None:
     """Return how many parts of a product the line brings a day, by the last week; None: it has not run for a
-    day yet."""
+    day yet.
+    """
     begin = now() // HOUR - RECENT_DAYS * 24
     where = hours.c.product_id == product_id, hours.c.hour >= begin
     query = select(func.coalesce(func.sum(hours.c.inspected), 0), func.min(hours.c.hour)).where(*where)
@@ -37,7 +38,8 @@ class ReviewedDefect(NamedTuple):
 
 def reviewed_defects(database: Database, product_id: int, versions: Sequence[int]) -> list[ReviewedDefect]:
     """Return what versions said of pictures, or parts, which a person called defects, the latest
-    `MAX_REVIEWED`."""
+    `MAX_REVIEWED`.
+    """
     query = (
         select(inspections.c.score, inspections.c.p_value)
         .where(on_line(product_id), IS_REVIEWED, inspections.c.verdict == DEFECT)

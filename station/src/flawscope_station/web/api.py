@@ -78,7 +78,8 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 async def check_query_names(request: Request) -> None:
     """Dependency of every route: refuse query parameters that the route does not declare, since a misspelt
-    filter would find everything. RequestValidationError names the nearest right parameter."""
+    filter would find everything. RequestValidationError names the nearest right parameter.
+    """
     known = sorted(_query_names(request.scope["route"].dependant))
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
@@ -158,7 +159,8 @@ def products(overview: OverviewDep) -> Answer:
 @router.get("/removed-products", response_model=schemas.RemovedProducts)
 def removed_products(addresses: AddressesDep) -> Answer:
     """List the products that were removed: their inspections can be found, seen and exported by these names,
-    for as long as they are kept."""
+    for as long as they are kept.
+    """
     return {"products": list(addresses.removed())}
 
 
@@ -177,7 +179,8 @@ def pause_product(
     body: schemas.PauseRequest | None = None,
 ) -> Product:
     """Pause a product, also across starts: its parts are refused with 503 `paused`, and a PLC sees it as not
-    ready. It is no problem of the station."""
+    ready. It is no problem of the station.
+    """
     pauses.pause(product_id, person.name, "" if body is None else body.reason)
     return overview.facts(name)
 
@@ -219,8 +222,10 @@ def status(health: HealthDep, overview: OverviewDep) -> Answer:
 
 @router.get("/settings", response_model=schemas.SettingsInForce)
 def settings_in_force(overview: OverviewDep, person: Engineer) -> Answer:
-    """Return the settings that hold, also of products that were made on the pages. What may be secret in an
-    address is left out; passwords stand in files of their own."""
+    """Return the settings that hold, also of products that were made on the pages.
+
+    What may be secret in an address is left out; passwords stand in files of their own.
+    """
     return overview.settings()
 
 
@@ -349,7 +354,8 @@ def overlay(
 @product_router.get("/inspections/{number}/map", response_class=Response)
 def anomaly_map(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
     """Return the anomaly map at the network's size, as 16-bit PNG; X-Map-Low and X-Map-High are the values of
-    0 and 65535."""
+    0 and 65535.
+    """
     data, low, high = renderer.map(product_id, valid_id_or_zero(number))
     headers = {"X-Map-Low": repr(low), "X-Map-High": repr(high), **_CACHE_A_DAY}
     return Response(data, media_type="image/png", headers=headers)
@@ -358,7 +364,8 @@ def anomaly_map(product_id: RecordsId, number: int, renderer: RendererDep) -> Re
 @product_router.get("/inspections/{number}/mask", response_class=Response)
 def mask(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
     """Return the mask that a person drew, else that of the model, as PNG of the picture's size, 255 where the
-    defect is."""
+    defect is.
+    """
     data = renderer.mask(product_id, valid_id_or_zero(number))
     return Response(data, media_type="image/png")
 
@@ -385,8 +392,11 @@ def decide(
     person: Operator,
     reader: Reader = "",
 ) -> InspectionFacts:
-    """Give a verdict on an inspection; `undo` takes the last verdict back. 409: somebody else decided
-    meanwhile; the answer says who and what, and the same with `replaces` replaces it."""
+    """Give a verdict on an inspection; `undo` takes the last verdict back.
+
+    409: somebody else decided meanwhile; the answer says who and what, and the same with `replaces` replaces
+    it.
+    """
     store = records.store
     number = valid_id_or_zero(number)
     key = uploads.idempotency_key(request)
@@ -434,9 +444,11 @@ def review(
     after: RecordNumber = 0,
     reader: Reader = "",
 ) -> WaitingInspections:
-    """List inspections that wait for a review, the oldest first, after the number `after`. With a reader they
-    are lent: no other reader gets them until five minutes after this one's last verdict. Of the last ones a
-    reader gets half. `waiting` counts all, also those that are lent."""
+    """List inspections that wait for a review, the oldest first, after the number `after`.
+
+    With a reader they are lent: no other reader gets them until five minutes after this one's last verdict.
+    Of the last ones a reader gets half. `waiting` counts all, also those that are lent.
+    """
     may_judge = has_role(request.scope[PERSON_KEY], OPERATOR)  # a viewer's reader takes none away
     return records.waiting(product_id, limit, after, reader if may_judge else "")
 

@@ -84,8 +84,11 @@ def _add_health_routes(app: FastAPI) -> None:
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz(health: HealthDep) -> Response:  # no thread: all may wait for a store that hangs
-        """Answer whether pictures can be inspected, and whether the clock jumped, which hinders nothing. Who
-        asks is unknown: problems have their kinds and times, not their texts, which name parts and people."""
+        """Answer whether pictures can be inspected, and whether the clock jumped, which hinders nothing.
+
+        Who asks is unknown: problems have their kinds and times, not their texts, which name parts and
+        people.
+        """
         problems = [problem for problem in health.problems() if problem.stops or problem.kind in CLOCK_KINDS]
         ready = health.is_ready()
         oldest = round(health.oldest_seconds(), 1)  # how long a part has waited for its answer

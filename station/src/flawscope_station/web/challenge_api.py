@@ -117,7 +117,8 @@ def begin_challenge(product_id: ProductId, challenge: ChallengeDep, person: Oper
     """Begin a challenge, such as before a batch: nothing is answered until its parts have passed.
 
     Each is sent or triggered as a picture whose `part` is its name; the answer is 409, `not_production`, with
-    what became of it."""
+    what became of it.
+    """
     challenge.begin(product_id, person.name)
     return challenge.facts(product_id)
 
@@ -135,9 +136,11 @@ def override_challenge(
 def add_challenge_part(
     product_id: ProductId, challenge: ChallengeDep, person: Engineer, new: NewChallengePart
 ) -> PartFacts:
-    """Keep the part of an inspection, with its picture, as a challenge part. Without an inspection the next
-    picture whose `part` is this name is kept, also while nothing else is answered; its answer is 409,
-    `not_production`."""
+    """Keep the part of an inspection, with its picture, as a challenge part.
+
+    Without an inspection the next picture whose `part` is this name is kept, also while nothing else is
+    answered; its answer is 409, `not_production`.
+    """
     wanted = new.inspection, new.name, new.expected, new.note
     return challenge.add_part(product_id, *wanted, person.name)
 

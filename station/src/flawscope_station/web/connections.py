@@ -22,8 +22,10 @@ STATE_KEY = "connection"  # in the state of a request's scope
 
 
 class ClientConnection(asyncio.Protocol):
-    """A client's connection. Where there are too many, the one that has kept the station waiting for the
-    longest time is closed, those of signed-in people last; never one whose request is being answered.
+    """A client's connection.
+
+    Where there are too many, the one that has kept the station waiting for the longest time is closed, those
+    of signed-in people last; never one whose request is being answered.
 
     Args:
         make_protocol: makes the protocol that speaks HTTP, of a state that every request's scope has.

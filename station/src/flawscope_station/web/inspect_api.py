@@ -107,8 +107,10 @@ async def inspect(
     deadline: Deadline = None,
     purpose: Purpose = "production",
 ) -> Answer | Response:
-    """Judge a part: the body is its picture. Where the model judges parts in views, a form holds the pictures
-    of all of them. Else a form may hold several parts, whose results come in its order.
+    """Judge a part: the body is its picture.
+
+    Where the model judges parts in views, a form holds the pictures of all of them. Else a form may hold
+    several parts, whose results come in its order.
 
     The address of a joint model finds the product of each part: `product` and `shows` of the answer.
 
@@ -199,8 +201,9 @@ async def trigger(
     ] = 5.0,
     deadline: Deadline = None,
 ) -> Answer | Response:
-    """Judge what a camera shows now: the first frame that is decoded after the request. Where the model
-    judges parts in views, it is a frame of each view's camera.
+    """Judge what a camera shows now: the first frame that is decoded after the request.
+
+    Where the model judges parts in views, it is a frame of each view's camera.
 
     The answer is sent when the inspection is on the disk, as for a picture that is sent. 503: the camera is
     away, or there is no room. 504: no frame came in time, or it was not judged in time. Then nothing is

@@ -1,5 +1,6 @@
 """Times as people write them: where they say no offset, the clocks of the station's zone count
-(`settings.shifts.station_zone`)."""
+(`settings.shifts.station_zone`).
+"""
 
 from __future__ import annotations
 

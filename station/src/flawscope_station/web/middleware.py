@@ -158,7 +158,8 @@ class Guard:
 
     def _with_headers(self, request: HTTPConnection, send: Send) -> Send:
         """Wrap `send` so that it adds the headers that the application did not set itself, and the request's
-        number."""
+        number.
+        """
         scope, path = request.scope, request.scope["path"]
         is_static = path.startswith("/static/")
         has_hash = bool(scope["query_string"])
@@ -214,7 +215,8 @@ class Guard:
 
     async def _look_up(self, request: HTTPConnection) -> Person | None:
         """Look the sender up in the data base; where that does not answer in time, return who it was within
-        the last minutes. StoreError where that is not known."""
+        the last minutes. StoreError where that is not known.
+        """
         look_up = self.access.authenticate
         try:
             with anyio.fail_after(_lookup_seconds(request)):
@@ -252,8 +254,11 @@ class Guard:
         raise RefusedError(403, f"{text}`flawscope station user add NAME --role admin`", "no_users")
 
     def _check_origin(self, request: HTTPConnection) -> None:
-        """Refuse a request that another site made the browser send. Browsers name the site by
-        `Sec-Fetch-Site` where they trust the connection, else by `Origin`; other programs send neither."""
+        """Refuse a request that another site made the browser send.
+
+        Browsers name the site by `Sec-Fetch-Site` where they trust the connection, else by `Origin`; other
+        programs send neither.
+        """
         site = request.headers.get("sec-fetch-site")
         origin = request.headers.get("origin")
         if site is None and origin is not None:

@@ -102,7 +102,8 @@ class LearningState(BaseModel):
 
 class KeptPromise(BaseModel):
     """Promise of the version in use beside what was counted on the line, over the latest 10,000 parts that it
-    judged, each once. What lies within tolerance is left out, and what it has learnt from."""
+    judged, each once. What lies within tolerance is left out, and what it has learnt from.
+    """
 
     version: int
     rate: float = Field(description="share of good parts expected to be called anomalous")
@@ -135,8 +136,10 @@ class AuditTrail(BaseModel):
 
 @router.delete("", status_code=204, responses=refusals(409))
 def remove_product(name: str, live_products: LiveProductsDep, person: Engineer) -> None:
-    """Inspect a product no more that was made on the pages. Its records are kept. Refused where the settings
-    name it."""
+    """Inspect a product no more that was made on the pages.
+
+    Its records are kept. Refused where the settings name it.
+    """
     live_products.remove_live(name, person.name)
 
 
@@ -199,8 +202,10 @@ async def save_body(request: Request, path: Path) -> None:
 
 @router.delete("/versions/{number}", status_code=204, responses=refusals(409))
 def remove_version(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> None:
-    """Remove a version that was never used and belongs to no joint model, with its file. Refused for any
-    other, which inspections name."""
+    """Remove a version that was never used and belongs to no joint model, with its file.
+
+    Refused for any other, which inspections name.
+    """
     number = versions.version(product_id, valid_id_or_zero(number))["id"]
     if not versions.remove(product_id, number, person.name):
         text = f"version {number} cannot be removed: it was used, or belongs to a joint model"
@@ -218,9 +223,12 @@ def activate(
     person: Engineer,
     options: ActivationOptions | None = None,
 ) -> Product:
-    """Activate a version, which judges from now on. If it cannot be opened, the version before goes on. One
-    that was learnt from corrections and loses known defects is refused unless `losing` names all of their
-    inspections; and one whose file is another than `hash` says."""
+    """Activate a version, which judges from now on.
+
+    If it cannot be opened, the version before goes on. One that was learnt from corrections and loses known
+    defects is refused unless `losing` names all of their inspections; and one whose file is another than
+    `hash` says.
+    """
     options = options or ActivationOptions()  # type: ignore[call-arg]  # all have defaults
     number = valid_id_or_zero(number)
     if options.hash is not None and versions.version(product_id, number)["hash"] != options.hash:
@@ -241,8 +249,11 @@ def change_rate(
     learning: LearningDep,
     person: Engineer,
 ) -> Answer:
-    """Make a version of another that has another false-alarm rate, and activate it. A rate that the version's
-    good pictures do not support is refused; so is any where the settings file names one."""
+    """Make a version of another that has another false-alarm rate, and activate it.
+
+    A rate that the version's good pictures do not support is refused; so is any where the settings file names
+    one.
+    """
     if product_id in versions.rates:
         raise NameTakenError(f"`false_alarm_rate` of {name} stands in the settings file: change it there")
     new = versions.add_at_rate(product_id, valid_id_or_zero(number), body.rate, person.name)
@@ -252,7 +263,8 @@ def change_rate(
 @router.get("/promise", response_model=KeptPromise | None)
 def promise(product_id: ProductId, versions: VersionsDep, records: RecordsDep) -> Answer | None:
     """Return whether the version in use keeps its promised false-alarm rate on the line; null where it
-    promises none."""
+    promises none.
+    """
     with records.turns.take():
         return hold_promise(versions, product_id)
 
@@ -279,8 +291,10 @@ def learn(
     person: Engineer,
     options: LearnOptions | None = None,
 ) -> Candidate:
-    """Make a candidate from verdicts, or return the one that waits already. Those in `good` get the verdict
-    good once more first."""
+    """Make a candidate from verdicts, or return the one that waits already.
+
+    Those in `good` get the verdict good once more first.
+    """
     options = options or LearnOptions()  # type: ignore[call-arg]  # all have defaults
     known = learning.facts(product_id)["unsure"] if options.good else []
     unknown = sorted(set(options.good) - set(known))
@@ -372,7 +386,8 @@ def _shown_inspections(candidates: Sequence[Candidate], unsure: Sequence[int]) -
 
 class RateFacts(TypedDict):
     """Meaning of other false-alarm rates for the active version. day: pictures a day. known_defects: how
-    many were reviewed."""
+    many were reviewed.
+    """
 
     rates: list[dict[str, object]]
     day: float | None
@@ -420,7 +435,8 @@ def _network_of(version: VersionFacts) -> int:
 
 def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> list[dict[str, object]]:
     """Return the rates that are offered, each with what it would find: `hits` of `defects` that were
-    simulated, `known` of those that were reviewed. `is_own`: the version has this rate."""
+    simulated, `known` of those that were reviewed. `is_own`: the version has this rate.
+    """
     by_part = rates.promise_of(model).by_part
     rows = []
     for row in rates.describe_rates(model):

@@ -124,7 +124,8 @@ class Page:
         self, template: str, status: int = 200, *, sections: Sequence[str] = (), **more: object
     ) -> Response:
         """Render the page. sections: of the texts, for its script. more: for the template, but `data` for the
-        script."""
+        script.
+        """
         product = self.product
         person = self.person
         settings = find_component(self.request, Settings)
@@ -180,7 +181,8 @@ class Page:
 
     def _product_facts(self, product: str) -> PageFacts:
         """Return the product's facts; while the store is away only those that the page of problems needs, and
-        of a removed one those of any page."""
+        of a removed one those of any page.
+        """
         if self.is_removed:
             return RemovedProduct()
         try:
@@ -203,8 +205,10 @@ class Page:
 
 
 def error_page(request: Request, status: int, text: str, error: FlawscopeError | None = None) -> Response:
-    """Render an error in one line, for addresses outside of /api. Only engineers see the reason of the
-    station's own errors."""
+    """Render an error in one line, for addresses outside of /api.
+
+    Only engineers see the reason of the station's own errors.
+    """
     page = Page(request, "problem")
     if status == 404:
         text = page.texts("problem.missing")
@@ -230,8 +234,11 @@ def html_router(role: str) -> APIRouter:
 
 
 def product_page(name: str, *, of_records: bool = False) -> object:
-    """Make the dependency of a product's page. NotFoundError where there is no such product. of_records: the
-    page shows records, also of a product that was removed."""
+    """Make the dependency of a product's page.
+
+    NotFoundError where there is no such product. of_records: the page shows records, also of a product that
+    was removed.
+    """
 
     def open_page(request: Request, product: str) -> Page:
         page = Page(request, name, product)
@@ -398,7 +405,8 @@ def trends(
 
 def _report_periods(shifts: ShiftSettings | None, seconds: float | None, begun: str) -> list[dict[str, str]]:
     """Return the periods that a report can be of: the range on the page, and the last shifts. begun: when the
-    product had its first model; shifts that ended before have no report."""
+    product had its first model; shifts that ended before have no report.
+    """
     time = now()
     periods = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
     periods += [shift for shift in ended_shifts(shifts, time)[::-1] if iso(shift.until) > begun]

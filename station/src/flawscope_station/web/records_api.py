@@ -81,8 +81,10 @@ def export(
     person: Engineer,
     format: Literal["csv", "xlsx"] = "csv",
 ) -> Response:
-    """Export the inspections that a search finds, as a table. The workbook for Excel has each place that
-    looks different in a sheet of its own, and a sheet of totals."""
+    """Export the inspections that a search finds, as a table.
+
+    The workbook for Excel has each place that looks different in a sheet of its own, and a sheet of totals.
+    """
     pages = iterate_pages(records.store.database, product_id, filters)
     headers, turns = attachment(f"{name}-inspections.{format}"), records.turns
     if format == "csv":
@@ -111,7 +113,8 @@ def audit_log(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
 ) -> AuditPage:
     """List who did what, when and from where, the latest first: sign-ins good and bad, users, tokens,
-    settings, versions, verdicts, deletions."""
+    settings, versions, verdicts, deletions.
+    """
     zone = station_zone(settings.shifts)
     begin = parse_time(since, zone) if since else None
     end = parse_time(until, zone) if until else None
@@ -149,7 +152,8 @@ def audit_page(
 
 def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], R]) -> Iterator[R]:
     """Yield the results of `work`; each item is read and worked on in a turn of its own, so that a long
-    export leaves room to others. BusyError before the first one."""
+    export leaves room to others. BusyError before the first one.
+    """
     is_first = True
     while True:
         with turns.take(patient=not is_first):

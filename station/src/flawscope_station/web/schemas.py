@@ -154,7 +154,8 @@ class DecidedRefusal(Refusal):
 class Trends(BaseModel):
     """Scores over time; points [seconds, score, good 0, anomalous 1 or within tolerance 2, verdict, id], or
     buckets [seconds, inspected, anomalous, lowest, mean and highest score, false alarms, misses, within
-    tolerance]."""
+    tolerance].
+    """
 
     unit: Literal["inspection", "minute", "hour", "day"]
     threshold: float | None

@@ -127,7 +127,8 @@ async def add_pictures(
     draft: DraftDep, request: Request, drafts: DraftsDep, files: FilesDep, file: PictureName = ""
 ) -> Answer:
     """Add pictures of good parts: the body is a picture or a zip of them; a form may hold several. Those that
-    are kept are on the disk when the answer comes; the same content is kept once."""
+    are kept are on the disk when the answer comes; the same content is kept once.
+    """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     refuse_defect_folder(file)
     if kind in ("application/zip", "application/x-zip-compressed") or file.lower().endswith(".zip"):
@@ -237,8 +238,10 @@ def check_options(draft: DraftDep, body: setup_schemas.LearningOptions) -> Answe
 def learn(
     draft: DraftDep, drafts: DraftsDep, person: Engineer, body: setup_schemas.LearningOptions | None = None
 ) -> Answer:
-    """Learn from the pictures, as `flawscope fit` does, when the products before it are done. Where their
-    names leave open which are good, that is a question."""
+    """Learn from the pictures, as `flawscope fit` does, when the products before it are done.
+
+    Where their names leave open which are good, that is a question.
+    """
     asked = body or setup_schemas.LearningOptions.model_validate({})
     given = asked.model_dump(exclude={"go_on", "all_good"})
     drafts.learn(draft, given, person.name, go_on=asked.go_on, all_good=asked.all_good)
@@ -247,8 +250,11 @@ def learn(
 
 @router.post("/{name}/stop", response_model=setup_schemas.NewProductState)
 def stop(draft: DraftDep, drafts: DraftsDep) -> Answer:
-    """Stop the learning. A method that learns in steps can go on later. Of a search for settings the first
-    stop ends the search: the best so far is learnt."""
+    """Stop the learning.
+
+    A method that learns in steps can go on later. Of a search for settings the first stop ends the search:
+    the best so far is learnt.
+    """
     drafts.stop_learning(draft)
     return drafts.facts(draft)
 

@@ -43,7 +43,8 @@ def shifts(
     format: Literal["json", "csv"] = "json",
 ) -> Response | list[dict[str, str | int]]:
     """List the shifts that ended in the last days with their counts, the latest first; none where the
-    settings name none."""
+    settings name none.
+    """
     zone = station_zone(settings.shifts)
     found = list[dict[str, str | int]]()
     for shift in ended_shifts(settings.shifts, now())[::-1]:
@@ -75,7 +76,8 @@ def shift_report(
 ) -> Response:
     """Return what was inspected between two times: an HTML file with pictures, a table of its hours as CSV or
     for Excel, or the counts. Times are by the clocks of the zone of `shifts`, also those that are given
-    without an offset."""
+    without an offset.
+    """
     zone = station_zone(settings.shifts)
     begin, end = parse_time(since, zone), parse_time(until, zone)
     if not begin < end <= begin + MAX_REPORT_DAYS * DAY:

@@ -99,7 +99,8 @@ class ProviderError(FlawscopeError):
 @dataclass(frozen=True)
 class CompanyMember:
     """A company's member, as the provider says. subject: issuer and ID of the account. role: "" where no
-    group of the member has a role."""
+    group of the member has a role.
+    """
 
     subject: str
     name: str
@@ -179,8 +180,10 @@ def _to_provider_error(error: Exception) -> ProviderError:
 
 
 def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSettings) -> ASGIApp:
-    """Make the pages below `COMPANY` that lead to a company's sign-in and back. Their own cookie, which a
-    provider's redirect brings along, keeps state, nonce and code verifier."""
+    """Make the pages below `COMPANY` that lead to a company's sign-in and back.
+
+    Their own cookie, which a provider's redirect brings along, keeps state, nonce and code verifier.
+    """
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of an extra
 
     access = components[Access]

@@ -1,5 +1,6 @@
 """Bodies of requests: counted all together and timed while they are received; and the pictures, masks and
-keys in requests, before anything is decoded."""
+keys in requests, before anything is decoded.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ MAX_KEY_LENGTH = 184  # characters, with room for the prefix in the store
 
 class RequestBody:
     """Body of a request, as it is received. max_bytes: of the body. is_in_memory: the body stays in memory
-    until the request is answered."""
+    until the request is answered.
+    """
 
     def __init__(self, limiter: BodyLimiter, scope: Scope, receive: Receive):
         self.limiter, self._receive = limiter, receive
@@ -102,7 +104,8 @@ class RequestBody:
 class BodyLimiter:
     """ASGI middleware: limits what the bodies of all requests hold together, until they are answered, to four
     times the largest request. A quarter of it is for requests of ordinary size, so that a few large ones, or
-    ones that never end, keep nobody else out."""
+    ones that never end, keep nobody else out.
+    """
 
     def __init__(self, app: ASGIApp, limits: Callable[[], Limits]):
         self.app, self._limits = app, limits
@@ -153,8 +156,10 @@ class Upload:
 
 
 async def read_uploads(request: Request, picture_name: str) -> tuple[list[Upload], bool]:
-    """Read the pictures of a request; the second value says whether they came in a form. A body of any other
-    type is a picture's file, whose bytes say what it is: programs send what they like, or no type.
+    """Read the pictures of a request; the second value says whether they came in a form.
+
+    A body of any other type is a picture's file, whose bytes say what it is: programs send what they like, or
+    no type.
 
     Args:
         picture_name: of a body that is one picture.

@@ -105,7 +105,8 @@ def split_held_out(
     parts: list[list[int]], usable: int, rate: float, reserved: Collection[int]
 ) -> HeldOutSplit:
     """Divide the units held out: a fifth, five at least, for the quantiles, the rest for the threshold; all
-    for both where they are too few. usable: units, with those that are learnt from."""
+    for both where they are too few. usable: units, with those that are learnt from.
+    """
     few = max(MIN_QUANTILE_PICTURES, len(parts) // 5)
     apart = not {*reserved}.isdisjoint(parts[0])
     enough = len(parts) - few >= min_calibration_size(rate) if apart else usable >= MIN_FOR_FULL_RATE
@@ -154,7 +155,9 @@ SPREAD_FLOOR = 0.1  # times the mean spread, added to that of every direction
 
 def difference_moments(model: Model, images: Iterable[Tensor]) -> Tensor:
     """Second moments [2, C, C] float64 of the largest local and global differences on pictures [3, H, W].
-    Give pictures that were learnt from: those held out must stay unseen, for the threshold's sake."""
+
+    Give pictures that were learnt from: those held out must stay unseen, for the threshold's sake.
+    """
     moments = torch.zeros(2, model.channels, model.channels, dtype=torch.float64)
     for image in images:
         for total, difference in zip(moments, _differences(model, image), strict=True):

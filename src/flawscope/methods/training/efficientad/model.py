@@ -98,7 +98,8 @@ class Model(Detector):
 
     def embed(self, images: Tensor) -> Tensor:
         """Turn images `[B, 3, H, W]` into the local and the global map `[B, 2, h, w]` float32: squared
-        differences, averaged over the channels."""
+        differences, averaged over the channels.
+        """
         return torch.stack([part.square().mean(1) for part in self.differences(images)], 1)
 
     def residuals(self, images: Tensor) -> Tensor:
@@ -107,7 +108,8 @@ class Model(Detector):
 
     def differences(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Differences of the student's outputs from the teacher's and from the autoencoder's, `[B, C, h, w]`
-        float32 each, of images `[B, 3, H, W]`."""
+        float32 each, of images `[B, 3, H, W]`.
+        """
         seen = normalise(self.filled(images)).contiguous(memory_format=torch.channels_last)
         mirrored = mirror_border(seen, self.config.border)
         same = FIRST_LAYERS if self.config.start == "teacher" else 0
@@ -230,13 +232,17 @@ def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor
 
 def mirror_border(images: Tensor, border: int) -> Tensor:
     """Images `[B, 3, H, W]`, mirrored outwards by `border` pixels, so that a PDN's outputs are as near to
-    the picture's edges as to any other place."""
+    the picture's edges as to any other place.
+    """
     return F.pad(images, (border,) * 4, mode="reflect") if border else images
 
 
 def interpolation_matrix(side: int, cells: int, first: int) -> Tensor:
-    """Bilinear weights `[side, cells]` float64 of each cell in each pixel. Cell i stands on pixel `first + 4
-    * i`; pixels before the first cell or after the last one have that cell's value."""
+    """Bilinear weights `[side, cells]` float64 of each cell in each pixel.
+
+    Cell i stands on pixel `first + 4 * i`; pixels before the first cell or after the last one have that
+    cell's value.
+    """
     place = ((torch.arange(side, dtype=torch.float64) - first) / STRIDE).clamp(0, cells - 1)
     distance = (place[:, None] - torch.arange(cells, dtype=torch.float64)).abs()
     return (1 - distance).clamp(min=0)

@@ -35,8 +35,11 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
-    """Values `[1, 3, 1, 1]` in the images' dtype, on their device. On a GPU each value is filled in there: a
-    copy from the host would make it wait, and cannot be part of a CUDA graph."""
+    """Values `[1, 3, 1, 1]` in the images' dtype, on their device.
+
+    On a GPU each value is filled in there: a copy from the host would make it wait, and cannot be part of a
+    CUDA graph.
+    """
     if images.device.type == "cuda":
         found = torch.stack([images.new_full((), value) for value in values])
     else:

@@ -205,7 +205,8 @@ class Trainer(trainer.Trainer[Batch]):
         self, student: nn.Sequential, windows: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Outputs of the student's first half on all windows but the recoloured ones, and of its second half
-        on those; outputs of the teacher on the windows of `batch.images`, and on the recoloured ones."""
+        on those; outputs of the teacher on the windows of `batch.images`, and on the recoloured ones.
+        """
         channels, count = self.model.channels, len(batch.images)
         teacher = self.model.teacher
         same = FIRST_LAYERS if self.config.start == "teacher" else 0
@@ -237,8 +238,10 @@ class Trainer(trainer.Trainer[Batch]):
         return hard, _select(learnt, self._cell_index(bad)).square().mean() if bad.any() else none
 
     def _cell_index(self, valid_mask: Tensor | None) -> CellIndex | None:
-        """The cells that count, as `_select` takes them. A GPU gets their indices: with a mask the CPU
-        would wait until the GPU has counted its elements."""
+        """The cells that count, as `_select` takes them.
+
+        A GPU gets their indices: with a mask the CPU would wait until the GPU has counted its elements.
+        """
         if valid_mask is None or self.device.type != "cuda":
             return None if valid_mask is None else valid_mask.to(self.device)
         return tuple(state.upload(part, self.device) for part in valid_mask.nonzero(as_tuple=True))

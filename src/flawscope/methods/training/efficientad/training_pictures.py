@@ -1,5 +1,6 @@
 """Training pictures of the student and the autoencoder, within bounded memory: good pictures with the
-teacher's outputs, simulated defects, and pictures of other things."""
+teacher's outputs, simulated defects, and pictures of other things.
+"""
 
 from __future__ import annotations
 
@@ -83,8 +84,11 @@ def natural_pictures(natural: str) -> GeneratedPictures | NaturalPictures | None
 
 
 class NaturalPictures:
-    """Photographs of a folder, scaled to 512 x 512 pixels, grey with probability 0.3 (A.1). The authors cut
-    out the middle; here the place is random, since a few thousand pictures stand for ImageNet."""
+    """Photographs of a folder, scaled to 512 x 512 pixels, grey with probability 0.3 (A.1).
+
+    The authors cut out the middle; here the place is random, since a few thousand pictures stand for
+    ImageNet.
+    """
 
     SIDE, GREY, TRIES = 512, 0.3, 20
 
@@ -135,7 +139,8 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's grey
 
 def recolour(image: Tensor, kind: int, factor: float) -> Tensor:
     """Picture `[3, H, W]` in 0..1 with another brightness (kind 0), contrast (1) or saturation (2): blended
-    by `factor` with black, with its mean grey, or with its own greys (A.1)."""
+    by `factor` with black, with its mean grey, or with its own greys (A.1).
+    """
     grey = (image * torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(3, 1, 1)).sum(0)
     other = (torch.zeros_like(grey), grey.mean(), grey)[kind]
     return (other + factor * (image - other)).clamp(0, 1)
@@ -170,7 +175,8 @@ class DefectSimulator:
 
     def __call__(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Picture `[3, H, W]` float32 in 0..1 with defects of any scale, unchanged elsewhere to the last bit,
-        and the defects' mask [H, W] bool."""
+        and the defects' mask [H, W] bool.
+        """
         image = self.images[index]
         pixels, inside = to_pixels(image)
         within = self.parts[index] if rng.random() < ON_PART else inside & self.region

@@ -107,7 +107,8 @@ class Model(Detector):
         self, maps: Sequence[Tensor], inside: Tensor | None
     ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
         """The four stages' maps, neutral where no pixel counts, and per stage the cells `[B, 1, H_j, W_j]`
-        float32 that count, 1 or 0; None where pictures are not padded."""
+        float32 that count, 1 or 0; None where pictures are not padded.
+        """
         if inside is None:
             return list(maps), [None] * len(maps)
         cells = valid_cells(inside)
@@ -160,8 +161,10 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
 
 
 def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Model:
-    """A model with the backbone of a fitted one of the same settings, untrained otherwise. InputError where
-    that was fitted with a folder of textures, which its file does not hold."""
+    """A model with the backbone of a fitted one of the same settings, untrained otherwise.
+
+    InputError where that was fitted with a folder of textures, which its file does not hold.
+    """
     if config.textures != GENERATED:
         raise not_in_model_error("textures", config.textures)
     return Model(config, stored_backbone(config.backbone, config.stages, config.network_size, tensors), roi)

@@ -126,7 +126,8 @@ def _scale_path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
 
 class MultiSizeAttention(nn.Module):
     """Multi-size self-attention (3.3): the map is cut into patches of several sizes, and per size every patch
-    looks at all others."""
+    looks at all others.
+    """
 
     def __init__(self, channels: int, grid: Grid):
         super().__init__()

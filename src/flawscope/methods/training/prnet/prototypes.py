@@ -110,7 +110,8 @@ def k_means(
 
 def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
     """Products of the maps with each other, `[n, n]` float64 on the CPU, relative to some point among them:
-    so they are no larger than the distances, and rounding takes nothing from these."""
+    so they are no larger than the distances, and rounding takes nothing from these.
+    """
     blocks = list(numbers.split(BLOCK))
     origin = load(blocks[0]).float().mean(0)
 
@@ -200,7 +201,8 @@ def lloyd(products: Tensor, picks: list[int], iterations: int) -> tuple[Tensor, 
 
 def _fill_empty(assignment: Tensor, distances: Tensor, count: int) -> None:
     """Give every centroid without points the farthest point that does not stand alone, which lowers the
-    objective, or leaves it where points coincide."""
+    objective, or leaves it where points coincide.
+    """
     members = torch.bincount(assignment, minlength=count)
     empty = (members == 0).nonzero().flatten().tolist()
     if not empty:
@@ -229,7 +231,8 @@ def _centres(load: LoadMaps, numbers: Tensor, assignment: Tensor, count: int) ->
 
 def channel_std(moments: Moments) -> Tensor:
     """The channels' standard deviations `[C]` float32, above 0: a channel that hardly moves on good pictures
-    counts as if it moved a thousandth of what the others do, and not as if its noise were a defect."""
+    counts as if it moved a thousandth of what the others do, and not as if its noise were a defect.
+    """
     std = moments.std()
     floor = float(std.mean()) * 1e-3
     return std.clamp(min=floor if floor > 0 else 1.0).float()
@@ -250,13 +253,15 @@ def relative_squares(features: Tensor, prototypes: Tensor, valid_mask: Tensor | 
 
 def nearest_prototype(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """The prototypes `[B]` int64 that are nearest in the Euclidean distance of whole maps, as far as they
-    count; of equals the first."""
+    count; of equals the first.
+    """
     return relative_squares(features, prototypes, valid_mask).argmin(1)
 
 
 def residual(features: Tensor, prototypes: Tensor, std: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """Squared differences `[B, C, H, W]`, element by element, between features and their nearest prototype,
-    in units of each channel's variance on good pictures; 0 where a cell does not count."""
+    in units of each channel's variance on good pictures; 0 where a cell does not count.
+    """
     squares = differences(features, prototypes, std, valid_mask).square()
     return squares if valid_mask is None else squares * valid_mask
 
@@ -343,8 +348,10 @@ class Prototypes(Standardise):
         self.register_buffer("prototypes", torch.zeros(count, *shape))
 
     def residuals(self, features: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-        """Residuals `[B, C, H, W]`, 0 or more, of features as the backbone gives them. For the pictures that
-        made the prototypes use `leave_one_out_residual`."""
+        """Residuals `[B, C, H, W]`, 0 or more, of features as the backbone gives them.
+
+        For the pictures that made the prototypes use `leave_one_out_residual`.
+        """
         return residual(features, self.prototypes, self.std, valid_mask)
 
     def differences(self, features: Tensor, valid_mask: Tensor | None = None) -> Tensor:

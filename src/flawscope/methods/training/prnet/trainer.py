@@ -109,8 +109,11 @@ class Trainer(trainer.Trainer[Batch]):
         return [prn_loss(logits.float(), masks, inside)]
 
     def _add_noise(self, maps: Sequence[Tensor], step: int) -> list[Tensor]:
-        """Standardised features with noise. Without noise the network would learn a few dozen good pictures
-        by heart, and take the normal variation of new ones for defects."""
+        """Standardised features with noise.
+
+        Without noise the network would learn a few dozen good pictures by heart, and take the normal
+        variation of new ones for defects.
+        """
         features = self.model.standardise(maps)
         if not self.config.noise:
             return features

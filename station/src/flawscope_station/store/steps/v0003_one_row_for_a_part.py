@@ -147,8 +147,7 @@ def _merge_part(
     rows: Sequence[Row[Any]],
     counts: dict[tuple[int, int, int], Counter[str]],
 ) -> dict[int, int]:
-    """Make one of the inspections of a part's views; return its number by each number that
-    it replaces.
+    """Make one of the inspections of a part's views; return its number by each number that it replaces.
 
     Args:
         counts: gets the changes of the sums of the hours.
