@@ -19,11 +19,13 @@ from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 WARM = 5  # pictures before the first one that counts
-BACKBONE, LAYERS, RATIO = "tf_efficientnet_lite0", ["blocks.2", "blocks.4"], 0.1
+BACKBONE, RATIO = "tf_efficientnet_lite0", 0.1
+LAYERS = {BACKBONE: ["blocks.2", "blocks.4"], "resnet18": ["layer2", "layer3"]}
 
 
 def supply(weights: Path) -> None:
-    """Let timm.create_model(..., pretrained=True) take the packaged weights instead of a download."""
+    """Let timm.create_model(..., pretrained=True) take these weights instead of a download: those of the
+    package, or a safetensors file with timm's names."""
     import timm
 
     create = timm.create_model
@@ -32,7 +34,8 @@ def supply(weights: Path) -> None:
         network = create(name, pretrained=False, **options)
         if pretrained:
             timm.create_model = create  # load_by_order makes one, too
-            load_by_order(network, name, weights)
+            load = load_by_name if weights.suffix == ".safetensors" else load_by_order
+            load(network, name, weights)
             timm.create_model = create_model
         return network
 
@@ -50,7 +53,18 @@ def load_by_order(network: Any, backbone: str, path: Path) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     wanted = timm.create_model(backbone, pretrained=False).state_dict()
     renamed = {t: state[s] for s, t in zip(names(state), names(wanted), strict=True)}
-    missing, _ = network.load_state_dict(renamed, strict=False)
+    load_used(network, renamed, path)
+
+
+def load_by_name(network: Any, backbone: str, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    load_used(network, load_file(path), path)
+
+
+def load_used(network: Any, state: dict[str, Any], path: Path) -> None:
+    """The tensors of those layers that the network has."""
+    missing, _ = network.load_state_dict(state, strict=False)
     lacking = [k for k in missing if not k.endswith("num_batches_tracked")]
     if lacking:
         raise SystemExit(f"{path.name} lacks {lacking[0]}")
@@ -71,7 +85,8 @@ def fit(args: argparse.Namespace) -> dict[str, Any]:
     from anomalib.engine import Engine
     from anomalib.models import Patchcore
 
-    model = Patchcore(backbone=BACKBONE, layers=LAYERS, coreset_sampling_ratio=RATIO)
+    layers = LAYERS[args.backbone]
+    model = Patchcore(backbone=args.backbone, layers=layers, coreset_sampling_ratio=RATIO)
     engine = Engine(default_root_dir=args.out)
     engine.fit(model=model, datamodule=data(args))
     Path(engine.best_model_path).rename(args.out / "model.ckpt")
@@ -168,7 +183,7 @@ def untrained(args: argparse.Namespace) -> dict[str, Any]:
     if args.method == "efficientad":
         return exported(EfficientAd().eval(), args)
     seen = Patchcore.configure_pre_processor(tuple(args.network_size))
-    model = Patchcore(backbone=BACKBONE, layers=LAYERS, pre_processor=seen)
+    model = Patchcore(backbone=BACKBONE, layers=LAYERS[BACKBONE], pre_processor=seen)
     width = sum(model.model.feature_extractor.out_dims)
     model.model.memory_bank = torch.randn(args.elements, width)
     return exported(model.eval(), args)
@@ -208,6 +223,7 @@ def main() -> int:
     tasks = {f.__name__: f for f in (fit, test, export, untrained, predict)}
     parser.add_argument("task", choices=tuple(tasks))
     parser.add_argument("source", type=Path, help="what the task reads")
+    parser.add_argument("--backbone", choices=tuple(LAYERS), default=BACKBONE)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--category")

@@ -5,7 +5,8 @@
 
 install      an environment each, made here in the work folder: seconds, MiB, distributions
 patchcore    a whole fit each, never extrapolated; then both judged on the same test pictures by
-             flawscope.evaluation.metrics, and at the threshold that each sets by itself
+             flawscope.evaluation.metrics, and at the threshold that each sets by itself; beside them
+             flawscope as it is shipped, default and accurate
 latency      from a path to an answer, processes that take turns
 untrained    the same for fitted models of ours, --models METHOD=FILE (and exports that lie beside
              them); anomalib's EfficientAD has random weights, its PatchCore our largest
@@ -13,8 +14,10 @@ untrained    the same for fitted models of ours, --models METHOD=FILE (and expor
 
 Both read the same PNG files (anomalib's MVTecAD reads no JPEG), use the same weights of EfficientNet-Lite0
 and run in environments with the same versions of torch and the other libraries (constraints.txt). anomalib's
-weights are a download; here `anomalib_side.py` gives it those of the package, in their order. A table of both
-ends the run. Give --work: without it, environments and models are made anew where they are needed.
+weights are a download; here `anomalib_side.py` gives it those of the package, in their order. With --backbone
+and --weights `patchcore` compares both by another network: of resnet18, whose weights were trained with the
+colours that anomalib gives every network, both see the same. Tables of both end the run. Give --work: without
+it, environments and models are made anew where they are needed.
 """
 
 from __future__ import annotations
@@ -40,6 +43,11 @@ from common import Args, ChildResult, Record  # noqa: E402
 PICTURES, ROUNDS = 30, 2  # that are timed in each round of latencies
 STARTS = 5  # processes that answer for one picture
 BOTH = ("flawscope", "anomalib")
+PACKAGED = "tf_efficientnet_lite0"
+AS_ANOMALIB = ("--size", "256", "--set", "ratio=0.1")  # settings of flawscope that are anomalib's own
+# of flawscope's other fits, which are judged beside: as it is shipped
+SHIPPED = {"flawscope, default": (), "flawscope, accurate": ("--preset", "accurate")}
+JUDGED = ("image_auroc", "au_pro", "pixel_ap", "pixel_auroc")
 ANOMALIB = "anomalib==2.7.0"
 # of each step: what is installed into which environment. anomalib without its extra for OpenVINO, which has
 # nncf too: less than its documentation installs.
@@ -102,12 +110,16 @@ class Place:
 
     def trained(self, category: str, program: str) -> Path:
         """The file that the fit of `patchcore` writes."""
-        name = "part.safetensors" if program == "flawscope" else "model.ckpt"
-        path = self.folder / "models" / category / program / name
+        name = "model.ckpt" if program == "anomalib" else "part.safetensors"
+        path = self.models(category, program) / name
         if not path.is_file():
             common.say(f"fitting {program} ...")
             fit(self, category, program)
         return path
+
+    def models(self, category: str, program: str) -> Path:
+        network = "" if self.args.backbone == PACKAGED else f"-{self.args.backbone}"
+        return self.folder / f"models{network}" / category / common.slug(program)
 
     def exported(self, category: str, program: str) -> dict[str, Any]:
         """`openvino` (and anomalib's `torch`): the files of the trained model's export, and what failed."""
@@ -127,7 +139,8 @@ class Place:
 
     def side(self, *words: str | Path, cwd: Path | None = None) -> ChildResult:
         """`anomalib_side.py` with anomalib's Python."""
-        command = [self.python("anomalib"), HERE / "anomalib_side.py", *words, "--weights", self.weights()]
+        command = [self.python("anomalib"), HERE / "anomalib_side.py", *words]
+        command += ["--backbone", self.args.backbone, "--weights", self.args.weights or self.weights()]
         return measured(command, cwd=cwd or self.folder)
 
 
@@ -209,18 +222,34 @@ def installs(args: Args, record: Record, place: Place) -> None:
 
 def fit(place: Place, category: str, program: str) -> ChildResult:
     """`flawscope fit`, or `Engine.fit` with everything as shipped, in a process of its own."""
-    folder = place.folder / "models" / category / program
+    folder = place.models(category, program)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     data = place.data()
-    if program == "flawscope":
-        command = [place.python(program), "-m", "flawscope", "fit", "--data", data / category, "--quiet"]
-        command += ["--size", "256", "--set", "ratio=0.1", "--out", folder / "part.safetensors"]
-        return measured(command)
-    return place.side("fit", data, "--category", category, "--out", folder)
+    if program == "anomalib":
+        return place.side("fit", data, "--category", category, "--out", folder)
+    command = [place.python("flawscope"), "-m", "flawscope", "fit", "--data", data / category, "--quiet"]
+    command += [*SHIPPED.get(program, AS_ANOMALIB), "--out", folder / "part.safetensors"]
+    if place.args.weights:
+        command += ["--set", f"backbone={place.args.backbone}", "--set", f"weights={place.args.weights}"]
+    return measured(command)
+
+
+def judge(place: Place, category: str, program: str) -> dict[str, Any]:
+    """Metrics of a fitted model's scores and maps of the test pictures, and what anomalib reports itself."""
+    model, data = place.trained(category, program), place.data()
+    script = [place.python("flawscope"), HERE / "flawscope_side.py"]
+    reported = {}
+    if program == "anomalib":
+        own = place.side("test", model, "--data", data, "--category", category)
+        reported = {"reported": own.json}
+    else:
+        measured([*script, "predict", model, "--data", data / category])
+    return {**measured([*script, "judge", model.parent, "--data", data / category]).json, **reported}
 
 
 def patchcore(args: Args, record: Record, place: Place) -> None:
+    part = "patchcore" if args.backbone == PACKAGED else f"patchcore, {args.backbone}"
     for category in args.categories.split(","):
 
         def fitted(category: str = category) -> dict[str, Any]:
@@ -239,21 +268,13 @@ def patchcore(args: Args, record: Record, place: Place) -> None:
             }
 
         def judged(category: str = category) -> dict[str, Any]:
-            place.trained(category, "flawscope")
-            folder = place.trained(category, "anomalib").parent
-            data = place.data()
-            own = place.side("test", folder / "model.ckpt", "--data", data, "--category", category).json
-            script = [place.python("flawscope"), HERE / "flawscope_side.py"]
-            model = place.trained(category, "flawscope")
-            measured([*script, "predict", model, "--data", data / category])
-            found = {
-                program: measured([*script, "judge", path, "--data", data / category]).json
-                for program, path in (("flawscope", model.parent), ("anomalib", folder))
-            }
-            return {**found, "anomalib_reports": own}
+            found = {program: judge(place, category, program) for program in BOTH}
+            if not args.weights:
+                found |= {program: judge(place, category, program) for program in SHIPPED}
+            return found
 
-        record.attempt(f"patchcore/{category}/fit", fitted)
-        record.attempt(f"patchcore/{category}/test", judged)
+        record.attempt(f"{part}/{category}/fit", fitted)
+        record.attempt(f"{part}/{category}/test", judged)
 
 
 # ------------------------------------------------------------------------------------------------- latency
@@ -405,6 +426,15 @@ def show(record: Record) -> None:
         row = {"what": what, "flawscope": ours, "anomalib": theirs}
         rows.append({**row, "anomalib / flawscope": theirs / ours if ours else None})
     common.print_table("both", rows)
+    rows = []
+    for name, cell in record.cells.items():
+        if name.startswith("patchcore") and name.endswith("/test"):
+            rows += [
+                {"test": name, "of": program, **{k: figures[k] for k in JUDGED}}
+                for program, figures in cell.items()
+                if program.startswith(BOTH) and "au_pro" in figures
+            ]
+    common.print_table("contours", rows)
 
 
 # ---------------------------------------------------------------------------------------------------- main
@@ -422,7 +452,10 @@ def main() -> int:
     parser.set_defaults(categories="toothbrush")  # anomalib takes half an hour for transistor
     parser.add_argument("--only", default=",".join(PARTS), help="default: %(default)s")
     parser.add_argument("--models", default="", help="METHOD=FILE,METHOD=FILE: fitted, for `untrained`")
+    parser.add_argument("--backbone", default=PACKAGED, help="of `patchcore` (default: %(default)s)")
+    parser.add_argument("--weights", type=Path, help="of another --backbone: a safetensors file")
     args = common.parse_arguments(parser)
+    args.weights = args.weights and args.weights.resolve()
     if unknown := set(args.only.split(",")) - set(PARTS):
         parser.error(f"--only: {min(unknown)} is none of {', '.join(PARTS)}")
     if args.quick:
