@@ -112,8 +112,8 @@ class RequestBody:
 class BodyLimiter:
     """ASGI middleware that limits the memory of all requests' bodies until they are answered.
 
-    All bodies together may hold four times the largest request. A quarter of that is for requests of ordinary
-    size: a few large ones, or ones that never end, keep nobody else out.
+    All bodies together may hold four times the largest request. A quarter of that is for requests of an
+    ordinary size, so that a few large ones, or ones that never end, keep nobody else out.
     """
 
     def __init__(self, app: ASGIApp, limits: Callable[[], Limits]):
