@@ -207,7 +207,7 @@ class LabelFiles:
 
         Returns:
             Of each picture the source, the kinds of the marks, and whether one of them is a defect: boxes
-                around good parts are none.
+            around good parts are none.
         """
         found: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
         # defects last: they win where a picture has marks of both
@@ -499,7 +499,7 @@ class LabelFiles:
 
     @staticmethod
     def _is_foreign(path: Path) -> bool:
-        """Whether a file is neither a picture, nor left there by a camera or program, nor of a form that is read."""
+        """Whether a file is neither a picture, nor one that cameras and programs leave there, nor of a read form."""
         suffix = path.suffix.lower()
         return suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path)
 
