@@ -499,7 +499,7 @@ class LabelFiles:
 
     @staticmethod
     def _is_foreign(path: Path) -> bool:
-        """Whether a file is neither a picture, nor one that cameras and programs leave there, nor of a read form."""
+        """Whether a file is of an unknown kind, which neither cameras nor programs usually leave there."""
         suffix = path.suffix.lower()
         return suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path)
 

@@ -40,6 +40,8 @@ def _read_settings(path: Path) -> YoloSettings:
     try:
         text = read_text(path)
         document = load_yaml(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
+        if not isinstance(document, dict):
+            raise TypeError(document)
         names = document.get("names") or {}
         numbered = names if isinstance(names, dict) else dict(enumerate(names))
         return YoloSettings({int(k): str(v) for k, v in numbered.items()}, "kpt_shape" in document)
