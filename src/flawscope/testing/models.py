@@ -159,7 +159,7 @@ def padding(case: Case) -> None:
         inside = detector.inside(images)
         must(inside is not None and 0 < float(inside.float().mean()) < 1, "`inside` does not know padding")
         features = detector.embed(images)
-        detector.filled = lambda images: images
+        detector.filled = lambda images: images  # type: ignore[method-assign]
         marked = detector.embed(images)
         del detector.filled  # the class has its own
         must(not torch.equal(features, marked), "`embed` takes marks for pixels")
