@@ -217,7 +217,7 @@ class DefectScores:
         return None
 
     def to_dict(self) -> Json:
-        """Returns the entry of a model's facts: scores, shares, 95 % intervals and contrast limits by size."""
+        """Returns the entry of a model's facts: scores, shares, intervals and contrast limits by size."""
         sizes = {}
         for size, scores in self.scores.items():
             found, count = self.count_found(size)
