@@ -222,9 +222,9 @@ class Pages:
         text: str = self._environment.get_template(f"{template}.html.j2").render(values)
         return text
 
-    def render_standalone(self, template: str, texts: Texts, *, root: str = "", **context: object) -> str:
+    def render_standalone(self, template: str, texts: Texts, **context: object) -> str:
         """Render a page as a file that needs no server: with its style, without scripts."""
-        text = self.render(template, texts, {}, theme="light", root=root, **context)
+        text = self.render(template, texts, {}, theme="light", root="", **context)
         css = self.static_files["pages.css"][0].decode()
         return text.replace("</head>", f"<style>{css}</style></head>", 1)
 
