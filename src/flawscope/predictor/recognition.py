@@ -47,7 +47,7 @@ class KnownProduct:
 
     @cached_property
     def leave_one_out(self) -> list[NDArray[np.float64]]:
-        """For each light, the distances of good pictures to the nearest one of another part, ascending."""
+        """Distances of good pictures to the nearest one of another part, ascending, for each light."""
         known = self._pictures
         found = self.distances(known.good, known.groups)
         lights = known.lights if len(known.lights) else np.zeros(len(found))

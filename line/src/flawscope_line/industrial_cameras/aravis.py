@@ -62,7 +62,8 @@ def load_aravis() -> ModuleType:
         ) from None
     from gi.repository import Aravis
 
-    return Aravis
+    library: ModuleType = Aravis
+    return library
 
 
 class AravisDevice:
