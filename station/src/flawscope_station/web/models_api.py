@@ -103,7 +103,7 @@ class LearningState(BaseModel):
     new: int = Field(description="corrections since the last candidate")
     contradictory: list[int]
     unsure: list[int] = Field(
-        description="inspections called good that look like defects: learnt from once they are called good twice"
+        description="inspections called good that look like defects: learnt from once called good again"
     )
     candidates: list[Candidate]
 
