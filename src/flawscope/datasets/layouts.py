@@ -296,7 +296,7 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
 
 
 def _pictures_beside(root: Path, category: str) -> list[str]:
-    """Names of the other folders beside a category's that hold pictures."""
+    """Return the names of the other folders beside a category's that hold pictures."""
     folders = subfolders(root).items()
     return [name for name, path in folders if name != category and _has_pictures(path)]
 

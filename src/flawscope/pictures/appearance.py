@@ -177,7 +177,7 @@ def describe_shifts(shifts: Sequence[FeatureValues]) -> str:
 
 
 def pixel_format(picture: NDArray[np.number]) -> str:
-    """Names the kind of a decoded picture's pixels: "colour", "grey", "16-bit grey", ..."""
+    """Return the kind of a decoded picture's pixels, in words: "colour", "grey", "16-bit grey", ..."""
     if picture.dtype != np.uint8:
         return f"{8 * picture.dtype.itemsize}-bit {'grey' if picture.shape[2] < 3 else 'colour'}"
     if picture.shape[2] < 3 or picture.strides[2] == 0:

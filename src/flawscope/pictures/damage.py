@@ -109,9 +109,9 @@ def _file_data(image: Image.Image) -> bytes:
 
 
 def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
-    """Returns the fault of a BMP or PPM that has more rows than its header names; empty: it has none.
+    """Return the fault of a BMP or PPM that has more rows than its header states; empty: it has none.
 
-    Whoever appends something to a file does not change all the sizes in it.
+    Programs that append to a file do not change all the sizes in it.
     """
     if kind not in ("BMP", "PPM") or len(tiles) != 1 or tiles[0][0] != "raw":
         return ""
@@ -174,7 +174,7 @@ def has_cut(values: NDArray[np.number]) -> bool:
 
 
 def _runs(rows: NDArray[np.bool_], values: NDArray[np.number]) -> Iterator[tuple[int, int]]:
-    """Yields begin and end of consecutive rows that have one value."""
+    """Yield begin and end of consecutive rows that have one value."""
     changes = np.flatnonzero((rows[1:] != rows[:-1]) | (rows[1:] & (values[1:] != values[:-1]))) + 1
     ends = [0, *changes.tolist(), len(rows)]
     for begin, end in pairwise(ends):
@@ -205,7 +205,10 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
 
 
 def _stored_fault(image: Image.Image, tiles: Sequence[Tile], data: bytes) -> str:
-    """Say what is missing in uncompressed pixels, or in JPEGs within a TIFF, of an image not loaded yet."""
+    """Return what is missing in uncompressed pixels, or in JPEGs within a TIFF.
+
+    The image is not loaded yet.
+    """
     tags: Mapping[int, object] = getattr(image, "tag_v2", {})
     if tags.get(_COMPRESSION) == _TIFF_JPEG:
         return next(filter(None, map(_jpeg_fault, _inner_jpegs(tags, data))), "")
@@ -321,7 +324,7 @@ def _rows_go_on(values: NDArray[np.uint8], fill: int, begin: int, end: int, stri
 
 
 def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields value, begin and end of stretches of zeros and of ones."""
+    """Yield value, begin and end of stretches of zeros and of ones."""
     for fill, run in _FILLS.items():
         end = 0
         while (begin := stored.find(bytes([fill]) * _HOLE, end)) >= 0:
@@ -374,7 +377,7 @@ def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: 
 
 
 def _inner_jpegs(tags: Mapping[int, Any], data: bytes) -> Iterator[bytes]:
-    """Yields the strips or tiles of a TIFF, each as a JPEG of its own."""
+    """Yield the strips or tiles of a TIFF, each as a JPEG of its own."""
     tables = bytes(tags.get(_JPEG_TABLES, b""))[:-2]
     offsets, counts = (next((tags[tag] for tag in kinds if tag in tags), ()) for kinds in _PLACES)
     for offset, count in zip(offsets, counts, strict=False):

@@ -185,7 +185,7 @@ def load_picture(source: PictureSource | HashedPicture, name: str | None) -> Ima
 
 
 def _convert_mode(image: Image.Image, name: str) -> Image.Image | NDArray[np.number]:
-    """Converts a loaded image of any mode to what `load_picture` returns."""
+    """Convert a loaded image of any mode to the form of `load_picture`."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):

@@ -220,7 +220,7 @@ class _Reader:
         self.before_free: bool | None = None  # what the word before says, which "free" turns round
 
     def read(self, word: str, before: Sequence[str], later: Sequence[str]) -> None:
-        """Reads a word. before, later: the other words of the text."""
+        """Read a word; `before` and `later` are the other words of the text."""
         said = word_says(word)
         if word in _FREE:
             self._read_free(later)

@@ -97,7 +97,7 @@ def parse_via(rows: Rows, own: str) -> Iterator[Entry]:
 
 
 def _header(rows: Rows) -> list[str]:
-    """Names of the columns, folded; empty where the first line is one of values."""
+    """Return the names of the columns, folded; empty where the first line holds values."""
     names = [name.casefold() for name in rows[0]]
     return [] if any(is_picture(PurePosixPath(name)) for name in names) else names
 
@@ -109,7 +109,7 @@ def _records(rows: Rows) -> Iterator[dict[str, str]]:
 
 
 def _columns(header: Sequence[str]) -> tuple[str, Sequence[str], str] | None:
-    """Names of the columns of the picture, of the edges, and of the label, which may be empty."""
+    """Return the columns of picture, edges and label, which may be empty; None without picture or edges."""
     edges = next((names for names in _EDGES if set(names) <= set(header)), None)
     picture, label = (next((n for n in names if n in header), "") for names in (_PICTURE, _LABEL))
     return (picture, edges, label) if picture and edges else None

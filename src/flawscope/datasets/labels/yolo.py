@@ -26,7 +26,7 @@ class YoloSettings(NamedTuple):
 
 
 def find_settings(root: Path, folder: Path) -> YoloSettings:
-    """Reads the settings that lie next to a folder of labels, there or above, within the root."""
+    """Read the settings that lie next to a folder of labels, there or above, within the root."""
     for place in (folder, *folder.parents):
         for path in (place / name for name in SETTINGS):
             if path.is_file():
