@@ -45,7 +45,7 @@ Progress = Callable[[int, int], None]
 
 SEVERITIES = ("error", "warning", "note")
 MAX_SHOWN = 5  # findings of one code that `CheckReport.lines` spells out; of many nearly alike only one
-BY_REMARKS = ("nearly-copy", "nearly-unsure")  # codes that remarks tell people together
+BY_REMARKS = ("nearly-copy", "nearly-unsure")  # codes that remarks sum up for people
 MIN_SPREAD = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
 PICTURES_FOR_5_PERCENT = 19  # of n pictures, no false-alarm rate below 1 / (n + 1) is possible
 

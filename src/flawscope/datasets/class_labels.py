@@ -53,7 +53,7 @@ from flawscope.pictures.masks import read_mask
 from flawscope.pictures.name_words import PictureClass, read_names
 
 UNMARKED = "unmarked"  # word of pictures without marks beside others with some
-NAME = "name"  # source of what the name of a picture says
+NAME = "name"  # source of labels in a picture's own name
 MAX_LIST_BYTES = 1 << 24  # larger files above the pictures' folder, or in a zip, are not opened
 MAX_WORDS = 40  # characters of a value that a question shows
 
@@ -400,7 +400,7 @@ def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) ->
         elif is_open(subject, values, len(found.of)):
             unknown.append((subject, unknown_column(header, values)))
     complete = next((column for column in known if column.is_complete(len(texts))), None)
-    if complete is not None:  # it tells the classes: others are asked about where they sort its good ones
+    if complete is not None:  # it has the classes: others are asked about where they sort its good ones
         unknown = [(subject, column) for subject, column in unknown if _sorts_on(complete, subject, column)]
     known += [column for _, column in unknown]
     for column in known:

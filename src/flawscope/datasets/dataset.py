@@ -128,7 +128,7 @@ def count_reasons(reasons: Iterable[str]) -> str:
     return ", ".join(f"{reason}: {n}" for reason, n in Counter(filter(None, reasons)).most_common())
 
 
-SPLIT_WORDS = {  # that tell a person what a split's pictures are for
+SPLIT_WORDS = {  # purpose of a split's pictures, in words
     "train": "to learn from",
     "validation": "to calibrate by",
     "test": "to test with",

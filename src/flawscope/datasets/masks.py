@@ -22,7 +22,7 @@ from flawscope.pictures.masks import read_mask
 from flawscope.types import Array
 
 _OVERLAY_FOLDER, _OVERLAY_NAME = re.compile("overlays?"), re.compile(r"(.+?)[\W_]+overlay")
-OVERLAY_SHARE, OVERLAY_LEVELS = 0.5, 2  # of textured pixels that are equal within so many grey levels
+OVERLAY_SHARE, OVERLAY_LEVELS = 0.5, 2  # share of textured pixels that are equal within two grey levels
 
 Mask = Path | PictureLabels  # a file of its own, or the picture's marks in a labelling tool's file
 

@@ -95,7 +95,7 @@ def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> Non
     if len(of_a_split) == len(folders):
         if len({_kind_folders(parts) for parts in folders}) > 1:
             raise split_question(root, paths)
-        if labels.is_doubtful():  # the marks tell, or nobody does
+        if labels.is_doubtful():  # marks decide, or it is a question
             raise labels.question(root, NAME_GOOD)
     reason = "the name hints at a split, but the folders around it follow no known layout"
     hint = "/".join(of_a_split[0])
@@ -233,7 +233,7 @@ class _NamedGood:
         """Whether something calls a picture of named folders defective, and no folder's name says good."""
         if self._labels.defect_source(path) and not any(map(says_good, folders)):
             return True
-        # of pictures directly in the folder, labels that nobody knows may tell the defective ones
+        # labels of unknown meaning may mark the defective pictures among those directly in the folder
         return folders == ["."] and self._labels.has_unknown and self._labels.is_labelled(path)
 
     def kind(self, path: Path) -> str:

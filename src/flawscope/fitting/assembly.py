@@ -199,7 +199,7 @@ class FitResult:
             return _Questions()
         new = {self.judged.rows[number].hash: number for number in self._new_pictures()}
         cells = {digest: self.fitted.cells.get(number) for digest, number in new.items()}
-        # what shows nothing was asked about before the fit
+        # pictures that show nothing were asked about before the fit
         rows = [replace(row, look=None) for row in self.good.pictures]
         unusual = [*find_unusual(rows, self.good.calibration, self.defects, [*new], cells=cells)]
         return _Questions(unusual, *settle(unusual, self.prepared.force))

@@ -57,12 +57,12 @@ MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turne
 BEYOND = float(np.finfo(np.float32).max)  # score of a picture in which parts are not found
 BATCH = 8  # pictures that are judged between two looks at the clock
 # AUROC behind the best in one round, from which on a setting is not tried again; behind in the mean of n, its
-# √n-th part: two standard deviations of what two settings differ by (bench/results/auto_real.json)
+# √n-th part: two standard deviations of the difference of two settings (bench/results/auto_real.json)
 NEAR = 0.05
 CONTENDERS = 3  # settings that are tried again, at most
-FRAME_LOSS = 0.05  # AUROC: parts that lie elsewhere are found, unless that is so much worse
+FRAME_LOSS = 0.05  # AUROC: a setting that finds the part is kept, unless it is worse by more
 LOOKED_AT = 24  # pictures that settings are proposed from
-# Options and settings that say how large pictures are seen, and by what
+# Options and settings for the size at which pictures are seen, and for the network
 SEEN = (*names_of(search=SIZES), "scale", "crop", "count", "ratio")
 
 
@@ -241,7 +241,7 @@ class Search:
             return
         self.step(f"{TRYING} how parts lie", 0, 1)
         left_out_last = sorted(self.order, key=lambda i: i in self.rounds[0].left_out)
-        looked_at = left_out_last[:LOOKED_AT]  # of few, all tell how parts lie
+        looked_at = left_out_last[:LOOKED_AT]  # few pictures are all looked at
         sources = [self.sources[i] for i in looked_at]
         for recipe in propose_frames(sources, lambda i: self.load(looked_at[i])):
             if not self._attempt(recipe, self.rounds[0]):

@@ -31,8 +31,8 @@ from flawscope.predictor.router import Router, is_router, open_joined
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.views.preprocess import Preprocess
 
-# Pictures are recognised at this size by this stage (of stride 8), which costs the least and tells products
-# apart the best of those that docs/decisions/0027-joint.md compares
+# Size of pictures and stage (stride 8) of the network for recognition: of those that
+# docs/decisions/0027-joint.md compares, they cost the least and distinguish products best
 SIZE, STAGE = "128", 2
 # Settings by which the network that recognises is that of a product's model
 NETWORK_SETTINGS = ("backbone", "neighbourhood")

@@ -164,7 +164,7 @@ def prepare(
         config = steps.see_in_form(config, frames, pictures)
     config = steps.choose_tiles(config, frames, pictures)
     preprocess, roi = steps.see(frames.of(config), pictures)
-    # views mark it where there are tiles; else the detector leaves out what lies outside
+    # in tiles, views mark the pixels outside it; else the detector leaves them out
     region, inside = (roi, None) if config.tile is not None else (None, roi)
     fits = inside is None and config == checked
     model, origin = (

@@ -24,12 +24,10 @@ from flawscope.views.preprocess import Preprocess
 
 LARGE = 1000  # pixels along the longer side, from which they are seen larger still, and in tiles
 USUAL_SIZES = "256+512"
-SEEN_PIXELS = (
-    512**2
-)  # that the larger one of these sees: pictures that have no more show nothing more, larger
-# Times that a network takes by presets and in tiles, in times of the default (measured on one core)
+SEEN_PIXELS = 512**2  # of the larger usual size: pictures with fewer show nothing more when enlarged
+# Time of a network by presets and in tiles, in times of the default's (measured on one core)
 PRESET_COSTS, TILES_COST = {"accurate": 5.5, "small": 0.7}, 10.0
-TILED = 64  # the smallest defect that these are for is that share of it: two tiles cover a side
+TILED = 64  # a side in lengths of the smallest defect that tiles are proposed for: two tiles cover a side
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 DEFECT_SIZES = tuple(DefectScale)
 MAX_PER_SIZE = 40  # defects of a size
 COMPARED_PER_SIZE = 20  # of a size, before and after an update
-TIME_SHARE = 1 / 9  # of the time of the fit until then, so that the check is at most a tenth of it all
+TIME_SHARE = 1 / 9  # of the fit's time before it: the check is then at most a tenth of the whole
 MIN_SECONDS = 2.0  # for the check of a short fit, whose share is too short for a number
 # Defects that are tried whatever time they take, the same number of each size: of fewer nothing could be said
 MIN_TRIED = math.ceil(MIN_DEFECTS / len(DEFECT_SIZES)) * len(DEFECT_SIZES)

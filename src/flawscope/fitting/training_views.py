@@ -50,7 +50,7 @@ class Reader:
     near_looks: Mapping[int, Look] = field(default_factory=dict)  # as near-duplicates are compared
     origin: str = FIT  # of the rows
     roi: NDArray[np.bool_] | None = None  # [H, W] at the network's size
-    region: NDArray[np.bool_] | None = None  # the same where views mark what lies outside, which tiles need
+    region: NDArray[np.bool_] | None = None  # the region where views mark pixels outside it, for tiles
     hidden: bool = False  # pixels outside of `roi` are not shown
     nearest: NDArray[np.int64] | None = None  # as `Detector` has it
     pictures: InitVar[DecodedPictures | None] = None  # the sources, where some are decoded already
@@ -341,7 +341,7 @@ class TrainingViews:
         several: dict[int, list[Values]] = {}
         for number, values in fitted.scored.items():
             several.setdefault(self.picture_of(number), []).append(values)
-        # in tiles, of which a few are scored, the pictures are judged again
+        # a few tiles are scored; pictures in tiles are judged again as wholes
         whole = self.reader.preprocess.tile is not None
         return replace(
             fitted,

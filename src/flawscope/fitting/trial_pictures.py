@@ -20,12 +20,12 @@ from flawscope.pictures.decoding import PictureSource
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
 LEARNT, LEFT_OUT, SIMULATED, GIVEN = 24, 12, 32, 24  # pictures of a round, at most
-LEFT_OUT_SHARE = 4  # one of so many good pictures, at most
+LEFT_OUT_SHARE = 4  # one of four good pictures is left out, at most
 CONTRASTS = math.log(8), math.log(64)  # grey levels of simulated defects
-WINDOW = 512  # pixels a side: every other defect of a picture half as large again is drawn in so many
-PART_PICTURES = 8  # that the part is learnt from
+WINDOW = 512  # pixels a side: in pictures 1.5 times as large, every other defect is drawn in a window
+PART_PICTURES = 8  # pictures that the part is learnt from
 Pixels = NDArray[np.uint8]
-Load = Callable[[int], Pixels]  # gives good picture i, [H, W, 3]
+Load = Callable[[int], Pixels]  # returns good picture i, [H, W, 3]
 
 
 class SimulatedPatch(NamedTuple):

@@ -165,7 +165,7 @@ def _decide_parts(
             continue
         try:
             part, view = one.shown(parts)
-        except InputError:  # its name tells no part: it stands alone
+        except InputError:  # its name states no part: it stands alone
             continue
         if view not in parts.calibration.views:  # another version judged it
             continue
@@ -269,7 +269,7 @@ class Comparison:
         """Losses for which it is refused, by name: known or simulated defects, the threshold's meaning."""
         counts = self.found
         lost = [name for name in (KNOWN, SIMULATED) if name in counts]
-        spare = {KNOWN: 0, SIMULATED: 1}  # a faint one lies so near to the threshold that chance decides
+        spare = {KNOWN: 0, SIMULATED: 1}  # chance decides on a faint one near the threshold
         lost = [name for name in lost if counts[name][1] + spare[name] < MIN_KEPT_SHARE * counts[name][0]]
         return [*lost, *([THRESHOLD] if self.unlike else [])]
 

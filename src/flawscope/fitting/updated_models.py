@@ -43,7 +43,7 @@ FOLDS = 2  # of cross-fitting, where a method is trained anew
 OF_THE_LINE = "of the line"  # name of pictures whose own is private
 UPDATE_NOTE_PREFIXES = ("learnt from ", "extended by ")  # of notes that the next update replaces
 
-# A model, and what gives its scores of pictures as if it had never learnt from them
+# A model, and a function that returns its scores of pictures as if it had never learnt from them
 Candidate = tuple[Predictor, Callable[[Sequence[ReviewedPicture]], dict[int, Score]]]
 
 
@@ -112,7 +112,7 @@ def extend_bank(job: Job) -> list[Candidate]:
         predictor = learn_pictures(
             start, job.new, chosen, device=job.options.device, check=job.options.check, step=job.options.step
         )
-    # what somebody chose has a score, and does not count
+    # pictures that somebody chose have a score, and do not count
     added = [row for row in predictor.manifest.pictures[len(before) :] if not row.is_lost]
     learnt = [replace(row, counted=False) for row in added]
     rows, names, notes = _with_drawn(job, predictor, (*before, *learnt))
@@ -203,7 +203,7 @@ def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFact
     for place, one in enumerate(pictures):
         if not (one.drawn and one.good):
             continue
-        with suppress(InputError):  # its name tells no part
+        with suppress(InputError):  # its name states no part
             part, view = one.shown(parts)
             views_of.setdefault(part, []).append(view)
             part_of[place] = part

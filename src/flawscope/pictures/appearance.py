@@ -21,7 +21,7 @@ SAMPLES_PER_SIDE = 64  # pixels that are measured, along each side
 MIN_SAMPLES = 16  # measured pixels that must show the product
 MIN_PICTURES = 10  # with fewer, the next good pictures may lie outside of the range
 FAR_SHIFT = 1.0  # distance of a picture outside of the training pictures' range, in widths of the range
-LOG_OFFSET = 1 / 512  # half a grey level, so that flat pictures have a logarithm
+LOG_OFFSET = 1 / 512  # half a grey level: flat pictures have a logarithm, too
 
 
 class Feature(NamedTuple):

@@ -30,17 +30,17 @@ HOLE = "the file is damaged (a stretch of its bytes is empty)"
 _CHECKSUM = "the file is damaged (a checksum differs)"
 _EXACT = frozenset({"PNG", "BMP", "DIB", "TIFF", "PPM", "GIF", "WEBP"})  # pixels may be as they were stored
 _WEBP_SPARE = 8  # bytes that an encoder may leave at the end
-_EMPTY = bytes(64)  # at the end of an AVIF, whose data never ends so
+_EMPTY = bytes(64)  # end of a cut AVIF: whole data never ends with it
 _NEAR = 16  # pixels beside the end of a transfer that are looked at
-_MIN_CUT = 8  # pixels of a row that are missing, for that to be known
-_MAX_EQUAL = 0.1  # share of the pixels above these that may be like them
-_MIN_VALUES = 3  # different ones among as many pixels; what is drawn has fewer
-_HOLE, _SECTOR = 128, 512  # bytes: fewer alike in a row are not looked at; the smallest sector of a disk
+_MIN_CUT = 8  # pixels of a row that are missing, at least
+_MAX_EQUAL = 0.1  # share of the pixels above the missing ones that may be like them
+_MIN_VALUES = 3  # different ones among as many pixels; drawn areas have fewer
+_HOLE, _SECTOR = 128, 512  # bytes: shortest stretch that is looked at; smallest sector of a disk
 _TORN_PIXELS = 2  # of a stretch, at most: one at each end
 _ROWS_AT_ONCE = 16
 _STEP, _SHARE = 16, 0.2  # levels, and share of a value, from a pixel to its neighbour
 _FILLS = {0: re.compile(b"\0+"), 255: re.compile(b"\xff+")}
-_LOST_LEVEL = 16  # of 255: what a colour lacks at least beside its neighbours, where a pixel is torn
+_LOST_LEVEL = 16  # of 255: least difference of a torn pixel's colour from its neighbours'
 _PIXELS = {  # bytes of a pixel of uncompressed files, by Pillow's name of how they lie there
     **dict.fromkeys(("L", "P"), 1), "I;16": 2, **dict.fromkeys(("RGB", "BGR"), 3),
     **dict.fromkeys(("RGBA", "RGBX", "BGRA", "BGRX", "CMYK"), 4),
@@ -365,7 +365,7 @@ def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: 
     first, ahead = at - phase, 1 if is_end else -1
     kept, lost = (slice(phase, pixel), slice(phase)) if is_end else (slice(phase), slice(phase, pixel))
 
-    def levels(place: int) -> NDArray[np.float64]:  # 0: as what was lost
+    def levels(place: int) -> NDArray[np.float64]:  # 0: equal to the lost bytes
         return (values[place : place + pixel] ^ fill).astype(np.float64)
 
     places = [place for place in (first + ahead * pixel, first + ahead * stride) if place >= 0]

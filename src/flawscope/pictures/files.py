@@ -62,7 +62,7 @@ def stored_turn(path: str | os.PathLike[str]) -> int:
     try:
         with Image.open(path) as image:
             return _orientation(image.getexif)
-    except Exception:  # who reads the picture tells what is wrong
+    except Exception:  # reading the picture reports the fault
         return 1
 
 

@@ -28,7 +28,7 @@ _PICTURE = (
 )
 _LABEL = ("class", "label", "class_name", "labelname", "label_name", "name")
 _EDGES = (("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"), ("x1", "y1", "x2", "y2"))
-_SURE = ("confidence", "score")  # what a model has found, unless it is 1
+_SURE = ("confidence", "score")  # columns of a model's findings, unless the value is 1
 _REGION = ("region_shape_attributes", "region_attributes", "file_attributes")
 
 

@@ -180,7 +180,7 @@ def _load(suffix: str, data: bytes) -> object:
 class _Form(NamedTuple):
     name: str
     suffix: str
-    fits: Callable[..., bool]  # whether what a file of the suffix holds has the form
+    fits: Callable[..., bool]  # whether the content of a file of the suffix has the form
     parse: Callable[..., Iterable[Entry]]
 
 

@@ -340,7 +340,7 @@ class _LabelStudioTask:
     def _add(self, region: Record) -> None:
         """Add a region to the picture that it marks, or to the texts on the whole picture."""
         picture = self._marked_picture(region)
-        if picture is None:  # nobody knows which: none of them is marked wholly
+        if picture is None:  # it is not known which: none of them is marked wholly
             for path in self._paths:
                 self._marks[path] = [Mark(None, "mark in one of several pictures")]
             return
@@ -399,7 +399,7 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
     if not kind:
         return Mark(None, str(region.get("type") or NO_PLACE))
     outline = _PERCENT[kind]
-    if not len(outline(value, (1, 1))):  # what is damaged is told now, too
+    if not len(outline(value, (1, 1))):  # damaged values are reported now, too
         return Mark(None, NO_PLACE)
     is_loose = kind == "radiusX" or bool(value.get("rotation"))
     return Mark(shapes.placed(partial(outline, value), is_loose=is_loose), label, kind == "height")
@@ -435,7 +435,7 @@ def _percent_box(value: Record, size: Size) -> Polygon:
     return shapes.turn(corners, corners[0], float(value.get("rotation") or 0))
 
 
-# by what a value has; all in percent of the picture. A key point has a width, and no height
+# by the keys of a value; all in percent of the picture. A key point has a width, and no height
 _PERCENT: dict[str, Callable[[Record, Size], Polygon]] = {
     "points": _percent_polygon,
     "radiusX": _percent_ellipse,

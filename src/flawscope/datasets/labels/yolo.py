@@ -15,7 +15,7 @@ from flawscope.errors import InputError
 from flawscope.pictures.text_files import load_yaml, read_text
 
 SETTINGS = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
-ROUNDING = 0.01  # how far outside of the picture what is at its edge may be written
+ROUNDING = 0.01  # how far outside of the picture marks at its edge may lie
 
 
 class YoloSettings(NamedTuple):
