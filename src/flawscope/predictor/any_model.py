@@ -178,16 +178,17 @@ class AnyModel(ABC, Generic[One]):
         there are fewer pictures than cores. Some are decoded ahead; memory does not grow with their number.
 
         Args:
-            pictures: any number of them, also without an end; or one path, a folder's with all pictures
-                below it.
-            batch: pictures that are computed together, by default as many as are fastest; with 1, each is
+            pictures: Any number of pictures, also without an end; or a path, of a picture or of a folder with
+                all pictures below it.
+            batch: Number of pictures that are computed together; None: the fastest number; 1: each picture is
                 answered as soon as it is given.
-            product: as `predict` takes it.
-            bgr: the pictures are numpy arrays with the channels in OpenCV's order.
-            leave_out: pictures whose decoded pixels have one of these hashes get a `ExcludedPictureError`.
+            product: Product, or view, that all pictures show. None: it is recognised, or read from the
+                files' names.
+            bgr: The pictures are numpy arrays with the channels in OpenCV's order.
+            leave_out: Hashes of decoded pixels; a picture with such a hash gets an `ExcludedPictureError`.
 
         Raises:
-            InputError: there is no such product or folder, or no picture in it.
+            InputError: There is no such product or folder, or no picture in it.
         """
         if product is not None:
             known = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)

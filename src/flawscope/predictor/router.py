@@ -1,4 +1,4 @@
-"""Hands each picture to the model of its product, which it recognises, or of the view that its name tells."""
+"""Recognises the product of a picture, or reads its view from its name, and runs that model on it."""
 
 from __future__ import annotations
 
