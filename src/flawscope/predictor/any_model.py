@@ -197,7 +197,7 @@ class AnyModel(ABC, Generic[One]):
         tiled = any(one.manifest.preprocess.tile is not None for one in self.products.values())
         return stream_predictions(resolve_pictures(pictures), load, self.judge, self.runner, batch, tiled)
 
-    def _tell(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
+    def _recognise_picture(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
         """Recognises the product that a decoded picture shows by its look, or the view by its name.
 
         Raises:
@@ -215,7 +215,7 @@ class AnyModel(ABC, Generic[One]):
         """
         for source in resolve_pictures(pictures):
             try:
-                shown: Recognition | InputError = self._tell(source, read_picture(source, bgr))
+                shown: Recognition | InputError = self._recognise_picture(source, read_picture(source, bgr))
             except Exception as error:
                 shown = reading_error(error, source)
             yield source, shown

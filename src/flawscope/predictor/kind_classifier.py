@@ -153,10 +153,10 @@ def learn(
         out = folds == fold
         rest = LinearDiscriminant.fit(examples[~out], kind_of[~out], len(names))
         squares[out] = rest.distances(examples[out])
-    counts = np.bincount(kind_of)
+    sizes = np.bincount(kind_of)
     own = np.arange(count), kind_of
     # (1 + 1/n) / (1 + 1/(n - 1)): the mean of its kind was that of n - 1 examples
-    squares[own] *= 1 - 1 / counts[kind_of] ** 2
+    squares[own] *= 1 - 1 / sizes[kind_of] ** 2
     squares *= lengths**POWER
     distances = squares.min(1) - SHARE * squares.mean(1)
     margins = squares[own] - squares.min(1)
@@ -164,7 +164,7 @@ def learn(
     tensor = np.concatenate([whole.means, whole.directions]).astype(np.float32)
     kinds = Kinds(
         names,
-        tuple(counts.tolist()),
+        tuple(sizes.tolist()),
         error,
         whole.spread,
         (len(tensor), tensor.shape[1]),
