@@ -288,6 +288,7 @@ def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
 
 
 def only_category(root: str) -> str | None:
+    """Returns the category of a data root that has a single one; None where it has none or several."""
     from flawscope.datasets import find_categories
 
     found = find_categories(root)

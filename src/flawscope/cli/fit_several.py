@@ -71,8 +71,13 @@ def fit_each(
     With `--resume`, existing files are kept.
 
     Args:
-        folder: of the files, which is made.
-        kind: the word for what is fitted.
+        args: Arguments of the command.
+        calls: Arguments of each fit, by the model's name.
+        folder: Folder of the files, which is made.
+        kind: The word for what is fitted, such as "category".
+
+    Returns:
+        The outcome of each fit by the model's name, in the order of the calls.
     """
     say, names = common.say_unless_quiet(args), [*calls]
     for call in calls.values():
@@ -179,8 +184,14 @@ def _fit_each_on_cluster(
     take: Callable[[str, Outcome], None],
     say: Say,
 ) -> None:
-    """Fits by several calls on a cluster. take: gets each name with its outcome, those that are kept first.
-    folder: of the files.
+    """Fits by several calls on a cluster.
+
+    Args:
+        args: Arguments of the command.
+        calls: Arguments of each fit, by the model's name.
+        folder: Folder of the files.
+        take: Gets each name with its outcome, kept models first.
+        say: Prints a remark.
     """
 
     def take_result(name: str, result: Outcome | FlawscopeError) -> None:
@@ -230,8 +241,12 @@ def _fit_on_cluster(
 
 
 class TaskFit(NamedTuple):
-    """Outcome of the fit of one model: lines for a person, and what the model's file does not say. has_test:
-    its data have test pictures.
+    """Outcome of the fit of one model, with what the model's file does not say.
+
+    Attributes:
+        lines: Lines for a person.
+        failures: Pictures that were skipped, a line each.
+        has_test: Whether the data have test pictures.
     """
 
     lines: list[str]
