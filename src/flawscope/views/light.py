@@ -78,8 +78,9 @@ def check_range(share: float) -> None:
 
 
 def light_variations(share: float) -> list[Light]:
-    """Ends of a range of light: brightness and contrast from 1 - share to 1 + share, white balance from
-    -share / 2 to share / 2; one change at a time, the unchanged light first.
+    """Returns the ends of a range of light, one change at a time, the unchanged light first.
+
+    Brightness and contrast go from 1 - share to 1 + share, white balance from -share / 2 to share / 2.
     """
     lights = [Light()]
     lights += [Light(brightness=factor) for factor in (1 - share, 1 + share)]
@@ -114,12 +115,16 @@ class ToneCorrection(NamedTuple):
 
 @dataclass(frozen=True)
 class Normalization:
-    """Brings pictures to the light of the good training pictures: the mean and the standard deviation of each
-    channel become those of the middle one (Reinhard et al., Color Transfer between Images, IEEE CG&A 21,
-    2001), as far as light within a range explains them. So content is not explained away.
+    """Brings pictures to the light of the good training pictures.
 
-    share: range of the light (`light_variations`), 0..1.
-    means, deviations: of the good pictures, for each channel, 0..1.
+    The mean and the standard deviation of each channel become those of the middle picture (Reinhard et al.,
+    Color Transfer between Images, IEEE CG&A 21, 2001), as far as light within a range explains them: content
+    is not explained away.
+
+    Attributes:
+        share: Range of the light (`light_variations`), 0..1.
+        means: Values of the good pictures' means for each channel, 0..1.
+        deviations: Values of the good pictures' standard deviations for each channel, 0..1.
     """
 
     share: float
@@ -169,6 +174,7 @@ class Normalization:
         return ToneCorrection(gain.astype(np.float32), shift.astype(np.float32), inside)
 
     def to_dict(self) -> Json:
+        """Returns values that JSON knows, for the model file."""
         return {"share": self.share, "means": [*self.means], "deviations": [*self.deviations]}
 
     @classmethod
@@ -192,8 +198,11 @@ def within_range(normalization: Normalization | None) -> str:
 def channel_statistics(
     image: Float32, counted: Mask | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Mean and standard deviation of each channel of a picture [3, H, W], 0..1, padding marked, over the
-    pixels that count [H, W] (None: all); None where none does.
+    """Returns the mean and the standard deviation of each channel; None where no pixel counts.
+
+    Args:
+        image: [3, H, W], 0..1, padding marked, which does not count.
+        counted: [H, W], pixels that count; None: all.
     """
     mask = image[0] >= 0 if counted is None else counted & (image[0] >= 0)
     pixels = image.reshape(3, -1) if mask.all() else image[:, mask]

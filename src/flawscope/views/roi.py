@@ -100,8 +100,12 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
 
 
 def _roi_from_mask(mask: Mask, preprocess: Preprocess, drawn_on: Sequence[Geometry]) -> Mask:
-    """A mask at network size, seen from the place, of those that the region is drawn on, that shows most of
-    it; without such places as the whole picture.
+    """Returns a mask at network size, by the place that shows most of it.
+
+    Args:
+        mask: [H, W], at the size of the picture that it is drawn on.
+        preprocess: Preprocessing of the model.
+        drawn_on: Places of views in that picture; none: the view of the whole picture.
     """
     size = (mask.shape[0], mask.shape[1])
     corrected = preprocess.corrected_mask(mask)
@@ -122,8 +126,12 @@ def _box_text(numbers: Sequence[float]) -> str:
 def _drawn_mask(
     spec: str | os.PathLike[str] | Array, box: re.Match[str] | None, drawn_on: Sequence[Geometry]
 ) -> Mask:
-    """Mask [H, W] of a region, at the size of the picture that it is drawn on. box: `spec`, where it is one,
-    which is drawn on the first of these places.
+    """Returns the mask [H, W] of a region, at the size of the picture that it is drawn on.
+
+    Args:
+        spec: Mask, its file, or a box as text.
+        box: Match of `spec` where it is a box.
+        drawn_on: Places of views in the picture; a box is drawn at the size of the first one's picture.
     """
     if isinstance(spec, np.ndarray):
         if spec.ndim != 2 or spec.size == 0:
@@ -145,16 +153,23 @@ def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, 
 
 @dataclass(frozen=True, eq=False)
 class FrameRegion:
-    """Region of interest [H, W] in the frames of parts that an earlier reference aligned; None: of corrected
-    pictures.
+    """Region of interest in the frames of an earlier model.
+
+    Attributes:
+        mask: [H, W], pixels that count.
+        reference: Reference that aligned the earlier model's parts; None: frames are corrected pictures.
     """
 
     mask: Mask
     reference: PoseReference | None
 
     def carried(self, preprocess: Preprocess) -> Mask:
-        """The region at network size, in the frames of another reference: the earlier one finds the part in
-        it, as in a picture. InputError where it does not.
+        """Returns the region at network size, in the frames of another reference.
+
+        The earlier reference finds the part in the new one as in a picture.
+
+        Raises:
+            InputError: It does not find it.
         """
         reference = preprocess.reference
         if reference is None or self.reference is None or reference == self.reference:

@@ -39,8 +39,12 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1, in shares of the pict
 
 
 class PartDetections(NamedTuple):
-    """Parts and other objects that were found. poses: in pixels of the small picture, by rows from the top.
-    part_masks: [n, h / 2, w / 2] bool. objects: boxes around other objects.
+    """Parts and other objects that were found.
+
+    Attributes:
+        poses: Poses in pixels of the small picture, by rows from the top.
+        part_masks: [n, h / 2, w / 2] bool.
+        objects: Boxes around other objects.
     """
 
     poses: list[Pose]
@@ -102,8 +106,12 @@ class SeveralParts:
         return round(SIDE / self.span)
 
     def find(self, small: Float32, overview: Float32, reference: PoseReference) -> PartDetections:
-        """Finds parts and other objects. small: [h, w] float32 in 0..1, the longer side `side`. overview:
-        the same picture, the longer side `OVERVIEW_SIDE`.
+        """Finds parts and other objects in a picture.
+
+        Args:
+            small: [h, w] float32 in 0..1, the longer side `side`.
+            overview: The same picture, the longer side `OVERVIEW_SIDE`.
+            reference: Reference of the part.
         """
         finder = _matcher(reference)
         covered = np.zeros([-(-length // 2) for length in small.shape], np.bool_)

@@ -75,9 +75,10 @@ class TileGrid:
 
     @cached_property
     def weights(self) -> tuple[Float32, Float32]:
-        """Weights of the tiles along their height [rows, h] and width [columns, w]: 1 where a tile is alone,
-        falling linearly to the edge where a neighbour overlaps. The products of all tiles that show a pixel
-        sum to 1.
+        """Weights of the tiles along their height [rows, h] and width [columns, w].
+
+        They are 1 where a tile is alone, and fall linearly to the edge where a neighbour overlaps. The
+        products of all tiles that show a pixel sum to 1.
         """
         return self._axis_weights(0), self._axis_weights(1)
 
@@ -124,6 +125,7 @@ class Fusion:
             )
 
     def to_dict(self) -> Json:
+        """Returns values that JSON knows, for `from_dict`."""
         return {"score": self.score, "factor": self.factor, "shift": self.shift}
 
     @classmethod
@@ -140,8 +142,11 @@ class Fusion:
 class RegionOfInterest:
     """Region of interest on a canvas, never expanded to the canvas's size, which may be large.
 
-    mask: [H, W], as the view of the whole frame shows it. whole: where that view lies in the frame. visible:
-    the canvas's pixels [H, W] that show the picture; None: all.
+    Args:
+        mask: [H, W], as the view of the whole frame shows it.
+        whole: Place of that view in the frame.
+        canvas: (H, W) of the canvas.
+        visible: [H, W], pixels of the canvas that show the picture; None: all.
     """
 
     def __init__(self, mask: Mask, whole: Geometry, canvas: tuple[int, int], visible: Mask | None = None):
@@ -166,8 +171,12 @@ class RegionOfInterest:
 class TileSummary(NamedTuple):
     """Answers for a frame, of its tiles and of its whole view.
 
-    scores: the largest of a tile, and the whole view's. maxima, means: of both maps. whole_peak: maximum of
-    the whole view's map at its own size. pixels: [2, n], some values of both maps, at the same places.
+    Attributes:
+        scores: Largest score of a tile, and the whole view's score.
+        maxima: Maxima of both maps.
+        means: Means of both maps.
+        whole_peak: Maximum of the whole view's map at its own size.
+        pixels: [2, n], some values of both maps, at the same places.
     """
 
     scores: tuple[float, float]
@@ -243,8 +252,10 @@ class TileBlender:
         self.tiles[y : y + height, x : x + width] += view_map * down[:, None] * across
 
     def summary(self, shown: Mask) -> TileSummary:
-        """Summarises the answers for a fusion that is not known yet. shown: the whole view's pixels [H, W]
-        that count.
+        """Summarises the answers for a fusion that is not known yet.
+
+        Args:
+            shown: [H, W], pixels of the whole view that count.
         """
         assert self.view is not None
         score, whole_map = self.view
