@@ -60,8 +60,12 @@ class Share:
 class Study:
     """Study of N known parts, each inspected R times by each appraiser.
 
-    parts: names. defective: [N], the reference. decisions: by the appraiser's name, [N, R]; True: called
-    defective. Trial k of one appraiser is compared with trial k of another.
+    Trial k of an appraiser is compared with trial k of another.
+
+    Attributes:
+        parts: Names of the parts.
+        defective: [N], the reference; True: the part is defective.
+        decisions: [N, R] by the appraiser's name; True: the part was called defective.
     """
 
     parts: tuple[str, ...]
@@ -70,6 +74,7 @@ class Study:
 
     @property
     def trials(self) -> int:
+        """Number of trials of each appraiser, R."""
         return int(next(iter(self.decisions.values())).shape[1])
 
 
@@ -195,8 +200,10 @@ def cross_tabulate(a: Flags, b: Flags) -> NDArray[np.int64]:
 
 
 def cohens_kappa(table: Array) -> float | None:
-    """Cohen's kappa, -1..1, of a cross-tabulation [K, K] in counts; None where both raters always say one
-    and the same. Source: Cohen, Educational and Psychological Measurement 20 (1960).
+    """Returns Cohen's kappa, -1..1, of a cross-tabulation [K, K] in counts.
+
+    It is None where both raters always give the same single answer. Source: Cohen, Educational and
+    Psychological Measurement 20 (1960).
     """
     total, agreed = int(table.sum()), int(np.trace(table))
     chance = int(table.sum(axis=0) @ table.sum(axis=1))  # expected agreement * total ** 2
@@ -204,8 +211,9 @@ def cohens_kappa(table: Array) -> float | None:
 
 
 def fleiss_kappa(counts: Array) -> float | None:
-    """Fleiss' kappa, -1..1, of the numbers of raters [N, K] that put each of N subjects into each of K
-    categories; None with fewer than two raters, or where all say one and the same. Source: Fleiss,
+    """Returns Fleiss' kappa, -1..1, of the numbers of raters [N, K] that put N subjects into K categories.
+
+    It is None with fewer than two raters, or where all give the same single answer. Source: Fleiss,
     Psychological Bulletin 76 (1971).
     """
     subjects, raters = len(counts), int(counts[0].sum())
@@ -239,11 +247,16 @@ def one_sided_bound(k: int, n: int) -> float:
 
 
 def parts_needed(rate: float, misses: int = 0) -> int:
-    """Fewest parts that a claim needs: that the rate is at most `rate`, as sure as `CONFIDENCE`, where at
-    most `misses` of them came up. The least n with P(X <= misses) <= 1 - CONFIDENCE, X binomial (n, rate);
-    299 for 1 % without a miss.
+    """Returns the fewest parts that prove a rate of at most `rate`, with the confidence `CONFIDENCE`.
 
-    Raises InputError unless `LEAST_CLAIM` <= rate < 1.
+    It is the least n with P(X <= misses) <= 1 - CONFIDENCE, X binomial (n, rate); 299 for 1 % without a miss.
+
+    Args:
+        rate: Rate of the claim, `LEAST_CLAIM` or more, below 1.
+        misses: Number of these parts that may be missed.
+
+    Raises:
+        InputError: The rate lies outside of its range.
     """
     if not LEAST_CLAIM <= rate < 1:
         raise InputError(f"the rate of a claim is {rate:g}, expected {LEAST_CLAIM:f} and more, below 1")

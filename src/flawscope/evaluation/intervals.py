@@ -245,8 +245,10 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
 
 
 def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
-    """Falling thresholds: quantiles of normal pixels' values, even and in the tail, of anomalous ones', and
-    last the least value. None without a pixel of either class.
+    """Returns falling thresholds of the pixels' values; None without a pixel of either class.
+
+    They are quantiles of normal pixels' values, even and in the tail, quantiles of anomalous ones', and last
+    the least value.
     """
     good_values = []
     bad_values = []

@@ -73,10 +73,12 @@ class LazySequence(Sequence[T], Generic[T]):
 
 
 class PictureStore:
-    """Evaluated pictures, in order: items and predictions in memory, the maps in a temporary file, which the
-    system removes. Several threads may read.
+    """Evaluated pictures, in order. Several threads may read.
 
-    valid: [H, W] bool at the network's size for a geometry: the pixels that count.
+    Items and predictions lie in memory, the maps in a temporary file, which the system removes.
+
+    Args:
+        valid: Returns for a geometry the pixels that count, [H, W] bool at the network's size.
     """
 
     def __init__(self, valid: Callable[[Geometry], NDArray[np.bool_]]) -> None:
@@ -114,6 +116,7 @@ class PictureStore:
 
     @property
     def pictures(self) -> Sequence[EvaluatedPicture]:
+        """All pictures, each with its item, prediction, map, ground truth and valid pixels."""
         return self._column(
             lambda i: EvaluatedPicture(
                 self.items[i], self.prediction_with_map(i), self._truth(i), self._valid_of(i)
@@ -122,17 +125,21 @@ class PictureStore:
 
     @property
     def maps(self) -> Sequence[NDArray[np.float32]]:
+        """Maps [H, W] of all pictures, read from the file one by one."""
         return self._column(self._map)
 
     @property
     def truths(self) -> Sequence[NDArray[np.bool_] | None]:
+        """Ground truth [H, W] of all pictures; None: the picture has none."""
         return self._column(self._truth)
 
     @property
     def valid(self) -> Sequence[NDArray[np.bool_] | None]:
+        """Pixels [H, W] that count, of all pictures; None: all of the picture's."""
         return self._column(self._valid_of)
 
     def prediction_with_map(self, index: int) -> Prediction:
+        """Returns the prediction of a picture, with its map read from the file."""
         return replace(self.predictions[index], map=self._map(index))
 
     def _column(self, get: Callable[[int], T]) -> LazySequence[T]:
@@ -251,8 +258,9 @@ class Evaluation:
 
     @property
     def remarks(self) -> list[str]:
-        """Says which defects the pixel metrics do not cover, or not wholly, and how many good pictures are
-        enough.
+        """Says which defects the pixel metrics do not cover, or not wholly.
+
+        The learning curve follows: how many good pictures are enough.
         """
         masks = self.masks
         pixels = self.defect_pixels

@@ -1,5 +1,7 @@
-"""Reads the trials of an agreement study: a table that people filled in, results of `predict --out`, and what
-the parts really are.
+"""Reads the trials of an agreement study, and the reference.
+
+Trials come from a table that people filled in, or from results of `predict --out`. The reference says which
+parts are defective.
 """
 
 from __future__ import annotations
@@ -48,8 +50,13 @@ class Trial(NamedTuple):
 
 
 class Source(NamedTuple):
-    """File that a study was read from. run: when it was written, and by which model. pictures: that it
-    judged.
+    """File that a study was read from.
+
+    Attributes:
+        path: The file.
+        sha256: Digest of its content.
+        run: Time when it was written, and the model that wrote it.
+        pictures: Pictures that were judged.
     """
 
     path: Path
@@ -69,8 +76,13 @@ class Source(NamedTuple):
 
 
 class ReadStudy(NamedTuple):
-    """Study with the files that it was read from. same_pictures: parts that a model gave the very same score
-    in two trials, by the model's name: they were not inspected anew.
+    """Study with the files that it was read from.
+
+    Attributes:
+        study: The study.
+        sources: The files.
+        same_pictures: Number of parts by model that got the identical score in two trials, and were not
+            inspected anew.
     """
 
     study: Study
@@ -283,8 +295,10 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields place and values, by column, of each row of a table that somebody wrote, with commas, semicolons
-    or tabs. InputError: it cannot be read, a column or a value is missing.
+    """Yields place and values, by column, of each row of a table with commas, semicolons or tabs.
+
+    Raises:
+        InputError: It cannot be read, or a column or a value is missing.
     """
     try:
         yield from _parse_rows(path, read_text(path), columns)

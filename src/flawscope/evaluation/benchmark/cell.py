@@ -175,11 +175,12 @@ def _fit_model(
 
 
 def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """Keeps `count` good pictures to learn from, the first in an order drawn by the seed, so that a larger
-    count includes the pictures of a smaller one. Test pictures stay.
+    """Returns the data set with `count` good pictures to learn from, drawn by the seed. Test pictures stay.
+
+    The pictures are the first in the drawn order: a larger count includes the pictures of a smaller one.
 
     Raises:
-        InputError: there are fewer.
+        InputError: There are fewer.
     """
     train = list(dataset.train)
     if len(train) < count:
@@ -236,6 +237,7 @@ class CellStore:
         shutil.rmtree(self.work_folder(cell), ignore_errors=True)
 
     def model_path(self, cell: Cell) -> Path:
+        """Path of the cell's model file, where models are kept."""
         return self.root / "models" / f"{cell.name}.safetensors"
 
     def prepare(self) -> None:
