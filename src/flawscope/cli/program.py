@@ -246,24 +246,6 @@ class ParserSettings(TypedDict, total=False):
     add_help: bool
 
 
-class ParserSettings(TypedDict, total=False):
-    """Settings of `argparse.ArgumentParser` that the commands' parsers have."""
-
-    prog: str
-    description: str | None
-    formatter_class: type[argparse.HelpFormatter]
-    add_help: bool
-
-
-class ParserSettings(TypedDict, total=False):
-    """Settings of `argparse.ArgumentParser` that the commands' parsers have."""
-
-    prog: str
-    description: str | None
-    formatter_class: type[argparse.HelpFormatter]
-    add_help: bool
-
-
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors that name the nearest option.
 

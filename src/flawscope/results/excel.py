@@ -41,8 +41,11 @@ class Column(NamedTuple):
 
 
 class Link(NamedTuple):
-    """Cell that opens a file or an address. target: with forward slashes, relative to the workbook, or a
-    whole address.
+    """Cell that opens a file or an address.
+
+    Attributes:
+        text: Text of the cell.
+        target: Path relative to the workbook, with forward slashes, or a whole address.
     """
 
     text: str

@@ -73,6 +73,7 @@ class Finding:
         return self.code in BEYOND_PROMISE and not self.decides
 
     def to_dict(self) -> Json:
+        """Returns the fields by their names, as JSON knows them."""
         return {**asdict(self), "reasons": [*self.reasons]}
 
 
@@ -131,8 +132,12 @@ def outside_light() -> Finding:
 
 
 def other_form(words: str, decides: bool) -> Finding:
-    """The picture has another form or size than those learnt from. decides: the form, for it is stretched or
-    shows more or less, and nobody knows what its score means.
+    """Returns the finding that the picture has another form or size than those learnt from.
+
+    Args:
+        words: How they differ.
+        decides: Whether the form differs: the picture is stretched or shows more or less, and its score means
+            nothing.
     """
     return Finding(OTHER_FORM, words, decides=decides)
 
@@ -160,8 +165,12 @@ def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Fi
 
 
 def no_product(name: str, p_value: float | None) -> Finding:
-    """A picture that shows none of the products is not good. p_value: of the nearest one, which is no part of
-    the picture's own and told in words alone.
+    """Returns the finding that a picture shows none of the products, and is not good.
+
+    Args:
+        name: Name of no product.
+        p_value: p-value of the nearest product, which is not the picture's own and only shown in words; None:
+            not known.
     """
     return Finding("no_product", name if p_value is None else f"{name}, p {p_value:.3f}", decides=True)
 

@@ -39,8 +39,14 @@ Pixels = NDArray[np.uint8]
 
 
 class RenderedPrediction(NamedTuple):
-    """Picture as it is shown [H, W, 3], the same with its heat map and the squares of its parts, the outlined
-    pixels [H, W] bool, the colour of the outline, and the prediction.
+    """Picture and prediction, rendered for people.
+
+    Attributes:
+        picture: [H, W, 3], the picture as it is shown.
+        heat: [H, W, 3], the same with its heat map and the squares of its parts.
+        marked: [H, W] bool, pixels within the outline.
+        colour: Colour of the outline.
+        prediction: The prediction.
     """
 
     picture: Pixels
@@ -130,9 +136,10 @@ class PictureWriter:
         self.own.path("maps/scale.json").write_text(f"{text}\n", encoding="utf-8")
 
     def name(self, path: Path) -> str:
-        """Name of the picture's results, another one for each picture also where upper and lower case are
-        the same. Without the suffix, unless a.png and a.jpg lie beside each other, or where that is not known
-        yet: then only a PNG's is left off.
+        """Returns the name of a picture's results, which no other picture has, in upper or lower case.
+
+        It has no suffix, unless pictures share a name but for it, such as a.png and a.jpg. Where this is not
+        known yet, only a PNG's suffix is left off.
         """
         if (known := self.names.get(path)) is not None:
             return known
@@ -145,8 +152,10 @@ class PictureWriter:
         return name
 
     def _stem(self, path: Path) -> str:
-        """Path below the root or the working folder; of a picture elsewhere, its folder's name and its own,
-        so that it never leads out of the output folder.
+        """Returns the picture's path below the root or the working folder, without its suffix.
+
+        For a picture elsewhere it is its folder's name and its own: a path never leads out of the output
+        folder.
         """
         full = _absolute(path)
         for root in (self.root, Path()):

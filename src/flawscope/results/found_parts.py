@@ -44,8 +44,12 @@ class FoundPart:
 class FoundParts:
     """Parts in a picture, and how many there should be.
 
-    least, most: parts in good pictures. objects: boxes (x0, y0, x1, y1) around other objects, in the
-    picture's pixels. wrong: what is wrong with these numbers; empty: nothing.
+    Attributes:
+        parts: The parts that were found.
+        least: Fewest parts in good pictures.
+        most: Most parts in good pictures.
+        objects: Boxes (x0, y0, x1, y1) around other objects, in the picture's pixels.
+        wrong: Says how these numbers are wrong; empty: they are not.
     """
 
     parts: tuple[FoundPart, ...]
@@ -55,8 +59,10 @@ class FoundParts:
     wrong: str = ""
 
     def findings(self, p_value: float | None) -> tuple[Finding, ...]:
-        """Findings: the numbers, or else the parts that make the picture anomalous. p_value: how often those
-        of a good picture are counted wrong.
+        """Returns the finding on wrong numbers of parts, else on the parts that make the picture anomalous.
+
+        Args:
+            p_value: How often those of a good picture are counted wrong; None: not known.
         """
         if self.wrong:
             return (count_wrong(self.wrong, p_value),)
@@ -66,8 +72,9 @@ class FoundParts:
         return (anomalous_parts(words),) if bad else ()
 
     def squares(self) -> list[drawing.Square]:
-        """Squares around the parts, with their numbers, and boxes around other objects; of anomalous parts
-        and of objects in a colour of their own.
+        """Returns squares around the parts, with their numbers, and boxes around other objects.
+
+        Anomalous parts and other objects have a colour of their own.
         """
         boxes = [np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) for x0, y0, x1, y1 in self.objects]
         colours = drawing.POSE_COLOUR, drawing.BAD_COLOUR

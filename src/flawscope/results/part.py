@@ -51,8 +51,9 @@ class PartPrediction:
         return replace(self, is_anomalous=True, severity=severity, near=False)
 
     def pictures(self) -> dict[str, Prediction]:
-        """Predictions of the views by their names, each with the decision on the part: a picture of a good
-        part is not anomalous. Scores and maps are the pictures' own.
+        """Returns the predictions of the views by their names, each with the decision on the part.
+
+        A picture of a good part is not anomalous. Scores and maps are the pictures' own.
         """
         found = dict[str, Prediction]()
         for view, one in self.views.items():
@@ -81,8 +82,9 @@ class PartPrediction:
 
     @property
     def decision(self) -> str:
-        """The decision in a word: good, anomalous, or incomplete, for a part that was not seen whole is not
-        good.
+        """The decision in a word: good, anomalous or incomplete.
+
+        A part that was not seen whole is not called good, but incomplete.
         """
         return ANOMALOUS if self.is_anomalous else INCOMPLETE if self.missing else GOOD
 

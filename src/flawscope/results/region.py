@@ -118,8 +118,15 @@ def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: 
 def bound_sizes(
     rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry, bounds: SizeBounds
 ) -> Json:
-    """Bounds what is wrong within a place that the map doubts, of a map's pixels [N], as entries of `Region`;
-    empty where the length of the picture's pixels is not known.
+    """Returns bounds of the defect's size within a place that the map doubts, as entries of `Region`.
+
+    They are empty where the length of the picture's pixels is not known.
+
+    Args:
+        rows: [N], rows of the map's pixels.
+        columns: [N], their columns.
+        geometry: Place of the map in the picture.
+        bounds: Factors from the place's size to the bounds.
     """
     if not (sizes := measure_region(rows, columns, geometry)):
         return {}

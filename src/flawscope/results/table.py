@@ -1,5 +1,7 @@
-"""Writes and reads files of a run's results: the table, `results.csv`, with a row for every input, judged or
-not; and the list of the files that flawscope wrote: only these are ever replaced or removed.
+"""Writes and reads files of a run's results.
+
+They are the table, `results.csv`, with a row for every input, judged or not; and the list of the files that
+flawscope wrote: only these are ever replaced or removed.
 """
 
 from __future__ import annotations
@@ -148,11 +150,12 @@ class ResultRow:
     def rows(
         cls, result: Prediction | Unjudged, *, part_of: PartOf = file_stem, model: str = ""
     ) -> Iterator[ResultRow]:
-        """Yields the row of an input, then one for each of several parts in it.
+        """Yields the row of an input, then a row for each of several parts in it.
 
         Args:
-            part_of: tells the part's number by the file's path.
-            model: file name of the model.
+            result: The input's prediction, or why it was not judged.
+            part_of: Returns the part's number for the file's path.
+            model: File name of the model.
         """
         row = cls.from_result(result, part_of=part_of, model=model)
         yield row
@@ -170,6 +173,7 @@ class ResultRow:
 
     @property
     def boxes(self) -> list[tuple[float, ...]]:
+        """Boxes (x0, y0, x1, y1) of the regions, in pixels of the picture."""
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
 
 
@@ -278,6 +282,7 @@ class TableWriter:
             self.add(row)
 
     def add(self, row: ResultRow) -> None:
+        """Adds a row. InputError: the file cannot be written."""
         with self._report_errors():
             self._write([getattr(row, name) for name in self.columns])
 
@@ -404,8 +409,9 @@ class OutputFiles:
         return True
 
     def check(self, *names: str) -> None:
-        """InputError, before anything is changed: a file of an earlier run cannot be removed, or one of these
-        names is that of a file that flawscope did not write.
+        """Raises InputError where files of an earlier run cannot be replaced; nothing is changed.
+
+        It raises it, too, where a name of `names` is that of a file which flawscope did not write.
         """
         for name in names:
             self._refuse_foreign(name)
