@@ -92,10 +92,16 @@ def evaluate_model(
     predictor: Predictor | None = None,
     dataset: Dataset | None = None,
 ) -> tuple[Evaluation, list[str]]:
-    """Evaluates one model and writes what `--out` asks for.
+    """Evaluates one model and writes the files that `--out` asks for.
 
-    Returns also the pictures that could not be judged or drawn. `show` is called before steps that may fail,
-    such as on a full disk. predictor, dataset: where they are open already.
+    Args:
+        args: Arguments of the call.
+        show: Gets the evaluation before steps that may fail, such as on a full disk.
+        predictor: The model, where it is open already.
+        dataset: The data set, where it is open already.
+
+    Returns:
+        The evaluation; and the pictures that could not be judged or drawn.
     """
     from flawscope.predictor import read_manifest
 

@@ -36,7 +36,14 @@ MEMORY_ARGUMENTS = (Reading, Seeing)  # those of `fit` that its memory depends o
 
 
 class FitSettings(NamedTuple):
-    """Settings of a call of `fit`. seen: defects to learn from, as `--seen` takes them."""
+    """Settings of a call of `fit`.
+
+    Attributes:
+        method: Name of the method.
+        preset: Name of the preset.
+        seen: Defects to learn from, as `--seen` takes them.
+        settings: Settings of the method.
+    """
 
     method: str
     preset: str

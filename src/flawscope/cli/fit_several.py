@@ -27,10 +27,14 @@ HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # of 
 
 
 class Outcome(NamedTuple):
-    """Outcome of one of several fits.
+    """Outcome of a fit among several.
 
-    figures: the main ones, cells of a table. lines: for a person. failed: a failure's line; else empty.
-    skipped: pictures that could not be used. asked: the file, where it has an open question; else empty.
+    Attributes:
+        figures: The main figures, cells of a table.
+        lines: Lines for a person.
+        failed: Line on the failure; empty: it did not fail.
+        skipped: Pictures that could not be used.
+        asked: The model's file, where it has an open question; else empty.
     """
 
     figures: Sequence[str]
@@ -109,7 +113,14 @@ def fit_each(
 
 
 def category_call(args: argparse.Namespace, name: str, folder: str, **own: object) -> argparse.Namespace:
-    """Returns the arguments for a category alone, whose model is a file in the folder. own: others."""
+    """Returns the arguments for a single category, whose model is a file in the folder.
+
+    Args:
+        args: Arguments of the command.
+        name: Name of the category.
+        folder: Folder of the models.
+        own: Further arguments, which replace the command's.
+    """
     out = str(Path(folder) / f"{name.replace('/', '%2F')}.safetensors")
     own = {"called": name, "category": name, "out": out, "cluster": None, **own}
     return argparse.Namespace(**{**vars(args), **own})
@@ -133,7 +144,7 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
 
 
 def _kept_outcome(call: argparse.Namespace, what: str) -> Outcome:
-    """Outcome of a call whose model is there. what: became of it."""
+    """Returns the outcome of a call whose model is there already. `what` says why it was not fitted."""
     from flawscope.predictor import read_manifest
 
     return Outcome(_figures(read_manifest(call.out), ""), [f"{call.called}: {what}"])
@@ -218,8 +229,13 @@ def _fit_on_cluster(
 ) -> None:
     """Calls `function(call, step)` for each call in a task of the cluster.
 
-    `take` gets each name with the value, or with the FlawscopeError that was raised, as they end. out: folder
-    of the results.
+    Args:
+        args: Arguments of the command.
+        calls: Arguments of each fit, by the model's name.
+        function: Fits a model.
+        out: Folder of the results.
+        take: Gets each name when its call ends, with the value or the FlawscopeError that was raised.
+        say: Prints a remark.
     """
     if not calls:
         return

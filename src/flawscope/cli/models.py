@@ -262,7 +262,13 @@ def _calibrate_product(
 
 
 def _describe_calibration(before: Predictor, after: Predictor, product: str) -> list[str]:
-    """Lines on what a model promised and promises, and what is new to note. product: empty for one alone."""
+    """Returns lines on the rates that a model promised before and promises now, and on what is new to note.
+
+    Args:
+        before: Model before the calibration.
+        after: Model after it.
+        product: Name of the product; empty: the model has only one.
+    """
     of = f"{product}, " if product else ""
     return [
         f"{of}before: {before.calibration.promise()}",
@@ -352,7 +358,7 @@ def export(args: argparse.Namespace) -> int:
 
 
 def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Exports a model of one product. failures: gets the pictures that cannot be used."""
+    """Exports a model of one product. `failures` gets the pictures that cannot be used."""
     from flawscope.predictor import fitted_artefact
 
     artefact = fitted_artefact(args.model)
@@ -364,7 +370,7 @@ def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> N
 
 
 def _export_joint_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Exports a model of several products. failures: as of `_export_model`."""
+    """Exports a model of several products. `failures` gets the pictures that cannot be used."""
     require_installed("export", "torch", extras="train,export")
     from flawscope.export.router_export import export_router
 

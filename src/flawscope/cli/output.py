@@ -268,7 +268,13 @@ class Output:
     def _write_to_folder(
         self, results: ResultsFolder, result: Prediction | Unjudged, source: PictureSource | None
     ) -> None:
-        """Writes an input's files, and its row of the workbook. source: None, it has a row alone."""
+        """Writes an input's files, and its row of the workbook.
+
+        Args:
+            results: The results folder.
+            result: The input's prediction, or why it was not judged.
+            source: The picture; None: only the row is written.
+        """
         if source is not None:
             self._write_files(results, result, source)
         with self.unwritten.collect("row"):
@@ -405,7 +411,7 @@ def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
 
 
 def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[object]]:
-    """Yields the rows of the table of parts, its heading first. products: with a column of products."""
+    """Yields the rows of the table of parts, its heading first. `products` adds a column of products."""
     heading = ["part", "decision", "p_value", "score", "worst", "missing", "severity"]
     if products:
         heading.append("product")
@@ -513,7 +519,15 @@ def run_facts(
     unjudged: int,
     kind: str = "",
 ) -> Json:
-    """Facts of a run. manifests, kind: of a model's products or views; of one product alone under ""."""
+    """Returns the facts of a run, for `results.json`.
+
+    Args:
+        args: Arguments of the call.
+        manifests: Manifests of the model's products or views by name; a single product has the name "".
+        totals: Counts of the judged pictures.
+        unjudged: Number of inputs that were not judged.
+        kind: "product" or "view"; empty: the model has a single product.
+    """
     from flawscope._version import __version__
 
     each, known = {}, {name: one.calibration for name, one in manifests.items()}

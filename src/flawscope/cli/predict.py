@@ -234,7 +234,14 @@ def _advise_review(args: argparse.Namespace, written: output.Output, summary: ou
 
 
 def _exit_code(args: argparse.Namespace, written: output.Output, summary: output.Summary, code: int) -> int:
-    """Exit code of the run. code: 1 where an input was not judged, or a result not written."""
+    """Returns the exit code of the run.
+
+    Args:
+        args: Arguments of the call.
+        written: Output of the run.
+        summary: Summary of the run.
+        code: 1 where an input was not judged, or a result not written; else 0.
+    """
     if not args.fail_on_anomaly:
         return code
     if written.parts and any(part.decision != "good" for part in written.decided_parts):

@@ -141,7 +141,12 @@ def new_questions(path: str | os.PathLike[str], source: str | None) -> list[str]
 
 
 def report(path: str | os.PathLike[str], source: str | None = None) -> int:
-    """Says that a model was written with open questions; returns the exit code. source: as for `save`."""
+    """Says that a model was written with open questions, and returns the exit code.
+
+    Args:
+        path: The written model file.
+        source: Model file that it was made from (`save`); None: it was fitted.
+    """
     lines = new_questions(path, source)
     for line in lines:
         common.say(f"question: {line}")

@@ -121,7 +121,14 @@ def _write_known_models(old: ModelMapping | None, calls: Calls) -> None:
 def _join_models(
     args: argparse.Namespace, old: ModelMapping | None, calls: Calls, pattern: PartPattern | None
 ) -> Router:
-    """Joins the fitted models, and those of a router that were not added to. pattern: of views."""
+    """Joins the fitted models, and those of a router that were not added to.
+
+    Args:
+        args: Arguments of the command.
+        old: Models of the router that is added to; None: it is new.
+        calls: Arguments of each fit, by the model's name.
+        pattern: Pattern of the parts, where the models are of views; else None.
+    """
     from flawscope.artefact import model_file
     from flawscope.artefact.model_mapping import ModelMapping
     from flawscope.predictor.router import open_joined

@@ -80,17 +80,21 @@ class Study:
 
 @dataclass(frozen=True)
 class Appraisal:
-    """Figures of one appraiser, a person or a model.
+    """Figures of an appraiser, a person or a model.
 
-    effectiveness: parts that are decided rightly in every trial. repeatability: parts that are decided alike
-    in every trial; None with one trial. miss_rate, false_alarm_rate: decisions on defective parts that call
-    them good, and the other way round. ever_missed: defective parts that are missed at least once.
-    misses_at_most: miss rate that is not exceeded, 95 % sure, the one-sided exact bound over parts.
-    counts: decisions by reference (rows) and decision, good first.
-    kappas: against the reference, Cohen's over all decisions and Fleiss' as the average over trials; between
-        the trials, Cohen's as the average over their pairs (Light, 1971) and Fleiss' with trials as raters.
-        None where chance alone explains all agreement.
-    grades: of the rates, by AIAG's limits. grade: the worst of them.
+    Attributes:
+        effectiveness: Parts that are decided rightly in every trial.
+        repeatability: Parts that are decided alike in every trial; None with one trial.
+        miss_rate: Decisions on defective parts that call them good.
+        false_alarm_rate: Decisions on good parts that call them defective.
+        ever_missed: Defective parts that are missed at least once.
+        misses_at_most: Miss rate that is not exceeded, 95 % sure: the one-sided exact bound over parts.
+        counts: Decisions by reference (rows) and decision, good first.
+        kappas: Against the reference, Cohen's over all decisions and Fleiss' as the average over trials;
+            between the trials, Cohen's as the average over their pairs (Light, 1971) and Fleiss' with trials
+            as raters. None where chance alone explains all agreement.
+        grades: Grades of the rates, by AIAG's limits.
+        grade: The worst of the grades.
     """
 
     name: str
@@ -110,9 +114,12 @@ class Appraisal:
 class Agreement:
     """Figures of a study.
 
-    agreeing: parts that all appraisers decide alike in all trials. agreeing_rightly: and as the reference
-    says. between: Cohen's kappa of each pair of appraisers, after their names. fleiss: kappa of all
-    decisions, each a rater's; None with a single decision a part.
+    Attributes:
+        appraisers: Figures of each appraiser.
+        agreeing: Parts that all appraisers decide alike in all trials.
+        agreeing_rightly: Parts that they also decide rightly.
+        between: Cohen's kappa of each pair of appraisers, after their names.
+        fleiss: Kappa of all decisions, each by a rater of its own; None with a single decision a part.
     """
 
     appraisers: tuple[Appraisal, ...]
@@ -169,7 +176,7 @@ def _appraise(name: str, study: Study) -> Appraisal:
 
 
 def _average_over_pairs(called: Flags) -> float | None:
-    """Cohen's kappa as the average over the pairs of trials; called: [N, R]."""
+    """Returns Cohen's kappa of decisions [N, R] as the average over the pairs of trials."""
     values = called.astype(np.float64)
     total = len(called)
     kappas = list[float]()
@@ -189,7 +196,7 @@ def _average(kappas: Sequence[float | None]) -> float | None:
 
 
 def _count_raters(called: Flags) -> NDArray[np.int64]:
-    """Numbers of raters [N, 2] that call each part good and defective; called: [N, raters]."""
+    """Returns the numbers of raters [N, 2] that call each part good and defective, of calls [N, raters]."""
     defective = called.sum(axis=1)
     return np.stack([called.shape[1] - defective, defective], axis=1)
 

@@ -39,7 +39,16 @@ ENOUGH = "a study needs good and defective parts, about as many of each, and som
 
 
 class Trial(NamedTuple):
-    """Decision on a part. place: where it stands, for errors. score: of a model; empty of a person."""
+    """Decision on a part.
+
+    Attributes:
+        part: Name of the part.
+        appraiser: Name of the appraiser.
+        trial: Name of the trial.
+        defective: The decision.
+        place: Place of the decision in its file, for errors.
+        score: Score of a model; empty: a person decided.
+    """
 
     part: str
     appraiser: str
@@ -68,7 +77,13 @@ class Source(NamedTuple):
     def of(
         cls, path: Path, facts: Mapping[str, object] | None = None, pictures: Iterable[str] = ()
     ) -> Source:
-        """facts: of a run of `predict`, its `results.json`."""
+        """Returns the source of a file, with its digest and the time when it was written.
+
+        Args:
+            path: The file.
+            facts: `results.json` of a run of `predict`; None: the file is a table.
+            pictures: Pictures that the run judged.
+        """
         written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(path.stat().st_mtime))
         keys = ("model", "method", "score_threshold", "tolerances", "flawscope")
         described = [f"{key.replace('_', ' ')} {facts[key]}" for key in keys if facts and facts.get(key)]
@@ -141,9 +156,15 @@ def _table_trials(rows: Iterable[tuple[str, Mapping[str, str]]]) -> Iterator[Tri
 
 
 def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
-    """Puts trials in order. truth: by part, whether it is defective.
+    """Sorts trials into a study.
 
-    InputError: a part is unknown, of one class only, inspected twice in a trial or not in every one.
+    Args:
+        trials: The decisions.
+        truth: Whether each part is defective, by its name.
+
+    Raises:
+        InputError: There is no trial or no reference, a part is unknown, all are of one class, or a part is
+            inspected twice in a trial or not in every trial.
     """
     if not trials:
         raise InputError("there is no decision in what was named: add rows to the table of trials")

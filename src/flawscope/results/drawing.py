@@ -136,11 +136,15 @@ def contour(
     *,
     dashed: bool = False,
 ) -> Pixels:
-    """A copy of the picture with a line just outside the mask's edge and a dark rim around the line.
+    """Returns a copy of the picture with a line just outside the mask's edge and a dark rim around the line.
 
-    `mask` [H, W] bool at the picture's size, or smaller and then stretched over it. `width` in pixels;
-    default: 1/150 of the shorter side, so that a thumbnail of a large picture still shows it. `dashed`: with
-    gaps.
+    Args:
+        picture: The picture.
+        mask: [H, W] bool at the picture's size, or smaller and then stretched over it.
+        colour: Colour of the line.
+        width: Width in pixels; None: 1/150 of the shorter side, which a thumbnail of a large picture still
+            shows.
+        dashed: Whether the line has gaps.
     """
     size = (picture.shape[0], picture.shape[1])
     if mask.shape != size:

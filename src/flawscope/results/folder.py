@@ -75,10 +75,17 @@ class RenderedPrediction(NamedTuple):
 class PictureWriter:
     """Writes under `out`: overlays/, maps/ and masks/, in the folders' own names.
 
-    root: results are named by the pictures' paths below it.
-    inputs: all pictures, where they are known beforehand: those that would share a name keep their suffix.
-    maps: one of `MAPS`, or none.
-    failures: pictures that could not be read again, each with the reason; they have a map and a mask only.
+    Attributes:
+        out: The results folder.
+        root: Folder whose inner paths name the results; None: the working folder.
+        maps: One of `MAPS`, or none.
+        inputs: All pictures, where they are known beforehand: those that would share a name keep their
+            suffix.
+        owners: Pictures by the name of their results, in lower case.
+        names: Names of results by the picture.
+        failures: Pictures that could not be read again, each with the reason; they only have a map and a
+            mask.
+        own: Files of the folder that flawscope wrote.
     """
 
     out: Path
@@ -97,7 +104,10 @@ class PictureWriter:
     def add(self, path: Path, prediction: Prediction, source: PictureSource | None = None) -> None:
         """Writes the picture's overlay, map and mask.
 
-        `source`: the picture itself, where nothing lies at `path`.
+        Args:
+            path: File of the picture.
+            prediction: Prediction to draw.
+            source: The picture itself, where nothing lies at `path`.
         """
         name = self.name(path)
         drawn = None

@@ -27,7 +27,11 @@ Polygon = NDArray[np.float64]  # [N, 2]: x, y in pixels
 
 
 class LabelledRegion(NamedTuple):
-    """Region of a picture. score: the largest value of the map in it."""
+    """Region of a picture.
+
+    Attributes:
+        score: Largest value of the map in it.
+    """
 
     outline: Polygon
     area: int
@@ -35,7 +39,14 @@ class LabelledRegion(NamedTuple):
 
 
 class LabelledPicture(NamedTuple):
-    """Picture of size (H, W) with its regions; a good one has none. name: as labels have it."""
+    """Picture with its regions; a good one has none.
+
+    Attributes:
+        name: Name of the picture in the labels.
+        size: (H, W) in pixels.
+        p_value: p-value of the picture.
+        regions: Its regions.
+    """
 
     name: Path
     size: tuple[int, int]

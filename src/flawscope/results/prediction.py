@@ -62,11 +62,12 @@ def outcome(anomalous: bool, called: bool) -> str:
 class ScoreLevels:
     """Levels of scores and of a map's values; all are fixed by calibration, the same for every picture.
 
-    score_threshold: a picture is anomalous when its score is above this.
-    mask_threshold: pixels whose map value is above this make a region.
-    colour_range: map values at both ends of the colours.
-    outline: how much of a region is marked (`outlined`); 0: all of it.
-    nearby: how far around a pixel a region's peak is looked for, as a share of the map's longer side.
+    Attributes:
+        score_threshold: A picture is anomalous when its score is above this.
+        mask_threshold: Pixels whose map value is above this make a region.
+        colour_range: Map values at both ends of the colours.
+        outline: How much of a region is marked (`outlined`); 0: all of it.
+        nearby: How far around a pixel a region's peak is searched, as a share of the map's longer side.
     """
 
     score_threshold: float
@@ -107,12 +108,14 @@ class ScoreLevels:
 
 
 class Recognition(NamedTuple):
-    """Answer about a picture.
+    """Answer to the question which product a picture shows.
 
-    product: its name; None: the picture shows none of the products.
-    nearest: the product with the nearest good picture, also where the picture shows none.
-    p_value: conformal, of the distance to it: rank among the nearest product's leave-one-out distances.
-    distances: to each product, in the products' order.
+    Attributes:
+        product: Name of the product; None: the picture shows none of the products.
+        nearest: The product with the nearest good picture, also where the picture shows none.
+        p_value: Conformal p-value of the distance to it: rank among the nearest product's leave-one-out
+            distances.
+        distances: Distance to each product, in the products' order.
     """
 
     product: str | None
@@ -125,30 +128,34 @@ class Recognition(NamedTuple):
 class Prediction:
     """Score, decision and map of a picture.
 
-    path: of the picture's file; None: it came without one.
-    is_anomalous: the decision.
-    geometry: where the map lies in the picture.
-    levels: the thresholds that it was decided by.
-    NO_PRODUCT_NAME: name of the product where a picture shows none of a joint model's.
-    score: raw, higher is more anomalous, unbounded.
-    p_value: how often a good picture scores as high; small is anomalous.
-    severity: how bad: the score above the score threshold in units of good pictures' spread, comparable
-        between models (`Calibration.severity`); above 0 exactly where it is anomalous.
-    map: [H, W] float32 at the size of the network; `picture_map()` brings it to the picture's size.
-    shifts: how far the picture as a whole lies outside of the training pictures, for each of
-        `appearance.FEATURES`; empty for a model that does not know.
-    brightness: mean of the channels, 0..1, over the pixels that count; None where these are too few.
-    outside_light: its light lies outside of the range that the rate holds for; None for a model without one.
-    recognition: what the picture shows, of a joint model; a product that the caller said has no distances.
-        Where it shows none of the products, score and map are those of the nearest. None of other models.
-    parts: where the part lies, or each of several. Where none is found, score and map are those of the
-        picture as it lies; of several parts, the score is that of the worst.
-    look: thumbnail by which the views of a part are compared (`views.view_looks`); None: it is part of
-        none.
-    findings: what was noticed beside the score (`noticing`).
-    region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
-    near: called good, near the threshold (`calibration.near_threshold`): a person looks at these, too.
-    size_bounds: how much larger a defect may be than what the map doubts.
+    Attributes:
+        NO_PRODUCT_NAME: Name of the product where a picture shows none of a joint model's.
+        score: Raw score, higher is more anomalous, unbounded.
+        p_value: How often a good picture scores as high; small is anomalous.
+        severity: The score above the score threshold in units of good pictures' spread, comparable between
+            models (`Calibration.severity`); above 0 exactly where the picture is anomalous.
+        is_anomalous: The decision.
+        map: [H, W] float32 at the size of the network; `picture_map()` brings it to the picture's size.
+        geometry: Place of the map in the picture.
+        levels: Thresholds of the decision.
+        path: The picture's file; None: it came without one.
+        shifts: How far the picture as a whole lies outside of the training pictures, for each of
+            `appearance.FEATURES`; empty for a model that does not know.
+        brightness: Mean of the channels, 0..1, over the pixels that count; None where these are too few.
+        outside_light: Whether its light lies outside of the range that the rate holds for; None for a model
+            without one.
+        recognition: Product that the picture shows, by a joint model; a product that the caller named has no
+            distances. Where it shows none of the products, score and map are those of the nearest. None by
+            other models.
+        parts: Place of the part, or of each of several. Where none is found, score and map are those of the
+            picture as it lies; of several parts, the score is that of the worst.
+        look: Thumbnail by which the views of a part are compared (`views.view_looks`); None: it is part of
+            none.
+        findings: Findings beside the score (`noticing`).
+        region_kinds: Kinds of the regions' defects, in their order; empty for a model that knows none.
+        size_bounds: How much larger a defect may be than the place that the map doubts.
+        near: Whether it is called good, near the threshold (`calibration.near_threshold`): a person looks at
+            these, too.
     """
 
     NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products

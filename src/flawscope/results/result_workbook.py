@@ -83,7 +83,9 @@ Totals = Iterable[tuple[str, object]]
 class ResultWorkbook:
     """Workbook of results, for `predict` and for a station's export.
 
-    names: of the values that are known, among `COLUMNS`. more: names of others, which stand behind these.
+    Args:
+        names: Names of the values that are known, among `COLUMNS`.
+        more: Names of further values, whose columns stand behind these.
     """
 
     def __init__(self, names: Iterable[str], more: Iterable[str] = ()):
@@ -100,7 +102,13 @@ class ResultWorkbook:
         return Workbook({JUDGED: judged, PLACES: PLACE_COLUMNS, TOTALS: totals})
 
     def add(self, values: Mapping[str, object], places: Iterable[tuple[str, Region]], link: str = "") -> None:
-        """Adds what was judged. places: each with the name of its file. link: opens the picture."""
+        """Adds the row of a judged picture, and the rows of its places.
+
+        Args:
+            values: Values by their names.
+            places: Regions, each with the name of its file.
+            link: Target that the picture's name opens; empty: none.
+        """
         shown = {**values, "path": _linked(values.get("path"), link)}
         self.book.add(JUDGED, [shown.get(name) for name in (*self.names, *self.more)])
         for number, (name, one) in enumerate(places, start=1):

@@ -70,7 +70,7 @@ class WriteErrors:
 
     @contextmanager
     def collect(self, kind: str) -> Iterator[None]:
-        """Catches a FlawscopeError of a file. kind: such as "row" or "picture"."""
+        """Catches a FlawscopeError of a file. `kind` is the kind of file, such as "row" or "picture"."""
         try:
             yield
         except FlawscopeError as error:

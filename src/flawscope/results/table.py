@@ -38,8 +38,9 @@ DIGITS = 7  # of a number in a CSV file: as many as a float32 has
 class Unjudged(NamedTuple):
     """Input without a prediction.
 
-    path: of its file.
-    error: the reason, in one line.
+    Attributes:
+        path: Path of its file.
+        error: The reason, in one line.
     """
 
     path: str
@@ -70,17 +71,28 @@ def file_time(path: str) -> str:
 class ResultRow:
     """Row of a table: an input, or one of several parts that were found in it.
 
-    Of an unjudged one only the path and the error are known.
+    Of an unjudged input only the path and the error are known.
 
-    decision: good or anomalous. near: "true" of a good one that is near the threshold, else "false".
-    threshold: the score threshold. regions: boxes in the picture's pixels, x0 y0 x1 y1, the strongest first,
-    with semicolons between them. kinds: of the regions' defects, such as "scratch; scratch or dent; something
-    new"; only a model that names kinds has them. product: of a joint model, also "none of these". part_found,
-    part_mirrored: "true" or "false"; the columns of the part are those of `PartPose`, and only a model that
-    aligns parts has them. part_index: of a part's row. part_count: parts that were found, where several are
-    looked for. part: its number, by the file's name. places: how many regions; of the largest the longer side
-    of its box in the picture's pixels, its length in mm where the scale is known, and its centre. time: when
-    the file was written last, in local time. remark: findings. model: its file's name.
+    Attributes:
+        threshold: The score threshold.
+        decision: good or anomalous.
+        regions: Boxes in the picture's pixels, x0 y0 x1 y1, the strongest first, with semicolons between
+            them.
+        kinds: Kinds of the regions' defects, such as "scratch; scratch or dent; something new"; only by a
+            model that names kinds.
+        product: Product by a joint model, also "none of these".
+        part_found, part_mirrored: "true" or "false"; the columns of the part are those of `PartPose`, and
+            only a model that aligns parts has them.
+        part_index: Number of a part, in its row.
+        part_count: Number of parts that were found, where the model searches for several.
+        near: "true" of a good picture that is near the threshold, else "false".
+        part: Number of the part, by the file's name.
+        places: Number of regions.
+        largest_px, largest_mm, largest_x, largest_y: Of the largest region the longer side of its box in the
+            picture's pixels, its length in mm where the scale is known, and its centre.
+        time: Time when the file was written last, in local time.
+        remark: Findings.
+        model: File name of the model.
     """
 
     path: str
@@ -119,7 +131,13 @@ class ResultRow:
     def from_result(
         cls, result: Prediction | Unjudged, *, part_of: PartOf = file_stem, model: str = ""
     ) -> ResultRow:
-        """Row of an input. part_of: the part's number by the file's path. model: its file's name."""
+        """Returns the row of an input.
+
+        Args:
+            result: The input's prediction, or why it was not judged.
+            part_of: Returns the part's number for the file's path.
+            model: File name of the model.
+        """
         path = result.path or ""
         known: Json = {"part": part_of(path), "time": file_time(path), "model": model}
         if isinstance(result, Unjudged):
@@ -220,7 +238,7 @@ def table_columns(
 
 
 def csv_line(values: Sequence[object], *, decimal_comma: bool = False) -> str:
-    """Returns a line of a CSV file. decimal_comma: with semicolons and decimal commas."""
+    """Returns a line of a CSV file. `decimal_comma` writes it with semicolons and decimal commas."""
     text = io.StringIO()
     cells = [float(f"{one:.{DIGITS}g}") if isinstance(one, float) else csv_cell(one) for one in values]
     if decimal_comma:
@@ -289,12 +307,12 @@ class TableWriter:
     def close(
         self, totals: Iterable[tuple[str, object]] = (), parts: Sequence[Sequence[object]] = ()
     ) -> None:
-        """Ends the table. totals, parts: of a workbook (`ExcelTable.close`); CSV has rows alone."""
+        """Ends the table. `totals` and `parts` are for a workbook (`ExcelTable.close`); CSV only has rows."""
         with self._report_errors():
             self.file.close()
 
     def _write(self, values: Sequence[str | float | None], mark: bytes = b"") -> None:
-        """Writes a line, whole or not at all. mark: what stands before it."""
+        """Writes a line, whole or not at all. `mark` stands before it."""
         text = csv_line(values, decimal_comma=self.decimal_comma)
         line = mark + text.encode("utf-8", "backslashreplace")
         start = self.file.tell()
@@ -354,7 +372,7 @@ def _has_commas(header: str) -> bool:
 
 
 def _parse_row(values: dict[str, str | None], comma: bool) -> ResultRow:
-    """Reads a line of a table. comma: its numbers have a decimal comma."""
+    """Reads a line of a table. `comma` says that its numbers have a decimal comma."""
     texts: dict[str, str] = {}
     numbers: dict[str, float | None] = {}
     for column in fields(ResultRow):

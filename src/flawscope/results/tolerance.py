@@ -74,10 +74,14 @@ class Measured(NamedTuple):
 class Rule:
     """Rule of what is tolerated.
 
-    kind: of the region, or `ANY`. length, width, area: limits in mm and mm², inclusive; at least one is set.
-    zone: box x0, y0, x1, y1 in the picture's pixels, or mask [H, W] of the picture, that holds all of the
-    region without touching its edge; None: anywhere. number: regions of a picture that the rule holds for at
-    most; of more it tolerates none. None: any number.
+    Attributes:
+        kind: Kind of the region, or `ANY`.
+        length, width: Limits in mm, inclusive; None: there is none. At least one limit of the three is set.
+        area: Limit in mm², inclusive; None: there is none.
+        zone: Box x0, y0, x1, y1 in the picture's pixels, or mask [H, W] of the picture, that holds all of the
+            region without touching its edge; None: anywhere.
+        number: Most regions of a picture that the rule tolerates; of more it tolerates none. None: any
+            number.
     """
 
     kind: str

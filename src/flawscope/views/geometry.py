@@ -26,8 +26,11 @@ Mask = NDArray[np.bool_]
 class Geometry:
     """Place of the network's view in the picture: network = picture * scale + offset, per axis (y, x).
 
-    matrix: of a turned view, (yy, yx, xy, xx): network = matrix picture + offset. `scale` is how long a pixel
-        of the picture is in the network then.
+    Of a turned view it is network = matrix picture + offset.
+
+    Attributes:
+        scale: Length in the network of a pixel of the picture, also of a turned view.
+        matrix: (yy, yx, xy, xx) of a turned view; None: it is upright.
     """
 
     picture_size: tuple[int, int]

@@ -23,10 +23,11 @@ MAX_RANGE = 0.3  # of light: beyond it pictures are clipped at white, and contra
 class Light:
     """Change of a decoded picture `[H, W, C]` of any depth; the default changes nothing.
 
-    brightness: factor of all channels.
-    contrast: factor of the distance from the picture's mean, of each channel.
-    white_balance: share by which red rises and blue falls; negative: the other way.
-    blur: standard deviation of a Gaussian, as a share of the picture's longer side.
+    Attributes:
+        brightness: Factor of all channels.
+        contrast: Factor of the distance from the picture's mean, of each channel.
+        white_balance: Share by which red rises and blue falls; negative: the other way.
+        blur: Standard deviation of a Gaussian, as a share of the picture's longer side.
     """
 
     brightness: float = 1.0
@@ -94,9 +95,12 @@ MIN_DEVIATION = 1 / 255  # standard deviation: a flat picture has no contrast to
 
 
 class ToneCorrection(NamedTuple):
-    """Linear correction of a picture's light: gain and shift of each channel [3].
+    """Linear correction of a picture's light.
 
-    inside: whether the picture's light lies within the range that can be corrected wholly.
+    Attributes:
+        gain: [3], factor of each channel.
+        shift: [3], summand of each channel.
+        inside: Whether the picture's light lies within the range that can be corrected wholly.
     """
 
     gain: Float32

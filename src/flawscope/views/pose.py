@@ -52,9 +52,12 @@ MAX_ERROR = 2.0  # spreads: farther from the good parts lies no part; broken one
 class Pose:
     """Pose of a part: a point q of the reference, from its middle, lies at centre + scale R(angle) F q.
 
-    x, y: the centre, in pixels of the small picture.
-    mirrored: F turns x around before the part is turned.
-    error: root mean square distance to the good parts, in their spreads; infinite where none was found.
+    Attributes:
+        x, y: The centre, in pixels of the small picture.
+        angle: Angle of the rotation R, in radians.
+        scale: Size against the reference.
+        mirrored: Whether F turns x around before the part is turned.
+        error: Root mean square distance to the good parts, in their spreads; infinite where none was found.
     """
 
     x: float
@@ -98,12 +101,13 @@ class _Samples(NamedTuple):
 class PoseReference:
     """The good part: its grey levels, and how far good parts are from them.
 
-    kind: poses that occur: "shift", "turn" (and shifted), "full" (mirrored and at another scale, too).
-    levels: [SIDE, SIDE] uint8, 255 is white; the part is in the middle.
-    spread: [SIDE, SIDE] uint8, standard deviation in 1 / `SPREAD_SCALE`; 0: the pixel does not count.
-    extent: from the middle to the edge of the square that shows the part, in pixels.
-    period: turns by a circle's share of 1 / period look the same; 0: every turn does.
-    errors: of good parts that the reference did not know, ascending.
+    Attributes:
+        kind: Poses that occur: "shift", "turn" (and shifted), "full" (mirrored and at another scale, too).
+        levels: [SIDE, SIDE] uint8, 255 is white; the part is in the middle.
+        spread: [SIDE, SIDE] uint8, standard deviation in 1 / `SPREAD_SCALE`; 0: the pixel does not count.
+        extent: From the middle to the edge of the square that shows the part, in pixels.
+        period: Turns by a circle's share of 1 / period look the same; 0: every turn does.
+        errors: Errors of good parts that the reference did not know, ascending.
     """
 
     kind: PoseKind

@@ -240,7 +240,14 @@ class Preprocess:
         return self.cut(self.read(source, name), name, counted)
 
     def cut(self, raster: Raster, name: str, counted: Mask | None = None) -> Views:
-        """Cuts a picture that `read` or `decode` returned, as `views` does. name: for errors."""
+        """Cuts a picture that `read` or `decode` returned into the network's views.
+
+        Args:
+            raster: The picture.
+            name: Name for errors.
+            counted: [H, W], region of interest as the view of the whole picture shows it, whose light is
+                measured; None: all of it.
+        """
         if self.channels is not None:
             return self._channel_views(self.channels, np.asarray(raster), counted, name)
         picture, divisor = self._corrected(raster, name)
@@ -302,9 +309,14 @@ class Preprocess:
         return tone(first[0])[None], tone
 
     def small(self, picture: Array, side: int = SIDE) -> Float32:
-        """Reduces a decoded picture to a grey one, as finding poses takes it; side: the longer one.
+        """Reduces a decoded picture to a grey one, in which poses are found.
 
-        InputError for values off the white level.
+        Args:
+            picture: The picture.
+            side: Longer side of the result, in pixels.
+
+        Raises:
+            InputError: Its values are far off the white level.
         """
         if self.channels is not None:
             picture = mean_channel(picture)

@@ -76,14 +76,21 @@ def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] = ()) -> Mask:
-    """The region of interest [H, W] bool at network size: the pixels whose centre lies in it.
+    """Returns the region of interest [H, W] bool at network size: the pixels whose centre lies in it.
 
-    `spec` is a mask at the pictures' size (an array, of which what is above 0 counts, or a file that
-    `read_mask` reads), or a box "x0,y0,x1,y1", or these four numbers: fractions of the picture, or pixels of
-    a picture of W x H as "x0,y0,x1,y1@WxH". Fractions alone say nothing about the picture's shape, so they
-    are refused where it matters, with `keep_aspect`. drawn_on: places of views in the picture that the region
-    is drawn on, of which that one counts that shows most of it; a box may be in its pixels, then. Raises
-    InputError; also where the region holds no pixel that the network sees.
+    A box in fractions says nothing about the picture's shape, and is refused where that matters, with
+    `keep_aspect`.
+
+    Args:
+        spec: A mask at the pictures' size: an array, whose values above 0 count, or a file that `read_mask`
+            reads. Or a box "x0,y0,x1,y1", or these four numbers: fractions of the picture; or pixels of a
+            picture of W x H as "x0,y0,x1,y1@WxH".
+        preprocess: Preprocessing of the model.
+        drawn_on: Places of views in the picture that the region is drawn on; the view that shows most of it
+            counts. A box may be in pixels of that picture, then.
+
+    Raises:
+        InputError: The region cannot be read, or holds no pixel that the network sees.
     """
     if isinstance(spec, list | tuple):
         spec = _box_text(spec)

@@ -56,10 +56,12 @@ class PartDetections(NamedTuple):
 class SeveralParts:
     """Settings by which several parts are found in a picture.
 
-    span: side of the square that the reference shows, as a share of the picture's longer side.
-    object_area: least area of another object, as a share of a square of the longer side.
-    sought: places that are looked at.
-    least, most: parts in good pictures.
+    Attributes:
+        span: Side of the square that the reference shows, as a share of the picture's longer side.
+        object_area: Least area of another object, as a share of a square of the longer side.
+        sought: Number of places that are examined.
+        least: Fewest parts in good pictures.
+        most: Most parts in good pictures.
     """
 
     span: float
@@ -175,7 +177,10 @@ def _sort_into_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
 class _PartMatcher:
     """Matches a reference with pictures at every place.
 
-    part_points: [2, N] the part's pixels, from the middle. pose_angles: poses of `PoseReference.kernels`.
+    Attributes:
+        reference: Reference of the part.
+        part_points: [2, N], the part's pixels, from the middle.
+        pose_angles: Poses of `PoseReference.kernels`.
     """
 
     reference: PoseReference

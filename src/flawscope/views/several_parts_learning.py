@@ -94,7 +94,11 @@ class LearnedParts(NamedTuple):
 
 
 class PartsCountedWrongError(InputError):
-    """Parts are counted wrong in most good pictures. learnt: by which they were."""
+    """Parts are counted wrong in most good pictures.
+
+    Attributes:
+        learnt: Settings and reference by which they were counted.
+    """
 
     def __init__(self, message: str, learnt: LearnedParts):
         super().__init__(message)

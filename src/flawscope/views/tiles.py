@@ -105,9 +105,12 @@ class TileGrid:
 class Fusion:
     """Settings that combine the maps of a picture's views into its score and its map; stored in the model.
 
-    score: "map": the score is the map's maximum; "views": the largest score of a view.
-    factor, shift: bring the whole view's map, and its score, to the scale of the tiles': value * factor +
-        shift.
+    The whole view's map, and its score, are brought to the scale of the tiles': value * factor + shift.
+
+    Attributes:
+        score: "map": the score is the map's maximum; "views": the largest score of a view.
+        factor: Factor of the whole view's values.
+        shift: Summand of the whole view's values.
     """
 
     score: str = "map"
@@ -187,7 +190,7 @@ class TileSummary(NamedTuple):
 
     @classmethod
     def of_view(cls, score: float, view_map: Float32, inside: Mask) -> TileSummary:
-        """Answers for a frame of one view. inside: the pixels [H, W] that count."""
+        """Returns the answers for a frame of one view. `inside` are the pixels [H, W] that count."""
         counted = view_map[inside] if inside.any() else view_map.ravel()
         pixels = np.stack([counted, np.full(counted.shape, -np.inf, np.float32)])
         tops = (score, -math.inf), (float(view_map.max()), -math.inf)
@@ -205,7 +208,10 @@ class TileSummary(NamedTuple):
 class TileBlender:
     """Map and score of a picture, put together from its views one by one.
 
-    whole: where the view of the whole frame lies in it. region: pixels that count; None: all.
+    Args:
+        grid: Places of the tiles.
+        whole: Place in the frame of its whole view.
+        region: Pixels that count; None: all.
     """
 
     def __init__(self, grid: TileGrid, whole: Geometry, region: RegionOfInterest | None = None):
@@ -229,7 +235,9 @@ class TileBlender:
     ) -> None:
         """Replaces maps of tiles that may be too high by sure ones, until the maximum lies in sure ones.
 
-        unsure: the maps, by the number of the view; gets empty. sure_maps: gives others for such numbers.
+        Args:
+            unsure: The maps, by the number of the view; it is emptied.
+            sure_maps: Returns sure maps for numbers of views.
         """
         width, region = self.grid.canvas[1], self.region
         counted = None if region is None else region.window(0, 0, *self.grid.canvas)

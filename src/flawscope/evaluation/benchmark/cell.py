@@ -37,7 +37,14 @@ DOCUMENT_FORMAT = 1  # of a cell's document
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Options of running a grid: `jobs` cells at a time, `threads` threads each. root: folder of the data."""
+    """Options of running a grid.
+
+    Attributes:
+        root: Folder of the data.
+        jobs: Number of cells that run at a time.
+        threads: Number of threads of each.
+        keep_models: Whether the model files are kept.
+    """
 
     root: str
     jobs: int

@@ -44,11 +44,12 @@ MAX_HASHED_FILES = 20_000  # files in a folder that a setting names, beyond whic
 class Cell:
     """Cell of a benchmark: a category, a method, a seed, and their settings.
 
-    options: the method's settings, all of them.
-    seen: defects that it learns from too, as `fitting.fit` takes them; they are not tested on.
-    shared: values of `SHARED_OPTIONS`, by their names.
-    identity: everything that decides the result; files that settings name count by content, not by place.
-    shots: number of good pictures that it learns from, drawn by the seed; 0: all.
+    Attributes:
+        options: The method's settings, all of them.
+        seen: Defects that it learns from too, as `fitting.fit` takes them; they are not tested on.
+        shared: Values of `SHARED_OPTIONS`, by their names.
+        identity: All that decides the result; files that settings name count by content, not by place.
+        shots: Number of good pictures that it learns from, drawn by the seed; 0: all.
     """
 
     category: str
@@ -82,7 +83,12 @@ class Cell:
 
 
 class CellSettings(NamedTuple):
-    """Settings of a method for a category. seen: defects that it learns from, as `Cell.seen`."""
+    """Settings of a method for a category.
+
+    Attributes:
+        config: Settings of the method.
+        seen: Defects that it learns from, as `fitting.fit` takes them.
+    """
 
     config: PictureSettings
     seen: int | str
@@ -92,11 +98,13 @@ class CellSettings(NamedTuple):
 class Grid:
     """The cells of a call.
 
-    rows: categories in the order of the tables.
-    seeds: by method.
-    missing: categories that the data do not have.
-    unusable: other categories, each with the reason.
-    cells: in the order they are worked off: the first seed of everything comes first.
+    Attributes:
+        rows: Categories in the order of the tables.
+        methods: Columns of the tables: methods, with `--shots` for each number of pictures.
+        seeds: Seeds by method.
+        cells: Cells in the order in which they run: the first seed of everything comes first.
+        missing: Categories that the data do not have.
+        unusable: Other categories that cannot be used, each with the reason.
     """
 
     rows: tuple[str, ...]

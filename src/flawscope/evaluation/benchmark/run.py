@@ -181,7 +181,11 @@ def jobs_and_threads(
 
 
 class Pool(Protocol):
-    """Processes, here or on a cluster. most: calls that may be started and not ended."""
+    """Processes, here or on a cluster.
+
+    Attributes:
+        most: Number of calls that may be started and not ended.
+    """
 
     most: int
 

@@ -54,8 +54,11 @@ OTHER_METHOD = "none"  # the `method` of sources about methods that are not impl
 class Aggregate:
     """Mean of a metric over the seeds of a category, or over the categories of a group.
 
-    deviation: standard deviation of a sample (n - 1), over seeds; None, like the mean, where it is missing.
-    count, of: how many seeds, or categories, it covers, and how many there are.
+    Attributes:
+        mean: The mean; None: no value is there.
+        deviation: Standard deviation of a sample (n - 1), over seeds; None: it is missing.
+        count: Number of seeds, or categories, that it covers.
+        of: Number of seeds, or categories, that there are.
     """
 
     mean: float | None
@@ -320,10 +323,12 @@ class Figure:
 class Source:
     """Published set of results.
 
-    method: the one it is about, "none" if that is not implemented here.
-    table: stands as a column beside the measured figures.
-    decimals: digits that it gives, as a share in 0..1.
-    cells: by metric and category. means: by metric, over all categories of `data_set`, as it prints them.
+    Attributes:
+        method: Method of the results; "none": it is not implemented here.
+        table: Whether it stands as a column beside the measured figures.
+        decimals: Digits that it gives, as a share in 0..1.
+        cells: Figures by metric and category.
+        means: Figures by metric, over all categories of `data_set`, as it prints them.
     """
 
     id: str
