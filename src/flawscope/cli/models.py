@@ -121,7 +121,7 @@ def manifest_lines(
 
 
 def _further_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """Rows of `info` on what a model file notes of its fit."""
+    """Returns the rows of `info` with a model file's notes, unusual pictures and format."""
     from flawscope.artefact.model_file import FORMAT
 
     rows = [("note", note) for note in manifest.notes]

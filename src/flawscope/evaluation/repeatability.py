@@ -1,4 +1,4 @@
-"""Tells how well a model's score repeats on one part that is put in again and again."""
+"""Measures how well a model's score repeats on one part that is put in again and again."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Repeatability:
         return text
 
     def to_dict(self) -> dict[str, object]:
-        """Return what was measured as values that JSON knows."""
+        """Returns the figures, as JSON knows them."""
         return {
             "severities": [*self.severities],
             "mean": self.mean,

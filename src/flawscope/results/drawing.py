@@ -196,9 +196,9 @@ class Square(NamedTuple):
 
 
 def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
-    """A copy of the picture [H, W, 3] with squares and their texts.
+    """Returns a copy of the picture [H, W, 3] with squares and their texts.
 
-    A dot marks the first corner, so that turn and side can be told.
+    A dot marks the first corner: it shows turn and side.
     """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)

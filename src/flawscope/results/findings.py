@@ -1,4 +1,4 @@
-"""Holds what was noticed about a picture beside its score, and decides what it does to the decision."""
+"""Holds the findings on a picture beside its score, and how they change the decision."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Finding:
 
 
 def severity_text(severity: float) -> str:
-    """A severity for a person: a number, or a dash where a picture is anomalous by what was noticed alone."""
+    """Returns a severity for a person: a number, or a dash where only a finding decides."""
     return "-" if severity == MIN_ANOMALOUS_SEVERITY else f"{severity:+.1f}"
 
 

@@ -67,7 +67,7 @@ class RenderedPrediction(NamedTuple):
 
     @property
     def overlay(self) -> Pixels:
-        """Heat map with outlines, and what was noticed."""
+        """Returns the heat map with outlines, and with the findings in a note."""
         return self.prediction.with_note(drawing.contour(self.heat, self.marked, self.colour))
 
 

@@ -55,7 +55,7 @@ PartOf = Callable[[str], str]
 
 
 def file_stem(path: str) -> str:
-    """The file's name without its ending: the part's number where nothing else tells it."""
+    """Returns the file's name without its ending: the part's number where there is no other."""
     return PurePath(path).stem
 
 

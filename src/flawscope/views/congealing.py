@@ -63,7 +63,12 @@ class Aligned(NamedTuple):
 
 
 class Lying(NamedTuple):
-    """Poses in which parts lie; and what was learnt to tell, where it is of these poses."""
+    """Poses in which parts lie.
+
+    Attributes:
+        kind: The poses.
+        learnt: Parts that were aligned by these poses; None: the poses were found without.
+    """
 
     kind: PoseKind
     learnt: Aligned | None
@@ -184,9 +189,10 @@ def _found_among(poses: Sequence[Pose]) -> list[Pose]:
 
 
 def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
-    """Poses in which parts may lie, in the order in which they are asked for, and whether the first are sure.
+    """Returns the poses in which parts may lie, in the order to try them, and whether the first is sure.
 
-    Empty: parts lie alike, or there is none. A few pictures, each as the reference, take a tenth of the time.
+    There are none where parts lie alike, or no part is there. A few pictures, each as the reference, take a
+    tenth of the time of all.
     """
     upright, alike = _count_upright(singles)
     if alike == 2:
