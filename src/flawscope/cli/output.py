@@ -167,7 +167,7 @@ class Output:
 
     Args:
         args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
-        root: Folder that the inputs lie in; None: they lie in several.
+        root: Folder that inputs outside the working folder share; None: not known.
         inputs: All inputs, where they are known; None where they come one by one.
         table_form: As `TableWriter` takes it: kinds, products, aligned, part_of, model.
         parts: Groups pictures into parts, each of which waits until all its views are there; None: only

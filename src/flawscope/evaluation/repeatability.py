@@ -21,7 +21,7 @@ class Repeatability:
 
     @classmethod
     def of(cls, severities: Sequence[float]) -> Repeatability:
-        """Raises InputError where the pictures are fewer than `MIN_PICTURES`."""
+        """Returns the figures of severities. InputError: they are fewer than `MIN_PICTURES`."""
         if len(severities) < MIN_PICTURES:
             given = pluralize(len(severities), "picture")
             raise InputError(f"{given} of the part: put it in five times, with a picture each")

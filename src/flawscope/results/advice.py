@@ -33,7 +33,12 @@ LIES = {
 
 
 class Advice(NamedTuple):
-    """A step, as flags of `flawscope fit` or in words, and why."""
+    """A step to take next, with its reason.
+
+    Attributes:
+        step: The step, as flags of `flawscope fit` or in words.
+        reason: Why it helps.
+    """
 
     step: str
     reason: str

@@ -184,7 +184,13 @@ def contour(
 
 
 class Square(NamedTuple):
-    """Square around a part: corners (x, y) [4, 2], the reference's upper left one first; a text; a colour."""
+    """Square around a part.
+
+    Attributes:
+        corners: [4, 2], corners (x, y), the reference's upper left one first.
+        text: Text beside it; empty: none.
+        colour: Colour of its lines.
+    """
 
     corners: NDArray[np.floating]
     text: str = ""

@@ -300,7 +300,7 @@ class TableWriter:
             self.add(row)
 
     def add(self, row: ResultRow) -> None:
-        """Adds a row. InputError: the file cannot be written."""
+        """Adds a row. FlawscopeError: the file cannot be written."""
         with self._report_errors():
             self._write([getattr(row, name) for name in self.columns])
 
