@@ -327,7 +327,7 @@ def adaptive_windows(length: int, outputs: int) -> list[tuple[int, int]]:
 
 
 def block_groups(kernel: Tensor, channels: int) -> int:
-    """Return the largest number of groups that leaves the convolution block-diagonal, which makes it cheap."""
+    """Return the largest number of groups for which the convolution is block-diagonal: it becomes cheap."""
     outputs, most = len(kernel), math.gcd(len(kernel), channels)
     used = kernel.flatten(2).abs().sum(2) > 0  # [n, C]
     for groups in (n for n in range(most, 1, -1) if most % n == 0):
