@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from flawscope.methods.threads import workers
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.types import Json
 from flawscope.views.views import HIDDEN_GREY
-
-if TYPE_CHECKING:
-    from flawscope.methods.task import Task
 
 BATCH = 4  # fixed: the result must not depend on the machine. On two cores the fastest of 1, 2, 4, 8
 GPU_BATCH = 32
@@ -42,11 +39,11 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Detector(nn.Module, ABC):
-    """The whole inference path of a method: everything that decides a score lives in `forward`.
+    """The whole inference path of a method: everything that decides a score is in `forward`.
 
-    Normalisation, features, search, re-weighting, resizing, smoothing and the region of interest are all in
-    here, so that evaluation, prediction, export and benchmarks cannot drift apart. `forward` is two named
-    steps; calibration and leave-one-out reuse `score` on stored features.
+    It includes normalisation, features, search, re-weighting, resizing, smoothing and the region of interest.
+    Evaluation, prediction, export and benchmarks therefore cannot drift apart. `forward` has two named steps,
+    `embed` and `score`; calibration and leave-one-out reuse `score` on stored features.
     """
 
     METHOD: ClassVar[Any]  # its `Method`, for `rebuild`; not imported, as that module names this one
@@ -139,14 +136,14 @@ class Detector(nn.Module, ABC):
         with autocast(self.roi.device, DTYPES.get(self.config.precision)), without_tf32(self.roi.device):
             yield
 
-    def choose(self, task: Task) -> PictureSettings:
-        """Return the settings, with those that are `auto` chosen by the pictures of a task."""
+    def choose(self, task: object) -> PictureSettings:
+        """Return the settings, with those that are `auto` chosen by the pictures of a `Task`."""
         return self.config
 
     # ---- export and calibration
 
     def for_export(self) -> None:
-        """Prepare what only an exported graph needs. Called before `forward` is traced."""
+        """Prepare the parts that only an exported graph needs, before `forward` is traced."""
 
     def operators(self) -> dict[Operator, Operator]:
         """Give {torch operator: its ONNX translation} for operators that the exporter does not know."""

@@ -29,7 +29,7 @@ class FeatureMemory:
 
     @contextmanager
     def used_for(self, name: str) -> Iterator[None]:
-        """Have fits in this context use what was kept under a name, and keep more."""
+        """Let fits in this context use the features that are kept under a name, and keep more."""
         self._name, token = name, _current.set(self)
         try:
             yield

@@ -65,7 +65,7 @@ class GoodPictures:
         return usable
 
     def set_apart(self, learnt: Sequence[int]) -> LoadPicture:
-        """From now on refuse all pictures except `learnt`, and return the function that loads the others."""
+        """Refuse all pictures except `learnt` from now on; return the function that loads the others."""
         self.numbers, self._held_out = [*learnt], frozenset(self._hashes).difference(learnt)
         return self._image
 
@@ -143,7 +143,7 @@ class HeldOut:
 
 
 def measure_picture(model: Detector, features: Tensor, inside: Tensor | None) -> Values:
-    """Return score, map maximum and map median of one picture; the median is over the pixels that count."""
+    """Return score, map maximum and map median of a picture; the median is over the pixels that count."""
     scores, maps = model.score(features[None], None if inside is None else inside[None])
     valid_mask = maps[0][model.region(inside)]
     return Values(float(scores[0]), float(maps.max()), float(valid_mask.median()))

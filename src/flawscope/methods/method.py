@@ -43,8 +43,8 @@ class Method:
         name: Name on the command line (`--method`) and in model files.
         config: Its settings, a frozen dataclass; importing it loads no torch.
         create: Builds an untrained detector of settings and `roi`, `[H, W]` bool at the network's size or
-            None; returns it with the origin of its pretrained weights. Use `deferred` for this and all other
-            functions: then declaring a method loads nothing.
+            None; returns it with the origin of its pretrained weights. Make this and all other functions by
+            `deferred`, which loads nothing when a method is declared.
         rebuild: Builds the detector that a model file describes, of its settings and its tensors; raises
             InputError where they do not fit each other.
         fit: Fits a detector in place and calibrates it.

@@ -346,8 +346,8 @@ def pack_groups(kernel: Tensor, groups: int) -> Tensor:
 def smooth_matrix(matrix: Tensor, sigma: float) -> Tensor:
     """Return a matrix `[size, cells]` float64 from cells to pixels, followed by a Gaussian of `sigma` pixels.
 
-    Both are linear and separable, so one matrix a side holds them exactly. The kernel reaches four sigma and
-    is mirrored at the border.
+    Both are linear and separable: a matrix a side holds them exactly. The kernel reaches four sigma and is
+    mirrored at the border.
     """
     if sigma <= 0:
         return matrix

@@ -1,8 +1,7 @@
 """The available methods: flawscope's own, and those of installed packages. Torch-free.
 
 A package adds methods through the entry point group `flawscope.methods`: name = "package.module:METHOD".
-A model file names its method only. Nothing is imported because a file says so: the name must be one that is
-listed here.
+A model file only names its method, and cannot cause an import: the name must be listed here.
 """
 
 from __future__ import annotations

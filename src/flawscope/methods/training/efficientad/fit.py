@@ -183,7 +183,7 @@ def difference_moments(model: Model, images: Iterable[Tensor]) -> Tensor:
 
 
 def whiten_outputs(model: Model, moments: Tensor) -> None:
-    """Rescale the networks' outputs in place: then both kinds of differences are in units of their spread."""
+    """Rescale the networks' outputs in place: both kinds of differences are then in units of their spread."""
     of_student, of_autoencoder = (_whitening_matrix(total).to(model.mean.device) for total in moments)
     with torch.no_grad():
         _multiply_outputs(model.teacher[-1], of_student / model.std, -of_student @ (model.mean / model.std))
@@ -215,7 +215,7 @@ def _whitening_matrix(moments: Tensor) -> Tensor:
 
 
 def _multiply_outputs(layer: nn.Module, matrix: Tensor, more: Tensor | None = None) -> None:
-    """Multiply a layer's outputs by a matrix [K, C] and add `more` [K], in place."""
+    """Multiply a layer's outputs by a matrix `[K, C]` and add `more` `[K]`, in place."""
     assert isinstance(layer, nn.Conv2d)
     assert layer.bias is not None
     layer.weight.copy_(torch.einsum("kc,cihw->kihw", matrix, layer.weight))

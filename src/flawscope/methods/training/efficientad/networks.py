@@ -165,8 +165,9 @@ TEACHERS_PACKAGE = "flawscope_weights"
 def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Json]:
     """Read a teacher's weights and the facts about it.
 
-    The file is one of `write_teacher`, or a published state dict (.pth, .pt) in the layout of nelson1425's
-    EfficientAD: this is opened without unpickling any code, and its tensors are matched by order and shape.
+    The file comes from `write_teacher`, or is a published state dict (.pth, .pt) in the layout of
+    nelson1425's EfficientAD. This is opened without unpickling any code, and its tensors are matched by order
+    and shape.
 
     Returns:
         The state of `pdn(facts["size"])`, float32, and facts with at least `size` ("xs", "s" or "m"),
@@ -234,19 +235,19 @@ def packaged_teacher(size: Size) -> Path:
 def write_teacher(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], facts: Mapping[str, object]
 ) -> None:
-    """Write a teacher atomically: fp16 tensors and `facts` as JSON in one safetensors file."""
+    """Write a teacher atomically: fp16 tensors and `facts` as JSON in a safetensors file."""
     packed.write_state(path, {k: v.half().cpu().numpy() for k, v in state.items()}, "teacher", facts)
 
 
 def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
-    """Matrix `[outputs, channels]` that expands fewer channels to 384; the identity where there are as many.
+    """Return the matrix `[outputs, channels]` that expands channels to more outputs; equal: the identity.
 
-    The columns are orthogonal and of length sqrt(outputs / channels), in fixed random directions. So mean
+    The columns are orthogonal and of length sqrt(outputs / channels), in fixed random directions. Mean
     squared differences of the 384 outputs are exactly those of the standardised channels, and no channel
     weighs more than another, as it would if some were repeated.
 
-    The last layer of a PDN is linear. So the teacher is distilled with one output a channel, which costs
-    less, and its last layer is multiplied afterwards: the same function, and the same loss.
+    The last layer of a PDN is linear: the teacher is distilled with an output a channel, which costs less,
+    and its last layer is multiplied afterwards. The function and the loss are the same.
     """
     if channels == outputs:
         return torch.eye(outputs)
@@ -257,9 +258,9 @@ def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
 
 
 def compact_teacher(state: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str, Tensor], int]:
-    """A teacher's state without its redundant outputs, and the number of outputs left.
+    """Return a teacher's state without its redundant outputs, and the number of outputs left.
 
-    Undoes `expansion_matrix`, for teachers of backbones with fewer than 384 channels: mean squared
+    This undoes `expansion_matrix`, for teachers of backbones with fewer than 384 channels: mean squared
     differences stay the same, and the last layers cost less.
     """
     channels = facts.get("rank", CHANNELS)
@@ -273,7 +274,7 @@ def compact_teacher(state: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str
 
 
 def expand_teacher(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """Undo `compact_teacher`: 384 outputs of a network with fewer, on the CPU."""
+    """Undo `compact_teacher`: return the state of a network with 384 outputs, on the CPU."""
     widen = expansion_matrix(channels)
     wide = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     weight, bias = list(wide)[-2:]

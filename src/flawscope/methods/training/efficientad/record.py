@@ -1,4 +1,4 @@
-"""EfficientAD's record: its settings, presets and what it can do. Torch-free."""
+"""EfficientAD's record: its settings, presets and abilities. Torch-free."""
 
 from __future__ import annotations
 

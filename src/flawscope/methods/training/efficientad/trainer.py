@@ -50,7 +50,7 @@ class Batch:
 
 
 class Trainer(trainer.Trainer[Batch]):
-    """Trains the student and the autoencoder together."""
+    """Trainer of the student and the autoencoder together."""
 
     NETWORKS = ("student", "autoencoder")
     LOSSES = ("hard", "penalty", "autoencoder", "student_autoencoder")
