@@ -136,7 +136,7 @@ def check_sink(
 ) -> None:
     """Check a sink: it gets every inspection in order, and none counts twice for the other side.
 
-    After it was killed, a station sends again each message of which it does not know whether it was taken.
+    A station that was killed sends a message again where it does not know whether the message was taken.
 
     Args:
         plugin: of the sink.

@@ -1,4 +1,4 @@
-"""Whether a product may answer, by what was shown of its challenge parts: functions of the history alone."""
+"""Whether a product may answer, by the challenge parts that were shown: functions of the history alone."""
 
 from __future__ import annotations
 

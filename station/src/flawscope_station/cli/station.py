@@ -305,7 +305,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def station_settings(args: argparse.Namespace) -> Settings:
-    """Settings by `--settings` or `--station`."""
+    """Return the settings that `--settings` or `--station` names."""
     from flawscope_station.settings.station import DEFAULT_FOLDER, Settings, read_settings
 
     return read_settings(args.settings) if args.settings else Settings(store=args.station or DEFAULT_FOLDER)
@@ -313,9 +313,11 @@ def station_settings(args: argparse.Namespace) -> Settings:
 
 @contextmanager
 def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
-    """Opens users and tokens of a station. Its tables are not migrated, for a station may run on them.
+    """Open users and tokens of a station. Its tables are not migrated, for a station may run on them.
 
-    make: a missing station is created.
+    Args:
+        args: of the command.
+        make: a missing station is created.
     """
     from flawscope_station.access.authenticator import Access
     from flawscope_station.settings.station import DATABASE_FILE

@@ -1,4 +1,4 @@
-"""Checks of a station by itself: its store, its models and its threads; and what people are told of them."""
+"""Checks of a station by itself, of its store, its models and its threads; their faults become problems."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ CONFIRM_KEEP = Action("/api/v1/keep/confirm", "problems.keep_is_right")
 
 
 class Housekeeping(BackgroundThread):
-    """Checks the clock and removes what is kept too long.
+    """Checks the clock, and removes pictures and records that are kept too long.
 
     Args:
         report: reports a problem, as `Problems.report`.

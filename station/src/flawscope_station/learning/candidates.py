@@ -94,7 +94,7 @@ class Learning:
         queue.looks.append(self._look)
 
     def wake(self) -> None:
-        """Look for what is to be learnt."""
+        """Look for corrections to learn from, soon."""
         self.queue.wake()
 
     def candidate(self, product_id: int, number: int) -> records.Candidate:

@@ -321,7 +321,7 @@ class JobQueue(BackgroundThread):
                 do()
 
     def run(self, work: JobFunction[T], job: dict[str, Any]) -> T:
-        """Return the result of a job's work. WorkerError as of `Worker.run`."""
+        """Return the result of a job's work. WorkerError: it cannot be done, or the process ended."""
         return self.worker.run(work, job, self._note_step)
 
     def pause(self, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""Problems that a person should see to: what is wrong at the moment, and who has acknowledged it.
+"""Problems that a person should see to at the moment, and who has acknowledged them.
 
 The pages name a kind of problem, and say who does what about it, in the words of the shop floor: a title
 below `wrong` and a text below `remedy` in `web/assets/texts`. A kind without texts is shown as `other`.
@@ -170,7 +170,7 @@ class Problems:
         Args:
             name: of the thread.
             listener: gets a problem, and whether it is over.
-            problems: checks the station, and returns what is wrong.
+            problems: checks the station, and returns its problems.
         """
         thread = _ListenerThread(name, listener, problems)
         self._listeners.append(thread)
@@ -178,16 +178,16 @@ class Problems:
 
     @property
     def threads(self) -> list[GuardedThread]:
-        """Threads of those who listen."""
+        """Threads of the listeners."""
         return [thread for listener in self._listeners for thread in listener.threads]
 
     def stop(self) -> None:
-        """Tell nobody any more."""
+        """Call the listeners no more; return when their threads have ended, or after a while."""
         stop_all([listener.stop for listener in self._listeners])
 
 
 class _ListenerThread(BackgroundThread):
-    """Tells one listener what changed since it was told last."""
+    """Thread that calls a listener with each problem that has begun or ended since the last look."""
 
     def __init__(self, name: str, listener: Listener, problems: Callable[[], list[Problem]]):
         super().__init__(name)

@@ -1,4 +1,4 @@
-"""Products that are being made: drafts, the check of their pictures, and what is learnt of them."""
+"""Products that are being made: drafts, the check of their pictures, and their learning."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ class Drafts:
             self.queue.add(FIT, who, facts, draft=draft.name)
 
     def stop_learning(self, draft: Draft) -> None:
-        """Stop what is learnt of a draft; it can go on later.
+        """Stop the learning of a draft; it can go on later.
 
         A search for settings ends at the first stop, and the best so far is learnt.
         """

@@ -150,7 +150,7 @@ class Sinks:
         ]
 
     def send_again(self, name: str, who: str) -> int:
-        """Send again what was refused for good of a product; return how many messages. StoreError."""
+        """Send messages of a product that were refused for good again; return their number. StoreError."""
         count = sum(box.undelivered.request_again() for _, box in self.for_product(name))
         if count:
             text = f"{pluralize(count, 'message')} of {name} that were refused are sent again"
