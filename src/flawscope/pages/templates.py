@@ -164,6 +164,7 @@ class Pages:
             if stem in self.languages and stem != language:
                 continue
             content = load_yaml(file.read_text(encoding="utf-8")) or {}
+            assert isinstance(content, dict)
             sections = content if stem == language else content.get(language) or {}
             found |= _flat_texts(sections)
         return found
