@@ -541,7 +541,7 @@ class Challenge(BackgroundThread):
             self._load(product_id)
 
     def view(self, product_id: int, number: int, view: str | None = None) -> bytes:
-        """Return the stored picture of a challenge part, as WebP. view: of the part; None: the first.
+        """Return the stored picture of a challenge part, as WebP; without a view, that of its first one.
 
         NotFoundError.
         """

@@ -68,7 +68,7 @@ Found = dict[str, list[ReviewedPicture]]  # by the hash of the file
 
 
 def collect(addresses: Iterable[StationAddress], target: Path, say: Callable[[str], None]) -> int:
-    """Fetch the corrections of all stations; return how many pictures the set has.
+    """Fetch the corrections of all stations; return the number of pictures in the set.
 
     Raises:
         InputError: the folder is not empty.

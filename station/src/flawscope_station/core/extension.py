@@ -80,7 +80,7 @@ class MenuLink:
     role: str = VIEWER
 
     def is_shown(self, person: Person | None, product: str | None) -> bool:
-        """Whether a person sees it on a page. product: of that page."""
+        """Whether a person sees it on a page of `product`, or on one of no product."""
         has_address = product is not None or "{product}" not in self.address
         return has_address and has_role(person, self.role)
 

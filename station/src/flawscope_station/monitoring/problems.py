@@ -74,7 +74,7 @@ class Problem:
         return int(self._parts["number"]) if self._parts["number"] else None
 
     def stops_product(self, product_ids: Collection[int]) -> bool:
-        """Whether nothing of a product is inspected. product_ids: its number, and that of its entry."""
+        """Whether nothing of a product is inspected, which has its own number and that of its entry."""
         return self.stops and (self.product is None or self.product in product_ids)
 
     @property
@@ -125,7 +125,14 @@ class Problems:
     def report(
         self, code: str, why: str | None, action: Action | None = None, *, stops: bool = False
     ) -> None:
-        """Report a problem; None or empty: it is over. stops: nothing is inspected meanwhile."""
+        """Report that a problem begins, goes on, or is over.
+
+        Args:
+            code: of the problem.
+            why: text for engineers; None or empty: it is over.
+            action: button beside it.
+            stops: nothing is inspected meanwhile.
+        """
         why = why or None
         with self._lock:
             before = self._active.get(code)
@@ -138,7 +145,13 @@ class Problems:
         self._tell(code, None if before is None else before.text, why)
 
     def _tell(self, code: str, before: str | None, why: str | None) -> None:
-        """Say that a problem begins, changes or ends, and wake the listeners. before: why it was one."""
+        """Say that a problem begins, changes or ends, and wake the listeners.
+
+        Args:
+            code: of the problem.
+            before: its text before; None: there was no such problem.
+            why: its text now; None: it is over.
+        """
         if before != why:
             level = "warning" if why else "info"
             self.say(Said(f"{code}: {why or 'over'}", level, code=code))

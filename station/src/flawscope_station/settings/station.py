@@ -298,7 +298,7 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_null(cls, given: object) -> object:
-        """A setting without a value has its default."""
+        """Leave out settings without a value, which have their default."""
         if not isinstance(given, Mapping):
             return given
         return {name: value for name, value in given.items() if value is not None}

@@ -334,7 +334,7 @@ class Draft:
 
 
 def checkpoints_of_views(whole: Path) -> list[Path]:
-    """List the checkpoints of the models of a part's views. whole: that of one model for all."""
+    """List the checkpoints of the models of a part's views, beside `whole`, that of one model for all."""
     return [*whole.parent.glob(f"*-{whole.name}")]
 
 

@@ -325,7 +325,12 @@ class Drafts:
         return False
 
     def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
-        """Return the state of a draft, as the API shows it. looked_at: its pictures are to be checked."""
+        """Return the state of a draft, as the API shows it.
+
+        Args:
+            draft: of the product.
+            looked_at: a person looks at it, for whom its pictures are checked.
+        """
         result, job = draft.result, self.jobs.of_draft(draft.name)
         stage = _stage(job)
         asked: dict[str, Any] = {} if job is None else json.loads(job.facts)

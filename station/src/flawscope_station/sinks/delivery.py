@@ -49,7 +49,7 @@ class MessagePictures:
         self.removed = removed
 
     def original(self, message: Message, view: str | None = None) -> tuple[bytes, str] | None:
-        """Return the file as it came, and its ending. view: of the part; None: the most unusual one."""
+        """Return the file as it came, and its ending; without a view, that of the part's most unusual one."""
         found = _read_or_none(lambda: self.renderings.picture(message.product_id, message.number, view))
         return None if found is None else found[:2]
 

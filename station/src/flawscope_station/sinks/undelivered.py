@@ -69,12 +69,12 @@ class Undelivered:
         self.database.change(delete(undelivered).where(*same))
 
     def request_again(self) -> int:
-        """Have all messages sent again; return how many there are."""
+        """Mark all messages to be sent again; return their number."""
         self.database.change(update(undelivered).where(*self._own).values(again=True))
         return self.count()
 
     def count(self) -> int:
-        """Return how many messages were refused."""
+        """Return the number of messages that were refused."""
         with self.database.reading() as connection:
             query = select(func.count()).select_from(undelivered).where(*self._own)
             return int(connection.scalar(query) or 0)
