@@ -16,7 +16,8 @@ from flawscope.errors import InputError
 from flawscope.machine import LARGE_BATCH, SMALL_BATCH, batch_size_for
 from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork
-from flawscope.methods.detector import Detector, resolve_device
+from flawscope.methods.detector import Detector as Detector
+from flawscope.methods.detector import resolve_device
 from flawscope.methods.task import LeaveOut
 from flawscope.methods.threads import set_thread_count, workers
 from flawscope.pictures.table import learnt_units
