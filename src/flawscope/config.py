@@ -109,7 +109,7 @@ def build_config(cls: type[Config], values: Mapping[str, object]) -> Config:
             raise InputError(f"setting {key}: {given} is not {describe_type(hints[key])}") from None
     # without a default both are MISSING
     if missing := [
-        name for name, one in fields.items() if name not in kwargs and one.default is one.default_factory
+        name for name, field in fields.items() if name not in kwargs and field.default is field.default_factory
     ]:
         raise InputError(f"setting {' and '.join(missing)} is missing: write `{missing[0]}: ...`")
     return cls(**kwargs)
@@ -187,7 +187,7 @@ def _build_nested(value: object, cls: type[DataclassInstance]) -> object:
 def _convert_mapping(value: object, key_hint: object, value_hint: object) -> object:
     if not isinstance(value, Mapping):
         raise TypeError
-    made = {_convert(key, key_hint): _convert(one, value_hint) for key, one in value.items()}
+    made = {_convert(key, key_hint): _convert(item, value_hint) for key, item in value.items()}
     if len(made) < len(value):  # 1 and 01
         raise ValueError
     return made

@@ -138,7 +138,7 @@ class Certificate:
 
 def certificates_to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
     """Returns the facts that hold the certificates of a file's first engine and, if there, of OpenVINO."""
-    return {key: one.to_dict() for key, one in zip(CERTIFICATE_KEYS, certificates, strict=False)}
+    return {key: certificate.to_dict() for key, certificate in zip(CERTIFICATE_KEYS, certificates, strict=False)}
 
 
 def certificates_from_facts(facts: Mapping[str, Any]) -> list[Certificate]:

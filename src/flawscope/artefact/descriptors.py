@@ -63,7 +63,7 @@ class ProductDescriptors:
         )
 
 
-DESCRIPTOR_KEYS = tuple(one.name for one in fields(ProductDescriptors))
+DESCRIPTOR_KEYS = tuple(field.name for field in fields(ProductDescriptors))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +109,11 @@ class DescriptorModel:
 
     def __post_init__(self) -> None:
         """Raises an InputError where the descriptors cannot distinguish the products."""
-        for name, one in self.known.items():
-            if len(np.unique(one.groups)) < MIN_GROUPS:
+        for name, descriptors in self.known.items():
+            if len(np.unique(descriptors.groups)) < MIN_GROUPS:
                 raise InputError(
                     f"{name} can be recognised only by {MIN_GROUPS} good pictures or more, "
                     "of different parts: give more"
                 )
-        if len({one.good.shape[1] for one in self.known.values()}) > 1:
+        if len({descriptors.good.shape[1] for descriptors in self.known.values()}) > 1:
             raise InputError("the descriptors of its products have different lengths")

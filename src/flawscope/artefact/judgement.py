@@ -150,7 +150,7 @@ class Judgement:
     def _with(self, other: Judgement) -> Judgement:
         """Returns the judgement on the pictures of both."""
         own = {name: sorted({*getattr(self, name), *getattr(other, name)}) for name in PICTURE_LISTS}
-        counts = [one.simulated for one in (self, other) if one.simulated is not None]
+        counts = [judgement.simulated for judgement in (self, other) if judgement.simulated is not None]
         simulated = None
         if counts:
             simulated = [sum(numbers) for numbers in zip(*counts, strict=True)]

@@ -129,7 +129,7 @@ class ModelFacts:
         """
         if self.views is None:
             return
-        names = {view: [row.name for row in scored(one.pictures)] for view, one in self.manifests.items()}
+        names = {view: [row.name for row in scored(manifest.pictures)] for view, manifest in self.manifests.items()}
         pictures = []
         for view, own in {**names, **new}.items():
             pictures += [View(self.views.parse_part(name), view) for name in own]
@@ -194,7 +194,7 @@ class ModelFacts:
 
 def check_same_parts(patterns: Sequence[Mapping[str, object] | None]) -> None:
     """Raises an InputError where products have different patterns of parts and views."""
-    if any(one != patterns[0] for one in patterns):
+    if any(pattern != patterns[0] for pattern in patterns):
         raise InputError(
             "the products' patterns of parts and views differ, and a part is recognised by all its views: "
             "fit all with the same --part and --view, or none"

@@ -237,7 +237,7 @@ class Artefact:
             pictures = with_looks(manifest.pictures, tensors)
         except ValueError:
             raise InputError("the looks of its good pictures are damaged") from None
-        own = {name: one for name, one in tensors.items() if name not in LOOK_TENSORS}
+        own = {name: tensor for name, tensor in tensors.items() if name not in LOOK_TENSORS}
         return cls(replace(manifest, pictures=pictures), own)
 
     def stored_tensors(self) -> dict[str, NDArray[Any]]:
@@ -282,7 +282,7 @@ def write_contents(
     (length,) = struct.unpack("<Q", body[:8])
     data = memoryview(body)[8 + length :]
     header = json.loads(body[8 : 8 + length])
-    text, facts = (json.dumps(one, allow_nan=False) for one in (document, run))
+    text, facts = (json.dumps(value, allow_nan=False) for value in (document, run))
     header["__metadata__"] = {
         METADATA_KEY: text,
         "sha256": hashlib.sha256(data).hexdigest(),

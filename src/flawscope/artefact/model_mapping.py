@@ -53,7 +53,7 @@ class ModelMapping:
             raise InputError("a router needs good pictures of each product, or a pattern of views")
         if self.recognition is not None and {*self.recognition.known} != {*self.products}:
             raise InputError("a router needs good pictures of each product")
-        check_same_parts([one.manifest.facts.get("part") for one in self.products.values()])
+        check_same_parts([product.manifest.facts.get("part") for product in self.products.values()])
 
     @classmethod
     def of(cls, artefact: Artefact) -> ModelMapping:
@@ -68,4 +68,4 @@ class ModelMapping:
     @property
     def facts(self) -> ModelFacts:
         """Facts about the models that their file holds."""
-        return ModelFacts({name: one.manifest for name, one in self.products.items()}, self.views)
+        return ModelFacts({name: product.manifest for name, product in self.products.items()}, self.views)

@@ -156,7 +156,7 @@ def promise_facts(model: Manifest | ModelFacts) -> PromiseFacts:
         "wanted_rate": promise.wanted,
         # where pictures show one part alone, only other parts help
         "of_parts": promise.of_parts or not promise.is_made,
-        "several": any(one.preprocess.several is not None for one in facts.manifests.values()),
+        "several": any(manifest.preprocess.several is not None for manifest in facts.manifests.values()),
     }
 
 
@@ -208,7 +208,7 @@ def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
             {
                 "rate": rate,
                 "expected": promise.rate,
-                "at_most": max(one.rate_bound for one in calibrations) if is_bound else None,
+                "at_most": max(calibration.rate_bound for calibration in calibrations) if is_bound else None,
                 "supported": promise.is_made and promise.rate <= rate + _ROUNDING,
                 "missing": promise.missing,
                 "threshold": calibrations[0].score_threshold if len(calibrations) == 1 else None,
@@ -226,7 +226,7 @@ def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for name, manifest in facts.manifests.items():
         tried = decided_defects(manifest, facts.parts_of(name))
-        if tried is None or any(len(one) < MIN_DEFECTS for one in tried.scores.values()):
+        if tried is None or any(len(scores) < MIN_DEFECTS for scores in tried.scores.values()):
             return {}
         for size in tried.scores:
             counts = found.setdefault(size, [0, 0])

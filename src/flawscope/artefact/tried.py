@@ -100,7 +100,7 @@ class Trial:
         Args:
             rounds: Number of first rounds that the mean is over; None: all.
         """
-        return tuple(float(np.mean(one[:rounds])) for one in (self.given, self.simulated) if one)
+        return tuple(float(np.mean(values[:rounds])) for values in (self.given, self.simulated) if values)
 
     def beside(self, other: Trial) -> tuple[float, ...]:
         """Returns the `figures` as if the setting had been tried in all rounds of another one.
@@ -118,9 +118,9 @@ class Trial:
         """Returns a phrase with the kinds of defects and their AUROC: "your defects (98.0%) and ..."."""
         kinds = "your defects", "simulated ones" if self.given else "defects"
         phrases = [
-            f"{kind} ({np.mean(one):.1%})"
-            for kind, one in zip(kinds, (self.given, self.simulated), strict=True)
-            if one
+            f"{kind} ({np.mean(scores):.1%})"
+            for kind, scores in zip(kinds, (self.given, self.simulated), strict=True)
+            if scores
         ]
         return " and ".join(phrases)
 
@@ -137,8 +137,8 @@ class Trial:
             return name, *[""] * (5 if has_given else 3), f"{self.note}{about}"
         counts = [self.false_alarms, *([self.found_given] if has_given else []), self.found]
         shares = [f"{count} of {every}" if every else "" for count, every in counts]
-        figures = [f"{one:.1%}" for one in self.beside(chosen)]
-        apart = [figures.pop(0) if one else "" for one in (self.given, self.simulated)]
+        figures = [f"{figure:.1%}" for figure in self.beside(chosen)]
+        apart = [figures.pop(0) if scores else "" for scores in (self.given, self.simulated)]
         return name, *shares, *apart[0 if has_given else 1 :], f"{1000 * self.seconds:.0f} ms"
 
     @classmethod
@@ -185,7 +185,7 @@ class Choice:
     @property
     def has_tried(self) -> bool:
         """Whether a setting other than the given one was tried to the end."""
-        return any(one.flags and one.rounds for one in self.trials)
+        return any(trial.flags and trial.rounds for trial in self.trials)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all fields, as a model's facts hold them."""
@@ -196,7 +196,7 @@ class Choice:
         """Reads the choice from a model's facts; None where nothing was tried, or they are damaged."""
         try:
             stored = facts[TRIED]
-            by_flags = {one["flags"]: Trial.from_dict(one) for one in stored["trials"]}
+            by_flags = {stored_trial["flags"]: Trial.from_dict(stored_trial) for stored_trial in stored["trials"]}
             own = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
             return cls(**{**own, "trials": tuple(by_flags.values())})
         except (KeyError, TypeError):
@@ -204,10 +204,10 @@ class Choice:
 
     def lines(self) -> list[str]:
         """Returns the lines of a table for a person, and the reason for the choice."""
-        has_given = any(one.given for one in self.trials)
+        has_given = any(trial.given for trial in self.trials)
         shown = self.shown()
         rows: list[tuple[str, ...]] = [HEADER_GIVEN if has_given else HEADER]
-        rows += [one.cells(has_given, self._chosen() or one) for one in shown]
+        rows += [trial.cells(has_given, self._chosen() or trial) for trial in shown]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = []
         for row in rows:
@@ -223,10 +223,10 @@ class Choice:
     def shown(self) -> list[Trial]:
         """Returns the trials, the best first; those that were not tried come last."""
         chosen = self._chosen()
-        return sorted(self.trials, key=lambda one: one.beside(chosen or one), reverse=True)
+        return sorted(self.trials, key=lambda trial: trial.beside(chosen or trial), reverse=True)
 
     def _chosen(self) -> Trial | None:
-        return next((one for one in self.trials if one.flags == self.flags and one.rounds), None)
+        return next((trial for trial in self.trials if trial.flags == self.flags and trial.rounds), None)
 
     def _basis_lines(self) -> list[str]:
         """Returns lines with the pictures that settings were judged by, and the meaning of the numbers."""
@@ -236,7 +236,7 @@ class Choice:
         words += [pluralize(self.given, "defect") + " of yours"] if self.given else []
         words += [f"{self.simulated} simulated"] if self.simulated else []
         judged = f"judged by {', '.join(words)}"
-        rounds = max(one.rounds for one in self.trials)
+        rounds = max(trial.rounds for trial in self.trials)
         lines = [
             "apart: of pairs of a good and a defective picture, in how many the defective one scores higher"
         ]

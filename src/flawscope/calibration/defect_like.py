@@ -35,6 +35,6 @@ def defect_like(
     mild = float(np.quantile(found, MILD_QUANTILE)) if found else math.inf
     return {
         number
-        for number, one in false_alarms.items()
-        if (fence is not None and one.score > fence) or one.severity >= mild
+        for number, false_alarm in false_alarms.items()
+        if (fence is not None and false_alarm.score > fence) or false_alarm.severity >= mild
     }

@@ -117,10 +117,10 @@ def list_suspects(
         far: Scores of the pictures that `suspicious` finds, by name. A score alone is the last reason.
     """
     reasons = dict.fromkeys(far, HIGH) | {
-        name: one.reason for one in reversed([*found]) for name in one.names
+        name: suspect.reason for suspect in reversed([*found]) for name in suspect.names
     }
     listed = [Suspect(name, far.get(name, scores.get(name)), reason) for name, reason in reasons.items()]
-    return sorted(listed, key=lambda one: -math.inf if one.score is None else -one.score)
+    return sorted(listed, key=lambda suspect: -math.inf if suspect.score is None else -suspect.score)
 
 
 def refuse(found: Iterable[Unusual], force: bool) -> list[str]:
@@ -223,8 +223,8 @@ def _unlike_notes(appearance: AppearanceRange, added: Sequence[Picture]) -> Iter
 def settle(found: Iterable[Unusual], force: bool = False) -> tuple[list[str], list[str]]:
     """Returns notes and questions of a model; `force` turns questions into notes: all pictures are good."""
     every = list(found)
-    asked = [one.line for one in every if ASKS[one.reason] and not force]
-    return [one.line for one in every if one.line not in asked], asked
+    asked = [finding.line for finding in every if ASKS[finding.reason] and not force]
+    return [finding.line for finding in every if finding.line not in asked], asked
 
 
 def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
@@ -246,11 +246,11 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
     else:
         return None
     far_names = tuple(names[place] for place in places)
-    one = len(places) == 1
+    is_sole = len(places) == 1
     line = (
-        f"{join_names(far_names)} alone {'decides' if one else 'decide'} from when on a picture is called "
-        f"anomalous (score {calibration.score_threshold:.4g}, without {'it' if one else 'them'} "
-        f"{without:.4g}): look whether {'it is' if one else 'they are'} good"
+        f"{join_names(far_names)} alone {'decides' if is_sole else 'decide'} from when on a picture is called "
+        f"anomalous (score {calibration.score_threshold:.4g}, without {'it' if is_sole else 'them'} "
+        f"{without:.4g}): look whether {'it is' if is_sole else 'they are'} good"
     )
     return Unusual(ALONE, data_checks.DECIDES_ALONE.coded(line), far_names)
 
@@ -420,7 +420,7 @@ def unlike_note(
     appearance: AppearanceRange, measured: Sequence[FeatureValues], names: Sequence[str]
 ) -> Unusual | None:
     """Returns a note on pictures whose appearance is unlike the pictures learnt from; None: none are."""
-    shifts = [(appearance.shifts(one), name) for one, name in zip(measured, names, strict=True) if one]
+    shifts = [(appearance.shifts(measures), name) for measures, name in zip(measured, names, strict=True) if measures]
     if far := [(shift, name) for shift, name in shifts if is_far(shift)]:
         far_names = tuple(name for _, name in far)
         line = (

@@ -424,6 +424,6 @@ class KnownParts:
         part, view = self.view_of(name)
         known = self.calibration
         beside = [part] if part in known.parts else known.parts[:: math.ceil(len(known.parts) / MOST_BESIDE)]
-        several = [{**known.known_scores(one), view: score} for one in beside]
+        several = [{**known.known_scores(other_score), view: score} for other_score in beside]
         found = [known.decide(scores).is_anomalous for scores in several]
         return 2 * sum(found) > len(found)

@@ -228,9 +228,9 @@ class DefectScores:
             if self.contrasts:
                 limits = {f"contrast_{share:.0%}": self.limit(size, share) for share in (0.5, 0.9)}
                 finite = {
-                    key: one if one is None or math.isfinite(one) else None for key, one in limits.items()
+                    key: limit if limit is None or math.isfinite(limit) else None for key, limit in limits.items()
                 }
-                sizes[size] |= {"contrasts": [round(one, 2) for one in self.contrasts[size]], **finite}
+                sizes[size] |= {"contrasts": [round(contrast, 2) for contrast in self.contrasts[size]], **finite}
         return {
             "sizes": sizes,
             "pictures": self.pictures,
@@ -246,7 +246,7 @@ class DefectScores:
         try:
             stored: Facts = facts[SIMULATED_DEFECTS]
             sizes: Mapping[object, Facts] = stored["sizes"]
-            scores = {str(size): tuple(map(float, one["scores"])) for size, one in sizes.items()}
+            scores = {str(size): tuple(map(float, stored_size["scores"])) for size, stored_size in sizes.items()}
             contrasts = _read_where_known(sizes, "contrasts", float)
             carriers = _read_where_known(sizes, "carriers", str)
             counts = [*map(len, scores.values())]
@@ -290,5 +290,5 @@ def _read_where_known(
     sizes: Mapping[object, Facts], key: str, convert: Callable[[str], Known]
 ) -> dict[str, tuple[Known, ...]]:
     """Returns the values under a key, by size, of the stored sizes that have this key."""
-    known = {str(size): one[key] for size, one in sizes.items() if key in one}
+    known = {str(size): facts[key] for size, facts in sizes.items() if key in facts}
     return {size: tuple(map(convert, values)) for size, values in known.items()}

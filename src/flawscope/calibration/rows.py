@@ -76,8 +76,8 @@ def judge(rows: Sequence[Picture], values: NDArray[np.float64]) -> list[Picture]
     if not known:
         return found
     scores, maxima = (envelope(values[known, :, k], units).tolist() for k in (0, 1))
-    for k, *of in zip(known, scores, maxima, values[known, 0, 2].tolist(), strict=True):
-        found[k] = replace(found[k], **dict(zip(Values._fields, of, strict=True)))
+    for k, *values_of_row in zip(known, scores, maxima, values[known, 0, 2].tolist(), strict=True):
+        found[k] = replace(found[k], **dict(zip(Values._fields, values_of_row, strict=True)))
     return found
 
 

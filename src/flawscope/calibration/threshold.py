@@ -478,8 +478,8 @@ class Calibration:
     def describe_bounds(self) -> str:
         """Returns `rate_bound` in words at each offered rate that can be promised; empty: none can."""
         every = map(self.with_rate, OFFERED_RATES if self.promised else ())
-        known = [one for one in every if not one.pictures_missing]
-        each = ", ".join(f"{100 * one.rate:g} %: at most {100 * one.rate_bound:.2g} %" for one in known)
+        known = [bound for bound in every if not bound.pictures_missing]
+        each = ", ".join(f"{100 * bound.rate:g} %: at most {100 * bound.rate_bound:.2g} %" for bound in known)
         return f"whichever rate is chosen after a look at what it finds, {each} (95 %)" if each else ""
 
     def describe_pictures(self) -> str:

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         **asdict(found),
         "claim": claim_facts(args.claim),
         "remarks": remarks,
-        "sources": [{"path": str(one.path), "sha256": one.sha256} for one in read.sources],
+        "sources": [{"path": str(source.path), "sha256": source.sha256} for source in read.sources],
         "model": dict(model),
     }
     common.show_document(args, document, lambda: format_agreement(found, args.claim, remarks))
@@ -110,7 +110,7 @@ def _model_facts(path: str, read: ReadStudy) -> tuple[list[tuple[str, str]], int
 
     known = read_facts(path)
     learnt, channels = {picture.hash for picture in known.pictures}, known.channels
-    judged = {name for one in read.sources for name in one.pictures if os.path.isfile(name)}
+    judged = {name for source in read.sources for name in source.pictures if os.path.isfile(name)}
     facts = [("file", os.path.basename(path)), ("SHA-256", file_sha256(path))]
     for name, manifest in known.manifests.items():
         facts += [(f"{name}: {what}" if name else what, value) for what, value in model_facts(manifest)]
@@ -125,14 +125,14 @@ def format_agreement(found: Agreement, claim: float, remarks: Iterable[str]) -> 
     """Text of a study, for a person: the main figures."""
     from flawscope.pages.report import agreement as words
 
-    def line(one: Appraisal) -> str:
-        rates = [f"{words.spaced(key)} {words.share_text(getattr(one, key))}" for key in words.RATES]
-        kappa = words.kappa_text(one.kappas["cohen_reference"])
-        return f"{one.name} is {one.grade}: {'; '.join(rates)}; kappa against the reference {kappa}"
+    def line(appraisal: Appraisal) -> str:
+        rates = [f"{words.spaced(key)} {words.share_text(getattr(appraisal, key))}" for key in words.RATES]
+        kappa = words.kappa_text(appraisal.kappas["cohen_reference"])
+        return f"{appraisal.name} is {appraisal.grade}: {'; '.join(rates)}; kappa against the reference {kappa}"
 
-    lines = [line(one) for one in found.appraisers]
+    lines = [line(appraiser) for appraiser in found.appraisers]
     lines.append(f"all alike in all trials: {words.share_text(found.agreeing)}")
-    lines += [words.shown_sentence(one) for one in found.appraisers]
+    lines += [words.shown_sentence(appraiser) for appraiser in found.appraisers]
     lines.append(words.claim_sentence(claim))
     lines += [f"warning: {remark}" for remark in remarks]
     lines.append(words.NEW_PICTURES)

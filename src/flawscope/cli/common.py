@@ -568,7 +568,7 @@ def report_failures(failures: Sequence[str], *, named: bool = False, total: int 
     typed = [line if isinstance(line, Failure) else Failure(line) for line in failures]
     if not named:
         _say_failures(typed)
-    skipped = sum(one.kind != MASK for one in typed)
+    skipped = sum(failure.kind != MASK for failure in typed)
     if skipped:
         were = "was" if skipped == 1 else "were"
         others = "" if total is not None and skipped >= total else "; the others are done"
@@ -579,12 +579,12 @@ def report_failures(failures: Sequence[str], *, named: bool = False, total: int 
 def _say_failures(failures: Sequence[Failure]) -> None:
     """Reports each failure; pictures that cannot be read for one reason together, where they are many."""
     alike: dict[str, list[str]] = {}  # names of pictures by the reason for which they are not read
-    for one in failures:
-        if one.kind == UNREAD:
-            alike.setdefault(one.reason, []).append(one.name)
+    for failure in failures:
+        if failure.kind == UNREAD:
+            alike.setdefault(failure.reason, []).append(failure.name)
         else:
-            what = "mask not used" if one.kind == MASK else "skipped"
-            say(f"{what}: {' '.join(one.split())}")
+            what = "mask not used" if failure.kind == MASK else "skipped"
+            say(f"{what}: {' '.join(failure.split())}")
     for reason, names in alike.items():
         if len(names) > MAX_ALIKE:
             shown = join_names(names, len(names))

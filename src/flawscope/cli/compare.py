@@ -77,19 +77,19 @@ def format_comparison(found: Comparison) -> str:
     header = ("", "A", "B", "B - A", "95 % interval", "better")
     parts = [
         "\n".join(overview),
-        common.format_table([_difference_row(one) for one in found.differences], header),
+        common.format_table([_difference_row(difference) for difference in found.differences], header),
         "better: where the interval leaves out zero; of twenty such lines one does so by chance",
         found.sentence(),
     ]
     both = [*zip("AB", found.evaluations, strict=True)]
-    parts += ["\n".join(f"{which}: {line}" for which, one in both for line in one.remarks)]
-    parts += [f"warning: {which}: {one.mismatch}" for which, one in both if one.mismatch]
+    parts += ["\n".join(f"{which}: {line}" for which, evaluation in both for line in evaluation.remarks)]
+    parts += [f"warning: {which}: {evaluation.mismatch}" for which, evaluation in both if evaluation.mismatch]
     if first.left_out:
         parts.append(common.left_out_line(first, "a model"))
     return "\n\n".join(filter(None, parts))
 
 
-def _difference_row(one: Difference) -> tuple[str, ...]:
-    interval = "" if one.interval is None else f"{one.interval[0]:+.4f} to {one.interval[1]:+.4f}"
-    values = f"{one.a:.4f}", f"{one.b:.4f}", f"{one.difference:+.4f}"
-    return one.label, *values, interval, one.better.upper()
+def _difference_row(difference: Difference) -> tuple[str, ...]:
+    interval = "" if difference.interval is None else f"{difference.interval[0]:+.4f} to {difference.interval[1]:+.4f}"
+    values = f"{difference.a:.4f}", f"{difference.b:.4f}", f"{difference.difference:+.4f}"
+    return difference.label, *values, interval, difference.better.upper()

@@ -123,15 +123,15 @@ def _show_checks(
         document = report.to_dict()
         if aligned is not None:
             document["alignment"] = aligned.to_dict()
-        document["advice"] = [one._asdict() for one in steps]
+        document["advice"] = [step._asdict() for step in steps]
         common.show(common.as_json(document))
         return
     lines = list(report.lines())
     if aligned is not None:
         lines += aligned.lines()
     common.show("\n".join(lines))
-    for one in steps:
-        common.show(common.next_step(one))
+    for step in steps:
+        common.show(common.next_step(step))
 
 
 def _check_camera(args: argparse.Namespace) -> int:

@@ -171,8 +171,8 @@ def _write_table(args: argparse.Namespace, result: Evaluation, predictor: Predic
     from flawscope.results.result_workbook import open_table
 
     table = open_table(args.out, decimal_comma=args.decimal_comma, **_table_form(args, result, predictor))
-    for _, one in all_results(result):
-        table.add_result(one)
+    for _, evaluation in all_results(result):
+        table.add_result(evaluation)
     table.close(_totals(args, result))
 
 
@@ -201,8 +201,8 @@ def _write_results(
             results.pictures.add(item.path, prediction)
         step("pictures", done, len(result.pictures))
     with unwritten.collect("table"):
-        for _, one in all_results(result):
-            results.add_to_workbook(one)
+        for _, evaluation in all_results(result):
+            results.add_to_workbook(evaluation)
         results.workbook.close(_totals(args, result), part_rows)
     with unwritten.collect("report"):
         path = results.own.path(report.REPORT_NAME)
@@ -225,16 +225,16 @@ def _write_tables(
     from flawscope.results.excel import write_table
     from flawscope.results.run import PARTS_TABLE_NAME
 
-    for _, one in all_results(result):
+    for _, evaluation in all_results(result):
         with unwritten.collect("row"):
-            results.table.add_result(one)
+            results.table.add_result(evaluation)
         with unwritten.collect("JSON file"):
-            results.add_details(one)
+            results.add_details(evaluation)
     with unwritten.collect("table"):
         results.table.close()
     if not result.judged_parts:
         return []
-    rows = [*part_rows((one.prediction for one in result.judged_parts), products=False)]
+    rows = [*part_rows((part.prediction for part in result.judged_parts), products=False)]
     with unwritten.collect("table"):
         write_table(results.own.path(PARTS_TABLE_NAME), rows, decimal_comma=args.decimal_comma)
     return rows
@@ -283,7 +283,7 @@ def format_evaluation(result: Evaluation) -> str:
     if result.parts:
         parts.append(_parts_text(result.parts))
     if result.robustness:
-        lights = [_light_row(one) for one in result.robustness]
+        lights = [_light_row(robustness) for robustness in result.robustness]
         parts.append(common.format_table(lights, ("light", "false alarms", "defects found", "image AUROC")))
     if result.mismatch:
         parts.append(f"warning: {result.mismatch}")
@@ -334,12 +334,12 @@ def _parts_text(parts_found: Json) -> str:
     return text
 
 
-def _light_row(one: Robustness) -> tuple[str, ...]:
-    def rate(count: int, of: int) -> str:
-        return f"{count / of:.1%} ({count} of {of})" if of else "n/a"
+def _light_row(robustness: Robustness) -> tuple[str, ...]:
+    def rate(count: int, total: int) -> str:
+        return f"{count / total:.1%} ({count} of {total})" if total else "n/a"
 
-    area = "n/a" if one.image_auroc is None else f"{one.image_auroc:.4f}"
-    return one.light.name, rate(one.false_alarms, one.good), rate(one.found, one.defective), area
+    area = "n/a" if robustness.image_auroc is None else f"{robustness.image_auroc:.4f}"
+    return robustness.light.name, rate(robustness.false_alarms, robustness.good), rate(robustness.found, robustness.defective), area
 
 
 # -------------------------------------------------------------------------------------- several categories
@@ -385,9 +385,9 @@ def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Js
     """
     from flawscope.results.prediction import Prediction
 
-    paths = [os.fspath(one.item.path) for one in result.pictures]
-    shown = [one for _, one in model.recognise(paths) if not isinstance(one, InputError)]
-    mistaken = Counter(one.product or Prediction.NO_PRODUCT_NAME for one in shown if one.product != name)
+    paths = [os.fspath(picture.item.path) for picture in result.pictures]
+    shown = [recognition for _, recognition in model.recognise(paths) if not isinstance(recognition, InputError)]
+    mistaken = Counter(recognition.product or Prediction.NO_PRODUCT_NAME for recognition in shown if recognition.product != name)
     return {"pictures": len(shown), "mistaken": dict(mistaken)}
 
 
@@ -427,13 +427,13 @@ def _run_several(
         if model is None:
             alone["model"] = str(_model_path(args.model, name))
         call = argparse.Namespace(**{**vars(args), **alone})
-        one = None if model is None else model.products[name]
-        result, failures = evaluate_model(call, None, one, datasets.get(name))
+        predictor = None if model is None else model.products[name]
+        result, failures = evaluate_model(call, None, predictor, datasets.get(name))
         found[name] = result.to_dict()
         if model is not None and not datasets:
             found[name]["products"] = _recognition(model, name, result)
         if datasets:
-            pictures.extend((one.item, one.prediction) for one in result.pictures)
+            pictures.extend((picture.item, picture.prediction) for picture in result.pictures)
         say(f"{name}: {result.counts()} in {format_duration(result.seconds)}")
         return common.report_failures(failures)
 
@@ -498,11 +498,11 @@ def _several_text(document: Facts, kind: str) -> str:
 
     header = [kind, *METRICS.values(), "false alarms", "defects found"]
     rows: list[list[str]] = []
-    for name, one in found.items():
-        rate = one["false_alarms"]["measured"]
+    for name, figures in found.items():
+        rate = figures["false_alarms"]["measured"]
         alarms = "" if rate is None else f"{rate:.1%}"
-        shown = _found_text(one["defects"]) if one["defects"]["images"] else ""
-        rows.append([name, *cells(one["metrics"]), alarms, shown])
+        shown = _found_text(figures["defects"]) if figures["defects"]["images"] else ""
+        rows.append([name, *cells(figures["metrics"]), alarms, shown])
     rows.append([f"mean of {len(found)}", *cells(document["mean"]), "", ""])
     if has_products:
         header.append("mistaken")
@@ -510,8 +510,8 @@ def _several_text(document: Facts, kind: str) -> str:
             row.append(mistaken([name]))
         rows[-1].append(mistaken(list(found)))
     texts = [common.format_table(rows, header)]
-    texts += [f"{name}: {line}" for name, one in found.items() for line in one["remarks"]]
-    texts += [f"{name}: {_parts_text(one['parts'])}" for name, one in found.items() if one.get("parts")]
+    texts += [f"{name}: {line}" for name, figures in found.items() for line in figures["remarks"]]
+    texts += [f"{name}: {_parts_text(figures['parts'])}" for name, figures in found.items() if figures.get("parts")]
     if document.get("parts"):
         texts.append(_parts_text(document["parts"]))
     return "\n\n".join(texts)
@@ -526,11 +526,11 @@ def _several_rows(document: Facts, kind: str) -> Iterator[Sequence[object]]:
     if has_products:
         heading.append("mistaken")
     yield heading
-    for name, one in found.items():
-        row = [name, one["method"], one["images"]]
-        row += [one["metrics"].get(metric) for metric in metrics]
-        row += [one["false_alarms"][key] for key in ("measured", "expected", "images")]
-        row += [one["defects"][key] for key in ("found", "images")]
+    for name, figures in found.items():
+        row = [name, figures["method"], figures["images"]]
+        row += [figures["metrics"].get(metric) for metric in metrics]
+        row += [figures["false_alarms"][key] for key in ("measured", "expected", "images")]
+        row += [figures["defects"][key] for key in ("found", "images")]
         if has_products:
             row.append(_count_mistaken(found, [name]))
         yield row

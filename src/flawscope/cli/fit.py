@@ -174,10 +174,10 @@ def describe_suspects(manifest: Manifest) -> list[str]:
     count = pluralize(len(suspects), "picture")
     head = data_checks.SUSPECTS.coded(f"look whether these are good ({count})")
     lines = [f"{head}, most suspicious first:"]
-    lines += [f"  {one.line()}{', left out' * (one.name in dropped)}" for one in suspects[:MAX_SUSPECTS]]
+    lines += [f"  {suspect.line()}{', left out' * (suspect.name in dropped)}" for suspect in suspects[:MAX_SUSPECTS]]
     if len(suspects) > MAX_SUSPECTS:
         lines.append(f"  and {len(suspects) - MAX_SUSPECTS} more")
-    if any(one.reason == HIGH and one.name not in dropped for one in suspects):
+    if any(suspect.reason == HIGH and suspect.name not in dropped for suspect in suspects):
         lines.append(f"--drop-suspects leaves out what {WORDS[HIGH]}")
     return lines
 
@@ -202,7 +202,7 @@ def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
     update, and where the call chose another preset, it is 0, too.
     """
     plain = args.update is None and args.preset in (None, "default")
-    count = sum(one.role == "train" for one in manifest.pictures)
+    count = sum(picture.role == "train" for picture in manifest.pictures)
     return count if plain and registry.wants_accurate(manifest.method, count) else 0
 
 

@@ -75,7 +75,7 @@ def _check_update(args: argparse.Namespace, settings: Json) -> None:
             raise InputError("--fair is for --update: leave it out")
         return
     given = [name for name, value in settings.items() if value is not None]
-    given += [one.name for one in FIT_OPTIONS if one.kept_by_update and getattr(args, one.name)]
+    given += [option.name for option in FIT_OPTIONS if option.kept_by_update and getattr(args, option.name)]
     if given:
         names = ", ".join(fit_options.written(args, name) for name in given)
         raise InputError(f"--update keeps the model's own settings: leave out {names}")
@@ -116,11 +116,11 @@ def predict_memory(fit: Mapping[str, object]) -> int | None:
 
 
 def fit_arguments(
-    args: argparse.Namespace, call: FitSettings, of: Iterable[type[DataclassInstance]] = ARGUMENTS
+    args: argparse.Namespace, call: FitSettings, records: Iterable[type[DataclassInstance]] = ARGUMENTS
 ) -> Json:
     """Arguments of `fit`: those of these records that were given, and the settings of the method."""
     given: Json = {}
-    for arguments in of:
+    for arguments in records:
         for option in records_of(arguments):
             value = getattr(args, option.name)
             if value is None or value is False:
@@ -227,18 +227,18 @@ def _open_training_data(args: argparse.Namespace, call: FitSettings, old: ModelM
 def _check_extends(old: ModelMapping) -> None:
     """Raises an InputError where a model's method cannot be added to."""
     able = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
-    for one in old.products.values():
-        if registry.method(one.manifest.method).extends:
+    for product in old.products.values():
+        if registry.method(product.manifest.method).extends:
             continue
         raise InputError(
             f"--update is for {able}: put the new pictures to the good ones and fit "
-            f"{one.manifest.method} anew, or give it new thresholds with `flawscope calibrate`"
+            f"{product.manifest.method} anew, or give it new thresholds with `flawscope calibrate`"
         )
 
 
 def _say_training_data(args: argparse.Namespace, dataset: Dataset, say: Say) -> None:
     """Prints how many pictures are learnt from, and remarks on them."""
-    kept = sum(not one.anomalous for one in dataset.test) if dataset.drawn_split else 0
+    kept = sum(not item.anomalous for item in dataset.test) if dataset.drawn_split else 0
     others = f"; {kept} more are kept for `evaluate`" if kept else ""
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{others}")
     say(Detail(f"folders: {dataset.layout} layout"))

@@ -275,7 +275,7 @@ def _settings() -> frozenset[str]:
 def _actions() -> dict[str, argparse.Action]:
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
-    return {one.dest: one for one in parser._actions if one.default is not argparse.SUPPRESS}
+    return {action.dest: action for action in parser._actions if action.default is not argparse.SUPPRESS}
 
 
 def _read(file: str, name: str, value: object) -> object:
@@ -287,7 +287,7 @@ def _read(file: str, name: str, value: object) -> object:
         except TypeError:
             raise InputError(f"{where}: {redact_value(value)} is not true or false") from None
     parts = value if isinstance(value, list) else [value]
-    if any(isinstance(one, dict | list) for one in parts):
+    if any(isinstance(part, dict | list) for part in parts):
         raise InputError(f"{where}: {redact_value(value)} is no value of {flag_of(name)}: write it as there")
     text = ",".join(map(str, parts))
     if action.choices is not None and text not in action.choices:

@@ -54,17 +54,17 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--update adds to one model: name one --category")
     calls = {name: category_call(fit_options.with_file(args, name), name, args.out) for name in names}
     outcomes = fit_each(args, calls, args.out, "model")
-    files = {name: "failed" if one.failed else Path(calls[name].out).name for name, one in outcomes.items()}
-    rows = [(name, files[name], *one.figures) for name, one in outcomes.items()]
+    files = {name: "failed" if outcome.failed else Path(calls[name].out).name for name, outcome in outcomes.items()}
+    rows = [(name, files[name], *outcome.figures) for name, outcome in outcomes.items()]
     common.say_unless_quiet(args)(common.format_table(rows, ("category", "model", *HEADER)))
     return exit_code(outcomes)
 
 
 def exit_code(outcomes: Mapping[str, Outcome]) -> int:
     """Reports skipped pictures and open questions; 1 where pictures were skipped or a fit failed."""
-    code = common.report_failures([line for one in outcomes.values() for line in one.skipped])
-    asked = [questions.report(one.asked) for one in outcomes.values() if one.asked]
-    return 1 if any(one.failed for one in outcomes.values()) else code or max(asked, default=0)
+    code = common.report_failures([line for outcome in outcomes.values() for line in outcome.skipped])
+    asked = [questions.report(outcome.asked) for outcome in outcomes.values() if outcome.asked]
+    return 1 if any(outcome.failed for outcome in outcomes.values()) else code or max(asked, default=0)
 
 
 def fit_each(

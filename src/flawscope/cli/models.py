@@ -67,7 +67,7 @@ def _facts_document(facts: ModelFacts) -> Json:
     """The manifest of a model of one product, or those of all products or views."""
     if not facts.kind:
         return facts.manifests[""].to_dict()
-    document: Json = {"products": {name: one.to_dict() for name, one in facts.manifests.items()}}
+    document: Json = {"products": {name: manifest.to_dict() for name, manifest in facts.manifests.items()}}
     return document if facts.views is None else {**document, "views": asdict(facts.views)}
 
 
@@ -393,13 +393,13 @@ def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
     if not args.pictures:
         return {}
     model = load(args.model)
-    of: dict[str, list[PictureSource]] = {name: [] for name in model.products}
-    if of.keys() <= {*find_categories(args.pictures)}:
-        return {name: [item.path for item in open_dataset(args.pictures, name).train] for name in of}
+    by_product: dict[str, list[PictureSource]] = {name: [] for name in model.products}
+    if by_product.keys() <= {*find_categories(args.pictures)}:
+        return {name: [item.path for item in open_dataset(args.pictures, name).train] for name in by_product}
     for source, shown in model.recognise(list_pictures(args.pictures)):
         if not isinstance(shown, InputError) and shown.product:
-            of[shown.product].append(source)
-    return of
+            by_product[shown.product].append(source)
+    return by_product
 
 
 def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -> None:

@@ -310,7 +310,7 @@ class Output:
             self._report(picture, sources.pop(str(picture.path)))
         for path, source in sources.items():  # another product's, and gone when it was judged anew
             self._report(Unjudged(path, f"{path}: it cannot be read any more"), source)
-        views = {view: replace(one, map=one.map[:0]) for view, one in found.views.items()}
+        views = {view: replace(prediction, map=prediction.map[:0]) for view, prediction in found.views.items()}
         self.decided_parts.append(replace(found, views=views))
         if found.decision != "good" or not self.args.only_anomalous:
             line = json.dumps(found.to_dict(), allow_nan=False) if self.args.json else found.line()
@@ -417,11 +417,11 @@ def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Seque
     if products:
         heading.append("product")
     yield heading
-    for one in found:
-        missing = " ".join(one.missing)
-        row = [one.part, one.decision, one.p_value, one.score, one.worst, missing, one.severity]
+    for part in found:
+        missing = " ".join(part.missing)
+        row = [part.part, part.decision, part.p_value, part.score, part.worst, missing, part.severity]
         if products:
-            row.append(one.product_name)
+            row.append(part.product_name)
         yield row
 
 
@@ -434,13 +434,13 @@ class Summary:
 
         self.kind = model.kind
         self.products = model.facts.is_joint
-        self.manifests = {name: one.manifest for name, one in model.products.items()}
+        self.manifests = {name: product.manifest for name, product in model.products.items()}
         self.product = _product_of(self.manifests, self.kind)
-        seen = [one.preprocess for one in self.manifests.values()]
-        self.levels = widest([levels for one in seen if (levels := one.levels) is not None])
+        seen = [manifest.preprocess for manifest in self.manifests.values()]
+        self.levels = widest([levels for preprocess in seen if (levels := preprocess.levels) is not None])
         self.parts = model.parts()
-        has_kinds = any(one.kinds is not None for one in self.manifests.values())
-        aligned = any(one.reference is not None for one in seen)
+        has_kinds = any(manifest.kinds is not None for manifest in self.manifests.values())
+        aligned = any(preprocess.reference is not None for preprocess in seen)
         self.table_form: TableForm = {
             "kinds": has_kinds,
             "products": self.products,
@@ -449,10 +449,10 @@ class Summary:
         if self.parts:
             self.table_form["part_of"] = self.parts.name_part
         self.tolerances: Tolerances | None = None  # a person's rules, where some are applied
-        rates = [one.calibration.expected_rate for one in self.manifests.values()]
+        rates = [manifest.calibration.expected_rate for manifest in self.manifests.values()]
         self.totals = ProductCounts(self.parts.expected_rate if self.parts else max(rates))
         self.p_values: list[float] = []  # among units (`Calibration.unit_p_values`)
-        self.promised = all(one.calibration.promised for one in self.manifests.values())
+        self.promised = all(manifest.calibration.promised for manifest in self.manifests.values())
 
     def add(self, found: Prediction) -> None:
         """Counts a picture's prediction, and keeps its p-value among the units of its product's model."""
@@ -470,7 +470,7 @@ class Summary:
         from flawscope.calibration.promise import batch_limit
 
         limit = batch_limit(self.p_values, rate) if self.promised else 0.0
-        least = max(1 / (one.calibration.unit_count + 1) for one in self.manifests.values())
+        least = max(1 / (manifest.calibration.unit_count + 1) for manifest in self.manifests.values())
         called = sum(p <= limit for p in self.p_values)
         found = {"rate": rate, "p_value": limit, "defective": called, "pictures": len(self.p_values)}
         return {**found, "least": least, "promised": self.promised}
@@ -484,9 +484,9 @@ class Summary:
             found |= {"within_tolerance": self.totals.tolerated, "tolerances": self.tolerances.to_dict()}
         if self.products:
             found["none_of_these"] = self.totals.unrecognised
-            for name, one in found["products"].items():
-                one["pictures"] = self.totals.pictures_by_product[name]
-                one["anomalous"] = self.totals.anomalous_by_product[name]
+            for name, facts in found["products"].items():
+                facts["pictures"] = self.totals.pictures_by_product[name]
+                facts["anomalous"] = self.totals.anomalous_by_product[name]
         return found
 
     def line(self, parts: Sequence[PartPrediction] = ()) -> str:
@@ -510,7 +510,7 @@ class Summary:
 
 def _product_of(manifests: Mapping[str, Manifest], kind: str) -> str:
     """Names of a model's products, or of its views."""
-    return ", ".join(name if kind else one.category for name, one in manifests.items())
+    return ", ".join(name if kind else manifest.category for name, manifest in manifests.items())
 
 
 def run_facts(
@@ -531,21 +531,21 @@ def run_facts(
     """
     from flawscope._version import __version__
 
-    each, known = {}, {name: one.calibration for name, one in manifests.items()}
-    for name, one in known.items():
+    each, known = {}, {name: manifest.calibration for name, manifest in manifests.items()}
+    for name, calibration in known.items():
         each[name] = {
-            "target_rate": one.rate,
-            "expected_rate": one.expected_rate,
-            "score_threshold": one.score_threshold,
-            "mask_threshold": one.mask_threshold,
-            "promised": one.promised,
+            "target_rate": calibration.rate,
+            "expected_rate": calibration.expected_rate,
+            "score_threshold": calibration.score_threshold,
+            "mask_threshold": calibration.mask_threshold,
+            "promised": calibration.promised,
         }
     own: Json = {f"{kind}s": each} if kind else each[""]
     product = _product_of(manifests, kind)
     methods = dict.fromkeys(manifest.method for manifest in manifests.values())
-    promises = [f"{name}: {one.brief()}" if kind else one.brief() for name, one in known.items()]
-    expected_rate = max(one.expected_rate for one in known.values())
-    promised = all(one.promised for one in known.values())
+    promises = [f"{name}: {calibration.brief()}" if kind else calibration.brief() for name, calibration in known.items()]
+    expected_rate = max(calibration.expected_rate for calibration in known.values())
+    promised = all(calibration.promised for calibration in known.values())
     return {
         "model": os.path.basename(args.model),
         "category": product,
@@ -606,7 +606,7 @@ def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:
     from flawscope.results.part import ANOMALOUS
     from flawscope.results.prediction import INCOMPLETE
 
-    counts = Counter(one.decision for one in decided)
+    counts = Counter(part.decision for part in decided)
     incomplete = f", {counts[INCOMPLETE]} incomplete" if counts[INCOMPLETE] else ""
     of = pluralize(len(decided), "part")
     return f"{counts[ANOMALOUS]} of {of} anomalous{incomplete}; {promise}"

@@ -58,7 +58,7 @@ def _files_of_call(given: Json) -> list[tuple[str, int, int]]:
     own = _own_paths(given)
     files = []
     for path in sorted(paths):
-        is_own = any(Path(os.path.abspath(path)).is_relative_to(one) for one in own)
+        is_own = any(Path(os.path.abspath(path)).is_relative_to(folder) for folder in own)
         if is_own and path not in roots:  # it only lies in a folder that is read
             continue
         with suppress(OSError):
@@ -123,7 +123,7 @@ def accept(path: str | os.PathLike[str], call: str) -> bool:
     from flawscope.predictor.router import accept_questions, load
 
     for file in (Path(path), _beside(path)):
-        asked = {one.facts.get(ASKED_CALL) for one in _manifests(file).values() if one.questions}
+        asked = {manifest.facts.get(ASKED_CALL) for manifest in _manifests(file).values() if manifest.questions}
         if asked != {call}:
             continue
         accept_questions(load(file, device="cpu"))[0].save(path)
@@ -167,7 +167,7 @@ def open_questions(path: str | os.PathLike[str]) -> list[str]:
 def tell_questions(args: argparse.Namespace) -> None:
     """Prints a line for each model of a call that has an open question."""
     given = [getattr(args, name, None) for name in ("model", "models", "update")]
-    paths = [path for one in given for path in (one if isinstance(one, list) else [one])]
+    paths = [path for source in given for path in (source if isinstance(source, list) else [source])]
     for path in paths:
         if not isinstance(path, str) or not Path(path).is_file():
             continue

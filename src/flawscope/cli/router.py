@@ -51,9 +51,9 @@ def fit(args: argparse.Namespace) -> int:
     with _kept_models(folder):
         _write_known_models(old, calls)
         outcomes = fit_several.fit_each(args, calls, str(folder), kind)
-    rows = [(name, *one.figures) for name, one in outcomes.items()]
+    rows = [(name, *outcome.figures) for name, outcome in outcomes.items()]
     say(common.format_table(rows, (kind, *fit_several.HEADER)))
-    if any(one.failed for one in outcomes.values()):
+    if any(outcome.failed for outcome in outcomes.values()):
         return _report_unwritten(out, folder, outcomes)
     model = _join_models(args, old, calls, pattern)
     questions.save(model, out, args.call_digest, args.update)
@@ -76,7 +76,7 @@ def _update_views(args: argparse.Namespace, old: ModelMapping, out: Path) -> int
     if parts := model.parts():
         say(parts.promise())
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(model.products), 'view')}")
-    failures = [line for one in model.products.values() for line in one.failures]
+    failures = [line for product in model.products.values() for line in product.failures]
     return common.report_failures(failures) or questions.report(out, args.update)
 
 
@@ -103,7 +103,7 @@ def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Call
         return
     patterns = [_own_part(args, call) for call in calls.values()]
     if old is not None:
-        patterns += [one.manifest.facts.get("part") for one in old.products.values()]
+        patterns += [product.manifest.facts.get("part") for product in old.products.values()]
     check_same_parts(patterns)
 
 
@@ -140,7 +140,7 @@ def _join_models(
         return open_joined(ModelMapping(products, _describe(args, old, products, calls)), args.device)
     joined = open_joined(ModelMapping(products, views=pattern), args.device)
     views = _views_of(args, pattern, common.seed_and_group(joined.facts)[0])
-    return joined.with_looks_of_views({view: _train_paths(one) for view, one in views.items()})
+    return joined.with_looks_of_views({view: _train_paths(model) for view, model in views.items()})
 
 
 def _check_extended(args: argparse.Namespace, old: ModelMapping) -> None:
@@ -225,7 +225,7 @@ def wants_each_view(args: argparse.Namespace) -> bool:
     from flawscope.fitting.view_models import different_views_line, views_differ
 
     views = _views_of(args, PartPattern(args.part, args.view), _seed_of_call(args))
-    if not views_differ({view: _train_paths(one) for view, one in views.items()}):
+    if not views_differ({view: _train_paths(model) for view, model in views.items()}):
         return False
     common.say_unless_quiet(args)(different_views_line([*views], "--no-each-view: one model for all"))
     return True
@@ -263,7 +263,7 @@ def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) ->
     """The call that fits each view."""
     views = _views_of(args, pattern, _seed_of_call(args))
     own = {"category": args.category, "part": None, "view": None, "group": pattern.part}
-    return {one: _call(args, None, folder, one, only_view=(pattern, one), **own) for one in views}
+    return {view: _call(args, None, folder, view, only_view=(pattern, view), **own) for view in views}
 
 
 def _describe(

@@ -157,9 +157,9 @@ def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = Non
     with store.create(LISTING) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         entries = _entries(specs, stream, info)
         while chunk := list(islice(entries, ROW_GROUP_SIZE)):
-            first_error = first_error or next((one.error for one in chunk if one.error), "")
-            has_pictures = has_pictures or not all(one.error for one in chunk)
-            columns = [[os.fsencode(one.path) for one in chunk], [one.error for one in chunk]]
+            first_error = first_error or next((row.error for row in chunk if row.error), "")
+            has_pictures = has_pictures or not all(row.error for row in chunk)
+            columns = [[os.fsencode(row.path) for row in chunk], [row.error for row in chunk]]
             writer.write_table(pyarrow.table(columns, schema=schema))
             info.inputs += len(chunk)
         if not has_pictures:
@@ -249,4 +249,4 @@ def _note_roots(paths: Iterator[str], info: ListingInfo) -> Iterator[str]:
 
 def _nearest_folder(path: str) -> str:
     """Return the path, or the nearest folder above it that exists."""
-    return next(os.fspath(one) for one in (Path(path), *Path(path).parents) if one.is_dir())
+    return next(os.fspath(folder) for folder in (Path(path), *Path(path).parents) if folder.is_dir())

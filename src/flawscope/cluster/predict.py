@@ -304,5 +304,5 @@ def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
                 totals.beyond_promise.update(codes or ())
             judged = judged.slice(max(0, len(judged) - MAX_REMEMBERED))
             totals.severities.extend(judged.column("severity").to_pylist())
-            totals.shifts.extend(tuple(one) for one in judged.column("shifts").to_pylist() if one)
+            totals.shifts.extend(tuple(shift) for shift in judged.column("shifts").to_pylist() if shift)
     return results

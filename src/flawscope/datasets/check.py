@@ -183,10 +183,10 @@ def check(
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     seen = list(_check_pictures(dataset, progress))
-    readable = [one for one in seen if one.digest]
-    sizes = Counter(one.size for one in readable)
-    modes = Counter(one.mode for one in readable if one.mode)
-    findings = [finding for one in seen for finding in one.faults]
+    readable = [picture for picture in seen if picture.digest]
+    sizes = Counter(picture.size for picture in readable)
+    modes = Counter(picture.mode for picture in readable if picture.mode)
+    findings = [finding for picture in seen for finding in picture.faults]
     findings += _shows_nothing(dataset, readable)
     findings += exact_copies(dataset, readable)
     parts = None
@@ -237,10 +237,10 @@ def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
 
 def _forms(seen: Sequence[CheckedPicture]) -> Iterator[ReadForm]:
     by_form: dict[tuple[str, str], list[Item]] = {}
-    for one in seen:
-        pixels = f"{one.item.path.suffix.lower()}, {one.mode or 'nothing to see'}"
-        if one.digest:
-            by_form.setdefault((pixels, describe_marks(one.item)), []).append(one.item)
+    for picture in seen:
+        pixels = f"{picture.item.path.suffix.lower()}, {picture.mode or 'nothing to see'}"
+        if picture.digest:
+            by_form.setdefault((pixels, describe_marks(picture.item)), []).append(picture.item)
     for (pixels, marks), items in sorted(by_form.items(), key=lambda form: -len(form[1])):
         yield ReadForm(pixels, marks, items[0], len(items))
 
@@ -345,7 +345,7 @@ def _mixed_findings(
     if len(sizes) > 1:
         ranked = [(*size, n) for size, n in _by_frequency(sizes)]
         ((usual, count),) = sizes.most_common(1)
-        others = [one.item.path for one in seen if one.size != usual and 2 * count > len(seen)]
+        others = [picture.item.path for picture in seen if picture.size != usual and 2 * count > len(seen)]
         message = f"{len(sizes)} picture sizes: {_sizes_text(ranked, 4)}"
         remedy = "use one camera setting, or expect other scores"
         yield Finding("warning", "mixed-sizes", ".", message, remedy, tuple(map(dataset.relative, others)))
@@ -356,10 +356,10 @@ def _mixed_findings(
 
 def _shows_nothing(dataset: Dataset, seen: Sequence[CheckedPicture]) -> Iterator[Finding]:
     """Yield findings of good pictures that show nothing beside the others; `fit` remarks on them, too."""
-    good = [one for one in seen if one.split == "train" and one.look is not None]
-    for one in (good[k] for k in find_blank_pictures([one.look for one in good])):
-        if not any(fault.code == "plain" for fault in one.faults):
-            subject = dataset.relative(one.item.path)
+    good = [picture for picture in seen if picture.split == "train" and picture.look is not None]
+    for picture in (good[k] for k in find_blank_pictures([picture.look for picture in good])):
+        if not any(fault.code == "plain" for fault in picture.faults):
+            subject = dataset.relative(picture.item.path)
             yield Finding("warning", "plain", subject, f"shows {NOTHING}", "remove it if it is a mishap")
 
 

@@ -81,7 +81,7 @@ class ClassLabels:
         split_columns: Split of each picture by the source that states it; empty where no list states splits.
     """
 
-    of: dict[Path, list[ClassLabel]] = field(default_factory=dict)
+    by_picture: dict[Path, list[ClassLabel]] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     split_columns: dict[str, dict[Path, str]] = field(default_factory=dict)
 
@@ -90,11 +90,11 @@ class ClassLabels:
 
         Such a word stands in a single file's name: its picture counts as good.
         """
-        found = {path: self.of.get(path, []) for path in pictures}
-        words = Counter(one.words for labels in found.values() for one in labels if one.is_open_name)
+        found = {path: self.by_picture.get(path, []) for path in pictures}
+        words = Counter(label.words for labels in found.values() for label in labels if label.is_open_name)
         of_good: dict[Path, list[ClassLabel]] = {}
         for path, labels in found.items():
-            of_good[path] = [one for one in labels if not one.is_open_name or words[one.words] > 1]
+            of_good[path] = [label for label in labels if not label.is_open_name or words[label.words] > 1]
         return ClassLabels(of_good, self.unread)
 
     @property
@@ -102,13 +102,13 @@ class ClassLabels:
         """Whether a label is there whose meaning is unknown or unclear."""
         unclear = (PictureClass.UNKNOWN, PictureClass.UNCLEAR)
         return any(
-            one.picture_class in unclear and one.words != UNMARKED for own in self.of.values() for one in own
+            label.picture_class in unclear and label.words != UNMARKED for own in self.by_picture.values() for label in own
         )
 
     @property
     def is_silent(self) -> bool:
         """Whether the only labels are words in files' names whose meaning is unknown."""
-        return not self.unread and all(one.is_open_name for own in self.of.values() for one in own)
+        return not self.unread and all(label.is_open_name for own in self.by_picture.values() for label in own)
 
     def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
         """Return the pictures' splits by a list; empty where no list states splits.
@@ -134,24 +134,24 @@ class ClassLabels:
 
         It is UNKNOWN without a label of a known class, and UNCLEAR where labels differ.
         """
-        found = {one.picture_class for one in self.of.get(picture, ())} - {PictureClass.UNKNOWN}
+        found = {label.picture_class for label in self.by_picture.get(picture, ())} - {PictureClass.UNKNOWN}
         return PictureClass.UNCLEAR if len(found) > 1 else next(iter(found), PictureClass.UNKNOWN)
 
     def defect_source(self, picture: Path) -> str:
         """Return the source that calls a picture defective; empty where none does."""
-        labels = self.of.get(picture, ())
-        return next((one.source for one in labels if one.picture_class is PictureClass.BAD), "")
+        labels = self.by_picture.get(picture, ())
+        return next((label.source for label in labels if label.picture_class is PictureClass.BAD), "")
 
     def is_labelled(self, picture: Path) -> bool:
         """Whether a label says something of a picture, whether or not its meaning is known."""
-        return any(one.words != UNMARKED for one in self.of.get(picture, ()))
+        return any(label.words != UNMARKED for label in self.by_picture.get(picture, ()))
 
     def is_named(self, picture: Path, wanted: set[str]) -> bool:
         """Whether a label of a picture has one of the `wanted` names, which are folded."""
-        for one in self.of.get(picture, ()):
-            if fold(one.words) in wanted:
+        for label in self.by_picture.get(picture, ()):
+            if fold(label.words) in wanted:
                 return True
-            own = set(split_words(one.words))
+            own = set(split_words(label.words))
             for name in wanted:
                 words = set(split_words(name))
                 if words and words <= own:
@@ -161,12 +161,12 @@ class ClassLabels:
     @property
     def words(self) -> set[str]:
         """Words of all labels, each once."""
-        return {one.words for labels in self.of.values() for one in labels}
+        return {label.words for labels in self.by_picture.values() for label in labels}
 
     @property
     def is_complete(self) -> bool:
         """Whether each picture is either good or defective, and some are defective."""
-        found = {self.class_of(picture) for picture in self.of}
+        found = {self.class_of(picture) for picture in self.by_picture}
         is_known = not self.has_unknown and not self.unread
         return is_known and PictureClass.BAD in found and found <= {PictureClass.GOOD, PictureClass.BAD}
 
@@ -180,9 +180,9 @@ class ClassLabels:
         if self.unread or self.has_unknown:
             return True
         by_folder: dict[Path, set[PictureClass]] = {}
-        for picture in self.of:
+        for picture in self.by_picture:
             by_folder.setdefault(picture.parent, set()).add(self.class_of(picture))
-        found = {one for several in by_folder.values() for one in several}
+        found = {label for several in by_folder.values() for label in several}
         if found & {PictureClass.BAD, PictureClass.UNCLEAR}:
             return True
         return {PictureClass.GOOD, PictureClass.UNKNOWN} in by_folder.values()
@@ -195,8 +195,8 @@ class ClassLabels:
         """
         if not self.is_doubtful():
             return []
-        called = [path for path in self.of if self.class_of(path) in (PictureClass.BAD, PictureClass.UNCLEAR)]
-        return called or [path for path in self.of if self.class_of(path) is PictureClass.UNKNOWN]
+        called = [path for path in self.by_picture if self.class_of(path) in (PictureClass.BAD, PictureClass.UNCLEAR)]
+        return called or [path for path in self.by_picture if self.class_of(path) is PictureClass.UNKNOWN]
 
     def kind(self, picture: Path) -> str:
         """Return the kind of a defect, by words of its labels; empty without any.
@@ -204,15 +204,15 @@ class ClassLabels:
         Words that state a kind are taken before words that only say "defective"; an answer such as "1" or
         "yes" counts as "defect".
         """
-        others = [one for one in self.of[picture] if one.picture_class is not PictureClass.GOOD]
-        others.sort(key=lambda one: (one.picture_class is not PictureClass.BAD, says_only_bad(one.words)))
+        others = [label for label in self.by_picture[picture] if label.picture_class is not PictureClass.GOOD]
+        others.sort(key=lambda label: (label.picture_class is not PictureClass.BAD, says_only_bad(label.words)))
         words = others[0].words if others else ""
         is_answer = to_number(words) is not None or answer(words) is not None
         return "defect" if words and is_answer else words
 
     def question(self, root: Path, remedy: str) -> InputError:
         """Return the question which pictures below `root` are good, with the words by which to name them."""
-        counts = Counter(self._describe(picture, root) for picture in self.of)
+        counts = Counter(self._describe(picture, root) for picture in self.by_picture)
         order = sorted(counts, key=lambda key: natural_key(key[0]))
         listed = [f"{words} ({counts[words, why]}, {why})" for words, why in order]
         if self.unread:
@@ -222,16 +222,16 @@ class ClassLabels:
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
         """Return words that name a picture, and their meaning with its source."""
-        labels, found = self.of[picture], self.class_of(picture)
+        labels, found = self.by_picture[picture], self.class_of(picture)
         if not labels:
             folder = picture.parent.relative_to(root)
             said = read_words(folder.name) if folder.name else Said.UNKNOWN
             why = f"{said.value} by its name" if said in (Said.GOOD, Said.BAD) else Said.UNKNOWN.value
             return folder.as_posix(), why
         if found is PictureClass.UNCLEAR:
-            sources = " and ".join(sorted({one.source for one in labels}))
+            sources = " and ".join(sorted({label.source for label in labels}))
             return labels[0].words, f"unclear by {sources}"
-        telling = next((one for one in labels if one.picture_class is found), labels[0])
+        telling = next((label for label in labels if label.picture_class is found), labels[0])
         if telling.words == UNMARKED:
             return UNMARKED, "nothing is said"
         shown = telling.words if len(telling.words) <= MAX_WORDS else f"{telling.words[:MAX_WORDS]}..."
@@ -270,11 +270,11 @@ def read_class_labels(
     every = [files, *_files_above(root, pictures)]
     if by_marks:
         _add_marks(found, root, pictures, every)
-    for one in every:
-        _add_lists(found, one)
+    for label in every:
+        _add_lists(found, label)
     found.unread = files.not_understood()
-    for picture, labels in read_name_labels(pictures).of.items():
-        found.of[picture] += labels
+    for picture, labels in read_name_labels(pictures).by_picture.items():
+        found.by_picture[picture] += labels
     return found
 
 
@@ -284,11 +284,11 @@ def _add_marks(found: ClassLabels, root: Path, pictures: Sequence[Path], files: 
     A marked picture is defective, or good where only good parts are marked; the others are `UNMARKED`.
     """
     marked = _marked_by_masks(root, pictures)
-    for one in files:
-        marked |= {path: marks for path, marks in one.marked().items() if path in found.of}
+    for file in files:
+        marked |= {path: marks for path, marks in file.marked().items() if path in found.by_picture}
     if not marked:
         return
-    for picture, labels in found.of.items():
+    for picture, labels in found.by_picture.items():
         if picture not in marked:
             labels.append(ClassLabel(PictureClass.UNKNOWN, UNMARKED, ""))
             continue
@@ -308,7 +308,7 @@ def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
         raise InputError(f"{path} may say which pictures are good: {reason}, or move it away")
     for source, texts in files.class_texts().items():
         given = {files.given[path]: own for path, own in texts.items()}
-        of_pictures = {path: own for path, own in given.items() if path in found.of}
+        of_pictures = {path: own for path, own in given.items() if path in found.by_picture}
         if source in files.unsure_sources:
             _add_unsure_source(found, source, of_pictures)
         else:
@@ -357,9 +357,9 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
     for picture in pictures:
         by_folder.setdefault(picture.parent, []).append(picture)
     for beside in by_folder.values():
-        for picture, name in zip(beside, read_names([one.stem for one in beside]), strict=True):
+        for picture, name in zip(beside, read_names([path.stem for path in beside]), strict=True):
             if name.words:
-                found.of[picture].append(ClassLabel(name.picture_class, name.words, NAME))
+                found.by_picture[picture].append(ClassLabel(name.picture_class, name.words, NAME))
     return found
 
 
@@ -371,8 +371,8 @@ def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
             inside = [folder]
             if levels == 1:
                 others = subfolders(folder)
-                inside += [one for name, one in others.items() if is_mask_folder(name) and one != whole]
-            paths = [path for one in inside for path in _small_lists(one)]
+                inside += [subfolder for name, subfolder in others.items() if is_mask_folder(name) and subfolder != whole]
+            paths = [path for subfolder in inside for path in _small_lists(subfolder)]
         except (InputError, OSError):  # others' folders
             continue
         if paths:
@@ -397,7 +397,7 @@ def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) ->
         column = None if subject is ColumnSubject.MODEL else read_column(header, values)
         if column is not None:
             known.append(column)
-        elif is_open(subject, values, len(found.of)):
+        elif is_open(subject, values, len(found.by_picture)):
             unknown.append((subject, unknown_column(header, values)))
     complete = next((column for column in known if column.is_complete(len(texts))), None)
     if complete is not None:  # it has the classes: others are asked about where they sort its good ones
@@ -434,18 +434,18 @@ def _add_unsure_source(found: ClassLabels, source: str, texts: Mapping[Path, Tex
     It may be of another lot whose pictures have the same names; where it calls some defective it decides
     nothing.
     """
-    own = ClassLabels({picture: [] for picture in found.of}, split_columns=found.split_columns)
+    own = ClassLabels({picture: [] for picture in found.by_picture}, split_columns=found.split_columns)
     _add_source(own, source, texts)
-    classes = {label.picture_class for labels in own.of.values() for label in labels}
+    classes = {label.picture_class for labels in own.by_picture.values() for label in labels}
     decides = PictureClass.BAD in classes
-    for picture, labels in own.of.items():
+    for picture, labels in own.by_picture.items():
         if decides:
             where = f"{source} one folder above"
             labels = [ClassLabel(PictureClass.UNCLEAR, label.words, where) for label in labels]
-        found.of[picture] += labels
+        found.by_picture[picture] += labels
 
 
 def _add_column(found: ClassLabels, column: Column, source: str) -> None:
-    for picture, (picture_class, words) in column.of.items():
+    for picture, (picture_class, words) in column.by_picture.items():
         if words:
-            found.of[picture].append(ClassLabel(picture_class, words, source))
+            found.by_picture[picture].append(ClassLabel(picture_class, words, source))

@@ -51,17 +51,17 @@ class CheckedPicture:
 def exact_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Finding]:
     """Yield findings of pictures that are the same pixel for pixel; one for all that folders share."""
     groups: dict[str, list[CheckedPicture]] = {}
-    for one in seen:
-        groups.setdefault(one.digest, []).append(one)
+    for picture in seen:
+        groups.setdefault(picture.digest, []).append(picture)
     by_folders: dict[tuple[str, ...], list[Finding]] = {}
     for group in groups.values():
         if len(group) > 1:
-            folders = tuple(dataset.relative(one.item.path.parent) for one in group)
+            folders = tuple(dataset.relative(picture.item.path.parent) for picture in group)
             by_folders.setdefault(folders, []).append(_copies_finding(dataset, group, near=False))
-    sizes = Counter(dataset.relative(one.item.path.parent) for one in seen)
+    sizes = Counter(dataset.relative(picture.item.path.parent) for picture in seen)
     for folders, found in by_folders.items():
         has_repeats = len({*folders}) < len(folders)
-        if len(found) < MIN_COPIED or has_repeats or len({one.code for one in found}) > 1:
+        if len(found) < MIN_COPIED or has_repeats or len({finding.code for finding in found}) > 1:
             yield from found
         else:
             yield _copied_folder(folders, found, sizes)
@@ -76,7 +76,7 @@ def _copied_folder(folders: Sequence[str], found: Sequence[Finding], sizes: Mapp
     else:
         message = f"{len(found)} of its {sizes[copy]} pictures are in {others}, too"
     remedy = found[0].remedy if found[0].severity == "error" else "take one of them out"
-    names = tuple(name for one in found for name in (one.subject, *one.others))
+    names = tuple(name for finding in found for name in (finding.subject, *finding.others))
     return Finding(found[0].severity, found[0].code, copy, message, remedy, names)
 
 
@@ -93,11 +93,11 @@ def near_duplicate_findings(
     Returns:
         The findings, and the training pictures grouped into parts as a fit groups them.
     """
-    known = [one for one in seen if one.look is not None]
-    learnt = [one for one in known if one.split == "train"]
-    names = relative_names([one.item.path for one in learnt])
+    known = [picture for picture in seen if picture.look is not None]
+    learnt = [picture for picture in known if picture.split == "train"]
+    names = relative_names([picture.item.path for picture in learnt])
     check_group(names, group)
-    parts = units_of(named_rows(names, [one.look for one in learnt]), part_of=group_reader(group))
+    parts = units_of(named_rows(names, [picture.look for picture in learnt]), part_of=group_reader(group))
     found = []
     for numbers in parts.near_duplicates:
         found.append(_copies_finding(dataset, [learnt[k] for k in numbers], near=True))
@@ -115,12 +115,12 @@ def _near_duplicates_in_splits(
     dataset: Dataset, known: Sequence[CheckedPicture]
 ) -> Iterator[list[CheckedPicture]]:
     """Yield pictures that are nearly the same and lie in several splits; of exact copies the first."""
-    first_of = {one.digest: one for one in reversed(known)}
+    first_of = {picture.digest: picture for picture in reversed(known)}
     once = list(first_of.values())[::-1]
-    if not {one.split for one in once} - {"train"}:
+    if not {picture.split for picture in once} - {"train"}:
         return
-    bank = np.flatnonzero([one.split != "test" for one in once])
-    compared = compare_pictures([one.look for one in once if one.look is not None], bank)
+    bank = np.flatnonzero([picture.split != "test" for picture in once])
+    compared = compare_pictures([picture.look for picture in once if picture.look is not None], bank)
     for numbers in clusters(compared.copies):
         alike = [once[k] for k in numbers]
         if _are_apart(dataset, alike):
@@ -133,20 +133,20 @@ def _are_apart(dataset: Dataset, group: Sequence[CheckedPicture]) -> bool:
     A split that the program draws itself is nobody's fault: good pictures that are nearly the same as learnt
     ones are not tested with (`evaluation.unlearnt`).
     """
-    if dataset.drawn_split and not any(one.item.anomalous for one in group):
+    if dataset.drawn_split and not any(picture.item.anomalous for picture in group):
         return False
-    return len({one.split for one in group}) > 1
+    return len({picture.split for picture in group}) > 1
 
 
 def _copies_finding(dataset: Dataset, group: Sequence[CheckedPicture], *, near: bool) -> Finding:
     """Finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
-    splits = list(dict.fromkeys(one.split for one in group))
+    splits = list(dict.fromkeys(picture.split for picture in group))
     among = " and ".join(f"among those {SPLIT_WORDS[split]}" for split in splits)
     # good pictures alone have no splits
     place = among if dataset.test and len(splits) == 1 else "in the folder"
     words = _near_words if near else _exact_words
     severity, code, message, remedy = words(dataset, group, among, place)
-    first, *others = (dataset.relative(one.item.path) for one in group)
+    first, *others = (dataset.relative(picture.item.path) for picture in group)
     return Finding(severity, code, first, f"{message} ({join_names(others, 3)})", remedy, tuple(others))
 
 
@@ -181,7 +181,7 @@ def _exact_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, 
     if _are_apart(dataset, group) and not dataset.drawn_split:
         remedy = "remove it from one of them, or every figure is too good"
         return _Words("error", "in-two-splits", f"the same picture is {among}", remedy)
-    if len({one.item.anomalous for one in group}) > 1:
+    if len({picture.item.anomalous for picture in group}) > 1:
         return _Words(
             "error", "good-and-bad", "the same picture is good and defective", "remove the wrong one"
         )

@@ -32,16 +32,16 @@ _CLASSES = {Said.GOOD: PictureClass.GOOD, Said.BAD: PictureClass.BAD, Said.UNCLE
 class Column(NamedTuple):
     """Column of a list: class and words of each picture; words of unknown meaning have class UNKNOWN."""
 
-    of: dict[Path, tuple[PictureClass, str]]
+    by_picture: dict[Path, tuple[PictureClass, str]]
 
     def is_complete(self, count: int) -> bool:
         """Whether the column states good or defective for all `count` pictures."""
-        return len(self.of) == count and self.classes <= {PictureClass.GOOD, PictureClass.BAD}
+        return len(self.by_picture) == count and self.classes <= {PictureClass.GOOD, PictureClass.BAD}
 
     @property
     def classes(self) -> set[PictureClass]:
         """Classes that occur in the column."""
-        return {found for found, _ in self.of.values()}
+        return {found for found, _ in self.by_picture.values()}
 
 
 def sorts_good_ones(complete: Column, other: Column) -> bool:
@@ -54,8 +54,8 @@ def sorts_good_ones(complete: Column, other: Column) -> bool:
         complete: Column that calls each picture good or defective.
         other: Column of unknown meaning.
     """
-    good = [picture for picture, (said, _) in complete.of.items() if said is PictureClass.GOOD]
-    return form_groups([other.of[picture][1] if picture in other.of else "" for picture in good], 2)
+    good = [picture for picture, (said, _) in complete.by_picture.items() if said is PictureClass.GOOD]
+    return form_groups([other.by_picture[picture][1] if picture in other.by_picture else "" for picture in good], 2)
 
 
 def is_split(subject: ColumnSubject, values: Values) -> bool:
@@ -160,8 +160,8 @@ def _read_answers(good: bool, values: Values) -> Column:
                 answers.append(_class_of(said == good))
             elif number is not None and not good:
                 answers.append(_class_of(number <= 0))
-            elif (one := says_good(text)) is not None:
-                answers.append(_class_of(one))
+            elif (is_good := says_good(text)) is not None:
+                answers.append(_class_of(is_good))
             else:
                 answers.append(PictureClass.UNKNOWN if good else PictureClass.BAD)
         found[picture] = _together(answers), next(filter(None, own), "")

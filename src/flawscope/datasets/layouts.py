@@ -321,7 +321,7 @@ def _several_categories(root: Path, categories: Mapping[str, Path], are_sorted: 
     """
     message = f"several categories in {root}: {', '.join(categories)}; choose one with --category"
     if are_sorted:
-        known = dict.fromkeys(path.name for one in categories.values() for path in good_folders(one))
+        known = dict.fromkeys(path.name for folder in categories.values() for path in good_folders(folder))
         answer = f"--good {shlex.quote(','.join(known))}"
         message += f" or, where all show one product, name the folders of good pictures: {answer}"
     return InputError(message)
@@ -394,7 +394,7 @@ def _good_items(tree: FolderTree, labels: ClassLabels) -> tuple[Item, ...]:
 def is_review(root: str | os.PathLike[str]) -> bool:
     """Whether a folder holds pictures that a review chose: they were flagged before."""
     folder = Path(os.path.abspath(root))
-    return any((one / REVIEW_FILE).is_file() for one in (folder, folder.parent))
+    return any((place / REVIEW_FILE).is_file() for place in (folder, folder.parent))
 
 
 def confirmed_good(root: Path) -> set[Path]:

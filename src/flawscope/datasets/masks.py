@@ -122,7 +122,7 @@ def _is_drawn_on(path: Path, other: Path) -> bool:
     """
     try:
         drawn, plain = (
-            np.asarray(open_upright(one, str(one)).convert("RGB"), np.int16) for one in (path, other)
+            np.asarray(open_upright(file, str(file)).convert("RGB"), np.int16) for file in (path, other)
         )
     except InputError:
         return False

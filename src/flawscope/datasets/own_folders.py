@@ -108,14 +108,14 @@ def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> 
     Raises:
         InputError: None is good, or a folder whose name says "bad" has a good one.
     """
-    good = [path for path in labels.of if labels.class_of(path) is PictureClass.GOOD]
+    good = [path for path in labels.by_picture if labels.class_of(path) is PictureClass.GOOD]
     if not good or any(_is_called_bad(root, path) for path in good):
         raise labels.question(root, NAME_GOOD)
     truth = GroundTruth(root)
     pictures = {*truth.pictures}  # without overlays
     called_good = {*good}
     test = []
-    for path in labels.of:
+    for path in labels.by_picture:
         if path in pictures and path not in called_good:
             test.append(Item(path, labels.kind(path), True, truth.find(path), truth.left_out(path)))
     learnt = [path for path in good if path in pictures]
@@ -362,14 +362,14 @@ def refuse_unknown_names(
         remedy: End of the error's text.
     """
     pictures, others = list[PurePosixPath](), list[str]()
-    for one in dict.fromkeys(inside):
-        path = PurePosixPath(one)
-        if {"..", "/"} & {*path.parts} or ":" in one:
+    for inner in dict.fromkeys(inside):
+        path = PurePosixPath(inner)
+        if {"..", "/"} & {*path.parts} or ":" in inner:
             continue
         if is_picture(path):
             pictures.append(path)
         else:
-            others.append(one)
+            others.append(inner)
     if not others:
         virtual = [Path(name, path) for path in pictures]
         refuse_unknown(Path(name), virtual, remedy, read_name_labels(virtual))
@@ -378,7 +378,7 @@ def refuse_unknown_names(
         root = Path(unpacked, "in", "pictures")
         _unpack_lists(root, others, read)
         labels = read_class_labels(root, [root / path for path in pictures], by_marks=True)
-    named = {Path(name, path.relative_to(root)): said for path, said in labels.of.items()}
+    named = {Path(name, path.relative_to(root)): said for path, said in labels.by_picture.items()}
     refuse_unknown(Path(name), named, remedy, ClassLabels(named, unread=labels.unread))
 
 

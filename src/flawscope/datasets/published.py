@@ -160,10 +160,10 @@ def _realiad_rows(table: Path, category: str) -> Iterable[SplitRow]:
     document = json.loads(table.read_bytes())
     normal = document["meta"]["normal_class"]
     for name in ("train", "test"):
-        for one in document[name]:
-            kind = one["anomaly_class"]
-            picture = one["image_path"].replace("\\", "/")
-            mask = one.get("mask_path")
+        for row in document[name]:
+            kind = row["anomaly_class"]
+            picture = row["image_path"].replace("\\", "/")
+            mask = row.get("mask_path")
             yield SplitRow(name, kind, kind != normal, picture, mask and mask.replace("\\", "/"))
 
 

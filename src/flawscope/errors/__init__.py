@@ -336,7 +336,7 @@ def _wrong_part_of_union(part: _Part) -> _Part | None:
     wrong = [_wrong_part(part._replace(hint=hint)) for hint in typing.get_args(part.hint)]
     if None in wrong:
         return None
-    elements = [one for one in wrong if one is not None and one.name != part.name]
+    elements = [error for error in wrong if error is not None and error.name != part.name]
     return elements[0] if elements else part
 
 
@@ -375,7 +375,7 @@ def _is_of(value: object, kind: type) -> bool:
 def _type_names(hint: object) -> list[str]:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return [name for one in inner for name in _type_names(one)]
+        return [name for argument in inner for name in _type_names(argument)]
     if origin is typing.Literal:
-        return [repr(one) for one in inner]
+        return [repr(choice) for choice in inner]
     return [getattr(origin or hint, "__name__", str(hint))]

@@ -52,7 +52,7 @@ class Share:
         it always is: the interval reaches from the lower end of the one to the upper end of the other, each
         exact. With one trial it is Clopper and Pearson's.
         """
-        always, ever = (cls.of_parts(of) for of in (flags.all(axis=1), flags.any(axis=1)))
+        always, ever = (cls.of_parts(flag) for flag in (flags.all(axis=1), flags.any(axis=1)))
         return cls(int(flags.sum()), flags.size, float(flags.mean()), always.low, ever.high)
 
 
@@ -166,7 +166,7 @@ def _appraise(name: str, study: Study) -> Appraisal:
         counts=counts.tolist(),
         kappas={
             "cohen_reference": cohens_kappa(counts),
-            "fleiss_reference": _average([fleiss_kappa(one) for one in with_truth]),
+            "fleiss_reference": _average([fleiss_kappa(ratings) for ratings in with_truth]),
             "cohen_repeats": _average_over_pairs(called),
             "fleiss_repeats": fleiss_kappa(_count_raters(called)),
         },

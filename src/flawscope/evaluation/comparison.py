@@ -144,20 +144,20 @@ class Comparison:
     @cached_property
     def changed(self) -> tuple[Pair, ...]:
         """Decisions in which the models differ: those where b is wrong come first."""
-        found = [one for one in self.pairs if one.changed]
-        return tuple(sorted(found, key=lambda one: (one.right == "b", -abs(one.a.severity - one.b.severity))))
+        found = [pair for pair in self.pairs if pair.changed]
+        return tuple(sorted(found, key=lambda pair: (pair.right == "b", -abs(pair.a.severity - pair.b.severity))))
 
     @property
     def failures(self) -> tuple[str, ...]:
         """Pictures that a model could not judge, and unusable masks, each with the reason."""
-        return tuple(dict.fromkeys(line for one in self.evaluations for line in one.failures))
+        return tuple(dict.fromkeys(line for evaluation in self.evaluations for line in evaluation.failures))
 
     def __repr__(self) -> str:
         return f"<Comparison A {self.names[0]}, B {self.names[1]}: {self.sentence()}>"
 
     def sentence(self) -> str:
         """Sentence on the changes from a to b."""
-        b, a = (sum(one.right == which for one in self.changed) for which in "ba")
+        b, a = (sum(pair.right == which for pair in self.changed) for which in "ba")
         of = pluralize(len(self.pairs), self.noun)
         if not self.changed:
             return f"both decide alike on {of}"
@@ -175,7 +175,7 @@ class Comparison:
             model["remarks"] = evaluation.remarks
             models.append(model)
         first = self.evaluations[0]
-        differences = {one.name: one.to_dict() for one in self.differences}
+        differences = {difference.name: difference.to_dict() for difference in self.differences}
         return {
             "category": first.category,
             "product": first.product,
@@ -184,8 +184,8 @@ class Comparison:
             "images": first.images,
             "left_out": first.left_out,
             "metrics": differences,
-            "changed": [one.to_dict() for one in self.changed],
-            "pictures": [one.to_dict() for one in self.pairs],
+            "changed": [pair.to_dict() for pair in self.changed],
+            "pictures": [pair.to_dict() for pair in self.pairs],
             "failures": list(self.failures),
         }
 
@@ -233,7 +233,7 @@ def compare(
     Raises:
         InputError: There is nothing to test.
     """
-    learnt = {p.hash for one in (a, b) for p in one.manifest.pictures}
+    learnt = {p.hash for model in (a, b) for p in model.manifest.pictures}
     is_drawn, dataset = dataset.drawn_split, leave_out_learnt_parts(a, dataset, learnt, step)
 
     def evaluate_model(which: int, items: tuple[Item, ...]) -> Evaluation:
@@ -245,8 +245,8 @@ def compare(
         return evaluate((a, b)[which], tested, leave_out=other_hashes, step=report_step)
 
     first, second = (
-        replace(one, learnt_from=len(dataset.train) if is_drawn else 0)
-        for one in _evaluate_same_pictures(evaluate_model, dataset.test)
+        replace(evaluation, learnt_from=len(dataset.train) if is_drawn else 0)
+        for evaluation in _evaluate_same_pictures(evaluate_model, dataset.test)
     )
     pairs = _pairs(first, second)
     noun = "part" if first.parts or second.parts else "picture"
@@ -278,25 +278,25 @@ def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
         a, b = first.decided, second.decided
     else:
         a, b = (
-            one.decided if one.parts else _decided_by_pictures(one, first, second) for one in (first, second)
+            evaluation.decided if evaluation.parts else _decided_by_pictures(evaluation, first, second) for evaluation in (first, second)
         )
-    others = {one.name: one for one in b}
-    both = [one for one in a if one.name in others]
+    others = {other.name: other for other in b}
+    both = [picture for picture in a if picture.name in others]
     if not both:
         raise InputError(
             "the models decide on no part in common: their names tell other parts; compare models that were "
             "fitted with the same --part and --view"
         )
-    return tuple(Pair(one, others[one.name]) for one in both)
+    return tuple(Pair(picture, others[picture.name]) for picture in both)
 
 
 def _decided_by_pictures(own: Evaluation, *both: Evaluation) -> list[Decided]:
     """Decisions of a model of pictures on the parts of the other model: by the worst picture."""
-    pictures = {one.item.path: one.prediction for one in own.pictures}
+    pictures = {picture.item.path: picture.prediction for picture in own.pictures}
     found = list[Decided]()
-    for part in (part for one in both for part in one.judged_parts):
+    for part in (part for evaluation in both for part in evaluation.judged_parts):
         shown = [pictures[Path(str(view.path))] for view in part.prediction.views.values()]
-        worst = max(shown, key=lambda one: one.severity)
+        worst = max(shown, key=lambda prediction: prediction.severity)
         found.append(
             Decided(
                 part.prediction.part,
@@ -305,7 +305,7 @@ def _decided_by_pictures(own: Evaluation, *both: Evaluation) -> list[Decided]:
                 worst.severity,  # comparable between pictures of several views
                 worst.severity,
                 worst.p_value,
-                any(one.is_anomalous for one in shown),
+                any(prediction.is_anomalous for prediction in shown),
             )
         )
     return found
@@ -350,20 +350,20 @@ def _differences(
     evaluations: tuple[Evaluation, Evaluation], pairs: Sequence[Pair], resamples: int, seed: int
 ) -> list[Difference]:
     """Differences of the rates, and of every metric that a and b have."""
-    anomalous = np.array([one.a.anomalous for one in pairs])
+    anomalous = np.array([pair.a.anomalous for pair in pairs])
     times = bootstrap_counts(anomalous, resamples, seed)
     pictures = times
-    if any(one.parts for one in evaluations):  # pixels are those of pictures
-        truth = np.array([one.item.anomalous for one in evaluations[0].pictures])
+    if any(compared.parts for compared in evaluations):  # pixels are those of pictures
+        truth = np.array([picture.item.anomalous for picture in evaluations[0].pictures])
         pictures = bootstrap_counts(truth, resamples, seed)
     has_both = min(anomalous.sum(), (~anomalous).sum()) >= 2
     values: list[dict[str, float | None]] = []
     resampled: list[dict[str, Floats]] = []
     for evaluation, decided in zip(
-        evaluations, ([one.a for one in pairs], [one.b for one in pairs]), strict=True
+        evaluations, ([pair.a for pair in pairs], [pair.b for pair in pairs]), strict=True
     ):
-        decisions = np.array([one.is_anomalous for one in decided])
-        scores = np.array([one.score for one in decided])
+        decisions = np.array([prediction.is_anomalous for prediction in decided])
+        scores = np.array([prediction.score for prediction in decided])
         values.append(_values(evaluation, anomalous, decisions, scores))
         rates = _resampled_rates(anomalous, decisions, times)
         if has_both:

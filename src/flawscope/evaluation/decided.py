@@ -78,7 +78,7 @@ def judge_parts(
         except InputError as error:
             failures.append(failure_of(error))
     found = [*filter(None, decisions), *parts.decide_incomplete()]
-    return tuple(_with_truth(one, [items[view.path] for view in one.views.values()]) for one in found)
+    return tuple(_with_truth(part, [items[view.path] for view in part.views.values()]) for part in found)
 
 
 def _with_truth(found: PartPrediction, shown: Sequence[Item]) -> JudgedPart:
@@ -89,8 +89,8 @@ def _with_truth(found: PartPrediction, shown: Sequence[Item]) -> JudgedPart:
 def decided_on(pictures: Iterable[Judged], parts: Sequence[JudgedPart]) -> list[Decided]:
     """Returns the decisions: on the parts, if there are any, else on the pictures."""
     if not parts:
-        return [_decided(str(item.path), item.kind, item.anomalous, one) for item, one in pictures]
-    return [_decided(one.prediction.part, one.kind, one.anomalous, one.prediction) for one in parts]
+        return [_decided(str(item.path), item.kind, item.anomalous, prediction) for item, prediction in pictures]
+    return [_decided(part.prediction.part, part.kind, part.anomalous, part.prediction) for part in parts]
 
 
 def _decided(name: str, kind: str, anomalous: bool, found: Prediction | PartPrediction) -> Decided:

@@ -127,7 +127,7 @@ def evaluate(
     judged = judge_parts(predictor, shown, seen.failures)
     if judged:
         shown = as_parts_say(shown, judged)
-        kept.items, kept.predictions = [item for item, _ in shown], [one for _, one in shown]
+        kept.items, kept.predictions = [item for item, _ in shown], [prediction for _, prediction in shown]
         explanations["image_metrics"] = "of parts, which the model decides on"
     decided = decided_on(shown, judged)
     metrics = _image_metrics(decided, predictor, explanations) | _pixel_metrics(kept, predictor, explanations)
@@ -270,8 +270,8 @@ def _ground_truth(
 
 def _image_metrics(decided: Sequence[Decided], predictor: Predictor, explanations: Json) -> dict[str, float]:
     """Metrics of decisions on pictures, or parts; writes into `explanations` which thresholds they have."""
-    anomalous = np.array([one.anomalous for one in decided])
-    image = metrics.image_metrics(anomalous, np.array([one.score for one in decided]))
+    anomalous = np.array([picture.anomalous for picture in decided])
+    image = metrics.image_metrics(anomalous, np.array([picture.score for picture in decided]))
     explanations["image_f1"] = _best_threshold_label("score", image.f1_threshold)
     threshold = predictor.calibration.score_threshold
     if predictor.parts() is None:
@@ -280,7 +280,7 @@ def _image_metrics(decided: Sequence[Decided], predictor: Predictor, explanation
         "image_auroc": image.auroc,
         "image_ap": image.ap,
         "image_f1": image.f1,
-        "image_f1_calibrated": metrics.f1_at(anomalous, [one.is_anomalous for one in decided]),
+        "image_f1_calibrated": metrics.f1_at(anomalous, [picture.is_anomalous for picture in decided]),
     }
 
 
@@ -294,7 +294,7 @@ def _best_threshold_label(what: str, threshold: float) -> str | None:
 def _false_alarm_statistics(
     shown: Sequence[Judged], decided: Sequence[Decided], predictor: Predictor, train: Sequence[Item]
 ) -> Json:
-    good = [one.is_anomalous for one in decided if not one.anomalous]
+    good = [picture.is_anomalous for picture in decided if not picture.anomalous]
     alarms, total = sum(good), len(good)
     low, high = metrics.confidence_interval_rate(alarms, total)
     promise = promise_of(predictor.manifest)
@@ -311,7 +311,7 @@ def _false_alarm_statistics(
 
 
 def _defect_statistics(decided: Sequence[Decided]) -> Json:
-    called = [one.is_anomalous for one in decided if one.anomalous]
+    called = [picture.is_anomalous for picture in decided if picture.anomalous]
     interval = metrics.confidence_interval_rate(sum(called), len(called))
     return {"images": len(called), "found": sum(called), "interval": [*interval]}
 
@@ -320,12 +320,12 @@ def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart])
     """Figures of the parts. Empty where the model decides on pictures alone."""
     if (parts := predictor.parts()) is None:
         return {}
-    anomalous = np.array([one.anomalous for one in judged], bool)
-    decisions = np.array([one.prediction.is_anomalous for one in judged], bool)
-    incomplete = sum(one.prediction.decision == INCOMPLETE for one in judged)
+    anomalous = np.array([part.anomalous for part in judged], bool)
+    decisions = np.array([part.prediction.is_anomalous for part in judged], bool)
+    incomplete = sum(part.prediction.decision == INCOMPLETE for part in judged)
     good = int(np.count_nonzero(~anomalous))
     alarms = int(np.count_nonzero(decisions & ~anomalous))
-    scores = np.array([one.prediction.score for one in judged])
+    scores = np.array([part.prediction.score for part in judged])
     auroc = metrics.image_metrics(anomalous, scores).auroc
     verdict = parts.judge_promise(alarms, good)
     low, high = metrics.confidence_interval_rate(alarms, good)
@@ -449,14 +449,14 @@ def _full_resolution_metrics(kept: PictureStore, explanations: Json) -> dict[str
 def _kind_statistics(decided: Sequence[Decided], dataset: Dataset) -> dict[str, Json]:
     found: dict[str, Json] = {}
     for kind in dataset.kinds:
-        chosen = [one for one in decided if one.kind == kind]
+        chosen = [picture for picture in decided if picture.kind == kind]
         if not chosen:
             continue
-        scores = [one.score for one in chosen]
-        severities = [one.severity for one in chosen]
+        scores = [picture.score for picture in chosen]
+        severities = [picture.severity for picture in chosen]
         found[kind] = {
             "images": len(chosen),
-            "anomalous": sum(one.is_anomalous for one in chosen),
+            "anomalous": sum(picture.is_anomalous for picture in chosen),
             "mean_score": float(np.mean(scores)),
             "median_severity": float(np.median(severities)),
         }

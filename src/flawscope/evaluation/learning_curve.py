@@ -38,7 +38,7 @@ class Scored(NamedTuple):
         The interval comes from a paired bootstrap over good and over defective pictures.
         """
         rng = np.random.default_rng(seed)
-        times = [rng.multinomial(one.size, np.full(one.size, 1 / one.size), RESAMPLES) for one in self]
+        times = [rng.multinomial(scores.size, np.full(scores.size, 1 / scores.size), RESAMPLES) for scores in self]
         gains = self._resampled(*times) - other._resampled(*times)
         low, high = np.quantile(gains, TAILS)
         return self.auroc() - other.auroc(), float(low), float(high)
@@ -112,8 +112,8 @@ def learning_curve(
     """
     advance = ProgressCounter(step, "learning curve", len(judged) * len(fewer))
     scores = {}
-    for one in fewer:
-        scores[_number_learnt(one)] = _score(one, [item.path for item, _ in judged], advance)
+    for count in fewer:
+        scores[_number_learnt(count)] = _score(count, [item.path for item, _ in judged], advance)
     scores[_number_learnt(model)] = np.array([prediction.score for _, prediction in judged])
     is_judged = ~np.isnan([*scores.values()]).any(axis=0)
     is_defective = np.array([item.anomalous for item, _ in judged])
@@ -121,7 +121,7 @@ def learning_curve(
     defective = is_judged & is_defective
     if len(scores) < 2 or not good.any() or not defective.any():
         return None
-    compared = {n: Scored(one[good], one[defective]) for n, one in scores.items()}
+    compared = {n: Scored(score[good], score[defective]) for n, score in scores.items()}
     return LearningCurve.of(compared)
 
 

@@ -74,19 +74,19 @@ def _remedies(manifest: Manifest) -> list[str]:
 
 def _looser_rate(result: Evaluation, manifest: Manifest) -> Advice | None:
     """Advises a higher false-alarm rate where the threshold is what hides the defects."""
-    decided = [(one.anomalous, one.is_anomalous, one.p_value) for one in result.decided]
+    decided = [(picture.anomalous, picture.is_anomalous, picture.p_value) for picture in result.decided]
     rates = [rate for rate in ADVISED_RATES if rate > manifest.calibration.rate]
     return looser_rate(decided, rates, result.metrics.get("image_auroc"))
 
 
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     """Steps by the defects that were missed, and by the promise; none where there is nothing to gain."""
-    missed = [one for one in result.pictures if one.outcome == MISSED]
+    missed = [picture for picture in result.pictures if picture.outcome == MISSED]
     how, sole = manifest.preprocess, _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
-    defective = [one for one in result.decided if one.anomalous]
-    hidden = sum(one.prediction.score > sole[1] for one in missed)
-    sizes = [one.prediction.geometry.picture_size for one in missed[:MEASURED]]
+    defective = [picture for picture in result.decided if picture.anomalous]
+    hidden = sum(picture.prediction.score > sole[1] for picture in missed)
+    sizes = [picture.prediction.geometry.picture_size for picture in missed[:MEASURED]]
 
     def lies_elsewhere() -> bool:
         return how.reference is None and _poses_needed(_posed_pictures(result)) is not None
@@ -98,7 +98,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
         pictures=sizes,
         network=how.network_size if is_whole else None,
         defects=len(defective),
-        missed=sum(not one.is_anomalous for one in defective),
+        missed=sum(not picture.is_anomalous for picture in defective),
         lies_elsewhere=lies_elsewhere,
         sole=sole[0],
         hidden=hidden,
@@ -110,12 +110,12 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
 def _mark_lengths(missed: Sequence[EvaluatedPicture]) -> list[float]:
     """Length of the largest piece of each missed defect that is marked, in pixels of the pictures."""
     lengths = []
-    for one in missed:
-        if one.truth is None or not one.truth.any():
+    for picture in missed:
+        if picture.truth is None or not picture.truth.any():
             continue
-        size = one.prediction.geometry.picture_size
-        factor = math.sqrt(math.prod(size) / one.truth.size)  # the mask has the map's size
-        length = largest_sizes(connected_parts(one.truth)[1])[0]
+        size = picture.prediction.geometry.picture_size
+        factor = math.sqrt(math.prod(size) / picture.truth.size)  # the mask has the map's size
+        length = largest_sizes(connected_parts(picture.truth)[1])[0]
         lengths.append(factor * float(length))
     return lengths
 
@@ -125,10 +125,10 @@ def _posed_pictures(result: Evaluation) -> list[Path]:
 
     Where they are too few, all pictures count: parts with defects lie like the others.
     """
-    good = [one.item.path for one in result.pictures if not one.item.anomalous]
+    good = [picture.item.path for picture in result.pictures if not picture.item.anomalous]
     if len(good) >= LOOKED_AT:
         return good
-    return [one.item.path for one in result.pictures]
+    return [picture.item.path for picture in result.pictures]
 
 
 def _poses_needed(shown: Sequence[PictureSource]) -> PoseKind | None:

@@ -104,7 +104,7 @@ def _reasons(
             f"{copies} of {pluralize(len(learnt), 'training picture')} are near-duplicates of others, which "
             "the model counted as parts of their own: fit anew, or name the parts with --group"
         )
-    shifted = sum(is_far(one.shifts) for _, one in good)
+    shifted = sum(is_far(prediction.shifts) for _, prediction in good)
     if shifted >= max(1, SHIFTED_SHARE * len(good)):
         yield (
             f"{shifted} of the good test pictures look otherwise as a whole than those learnt from (light, "

@@ -271,7 +271,7 @@ class Evaluation:
     @cached_property
     def decided(self) -> list[Decided]:
         """Decisions with the truth: the parts, where the model decides on those, else the pictures."""
-        shown = ((one.item, one.prediction) for one in self.pictures) if not self.judged_parts else ()
+        shown = ((picture.item, picture.prediction) for picture in self.pictures) if not self.judged_parts else ()
         return decided_on(shown, self.judged_parts)
 
     @property
@@ -325,12 +325,12 @@ class Evaluation:
     @property
     def aligned(self) -> bool:
         """Whether the parts were looked for in the pictures."""
-        return any(one.prediction.parts.searched for one in self.pictures)
+        return any(picture.prediction.parts.searched for picture in self.pictures)
 
     @property
     def names_kinds(self) -> bool:
         """Whether the model names kinds of defects."""
-        return any(one.prediction.region_kinds for one in self.pictures)
+        return any(picture.prediction.region_kinds for picture in self.pictures)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Table with a row for each test picture: path, kind, defective, and the columns of `results.csv`.
@@ -405,7 +405,7 @@ class Evaluation:
         if curve:
             document["learning_curve"] = {"auroc": curve.figures, "enough": curve.enough}
         if self.robustness:
-            document["robustness"] = [one.to_dict() for one in self.robustness]
+            document["robustness"] = [robustness.to_dict() for robustness in self.robustness]
         return document
 
 
@@ -433,16 +433,16 @@ def _false_alarm_text(result: Evaluation) -> str:
     return f"{count} of {of} ({low:.1%} to {high:.1%}, {expected})"
 
 
-def _picture_html(one: EvaluatedPicture) -> str:
+def _picture_html(picture: EvaluatedPicture) -> str:
     """Element with a picture and the fault of its decision."""
-    mistake = "" if one.outcome == RIGHT else f", {one.outcome}"
-    return prediction_html(one.prediction, f"{one.item.kind}{mistake}")
+    mistake = "" if picture.outcome == RIGHT else f", {picture.outcome}"
+    return prediction_html(picture.prediction, f"{picture.item.kind}{mistake}")
 
 
 def _worst_mistakes(result: Evaluation) -> list[EvaluatedPicture]:
     def margin(index: int) -> float:
-        one = result.pictures[index]
-        return abs(one.prediction.severity) * (-1 if one.outcome == RIGHT else 1)
+        picture = result.pictures[index]
+        return abs(picture.prediction.severity) * (-1 if picture.outcome == RIGHT else 1)
 
     order = sorted(range(len(result.pictures)), key=lambda index: -margin(index))
     return [result.pictures[index] for index in order[:NOTEBOOK_PICTURES]]

@@ -192,9 +192,9 @@ def _with_one_spelling(trials: Iterable[Trial]) -> list[Trial]:
     """Trials in which each appraiser's name has one spelling: Ann and ann are one."""
     spelled: dict[str, str] = {}
     found = []
-    for one in trials:
-        name = spelled.setdefault(one.appraiser.casefold(), one.appraiser)
-        found.append(one._replace(appraiser=name))
+    for trial in trials:
+        name = spelled.setdefault(trial.appraiser.casefold(), trial.appraiser)
+        found.append(trial._replace(appraiser=name))
     return found
 
 
@@ -208,26 +208,26 @@ def _index_trials(trials: Iterable[Trial], truth: Mapping[str, bool]) -> dict[Tr
         InputError: A part is unknown, or inspected twice in a trial.
     """
     found: dict[TrialKey, Trial] = {}
-    for one in trials:
-        if one.part not in truth:
+    for trial in trials:
+        if trial.part not in truth:
             raise InputError(
-                f"{one.place}: part {one.part} is not in the reference: add it there, or leave it out here"
+                f"{trial.place}: part {trial.part} is not in the reference: add it there, or leave it out here"
             )
-        key = (one.appraiser, one.trial, one.part)
+        key = (trial.appraiser, trial.trial, trial.part)
         if key in found:
             raise InputError(
-                f"{one.place}: {one.appraiser} decides on part {one.part} twice in trial {one.trial} (first "
+                f"{trial.place}: {trial.appraiser} decides on part {trial.part} twice in trial {trial.trial} (first "
                 f"in {found[key].place}): number the trials"
             )
-        found[key] = one
+        found[key] = trial
     return found
 
 
 def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
     """Names of each appraiser's trials, in order. InputError: one has more than another."""
     names: dict[str, set[str]] = {}
-    for one in trials:
-        names.setdefault(one.appraiser, set()).add(one.trial)
+    for trial in trials:
+        names.setdefault(trial.appraiser, set()).add(trial.trial)
     labels = {name: sorted(own, key=natural_key) for name, own in names.items()}
     if len({len(own) for own in labels.values()}) > 1:
         counts = join_names([f"{name} in {pluralize(len(own), 'trial')}" for name, own in labels.items()])
@@ -256,9 +256,9 @@ def _check_complete(
 
 def _count_same_pictures(trials: Iterable[Trial]) -> dict[str, int]:
     scores: dict[tuple[str, str], list[str]] = {}
-    for one in trials:
-        if one.score:
-            scores.setdefault((one.appraiser, one.part), []).append(one.score)
+    for trial in trials:
+        if trial.score:
+            scores.setdefault((trial.appraiser, trial.part), []).append(trial.score)
     return dict(Counter(name for (name, _), of in scores.items() if len(set(of)) < len(of)))
 
 

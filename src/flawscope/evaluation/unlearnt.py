@@ -63,7 +63,7 @@ def _of_learnt_parts(predictor: Predictor, train: Sequence[Item], were_learnt: C
     """
     part_of = stored_part_reader(predictor.manifest)
     parts = dict[Item, object]()
-    for item, name in zip(train, relative_names([one.path for one in train]), strict=True):
+    for item, name in zip(train, relative_names([learnt.path for learnt in train]), strict=True):
         named_part = None if part_of is None else part_of(name)
         parts[item] = named_part or item.path
     learnt_parts = {part for item, part in parts.items() if item in were_learnt}

@@ -128,7 +128,7 @@ def certify_export(
                 f"the exported model is not the trained one, nothing written: {certificate.describe()}"
             )
     manifest = exported.manifest
-    made_by = {one.runtime: engine_version(one.runtime) for one in made.sessions}
+    made_by = {session.runtime: engine_version(session.runtime) for session in made.sessions}
     manifest = replace(
         manifest,
         facts={**manifest.facts, **certificates_to_facts(certificates)},
@@ -195,4 +195,4 @@ def _certify_fp32(artefact: Artefact, made: ReducedModel, shown: Images) -> list
         return [certify_session(session, those, *known) for session in made.sessions]
 
     pairs = zip(certified(shown), certified(with_defects(shown)), strict=True)
-    return [replace(one, simulated=other.score) for one, other in pairs]
+    return [replace(certificate, simulated=other.score) for certificate, other in pairs]

@@ -183,7 +183,7 @@ def recalibrate(
     table = _read_pictures(pictures, step)
     asked = _rows_to_judge(table, manifest)
     learnt = {*learnt_units(manifest.pictures).values()}
-    tensors = {name: torch.from_numpy(one) for name, one in artefact.tensors.items() if name != "samples"}
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in artefact.tensors.items() if name != "samples"}
     models = _BothModels(
         reduced, artefact, table.pictures, LeaveOut(reduced.trained.model, learnt, tensors), step
     )
@@ -207,7 +207,7 @@ def recalibrate(
     if fresh:
         notes, questions = settle(find_unusual(rows, calibration, defects, fresh))
     now, then = (
-        np.array([one.values[0] for one in several.values() if not one.is_lost]).T
+        np.array([scores.values[0] for scores in several.values() if not scores.is_lost]).T
         for several in (judged.answers.pictures, models.trained.pictures)
     )
     certificates = _certify_engines(reduced, shown, before, calibration, now, then)
@@ -248,10 +248,10 @@ def _certify_engines(
     (scores, maps), defective = run_one_by_one(reduced.sessions[0], shown), with_defects(shown)
     expected = run_one_by_one(reduced.trained, defective)[0].astype(np.float64)
     certificates = []
-    for one in reduced.sessions:
-        consistency = certify_session(one, shown, scores, maps, calibration)
+    for session in reduced.sessions:
+        consistency = certify_session(session, shown, scores, maps, calibration)
         found = certify_reduced(consistency, before, (now[0], then[0]), (now[1], then[1]), changed)
-        errors = np.abs(run_one_by_one(one, defective)[0].astype(np.float64) - expected)
+        errors = np.abs(run_one_by_one(session, defective)[0].astype(np.float64) - expected)
         errors /= difference_scales(before.scores, before.score_threshold, expected)
         certificates.append(replace(found, simulated=float(np.nan_to_num(errors, nan=np.inf).max())))
     return certificates
@@ -367,7 +367,7 @@ class _BothModels:
         lit = manifest.preprocess.normalization is not None
         known = {row.hash: row for row in scored(manifest.pictures)}
         reduced, trained = (
-            Predictor(self.artefact, one) for one in (self.reduced.sessions[0], self.reduced.trained)
+            Predictor(self.artefact, session) for session in (self.reduced.sessions[0], self.reduced.trained)
         )
         new = SessionPictures(reduced, self.pictures, self.step).answers(rows, run_of, lights)
         left_out = _leave_out_learnt(manifest, self.leave_out)

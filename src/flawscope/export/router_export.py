@@ -76,13 +76,13 @@ def export_router(
     products = {}
     by = None if artefact.recognition is None else _exported_recognition(artefact.recognition, threads)
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        for k, (name, one) in enumerate(artefact.products.items()):
+        for k, (name, product) in enumerate(artefact.products.items()):
             own = Path(folder) / f"{k}{EXPORTED_SUFFIX}"
             given = pictures.get(name, ())
             export_as = partial(export, pictures=given, threads=threads, failures=failures, step=step)
             try:
-                check_exportable(one, precisions[name], given)
-                certificates[name] = export_as(one, own, precision=precisions[name])
+                check_exportable(product, precisions[name], given)
+                certificates[name] = export_as(product, own, precision=precisions[name])
             except FlawscopeError as error:
                 raise type(error)(f"{name}: {error}") from error
             networks[name], products[name] = NetworkFile.open(own), onnx_file.read(own)
@@ -101,10 +101,10 @@ def _exported_recognition(by: DescriptorModel, threads: int | None) -> Descripto
     graph = onnx_graph.trace_module(
         network, {"images": torch.zeros(2, 3, *network.size)}, ["descriptors"]
     ).SerializeToString()
-    images = [unpack_images(one) for one in by.samples.values()]
+    images = [unpack_images(packed) for packed in by.samples.values()]
     rng = np.random.default_rng(0)
     images.append(rng.random((1, 3, *network.size), np.float32))  # of models that hold no samples
-    images += [add_defect(one[:1], rng) for one in images]
+    images += [add_defect(product_images[:1], rng) for product_images in images]
     expected, rule = Describing(network), Recogniser(by.known)
     for engine in map(exported_engine, engines_for("fp32")):
         describe = ExportedDescriptors(engine, graph, "cpu", threads)

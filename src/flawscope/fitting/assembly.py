@@ -167,7 +167,7 @@ class FitResult:
         far = {prepared.reader.names[i]: score for i, score in fitted.suspects.items()}
         suspects = list_suspects(unusual, {row.name: row.score for row in self.good.pictures}, far)
         if suspects:
-            facts[SUSPECTS] = [[*one] for one in suspects]
+            facts[SUSPECTS] = [[*suspect] for suspect in suspects]
         facts["seconds_total"] = round(time.monotonic() - self.began, 3)
         if self.samples.seconds is not None:
             facts["seconds_view"] = round(self.samples.seconds, 4)

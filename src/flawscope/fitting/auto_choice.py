@@ -14,7 +14,7 @@ MARGIN = 0.01  # AUROC: of settings that differ by less, the one that costs less
 
 def compared_rounds(trials: Sequence[Trial]) -> int:
     """Return the number of rounds that at least two settings were tried in; of a single one, its own."""
-    counts = sorted((one.rounds for one in trials), reverse=True)
+    counts = sorted((trial.rounds for trial in trials), reverse=True)
     return next(iter(counts[1:] or counts), 0)
 
 
@@ -24,17 +24,17 @@ def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
     They are compared by given defects first, then those that are left by simulated ones. All are compared by
     the same rounds.
     """
-    ended = [one for one in trials if one.rounds]
+    ended = [trial for trial in trials if trial.rounds]
     if not ended:
         return []
     rounds = compared_rounds(ended)
-    near = [one for one in ended if one.rounds >= rounds]
+    near = [trial for trial in ended if trial.rounds >= rounds]
     for kind in range(len(near[0].figures())):
-        best = max(one.figures(rounds)[kind] for one in near)
-        near = [one for one in near if best - one.figures(rounds)[kind] < margin]
+        best = max(trial.figures(rounds)[kind] for trial in near)
+        near = [trial for trial in near if best - trial.figures(rounds)[kind] < margin]
     return near
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
     """Return the quickest trial among those that are nearly the best, by `MARGIN`; None: none was ended."""
-    return min(nearly_best(trials, MARGIN), key=lambda one: one.seconds, default=None)
+    return min(nearly_best(trials, MARGIN), key=lambda trial: trial.seconds, default=None)

@@ -137,22 +137,22 @@ class Search:
         took, enough = self.time.spent, 0
         if self.is_known and self.earlier is not None:
             took += self.earlier.seconds
-        untried = [one for one in self.waiting if one.flags not in self.trials]
-        late = [Recipe.from_flags(one.flags) for one in self.trials.values() if not one.was_ended]
+        untried = [waiting for waiting in self.waiting if waiting.flags not in self.trials]
+        late = [Recipe.from_flags(trial.flags) for trial in self.trials.values() if not trial.was_ended]
         if self.rounds and (late or untried):
             how = self.rounds[0], found, len(self.sources)
             for recipe in (*late, *untried):
                 minutes = self.time.minutes_for([recipe], *how)
                 self.trials[recipe.flags] = Trial(recipe.flags, note=NO_TIME, minutes=minutes)
             enough = self.time.minutes_for([*late, *untried], *how)
-        done = self.rounds[: max((one.rounds for one in self.trials.values()), default=0)]
+        done = self.rounds[: max((trial.rounds for trial in self.trials.values()), default=0)]
         return Choice(
             found.flags,
             reason,
             tuple(self.trials.values()),
-            good=sum(len(one.left_out) for one in done),
+            good=sum(len(pictures.left_out) for pictures in done),
             given=len(self.given_sources),
-            simulated=sum(one.count for one in done),
+            simulated=sum(pictures.count for pictures in done),
             seconds=round(took, 1),
             digest=self.digest,
             enough=enough,
@@ -178,7 +178,7 @@ class Search:
             return f"defects are not simulated in {of}: give some (--seen)"
         shuffled = [self.given_sources[int(i)] for i in rng.permutation(len(self.given_sources))]
         self.rounds = make_rounds(self.load, self.order, shuffled, self.seed, can_simulate)
-        self._take_up([one.thumbnail.tobytes() for one in looks if one is not None])
+        self._take_up([look.thumbnail.tobytes() for look in looks if look is not None])
         return None
 
     def _take_up(self, thumbnails: Sequence[bytes]) -> None:
@@ -186,8 +186,8 @@ class Search:
         same = names_of(search=WITHOUT_EFFECT)
         given = {name: value for name, value in self.options.items() if name not in same}
         digest = hashlib.sha256(repr((sorted(given.items()), sorted(self.given))).encode())
-        for one in thumbnails:
-            digest.update(one)
+        for thumbnail in thumbnails:
+            digest.update(thumbnail)
         self.digest = digest.hexdigest()[:16]
         if self.earlier is None:
             return
@@ -196,7 +196,7 @@ class Search:
             return
         self.is_known = True
         self.time.fitted = self.earlier.flags if self.has_model else None
-        self.trials = {one.flags: one for one in self.earlier.trials if one.was_ended}
+        self.trials = {earlier.flags: earlier for earlier in self.earlier.trials if earlier.was_ended}
         for trial in self.trials.values():
             self.time.note(trial.flags, Taken(trial.fit_seconds, trial.seconds))
         count = len(self.trials)
@@ -218,11 +218,11 @@ class Search:
         shape = max(height for height, _ in shapes), max(width for _, width in shapes)
         views = [*propose_views(self.frame, shape, bool(self.given)), *propose_tiles(self.frame, max(shape))]
         own = self.frame.options.keys()
-        self.waiting = [one for one in views if all(map(self._is_free, one.options.keys() - own))]
+        self.waiting = [view for view in views if all(map(self._is_free, view.options.keys() - own))]
         self._tell_time()
         for recipe in self.waiting:
             self._attempt(recipe, self.rounds[0])
-            self.memory.drop(keep=("", *(one.flags for one in self._contenders())))
+            self.memory.drop(keep=("", *(trial.flags for trial in self._contenders())))
         for tried in self.rounds[1:]:
             again = self._tried_again(tried)
             if len(again) < 2:
@@ -274,13 +274,13 @@ class Search:
 
     def _tried(self) -> list[Trial]:
         """Return the trials that may be chosen: those that find parts as `frame` does."""
-        return [one for one in self.trials.values() if one.flags.startswith(self.frame.flags)]
+        return [trial for trial in self.trials.values() if trial.flags.startswith(self.frame.flags)]
 
     def _contenders(self) -> list[Trial]:
         """Return the trials that another round may show to be the best, best first."""
         trials = self._tried()
         near = nearly_best(trials, NEAR / math.sqrt(max(1, compared_rounds(trials))))
-        near.sort(key=lambda one: one.figures(), reverse=True)
+        near.sort(key=lambda trial: trial.figures(), reverse=True)
         return near[:CONTENDERS]
 
     def _tried_again(self, tried: Round) -> list[Recipe]:
@@ -288,7 +288,7 @@ class Search:
 
         A single contender is not tried: results of different rounds are not comparable.
         """
-        again = [Recipe.from_flags(one.flags) for one in self._contenders()]
+        again = [Recipe.from_flags(trial.flags) for trial in self._contenders()]
         while again and not self._has_time_for(again, tried):
             again.pop()
         return again
@@ -297,17 +297,17 @@ class Search:
         """Return the settings that were best in the mean, of those that can still be fitted, and why."""
         trials = self._tried()
         every = len(self.sources)
-        in_time = [one for one in trials if self.time.can_end(Recipe.from_flags(one.flags), every)]
+        in_time = [trial for trial in trials if self.time.can_end(Recipe.from_flags(trial.flags), every)]
         best = best_of(in_time or trials)
         if best is None:
             return Recipe(), "there was no time to try others: give more minutes"
         recipe = Recipe.from_flags(best.flags)
-        compared = [one for one in trials if one.rounds]
+        compared = [trial for trial in trials if trial.rounds]
         if len(compared) == 1:
             return recipe, self._with_found(best, self._why_alone(best))
         apart = best.separation()
         why = f"of {len(compared)} settings it tells good pictures best from {apart}"
-        if any(one.figures(best.rounds) > best.figures() for one in compared if one.rounds >= best.rounds):
+        if any(trial.figures(best.rounds) > best.figures() for trial in compared if trial.rounds >= best.rounds):
             why = (
                 f"it tells good pictures from {apart} as well as the best of {len(compared)} settings, "
                 f"within {MARGIN:.0%}, in less time"
@@ -318,11 +318,11 @@ class Search:
         """Return why settings are taken that are compared with no others."""
         if best.flags:
             return "parts lie elsewhere in each picture"
-        others = [one for one in self.trials.values() if one.flags]
-        untried = [one for one in self.waiting if one.flags not in self.trials]
+        others = [trial for trial in self.trials.values() if trial.flags]
+        untried = [recipe for recipe in self.waiting if recipe.flags not in self.trials]
         if not others and not untried:
             return "there was nothing else to try beside the options given"
-        if untried or not all(one.was_ended for one in others):
+        if untried or not all(trial.was_ended for trial in others):
             return "no other setting was tried to the end"
         return "no other setting can be used: the table says why"
 
@@ -339,7 +339,7 @@ class Search:
     def _is_free(self, name: str) -> bool:
         """Whether an option of the fit was left open; those of `SEEN` count as one."""
         names = SEEN if name in SEEN else (name,)
-        return all(self.options.get(one) in (None, False, "default") for one in names)
+        return all(self.options.get(option) in (None, False, "default") for option in names)
 
     def _attempt(self, recipe: Recipe, tried: Round) -> bool:
         """Try a recipe in a round, unless it was tried before; return whether it was tried to the end."""
@@ -366,7 +366,7 @@ class Search:
         if best is None:
             return self.time.has_time(recipes, len(self.sources))
         after = [Recipe.from_flags(best.flags), *recipes]
-        seconds = sum(self.time.trial_seconds(one, tried) for one in recipes)
+        seconds = sum(self.time.trial_seconds(recipe, tried) for recipe in recipes)
         return self.time.has_time(after, len(self.sources), seconds)
 
     def _try(self, recipe: Recipe, tried: Round, before: Trial) -> Trial:
@@ -451,7 +451,7 @@ class Search:
         for k in range(0, len(pictures), BATCH):
             step(place + k)
             batch = pictures[k : k + BATCH]
-            shown = [one.draw(self.load) if isinstance(one, SimulatedPatch) else one for one in batch]
+            shown = [source.draw(self.load) if isinstance(source, SimulatedPatch) else source for source in batch]
             for found in model.predict(shown):
                 sure = any(finding.decides for finding in found.findings)
                 scores.append(BEYOND if sure or not math.isfinite(found.score) else found.score)

@@ -59,12 +59,12 @@ def make_candidate(
     old = in_use.mapping if trained in (None, active) else router.read_fitted(trained)
     old = _as_chosen(old, in_use)
     file = Path(out)
-    for name, one in old.products.items():
-        _check_suffix(file, choose_way(how, one), Path(active), in_use.products[name])
+    for name, product in old.products.items():
+        _check_suffix(file, choose_way(how, product), Path(active), in_use.products[name])
     made = update_models(
         old,
         in_use,
-        [ReviewedPicture(**one) for one in pictures],
+        [ReviewedPicture(**picture) for picture in pictures],
         UpdateOptions(how=how, device=device, step=step),
         open_fitted_datasets(good, old) if good else None,
     )
@@ -85,16 +85,16 @@ def _as_chosen(old: ModelMapping, in_use: router.Model) -> ModelMapping:
             "that it was exported from"
         )
     chosen = {}
-    for name, one in old.products.items():
+    for name, product in old.products.items():
         own = in_use.products[name].calibration.chosen
-        manifest = replace(one.manifest, calibration=replace(one.manifest.calibration, **own))
-        chosen[name] = replace(one, manifest=manifest)
+        manifest = replace(product.manifest, calibration=replace(product.manifest.calibration, **own))
+        chosen[name] = replace(product, manifest=manifest)
     return replace(old, products=chosen)
 
 
 def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:
     """Write the models, exported where the file's suffix says so."""
-    runs_in = {one.session.suffix for one in model.products.values()}
+    runs_in = {product.session.suffix for product in model.products.values()}
     if file.suffix == ARCHIVE_SUFFIX:
         step("export", 0, 1)
         export_router(model.mapping, file)

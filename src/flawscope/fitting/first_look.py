@@ -63,7 +63,7 @@ def look_first(
         InputError: Some pictures show nothing, and `force` is not set.
     """
     shown = see_pictures(pictures, step, reduce)
-    looks = [one.look for one in shown]
+    looks = [picture.look for picture in shown]
     remarks = refuse(find_unusual_looks(looks, names), force)
     units = units_of(named_rows(names, looks), part_of=part_of)
     return FirstLook([row.unit for row in units.rows], [*remarks, *units.remarks], shown)
@@ -90,7 +90,7 @@ class SeenPicture(NamedTuple):
 
 def look_at(sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess) -> list[Look | None]:
     """Return the look of each picture, of many channels that of the first group; None: it cannot be read."""
-    return [one.look for one in see_pictures(DecodedPictures(sources, how.channels), step)]
+    return [picture.look for picture in see_pictures(DecodedPictures(sources, how.channels), step)]
 
 
 def see_pictures(
@@ -152,9 +152,9 @@ def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: 
     """
     every = range(len(pictures.sources))
     overviews = {
-        i: preprocess.small(one, OVERVIEW_SIDE)
+        i: preprocess.small(picture, OVERVIEW_SIDE)
         for i in every
-        if (one := pictures.read_or_none(i)) is not None
+        if (picture := pictures.read_or_none(i)) is not None
     }
     read = [*overviews]
     found = learn_several_parts(

@@ -278,7 +278,7 @@ def _fit_and_assemble(
         names = [*images]
         packed = pack_images(np.stack([*images.values()])) if images else None
     else:
-        names = [one["name"] for one in old.manifest.samples]
+        names = [sample["name"] for sample in old.manifest.samples]
         packed = old.tensors.get("samples")
     kept = Samples() if packed is None else score_samples(model, names, packed, unpack_images(packed))
     found = None

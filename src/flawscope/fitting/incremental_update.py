@@ -61,11 +61,11 @@ class Updates:
     @property
     def learnt(self) -> list[int]:
         """Numbers of the pictures that any of the models learnt from."""
-        return [number for one in self.made.values() for number in one.learnt]
+        return [number for update in self.made.values() for number in update.learnt]
 
     def judgement(self) -> Judgement:
         """Return the judgement of all next models together, for people."""
-        found = Judgement.joined([one.judgement() for one in self.made.values()])
+        found = Judgement.joined([update.judgement() for update in self.made.values()])
         return replace(found, unreadable=sorted({*found.unreadable, *self.unplaced}))
 
 
@@ -108,8 +108,8 @@ def update_models(
         )
     _check_learns(pictures, made, unplaced)
     model = active if {*made} == {*old.products} else open_joined(old, options.device)
-    for name, one in made.items():
-        model = model.with_product(name, one.predictor)
+    for name, update in made.items():
+        model = model.with_product(name, update.predictor)
     return Updates(model, made, unplaced)
 
 
@@ -120,14 +120,14 @@ def _by_model(
     if old.views is None:
         return {ONE: [*pictures]}, {}
     found, unplaced = dict[str, list[ReviewedPicture]](), dict[int, str]()
-    for one in pictures:
+    for picture in pictures:
         try:
-            view = one.view or old.views.parse(one.name).view
+            view = picture.view or old.views.parse(picture.name).view
             if view not in old.products:
-                raise unknown_view_error(one.name, view, old.products)
-            found.setdefault(view, []).append(one)
+                raise unknown_view_error(picture.name, view, old.products)
+            found.setdefault(view, []).append(picture)
         except InputError as error:
-            unplaced[one.number] = str(error)
+            unplaced[picture.number] = str(error)
     return found, unplaced
 
 
@@ -136,12 +136,12 @@ def _check_learns(
 ) -> None:
     """Raise InputError where no model learns anything."""
     unusable = dict(unplaced)
-    for one in made.values():
-        unusable |= one.unreadable
+    for update in made.values():
+        unusable |= update.unreadable
     if pictures and len(unusable) == len(pictures):
         first = next(iter(unusable.values()))
         raise InputError(f"none of {pluralize(len(pictures), 'picture')} can be used; the first: {first}")
-    if all(one.rests for one in made.values()):
+    if all(update.rests for update in made.values()):
         raise InputError(
             "there is nothing new to learn from: no picture that the model does not know; give others"
         )
@@ -256,7 +256,7 @@ def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMap
         InputError: They are exported, of several products, or of a method that cannot be extended.
     """
     if isinstance(model, Router):
-        fitted = {name: fitted_artefact(one) for name, one in model.products.items()}
+        fitted = {name: fitted_artefact(product) for name, product in model.products.items()}
         old = replace(model.artefact, products=fitted)
     elif isinstance(model, str | os.PathLike):
         old = read_fitted(model)
@@ -267,8 +267,8 @@ def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMap
             "a joint model is added to by `flawscope fit --joint --update`, which learns to recognise the "
             "new pictures, too"
         )
-    for one in old.products.values():
-        method = registry.method(one.manifest.method)
+    for product in old.products.values():
+        method = registry.method(product.manifest.method)
         if not method.extends:
             raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
     return old
@@ -282,9 +282,9 @@ def _with_group(old: ModelMapping, group: str) -> ModelMapping:
     """
     if old.views is not None:
         raise InputError("group is for models of one product: the names' own pattern tells parts and views")
-    (one,) = old.products.values()
-    facts = {**one.manifest.facts, "group": group}
-    return ModelMapping.of(replace(one, manifest=replace(one.manifest, facts=facts)))
+    (product,) = old.products.values()
+    facts = {**product.manifest.facts, "group": group}
+    return ModelMapping.of(replace(product, manifest=replace(product.manifest, facts=facts)))
 
 
 def _seed(old: ModelMapping) -> int:
@@ -313,12 +313,12 @@ def _report_updates(made: Updates, old: ModelMapping, names: Sequence[str], forc
     A model that finds fewer defects has a question, unless `force` is set.
     """
     model, unplaced = made.model, [*made.unplaced.values()]
-    for name, one in made.made.items():
+    for name, update in made.made.items():
         notes = old.products[name].manifest.notes
-        predictor = _report_update(one, notes, names, force, _named(name, say))
-        lost = [*one.unreadable.values(), *predictor.failures, *unplaced]
+        predictor = _report_update(update, notes, names, force, _named(name, say))
+        lost = [*update.unreadable.values(), *predictor.failures, *unplaced]
         unplaced = []
-        scores = {number: one.comparison.before[number].score for number in one.unsure}
+        scores = {number: update.comparison.before[number].score for number in update.unsure}
         unsure = [Suspect(names[number], score, LIKE_DEFECTS) for number, score in scores.items()]
         predictor = predictor.with_failures(lost)
         predictor.manifest.facts[SUSPECTS] = [[*suspect] for suspect in unsure]
@@ -365,7 +365,7 @@ def open_fitted_datasets(folder: str | os.PathLike[str], old: ModelMapping) -> d
     Raises:
         InputError: The folder has no pictures of a view.
     """
-    found = {name: open_fitted_dataset(folder, one) for name, one in old.products.items()}
+    found = {name: open_fitted_dataset(folder, product) for name, product in old.products.items()}
     if old.views is None:
         return found
     for view, dataset in found.items():

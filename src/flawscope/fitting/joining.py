@@ -88,8 +88,8 @@ def join(
         raise InputError("join takes good pictures of each model: give both by the products' names")
     network = descriptor_model(artefacts)
     found = {
-        name: describe_product(network, one, pictures[name], device=device, step=step)
-        for name, one in artefacts.items()
+        name: describe_product(network, artefact, pictures[name], device=device, step=step)
+        for name, artefact in artefacts.items()
     }
     return open_joined(ModelMapping(artefacts, with_products(network, found)), device)
 
@@ -112,10 +112,10 @@ def _one_model(name: str, model: Model) -> Artefact:
 def with_products(network: DescriptorModel, found: Mapping[str, Described]) -> DescriptorModel:
     """Return the network with descriptors of further products, or of further pictures of one."""
     known, samples = dict(network.known), dict(network.samples)
-    for name, one in found.items():
-        known[name] = known[name].merged(one.known) if name in known else one.known
-        if len(one.samples):
-            samples.setdefault(name, one.samples)
+    for name, descriptors in found.items():
+        known[name] = known[name].merged(descriptors.known) if name in known else descriptors.known
+        if len(descriptors.samples):
+            samples.setdefault(name, descriptors.samples)
     return replace(network, known=known, samples=samples)
 
 
@@ -124,7 +124,7 @@ def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
 
     It has the backbone of the first model that has one, else the default one.
     """
-    first = next((one for one in products.values() if _has_backbone(one.manifest)), None)
+    first = next((product for product in products.values() if _has_backbone(product.manifest)), None)
     settings: dict[str, Any] = {"size": SIZE, "stages": (STAGE,)}
     if first is not None:
         own = first.manifest.config
@@ -140,7 +140,7 @@ def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
     else:
         tensors = {name: values for name, values in first.tensors.items() if name.startswith("backbone.")}
         tensors["roi"] = np.ones(config.network_size, np.bool_)
-    levels = [levels for one in products.values() if (levels := one.manifest.preprocess.levels) is not None]
+    levels = [levels for product in products.values() if (levels := product.manifest.preprocess.levels) is not None]
     seen = Preprocess.of_levels(widest(levels), size=config.network_size)
     return DescriptorModel(asdict(config), seen, tensors, {})
 
@@ -181,7 +181,7 @@ def describe_product(
         images = open_dataset(os.fspath(images))
     sources, _, _ = split_sources(images, None)
     opened = DescriptorNetwork.open(network, device)
-    roi, nearest = (None if one is None else one.cpu().numpy() for one in (opened.roi, opened.nearest))
+    roi, nearest = (None if tensor is None else tensor.cpu().numpy() for tensor in (opened.roi, opened.nearest))
     reader = Reader(sources, network.preprocess, set(), roi=roi, hidden=opened.config.hidden, nearest=nearest)
     unit_of = {row.hash: row.unit for row in manifest.pictures if row.role in LEARNT_ROLES}
     learnt = unit_of.keys() - {*described}
@@ -245,8 +245,8 @@ def _descriptors(
     found: dict[int, NDArray[np.float32]] = {}
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
-        one = network.describe(features[None], None if inside is None else inside[None])
-        found[number] = one[0].float().cpu().numpy()
+        descriptor = network.describe(features[None], None if inside is None else inside[None])
+        found[number] = descriptor[0].float().cpu().numpy()
 
     embed_pictures(network, load, numbers, store, step, stage)
     return dict(sorted(found.items()))

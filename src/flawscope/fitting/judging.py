@@ -242,7 +242,7 @@ class FitPictures:
         summaries = self._summarise(pictures, rows, self.leave_out_part, [], "calibration")
         found = {i: of[0] for i, of in zip(pictures, summaries, strict=True) if of[0]}
         if self.fusion is None:
-            self.fusion = fit_fusion(self.score_kind, [one for frames in found.values() for one in frames])
+            self.fusion = fit_fusion(self.score_kind, [frame for frames in found.values() for frame in frames])
         return {i: self._values(frames) for i, frames in found.items()}
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]) -> Answers:
@@ -258,7 +258,7 @@ class FitPictures:
         if lights[1:]:
             several = self._summarise(shown, rows, run_of, lights[1:], "calibration in each light")
         for i, in_lights in zip(shown, several, strict=True):
-            values = [self.known[i], *(self._values(one) if one else LOST for one in in_lights)]
+            values = [self.known[i], *(self._values(frames) if frames else LOST for frames in in_lights)]
             found.pictures[i] = Answer(np.array(values))
         lost = Answer(np.array([LOST] * len(lights)))
         found.pictures.update((i, lost) for i in rows if i not in self.known)
@@ -266,7 +266,7 @@ class FitPictures:
 
     def _values(self, frames: Sequence[TileSummary]) -> Values:
         fusion = self.fusion or Fusion("views")
-        return worst(Values(*one.fused(fusion)) for one in frames)
+        return worst(Values(*frame.fused(fusion)) for frame in frames)
 
     def _summarise(
         self,
@@ -298,8 +298,8 @@ class FitPictures:
             bound = of.bound_run(row.unit)
             assert run is not None  # each part of a fit is left out
             found = [
-                [] if one is None else [frame.summary(run, roi, batch, bound) for frame in one.frames]
-                for one in views
+                [] if view is None else [frame.summary(run, roi, batch, bound) for frame in view.frames]
+                for view in views
             ]
             advance()
             return found
@@ -319,12 +319,12 @@ def fit_fusion(score: str, found: Sequence[TileSummary]) -> Fusion:
     Both then have the same mean of the maps, and of the higher half of the maxima: neither drowns the other,
     and each has its share of the false alarms.
     """
-    found = [one for one in found if one.whole_peak > -math.inf]
+    found = [peaks for peaks in found if peaks.whole_peak > -math.inf]
     if not found:
         return Fusion(score)
-    tiles, whole = (np.mean([one.means[k] for one in found]) for k in (0, 1))
-    of_tiles = _upper_half_mean([one.maxima[0] for one in found])
-    of_whole = _upper_half_mean([one.whole_peak for one in found])
+    tiles, whole = (np.mean([peaks.means[k] for peaks in found]) for k in (0, 1))
+    of_tiles = _upper_half_mean([peaks.maxima[0] for peaks in found])
+    of_whole = _upper_half_mean([peaks.whole_peak for peaks in found])
     reach = of_whole - whole
     if not reach > 1e-6 * max(1.0, abs(of_whole)) or not of_tiles > tiles:
         return Fusion(score)

@@ -85,21 +85,21 @@ def update_one(
     device, step = options.device, options.step
     new = UpdatePictures.read(pictures, old, step)
     usable, contradictory, unreadable = _find_usable(pictures, new)
-    known = {one.digest: one.before for one in usable if one.before is not None}
-    judged_before = [one for one in usable if one.judged]
+    known = {picture.digest: picture.before for picture in usable if picture.before is not None}
+    judged_before = [picture for picture in usable if picture.judged]
     now = whole(active.manifest)
     before = score_pictures(active, judged_before, new.places, new.table.pictures, known, now, step)
-    new = new.with_units([one.digest for one in usable if _needs_unit(one, how)], old, options.say)
+    new = new.with_units([picture.digest for picture in usable if _needs_unit(picture, how)], old, options.say)
     defect_like_numbers = find_defect_like(old, usable, before)
-    unsure = {one.number for one in usable if one.number in defect_like_numbers and not one.sure}
+    unsure = {picture.number for picture in usable if picture.number in defect_like_numbers and not picture.sure}
     if unsure and options.refuse_unsure:
-        raise _power_lost([one for one in usable if one.number in unsure], before)
+        raise _power_lost([picture for picture in usable if picture.number in unsure], before)
     if not options.force:
-        usable_good = [one for one in usable if one.good and (one.learn or one.drawn)]
-        looks = [new.row(one).look for one in usable_good]
-        refuse(find_unusual_looks(looks, [one.name for one in usable_good]), options.force)
-    rest = [one for one in usable if one.number not in unsure]
-    wanted = [one for one in rest if one.learn]
+        usable_good = [picture for picture in usable if picture.good and (picture.learn or picture.drawn)]
+        looks = [new.row(picture).look for picture in usable_good]
+        refuse(find_unusual_looks(looks, [picture.name for picture in usable_good]), options.force)
+    rest = [picture for picture in usable if picture.number not in unsure]
+    wanted = [picture for picture in rest if picture.learn]
     train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
     has_nothing_new = how == EXTENDED and not unsure and not _has_new(rest, old, train_hashes)
     rests = has_nothing_new or bool(unreadable and not usable)
@@ -108,11 +108,11 @@ def update_one(
     hidden = _HiddenDefects()
     if how == EXTENDED and options.check and not rests:
         hidden = _score_simulated(active, old, candidates, device, step)
-    judged = [one for one in usable if one.number in before]
-    judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
+    judged = [picture for picture in usable if picture.number in before]
+    judged = [*{picture.digest: picture for picture in reversed(judged)}.values()][::-1]  # the first of copies
     best = _choose_candidate(candidates, active, whole, judged, before, options.fair, hidden)
     learnt_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
-    learnt = [one.number for one in wanted if one.digest in learnt_hashes]
+    learnt = [picture.number for picture in wanted if picture.digest in learnt_hashes]
     kept = best.predictor is not candidates[0][0]
     return Update(
         best,
@@ -122,7 +122,7 @@ def update_one(
         contradictory,
         unreadable,
         rests=rests,
-        inside=[one.number for one in usable if not one.good and one.digest in train_hashes],
+        inside=[picture.number for picture in usable if not picture.good and picture.digest in train_hashes],
         drawn=0 if kept else _count_drawn(best.predictor, rest),
         kept=kept,
         clear=_fence_severity(old),
@@ -135,14 +135,14 @@ def update_one(
 def _unchanged(job: Job) -> Candidate:
     """Return the model as it is, where there is nothing new to learn from."""
     model = open_fitted(job.old, job.options.device)
-    return model, lambda several: {one.number: job.before[one.number] for one in several}
+    return model, lambda several: {picture.number: job.before[picture.number] for picture in several}
 
 
 def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) -> PowerLostError:
     """Return the error for pictures called good that look like defects."""
     return PowerLostError(
         f"{pluralize(len(unsure), 'picture')} called good, but as far out as defects",
-        [one.name for one in sorted(unsure, key=lambda one: -before[one.number].severity)],
+        [picture.name for picture in sorted(unsure, key=lambda picture: -before[picture.number].severity)],
         data_checks.CALLED_GOOD.coded(
             "look again and take out what is not good, or --drop-suspects, or go on with --force"
         ),
@@ -152,10 +152,10 @@ def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) 
 def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: Collection[str]) -> bool:
     """Whether a model has yet to learn from some of the pictures, or to know some that were drawn."""
     known = {picture.hash for picture in old.manifest.pictures}
-    for one in pictures:
-        if one.learn and one.digest not in train_hashes:
+    for offered in pictures:
+        if offered.learn and offered.digest not in train_hashes:
             return True
-        if one.drawn and one.digest not in known:
+        if offered.drawn and offered.digest not in known:
             return True
     return False
 
@@ -212,11 +212,11 @@ def _choose_candidate(
         fair: Whether the drawn pictures are called a fair sample.
         hidden: Simulated defects.
     """
-    sample = [one for one in judged if one.drawn] if fair else []
+    sample = [picture for picture in judged if picture.drawn] if fair else []
     best: Comparison | None = None
     for model, scores in candidates:
         after = scores(judged)
-        scored = [one for one in sample if one.number in after]
+        scored = [picture for picture in sample if picture.number in after]
         unlike = _is_unlike(model, active, scored, after)
         found = Comparison(
             model,
@@ -243,7 +243,7 @@ def _is_unlike(
 ) -> bool:
     """Whether a sample raises more alarms than a fair one would by chance."""
     judging, units = active.calibration, _units_in(model, sample)
-    alarms = [bool(judging.is_anomalous(after[one.number].score)) for one in sample]
+    alarms = [bool(judging.is_anomalous(after[picture.number].score)) for picture in sample]
     chance = judge_pictures(alarms, units, judging.expected_rate, judging.unit_count).chance
     return bool(sample) and chance < SIGNIFICANCE
 
@@ -270,12 +270,12 @@ def _needs_unit(picture: ReviewedPicture, how: str) -> bool:
 def _units_in(model: Predictor, pictures: Sequence[ReviewedPicture]) -> list[int]:
     """Return units of pictures in a model; a picture that it does not know is a unit of its own."""
     units = {row.hash: row.unit for row in model.manifest.pictures}
-    return [units.get(one.digest, -2 - k) for k, one in enumerate(pictures)]
+    return [units.get(picture.digest, -2 - k) for k, picture in enumerate(pictures)]
 
 
 def _count_drawn(model: Predictor, pictures: Sequence[ReviewedPicture]) -> int:
     """Return the number of the drawn pictures that decide a model's threshold."""
-    drawn = {one.digest for one in pictures if one.drawn}
+    drawn = {picture.digest for picture in pictures if picture.drawn}
     return sum(row.counted and row.hash in drawn for row in model.manifest.pictures)
 
 
@@ -290,22 +290,22 @@ def _find_usable(
     """
     rows, failures = new.table.rows, new.table.failures
     unreadable = {pictures[place].number: reason for place, reason in failures.items()}
-    usable = [replace(one, digest=rows[place].hash) for place, one in enumerate(pictures) if place in rows]
+    usable = [replace(picture, digest=rows[place].hash) for place, picture in enumerate(pictures) if place in rows]
     verdicts: dict[str, set[bool]] = {}
-    for one in usable:
-        if one.judged:
-            verdicts.setdefault(one.digest, set()).add(one.good)
-    contradictory = {one.number for one in usable if len(verdicts.get(one.digest, ())) > 1}
-    return [one for one in usable if one.number not in contradictory], sorted(contradictory), unreadable
+    for picture in usable:
+        if picture.judged:
+            verdicts.setdefault(picture.digest, set()).add(picture.good)
+    contradictory = {picture.number for picture in usable if len(verdicts.get(picture.digest, ())) > 1}
+    return [picture for picture in usable if picture.number not in contradictory], sorted(contradictory), unreadable
 
 
 def find_defect_like(
     old: Artefact, pictures: Sequence[ReviewedPicture], before: Mapping[int, Score]
 ) -> set[int]:
     """Return the numbers of false alarms that look like defects (`defect_like`)."""
-    known = [before[one.number] for one in pictures if not one.good and one.number in before]
+    known = [before[picture.number] for picture in pictures if not picture.good and picture.number in before]
     found = [score.severity for score in known if score.anomalous]
-    learn = {one.number: before[one.number] for one in pictures if one.learn and one.number in before}
+    learn = {picture.number: before[picture.number] for picture in pictures if picture.learn and picture.number in before}
     strengths = {number: Strength(score.score, score.severity) for number, score in learn.items()}
     return defect_like(strengths, found, old.manifest.suspicious_above)
 
@@ -341,33 +341,33 @@ def _find_responsible(
         device: Device, such as "cpu", "cuda" or "auto".
         step: Gets progress.
     """
-    learnt = [one for one in made.pictures if one.number in numbers]
-    learnt.sort(key=lambda one: -made.before[one.number].severity)
-    known = [one for one in made.pictures if one.number in made.lost][:MAX_TRIED_CORRECTIONS]
+    learnt = [picture for picture in made.pictures if picture.number in numbers]
+    learnt.sort(key=lambda picture: -made.before[picture.number].severity)
+    known = [picture for picture in made.pictures if picture.number in made.lost][:MAX_TRIED_CORRECTIONS]
     simulated = made.lost_simulated[:MAX_TRIED_CORRECTIONS]
     scores: list[tuple[float, ...]] = [
-        *((made.before[one.number].score, made.after[one.number].score) for one in known),
+        *((made.before[picture.number].score, made.after[picture.number].score) for picture in known),
         *(made.simulated[number] for number in simulated),
     ]
     found, tried = [], learnt[:MAX_TRIED_CORRECTIONS] if how == EXTENDED and len(learnt) > 1 else []
-    for done, one in enumerate(tried):
+    for done, correction in enumerate(tried):
         step("corrections one by one", done, len(tried))
-        model = learn_pictures(make_room_in_bank(old), new, [one], device=device, check=False)
+        model = learn_pictures(make_room_in_bank(old), new, [correction], device=device, check=False)
         alone = _scores_of(model, new, known)
         if defects is not None:
             by_number = score_with_models(defects, [model.detector], simulated)
             alone += [by_number[number][0] for number in simulated]
         if any(b > a and b - now >= BLAME_SHARE * (b - a) for (b, a), now in zip(scores, alone, strict=True)):
-            found.append(one.number)
-    return found or [one.number for one in learnt]
+            found.append(correction.number)
+    return found or [picture.number for picture in learnt]
 
 
 def _scores_of(model: Predictor, new: UpdatePictures, pictures: Sequence[ReviewedPicture]) -> list[float]:
     """Return the scores of pictures that can be judged."""
-    found = dict(predict_decoded(model, new.table.pictures, [new.place(one) for one in pictures]))
+    found = dict(predict_decoded(model, new.table.pictures, [new.place(picture) for picture in pictures]))
     scores = []
-    for one in pictures:
-        prediction = found[new.place(one)]
+    for picture in pictures:
+        prediction = found[new.place(picture)]
         if isinstance(prediction, InputError):
             raise prediction
         scores.append(prediction.score)

@@ -110,10 +110,10 @@ def pop_options(record: type[R], options: dict[str, Any]) -> R:
 def option_facts(arguments: DataclassInstance) -> dict[str, object]:
     """Return the facts by which a model keeps options that are not their defaults."""
     found = dict[str, object]()
-    for one in records_of(type(arguments)):
-        value = getattr(arguments, one.argument)
-        if one.fact and value != one.default:
-            found[one.fact] = value
+    for option in records_of(type(arguments)):
+        value = getattr(arguments, option.argument)
+        if option.fact and value != option.default:
+            found[option.fact] = value
     return found
 
 
@@ -171,7 +171,7 @@ def prepare(
         made if made is not None and fits else create_detector(method, config, inside, networks_of)
     )
     defects, unusable = read_defects(pictures.chosen.pairs, preprocess, roi, say)
-    looks = enumerate(one.look for one in pictures.looked.shown)
+    looks = enumerate(picture.look for picture in pictures.looked.shown)
     reader = Reader(
         pictures.chosen.sources,
         preprocess,
@@ -379,7 +379,7 @@ class _Steps:
 
     def find_frames(self, pictures: _Pictures) -> _Frames:
         preprocess = pictures.preprocess
-        small = [one.small for one in pictures.looked.shown if one.small is not None]
+        small = [picture.small for picture in pictures.looked.shown if picture.small is not None]
         chosen = aligned = None
         kind: PoseKind | None = None
         if self.how.align == "auto":  # as `fit --auto` proposes it, with frames alone

@@ -47,7 +47,7 @@ class Recipe:
     @classmethod
     def from_flags(cls, flags: str) -> Recipe:
         """Parse the flags of a recipe."""
-        pairs = (one.strip().partition(" ") for one in flags.split("--") if one.strip())
+        pairs = (flag.strip().partition(" ") for flag in flags.split("--") if flag.strip())
         return cls({name.replace("-", "_"): value or True for name, _, value in pairs})
 
     def with_options(self, **options: object) -> Recipe:

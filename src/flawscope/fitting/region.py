@@ -69,8 +69,8 @@ def _region_picture(named: str, sources: Sequence[PictureSource], names: Sequenc
     if named in names:
         return sources[[*names].index(named)]
     parts = Path(named).parts
-    paths = [one for one in sources if isinstance(one, str | os.PathLike)]
-    found = [one for one in paths if Path(one).parts[-len(parts) :] == parts]
+    paths = [source for source in sources if isinstance(source, str | os.PathLike)]
+    found = [path for path in paths if Path(path).parts[-len(parts) :] == parts]
     if len(found) > 1:
         raise InputError(f"--roi: {named} names {len(found)} pictures; write more of its path")
     if not found and not os.path.exists(named):
@@ -119,7 +119,7 @@ def learn_region(
             f"the region of interest is drawn on {name}, and {views.unusable}: name a better picture, "
             "--roi REGION@PICTURE"
         )
-    mask = read_roi(spec, how, [one.placed for one in views.frames])
+    mask = read_roi(spec, how, [frame.placed for frame in views.frames])
     moves = "" if how.reference is None else ", and moves with the part"
     say(f"region of interest: drawn on {name}{moves}; {mask.mean():.0%} of what the network sees counts")
     return mask

@@ -121,7 +121,7 @@ class SearchTime:
             pictures: Number of all pictures.
             before: Seconds until the fit begins.
         """
-        final = max(self.final_seconds(one, pictures) for one in recipes)
+        final = max(self.final_seconds(recipe, pictures) for recipe in recipes)
         return self.now() + before + RESERVE * final <= self.until
 
     def is_late(self, each: float, pictures: int) -> bool:
@@ -130,8 +130,8 @@ class SearchTime:
 
     def minutes_for(self, recipes: Sequence[Recipe], tried: Round, chosen: Recipe, pictures: int) -> int:
         """Return the minutes in which more settings would be tried, and the model fitted, rounded up."""
-        more = sum(self.trial_seconds(one, tried) for one in recipes)
-        final = max(self.final_seconds(one, pictures) for one in (chosen, *recipes))
+        more = sum(self.trial_seconds(recipe, tried) for recipe in recipes)
+        final = max(self.final_seconds(recipe, pictures) for recipe in (chosen, *recipes))
         whole = self.until - self.began
         return max(math.ceil((self.spent + more + RESERVE * final) / 60), math.ceil(whole / 60) + 1)
 

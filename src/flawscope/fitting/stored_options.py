@@ -25,7 +25,7 @@ def stored_values(old: Artefact, arguments: type[DataclassInstance]) -> dict[str
     The smallest defect is not among them, as the tiles that it chose are settings of the method, nor seen
     defects: a model knows their hashes alone.
     """
-    return {one.argument: one.read(old) for one in records_of(arguments) if one.can_be_read}
+    return {option.argument: option.read(old) for option in records_of(arguments) if option.can_be_read}
 
 
 def stored_arguments(old: Artefact, arguments: type[R]) -> R:

@@ -191,7 +191,7 @@ class TrainingViews:
             self.frames = [Frame()] * len(frames)
         else:
             self.frames = place_windows(reader.preprocess, frames, reader.roi, seed)
-        self.first: list[int] = np.cumsum([0, *(1 + len(one.windows) for one in self.frames)]).tolist()
+        self.first: list[int] = np.cumsum([0, *(1 + len(frame.windows) for frame in self.frames)]).tolist()
         self.are_pictures = len(self) == len(parts)  # each view is a picture of its own
         self._kept: dict[int, bool] = {}  # of pictures that were checked: whether they are no copies
         self._lock = Lock()
@@ -275,9 +275,9 @@ class TrainingViews:
                 held.views, held.read = self.reader.views(picture), True
         with self._lock:
             room = CACHE_BYTES
-            for k, one in reversed(list(self._held.items())):
-                room -= one.bytes
-                if room < 0 and one is not held:
+            for k, item in reversed(list(self._held.items())):
+                room -= item.bytes
+                if room < 0 and item is not held:
                     del self._held[k]
         return held.views
 
@@ -377,4 +377,4 @@ def views_of(reader: Reader, sizes: Sizes, seed: int, learnt: LearnedParts | Non
     )
     wrong = [i for i, reason in enumerate(errors) if reason not in ("", UNREAD)]
     # one without parts is reported when it is loaded
-    return TrainingViews(reader, [max(1, one) for one in counts], sizes, seed, wrong)
+    return TrainingViews(reader, [max(1, view_count) for view_count in counts], sizes, seed, wrong)

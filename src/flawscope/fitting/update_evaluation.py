@@ -130,22 +130,22 @@ def score_pictures(
     left_out = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
     learnt = {row.hash for row in rows if row.learnt}
     answered = {*counted, *left_out, *learnt, *known}
-    new = {places[one.digest]: one.digest for one in pictures if one.digest not in answered}
+    new = {places[picture.digest]: picture.digest for picture in pictures if picture.digest not in answered}
     for done, (place, found) in enumerate(predict_decoded(predictor, decoded, [*new]), start=1):
         step("judging", done, len(new))
         if not isinstance(found, InputError):
             known[new[place]] = found.score
     scores: dict[int, Score] = {}
-    for one in pictures:
-        if one.digest in counted:
-            number = counted[one.digest]
+    for picture in pictures:
+        if picture.digest in counted:
+            number = counted[picture.digest]
             others = calibration.without_units([number])
             score = calibration.scores[number]
-            scores[one.number] = Score.of(others, score, learnt=True)
-        elif one.digest in left_out:
-            scores[one.number] = Score.of(calibration, left_out[one.digest], learnt=True)
-        elif one.digest not in learnt and one.digest in known:
-            scores[one.number] = Score.of(calibration, known[one.digest])
+            scores[picture.number] = Score.of(others, score, learnt=True)
+        elif picture.digest in left_out:
+            scores[picture.number] = Score.of(calibration, left_out[picture.digest], learnt=True)
+        elif picture.digest not in learnt and picture.digest in known:
+            scores[picture.number] = Score.of(calibration, known[picture.digest])
     parts = whole.known_parts().get(ONE)
     return scores if parts is None else _decide_parts(scores, pictures, parts)
 
@@ -160,11 +160,11 @@ def _decide_parts(
     """
     # by the part's name: numbers of its pictures by view; of several parts of one name, each by itself
     groups = dict[str, list[dict[str, int]]]()
-    for one in pictures:
-        if one.number not in scores:
+    for picture in pictures:
+        if picture.number not in scores:
             continue
         try:
-            part, view = one.shown(parts)
+            part, view = picture.shown(parts)
         except InputError:  # its name states no part: it stands alone
             continue
         if view not in parts.calibration.views:  # another version judged it
@@ -172,7 +172,7 @@ def _decide_parts(
         several = groups.setdefault(part, [{}])
         if view in several[-1]:  # another part with the number of an earlier one
             several.append({})
-        several[-1][view] = one.number
+        several[-1][view] = picture.number
     decided = dict(scores)
     for part, several in groups.items():
         others = parts.calibration.without(part)
@@ -218,12 +218,12 @@ class Comparison:
     @property
     def good(self) -> list[int]:
         """Good pictures that both models have judged."""
-        return [one.number for one in self.pictures if one.good and one.number in self.after]
+        return [picture.number for picture in self.pictures if picture.good and picture.number in self.after]
 
     @property
     def defects(self) -> list[int]:
         """Known defects that both models have judged."""
-        return [one.number for one in self.pictures if not one.good and one.number in self.after]
+        return [picture.number for picture in self.pictures if not picture.good and picture.number in self.after]
 
     def changed(self, numbers: Sequence[int], before: bool, after: bool) -> list[int]:
         """Return the pictures that the models call anomalous, or not, as `before` and `after` say."""
@@ -260,7 +260,7 @@ class Comparison:
             was, now = zip(*self._simulated_found.values(), strict=True)
             counts[SIMULATED] = [sum(was), sum(now), len(was)]
         if self.defects:
-            several = (sum(one[n].anomalous for n in self.defects) for one in (self.before, self.after))
+            several = (sum(scores[n].anomalous for n in self.defects) for scores in (self.before, self.after))
             counts[KNOWN] = [*several, len(self.defects)]
         return counts
 

@@ -33,8 +33,8 @@ class UpdatePictures:
         cls, pictures: Sequence[ReviewedPicture], old: Artefact, step: ProgressCallback
     ) -> UpdatePictures:
         """Read the pictures; their rows have no units."""
-        decoded = DecodedPictures([one.source for one in pictures], old.manifest.preprocess.channels)
-        table = PictureTable.read(decoded, [one.name for one in pictures], UPDATE, step)
+        decoded = DecodedPictures([picture.source for picture in pictures], old.manifest.preprocess.channels)
+        table = PictureTable.read(decoded, [picture.name for picture in pictures], UPDATE, step)
         places = {table.rows[place].hash: place for place in reversed(table.distinct())}
         return cls(table, places, {})
 

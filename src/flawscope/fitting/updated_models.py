@@ -86,7 +86,7 @@ class Job:
         """Raise InputError where a training would not know which part a picture shows."""
         pattern = self.whole(self.old.manifest).parts
         if pattern is not None:
-            pattern.parse_all(dict.fromkeys(one.name for one in self.wanted))
+            pattern.parse_all(dict.fromkeys(picture.name for picture in self.wanted))
 
     @property
     def decides_on_parts(self) -> bool:
@@ -104,10 +104,10 @@ def extend_bank(job: Job) -> list[Candidate]:
     """
     old = job.old
     inside = {row.hash for row in old.manifest.pictures if row.learnt}
-    chosen = list({one.digest: one for one in job.wanted if one.digest not in inside}.values())
+    chosen = list({picture.digest: picture for picture in job.wanted if picture.digest not in inside}.values())
     predictor, before = open_fitted(old, job.options.device), old.manifest.pictures
     if chosen:
-        alarms = sum(job.before[one.number].anomalous for one in chosen if one.number in job.before)
+        alarms = sum(job.before[picture.number].anomalous for picture in chosen if picture.number in job.before)
         start = make_room_in_bank(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)
         predictor = learn_pictures(
             start, job.new, chosen, device=job.options.device, check=job.options.check, step=job.options.step
@@ -121,13 +121,13 @@ def extend_bank(job: Job) -> list[Candidate]:
     models = [_with_rows(predictor, old, rows, len(chosen))]
     if rows != (*before, *learnt):
         named = [replace(row, name=names.get(row.hash, row.name)) for row in rows]
-        for one in find_unusual(named, models[0].calibration, asks=False):
-            job.options.say(one.line)  # not in the file: names of the line are private
+        for finding in find_unusual(named, models[0].calibration, asks=False):
+            job.options.say(finding.line)  # not in the file: names of the line are private
         models.append(_with_rows(predictor, old, (*before, *learnt), len(chosen)))
     known: dict[str, float] = {}  # the candidates have one network
     if not chosen and job.active.artefact is old:  # it has not changed
-        known = {one.digest: one.before for one in job.pictures if one.before is not None}
-    return [(one, lambda several, one=one: job.score(one, several, known)) for one in models]  # type: ignore[misc]
+        known = {picture.digest: picture.before for picture in job.pictures if picture.before is not None}
+    return [(model, lambda several, model=model: job.score(model, several, known)) for model in models]  # type: ignore[misc]
 
 
 class _Drawn(NamedTuple):
@@ -151,24 +151,24 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
     learnt from before do not count.
     """
     counted = {row.hash for row in rows if row.counted}
-    line_sample = [one for one in job.pictures if one.drawn and one.good]
-    sample = {one.digest: one for one in line_sample if one.digest not in counted}
+    line_sample = [picture for picture in job.pictures if picture.drawn and picture.good]
+    sample = {picture.digest: picture for picture in line_sample if picture.digest not in counted}
     learnt = {row.hash for row in job.old.manifest.pictures if row.learnt}
     copies = {digest: job.new.copies[digest] for digest in sample if digest in job.new.copies}
     copies = {digest: known for digest, known in copies.items() if known.learnt}
-    wanted = {digest: one for digest, one in sample.items() if digest not in copies and digest not in learnt}
+    wanted = {digest: picture for digest, picture in sample.items() if digest not in copies and digest not in learnt}
     left_out = {row.hash for row in rows if row.hash in wanted and row.score is not None}
     kept = [replace(row, counted=True, drawn=True) if row.hash in left_out else row for row in rows]
-    fresh = [one for digest, one in wanted.items() if digest not in left_out]
+    fresh = [picture for digest, picture in wanted.items() if digest not in left_out]
     # names are private, and needed by models that decide on parts alone
     asked = {
-        job.new.place(one): replace(
-            job.new.row(one),
+        job.new.place(picture): replace(
+            job.new.row(picture),
             drawn=True,
             origin=LINE,
-            name=one.name if job.decides_on_parts else OF_THE_LINE,
+            name=picture.name if job.decides_on_parts else OF_THE_LINE,
         )
-        for one in fresh
+        for picture in fresh
     }
     line = SessionPictures(predictor, job.new.table.pictures, job.options.step)
     scored = score(line, asked, leave_out_known(predictor, rows), predictor.manifest.preprocess.lights)
@@ -186,7 +186,7 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
             f"{sample[first].name} as {known.name}"
         )
         notes.append(data_checks.KNOWN_PICTURES.coded(note))
-    names = {one.digest: one.name for one in fresh}
+    names = {picture.digest: picture.name for picture in fresh}
     return _Drawn((*kept, *scored.rows.values()), names, notes)
 
 
@@ -200,17 +200,17 @@ def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFact
         return [*pictures]
     views_of = dict[str, list[str]]()
     part_of = dict[int, str]()
-    for place, one in enumerate(pictures):
-        if not (one.drawn and one.good):
+    for place, picture in enumerate(pictures):
+        if not (picture.drawn and picture.good):
             continue
         with suppress(InputError):  # its name states no part
-            part, view = one.shown(parts)
+            part, view = picture.shown(parts)
             views_of.setdefault(part, []).append(view)
             part_of[place] = part
     known = parts.calibration
     new = {part for part in views_of if part not in known.parts}
     whole = {part for part in new if sorted(views_of[part]) == sorted(known.views)}
-    return [replace(one, drawn=part_of.get(place) in whole) for place, one in enumerate(pictures)]
+    return [replace(picture, drawn=part_of.get(place) in whole) for place, picture in enumerate(pictures)]
 
 
 def learn_pictures(
@@ -223,10 +223,10 @@ def learn_pictures(
     step: ProgressCallback = ignore_progress,
 ) -> Predictor:
     """Return the model with these pictures in its bank, and in its calibration."""
-    places = [new.place(one) for one in pictures]
+    places = [new.place(picture) for picture in pictures]
     rows = {k: new.table.rows[place] for k, place in enumerate(places)}
     table = PictureTable(new.table.pictures.subset(places), rows, {})
-    names = [one.name for one in pictures]
+    names = [picture.name for picture in pictures]
     group = old.manifest.facts.get("group")
     return learn_more(old, table, names, group=group, device=device, check=check, step=step)
 
@@ -300,7 +300,7 @@ def recalibrate_model(job: Job) -> list[Candidate]:
             "a model that decides on parts is calibrated on all views of good parts: give them to "
             "`flawscope calibrate`"
         )
-    drawn = [one for one in job.pictures if one.drawn and one.good]
+    drawn = [picture for picture in job.pictures if picture.drawn and picture.good]
     rate = job.old.manifest.calibration.rate
     needed = min_calibration_size(rate)
     if len(drawn) < needed:
@@ -308,9 +308,9 @@ def recalibrate_model(job: Job) -> list[Candidate]:
             f"{pluralize(len(drawn), 'good picture')} of the line can calibrate, {needed} are needed for "
             f"{rate:.1%}: inspect and review more"
         )
-    pictures = job.new.table.pictures.subset([job.new.place(one) for one in drawn])
+    pictures = job.new.table.pictures.subset([job.new.place(picture) for picture in drawn])
     found = recalibrate(
-        job.active, pictures, [one.name for one in drawn], job.options.step, job.options.force
+        job.active, pictures, [picture.name for picture in drawn], job.options.step, job.options.force
     )
     model = job.active.with_manifest(found.manifest).with_failures(found.failures)
     if model.calibration.unit_count < needed:
@@ -335,18 +335,18 @@ def retrain_model(job: Job) -> list[Candidate]:
     job.check_names()
     old, good = job.old, job.good
     takes_defects = registry.method(old.manifest.method).takes_seen_defects
-    defects = [one for one in job.pictures if not one.good and one.mask] if takes_defects else []
-    learnt = list({one.digest: one for one in (*job.wanted, *defects)}.values())
-    folds = {one.digest: job.new.row(one).unit % FOLDS for one in learnt}
+    defects = [picture for picture in job.pictures if not picture.good and picture.mask] if takes_defects else []
+    learnt = list({picture.digest: picture for picture in (*job.wanted, *defects)}.values())
+    folds = {picture.digest: job.new.row(picture).unit % FOLDS for picture in learnt}
     seen_before, lost_defects = _find_seen_defects(old, good)
     names = relative_names([item.path for item in (*good.train, *good.validation)])
     options = refit_options(old) | {"device": job.options.device}
 
     def train(name: str, leave: int | None = None, check: bool = False) -> Predictor:
-        seen = [(one.source, one.mask) for one in defects if one.mask and folds[one.digest] != leave]
-        more = [one for one in job.wanted if folds[one.digest] != leave]
-        items = [Item(_file_of(one), "good", False) for one in more]
-        added = [one.name for one in more]
+        seen = [(picture.source, picture.mask) for picture in defects if picture.mask and folds[picture.digest] != leave]
+        more = [picture for picture in job.wanted if folds[picture.digest] != leave]
+        items = [Item(_file_of(picture), "good", False) for picture in more]
+        added = [picture.name for picture in more]
         job.options.say(f"training {name}")
 
         def step(stage: str, done: int, total: int) -> None:
@@ -379,9 +379,9 @@ def retrain_model(job: Job) -> list[Candidate]:
     }
 
     def scores(several: Sequence[ReviewedPicture]) -> dict[int, Score]:
-        scored = job.score(model, [one for one in several if one.digest not in folds], {})
+        scored = job.score(model, [picture for picture in several if picture.digest not in folds], {})
         for fold, other in others.items():
-            of_fold = [one for one in several if folds.get(one.digest) == fold]
+            of_fold = [picture for picture in several if folds.get(picture.digest) == fold]
             judged = job.score(other, of_fold, {})
             scored |= {number: score._replace(learnt=True) for number, score in judged.items()}
         return scored

@@ -125,7 +125,7 @@ def fit(
         asked = registry.method(registry.default_method_name(method, preset))
         seed = how.get("seed", asked.config().seed) if settings is None else settings.seed
         views = _pictures_by_view(images, names, PartPattern(part, view), how.get("category"), seed)
-        if each_view is None and not views_differ({name: one.sources for name, one in views.items()}):
+        if each_view is None and not views_differ({name: pictures.sources for name, pictures in views.items()}):
             views = {}
     if not views:
         return fitting.fit(images, names=names, part=part, view=view, say=say, step=step, **how)
@@ -219,9 +219,9 @@ def _fit_each(
             options["resume"] = bool(options.get("resume")) and options["checkpoint"].is_file()
         model = fitting.fit(own.images, names=own.names, say=say, step=_of_view(view, step), **options)
         models[view] = model
-    mapping = ModelMapping({view: one.artefact for view, one in models.items()}, views=pattern)
+    mapping = ModelMapping({view: fitted.artefact for view, fitted in models.items()}, views=pattern)
     mapping.facts.check()
-    failures = {view: one.failures for view, one in models.items()}
+    failures = {view: fitted.failures for view, fitted in models.items()}
     joined = open_joined(mapping, how.get("device", "auto"), failures)
     return joined.with_looks_of_views({view: own.sources for view, own in views.items()})
 

@@ -39,7 +39,7 @@ class FeatureMemory:
     def drop(self, *, keep: Collection[str]) -> None:
         """Forget the features under other names than these."""
         self._known = {name: kept for name, kept in self._known.items() if name in keep}
-        self._size = sum(_size(one) for kept in self._known.values() for one in kept.values())
+        self._size = sum(_size(feature) for kept in self._known.values() for feature in kept.values())
 
     def find(self, key: bytes) -> Features | None:
         """Return the features under the current name and a key (`key_of`); None: they are not kept."""
@@ -72,4 +72,4 @@ def key_of(model: Detector, image: Tensor) -> bytes:
 
 
 def _size(found: Features) -> int:
-    return sum(one.nbytes for one in found if one is not None)
+    return sum(tensor.nbytes for tensor in found if tensor is not None)

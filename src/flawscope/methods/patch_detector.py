@@ -272,7 +272,7 @@ class PatchDetector(Detector):
         Returns:
             The detector, and the name, origin and licence of the weights.
         """
-        loaded = [load_backbone(*one) for one in cls._backbones_of(config)]
+        loaded = [load_backbone(*backbone) for backbone in cls._backbones_of(config)]
         origin = {key: " + ".join(about[key] for _, about in loaded) for key in loaded[0][1]}
         return cls(config, loaded[0][0], roi, *(backbone for backbone, _ in loaded[1:])).eval(), origin
 

@@ -91,7 +91,7 @@ def default_method_name(name: str | None, preset: str) -> str:
     """
     if name is not None or preset in method(DEFAULT).presets:
         return name or DEFAULT
-    having = [one.name for one in loadable_methods() if preset in one.presets]
+    having = [method_class.name for method_class in loadable_methods() if preset in method_class.presets]
     return having[0] if len(having) == 1 else DEFAULT
 
 
@@ -114,7 +114,7 @@ def configure(
     """
     for key in values or {}:
         if key not in setting_names(method.config):
-            others = [one.name for one in loadable_methods() if key in setting_names(one.config)]
+            others = [method_class.name for method_class in loadable_methods() if key in setting_names(method_class.config)]
             if others:
                 raise InputError(f"{method.name} has no {key}: leave it out, or take {' or '.join(others)}")
     return method.configure(preset, values)
@@ -139,5 +139,5 @@ def missing_package(name: str, preset: str) -> str:
     """
     config = configure(method(name), preset)
     backbones = [getattr(config, key, None) for key in ("backbone", "second_backbone")]
-    needed = [PACKAGED[one] for one in backbones if one in PACKAGED and not cached_in_hub(one)]
-    return next((one.install for one in needed if one.find() is None), "")
+    needed = [PACKAGED[backbone] for backbone in backbones if backbone in PACKAGED and not cached_in_hub(backbone)]
+    return next((package.install for package in needed if package.find() is None), "")

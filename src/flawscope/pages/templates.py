@@ -92,7 +92,7 @@ class Texts:
     def value(self, value: object) -> str:
         """Format a value of JSON; values in a list or a mapping are separated by commas."""
         if isinstance(value, dict):
-            return ", ".join(f"{name} {self.value(one)}".replace("_", " ") for name, one in value.items())
+            return ", ".join(f"{name} {self.value(item)}".replace("_", " ") for name, item in value.items())
         if isinstance(value, list):
             return ", ".join(map(self.value, value))
         return self.number(value) if isinstance(value, float) else "–" if value is None else str(value)

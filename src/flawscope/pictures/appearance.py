@@ -104,7 +104,7 @@ class AppearanceRange:
     @classmethod
     def from_measures(cls, measured: Iterable[FeatureValues]) -> AppearanceRange | None:
         """Return the range of measured pictures; None where they are fewer than `MIN_PICTURES`."""
-        rows = [one for one in measured if one]
+        rows = [measures for measures in measured if measures]
         if len(rows) < MIN_PICTURES:
             return None
         return cls(tuple((min(values), max(values)) for values in zip(*rows, strict=True)), len(rows))
@@ -119,10 +119,10 @@ class AppearanceRange:
 
     def widen(self, shifts: Iterable[FeatureValues]) -> AppearanceRange:
         """Return the range that also covers other pictures, which are given by their `shifts`."""
-        rows = [one for one in shifts if one]
+        rows = [row for row in shifts if row]
         ranges = list(self.ranges)
-        for one in rows:
-            for k, (shift, (low, high)) in enumerate(zip(one, self.ranges, strict=True)):
+        for row in rows:
+            for k, (shift, (low, high)) in enumerate(zip(row, self.ranges, strict=True)):
                 width = max(high - low, FEATURES[k].min_width)
                 reach = shift * width if math.isfinite(width) else 0.0
                 ranges[k] = min(ranges[k][0], low + reach), max(ranges[k][1], high + reach)

@@ -168,7 +168,7 @@ def has_cut(values: NDArray[np.number]) -> bool:
     for begin, end in _runs(_equal_rows(values), values[:, 0, 0]):
         above, below = values[:begin], values[end:][::-1, ::-1]
         value = values[begin, 0, 0]
-        if (len(above) or len(below)) and all(_ends_within(one, value) for one in (above, below) if len(one)):
+        if (len(above) or len(below)) and all(_ends_within(block, value) for block in (above, below) if len(block)):
             return True
     return False
 
@@ -195,10 +195,10 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
     if (before[end:] == value).all(1).mean() > _MAX_EQUAL:
         return False
     shown = slice(max(0, end - _NEAR - 1), end - 1)  # the last pixel may be there in part
-    if min(len(np.unique(one)) for one in (last[shown], before[behind])) < _MIN_VALUES:
+    if min(len(np.unique(block)) for block in (last[shown], before[behind])) < _MIN_VALUES:
         return False
     step = np.abs(last[shown] - before[shown]).mean()
-    return bool(step < _SHARP * min(np.abs(one - value).mean() for one in (last[shown], before[behind])))
+    return bool(step < _SHARP * min(np.abs(block - value).mean() for block in (last[shown], before[behind])))
 
 
 # ---------------------------------------------------------------------------------------------------- stored
@@ -319,8 +319,8 @@ def _rows_go_on(values: NDArray[np.uint8], fill: int, begin: int, end: int, stri
     """Whether the rows beside a stretch of equal bytes are there, and show something else."""
     length = min(end - begin, stride)
     places = [at for at in (begin - stride, end + stride - length) if at >= 0]
-    beside = [one for one in (values[at : at + length] for at in places) if len(one) == length]
-    return bool(beside) and all((one == fill).mean() <= _MAX_EQUAL for one in beside)
+    beside = [row for row in (values[at : at + length] for at in places) if len(row) == length]
+    return bool(beside) and all((row == fill).mean() <= _MAX_EQUAL for row in beside)
 
 
 def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
@@ -369,10 +369,10 @@ def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: 
         return (values[place : place + pixel] ^ fill).astype(np.float64)
 
     places = [place for place in (first + ahead * pixel, first + ahead * stride) if place >= 0]
-    beside = [one for one in map(levels, places) if len(one) == pixel]
+    beside = [block for block in map(levels, places) if len(block) == pixel]
     value = levels(first)[kept].sum()
-    lacks = [one[lost].max() * value / one[kept].sum() if one[kept].any() else 0 for one in beside]
-    is_like = any(abs(value - one[kept].sum()) < _STEP + _SHARE * value for one in beside)
+    lacks = [block[lost].max() * value / block[kept].sum() if block[kept].any() else 0 for block in beside]
+    is_like = any(abs(value - block[kept].sum()) < _STEP + _SHARE * value for block in beside)
     return is_like and min(lacks, default=0) >= _LOST_LEVEL
 
 

@@ -445,7 +445,7 @@ def _unread_error(stream: IO[bytes], head: bytes, name: str) -> InputError:
 
 def _other_file_error(name: str, kind: OtherFile) -> InputError:
     """Return the error of a file that is no picture, or of a format that is not read."""
-    return picture_error(name, f"it is {kind.one}", kind.remedy.format("it"))
+    return picture_error(name, f"it is {kind.singular}", kind.remedy.format("it"))
 
 
 def _register_heif(name: str) -> None:

@@ -84,7 +84,7 @@ def choose_tile(
         return None
     scale = max(1 / MAX_ENLARGEMENT, min_defect / MIN_PIXELS)
     if scale < 1:  # the largest picture's canvas stays below the limit
-        largest = max(math.prod(one) for one in pictures)
+        largest = max(math.prod(size) for size in pictures)
         scale = max(scale, min(1.0, 1.01 * math.sqrt(largest / MAX_CANVAS_PIXELS)))
     form = usual_form(pictures)
     tile = size_in_form(TILE_SIZE, form, step)
@@ -109,7 +109,7 @@ def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> t
         network: Size that they are scaled to, of several the largest; None: the default.
     """
     size = network or default_network(pictures)
-    picture = min(pictures, key=lambda one: pixels_left(1, one, size), default=size)
+    picture = min(pictures, key=lambda picture_size: pixels_left(1, picture_size, size), default=size)
     left = pixels_left(SMALL, picture, size)
     if left > SMALL / MIN_REMARKED_REDUCTION:
         return None

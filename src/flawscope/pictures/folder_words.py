@@ -239,9 +239,9 @@ class _Reader:
     def _read_free(self, later: Sequence[str]) -> None:
         if self.before_free is False:  # "defect free": the word was counted as defective
             self.found[-1] = not self.found[-1]
-        elif any(word_says(one) is not None for one in later):
+        elif any(word_says(word) is not None for word in later):
             self.is_turned = not self.is_turned  # "free of defects"
-        elif any(one not in _NOUNS and not one.isdecimal() for one in later):
+        elif any(word not in _NOUNS and not word.isdecimal() for word in later):
             self.is_open = True  # "free of rust": the word is unknown
         else:
             self.found.append(not self.is_turned)

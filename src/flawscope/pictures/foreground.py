@@ -224,8 +224,8 @@ def _window_descriptors(image: Floats) -> Floats:
 
 def _partial_squared_distances(rows: Floats, others: Floats) -> Floats:
     """`[n, m]`: squared distances less the squared length of each row. One product, for speed."""
-    one = np.ones((len(rows), 1), np.float32)
-    return np.asarray(np.hstack([rows, one]) @ np.hstack([-2 * others, (others**2).sum(1)[:, None]]).T)
+    ones = np.ones((len(rows), 1), np.float32)
+    return np.asarray(np.hstack([rows, ones]) @ np.hstack([-2 * others, (others**2).sum(1)[:, None]]).T)
 
 
 def _nearest_distances(rows: Floats, others: Floats) -> Floats:
@@ -319,7 +319,7 @@ class Foreground:
         ground = PatternedGround.learn(small) if len(small) >= PICTURE_COUNTS[0] else None
         if ground is None:
             return cls._judge_alone(small)
-        shares = [float(ground.part_mask(one).mean()) for one in small]
+        shares = [float(ground.part_mask(picture).mean()) for picture in small]
         found = sum(_OBJECT_SHARE[0] <= share <= _OBJECT_SHARE[1] for share in shares) / len(small)
         if found >= _MIN_AGREEMENT:
             return cls(ground)

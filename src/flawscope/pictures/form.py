@@ -63,7 +63,7 @@ def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) ->
     longest = min(MAX_SIDE, side * side / max(smallest, step))
     long = max(side, min(longest, side * math.sqrt(max(form, 1 / form))))
     sides = [
-        max(step, -(-smallest // step) * step, round(one / step) * step) for one in (side * side / long, long)
+        max(step, -(-smallest // step) * step, round(length / step) * step) for length in (side * side / long, long)
     ]
     short, long = sides
     return (long, short) if form > 1 else (short, long)
@@ -108,7 +108,7 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
         low, high = (end(map(key, known), default=key(size)) for end in (min, max))
         factor = max(factor, high / low)
         if not low / factor <= key(size) <= high * factor:
-            nearest = min(known, key=lambda one: abs(math.log(key(one) / key(size))))
+            nearest = min(known, key=lambda known_size: abs(math.log(key(known_size) / key(size))))
             learnt = f"({nearest[1]} x {nearest[0]})"
             own = f"{size[1]} x {size[0]}"
             return f"{own} pixels, another {noun} than learnt from {learnt}", key is _form

@@ -187,7 +187,7 @@ def _units(frame: bytes, components: bytes) -> int:
 
     Units are blocks of a scan's only component, or squares of blocks of all components.
     """
-    factors = {one: (both >> 4, both & 15) for one, both in zip(frame[6::3], frame[7::3], strict=False)}
+    factors = {component: (both >> 4, both & 15) for component, both in zip(frame[6::3], frame[7::3], strict=False)}
     count = 1
     for k, at in enumerate((3, 1)):  # across and down
         length = int.from_bytes(frame[at : at + 2], "big")

@@ -145,8 +145,8 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
     Raises:
         InputError: Their values lie below 0, or are not finite.
     """
-    highs = np.sort([one.high for one in used])
-    lows = np.sort([one.low for one in used])
+    highs = np.sort([picture.high for picture in used])
+    lows = np.sort([picture.low for picture in used])
     if not (np.isfinite(highs).all() and highs[-1] >= 0):
         raise InputError(f"the largest pixel value is {highs[-1]}; expected a finite number of at least 0")
     rank = int(USUAL_SHARE * (len(used) - 1))
@@ -165,7 +165,7 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
         )
         lines.append(data_checks.SMALL_RANGE.coded(line))
     lines += _stray_pixels(used, levels)
-    clipped = sum(one.high > white or (one.low < levels.black) for one in used)
+    clipped = sum(picture.high > white or (picture.low < levels.black) for picture in used)
     if clipped:
         line = (
             f"{pluralize(clipped, 'picture')} go far beyond {levels.black:g} to {levels.white:g}, the range "
@@ -177,11 +177,11 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
 
 def _stray_pixels(used: Iterable[UsedRange], levels: Levels) -> Iterator[str]:
     """Yield a remark on single pixels beyond the levels, where there are some."""
-    beyond = [one for one in used if one.strays and not levels.black <= one.far <= levels.white]
+    beyond = [picture for picture in used if picture.strays and not levels.black <= picture.far <= levels.white]
     if not beyond:
         return
-    count = sum(one.strays for one in beyond)
-    far = max(beyond, key=lambda one: abs(one.far)).far
+    count = sum(picture.strays for picture in beyond)
+    far = max(beyond, key=lambda picture: abs(picture.far)).far
     end = f"{levels.white:g}, white" if far > levels.white else f"{levels.black:g}, black"
     line = (
         f"{pluralize(count, 'stray pixel')} in {pluralize(len(beyond), 'picture')}, such as {far:g}, lie "
@@ -214,4 +214,4 @@ def widest(several: Sequence[Levels]) -> Levels | None:
     """Return levels from the darkest black to the brightest white; None without any."""
     if not several:
         return None
-    return Levels(min(one.black for one in several), max(one.white for one in several))
+    return Levels(min(levels.black for levels in several), max(levels.white for levels in several))

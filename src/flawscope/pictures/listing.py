@@ -284,19 +284,19 @@ def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, boo
     specs = [spec] if isinstance(spec, str | os.PathLike) else list(spec)
     if not specs:
         raise InputError("no pictures given; name a picture, a folder or a pattern such as 'parts/*.png'")
-    return {path: outright for one in specs for path, outright in _expand_spec(one)}.items()
+    return {path: outright for pattern in specs for path, outright in _expand_spec(pattern)}.items()
 
 
 def _expand_spec(spec: StrPath) -> Iterator[tuple[Path, bool]]:
     path = Path(spec)
     if path.is_dir():
         inside = require_picture(walk_files(path, hidden=True), f"{path}: no pictures in this folder")
-        yield from ((one, False) for one in inside)
+        yield from ((file, False) for file in inside)
     elif os.path.lexists(path):
         yield path, True
     elif glob.has_magic(str(spec)) and not _ADDRESS.match(str(spec)):
         inside = require_picture(_matching_files(spec), f"{spec}: the pattern matches no picture")
-        yield from ((one, False) for one in inside)
+        yield from ((file, False) for file in inside)
     else:
         raise _missing(spec, "file or folder")
 

@@ -227,7 +227,7 @@ def _with_partners(
 
 def _has_sure_partner(partner_of: Mapping[Path, Path | None], pictures: _Pictures) -> bool:
     """Whether a file of a group has a picture that is surely no mask."""
-    return any(one is not None and one not in pictures.suspects for one in partner_of.values())
+    return any(picture is not None and picture not in pictures.suspects for picture in partner_of.values())
 
 
 def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
@@ -296,41 +296,41 @@ class _Group:
     def has(self, path: Path) -> bool:
         return path in self._members
 
-    def masks(self, of: Mapping[Path, Path | None], surely: Sequence[Path]) -> list[Path]:
+    def masks(self, picture_of: Mapping[Path, Path | None], surely: Sequence[Path]) -> list[Path]:
         """Return the files that are masks.
 
         Args:
             of: Picture of each file.
             surely: Files that are certainly pictures.
         """
-        paired = [path for path in self.paths if of[path] is not None]
-        if self._is_telling(of, paired):
-            return self._with_picture_or_look(of)
+        paired = [path for path in self.paths if picture_of[path] is not None]
+        if self._is_telling(picture_of, paired):
+            return self._with_picture_or_look(picture_of)
         if not paired and not self.alone:
             return []
         looks = {_look(path) for path in _spread(paired or self.paths)}
         if True not in looks and (False in looks or not paired):
             return []
-        if self._others_look_like_masks(of, paired, surely):
+        if self._others_look_like_masks(picture_of, paired, surely):
             return []
         are_alike = False not in looks
-        return [path for path in self.paths if _is_mask(path, of[path] is not None, are_alike)]
+        return [path for path in self.paths if _is_mask(path, picture_of[path] is not None, are_alike)]
 
-    def _with_picture_or_look(self, of: Mapping[Path, Path | None]) -> list[Path]:
+    def _with_picture_or_look(self, picture_of: Mapping[Path, Path | None]) -> list[Path]:
         """Return files that have a picture or look like masks; of a folder of masks all files."""
-        return [path for path in self.paths if of[path] is not None or self.folder or _look(path)]
+        return [path for path in self.paths if picture_of[path] is not None or self.folder or _look(path)]
 
-    def _is_telling(self, of: Mapping[Path, Path | None], paired: Sequence[Path]) -> bool:
+    def _is_telling(self, picture_of: Mapping[Path, Path | None], paired: Sequence[Path]) -> bool:
         """Whether files that have pictures are masks by their name alone, or by their pictures' folder."""
-        return bool(paired) and (self.telling or any(_in_picture_folder(of[path]) for path in paired))
+        return bool(paired) and (self.telling or any(_in_picture_folder(picture_of[path]) for path in paired))
 
     def _others_look_like_masks(
-        self, of: Mapping[Path, Path | None], paired: Sequence[Path], surely: Sequence[Path]
+        self, picture_of: Mapping[Path, Path | None], paired: Sequence[Path], surely: Sequence[Path]
     ) -> bool:
         """Whether the pictures beside files that are named like masks look like masks, too."""
         others: Sequence[Path | None] = ()
         if self.weak:
-            others = [of[path] for path in paired]
+            others = [picture_of[path] for path in paired]
         elif not paired and not self.telling:
             others = surely
         return bool(others) and all(path is None or _look(path) is True for path in _spread(others))

@@ -82,7 +82,7 @@ def read_names(stems: Sequence[str]) -> list[NameReading]:
     stems = [_TIMESTAMP.sub(" ", _UUID.sub(" ", stem)) for stem in stems]
     cores, shared = _part_shared([_CHUNK.findall(plain_words(stem)) for stem in stems])
     found = [_read(core) for core in cores]
-    if {one.picture_class for one in found} != {PictureClass.GOOD, PictureClass.BAD}:
+    if {reading.picture_class for reading in found} != {PictureClass.GOOD, PictureClass.BAD}:
         types = _types(cores)
         cores = [[chunk for chunk in core if chunk not in types] for core in cores]
         found = _read_without_chance(cores)
@@ -107,10 +107,10 @@ def _part_shared(names: list[Chunks]) -> tuple[list[Chunks], Chunks]:
 def _read_with_shared(found: list[NameReading], shared: Chunks) -> list[NameReading]:
     """Read names together with the chunks that all of them share."""
     of_all = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
-    if all(one.picture_class is PictureClass.UNKNOWN for one in found):
+    if all(reading.picture_class is PictureClass.UNKNOWN for reading in found):
         return [SILENT if of_all.picture_class is PictureClass.UNCLEAR else of_all] * len(found)
     if of_all.picture_class is PictureClass.GOOD:  # "ok_1", "ok_but_bad_2"
-        return [_doubted_if_bad(one) for one in found]
+        return [_doubted_if_bad(reading) for reading in found]
     return found
 
 
@@ -142,8 +142,8 @@ def _read_without_chance(cores: Sequence[Chunks]) -> list[NameReading]:
     found = [_read([chunk for chunk in core if not _is_jumble(chunk)]) for core in cores]
     whole = [_read(core) for core in cores]
     more = sum(
-        one.picture_class is PictureClass.UNKNOWN is not all_.picture_class
-        for one, all_ in zip(found, whole, strict=True)
+        reading.picture_class is PictureClass.UNKNOWN is not all_.picture_class
+        for reading, all_ in zip(found, whole, strict=True)
     )
     return whole if more >= max(CHANCE_COUNT, CHANCE_SHARE * len(cores)) else found
 
@@ -199,9 +199,9 @@ def _is_jumble(chunk: str) -> bool:
 
 def _without_lights(found: list[NameReading], cores: Sequence[Chunks]) -> list[NameReading]:
     """Read "normal" as a light where the other names have words of lights and views in its place."""
-    if {one.words for one in found} != {"", "normal"}:
+    if {reading.words for reading in found} != {"", "normal"}:
         return found
-    others = [split_words(" ".join(core)) for one, core in zip(found, cores, strict=True) if not one.words]
+    others = [split_words(" ".join(core)) for reading, core in zip(found, cores, strict=True) if not reading.words]
     words = [[word for word in name if len(word) > 1 and not word.isdecimal()] for name in others]
     return [SILENT] * len(found) if all(name and all(map(is_sorting, name)) for name in words) else found
 
@@ -227,14 +227,14 @@ def _doubt_groups(
     random = sum(any(map(_is_jumble, core)) for core in cores)
     if 2 * random >= len(cores) > 0:  # names of hashes
         return found
-    is_said = any(one != SILENT for one in found)
+    is_said = any(reading != SILENT for reading in found)
     least = 2 if is_said else 0
     marks = _with_signs(_unknown_in(cores), stems, least)
     if not is_said and not form_groups(marks):
         marks = _slot_marks(stems)
     if not form_groups(marks, least):
         return found
-    return [_doubt(one, mark) for one, mark in zip(found, marks, strict=True)]
+    return [_doubt(reading, mark) for reading, mark in zip(found, marks, strict=True)]
 
 
 def _with_signs(marks: list[str], stems: Sequence[str], least: int) -> list[str]:
@@ -285,7 +285,7 @@ def _slot_marks(stems: Sequence[str]) -> list[str]:
     pieces = [_PIECE.findall(plain_words(stem).casefold()) for stem in stems]
     lengths = {*map(len, pieces)}
     if len(lengths) == 2:
-        letters = [_single_letters(one) for one in pieces]
+        letters = [_single_letters(piece) for piece in pieces]
         return letters if form_groups(letters) else nothing
     if len(lengths) != 1:
         return nothing
@@ -303,8 +303,8 @@ def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
         place: Number of the word or number.
         pieces: Words and numbers of each name, equally many for all names.
     """
-    values = [one[place] for one in pieces]
-    others = {(*one[:place], *one[place + 1 :]) for one in pieces}
+    values = [piece[place] for piece in pieces]
+    others = {(*piece[:place], *piece[place + 1 :]) for piece in pieces}
     is_counted = len(others) == len(pieces)  # by something else
     before = pieces[0][place - 1] if place else ""
     if not (is_counted and form_groups(values) and _marks_class(values, before)):

@@ -266,9 +266,9 @@ class _Bars(NamedTuple):
         own_of_same = own
         if count > ALL_COMPARED and not are_alike:
             own_of_same = min(own, max(math.atanh(MIN_CLEAR), CLEAR_OF_SAME * chance))
-        gaps = [one.distance for one in whole if one.alike > MIN_FIRST_FIT]
+        gaps = [fit.distance for fit in whole if fit.alike > MIN_FIRST_FIT]
         closer = float(np.quantile(gaps, 0.25)) / MIN_GAP if gaps else 0.0
-        graded = np.mean([GRADED[0] < one.alike < GRADED[1] for one in whole]) >= MIN_GRADED
+        graded = np.mean([GRADED[0] < fit.alike < GRADED[1] for fit in whole]) >= MIN_GRADED
         return cls(own, own_of_same, closer, bool(graded))
 
     def show_one_part(self, z: float, found: Resemblance, count: int) -> bool:
@@ -329,14 +329,14 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
     )
     in_bank = np.flatnonzero(bank)
     for queries, keys, most, versions in searches:
-        for one, other in _likest(queries, keys, in_bank, most):
+        for pair, other in _likest(queries, keys, in_bank, most):
             for version in versions:
-                found[one].add((other, version))
-                found[other].add((one, version))
+                found[pair].add((other, version))
+                found[other].add((pair, version))
     # those outside the bank need their likest pictures, to find their own structure; others are not needed
     outside = np.array([i for i, nominated in enumerate(found) if nominated and not bank[i]], np.intp)
-    for one, other in _likest(by_thumbnail, by_thumbnail, outside, NOMINATED):
-        found[one].add((other, 0))
+    for pair, other in _likest(by_thumbnail, by_thumbnail, outside, NOMINATED):
+        found[pair].add((other, 0))
     for i in in_bank.tolist():
         by_chance = set(rng.choice(count, CHANCE, replace=False).tolist())
         found[i].update((j, 0) for j in by_chance - {i})
@@ -394,7 +394,7 @@ def _register(a: Floats, pictures: Floats, shifts: Floats) -> Floats:
     pose[:, 2], pose[:, 5] = shifts[:, 1], shifts[:, 0]
     values = np.repeat(a[_INNER].reshape(1, -1), len(pictures), axis=0)
     for step in range(STEPS + 1):
-        warped = np.stack([_warp(one, where) for one, where in zip(pictures, pose, strict=True)])
+        warped = np.stack([_warp(picture, where) for picture, where in zip(pictures, pose, strict=True)])
         inner = warped[_INNER]
         columns = [inner, inner * _X, inner * _Y, np.ones_like(inner)]
         if step < STEPS:
@@ -500,8 +500,8 @@ def clusters(pairs: list[tuple[int, int, float]]) -> Iterator[list[int]]:
     """Yield groups of connected pictures, each sorted, groups by their first member."""
     group_of: dict[int, list[int]] = {}
     for i, j, _ in pairs:
-        one, other = (group_of.setdefault(k, [k]) for k in (i, j))
-        if one is not other:
-            one += other
-            group_of |= dict.fromkeys(other, one)
+        first, other = (group_of.setdefault(k, [k]) for k in (i, j))
+        if first is not other:
+            first += other
+            group_of |= dict.fromkeys(other, first)
     yield from sorted({id(group): sorted(group) for group in group_of.values()}.values())

@@ -20,12 +20,12 @@ class OtherFile(NamedTuple):
     """Kind of files that are no readable pictures.
 
     Attributes:
-        one: Words for one file.
+        singular: Words for one file.
         several: Words for several files.
         remedy: Remedy, with `{}` in place of the files.
     """
 
-    one: str
+    singular: str
     several: str
     remedy: str
 

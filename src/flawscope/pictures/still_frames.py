@@ -147,7 +147,7 @@ class StillReport:
     @property
     def faults(self) -> list[Measurement]:
         """Measurements that reach their limit."""
-        return [one for one in self.measurements if one.is_fault]
+        return [measurement for measurement in self.measurements if measurement.is_fault]
 
     @property
     def is_fault(self) -> bool:
@@ -159,11 +159,11 @@ class StillReport:
         height, width = self.size
         head = f"{pluralize(self.count, 'frame')} of {width} x {height} pixels, in grey levels of 0 to 255"
         found = pluralize(len(self.faults), "fault") if self.faults else "nothing found"
-        return [head, *(one.line() for one in self.measurements), found]
+        return [head, *(measurement.line() for measurement in self.measurements), found]
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as values that JSON can hold."""
-        rows = [{"code": one.code, **asdict(one), "fault": one.is_fault} for one in self.measurements]
+        rows = [{"code": measurement.code, **asdict(measurement), "fault": measurement.is_fault} for measurement in self.measurements]
         return {"frames": self.count, "size": [*self.size], "measurements": rows}
 
 
@@ -221,10 +221,10 @@ def _read(sources: Sequence[Frame], progress: Callable[[int, int], None]) -> Fra
 
 def _stack_samples(samples: Sequence[Sample], size: tuple[int, int], count: int) -> Frames:
     """Stack the measurements of frames of this size; `count` is the number of frames that were read."""
-    middle = np.stack([one.middle for one in samples])
-    blocks = np.stack([one.blocks for one in samples])
-    colours = np.stack([one.colours for one in samples])
-    mean_white = float(np.mean([one.white for one in samples]))
+    middle = np.stack([sample.middle for sample in samples])
+    blocks = np.stack([sample.blocks for sample in samples])
+    colours = np.stack([sample.colours for sample in samples])
+    mean_white = float(np.mean([sample.white for sample in samples]))
     return Frames(middle, blocks, colours, mean_white, size, count)
 
 
@@ -474,8 +474,8 @@ def _measure_movement(steady: Floats, reference: Floats) -> Movement:
 def _whole_shift(frame: Floats, reference: Floats) -> NDArray[np.float64]:
     from scipy import fft
 
-    one, other = (fft.rfft2(image - image.mean()) for image in (frame, reference))
-    cross = one * np.conj(other)
+    spectrum, other = (fft.rfft2(image - image.mean()) for image in (frame, reference))
+    cross = spectrum * np.conj(other)
     weights = np.abs(cross)
     correlation = fft.irfft2(cross / np.maximum(weights, np.percentile(weights, 90)), s=frame.shape)
     peak = np.array(np.unravel_index(int(correlation.argmax()), frame.shape))
@@ -490,9 +490,9 @@ def _solve_shift(difference: Floats, down: Floats, right: Floats) -> NDArray[np.
     border = 4
     inner = (slice(border, -border), slice(border, -border))
     values = [image[inner].ravel().astype(np.float64) for image in (difference, down, right)]
-    changed, one, other = values
+    changed, first, other = values
     usable = np.abs(changed) <= max(3.0, float(np.percentile(np.abs(changed), 95)))
-    matrix = np.stack([one[usable], other[usable]], axis=1)
+    matrix = np.stack([first[usable], other[usable]], axis=1)
     normal = matrix.T @ matrix
     if np.linalg.cond(normal) > 1e8:
         return np.zeros(2)

@@ -97,7 +97,7 @@ class Picture:
         return replace(self, look=look, measured=rounded, size=size)
 
 
-COLUMNS = tuple(one.name for one in fields(Picture) if one.name != "look")
+COLUMNS = tuple(field.name for field in fields(Picture) if field.name != "look")
 MEASURED_DIGITS = 6  # of a row's appearance
 
 
@@ -160,8 +160,8 @@ class PictureTable:
 
         with ThreadPoolExecutor(min(MAX_READERS, os.cpu_count() or 1)) as pool:
             found = list(pool.map(look_at, numbers))
-        rows = {number: one for number, one in enumerate(found) if isinstance(one, Picture)}
-        failures = {number: one for number, one in enumerate(found) if isinstance(one, str)}
+        rows = {number: row for number, row in enumerate(found) if isinstance(row, Picture)}
+        failures = {number: row for number, row in enumerate(found) if isinstance(row, str)}
         return cls(pictures, rows, failures)
 
     def distinct(self) -> list[int]:
@@ -204,7 +204,7 @@ def _parse_row(row: Picture) -> Picture:
     if not (isinstance(row.counted, bool) and isinstance(row.drawn, bool)):
         raise ValueError("counted")
     score, maximum, median = (_parse_score(getattr(row, name)) for name in JUDGED)
-    are_known = {one is not None for one in (score, maximum, median)}
+    are_known = {value is not None for value in (score, maximum, median)}
     if len(are_known) > 1:
         raise ValueError("a score without a map")
     measured = tuple(float(value) for value in row.measured)

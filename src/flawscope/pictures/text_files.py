@@ -137,7 +137,7 @@ def _loader() -> type[yaml.SafeLoader]:
 
     class Loader(yaml.SafeLoader):
         yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
-            first: [one for one in found if one[0] in (_NULL, _MERGE)]
+            first: [resolver for resolver in found if resolver[0] in (_NULL, _MERGE)]
             for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 

@@ -210,7 +210,7 @@ def _torn_tags(stream: IO[bytes], page: TiffPage) -> set[int]:
 
 def _one_number(value: int | tuple[int, ...] | list[int]) -> int:
     """Return a number that a tag holds once, or for each channel; 0 where the channels' numbers differ."""
-    several = {int(one) for one in value} if isinstance(value, tuple | list) else {int(value)}
+    several = {int(item) for item in value} if isinstance(value, tuple | list) else {int(value)}
     return several.pop() if len(several) == 1 else 0
 
 

@@ -52,7 +52,7 @@ class AnyModel(ABC, Generic[One]):
     @property
     def facts(self) -> ModelFacts:
         """Facts about the model that its file holds."""
-        return ModelFacts({name: one.manifest for name, one in self.products.items()}, self.views)
+        return ModelFacts({name: product.manifest for name, product in self.products.items()}, self.views)
 
     @property
     @abstractmethod
@@ -192,9 +192,9 @@ class AnyModel(ABC, Generic[One]):
         """
         if product is not None:
             known = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
-            return (self._of_product(one, product) for one in known)
+            return (self._of_product(answer, product) for answer in known)
         load = partial(self.load, bgr=bgr, leave_out=leave_out)
-        tiled = any(one.manifest.preprocess.tile is not None for one in self.products.values())
+        tiled = any(model.manifest.preprocess.tile is not None for model in self.products.values())
         return stream_predictions(resolve_pictures(pictures), load, self.judge, self.runner, batch, tiled)
 
     def _recognise_picture(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
@@ -252,7 +252,7 @@ class AnyModel(ABC, Generic[One]):
         if (parts := self.parts()) is None:
             raise no_parts_error()
         if self.kind == "view":
-            found = {view: self.predict(one, product=view) for view, one in views.items()}
+            found = {view: self.predict(picture, product=view) for view, picture in views.items()}
         else:
             found = dict(zip(views, self.predict([*views.values()], product=product), strict=True))
         return parts.decide(part, found, views)

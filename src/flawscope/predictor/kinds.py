@@ -162,7 +162,7 @@ class LabelledRegions:
             for name in sorted(counts)
             if name not in classifier.kinds.names
         ]
-        notes += [one.line for one in find_unusual_looks(self.looks, self.names)]
+        notes += [finding.line for finding in find_unusual_looks(self.looks, self.names)]
         if copies := len(units) - len(chosen):
             notes.append(
                 f"{pluralize(copies, 'picture')} of a part that has another one of the kind: left out"

@@ -83,7 +83,7 @@ class PartCollector:
     @property
     def views(self) -> list[str]:
         """Names of the views of all products."""
-        return [*dict.fromkeys(view for one in self.calibrations.values() for view in one.views)]
+        return [*dict.fromkeys(view for calibration in self.calibrations.values() for view in calibration.views)]
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
         """Adds a file's prediction. Returns the part's prediction if this was its last view, otherwise None.
@@ -110,7 +110,7 @@ class PartCollector:
     @property
     def expected_rate(self) -> float:
         """Share of new good parts expected to be called anomalous; of several products the largest share."""
-        return max(one.expected_rate for one in self.calibrations.values())
+        return max(calibration.expected_rate for calibration in self.calibrations.values())
 
     def group(self, paths: Sequence[Path]) -> list[Path]:
         """Returns files in their order, with the files of a part moved to its first one.
@@ -155,11 +155,11 @@ class PartCollector:
     def _decide(
         cls, calibration: PartCalibration, looks: ViewLooks | None, part: str, views: Mapping[str, Prediction]
     ) -> PartPrediction:
-        views = {view: compare_view(looks, view, one) for view, one in views.items()}
-        same = find_identical({view: one.look for view, one in views.items() if one.look is not None})
+        views = {view: compare_view(looks, view, prediction) for view, prediction in views.items()}
+        same = find_identical({view: prediction.look for view, prediction in views.items() if prediction.look is not None})
         findings = () if same is None else (same_picture(*same),)
-        scores = {view: one.score for view, one in views.items()}
-        all_found = not any(finding.decides for one in views.values() for finding in one.findings)
+        scores = {view: prediction.score for view, prediction in views.items()}
+        all_found = not any(finding.decides for prediction in views.values() for finding in prediction.findings)
         missing = tuple(view for view in calibration.views if view not in scores)
         decision = calibration.decide(scores)._asdict()
         found = PartPrediction(part, **decision, views=views, missing=missing, findings=findings)
@@ -168,8 +168,8 @@ class PartCollector:
     def promise(self) -> str:
         """Returns a line for a person: the false alarms expected among parts with all views."""
         lines = []
-        for name, one in self.calibrations.items():
-            lines.append(f"{name}: {one.promise()}" if name else one.promise())
+        for name, calibration in self.calibrations.items():
+            lines.append(f"{name}: {calibration.promise()}" if name else calibration.promise())
         return "; ".join(lines)
 
     def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
@@ -206,11 +206,11 @@ class RoutedParts(PartCollector):
 
         It is chosen among the products that have these views; among all where none has them.
         """
-        recognised = [one.recognition for one in views.values() if one.recognition is not None]
+        recognised = [prediction.recognition for prediction in views.values() if prediction.recognition is not None]
         said = [shown for shown in recognised if not shown.distances]
         if said:  # the caller named the product of all pictures
             return said[0]
-        among = [name for name, one in self.calibrations.items() if {*views} <= {*one.views}]
+        among = [name for name, calibration in self.calibrations.items() if {*views} <= {*calibration.views}]
         distances = np.array([shown.distances for shown in recognised])
         found = self._recogniser.recognise_group(distances, among or None)
         return found if all(shown.product for shown in recognised) else found._replace(product=None)
@@ -224,13 +224,13 @@ class RoutedParts(PartCollector):
         """
         shown = self._recognise_product(views)
         same_product = dict[str, Prediction]()
-        for view, one in views.items():
-            if one.recognition is not None and one.recognition.nearest != shown.nearest:
+        for view, prediction in views.items():
+            if prediction.recognition is not None and prediction.recognition.nearest != shown.nearest:
                 try:
-                    one = self._judge((pictures or {}).get(view, one.path or ""), shown.nearest)
+                    prediction = self._judge((pictures or {}).get(view, prediction.path or ""), shown.nearest)
                 except InputError:  # it cannot be read any more
                     continue
-            same_product[view] = one
+            same_product[view] = prediction
         nearest = shown.nearest
         found = self._decide(self.calibrations[nearest], self._looks[nearest], part, same_product)
         found = replace(found, product=shown.product)

@@ -209,7 +209,7 @@ class Predictor(AnyModel["Predictor"]):
         samples = self.artefact.tensors.get("samples")
         pictures = [] if samples is None else [*unpack_images(samples[:SHOWN_SAMPLES])]
         shown = [(255 * p.transpose(1, 2, 0).clip(0, 1)).astype(np.uint8) for p in pictures]
-        return html.table(rows) + "".join(html.image_tag(html.shrink(one)) for one in shown)
+        return html.table(rows) + "".join(html.image_tag(html.shrink(picture)) for picture in shown)
 
     @check_arguments()
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -255,14 +255,14 @@ class Predictor(AnyModel["Predictor"]):
         good = [loaded for _, loaded in batch if not isinstance(loaded, InputError)]
         try:
             if self.manifest.preprocess.several is not None:
-                return [(source, self._judge_parts(source, one, run)) for source, one in batch]
-            scores, maps = self._run_views([one[0] for one in good], run) if good else (np.empty(0), [])
+                return [(source, self._judge_parts(source, loaded, run)) for source, loaded in batch]
+            scores, maps = self._run_views([loaded[0] for loaded in good], run) if good else (np.empty(0), [])
         except MemoryError as error:
             return memory_errors(batch, error)
         decided = self.decide(batch, scores, maps)
         return [
-            (source, self._name_kinds(found, *one))
-            for (source, found), one in zip(decided, batch, strict=True)
+            (source, self._name_kinds(found, *loaded))
+            for (source, found), loaded in zip(decided, batch, strict=True)
         ]
 
     def _name_kinds(
@@ -276,19 +276,19 @@ class Predictor(AnyModel["Predictor"]):
         except (InputError, MemoryError) as error:
             return InputError(error_reason(error, f"{source!s:.200}"))
 
-    def _judge_parts(self, source: PictureSource, one: LoadResult, run: Run) -> Prediction | InputError:
+    def _judge_parts(self, source: PictureSource, loaded: LoadResult, run: Run) -> Prediction | InputError:
         """Judges a picture by its parts, which are computed together."""
-        if isinstance(one, InputError) or not isinstance(views := one[0], PartFrameViews):
-            return self.decide([(source, one)], np.empty(0), [])[0][1]
+        if isinstance(loaded, InputError) or not isinstance(views := loaded[0], PartFrameViews):
+            return self.decide([(source, loaded)], np.empty(0), [])[0][1]
         fusion = self.manifest.fusion
         # tiles mark the region themselves
         batch, roi = (None, self.artefact.counted) if fusion is None else (self.session.batch, None)
         scores, drawn, numbers = views.predict_parts(run, fusion, batch, roi)
-        found = self.decide([(source, one)], scores.max(keepdims=True), [drawn])[0][1]
+        found = self.decide([(source, loaded)], scores.max(keepdims=True), [drawn])[0][1]
         if isinstance(found, InputError):
             return found
         found = with_parts(found, views, scores, numbers, self.manifest.preprocess, self.calibration)
-        return self._name_kinds(found, source, one)
+        return self._name_kinds(found, source, loaded)
 
     def decide(
         self,
@@ -301,8 +301,8 @@ class Predictor(AnyModel["Predictor"]):
         values = c.p_values(scores), c.severity(scores), c.is_anomalous(scores)
         answers = zip(scores, maps, *values, strict=True)
         return [
-            (source, one if isinstance(one, InputError) else self._prediction(source, one, *next(answers)))
-            for source, one in batch
+            (source, loaded if isinstance(loaded, InputError) else self._prediction(source, loaded, *next(answers)))
+            for source, loaded in batch
         ]
 
     def _prediction(

@@ -61,7 +61,7 @@ class KnownProduct:
         simulated defects must be recognised too: the limit is 1.25 times their largest distance where that
         is more. It is 0.0001 at least.
         """
-        farthest = max(one[-1] for one in self.leave_one_out)
+        farthest = max(distances[-1] for distances in self.leave_one_out)
         found = [min(GOOD_DISTANCE_FACTOR * farthest, MAX_GOOD_LIMIT), MIN_LIMIT]
         if len((known := self._pictures).defective):
             found.append(DEFECT_DISTANCE_FACTOR * self.distances(known.defective, known.carriers).max())
@@ -70,8 +70,8 @@ class KnownProduct:
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns conformal p-values, (1 + #{good distances >= distance}) / (n + 1), largest over lights."""
         found = [
-            (1 + len(one) - np.searchsorted(one, distances, side="left")) / (len(one) + 1)
-            for one in self.leave_one_out
+            (1 + len(left_out) - np.searchsorted(left_out, distances, side="left")) / (len(left_out) + 1)
+            for left_out in self.leave_one_out
         ]
         largest: NDArray[np.float64] = np.max(found, axis=0)
         return largest
@@ -87,11 +87,11 @@ class Recogniser:
     """
 
     def __init__(self, known: Mapping[str, ProductDescriptors]):
-        self._known = {name: KnownProduct(one) for name, one in known.items()}
+        self._known = {name: KnownProduct(descriptors) for name, descriptors in known.items()}
 
     def recognise(self, descriptors: NDArray[np.float32]) -> list[Recognition]:
         """Recognises each of the pictures with these descriptors [B, D]."""
-        distances = np.stack([one.distances(descriptors) for one in self._known.values()], axis=1)
+        distances = np.stack([product.distances(descriptors) for product in self._known.values()], axis=1)
         return [self.recognise_group(row[None])._replace(distances=tuple(row.tolist())) for row in distances]
 
     def recognise_group(

@@ -86,9 +86,9 @@ def load(
     if false_alarm_rate is None:
         return found
     found = found.with_rate(false_alarm_rate)
-    for name, one in found.products.items():
-        if one.calibration.pictures_missing:
-            warnings.warn(": ".join(filter(None, (name, one.calibration.promise()))), stacklevel=2)
+    for name, product in found.products.items():
+        if product.calibration.pictures_missing:
+            warnings.warn(": ".join(filter(None, (name, product.calibration.promise()))), stacklevel=2)
     return found
 
 
@@ -154,13 +154,13 @@ class Router(AnyModel[Predictor]):
     def opened(cls, model: OpenModel) -> Router:
         """Makes the router of an opened model file."""
         mapping, sessions, describe = model
-        products = {name: Predictor(one, sessions[name]) for name, one in mapping.products.items()}
+        products = {name: Predictor(artefact, sessions[name]) for name, artefact in mapping.products.items()}
         return cls(mapping, products, describe)
 
     @property
     def artefact(self) -> ModelMapping:
         """The router as its file holds it: all products' models, and the data that recognise products."""
-        return replace(self._artefact, products={name: one.artefact for name, one in self.products.items()})
+        return replace(self._artefact, products={name: product.artefact for name, product in self.products.items()})
 
     @property
     def mapping(self) -> ModelMapping:
@@ -175,12 +175,12 @@ class Router(AnyModel[Predictor]):
     @property
     def failures(self) -> list[str]:
         """Pictures that could not be used when the models were fitted, each with the reason."""
-        return [line for one in self.products.values() for line in one.failures]
+        return [line for product in self.products.values() for line in product.failures]
 
     @property
     def runner(self) -> _Runner:
         """Runner of the networks of all products: their engines and devices."""
-        return _Runner([one.session for one in self.products.values()])
+        return _Runner([product.session for product in self.products.values()])
 
     def __repr__(self) -> str:
         return f"<Router to {len(self.products)} {self.kind}s: {', '.join(self.products)}>"
@@ -194,7 +194,7 @@ class Router(AnyModel[Predictor]):
                 whole part.
         """
         self.facts.check()
-        save_router(self.artefact, {name: one.session for name, one in self.products.items()}, path)
+        save_router(self.artefact, {name: product.session for name, product in self.products.items()}, path)
 
     def with_product(self, name: str, model: Predictor) -> Router:
         """Returns the router with another model of one of its products, such as one calibrated anew."""
@@ -218,8 +218,8 @@ class Router(AnyModel[Predictor]):
         if self.views is None:
             return super().sort_by_view(pictures)
         found: dict[str, list[PictureSource]] = {}
-        for one in pictures:
-            found.setdefault(self._view(one), []).append(one)
+        for picture in pictures:
+            found.setdefault(self._view(picture), []).append(picture)
         return found
 
     def check_whole_parts(self, new: Mapping[str, Sequence[PictureSource]]) -> None:
@@ -235,7 +235,7 @@ class Router(AnyModel[Predictor]):
 
     def with_rate(self, false_alarm_rate: Rate) -> Router:
         """Returns the router with another target false-alarm rate for all products, 0.05 or "5%"."""
-        products = {name: one.with_rate(false_alarm_rate) for name, one in self.products.items()}
+        products = {name: product.with_rate(false_alarm_rate) for name, product in self.products.items()}
         return Router(self._artefact, products, self._describe)
 
     def self_test(self) -> dict[str, Certificate]:
@@ -245,9 +245,9 @@ class Router(AnyModel[Predictor]):
             The certificate of each product, by its name; `mistaken` is None for models of views.
         """
         found, by = {}, self._artefact.recognition
-        for name, one in self.products.items():
+        for name, product in self.products.items():
             try:
-                found[name] = one.self_test()
+                found[name] = product.self_test()
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
             if by is not None:
@@ -306,11 +306,11 @@ class Router(AnyModel[Predictor]):
         judged: dict[int, SourceResult] = {}
         rows: dict[str, list[int]] = {}
         recognised: dict[int, Recognition] = {}
-        for k, (source, one) in enumerate(batch):
-            if isinstance(one, InputError):
-                judged[k] = (source, one)
+        for k, (source, loaded) in enumerate(batch):
+            if isinstance(loaded, InputError):
+                judged[k] = (source, loaded)
             else:
-                recognised[k] = one[-1]  # type: ignore[assignment]
+                recognised[k] = loaded[-1]  # type: ignore[assignment]
                 rows.setdefault(recognised[k].nearest, []).append(k)
         for name, own in rows.items():
             product = self.products[name]
@@ -362,8 +362,8 @@ class _Runner:
     size = (0, 0)
 
     def __init__(self, sessions: Sequence[Session]):
-        self.batch = min(one.batch for one in sessions)
-        self.lanes = min(one.lanes for one in sessions)
+        self.batch = min(session.batch for session in sessions)
+        self.lanes = min(session.lanes for session in sessions)
 
     def run(self, session: Session) -> Run:
         return session.run

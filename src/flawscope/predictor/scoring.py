@@ -262,4 +262,4 @@ class _SessionAnswers:
 
 def _refusal(found: Prediction) -> Finding | None:
     """Returns the finding that decides on a picture instead of its score, or None."""
-    return next((one for one in found.findings if one.decides), None)
+    return next((finding for finding in found.findings if finding.decides), None)

@@ -137,11 +137,11 @@ class Alignment:
     @property
     def lost(self) -> list[str]:
         """Pictures without a part, or with another number of parts."""
-        return [self._name(path) for path, one in self.poses.items() if one.problem]
+        return [self._name(path) for path, poses in self.poses.items() if poses.problem]
 
     def lines(self) -> list[str]:
         """Text for people."""
-        errors = [one.error for one in self.poses.values() if not one.problem]
+        errors = [poses.error for poses in self.poses.values() if not poses.problem]
         far = f"median {np.median(errors):.2f}, largest {max(errors):.2f}" if errors else "none"
         lost = "no part found" if self.learnt is None else "parts counted wrong"
         lines = []
@@ -174,16 +174,16 @@ class Alignment:
             several = self.learnt.settings
             document["expected"] = [several.least, several.most]
         pictures = []
-        for path, one in self.poses.items():
-            pictures.append({"path": self._name(path)} | self._facts(one))
+        for path, poses in self.poses.items():
+            pictures.append({"path": self._name(path)} | self._facts(poses))
         document["pictures"] = pictures
         return document
 
-    def _facts(self, one: Poses) -> Json:
-        poses = [pose.to_dict() for pose in one.poses]
+    def _facts(self, found: Poses) -> Json:
+        poses = [pose.to_dict() for pose in found.poses]
         if self.learnt is not None:
-            return {"wrong": one.problem, "part_poses": poses}
-        return {"part_found": not one.problem, "part_pose": poses[0] if poses else None}
+            return {"wrong": found.problem, "part_poses": poses}
+        return {"part_found": not found.problem, "part_pose": poses[0] if poses else None}
 
     def drawings(self) -> Iterator[tuple[NDArray[np.uint8], str, str]]:
         """Yields drawings [H, W, 3], each with a name and a remark.
@@ -192,18 +192,18 @@ class Alignment:
         first, then the farthest from the reference.
         """
         yield np.repeat(self.reference.part_image()[..., None], 3, 2), "reference", self.reference.describe()
-        for path, one in sorted(self.poses.items(), key=lambda one: -one[1].error)[:MAX_PICTURES]:
+        for path, poses in sorted(self.poses.items(), key=lambda item: -item[1].error)[:MAX_PICTURES]:
             small = Image.fromarray(displayed(path))
             width, height = small.size
             small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
             scale = small.width / width, small.height / height
             squares = []
-            for number, pose in enumerate(one.poses, 1):
+            for number, pose in enumerate(poses.poses, 1):
                 square = drawing.Square(pose.corners(), str(number) if self.learnt else "")
                 squares.append(square.scaled(*scale))
             drawn = drawing.draw_squares(np.asarray(small), squares)
-            drawn = drawing.draw_note(drawn, one.problem, squares)
-            yield drawn, self._name(path), one.problem or f"{one.error:.2f} spreads off"
+            drawn = drawing.draw_note(drawn, poses.problem, squares)
+            yield drawn, self._name(path), poses.problem or f"{poses.error:.2f} spreads off"
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)

@@ -232,8 +232,8 @@ def _text_place(
     middle = corners.mean(axis=0)
     at = middle + 0.8 * (lowest - middle)
     return tuple(  # type: ignore[return-value]
-        float(min(max(one, -low), side - high))
-        for one, low, high, side in zip(at, box[:2], box[2:], size, strict=True)
+        float(min(max(coordinate, -low), side - high))
+        for coordinate, low, high, side in zip(at, box[:2], box[2:], size, strict=True)
     )
 
 

@@ -46,7 +46,7 @@ def describe_reasons(reasons: Sequence[Reason]) -> str:
         return REGION if value is None else f"{value:.4g}" if isinstance(value, float) else value
 
     return ", ".join(
-        REASONS[str(one["code"])].format_map({k: shown(v) for k, v in one.items()}) for one in reasons
+        REASONS[str(reason["code"])].format_map({k: shown(v) for k, v in reason.items()}) for reason in reasons
     )
 
 
@@ -195,7 +195,7 @@ def measure_places(regions: Sequence[Region]) -> Json:
     """Returns the number of regions, and size and centre of the largest, as columns of a table."""
     if not regions:
         return {"places": 0}
-    largest = max(regions, key=lambda one: one.longer_side)
+    largest = max(regions, key=lambda region: region.longer_side)
     x, y = (round(at, 1) for at in largest.centroid)
     sizes = {"largest_px": round(largest.longer_side, 1), "largest_mm": largest.length_mm}
     return {"places": len(regions), **sizes, "largest_x": x, "largest_y": y}

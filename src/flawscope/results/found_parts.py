@@ -81,9 +81,9 @@ class FoundParts:
         boxes = [np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) for x0, y0, x1, y1 in self.objects]
         colours = drawing.POSE_COLOUR, drawing.BAD_COLOUR
         squares = []
-        for one in self.parts:
-            colour = colours[one.is_anomalous]
-            squares.append(drawing.Square(one.part_pose.corners(), str(one.part_index), colour))
+        for part in self.parts:
+            colour = colours[part.is_anomalous]
+            squares.append(drawing.Square(part.part_pose.corners(), str(part.part_index), colour))
         squares += [drawing.Square(box, "", drawing.BAD_COLOUR) for box in boxes]
         return squares
 
@@ -96,7 +96,7 @@ class FoundParts:
     @classmethod
     def from_dict(cls, data: Json) -> FoundParts:
         """Reads what `to_dict` returned."""
-        parts = (FoundPart(**{**one, "part_pose": PartPose(**one["part_pose"])}) for one in data["parts"])
+        parts = (FoundPart(**{**facts, "part_pose": PartPose(**facts["part_pose"])}) for facts in data["parts"])
         objects = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in data["objects"])
         return cls(tuple(parts), data["least"], data["most"], objects, data["wrong"])
 

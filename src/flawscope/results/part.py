@@ -59,15 +59,15 @@ class PartPrediction:
         A picture of a good part is not anomalous. Scores and maps are the pictures' own.
         """
         found = dict[str, Prediction]()
-        for view, one in self.views.items():
+        for view, picture in self.views.items():
             words = [f"part {self.part}"]
             words += ["most unusual"] if view == self.worst else []
             words += [f"missing: {', '.join(self.missing)}"] if self.missing else []
             words += [finding.words for finding in self.findings]
             part = shown_part(", ".join(words), is_incomplete=bool(self.missing))
             found[view] = replace(
-                one,
-                findings=(*one.findings, part),
+                picture,
+                findings=(*picture.findings, part),
                 p_value=self.p_value,
                 severity=self.severity,
                 is_anomalous=self.is_anomalous,
@@ -95,7 +95,7 @@ class PartPrediction:
     def product_name(self) -> str:
         """The product, or "none of these"; empty for a model of one product."""
         return self.product or (
-            Prediction.NO_PRODUCT_NAME if any(one.product_name for one in self.views.values()) else ""
+            Prediction.NO_PRODUCT_NAME if any(prediction.product_name for prediction in self.views.values()) else ""
         )
 
     def line(self) -> str:

@@ -357,7 +357,7 @@ class Prediction:
         """
         pose = facts.get("part_pose")
         several = facts.get("found_parts")
-        levels = {one.name: facts[one.name] for one in fields(ScoreLevels)}
+        levels = {field.name: facts[field.name] for field in fields(ScoreLevels)}
         return cls(
             score=0.0,
             p_value=0.0,
@@ -510,7 +510,7 @@ CHANGED_LIGHT_REMEDY = (
 
 def codes_beyond_promise(found: Prediction) -> list[str]:
     """Codes of the findings for which the false-alarm rate is not promised, of a picture called good."""
-    return [] if found.is_anomalous else [one.code for one in found.findings if one.is_beyond_promise]
+    return [] if found.is_anomalous else [finding.code for finding in found.findings if finding.is_beyond_promise]
 
 
 @dataclass
@@ -562,7 +562,7 @@ class MismatchDetector:
         """Warning for a person; empty where there is no reason for one."""
         if self.count < MIN_WARNING_PICTURES:
             return ""
-        far = [one for one in self.shifts if is_far(one)]
+        far = [shift for shift in self.shifts if is_far(shift)]
         if self.shifts and len(far) >= MAJORITY * len(self.shifts):
             remedy = OTHER_MODEL_REMEDY if self.anomalous >= MAJORITY * self.count else CHANGED_LIGHT_REMEDY
             return (

@@ -111,11 +111,11 @@ class ResultWorkbook:
         """
         shown = {**values, "path": _linked(values.get("path"), link)}
         self.book.add(JUDGED, [shown.get(name) for name in (*self.names, *self.more)])
-        for number, (name, one) in enumerate(places, start=1):
-            x0, y0, x1, y1 = one.box
+        for number, (name, region) in enumerate(places, start=1):
+            x0, y0, x1, y1 = region.box
             row = [values.get("part"), _linked(name, link), number]
-            row += [*one.centroid, x1 - x0, y1 - y0]
-            row += [one.area, one.length_mm, one.width_mm, one.area_mm2, one.kinds_text]
+            row += [*region.centroid, x1 - x0, y1 - y0]
+            row += [region.area, region.length_mm, region.width_mm, region.area_mm2, region.kinds_text]
             self.book.add(PLACES, row)
 
     @property
@@ -182,7 +182,7 @@ class ExcelTable:
                 values = asdict(row) | {"time": datetime.fromisoformat(row.time) if row.time else None}
                 if row.error:
                     values |= {"decision": "not judged", "remark": row.error}
-                self.book.add(values, ((row.path, one) for one in regions), link)
+                self.book.add(values, ((row.path, region) for region in regions), link)
                 regions = ()
         except OSError as error:  # rows wait in temporary files
             raise write_error(self.path, error) from None
@@ -228,7 +228,7 @@ def run_totals(facts: Facts) -> list[tuple[str, object]]:
     bad = facts["anomalous"] + facts.get("within_tolerance", 0)
     known = {**facts, "good": facts["judged"] - bad}
     found = [(word, known[name]) for name, word in FACTS.items() if known.get(name) is not None]
-    for name, one in facts.get("products", {}).items():
-        if "pictures" in one:
-            found.append((f"Product {name}", f"{one['anomalous']} of {one['pictures']} anomalous"))
+    for name, product_facts in facts.get("products", {}).items():
+        if "pictures" in product_facts:
+            found.append((f"Product {name}", f"{product_facts['anomalous']} of {product_facts['pictures']} anomalous"))
     return found

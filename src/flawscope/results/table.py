@@ -178,16 +178,16 @@ class ResultRow:
         row = cls.from_result(result, part_of=part_of, model=model)
         yield row
         known: Json = {"part": row.part, "time": row.time, "model": row.model}
-        for one in cls.part_rows(result) if isinstance(result, Prediction) else ():
-            yield replace(one, **known)
+        for part in cls.part_rows(result) if isinstance(result, Prediction) else ():
+            yield replace(part, **known)
 
     @classmethod
     def part_rows(cls, result: Prediction) -> Iterator[ResultRow]:
         """Yields a row for each part, where an input has several."""
-        for one in result.found_parts.parts if result.found_parts else ():
-            facts = (one.score, one.p_value, one.severity, one.decision, result.score_threshold)
-            pose = _part_columns(PartSearch(one.part_p_value, one.part_pose))
-            yield cls(result.path or "", *facts, part_index=one.part_index, **pose)
+        for part in result.found_parts.parts if result.found_parts else ():
+            facts = (part.score, part.p_value, part.severity, part.decision, result.score_threshold)
+            pose = _part_columns(PartSearch(part.part_p_value, part.part_pose))
+            yield cls(result.path or "", *facts, part_index=part.part_index, **pose)
 
     @property
     def boxes(self) -> list[tuple[float, ...]]:
@@ -205,7 +205,7 @@ def _part_columns(parts: PartSearch) -> Json:
     count = parts.several and len(parts.several.parts)
     facts: Json = {"found": parts.found, "p_value": parts.p_value, "count": count}
     facts |= parts.pose.to_dict() if parts.pose else {}
-    texts = {f"part_{key}": str(one).lower() if isinstance(one, bool) else one for key, one in facts.items()}
+    texts = {f"part_{key}": str(fact).lower() if isinstance(fact, bool) else fact for key, fact in facts.items()}
     return {name: text for name, text in texts.items() if name in PART_COLUMNS}
 
 
@@ -240,9 +240,9 @@ def table_columns(
 def csv_line(values: Sequence[object], *, decimal_comma: bool = False) -> str:
     """Returns a line of a CSV file. `decimal_comma` writes it with semicolons and decimal commas."""
     text = io.StringIO()
-    cells = [float(f"{one:.{DIGITS}g}") if isinstance(one, float) else csv_cell(one) for one in values]
+    cells = [float(f"{value:.{DIGITS}g}") if isinstance(value, float) else csv_cell(value) for value in values]
     if decimal_comma:
-        cells = [str(one).replace(".", ",") if isinstance(one, float) else one for one in cells]
+        cells = [str(cell).replace(".", ",") if isinstance(cell, float) else cell for cell in cells]
     csv.writer(text, delimiter=";" if decimal_comma else ",", lineterminator="\n").writerow(cells)
     return text.getvalue()
 

@@ -182,12 +182,12 @@ class Tolerances:
         if not isinstance(documents, list) or not documents:
             raise InputError(f"{path} has no rules: write {_HOW_WRITTEN['rules']}")
         rules = []
-        for number, one in enumerate(documents, 1):
-            rules.append(_parse_rule(one, f"{path} rule {number}", path.parent, size))
+        for number, rule_facts in enumerate(documents, 1):
+            rules.append(_parse_rule(rule_facts, f"{path} rule {number}", path.parent, size))
         digest = hashlib.sha256(content)
         for rule in rules:
             digest.update(rule.zone.tobytes() if isinstance(rule.zone, np.ndarray) else b"")
-        masks = (path.parent / one["zone"] for one in documents if isinstance(one.get("zone"), str))
+        masks = (path.parent / rule_facts["zone"] for rule_facts in documents if isinstance(rule_facts.get("zone"), str))
         return cls(version, digest.hexdigest(), size, tuple(rules), tuple(masks))
 
     def to_dict(self) -> dict[str, str]:

@@ -104,8 +104,8 @@ def open_model(
         stored = model_files.read(model)
     mapping, places = stored
     sessions = {}
-    for name, one in mapping.products.items():
-        sessions[name] = open_session(one, places[name], engine, device, threads)
+    for name, product in mapping.products.items():
+        sessions[name] = open_session(product, places[name], engine, device, threads)
     fitted = all(is_fitted(place) for place in places.values())
     if fitted and len(sessions) > 1:
         _import_torch_runtime().share_weights([*sessions.values()], [*mapping.products.values()])
@@ -128,9 +128,9 @@ def save_router(mapping: ModelMapping, sessions: Mapping[str, Session], path: Pa
         InputError: The suffix of `path` is not the one of such a router.
     """
     networks = {}
-    for name, one in sessions.items():
-        if isinstance(one, ExportedSession) and one.network is not None:
-            networks[name] = one.network
+    for name, session in sessions.items():
+        if isinstance(session, ExportedSession) and session.network is not None:
+            networks[name] = session.network
     suffix = ARCHIVE_SUFFIX if networks else TRAINED_SUFFIX
     if os.path.splitext(os.fspath(path))[1].lower() != suffix:
         raise InputError(f"this router is saved as {suffix}; `flawscope export` makes the other kind")

@@ -99,7 +99,7 @@ def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) 
         FlawscopeError: The file cannot be written.
     """
     store = _ArchiveWriter(networks) if networks else _TensorWriter()
-    rows = [{"name": name, **store.add_model(name, one)} for name, one in model.products.items()]
+    rows = [{"name": name, **store.add_model(name, artefact)} for name, artefact in model.products.items()]
     document: Json = {"format": FORMAT, "versions": package_versions(), "products": rows}
     if model.recognition is None:
         document["views"] = None if model.views is None else asdict(model.views)
@@ -136,7 +136,7 @@ class _TensorWriter:
         return {
             "config": model.config,
             "tensors": self._add(model.tensors),
-            "known": {name: self._add(one.arrays()) for name, one in model.known.items()},
+            "known": {name: self._add(product.arrays()) for name, product in model.known.items()},
             "samples": self._add(model.samples),
         }
 
@@ -169,13 +169,13 @@ class _ArchiveWriter:
         number = len(self._models)
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
         file = f"{plain or number}.onnx"
-        taken = file.lower() in (NETWORK, *(one.lower() for one in self._models))
+        taken = file.lower() in (NETWORK, *(known.lower() for known in self._models))
         return f"{number}-{file}" if taken else file
 
     def add_recognition(self, model: DescriptorModel) -> Json:
         arrays: Tensors = {}
-        for k, (name, one) in enumerate(model.known.items()):
-            arrays |= {f"{k}.{key}": values for key, values in one.arrays().items()}
+        for k, (name, product) in enumerate(model.known.items()):
+            arrays |= {f"{k}.{key}": values for key, values in product.arrays().items()}
             if name in model.samples:
                 arrays[f"{k}.samples"] = model.samples[name]
         packed = io.BytesIO()
@@ -325,7 +325,7 @@ class _Archive:
             arrays: Tensors = {key: stored[key] for key in stored.files}
         known, samples = {}, Tensors()
         for k, name in enumerate(map(str, about["known"])):
-            own = {key.removeprefix(f"{k}."): one for key, one in arrays.items() if key.startswith(f"{k}.")}
+            own = {key.removeprefix(f"{k}."): array for key, array in arrays.items() if key.startswith(f"{k}.")}
             if "samples" in own:
                 samples[name] = own.pop("samples")
             known[name] = ProductDescriptors(**own)

@@ -97,7 +97,7 @@ def _run_once(core: openvino.Core) -> None:
     """Run a network with inputs and outputs of the two types that networks here have."""
     ov = import_openvino()
     parameters = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
-    model = ov.Model([ov.opset13.result(one) for one in parameters], parameters)
+    model = ov.Model([ov.opset13.result(parameter) for parameter in parameters], parameters)
     found = (
         core.compile_model(model, "CPU")
         .create_infer_request()

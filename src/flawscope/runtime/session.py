@@ -170,7 +170,7 @@ class Engine(ABC):
     def run_checked(self, run: Compute, given: Inputs) -> Sequence[NDArray[np.float32]]:
         """Return a network's results as float32; raise FlawscopeError where the engine fails."""
         try:
-            return [one.astype(np.float32, copy=False) for one in run(given)]
+            return [array.astype(np.float32, copy=False) for array in run(given)]
         except Exception as error:  # engines have no common class of errors
             raise FlawscopeError(f"{self.name} failed: {one_line_message(error)}") from None
 

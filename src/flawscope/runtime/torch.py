@@ -93,8 +93,8 @@ class TorchSession:
     def run_without(self, artefact: Artefact, unit: int) -> Run:
         """Return a `run` that computes as if the artefact's pictures of a unit had not been learnt from."""
         if self._leave_out is None or self._leave_out[0] is not artefact:
-            kept = {name: one for name, one in artefact.tensors.items() if name != "samples"}
-            tensors = {name: torch.from_numpy(np.asarray(one)) for name, one in kept.items()}
+            kept = {name: tensor for name, tensor in artefact.tensors.items() if name != "samples"}
+            tensors = {name: torch.from_numpy(np.asarray(tensor)) for name, tensor in kept.items()}
             learnt = learnt_units(artefact.manifest.pictures).values()
             self._leave_out = artefact, LeaveOut(self.model, learnt, tensors)
         return self._leave_out[1].run(unit)

@@ -124,7 +124,7 @@ def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator
     places = np.flatnonzero(within)
     for part in _connected_parts(cut):
         tried = [_place(part, places, within.shape, rng) for _ in range(_MAX_PLACES)]
-        best = max(tried, key=lambda one: _share_within(one, within))
+        best = max(tried, key=lambda place: _share_within(place, within))
         there, here = _overlap_windows(best, within.shape)
         opacity = best.opacity.copy()
         opacity[here] *= within[there]

@@ -132,7 +132,7 @@ def calibration_is_honest(case: Case) -> None:
             must_be_close(found[row], expected[row], f"{variant}: {name}, refitted", 0.4)
         _must_have_level(model, found, f"{variant}: level of maps", 0.1)
         left_out = [_left_out_score(model, source, part) for source, part in zip(shown, parts, strict=True)]
-        pairs = [(one, score) for one, score in zip(left_out, own[0], strict=True) if one is not None]
+        pairs = [(place, score) for place, score in zip(left_out, own[0], strict=True) if place is not None]
         must(pairs or variant == "region", f"{variant}: `left_out` gives nothing")
         if pairs:
             left, stored = np.array(pairs).mean(0)
@@ -194,11 +194,11 @@ def same_again(case: Case) -> None:
         _must_equal(case.fitted(), case.fit(), "fitted with two threads")
 
 
-def _must_equal(one: Predictor, other: Predictor, text: str) -> None:
-    must(one.artefact.tensors.keys() == other.artefact.tensors.keys(), f"{text}: other tensors")
-    for name, values in one.artefact.tensors.items():
+def _must_equal(first: Predictor, other: Predictor, text: str) -> None:
+    must(first.artefact.tensors.keys() == other.artefact.tensors.keys(), f"{text}: other tensors")
+    for name, values in first.artefact.tensors.items():
         must(values.tobytes() == other.artefact.tensors[name].tobytes(), f"{text}: {name} differs")
-    must(one.calibration == other.calibration, f"{text}: another calibration")
+    must(first.calibration == other.calibration, f"{text}: another calibration")
 
 
 def progress_and_interruption(case: Case) -> None:
@@ -277,7 +277,7 @@ def says_what_it_would_miss(case: Case) -> None:
     model, key = case.fitted(), "simulated_defects"
     found = model.manifest.facts.get(key, {})
     must(key in model.manifest.facts, "nothing is said about simulated defects, or `left_out` gives nothing")
-    must(len({one["defects"] for one in found["sizes"].values()}) == 1, "not as many of each size")
+    must(len({facts["defects"] for facts in found["sizes"].values()}) == 1, "not as many of each size")
     must(found["score_threshold"] == model.calibration.score_threshold, "another threshold")
     must(key not in case.fitted("padded").manifest.facts, "the check is not left out")
 

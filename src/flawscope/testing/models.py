@@ -215,8 +215,8 @@ def _check_export(case: Case, engine: str) -> None:
     shown = case.prediction_pictures(variant)
     model = load(case.exported_path(variant), engine=engine, device="cpu")
     assert isinstance(model, Predictor)
-    certificates = [one for key, one in model.manifest.facts.items() if key.startswith("certificate")]
-    must(not any(one["decisions"] for one in certificates), "an engine decided otherwise than the model")
+    certificates = [certificate for key, certificate in model.manifest.facts.items() if key.startswith("certificate")]
+    must(not any(certificate["decisions"] for certificate in certificates), "an engine decided otherwise than the model")
     must(model.calibration.scores == trained.calibration.scores, "another calibration")
     scores, maps = case.outputs(variant)
     for batch in (1, 3):
@@ -301,15 +301,15 @@ def _learnt_tensors(case: Case, model: Predictor) -> dict[str, bytes]:
     return {k: v.tobytes() for k, v in model.artefact.tensors.items() if k not in others}
 
 
-def _must_learn_same(case: Case, one: Predictor, other: Predictor, text: str) -> None:
-    before = _learnt_tensors(case, one)
+def _must_learn_same(case: Case, first: Predictor, other: Predictor, text: str) -> None:
+    before = _learnt_tensors(case, first)
     after = _learnt_tensors(case, other)
     changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
     must(not changed, f"{text} change what is learnt: {', '.join(changed)}")
 
 
-def _must_learn_other(case: Case, one: Predictor, other: Predictor, text: str) -> None:
-    must(_learnt_tensors(case, one) != _learnt_tensors(case, other), text)
+def _must_learn_other(case: Case, first: Predictor, other: Predictor, text: str) -> None:
+    must(_learnt_tensors(case, first) != _learnt_tensors(case, other), text)
 
 
 CHECKS: Sequence[Callable[[Case], None]] = (

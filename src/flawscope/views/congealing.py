@@ -138,8 +138,8 @@ def _learn_folds(
     folds = [order[group] % _FOLDS for group in groups]
     for fold in range(min(_FOLDS, len(order))):
         pairs = zip(pictures, poses, folds, strict=True)
-        without = _average([(one, pose) for one, pose, own in pairs if own != fold], reference, levels)
-        errors += [without.find(one).error for one, own in zip(pictures, folds, strict=True) if own == fold]
+        without = _average([(picture, pose) for picture, pose, own in pairs if own != fold], reference, levels)
+        errors += [without.find(picture).error for picture, own in zip(pictures, folds, strict=True) if own == fold]
         held_out |= {group: without for group, k in order.items() if k % _FOLDS == fold}
     return errors, held_out
 
@@ -185,7 +185,7 @@ def _lying_of(aligned: Aligned, kind: PoseKind, found: Sequence[Pose]) -> Lying 
 
 
 def _found_among(poses: Sequence[Pose]) -> list[Pose]:
-    return [one for one in poses if one.found]
+    return [pose for pose in poses if pose.found]
 
 
 def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
@@ -227,7 +227,7 @@ def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
         poses = _found_among(singles.find(number, "shift"))
         found.append(len(poses))
         # turned parts may be found too, in wrong places, but not so well
-        if len(poses) >= _MOST * count and np.median([one.error for one in poses]) <= MAX_ERROR / 2:
+        if len(poses) >= _MOST * count and np.median([pose.error for pose in poses]) <= MAX_ERROR / 2:
             upright += 1
             alike += _lie_alike(poses, count)
         if alike == 2:
@@ -239,7 +239,7 @@ def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
 
 def _lie_alike(poses: Sequence[Pose], count: int) -> bool:
     """Whether the parts of most of so many pictures lie at one place."""
-    places = np.array([(one.x, one.y) for one in poses])
+    places = np.array([(pose.x, pose.y) for pose in poses])
     away = np.hypot(*(places - np.median(places, axis=0)).T)
     return int((away <= _NEAR).sum()) >= _MOST * count
 
@@ -266,11 +266,11 @@ def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
     if kind != "shift":
         first = _congeal(_SingleReferences(pictures[0::2], singles.ground), kind)
         second = _congeal(_SingleReferences(pictures[1::2], singles.ground), kind)
-        first_poses = [first.find(one) for one in pictures]
-        second_poses = [second.find(one) for one in pictures]
+        first_poses = [first.find(picture) for picture in pictures]
+        second_poses = [second.find(picture) for picture in pictures]
         period = _symmetry_period(first_poses, second_poses)
     reference = _congeal(singles, kind, period)
-    return Aligned(reference, [reference.find(one) for one in pictures])
+    return Aligned(reference, [reference.find(picture) for picture in pictures])
 
 
 def _symmetry_period(first: Sequence[Pose], second: Sequence[Pose]) -> int:
@@ -291,7 +291,7 @@ def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> Pos
     reference, pictures = singles.best(kind, period), singles.pictures
     levels = _border_quantiles(pictures)
     for _ in range(_ROUNDS):
-        reference = _average([(one, reference.find(one)) for one in pictures], reference, levels)
+        reference = _average([(picture, reference.find(picture)) for picture in pictures], reference, levels)
     return reference
 
 
@@ -300,7 +300,7 @@ def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
 
     They are the ground's, however large the parts are.
     """
-    strips = (strip for one in pictures for way in (one, one.T) for strip in (way[:_BORDER], way[-_BORDER:]))
+    strips = (strip for picture in pictures for way in (picture, picture.T) for strip in (way[:_BORDER], way[-_BORDER:]))
     every = np.concatenate([strip.ravel() for strip in strips])
     return np.asarray(np.quantile(every, (np.arange(_QUANTILES) + 0.5) / _QUANTILES), np.float32)
 
@@ -314,7 +314,7 @@ class _SingleReferences:
     def __init__(self, pictures: Sequence[Float32], ground: float | None = None):
         from scipy import ndimage
 
-        every = [align(one, Pose(one.shape[1] / 2, one.shape[0] / 2)) for one in pictures]
+        every = [align(picture, Pose(picture.shape[1] / 2, picture.shape[0] / 2)) for picture in pictures]
         self.pictures, self.ground = pictures, ground
         whole, inside = (np.stack(part) for part in zip(*every, strict=True))
         if ground is None:
@@ -335,9 +335,9 @@ class _SingleReferences:
         share = difference**2 / (difference**2 + 4)
         share[share < share.max() / 4] = 0
         middle = ndimage.center_of_mass(share + 1e-12)
-        one = self.pictures[number]
-        y, x = (at + 0.5 - HALF_SIDE + side / 2 for at, side in zip(middle, one.shape, strict=True))
-        warped, visible = align(one, Pose(x, y))
+        picture = self.pictures[number]
+        y, x = (at + 0.5 - HALF_SIDE + side / 2 for at, side in zip(middle, picture.shape, strict=True))
+        warped, visible = align(picture, Pose(x, y))
         moved = ndimage.shift(share, [HALF_SIDE - 0.5 - at for at in middle], order=1) * visible
         if not (moved > 0.01).any():
             return None
@@ -347,7 +347,7 @@ class _SingleReferences:
     def find(self, number: int, kind: PoseKind) -> list[Pose]:
         """Poses of the pictures by that reference; none where it shows nothing."""
         reference = self.of(number, kind)
-        return [] if reference is None else [reference.find(one) for one in self.pictures]
+        return [] if reference is None else [reference.find(picture) for picture in self.pictures]
 
     def best(self, kind: PoseKind, period: int) -> PoseReference:
         """The one to which the others can be aligned best. InputError: none shows anything of its own."""
@@ -361,7 +361,7 @@ class _SingleReferences:
             found.append((float(np.median(errors)), reference))
         if not found:
             raise InputError("the good pictures are all alike: there is nothing to align, leave out --align")
-        return min(found, key=lambda one: one[0])[1]
+        return min(found, key=lambda candidate: candidate[0])[1]
 
 
 def _average(
@@ -384,7 +384,7 @@ def _average(
     if 2 * len(known) < len(pictures):
         raise lost
     warped = [align(picture, pose) for picture, pose in known]
-    stack = np.stack([np.where(inside, one, np.nan) for one, inside in warped])
+    stack = np.stack([np.where(inside, picture, np.nan) for picture, inside in warped])
     visible = np.stack([inside for _, inside in warped]).mean(0) > 0.5
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # places outside of all pictures
@@ -428,7 +428,7 @@ def _bounding_square(part: NDArray[np.bool_], turns: bool) -> tuple[float, float
         mid_u, mid_v = (u.min() + u.max()) / 2, (v.min() + v.max()) / 2
         half = max(np.ptp(u), np.ptp(v)) / 2 + 0.5
         found.append((turn, cos * mid_u - sin * mid_v, sin * mid_u + cos * mid_v, half))
-    best = min(found, key=lambda one: one[3])
+    best = min(found, key=lambda square: square[3])
     return best if best[3] < 0.95 * found[0][3] else found[0]
 
 

@@ -139,7 +139,7 @@ class Normalization:
         """InputError for values that no good pictures can have."""
         ranges = (*self.means, *self.deviations)
         right = len(self.means) == len(self.deviations) == 3 and 0 < self.share < 1
-        if not right or not all(len(one) == 3 and 0 <= one[0] <= one[1] <= one[2] <= 1 for one in ranges):
+        if not right or not all(len(bounds) == 3 and 0 <= bounds[0] <= bounds[1] <= bounds[2] <= 1 for bounds in ranges):
             raise InputError("the model's normalization of light is damaged: fit anew")
 
     @classmethod

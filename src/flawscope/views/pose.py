@@ -146,8 +146,8 @@ class PoseReference:
         Its error is infinite where there is no part.
         """
         few, many = self._points
-        fitted = [self._fit_pose(square, one, few, _ITERATIONS[0]) for one in poses]
-        pose = min(fitted, key=lambda one: one.error)
+        fitted = [self._fit_pose(square, start, few, _ITERATIONS[0]) for start in poses]
+        pose = min(fitted, key=lambda fit: fit.error)
         if pose.found:
             pose = self._fit_pose(square, pose, many, _ITERATIONS[1])
         return pose if pose.error <= MAX_ERROR else replace(pose, error=math.inf)
@@ -155,7 +155,7 @@ class PoseReference:
     def p_value(self, error: float) -> float:
         """Returns the share of good parts that are as far from the reference; 1 where nothing is known."""
         n = len(self.errors)
-        return (1 + sum(one >= error for one in self.errors)) / (1 + n) if n else 1.0
+        return (1 + sum(known_error >= error for known_error in self.errors)) / (1 + n) if n else 1.0
 
     def geometry(
         self, pose: Pose, picture_size: tuple[int, int], size: tuple[int, int], side: int = SIDE
@@ -186,7 +186,7 @@ class PoseReference:
         """Returns a sentence on the poses, the errors of good parts, and how many were not found."""
         looks = f"turns by 1/{self.period} look" if self.period else "every angle looks"
         same = "" if self.period == 1 else f"; {looks} the same"
-        known = [one for one in self.errors if math.isfinite(one)]
+        known = [error for error in self.errors if math.isfinite(error)]
         far = f"at most {max(known):.2f} spreads off, {MAX_ERROR:g} allowed" if known else "all lost"
         text = f"parts aligned ({self.kind}{same}): {len(known)} good ones found, {far}, "
         text += f"{len(self.errors) - len(known)} not found"
@@ -231,7 +231,7 @@ class PoseReference:
                 x, y = (middle - (a + b) * (middle + 0.5) for a, b in ((xx, xy), (yx, yy)))
                 affine = xx, xy, x, yx, yy, y
                 turned = (image.transform(image.size, _AFFINE, affine, _BILINEAR) for image in images)
-                weight, level = (np.asarray(one, np.float64) for one in turned)
+                weight, level = (np.asarray(kernel, np.float64) for kernel in turned)
                 weight = weight / max(weight.sum(), 1e-9)
                 level = level - (weight * level).sum()
                 part = weight * level / math.sqrt(max((weight * level**2).sum(), 1e-12))
@@ -284,7 +284,7 @@ class PoseReference:
                 y, x = divmod(int(places[rows[i]]), seen.shape[2])
                 angle = float(self._angles[i] + off * (self._angles[1] - self._angles[0] if count > 1 else 0))
                 poses.append((float(peaks[i]), Pose(2.0 * x, 2.0 * y, angle, 1.0, bool(mirrored))))
-        poses.sort(key=lambda one: -one[0])
+        poses.sort(key=lambda candidate: -candidate[0])
         return [pose for peak, pose in poses[:_MAX_CANDIDATES] if peak > poses[0][0] - _MAX_GAP]
 
     # ---- fine
@@ -363,7 +363,7 @@ class PoseReference:
             "kind": self.kind,
             "extent": self.extent,
             "period": self.period,
-            "errors": [one if math.isfinite(one) else None for one in self.errors],  # None: not found
+            "errors": [error if math.isfinite(error) else None for error in self.errors],  # None: not found
             "pixels": base64.b64encode(pixels).decode(),
         }
 
@@ -374,7 +374,7 @@ class PoseReference:
             unpacker = zlib.decompressobj()
             pixels = unpacker.decompress(base64.b64decode(data["pixels"], validate=True), 2 * SIDE * SIDE)
             levels, spread = np.frombuffer(pixels, np.uint8).reshape(2, SIDE, SIDE)
-            errors = tuple(math.inf if one is None else float(one) for one in data["errors"])
+            errors = tuple(math.inf if error is None else float(error) for error in data["errors"])
             return cls(data["kind"], levels, spread, float(data["extent"]), int(data["period"]), errors)
         except (KeyError, TypeError, ValueError, OverflowError, zlib.error):
             raise InputError("the model's reference for poses is damaged: fit anew") from None

@@ -268,11 +268,11 @@ class Preprocess:
         self, channels: Channels, values: Array, counted: Mask | None, name: str
     ) -> ChannelViews:
         """Views of the channels [H, W, N] of a picture; its part is found in the mean of all."""
-        one = replace(self, channels=None)
+        alone = replace(self, channels=None)
         pose = self.framing.find(lambda: self.small(values))
-        pictures = (one._corrected(picture, name) for picture in channels.split(values))
+        pictures = (alone._corrected(picture, name) for picture in channels.split(values))
         frames = (self.framing.frame(*picture, self.size, pose) for picture in pictures)
-        return ChannelViews([one._views_of(frame, counted, name) for frame in frames])
+        return ChannelViews([alone._views_of(frame, counted, name) for frame in frames])
 
     def _views_of(self, frame: Frame, counted: Mask | None, name: str) -> Views:
         """Views of a frame, as `views` has them."""

@@ -71,9 +71,9 @@ def needs_picture_size(spec: Drawn) -> bool:
     return match is not None and not match[5] and max(float(match[i]) for i in range(1, 5)) > 1
 
 
-def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def same_shape(first: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether two sizes (H, W) have one shape, but for rounding."""
-    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
+    return abs(first[0] * other[1] - first[1] * other[0]) <= max(*first, *other)
 
 
 def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] = ()) -> Mask:

@@ -124,7 +124,7 @@ class SeveralParts:
                 continue
             x, y = (round(at) for at in (starts[0].x, starts[0].y))
             window = padded[y : y + SIDE, x : x + SIDE]
-            near = [replace(one, x=one.x - x + HALF_SIDE, y=one.y - y + HALF_SIDE) for one in starts]
+            near = [replace(start, x=start.x - x + HALF_SIDE, y=start.y - y + HALF_SIDE) for start in starts]
             pose = reference.refine(window, near)
             pose = replace(pose, x=pose.x + x - HALF_SIDE, y=pose.y + y - HALF_SIDE)
             if not (pose.found and finder.is_inside(pose, small.shape)):
@@ -167,7 +167,7 @@ class SeveralParts:
 def _sort_into_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
     """Sorts poses from the top, and from the left where they lie beside each other."""
     rows, top = list[tuple[float, Pose]](), -np.inf
-    for pose in sorted(poses, key=lambda one: one.y):
+    for pose in sorted(poses, key=lambda part_pose: part_pose.y):
         top = pose.y if pose.y > top + height else top
         rows.append((top, pose))
     return [pose for _, pose in sorted(rows, key=lambda row: (row[0], row[1].x))]
@@ -211,7 +211,7 @@ class _PartMatcher:
         margin = SIDE // _REDUCTION // 2
         image = np.pad(image - image.mean(), margin, mode="edge")
         whole = tuple(fft.next_fast_len(length, real=True) for length in image.shape)
-        spectra = [fft.rfft2(one, s=whole) for one in (image, image**2)]
+        spectra = [fft.rfft2(values, s=whole) for values in (image, image**2)]
         of_parts, of_weights = _spectra(self.reference, whole)
         level, mean, square = (
             fft.irfft2(kernels * spectrum, s=whole)[:, : size[0], : size[1]]

@@ -173,8 +173,8 @@ def _learn(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> LearnedParts:
     """Learns the reference and the number of parts, also where parts are counted wrong."""
-    components = [_find_components(one) for one in overviews]
-    areas = np.sort([one.area for _, several in components for one in several])
+    components = [_find_components(overview) for overview in overviews]
+    areas = np.sort([component.area for _, several in components for component in several])
     if not len(areas):
         raise InputError(
             "no parts stand out in the good pictures: take pictures of parts on a smooth ground, wholly seen"
@@ -182,7 +182,7 @@ def _learn(
     # half of all that differs from the ground lies in areas up to the usual one: small specks count little
     typical_area = float(areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)])
     single_parts = _find_single_parts(components, typical_area)
-    largest_area = max(sum(one.area for one in several) for _, several in components)
+    largest_area = max(sum(component.area for component in several) for _, several in components)
     most = max(1, round(largest_area / typical_area))
     sought = min(_CANDIDATE_FACTOR * (most + 1), MAX_SOUGHT)
     object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW_SIDE**2)
@@ -194,8 +194,8 @@ def _learn(
     for i in sorted({owner for owner, _ in chosen}):
         picture = small(i, settings.side)
         levels.append(float(np.median(picture)))
-        own = [one for owner, one in chosen if owner == i]
-        crops += [_crop_part(picture, components[i][0], one, levels[-1]) for one in own]
+        own = [component for owner, component in chosen if owner == i]
+        crops += [_crop_part(picture, components[i][0], component, levels[-1]) for component in own]
         crop_owners += [i] * len(own)
     reference, held_out = learn_cross_validated(crops, kind, float(np.median(levels)), crop_owners)
     return _count_parts(settings, reference, held_out, overviews, small)
@@ -203,7 +203,7 @@ def _learn(
 
 def _span_of(single_parts: Sequence[tuple[int, _Component]]) -> float:
     """Side of the frame of a part, as a share of the picture. InputError: parts are too large or small."""
-    span = 2 * _CROP_FACTOR * float(np.median([one.radius for _, one in single_parts])) / OVERVIEW_SIDE
+    span = 2 * _CROP_FACTOR * float(np.median([component.radius for _, component in single_parts])) / OVERVIEW_SIDE
     if not SIDE / MAX_SIDE <= span <= 1:
         size, way = ("fill the pictures", "farther away") if span > 1 else ("are too small", "nearer")
         raise InputError(f"parts {size} to be found among several: take pictures from {way}")
@@ -218,10 +218,10 @@ def _find_single_parts(
     InputError: they are too few to learn from.
     """
     found = [
-        (i, one)
+        (i, component)
         for i, (_, several) in enumerate(components)
-        for one in several
-        if _SINGLE_PART_AREA[0] * typical_area < one.area < _SINGLE_PART_AREA[1] * typical_area
+        for component in several
+        if _SINGLE_PART_AREA[0] * typical_area < component.area < _SINGLE_PART_AREA[1] * typical_area
     ]
     if len(found) < MIN_REFERENCE_PICTURES:
         raise InputError(
@@ -262,17 +262,17 @@ def _count_parts(
     return LearnedParts(settings, reference, counts, wrong)
 
 
-def _crop_part(picture: Float32, labels: NDArray[np.int32], one: _Component, level: float) -> Float32:
+def _crop_part(picture: Float32, labels: NDArray[np.int32], component: _Component, level: float) -> Float32:
     """The square [SIDE, SIDE] around a part, others in it covered with the ground's level."""
     from scipy import ndimage
 
-    others = ndimage.binary_dilation((labels > 0) & (labels != one.label), iterations=2)
+    others = ndimage.binary_dilation((labels > 0) & (labels != component.label), iterations=2)
     rows, columns = (
         (np.arange(length) * known / length).astype(np.intp)
         for length, known in zip(picture.shape, labels.shape, strict=True)
     )
     alone = np.where(others[rows][:, columns], np.float32(level), picture)
-    y, x = (round(at * picture.shape[0] / labels.shape[0]) for at in (one.y, one.x))
+    y, x = (round(at * picture.shape[0] / labels.shape[0]) for at in (component.y, component.x))
     return np.pad(alone, SIDE // 2, mode="edge")[y : y + SIDE, x : x + SIDE]
 
 
@@ -281,7 +281,7 @@ def expected_counts(counts: Sequence[int]) -> tuple[int, int]:
 
     Both are the same number where nearly all pictures have it.
     """
-    numbers, times = np.unique([one for one in counts if one] or [1], return_counts=True)
+    numbers, times = np.unique([count for count in counts if count] or [1], return_counts=True)
     if times.max() >= _MIN_EQUAL_COUNTS * times.sum():
         return int(numbers[times.argmax()]), int(numbers[times.argmax()])
     return int(numbers[0]), int(numbers[-1])

@@ -55,7 +55,7 @@ def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
     Args:
         looks: Thumbnails of good pictures by view; where they are too few, the answer is False.
     """
-    levelled = {view: [_without_light(one) for one in several] for view, several in looks.items()}
+    levelled = {view: [_without_light(look) for look in several] for view, several in looks.items()}
     learnt = ViewLooks.learn(levelled)
     return learnt is not None and learnt.are_distinct
 
@@ -104,7 +104,7 @@ class ViewLooks:
 
     def _set_limits(self, every: Sequence[NDArray[np.float64]]) -> None:
         """Sets reach and limits by the thumbnails of each view that its mean was learnt from."""
-        distances = [np.array([self.distances(one) for one in several]) for several in every]
+        distances = [np.array([self.distances(look) for look in several]) for several in every]
         for v, several in enumerate(every):
             distances[v][:, v] *= len(several) / (len(several) - 1)
         for v, own in enumerate(distances):
@@ -154,7 +154,7 @@ class ViewLooks:
                 rows.append([np.inf if limit is None else limit for limit in row])
             limits = np.array(rows, float)
             count, width = len(views), 3 * SIDE * SIDE
-            shapes = [one.shape for one in (means, spread, reach, limits)]
+            shapes = [array.shape for array in (means, spread, reach, limits)]
             if shapes != [(count, width), (width,), (count,), (count, count)] or not (spread > 0).all():
                 return None
             return cls(views, means, spread, limits, reach)

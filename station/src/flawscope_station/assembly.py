@@ -51,8 +51,8 @@ def _learning(core: Station) -> Extension:
 def _new_products(core: Station) -> Extension:
     limits, device = core.settings.limits, core.settings.device
     queue, memory = core.components[JobQueue], core.inspector.memory
-    recipes = [getattr(one.values, "recipes", {}) for one in core.settings.connections]
-    asked_for = {product for one in recipes for product in one.values()}
+    recipes = [getattr(connection.values, "recipes", {}) for connection in core.settings.connections]
+    asked_for = {product for recipe in recipes for product in recipe.values()}
     drafts = Drafts(queue, core.files, limits, memory, device, lambda: bool(core.products), core.say)
     return Extension(
         (drafts, LiveProducts(core.with_model, asked_for, core.addresses, core.sources, drafts, core.health)),

@@ -78,7 +78,7 @@ def check_source(
         time.sleep(1.0)
         now = station.store.totals(product)["inspections"]
         testing.must(now == before, "it gives pictures after it was stopped")
-        named = [one["name"] for one in station.records.search(product, Filters()).inspections]
+        named = [inspection["name"] for inspection in station.records.search(product, Filters()).inspections]
         testing.must(all(named), "a picture without a name")
 
 
@@ -94,12 +94,12 @@ def _check_triggers(station: Station) -> None:
     async def several() -> list[Any]:
         due = time.monotonic() + WAIT_TIMEOUT
         labels = [make_label(f"P{number}", None) for number in range(4)]
-        return await asyncio.gather(*(shoot(station.context, PRODUCT, find, one, due) for one in labels))
+        return await asyncio.gather(*(shoot(station.context, PRODUCT, find, label, due) for label in labels))
 
     found = asyncio.run(several())
-    testing.must(len({one.number for one in found}) == 4, "triggers share an inspection")
+    testing.must(len({inspection.number for inspection in found}) == 4, "triggers share an inspection")
     testing.must(
-        {one.inspection.part for one in found} == {"P0", "P1", "P2", "P3"}, "a part's number is lost"
+        {inspection.inspection.part for inspection in found} == {"P0", "P1", "P2", "P3"}, "a part's number is lost"
     )
 
 
@@ -122,13 +122,13 @@ def _check_disconnection(station: Station, away: Callable[[], None], back: Calla
         _wait_for(is_refused, "a trigger is not refused with AwayError while the camera is away")
     _wait_for(lambda: source.state.state == AWAY, f"its state is not {AWAY} while the camera is away")
     testing.must(bool(source.state.why), "its state does not say why it is away")
-    problem_codes = {one.code for one in station.problems()}
+    problem_codes = {problem.code for problem in station.problems()}
     testing.must(
         any(code.startswith("camera_away") for code in problem_codes), "it reports no problem camera_away"
     )
     back()
     _wait_for(lambda: source.state.state == RUNNING, "it does not come back by itself")
-    _wait_for(lambda: {one.code for one in station.problems()} < problem_codes, "the problem does not end")
+    _wait_for(lambda: {problem.code for problem in station.problems()} < problem_codes, "the problem does not end")
 
 
 def check_sink(
@@ -159,7 +159,7 @@ def check_sink(
                 ((delivery, box),) = station.sinks.for_product(PRODUCT)
                 number = station.products[PRODUCT]
                 pictures = [_draw_png(rng, Path(folder)) for _ in range(3)]
-                sent = [Part(number, (Picture(one, "Größe 7.png"),), "http", "4711") for one in pictures]
+                sent = [Part(number, (Picture(pixels, "Größe 7.png"),), "http", "4711") for pixels in pictures]
                 for answer in station.inspector.submit_all(sent):
                     inspection = answer.result(WAIT_TIMEOUT).number
                     station.store.add_verdict(number, inspection, "good", "anna")
@@ -176,7 +176,7 @@ def check_sink(
         found = list(received())[len(received_before) :]
     testing.must(len(found) == len(set(found)), f"a message counts twice: {found}")
     testing.must(len(found) == 6, f"{len(found)} of 6 inspections arrived")
-    numbers = [int(one.split("-")[2]) for one in found]
+    numbers = [int(name.split("-")[2]) for name in found]
     testing.must(numbers == sorted(numbers), "their order is lost")
 
 
@@ -201,13 +201,13 @@ def check_page(plugin: Plugin, settings: Mapping[str, object], model: Path) -> N
         asyncio.run(_check_answers(station, plugin.name))
         number = station.products[PRODUCT]
         pictures = [_draw_png(rng, Path(folder)) for _ in range(3)]
-        sent = [Part(number, (Picture(one, "Größe 7.png"),), "http", "4711") for one in pictures]
+        sent = [Part(number, (Picture(pixels, "Größe 7.png"),), "http", "4711") for pixels in pictures]
         for answer in station.inspector.submit_all(
             [*sent, Part(number, (Picture(pictures[0], ""),), "http")]
         ):
             answer.result(WAIT_TIMEOUT)
         asyncio.run(_check_answers(station, plugin.name))
-        failed = [one.text for one in station.problems() if one.code == "page_failed"]
+        failed = [problem.text for problem in station.problems() if problem.code == "page_failed"]
     testing.must(not failed, f"it raises: {failed}")
 
 
@@ -217,7 +217,7 @@ async def _check_answers(station: Station, name: str) -> None:
     from flawscope_station.web.app import create_app
     from flawscope_station.web.templates import PAGES
 
-    (link,) = (one for one in station.menu if one.address.partition("?")[0] == f"/-/pages/{name}")
+    (link,) = (entry for entry in station.menu if entry.address.partition("?")[0] == f"/-/pages/{name}")
     address = link.href(PRODUCT)
     transport = httpx.ASGITransport(create_app(station))
     testing.must(has_role(Person("", ROLES[-1]), link.role), f"nobody has the role {link.role}")
@@ -286,7 +286,7 @@ def _read_settings(plugin: Plugin, settings: Mapping[str, object]) -> Configured
     testing.must(isinstance(plugin, Wanted), "it is not a `Plugin`")
     testing.must(dataclasses.is_dataclass(plugin.settings), "its settings are not a dataclass")
     testing.must(plugin.settings.__dataclass_params__.frozen, "its settings are not frozen")
-    names = {one.name for one in dataclasses.fields(plugin.settings)}
+    names = {field.name for field in dataclasses.fields(plugin.settings)}
     testing.must(set(plugin.paths) <= names, f"paths names {set(plugin.paths) - names}, which is no setting")
     testing.must_refuse(lambda: plugin.read({**settings, "no_setting": 1}, Path()), "an unknown setting")
     return plugin.read(settings, Path())

@@ -33,7 +33,7 @@ def test_an_option_that_changes_the_input_is_stored_and_kept_by_an_update():
     """A model that forgot one would be trained anew, or extended, on pictures that it sees otherwise."""
     for option in FIT_OPTIONS:
         assert option.is_stored or not option.changes_input, option.name
-        if option.changes_input and option.of != SETTING:
+        if option.changes_input and option.role != SETTING:
             assert option.kept_by_update, option.name
 
 
@@ -43,7 +43,7 @@ def test_a_benchmark_has_the_options_that_their_records_say():
     benchmark.add_arguments(parser)
     own = OPTIONS.keys() & {action.dest for action in parser._actions}
     assert own >= {option.name for option in BENCHMARK}
-    assert all(OPTIONS[name].benchmark or OPTIONS[name].of == CALL for name in own)
+    assert all(OPTIONS[name].benchmark or OPTIONS[name].role == CALL for name in own)
 
 
 def test_what_an_option_excludes_or_needs_is_an_option_or_a_setting():
@@ -52,7 +52,7 @@ def test_what_an_option_excludes_or_needs_is_an_option_or_a_setting():
             assert other in OPTIONS or other in fit_options._settings(), (option.name, other)
 
 
-ALL = [option.name for option in FIT_OPTIONS if option.of == ARGUMENT]
+ALL = [option.name for option in FIT_OPTIONS if option.role == ARGUMENT]
 KEPT = [option.name for option in FIT_OPTIONS if option.kept_by_update]
 
 

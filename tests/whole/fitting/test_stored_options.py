@@ -117,9 +117,9 @@ def plain(folder):
 
 def test_every_option_of_a_fit_is_tried_here():
     """A further one that a model stores is not accepted without being fitted, read back and trained anew."""
-    stored = {one.argument for one in FIT_OPTIONS if one.is_stored and one.of != SETTING}
+    stored = {one.argument for one in FIT_OPTIONS if one.is_stored and one.role != SETTING}
     assert stored == {*CASES} | OF_THE_DATA
-    assert {one.name for one in FIT_OPTIONS if one.of == SETTING and one.changes_input} <= {*SETTINGS}
+    assert {one.name for one in FIT_OPTIONS if one.role == SETTING and one.changes_input} <= {*SETTINGS}
     assert sorted(name for names in TOGETHER for name in names) == sorted([*CASES, *SETTINGS])
 
 

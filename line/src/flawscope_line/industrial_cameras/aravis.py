@@ -187,12 +187,12 @@ def _ffmpeg_format(name: str, known: list[str]) -> tuple[str, int]:
     Raises:
         InputError: The format cannot be read.
     """
-    formats = {one: (kind, 0) for one, kind in (GREY_FORMATS | COLOUR_FORMATS).items()}
+    formats = {pixel_format: (kind, 0) for pixel_format, kind in (GREY_FORMATS | COLOUR_FORMATS).items()}
     for rows, kind in BAYER_PATTERNS.items():
         formats |= {f"{rows}8": (f"bayer_{kind}8", 0)}
         formats |= {f"{rows}{bits}": (f"bayer_{kind}16le", 16 - bits) for bits in (10, 12, 16)}
     if name not in formats:
-        readable = ", ".join(one for one in known if one in formats) or "none"
+        readable = ", ".join(pixel_format for pixel_format in known if pixel_format in formats) or "none"
         raise InputError(f"format: {name} is not read; of those that the camera has, these are: {readable}")
     return formats[name]
 

@@ -184,8 +184,8 @@ class TriggeredCamera(LiveCamera):
 
     def _fail_triggers(self, triggers: Iterable[Future[Shot]], why: str) -> None:
         self.state.broken += 1
-        for one in triggers:
-            one.set_exception(NoFrameError(f"the frame of {self._label} is lost: {why}; trigger again"))
+        for trigger in triggers:
+            trigger.set_exception(NoFrameError(f"the frame of {self._label} is lost: {why}; trigger again"))
 
     @property
     def _no_frame_text(self) -> str:

@@ -31,5 +31,5 @@ class _BriefHandler(logging.Handler):
 def log_briefly(library: str) -> None:
     """Limit a library's loggers to one line a minute."""
     logger = logging.getLogger(library)
-    if not any(isinstance(one, _BriefHandler) for one in logger.handlers):
+    if not any(isinstance(handler, _BriefHandler) for handler in logger.handlers):
         logger.handlers, logger.propagate = [_BriefHandler(library)], False

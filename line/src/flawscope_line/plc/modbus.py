@@ -71,7 +71,7 @@ class ModbusServer:
             return ExcCodes.ILLEGAL_FUNCTION
         if values:
             place = address - self.settings.inputs
-            self._input_registers[place : place + number] = [int(one) for one in values]
+            self._input_registers[place : place + number] = [int(value) for value in values]
             self._is_written = True
             await self.exchange()
         first = self.settings.outputs - start

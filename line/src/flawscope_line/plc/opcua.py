@@ -117,7 +117,7 @@ class _Plc(UserManager):
         user, file = self._settings.user, self._settings.password_file
         if user is not None and file is not None:
             pairs = (username, user), (password, secret(file, "password_file"))
-            if not all(compare_digest(str(one).encode(), right.encode()) for one, right in pairs):
+            if not all(compare_digest(str(sent).encode(), right.encode()) for sent, right in pairs):
                 return None
         return User(role=UserRole.User)
 
@@ -158,7 +158,7 @@ class _Session(InternalSession):
 
     async def write(self, params: ua.WriteParameters) -> list[ua.StatusCode]:
         """Write inputs, all of a request or none: Trigger does not rise with a part that was refused."""
-        codes = [self._refusal(one) for one in params.NodesToWrite]
+        codes = [self._refusal(node) for node in params.NodesToWrite]
         if any(codes):
             return [ua.StatusCode(ua.UInt32(code or ua.StatusCodes.BadTransactionFailed)) for code in codes]
         async with self.iserver.lock:  # no other's write comes in between
@@ -166,12 +166,12 @@ class _Session(InternalSession):
             await self.iserver.take_inputs()
         return results
 
-    def _refusal(self, one: ua.WriteValue) -> int:
+    def _refusal(self, node: ua.WriteValue) -> int:
         """Return the status code that says why a value cannot be written; 0: it can be written."""
-        kind, value = self.iserver.writable.get(one.NodeId), one.Value
-        if kind is None or one.AttributeId != ua.AttributeIds.Value:
+        kind, value = self.iserver.writable.get(node.NodeId), node.Value
+        if kind is None or node.AttributeId != ua.AttributeIds.Value:
             return ua.StatusCodes.BadUserAccessDenied
-        if one.IndexRange:
+        if node.IndexRange:
             return ua.StatusCodes.BadIndexRangeInvalid
         is_good = value.StatusCode is None or value.StatusCode.is_good()
         if not is_good or value.Value is None or value.Value.VariantType != kind:
@@ -194,13 +194,13 @@ def write_order(before: Outputs, now: Outputs) -> list[str]:
 
     Bits that fall come first, then values, then bits that rise; `done` is the last.
     """
-    changed = [one for one in TO_PLC if getattr(before, one.name) != getattr(now, one.name)]
+    changed = [signal for signal in TO_PLC if getattr(before, signal.name) != getattr(now, signal.name)]
 
     def place(signal: Signal) -> tuple[int, bool]:
         rises = signal.kind == "bit" and getattr(now, signal.name)
         return (2 if rises else int(signal.kind != "bit")), signal.name == "done"
 
-    return [one.name for one in sorted(changed, key=place)]
+    return [signal.name for signal in sorted(changed, key=place)]
 
 
 async def add_nodes(server: UaServer) -> tuple[Nodes, Nodes]:
@@ -214,15 +214,15 @@ async def add_nodes(server: UaServer) -> tuple[Nodes, Nodes]:
         name = f"{ROOT_NODE}.{folder}"
         parent = await home.add_folder(_node_id(name, space), ua.QualifiedName(folder, space))
         found: Nodes = {}
-        for one in signals:
-            kind = ua.VariantType[OPC_UA_TYPES[one.kind]]
-            named = _node_id(f"{name}.{one.node}", space), ua.QualifiedName(one.node, space)
-            node = await parent.add_variable(*named, getattr(start, one.name), kind)
-            text = ua.DataValue(ua.Variant(ua.LocalizedText(one.meaning)))
+        for signal in signals:
+            kind = ua.VariantType[OPC_UA_TYPES[signal.kind]]
+            named = _node_id(f"{name}.{signal.node}", space), ua.QualifiedName(signal.node, space)
+            node = await parent.add_variable(*named, getattr(start, signal.name), kind)
+            text = ua.DataValue(ua.Variant(ua.LocalizedText(signal.meaning)))
             await node.write_attribute(ua.AttributeIds.Description, text)
             if folder == "Inputs":
                 await node.set_writable()
-            found[one.name] = node, kind
+            found[signal.name] = node, kind
         both.append(found)
     return both[0], both[1]
 

@@ -86,7 +86,7 @@ TO_PLC = (
 
 def register_count(signals: Sequence[Signal]) -> int:
     """Return the number of registers of one side."""
-    return max(one.register + REGISTERS[one.kind] for one in signals)
+    return max(signal.register + REGISTERS[signal.kind] for signal in signals)
 
 
 def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
@@ -164,5 +164,5 @@ def signals_csv(inputs: int = 0, outputs: int = 100) -> str:
     return text.getvalue()
 
 
-assert {one.name for one in TO_STATION} == {one.name for one in fields(Inputs)}
-assert {one.name for one in TO_PLC} == {one.name for one in fields(Outputs)}
+assert {signal.name for signal in TO_STATION} == {field.name for field in fields(Inputs)}
+assert {signal.name for signal in TO_PLC} == {field.name for field in fields(Outputs)}

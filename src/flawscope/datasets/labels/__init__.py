@@ -211,7 +211,7 @@ class LabelFiles:
         """
         found: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
         # defects last: they win where a picture has marks of both
-        for entry, pictures in sorted(self._assigned, key=lambda one: one[0].has_defect):
+        for entry, pictures in sorted(self._assigned, key=lambda assigned: assigned[0].has_defect):
             if not entry.has_defect and not entry.good:
                 continue
             for path in self._meant(entry, pictures):
@@ -411,7 +411,7 @@ class LabelFiles:
             if entry.labels.path.parent != self.root:
                 continue
             count = len(entry.folders)
-            if any(count == 0 or self._folders(one)[-count:] != entry.folders for one in pictures):
+            if any(count == 0 or self._folders(picture)[-count:] != entry.folders for picture in pictures):
                 found.add(entry.source)
         return found
 
@@ -553,10 +553,10 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
     if turn != 1:
         stored = (width, height) if turn in TRANSPOSING else (height, width)
         readings.append(replace(labels, size=stored, turn=turn))
-    fitting = [one for one in readings if labels.size in (None, one.size)]
+    fitting = [reading for reading in readings if labels.size in (None, reading.size)]
     if not fitting:
         return [labels]
-    return [one for one in fitting if one.size and not one.hangs_over(one.size)]
+    return [reading for reading in fitting if reading.size and not reading.hangs_over(reading.size)]
 
 
 def _choose_readings(several: list[tuple[Path, PictureLabels, list[PictureLabels]]]) -> Iterator[Reading]:

@@ -211,7 +211,7 @@ def parse_via(document: Record, _own: str) -> Iterator[Entry]:
     for picture in (_via_pictures(document) or {}).values():
         regions = picture["regions"]
         marks = [_via_mark(region) for region in (regions.values() if isinstance(regions, dict) else regions)]
-        about = [one for k, v in (picture.get("file_attributes") or {}).items() for one in _via_texts(k, v)]
+        about = [text for k, v in (picture.get("file_attributes") or {}).items() for text in _via_texts(k, v)]
         yield name_entry(picture_path(picture["filename"]), None, marks)._replace(about=tuple(about))
 
 
@@ -367,7 +367,7 @@ def _task_pictures(task: Record) -> dict[str, list[str]]:
     """Paths of a task's pictures, by the names of its data."""
     found: dict[str, list[str]] = {}
     for name, value in [*task["data"].items(), ("", task.get("file_upload"))]:
-        paths = [picture_path(one) for one in (value if isinstance(value, list) else [value])]
+        paths = [picture_path(item) for item in (value if isinstance(value, list) else [value])]
         paths = [path for path in paths if is_picture(PurePosixPath(path))]
         if paths and (name or not found):  # the upload is one of the data
             found[name] = paths

@@ -331,7 +331,7 @@ def _texts(value: object) -> list[str]:
     if isinstance(value, dict):
         value = next(iter(value.values()), None) if len(value) == 1 else None
     values = value if isinstance(value, list) else [value]
-    return [_scalar(one) for one in values if not isinstance(one, list | dict)]
+    return [_scalar(item) for item in values if not isinstance(item, list | dict)]
 
 
 def _json_rows(document: object, is_name: IsName) -> Iterator[Row]:
@@ -392,7 +392,7 @@ def _named_in(record: Row, is_name: IsName) -> set[str]:
 
 
 def _name_pictures(values: Sequence[object], is_name: IsName) -> bool:
-    return any(isinstance(one, str) and is_name(one) for one in values)
+    return any(isinstance(item, str) and is_name(item) for item in values)
 
 
 def _record_row(record: Mapping[str, object], above: str = "") -> Row:
@@ -404,9 +404,9 @@ def _record_row(record: Mapping[str, object], above: str = "") -> Row:
         if not is_nested and (texts := _texts(value)):
             row.setdefault(header, []).extend(texts)
             continue
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, dict):
-                for name, inside in _record_row(one, header).items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                for name, inside in _record_row(item, header).items():
                     row.setdefault(name, []).extend(inside)
     return row
 

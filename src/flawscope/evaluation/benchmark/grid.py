@@ -69,7 +69,7 @@ class Cell:
     @property
     def fit_arguments(self) -> Json:
         """Arguments of `fit` that the call's options give."""
-        return {one.argument: self.shared[one.name] for one in SHARED_OPTIONS if one.argument}
+        return {option.argument: self.shared[option.name] for option in SHARED_OPTIONS if option.argument}
 
     @property
     def label(self) -> str:

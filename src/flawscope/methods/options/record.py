@@ -96,7 +96,7 @@ class FitOption:
     default: object = None
     meaning: str = ""
     group: str
-    of: str = CALL
+    role: str = CALL
     file: str = EACH
     value: str = TEXT
     metavar: str | None = None
@@ -127,7 +127,7 @@ class FitOption:
     @property
     def is_stored(self) -> bool:
         """Whether a training anew has it: by itself, or as settings of the method."""
-        return self.can_be_read or self.of == SETTING or self.chooses != ()
+        return self.can_be_read or self.role == SETTING or self.chooses != ()
 
     def read(self, model: Artefact) -> object:
         """Read the argument's value from a model; call it only where `can_be_read`."""
@@ -147,16 +147,16 @@ def option(
         record: The rest of its record. Without a name, it has the argument's.
         stored: Reads it from a model; None: it is not stored by itself.
     """
-    known = replace(record, of=ARGUMENT, default=default, meaning=meaning, stored=stored)
+    known = replace(record, role=ARGUMENT, default=default, meaning=meaning, stored=stored)
     return field(default=default, metadata={RECORD: known})
 
 
 def records_of(arguments: type[DataclassInstance]) -> tuple[FitOption, ...]:
     """Return the records of the options among these arguments of `fit`."""
     found = list[FitOption]()
-    for one in fields(arguments):
-        record = one.metadata.get(RECORD)
+    for argument_field in fields(arguments):
+        record = argument_field.metadata.get(RECORD)
         if record is None:
             continue
-        found.append(replace(record, argument=one.name, name=record.name or one.name))
+        found.append(replace(record, argument=argument_field.name, name=record.name or argument_field.name))
     return tuple(found)

@@ -21,7 +21,7 @@ NEW_PRODUCT = tuple(option for option in FIT_OPTIONS if option.form is not None)
 BENCHMARK = tuple(option for option in FIT_OPTIONS if option.benchmark)
 
 
-def names_of(of: str | None = None, *, search: str | None = None, file: str | None = None) -> tuple[str, ...]:
+def names_of(role: str | None = None, *, search: str | None = None, file: str | None = None) -> tuple[str, ...]:
     """Return the names of the options whose fields have these values; None: any value.
 
     Args:
@@ -32,5 +32,5 @@ def names_of(of: str | None = None, *, search: str | None = None, file: str | No
     return tuple(
         option.name
         for option in FIT_OPTIONS
-        if of in (None, option.of) and search in (None, option.search) and file in (None, option.file)
+        if role in (None, option.role) and search in (None, option.search) and file in (None, option.file)
     )

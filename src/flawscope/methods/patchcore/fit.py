@@ -169,7 +169,7 @@ def _make_result(
         "bank": sum(branch.norms.numel() for branch in job.branches),
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
     }
-    extra = {f"bank_groups.{v}": one.groups.int() for v, one in enumerate(selections)}
+    extra = {f"bank_groups.{v}": selection.groups.int() for v, selection in enumerate(selections)}
     old = {} if job.task.old is None else job.task.old.tensors
     kept = {name: torch.from_numpy(old[name]) for name in (EXCESS, EXCESS_GROUPS) if name in old}
     extra |= measured_excess(good, [job.task.groups[i] for i in pictures], kept)
@@ -233,7 +233,7 @@ def _fit_in_memory(job: FitJob) -> Fitted:
             without += f" and {job.task.pluralize(len(gone) - len(found), 'other')} of their parts"
         job.task.say(f"round {round_ + 1}: left out {without}; selecting again")
     fitted = _make_result(job, good, calibrated, patches.pictures, selections)
-    radii = [one.result.radius for one in selections]
+    radii = [selection.result.radius for selection in selections]
     fitted.facts |= {"patches": patches.patch_count, "covering_radius": radii}
     if alone:
         fitted.promised, fitted.how = False, ONE_PART_METHOD
@@ -383,8 +383,8 @@ def _calibrate_streamed(
     again = [i for i in chosen if i not in found]
     groups = dict(zip(again, job.groups_of(again).tolist(), strict=True))
 
-    def store(index: int, one: Tensor, inside: Tensor | None) -> None:
-        found[index] = score_left_out(job.model, selections, one, groups[index], inside)
+    def store(index: int, features: Tensor, inside: Tensor | None) -> None:
+        found[index] = score_left_out(job.model, selections, features, groups[index], inside)
 
     if again:
         embed_pictures(job.model, job.task.load, again, store, job.task.step, "calibration")

@@ -66,7 +66,7 @@ def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, 
     found = {group: np.mean(several, axis=0) for group, several in by_group.items()}
     if EXCESS in kept:
         earlier = zip(kept[EXCESS_GROUPS].tolist(), kept[EXCESS].numpy(), strict=True)
-        found = {group: one for group, one in earlier if group not in found} | found
+        found = {group: value for group, value in earlier if group not in found} | found
     excess = np.array(list(found.values()), np.float32).reshape(-1, 2)
     numbers = torch.tensor(list(found), dtype=torch.int32)
     return {EXCESS: torch.from_numpy(excess), EXCESS_GROUPS: numbers}
@@ -166,7 +166,7 @@ class GoodValues:
     @property
     def scores(self) -> np.ndarray:
         """Score of each picture, `[N]`."""
-        return np.array([one.score for one in self.values])
+        return np.array([value.score for value in self.values])
 
 
 def leave_one_out(
@@ -178,7 +178,7 @@ def leave_one_out(
 
     def known(i: int) -> list[Tensor]:
         pairs = zip(distances, selections, strict=True)
-        return [to_grid(one[i], selected.branch.inside.bool()) for one, selected in pairs]
+        return [to_grid(values[i], selected.branch.inside.bool()) for values, selected in pairs]
 
     def raw(i: int) -> LeftOutPicture:
         found = left_out_picture(job.model, patches, i, selections, known(i))
@@ -202,17 +202,17 @@ def scores_above(
     known = distances_to_others(patches, selections)
 
     def score(i: int) -> float:
-        away = [to_grid(own[i], one.branch.inside.bool()) for own, one in zip(known, selections, strict=True)]
+        away = [to_grid(own[i], selected.branch.inside.bool()) for own, selected in zip(known, selections, strict=True)]
         inside = patches.pixel_mask(i)
         if model.score_is_map_maximum:
-            found = LeftOutPicture([(one.amax(), one) for one in away], inside).combine(model)[0]
+            found = LeftOutPicture([(distances.amax(), distances) for distances in away], inside).combine(model)[0]
             if float(found) <= limit:
                 return float(found)
         return float(left_out_picture(model, patches, i, selections, away).combine(model)[0])
 
     with workers(model.roi.device) as each:
         found = zip(rows, each(score, rows), strict=True)
-    return {patches.numbers[i]: one for i, one in found if one > limit}
+    return {patches.numbers[i]: value for i, value in found if value > limit}
 
 
 def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) -> list[Tensor]:
@@ -275,9 +275,9 @@ def score_left_out(
     """
     parts = features.split([selection.branch.inside.numel() for selection in selections])
     pairs = [
-        (one, part[:, : one.branch.embedding.width]) for one, part in zip(selections, parts, strict=True)
+        (selected, part[:, : selected.branch.embedding.width]) for selected, part in zip(selections, parts, strict=True)
     ]
-    banks = [one.without_group(part, group, valid_mask_of(one.branch, inside)) for one, part in pairs]
+    banks = [selected.without_group(part, group, valid_mask_of(selected.branch, inside)) for selected, part in pairs]
     return LeftOutPicture.settled(model, banks, inside)
 
 

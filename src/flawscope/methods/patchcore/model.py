@@ -144,7 +144,7 @@ class Model(PatchDetector):
         map of a second backbone raises it.
         """
         first = torch.stack(
-            [one for branch, one in zip(self.branches, maps, strict=True) if not branch.second]
+            [distances for branch, distances in zip(self.branches, maps, strict=True) if not branch.second]
         )
         return self.raised(first.clamp(min=0).square().sum(0).sqrt(), maps)
 
@@ -153,9 +153,9 @@ class Model(PatchDetector):
 
         v is 1 where it is as large as the usual maximum of a good picture's map.
         """
-        for branch, one in zip(self.branches, maps, strict=True):
+        for branch, distances in zip(self.branches, maps, strict=True):
             if branch.second:
-                return joined * (1 + one.clamp(min=0).square()).sqrt()
+                return joined * (1 + distances.clamp(min=0).square()).sqrt()
         return joined
 
     def outlined(self, drawn: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
@@ -170,16 +170,16 @@ class Model(PatchDetector):
             counted: The pixels that count, bool; the others become 0.
         """
         at_sizes: dict[tuple[int, int], list[Tensor]] = {}
-        for branch, one in zip(self.branches, maps, strict=True):
+        for branch, distances in zip(self.branches, maps, strict=True):
             if not branch.second:
-                at_sizes.setdefault(branch.size, []).append(one.clamp(min=0))
+                at_sizes.setdefault(branch.size, []).append(distances.clamp(min=0))
         # on the norm's scale: as many equal maps have the same sum with any power
         sizes = [
             power_sum(stages, STAGES_POWER) * len(stages) ** (1 / 2 - 1 / STAGES_POWER)
             for stages in at_sizes.values()
         ]
         sharp = self.raised(power_sum(sizes, SIZES_POWER), maps) * counted
-        highest, peak = (one.flatten(1).amax(1)[:, None, None] for one in (drawn, sharp))
+        highest, peak = (values.flatten(1).amax(1)[:, None, None] for values in (drawn, sharp))
         return sharp * (highest / peak.clamp(min=torch.finfo(peak.dtype).tiny))
 
     left_out = deferred("flawscope.methods.patchcore.leave_one_out:left_out")
@@ -331,7 +331,7 @@ def power_sum(maps: Sequence[Tensor], p: float) -> Tensor:
     if len(maps) == 1:
         return maps[0]
     # by products: `pow` takes several times as long
-    powers = (reduce(torch.mul, [one] * int(p), one.sqrt()) for one in maps)
+    powers = (reduce(torch.mul, [distances] * int(p), distances.sqrt()) for distances in maps)
     return reduce(torch.add, powers).pow(1 / p)
 
 

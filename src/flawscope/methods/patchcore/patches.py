@@ -93,7 +93,7 @@ class FitJob:
         """Return the stage's name, with the size and the stage of the backbone where there are several."""
         if len(self.branches) == 1:
             return stage
-        alone = [one.size for one in self.branches].count(branch.size) == 1
+        alone = [other.size for other in self.branches].count(branch.size) == 1
         of_stage = "" if alone else f", stage {branch.stages[0]}"
         return f"{stage} at {branch.size[0]}{of_stage}"
 
@@ -278,16 +278,16 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
             image = check_region_visible(image, roi)
         return image if image is None or not way else orient(image, way)
 
-    def store(number: int, one: Tensor, seen: Tensor | None) -> None:
-        if not bool(one.sum().isfinite()):
+    def store(number: int, embedded: Tensor, seen: Tensor | None) -> None:
+        if not bool(embedded.sum().isfinite()):
             raise InputError(
                 f"the backbone overflows in {job.config.precision}: choose another --set precision, "
                 "or check its weights"
             )
         row = rows[number]
         if number % stride == 0 and number < task.count and job.config.tile is None:
-            job.cells[number] = coarse_cells(job.branches[0], model.parts(one)[0])
-        for own, part, mask in zip(features, model.parts(one), region, strict=True):
+            job.cells[number] = coarse_cells(job.branches[0], model.parts(embedded)[0])
+        for own, part, mask in zip(features, model.parts(embedded), region, strict=True):
             own[row] = part if own.shape[1] == len(part) else part[mask]
         if inside is not None and seen is not None:
             inside[row] = seen
@@ -325,9 +325,9 @@ def _embed_once(
         store(number, *known)
         return None
 
-    def keep(number: int, one: Tensor, inside: Tensor | None) -> None:
-        memory.keep(keys.pop(number), (one, inside))
-        store(number, one, inside)
+    def keep(number: int, features: Tensor, inside: Tensor | None) -> None:
+        memory.keep(keys.pop(number), (features, inside))
+        store(number, features, inside)
 
     embed_pictures(job.model, load_new, numbers, keep, job.task.step, stage)
 

@@ -331,16 +331,16 @@ def onnx_translations() -> dict[Operator, Operator]:
     def group_minima(queries: _OnnxValue, weights: _OnnxValue, group: int) -> object:
         # as the quantised networks' layers are written: an engine that knows them multiplies bytes, any other
         # multiplies the same whole numbers in fp32
-        one, to_unsigned, none = (
+        ones, to_unsigned, none = (
             op.Constant(value=helper.make_tensor("value", kind, [], [number]))
             for kind, number in ((TensorProto.FLOAT, 1.0), (TensorProto.UINT8, 128), (TensorProto.INT8, 0))
         )
-        rounded = op.DequantizeLinear(op.QuantizeLinear(queries, one, to_unsigned), one, to_unsigned)
+        rounded = op.DequantizeLinear(op.QuantizeLinear(queries, ones, to_unsigned), ones, to_unsigned)
         blocks, _, width = weights.shape
         minima = []
         for i in range(blocks):
             block = op.Gather(weights, op.Constant(value_int=i), axis=0)
-            products = op.MatMul(rounded, op.DequantizeLinear(block, one, none))
+            products = op.MatMul(rounded, op.DequantizeLinear(block, ones, none))
             grouped = op.Reshape(products, op.Constant(value_ints=[-1, group, width // group]))
             minima.append(op.ReduceMin(grouped, op.Constant(value_ints=[1]), keepdims=0))
         return op.Concat(*minima, axis=1)

@@ -156,7 +156,7 @@ class BankWithout:
 
     def coarse_map(self) -> Tensor:
         """Return every `STRIDE`-th pixel of the anomaly map, from pixel `STRIDE // 2` on, `[h, w]`."""
-        rows, columns = (one[STRIDE // 2 :: STRIDE] for one in (self.branch.rows, self.branch.columns))
+        rows, columns = (coordinates[STRIDE // 2 :: STRIDE] for coordinates in (self.branch.rows, self.branch.columns))
         return rows @ self.distances.view(self.branch.grid) @ columns.T
 
     def patch_at(self, pixel: Tensor, shape: torch.Size) -> Tensor:

@@ -109,9 +109,9 @@ class FeatureCache(ABC):
             images, maps = made
             found.extend(Moments() for _ in maps[len(found) :])
             valid_mask = self.valid_cells(places, images)
-            for j, (one, values) in enumerate(zip(found, maps, strict=True)):
+            for j, (source, values) in enumerate(zip(found, maps, strict=True)):
                 rows = values.permute(0, 2, 3, 1)
-                one.add(rows.flatten(0, 2) if valid_mask is None else rows[valid_mask[j]])
+                source.add(rows.flatten(0, 2) if valid_mask is None else rows[valid_mask[j]])
             for k, place in enumerate(places):
                 if place < self.max_bytes:
                     self.kept[place] = self._pack(maps, k)

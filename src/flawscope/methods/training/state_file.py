@@ -110,8 +110,8 @@ def _read_header(file: BinaryIO) -> Json:
 def _declared_size(file: BinaryIO) -> int | None:
     """Return the length in bytes of a safetensors file by its header; None where there is no such header."""
     try:
-        tensors = [one for name, one in _read_header(file).items() if name != "__metadata__"]
-        return file.tell() + max([int(one["data_offsets"][1]) for one in tensors], default=0)
+        tensors = [tensor for name, tensor in _read_header(file).items() if name != "__metadata__"]
+        return file.tell() + max([int(tensor["data_offsets"][1]) for tensor in tensors], default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
         return None
 

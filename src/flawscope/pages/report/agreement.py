@@ -63,10 +63,10 @@ def claim_sentence(rate: float) -> str:
     return f"to claim misses of at most {at_most(rate)}, 95 % sure, defective parts: {', '.join(needed)}"
 
 
-def shown_sentence(one: Appraisal) -> str:
+def shown_sentence(appraisal: Appraisal) -> str:
     """Returns a sentence on the miss rate that an appraiser's trials show."""
-    parts = f"{one.ever_missed.number or 'none'} of {pluralize(one.ever_missed.of, 'defective part')}"
-    return f"{one.name} missed {parts} at least once: misses at most {at_most(one.misses_at_most)}, 95 % sure"
+    parts = f"{appraisal.ever_missed.number or 'none'} of {pluralize(appraisal.ever_missed.of, 'defective part')}"
+    return f"{appraisal.name} missed {parts} at least once: misses at most {at_most(appraisal.misses_at_most)}, 95 % sure"
 
 
 def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
@@ -108,9 +108,9 @@ def agreement_page(
     disputed = list(_disputed(read))
     defective = int(study.defective.sum())
     rates = [(key, label, *limits_text(key)) for key, label in RATES.items()]
-    sources = [(printable(str(one.path)), one.sha256, printable(one.run)) for one in read.sources]
+    sources = [(printable(str(source.path)), source.sha256, printable(source.run)) for source in read.sources]
     sentences = [claim_sentence(claim)]
-    sentences += [shown_sentence(one) for one in found.appraisers]
+    sentences += [shown_sentence(appraiser) for appraiser in found.appraisers]
     facts = [
         ("Made", f"{time_text()}, flawscope {__version__}"),
         ("Parts", f"{len(study.parts)}: {len(study.parts) - defective} good, {defective} defective"),
@@ -163,4 +163,4 @@ def _disputed(read: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
 
 def _letters(decisions: NDArray[np.bool_]) -> str:
     """The decisions of an appraiser on a part: D (defective) or G (good), trial by trial."""
-    return " ".join("D" if one else "G" for one in decisions)
+    return " ".join("D" if is_defective else "G" for is_defective in decisions)

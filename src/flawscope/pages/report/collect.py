@@ -102,9 +102,9 @@ def compute_figures(
     """
     rows = [_picture_row(item, prediction, dataset) for item, prediction, *_ in result.pictures]
     decided = result.decided
-    anomalous = np.array([one.anomalous for one in decided], dtype=bool)
-    called = np.array([one.is_anomalous for one in decided], dtype=bool)
-    scores = np.array([one.score for one in decided], dtype=np.float64)
+    anomalous = np.array([picture.anomalous for picture in decided], dtype=bool)
+    called = np.array([picture.is_anomalous for picture in decided], dtype=bool)
+    scores = np.array([picture.score for picture in decided], dtype=np.float64)
     tally = Tally(
         good=int((~anomalous).sum()),
         false_alarms=int((called & ~anomalous).sum()),
@@ -117,16 +117,16 @@ def compute_figures(
         intervals |= pixel_intervals(counts)
     plots = _curve_plots(anomalous, scores, called, counts) | {"scores": _histogram_plot(rows, calibration)}
     table = [*_rate_metrics(tally, result), *_metrics(result, tally, intervals)]
-    places = {str(one.prediction.path): k for k, one in enumerate(result.pictures)} if result.parts else {}
-    parts = part_cards(((one.prediction, one.outcome) for one in result.judged_parts), places)
+    places = {str(picture.prediction.path): k for k, picture in enumerate(result.pictures)} if result.parts else {}
+    parts = part_cards(((part.prediction, part.outcome) for part in result.judged_parts), places)
     aligned = {} if reference is None else _alignment(result, rows, reference)
     return Figures(rows, table, _kind_rows(result), tally, plots, parts, aligned)
 
 
 def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -> Json:
     """Returns the errors of the parts' poses in spreads, by kind of picture, and the worst pictures."""
-    errors = np.array([_alignment_error(one.prediction) for one in result.pictures])
-    several = any(one.prediction.found_parts for one in result.pictures)
+    errors = np.array([_alignment_error(picture.prediction) for picture in result.pictures])
+    several = any(picture.prediction.found_parts for picture in result.pictures)
     bad = np.array([row["anomalous"] for row in rows], bool)
     groups = (
         ("good pictures of the fit", np.array(reference.errors)),
@@ -155,7 +155,7 @@ def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -
 def _alignment_error(prediction: Prediction) -> float:
     """Returns the pose error of a picture's part, or the largest of several; infinite if not found."""
     if (parts := prediction.found_parts) is not None:
-        return np.inf if parts.wrong else max(one.part_pose.error for one in parts.parts)
+        return np.inf if parts.wrong else max(part.part_pose.error for part in parts.parts)
     return prediction.part_pose.error if prediction.part_pose else np.inf
 
 
@@ -244,10 +244,10 @@ def _why_no_interval(name: str) -> str:
 
 def _kind_rows(result: Evaluation) -> list[Json]:
     """Returns the counts of each type, with its AUROC against the good test pictures."""
-    good = [one.score for one in result.decided if not one.anomalous]
+    good = [picture.score for picture in result.decided if not picture.anomalous]
     found = []
     for name, values in result.kinds.items():
-        bad = [one.score for one in result.decided if one.anomalous and one.kind == name]
+        bad = [picture.score for picture in result.decided if picture.anomalous and picture.kind == name]
         interval = metrics.confidence_interval_rate(values["anomalous"], values["images"])
         auroc = None
         if good and bad:

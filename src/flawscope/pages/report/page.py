@@ -215,7 +215,7 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
         ranks = sorted(set(spaced.tolist()))
     at = [calibration]
     at += [calibration.with_rate(rank / units) for rank in ranks if rank < units]
-    by_threshold = {one.score_threshold: one for one in reversed(at)}  # the calibration's own wins
+    by_threshold = {point.score_threshold: point for point in reversed(at)}  # the calibration's own wins
     good, bad = scores[~anomalous], scores[anomalous]
     points = [
         _point(by_threshold[limit], good, bad) | {"now": by_threshold[limit] is calibration}

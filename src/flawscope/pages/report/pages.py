@@ -122,13 +122,13 @@ def _row_entries(
     rows: Sequence[ResultRow], shown: Sequence[Prediction], levels: Levels | None, step: ProgressCallback
 ) -> list[Json]:
     """Returns the entries of the pictures that are listed; pictures that are shown have layers."""
-    predictions = {str(one.path): one for one in shown}
+    predictions = {str(prediction.path): prediction for prediction in shown}
     wanted = [predictions[row.path] for row in rows if row.path in predictions]
-    seen = [EvaluatedPicture(Item(Path(str(one.path)), "", False), one, None) for one in wanted]
+    seen = [EvaluatedPicture(Item(Path(str(prediction.path)), "", False), prediction, None) for prediction in wanted]
     made = thumbnails(seen, range(len(seen)), levels, step)
     layers: dict[str, Layers | str] = {}
-    for one, drawn in zip(wanted, made, strict=True):
-        layers[str(one.path)] = drawn
+    for prediction, drawn in zip(wanted, made, strict=True):
+        layers[str(prediction.path)] = drawn
     common = _common_folder([row.path for row in rows])
     entries = []
     for row in rows:
@@ -201,7 +201,7 @@ def _row_entry(row: ResultRow, common: str, found: Prediction | None, layers: La
 def _run_facts(facts: Facts) -> list[tuple[str, str]]:
     keys = ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope")
     given = {key.replace("_", " "): facts[key] for key in keys if facts.get(key)}
-    known = {key: f"{one:.4g}" if isinstance(one, float) else str(one) for key, one in given.items()}
+    known = {key: f"{fact:.4g}" if isinstance(fact, float) else str(fact) for key, fact in given.items()}
     if rules := facts.get("tolerances"):
         known["tolerances"] = f"version {rules['version']}, SHA-256 {rules['sha256']}"
     return [("made", time_text()), *((key, printable(text)) for key, text in known.items())]
@@ -291,6 +291,6 @@ def _card(name: str, drawn: NDArray[np.uint8], fact: tuple[str, str]) -> Json:
 def _side_by_side(paths: Sequence[Path]) -> NDArray[np.uint8]:
     """Returns two pictures beside each other, [H, W, 3], at the height of the lower picture."""
     shown = [Image.fromarray(to_eight_bits(first_group(path)[0])) for path in paths]
-    height = min(one.height for one in shown)
-    scaled = [one.resize((max(1, round(one.width * height / one.height)), height)) for one in shown]
-    return np.concatenate([np.asarray(one.convert("RGB")) for one in scaled], axis=1)
+    height = min(picture.height for picture in shown)
+    scaled = [picture.resize((max(1, round(picture.width * height / picture.height)), height)) for picture in shown]
+    return np.concatenate([np.asarray(picture.convert("RGB")) for picture in scaled], axis=1)

@@ -137,16 +137,16 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
     rows = range(len(lights))
 
     def draw(axes: Axes) -> None:
-        alarms = _known_points([one.false_alarm_rate for one in lights])
+        alarms = _known_points([light.false_alarm_rate for light in lights])
         if alarms:
             axes.plot(*alarms, "o", clip_on=False, color=BAD, markersize=4, label="false alarms")
-        found = _known_points([one.found_rate for one in lights])
+        found = _known_points([light.found_rate for light in lights])
         if found:  # hollow: it hides no other point
             axes.plot(
                 *found, "D", clip_on=False, color=GOOD, markersize=9, fillstyle="none", label="defects found"
             )
         axes.set(xlim=(0, 1), ylim=(len(lights) - 0.5, -0.5), xlabel="share of the pictures")
-        axes.set_yticks(rows, [one.light.name for one in lights])
+        axes.set_yticks(rows, [light.light.name for light in lights])
         axes.grid()
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 

@@ -81,12 +81,12 @@ def thumbnails(
         made: list[Layers | str] = []
         size = 0
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            for one in pool.map(draw, order, repeat(side)):
-                size += 0 if isinstance(one, str) else sum(map(len, one.values()))
+            for thumbnail in pool.map(draw, order, repeat(side)):
+                size += 0 if isinstance(thumbnail, str) else sum(map(len, thumbnail.values()))
                 if size > PAGE_BYTES:
                     pool.shutdown(wait=False, cancel_futures=True)
                     break
-                made.append(one)
+                made.append(thumbnail)
                 step("report", len(made), len(order))
         if size <= PAGE_BYTES or side == MIN_SIDE:
             step("report", len(order), len(order))

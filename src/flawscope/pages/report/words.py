@@ -99,9 +99,9 @@ def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
     if (several := prediction.found_parts) is not None:
         expected = f"{several.least}" if several.least == several.most else f"{several.least}-{several.most}"
         every = [("Parts", f"{len(several.parts)} found, {expected} expected")]
-        for one in several.parts:
-            at = f"{one.part_pose.x:.0f}, {one.part_pose.y:.0f}"
-            every.append((f"Part {one.part_index}", f"{one.severity:+.1f}, p {one.p_value:.3f}, at {at}"))
+        for part in several.parts:
+            at = f"{part.part_pose.x:.0f}, {part.part_pose.y:.0f}"
+            every.append((f"Part {part.part_index}", f"{part.severity:+.1f}, p {part.p_value:.3f}, at {at}"))
         return every
     pose = prediction.part_pose
     if pose is None:
@@ -241,7 +241,7 @@ def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runt
     inside = f"{dataset.root}{os.sep}"  # left off: paths of this machine are nobody's business
     failures = [printable(line.replace(inside, "")) for line in result.failures]
     model_rows = [("file", model), *model_facts(manifest)]
-    suspects = [printable(one.line()) for one in manifest.suspects]
+    suspects = [printable(suspect.line()) for suspect in manifest.suspects]
     facts: Json = {"model": [(what, printable(value)) for what, value in model_rows]}
     facts["run"] = _run_facts(result, dataset, runtime)
     facts["config"] = config
@@ -322,7 +322,7 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
         rows.append(("kinds of defects", kinds.describe()))
         rows.append(("kinds, left out", kinds.describe_left_out()))
     rows += _time_facts(facts)
-    versions = ", ".join(f"{name} {one}" for name, one in manifest.versions.items())
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
     rows.append(("made with", versions or "not known"))
     return rows
 

@@ -220,9 +220,9 @@ class Challenge(BackgroundThread):
         """Return the record of a challenge part, of the challenge under way or a new one that is due."""
         alike, is_at_place = self._compare(state, known, part, record)
         run = self._due_run(record.product_id, record.version_id)
-        pixels = [str(one.pixels) for one in record.pictures]
+        pixels = [str(picture.pixels) for picture in record.pictures]
         with self.store.database.reading() as connection:
-            is_copy = any(records.was_taken_before(connection, record.product_id, one) for one in pixels)
+            is_copy = any(records.was_taken_before(connection, record.product_id, digest) for digest in pixels)
         facts = {"resemblance": alike, "is_at_place": is_at_place, "is_copy": is_copy, "pixels": pixels}
         return replace(
             record,
@@ -242,7 +242,7 @@ class Challenge(BackgroundThread):
         a stored one does.
         """
         stored_views = state.views.get(known.id, {})
-        data = {one.view: one.data for one in part.pictures}
+        data = {sent.view: sent.data for sent in part.pictures}
         alike, at_place = list[float](), list[bool]()
         for seen in record.pictures:
             view = stored_views.get(seen.view or "")
@@ -280,7 +280,7 @@ class Challenge(BackgroundThread):
             run = state.history.last
             if state.number != first.challenge_id or run is None:
                 return "was not taken, for another challenge has begun: show it again"
-            place = [one.inspection for one in run.shown].index(found.number)
+            place = [picture.inspection for picture in run.shown].index(found.number)
             shown = run.shown[place]
             before = replace(run, shown=run.shown[:place])
             after = replace(run, shown=run.shown[: place + 1])  # others may have been recorded since

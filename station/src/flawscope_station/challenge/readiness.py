@@ -90,13 +90,13 @@ class Run:
         passed = set[int]()
         if self.reason is not None:
             return OVERRIDDEN, self.begun_at, frozenset()
-        for place, one in enumerate(self.shown):
-            outcome = one.outcome(self.parts[one.number], self.shown[:place])
+        for place, inspection in enumerate(self.shown):
+            outcome = inspection.outcome(self.parts[inspection.number], self.shown[:place])
             if outcome == FAILED:
-                return FAILED, one.at, frozenset(passed)
-            passed |= {one.number} if outcome == PASSED else set()
+                return FAILED, inspection.at, frozenset(passed)
+            passed |= {inspection.number} if outcome == PASSED else set()
             if passed == {*self.parts} and {*self.parts.values()} == {GOOD, ANOMALOUS}:
-                return PASSED, one.at, frozenset(passed)
+                return PASSED, inspection.at, frozenset(passed)
         return None, None, frozenset(passed)
 
     @property

@@ -70,7 +70,7 @@ def find_runs(connection: Connection, product_id: int, count: int = 1) -> list[t
     for row in rows:
         judging = row.version_id, row.state_hash
         parts = {int(number): expected for number, expected in json.loads(row.parts).items()}
-        of_run = tuple(one.shown for one in shown if one.run == row.id)
+        of_run = tuple(item.shown for item in shown if item.run == row.id)
         runs.append((row.id, Run(judging, parts, row.begun_at, row.cause, row.who, row.reason, of_run)))
     return runs
 
@@ -219,20 +219,20 @@ def describe(database: Database, product_id: int) -> ChallengeRecords:
 
 def _results(part: ChallengePartRow, every: Sequence[ShownRow]) -> list[ResultFacts]:
     """Return what became of a challenge part, the oldest first, where a challenge was due."""
-    due = [one for one in every if one.run is not None]
+    due = [item for item in every if item.run is not None]
     results: list[ResultFacts] = []
-    for place, one in enumerate(due):
-        if one.shown.number != part.id:
+    for place, item in enumerate(due):
+        if item.shown.number != part.id:
             continue
-        before = [other.shown for other in due[:place] if other.run == one.run]
+        before = [other.shown for other in due[:place] if other.run == item.run]
         results.append(
             {
-                "at": iso(one.shown.at),
-                "outcome": one.shown.outcome(part.expected, before),
-                "score": one.score,
-                "score_threshold": one.score_threshold,
-                "resemblance": one.shown.resemblance,
-                "inspection": one.shown.inspection,
+                "at": iso(item.shown.at),
+                "outcome": item.shown.outcome(part.expected, before),
+                "score": item.score,
+                "score_threshold": item.score_threshold,
+                "resemblance": item.shown.resemblance,
+                "inspection": item.shown.inspection,
             }
         )
     return results

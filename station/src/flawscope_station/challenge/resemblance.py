@@ -24,9 +24,9 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as shares of the sides
 def resemblance(picture: NDArray[np.uint8], stored: NDArray[np.uint8]) -> float:
     """Return the highest correlation of two pictures [H, W, 3] over small shifts, -1 to 1."""
     looks = (near_duplicates.Look.of(whole) for whole in (picture, stored))
-    one, other = (look.thumbnail.astype(np.float64) for look in looks)
+    first, other = (look.thumbnail.astype(np.float64) for look in looks)
     shifts = range(-MAX_SHIFT, MAX_SHIFT + 1, SHIFT_STEP)
-    return max(_correlation(_cut(one, y, x), _cut(other, -y, -x)) for y in shifts for x in shifts)
+    return max(_correlation(_cut(first, y, x), _cut(other, -y, -x)) for y in shifts for x in shifts)
 
 
 def relative_boxes(regions: Sequence[RegionFacts], width: int, height: int) -> list[Box]:
@@ -52,6 +52,6 @@ def _cut(picture: NDArray[np.float64], y: int, x: int) -> NDArray[np.float64]:
     return picture[max(0, y) : SIDE + min(0, y), max(0, x) : SIDE + min(0, x)]
 
 
-def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    one, other = one - one.mean(), other - other.mean()
-    return float((one * other).sum() / (np.linalg.norm(one) * np.linalg.norm(other) + 1e-9))
+def _correlation(first: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    first, other = first - first.mean(), other - other.mean()
+    return float((first * other).sum() / (np.linalg.norm(first) * np.linalg.norm(other) + 1e-9))

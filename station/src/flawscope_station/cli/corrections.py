@@ -58,9 +58,9 @@ class ReviewedPicture:
 
     def row(self, file: str) -> tuple[object, ...]:
         """Return the picture's row of the table."""
-        one = self.inspection
-        facts = (one.part, self.view, one.verdict, one.kind, one.verdict_by, one.note)
-        cells = (file, redact_address(self.client.url), self.product, one.id, *facts)
+        inspection = self.inspection
+        facts = (inspection.part, self.view, inspection.verdict, inspection.kind, inspection.verdict_by, inspection.note)
+        cells = (file, redact_address(self.client.url), self.product, inspection.id, *facts)
         return tuple("" if cell is None else files.csv_cell(str(cell)) for cell in cells)
 
 
@@ -111,25 +111,25 @@ def _reviewed(client: Client, product: str | None) -> Iterator[ReviewedPicture]:
 
     The right decisions are among them: they show where people do not agree.
     """
-    names = [one.name for one in client.products()] if product is None else [product]
+    names = [known.name for known in client.products()] if product is None else [product]
     for name in names:
         for verdict in (GOOD, DEFECT):
-            for one in client.search(name, verdict=verdict):
-                yield from _pictures_of(one, client, name)
+            for inspection in client.search(name, verdict=verdict):
+                yield from _pictures_of(inspection, client, name)
 
 
-def _pictures_of(one: Inspection, client: Client, product: str) -> Iterator[ReviewedPicture]:
+def _pictures_of(inspection: Inspection, client: Client, product: str) -> Iterator[ReviewedPicture]:
     """Yield the pictures that are still there.
 
     Of a part in several views a verdict of good is of each; which of them shows a defect nobody said.
     """
-    if not one.views:
-        if one.picture is not None:
-            yield ReviewedPicture(client, product, one, one.view, one.picture)
+    if not inspection.views:
+        if inspection.picture is not None:
+            yield ReviewedPicture(client, product, inspection, inspection.view, inspection.picture)
         return
-    for view in one.views if one.verdict == GOOD else ():
+    for view in inspection.views if inspection.verdict == GOOD else ():
         if view.picture is not None:
-            yield ReviewedPicture(client, product, one, view.view, view.picture)
+            yield ReviewedPicture(client, product, inspection, view.view, view.picture)
 
 
 def _write(found: Found, target: Path) -> None:

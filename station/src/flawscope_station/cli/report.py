@@ -87,7 +87,7 @@ def _collect(pieces: dict[str, Callable[[], str]]) -> tuple[dict[str, str], list
         except Exception as error:
             failures[name] = message_with_type(error)
 
-    threads = [threading.Thread(target=make, args=one, daemon=True) for one in pieces.items()]
+    threads = [threading.Thread(target=make, args=piece, daemon=True) for piece in pieces.items()]
     for thread in threads:
         thread.start()
     end = time.monotonic() + PIECE_SECONDS
@@ -123,14 +123,14 @@ def _machine_text() -> str:
 
 
 def _packages_text() -> str:
-    lines = {f"{one.name}=={one.version}" for one in metadata.distributions()}
+    lines = {f"{distribution.name}=={distribution.version}" for distribution in metadata.distributions()}
     return "".join(f"{line}\n" for line in sorted(lines, key=str.lower))
 
 
 def _disk_text(settings: Settings) -> str:
     home = Path(settings.store)
     usage = shutil.disk_usage(home)
-    files = {one.name: one.stat().st_size for one in home.iterdir() if one.is_file()}
+    files = {path.name: path.stat().st_size for path in home.iterdir() if path.is_file()}
     facts = {"folder": str(home.absolute()), "total_bytes": usage.total, "free_bytes": usage.free}
     return _json({**facts, "files": files})
 

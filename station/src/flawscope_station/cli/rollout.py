@@ -111,7 +111,7 @@ class RolloutStation:
 
     def possible_versions(self) -> str:
         """Return which versions may judge where the station cannot be asked."""
-        known = [str(one.id) for one in (self.after, self.before) if one is not None]
+        known = [str(version.id) for version in (self.after, self.before) if version is not None]
         return "version " + " or ".join(known or [str(self._active.id)])
 
     def look(self, say: Callable[[str], None]) -> str:
@@ -147,13 +147,13 @@ class RolloutStation:
         kinds = zip(state["problems"], state["problem_products"], strict=True)
         own_kinds = {kind for kind, product in kinds if product in (None, self.product)}
         problems: list[dict[str, Any]] = self._read("status")["problems"]
-        is_stopped = any(one["kind"] in STORE_PROBLEMS for one in problems)
+        is_stopped = any(problem["kind"] in STORE_PROBLEMS for problem in problems)
         own, others = dict[str, str](), dict[str, str]()
-        for one in problems:
-            is_of_product = one["code"] != one["kind"] and one["kind"] in own_kinds
-            is_of_model = one["kind"] in INSPECTION_PROBLEMS and not is_stopped
+        for problem in problems:
+            is_of_product = problem["code"] != problem["kind"] and problem["kind"] in own_kinds
+            is_of_model = problem["kind"] in INSPECTION_PROBLEMS and not is_stopped
             found = own if is_of_product or is_of_model else others
-            found[one["code"]] = f"{one['code']}: {one['text']}"
+            found[problem["code"]] = f"{problem['code']}: {problem['text']}"
         promise = self.client.read(f"{self._path}/promise")
         if promise is not None and promise["state"] == "broken":
             own[f"promise {promise['version']}"] = "more false alarms than the version promises"

@@ -153,7 +153,7 @@ def _model_settings(model: str, product: str | None, folder: str | None) -> Sett
     from flawscope_station.settings.station import single_product_settings, suggest_product_name
 
     facts = router.read_facts(model)
-    categories = {one.category for one in facts.manifests.values()}
+    categories = {manifest.category for manifest in facts.manifests.values()}
     stem = os.path.splitext(os.path.basename(model))[0]
     has_one_category = not facts.is_joint and len(categories) == 1
     category = categories.pop() if has_one_category else ""

@@ -117,7 +117,7 @@ def _add_user(args: argparse.Namespace) -> None:
     with _open_access(args, make=True) as access:
         was_open = access.is_open
         access.users.add(args.name, _password(args.name), args.role)
-        has_admin = "admin" in [one.role for one in access.users.all()]
+        has_admin = "admin" in [user.role for user in access.users.all()]
     cli.say(f"user {args.name} can sign in as {args.role}")
     if was_open:
         cli.say("from now on everybody signs in, also on this machine")
@@ -140,7 +140,7 @@ def _set_password(args: argparse.Namespace) -> None:
 
 def _list_users(args: argparse.Namespace) -> None:
     with _open_access(args) as access:
-        rows = [(one.name, one.role, _utc(one.created_at)) for one in access.users.all()]
+        rows = [(user.name, user.role, _utc(user.created_at)) for user in access.users.all()]
         _show(rows, ("user", "role", "since"), access)
 
 
@@ -299,7 +299,7 @@ def _check(args: argparse.Namespace) -> int:
         cli.show(fault)
     for line in PAGES.missing_texts:  # no fault: these are shown in English
         cli.say(line)
-    wrong = sum(one is not None for one in found)
+    wrong = sum(error is not None for error in found)
     cli.say(f"{args.settings}: {len(found)} things looked at, {wrong or 'nothing'} wrong")
     return 1 if wrong else 0
 

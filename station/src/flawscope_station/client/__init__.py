@@ -225,7 +225,7 @@ class Client:
                 decision, verdict (good, defect or none), review, purpose, unanswered, score_min, score_max,
                 version, file (name of the picture), part, batch; A12* is any that begins with A12.
         """
-        query = {key: format_time(one) if isinstance(one, datetime) else one for key, one in filters.items()}
+        query = {key: format_time(value) if isinstance(value, datetime) else value for key, value in filters.items()}
         query["limit"] = PAGE_SIZE
         while True:
             page = self._call("GET", f"{self._path(product)}/inspections", query=query)

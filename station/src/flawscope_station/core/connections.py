@@ -80,11 +80,11 @@ class Timing:
         """Return Prometheus metrics: name -> help text and values by product."""
         if not self._seconds:
             return {}
-        times = {name: list(one) for name, one in list(self._seconds.items())}
+        times = {name: list(measured) for name, measured in list(self._seconds.items())}
         found: dict[str, tuple[str, dict[str, float]]] = {
             f"trigger_seconds_p{share}": (
                 f"From a trigger to its output, {share} of 100 of the last {MAX_TIMES:,} in less.",
-                {name: float(np.percentile(one, share)) for name, one in times.items()},
+                {name: float(np.percentile(measured, share)) for name, measured in times.items()},
             )
             for share in (50, 99)
         }
@@ -147,7 +147,7 @@ class ConnectionContext:
         if not views:
             return [self.camera(owner, number)]
         sources = self.sources[self.addresses.configured_name(owner)]
-        by_view = {getattr(one, "view", None): one for one in sources if isinstance(one, TriggeredSource)}
+        by_view = {getattr(source, "view", None): source for source in sources if isinstance(source, TriggeredSource)}
         if missing := [view for view in views if view not in by_view]:
             raise InputError(
                 f"{name} has no camera for {', '.join(missing)}: write `view:` below each camera"
@@ -193,7 +193,7 @@ class Connections:
     @property
     def threads(self) -> list[GuardedThread]:
         """Threads of the connections, which may have none."""
-        return [thread for one in self._all for thread in getattr(one, "threads", ())]
+        return [thread for source in self._all for thread in getattr(source, "threads", ())]
 
     def start(self) -> None:
         """Make and start them. InputError where the settings do not fit the station."""

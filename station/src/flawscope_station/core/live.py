@@ -64,8 +64,8 @@ class EventBroadcaster:
                     found = await asyncio.to_thread(states)
                     if not found:
                         return
-                    for one in found:
-                        yield _format_event("state", one)
+                    for reading in found:
+                        yield _format_event("state", reading)
                     due = loop.time() + STATE_INTERVAL
                 try:
                     message = await asyncio.wait_for(queue.get(), max(0.01, due - loop.time()))
@@ -268,5 +268,5 @@ def _metric_family(name: str, what: str, values: Mapping[tuple[tuple[str, str], 
     labels = [label for label, _ in next(iter(values), ())]
     family = kind(f"flawscope_{name}", what, labels=labels)
     for names, value in values.items():
-        family.add_metric([one for _, one in names], value)
+        family.add_metric([label for _, label in names], value)
     return family

@@ -70,7 +70,7 @@ class Records:
             own = self._leases.leased_to(reader)
             page = self.store.waiting(product_id, 2 * limit, after, others)
             page["inspections"] = _fair_share(page["inspections"], own, limit)
-            new = [one["id"] for one in page["inspections"] if one["id"] not in own]
+            new = [inspection["id"] for inspection in page["inspections"] if inspection["id"] not in own]
             self._leases.lease(reader, new)
         return page
 
@@ -105,10 +105,10 @@ def _fair_share(
         own: numbers of those that are leased to the reader.
         limit: number of inspections at most.
     """
-    free = [one["id"] for one in waiting if one["id"] not in own]
+    free = [inspection["id"] for inspection in waiting if inspection["id"] not in own]
     half = -(-len(free) // 2)
     given = {*own, *free[:half]}
-    return [one for one in waiting if one["id"] in given][:limit]
+    return [inspection for inspection in waiting if inspection["id"] in given][:limit]
 
 
 class SettingsInForce(TypedDict):
@@ -131,7 +131,7 @@ class Overview:
         """Return a product as the API shows it. NotFoundError."""
         number = self.addresses.product_id(name)
         listed = self.versions.list_versions(number)
-        active = next((one for one in listed["versions"] if one["active"]), None)
+        active = next((version for version in listed["versions"] if version["active"]), None)
         entry = self.addresses.configured_name(name)
         totals = self.store.totals(number)
         facts = {
@@ -180,7 +180,7 @@ class Overview:
         paused = None if pause is None else pause.to_dict()
         sources = [source.state.to_dict() for source in self.context.sources[entry]]
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
-        backlog = sum(self.inspector.backlog(one) for one in waiting)
+        backlog = sum(self.inspector.backlog(product_id) for product_id in waiting)
         return {
             "backlog": backlog,
             "rate": round(self.inspector.intake.rate(number), 2),
@@ -214,7 +214,7 @@ class Overview:
             ),
             "backlog": ("Parts not answered yet.", backlog),
             "problems": ("Shown on the page.", {"": float(len(problems))}),
-            "problem": ("Problems, by code and product.", {_place(one, known): 1.0 for one in problems}),
+            "problem": ("Problems, by code and product.", {_place(problem, known): 1.0 for problem in problems}),
             "settings": ("Hash of the settings that hold.", {(("hash", self.settings_hash()),): 1.0}),
             "ready": ("1 where parts of all products are judged.", {"": float(self.health.is_ready())}),
             "clock_jump_seconds": (

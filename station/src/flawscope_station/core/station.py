@@ -274,7 +274,7 @@ class Station:
         )
 
     def _add(self, extension: Extension) -> None:
-        self.components |= {type(one): one for one in extension.components}
+        self.components |= {type(component): component for component in extension.components}
         self.routers += extension.routers
         self.menu += extension.menu
         self._services += extension.services
@@ -298,9 +298,9 @@ class Station:
         self.addresses.open()
         for service in self._services:
             service.start()
-        for one in self._inputs:
-            self._ending.callback(one.stop)
-            one.start()
+        for source in self._inputs:
+            self._ending.callback(source.stop)
+            source.start()
 
     def end_requests(self) -> None:
         """End what requests wait for.

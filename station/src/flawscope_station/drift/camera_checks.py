@@ -79,8 +79,8 @@ class _Recent:
 
     def is_repeat(self, pixels: str | None, key: str | None, label: _Label, at: float) -> bool:
         """Whether a picture repeats the picture of another part, or of a part that nobody can name."""
-        earlier = [one for one in self.pictures if one.pixels == pixels]
-        return bool(earlier) and not any(self._is_sent_again(one, key, label, at) for one in earlier)
+        earlier = [picture for picture in self.pictures if picture.pixels == pixels]
+        return bool(earlier) and not any(self._is_sent_again(picture, key, label, at) for picture in earlier)
 
     def _is_sent_again(self, first: _Shown, key: str | None, label: _Label, at: float) -> bool:
         if key is not None and key == first.key:
@@ -92,12 +92,12 @@ class _Recent:
     def refuse(self, pixels: str | None) -> None:
         """Note a repeat: from now on the number of a part is no reason to answer these pixels again."""
         self.repeats += 1
-        for one in self.pictures:
-            one.is_frozen |= one.pixels == pixels
+        for picture in self.pictures:
+            picture.is_frozen |= picture.pixels == pixels
 
     def remember(self, pixels: str | None, key: str | None, label: _Label) -> None:
         """Remember a picture that is let pass, unless it was sent again."""
-        if any(one.pixels == pixels for one in self.pictures):
+        if any(picture.pixels == pixels for picture in self.pictures):
             return
         self.repeats = 0
         if pixels is None:
@@ -110,9 +110,9 @@ class _Recent:
 
     def note_recorded(self, pixels: str | None, at: float) -> None:
         """Note that a picture is recorded, and will be answered."""
-        for one in self.pictures:
-            if one.pixels == pixels and one.recorded_at is None:
-                one.recorded_at = at
+        for picture in self.pictures:
+            if picture.pixels == pixels and picture.recorded_at is None:
+                picture.recorded_at = at
 
 
 class CameraChecks:
@@ -163,7 +163,7 @@ class CameraChecks:
             return record
         with self._lock:
             is_repeated = self._note_pictures(part, record)
-            recents = [self._recent_of(record.product_id, one.view) for one in record.pictures]
+            recents = [self._recent_of(record.product_id, picture.view) for picture in record.pictures]
             is_frozen = any(recent.repeats >= FROZEN_PICTURES for recent in recents)
             self._set_fault(record.product_id, FROZEN, is_frozen)
         if is_repeated:
@@ -174,17 +174,17 @@ class CameraChecks:
         """Return whether some pictures of a part came before as another part's; if not, remember all."""
         label = (record.part, record.batch)
         at = self._clock.monotonic()
-        views = [(self._recent_of(record.product_id, one.view), one) for one in record.pictures]
+        views = [(self._recent_of(record.product_id, picture.view), picture) for picture in record.pictures]
         repeated = []
-        for recent, one in views:
-            if recent.is_repeat(one.pixels, part.key or one.key, label, at):
-                repeated.append((recent, one))
-        for recent, one in repeated:
-            recent.refuse(one.pixels)
+        for recent, picture in views:
+            if recent.is_repeat(picture.pixels, part.key or picture.key, label, at):
+                repeated.append((recent, picture))
+        for recent, picture in repeated:
+            recent.refuse(picture.pixels)
         if repeated:
             return True
-        for recent, one in views:
-            recent.remember(one.pixels, part.key or one.key, label)
+        for recent, picture in views:
+            recent.remember(picture.pixels, part.key or picture.key, label)
         return False
 
     def _recent_of(self, product_id: int, view: str | None) -> _Recent:
@@ -201,8 +201,8 @@ class CameraChecks:
         if found.product_id not in self.products:
             return
         with self._lock:
-            for one in found.pictures:
-                self._recent_of(found.product_id, one.view).note_recorded(one.pixels, self._clock.monotonic())
+            for picture in found.pictures:
+                self._recent_of(found.product_id, picture.view).note_recorded(picture.pixels, self._clock.monotonic())
         for seen, prediction in zip_longest(found.pictures, recorded.predictions):
             self._check_light(found.product_id, seen, () if prediction is None else prediction.shifts)
             self._check_form(found.product_id, seen)
@@ -216,11 +216,11 @@ class CameraChecks:
             key = product_id, kind
             self._light[key] = self._light[key] + 1 if kind == fault else 0
             if self._light[key] >= PICTURES_IN_ROW:
-                for one in (DARK, OVEREXPOSED):
-                    self._set_fault(product_id, one, one == kind)
+                for code in (DARK, OVEREXPOSED):
+                    self._set_fault(product_id, code, code == kind)
 
     def _check_form(self, product_id: int, found: SeenPicture) -> None:
-        words = next((one.words for one in found.findings if one.code == OTHER_FORM), None)
+        words = next((finding.words for finding in found.findings if finding.code == OTHER_FORM), None)
         before = self._in_row[product_id]
         self._in_row[product_id] = 0 if words is None else before + 1
         if self._in_row[product_id] >= MANY:

@@ -115,7 +115,7 @@ class Capital:
 
 def score_bets(p: Floats) -> Floats:
     """Return the logarithm of the factors that the bets on scores pay for p-values [...]: [..., 12]."""
-    z = np.array([_normal(1 - one) for one in p.ravel()]).reshape(*p.shape, 1)
+    z = np.array([_normal(1 - value) for value in p.ravel()]).reshape(*p.shape, 1)
     return np.asarray(_LINEAR * z + _SQUARE * (z * z) + _CONSTANT)
 
 

@@ -100,7 +100,7 @@ def _submit_others(
 ) -> tuple[dict[int, int], dict[int, Waiter]]:
     """Submit the parts that were not answered before."""
     left = [place for place in range(len(parts)) if place not in answered]
-    waiters = inspector.submit_all([parts[one] for one in left])
+    waiters = inspector.submit_all([parts[place] for place in left])
     return answered, dict(zip(left, waiters, strict=True))
 
 
@@ -265,7 +265,7 @@ class Asking:
         numbers, self.waiters = await submit_parts(station, parts, keyed, answered)
         if self.left is not None:
             self.leave(self.left)
-        answers = [await self._answer(place, one, numbers.get(place)) for place, one in enumerate(parts)]
+        answers = [await self._answer(place, part, numbers.get(place)) for place, part in enumerate(parts)]
         if self.left is not None:
             for waiter in self.waiters.values():
                 await _withdraw(station, waiter, self.left)
@@ -274,7 +274,7 @@ class Asking:
     def _look_up(self, key: str, *, is_several: bool) -> tuple[KeyedRequest, dict[int, int]]:
         """Return the request under its key, and its earlier answers from `Store.find_answers`."""
         sent = self.sent
-        data = [one.data for one in sent.pictures]
+        data = [picture.data for picture in sent.pictures]
         own = request_key(sent.address.scheme, key)
         keyed = upload_request(own, data, sent.is_form, is_several, sent.label, sent.purpose)
         return keyed, self.station.store.find_answers(sent.address.number, keyed)
@@ -289,8 +289,8 @@ class Asking:
         sent, pictures = self.sent, self.sent.pictures
         if keyed is not None:
             hashes = zip(pictures, keyed.pictures, strict=True)
-            pictures = tuple(replace(one, hash=digest) for one, digest in hashes)
-        pictures_by_part = [(one,) for one in pictures] if is_several else [pictures]
+            pictures = tuple(replace(picture, hash=digest) for picture, digest in hashes)
+        pictures_by_part = [(picture,) for picture in pictures] if is_several else [pictures]
         keys = [None] * len(pictures_by_part) if keyed is None else keyed.keys
         label, number = sent.label, sent.address.number
         return [

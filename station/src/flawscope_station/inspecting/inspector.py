@@ -158,9 +158,9 @@ class Inspector:
         part = ticket.part
         views = list[View]()
         memory = 0
-        for one in part.pictures:
-            suffix, about = check_picture(one.data, one.name, self.limits)
-            views.append(View(one, suffix, decoding.HashedPicture(one.data)))
+        for picture in part.pictures:
+            suffix, about = check_picture(picture.data, picture.name, self.limits)
+            views.append(View(picture, suffix, decoding.HashedPicture(picture.data)))
             memory += decoding_bytes(about)
         if len(views) > 1 and memory > self.memory.limit:
             raise TooLargeError(

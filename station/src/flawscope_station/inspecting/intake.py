@@ -120,7 +120,7 @@ class Intake:
         products = [number for numbers in self._products for number in list(numbers.values())]
         # half of all places are divided among the products
         own = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
-        kept = sum(max(0, own - self._counts[one]) for one in products if one != product_id)
+        kept = sum(max(0, own - self._counts[number]) for number in products if number != product_id)
         return self._counts.total() + count + kept > self.limits.queue
 
     def _check_time(self, product_id: int, due: float) -> None:
@@ -157,30 +157,30 @@ class Intake:
             FlawscopeError: errors of `check`.
         """
         self.machine.check_room(self.limits.upload)
-        for product_id in {one.product_id for one in parts}:
+        for product_id in {part.product_id for part in parts}:
             self._check_model(product_id)
-        parts = [self._judge.parts.named(one) for one in parts]
+        parts = [self._judge.parts.named(part) for part in parts]
         taken: list[Ticket] = []
         with self.changed:
             if self.is_ending:
                 raise BusyError(self._retry_seconds())
             self._check_keys(parts)
-            self._check_new([one for one in parts if (one.product_id, one.key or "") not in self._by_key])
-            waiters = [self._join(one) or self._place(one, ended, taken) for one in parts]
+            self._check_new([part for part in parts if (part.product_id, part.key or "") not in self._by_key])
+            waiters = [self._join(part) or self._place(part, ended, taken) for part in parts]
         return waiters, taken
 
     def _check_new(self, parts: Sequence[Part]) -> None:
         """Raise an error where interlocks, room or time refuse these parts, which came together."""
-        size = sum(one.size for one in parts)
-        for one in parts:
-            self.interlocks.check(one.product_id, one.number)
-            self._check_room(one.product_id, one.due, len(parts), size)
+        size = sum(part.size for part in parts)
+        for part in parts:
+            self.interlocks.check(part.product_id, part.number)
+            self._check_room(part.product_id, part.due, len(parts), size)
 
     def _check_keys(self, parts: Sequence[Part]) -> None:
         """Raise KeyUsedError where another request under a key is not answered yet."""
         for ticket in self._by_key.values():
-            for one in parts:
-                if one.product_id == ticket.part.product_id and _is_other_request(one, ticket.part):
+            for part in parts:
+                if part.product_id == ticket.part.product_id and _is_other_request(part, ticket.part):
                     raise KeyUsedError(UNANSWERED_REQUEST)
 
     def _join(self, part: Part) -> Waiter | None:

@@ -145,9 +145,9 @@ class Judge:
             except BaseException as error:  # some engines' errors are no Exception
                 failure = f"the model failed: {message_with_type(error)}"
                 own = without_traceback(error) if isinstance(error, FlawscopeError) else ModelError(failure)
-                left = [one for one in tickets if one.state is State.QUEUED]
+                left = [ticket for ticket in tickets if ticket.state is State.QUEUED]
                 if len(left) > 1:  # an error of one does not harm the others
-                    turns.extend([one] for one in left)
+                    turns.extend([ticket] for ticket in left)
                 elif left:
                     left[0].fail(own)
         if failure:
@@ -257,7 +257,7 @@ class Judge:
             ticket.fail(view.picture.decoding_error(without_traceback(result)))
             return False
         view.found = result
-        if all(one.found is not None for one in ticket.views):
+        if all(ticket_view.found is not None for ticket_view in ticket.views):
             self._finish(ticket, judging)
         return True
 
@@ -285,9 +285,9 @@ class Judge:
             rate = judged_by.calibration.expected_rate
             judged = _Judged(product, ticket.views, found, rate=rate)
         applied = []
-        for view, one in zip(judged.views, judged.found, strict=True):
-            applied.append(self.tolerances.apply(judged.product, one, view.picture.view))
-        tolerated, (_, rules) = [one for one, _ in applied], applied[0]
+        for view, prediction in zip(judged.views, judged.found, strict=True):
+            applied.append(self.tolerances.apply(judged.product, prediction, view.picture.view))
+        tolerated, (_, rules) = [rule for rule, _ in applied], applied[0]
         record = new_inspection(
             ticket, judged.views, judged.product, tolerated, self.near, judged.decided, judged.rate, rules
         )
@@ -298,8 +298,8 @@ class Judge:
     ) -> _Judged:
         """Decide on a part by the predictions of its views, as its product's version decides."""
         ticket.part = with_views(ticket.part, parts)  # another version may judge than when it came
-        for view, one in zip(ticket.views, ticket.part.pictures, strict=True):
-            view.picture = one
+        for view, picture in zip(ticket.views, ticket.part.pictures, strict=True):
+            view.picture = picture
         view_of = {str(view.picture.view): view for view in ticket.views}
         said = dict(zip(view_of, found, strict=True))
         data = {name: view.picture.data for name, view in view_of.items()}

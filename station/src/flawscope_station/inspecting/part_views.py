@@ -64,8 +64,8 @@ class PartsCache:
         judging = self.versions.models.active[address]
         # a sender may also name one product of a joint model: that product's own model judges then
         if address not in self.versions.joint_entries or not judging.is_joint:
-            (one,) = judging.products.values()
-            return self.for_version(one.product_id, one.number, one.model.facts)
+            (product,) = judging.products.values()
+            return self.for_version(product.product_id, product.number, product.model.facts)
         known = self._joint.get(address)
         if known is None or known[0] is not judging.model:  # another model was activated at this entry
             known = self._joint[address] = judging.model, judging.model.parts()

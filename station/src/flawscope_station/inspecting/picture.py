@@ -77,11 +77,11 @@ class Part:
     @property
     def size(self) -> int:
         """Bytes of its pictures."""
-        return sum(len(one.data) for one in self.pictures)
+        return sum(len(picture.data) for picture in self.pictures)
 
     def without_data(self) -> Part:
         """Return what is known of it without its pictures' bytes."""
-        return replace(self, pictures=tuple(replace(one, data=b"") for one in self.pictures))
+        return replace(self, pictures=tuple(replace(picture, data=b"") for picture in self.pictures))
 
 
 def with_views(part: Part, judge: PartCollector | None) -> Part:
@@ -93,7 +93,7 @@ def with_views(part: Part, judge: PartCollector | None) -> Part:
     if judge is None:
         _check_single(part)
         return part
-    labels = [label_of(part, one, judge) for one in part.pictures]
+    labels = [label_of(part, picture, judge) for picture in part.pictures]
     numbers = sorted({number for number, _ in labels})
     seen = [view for _, view in labels]
     if len(numbers) > 1:
@@ -101,13 +101,13 @@ def with_views(part: Part, judge: PartCollector | None) -> Part:
             f"the pictures show parts {', '.join(numbers):.100}: send those of one part together"
         )
     _check_whole(numbers[0], seen, judge)
-    pictures = tuple(replace(one, view=view) for one, view in zip(part.pictures, seen, strict=True))
+    pictures = tuple(replace(picture, view=view) for picture, view in zip(part.pictures, seen, strict=True))
     return replace(part, pictures=pictures, number=make_label(numbers[0], None).part)
 
 
 def _check_single(part: Part) -> None:
     """Raise InputError for a part that is not one picture without a view."""
-    view = next((one.view for one in part.pictures if one.view is not None), None)
+    view = next((picture.view for picture in part.pictures if picture.view is not None), None)
     if view is not None:
         raise InputError(
             f"{part.name}: the model judges single pictures: leave view={view:.60} out, or use a model that "
@@ -159,7 +159,7 @@ def _label_by_name(
 
 def _known_views(judge: PartCollector) -> list[Sequence[str]]:
     """Views of each product that a model judges."""
-    return [one.views for one in judge.calibrations.values()]
+    return [calibration.views for calibration in judge.calibrations.values()]
 
 
 def base_name(name: str) -> str:

@@ -13,9 +13,9 @@ from flawscope_station.store.insert import NewInspection, SeenPicture
 from flawscope_station.store.inspection import Finding
 from flawscope_station.store.open_models import ProductModel
 
-_SEEN = {one.name for one in fields(SeenPicture)}
+_SEEN = {field.name for field in fields(SeenPicture)}
 # of the library's answer: columns, and words that a station uses otherwise
-_SAID_OTHERWISE = {one.name for one in fields(NewInspection)} | {
+_SAID_OTHERWISE = {field.name for field in fields(NewInspection)} | {
     "path",
     "product",
     "decision",
@@ -72,8 +72,8 @@ def new_inspection(
     part = ticket.part
     own: dict[str, object] = {"triggers": part.triggers, "tolerances": tolerances}
     seen = [
-        _seen_picture(view, one, {**own, "shows": _shown_product(product, one)})
-        for view, one in zip(views, found, strict=True)
+        _seen_picture(view, prediction, {**own, "shows": _shown_product(product, prediction)})
+        for view, prediction in zip(views, found, strict=True)
     ]
     shown = seen[0] if decided is None else _shown_picture(seen, decided)
     columns = {name: getattr(shown, name) for name in _SEEN}
@@ -127,10 +127,10 @@ def _shown_picture(seen: Sequence[SeenPicture], decided: DecidedPart) -> SeenPic
 
     The part is within tolerance where every picture that makes it anomalous is.
     """
-    worst = next(one for one in seen if one.view == decided.worst)
-    flagged = [one for one in seen if one.anomalous or one is worst]
-    tolerated = decided.is_anomalous and all(one.tolerated for one in flagged)
-    noticed = [*worst.record.get("findings", ()), *(one.to_dict() for one in decided.findings)]
+    worst = next(picture for picture in seen if picture.view == decided.worst)
+    flagged = [picture for picture in seen if picture.anomalous or picture is worst]
+    tolerated = decided.is_anomalous and all(picture.tolerated for picture in flagged)
+    noticed = [*worst.record.get("findings", ()), *(finding.to_dict() for finding in decided.findings)]
     return replace(
         worst,
         anomalous=decided.is_anomalous,

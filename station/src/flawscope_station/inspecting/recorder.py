@@ -51,10 +51,10 @@ class Doubt:
         return inspection.key is None and _content(inspection) == _content(self.inspection)
 
 
-def _content(one: NewInspection) -> tuple[object, ...]:
+def _content(inspection: NewInspection) -> tuple[object, ...]:
     """Return the properties of a part by which its sender knows it."""
-    seen = tuple((view.view, view.picture, view.name) for view in one.pictures)
-    return one.product_id, one.address, one.source, one.purpose, one.part, one.batch, seen
+    seen = tuple((view.view, view.picture, view.name) for view in inspection.pictures)
+    return inspection.product_id, inspection.address, inspection.source, inspection.purpose, inspection.part, inspection.batch, seen
 
 
 def _record_of(ticket: Ticket) -> NewInspection:
@@ -67,7 +67,7 @@ def _with_files(ticket: Ticket) -> NewInspection:
     """Return the record of a part whose files are on the disk, with their hashes."""
     whole = _record_of(ticket)
     file_of = {view.picture.view: view.file or "" for view in ticket.views}
-    views = tuple(replace(one, picture=file_of[one.view]) for one in whole.views)
+    views = tuple(replace(view, picture=file_of[view.view]) for view in whole.views)
     return replace(whole, picture=file_of[whole.view], views=views, unanswered=ticket.unanswered)
 
 
@@ -138,13 +138,13 @@ class Recorder:
         """Record the waiting parts; return False at the end. It holds no ticket while it waits for more."""
         # where doubts are to be settled, it waits no longer for a part
         group = self._queue.take(MAX_GROUP, LOOK_INTERVAL if self._doubts else None)
-        tickets = [one for one in group if one is not None]
+        tickets = [ticket for ticket in group if ticket is not None]
         try:
             self._settle_doubts()
             self._record(tickets)
         except BaseException as error:
-            for one in tickets:
-                self._fail(one, error)
+            for ticket in tickets:
+                self._fail(ticket, error)
             if None in group:
                 self._queue.put(None)
             raise  # the thread is begun again, and people are told
@@ -159,19 +159,19 @@ class Recorder:
     def _record(self, group: list[Ticket]) -> None:
         """Record parts and answer each. Some libraries' errors are no Exception."""
         ready = list[Ticket]()
-        for one in group:
+        for ticket in group:
             try:
                 # False: its sender was told that it failed
-                if one.wait_for_files() and one.begin_recording():
-                    one.record = _with_files(one)
-                    if not self._answer_resent(one):
-                        ready.append(one)
+                if ticket.wait_for_files() and ticket.begin_recording():
+                    ticket.record = _with_files(ticket)
+                    if not self._answer_resent(ticket):
+                        ready.append(ticket)
             except BaseException as error:
-                self._fail(one, error)
+                self._fail(ticket, error)
         if ready:
             self._record_ready(ready)
-        for one in group:
-            self._release_files(one)
+        for ticket in group:
+            self._release_files(ticket)
 
     def _release_files(self, ticket: Ticket) -> None:
         """Let go of the files of a part that has ended.
@@ -196,42 +196,42 @@ class Recorder:
         is_in_doubt = False
         found: Sequence[tuple[int, bool] | None]
         try:
-            found = [*self.store.record([_record_of(one) for one in ready])]
+            found = [*self.store.record([_record_of(ticket) for ticket in ready])]
         except StoreError as error:
             nothing: list[tuple[int, bool] | None] = [None] * len(ready)
             standing = self._find_standing(ready) if error.is_in_doubt else nothing
             is_in_doubt, found = standing is None, standing or [*nothing]
-            for one, record in zip(ready, found, strict=True):
+            for ticket, record in zip(ready, found, strict=True):
                 if record is None:
-                    one.fail_recording(without_traceback(error), may_have_record=is_in_doubt)
+                    ticket.fail_recording(without_traceback(error), may_have_record=is_in_doubt)
         except BaseException as error:
             self._record_each(ready, error)
             return
-        for one, record in zip(ready, found, strict=True):
+        for ticket, record in zip(ready, found, strict=True):
             if record is not None:
-                self._answer(one, *record)
+                self._answer(ticket, *record)
 
     def _record_each(self, ready: list[Ticket], error: BaseException) -> None:
         """Record parts one by one after they failed together: a part's error does not harm the others."""
-        for one in ready:
+        for ticket in ready:
             if len(ready) == 1 or isinstance(error, FlawscopeError):
-                one.fail_recording(without_traceback(error))
+                ticket.fail_recording(without_traceback(error))
             else:
-                self._record_ready([one])
+                self._record_ready([ticket])
 
-    def _answer(self, one: Ticket, number: int, is_new: bool) -> None:
+    def _answer(self, ticket: Ticket, number: int, is_new: bool) -> None:
         """Answer a part that is recorded, and announce it."""
-        inspection = _record_of(one)
+        inspection = _record_of(ticket)
         if is_new:
-            inspection = self._with_unanswered_reason(one, number)
-        elif (error := self._answer_resender(one, number)) is not None:
-            one.fail_recording(error)
+            inspection = self._with_unanswered_reason(ticket, number)
+        elif (error := self._answer_resender(ticket, number)) is not None:
+            ticket.fail_recording(error)
             return
-        recorded = RecordedInspection(number, inspection, is_new, one.predictions, _seconds(one))
+        recorded = RecordedInspection(number, inspection, is_new, ticket.predictions, _seconds(ticket))
         if inspection.purpose == CHALLENGE:
-            one.refuse_recorded(self._refusal_of_challenge(recorded))
+            ticket.refuse_recorded(self._refusal_of_challenge(recorded))
             return
-        one.finish(recorded)
+        ticket.finish(recorded)
         if is_new and inspection.purpose == PRODUCTION:
             with suppress(Exception):  # a listener's error does not harm the answers
                 self.announce(recorded)
@@ -249,7 +249,7 @@ class Recorder:
             not answer soon; then the parts are remembered as doubts.
         """
         ends = time.monotonic() + LOOK_SECONDS
-        inspections = [_record_of(one) for one in ready]
+        inspections = [_record_of(ticket) for ticket in ready]
         while True:
             try:
                 numbers = self.store.find_recorded(inspections)
@@ -257,7 +257,7 @@ class Recorder:
             except StoreError:
                 if time.monotonic() > ends:
                     since = time.monotonic()
-                    self._doubts += [Doubt(_record_of(one), one.predictions, since) for one in ready]
+                    self._doubts += [Doubt(_record_of(ticket), ticket.predictions, since) for ticket in ready]
                     del self._doubts[:-MAX_DOUBTS]  # a data base that answers nothing for hours
                     return None
             time.sleep(LOOK_INTERVAL)
@@ -268,13 +268,13 @@ class Recorder:
         A doubt that is too old is dropped.
         """
         since = time.monotonic() - RESENT_SECONDS
-        self._doubts = [one for one in self._doubts if one.number is None or one.since > since]
-        open_doubts = [one for one in self._doubts if one.number is None]
+        self._doubts = [other for other in self._doubts if other.number is None or other.since > since]
+        open_doubts = [other for other in self._doubts if other.number is None]
         if not open_doubts:
             self._answered.clear()
             return
         try:
-            numbers = self.store.find_recorded([one.inspection for one in open_doubts])
+            numbers = self.store.find_recorded([other.inspection for other in open_doubts])
         except StoreError:  # it is away still
             return
         for doubt, number in zip(open_doubts, numbers, strict=True):
@@ -299,21 +299,21 @@ class Recorder:
             with suppress(Exception):
                 self.announce(recorded)
 
-    def _answer_resent(self, one: Ticket) -> bool:
+    def _answer_resent(self, ticket: Ticket) -> bool:
         """Answer a part that was refused though its record stands, when its sender sends it again.
 
         Returns:
             Whether it is such a part.
         """
         for doubt in self._doubts:
-            if doubt.number is None or not doubt.is_sent_again(_record_of(one)):
+            if doubt.number is None or not doubt.is_sent_again(_record_of(ticket)):
                 continue
-            why = one.decide()
+            why = ticket.decide()
             if why is None:
                 self.store.set_unanswered(doubt.number, None)
             self._doubts.remove(doubt)
             inspection = replace(doubt.inspection, unanswered=why)
-            one.finish(RecordedInspection(doubt.number, inspection, False, one.predictions))
+            ticket.finish(RecordedInspection(doubt.number, inspection, False, ticket.predictions))
             return True
         return False
 
@@ -325,13 +325,13 @@ class Recorder:
             return without_traceback(error)
         return RuntimeError(f"nobody answers an inspection with purpose {recorded.inspection.purpose}")
 
-    def _with_unanswered_reason(self, one: Ticket, number: int) -> NewInspection:
+    def _with_unanswered_reason(self, ticket: Ticket, number: int) -> NewInspection:
         """Return the inspection with the reason why nobody got its answer.
 
         All waiters may have left since it was written. The reason is None where somebody waits for the
         answer, or has it.
         """
-        inspection, why = _record_of(one), one.decide()
+        inspection, why = _record_of(ticket), ticket.decide()
         with self._settling:
             if number in self._answered:
                 why = None
@@ -341,7 +341,7 @@ class Recorder:
                 self.store.set_unanswered(number, why)
         return replace(inspection, unanswered=why)
 
-    def _answer_resender(self, one: Ticket, number: int) -> Exception | None:
+    def _answer_resender(self, ticket: Ticket, number: int) -> Exception | None:
         """Let the record under the part's key answer the sender that sent the part again.
 
         The first sender may have left without an answer.
@@ -349,10 +349,10 @@ class Recorder:
         Returns:
             An error where the record cannot answer; else None.
         """
-        if (used := self._key_conflict(_record_of(one))) is not None:
+        if (used := self._key_conflict(_record_of(ticket))) is not None:
             return used
         try:
-            if one.decide() is None:
+            if ticket.decide() is None:
                 self.store.set_unanswered(number, None)
         except Exception as error:  # its sender sends the key again
             return without_traceback(error)

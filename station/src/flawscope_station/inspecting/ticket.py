@@ -366,7 +366,7 @@ class Ticket:
         self._enter(state)
         self.part, self.views = self.part.without_data(), ()
         waiters, self._waiters = self._waiters, []
-        self._answered = sum(not one.has_left for one in waiters)
+        self._answered = sum(not waiter.has_left for waiter in waiters)
         return waiters
 
     def _tell(self, waiters: Sequence[Waiter], outcome: Outcome) -> None:
@@ -394,7 +394,7 @@ class Ticket:
             if self._is_decided or self.has_ended:
                 return False
             waiter.has_left = True
-            if all(one.has_left for one in self._waiters):
+            if all(other.has_left for other in self._waiters):
                 self.unanswered = why
             return True
 
@@ -436,7 +436,7 @@ class Ticket:
     def wait_for_files(self) -> bool:
         """Wait until all files are on the disk; return False where it has failed."""
         with self._changed:
-            self._changed.wait_for(lambda: self.has_ended or all(one.file for one in self.views))
+            self._changed.wait_for(lambda: self.has_ended or all(view.file for view in self.views))
             return not self.has_ended
 
     def take_files(self) -> list[KeptFile]:

@@ -231,15 +231,15 @@ def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int
     own = [verdict for verdict in valid.judged if verdict.inspection.version_id == active.number]
     found = [o.inspection.severity for o in own if o.verdict == DEFECT and o.inspection.anomalous]
     alarms: dict[str | None, dict[int, defect_like.Strength]] = {}  # by the view that is shown
-    for one in own:
-        row = one.inspection
-        if one.verdict == GOOD and one.is_correction:
-            alarms.setdefault(row.view, {})[one.number] = defect_like.Strength(row.score, row.severity)
+    for picture in own:
+        row = picture.inspection
+        if picture.verdict == GOOD and picture.is_correction:
+            alarms.setdefault(row.view, {})[picture.number] = defect_like.Strength(row.score, row.severity)
     doubtful = {*asked}
     for view, strengths in alarms.items():
         doubtful |= defect_like.defect_like(strengths, found, active.fence(view))
     once = (v for v in valid.corrections if v.verdict == GOOD and not v.is_confirmed)
-    return [one.number for one in once if one.number in doubtful]
+    return [picture.number for picture in once if picture.number in doubtful]
 
 
 def draw_good_pictures(
@@ -282,9 +282,9 @@ def draw_good_pictures(
     )
     drawn: list[DrawnRow] = [*connection.execute(query)]
     seen: dict[int, list[ViewRow]] = {}
-    for one in find_views(connection, [row.id for row in drawn if row.view is not None]):
-        if one.removed_at is None:
-            seen.setdefault(one.inspection_id, []).append(one)
+    for view in find_views(connection, [row.id for row in drawn if row.view is not None]):
+        if view.removed_at is None:
+            seen.setdefault(view.inspection_id, []).append(view)
     return [_with_picture(row, rng.choice(seen[row.id])) if row.id in seen else row for row in drawn]
 
 

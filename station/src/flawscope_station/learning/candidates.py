@@ -159,10 +159,10 @@ class Learning:
         """
         made = self.candidates.by_version(product_id)
         return {
-            one["id"]: []
-            if one["switches"] or one["id"] not in made
-            else records.Candidate.of(made[one["id"]]).at_risk
-            for one in versions
+            version["id"]: []
+            if version["switches"] or version["id"] not in made
+            else records.Candidate.of(made[version["id"]]).at_risk
+            for version in versions
         }
 
     # ---- for the API

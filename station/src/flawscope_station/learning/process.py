@@ -207,7 +207,7 @@ def _run_job(work: JobFunction[object], job: dict[str, Any], pipe: Connection) -
                 pipe.send(("step", (stage, done, total)))
                 if pipe.poll():
                     stages_to_stop.append(pipe.recv())
-            if any(stage.startswith(one) for one in stages_to_stop):
+            if any(stage.startswith(prefix) for prefix in stages_to_stop):
                 stages_to_stop.clear()
                 raise KeyboardInterrupt
 

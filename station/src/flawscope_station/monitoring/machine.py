@@ -202,7 +202,7 @@ class ClockJumps:
     def text(self) -> str:
         """Return the jumps of the last day; "": there was none."""
         since = self._monotonic() - JUMP_REPORT_SECONDS
-        self._texts = [one for one in self._texts if one[0] >= since]
+        self._texts = [timed for timed in self._texts if timed[0] >= since]
         if not self._texts:
             return ""
         jumps = ", then ".join(text for _, text in self._texts[-4:])

@@ -62,6 +62,6 @@ def thread_stacks() -> list[ThreadStack]:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     found: list[ThreadStack] = []
     for number, frame in sys._current_frames().items():
-        lines = [f"{one.filename}:{one.lineno} {one.name}" for one in traceback.extract_stack(frame)]
+        lines = [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in traceback.extract_stack(frame)]
         found.append({"name": names.get(number, "of a library"), "stack": lines})
     return found

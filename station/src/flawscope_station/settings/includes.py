@@ -41,7 +41,7 @@ def _included_names(settings: Mapping[str, object]) -> list[str]:
     names = settings.get(INCLUDE) or []
     if isinstance(names, str):
         return [names]
-    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{INCLUDE}: write a file, or a list of files")
     return names
 
@@ -71,9 +71,9 @@ def _merged(below: Mapping[str, object], above: Mapping[str, object]) -> dict[st
 
 def _with_environment(value: object) -> object:
     if isinstance(value, Mapping):
-        return {key: _with_environment(one) for key, one in value.items()}
+        return {key: _with_environment(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_environment(one) for one in value]
+        return [_with_environment(item) for item in value]
     return _VARIABLE.sub(_variable, value) if isinstance(value, str) else value
 
 

@@ -51,7 +51,7 @@ class Plugin:
     @property
     def first(self) -> str:
         """Name of the first setting; "" where there is none."""
-        return next((one.name for one in fields(self.settings)), "")
+        return next((field.name for field in fields(self.settings)), "")
 
     def read(self, given: object, home: Path) -> ConfiguredPlugin:
         """Read its settings; paths are relative to `home`. InputError."""
@@ -90,7 +90,7 @@ def plugin_names(group: str) -> list[str]:
 def load_plugin(group: str, name: str) -> Plugin:
     """Load a plugin. InputError where it is not installed, or its package is broken."""
     kind = group.removeprefix("flawscope.").removesuffix("s")
-    own = [one for one in _OWN if (one.group, one.name) == (group, name)]
+    own = [plugin for plugin in _OWN if (plugin.group, plugin.name) == (group, name)]
     entry = next(iter([*own, *metadata.entry_points(group=group, name=name)]), None)
     if entry is None:
         hint = suggest_name(name, plugin_names(group))

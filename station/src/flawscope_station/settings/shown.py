@@ -27,7 +27,7 @@ def with_products(settings: Settings, products: Mapping[str, ProductSettings]) -
         settings: of the file.
         products: that hold, also those that were made on the pages.
     """
-    return {**asdict(settings), "products": {name: asdict(one) for name, one in list(products.items())}}
+    return {**asdict(settings), "products": {name: asdict(product) for name, product in list(products.items())}}
 
 
 def mask_settings(values: object, name: str = "") -> object:
@@ -35,7 +35,7 @@ def mask_settings(values: object, name: str = "") -> object:
     if isinstance(values, Mapping):
         return _mask_section(values)
     if isinstance(values, list | tuple):
-        return [mask_settings(one, name) for one in values]
+        return [mask_settings(item, name) for item in values]
     if not isinstance(values, str):
         return values
     if _SECRET_NAME.fullmatch(name):

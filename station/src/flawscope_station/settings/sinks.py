@@ -59,11 +59,11 @@ def read_sinks(given: object, home: Path) -> tuple[SinkSettings, ...]:
     entries = given or []
     if not isinstance(entries, list | tuple):
         raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
-    found = tuple(one if isinstance(one, SinkSettings) else _read_sink(one, home) for one in entries)
-    places = [one.cursor_name for one in found]
-    for one, place in zip(found, places, strict=True):
+    found = tuple(entry if isinstance(entry, SinkSettings) else _read_sink(entry, home) for entry in entries)
+    places = [sink.cursor_name for sink in found]
+    for sink, place in zip(found, places, strict=True):
         if places.count(place) > 1:
-            raise InputError(f"{one.label} is there twice: give each its own `name`")
+            raise InputError(f"{sink.label} is there twice: give each its own `name`")
     return found
 
 
@@ -93,7 +93,7 @@ def _sink_of(kind: str, given: Mapping[object, object], home: Path) -> SinkSetti
     """Read a sink. Its own settings stand below its kind or, where that is one value, beside it."""
     plugin = load_plugin(SINK_GROUP, kind)
     common = [name for name in field_names(SinkSettings) if name != "plugin"]
-    beside = {key: one for key, one in given.items() if key not in common and key != kind}
+    beside = {key: value for key, value in given.items() if key not in common and key != kind}
     check_names(beside, [*common, *field_names(plugin.settings)])
     below = given.get(kind, {})
     below = below if isinstance(below, Mapping) else {plugin.first: below}

@@ -63,7 +63,7 @@ def find_namesake(name: str, known: Iterable[str]) -> str:
 
     Files that are named by products, such as reports, would be one on Windows and macOS.
     """
-    return next((one for one in known if one != name and one.lower() == name.lower()), "")
+    return next((other for other in known if other != name and other.lower() == name.lower()), "")
 
 
 def _check_namesakes(
@@ -347,7 +347,7 @@ def read_settings(path: str | Path) -> Settings:
 
 def suggest_product_name(text: str) -> str:
     """Return the nearest name that a product can have."""
-    plain = "".join(one for one in normalize("NFKD", text.translate(_GERMAN)) if not combining(one))
+    plain = "".join(character for character in normalize("NFKD", text.translate(_GERMAN)) if not combining(character))
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:64] or "product"
     return f"{name}-1" if name.lower() in RESERVED_NAMES else name
 

@@ -81,7 +81,7 @@ class Section:
 
 def field_names(kind: type[Any]) -> dict[str, None]:
     """Return the names of the settings of a dataclass, in their order."""
-    return {one.name: None for one in fields(kind)}
+    return {field.name: None for field in fields(kind)}
 
 
 def check_names(given: Iterable[object], known: Collection[str]) -> None:
@@ -109,7 +109,7 @@ def worded_errors() -> Iterator[None]:
         place, text = first["loc"], _worded(first)
         if first["type"] == "missing":
             place = place[:-1]
-            missing = [str(one["loc"][-1]) for one in (first, *others) if one["type"] == "missing"]
+            missing = [str(missing_error["loc"][-1]) for missing_error in (first, *others) if missing_error["type"] == "missing"]
             text = f"setting {' and '.join(missing)} is missing: write `{missing[0]}: ...`"
         names = _place(place)  # a plugin's error begins with its name
         raise InputError(text if names and text.startswith(names) else f"{names}{text}") from None
@@ -133,7 +133,7 @@ def _worded(error: ErrorDetails) -> str:
 
 def _place(path: tuple[int | str, ...]) -> str:
     """Return the names before a setting, as they stand in `station.yaml`."""
-    names = [str(one) for one in path if not isinstance(one, int)]
+    names = [str(part) for part in path if not isinstance(part, int)]
     if names[-1:] == ["[key]"]:  # a key that is not known: the error's own text names it
         names = names[:-2]
     if names[:1] == ["products"]:

@@ -149,7 +149,7 @@ class Draft:
         facts: dict[str, Any] = {"learns_from": []}
         facts |= {key: self.state[key] for key in of_result if key in self.state}
         others = {*KEPT, *OF_LIVE, *of_result, "stage", "asked_at"}
-        facts["options"] = {key: one for key, one in self.state.items() if key not in others}
+        facts["options"] = {key: value for key, value in self.state.items() if key not in others}
         return {"waiting": QUEUED, "learning": QUEUED, "ready": DONE}.get(stage, stage), facts
 
     def forget_earlier(self, *kept: str) -> None:
@@ -265,7 +265,7 @@ class Draft:
 
     def _free_path(self, name: str) -> Path:
         """Return the path of a name, or of the nearest one that no picture has."""
-        taken = {one.name for paths in self._by_size.values() for one in paths}
+        taken = {path.name for paths in self._by_size.values() for path in paths}
         stem = Path(name).stem
         suffix = Path(name).suffix
         number = 1
@@ -315,7 +315,7 @@ class Draft:
     def _checkpoints(self) -> list[Path]:
         """List the checkpoints of trainings that were cut off."""
         whole = checkpoint_path(self.model)
-        return [one for one in (whole, *checkpoints_of_views(whole)) if one.is_file()]
+        return [path for path in (whole, *checkpoints_of_views(whole)) if path.is_file()]
 
     @property
     def can_resume(self) -> bool:
@@ -324,8 +324,8 @@ class Draft:
 
     def discard_training(self) -> None:
         """Remove the checkpoints of a training; the model that was learnt before stays until the next."""
-        for one in self._checkpoints():
-            one.unlink(missing_ok=True)
+        for path in self._checkpoints():
+            path.unlink(missing_ok=True)
 
     @property
     def examples(self) -> Path:

@@ -377,9 +377,9 @@ def _options_behind(error: str, given: Mapping[str, Any]) -> list[str]:
 
     These are the options that it names, else all that change how pictures are seen.
     """
-    named = [one for one in given if re.search(rf"--{one.replace('_', '-')}(?![\w-])", error)]
+    named = [option for option in given if re.search(rf"--{option.replace('_', '-')}(?![\w-])", error)]
     known = ("minutes", *PICTURE_OPTIONS)
-    return [one for one in named if one in known] or [one for one in PICTURE_OPTIONS if one in given]
+    return [option for option in named if option in known] or [option for option in PICTURE_OPTIONS if option in given]
 
 
 class Checks(BackgroundThread):
@@ -441,10 +441,10 @@ class Checks(BackgroundThread):
         finally:
             self._process = None
         existing, findings = set(draft.pictures()), []
-        for one in report["findings"]:
-            names = [one["subject"], *one["others"]]
-            texts = {key: one[key] for key in ("severity", "code", "message", "remedy")}
+        for finding in report["findings"]:
+            names = [finding["subject"], *finding["others"]]
+            texts = {key: finding[key] for key in ("severity", "code", "message", "remedy")}
             findings.append({**texts, "pictures": [name for name in names if name in existing]})
-        advised = (one["step"].partition("--align ")[2] for one in report["advice"])
+        advised = (step["step"].partition("--align ")[2] for step in report["advice"])
         align = next(filter(None, advised), None)
         return {"findings": findings, "sizes": report["sizes"], "align": align}

@@ -66,24 +66,24 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     new_model.replace(model)
     shutil.rmtree(examples, ignore_errors=True)
     new_examples.replace(examples)
-    for one in (checkpoint, *checkpoints_of_views(checkpoint)):
-        one.unlink(missing_ok=True)
+    for path in (checkpoint, *checkpoints_of_views(checkpoint)):
+        path.unlink(missing_ok=True)
     promise, offered = rates.promise_of(made.facts), rates.describe_rates(made.facts)
-    found = next(one["found"] for one in offered if one["rate"] == made.facts.rate)
-    manifests = [one.manifest for one in models]
+    found = next(offer["found"] for offer in offered if offer["rate"] == made.facts.rate)
+    manifests = [manifest.manifest for manifest in models]
     return {
         "promise": promise.text,
         **rates.promise_facts(made.facts),
         "interval": [*promise.interval] if promise.is_made else None,
         "rates": offered,
         "threshold": models[0].calibration.score_threshold if len(models) == 1 else None,
-        "pictures": sum(one.role in ("train", "calibration") for one in made.facts.pictures),
+        "pictures": sum(picture.role in ("train", "calibration") for picture in made.facts.pictures),
         "found": found,
         "odd": _unusual_pictures(models),
         "failures": list(made.failures),
-        "notes": [line for one in manifests for line in one.notes],
-        "questions": [*dict.fromkeys(line for one in manifests for line in one.questions)],
-        "seconds": sum(one.facts["seconds_total"] for one in manifests),
+        "notes": [line for manifest in manifests for line in manifest.notes],
+        "questions": [*dict.fromkeys(line for manifest in manifests for line in manifest.questions)],
+        "seconds": sum(manifest.facts["seconds_total"] for manifest in manifests),
         "examples": drawn,
         "search": search_facts(manifests[0].facts),
     }
@@ -91,13 +91,13 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 
 def _unusual_pictures(models: Sequence[Predictor]) -> list[dict[str, Any]]:
     """Return the good pictures that look most unlike the others of their view, the suspicious ones first."""
-    reasons = {suspect.name: suspect.reason for one in models for suspect in one.suspects}
+    reasons = {suspect.name: suspect.reason for model in models for suspect in model.suspects}
     judged = []
-    for one in models:
-        for row in one.manifest.pictures:
+    for model in models:
+        for row in model.manifest.pictures:
             if not row.counted or row.score is None:
                 continue
-            severity = float(one.calibration.severity(row.score))
+            severity = float(model.calibration.severity(row.score))
             judged.append((row.name in reasons, severity, row.name, row.score))
     judged.sort(reverse=True)
     ranked = judged[: max(UNUSUAL_COUNT, len(reasons))]
@@ -142,20 +142,20 @@ def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     trials = [
         {
-            "seen": _seen(one.flags),
-            "false_alarms": [*one.false_alarms],
-            "found": [*one.found],
-            "milliseconds": round(1000 * one.seconds),
+            "seen": _seen(trial.flags),
+            "false_alarms": [*trial.false_alarms],
+            "found": [*trial.found],
+            "milliseconds": round(1000 * trial.seconds),
         }
-        for one in choice.shown()
-        if one.rounds
+        for trial in choice.shown()
+        if trial.rounds
     ]
     return {
         "chosen": _seen(choice.flags),
         "reason": choice.reason,
         "options": dict(fitting.Recipe.from_flags(choice.flags).options),
         "trials": trials,
-        "ended": all(one.was_ended for one in choice.trials),
+        "ended": all(trial.was_ended for trial in choice.trials),
     }
 
 
@@ -180,12 +180,12 @@ def _draw_examples(models: Sequence[Predictor], folder: Path, step: ProgressCall
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     found = []
-    drawn = [example for one in models for example in fitting.draw_defect_examples(one, step)]
+    drawn = [example for model in models for example in fitting.draw_defect_examples(model, step)]
     for number, example in enumerate(drawn):
         name = f"{number}.webp"
         (folder / name).write_bytes(encode_webp(example.picture))
         found.append({"file": name, "size": example.size, "found": example.is_found})
-    return sorted(found, key=lambda one: one["found"])
+    return sorted(found, key=lambda drawn_example: drawn_example["found"])
 
 
 def _try(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class LiveProducts:
         """Return version, person and time of learning of what went live last; None: nothing inspects."""
         number = self.addresses.products.get(draft.name)
         made = [] if number is None else self._made_of(draft, number)
-        used = [one for one in made if one["state"] in (ACTIVE, RETIRED)]
+        used = [version for version in made if version["state"] in (ACTIVE, RETIRED)]
         if not used:
             return None
         mark = used[0]["draft"]
@@ -79,14 +79,14 @@ class LiveProducts:
         """Return the versions of a product that a draft went live as, the newest first."""
         made = self.versions.made_as(product, MADE_ON_PAGES)
         begun = draft.state.get("at")
-        return [one for one in made if "draft" in one and one["draft"]["begun"] == begun]
+        return [version for version in made if "draft" in version and version["draft"]["begun"] == begun]
 
     def begin(self, name: str, who: str) -> Draft:
         """Begin a draft, or return the one of this name. InputError as `Drafts.begin`."""
         configured, made = self.addresses.configured, page_products(self.store, self.files, self.with_model)
-        without = [one for one, product in configured.items() if product.model is None]
+        without = [product_name for product_name, product in configured.items() if product.model is None]
         there = [*self.addresses.products, *self.addresses.entries]
-        taken = [one for one in there if one not in made and one not in without]
+        taken = [product_name for product_name in there if product_name not in made and product_name not in without]
         return self.drafts.begin(name, who, there, taken)
 
     def remove(self, name: str, who: str) -> None:
@@ -119,7 +119,7 @@ class LiveProducts:
             return
         # versions of an earlier release do not say what made them: it was begun before the product was there
         begun = draft.state.get("at")
-        is_recorded = any(DRAFT in one for one in self.versions.made_as(before.id, MADE_ON_PAGES))
+        is_recorded = any(DRAFT in facts for facts in self.versions.made_as(before.id, MADE_ON_PAGES))
         if not is_recorded and begun is not None and parse_time(begun) <= before.created_at:
             return
         self.addresses.names[before.id] = self.store.free_name(draft.name, who)

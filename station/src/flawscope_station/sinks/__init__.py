@@ -61,15 +61,15 @@ class Sinks:
         self._broker: Delivery | None = None  # one sink of all products
         self.deliveries = list[Delivery]()
         broker = settings.mqtt
-        sinks = {products[name]: dict(enumerate(one.sinks, 1)) for name, one in settings.products.items()}
+        sinks = {products[name]: dict(enumerate(settings_of_product.sinks, 1)) for name, settings_of_product in settings.products.items()}
         if broker is not None:
             sinks = {number: {BROKER_PLACE: broker, **sinks.get(number, {})} for number in products.values()}
         left = hand_on_cursors(store.database, sinks)
         shown = settings.name, self._sender_id, self._shown_problems
         self._context = MessagePictures(pictures, *shown, products, self._removed_products(left))
         for name, product in settings.products.items():
-            for place, one in enumerate(product.sinks, 1):
-                self.deliveries.append(self._make_delivery(name, place, one))
+            for place, sink in enumerate(product.sinks, 1):
+                self.deliveries.append(self._make_delivery(name, place, sink))
         if broker is not None:
             self._broker = self._open(broker, BROKER_PLACE, products, "mqtt_away")
             self.deliveries.append(self._broker)
@@ -77,21 +77,21 @@ class Sinks:
 
     def _removed_products(self, left: Sequence[StoredCursor]) -> list[str]:
         """Return the names of products that the broker had before, by cursors that are left."""
-        numbers = {one.row.product_id for one in left if one.place == BROKER_PLACE}
+        numbers = {cursor.row.product_id for cursor in left if cursor.place == BROKER_PLACE}
         return self.store.product_names(numbers - {*self.products.values()})
 
     def start(self) -> None:
         """Start all deliveries."""
-        for one in self.deliveries:
-            one.start()
+        for delivery in self.deliveries:
+            delivery.start()
 
     def add_product(self, product_id: int, name: str, product: ProductSettings) -> None:
         """Start the sinks of a product that was added; report those that cannot be used."""
-        for position, one in enumerate(product.sinks, 1):
+        for position, sink in enumerate(product.sinks, 1):
             try:
-                delivery = self._make_delivery(name, position, one)
+                delivery = self._make_delivery(name, position, sink)
             except InputError as error:
-                self.report(f"sink_{product_id}_{position}", f"{one.label}: {error}")
+                self.report(f"sink_{product_id}_{position}", f"{sink.label}: {error}")
             else:
                 self.deliveries.append(delivery)
                 delivery.start()
@@ -104,28 +104,28 @@ class Sinks:
 
     def wake(self, product_id: int) -> None:
         """Wake the sinks of a product that has a new inspection or verdict."""
-        for one in self.deliveries:
-            for outbox in one.outboxes:
+        for delivery in self.deliveries:
+            for outbox in delivery.outboxes:
                 if outbox.product_id == product_id:
                     outbox.is_due = True
-                    one.wake()
+                    delivery.wake()
 
     @property
     def threads(self) -> list[GuardedThread]:
         """Threads of all deliveries."""
-        return [thread for one in self.deliveries for thread in one.threads]
+        return [thread for delivery in self.deliveries for thread in delivery.threads]
 
     def end(self) -> None:
         """Ask all deliveries to end, and return at once."""
-        for one in self.deliveries:
-            one.end()
+        for delivery in self.deliveries:
+            delivery.end()
 
     def stop(self) -> None:
         """End; messages that are not delivered yet are delivered after the next start."""
         self.end()
         deadline = time.monotonic() + STOP_TIMEOUT
-        for one in self.deliveries:
-            one.stop(max(0.0, deadline - time.monotonic()))
+        for delivery in self.deliveries:
+            delivery.stop(max(0.0, deadline - time.monotonic()))
 
     # ---- reports
 
@@ -135,17 +135,17 @@ class Sinks:
 
     def for_product(self, name: str) -> list[tuple[Delivery, Outbox]]:
         """Return the sinks of a product, in the order of the settings, the broker last."""
-        return [(one, outbox) for one in self.deliveries for outbox in one.outboxes if outbox.product == name]
+        return [(delivery, outbox) for delivery in self.deliveries for outbox in delivery.outboxes if outbox.product == name]
 
     def facts(self, name: str) -> list[dict[str, object]]:
         """Return the sinks of a product, as the API shows them."""
-        return [_delivery_facts(one, box) for one, box in self.for_product(name)]
+        return [_delivery_facts(delivery, box) for delivery, box in self.for_product(name)]
 
     def undelivered(self, name: str) -> list[RefusedBySink]:
         """Return the messages of a product that were refused for good, by sink. StoreError."""
         return [
-            {"sink": one.sink.label, **message}
-            for one, box in self.for_product(name)
+            {"sink": delivery.sink.label, **message}
+            for delivery, box in self.for_product(name)
             for message in box.undelivered.facts()
         ]
 
@@ -176,14 +176,14 @@ class Sinks:
 
     def _count(self, count: Callable[[Outbox], int]) -> dict[tuple[str, str], float]:
         """Return a number of each outbox, by product and sink."""
-        outboxes = {(box.product, one.sink.label): box for one in self.deliveries for box in one.outboxes}
+        outboxes = {(box.product, delivery.sink.label): box for delivery in self.deliveries for box in delivery.outboxes}
         return {place: float(count(box)) for place, box in outboxes.items()}
 
     # ---- made from the settings
 
     def _make_delivery(self, name: str, place: int, settings: SinkSettings) -> Delivery:
         made = self._open(settings, place, [name], f"sink_{self.products[name]}_{place}")
-        labels = [one.sink.label.partition(" (")[0] for one, _ in self.for_product(name)]
+        labels = [delivery.sink.label.partition(" (")[0] for delivery, _ in self.for_product(name)]
         same_label = labels.count(settings.label)
         if same_label:  # on one host
             made.sink.label += f" ({same_label + 1})"
@@ -237,15 +237,15 @@ class Sinks:
         """
         names = {number: name for name, number in self.products.items()}
         lost_texts: dict[str, list[str]] = {}  # by the problem's code
-        for one in cursors:
-            product_id = one.row.product_id
+        for cursor in cursors:
+            product_id = cursor.row.product_id
             name = names.get(product_id, f"product {product_id}")
-            count = self._open_outbox(product_id, name, one.row.sink).waiting()
+            count = self._open_outbox(product_id, name, cursor.row.sink).waiting()
             if count:
-                place = f" at place {one.place}" if one.place else ""
+                place = f" at place {cursor.place}" if cursor.place else ""
                 many = f"{count:,} or more records" if count >= MAX_COUNTED else pluralize(count, "record")
                 text = (
-                    f"the {one.kind} sink{place} of {name} is not in the settings any more: {many} that it "
+                    f"the {cursor.kind} sink{place} of {name} is not in the settings any more: {many} that it "
                     "had not had are not sent (inspections, verdicts)"
                 )
                 self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, product_id)

@@ -67,18 +67,18 @@ def hand_on_cursors(
     left: list[StoredCursor] = []
     with database.writing() as connection:
         stored = [StoredCursor.of(row) for row in connection.execute(select(deliveries)).all()]
-        for product_id in {one.row.product_id for one in stored}:
-            own = [one for one in stored if one.row.product_id == product_id]
+        for product_id in {cursor.row.product_id for cursor in stored}:
+            own = [cursor for cursor in stored if cursor.row.product_id == product_id]
             wanted = sinks.get(product_id, {})
             found, unused = _match(own, wanted)
-            for place, (one, positions) in found.items():
-                row = cursor_conditions(product_id, one.row.sink)
+            for place, (cursor, positions) in found.items():
+                row = cursor_conditions(product_id, cursor.row.sink)
                 key = cursor_key(wanted[place], place)
                 values = {"sink": key, **positions}
-                if one.hash not in key:  # nothing was delivered there
+                if cursor.hash not in key:  # nothing was delivered there
                     values |= {"delivered": 0, "refused": 0}
                 connection.execute(update(deliveries).where(*row).values(values))
-                refused = undelivered.c.product_id == product_id, undelivered.c.sink == one.row.sink
+                refused = undelivered.c.product_id == product_id, undelivered.c.sink == cursor.row.sink
                 connection.execute(update(undelivered).where(*refused).values(sink=key))
             left += unused
     return left
@@ -87,10 +87,10 @@ def hand_on_cursors(
 def delete_cursors(database: Database, cursors: Sequence[StoredCursor]) -> None:
     """Delete cursors: a sink that comes back begins anew. StoreError."""
     with database.writing() as connection:
-        for one in cursors:
-            row = cursor_conditions(one.row.product_id, one.row.sink)
+        for cursor in cursors:
+            row = cursor_conditions(cursor.row.product_id, cursor.row.sink)
             connection.execute(delete(deliveries).where(*row))
-            refused = undelivered.c.product_id == one.row.product_id, undelivered.c.sink == one.row.sink
+            refused = undelivered.c.product_id == cursor.row.product_id, undelivered.c.sink == cursor.row.sink
             connection.execute(delete(undelivered).where(*refused))
 
 

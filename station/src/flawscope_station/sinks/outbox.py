@@ -176,7 +176,7 @@ class Outbox:
         with self.database.reading() as connection:
             query = inspection_query().where(*self._inspection_conditions(cursor))
             rows = connection.execute(query.order_by(inspections.c.id).limit(limit)).all()
-            messages = [self._inspection_message(one) for one in describe_inspections(connection, rows)]
+            messages = [self._inspection_message(inspection) for inspection in describe_inspections(connection, rows)]
             if len(rows) == limit:
                 return Batch(messages, cursor._replace(inspection=rows[-1].id), False)
             # unwanted records are passed over
@@ -199,7 +199,7 @@ class Outbox:
             else:
                 query = inspection_query().where(inspections.c.id == inspection)
                 described = describe_inspections(connection, connection.execute(query).all())
-                found = [self._inspection_message(one) for one in described]
+                found = [self._inspection_message(facts) for facts in described]
         return found[0] if found else None
 
     def cursor_after(self, message: Message) -> Cursor:
@@ -216,7 +216,7 @@ class Outbox:
             kinds.append(select(verdicts.c.id).where(*self._verdict_conditions(cursor)))
         counted = [kind.limit(MAX_COUNTED).subquery() for kind in kinds]
         with self.database.reading() as connection:
-            counts = [connection.scalar(select(func.count()).select_from(one)) or 0 for one in counted]
+            counts = [connection.scalar(select(func.count()).select_from(statement)) or 0 for statement in counted]
         return min(MAX_COUNTED, sum(counts))
 
     def advance(self, cursor: Cursor, delivered: int = 0, refused: int = 0) -> None:
@@ -253,7 +253,7 @@ class Outbox:
     def _verdict_messages(self, connection: Connection, found: Sequence[VerdictRow]) -> list[Message]:
         judged = inspections.c.id.in_({row.inspection_id for row in found})
         rows = connection.execute(inspection_query().where(judged)).all()
-        described_by_id = {one["id"]: one for one in describe_inspections(connection, rows)}
+        described_by_id = {inspection["id"]: inspection for inspection in describe_inspections(connection, rows)}
         return [self._verdict_message(row, described_by_id[row.inspection_id]) for row in found]
 
     def _newest_cursor(self, connection: Connection) -> Cursor:

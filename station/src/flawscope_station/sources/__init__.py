@@ -67,7 +67,7 @@ class Sources(dict[str, list[Source]]):
         products, number = self._addresses.configured, self._addresses.address_id
         excluded = _folders_moved_to(products.values())
         self.update(
-            {name: self._make_sources(name, one, number(name), excluded) for name, one in products.items()}
+            {name: self._make_sources(name, product, number(name), excluded) for name, product in products.items()}
         )
         for source in self._all_sources():
             source.start()
@@ -126,8 +126,8 @@ class Sources(dict[str, list[Source]]):
                 if shared is not None and settings.view is not None:
                     made.append(shared.add_folder(settings, place, excluded))
                     continue
-                made.append(one := FolderSource(line, settings, place, excluded))
-                shared = shared if settings.view is None else one
+                made.append(source := FolderSource(line, settings, place, excluded))
+                shared = shared if settings.view is None else source
             else:
                 made.append(FfmpegCamera(line, settings, place))
         return made
@@ -135,8 +135,8 @@ class Sources(dict[str, list[Source]]):
 
 def _folders_moved_to(products: Iterable[ProductSettings]) -> list[str]:
     """Return the folders that pictures are moved to; no source takes pictures from them."""
-    sources = [one for product in products for one in product.all_sources]
-    return [one.then for one in sources if isinstance(one, FolderSourceSettings) and one.then != KEEP]
+    sources = [source for product in products for source in product.all_sources]
+    return [source.then for source in sources if isinstance(source, FolderSourceSettings) and source.then != KEEP]
 
 
 def find_camera(name: str, sources: Sequence[Source], number: int | None = None) -> TriggeredSource:
@@ -146,7 +146,7 @@ def find_camera(name: str, sources: Sequence[Source], number: int | None = None)
         InputError: the product has no camera, or several and no number is given.
         NotFoundError: it has no camera with this number.
     """
-    cameras = {one.number: one for one in sources if isinstance(one, TriggeredSource)}
+    cameras = {source.number: source for source in sources if isinstance(source, TriggeredSource)}
     if not cameras:
         raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")
     if number is None and len(cameras) > 1:

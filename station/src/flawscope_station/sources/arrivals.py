@@ -119,7 +119,7 @@ class Arrivals:
             InputError: there is no such folder, or it cannot be read.
         """
         self.folder, self.patience, self.settle = Path(os.path.abspath(folder)), patience, settle
-        self.apart = frozenset(os.path.abspath(one) for one in apart)
+        self.apart = frozenset(os.path.abspath(path) for path in apart)
         self._done: dict[str, _DoneFile] = {}
         self._left: set[str] = set()  # of `_done`: those that went away
         self._identity: tuple[int, int] | None = None  # of the folder; None: it is away
@@ -185,7 +185,7 @@ class Arrivals:
                 listed = self._present[path] = _Listed.of(path)
             except OSError:  # gone: the next scan tells, when it may be done with under another name
                 stamp = self._pending[path].listed.stamp
-                if _is_among(stamp, [one.listed.stamp for key, one in self._pending.items() if key != path]):
+                if _is_among(stamp, [arrival.listed.stamp for key, arrival in self._pending.items() if key != path]):
                     del self._pending[path]
                 continue
             if self._is_whole(path, listed, now):
@@ -268,8 +268,8 @@ class Arrivals:
 
     def stamps(self) -> set[FileStamp]:
         """Return the stamps of all pictures that are there, and of some that went away."""
-        judged = {one.listed.stamp for one in self._done.values()}
-        return judged | {one.listed.stamp for one in self._pending.values()}
+        judged = {arrival.listed.stamp for arrival in self._done.values()}
+        return judged | {arrival.listed.stamp for arrival in self._pending.values()}
 
     def later(self, path: Path, again: float) -> None:
         """Answer that a picture is to be given out again, not before the moment `again`."""
@@ -330,7 +330,7 @@ class Arrivals:
     def _parents(self, folder: str) -> list[str]:
         """Return the folders between the watched one and a folder in it, the watched one included."""
         root = os.fspath(self.folder)
-        return [os.fspath(one) for one in Path(folder).parents if one.is_relative_to(root)]
+        return [os.fspath(parent) for parent in Path(folder).parents if parent.is_relative_to(root)]
 
     def _in_order(self, ready: list[str]) -> list[Path]:
         paths = sorted(ready, key=lambda path: (self._present[path].stamp.modified_ns, path))
@@ -368,7 +368,7 @@ class Arrivals:
         if is_there and self._known_there + len(self._left) < len(self._done):
             self._left |= self._done.keys() - present.keys()
         if present and len(self._done) > 2 * len(present):  # now and then
-            self._done = {path: one for path, one in self._done.items() if path in present}
+            self._done = {path: arrival for path, arrival in self._done.items() if path in present}
             self._left &= self._done.keys()
 
     def _list_files(self) -> None:

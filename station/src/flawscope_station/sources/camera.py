@@ -157,7 +157,7 @@ class LiveCamera:
         if settings.every == EVERY_FRAME:
             targets.append(self._submit_frames)  # to encode a large frame takes longer than it lasts
         name = f"camera-{line.product_id}-{number}"
-        self.threads = [GuardedThread(name, one, self._ended) for one in targets]
+        self.threads = [GuardedThread(name, target, self._ended) for target in targets]
         self.threads[0].stops_all = False  # one camera's driver hangs: `_check_driver` says so
 
     def start(self) -> None:
@@ -212,10 +212,10 @@ class LiveCamera:
     def _take_triggers(self, exposed_at: float = math.inf) -> dict[Future[Shot], Trigger]:
         """Take the triggers that had come when a frame was exposed."""
         with self._changed:
-            ready = {one: trigger for one, trigger in self._triggers.items() if trigger.at <= exposed_at}
-            for one in ready:
-                del self._triggers[one]
-        return {one: trigger for one, trigger in ready.items() if one.set_running_or_notify_cancel()}
+            ready = {future: trigger for future, trigger in self._triggers.items() if trigger.at <= exposed_at}
+            for future in ready:
+                del self._triggers[future]
+        return {future: trigger for future, trigger in ready.items() if future.set_running_or_notify_cancel()}
 
     def _fail_waiting_triggers(self, error: AwayError) -> None:
         for trigger in self._take_triggers():

@@ -531,9 +531,9 @@ class WatchedFolder:
         if vanished:
             texts = [f"{self._known.name(path)} went away before being inspected" for path in vanished]
             self.line.store.note_events(VANISHED, SOURCE, texts, self.line.product_id)
-        for path, one in list(self._problem_files.items()):
-            is_old = one.code == CODE_UNREADABLE and self._clock.monotonic() - one.since > PROBLEM_SECONDS
-            if path in arrivals.gone or is_old or not is_unchanged(path, one.stamp):
+        for path, problem in list(self._problem_files.items()):
+            is_old = problem.code == CODE_UNREADABLE and self._clock.monotonic() - problem.since > PROBLEM_SECONDS
+            if path in arrivals.gone or is_old or not is_unchanged(path, problem.stamp):
                 del self._problem_files[path]
         arrivals.gone.clear()
         self._note_overwritten(arrivals)
@@ -542,7 +542,7 @@ class WatchedFolder:
             (CODE_UNREADABLE, "picture", "not inspected"),
             (CODE_NOT_REMOVED, "inspected picture", f"cannot be moved to {self.target}"),
         ):
-            reasons = [one.why for one in self._problem_files.values() if one.code == code]
+            reasons = [problem.why for problem in self._problem_files.values() if problem.code == code]
             many = pluralize(len(reasons), thing)
             self._report(code, f"{many} in {self.folder} {outcome}: {reasons[-1]}" if reasons else None)
 
@@ -662,18 +662,18 @@ class FolderSource(BackgroundThread):
         """
         parts = self.line.parts
         views = [] if parts is None else parts.views(self.line.product_id)
-        unknown = (_File(folder, *one) for folder in there for one in folder.unknown_files())
+        unknown = (_File(folder, *found) for folder in there for found in folder.unknown_files())
         if not views:
-            yield from ([one] for one in unknown)
+            yield from ([unknown_file] for unknown_file in unknown)
             return
         folder_of, seen = dict[Path, WatchedFolder](), list[SeenView]()
         for file in unknown:
-            one = file.folder.seen_view(file.path, file.is_known)
-            if one.part[0] is None or one.view not in views:
+            view = file.folder.seen_view(file.path, file.is_known)
+            if view.part[0] is None or view.view not in views:
                 yield [file]  # it is refused alone
             else:
                 folder_of[file.path] = file.folder
-                seen.append(one)
+                seen.append(view)
         yield from self._gather_parts(there, views, folder_of, seen)
 
     def _gather_parts(
@@ -684,12 +684,12 @@ class FolderSource(BackgroundThread):
         seen: Sequence[SeenView],
     ) -> Iterator[list[_File]]:
         """Yield the files of parts whose views are all there, and give up the parts that are over."""
-        not_whole = {one.part for folder in there for one in folder.pending_views()}
-        ready = [one for one in seen if one.part not in not_whole]
-        ready.sort(key=lambda one: (one.changed_ns, one.path))
+        not_whole = {view.part for folder in there for view in folder.pending_views()}
+        ready = [view for view in seen if view.part not in not_whole]
+        ready.sort(key=lambda view: (view.changed_ns, view.path))
         for group in gather(ready, views, self.line.part_seconds):
-            files = [_File(folder_of[one.path], one.path, one.is_known) for one in group.files]
-            waits = self._clock.monotonic() - min(one.folder.waits_since(one.path) for one in files)
+            files = [_File(folder_of[file.path], file.path, file.is_known) for file in group.files]
+            waits = self._clock.monotonic() - min(file.folder.waits_since(file.path) for file in files)
             is_over = group.is_over or waits >= self.line.part_seconds + SETTLE
             if not group.why:
                 yield files
@@ -698,15 +698,15 @@ class FolderSource(BackgroundThread):
 
     def _give_up(self, files: Sequence[_File], error: FlawscopeError) -> None:
         """Report a part that is not inspected, and be done with its files."""
-        noted = [one.folder.give_up([one.path], error) for one in files]
+        noted = [file.folder.give_up([file.path], error) for file in files]
         if any(noted):
             self.line.refused(error)
 
     def _submit_files(self, files: Sequence[_File]) -> Future[RecordedInspection] | None:
         """Read the files of a part and submit it; return None where it is not submitted, or not now."""
         try:
-            read = [one.folder.read_picture(one.path, one.is_known) for one in files]
-            known = [one for one in read if one is not None]
+            read = [file.folder.read_picture(file.path, file.is_known) for file in files]
+            known = [picture for picture in read if picture is not None]
             if len(known) < len(read):
                 return None
             pictures = tuple(picture for picture, _ in known)
@@ -715,8 +715,8 @@ class FolderSource(BackgroundThread):
             part = Part(self.line.product_id, pictures, SOURCE, label.part, label.batch, key)
             return self.line.hand_in(part, self._ended)
         except (NotReadyError, InputError, TooLargeError) as error:
-            for one in files:
-                one.folder.handle_answer(one.path, error)
+            for file in files:
+                file.folder.handle_answer(file.path, error)
             return None
 
 

@@ -197,11 +197,11 @@ def _rows(frame: VideoFrame) -> list[NDArray[np.uint8]]:
     """Return the bytes of the pixels of each plane [H, bytes of a row], without the padding of the rows."""
     planes: list[Any] = list(frame.planes)
     bits = [0.0] * len(planes)
-    for one in frame.format.components:  # more than 8 bits lie in whole bytes
-        bits[one.plane] += one.width * (one.bits if one.bits < 8 else -(-one.bits // 8) * 8)
+    for component in frame.format.components:  # more than 8 bits lie in whole bytes
+        bits[component.plane] += component.width * (component.bits if component.bits < 8 else -(-component.bits // 8) * 8)
     if len(planes) == 1:  # some bytes of a pixel may be of no component
         bits = [frame.width * frame.format.padded_bits_per_pixel]
-    rows = [np.frombuffer(one, np.uint8).reshape(one.height, -1) for one in planes]
+    rows = [np.frombuffer(plane, np.uint8).reshape(plane.height, -1) for plane in planes]
     return [row[:, : math.ceil(n / 8) or None] for row, n in zip(rows, bits, strict=True)]
 
 

@@ -57,15 +57,15 @@ def gather(files: Iterable[SeenView], views: Sequence[str], seconds: float) -> I
         seconds: Longest time from the first to the last file of a part.
     """
     begun: dict[tuple[str | None, str | None], list[SeenView]] = {}
-    for one in files:
-        group = begun.setdefault(one.part, [])
-        if group and one.changed_ns - group[0].changed_ns > _longest(group[0], one, seconds):
-            yield Group(group, _reason(group, views, seconds) + _clocks_differ(group, one), True)
-            group = begun[one.part] = []
-        group.append(one)
-        if sorted(str(one.view) for one in group) == sorted(views):
-            yield Group(sorted(group, key=lambda one: views.index(str(one.view))), "", True)
-            del begun[one.part]
+    for file in files:
+        group = begun.setdefault(file.part, [])
+        if group and file.changed_ns - group[0].changed_ns > _longest(group[0], file, seconds):
+            yield Group(group, _reason(group, views, seconds) + _clocks_differ(group, file), True)
+            group = begun[file.part] = []
+        group.append(file)
+        if sorted(str(file.view) for file in group) == sorted(views):
+            yield Group(sorted(group, key=lambda file: views.index(str(file.view))), "", True)
+            del begun[file.part]
     for group in begun.values():
         yield Group(group, _reason(group, views, seconds), False)
 
@@ -79,7 +79,7 @@ def _longest(first: SeenView, last: SeenView, seconds: float) -> float:
 def _clocks_differ(group: Sequence[SeenView], later: SeenView) -> str:
     """Return a hint that a clock may be wrong, where a missing view came later than it may; else ""."""
     apart = (later.changed_ns - group[0].changed_ns) / SECOND
-    if later.view in [one.view for one in group] or apart > MOST_CLOCKS_DIFFER:
+    if later.view in [file.view for file in group] or apart > MOST_CLOCKS_DIFFER:
         return ""
     return (
         f"; a file that shows {later.view} is {apart:.0f} s younger: if it is of the same part, the clocks "
@@ -88,7 +88,7 @@ def _clocks_differ(group: Sequence[SeenView], later: SeenView) -> str:
 
 
 def _reason(group: Sequence[SeenView], views: Sequence[str], seconds: float) -> str:
-    seen, number = [one.view for one in group], group[0].part[0]
+    seen, number = [file.view for file in group], group[0].part[0]
     if twice := [view for view in views if seen.count(view) > 1]:
         return f"part {number} came twice within {seconds:g} s, {', '.join(twice)} of both: not all of each"
     return f"part {number} lacks {', '.join(view for view in views if view not in seen)}"

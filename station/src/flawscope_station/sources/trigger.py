@@ -73,7 +73,7 @@ async def shoot(
     taken = zip(cameras, shots, strict=True)
     pictures = [await call(due, camera.picture, shot) for camera, shot in taken]
     if label.view is not None:
-        pictures = [replace(one, view=label.view) for one in pictures]
+        pictures = [replace(picture, view=label.view) for picture in pictures]
     key = None if request is None else request.key
     triggers = max(getattr(shot, "triggers", 1) for shot in shots)  # other cameras answer each by itself
     number, batch = label.part, label.batch

@@ -137,7 +137,7 @@ class Addresses:
         """Keep the model file of the settings; return whether it is new, and its version."""
         number, model = self.address_id(name), self.configured[name].model
         assert model is not None
-        before = {one["id"] for one in self.versions.list_versions(number)["versions"]}
+        before = {version["id"] for version in self.versions.list_versions(number)["versions"]}
         origin = os.path.abspath(model)
         if name in self.entries:
             names = self._product_names(name, model)
@@ -352,7 +352,7 @@ class Addresses:
             NotFoundError: there is no such product; the text names those that there are.
         """
         if name in self.entries:
-            own = ", ".join(one for one, entry in list(self._entry_of.items()) if entry == name)
+            own = ", ".join(address for address, entry in list(self._entry_of.items()) if entry == name)
             raise NotFoundError(
                 f"{name} finds the product of a picture and is none itself: ask for one of {own}"
             )

@@ -113,20 +113,20 @@ def _check_target(path: Path, home: Path, has_database: bool) -> None:
 
 def _add_files(tar: tarfile.TarFile, home: Path) -> None:
     """Add the files of a station's folder, except those that are added apart or can be made again."""
-    for one in home.rglob("*"):
-        place = one.relative_to(home)
+    for path in home.rglob("*"):
+        place = path.relative_to(home)
         if place.parts[0].startswith(LEFT_OUT):
             continue
         with suppress(FileNotFoundError):  # removed meanwhile, as `keep` says
-            tar.add(one, place, recursive=False)
+            tar.add(path, place, recursive=False)
         tar.members = []  # type: ignore[attr-defined]  # there may be millions
 
 
 def _add_settings(tar: tarfile.TarFile, settings_files: Sequence[Path]) -> None:
     """Add the settings file and the files that it includes, with numbers: two may have the same name."""
-    for number, one in enumerate(settings_files):
-        name = f"{number}-{one.name}" if number else one.name
-        tar.add(one, f"{SETTINGS}/{name}")
+    for number, file in enumerate(settings_files):
+        name = f"{number}-{file.name}" if number else file.name
+        tar.add(file, f"{SETTINGS}/{name}")
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:

@@ -182,8 +182,8 @@ class Files:
         """Protect a file from `discard` until `release`, while the database does not know the file yet."""
         with self._lock:
             self._held[digest] += 1
-            for one in [one for one in self._leaving if digest.startswith(one)]:
-                del self._leaving[one]  # it stays
+            for prefix in [prefix for prefix in self._leaving if digest.startswith(prefix)]:
+                del self._leaving[prefix]  # it stays
 
     def release(self, digest: str) -> None:
         """End the protection by `hold` or `keep`."""

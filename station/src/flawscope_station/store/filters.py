@@ -72,7 +72,7 @@ class Filter:
     @property
     def words(self) -> tuple[str, ...]:
         """Words that the filter may have; empty: it is no choice."""
-        return tuple(one.word for one in self.choices)
+        return tuple(choice.word for choice in self.choices)
 
 
 def bounds(name: str, column: Column[Any], says: str = "") -> tuple[Filter, Filter]:
@@ -162,12 +162,12 @@ FILTERS: tuple[Filter, ...] = (
         "batch of the part; 47* finds all batches that begin with 47",
     ),
 )
-BY_NAME = {one.name: one for one in FILTERS}
+BY_NAME = {filter_.name: filter_ for filter_ in FILTERS}
 
 
 def asked_columns(filters: Sequence[Filter] = FILTERS) -> list[Column[Any]]:
     """Return the columns that filters ask, each once, in the filters' order."""
-    return list(dict.fromkeys(column for one in filters for column in one.columns))
+    return list(dict.fromkeys(column for filter_ in filters for column in filter_.columns))
 
 
 def further_facts() -> list[str]:
@@ -175,5 +175,5 @@ def further_facts() -> list[str]:
 
     They are the library's, and have columns of their own in exports.
     """
-    facts = dict.fromkeys(one.fact or one.name for one in FILTERS)
+    facts = dict.fromkeys(filter_.fact or filter_.name for filter_ in FILTERS)
     return [name for name in facts if name not in Inspection.model_fields]

@@ -84,7 +84,7 @@ class SeenPicture:
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """Findings about the picture beside its score."""
-        return tuple(Finding(**one) for one in self.record.get("findings", ()))
+        return tuple(Finding(**finding) for finding in self.record.get("findings", ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ class NewInspection(SeenPicture):
 
 _FIELDS = tuple(field.name for field in fields(NewInspection) if field.name != "views")
 _PICTURE_FIELDS, _INSPECTION_FIELDS = ([x for x in _FIELDS if x in t.c] for t in (pictures, inspections))
-_VIEW_FIELDS = [one.name for one in fields(SeenPicture) if one.name in views.c]
+_VIEW_FIELDS = [field.name for field in fields(SeenPicture) if field.name in views.c]
 # columns that are searched, of what the library alone says
 _RECORD_FIELDS = [name for name in further_facts() if name in inspections.c and name not in _FIELDS]
 _ADD_TO_HOUR = text("""
@@ -159,21 +159,21 @@ def lock_products(connection: Connection, product_ids: Collection[int]) -> None:
 
 def insert_inspections(connection: Connection, several: Sequence[NewInspection]) -> list[tuple[int, bool]]:
     """Record inspections as `Store.record` does, in a transaction."""
-    lock_products(connection, {one.product_id for one in several})
+    lock_products(connection, {inspection.product_id for inspection in several})
     keep_picture, insert = _build_statements(connection.dialect.name)
     results: list[tuple[int, bool]] = []
     added: list[NewInspection] = []
-    for one in several:
-        number = None if one.key is None else _find_by_key(connection, one.address or one.product_id, one.key)
+    for inspection in several:
+        number = None if inspection.key is None else _find_by_key(connection, inspection.address or inspection.product_id, inspection.key)
         is_new = number is None
         if number is None:
-            connection.execute(keep_picture, [_picture_columns(one, seen) for seen in one.pictures])
-            number = int(connection.execute(insert, inspection_columns(one)).scalar_one())
-            if one.views:
-                connection.execute(views.insert(), _view_columns(number, one))
-            added.append(one)
+            connection.execute(keep_picture, [_picture_columns(inspection, seen) for seen in inspection.pictures])
+            number = int(connection.execute(insert, inspection_columns(inspection)).scalar_one())
+            if inspection.views:
+                connection.execute(views.insert(), _view_columns(number, inspection))
+            added.append(inspection)
         results.append((number, is_new))
-    _add_to_hours(connection, [one for one in added if one.purpose == PRODUCTION])
+    _add_to_hours(connection, [inspection for inspection in added if inspection.purpose == PRODUCTION])
     return results
 
 
@@ -229,13 +229,13 @@ def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
     return connection.scalar(select(inspections.c.id).where(is_at_address(address), inspections.c.key == key))
 
 
-def review_state(one: NewInspection | InspectionRow) -> str:
+def review_state(inspection: NewInspection | InspectionRow) -> str:
     """Return the state of the review of an inspection without a verdict.
 
     An inspection within tolerance needs none: a person's rules have decided on it.
     """
-    is_doubtful = decision_of(one) == ANOMALOUS or one.near
-    return WAITING if is_doubtful and one.purpose == PRODUCTION else NO_REVIEW
+    is_doubtful = decision_of(inspection) == ANOMALOUS or inspection.near
+    return WAITING if is_doubtful and inspection.purpose == PRODUCTION else NO_REVIEW
 
 
 def decision_of(row: DecisionRow) -> str:
@@ -245,28 +245,28 @@ def decision_of(row: DecisionRow) -> str:
     return ANOMALOUS if row.anomalous else GOOD
 
 
-def _picture_columns(one: NewInspection, seen: SeenPicture) -> dict[str, object]:
+def _picture_columns(inspection: NewInspection, seen: SeenPicture) -> dict[str, object]:
     values = {name: getattr(seen, name, None) for name in _PICTURE_FIELDS}
-    return values | {"product_id": one.product_id, "hash": seen.picture, "created_at": one.at}
+    return values | {"product_id": inspection.product_id, "hash": seen.picture, "created_at": inspection.at}
 
 
-def inspection_columns(one: NewInspection) -> dict[str, object]:
+def inspection_columns(inspection: NewInspection) -> dict[str, object]:
     """Return the columns of a new inspection."""
-    values = {name: getattr(one, name) for name in _INSPECTION_FIELDS}
-    values |= {name: one.record.get(name) for name in _RECORD_FIELDS}
+    values = {name: getattr(inspection, name) for name in _INSPECTION_FIELDS}
+    values |= {name: inspection.record.get(name) for name in _RECORD_FIELDS}
     return values | {
-        "name": one.name[:MAX_NAME_LENGTH],
-        "record": json.dumps(one.record),
-        "review": review_state(one),
+        "name": inspection.name[:MAX_NAME_LENGTH],
+        "record": json.dumps(inspection.record),
+        "review": review_state(inspection),
     }
 
 
-def _view_columns(number: int, one: NewInspection) -> list[dict[str, object]]:
+def _view_columns(number: int, inspection: NewInspection) -> list[dict[str, object]]:
     """Return the columns of the views of a new inspection."""
     rows = []
-    for place, seen in enumerate(one.views):
+    for place, seen in enumerate(inspection.views):
         row = {name: getattr(seen, name) for name in _VIEW_FIELDS}
         row |= {"name": seen.name[:MAX_NAME_LENGTH], "record": json.dumps(seen.record)}
-        row |= {"inspection_id": number, "product_id": one.product_id, "place": place}
+        row |= {"inspection_id": number, "product_id": inspection.product_id, "place": place}
         rows.append(row)
     return rows

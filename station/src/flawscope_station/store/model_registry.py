@@ -263,9 +263,9 @@ class ModelRegistry:
                 found = {entry_id: self._insert(connection, entry_id, file, facts)}
                 for name, manifest in manifests.items():
                     number = add_product(connection, names[name], entry_id)
-                    one = ModelFacts.of(manifest)
-                    facts = {**_version_facts(one), "product": name}
-                    found[number] = self._insert(connection, number, file, facts, one)
+                    joint = ModelFacts.of(manifest)
+                    facts = {**_version_facts(joint), "product": name}
+                    found[number] = self._insert(connection, number, file, facts, joint)
                 for version in found.values():
                     make_ready(connection, version, who)
         return found
@@ -322,7 +322,7 @@ class ModelRegistry:
             existing = select(versions.c.id).filter_by(product_id=product_id, hash=file["hash"])
             return int(connection.execute(existing.where(IS_KEPT)).scalar_one())
         pixels = {picture.hash for picture in model.pictures} if model else ()
-        if pixel_rows := [{"version_id": number, "pixels": one} for one in sorted(pixels)]:
+        if pixel_rows := [{"version_id": number, "pixels": digest} for digest in sorted(pixels)]:
             connection.execute(learnt_pixels.insert(), pixel_rows)
         return int(number)
 
@@ -490,8 +490,8 @@ class ModelRegistry:
         Raises:
             NoModelError: no model of the product is open.
         """
-        (one,) = self.models.active[product_id].products.values()
-        return one.number, one.model
+        (product,) = self.models.active[product_id].products.values()
+        return product.number, product.model
 
     def open(self, product_id: int, number: int) -> Model:
         """Return the model of a version, opened unless it is open."""
@@ -533,7 +533,7 @@ class ModelRegistry:
         model = self._load_model(rows[0])
         if not model.facts.is_joint:
             found = (ProductModel(row.product_id, row.id, model) for row in rows)
-            return {one.product_id: AddressModel.single(one) for one in found}
+            return {joint.product_id: AddressModel.single(joint) for joint in found}
         products = {
             name: ProductModel(row.product_id, row.id, model.product(name), row.called)
             for row in rows
@@ -541,7 +541,7 @@ class ModelRegistry:
         }
         if missing := [name for name in model.products if name not in products]:
             raise InputError(f"{missing[0]} has another model at this station: leave it out of the joint one")
-        alone = {one.product_id: AddressModel.single(one) for one in products.values()}
+        alone = {opened.product_id: AddressModel.single(opened) for opened in products.values()}
         entries = (row.product_id for row in rows if row.product_id not in alone)
         return {**alone, **dict.fromkeys(entries, AddressModel(model, products))}
 
@@ -645,8 +645,8 @@ def _version_facts(model: ModelFacts) -> dict[str, object]:
     manifests = list(model.manifests.values())
     only = manifests[0].calibration if len(manifests) == 1 else None
     return {
-        "method": ", ".join(dict.fromkeys(one.method for one in manifests)),
-        "category": ", ".join(dict.fromkeys(one.category for one in manifests)),
+        "method": ", ".join(dict.fromkeys(manifest.method for manifest in manifests)),
+        "category": ", ".join(dict.fromkeys(manifest.category for manifest in manifests)),
         "score_threshold": None if only is None else only.score_threshold,
         "spread": None if only is None else only.spread,
         "false_alarm_rate": promise.rate,
@@ -654,8 +654,8 @@ def _version_facts(model: ModelFacts) -> dict[str, object]:
         "wanted_rate": model.rate,
         "promise": promise.text,
         "pictures": dict(Counter(picture.role for picture in model.pictures)),
-        "size": list(max(one.preprocess.network_size for one in manifests)),
-        "notes": list(dict.fromkeys(note for one in manifests for note in one.notes)),
+        "size": list(max(manifest.preprocess.network_size for manifest in manifests)),
+        "notes": list(dict.fromkeys(note for manifest in manifests for note in manifest.notes)),
         "program": manifests[0].versions.get("flawscope", ""),
     }
 

@@ -85,8 +85,8 @@ class OpenModels:
 
     def model_of_version(self, number: int) -> Model | None:
         """Return the model of the version with this number if it judges, else None."""
-        products = (one for judging in self.active.values() for one in judging.products.values())
-        return next((one.model for one in products if one.number == number), None)
+        products = (product for judging in self.active.values() for product in judging.products.values())
+        return next((product.model for product in products if product.number == number), None)
 
     def get_or_load(self, digest: str, load: Callable[[], Model]) -> Model:
         """Return the model of the file with this hash, loaded unless it is open."""
@@ -105,8 +105,8 @@ class OpenModels:
         with self._lock:
             before = self._active_model_ids()
             active = ActiveModels(self.active)
-            for one in [active[address] for address in models if address in active]:
-                for product in one.products.values():
+            for activated in [active[address] for address in models if address in active]:
+                for product in activated.products.values():
                     active.pop(product.product_id, None)
             active.update(models)
             self.active = active
@@ -122,7 +122,7 @@ class OpenModels:
             self._trim()
 
     def _active_model_ids(self) -> set[int]:
-        return {id(one.model) for one in self.active.values()}
+        return {id(model.model) for model in self.active.values()}
 
     def _trim(self) -> None:
         used = self._active_model_ids()

@@ -254,7 +254,7 @@ class Store:
             taken = {*connection.scalars(select(products.c.name))}
             stem = f"{name[:40]}.removed-{iso(now())[:10]}"
             free = (stem if n == 1 else f"{stem}-{n}" for n in count(1))
-            new_name = next(one for one in free if one not in taken)
+            new_name = next(candidate for candidate in free if candidate not in taken)
             renamed = update(products).where(products.c.name == name).values(name=new_name)
             number = connection.scalar(renamed.returning(products.c.id))
             text = (
@@ -342,9 +342,9 @@ class Store:
         found: list[tuple[int, bool]] = []
 
         def changes() -> Iterator[tuple[int, Mapping[str, int]]]:
-            for one, (_, is_new) in zip(several, found, strict=True):
-                if is_new and one.purpose == PRODUCTION:
-                    yield one.product_id, _counts_of(one)
+            for inspection, (_, is_new) in zip(several, found, strict=True):
+                if is_new and inspection.purpose == PRODUCTION:
+                    yield inspection.product_id, _counts_of(inspection)
 
         with self._counted(changes), self.database.writing() as connection:
             found += insert_inspections(connection, several)
@@ -358,18 +358,18 @@ class Store:
         """
         found = list[int | None]()
         with self.database.reading() as connection:
-            for one in several:
-                own = {name: getattr(one, name) for name in ("product_id", "at", "picture", "source")}
+            for inspection in several:
+                own = {name: getattr(inspection, name) for name in ("product_id", "at", "picture", "source")}
                 query = (
                     select(inspections.c.id)
                     .filter_by(**own)
-                    .where(inspections.c.key.is_not_distinct_from(one.key))
+                    .where(inspections.c.key.is_not_distinct_from(inspection.key))
                 )
                 found.append(connection.execute(query.limit(1)).scalar_one_or_none())
         with self._counting:
             self._writes += 1
-            for one in several:
-                self._counts.pop(one.product_id, None)
+            for inspection in several:
+                self._counts.pop(inspection.product_id, None)
         return found
 
     def known_files(self, product_id: int, keys: Sequence[str]) -> dict[str, tuple[int, str]]:
@@ -426,7 +426,7 @@ class Store:
         )
         with self.database.reading() as connection:
             found = describe_inspections(connection, connection.execute(query).all())
-        return {one["id"]: one for one in found}
+        return {inspection["id"]: inspection for inspection in found}
 
     def waiting(
         self, product_id: int, limit: int, after: int = 0, without: Sequence[int] = ()
@@ -636,11 +636,11 @@ def _waiting_count(connection: Connection, product_id: int) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def _counts_of(one: NewInspection) -> dict[str, int]:
+def _counts_of(inspection: NewInspection) -> dict[str, int]:
     """Return the numbers that an inspection adds to `Store.counts`."""
-    is_anomalous = one.decision == ANOMALOUS
-    is_tolerated = one.decision == WITHIN
-    is_unanswered = one.unanswered is not None
+    is_anomalous = inspection.decision == ANOMALOUS
+    is_tolerated = inspection.decision == WITHIN
+    is_unanswered = inspection.unanswered is not None
     counts = 1, int(is_anomalous), int(is_tolerated), int(is_unanswered)
     return dict(zip(COUNTED, counts, strict=True))
 
@@ -812,9 +812,9 @@ def _is_of(table: Table) -> ColumnElement[bool]:
 
 def describe_new(number: int, taken: NewInspection, product: str) -> InspectionFacts:
     """Return an inspection that was just recorded, as the API shows it."""
-    own = {one.name: getattr(taken, one.name) for one in fields(taken)}
+    own = {field.name: getattr(taken, field.name) for field in fields(taken)}
     facts = {**own, **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
-    seen = [_describe_view(one, one.record, one.picture) for one in taken.views]
+    seen = [_describe_view(view, view.record, view.picture) for view in taken.views]
     row: ShownInspectionRow = SimpleNamespace(**facts, verdict=None, kind=None)
     return _describe(row, taken.record, None, seen)
 
@@ -823,9 +823,9 @@ def describe_inspections(connection: Connection, rows: Sequence[ShownInspectionR
     """Return inspections as the API shows them."""
     last = last_verdicts(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
     seen: dict[int, list[ViewFacts]] = defaultdict(list)
-    for one in find_views(connection, [row.id for row in rows if row.view is not None]):
-        picture = None if one.removed_at else one.picture
-        seen[one.inspection_id].append(_describe_view(one, json.loads(one.record), picture))
+    for view in find_views(connection, [row.id for row in rows if row.view is not None]):
+        picture = None if view.removed_at else view.picture
+        seen[view.inspection_id].append(_describe_view(view, json.loads(view.record), picture))
     return [_describe(row, json.loads(row.record), last.get(row.id), seen[row.id]) for row in rows]
 
 

@@ -87,9 +87,9 @@ class RemovalSummary:
     def __add__(self, other: RemovalSummary) -> RemovalSummary:
         """Return the sum of two runs; the problem is the first run's."""
         numbers = {
-            one.name: getattr(self, one.name) + getattr(other, one.name)
-            for one in fields(self)
-            if one.name != "problem"
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in fields(self)
+            if field.name != "problem"
         }
         return RemovalSummary(**numbers, problem=self.problem)
 

@@ -199,14 +199,14 @@ inspections = Table(
     *asked_columns(),
     _picture_foreign_key("inspections"),
 )
-_texts = asked_columns([one for one in FILTERS if one.kind in TEXTS])
+_texts = asked_columns([filter_ for filter_ in FILTERS if filter_.kind in TEXTS])
 # Covers all filters of a search but texts, so that a million rows are filtered without being read, in order
 # of arrival, whatever the clock said
 Index(
     "inspections_search",
     inspections.c.product_id,
     inspections.c.id,
-    *asked_columns([one for one in FILTERS if one.kind not in TEXTS]),
+    *asked_columns([filter_ for filter_ in FILTERS if filter_.kind not in TEXTS]),
 )
 for _text in _texts:
     if _text.nullable:
@@ -353,7 +353,7 @@ jobs = Table(
 )
 Index("jobs_product", jobs.c.product_id, jobs.c.id)
 # literals, as above
-IS_UNFINISHED = or_(*(jobs.c.status == literal_column(f"'{one}'") for one in (QUEUED, RUNNING)))
+IS_UNFINISHED = or_(*(jobs.c.status == literal_column(f"'{status}'") for status in (QUEUED, RUNNING)))
 _partial_index("jobs_unfinished", IS_UNFINISHED, jobs.c.id)
 _partial_index("jobs_draft", jobs.c.draft.is_not(None), jobs.c.draft)
 

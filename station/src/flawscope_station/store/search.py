@@ -84,9 +84,9 @@ _TYPES: dict[Kind, object] = {
 }
 
 
-def _value_type(one: Filter) -> object:
+def _value_type(filter_: Filter) -> object:
     """Return the type of a filter's value, as pydantic reads it."""
-    return Literal.__getitem__(one.words) if one.kind == "choice" else _TYPES[one.kind]
+    return Literal.__getitem__(filter_.words) if filter_.kind == "choice" else _TYPES[filter_.kind]
 
 
 class _Read(BaseModel):
@@ -97,7 +97,7 @@ class _Read(BaseModel):
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE)] = 50
 
 
-_fields: dict[str, Any] = {one.name: (_value_type(one), None) for one in FILTERS}
+_fields: dict[str, Any] = {filter_.name: (_value_type(filter_), None) for filter_ in FILTERS}
 _ReadFilters = create_model("_ReadFilters", __base__=_Read, **_fields)
 
 
@@ -183,24 +183,24 @@ def _build_query(connection: Connection, product_id: int, filters: Filters) -> S
 
     Beginnings of texts, and times, have an index of their own; SQLite is kept from it where many match.
     """
-    defaults = {one.name: one.default for one in FILTERS if one.default}
+    defaults = {filter_.name: filter_.default for filter_ in FILTERS if filter_.default}
     wanted = [(BY_NAME[name], value) for name, value in {**defaults, **filters.wanted}.items()]
     indexed = [
-        [(one, value) for one, value in wanted if one.kind in TEXTS and f"{value}".endswith("*")],
-        [(one, value) for one, value in wanted if one.kind in ("since", "until")],
+        [(filter_, value) for filter_, value in wanted if filter_.kind in TEXTS and f"{value}".endswith("*")],
+        [(filter_, value) for filter_, value in wanted if filter_.kind in ("since", "until")],
     ]
     walked: set[str] = set()  # names of filters
     for group in indexed:
-        if _match_many(connection, product_id, [condition(one, value) for one, value in group]):
-            walked.update(one.name for one, _ in group)
-    conditions = [condition(one, value, walk=one.name in walked) for one, value in wanted]
+        if _match_many(connection, product_id, [condition(filter_, value) for filter_, value in group]):
+            walked.update(filter_.name for filter_, _ in group)
+    conditions = [condition(filter_, value, walk=filter_.name in walked) for filter_, value in wanted]
     if filters.cursor is not None:
         conditions.append(inspections.c.id < decode_cursor(filters.cursor))
     query = inspection_query().where(inspections.c.product_id == product_id, *conditions)
     return query.order_by(inspections.c.id.desc())
 
 
-def condition(one: Filter, value: Value, walk: bool = False) -> ColumnElement[bool]:
+def condition(filter_: Filter, value: Value, walk: bool = False) -> ColumnElement[bool]:
     """Return the condition of a filter.
 
     Args:
@@ -208,18 +208,18 @@ def condition(one: Filter, value: Value, walk: bool = False) -> ColumnElement[bo
         value: Wanted value.
         walk: Keep SQLite from using an index for it.
     """
-    if one.kind == "choice":
-        return next(choice.condition for choice in one.choices if choice.word == value)
-    column: ColumnElement[Any] = one.column
+    if filter_.kind == "choice":
+        return next(choice.condition for choice in filter_.choices if choice.word == value)
+    column: ColumnElement[Any] = filter_.column
     if walk:
-        column = literal_column(f"+inspections.{one.column.name}", one.column.type)  # the +: without index
-    if one.kind in TEXTS:
+        column = literal_column(f"+inspections.{filter_.column.name}", filter_.column.type)  # the +: without index
+    if filter_.kind in TEXTS:
         return _text_condition(column, str(value))
-    if one.kind in ("since", "least"):
+    if filter_.kind in ("since", "least"):
         return column >= value
-    if one.kind == "until":
+    if filter_.kind == "until":
         return column < value
-    return column <= value if one.kind == "most" else column == value
+    return column <= value if filter_.kind == "most" else column == value
 
 
 def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
@@ -573,7 +573,7 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
     tolerated = tolerated.order_by(column.id.desc())
     with database.reading() as connection:
         by_hour = _count_by_hour(connection, counts)
-        versions = [int(one) for one in connection.scalars(judged)]
+        versions = [int(version) for version in connection.scalars(judged)]
         boxes: list[Box] = []
         found_kinds = []
         for kind, record, width, height in connection.execute(marked.limit(MAX_MAPPED)):
@@ -585,10 +585,10 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
         tolerated_kinds = []
         for kind, record in connection.execute(tolerated.limit(MAX_MAPPED)):
             tolerated_kinds.append((kind, json.loads(record)["regions"]))
-        numbers = [int(one) for one in connection.scalars(worst.limit(MAX_WORST))]
+        numbers = [int(number) for number in connection.scalars(worst.limit(MAX_WORST))]
         example = connection.scalar(good.limit(1))
     return PeriodSummary(
-        counts={name: sum(one[name] for one in by_hour) for name in COUNT_NAMES},
+        counts={name: sum(hour[name] for hour in by_hour) for name in COUNT_NAMES},
         hours=by_hour,
         versions=versions,
         worst=numbers,

@@ -143,7 +143,7 @@ class Clock:
         first = select(column.id).where(*young).order_by(column.id).limit(1)
         with self.database.reading() as connection:
             known = connection.scalars(select(products.c.id)).all()
-            each = [connection.scalar(first.where(column.product_id == one)) for one in known]
+            each = [connection.scalar(first.where(column.product_id == product)) for product in known]
             found = min(filter(None, each), default=None)
             old = select(func.max(column.id)).where(column.at <= limit)
             if found is None:

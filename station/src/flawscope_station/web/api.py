@@ -305,23 +305,23 @@ def parse_filters(
         cursor: `next` of the page before; empty: the first page.
         texts: Text of each filter, by its name in `_filter_parameters`.
     """
-    given = {one.name: text for one in FILTERS if (text := texts[f"{PREFIX}{one.name}"])}
+    given = {filter_.name: text for filter_ in FILTERS if (text := texts[f"{PREFIX}{filter_.name}"])}
     given = query_in_utc(given, station_zone(settings.shifts))
     return Filters.from_query({**given, "cursor": cursor, "limit": str(limit)})
 
 
 def _filter_parameters() -> Iterator[inspect.Parameter]:
     """Yield a parameter for each filter, named with a prefix: `name` is the product's in the path."""
-    for one in FILTERS:
-        words = Literal.__getitem__(("", *one.words)) if one.words else str
-        query = Query("", alias=one.parameter or one.name, description=one.says or None)
+    for filter_ in FILTERS:
+        words = Literal.__getitem__(("", *filter_.words)) if filter_.words else str
+        query = Query("", alias=filter_.parameter or filter_.name, description=filter_.says or None)
         kind = inspect.Parameter.KEYWORD_ONLY
-        yield inspect.Parameter(f"{PREFIX}{one.name}", kind, default=query, annotation=words)
+        yield inspect.Parameter(f"{PREFIX}{filter_.name}", kind, default=query, annotation=words)
 
 
 PREFIX = "filter_"
 _signature = inspect.signature(parse_filters, eval_str=True)
-_named = [one for one in _signature.parameters.values() if one.kind != inspect.Parameter.VAR_KEYWORD]
+_named = [parameter for parameter in _signature.parameters.values() if parameter.kind != inspect.Parameter.VAR_KEYWORD]
 _parameters = [*_named, *_filter_parameters()]
 # by which FastAPI reads and describes the query
 setattr(parse_filters, "__signature__", _signature.replace(parameters=_parameters))  # noqa: B010

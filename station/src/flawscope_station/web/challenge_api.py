@@ -221,7 +221,7 @@ def challenge_page(
 def _choices(records: Records, product_id: int, chosen: int) -> list[InspectionFacts]:
     """Return inspections that may be kept: the chosen one (0: none) first, then the newest."""
     newest = records.search(product_id, Filters(limit=SHOWN_CHOICES)).inspections
-    if not chosen or chosen in [one["id"] for one in newest]:
+    if not chosen or chosen in [run["id"] for run in newest]:
         return newest
     return [records.store.inspection(product_id, valid_id_or_zero(chosen)), *newest]
 
@@ -233,8 +233,8 @@ def score_chart(results: Sequence[ResultFacts]) -> dict[str, str] | None:
     """
     if len(results) < 2:
         return None
-    scores = [one["score"] for one in results]
-    thresholds = [one["score_threshold"] for one in results]
+    scores = [result["score"] for result in results]
+    thresholds = [result["score_threshold"] for result in results]
     values = scores + thresholds
     low, step = min(values), CHART_WIDTH / (len(results) - 1)
     scale = CHART_HEIGHT / ((max(values) - low) or 1.0)

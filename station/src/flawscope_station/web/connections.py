@@ -127,10 +127,10 @@ class ClientConnection(asyncio.Protocol):
 
         A search for each new connection is too slow under a flood.
         """
-        waiting = [one for one in self._connections if one._is_closable]
-        waiting.sort(key=lambda one: (one is self, one._is_signed_in, one._waiting_since))
+        waiting = [connection for connection in self._connections if connection._is_closable]
+        waiting.sort(key=lambda connection: (connection is self, connection._is_signed_in, connection._waiting_since))
         last = waiting[1 : self._max_count // 8]
-        strangers = (one for one in last if not (one is self or one._is_signed_in))
+        strangers = (connection for connection in last if not (connection is self or connection._is_signed_in))
         for closed in (waiting[0], *strangers):
             closed._transport.abort()
             self._connections.discard(closed)  # at once: asyncio accepts others before it removes this one

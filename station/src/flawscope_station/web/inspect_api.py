@@ -125,7 +125,7 @@ async def inspect(
     due = address.due(deadline, request.scope.get(ARRIVED_KEY))
     context.inspector.intake.check(address.number, label.part, due)
     files, is_form = await uploads.read_uploads(request, file)
-    pictures = tuple(Picture(one.data, one.name, label.view) for one in files)
+    pictures = tuple(Picture(sent_file.data, sent_file.name, label.view) for sent_file in files)
     key = uploads.idempotency_key(request)
     asking = Asking(context, SentPictures(address, pictures, is_form, label, key, due, purpose))
     watching = asyncio.create_task(_watch_client(request, partial(asking.leave, ABANDONED)))
@@ -140,15 +140,15 @@ def _respond(
     context: ConnectionContext, response: Response, sent: SentPictures, answers: Sequence[PartAnswer]
 ) -> Answer | Response:
     """Return the answer to a request, made of the answers to its parts."""
-    results = [_part_result(context, sent, one) for one in answers]
-    if all(one.inspection is None for one in answers):
+    results = [_part_result(context, sent, answer) for answer in answers]
+    if all(answer.inspection is None for answer in answers):
         first_error = answers[0].error
         assert first_error is not None, "a part has an inspection or an error"
         if len(results) == 1:
             return error_response(first_error)  # not raised: the traceback would hold the picture
         response.status_code = status_and_code(first_error)[0]
         return {"results": results}
-    response.status_code = 201 if sent.is_form or any(one.is_new for one in answers) else 200
+    response.status_code = 201 if sent.is_form or any(answer.is_new for answer in answers) else 200
     return {"results": results} if sent.is_form else results[0]["inspection"]
 
 

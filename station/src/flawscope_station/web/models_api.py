@@ -375,7 +375,7 @@ def models(
         "models",
         sections=("models", "learning", "progress", "promise", "rates"),
         **_rate_facts(page, versions, active, all_versions),
-        missed_rates=lambda missed: {one.id: one.rate for one in missed},
+        missed_rates=lambda missed: {rate.id: rate.rate for rate in missed},
         learning=state,
         candidates=candidates,
         trail=list_history(store.database, product_id, 100),
@@ -471,9 +471,9 @@ def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> li
     rows = []
     for row in rates.describe_rates(model):
         if by_part:  # a part has no threshold of its own
-            known = sum(one.p_value <= row["expected"] + _ROUNDING for one in reviewed)
+            known = sum(inspection.p_value <= row["expected"] + _ROUNDING for inspection in reviewed)
         else:
-            known = sum(not one.score <= row["threshold"] for one in reviewed)
+            known = sum(not inspection.score <= row["threshold"] for inspection in reviewed)
         hits = sum(found for found, _ in row["found"].values())
         defects = sum(tried for _, tried in row["found"].values())
         is_own = row["rate"] == model.rate

@@ -376,7 +376,7 @@ def history(
 
 def _search_query(query: Mapping[str, str], zone: tzinfo | None) -> dict[str, str]:
     """Return a page's query as filters of a search: times in UTC, numbers with a point."""
-    numbers = [one.name for one in FILTERS if one.kind in ("least", "most")]
+    numbers = [filter_.name for filter_ in FILTERS if filter_.kind in ("least", "most")]
     search = query_in_utc(query, zone)
     for name in numbers:
         if name in search:
@@ -401,13 +401,13 @@ class Field(TypedDict):
 def _form_fields(texts: pages.Texts, version_ids: Sequence[int]) -> list[Field]:
     """Return the fields of the history's form, one for each filter, in the filters' order."""
     form: list[Field] = []
-    for one in FILTERS:
+    for filter_ in FILTERS:
         options: list[tuple[object, str]] = [
-            (choice.word, texts(choice.text)) for choice in one.choices if choice.text
+            (choice.word, texts(choice.text)) for choice in filter_.choices if choice.text
         ]
-        if one.name == "version":
+        if filter_.name == "version":
             options = [(number, str(number)) for number in version_ids]
-        form.append({"name": one.name, "kind": one.kind, "options": options})
+        form.append({"name": filter_.name, "kind": filter_.kind, "options": options})
     return form
 
 
@@ -496,7 +496,7 @@ def inspection(
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:
     """Return the filters of the history as a query, with the API's names."""
-    return {one.parameter or name: query[name] for name, one in BY_NAME.items() if name in query}
+    return {filter_.parameter or name: query[name] for name, filter_ in BY_NAME.items() if name in query}
 
 
 def _quick_links(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "/-/pages"
 MAX_REQUESTS = 8  # of one page at a time: one that hangs does not take the threads of the others
-_FIELD_BY_PARAMETER = {one.parameter or one.name: one.name for one in FILTERS}  # by that of the API
+_FIELD_BY_PARAMETER = {filter_.parameter or filter_.name: filter_.name for filter_ in FILTERS}  # by that of the API
 
 
 class StationForPage:

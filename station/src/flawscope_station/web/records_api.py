@@ -230,7 +230,7 @@ def write_workbook(
 def _places(inspection: InspectionFacts) -> list[tuple[str, Region]]:
     """Return the regions of all pictures of an inspection, each with its picture's name."""
     pictures: Sequence[InspectionFacts | ViewFacts] = inspection["views"] or [inspection]
-    return [(str(one["name"]), Region(**region)) for one in pictures for region in one["regions"]]
+    return [(str(picture["name"]), Region(**region)) for picture in pictures for region in picture["regions"]]
 
 
 def _measured(inspection: InspectionFacts) -> dict[str, object]:

@@ -163,14 +163,14 @@ async def capture(
         product_id = context.addresses.product_id(body.product)
         data, _, name = await asyncio.to_thread(renderer.picture, product_id, body.inspection)
         added = await asyncio.to_thread(drafts.add, draft, [(name, data)])
-        return {"results": [one._asdict() for one in added]}
+        return {"results": [result._asdict() for result in added]}
     camera = context.camera(body.product, body.camera)
     picture = await asyncio.to_thread(camera.picture, await wait_for_shot(camera, FRAME_SECONDS, None))
     name = picture.name
     if body.part is not None and picture.view is not None:
         name = f"{body.part}_{picture.view}{PurePath(name).suffix}"
     added = await asyncio.to_thread(drafts.add, draft, [(name, picture.data)])
-    return {"results": [one._asdict() for one in added]}
+    return {"results": [result._asdict() for result in added]}
 
 
 @router.post("/{name}/still", response_model=setup_schemas.StillState, responses=refusals(504))
@@ -233,7 +233,7 @@ def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, drafts: Draf
 def check_options(draft: DraftDep, body: setup_schemas.LearningOptions) -> Answer:
     """Return the pairs of options that do not go together; nothing is learnt."""
     given = body.model_dump(exclude={"go_on", "all_good"})
-    return {"conflicts": [one._asdict() for one in options.find_conflicts(given)]}
+    return {"conflicts": [conflict._asdict() for conflict in options.find_conflicts(given)]}
 
 
 @router.post("/{name}/learn", response_model=setup_schemas.NewProductState)

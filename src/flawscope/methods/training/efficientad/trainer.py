@@ -134,8 +134,8 @@ class Trainer(trainer.Trainer[Batch]):
                 other.append(torch.from_numpy(self.natural.draw(self.window_pixels, rng)).permute(2, 0, 1))
         defects_of_batch = None
         if spoilt:
-            anywhere = torch.stack([one for one, _ in spoilt])
-            within = torch.stack([one for _, one in spoilt])
+            anywhere = torch.stack([picture for picture, _ in spoilt])
+            within = torch.stack([where for _, where in spoilt])
             defects_of_batch = DefectOutputs(anywhere, within)
         return Batch(
             torch.stack(images),
@@ -193,7 +193,7 @@ class Trainer(trainer.Trainer[Batch]):
             penalty = penalty + first[count:].square().mean()
         height, width = self.window
         rebuilt = torch.stack(
-            [one[:, y : y + height, x : x + width] for one, (y, x) in zip(rebuilt, batch.cells, strict=True)]
+            [image[:, y : y + height, x : x + width] for image, (y, x) in zip(rebuilt, batch.cells, strict=True)]
         ).float()
         goals = _select(rebuilt, valid_mask)
         of_autoencoder = F.mse_loss(goals, _select(changed_taught, valid_mask))

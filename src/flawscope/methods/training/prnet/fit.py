@@ -33,17 +33,17 @@ def fit(model: Model, task: Task) -> Fitted:
     features = ScaleFeatureCache(model, run.images, learnt, run.max_bytes // 2)
     features.measure(task.step)
     clusters = find_prototypes(config, features, task.step)
-    for prototypes, one in zip(model.scales, clusters, strict=True):
-        prototypes.prototypes = one.prototypes.to(model.roi.device)
+    for prototypes, cluster in zip(model.scales, clusters, strict=True):
+        prototypes.prototypes = cluster.prototypes.to(model.roi.device)
     trainer = Trainer(model, pictures, features, clusters, task)
-    objectives = [one.objective for one in clusters]
+    objectives = [cluster.objective for cluster in clusters]
     run.train(trainer, later=POST_TRAINING, textures=pictures.textures, prototypes=objectives)
     said = f"{pluralize(len(learnt), 'good picture')} and {pluralize(len(seen), 'seen defect')}"
     fitted = run.finish(trainer, said)
     fitted.facts |= {
         "seen_defects": len(seen),
         "textures": pictures.textures,
-        "prototypes": [one.facts() for one in clusters],
+        "prototypes": [cluster.facts() for cluster in clusters],
     }
     fitted.notes[:0] = [] if seen else [UNSEEN_NOTE]
     return fitted

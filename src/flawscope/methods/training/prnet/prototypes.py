@@ -241,8 +241,8 @@ def _centres(load: LoadMaps, numbers: Tensor, assignment: Tensor, count: int) ->
         maps = load(block).float().cpu()
         if means is None:
             means = torch.zeros(count, *maps.shape[1:])
-        for one, c in zip(maps, clusters.tolist(), strict=True):
-            means[c].add_(one, alpha=weights[c])
+        for feature_map, c in zip(maps, clusters.tolist(), strict=True):
+            means[c].add_(feature_map, alpha=weights[c])
     assert means is not None
     return means
 

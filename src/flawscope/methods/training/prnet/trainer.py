@@ -74,10 +74,10 @@ class Trainer(trainer.Trainer[Batch]):
         else:
             with ThreadPoolExecutor() as pool:
                 shown = list(pool.map(lambda k: self._draw_picture(step, k, good), range(size)))
-        places = [one.place for one in shown]
+        places = [picture.place for picture in shown]
         maps = [self.features[place] for place in places if place >= 0]
-        images = torch.stack([one.image for one in shown])
-        masks = torch.stack([one.mask for one in shown])
+        images = torch.stack([picture.image for picture in shown])
+        masks = torch.stack([picture.mask for picture in shown])
         features = [torch.stack(of_scale) for of_scale in zip(*maps, strict=True)]
         return Batch(images, masks, places, features)
 
@@ -118,9 +118,9 @@ class Trainer(trainer.Trainer[Batch]):
         if not self.config.noise:
             return features
         generator = torch.Generator(self.device).manual_seed(self.torch_seed(Stream.PRNET_NOISE, step))
-        for one in features:
-            drawn = torch.randn(one.shape, generator=generator, device=self.device)
-            one.add_(drawn, alpha=self.config.noise)
+        for feature in features:
+            drawn = torch.randn(feature.shape, generator=generator, device=self.device)
+            feature.add_(drawn, alpha=self.config.noise)
         return features
 
     def _residuals(

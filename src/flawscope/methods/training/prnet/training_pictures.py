@@ -99,10 +99,10 @@ class ScaleFeatureCache(FeatureCache):
 
     def measure(self, step: ProgressCallback) -> None:
         """Set the model's means and spreads, and keep as many maps as there is room for."""
-        for scale, one in zip(
+        for scale, feature_map in zip(
             [*self.model.scales, self.model.last], self.moments(step, "features"), strict=True
         ):
-            scale.set_moments(one)
+            scale.set_moments(feature_map)
         for place, maps in self.kept.items():
             self.kept[place] = self._fill_with_means(place, maps)
 
@@ -131,4 +131,4 @@ class ScaleFeatureCache(FeatureCache):
         if cells is None:
             return maps
         each = zip(self.model.scales, maps, cells, strict=False)
-        return [scale.fill_with_mean(one, valid_mask.cpu()) for scale, one, valid_mask in each]
+        return [scale.fill_with_mean(feature_map, valid_mask.cpu()) for scale, feature_map, valid_mask in each]

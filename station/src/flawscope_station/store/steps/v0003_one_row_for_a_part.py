@@ -164,7 +164,7 @@ def _merge_part(
     """
     shown = next((row for row in rows if row.view == part.worst), rows[0])
     others = [row.id for row in rows if row is not shown]
-    same = [one for one in VIEW_COLUMNS if one in rows[0]._fields]
+    same = [column for column in VIEW_COLUMNS if column in rows[0]._fields]
     own = [
         {name: getattr(row, name) for name in same}
         | {"inspection_id": shown.id, "place": place, "key": row.key if row.source == "folder" else None}
@@ -209,11 +209,11 @@ def _merged_record(shown: Row[Any], rows: Sequence[Row[Any]]) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(shown.record)
     if "challenge" in record:
         facts = [json.loads(row.record)["challenge"] for row in rows]
-        at_place = [one["is_at_place"] for one in facts if one["is_at_place"] is not None]
+        at_place = [place["is_at_place"] for place in facts if place["is_at_place"] is not None]
         record["challenge"] = {
-            "resemblance": min(one["resemblance"] for one in facts),
+            "resemblance": min(place["resemblance"] for place in facts),
             "is_at_place": any(at_place) or not at_place,
-            "is_copy": any(one["is_copy"] for one in facts),
+            "is_copy": any(place["is_copy"] for place in facts),
         }
     return record
 
@@ -242,10 +242,10 @@ def _count(
 def _renumbered(facts: object, numbers: Mapping[int, int]) -> object:
     """Return facts of a candidate with the present numbers of its inspections."""
     if isinstance(facts, list):
-        return [numbers.get(one, one) if isinstance(one, int) else _renumbered(one, numbers) for one in facts]
+        return [numbers.get(fact, fact) if isinstance(fact, int) else _renumbered(fact, numbers) for fact in facts]
     if isinstance(facts, dict):
         return {
-            name: numbers.get(one, one) if name == "id" else _renumbered(one, numbers)
-            for name, one in facts.items()
+            name: numbers.get(fact, fact) if name == "id" else _renumbered(fact, numbers)
+            for name, fact in facts.items()
         }
     return facts
