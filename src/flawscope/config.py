@@ -109,7 +109,9 @@ def build_config(cls: type[Config], values: Mapping[str, object]) -> Config:
             raise InputError(f"setting {key}: {given} is not {describe_type(hints[key])}") from None
     # without a default both are MISSING
     if missing := [
-        name for name, field in fields.items() if name not in kwargs and field.default is field.default_factory
+        name
+        for name, field in fields.items()
+        if name not in kwargs and field.default is field.default_factory
     ]:
         raise InputError(f"setting {' and '.join(missing)} is missing: write `{missing[0]}: ...`")
     return cls(**kwargs)
@@ -144,7 +146,8 @@ def convert_value(value: object, hint: type[T]) -> T:
 
 
 def _convert(value: object, hint: object) -> object:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    args = typing.get_args(hint)
     if origin in UNIONS:
         return _convert_to_first(value, args)
     if origin is typing.Literal:
@@ -261,7 +264,8 @@ _READERS = {bool: _read_truth, int: _read_whole_number, float: _read_number, str
 
 def describe_type(hint: object) -> str:
     """Returns words for a type in an error: a whole number, true or false."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    args = typing.get_args(hint)
     if origin in UNIONS:
         return " or ".join(describe_type(a) for a in args)
     if origin is typing.Literal:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 FIT_MEMORY_LIMIT = 4 * GIB  # bytes that a fit may take; the built-in methods stay below
-SMALL_BATCH, LARGE_BATCH = 8, 64  # batch sizes for 256 x 256 pixels: `LARGE_BATCH` for torch on a GPU
+# batch sizes for 256 x 256 pixels: `LARGE_BATCH` for torch on a GPU
+SMALL_BATCH = 8
+LARGE_BATCH = 64
 FIT_THREADS = 2  # with fewer, reading pictures and computing wait for each other
 
 

@@ -21,7 +21,9 @@ Say = Callable[[str], None]  # gets a line for a person
 ProgressCallback = Callable[[str, int, int], None]
 
 FEATURES = "features"  # the stage in which a network sees the pictures to learn from, once it is read
-LIVE_INTERVAL, LOG_INTERVAL = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
+# seconds between two lines: on a terminal, in a file
+LIVE_INTERVAL = 0.2
+LOG_INTERVAL = 30.0
 MESSAGE_INTERVAL = 0.5  # seconds between two messages of a child process
 SHORT = 3.0  # seconds: a stage that took less leaves no line behind
 HEARTBEAT_INTERVAL = 1.0  # seconds without a call after which a terminal's line is rewritten
@@ -66,7 +68,10 @@ class ProgressCounter:
     """Counter of a stage's finished steps, which reports each; it may be called from any thread."""
 
     def __init__(self, step: ProgressCallback, stage: str, total: int):
-        self.step, self.stage, self.total, self.done = step, stage, total, 0
+        self.step = step
+        self.stage = stage
+        self.total = total
+        self.done = 0
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
@@ -86,13 +91,16 @@ def ignore_progress(stage: str, done: int, total: int) -> None:
 
 def throttled(step: ProgressCallback) -> ProgressCallback:
     """Returns a `step` with fewer calls: a stage's first and last, and one per `MESSAGE_INTERVAL` seconds."""
-    last_stage, last_time = "", 0.0
+    last_stage = ""
+    last_time = 0.0
 
     def throttled_step(stage: str, done: int, total: int) -> None:
         nonlocal last_stage, last_time
-        name, now = stage.partition(",")[0], time.monotonic()
+        name = stage.partition(",")[0]
+        now = time.monotonic()
         if name != last_stage or done == total or now - last_time >= MESSAGE_INTERVAL:
-            last_stage, last_time = name, now
+            last_stage = name
+            last_time = now
             step(stage, done, total)
 
     return throttled_step
@@ -157,24 +165,28 @@ class TerminalProgress:
             now = time.monotonic()
             name = stage.partition(",")[0]
             if name != self.stage:
-                self.stage, self.stage_started = name, now
+                self.stage = name
+                self.stage_started = now
                 self.last_written = 0.0 if self.is_terminal else now
             self._update_total(name, done, total)
             finished = done >= total
             interval = LIVE_INTERVAL if self.is_terminal else LOG_INTERVAL
             if not finished and now - self.last_written < interval:
                 return
-            self.last_called, spent = now, now - self.stage_started
+            self.last_called = now
+            spent = now - self.stage_started
             self.seconds_left = self._estimate_left(done, total, spent)
             rate = _rate_text(done, spent)
             self.text = f"{stage}: {done:,} of {total:,}{rate}"
             if finished and spent < SHORT:
                 if self.is_terminal:
                     _write_remark(CLEAR_LINE, self.stream)
-                self.stage, self.text = "", "working"
+                self.stage = ""
+                self.text = "working"
             elif finished:
                 self._write(f"{stage}: done in {format_duration(spent)}{rate}", now, end=True)
-                self.stage, self.text = "", "working"
+                self.stage = ""
+                self.text = "working"
             else:
                 self._write(self._progress_text(now), now)
 
@@ -237,7 +249,9 @@ class JobsProgress:
     """
 
     def __init__(self, say: Say, warn: Say, terminal: bool):
-        self.say, self.warn, self.terminal = say, warn, terminal
+        self.say = say
+        self.warn = warn
+        self.terminal = terminal
         self.job_stages: dict[str, str] = {}  # stage and counts, by the job's label
         self.last_written = time.monotonic()
 

@@ -138,7 +138,9 @@ class Certificate:
 
 def certificates_to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
     """Returns the facts that hold the certificates of a file's first engine and, if there, of OpenVINO."""
-    return {key: certificate.to_dict() for key, certificate in zip(CERTIFICATE_KEYS, certificates, strict=False)}
+    return {
+        key: certificate.to_dict() for key, certificate in zip(CERTIFICATE_KEYS, certificates, strict=False)
+    }
 
 
 def certificates_from_facts(facts: Mapping[str, Any]) -> list[Certificate]:
@@ -188,7 +190,8 @@ def certify(
             found_maps = found_maps[:, ::stride, ::stride]
             map_errors = (0.0, 0.0) if maps is None else _max_errors(found_maps, maps[rows])
             counted = ~ties[rows]  # a tie is one of scores; maps do not know it
-            rows, found_scores = rows[counted], found_scores[counted]
+            rows = rows[counted]
+            found_scores = found_scores[counted]
             score_errors = _score_errors(found_scores, scores[rows], calibration) if len(rows) else (0.0, 0.0)
             largest = np.maximum(largest, (*score_errors, *map_errors))
             differs = calibration.is_anomalous(found_scores) != decisions[rows]
@@ -217,7 +220,8 @@ def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
     Raises:
         InputError: The artefact has no sample pictures, or they do not fit the manifest.
     """
-    manifest, samples = artefact.manifest, artefact.tensors.get("samples")
+    manifest = artefact.manifest
+    samples = artefact.tensors.get("samples")
     if samples is None or not len(samples):
         raise InputError(
             "the model holds no sample pictures: it was fitted with --no-samples, or they are too many "
@@ -312,7 +316,8 @@ def _score_errors(found: Scores, expected: Scores, calibration: Calibration) -> 
     differences of large numbers, near 0, and decide nothing. There a hundredth of the difference counts, as
     a share of the way to the threshold.
     """
-    threshold, lowest = calibration.score_threshold, min(calibration.scores)
+    threshold = calibration.score_threshold
+    lowest = min(calibration.scores)
     low = np.asarray(expected < 2 * lowest - threshold)
     absolute, relative = _max_errors(found[~low], expected[~low]) if not low.all() else (0.0, 0.0)
     if low.any():

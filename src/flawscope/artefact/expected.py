@@ -87,7 +87,8 @@ class ExpectedPictures:
         unknown where the further pictures have another size.
         """
         every = [*rows]
-        appearance, sizes = self.appearance, self.sizes
+        appearance = self.appearance
+        sizes = self.sizes
         if appearance is not None:
             appearance = appearance.widen([appearance.shifts(row.measured) for row in every])
         if sizes:

@@ -16,7 +16,8 @@ from typing import BinaryIO
 
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 
-TRAINED_SUFFIX, EXPORTED_SUFFIX = ".safetensors", ".onnx"
+TRAINED_SUFFIX = ".safetensors"
+EXPORTED_SUFFIX = ".onnx"
 ARCHIVE_SUFFIX = ".zip"  # of an exported router, which holds an .onnx file for each product
 MODEL_SUFFIXES = (TRAINED_SUFFIX, EXPORTED_SUFFIX, ARCHIVE_SUFFIX)  # of model files
 ENGINES = ("onnxruntime", "openvino")  # that run exported ones; torch runs the others

@@ -22,7 +22,10 @@ from flawscope.pictures.units import PartReader
 
 T = TypeVar("T")
 
-ONE, PRODUCT, VIEW = "", "product", "view"  # the word for each model of a mapping
+# the word for each model of a mapping
+ONE = ""
+PRODUCT = "product"
+VIEW = "view"
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,9 @@ class ModelFacts:
         """
         if self.views is None:
             return
-        names = {view: [row.name for row in scored(manifest.pictures)] for view, manifest in self.manifests.items()}
+        names = {
+            view: [row.name for row in scored(manifest.pictures)] for view, manifest in self.manifests.items()
+        }
         pictures = []
         for view, own in {**names, **new}.items():
             pictures += [View(self.views.parse_part(name), view) for name in own]

@@ -54,7 +54,8 @@ METADATA_KEY = "flawscope"
 # Facts of the run, not of the model. They stand apart in the file: all else is the same, byte for byte, after
 # two fits with the same seed, pictures and processor.
 RUN_KEY = "flawscope_run"
-TIME_FACTS, MEMORY_FACTS = ("seconds", "seconds_total", "seconds_view"), ("memory_peak", "memory_predicted")
+TIME_FACTS = ("seconds", "seconds_total", "seconds_view")
+MEMORY_FACTS = ("memory_peak", "memory_predicted")
 ASKED_CALL = "asked_call"  # digest of the call whose result is open: the same call with --force accepts it
 RUN_FACTS = ("summary", *TIME_FACTS, *MEMORY_FACTS, "shards", "device", "threads", ASKED_CALL)
 CERTIFICATE_KEYS = "certificate", "certificate_openvino"  # among the facts of an exported model
@@ -222,7 +223,8 @@ class Artefact:
         """Raises an InputError where region of interest and tiles, or kinds and their tensor, do not fit."""
         if self.manifest.kinds is not None:
             self.manifest.kinds.check(self.tensors.get("kinds"))
-        region, how = self.tensors.get("region"), self.manifest.preprocess
+        region = self.tensors.get("region")
+        how = self.manifest.preprocess
         if region is None:
             return
         fits = region.dtype == np.bool_ and region.shape == tuple(how.network_size)
@@ -441,7 +443,8 @@ def _parse_header(raw: bytes) -> _StoredHeader:
     """Parses a header. ValueError, KeyError and others where it is not that of a model."""
     header = json.loads(raw)
     meta = header.pop("__metadata__")
-    text, digest = meta[METADATA_KEY], meta["sha256"]
+    text = meta[METADATA_KEY]
+    digest = meta["sha256"]
     data = json.loads(text, parse_constant=reject_constant)
     if not isinstance(data, dict):
         raise TypeError
@@ -468,7 +471,8 @@ def _end_of_tensors(entries: Iterable[TensorEntry], path: object) -> int:
 
 
 def _parse_entry(value: Mapping[str, Any]) -> TensorEntry:
-    dtype, shape = value["dtype"], tuple(value["shape"])
+    dtype = value["dtype"]
+    shape = tuple(value["shape"])
     begin, end = value["data_offsets"]
     if len(shape) > MAX_DIMENSIONS:
         raise ValueError

@@ -27,7 +27,11 @@ from flawscope.errors import InputError
 
 OFFERED = OFFERED_RATES
 _ROUNDING = 1e-9
-NOTHING, KEPT, BROKEN, OPEN = "nothing", "kept", "broken", "open"  # states of a `LineVerdict`
+# states of a `LineVerdict`
+NOTHING = "nothing"
+KEPT = "kept"
+BROKEN = "broken"
+OPEN = "open"
 
 
 def offered_rates() -> list[tuple[float, int]]:

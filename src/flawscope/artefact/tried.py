@@ -196,7 +196,9 @@ class Choice:
         """Reads the choice from a model's facts; None where nothing was tried, or they are damaged."""
         try:
             stored = facts[TRIED]
-            by_flags = {stored_trial["flags"]: Trial.from_dict(stored_trial) for stored_trial in stored["trials"]}
+            by_flags = {
+                stored_trial["flags"]: Trial.from_dict(stored_trial) for stored_trial in stored["trials"]
+            }
             own = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
             return cls(**{**own, "trials": tuple(by_flags.values())})
         except (KeyError, TypeError):

@@ -55,7 +55,8 @@ def hold_out(
     Raises:
         InputError: There are fewer than two pictures, or all are of one group.
     """
-    members, total = by_group(used, groups), len(used)
+    members = by_group(used, groups)
+    total = len(used)
     group_of = dict(zip(used, groups, strict=True))
     own_reserved = sorted(set(reserved) & set(used))
     apart = {group_of[i] for i in own_reserved}
@@ -86,7 +87,8 @@ def _draw_groups(members: Mapping[int, list[int]], number: int, rng: np.random.G
             pictures.
         rng: Source of the draw.
     """
-    units, total = len(members), sum(map(len, members.values()))
+    units = len(members)
+    total = sum(map(len, members.values()))
     most = max(2 * number * total / units, total // 3)  # pictures: no large part for a few small ones
     drawn: list[list[int]] = []
     for group in rng.permutation(sorted(members)).tolist():

@@ -35,8 +35,14 @@ NO_CELLS: Mapping[str, NDArray[np.float32] | None] = MappingProxyType({})
 
 
 # Reasons, and whether the model asks about the pictures; else it is a remark
-NOTHING, APART, LIKE_DEFECTS, TOO_FEW = "nothing", "apart", "like_defects", "too_few"
-ALONE, FLAGGED, UNLIKE, COPIES = "alone", "flagged", "unlike", "copies"
+NOTHING = "nothing"
+APART = "apart"
+LIKE_DEFECTS = "like_defects"
+TOO_FEW = "too_few"
+ALONE = "alone"
+FLAGGED = "flagged"
+UNLIKE = "unlike"
+COPIES = "copies"
 ASKS: Mapping[str, bool]
 ASKS = {NOTHING: True, APART: True, LIKE_DEFECTS: True, TOO_FEW: True} | dict.fromkeys(
     (ALONE, FLAGGED, UNLIKE, COPIES), False
@@ -240,15 +246,18 @@ def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
     far = calibration.far_out()
     rest = calibration.without_units(far)
     if calibration.unit_count > 1 + rest.unit_count and calibration.is_sole(rest.score_threshold):
-        places, without = far, rest.score_threshold
+        places = far
+        without = rest.score_threshold
     elif found is not None:
-        places, without = [found[0]], found[1]
+        places = [found[0]]
+        without = found[1]
     else:
         return None
     far_names = tuple(names[place] for place in places)
     is_sole = len(places) == 1
+    decides = "decides" if is_sole else "decide"
     line = (
-        f"{join_names(far_names)} alone {'decides' if is_sole else 'decide'} from when on a picture is called "
+        f"{join_names(far_names)} alone {decides} from when on a picture is called "
         f"anomalous (score {calibration.score_threshold:.4g}, without {'it' if is_sole else 'them'} "
         f"{without:.4g}): look whether {'it is' if is_sole else 'they are'} good"
     )
@@ -405,7 +414,8 @@ def learnt_note(new: Calibration, before: Calibration) -> str | None:
     None: the scores are high enough.
     """
     above = int(sum(score > max(new.scores) for score in before.scores))
-    count, others = len(before.scores), len(new.scores)
+    count = len(before.scores)
+    others = len(new.scores)
     # probability that the `above` highest of both are earlier scores
     chance = math.comb(count, above) / math.comb(count + others, above)
     if not before.promised or chance >= MIN_CHANCE:
@@ -420,7 +430,11 @@ def unlike_note(
     appearance: AppearanceRange, measured: Sequence[FeatureValues], names: Sequence[str]
 ) -> Unusual | None:
     """Returns a note on pictures whose appearance is unlike the pictures learnt from; None: none are."""
-    shifts = [(appearance.shifts(measures), name) for measures, name in zip(measured, names, strict=True) if measures]
+    shifts = [
+        (appearance.shifts(measures), name)
+        for measures, name in zip(measured, names, strict=True)
+        if measures
+    ]
     if far := [(shift, name) for shift, name in shifts if is_far(shift)]:
         far_names = tuple(name for _, name in far)
         line = (

@@ -182,7 +182,8 @@ def name_reader(group: str | None, part: str | None, view: str | None = None) ->
 
 def _search(pattern: str, name: str) -> re.Match[str] | None:
     """Searches a pattern in a file's name, then with its folder's name, and so on."""
-    expression, folders = re.compile(pattern), name.split("/")
+    expression = re.compile(pattern)
+    folders = name.split("/")
     for k in reversed(range(len(folders))):
         match = search_name(expression, "/".join(folders[k:]))
         if match is not None:
@@ -342,7 +343,8 @@ class PartCalibration:
         score = float(deviations[-1])
         limit = float(np.sort(deviations[:-1])[-rank])
         worst = [*scores][int(z[-1].argmax())]
-        p_value, is_anomalous = good.p_value(above), above <= allowed
+        p_value = good.p_value(above)
+        is_anomalous = above <= allowed
         near = not is_anomalous and is_near(p_value, good.p_value(allowed))
         return PartDecision(score, p_value, is_anomalous, worst, score - limit, near)
 

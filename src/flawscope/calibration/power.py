@@ -43,7 +43,8 @@ def wilson_interval(found: float, count: float) -> tuple[float, float]:
     """
     if not count:
         return 0.0, 1.0
-    rate, z2 = found / count, NORMAL_QUANTILE**2 / count
+    rate = found / count
+    z2 = NORMAL_QUANTILE**2 / count
     reach = math.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
     return max(0.0, (rate + z2 / 2 - reach) / (1 + z2)), min(1.0, (rate + z2 / 2 + reach) / (1 + z2))
 
@@ -228,9 +229,13 @@ class DefectScores:
             if self.contrasts:
                 limits = {f"contrast_{share:.0%}": self.limit(size, share) for share in (0.5, 0.9)}
                 finite = {
-                    key: limit if limit is None or math.isfinite(limit) else None for key, limit in limits.items()
+                    key: limit if limit is None or math.isfinite(limit) else None
+                    for key, limit in limits.items()
                 }
-                sizes[size] |= {"contrasts": [round(contrast, 2) for contrast in self.contrasts[size]], **finite}
+                sizes[size] |= {
+                    "contrasts": [round(contrast, 2) for contrast in self.contrasts[size]],
+                    **finite,
+                }
         return {
             "sizes": sizes,
             "pictures": self.pictures,
@@ -246,7 +251,9 @@ class DefectScores:
         try:
             stored: Facts = facts[SIMULATED_DEFECTS]
             sizes: Mapping[object, Facts] = stored["sizes"]
-            scores = {str(size): tuple(map(float, stored_size["scores"])) for size, stored_size in sizes.items()}
+            scores = {
+                str(size): tuple(map(float, stored_size["scores"])) for size, stored_size in sizes.items()
+            }
             contrasts = _read_where_known(sizes, "contrasts", float)
             carriers = _read_where_known(sizes, "carriers", str)
             counts = [*map(len, scores.values())]

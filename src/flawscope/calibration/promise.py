@@ -114,7 +114,8 @@ def simultaneous_bound(rank: int, units: int) -> float:
     thresholds lie, narrower than the bound of Dvoretzky, Kiefer and Wolfowitz: among 100 units .084 at rank
     3, not .15 (`tests/calibration/test_promised_rate.py`). In the lower half of the units the bound is 1.
     """
-    half, place = max(1, units // 2), units + 1 - rank
+    half = max(1, units // 2)
+    place = units + 1 - rank
     if place < half:
         return 1.0
 

@@ -419,12 +419,14 @@ class Calibration:
         _, unit = np.unique(self.units or range(self.count), return_inverse=True)
         highest = np.full(unit.max() + 1, count)  # place of each unit's highest score, falling
         np.minimum.at(highest, unit[falling], np.arange(count))
-        places, wrong = highest[unit[falling]], highest[unit[count:]]
+        places = highest[unit[falling]]
+        wrong = highest[unit[count:]]
         scores = scores[falling]
         maxima = maxima[falling]
         weights = self.weights[falling]
         for most in range(max(1, self.count // 4), 0, -1):  # as `without_units`, but for a quarter of all
-            kept, units = places >= most, int((highest >= most).sum())
+            kept = places >= most
+            units = int((highest >= most).sum())
             if not kept.any():
                 continue
             missing = float(self.weights[count:][wrong >= most].sum())

@@ -109,7 +109,8 @@ def _model_facts(path: str, read: ReadStudy) -> tuple[list[tuple[str, str]], int
     from flawscope.predictor.router import read_facts
 
     known = read_facts(path)
-    learnt, channels = {picture.hash for picture in known.pictures}, known.channels
+    learnt = {picture.hash for picture in known.pictures}
+    channels = known.channels
     judged = {name for source in read.sources for name in source.pictures if os.path.isfile(name)}
     facts = [("file", os.path.basename(path)), ("SHA-256", file_sha256(path))]
     for name, manifest in known.manifests.items():
@@ -128,7 +129,9 @@ def format_agreement(found: Agreement, claim: float, remarks: Iterable[str]) -> 
     def line(appraisal: Appraisal) -> str:
         rates = [f"{words.spaced(key)} {words.share_text(getattr(appraisal, key))}" for key in words.RATES]
         kappa = words.kappa_text(appraisal.kappas["cohen_reference"])
-        return f"{appraisal.name} is {appraisal.grade}: {'; '.join(rates)}; kappa against the reference {kappa}"
+        return (
+            f"{appraisal.name} is {appraisal.grade}: {'; '.join(rates)}; kappa against the reference {kappa}"
+        )
 
     lines = [line(appraiser) for appraiser in found.appraisers]
     lines.append(f"all alike in all trials: {words.share_text(found.agreeing)}")

@@ -130,7 +130,8 @@ def _run_cells(args: argparse.Namespace, grid: Grid, store: CellStore, left: Seq
     from flawscope.evaluation.benchmark.run import finished_cells, run_grid
     from flawscope.evaluation.benchmark.tables import Results
 
-    out, say = Path(args.out), common.say_unless_quiet(args)
+    out = Path(args.out)
+    say = common.say_unless_quiet(args)
     latest = Results(grid, {}, {})
 
     def write_state(state: Results) -> None:
@@ -159,7 +160,8 @@ def _pool(
     from flawscope.evaluation.benchmark.run import Processes, jobs_and_threads
 
     if args.cluster is None or not left:
-        jobs, threads = 1, 1
+        jobs = 1
+        threads = 1
         if left:
             jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, live.say)
         yield (RunPlan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.step))

@@ -658,7 +658,8 @@ def run_for_each(
     Returns:
         The highest exit code that `work` returned, 1 where one failed; and by name why it failed.
     """
-    codes, failed = [], {}
+    codes = []
+    failed = {}
     for name in names:
         try:
             codes.append(work(name))

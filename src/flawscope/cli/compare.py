@@ -90,6 +90,10 @@ def format_comparison(found: Comparison) -> str:
 
 
 def _difference_row(difference: Difference) -> tuple[str, ...]:
-    interval = "" if difference.interval is None else f"{difference.interval[0]:+.4f} to {difference.interval[1]:+.4f}"
+    interval = (
+        ""
+        if difference.interval is None
+        else f"{difference.interval[0]:+.4f} to {difference.interval[1]:+.4f}"
+    )
     values = f"{difference.a:.4f}", f"{difference.b:.4f}", f"{difference.difference:+.4f}"
     return difference.label, *values, interval, difference.better.upper()

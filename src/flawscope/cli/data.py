@@ -92,7 +92,8 @@ def _check_data(args: argparse.Namespace) -> int:
         common.say(group_remark)
     progress = partial(step, "check")
     report = check(dataset, near=not args.no_near, group=args.group, progress=progress)
-    aligned, problem = None, None
+    aligned = None
+    problem = None
     if args.align:
         try:
             aligned = _check_alignment(args, dataset, step)
@@ -276,5 +277,6 @@ def _program_as_typed() -> str:
 
 def _from_here(path: Path) -> str:
     """Returns a path for a shell, relative where it lies below the current folder."""
-    whole, here = Path(os.path.abspath(path)), Path.cwd()
+    whole = Path(os.path.abspath(path))
+    here = Path.cwd()
     return shlex.quote(str(whole.relative_to(here) if whole.is_relative_to(here) else whole))

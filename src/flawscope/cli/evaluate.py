@@ -339,7 +339,12 @@ def _light_row(robustness: Robustness) -> tuple[str, ...]:
         return f"{count / total:.1%} ({count} of {total})" if total else "n/a"
 
     area = "n/a" if robustness.image_auroc is None else f"{robustness.image_auroc:.4f}"
-    return robustness.light.name, rate(robustness.false_alarms, robustness.good), rate(robustness.found, robustness.defective), area
+    return (
+        robustness.light.name,
+        rate(robustness.false_alarms, robustness.good),
+        rate(robustness.found, robustness.defective),
+        area,
+    )
 
 
 # -------------------------------------------------------------------------------------- several categories
@@ -386,8 +391,14 @@ def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Js
     from flawscope.results.prediction import Prediction
 
     paths = [os.fspath(picture.item.path) for picture in result.pictures]
-    shown = [recognition for _, recognition in model.recognise(paths) if not isinstance(recognition, InputError)]
-    mistaken = Counter(recognition.product or Prediction.NO_PRODUCT_NAME for recognition in shown if recognition.product != name)
+    shown = [
+        recognition for _, recognition in model.recognise(paths) if not isinstance(recognition, InputError)
+    ]
+    mistaken = Counter(
+        recognition.product or Prediction.NO_PRODUCT_NAME
+        for recognition in shown
+        if recognition.product != name
+    )
     return {"pictures": len(shown), "mistaken": dict(mistaken)}
 
 
@@ -486,7 +497,8 @@ def _several_text(document: Facts, kind: str) -> str:
     """Text for a person: the table of the papers' metrics, and the decisions on parts."""
     from flawscope.evaluation.benchmark.tables import METRICS
 
-    found, has_products = document["categories"], kind == "product"
+    found = document["categories"]
+    has_products = kind == "product"
 
     def cells(metrics: Mapping[str, float | None]) -> list[str]:
         values = [metrics.get(name) for name in METRICS]
@@ -511,14 +523,17 @@ def _several_text(document: Facts, kind: str) -> str:
         rows[-1].append(mistaken(list(found)))
     texts = [common.format_table(rows, header)]
     texts += [f"{name}: {line}" for name, figures in found.items() for line in figures["remarks"]]
-    texts += [f"{name}: {_parts_text(figures['parts'])}" for name, figures in found.items() if figures.get("parts")]
+    texts += [
+        f"{name}: {_parts_text(figures['parts'])}" for name, figures in found.items() if figures.get("parts")
+    ]
     if document.get("parts"):
         texts.append(_parts_text(document["parts"]))
     return "\n\n".join(texts)
 
 
 def _several_rows(document: Facts, kind: str) -> Iterator[Sequence[object]]:
-    found, has_products = document["categories"], kind == "product"
+    found = document["categories"]
+    has_products = kind == "product"
 
     metrics = list(document["mean"])
     counts = ["false_alarms", "false_alarms_expected", "good_pictures", "defects_found", "defective_pictures"]

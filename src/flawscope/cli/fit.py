@@ -46,7 +46,8 @@ def _read_call(args: argparse.Namespace) -> argparse.Namespace:
         raise InputError("--evaluate measures one model: call `flawscope evaluate` for several")
     if args.json and not args.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
-    args.call_digest, args.has_test = questions.digest_call(args), True
+    args.call_digest = questions.digest_call(args)
+    args.has_test = True
     return args
 
 
@@ -108,7 +109,8 @@ def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> No
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.results.advice import advice
 
-    say, manifest = common.say_unless_quiet(args), predictor.manifest
+    say = common.say_unless_quiet(args)
+    manifest = predictor.manifest
     is_update = args.update is not None
     for line in summary(predictor, args.verbose, updated=is_update):
         say(line)
@@ -153,7 +155,8 @@ def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) 
 
     manifest = predictor.manifest
     promise = promise_of(manifest)
-    calibration, short = manifest.calibration, not verbose and not promise.by_part
+    calibration = manifest.calibration
+    short = not verbose and not promise.by_part
     # what the rate lacks stands among the next steps
     brief = calibration.describe_rate() if calibration.promised else calibration.brief()
     lines = [brief if short else promise.text]
@@ -174,7 +177,9 @@ def describe_suspects(manifest: Manifest) -> list[str]:
     count = pluralize(len(suspects), "picture")
     head = data_checks.SUSPECTS.coded(f"look whether these are good ({count})")
     lines = [f"{head}, most suspicious first:"]
-    lines += [f"  {suspect.line()}{', left out' * (suspect.name in dropped)}" for suspect in suspects[:MAX_SUSPECTS]]
+    lines += [
+        f"  {suspect.line()}{', left out' * (suspect.name in dropped)}" for suspect in suspects[:MAX_SUSPECTS]
+    ]
     if len(suspects) > MAX_SUSPECTS:
         lines.append(f"  and {len(suspects) - MAX_SUSPECTS} more")
     if any(suspect.reason == HIGH and suspect.name not in dropped for suspect in suspects):

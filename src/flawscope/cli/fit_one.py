@@ -86,7 +86,8 @@ def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> 
     from flawscope.artefact import model_file
     from flawscope.artefact.files import checkpoint_path, training_log_path
 
-    call, checkpoint = read_fit_settings(args), None
+    call = read_fit_settings(args)
+    checkpoint = None
     require_training()
     old = model_file.read(args.update) if args.update else None
     if old is None and registry.method(call.method).learns_in_steps:
@@ -109,7 +110,8 @@ def predict_memory(fit: Mapping[str, object]) -> int | None:
     from flawscope.fitting.preparation import predict_peak_memory
 
     given: Json = {"good": None, **fit}
-    images, good = given.pop("images"), given.pop("good")
+    images = given.pop("images")
+    good = given.pop("good")
     if good is not None:
         images = open_dataset(images, given.get("category"), group=given.get("group"), good=good)
     return predict_peak_memory(images, **given)

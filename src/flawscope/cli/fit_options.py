@@ -112,7 +112,8 @@ def add_options(
         options: Options to add.
         shared: Arguments of `common.add_NAME`, by the name of the shared options.
     """
-    added, words = set[str](), _help_words()
+    added = set[str]()
+    words = _help_words()
     exclusive: dict[str, common.Options] = {"": group}
     for option in options:
         if option.shared in added:
@@ -128,7 +129,8 @@ def add_options(
 
 def _help_words() -> dict[str, object]:
     """Words that the help of options names in braces."""
-    names, methods = registry.names(), registry.loadable_methods()
+    names = registry.names()
+    methods = registry.loadable_methods()
     return {
         "minutes": AUTO_MINUTES,
         "methods": f"{', '.join(names[:-1])} or {names[-1]}",
@@ -225,7 +227,8 @@ def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namesp
 
 def _read_category(file: str, category: str | None) -> Json:
     """Options and settings of a file for a category, without those of the whole call."""
-    values, of_all = read_config(file, category), read_config(file)
+    values = read_config(file, category)
+    of_all = read_config(file)
     for name in CALL_IN_FILE:
         if values.pop(name, None) != of_all.get(name):
             raise InputError(f"config {file}: {name} is of the whole call: write it above categories")
@@ -280,7 +283,8 @@ def _actions() -> dict[str, argparse.Action]:
 
 def _read(file: str, name: str, value: object) -> object:
     """Reads a value of the file as the command line reads it."""
-    action, where = _actions()[name], f"config {file}: {name}"
+    action = _actions()[name]
+    where = f"config {file}: {name}"
     if action.nargs == 0:
         try:
             return convert_value(value, bool)

@@ -54,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--update adds to one model: name one --category")
     calls = {name: category_call(fit_options.with_file(args, name), name, args.out) for name in names}
     outcomes = fit_each(args, calls, args.out, "model")
-    files = {name: "failed" if outcome.failed else Path(calls[name].out).name for name, outcome in outcomes.items()}
+    files = {
+        name: "failed" if outcome.failed else Path(calls[name].out).name for name, outcome in outcomes.items()
+    }
     rows = [(name, files[name], *outcome.figures) for name, outcome in outcomes.items()]
     common.say_unless_quiet(args)(common.format_table(rows, ("category", "model", *HEADER)))
     return exit_code(outcomes)
@@ -83,7 +85,8 @@ def fit_each(
     Returns:
         The outcome of each fit by the model's name, in the order of the calls.
     """
-    say, names = common.say_unless_quiet(args), [*calls]
+    say = common.say_unless_quiet(args)
+    names = [*calls]
     for call in calls.values():
         fit_one.read_fit_settings(call)
     fit_one.require_training()
@@ -300,7 +303,8 @@ def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
         _fit_on_cluster(args, {name: call}, _fit_and_report, os.path.dirname(out), take, say)
     predictor = Predictor.opened(out, device="cpu")
     (fit,) = made
-    predictor.failures, args.has_test = fit.failures, fit.has_test
+    predictor.failures = fit.failures
+    args.has_test = fit.has_test
     return predictor
 
 

@@ -177,7 +177,8 @@ def calibrate(args: argparse.Namespace) -> int:
         return 0
     pictures = [] if args.good is None else _list_good_pictures(args.good, args.force)
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
-    lines, failures = list[str](), list[str]()
+    lines = list[str]()
+    failures = list[str]()
     model = _calibrate_products(args, model, pictures, lines, failures)
     questions.save(model, out, call, args.model)
     out = questions.written(out, args.model)
@@ -406,7 +407,8 @@ def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -
     """Prints the certificates of a model, or of each product of a joint one."""
     from flawscope.artefact.certificate import certificates_from_facts
 
-    say, engines = common.say_unless_quiet(args), ""
+    say = common.say_unless_quiet(args)
+    engines = ""
     for name, manifest in manifests.items():
         for certificate in certificates_from_facts(manifest.facts):
             common.show(f"{name}: {certificate.describe()}" if name else certificate.describe())

@@ -88,7 +88,8 @@ def collect_inputs(specs: list[str]) -> PictureInputs:
         try:
             inputs, others = list_inputs(spec)
         except InputError as error:
-            inputs, others = [Path(spec)], []
+            inputs = [Path(spec)]
+            others = []
             wrong[Path(spec)] = str(error)
         sources |= dict.fromkeys(inputs)
         beside += map(os.fspath, others)
@@ -190,7 +191,9 @@ class Output:
         from flawscope.results.run import ResultsFolder, WriteErrors
 
         table_form = table_form or {}
-        self.args, self.parts, self.count = args, parts, count
+        self.args = args
+        self.parts = parts
+        self.count = count
         self.products = table_form.get("products", False)
         # sources of pictures whose part is not decided yet, by its name and their paths
         self._waiting: dict[str, dict[str, PictureSource]] = {}
@@ -310,7 +313,9 @@ class Output:
             self._report(picture, sources.pop(str(picture.path)))
         for path, source in sources.items():  # another product's, and gone when it was judged anew
             self._report(Unjudged(path, f"{path}: it cannot be read any more"), source)
-        views = {view: replace(prediction, map=prediction.map[:0]) for view, prediction in found.views.items()}
+        views = {
+            view: replace(prediction, map=prediction.map[:0]) for view, prediction in found.views.items()
+        }
         self.decided_parts.append(replace(found, views=views))
         if found.decision != "good" or not self.args.only_anomalous:
             line = json.dumps(found.to_dict(), allow_nan=False) if self.args.json else found.line()
@@ -383,7 +388,8 @@ class Output:
             return
         path = results.own.path(report.REPORT_NAME)
         table = read_table(results.out / TABLE_NAME)
-        step, parts = common.progress_for(self.args), self.decided_parts
+        step = common.progress_for(self.args)
+        parts = self.decided_parts
         report.write_page(path, predictions_page(table, results.shown, facts, levels, step, parts=parts))
         say(f"page: {path}")
 
@@ -531,7 +537,8 @@ def run_facts(
     """
     from flawscope._version import __version__
 
-    each, known = {}, {name: manifest.calibration for name, manifest in manifests.items()}
+    each = {}
+    known = {name: manifest.calibration for name, manifest in manifests.items()}
     for name, calibration in known.items():
         each[name] = {
             "target_rate": calibration.rate,
@@ -543,7 +550,10 @@ def run_facts(
     own: Json = {f"{kind}s": each} if kind else each[""]
     product = _product_of(manifests, kind)
     methods = dict.fromkeys(manifest.method for manifest in manifests.values())
-    promises = [f"{name}: {calibration.brief()}" if kind else calibration.brief() for name, calibration in known.items()]
+    promises = [
+        f"{name}: {calibration.brief()}" if kind else calibration.brief()
+        for name, calibration in known.items()
+    ]
     expected_rate = max(calibration.expected_rate for calibration in known.values())
     promised = all(calibration.promised for calibration in known.values())
     return {

@@ -157,7 +157,8 @@ def _open_results(
     """Returns the output of the run, with its tables and folder opened."""
     from flawscope.results.folder import common_folder
 
-    paths, root = inputs.paths, None
+    paths = inputs.paths
+    root = None
     if paths is not None:
         root = common_folder([path for path in paths if path not in inputs.errors])
     table_form = summary.table_form
@@ -184,7 +185,8 @@ def _judge_and_finish(
     """Judges the inputs, and writes the final files, after Ctrl-C, too. Returns the facts of the run."""
     from flawscope.pictures.listing import reason_not_judged
 
-    began, complete = time.monotonic(), False
+    began = time.monotonic()
+    complete = False
     try:
         _judge(inputs, stream, written, summary, step)
         complete = True

@@ -257,7 +257,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_call(self, words: Sequence[str]) -> argparse.Namespace:
         """Reads the words of a call. InputError: there is no such option, or a word looks like one."""
-        known, given = list(_option_strings(self)), clean_words(words)
+        known = list(_option_strings(self))
+        given = clean_words(words)
         for word in given:
             option = word.partition("=")[0]
             if word == "--":

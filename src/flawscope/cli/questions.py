@@ -123,7 +123,9 @@ def accept(path: str | os.PathLike[str], call: str) -> bool:
     from flawscope.predictor.router import accept_questions, load
 
     for file in (Path(path), _beside(path)):
-        asked = {manifest.facts.get(ASKED_CALL) for manifest in _manifests(file).values() if manifest.questions}
+        asked = {
+            manifest.facts.get(ASKED_CALL) for manifest in _manifests(file).values() if manifest.questions
+        }
         if asked != {call}:
             continue
         accept_questions(load(file, device="cpu"))[0].save(path)

@@ -86,8 +86,10 @@ def next_steps(session: ReviewSession) -> Iterator[str]:
     """Yields lines: a count of the decisions, and how to go on."""
     from flawscope.pages.review.session import DEFECT, GOOD
 
-    tally, out = session.tally(), session.out
-    done, every = sum(tally.values()), len(session.pictures)
+    tally = session.tally()
+    out = session.out
+    done = sum(tally.values())
+    every = len(session.pictures)
     sorts = f"{tally[GOOD]} good, {pluralize(tally[DEFECT], 'defect')}"
     yield f"{done} of {pluralize(every, 'picture')} decided: {sorts}"
     if tally[GOOD]:

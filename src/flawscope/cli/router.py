@@ -44,9 +44,11 @@ def fit(args: argparse.Namespace) -> int:
     folder = Path(f"{out}.parts")
     pattern = _view_pattern(args)
     if pattern is None:
-        kind, calls = "product", _product_calls(args, old, folder)
+        kind = "product"
+        calls = _product_calls(args, old, folder)
     else:
-        kind, calls = "view", _view_calls(args, folder, pattern)
+        kind = "view"
+        calls = _view_calls(args, folder, pattern)
     _check_calls(args, old, calls)
     with _kept_models(folder):
         _write_known_models(old, calls)
@@ -274,7 +276,8 @@ def _describe(
     from flawscope.fitting import joining
 
     network = None if old is None else old.recognition
-    network, found = network or joining.descriptor_model(products), {}
+    network = network or joining.descriptor_model(products)
+    found = {}
     for name in calls:
         before = () if old is None or name not in old.products else old.products[name].manifest.pictures
         seed, group = common.seed_and_group(products[name].manifest)

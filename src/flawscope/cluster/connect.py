@@ -115,7 +115,8 @@ def _loopback_only(enabled: bool) -> Iterator[None]:
         yield
         return
     constants: Any = importlib.import_module("ray._private.ray_constants")
-    before, known = os.environ.get(CLUSTER_VARIABLE), constants.ENABLE_RAY_CLUSTER
+    before = os.environ.get(CLUSTER_VARIABLE)
+    known = constants.ENABLE_RAY_CLUSTER
     os.environ[CLUSTER_VARIABLE], constants.ENABLE_RAY_CLUSTER = ("0", False)  # for Ray's processes, and here
     try:
         yield
@@ -236,7 +237,8 @@ def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    where, nodes = os.path.abspath(path), list_nodes()
+    where = os.path.abspath(path)
+    nodes = list_nodes()
     sees = ray.remote(num_cpus=0, max_retries=3)(os.path.exists)
     places = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
     seen = ray.get([sees.options(scheduling_strategy=place).remote(where) for place in places])

@@ -294,7 +294,8 @@ def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
     results.side_files = run.listing.beside
     with ThreadPoolExecutor(MAX_READERS) as pool:
         for table in pool.map(partial(shards.read_shard, store), range(run.shards)):
-            errors, totals = table.column("error"), results.totals
+            errors = table.column("error")
+            totals = results.totals
             unjudged = table.filter(compute.not_equal(errors, "")).select(["path", "error"])
             results.unjudged.add(*(_failure(**row) for row in unjudged.to_pylist()))
             judged = table.filter(compute.equal(errors, ""))

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.types import Json
 
-RUN_FILE, PARTS_FOLDER = "run.json", "parts"
+RUN_FILE = "run.json"
+PARTS_FOLDER = "parts"
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def _open_run(job: Job) -> tuple[FileStore, Run, Predictor]:
     from flawscope.predictor.router import load
 
     prepare_node(job.version, ".")  # the version is checked before a file of the run is read
-    store, node = FileStore(job.out), socket.gethostname()
+    store = FileStore(job.out)
+    node = socket.gethostname()
     if not store.exists(RUN_FILE):
         raise InputError(
             f"node {node} does not see {job.out}: give an --out that all nodes reach under this name"

@@ -119,7 +119,10 @@ class TaskPool:
     def __init__(self, resources: TaskResources, memory: Mapping[str, int], live: JobsProgress, most: int):
         import ray
 
-        self.resources, self.memory, self.live, self.most = resources, memory, live, most
+        self.resources = resources
+        self.memory = memory
+        self.live = live
+        self.most = most
         self.max_concurrency = max(1, min(most, resources.max_concurrency(max(memory.values()))))
         self.queue = ProgressQueue()
         self.task = ray.remote(max_calls=1)(_run_task)

@@ -531,15 +531,14 @@ def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
     kinds = {item.anomalous for item in dataset.test}
     if kinds == {True, False}:
         return
-    message, remedy = "no test pictures", "without them nothing can be evaluated"
+    message = "no test pictures"
+    remedy = "without them nothing can be evaluated"
     if kinds:
         message = f"no {'good' if True in kinds else 'defective'} test pictures"
     elif dataset.layout == "folder":
         good, bad = _folder_names(dataset)
-        message, remedy = (
-            "only good pictures",
-            f"to evaluate, put defects into a folder `{bad}` beside `{good}`",
-        )
+        message = "only good pictures"
+        remedy = f"to evaluate, put defects into a folder `{bad}` beside `{good}`"
     yield Finding("note", "no-test", ".", message, remedy)
 
 

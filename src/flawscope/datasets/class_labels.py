@@ -76,7 +76,7 @@ class ClassLabels:
     """Labels of pictures, in their order; a picture may have none, or several.
 
     Attributes:
-        of: Labels by picture. A label of class UNKNOWN has words whose meaning is not known.
+        by_picture: Labels by picture. A label of class UNKNOWN has words whose meaning is not known.
         unread: Files that seem to describe the pictures, and are not understood.
         split_columns: Split of each picture by the source that states it; empty where no list states splits.
     """
@@ -102,13 +102,17 @@ class ClassLabels:
         """Whether a label is there whose meaning is unknown or unclear."""
         unclear = (PictureClass.UNKNOWN, PictureClass.UNCLEAR)
         return any(
-            label.picture_class in unclear and label.words != UNMARKED for own in self.by_picture.values() for label in own
+            label.picture_class in unclear and label.words != UNMARKED
+            for own in self.by_picture.values()
+            for label in own
         )
 
     @property
     def is_silent(self) -> bool:
         """Whether the only labels are words in files' names whose meaning is unknown."""
-        return not self.unread and all(label.is_open_name for own in self.by_picture.values() for label in own)
+        return not self.unread and all(
+            label.is_open_name for own in self.by_picture.values() for label in own
+        )
 
     def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
         """Return the pictures' splits by a list; empty where no list states splits.
@@ -195,7 +199,11 @@ class ClassLabels:
         """
         if not self.is_doubtful():
             return []
-        called = [path for path in self.by_picture if self.class_of(path) in (PictureClass.BAD, PictureClass.UNCLEAR)]
+        called = [
+            path
+            for path in self.by_picture
+            if self.class_of(path) in (PictureClass.BAD, PictureClass.UNCLEAR)
+        ]
         return called or [path for path in self.by_picture if self.class_of(path) is PictureClass.UNKNOWN]
 
     def kind(self, picture: Path) -> str:
@@ -205,7 +213,9 @@ class ClassLabels:
         "yes" counts as "defect".
         """
         others = [label for label in self.by_picture[picture] if label.picture_class is not PictureClass.GOOD]
-        others.sort(key=lambda label: (label.picture_class is not PictureClass.BAD, says_only_bad(label.words)))
+        others.sort(
+            key=lambda label: (label.picture_class is not PictureClass.BAD, says_only_bad(label.words))
+        )
         words = others[0].words if others else ""
         is_answer = to_number(words) is not None or answer(words) is not None
         return "defect" if words and is_answer else words
@@ -222,7 +232,8 @@ class ClassLabels:
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
         """Return words that name a picture, and their meaning with its source."""
-        labels, found = self.by_picture[picture], self.class_of(picture)
+        labels = self.by_picture[picture]
+        found = self.class_of(picture)
         if not labels:
             folder = picture.parent.relative_to(root)
             said = read_words(folder.name) if folder.name else Said.UNKNOWN
@@ -371,7 +382,11 @@ def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
             inside = [folder]
             if levels == 1:
                 others = subfolders(folder)
-                inside += [subfolder for name, subfolder in others.items() if is_mask_folder(name) and subfolder != whole]
+                inside += [
+                    subfolder
+                    for name, subfolder in others.items()
+                    if is_mask_folder(name) and subfolder != whole
+                ]
             paths = [path for subfolder in inside for path in _small_lists(subfolder)]
         except (InputError, OSError):  # others' folders
             continue

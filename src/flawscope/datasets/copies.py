@@ -169,7 +169,8 @@ def _near_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, p
         place: Folder or split in which all of them lie, in words.
     """
     if _are_apart(dataset, group):
-        message, remedy = f"nearly the same picture is {among}", "keep pictures of one part together"
+        message = f"nearly the same picture is {among}"
+        remedy = "keep pictures of one part together"
         return _Words("warning", "nearly-in-two-splits", message, remedy)
     message = f"{pluralize(len(group), 'picture')} {place} are nearly the same"
     remedy = "if they show one part, keep one of them or group them for calibration"

@@ -276,7 +276,8 @@ def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
     common = os.path.commonpath([path.parent for path in paths])
     names = [path.relative_to(common).as_posix() for path in paths]
     numbers = group_numbers(names, pattern)
-    given, example = f"--group '{pattern}'", paths[0].name
+    given = f"--group '{pattern}'"
+    example = paths[0].name
     without = [name for name in names if part_of(name) is None]
     if without:
         return (

@@ -55,7 +55,9 @@ def sorts_good_ones(complete: Column, other: Column) -> bool:
         other: Column of unknown meaning.
     """
     good = [picture for picture, (said, _) in complete.by_picture.items() if said is PictureClass.GOOD]
-    return form_groups([other.by_picture[picture][1] if picture in other.by_picture else "" for picture in good], 2)
+    return form_groups(
+        [other.by_picture[picture][1] if picture in other.by_picture else "" for picture in good], 2
+    )
 
 
 def is_split(subject: ColumnSubject, values: Values) -> bool:
@@ -155,7 +157,8 @@ def _read_answers(good: bool, values: Values) -> Column:
     for picture, own in values.items():
         answers = list[PictureClass]()
         for text in filter(None, own):
-            said, number = answer(text), to_number(text)
+            said = answer(text)
+            number = to_number(text)
             if said is not None:
                 answers.append(_class_of(said == good))
             elif number is not None and not good:

@@ -56,7 +56,8 @@ def mask_remarks(dataset: Dataset) -> Iterator[str]:
 
     Files that cannot be read are left out: the code that reads them reports it.
     """
-    most, turned = list[str](), list[str]()
+    most = list[str]()
+    turned = list[str]()
     for item in (item for item in dataset.test if item.anomalous and item.masks):
         with suppress(InputError, OSError, MemoryError):
             mask = np.any([read_any_mask(mask) for mask in item.masks], axis=0)

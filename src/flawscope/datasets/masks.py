@@ -21,8 +21,11 @@ from flawscope.pictures.mask_files import find_masks, fold
 from flawscope.pictures.masks import read_mask
 from flawscope.types import Array
 
-_OVERLAY_FOLDER, _OVERLAY_NAME = re.compile("overlays?"), re.compile(r"(.+?)[\W_]+overlay")
-OVERLAY_SHARE, OVERLAY_LEVELS = 0.5, 2  # share of textured pixels that are equal within two grey levels
+_OVERLAY_FOLDER = re.compile("overlays?")
+_OVERLAY_NAME = re.compile(r"(.+?)[\W_]+overlay")
+# share of textured pixels that are equal within two grey levels
+OVERLAY_SHARE = 0.5
+OVERLAY_LEVELS = 2
 
 Mask = Path | PictureLabels  # a file of its own, or the picture's marks in a labelling tool's file
 

@@ -182,7 +182,8 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
     labels = read_class_labels(root, truth.pictures, truth.labels, by_marks=True)
     choice = _NamedGood(root, named, truth.pictures, labels)
     choice.refuse_unknown()
-    good, test = list[Path](), list[Item]()
+    good = list[Path]()
+    test = list[Item]()
     for path in truth.pictures:
         if choice.is_good(path):
             good.append(path)
@@ -205,7 +206,9 @@ class _NamedGood:
     """
 
     def __init__(self, root: Path, named: Sequence[str], pictures: Iterable[Path], labels: ClassLabels):
-        self._root, self.named, self._labels = root, named, labels
+        self._root = root
+        self.named = named
+        self._labels = labels
         self._folders = {path: path.relative_to(root).parent for path in pictures}
         self._there = {name for folder in self._folders.values() for name in _names_of(folder)}
         self._folded = {fold(name) for name in named}
@@ -361,7 +364,8 @@ def refuse_unknown_names(
         read: Functions that read a file, by its path: lists are read.
         remedy: End of the error's text.
     """
-    pictures, others = list[PurePosixPath](), list[str]()
+    pictures = list[PurePosixPath]()
+    others = list[str]()
     for inner in dict.fromkeys(inside):
         path = PurePosixPath(inner)
         if {"..", "/"} & {*path.parts} or ":" in inner:

@@ -77,7 +77,9 @@ def check_one_each(count: int, **parallel: Sized) -> None:
             raise InputError(f"{given} for {wanted}: give one {noun} for each picture")
 
 
-UNREAD, MASK = "unread", "mask"  # kinds of failures: a picture is skipped; it is counted without its mask
+# kinds of failures: a picture is skipped; it is counted without its mask
+UNREAD = "unread"
+MASK = "mask"
 
 
 class Failure(str):
@@ -96,7 +98,9 @@ class Failure(str):
     def __new__(cls, text: str, kind: str = "", name: str = "", reason: str = "") -> Self:
         """Returns a text with the attributes of a failure."""
         made = super().__new__(cls, text)
-        made.kind, made.name, made.reason = kind, name, reason
+        made.kind = kind
+        made.name = name
+        made.reason = reason
         return made
 
 
@@ -134,7 +138,8 @@ def one_line_message(error: BaseException) -> str:
 
 def message_with_type(error: BaseException) -> str:
     """Returns the text of an error on one line, with its type's name in front unless flawscope's own."""
-    kind, text = type(error).__name__, one_line_message(error)
+    kind = type(error).__name__
+    text = one_line_message(error)
     return text if isinstance(error, FlawscopeError) or text == kind else f"{kind}: {text}"
 
 
@@ -373,7 +378,8 @@ def _is_of(value: object, kind: type) -> bool:
 
 
 def _type_names(hint: object) -> list[str]:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    inner = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return [name for argument in inner for name in _type_names(argument)]
     if origin is typing.Literal:

@@ -20,10 +20,14 @@ from flawscope.types import Array
 
 CONFIDENCE = 0.95
 LEAST_CLAIM = 1e-6  # below it more parts are needed than scipy counts
-ACCEPTABLE, MARGINAL, UNACCEPTABLE = "acceptable", "marginal", "unacceptable"
+ACCEPTABLE = "acceptable"
+MARGINAL = "marginal"
+UNACCEPTABLE = "unacceptable"
 # AIAG's limits: acceptable up to the first, marginal up to the second
 LIMITS = {"effectiveness": (0.90, 0.80), "miss_rate": (0.02, 0.05), "false_alarm_rate": (0.05, 0.10)}
-GOOD_KAPPA, POOR_KAPPA = 0.75, 0.40  # good agreement above the first, poor below the second
+# good agreement above the first, poor below the second
+GOOD_KAPPA = 0.75
+POOR_KAPPA = 0.40
 
 Flags = NDArray[np.bool_]
 
@@ -41,7 +45,8 @@ class Share:
     @classmethod
     def of_parts(cls, flags: ArrayLike) -> Share:
         """Share of parts [N] for which the flag is set, with the exact interval."""
-        number, size = int(np.sum(flags)), np.size(flags)
+        number = int(np.sum(flags))
+        size = np.size(flags)
         return cls(number, size, number / size, *confidence_interval_rate(number, size, CONFIDENCE))
 
     @classmethod
@@ -147,7 +152,8 @@ def measure_agreement(study: Study) -> Agreement:
 
 
 def _appraise(name: str, study: Study) -> Appraisal:
-    called, truth = study.decisions[name], study.defective
+    called = study.decisions[name]
+    truth = study.defective
     counts = cross_tabulate(np.broadcast_to(truth[:, None], called.shape), called)
     with_truth = [_count_raters(np.stack([trial, truth], axis=1)) for trial in called.T]
     rates = {
@@ -212,7 +218,8 @@ def cohens_kappa(table: Array) -> float | None:
     It is None where both raters always give the same single answer. Source: Cohen, Educational and
     Psychological Measurement 20 (1960).
     """
-    total, agreed = int(table.sum()), int(np.trace(table))
+    total = int(table.sum())
+    agreed = int(np.trace(table))
     chance = int(table.sum(axis=0) @ table.sum(axis=1))  # expected agreement * total ** 2
     return None if chance == total**2 else (total * agreed - chance) / (total**2 - chance)
 
@@ -223,7 +230,8 @@ def fleiss_kappa(counts: Array) -> float | None:
     It is None with fewer than two raters, or where all give the same single answer. Source: Fleiss,
     Psychological Bulletin 76 (1971).
     """
-    subjects, raters = len(counts), int(counts[0].sum())
+    subjects = len(counts)
+    raters = int(counts[0].sum())
     shares = counts.sum(axis=0) / (subjects * raters)
     expected = float((shares**2).sum())
     if raters < 2 or np.count_nonzero(shares) < 2:

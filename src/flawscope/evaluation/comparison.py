@@ -145,7 +145,9 @@ class Comparison:
     def changed(self) -> tuple[Pair, ...]:
         """Decisions in which the models differ: those where b is wrong come first."""
         found = [pair for pair in self.pairs if pair.changed]
-        return tuple(sorted(found, key=lambda pair: (pair.right == "b", -abs(pair.a.severity - pair.b.severity))))
+        return tuple(
+            sorted(found, key=lambda pair: (pair.right == "b", -abs(pair.a.severity - pair.b.severity)))
+        )
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -192,7 +194,8 @@ class Comparison:
 
 def describe_model(predictor: Predictor) -> Json:
     """Facts of a model that a comparison shows."""
-    manifest, promise = predictor.manifest, promise_of(predictor.manifest)
+    manifest = predictor.manifest
+    promise = promise_of(predictor.manifest)
     return {
         "method": manifest.method,
         "category": manifest.category,
@@ -234,7 +237,8 @@ def compare(
         InputError: There is nothing to test.
     """
     learnt = {p.hash for model in (a, b) for p in model.manifest.pictures}
-    is_drawn, dataset = dataset.drawn_split, leave_out_learnt_parts(a, dataset, learnt, step)
+    is_drawn = dataset.drawn_split
+    dataset = leave_out_learnt_parts(a, dataset, learnt, step)
 
     def evaluate_model(which: int, items: tuple[Item, ...]) -> Evaluation:
         def report_step(stage: str, done: int, total: int) -> None:
@@ -278,7 +282,8 @@ def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
         a, b = first.decided, second.decided
     else:
         a, b = (
-            evaluation.decided if evaluation.parts else _decided_by_pictures(evaluation, first, second) for evaluation in (first, second)
+            evaluation.decided if evaluation.parts else _decided_by_pictures(evaluation, first, second)
+            for evaluation in (first, second)
         )
     others = {other.name: other for other in b}
     both = [picture for picture in a if picture.name in others]

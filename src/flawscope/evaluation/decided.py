@@ -89,7 +89,9 @@ def _with_truth(found: PartPrediction, shown: Sequence[Item]) -> JudgedPart:
 def decided_on(pictures: Iterable[Judged], parts: Sequence[JudgedPart]) -> list[Decided]:
     """Returns the decisions: on the parts, if there are any, else on the pictures."""
     if not parts:
-        return [_decided(str(item.path), item.kind, item.anomalous, prediction) for item, prediction in pictures]
+        return [
+            _decided(str(item.path), item.kind, item.anomalous, prediction) for item, prediction in pictures
+        ]
     return [_decided(part.prediction.part, part.kind, part.anomalous, part.prediction) for part in parts]
 
 

@@ -116,7 +116,8 @@ def evaluate(
     _check_dataset(dataset)
     learnt = set(leave_out)
     learnt.update(picture.hash for picture in predictor.manifest.pictures)  # thresholds are learnt, too
-    is_drawn, dataset = dataset.drawn_split, leave_out_learnt_parts(predictor, dataset, learnt, step)
+    is_drawn = dataset.drawn_split
+    dataset = leave_out_learnt_parts(predictor, dataset, learnt, step)
     _check_tests(predictor, dataset, changes_light=bool(robust))
     seen = _predict_all(predictor, dataset, learnt, take, step)
     kept = seen.kept
@@ -127,7 +128,8 @@ def evaluate(
     judged = judge_parts(predictor, shown, seen.failures)
     if judged:
         shown = as_parts_say(shown, judged)
-        kept.items, kept.predictions = [item for item, _ in shown], [prediction for _, prediction in shown]
+        kept.items = [item for item, _ in shown]
+        kept.predictions = [prediction for _, prediction in shown]
         explanations["image_metrics"] = "of parts, which the model decides on"
     decided = decided_on(shown, judged)
     metrics = _image_metrics(decided, predictor, explanations) | _pixel_metrics(kept, predictor, explanations)
@@ -295,7 +297,8 @@ def _false_alarm_statistics(
     shown: Sequence[Judged], decided: Sequence[Decided], predictor: Predictor, train: Sequence[Item]
 ) -> Json:
     good = [picture.is_anomalous for picture in decided if not picture.anomalous]
-    alarms, total = sum(good), len(good)
+    alarms = sum(good)
+    total = len(good)
     low, high = metrics.confidence_interval_rate(alarms, total)
     promise = promise_of(predictor.manifest)
     found: Json = {
@@ -345,7 +348,8 @@ def part_statistics(predictor: Predictor | Router, judged: Sequence[JudgedPart])
 def _mismatch_warning(kept: PictureStore, predictor: Predictor) -> str:
     """Warning about pictures that do not belong to the model, judged by good ones if these are enough."""
     good = [p for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
-    rate, enough = predictor.calibration.expected_rate, len(good) >= MIN_WARNING_PICTURES
+    rate = predictor.calibration.expected_rate
+    enough = len(good) >= MIN_WARNING_PICTURES
     mismatch = (
         MismatchDetector(rate, "good test pictures")
         if enough
@@ -360,7 +364,8 @@ def _pixel_metrics(kept: PictureStore, predictor: Predictor, explanations: Json)
     """Pixel metrics; writes into `explanations` how each was measured."""
     predicted_masks = LazySequence(lambda i: kept.prediction_with_map(i).mask, len(kept))
     found, best = _compute_pixel_metrics(kept.maps, kept.truths, kept.valid, predicted_masks)
-    threshold, outline = predictor.calibration.mask_threshold, predictor.calibration.outline
+    threshold = predictor.calibration.mask_threshold
+    outline = predictor.calibration.outline
     maps_label = (
         "maps at network size, masks resized by nearest neighbour; one that would keep no pixel keeps the "
         "nearest one"
@@ -418,7 +423,8 @@ def _segmentation_f1(
     for i in range(len(truths)):
         if (truth := truths[i]) is not None:
             counted = ... if (inside := valid[i]) is None else inside
-            found, true = predicted_masks[i][counted], truth[counted]
+            found = predicted_masks[i][counted]
+            true = truth[counted]
             hits += int((found & true).sum())
             called += int(found.sum())
             defective += int(true.sum())
@@ -435,7 +441,8 @@ def _full_resolution_metrics(kept: PictureStore, explanations: Json) -> dict[str
         return union_masks(kept.items[i].masks, kept.predictions[i].geometry.picture_size) if known else None
 
     def valid(i: int) -> NDArray[np.bool_]:
-        geometry, inside = kept.predictions[i].geometry, kept.valid[i]
+        geometry = kept.predictions[i].geometry
+        inside = kept.valid[i]
         return geometry.warp_mask(np.ones(geometry.size, np.bool_) if inside is None else inside)
 
     maps = LazySequence(lambda i: kept.prediction_with_map(i).picture_map(), len(kept))

@@ -22,7 +22,8 @@ from flawscope.types import Array
 
 RESAMPLES = 1000
 TAIL_PROBABILITY = 0.025  # on either side
-PRO_LIMIT, PRO_LIMIT_05 = 0.3, 0.05
+PRO_LIMIT = 0.3
+PRO_LIMIT_05 = 0.05
 MAX_SAMPLED_PIXELS = 1 << 24  # that the thresholds of the pixel metrics are chosen from
 THRESHOLDS_PER_SOURCE = 256  # thresholds from each of three sources
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1", "image_f1_calibrated")
@@ -186,7 +187,8 @@ class Curves(NamedTuple):
 
 def area_under_curves(x: Floats, y: Floats, limit: float) -> Floats:
     """Area under curves [B, K], x rising from 0, up to x = `limit` and divided by it."""
-    start, step = x[:, :-1], np.diff(x, axis=1)
+    start = x[:, :-1]
+    step = np.diff(x, axis=1)
     inside = np.clip(limit - start, 0, step)
     share = np.divide(inside, step, out=np.zeros_like(step), where=step > 0)
     end = y[:, :-1] + np.diff(y, axis=1) * share  # interpolated where the limit is crossed

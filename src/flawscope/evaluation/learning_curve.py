@@ -38,7 +38,9 @@ class Scored(NamedTuple):
         The interval comes from a paired bootstrap over good and over defective pictures.
         """
         rng = np.random.default_rng(seed)
-        times = [rng.multinomial(scores.size, np.full(scores.size, 1 / scores.size), RESAMPLES) for scores in self]
+        times = [
+            rng.multinomial(scores.size, np.full(scores.size, 1 / scores.size), RESAMPLES) for scores in self
+        ]
         gains = self._resampled(*times) - other._resampled(*times)
         low, high = np.quantile(gains, TAILS)
         return self.auroc() - other.auroc(), float(low), float(high)

@@ -60,7 +60,8 @@ def advise_blind(manifest: Manifest) -> list[Advice]:
 
 def _remedies(manifest: Manifest) -> list[str]:
     """Lists what may help a model to see defects, by how it sees its pictures and what it learnt from."""
-    choice, how = Choice.from_facts(manifest.facts), manifest.preprocess
+    choice = Choice.from_facts(manifest.facts)
+    how = manifest.preprocess
     learnt = {row.unit for row in manifest.pictures if row.role == TRAIN}
     accurate = registry.method(manifest.method).presets.get("accurate", {})
     return remedies(
@@ -82,7 +83,8 @@ def _looser_rate(result: Evaluation, manifest: Manifest) -> Advice | None:
 def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     """Steps by the defects that were missed, and by the promise; none where there is nothing to gain."""
     missed = [picture for picture in result.pictures if picture.outcome == MISSED]
-    how, sole = manifest.preprocess, _sole_picture(manifest)
+    how = manifest.preprocess
+    sole = _sole_picture(manifest)
     is_whole = how.tile is None and how.reference is None
     defective = [picture for picture in result.decided if picture.anomalous]
     hidden = sum(picture.prediction.score > sole[1] for picture in missed)
@@ -133,7 +135,8 @@ def _posed_pictures(result: Evaluation) -> list[Path]:
 
 def _poses_needed(shown: Sequence[PictureSource]) -> PoseKind | None:
     """Returns `poses_needed` of some pictures; those that cannot be read, and deep ones, do not count."""
-    how, small = Preprocess(), []
+    how = Preprocess()
+    small = []
     for number in spread_numbers(len(shown), LOOKED_AT):
         with suppress(InputError):  # the command names it
             small.append(how.small(how.decode(shown[number])))

@@ -61,7 +61,8 @@ class LazySequence(Sequence[T], Generic[T]):
     """Sequence with a value for every picture, computed on access."""
 
     def __init__(self, get: Callable[[int], T], count: int):
-        self._get, self._count = get, count
+        self._get = get
+        self._count = count
 
     def __len__(self) -> int:
         return self._count
@@ -157,7 +158,8 @@ class PictureStore:
         return np.array(mapped)  # the mapping itself would hold an open file
 
     def _truth(self, index: int) -> NDArray[np.bool_] | None:
-        packed, size = self._packed_truths[index], self.predictions[index].geometry.size
+        packed = self._packed_truths[index]
+        size = self.predictions[index].geometry.size
         if packed is None:
             return None
         bits = np.frombuffer(zlib.decompress(packed), np.uint8)
@@ -271,7 +273,9 @@ class Evaluation:
     @cached_property
     def decided(self) -> list[Decided]:
         """Decisions with the truth: the parts, where the model decides on those, else the pictures."""
-        shown = ((picture.item, picture.prediction) for picture in self.pictures) if not self.judged_parts else ()
+        shown = (
+            ((picture.item, picture.prediction) for picture in self.pictures) if not self.judged_parts else ()
+        )
         return decided_on(shown, self.judged_parts)
 
     @property

@@ -141,7 +141,8 @@ def _judged_in_every_light(
 def _count_decisions(light: Light, decided: Sequence[Decided]) -> Robustness:
     """Counts the decisions in one light."""
     anomalous, called = (
-        np.array([getattr(picture, name) for picture in decided], bool) for name in ("anomalous", "is_anomalous")
+        np.array([getattr(picture, name) for picture in decided], bool)
+        for name in ("anomalous", "is_anomalous")
     )
     scores = np.array([picture.score for picture in decided], np.float64)
     both = bool(anomalous.any()) and not anomalous.all()

@@ -34,7 +34,8 @@ from flawscope.types import Json
 
 # Decisions that are no words of good and defective: AIAG writes 1 for a good part and 0 for a defective one
 OTHER_WORDS = {"1": True, "0": False, "within tolerance": True}
-TRIAL_COLUMNS, REFERENCE_COLUMNS = ("part", "appraiser", "trial", "decision"), ("part", "reference")
+TRIAL_COLUMNS = ("part", "appraiser", "trial", "decision")
+REFERENCE_COLUMNS = ("part", "reference")
 ENOUGH = "a study needs good and defective parts, about as many of each, and some near the limit"
 
 
@@ -123,7 +124,8 @@ def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
     runs: Counter[str] = Counter()  # of each model
     for path in paths:
         if path.is_dir():
-            facts, table = _read_facts(path), read_table(path / TABLE_NAME)
+            facts = _read_facts(path)
+            table = read_table(path / TABLE_NAME)
             model = str(facts.get("model") or path.name)
             runs[model] += 1
             trials += _results_trials(path, table, model, str(runs[model]))
@@ -211,13 +213,14 @@ def _index_trials(trials: Iterable[Trial], truth: Mapping[str, bool]) -> dict[Tr
     for trial in trials:
         if trial.part not in truth:
             raise InputError(
-                f"{trial.place}: part {trial.part} is not in the reference: add it there, or leave it out here"
+                f"{trial.place}: part {trial.part} is not in the reference: add it there, "
+                "or leave it out here"
             )
         key = (trial.appraiser, trial.trial, trial.part)
         if key in found:
             raise InputError(
-                f"{trial.place}: {trial.appraiser} decides on part {trial.part} twice in trial {trial.trial} (first "
-                f"in {found[key].place}): number the trials"
+                f"{trial.place}: {trial.appraiser} decides on part {trial.part} twice in trial {trial.trial} "
+                f"(first in {found[key].place}): number the trials"
             )
         found[key] = trial
     return found

@@ -38,7 +38,8 @@ def leave_out_learnt_parts(
         return dataset
     good = list(dataset.train)
     good += [item for item in dataset.test if not item.anomalous]
-    preprocess, looks = predictor.manifest.preprocess, dict[Item, Look]()
+    preprocess = predictor.manifest.preprocess
+    looks = dict[Item, Look]()
     were_learnt = set[Item]()
     for done, item in enumerate(good, start=1):
         with suppress(InputError, MemoryError):  # reported when it is judged

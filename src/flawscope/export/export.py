@@ -119,7 +119,8 @@ def certify_export(
         FlawscopeError: An engine differs beyond the certificate's tolerance.
     """
     if made.precision == "fp32":
-        exported, certificates = given.artefact, _certify_fp32(given.artefact, made, shown)
+        exported = given.artefact
+        certificates = _certify_fp32(given.artefact, made, shown)
     else:
         exported, certificates = recalibrate(made, given, shown, step)
     for certificate in certificates:
@@ -187,7 +188,8 @@ def _certify_fp32(artefact: Artefact, made: ReducedModel, shown: Images) -> list
 
     def certified(those: Images) -> list[Certificate]:
         scores, maps = run_one_by_one(made.trained, those)
-        model, ties = made.trained.model, []
+        model = made.trained.model
+        ties = []
         with torch.inference_mode():
             for image in torch.from_numpy(those).split(1):
                 ties.append(model.ties(model.embed(image), model.inside(image)))

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
 NOTHING: Mapping[Operator, Operator] = MappingProxyType({})
-OPSET, IR_VERSION = 18, 8  # the file format that came with the operators: ONNX Runtime 1.18 reads it
+# the file format that came with the operators: ONNX Runtime 1.18 reads it
+OPSET = 18
+IR_VERSION = 8
 
 
 class EmbedModule(nn.Module):

@@ -108,7 +108,8 @@ class ExportPictures:
             Of each picture, the function that gives views by their numbers, and the chosen numbers.
         """
         how = self.artefact.manifest.preprocess
-        each, place = 1 if how.tile is None else 2, 0
+        each = 1 if how.tile is None else 2
+        place = 0
         few = self.sources[:: -(-len(self.sources) // max(1, most // each)) or 1]
         for source in few:
             name = source_name(source)
@@ -122,7 +123,9 @@ class ExportPictures:
             views = views.with_roi(self.artefact.tensors.get("region"))
             first, *tiles = views.view_numbers()
             count = min(max(each, most // len(few)) - 1, len(tiles))
-            turn, place = place * GOLDEN_SECTION % 1, place + 1  # of a step from one tile to the next
+            # of a step from one tile to the next
+            turn = place * GOLDEN_SECTION % 1
+            place = place + 1
             chosen = [tiles[int((k + turn) * len(tiles) / count)] for k in range(count)]
             yield views.images, [first, *chosen]
 
@@ -177,13 +180,17 @@ def recalibrate(
     Raises:
         InputError: No picture can be used.
     """
-    artefact, session = pictures.artefact, reduced.sessions[0]
-    manifest, before = artefact.manifest, artefact.manifest.calibration
+    artefact = pictures.artefact
+    session = reduced.sessions[0]
+    manifest = artefact.manifest
+    before = artefact.manifest.calibration
     lit = manifest.preprocess.normalization is not None
     table = _read_pictures(pictures, step)
     asked = _rows_to_judge(table, manifest)
     learnt = {*learnt_units(manifest.pictures).values()}
-    tensors = {name: torch.from_numpy(tensor) for name, tensor in artefact.tensors.items() if name != "samples"}
+    tensors = {
+        name: torch.from_numpy(tensor) for name, tensor in artefact.tensors.items() if name != "samples"
+    }
     models = _BothModels(
         reduced, artefact, table.pictures, LeaveOut(reduced.trained.model, learnt, tensors), step
     )
@@ -291,7 +298,8 @@ def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture
     """
     with_scores = {row.hash: row for row in scored(manifest.pictures)}
     learnt = {row.hash for row in manifest.pictures if row.learnt}
-    rows, new = dict[int, Picture](), list[int]()
+    rows = dict[int, Picture]()
+    new = list[int]()
     for number in table.distinct():
         digest = table.rows[number].hash
         if digest in with_scores:
@@ -373,7 +381,8 @@ class _BothModels:
         left_out = _leave_out_learnt(manifest, self.leave_out)
         old = self.trained = SessionPictures(trained, self.pictures).answers(rows, left_out, lights)
         for number, now in new.pictures.items():
-            row, then = known.get(rows[number].hash), old.pictures[number]
+            row = known.get(rows[number].hash)
+            then = old.pictures[number]
             if row is not None and (row.learnt or lit):
                 moved = np.array([row.score, row.maximum], np.float64) - then.values[0, :2]
                 now.values[0, :2] += moved
@@ -416,7 +425,8 @@ def _describe(count: int, fresh: int, reduced: ReducedModel) -> str:
     """
     note = f"{reduced.precision}: calibrated anew on {pluralize(count, 'good picture')}"
     if 0 < fresh < count:
-        left_out, others = count - fresh, pluralize(fresh, "other")
+        left_out = count - fresh
+        others = pluralize(fresh, "other")
         note += f", {left_out} that it was fitted on and left out one by one, {others}"
     return note
 

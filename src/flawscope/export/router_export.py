@@ -105,11 +105,13 @@ def _exported_recognition(by: DescriptorModel, threads: int | None) -> Descripto
     rng = np.random.default_rng(0)
     images.append(rng.random((1, 3, *network.size), np.float32))  # of models that hold no samples
     images += [add_defect(product_images[:1], rng) for product_images in images]
-    expected, rule = Describing(network), Recogniser(by.known)
+    expected = Describing(network)
+    rule = Recogniser(by.known)
     for engine in map(exported_engine, engines_for("fp32")):
         describe = ExportedDescriptors(engine, graph, "cpu", threads)
         for image in np.concatenate(images)[:, None]:
-            right, found = expected(image), describe(image)
+            right = expected(image)
+            found = describe(image)
             same = rule.recognise(right)[0].nearest == rule.recognise(found)[0].nearest
             if not (same and np.abs(found - right).max() <= TOLERANCE):
                 raise FlawscopeError(f"{engine.name} recognises products otherwise, nothing written")

@@ -56,12 +56,15 @@ def know_good(
     reader = prepared.reader
     defects = [Picture(digest, SEEN, name, origin=reader.origin) for digest, name in reader.defects.items()]
     new = (*rows.values(), *defects)
-    promised, precision = judged.fitted.promised, prepared.model.config.precision
+    promised = judged.fitted.promised
+    precision = prepared.model.config.precision
     chosen: Json
     if old is None:
-        pictures, chosen = new, {"rate": prepared.task.rate}
+        pictures = new
+        chosen = {"rate": prepared.task.rate}
     else:
-        pictures, chosen = (*old.manifest.pictures, *new), old.manifest.calibration.chosen
+        pictures = (*old.manifest.pictures, *new)
+        chosen = old.manifest.calibration.chosen
         promised = promised and old.manifest.calibration.promised
     calibration = calibrate(pictures, method=judged.how, precision=precision, promised=promised, **chosen)
     if prepared.part is None:
@@ -154,7 +157,8 @@ class FitResult:
         return tensors | dict(self.samples.tensors)
 
     def _facts(self, unusual: Sequence[Unusual]) -> dict[str, Any]:
-        prepared, fitted = self.prepared, self.fitted
+        prepared = self.prepared
+        fitted = self.fitted
         facts = carried_facts(None if self.old is None else self.old.manifest)
         facts |= fitted.facts
         facts["summary"] = [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])]
@@ -182,7 +186,8 @@ class FitResult:
 
     def _expected_pictures(self) -> tuple[ExpectedPictures, list[str]]:
         """Return the pictures that the model expects, an extended model's widened, and notes on them."""
-        prepared, numbers = self.prepared, self._new_pictures()
+        prepared = self.prepared
+        numbers = self._new_pictures()
         rows = [self.judged.rows[number] for number in numbers]
         if self.old is not None:
             known = ExpectedPictures.from_facts(self.old.manifest.facts)
@@ -206,7 +211,8 @@ class FitResult:
         return _Questions(unusual, *settle(unusual, self.prepared.force))
 
     def _notes(self) -> list[str]:
-        notes, found = list(self.fitted.notes), self.defects
+        notes = list(self.fitted.notes)
+        found = self.defects
         if self.fitted.dropped:
             notes.append(
                 "left out before calibrating on the rest: "

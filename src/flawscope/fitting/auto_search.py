@@ -100,8 +100,13 @@ class Search:
         step: ProgressCallback,
         has_model: bool,
     ):
-        self.options, self.say, self.step, self.time = options, say, step, clock
-        self.earlier, self.has_model, self.digest = earlier, has_model, ""
+        self.options = options
+        self.say = say
+        self.step = step
+        self.time = clock
+        self.earlier = earlier
+        self.has_model = has_model
+        self.digest = ""
         self.seed = int(options.get("seed") or 0)
         self.sources, reserved, _ = split_sources(images, options.get("category"))
         self.names = picture_names([*self.sources, *reserved], names)[: len(self.sources)]
@@ -122,7 +127,8 @@ class Search:
 
     def run(self) -> tuple[Choice, Recipe]:
         """Run the search; return the trials and the chosen recipe."""
-        found, reason = Recipe(), self._why_nothing()
+        found = Recipe()
+        reason = self._why_nothing()
         if reason is None:
             try:
                 self._search()
@@ -134,7 +140,8 @@ class Search:
 
     def _describe(self, found: Recipe, reason: str) -> Choice:
         """Return the trials, with those that had no time."""
-        took, enough = self.time.spent, 0
+        took = self.time.spent
+        enough = 0
         if self.is_known and self.earlier is not None:
             took += self.earlier.seconds
         untried = [waiting for waiting in self.waiting if waiting.flags not in self.trials]
@@ -253,8 +260,11 @@ class Search:
 
     def _tell_time(self) -> None:
         """Say, before the settings are tried, how long they take, and how many there is time for."""
-        first, pictures = self.rounds[0], len(self.sources)
-        every, ahead, count = 0.0, 0.0, 0
+        first = self.rounds[0]
+        pictures = len(self.sources)
+        every = 0.0
+        ahead = 0.0
+        count = 0
         for recipe in self.waiting:
             seconds = self.time.trial_seconds(recipe, first)
             every += seconds
@@ -307,7 +317,9 @@ class Search:
             return recipe, self._with_found(best, self._why_alone(best))
         apart = best.separation()
         why = f"of {len(compared)} settings it tells good pictures best from {apart}"
-        if any(trial.figures(best.rounds) > best.figures() for trial in compared if trial.rounds >= best.rounds):
+        if any(
+            trial.figures(best.rounds) > best.figures() for trial in compared if trial.rounds >= best.rounds
+        ):
             why = (
                 f"it tells good pictures from {apart} as well as the best of {len(compared)} settings, "
                 f"within {MARGIN:.0%}, in less time"
@@ -447,11 +459,14 @@ class Search:
             step: Gets the number of pictures done in the trial.
             place: Number of the first picture in the trial.
         """
-        scores, above = [], []
+        scores = []
+        above = []
         for k in range(0, len(pictures), BATCH):
             step(place + k)
             batch = pictures[k : k + BATCH]
-            shown = [source.draw(self.load) if isinstance(source, SimulatedPatch) else source for source in batch]
+            shown = [
+                source.draw(self.load) if isinstance(source, SimulatedPatch) else source for source in batch
+            ]
             for found in model.predict(shown):
                 sure = any(finding.decides for finding in found.findings)
                 scores.append(BEYOND if sure or not math.isfinite(found.score) else found.score)

@@ -47,7 +47,8 @@ def fit_fewer(
         raise InputError(
             "the model learnt from defects, too: what good pictures alone bring is not to be told"
         )
-    known, read = learnt_units(old.manifest.pictures), old.manifest.preprocess.decode
+    known = learnt_units(old.manifest.pictures)
+    read = old.manifest.preprocess.decode
     items = (*dataset.train, *dataset.validation)
     units = defaultdict[int, list[tuple[Item, str]]](list)
     for pair in zip(items, relative_names([item.path for item in items]), strict=True):

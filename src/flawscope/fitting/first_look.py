@@ -174,10 +174,12 @@ def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list
         The number of parts in each picture, and the fault of each count, empty where it is right; as in
         `LearnedParts`.
     """
-    several, reference = preprocess.several, preprocess.reference
+    several = preprocess.several
+    reference = preprocess.reference
     assert several is not None
     assert reference is not None
-    counts, errors = [], []
+    counts = []
+    errors = []
     for number in range(len(pictures.sources)):
         try:
             picture = pictures.read(number)

@@ -202,7 +202,8 @@ def learn_more(
         say: Gets lines for a person.
         step: Gets progress.
     """
-    manifest, detector = old.manifest, open_fitted(old, device).detector
+    manifest = old.manifest
+    detector = open_fitted(old, device).detector
     method = registry.method(manifest.method)
     reader = Reader(
         [*new.pictures.sources],

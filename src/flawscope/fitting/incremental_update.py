@@ -119,7 +119,8 @@ def _by_model(
     """Return the pictures of each model that has some, and why the numbers of others belong to no model."""
     if old.views is None:
         return {ONE: [*pictures]}, {}
-    found, unplaced = dict[str, list[ReviewedPicture]](), dict[int, str]()
+    found = dict[str, list[ReviewedPicture]]()
+    unplaced = dict[int, str]()
     for picture in pictures:
         try:
             view = picture.view or old.views.parse(picture.name).view
@@ -312,7 +313,8 @@ def _report_updates(made: Updates, old: ModelMapping, names: Sequence[str], forc
 
     A model that finds fewer defects has a question, unless `force` is set.
     """
-    model, unplaced = made.model, [*made.unplaced.values()]
+    model = made.model
+    unplaced = [*made.unplaced.values()]
     for name, update in made.made.items():
         notes = old.products[name].manifest.notes
         predictor = _report_update(update, notes, names, force, _named(name, say))

@@ -33,7 +33,8 @@ from flawscope.views.preprocess import Preprocess
 
 # Size of pictures and stage (stride 8) of the network for recognition: of those that
 # docs/decisions/0027-joint.md compares, they cost the least and distinguish products best
-SIZE, STAGE = "128", 2
+SIZE = "128"
+STAGE = 2
 # Settings by which the network that recognises is that of a product's model
 NETWORK_SETTINGS = ("backbone", "neighbourhood")
 MAX_GOOD = 300  # good pictures whose descriptors a model keeps
@@ -111,7 +112,8 @@ def _one_model(name: str, model: Model) -> Artefact:
 
 def with_products(network: DescriptorModel, found: Mapping[str, Described]) -> DescriptorModel:
     """Return the network with descriptors of further products, or of further pictures of one."""
-    known, samples = dict(network.known), dict(network.samples)
+    known = dict(network.known)
+    samples = dict(network.samples)
     for name, descriptors in found.items():
         known[name] = known[name].merged(descriptors.known) if name in known else descriptors.known
         if len(descriptors.samples):
@@ -140,7 +142,9 @@ def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
     else:
         tensors = {name: values for name, values in first.tensors.items() if name.startswith("backbone.")}
         tensors["roi"] = np.ones(config.network_size, np.bool_)
-    levels = [levels for product in products.values() if (levels := product.manifest.preprocess.levels) is not None]
+    levels = [
+        levels for product in products.values() if (levels := product.manifest.preprocess.levels) is not None
+    ]
     seen = Preprocess.of_levels(widest(levels), size=config.network_size)
     return DescriptorModel(asdict(config), seen, tensors, {})
 
@@ -181,11 +185,14 @@ def describe_product(
         images = open_dataset(os.fspath(images))
     sources, _, _ = split_sources(images, None)
     opened = DescriptorNetwork.open(network, device)
-    roi, nearest = (None if tensor is None else tensor.cpu().numpy() for tensor in (opened.roi, opened.nearest))
+    roi, nearest = (
+        None if tensor is None else tensor.cpu().numpy() for tensor in (opened.roi, opened.nearest)
+    )
     reader = Reader(sources, network.preprocess, set(), roi=roi, hidden=opened.config.hidden, nearest=nearest)
     unit_of = {row.hash: row.unit for row in manifest.pictures if row.role in LEARNT_ROLES}
     learnt = unit_of.keys() - {*described}
-    lights, count = manifest.preprocess.lights, len(sources)
+    lights = manifest.preprocess.lights
+    count = len(sources)
 
     def load(number: int) -> Tensor | None:  # of a picture in a light
         changed, index = divmod(number, count)

@@ -78,7 +78,8 @@ def judge_fit(
     Raises:
         InputError: None can be judged so, or a picture cannot be read again.
     """
-    how, seed = views.reader.preprocess, leave_out.model.config.seed
+    how = views.reader.preprocess
+    seed = leave_out.model.config.seed
     fusion = None if task.old is None else task.old.manifest.fusion
     judging = FitPictures(leave_out, views, task, fitted.scored, fusion)
     held_out = {*fitted.scored}
@@ -126,7 +127,8 @@ def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingView
 
 def _lost_pictures(views: TrainingViews) -> list[int]:
     """Return the numbers of the pictures whose parts are not found or counted wrong, of copies the first."""
-    hashes, found = views.reader.hashes, dict[str, int]()
+    hashes = views.reader.hashes
+    found = dict[str, int]()
     for number in sorted({*views.wrong, *views.reader.lost}):
         found.setdefault(hashes.get(number, str(number)), number)
     return list(found.values())
@@ -242,7 +244,9 @@ class FitPictures:
         summaries = self._summarise(pictures, rows, self.leave_out_part, [], "calibration")
         found = {i: of[0] for i, of in zip(pictures, summaries, strict=True) if of[0]}
         if self.fusion is None:
-            self.fusion = fit_fusion(self.score_kind, [frame for frames in found.values() for frame in frames])
+            self.fusion = fit_fusion(
+                self.score_kind, [frame for frames in found.values() for frame in frames]
+            )
         return {i: self._values(frames) for i, frames in found.items()}
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]) -> Answers:
@@ -253,7 +257,8 @@ class FitPictures:
             run_of: Returns the run that has not learnt from a row's part.
             lights: Lights, the pictures' own first, in which the fit's values are taken.
         """
-        found, shown = Answers(), [i for i in rows if i in self.known]
+        found = Answers()
+        shown = [i for i in rows if i in self.known]
         several = [list[list[TileSummary]]()] * len(shown)
         if lights[1:]:
             several = self._summarise(shown, rows, run_of, lights[1:], "calibration in each light")

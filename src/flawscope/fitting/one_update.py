@@ -37,7 +37,9 @@ from flawscope.predictor import Predictor, open_fitted
 from flawscope.predictor.decoded_pictures import predict_decoded
 from flawscope.progress import ProgressCallback
 
-EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
+EXTENDED = "extended"
+RECALIBRATED = "recalibrated"
+RETRAINED = "retrained"
 BUILDERS: Mapping[str, Callable[[Job], list[Candidate]]]
 BUILDERS = {EXTENDED: extend_bank, RECALIBRATED: recalibrate_model, RETRAINED: retrain_model}
 MAX_TRIED_CORRECTIONS = 12  # corrections that are tried alone, and lost defects that each is tried on
@@ -82,16 +84,21 @@ def update_one(
         InputError: There is nothing to learn from, or it cannot be done.
     """
     how = choose_way(options.how, old)
-    device, step = options.device, options.step
+    device = options.device
+    step = options.step
     new = UpdatePictures.read(pictures, old, step)
     usable, contradictory, unreadable = _find_usable(pictures, new)
     known = {picture.digest: picture.before for picture in usable if picture.before is not None}
     judged_before = [picture for picture in usable if picture.judged]
     now = whole(active.manifest)
     before = score_pictures(active, judged_before, new.places, new.table.pictures, known, now, step)
-    new = new.with_units([picture.digest for picture in usable if _needs_unit(picture, how)], old, options.say)
+    new = new.with_units(
+        [picture.digest for picture in usable if _needs_unit(picture, how)], old, options.say
+    )
     defect_like_numbers = find_defect_like(old, usable, before)
-    unsure = {picture.number for picture in usable if picture.number in defect_like_numbers and not picture.sure}
+    unsure = {
+        picture.number for picture in usable if picture.number in defect_like_numbers and not picture.sure
+    }
     if unsure and options.refuse_unsure:
         raise _power_lost([picture for picture in usable if picture.number in unsure], before)
     if not options.force:
@@ -109,7 +116,9 @@ def update_one(
     if how == EXTENDED and options.check and not rests:
         hidden = _score_simulated(active, old, candidates, device, step)
     judged = [picture for picture in usable if picture.number in before]
-    judged = [*{picture.digest: picture for picture in reversed(judged)}.values()][::-1]  # the first of copies
+    judged = [*{picture.digest: picture for picture in reversed(judged)}.values()][
+        ::-1
+    ]  # the first of copies
     best = _choose_candidate(candidates, active, whole, judged, before, options.fair, hidden)
     learnt_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
     learnt = [picture.number for picture in wanted if picture.digest in learnt_hashes]
@@ -242,7 +251,8 @@ def _is_unlike(
     model: Predictor, active: Predictor, sample: Sequence[ReviewedPicture], after: Mapping[int, Score]
 ) -> bool:
     """Whether a sample raises more alarms than a fair one would by chance."""
-    judging, units = active.calibration, _units_in(model, sample)
+    judging = active.calibration
+    units = _units_in(model, sample)
     alarms = [bool(judging.is_anomalous(after[picture.number].score)) for picture in sample]
     chance = judge_pictures(alarms, units, judging.expected_rate, judging.unit_count).chance
     return bool(sample) and chance < SIGNIFICANCE
@@ -288,15 +298,22 @@ def _find_usable(
         The usable pictures with their hashes; the numbers of contradictory ones, judged both good and
         defective; and why others are unreadable, by number.
     """
-    rows, failures = new.table.rows, new.table.failures
+    rows = new.table.rows
+    failures = new.table.failures
     unreadable = {pictures[place].number: reason for place, reason in failures.items()}
-    usable = [replace(picture, digest=rows[place].hash) for place, picture in enumerate(pictures) if place in rows]
+    usable = [
+        replace(picture, digest=rows[place].hash) for place, picture in enumerate(pictures) if place in rows
+    ]
     verdicts: dict[str, set[bool]] = {}
     for picture in usable:
         if picture.judged:
             verdicts.setdefault(picture.digest, set()).add(picture.good)
     contradictory = {picture.number for picture in usable if len(verdicts.get(picture.digest, ())) > 1}
-    return [picture for picture in usable if picture.number not in contradictory], sorted(contradictory), unreadable
+    return (
+        [picture for picture in usable if picture.number not in contradictory],
+        sorted(contradictory),
+        unreadable,
+    )
 
 
 def find_defect_like(
@@ -305,7 +322,11 @@ def find_defect_like(
     """Return the numbers of false alarms that look like defects (`defect_like`)."""
     known = [before[picture.number] for picture in pictures if not picture.good and picture.number in before]
     found = [score.severity for score in known if score.anomalous]
-    learn = {picture.number: before[picture.number] for picture in pictures if picture.learn and picture.number in before}
+    learn = {
+        picture.number: before[picture.number]
+        for picture in pictures
+        if picture.learn and picture.number in before
+    }
     strengths = {number: Strength(score.score, score.severity) for number, score in learn.items()}
     return defect_like(strengths, found, old.manifest.suspicious_above)
 
@@ -349,7 +370,8 @@ def _find_responsible(
         *((made.before[picture.number].score, made.after[picture.number].score) for picture in known),
         *(made.simulated[number] for number in simulated),
     ]
-    found, tried = [], learnt[:MAX_TRIED_CORRECTIONS] if how == EXTENDED and len(learnt) > 1 else []
+    found = []
+    tried = learnt[:MAX_TRIED_CORRECTIONS] if how == EXTENDED and len(learnt) > 1 else []
     for done, correction in enumerate(tried):
         step("corrections one by one", done, len(tried))
         model = learn_pictures(make_room_in_bank(old), new, [correction], device=device, check=False)

@@ -153,7 +153,9 @@ def prepare(
     reading = pop_options(Reading, options)
     steps = _Steps(seeing, reading, method, preset, options, say, step)
     config = steps.check(settings)
-    checked, made = config, None  # a detector that the check of its networks made, and its settings
+    # a detector that the check of its networks made, and its settings
+    checked = config
+    made = None
     if settings is None:
         made = check_networks(method, config, options)
     elif networks_of is not None:
@@ -331,7 +333,8 @@ class _Steps:
 
     def _choose(self, images: Images, names: Sequence[str], seed: int) -> _Chosen:
         """Choose the pictures that the method is fitted on."""
-        which, method = self.which, self.method
+        which = self.which
+        method = self.method
         if isinstance(images, str | os.PathLike):
             split_by = name_reader(which.group, which.part, which.view)
             images = open_dataset(os.fspath(images), which.category, seed=seed, group=split_by)
@@ -353,7 +356,8 @@ class _Steps:
     def open_pictures(
         self, images: Images, names: Sequence[str], parts: Sequence[int] | None, seed: int
     ) -> _Pictures:
-        which, channels = self.which, self.how.channels
+        which = self.which
+        channels = self.how.channels
         pattern = pattern_of(which)
         chosen = self._choose(images, names, seed)
         if parts is not None:
@@ -420,7 +424,8 @@ class _Steps:
 
     def choose_tiles(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
         """Return settings with the tiles that `min_defect` needs, and those that frames and region imply."""
-        how, sizes = self.how, frames.sizes(config, pictures.surveyed.sizes)
+        how = self.how
+        sizes = frames.sizes(config, pictures.surveyed.sizes)
         if how.min_defect is not None:
             tiles = self._tiles_for(parse_pixels(how.min_defect), config, sizes)
             if tiles:
@@ -449,14 +454,16 @@ class _Steps:
         if chosen is None:
             self.say(f"defects of {min_defect:g} px and more are large enough without tiles")
             return {}
-        tile, scale = size_text(chosen[0]), chosen[1]
+        tile = size_text(chosen[0])
+        scale = chosen[1]
         left = f"{min_defect / scale:g} px at the network"
         self.say(f"defects of {min_defect:g} px: --tile {tile} --set scale={scale:g}, which leaves {left}")
         return {"tile": tile, "scale": scale}
 
     def see(self, preprocess: Preprocess, pictures: _Pictures) -> tuple[Preprocess, NDArray[np.bool_] | None]:
         """Return the preprocessing with its light, and the region of interest."""
-        how, sources = self.how, pictures.chosen.sources
+        how = self.how
+        sources = pictures.chosen.sources
         region = (
             None
             if how.roi is None

@@ -26,7 +26,8 @@ LARGE = 1000  # pixels along the longer side, from which they are seen larger st
 USUAL_SIZES = "256+512"
 SEEN_PIXELS = 512**2  # of the larger usual size: pictures with fewer show nothing more when enlarged
 # Time of a network by presets and in tiles, in times of the default's (measured on one core)
-PRESET_COSTS, TILES_COST = {"accurate": 5.5, "small": 0.7}, 10.0
+PRESET_COSTS = {"accurate": 5.5, "small": 0.7}
+TILES_COST = 10.0
 TILED = 64  # a side in lengths of the smallest defect that tiles are proposed for: two tiles cover a side
 
 

@@ -39,12 +39,15 @@ def score_samples(model: Detector, names: Sequence[str], packed: Array, images: 
         packed: The pictures as a model file holds them.
         images: The pictures, [N, 3, H, W] float32.
     """
-    found, maps, seconds = [], [], []
+    found = []
+    maps = []
+    seconds = []
     with torch.inference_mode():
         for image, name in zip(images, names, strict=True):
             given = torch.from_numpy(image)[None].to(model.roi.device)
             began = time.monotonic()
-            features, inside = model.embed(given), model.inside(given)
+            features = model.embed(given)
+            inside = model.inside(given)
             score, drawn = model.score(features, inside)
             seconds.append(time.monotonic() - began)
             tie = bool(model.ties(features, inside)[0])

@@ -41,8 +41,11 @@ class LearningClock:
     """
 
     def __init__(self, now: Callable[[], float], pictures: int):
-        self._now, self._pictures = now, pictures
-        self._since, self._before = now(), 0.0  # when it was counted from, and the pictures until then
+        self._now = now
+        self._pictures = pictures
+        # when it was counted from, and the pictures until then
+        self._since = now()
+        self._before = 0.0
         self._seen = 0.0
 
     def see(self, stage: str, done: int, total: int) -> None:
@@ -51,7 +54,8 @@ class LearningClock:
             return
         self._seen = self._pictures * done / total
         if not self._before and done < total:
-            self._since, self._before = self._now(), self._seen
+            self._since = self._now()
+            self._before = self._seen
 
     def each(self) -> float:
         """Return the seconds for each picture, up to now."""

@@ -86,7 +86,8 @@ def score_simulated_defects(
         began: When the fit began, on `time.monotonic`'s clock.
         parts: Good parts, where the model decides on parts; None: it decides on pictures.
     """
-    model, begun = leave_out.model, time.monotonic()
+    model = leave_out.model
+    begun = time.monotonic()
     until = begun + max(MIN_SECONDS, TIME_SHARE * (begun - began))
     has_limit = task.budget.until is not None
     if task.budget.until is not None:
@@ -111,7 +112,8 @@ def score_simulated_defects(
     while count:
         start = time.monotonic()
         embed_pictures(model, defects.load, range(done, done + count), store)
-        done, now = done + count, time.monotonic()
+        done = done + count
+        now = time.monotonic()
         seconds_each = (now - start) / min(count, BATCH)  # of one, one after the other
         left = MAX_PER_SIZE * len(DEFECT_SIZES) - done
         count = _next_batch(int((until - now) / (BLOCK_MARGIN * seconds_each)), left, model.roi.device)
@@ -211,9 +213,12 @@ class SimulatedDefects:
     def __init__(
         self, model: Detector, load: LoadPicture, pictures: Sequence[int], *, has_ladder: bool = True
     ):
-        self.model, self.load_good, self.seed = model, load, model.config.seed
+        self.model = model
+        self.load_good = load
+        self.seed = model.config.seed
         self.pictures: list[int] = Stream.SIMULATED_DEFECTS.rng(self.seed).permutation(pictures).tolist()
-        self.part, self.has_ladder = Foreground(), has_ladder
+        self.part = Foreground()
+        self.has_ladder = has_ladder
         self.contrasts = dict[int, float]()
         self.sizes = dict[int, NDArray[np.float64]]()
         # where defects may lie, by picture: pixels of the part that count, or all that count if it has none
@@ -267,7 +272,8 @@ class SimulatedDefects:
         self.contrasts[number] = made.difference
         self.sizes[number] = largest_sizes(connected_parts(made.mask)[1])
         changed = torch.from_numpy(made.picture).permute(2, 0, 1).float() / 255
-        shown, part = image.clone(), (slice(None), *box)
+        shown = image.clone()
+        part = (slice(None), *box)
         shown[part] = torch.where(torch.from_numpy(made.mask), changed, image[part])
         return shown
 

@@ -126,7 +126,8 @@ class Reader:
         found = dict[int, Picture]()
         for index, digest in sorted(self.hashes.items()):
             row = Picture(digest, CALIBRATION, self.names[index], units[index], origin=self.origin)
-            look, size = self.near_looks.get(index), self.sizes.get(index)
+            look = self.near_looks.get(index)
+            size = self.sizes.get(index)
             found[index] = row.seen(look, self.measured.get(index, ()), size)
         return found
 
@@ -184,7 +185,8 @@ class TrainingViews:
     def __init__(
         self, reader: Reader, parts: Sequence[int], sizes: Sizes, seed: int, wrong: Collection[int] = ()
     ):
-        self.reader, self.wrong = reader, {*wrong}
+        self.reader = reader
+        self.wrong = {*wrong}
         self.first_frame: list[int] = np.cumsum([0, *parts]).tolist()
         frames = [size for size, count in zip(sizes, parts, strict=True) for _ in range(count)]
         if reader.preprocess.tile is None:
@@ -251,7 +253,8 @@ class TrainingViews:
 
         None where its picture cannot be read, and for a tile that shows nothing of it.
         """
-        frame, picture = self.frame_of(number), self.picture_of(number)
+        frame = self.frame_of(number)
+        picture = self.picture_of(number)
         views = self.of_picture(picture)
         if views is None:
             return None
@@ -272,7 +275,8 @@ class TrainingViews:
             self._held.move_to_end(picture)
         with held.lock:
             if not held.read:
-                held.views, held.read = self.reader.views(picture), True
+                held.views = self.reader.views(picture)
+                held.read = True
         with self._lock:
             room = CACHE_BYTES
             for k, item in reversed(list(self._held.items())):
@@ -367,7 +371,8 @@ def views_of(reader: Reader, sizes: Sizes, seed: int, learnt: LearnedParts | Non
         seed: Seed of the windows' places.
         learnt: Settings and counts of several parts in a picture; None: they are counted where needed.
     """
-    how, count = reader.preprocess, len(reader.sources)
+    how = reader.preprocess
+    count = len(reader.sources)
     if how.channels is not None:
         return TrainingViews(reader, [len(how.channels.groups)] * count, sizes, seed)
     if how.several is None:

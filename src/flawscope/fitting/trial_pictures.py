@@ -19,7 +19,11 @@ from flawscope.calibration.streams import Stream
 from flawscope.pictures.decoding import PictureSource
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
-LEARNT, LEFT_OUT, SIMULATED, GIVEN = 24, 12, 32, 24  # pictures of a round, at most
+# pictures of a round, at most
+LEARNT = 24
+LEFT_OUT = 12
+SIMULATED = 32
+GIVEN = 24
 LEFT_OUT_SHARE = 4  # one of four good pictures is left out, at most
 CONTRASTS = math.log(8), math.log(64)  # grey levels of simulated defects
 WINDOW = 512  # pixels a side: in pictures 1.5 times as large, every other defect is drawn in a window

@@ -28,7 +28,9 @@ CORRECTIONS = "corrections"  # among a model's facts
 WEAKER_SHARE = 0.5  # of a known defect's severity: with less, it is said that it stands out less
 MIN_KEPT_SHARE = 0.98  # of the defects that the model before finds: with less, the update has lost power
 SIGNIFICANCE = 0.01  # level of the test whether a sample is as fair as the calibration pictures
-KNOWN, SIMULATED, THRESHOLD = "known", "simulated", "threshold"
+KNOWN = "known"
+SIMULATED = "simulated"
+THRESHOLD = "threshold"
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def score_pictures(
         whole: Facts of the model, or of all views that decide with it.
         step: Gets progress.
     """
-    calibration, rows = predictor.calibration, predictor.manifest.pictures
+    calibration = predictor.calibration
+    rows = predictor.manifest.pictures
     counted = {row.hash: number for number, row in enumerate(scored(rows))}
     left_out = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
     learnt = {row.hash for row in rows if row.learnt}
@@ -223,7 +226,9 @@ class Comparison:
     @property
     def defects(self) -> list[int]:
         """Known defects that both models have judged."""
-        return [picture.number for picture in self.pictures if not picture.good and picture.number in self.after]
+        return [
+            picture.number for picture in self.pictures if not picture.good and picture.number in self.after
+        ]
 
     def changed(self, numbers: Sequence[int], before: bool, after: bool) -> list[int]:
         """Return the pictures that the models call anomalous, or not, as `before` and `after` say."""
@@ -345,7 +350,8 @@ class Update:
 
     def lines(self) -> list[str]:
         """Return lines for a person: pictures called anomalous and defects found before and after."""
-        of, found = self.comparison, self.comparison.found
+        of = self.comparison
+        found = self.comparison.found
         learnt = [n for n in self.learnt if n in of.before and n in of.after]
         was, now = (sum(scores[n].anomalous for n in learnt) for scores in (of.before, of.after))
         thresholds = of.active.score_threshold, self.predictor.calibration.score_threshold

@@ -37,7 +37,8 @@ RADIUS_KEY = "covering_radius"  # among a model's facts
 CAP_GROWTH = 1.25  # factor by which a full memory bank may exceed its cap, for corrected pictures
 # Factors for corrected pictures. Their patches lie just beyond the covering radius, within which a fit takes
 # a patch for known. So the radius is smaller for them, and a larger share of their patches is kept.
-RADIUS_FACTOR, RATIO_FACTOR = 0.5, 3
+RADIUS_FACTOR = 0.5
+RATIO_FACTOR = 3
 RATIO_SETTINGS = ("ratio", "fine_ratio")  # settings with the share of the patches that is kept
 FOLDS = 2  # of cross-fitting, where a method is trained anew
 OF_THE_LINE = "of the line"  # name of pictures whose own is private
@@ -77,7 +78,8 @@ class Job:
         self, model: Predictor, pictures: Sequence[ReviewedPicture], known: dict[str, float]
     ) -> dict[int, Score]:
         """Return scores of pictures by their numbers (`score_pictures`)."""
-        whole, new = self.whole(model.manifest), self.new
+        whole = self.whole(model.manifest)
+        new = self.new
         return score_pictures(
             model, pictures, new.places, new.table.pictures, known, whole, self.options.step
         )
@@ -104,10 +106,15 @@ def extend_bank(job: Job) -> list[Candidate]:
     """
     old = job.old
     inside = {row.hash for row in old.manifest.pictures if row.learnt}
-    chosen = list({picture.digest: picture for picture in job.wanted if picture.digest not in inside}.values())
-    predictor, before = open_fitted(old, job.options.device), old.manifest.pictures
+    chosen = list(
+        {picture.digest: picture for picture in job.wanted if picture.digest not in inside}.values()
+    )
+    predictor = open_fitted(old, job.options.device)
+    before = old.manifest.pictures
     if chosen:
-        alarms = sum(job.before[picture.number].anomalous for picture in chosen if picture.number in job.before)
+        alarms = sum(
+            job.before[picture.number].anomalous for picture in chosen if picture.number in job.before
+        )
         start = make_room_in_bank(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)
         predictor = learn_pictures(
             start, job.new, chosen, device=job.options.device, check=job.options.check, step=job.options.step
@@ -156,7 +163,9 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
     learnt = {row.hash for row in job.old.manifest.pictures if row.learnt}
     copies = {digest: job.new.copies[digest] for digest in sample if digest in job.new.copies}
     copies = {digest: known for digest, known in copies.items() if known.learnt}
-    wanted = {digest: picture for digest, picture in sample.items() if digest not in copies and digest not in learnt}
+    wanted = {
+        digest: picture for digest, picture in sample.items() if digest not in copies and digest not in learnt
+    }
     left_out = {row.hash for row in rows if row.hash in wanted and row.score is not None}
     kept = [replace(row, counted=True, drawn=True) if row.hash in left_out else row for row in rows]
     fresh = [picture for digest, picture in wanted.items() if digest not in left_out]
@@ -242,7 +251,8 @@ def make_room_in_bank(old: Artefact) -> Artefact:
     A smaller radius lets nearer patches in.
     """
     manifest = _without_update_notes(old).manifest
-    config, facts = dict(manifest.config), dict(manifest.facts)
+    config = dict(manifest.config)
+    facts = dict(manifest.facts)
     if (cap := _cap(old)) is not None:
         config["cap"] = math.ceil(CAP_GROWTH * cap)
     config |= {key: min(1.0, RATIO_FACTOR * config[key]) for key in RATIO_SETTINGS if config.get(key)}
@@ -259,7 +269,8 @@ def _cap(old: Artefact) -> int | None:
 
 def _with_rows(predictor: Predictor, old: Artefact, rows: tuple[Picture, ...], learnt: int) -> Predictor:
     """Return the model calibrated on the rows that count; `learnt` is the number of pictures learnt from."""
-    manifest, before = predictor.manifest, old.manifest
+    manifest = predictor.manifest
+    before = old.manifest
     earlier = {row.hash for row in before.pictures if row.counted}
     drawn = sum(row.counted and row.hash not in earlier for row in rows)
     of_line = sum(row.counted and row.drawn for row in rows)
@@ -333,9 +344,12 @@ def retrain_model(job: Job) -> list[Candidate]:
             "`learn: pictures` of the product"
         )
     job.check_names()
-    old, good = job.old, job.good
+    old = job.old
+    good = job.good
     takes_defects = registry.method(old.manifest.method).takes_seen_defects
-    defects = [picture for picture in job.pictures if not picture.good and picture.mask] if takes_defects else []
+    defects = (
+        [picture for picture in job.pictures if not picture.good and picture.mask] if takes_defects else []
+    )
     learnt = list({picture.digest: picture for picture in (*job.wanted, *defects)}.values())
     folds = {picture.digest: job.new.row(picture).unit % FOLDS for picture in learnt}
     seen_before, lost_defects = _find_seen_defects(old, good)
@@ -343,7 +357,11 @@ def retrain_model(job: Job) -> list[Candidate]:
     options = refit_options(old) | {"device": job.options.device}
 
     def train(name: str, leave: int | None = None, check: bool = False) -> Predictor:
-        seen = [(picture.source, picture.mask) for picture in defects if picture.mask and folds[picture.digest] != leave]
+        seen = [
+            (picture.source, picture.mask)
+            for picture in defects
+            if picture.mask and folds[picture.digest] != leave
+        ]
         more = [picture for picture in job.wanted if folds[picture.digest] != leave]
         items = [Item(_file_of(picture), "good", False) for picture in more]
         added = [picture.name for picture in more]

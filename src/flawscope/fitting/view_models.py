@@ -125,7 +125,9 @@ def fit(
         asked = registry.method(registry.default_method_name(method, preset))
         seed = how.get("seed", asked.config().seed) if settings is None else settings.seed
         views = _pictures_by_view(images, names, PartPattern(part, view), how.get("category"), seed)
-        if each_view is None and not views_differ({name: pictures.sources for name, pictures in views.items()}):
+        if each_view is None and not views_differ(
+            {name: pictures.sources for name, pictures in views.items()}
+        ):
             views = {}
     if not views:
         return fitting.fit(images, names=names, part=part, view=view, say=say, step=step, **how)

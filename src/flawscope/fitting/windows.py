@@ -79,7 +79,8 @@ def _jitter(
     room: int,
     rng: np.random.Generator,
 ) -> list[tuple[int, int]]:
-    canvas, few = how.canvas(size), len(cells) > room
+    canvas = how.canvas(size)
+    few = len(cells) > room
     chosen = sorted(rng.permutation(len(cells))[:room].tolist()) if few else range(len(cells))
     # all together show everything; some of them show any place
     reach = [round((1 - how.overlap if few else how.overlap) * side / 2) for side in how.size]

@@ -62,7 +62,8 @@ class Detector(nn.Module, ABC):
             roi: Region of interest, `[H, W]` bool at the size of the images; None: everywhere.
         """
         super().__init__()
-        self.config, self.size = config, config.network_size
+        self.config = config
+        self.size = config.network_size
         self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
         hides = config.hidden and config.tile is None
         self.register_buffer("nearest", nearest_pixels(self.roi) if hides else None, persistent=False)
@@ -307,7 +308,8 @@ def embed_pictures(
         used = [(i, image) for i, image in zip(batch, loaded, strict=True) if image is not None]
         if used:
             images = torch.stack([image for _, image in used]).to(device)
-            features, inside = model.embed(images), model.inside(images)
+            features = model.embed(images)
+            inside = model.inside(images)
             for k, (i, _) in enumerate(used):
                 store(i, features[k], None if inside is None else inside[k])
 

@@ -41,7 +41,9 @@ class GoodPictures:
             count: Number of the pictures.
             room: Bytes of pictures that are kept in memory, at most.
         """
-        self.load, self.count, self.max_bytes = load, count, room
+        self.load = load
+        self.count = count
+        self.max_bytes = room
         self.kept: dict[int, Tensor] = {}
         self.numbers, self._held_out = list(range(count)), frozenset[int]()
         self._hashes: dict[int, bytes] = {}

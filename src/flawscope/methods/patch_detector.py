@@ -37,7 +37,9 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, shapes: list[tuple[int, int, int]], neighbourhood: int, dimensions: int | None):
         super().__init__()
-        self.shapes, self.neighbourhood, self.dimensions = shapes, neighbourhood, dimensions
+        self.shapes = shapes
+        self.neighbourhood = neighbourhood
+        self.dimensions = dimensions
         self.grid = max(((h, w) for _, h, w in shapes), key=lambda g: g[0] * g[1])
         self.width = dimensions or sum(c for c, _, _ in shapes)
         self.spans: list[tuple[int, int]] = []  # the outputs that layer j takes part in
@@ -111,7 +113,9 @@ class PatchBranch(nn.Module):
         """
         super().__init__()
         size = spec.size
-        self.size, self.stages, self.second = size, spec.stages, spec.second
+        self.size = size
+        self.stages = spec.stages
+        self.second = spec.second
         given = spec.stages if spec.second else config.backbone_stages
         self.places = [given.index(stage) for stage in spec.stages]
         image = (roi.shape[0], roi.shape[1])
@@ -189,7 +193,8 @@ class PatchDetector(Detector):
         second_backbone: Backbone | None = None,
     ):
         super().__init__(config, roi)
-        self.backbone, self.second_backbone = backbone, second_backbone
+        self.backbone = backbone
+        self.second_backbone = second_backbone
         # the name of their tensors in files
         self.views = nn.ModuleList(map(self.branch, config.branch_specs))
         self.patches = [branch.inside.numel() for branch in self.branches]
@@ -328,7 +333,8 @@ def adaptive_windows(length: int, outputs: int) -> list[tuple[int, int]]:
 
 def block_groups(kernel: Tensor, channels: int) -> int:
     """Return the largest number of groups for which the convolution is block-diagonal: it becomes cheap."""
-    outputs, most = len(kernel), math.gcd(len(kernel), channels)
+    outputs = len(kernel)
+    most = math.gcd(len(kernel), channels)
     used = kernel.flatten(2).abs().sum(2) > 0  # [n, C]
     for groups in (n for n in range(most, 1, -1) if most % n == 0):
         block = torch.block_diag(*[torch.ones(outputs // groups, channels // groups)] * groups).bool()
@@ -370,7 +376,8 @@ def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
 
 def cell_windows(size: int, grid: int) -> Tensor:
     """Return a matrix `[grid, size]`: 1 where a pixel lies in a cell's window of adaptive pooling."""
-    pixels, cells = torch.arange(size), torch.arange(grid)[:, None]
+    pixels = torch.arange(size)
+    cells = torch.arange(grid)[:, None]
     first = cells * size // grid
     end = -(-(cells + 1) * size // grid)
     return ((pixels >= first) & (pixels < end)).float()

@@ -114,7 +114,11 @@ def configure(
     """
     for key in values or {}:
         if key not in setting_names(method.config):
-            others = [method_class.name for method_class in loadable_methods() if key in setting_names(method_class.config)]
+            others = [
+                method_class.name
+                for method_class in loadable_methods()
+                if key in setting_names(method_class.config)
+            ]
             if others:
                 raise InputError(f"{method.name} has no {key}: leave it out, or take {' or '.join(others)}")
     return method.configure(preset, values)
@@ -139,5 +143,7 @@ def missing_package(name: str, preset: str) -> str:
     """
     config = configure(method(name), preset)
     backbones = [getattr(config, key, None) for key in ("backbone", "second_backbone")]
-    needed = [PACKAGED[backbone] for backbone in backbones if backbone in PACKAGED and not cached_in_hub(backbone)]
+    needed = [
+        PACKAGED[backbone] for backbone in backbones if backbone in PACKAGED and not cached_in_hub(backbone)
+    ]
     return next((package.install for package in needed if package.find() is None), "")

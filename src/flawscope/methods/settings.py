@@ -87,7 +87,8 @@ class PictureSettings:
         return ()
 
     def _picture_rules(self) -> Iterable[Rule]:
-        low, sizes = self.SMALLEST, self.sizes
+        low = self.SMALLEST
+        sizes = self.sizes
         yield self.tile is None or min(self.tile) >= low, f"tile must be at least {low} pixels on both sides"
         yield self._fits_network(), f"size, or crop, must be {self._describe_sizes()}"
         few = len(set(sizes)) == len(sizes) <= self.SIZES
@@ -117,7 +118,8 @@ class PictureSettings:
 
     def _describe_sizes(self) -> str:
         """Describe the sizes that the network takes."""
-        low, step = self.SMALLEST, self.MULTIPLE
+        low = self.SMALLEST
+        step = self.MULTIPLE
         if step == 1:
             return f"between {low} and {MAX_SIDE} pixels on both sides"
         near = "x".join(str(max(1, round(side / step)) * step) for side in self.network_size)
@@ -258,7 +260,8 @@ class PatchSettings(PictureSettings):
     @property
     def sizes(self) -> tuple[Size, ...]:
         """(H, W) of each size to which the picture is scaled, smallest first, in whole patches."""
-        found, patch = super().sizes, self.patch
+        found = super().sizes
+        patch = self.patch
         return found if patch is None else tuple(round_to_patches(size, patch, patch) for size in found)
 
     @property

@@ -254,7 +254,8 @@ class LeaveOut:
     has_bound = False
 
     def __init__(self, model: Detector, learnt: Collection[int], tensors: Mapping[str, Tensor]):
-        self.model, self.learnt = model, {*learnt}
+        self.model = model
+        self.learnt = {*learnt}
         self.tensors = {name: tensor.to(model.roi.device) for name, tensor in tensors.items()}
 
     @classmethod
@@ -265,7 +266,8 @@ class LeaveOut:
 
     def bound(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
         """Return the score and map of `score`, or higher ones, by the model file alone."""
-        model, counted = self.model, None if inside is None else inside[None]
+        model = self.model
+        counted = None if inside is None else inside[None]
         if group not in self.learnt:
             return model.score(features[None], counted)
         return model.left_out(features[None], group, self.tensors, counted)
@@ -320,7 +322,8 @@ class LeaveOut:
 
         def score(image: NDArray[np.float32]) -> tuple[Array, Array]:
             given = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)
-            features, inside = self.embed(given), self.model.inside(given)
+            features = self.embed(given)
+            inside = self.model.inside(given)
             found = answer(group, features[0], None if inside is None else inside[0])
             if found is None:
                 raise ExcludedPictureError("the method cannot leave it out")

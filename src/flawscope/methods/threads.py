@@ -30,7 +30,9 @@ class MapBlocks(Protocol):
 
 
 THREAD_NAME = "flawscope"  # of the threads
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+# of glibc's malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 REUSED_BYTES = 1 << 28  # up to which a tensor takes memory that was freed before
 
 _lock = Lock()

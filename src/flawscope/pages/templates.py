@@ -154,7 +154,8 @@ class Pages:
         for language, texts in self.texts.items():
             if not texts.missing:
                 continue
-            name, count = self.languages[language], len(texts.missing)
+            name = self.languages[language]
+            count = len(texts.missing)
             lines.append(f"{name}: {count} of {len(texts.flat)} texts missing, shown in English")
         return lines
 

@@ -26,12 +26,16 @@ GRID = 8  # cells of a picture along each side
 FARTHEST_SHARE = 0.25  # of a picture's cells: the mean of their distances counts
 MAX_SHARE = 5  # at most one of five pictures is apart: more of a kind are a variant of the product
 MAX_GROUP = 6  # nearest pictures that are left out, at most
-MIN_PICTURES, MIN_UNITS = 16, 8  # below which nothing can be said
+# below which nothing can be said
+MIN_PICTURES = 16
+MIN_UNITS = 8
 MAX_COMPARED = 1000  # pictures, drawn evenly: the time grows with their square
 # Factors between the nearest of the pictures apart and the farthest of the rest: of several units, and of one
 # (bench/NOTES.md)
-GROUP_GAP, SINGLE_GAP = 1.65, 2.0
-LOOK_GAP, SINGLE_LOOK_GAP = 2.4, 4.2
+GROUP_GAP = 1.65
+SINGLE_GAP = 2.0
+LOOK_GAP = 2.4
+SINGLE_LOOK_GAP = 4.2
 NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
 LEAST_STEP = 1.0  # of the look as a whole, in spreads: nearer pictures are alike
 
@@ -162,7 +166,9 @@ def _find_groups(
 
     A picture beyond a gap is joined with those beyond it that are nearest to it, and with those of its unit.
     """
-    rest, apart = list(range(len(nearest))), dict[int, int]()  # and the group of each that is apart
+    # and the group of each that is apart
+    rest = list(range(len(nearest)))
+    apart = dict[int, int]()
     while found := _beyond_gap(left_out[rest], units[rest], gap, single_gap):
         group = [rest[place] for place in found]
         for place in group:
@@ -183,7 +189,8 @@ def _beyond_gap(left_out: Distances, units: NDArray[np.intp], gap: float, single
 
     A gap with k left out concerns k + 1 pictures or more: fewer would be beyond it with fewer left out.
     """
-    widest, found = 1.0, list[int]()
+    widest = 1.0
+    found = list[int]()
     for k in range(left_out.shape[1]):
         order = np.argsort(-left_out[:, k], kind="stable")
         for several in range(k + 1, len(order) // MAX_SHARE + 1):
@@ -191,5 +198,6 @@ def _beyond_gap(left_out: Distances, units: NDArray[np.intp], gap: float, single
             width = far / max(near, 1e-12)
             of_one = len({*units[order[:several]]}) == 1
             if width > widest and width >= (single_gap if of_one else gap):
-                widest, found = width, order[:several].tolist()
+                widest = width
+                found = order[:several].tolist()
     return found

@@ -73,7 +73,8 @@ def grey_with_alpha(values: NDArray[np.number], name: str) -> NDArray[np.number]
 
 def _opaque(colours: NDArray[np.number], alpha: NDArray[np.number], name: str) -> NDArray[np.number]:
     """Composite colours [H, W, C] over white, by their alpha [H, W, 1]."""
-    lowest, highest = alpha.min(), alpha.max()
+    lowest = alpha.min()
+    highest = alpha.max()
     if lowest == highest:  # it says nothing, such as 0 in the unused fourth channel of a camera's BGRX
         return colours
     if colours.dtype == np.uint8:
@@ -98,9 +99,11 @@ def composite_over_white(image: Image.Image) -> Image.Image:
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.upper())
     if image.mode in ("1", "L", "LA"):
-        opaque, with_alpha = "L", "LA"
+        opaque = "L"
+        with_alpha = "LA"
     else:
-        opaque, with_alpha = "RGB", "RGBA"
+        opaque = "RGB"
+        with_alpha = "RGBA"
     if image.mode not in ("LA", "RGBA", "PA") and "transparency" not in image.info:
         return image.convert(opaque)
     blocks = range(0, image.height, _ROWS_PER_BLOCK)  # the whole picture would be held five times
@@ -179,7 +182,8 @@ def check_depth(picture: NDArray[np.number], white: float | None, black: float |
         name: Name of the picture, for the error.
     """
     level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)
-    lowest, largest = float(picture.min()), float(picture.max())
+    lowest = float(picture.min())
+    largest = float(picture.max())
     if black is not None and largest > level:
         largest = used_range(picture).high  # stray pixels are clipped
     if lowest < -TOLERANCE * level:

@@ -232,7 +232,8 @@ def _read_pages(
 
 def _groups(widths: Sequence[int], values: NDArray[np.number]) -> Groups:
     """Return groups of `widths` channels one after another, then each further channel by itself."""
-    groups, at = [], 0
+    groups = []
+    at = 0
     for width in (*widths, *[1] * (values.shape[2] - sum(widths))):
         groups.append(tuple(range(at, at + width)))
         at += width

@@ -35,10 +35,14 @@ _NEAR = 16  # pixels beside the end of a transfer that are looked at
 _MIN_CUT = 8  # pixels of a row that are missing, at least
 _MAX_EQUAL = 0.1  # share of the pixels above the missing ones that may be like them
 _MIN_VALUES = 3  # different ones among as many pixels; drawn areas have fewer
-_HOLE, _SECTOR = 128, 512  # bytes: shortest stretch that is looked at; smallest sector of a disk
+# bytes: shortest stretch that is looked at; smallest sector of a disk
+_HOLE = 128
+_SECTOR = 512
 _TORN_PIXELS = 2  # of a stretch, at most: one at each end
 _ROWS_AT_ONCE = 16
-_STEP, _SHARE = 16, 0.2  # levels, and share of a value, from a pixel to its neighbour
+# levels, and share of a value, from a pixel to its neighbour
+_STEP = 16
+_SHARE = 0.2
 _FILLS = {0: re.compile(b"\0+"), 255: re.compile(b"\xff+")}
 _LOST_LEVEL = 16  # of 255: least difference of a torn pixel's colour from its neighbours'
 _PIXELS = {  # bytes of a pixel of uncompressed files, by Pillow's name of how they lie there
@@ -166,9 +170,12 @@ def has_cut(values: NDArray[np.number]) -> bool:
     """
     values = values.reshape(*values.shape[:2], -1)
     for begin, end in _runs(_equal_rows(values), values[:, 0, 0]):
-        above, below = values[:begin], values[end:][::-1, ::-1]
+        above = values[:begin]
+        below = values[end:][::-1, ::-1]
         value = values[begin, 0, 0]
-        if (len(above) or len(below)) and all(_ends_within(block, value) for block in (above, below) if len(block)):
+        if (len(above) or len(below)) and all(
+            _ends_within(block, value) for block in (above, below) if len(block)
+        ):
             return True
     return False
 
@@ -267,7 +274,8 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
         stride: Bytes of a row.
         pixel: Bytes of a pixel.
     """
-    values, coloured = np.frombuffer(stored, np.uint8), None
+    values = np.frombuffer(stored, np.uint8)
+    coloured = None
     for fill, begin, end in _equal_bytes(stored):
         torn = _torn_ends((begin, end), stride, pixel, len(stored))
         if torn:
@@ -362,7 +370,8 @@ def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: 
         is_end: Whether the stretch ends there.
     """
     phase = at % stride % pixel
-    first, ahead = at - phase, 1 if is_end else -1
+    first = at - phase
+    ahead = 1 if is_end else -1
     kept, lost = (slice(phase, pixel), slice(phase)) if is_end else (slice(phase), slice(phase, pixel))
 
     def levels(place: int) -> NDArray[np.float64]:  # 0: equal to the lost bytes
@@ -397,7 +406,8 @@ def _png_fault(data: bytes) -> str:
     """Return the fault of a PNG by its checksums, which Pillow does not check for pixel data."""
     stream = io.BytesIO(data)
     for kind, length in png_chunks(stream):
-        body, check = stream.read(length), stream.read(4)
+        body = stream.read(length)
+        check = stream.read(4)
         if len(check) < 4:
             break
         critical = not kind[0] & 0x20  # upper case first letter
@@ -433,12 +443,16 @@ def _avif_fault(data: bytes) -> str:
     """Return the fault of an AV1 picture that ends with zeros, which whole data never does."""
     at = last = 0
     while 0 <= at < len(data) - 8:
-        last, size = at, int.from_bytes(data[at : at + 4], "big")
+        last = at
+        size = int.from_bytes(data[at : at + 4], "big")
         at = at + size if size > 1 else len(data)
     return TRUNCATED if data[last + 4 : last + 8] == b"mdat" and data.endswith(_EMPTY) else ""
 
 
-_COMPRESSION, _TIFF_JPEG, _JPEG_TABLES = 259, 7, 347  # tags of a TIFF, and a value
+# tags of a TIFF, and a value
+_COMPRESSION = 259
+_TIFF_JPEG = 7
+_JPEG_TABLES = 347
 _PLACES = (273, 324), (279, 325)  # tags: offsets of strips or tiles, and their numbers of bytes
 _FAULTS = {
     **{"PNG": _png_fault, "WEBP": _webp_fault, "JPEG2000": _jpeg2000_fault},

@@ -81,7 +81,8 @@ class DecodedPictures:
     def subset(self, numbers: Sequence[int]) -> DecodedPictures:
         """Return some of the pictures, which share the decoded pictures in memory with these."""
         some = DecodedPictures([self.sources[number] for number in numbers], self.channels)
-        some._memory, some._keys = self._memory, [self._keys[number] for number in numbers]
+        some._memory = self._memory
+        some._keys = [self._keys[number] for number in numbers]
         return some
 
     def read(self, index: int, name: str | None = None) -> NDArray[np.number]:
@@ -94,7 +95,8 @@ class DecodedPictures:
         Raises:
             InputError: As in `decode`.
         """
-        source, key = self.sources[index], self._keys[index]
+        source = self.sources[index]
+        key = self._keys[index]
         kept = self._memory.pictures.get(key)
         if kept is not None:
             return kept
@@ -113,7 +115,8 @@ class DecodedPictures:
         Of 8-bit files only the headers are read; other files, and those with more channels, are decoded.
         """
         used: list[UsedRange] = []
-        kinds, largest = set[str](), 0
+        kinds = set[str]()
+        largest = 0
         sizes: list[tuple[int, int] | None] = []
         for number in range(len(self.sources)):
             sizes.append(None)

@@ -68,7 +68,8 @@ def stored_turn(path: str | os.PathLike[str]) -> int:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Return (H, W) of a picture in the form of `decode`, from its header."""
-    stream, getexif = getattr(image, "fp", None), image.getexif
+    stream = getattr(image, "fp", None)
+    getexif = image.getexif
     if image.format == "PNG" and stream is not None and _pixels_last(stream):
         getexif = partial(Image.Image.getexif, image)  # a PNG's own decodes all pixels to look behind them
     turned = _orientation(getexif) in TRANSPOSING

@@ -170,7 +170,9 @@ _SIGNS = re.compile(r"[?+*~!]|-\s*$")  # "OK?", "OK-"
 _CAMERA_FOLDER = re.compile(r"\d{3}[A-Z0-9_]{5}")  # 100CANON, by the rule of cameras (DCF)
 _YEAR = re.compile(r"(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?")
 _DATE_PATH = re.compile(r"(?:.*/)?(?:19|20)\d\d[/._-]?\d{1,2}(?:[/._-]?\d{1,2})?")
-ID_DIGITS, ID_DIGITS_OF_GOOD = 6, 4  # of a number that is no class or grade, but a date or a part's own
+# of a number that is no class or grade, but a date or a part's own
+ID_DIGITS = 6
+ID_DIGITS_OF_GOOD = 4
 _TURNED = "|".join(sorted(_PREFIXES, key=len, reverse=True))
 _SAYING = "|".join(sorted(_GOOD_WORDS | _BAD_WORDS, key=len, reverse=True))
 _NOUN = "|".join(sorted(_NOUNS, key=len, reverse=True))
@@ -226,7 +228,8 @@ class _Reader:
             self._read_free(later)
         elif said is not None:
             self.found.append(said != self.is_turned)
-            self.is_turned, self.before_free = False, said
+            self.is_turned = False
+            self.before_free = said
         elif word in _NEGATIONS:
             if not later or not later[0].isdecimal():  # "no 3"
                 self.is_turned = not self.is_turned

@@ -32,13 +32,18 @@ _BORDER_WINDOWS = 3  # windows from the border that count as ground
 _MAX_BANK = 2000  # windows kept
 _MIN_SELF_DISTANCE = 0.5  # of the picture: a ground is like itself at this distance
 _MIN_DEVIATION = 6.0  # grey levels: directions in which the ground varies less count as if it varied by this
-_NOVEL, _CERTAINLY_NOVEL = 1.1, 1.3  # times the ground's typical distance; a novel area reaches the second
+# times the ground's typical distance; a novel area reaches the second
+_NOVEL = 1.1
+_CERTAINLY_NOVEL = 1.3
 _MAX_SELF_SPREAD = 1.0  # of the ground's distances to itself, from median to upper quartile, in a pattern
 _BINS = 32  # of a channel in the tables of colours
 _ROUNDS = 2  # of colours and outlines in turn
 _MAX_LOG_ODDS = 3.0  # of a colour at most
 _PRIOR = 0.35  # log-odds of the windows' finding
-_STEPS, _COUPLING, _EDGE = 20, 2.0, 10.0  # smoothing: rounds, weight of a neighbour, grey levels of an edge
+# smoothing: rounds, weight of a neighbour, grey levels of an edge
+_STEPS = 20
+_COUPLING = 2.0
+_EDGE = 10.0
 
 
 def shrink(picture: Picture) -> Picture:
@@ -236,7 +241,8 @@ def _nearest_distances(rows: Floats, others: Floats) -> Floats:
 
 def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, float] | None:
     """Return mean, whitening, bank and usual distance of the border's windows; None without repetition."""
-    windows, places = [], []
+    windows = []
+    places = []
     for image in images:
         described = _window_descriptors(image)
         ring = np.ones(described.shape[:2], np.bool_)
@@ -249,7 +255,8 @@ def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, fl
     variances, axes = np.linalg.eigh(np.cov(every, rowvar=False))
     whitening = (axes / np.sqrt(np.maximum(variances, 0) + _MIN_DEVIATION**2)).astype(np.float32)
     kept = np.random.default_rng(0).permutation(len(every))[:_MAX_BANK]
-    bank, where = (every[kept] - mean) @ whitening, place[kept]
+    bank = (every[kept] - mean) @ whitening
+    where = place[kept]
     squared = _partial_squared_distances(bank, bank) + (bank**2).sum(1)[:, None]
     gap = _partial_squared_distances(where, where) + (where**2).sum(1)[:, None]
     own = np.sqrt(np.maximum(np.where(gap >= _MIN_SELF_DISTANCE**2, squared, np.inf).min(1), 0))
@@ -379,7 +386,8 @@ def foreground_mask(picture: Picture) -> Mask:
     """
     from scipy import ndimage
 
-    reduced, shape = shrink(picture), picture.shape[:2]
+    reduced = shrink(picture)
+    shape = picture.shape[:2]
     whole = np.ones(shape, np.bool_)
     if min(reduced.shape[:2]) < 8:
         return whole

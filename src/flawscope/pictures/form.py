@@ -63,7 +63,8 @@ def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) ->
     longest = min(MAX_SIDE, side * side / max(smallest, step))
     long = max(side, min(longest, side * math.sqrt(max(form, 1 / form))))
     sides = [
-        max(step, -(-smallest // step) * step, round(length / step) * step) for length in (side * side / long, long)
+        max(step, -(-smallest // step) * step, round(length / step) * step)
+        for length in (side * side / long, long)
     ]
     short, long = sides
     return (long, short) if form > 1 else (short, long)

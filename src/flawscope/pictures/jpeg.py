@@ -21,13 +21,19 @@ from flawscope.pictures.files import TRUNCATED
 INCOMPLETE = "the file is damaged (some of its pixels are missing)"
 TOO_MUCH = "the file is damaged (it holds more than its pixels)"
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
-_BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
+_BASELINE = 0xC0
+_EXTENDED = 0xC1
+_PROGRESSIVE = 0xC2
 _FRAMES = {*range(_BASELINE, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _RESTARTS = range(0xD0, 0xD8)
 _ALONE = {0x01, 0xD8, *_RESTARTS}  # markers without a length
 _ALL_BITS = 99  # of a coefficient are missing: more than there are
-_END, _START_OF_SCAN, _RESTART_INTERVAL = 0xD9, 0xDA, 0xDD
-_HUFFMAN_TABLES, _AC, _END_OF_BLOCK = 0xC4, 0x10, 0
+_END = 0xD9
+_START_OF_SCAN = 0xDA
+_RESTART_INTERVAL = 0xDD
+_HUFFMAN_TABLES = 0xC4
+_AC = 0x10
+_END_OF_BLOCK = 0
 _ZEROS = bytes(64)  # more than a block of the shortest codes has
 _COEFFICIENTS = 64  # of a block
 _SPARE = 8  # bytes that an encoder may leave behind the last block
@@ -143,7 +149,8 @@ def read_layout(data: bytes) -> Layout:
     stretches: list[tuple[int, int]] = []
     at = 2
     while marker := _MARKER.search(data, at):
-        at, code = marker.end(), data[marker.end() - 1]
+        at = marker.end()
+        code = data[marker.end() - 1]
         if code == _END:
             whole = stretches and segments.is_complete
             return Layout(stretches, segments.kind, "" if whole else INCOMPLETE)
@@ -167,7 +174,8 @@ def read_layout(data: bytes) -> Layout:
 
 def _shortest_codes(tables: bytes) -> dict[int, int]:
     """Symbol of the shortest code of each Huffman table, by its class and number."""
-    found, at = {}, 0
+    found = {}
+    at = 0
     while len(tables) > at + 17:
         found[tables[at]] = tables[at + 17]
         at += 17 + sum(tables[at + 1 : at + 17])
@@ -187,7 +195,9 @@ def _units(frame: bytes, components: bytes) -> int:
 
     Units are blocks of a scan's only component, or squares of blocks of all components.
     """
-    factors = {component: (both >> 4, both & 15) for component, both in zip(frame[6::3], frame[7::3], strict=False)}
+    factors = {
+        component: (both >> 4, both & 15) for component, both in zip(frame[6::3], frame[7::3], strict=False)
+    }
     count = 1
     for k, at in enumerate((3, 1)):  # across and down
         length = int.from_bytes(frame[at : at + 2], "big")
@@ -206,7 +216,8 @@ def _stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], bool]:
         while end > begin and data[end - 1] == 0xFF:  # any number of them may come before a marker
             end -= 1
         found.append((begin, end))
-        code, begin = data[marker.end() - 1], marker.end()
+        code = data[marker.end() - 1]
+        begin = marker.end()
         if code not in _RESTARTS:
             is_empty = len(found) > 1 and found[-1] == (end, end)  # behind a marker that nothing follows
             return found[:-1] if is_empty else found, True

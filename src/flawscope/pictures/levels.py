@@ -15,13 +15,21 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError, data_checks, pluralize
 
-MAX_STRAY_SHARE, MIN_STRAYS = 1e-4, 4  # of a picture's values: more are no strays
+# of a picture's values: more are no strays
+MAX_STRAY_SHARE = 1e-4
+MIN_STRAYS = 4
 MAX_STRAY_GROUP = 2  # pixels that touch
-FULL, FEW_BITS = 65535, 1 << 14  # where all other values are below 2^14, 65535 means "no value"
+# where all other values are below 2^14, 65535 means "no value"
+FULL = 65535
+FEW_BITS = 1 << 14
 SMALL_PART = 1 / 16  # of the range from 0 to white: pictures that use less are stretched
-NO_DATA_GAP, SINGLE_NO_DATA_GAP = 10, 100  # times the range of the others; for several pixels, and for one
+# times the range of the others; for several pixels, and for one
+NO_DATA_GAP = 10
+SINGLE_NO_DATA_GAP = 100
 MARGIN = 0.25  # of the used range, on either side: defects may be darker and brighter
-USUAL_SHARE, UNUSUAL = 0.9, 4  # 90 % of pictures; those that reach four times as far are clipped
+# 90 % of pictures; those that reach four times as far are clipped
+USUAL_SHARE = 0.9
+UNUSUAL = 4
 MIN_DEPTH_GAP = 8  # times as far as others: then pictures have another depth
 
 
@@ -51,11 +59,13 @@ class UsedRange(NamedTuple):
 def used_range(picture: NDArray[np.number]) -> UsedRange:
     """Return the range of values that a decoded picture [H, W, C] uses."""
     low, high = float(picture.min()), float(picture.max())
-    values, strays = picture, 0
+    values = picture
+    strays = 0
     if high == FULL and picture.dtype == np.uint16:
         below = picture[picture < FULL]
         if 2 * below.size > picture.size and below.max() < FEW_BITS:
-            values, strays = below, picture.size - below.size
+            values = below
+            strays = picture.size - below.size
     most = max(MIN_STRAYS, int(values.size * MAX_STRAY_SHARE))
     if values.size <= 2 * most:
         return UsedRange(low, high)
@@ -71,7 +81,8 @@ def used_range(picture: NDArray[np.number]) -> UsedRange:
     alone = (np.bincount(groups.ravel()) <= MAX_STRAY_GROUP)[groups]
     alone |= (picture == FULL).any(axis=2) if strays else False
     alone &= groups > 0
-    kept, stray = picture[~alone], picture[alone]
+    kept = picture[~alone]
+    stray = picture[alone]
     if not stray.size or not kept.size:
         return UsedRange(low, high)
     middle = sum(inner) / 2
@@ -177,7 +188,9 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
 
 def _stray_pixels(used: Iterable[UsedRange], levels: Levels) -> Iterator[str]:
     """Yield a remark on single pixels beyond the levels, where there are some."""
-    beyond = [picture for picture in used if picture.strays and not levels.black <= picture.far <= levels.white]
+    beyond = [
+        picture for picture in used if picture.strays and not levels.black <= picture.far <= levels.white
+    ]
     if not beyond:
         return
     count = sum(picture.strays for picture in beyond)
@@ -199,7 +212,8 @@ def _several_depths(highs: NDArray[np.float64], kind: str) -> list[str]:
     """
     if kind != "u" or highs.size < 4:
         return []
-    below, above = np.maximum(highs[:-1], 1), highs[1:]
+    below = np.maximum(highs[:-1], 1)
+    above = highs[1:]
     first = int((above / below).argmax()) + 1  # of those that reach farther
     farther = highs.size - first
     if above[first - 1] < MIN_DEPTH_GAP * below[first - 1] or min(first, farther) < 2:

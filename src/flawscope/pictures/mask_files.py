@@ -50,10 +50,8 @@ _FOLDER_WORD = re.compile(
 )  # CVAT: trainannot
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PICTURE_WORD = "image|img|picture|photo|rgb|leftimg8bit|original|orig"
-_PICTURE_FIRST, _PICTURE_LAST = (
-    re.compile(rf"(?:{_PICTURE_WORD}){_GAP}(.+)"),
-    re.compile(rf"(.+?){_GAP}(?:{_PICTURE_WORD})"),
-)
+_PICTURE_FIRST = re.compile(rf"(?:{_PICTURE_WORD}){_GAP}(.+)")
+_PICTURE_LAST = re.compile(rf"(.+?){_GAP}(?:{_PICTURE_WORD})")
 _PICTURE_ALONE = re.compile(_PICTURE_WORD)
 _PICTURE_FOLDER = re.compile(rf"(?:(?:{_PICTURE_WORD})s?|jpegimages|img_dir)")
 _GAPS = re.compile(r"[\W_]+")
@@ -300,7 +298,7 @@ class _Group:
         """Return the files that are masks.
 
         Args:
-            of: Picture of each file.
+            picture_of: Picture of each file.
             surely: Files that are certainly pictures.
         """
         paired = [path for path in self.paths if picture_of[path] is not None]
@@ -349,7 +347,8 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
         folders = _folders(path, root)
         at = next((k for k, name in enumerate(folders) if is_mask_folder(name)), None)
         if at is not None:
-            name, key = fold(folders[at]), folders[: at + 1]
+            name = fold(folders[at])
+            key = folders[: at + 1]
             telling = name in MASK_FOLDERS and name != "mask"
             alone = name in MASK_FOLDERS
             weak = any(word in name for word in _WEAK)
@@ -404,7 +403,8 @@ class _Pictures:
     """Files by their names; `suspects` are those that may be masks themselves."""
 
     def __init__(self, paths: Sequence[Path], root: str, suspects: set[Path]):
-        self.root, self.suspects = root, suspects
+        self.root = root
+        self.suspects = suspects
         # by name and last folder, and by name alone
         self._places: dict[tuple[str, str | None], dict[Folders, list[Path]]] = {}
         plain: dict[Path, Folders] = {}
@@ -467,7 +467,8 @@ class _Pictures:
         self, group: _Group, mask: Path, below: Folders, places: Mapping[Folders, Iterable[Path]]
     ) -> Iterator[tuple[tuple[bool | int, ...], Path]]:
         """Yield the pictures that may be a mask's, each with a rank that is lower the better it fits."""
-        hint, above = masked_folder(group.folder) or "", group.above
+        hint = masked_folder(group.folder) or ""
+        above = group.above
         for plain, paths in places.items():
             between = len(plain) - len(above) - len(below)
             if between < 0 or plain[: len(above)] != above or plain[len(plain) - len(below) :] != below:

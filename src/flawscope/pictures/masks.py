@@ -296,7 +296,8 @@ def _are_classes(values: MarkLevels, fills: Mask) -> bool:
 
 def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[np.number], NDArray[np.float64]]:
     """Return the values that occur, and the share of each one's pixels in a square of 2 x 2 such pixels."""
-    values, places = None, levels
+    values = None
+    places = levels
     if levels.dtype.kind == "f" or levels.max() > 65535:
         values, places = np.unique(levels, return_inverse=True)
         places = places.reshape(levels.shape)

@@ -58,8 +58,12 @@ class NameReading(NamedTuple):
 
 
 SILENT = NameReading(PictureClass.UNKNOWN)
-JUMBLE_PIECES, JUMBLE_LENGTH = 4, 2.5  # pieces of a hash, and characters of each on average, at most
-CHANCE_SHARE, CHANCE_COUNT = 0.1, 3  # share and number of names that say something by chance, at most
+# pieces of a hash, and characters of each on average, at most
+JUMBLE_PIECES = 4
+JUMBLE_LENGTH = 2.5
+# share and number of names that say something by chance, at most
+CHANCE_SHARE = 0.1
+CHANCE_COUNT = 3
 _CHUNK = re.compile(r"[^\W_]+")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.I)
 # a date with the time of day, as cameras write it: "2026-11-30T00-42-59.758Z"
@@ -155,7 +159,8 @@ def _shared(names: Sequence[Chunks]) -> tuple[int, int]:
     """
     if len(names) < 2:
         return 0, 0
-    most, counts = min(map(len, names)), [0, 0]
+    most = min(map(len, names))
+    counts = [0, 0]
     for side, step in enumerate((1, -1)):
         for k in range(most - counts[0]):
             chunk = names[0][k if side == 0 else -1 - k]
@@ -201,7 +206,9 @@ def _without_lights(found: list[NameReading], cores: Sequence[Chunks]) -> list[N
     """Read "normal" as a light where the other names have words of lights and views in its place."""
     if {reading.words for reading in found} != {"", "normal"}:
         return found
-    others = [split_words(" ".join(core)) for reading, core in zip(found, cores, strict=True) if not reading.words]
+    others = [
+        split_words(" ".join(core)) for reading, core in zip(found, cores, strict=True) if not reading.words
+    ]
     words = [[word for word in name if len(word) > 1 and not word.isdecimal()] for name in others]
     return [SILENT] * len(found) if all(name and all(map(is_sorting, name)) for name in words) else found
 

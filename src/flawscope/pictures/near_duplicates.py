@@ -39,10 +39,15 @@ SIDE = 64  # of a thumbnail
 MARGIN = 6  # thumbnail pixels left out at each edge, where a shift brings in something new
 MAX_SHIFT = 8  # thumbnail pixels that pictures of one part may lie aside
 ALL_COMPARED = 32  # pictures up to which each is compared with all others, also mirrored
-NOMINATED, MIRRORED, CHANCE = 4, 1, 2  # of more pictures: likest ones in each sense, mirrored, and others
+# of more pictures: likest ones in each sense, mirrored, and others
+NOMINATED = 4
+MIRRORED = 1
+CHANCE = 2
 MIN_SURE = 0.9  # correlation of two pictures' own structure, from which they show one part
 MIN_SURE_OF_ALIKE = 0.97  # likewise where chance pairs resemble each other, as gears that lie alike
-ALIKE, ALIKE_PART = 0.3, 0.85  # correlation above which this quantile of pairs shows that they do
+# correlation above which this quantile of pairs shows that they do
+ALIKE = 0.3
+ALIKE_PART = 0.85
 MIN_CLEAR = 0.6  # likewise where it lies clearly above the set's chance pairs
 CLEAR = 12.0  # times the upper part of chance pairs, by Fisher's z
 # Likewise for pictures whose whole fine structure is the same, too, among more than `ALL_COMPARED`
@@ -50,11 +55,17 @@ CLEAR_OF_SAME = 6.0
 CHANCE_PART = 0.75  # quantile of chance pairs, of which a fifth may be copies
 MIN_FOR_GAP = 6  # pictures: of fewer a single pair stands apart by chance
 MIN_Z_GAP = 0.8  # between Fisher's z of copies and of all other pairs, where each is compared with each
-MIN_UNSURE, MAX_NOISE = 0.994, 3.0  # correlation of the whole fine structure; distance in units of noise
-MIN_OWN, MIN_GAP = 0.3, 1.75  # or Fisher's z of their own structure; times closer than other pairs
+# correlation of the whole fine structure; distance in units of noise
+MIN_UNSURE = 0.994
+MAX_NOISE = 3.0
+# or Fisher's z of their own structure; times closer than other pairs
+MIN_OWN = 0.3
+MIN_GAP = 1.75
 # Correlation of pairs that resemble each other by degrees, and their share from which parts lie at any angle.
 # Two that lie alike then share more than others do: copies must reach this correlation, or differ by noise
-GRADED, MIN_GRADED, MIN_ALIKE_OF_GRADED = (0.3, 0.9), 0.1, 0.997
+GRADED = (0.3, 0.9)
+MIN_GRADED = 0.1
+MIN_ALIKE_OF_GRADED = 0.997
 MIN_FIRST_FIT = 0.6  # correlation below which pictures lie otherwise, and say nothing of the usual distance
 MIN_OTHERS = 3  # pictures that show a set's shared structure
 STEPS = 3  # of registration
@@ -216,7 +227,8 @@ def _versions(
         Their numbers, their thumbnails in these versions, and the spectra of these.
     """
     numbers = np.array([j for j, _ in others])
-    seen, of_seen = smooth[numbers], spectra[numbers]
+    seen = smooth[numbers]
+    of_seen = spectra[numbers]
     for version, way in ((1, np.s_[:, :, ::-1]), (2, np.s_[:, ::-1])):
         mirrored = np.array([kind == version for _, kind in others])
         seen[mirrored] = seen[mirrored][way]
@@ -229,7 +241,8 @@ def _decide(
 ) -> Compared:
     z = {pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999))) for pair, values in own.items()}
     bars = _Bars.of([*z.values()], whole.values(), count)
-    copies, unsure = [], []
+    copies = []
+    unsure = []
     for pair in sorted(z):
         found = whole[pair]
         if bars.show_one_part(z[pair], found, count):

@@ -178,7 +178,8 @@ def lost_in_reading(image: Image.Image) -> tuple[str, str]:
 
     `image` is opened and not loaded yet, and is not one that `read_whole` reads.
     """
-    raw, bands = raw_mode(image), len(image.getbands())
+    raw = raw_mode(image)
+    bands = len(image.getbands())
     if ";16" in raw and bands > 1 and not is_deep_colour(image):
         return f"it is {image.mode} with 16 bits a channel", STORE_AGAIN
     if bands > 1 and (bits := _bits(image)) > 8:

@@ -30,7 +30,9 @@ MAX_FRAMES = 60  # the first ones: more show nothing new
 CROP_SIDE = 768  # pixels of the middle, in which noise, edges and movement are measured
 BLOCKS = 16  # along each side of a frame, in which brightness is measured
 MIN_BRIGHTNESS = 8.0  # grey levels of a block whose brightness shows the light
-STEP_LEVELS, STEP_RATIO = 2.0, 6.0  # grey levels of a sudden change, and times the usual change
+# grey levels of a sudden change, and times the usual change
+STEP_LEVELS = 2.0
+STEP_RATIO = 6.0
 MAX_STEPS = 3  # more sudden changes are flicker
 SPOT_SIDE = 3  # pixels of the defect by which costs are described
 STANDS_OUT = 5.0  # standard deviations: a spot
@@ -41,9 +43,13 @@ EDGE_BLOCK = 32  # pixels: the steepest edge of each block counts
 WIDTH_OF_BLUR = math.sqrt(2 * math.pi)  # of a step that is blurred with standard deviation 1
 MIN_EDGES = 8
 SHARPEST = 20  # percentile of the edges' widths: some edges of a part are round
-TRIMMED, TRIMMED_VARIANCE = 90, 0.623  # percentile of squares; mean of those below, of a normal variable
+# percentile of squares; mean of those below, of a normal variable
+TRIMMED = 90
+TRIMMED_VARIANCE = 0.623
 MAX_POSITION_ERROR = 0.1  # pixels: a movement known less precisely is left out
-BLINK_LEVELS, BLINK_NOISE = 30.0, 10.0  # grey levels, and standard deviations, by which a pixel blinks
+# grey levels, and standard deviations, by which a pixel blinks
+BLINK_LEVELS = 30.0
+BLINK_NOISE = 10.0
 WHITE_LEVEL = 254.0  # grey levels: of brighter light no more is seen
 BACKLIGHT_SHARE = 0.3  # of the pixels: more white is a light behind the part
 
@@ -163,7 +169,10 @@ class StillReport:
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as values that JSON can hold."""
-        rows = [{"code": measurement.code, **asdict(measurement), "fault": measurement.is_fault} for measurement in self.measurements]
+        rows = [
+            {"code": measurement.code, **asdict(measurement), "fault": measurement.is_fault}
+            for measurement in self.measurements
+        ]
         return {"frames": self.count, "size": [*self.size], "measurements": rows}
 
 

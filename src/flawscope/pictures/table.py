@@ -24,11 +24,20 @@ from flawscope.pictures.near_duplicates import SIDE, Look
 from flawscope.progress import ProgressCallback, ProgressCounter, ignore_progress
 from flawscope.types import Facts
 
-TRAIN, CALIBRATION, DUPLICATE, SEEN = "train", "calibration", "duplicate", "seen"
-FIT, UPDATE, CALIBRATE, LINE = "fit", "update", "calibrate", "line"  # origins
+TRAIN = "train"
+CALIBRATION = "calibration"
+DUPLICATE = "duplicate"
+SEEN = "seen"
+# origins
+FIT = "fit"
+UPDATE = "update"
+CALIBRATE = "calibrate"
+LINE = "line"
 JUDGED = ("score", "maximum", "median")
 # Tensors of a model file: looks [K, 64, 64] float16 with their noise [K] float32, of the rows [K] int32
-LOOKS, LOOK_NOISE, LOOK_ROWS = "looks", "look_noise", "look_rows"
+LOOKS = "looks"
+LOOK_NOISE = "look_noise"
+LOOK_ROWS = "look_rows"
 LOOK_TENSORS: Mapping[str, np.dtype[np.generic]]
 LOOK_TENSORS = {
     LOOKS: np.dtype(np.float16),

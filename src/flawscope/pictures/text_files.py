@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 # the values within are of these types, too
 YamlValue: TypeAlias = dict[str, Any] | list[Any] | str | None
 # settings have three levels; the longest are names of 1,000 kinds
-MAX_YAML_LENGTH, MAX_YAML_DEPTH, MAX_YAML_ALIASES = 100_000, 20, 30
+MAX_YAML_LENGTH = 100_000
+MAX_YAML_DEPTH = 20
+MAX_YAML_ALIASES = 30
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # PowerShell's `>` writes one
 QUOTES = {"'": "'", '"': '"', "‘": "’", "“": "”", "„": "“"}  # that open a text, and that close it
 # Of YAML, where a sign after \ means another one: C:\new is a line break and "ew"
@@ -143,7 +145,8 @@ def _loader() -> type[yaml.SafeLoader]:
 
         def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
             """Refuses a name that stands twice: which of the two holds is not clear."""
-            node, seen = super().compose_mapping_node(anchor), set[str]()
+            node = super().compose_mapping_node(anchor)
+            seen = set[str]()
             for key, _ in node.value:
                 problem = ""
                 if not isinstance(key, yaml.ScalarNode):

@@ -25,18 +25,31 @@ if TYPE_CHECKING:
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the reader of a file reports its faults
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-PREMULTIPLIED, ALPHA = 1, 2  # kinds of extra channels
+# kinds of extra channels
+PREMULTIPLIED = 1
+ALPHA = 2
 MAX_PAGES = 4096
-_ORIENTATION, _SAMPLE_FORMAT = 274, 339  # tags
-_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # sample formats
+# tags
+_ORIENTATION = 274
+_SAMPLE_FORMAT = 339
+# sample formats
+_UNSIGNED = 1
+_SIGNED = 2
+_FLOAT = 3
 _NUMBERS = {_UNSIGNED: "", _SIGNED: "signed ", _FLOAT: "floating-point "}
 _READ_BITS = {_UNSIGNED: range(1, 33), _SIGNED: (8, 16, 32), _FLOAT: (16, 32, 64)}
-_DEFLATE, _PACKBITS, _JPEG = (8, 32946), 32773, (6, 7)  # compressions
+# compressions
+_DEFLATE = (8, 32946)
+_PACKBITS = 32773
+_JPEG = (6, 7)
 _PILLOW = (5, _PACKBITS, 34925, 50000)  # with LZW, LZMA and Zstandard
 _WEBP = 50001  # in which libtiff, as Pillow brings it along, is not able to read
-_RAW_VERSION, _SUB_PICTURES = 50706, 330  # tags: of a DNG; places of pictures within another one
+# tags: of a DNG; places of pictures within another one
+_RAW_VERSION = 50706
+_SUB_PICTURES = 330
 _MOSAICS = (32803, 34892)  # photometric interpretations: colour filter array, linear raw
-_PALETTE, _YCBCR = 3, 6
+_PALETTE = 3
+_YCBCR = 6
 _COLOURS = {2: 3, 5: 4, _YCBCR: 3, 8: 3, 9: 3, 10: 3}  # channels of RGB, CMYK and LAB; one of others
 _NAMES = {_PALETTE: " of a palette", 5: " CMYK", _YCBCR: " YCbCr", 8: " LAB"}
 
@@ -167,7 +180,8 @@ class Page:
 
 
 def _holds_more(page: TiffPage) -> bool:
-    sizes, bits = [int(size) for size in page.databytecounts], page.bitspersample
+    sizes = [int(size) for size in page.databytecounts]
+    bits = page.bitspersample
     row = (int(page.imagewidth) * int(page.samplesperpixel) * (bits if isinstance(bits, int) else 0) + 7) // 8
     whole = row * int(page.imagelength) * int(page.imagedepth)
     is_raw = int(page.compression) == 1 and not page.is_tiled and row > 0
@@ -226,7 +240,8 @@ def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
         MissingCodecError: Imagecodecs is needed.
         ValueError: It is damaged or truncated; OSError, zlib.error and others, too.
     """
-    found, own = page.page, page.compression in (*_DEFLATE, *_PILLOW)
+    found = page.page
+    own = page.compression in (*_DEFLATE, *_PILLOW)
     strips = math.prod(found.chunked)
     if min(len(found.dataoffsets), len(found.databytecounts)) < strips or not all(found.databytecounts):
         raise ValueError("it is truncated")

@@ -59,7 +59,8 @@ def same_sources(names: Sequence[str]) -> list[str | None]:
     alone may be a month.
     """
     own = [_without_suffix(name) for name in names]
-    sources, exported = [], set()
+    sources = []
+    exported = set()
     for stem in own:
         folder, _, last = stem.rpartition("/")
         match = EXPORTED.fullmatch(last) or _CHANGED.fullmatch(last)
@@ -189,7 +190,8 @@ def units_of(
         part_of: Returns the part for a name, or None. Without it, names state only that pictures were made
             from one picture (`same_sources`).
     """
-    count, earlier = len(new), _with_units(known)
+    count = len(new)
+    earlier = _with_units(known)
     every = [*new, *earlier]
     named_parts = [None if part_of is None else part_of(row.name) for row in every]
     labels = _labels(new, earlier, named_parts)

@@ -181,8 +181,11 @@ def _confusion(
     squares: Floats, kind_of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
 ) -> tuple[tuple[int, ...], ...]:
     """Returns `Kinds.confusion`: answers on examples left out, each judged by the others' distances."""
-    count, least = squares.shape[1], max(error, 2 / len(kind_of))
-    several, new = count, count + 1  # columns beside those of the kinds
+    count = squares.shape[1]
+    least = max(error, 2 / len(kind_of))
+    # columns beside those of the kinds
+    several = count
+    new = count + 1
     table = np.zeros((count, count + 2), np.int64)
     for k in range(len(kind_of)):
         others = np.delete(distances, k), np.delete(margins, k)

@@ -83,7 +83,9 @@ class PartCollector:
     @property
     def views(self) -> list[str]:
         """Names of the views of all products."""
-        return [*dict.fromkeys(view for calibration in self.calibrations.values() for view in calibration.views)]
+        return [
+            *dict.fromkeys(view for calibration in self.calibrations.values() for view in calibration.views)
+        ]
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
         """Adds a file's prediction. Returns the part's prediction if this was its last view, otherwise None.
@@ -156,10 +158,14 @@ class PartCollector:
         cls, calibration: PartCalibration, looks: ViewLooks | None, part: str, views: Mapping[str, Prediction]
     ) -> PartPrediction:
         views = {view: compare_view(looks, view, prediction) for view, prediction in views.items()}
-        same = find_identical({view: prediction.look for view, prediction in views.items() if prediction.look is not None})
+        same = find_identical(
+            {view: prediction.look for view, prediction in views.items() if prediction.look is not None}
+        )
         findings = () if same is None else (same_picture(*same),)
         scores = {view: prediction.score for view, prediction in views.items()}
-        all_found = not any(finding.decides for prediction in views.values() for finding in prediction.findings)
+        all_found = not any(
+            finding.decides for prediction in views.values() for finding in prediction.findings
+        )
         missing = tuple(view for view in calibration.views if view not in scores)
         decision = calibration.decide(scores)._asdict()
         found = PartPrediction(part, **decision, views=views, missing=missing, findings=findings)
@@ -196,7 +202,8 @@ class RoutedParts(PartCollector):
         self, facts: ModelFacts, recogniser: Recogniser, judge: Callable[[PictureSource, str], Prediction]
     ):
         super().__init__(facts)
-        self._recogniser, self._judge = recogniser, judge
+        self._recogniser = recogniser
+        self._judge = judge
 
     def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
         return self.calibrations[self._recognise_product(views).nearest]
@@ -206,7 +213,9 @@ class RoutedParts(PartCollector):
 
         It is chosen among the products that have these views; among all where none has them.
         """
-        recognised = [prediction.recognition for prediction in views.values() if prediction.recognition is not None]
+        recognised = [
+            prediction.recognition for prediction in views.values() if prediction.recognition is not None
+        ]
         said = [shown for shown in recognised if not shown.distances]
         if said:  # the caller named the product of all pictures
             return said[0]

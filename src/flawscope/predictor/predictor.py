@@ -124,8 +124,10 @@ class Predictor(AnyModel["Predictor"]):
         kinds = artefact.manifest.kinds
         self.kind_classifier = KindClassifier(kinds, artefact.tensors["kinds"]) if kinds else None
         expected = ExpectedPictures.from_facts(artefact.manifest.facts)
-        self.appearance, self.known_sizes = expected.appearance, expected.sizes
-        self.view_looks, self.mm_per_pixel = expected.view_looks, expected.mm_per_pixel
+        self.appearance = expected.appearance
+        self.known_sizes = expected.sizes
+        self.view_looks = expected.view_looks
+        self.mm_per_pixel = expected.mm_per_pixel
         self.size_bounds = SizeBounds.from_facts(artefact.manifest.facts)
         self.failures = [*failures]
 
@@ -301,7 +303,12 @@ class Predictor(AnyModel["Predictor"]):
         values = c.p_values(scores), c.severity(scores), c.is_anomalous(scores)
         answers = zip(scores, maps, *values, strict=True)
         return [
-            (source, loaded if isinstance(loaded, InputError) else self._prediction(source, loaded, *next(answers)))
+            (
+                source,
+                loaded
+                if isinstance(loaded, InputError)
+                else self._prediction(source, loaded, *next(answers)),
+            )
             for source, loaded in batch
         ]
 
@@ -320,7 +327,9 @@ class Predictor(AnyModel["Predictor"]):
         if not math.isfinite(score):
             what = name or "a picture"
             return InputError(f"{what}: its score is not a number; fit with --set precision=fp32")
-        pose, reference, parts = views.pose, self.manifest.preprocess.reference, NOT_SEARCHED
+        pose = views.pose
+        reference = self.manifest.preprocess.reference
+        parts = NOT_SEARCHED
         if pose is not None and reference is not None:
             size = views.geometry.picture_size
             place = PartPose.from_pose(pose, reference, size) if pose.found else None
@@ -426,12 +435,14 @@ class Predictor(AnyModel["Predictor"]):
 
         They show the picture, not a letterbox's border, and lie in the region of interest.
         """
-        how, size = self.manifest.preprocess, geometry.size
+        how = self.manifest.preprocess
+        size = geometry.size
         if how.several is not None:
             return np.ones(size, np.bool_)  # where parts lie is not known here
         if (placed := geometry.corrected) is not None:
             return how.restored(self.valid_mask(placed).astype(np.float32), placed, 0.0)[0] > 0.5
-        visible, counted = geometry.visible_mask(), self.artefact.counted
+        visible = geometry.visible_mask()
+        counted = self.artefact.counted
         if how.tile is None or size == tuple(self.session.size):  # one view
             inside = np.ones(size, np.bool_) if counted is None else counted
             return inside & visible

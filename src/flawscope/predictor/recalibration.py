@@ -166,7 +166,8 @@ def recalibrate(
     Raises:
         InputError: No picture can be used, or no part would have all views.
     """
-    manifest, before = model.manifest, model.manifest.calibration
+    manifest = model.manifest
+    before = model.manifest.calibration
     pattern = stored_part_pattern(manifest)
     if pattern is not None:
         check_whole_parts(part_calibration(manifest, pattern).views, pattern.parse_all(names))

@@ -109,7 +109,8 @@ class Recogniser:
         names = [*self._known]
         allowed = [k for k, name in enumerate(names) if among is None or name in among]
         nearest = allowed[int(distances[:, allowed].sum(0).argmin())]
-        own, known = distances[:, nearest], self._known[names[nearest]]
+        own = distances[:, nearest]
+        known = self._known[names[nearest]]
         is_within = bool((own <= known.limit).all())  # not where it is NaN
         name = names[nearest]
         p_value = float(known.p_values(own).min())

@@ -53,7 +53,8 @@ def region_descriptors(
     hits = {number: [_inside(views, number, points) for points in regions] for number in finest}
     used = _views_to_run(hits)
     counts = [[max(1, sum(len(hits[number][k][0]) for number in used))] for k in range(len(regions))]
-    session, sums = model.session, []
+    session = model.session
+    sums = []
     for start in range(0, len(used), session.batch):
         batch = used[start : start + session.batch]
         for number, cells in zip(batch, session.residuals(views.images(batch)), strict=True):
@@ -80,7 +81,8 @@ def _in_picture(
     model: ProductModel, prediction: Prediction, pixels: tuple[NDArray[np.intp], NDArray[np.intp]]
 ) -> Points:
     """Returns points of a region in the picture as the views show it, at most about `MAX_POINTS`."""
-    how, geometry = model.manifest.preprocess, prediction.geometry
+    how = model.manifest.preprocess
+    geometry = prediction.geometry
     if how.corrections:
         region = np.zeros(prediction.map.shape, np.bool_)
         region[pixels] = True

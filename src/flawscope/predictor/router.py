@@ -146,7 +146,8 @@ class Router(AnyModel[Predictor]):
     """
 
     def __init__(self, artefact: ModelMapping, products: Mapping[str, Predictor], describe: Describe | None):
-        self._artefact, self._describe = artefact, describe
+        self._artefact = artefact
+        self._describe = describe
         self.products = dict(products)
         self._recogniser = Recogniser(artefact.recognition.known if artefact.recognition else {})
 
@@ -160,7 +161,9 @@ class Router(AnyModel[Predictor]):
     @property
     def artefact(self) -> ModelMapping:
         """The router as its file holds it: all products' models, and the data that recognise products."""
-        return replace(self._artefact, products={name: product.artefact for name, product in self.products.items()})
+        return replace(
+            self._artefact, products={name: product.artefact for name, product in self.products.items()}
+        )
 
     @property
     def mapping(self) -> ModelMapping:
@@ -244,7 +247,8 @@ class Router(AnyModel[Predictor]):
         Returns:
             The certificate of each product, by its name; `mistaken` is None for models of views.
         """
-        found, by = {}, self._artefact.recognition
+        found = {}
+        by = self._artefact.recognition
         for name, product in self.products.items():
             try:
                 found[name] = product.self_test()

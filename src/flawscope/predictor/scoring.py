@@ -131,10 +131,12 @@ def score(
         return ScoredRows({}, {}, answers)
     seen = []
     for number in numbers:
-        row, measured = rows[number], answers.pictures[number].measured
+        row = rows[number]
+        measured = answers.pictures[number].measured
         seen.append(row.seen(row.look, measured, row.size) if measured else row)
     values = np.array([answers.pictures[number].values for number in numbers])
-    judged, unlit = judge(seen, values), judge(seen, values[:, :1])
+    judged = judge(seen, values)
+    unlit = judge(seen, values[:, :1])
     return ScoredRows(
         dict(zip(numbers, judged, strict=True)), dict(zip(numbers, unlit, strict=True)), answers
     )
@@ -180,7 +182,8 @@ class SessionPictures:
             return [number for number, _ in batch]
 
         tiled = self.model.manifest.preprocess.tile is not None
-        load, session = loader(self.model, self.pictures), self.model.session
+        load = loader(self.model, self.pictures)
+        session = self.model.session
         for done, _ in enumerate(stream_predictions([*rows], load, judge_batch, session, None, tiled)):
             self.step("calibration", done, len(rows))
         self.step("calibration", len(rows), len(rows))

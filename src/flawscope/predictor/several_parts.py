@@ -36,7 +36,8 @@ def with_parts(
         how: Preprocessing of the model; its `reference` and `several` are set.
         known: Calibration of the model.
     """
-    reference, several = how.reference, how.several
+    reference = how.reference
+    several = how.several
     assert reference is not None
     assert several is not None
     values = (known.p_values(scores), known.severity(scores), known.is_anomalous(scores))
@@ -47,7 +48,8 @@ def with_parts(
     lost = float(known.p_values(np.inf)) if views.count_error else 1.0
     every = FoundParts(parts, several.least, several.most, tuple(views.objects), views.count_error)
     if how.corrections:
-        corrected, numbers = numbers, np.zeros(found.map.shape, np.uint16)
+        corrected = numbers
+        numbers = np.zeros(found.map.shape, np.uint16)
         for part in parts:
             here = (corrected == part.part_index).astype(np.float32)
             numbers[how.restored(here, views.geometry, 0.0)[0] > 0.5] = part.part_index

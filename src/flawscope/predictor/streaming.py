@@ -128,7 +128,9 @@ def _prefetch(
 def _is_small(loaded: tuple[object, LoadResult]) -> bool:
     """Whether a loaded picture is small enough for others to be held in memory beside it."""
     picture = loaded[1]
-    return isinstance(picture, InputError) or math.prod(picture[0].geometry.picture_size) <= LARGE_PICTURE_PIXELS
+    return (
+        isinstance(picture, InputError) or math.prod(picture[0].geometry.picture_size) <= LARGE_PICTURE_PIXELS
+    )
 
 
 def collect_predictions(
@@ -160,7 +162,10 @@ def memory_errors(
 ) -> list[SourceResult]:
     """Returns an error for each picture of a batch that memory does not suffice for."""
     return [
-        (source, loaded if isinstance(loaded, InputError) else InputError(error_reason(error, f"{source!s:.200}")))
+        (
+            source,
+            loaded if isinstance(loaded, InputError) else InputError(error_reason(error, f"{source!s:.200}")),
+        )
         for source, loaded in batch
     ]
 

@@ -23,7 +23,9 @@ def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
     Raises:
         InputError: A rule is for a kind that the model does not name.
     """
-    named = [product.manifest.kinds for product in model.products.values() if product.manifest.kinds is not None]
+    named = [
+        product.manifest.kinds for product in model.products.values() if product.manifest.kinds is not None
+    ]
     names = [name for kinds in named for name in kinds.names]
     if strange := [rule.kind for rule in tolerances.rules if rule.kind not in (ANY, *names)]:
         raise InputError(

@@ -90,7 +90,8 @@ class Alignment:
         Raises:
             InputError: There are too few good pictures, or they show nothing to be found.
         """
-        small, sizes = {}, {}
+        small = {}
+        sizes = {}
         for done, path in enumerate([*good, *others], start=1):
             try:
                 picture = decode(path)
@@ -125,7 +126,8 @@ class Alignment:
         try:
             learnt = learn_several_parts([small[path] for path in known], reduced, kind)
         except PartsCountedWrongError as error:  # what was taken for a part is shown all the same
-            learnt, problem = error.learnt, str(error)
+            learnt = error.learnt
+            problem = str(error)
         how = Preprocess(reference=learnt.reference, several=learnt.settings)
         poses = {}
         for path in small:

@@ -162,7 +162,8 @@ def contour(
         slice(max(0, rows[0] - reach), rows[-1] + reach + 1),
         slice(max(0, columns[0] - reach), columns[-1] + reach + 1),
     )
-    inside, drawn_on = mask[window], out[window]
+    inside = mask[window]
+    drawn_on = out[window]
     from scipy import ndimage  # slow to import
 
     squared = ndimage.distance_transform_edt(~inside) ** 2
@@ -177,7 +178,8 @@ def contour(
     line |= inside & (near[0][:, None] | near[1])
     if dashed:
         drawn = _dash_pattern(line, 4 * reach)
-        dark, line = dark & drawn, line & drawn
+        dark = dark & drawn
+        line = line & drawn
     drawn_on[dark] //= _RIM_DARKENING
     drawn_on[line] = colour
     return out

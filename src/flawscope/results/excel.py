@@ -21,7 +21,9 @@ TIME_FORMAT = "yyyy-mm-dd hh:mm:ss"
 MAX_ROWS = 1_048_575  # below the heading; one less than fit, for a last row may say that there are more
 MAX_LINKS = 65_530  # of a sheet; Excel repairs one that has more
 SHEET = "results"  # of a workbook that has one
-MEASURED_ROWS, MAX_WIDTH = 200, 60  # rows that tell how wide a column is, and characters of it at most
+# rows that tell how wide a column is, and characters of it at most
+MEASURED_ROWS = 200
+MAX_WIDTH = 60
 # Excel's own styles, by the verdict in a cell
 VERDICT_STYLES = {
     "good": "Good",
@@ -109,7 +111,8 @@ class Workbook:
         if self.is_full(name):
             return
         self._rows[name] += 1
-        sheet, is_last = self._book[name], self.is_full(name)
+        sheet = self._book[name]
+        is_last = self.is_full(name)
         shown = ["there are more: a sheet holds no more rows; take CSV"] if is_last else values
         pairs = zip(shown, self._columns[name], strict=False)
         sheet.append([self._cell(sheet, value, column.number_format) for value, column in pairs])
@@ -139,7 +142,8 @@ class Workbook:
             cell.data_type = "s"  # openpyxl takes a text that begins with = for a formula
         if link and self._links[sheet.title] < MAX_LINKS:
             self._links[sheet.title] += 1
-            cell.hyperlink, cell.style = link, "Hyperlink"
+            cell.hyperlink = link
+            cell.style = "Hyperlink"
         else:
             _format_cell(cell, content, number_format)
         if isinstance(content, str) and is_computed(content):

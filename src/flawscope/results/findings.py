@@ -46,7 +46,8 @@ def describe_reasons(reasons: Sequence[Reason]) -> str:
         return REGION if value is None else f"{value:.4g}" if isinstance(value, float) else value
 
     return ", ".join(
-        REASONS[str(reason["code"])].format_map({k: shown(v) for k, v in reason.items()}) for reason in reasons
+        REASONS[str(reason["code"])].format_map({k: shown(v) for k, v in reason.items()})
+        for reason in reasons
     )
 
 
@@ -106,11 +107,16 @@ COUNT_WRONG = "count_wrong"  # of several parts
 ANOMALOUS_PARTS = "anomalous_parts"
 OUTSIDE_LIGHT = "outside_light"
 OTHER_FORM = "other_form"
-VIEW_EXCHANGED, SAME_PICTURE = "view_exchanged", "same_picture"  # of a part in several views
+# of a part in several views
+VIEW_EXCHANGED = "view_exchanged"
+SAME_PICTURE = "same_picture"
 # Findings that, where they do not decide, say that the false-alarm rate is not promised for the picture
 BEYOND_PROMISE = {OUTSIDE_LIGHT: "light outside the range", OTHER_FORM: "another size than learnt from"}
-PART, PART_INCOMPLETE = "part", "part_incomplete"  # which part in several views a picture shows
-WITHIN_TOLERANCE, BEYOND_TOLERANCE = "within_tolerance", "beyond_tolerance"
+# which part in several views a picture shows
+PART = "part"
+PART_INCOMPLETE = "part_incomplete"
+WITHIN_TOLERANCE = "within_tolerance"
+BEYOND_TOLERANCE = "beyond_tolerance"
 
 
 def part_not_found(p_value: float | None) -> Finding:

@@ -98,7 +98,8 @@ class PictureWriter:
     own: OutputFiles = field(init=False)
 
     def __post_init__(self, inputs: Iterable[Path] | None) -> None:
-        self.own, self._has_scale = OutputFiles(self.out), False
+        self.own = OutputFiles(self.out)
+        self._has_scale = False
         self._sharing = None if inputs is None else Counter(_folded(self._stem(path)) for path in inputs)
 
     def add(self, path: Path, prediction: Prediction, source: PictureSource | None = None) -> None:

@@ -96,7 +96,9 @@ class FoundParts:
     @classmethod
     def from_dict(cls, data: Json) -> FoundParts:
         """Reads what `to_dict` returned."""
-        parts = (FoundPart(**{**facts, "part_pose": PartPose(**facts["part_pose"])}) for facts in data["parts"])
+        parts = (
+            FoundPart(**{**facts, "part_pose": PartPose(**facts["part_pose"])}) for facts in data["parts"]
+        )
         objects = tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in data["objects"])
         return cls(tuple(parts), data["least"], data["most"], objects, data["wrong"])
 

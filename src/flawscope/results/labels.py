@@ -93,13 +93,15 @@ class LabelWriter:
     """
 
     def __init__(self, form: str, own: OutputFiles):
-        self.form, self.own = form, own
+        self.form = form
+        self.own = own
         self._pictures: list[LabelledPicture] = []
 
     def add(self, prediction: Prediction) -> None:
         """Adds a picture, with the marked regions of an anomalous one; a good one has none."""
         regions = list(marked_regions(prediction)) if prediction.is_anomalous else []
-        path, size = Path(os.path.abspath(prediction.path or "picture")), prediction.geometry.picture_size
+        path = Path(os.path.abspath(prediction.path or "picture"))
+        size = prediction.geometry.picture_size
         self._pictures.append(LabelledPicture(path, size, prediction.p_value, regions))
 
     def finish(self) -> None:

@@ -12,7 +12,9 @@ from flawscope.results.prediction import INCOMPLETE, NEAR_WORDS, Prediction
 if TYPE_CHECKING:
     from flawscope.types import Json
 
-GOOD, ANOMALOUS = "good", "anomalous"  # decisions, beside INCOMPLETE
+# decisions, beside INCOMPLETE
+GOOD = "good"
+ANOMALOUS = "anomalous"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ class PartPrediction:
     def product_name(self) -> str:
         """The product, or "none of these"; empty for a model of one product."""
         return self.product or (
-            Prediction.NO_PRODUCT_NAME if any(prediction.product_name for prediction in self.views.values()) else ""
+            Prediction.NO_PRODUCT_NAME
+            if any(prediction.product_name for prediction in self.views.values())
+            else ""
         )
 
     def line(self) -> str:

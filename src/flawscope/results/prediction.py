@@ -48,7 +48,9 @@ DECISION_COLOURS = {"anomalous": "#dc2626", WITHIN: "#b45309", INCOMPLETE: "#b45
 PEAK_RADIUS = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
-RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
+RIGHT = "right"
+FALSE_ALARM = "false alarm"
+MISSED = "missed"
 
 
 def outcome(anomalous: bool, called: bool) -> str:
@@ -510,7 +512,11 @@ CHANGED_LIGHT_REMEDY = (
 
 def codes_beyond_promise(found: Prediction) -> list[str]:
     """Codes of the findings for which the false-alarm rate is not promised, of a picture called good."""
-    return [] if found.is_anomalous else [finding.code for finding in found.findings if finding.is_beyond_promise]
+    return (
+        []
+        if found.is_anomalous
+        else [finding.code for finding in found.findings if finding.is_beyond_promise]
+    )
 
 
 @dataclass

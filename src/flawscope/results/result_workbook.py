@@ -27,7 +27,10 @@ from flawscope.results.table import (
 )
 from flawscope.types import Facts
 
-PIXELS, MILLIMETRES, P_VALUE, SEVERITY = "0.0", "0.00", "0.000", "+0.0;-0.0;0.0"
+PIXELS = "0.0"
+MILLIMETRES = "0.00"
+P_VALUE = "0.000"
+SEVERITY = "+0.0;-0.0;0.0"
 # Columns of what was judged by the name of a value, in their order; a sheet has those that are known
 COLUMNS = {
     "id": Column("No.", 9),
@@ -76,7 +79,10 @@ MEANING = {
     "p": "the share of good pictures that score as high",
     "Severity": "above 0 is anomalous, 3 is clear",
 }
-JUDGED, PLACES, TOTALS, PARTS = "Judged", "Places", "Totals", "Parts"
+JUDGED = "Judged"
+PLACES = "Places"
+TOTALS = "Totals"
+PARTS = "Parts"
 Totals = Iterable[tuple[str, object]]
 
 
@@ -230,5 +236,7 @@ def run_totals(facts: Facts) -> list[tuple[str, object]]:
     found = [(word, known[name]) for name, word in FACTS.items() if known.get(name) is not None]
     for name, product_facts in facts.get("products", {}).items():
         if "pictures" in product_facts:
-            found.append((f"Product {name}", f"{product_facts['anomalous']} of {product_facts['pictures']} anomalous"))
+            found.append(
+                (f"Product {name}", f"{product_facts['anomalous']} of {product_facts['pictures']} anomalous")
+            )
     return found

@@ -22,7 +22,9 @@ from flawscope.results.result_workbook import ExcelTable
 from flawscope.results.table import TableForm, TableWriter, Unjudged, read_table
 from flawscope.types import Facts
 
-PREDICTIONS_FOLDER, TABLE_NAME, SUMMARY_NAME = "predictions", "results.csv", "results.json"
+PREDICTIONS_FOLDER = "predictions"
+TABLE_NAME = "results.csv"
+SUMMARY_NAME = "results.json"
 WORKBOOK_NAME = "results.xlsx"
 PARTS_TABLE_NAME = "parts.csv"  # a row for each part, where the model decides on parts
 MAX_REPORTED = 5  # different errors of a kind of files that are reported
@@ -81,7 +83,8 @@ class WriteErrors:
     def _is_new(self, kind: str, error: FlawscopeError) -> bool:
         """Whether an error is to be reported; it is known from then on."""
         if isinstance(error, FullDiskError):
-            was_full, self._is_full = self._is_full, True
+            was_full = self._is_full
+            self._is_full = True
             return not was_full
         reported = self._reported.setdefault(kind, set())
         is_new = str(error) not in reported and len(reported) < MAX_REPORTED

@@ -31,7 +31,9 @@ from flawscope.results.prediction import Prediction
 if TYPE_CHECKING:
     from flawscope.types import Json
 
-TABLE_SUFFIX, EXCEL_SUFFIX = ".csv", ".xlsx"  # of `--out` for a table alone
+# of `--out` for a table alone
+TABLE_SUFFIX = ".csv"
+EXCEL_SUFFIX = ".xlsx"
 DIGITS = 7  # of a number in a CSV file: as many as a float32 has
 
 
@@ -205,7 +207,9 @@ def _part_columns(parts: PartSearch) -> Json:
     count = parts.several and len(parts.several.parts)
     facts: Json = {"found": parts.found, "p_value": parts.p_value, "count": count}
     facts |= parts.pose.to_dict() if parts.pose else {}
-    texts = {f"part_{key}": str(fact).lower() if isinstance(fact, bool) else fact for key, fact in facts.items()}
+    texts = {
+        f"part_{key}": str(fact).lower() if isinstance(fact, bool) else fact for key, fact in facts.items()
+    }
     return {name: text for name, text in texts.items() if name in PART_COLUMNS}
 
 
@@ -240,7 +244,9 @@ def table_columns(
 def csv_line(values: Sequence[object], *, decimal_comma: bool = False) -> str:
     """Returns a line of a CSV file. `decimal_comma` writes it with semicolons and decimal commas."""
     text = io.StringIO()
-    cells = [float(f"{value:.{DIGITS}g}") if isinstance(value, float) else csv_cell(value) for value in values]
+    cells = [
+        float(f"{value:.{DIGITS}g}") if isinstance(value, float) else csv_cell(value) for value in values
+    ]
     if decimal_comma:
         cells = [str(cell).replace(".", ",") if isinstance(cell, float) else cell for cell in cells]
     csv.writer(text, delimiter=";" if decimal_comma else ",", lineterminator="\n").writerow(cells)
@@ -283,7 +289,8 @@ class TableWriter:
         part_of: PartOf = file_stem,
         model: str = "",
     ):
-        self.path, self.decimal_comma = Path(path), decimal_comma
+        self.path = Path(path)
+        self.decimal_comma = decimal_comma
         self.part_of = part_of
         self.model = model
         self.columns = table_columns(kinds=kinds, products=products, aligned=aligned, model=model)

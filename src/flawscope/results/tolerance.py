@@ -187,7 +187,11 @@ class Tolerances:
         digest = hashlib.sha256(content)
         for rule in rules:
             digest.update(rule.zone.tobytes() if isinstance(rule.zone, np.ndarray) else b"")
-        masks = (path.parent / rule_facts["zone"] for rule_facts in documents if isinstance(rule_facts.get("zone"), str))
+        masks = (
+            path.parent / rule_facts["zone"]
+            for rule_facts in documents
+            if isinstance(rule_facts.get("zone"), str)
+        )
         return cls(version, digest.hexdigest(), size, tuple(rules), tuple(masks))
 
     def to_dict(self) -> dict[str, str]:

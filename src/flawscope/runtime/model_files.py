@@ -54,7 +54,9 @@ from flawscope.runtime.onnx_file import Member, NetworkFile, Place
 from flawscope.types import Array, Facts, Json
 
 MAX_PRODUCTS = 10_000
-CONTENTS, NETWORK, DESCRIPTORS = "router.json", "recognition.onnx", "recognition.npz"
+CONTENTS = "router.json"
+NETWORK = "recognition.onnx"
+DESCRIPTORS = "recognition.npz"
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, and the lengths of the name and of what else there is
 Path = str | os.PathLike[str]
 
@@ -271,7 +273,8 @@ class _Reader(Protocol):
 
 class _TensorFile:
     def __init__(self, file: io.BufferedReader, path: Path):
-        self._file, self._path = file, path
+        self._file = file
+        self._path = path
         self._header = read_header(file, path, several=True)
         self.document = self._header.document
         runs = self._header.run["products"]
@@ -310,7 +313,9 @@ class _TensorFile:
 
 class _Archive:
     def __init__(self, archive: zipfile.ZipFile, file: io.BufferedReader, path: Path):
-        self._archive, self._file, self._path = archive, file, path
+        self._archive = archive
+        self._file = file
+        self._path = path
         self.document: Json = json.loads(archive.read(CONTENTS), parse_constant=files.reject_constant)
         check_format(self.document)
 
@@ -323,9 +328,12 @@ class _Archive:
     def read_recognition(self, about: Facts) -> DescriptorModel:
         with np.load(io.BytesIO(self._archive.read(DESCRIPTORS)), allow_pickle=False) as stored:
             arrays: Tensors = {key: stored[key] for key in stored.files}
-        known, samples = {}, Tensors()
+        known = {}
+        samples = Tensors()
         for k, name in enumerate(map(str, about["known"])):
-            own = {key.removeprefix(f"{k}."): array for key, array in arrays.items() if key.startswith(f"{k}.")}
+            own = {
+                key.removeprefix(f"{k}."): array for key, array in arrays.items() if key.startswith(f"{k}.")
+            }
             if "samples" in own:
                 samples[name] = own.pop("samples")
             known[name] = ProductDescriptors(**own)

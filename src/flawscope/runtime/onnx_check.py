@@ -46,9 +46,19 @@ OPERATORS = {
 }
 
 # Numbers of the fields that may occur, message by message: onnx.proto of ONNX 1.23
-GRAPH, NODE, INITIALIZER, OP_TYPE, ATTRIBUTE, DOMAIN = 7, 1, 5, 4, 5, 7
-NAME, NUMBER, TENSOR, NUMBERS = 1, 3, 5, 8
-DATA_TYPE, EXTERNAL_DATA, DATA_LOCATION = 2, 13, 14
+GRAPH = 7
+NODE = 1
+INITIALIZER = 5
+OP_TYPE = 4
+ATTRIBUTE = 5
+DOMAIN = 7
+NAME = 1
+NUMBER = 3
+TENSOR = 5
+NUMBERS = 8
+DATA_TYPE = 2
+EXTERNAL_DATA = 13
+DATA_LOCATION = 14
 # not: training, functions, devices
 _MODEL_FIELDS = {*range(1, 9), METADATA_PROPS}
 # not: sparse initializers

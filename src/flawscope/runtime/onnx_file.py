@@ -34,7 +34,8 @@ from flawscope.runtime import onnx_check
 from flawscope.runtime.onnx_check import METADATA_PROPS, Buffer, parse_fields
 from flawscope.types import Array
 
-SHA256, METADATA_SHA256 = f"{METADATA_KEY}.sha256", f"{METADATA_KEY}.metadata_sha256"
+SHA256 = f"{METADATA_KEY}.sha256"
+METADATA_SHA256 = f"{METADATA_KEY}.metadata_sha256"
 # The artefact's tensors that are needed beside the network: for self-test and new calibration
 KEPT_TENSORS: dict[str, tuple[str, np.dtype[np.generic]]] = {  # entry: tensor and type
     "samples": ("samples", np.dtype(np.uint8)),
@@ -316,7 +317,8 @@ def _iterate_metadata(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
 
 
 def _encode_field(number: int, content: bytes) -> bytes:
-    length, size = len(content), b""
+    length = len(content)
+    size = b""
     while length > 127:
         size += bytes([length & 127 | 128])
         length >>= 7

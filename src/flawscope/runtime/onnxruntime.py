@@ -16,7 +16,8 @@ INPUT_TYPES = {"tensor(float)": "f32", "tensor(int64)": "i64"}
 class OnnxRuntime(Engine):
     """ONNX Runtime. Its devices are auto (the CPU), cpu and cuda."""
 
-    runtime, name = "onnxruntime", "ONNX Runtime"
+    runtime = "onnxruntime"
+    name = "ONNX Runtime"
 
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"

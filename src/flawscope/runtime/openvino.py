@@ -28,7 +28,8 @@ PRECISION_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 
 # -------------------------------------------------------------------------------------------- OpenVINO itself
 
-_import_lock, _core_lock = Lock(), Lock()
+_import_lock = Lock()
+_core_lock = Lock()
 _core: openvino.Core | None = None
 
 
@@ -113,7 +114,8 @@ def _run_once(core: openvino.Core) -> None:
 class OpenVino(Engine):
     """OpenVINO. Its devices are auto (the CPU), cpu, gpu and npu; its precisions are fp32, int8 and bf16."""
 
-    runtime, name = "openvino", "OpenVINO"
+    runtime = "openvino"
+    name = "OpenVINO"
 
     def __init__(self) -> None:
         shared_core()  # InputError where OpenVINO is missing, before any model is blamed
@@ -136,7 +138,8 @@ class OpenVino(Engine):
             "INFERENCE_PRECISION_HINT": hint,
         }
         apart, model = _take_residuals(model)
-        on_cpu, lanes = device == "CPU", 1
+        on_cpu = device == "CPU"
+        lanes = 1
         if on_cpu:
             # Pinned, two processes of one thread each would share the first core
             options["ENABLE_CPU_PINNING"] = False
@@ -212,7 +215,8 @@ def _split_network(model: openvino.Model) -> list[openvino.Model]:
             raise InputError("its network has no features; export it anew")
         return found[0]
 
-    embed, score = model.clone(), model.clone()
+    embed = model.clone()
+    score = model.clone()
     result = ov.opset13.result(features_of(embed))
     cut = features_of(score)
     given = ov.opset13.parameter(cut.partial_shape, cut.element_type)

@@ -217,7 +217,8 @@ class ExportedSession:
     ):
         network = model if isinstance(model, bytes) else os.fspath(model)
         what = "model the exported network" if isinstance(network, bytes) else f"model {network}"
-        self.engine, self.runtime = engine, engine.runtime
+        self.engine = engine
+        self.runtime = engine.runtime
         self._how = (device, threads, precision)
         self.network: NetworkFile | None = None
         self.graph = engine.open_checked(network, what, RESULTS, device, threads, precision)
@@ -351,7 +352,8 @@ class ExportedDescriptors:
             onnx_check.check(graph)
         except ValueError as error:
             raise InputError(f"cannot use {what}: {error}; export it anew") from None
-        self._engine, self._given = engine, (graph, device, threads)
+        self._engine = engine
+        self._given = (graph, device, threads)
         self._run = engine.open_checked(graph, what, ["descriptors"], device, threads).run
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -123,7 +123,8 @@ class Describing:
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return descriptors `[B, D]` of images `[B, 3, H, W]`, both float32."""
-        device, batch = self._network.roi.device, torch.from_numpy(images)
+        device = self._network.roi.device
+        batch = torch.from_numpy(images)
         if device.type == "cpu" and torch.get_num_threads() > 1:  # others go on beside it
             with workers(device) as each:
                 [found] = each(self._network, [batch])

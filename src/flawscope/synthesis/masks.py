@@ -194,9 +194,11 @@ def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask
         middle = (low + high) // 2
         region = component(float(values[middle]))
         if region.sum() <= count:
-            core, high = region, middle
+            core = region
+            high = middle
         else:
-            shell, low = region, middle
+            shell = region
+            low = middle
     while (missing := count - int(core.sum())) > 0:
         rings = int((math.sqrt(count) - math.sqrt(count - missing)) / 4)
         if rings > 1:  # far from full: several rings at once, unless that is too much

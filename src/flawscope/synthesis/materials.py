@@ -209,7 +209,8 @@ def displaced_surface(request: DefectRequest, mask: Mask, rng: np.random.Generat
     """The surface moved, most in the middle of the mask and not at its edge, as a bend or a snag."""
     from scipy import ndimage
 
-    box, radius = bounding_box(mask), _radius(mask)
+    box = bounding_box(mask)
+    radius = _radius(mask)
     soft = _feathered_weights(mask[box], radius)
     distance = radius * rng.uniform(0.5, 1.2) + 1
     angle = rng.uniform(0, 2 * np.pi)

@@ -251,7 +251,8 @@ def _check_area(picture: Picture, foreground: Mask | None) -> Mask:
 
 def _draw_defect(request: DefectRequest, name: str, rng: np.random.Generator) -> SimulatedDefect | None:
     """Draws a defect of a kind, in a single attempt; None where the defect is not visible."""
-    kind, picture = KINDS[name], request.picture
+    kind = KINDS[name]
+    picture = request.picture
     mask = kind.shape(request.allowed, request.area, rng)
     source = kind.material(request, mask, rng)
     if is_grey(picture):
@@ -335,7 +336,8 @@ def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> S
     difference = largest_change(good[box], faded)
     if not difference.any():  # fainter than a grey level
         return defect
-    picture, mask = good.copy(), np.zeros_like(defect.mask)
+    picture = good.copy()
+    mask = np.zeros_like(defect.mask)
     picture[box], mask[box] = faded, difference > 0
     return SimulatedDefect(picture, mask, defect.kind, float(difference[difference > 0].mean()))
 

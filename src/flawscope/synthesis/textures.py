@@ -34,12 +34,15 @@ def perlin_noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.
     interpolated on the lattice's columns first and only the second axis works on all pixels.
     """
     angle = rng.uniform(0, 2 * np.pi, (cells[1] + 1, cells[0] + 1)).astype(np.float32)
-    down, across = np.sin(angle), np.cos(angle)  # [columns, rows] of the lattice
+    # [columns, rows] of the lattice
+    down = np.sin(angle)
+    across = np.cos(angle)
     y, dy, fade_y = _lattice_axis(shape[0], cells[0])
     x, dx, fade_x = _lattice_axis(shape[1], cells[1])
     slope_y = (1 - fade_y) * dy * down[:, y] + fade_y * (dy - 1) * down[:, y + 1]  # [cells + 1, H]
     slope_x = (1 - fade_y) * across[:, y] + fade_y * across[:, y + 1]
-    dx, fade_x = dx[:, None], fade_x[:, None]
+    dx = dx[:, None]
+    fade_x = fade_x[:, None]
     left = slope_y[x] + dx * slope_x[x]  # [W, H]
     right = slope_y[x + 1] + (dx - 1) * slope_x[x + 1]
     noise = (left + fade_x * (right - left)).T * np.float32(np.sqrt(2))  # unit gradients reach sqrt(1/2)
@@ -51,7 +54,8 @@ def fractal_noise(
 ) -> Floats:
     """Sum of Perlin octaves, each with double the cells and half the height; `[H, W]` float32 in -1..1."""
     total = np.zeros(shape, np.float32)
-    height, used = 1.0, 0.0
+    height = 1.0
+    used = 0.0
     for octave in range(octaves):
         grid = (cells[0] << octave, cells[1] << octave)
         if octave and (grid[0] > shape[0] or grid[1] > shape[1]):
@@ -138,7 +142,8 @@ class TextureFolder:
         paths = list_pictures(folder)
         room = max(1, memory // (3 * side * side))
         chosen = paths[:: -(-len(paths) // room)]
-        pictures, skipped = [], []
+        pictures = []
+        skipped = []
         for path in chosen:
             try:
                 pictures.append(_shrink_texture(to_eight_bits(decode(path)), side))

@@ -61,7 +61,8 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     size = np.asarray(layers.shape[:2])
     reach = np.abs(matrix) @ size
     fits = min(1.0, float((frame / reach).min()))  # no larger than the picture
-    matrix, reach = matrix * fits, reach * fits
+    matrix = matrix * fits
+    reach = reach * fits
     canvas = np.clip(np.ceil(reach), 1, frame).astype(int)
     if rng.random() < 0.5:
         middle = frame / 2 + matrix @ (middle - frame / 2)
@@ -117,7 +118,8 @@ def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator
     Returns:
         The picture, and the mask of the pasted pixels, all False where nothing found room.
     """
-    changed, mask = picture.copy(), np.zeros_like(within)
+    changed = picture.copy()
+    mask = np.zeros_like(within)
     if _share_within(cut, within) > IN_PLACE:
         _paste(changed, mask, cut)
         return changed, mask
@@ -157,7 +159,8 @@ def _place(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.
 
 def _overlap_windows(cut: Cut, frame: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Returns the window of the picture that a cut covers, and the window of the cut in the picture."""
-    there, here = [], []
+    there = []
+    here = []
     for at, size, whole in zip(cut.corner, cut.opacity.shape, frame, strict=True):
         start = max(0, at)
         stop = max(min(whole, at + size), max(0, at))

@@ -134,7 +134,9 @@ class Case:
     def pair_pattern(self) -> str:
         """Pattern of names by which the first six good pictures are three parts, two pictures each."""
         names = [re.escape(Path(cast(Path, source)).name) for source in self.good_pictures]
-        return "|".join(f"(?:{first}|{other})()" for first, other in zip(names[:6:2], names[1:6:2], strict=True))
+        return "|".join(
+            f"(?:{first}|{other})()" for first, other in zip(names[:6:2], names[1:6:2], strict=True)
+        )
 
     def training_pictures(self, variant: str) -> list[PictureSource]:
         """Return the pictures that a variant is fitted on, with a copy and bytes that are no picture.

@@ -110,7 +110,8 @@ def calibration_is_honest(case: Case) -> None:
     """
     for variant in ("plain", "region", "padded"):
         model = case.fitted(variant)
-        calibration, rows = model.calibration, _scored(model)
+        calibration = model.calibration
+        rows = _scored(model)
         pictures = case.training_pictures(variant)
         sources = {pixel_hash(decode(s)): s for s in pictures if not isinstance(s, bytes)}
         shown = [sources[row.hash] for row in rows]
@@ -126,7 +127,8 @@ def calibration_is_honest(case: Case) -> None:
         for i in range(0, len(shown), 3):
             rest = [s for s, part in zip(shown, parts, strict=True) if part != parts[i]]
             refitted.append(_score_and_map_levels(case.fit(rest, variant), shown[i]))
-        found, expected = np.array(refitted).T, own[:, ::3]
+        found = np.array(refitted).T
+        expected = own[:, ::3]
         for row, name in enumerate(("scores", "maxima of maps")):
             must_be_close(found[row].mean(), expected[row].mean(), f"{variant}: {name}, refitted", 0.2)
             must_be_close(found[row], expected[row], f"{variant}: {name}, refitted", 0.4)
@@ -148,7 +150,8 @@ def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[floa
     """Return a picture's score, and the maximum and median of its map inside the region that counts."""
     import torch
 
-    detector, image = model.detector, torch.from_numpy(preprocess_pictures(model, [source]))
+    detector = model.detector
+    image = torch.from_numpy(preprocess_pictures(model, [source]))
     with torch.inference_mode():
         inside = detector.inside(image)
         scores, maps = detector.score(detector.embed(image), inside)
@@ -160,7 +163,8 @@ def _left_out_score(model: Predictor, source: PictureSource, group: int) -> floa
     """Return a picture's score by `Detector.left_out`; None where the method has none."""
     import torch
 
-    detector, image = model.detector, torch.from_numpy(preprocess_pictures(model, [source]))
+    detector = model.detector
+    image = torch.from_numpy(preprocess_pictures(model, [source]))
     kept = {k: torch.from_numpy(np.asarray(v)) for k, v in model.artefact.tensors.items()}
     with torch.inference_mode():
         found = detector.left_out(detector.embed(image), group, kept, detector.inside(image))
@@ -274,7 +278,8 @@ def says_what_it_would_miss(case: Case) -> None:
 
     There are equally many defects of each size. The measurement can be left out, and nothing else with it.
     """
-    model, key = case.fitted(), "simulated_defects"
+    model = case.fitted()
+    key = "simulated_defects"
     found = model.manifest.facts.get(key, {})
     must(key in model.manifest.facts, "nothing is said about simulated defects, or `left_out` gives nothing")
     must(len({facts["defects"] for facts in found["sizes"].values()}) == 1, "not as many of each size")
@@ -290,7 +295,8 @@ def extends(case: Case) -> None:
     """
     from flawscope.fitting.fitting import partial_fit
 
-    old, more = case.fitted(), case.probes[:2]
+    old = case.fitted()
+    more = case.probes[:2]
     if not case.method.extends:
         must_refuse(lambda: partial_fit(old.artefact, more, device="cpu"), "extending")
         return

@@ -37,10 +37,8 @@ def answers_have_their_form(case: Case) -> None:
     """
     import torch
 
-    detector, images = (
-        case.fitted().detector,
-        torch.from_numpy(preprocess_pictures(case.fitted(), case.probes[::2])),
-    )
+    detector = case.fitted().detector
+    images = torch.from_numpy(preprocess_pictures(case.fitted(), case.probes[::2]))
     before = {k: v.clone() for k, v in detector.state_dict().items()}
     given = images.clone()
     with torch.inference_mode():
@@ -154,10 +152,8 @@ def padding(case: Case) -> None:
     import torch
 
     model = case.fitted("padded")
-    detector, images = (
-        model.detector,
-        torch.from_numpy(preprocess_pictures(model, case.prediction_pictures("padded")[:2])),
-    )
+    detector = model.detector
+    images = torch.from_numpy(preprocess_pictures(model, case.prediction_pictures("padded")[:2]))
     with torch.inference_mode():
         inside = detector.inside(images)
         must(inside is not None and 0 < float(inside.float().mean()) < 1, "`inside` does not know padding")
@@ -215,8 +211,13 @@ def _check_export(case: Case, engine: str) -> None:
     shown = case.prediction_pictures(variant)
     model = load(case.exported_path(variant), engine=engine, device="cpu")
     assert isinstance(model, Predictor)
-    certificates = [certificate for key, certificate in model.manifest.facts.items() if key.startswith("certificate")]
-    must(not any(certificate["decisions"] for certificate in certificates), "an engine decided otherwise than the model")
+    certificates = [
+        certificate for key, certificate in model.manifest.facts.items() if key.startswith("certificate")
+    ]
+    must(
+        not any(certificate["decisions"] for certificate in certificates),
+        "an engine decided otherwise than the model",
+    )
     must(model.calibration.scores == trained.calibration.scores, "another calibration")
     scores, maps = case.outputs(variant)
     for batch in (1, 3):

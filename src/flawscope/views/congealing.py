@@ -48,11 +48,14 @@ _MIN_AGREEMENT = 0.85  # share of the pictures on which they must agree
 _MAX_PERIOD = 24  # teeth of a wheel, say
 _FOLDS = 10  # of the cross-validation
 # Parts lie elsewhere where their places, in sides of the part, or their angles spread by more
-_MIN_SHIFT, _MIN_TURN = 0.1, math.radians(8)
+_MIN_SHIFT = 0.1
+_MIN_TURN = math.radians(8)
 _MIN_FOUND = 0.8  # share of the pictures that must show the part
 # What a few pictures, each as the reference, tell of how parts lie: bench/NOTES.md
 _FEW = 5  # pictures that are tried so, at most
-_MOST, _NEAR = 0.75, 5.0  # share of the pictures that one must find; pixels, within which parts lie alike
+# share of the pictures that one must find; pixels, within which parts lie alike
+_MOST = 0.75
+_NEAR = 5.0
 
 
 class Aligned(NamedTuple):
@@ -132,14 +135,19 @@ def _learn_folds(
     reference, poses = aligned
     levels = _border_quantiles(pictures)
     order = {group: k for k, group in enumerate(dict.fromkeys(groups))}
-    errors, held_out = list[float](), dict[int, PoseReference]()
+    errors = list[float]()
+    held_out = dict[int, PoseReference]()
     if len(order) < 2:
         return errors, held_out
     folds = [order[group] % _FOLDS for group in groups]
     for fold in range(min(_FOLDS, len(order))):
         pairs = zip(pictures, poses, folds, strict=True)
-        without = _average([(picture, pose) for picture, pose, own in pairs if own != fold], reference, levels)
-        errors += [without.find(picture).error for picture, own in zip(pictures, folds, strict=True) if own == fold]
+        without = _average(
+            [(picture, pose) for picture, pose, own in pairs if own != fold], reference, levels
+        )
+        errors += [
+            without.find(picture).error for picture, own in zip(pictures, folds, strict=True) if own == fold
+        ]
         held_out |= {group: without for group, k in order.items() if k % _FOLDS == fold}
     return errors, held_out
 
@@ -262,7 +270,8 @@ def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
 
     InputError: they show nothing to be found.
     """
-    pictures, period = singles.pictures, 1
+    pictures = singles.pictures
+    period = 1
     if kind != "shift":
         first = _congeal(_SingleReferences(pictures[0::2], singles.ground), kind)
         second = _congeal(_SingleReferences(pictures[1::2], singles.ground), kind)
@@ -288,7 +297,8 @@ def _symmetry_period(first: Sequence[Pose], second: Sequence[Pose]) -> int:
 
 def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> PoseReference:
     """Aligns all pictures to one of them, then to their average, again and again."""
-    reference, pictures = singles.best(kind, period), singles.pictures
+    reference = singles.best(kind, period)
+    pictures = singles.pictures
     levels = _border_quantiles(pictures)
     for _ in range(_ROUNDS):
         reference = _average([(picture, reference.find(picture)) for picture in pictures], reference, levels)
@@ -300,7 +310,12 @@ def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
 
     They are the ground's, however large the parts are.
     """
-    strips = (strip for picture in pictures for way in (picture, picture.T) for strip in (way[:_BORDER], way[-_BORDER:]))
+    strips = (
+        strip
+        for picture in pictures
+        for way in (picture, picture.T)
+        for strip in (way[:_BORDER], way[-_BORDER:])
+    )
     every = np.concatenate([strip.ravel() for strip in strips])
     return np.asarray(np.quantile(every, (np.arange(_QUANTILES) + 0.5) / _QUANTILES), np.float32)
 
@@ -315,7 +330,8 @@ class _SingleReferences:
         from scipy import ndimage
 
         every = [align(picture, Pose(picture.shape[1] / 2, picture.shape[0] / 2)) for picture in pictures]
-        self.pictures, self.ground = pictures, ground
+        self.pictures = pictures
+        self.ground = ground
         whole, inside = (np.stack(part) for part in zip(*every, strict=True))
         if ground is None:
             median = np.median(whole, axis=0)
@@ -324,7 +340,10 @@ class _SingleReferences:
         else:
             median = np.full((SIDE, SIDE), ground)
             spread = np.full((SIDE, SIDE), 2 * _MIN_SPREAD)
-        self._whole, self._inside, self._median, self._spread = whole, inside, median, spread
+        self._whole = whole
+        self._inside = inside
+        self._median = median
+        self._spread = spread
 
     def of(self, number: int, kind: PoseKind, period: int = 1) -> PoseReference | None:
         """The reference that one picture is; None where it shows nothing of its own."""
@@ -425,7 +444,8 @@ def _bounding_square(part: NDArray[np.bool_], turns: bool) -> tuple[float, float
     for turn in np.radians(np.arange(0, 90, 3)) if turns else [0.0]:
         cos, sin = math.cos(turn), math.sin(turn)
         u, v = cos * x + sin * y, cos * y - sin * x
-        mid_u, mid_v = (u.min() + u.max()) / 2, (v.min() + v.max()) / 2
+        mid_u = (u.min() + u.max()) / 2
+        mid_v = (v.min() + v.max()) / 2
         half = max(np.ptp(u), np.ptp(v)) / 2 + 0.5
         found.append((turn, cos * mid_u - sin * mid_v, sin * mid_u + cos * mid_v, half))
     best = min(found, key=lambda square: square[3])

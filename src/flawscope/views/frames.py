@@ -255,7 +255,8 @@ def find_frames(
     picture: Raster, divisor: float, network: tuple[int, int], framing: AlignedPart, several: SeveralParts
 ) -> PartFrames:
     """Finds the parts in a picture, whose frames are seen at `network` (H, W)."""
-    whole, reference = picture_size(picture), framing.reference
+    whole = picture_size(picture)
+    reference = framing.reference
     detections = several.find(
         small_grey(picture, divisor, several.side), small_grey(picture, divisor, OVERVIEW_SIDE), reference
     )

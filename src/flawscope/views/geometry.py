@@ -193,7 +193,8 @@ class Geometry:
         try:
             known = [field.name for field in fields(cls)[:-1]]
             (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[name] for name in known[:4])
-            matrix, length = data.get("matrix"), data.get("mm_per_pixel")
+            matrix = data.get("matrix")
+            length = data.get("mm_per_pixel")
             geometry = cls(
                 (positive_integer(hp), positive_integer(wp)),
                 (positive_integer(h), positive_integer(w)),

@@ -15,7 +15,9 @@ from flawscope.types import Array, Facts, Json
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-RED, BLUE = 0, 2  # channels
+# channels
+RED = 0
+BLUE = 2
 MAX_RANGE = 0.3  # of light: beyond it pictures are clipped at white, and contrast is lost
 
 
@@ -139,7 +141,9 @@ class Normalization:
         """InputError for values that no good pictures can have."""
         ranges = (*self.means, *self.deviations)
         right = len(self.means) == len(self.deviations) == 3 and 0 < self.share < 1
-        if not right or not all(len(bounds) == 3 and 0 <= bounds[0] <= bounds[1] <= bounds[2] <= 1 for bounds in ranges):
+        if not right or not all(
+            len(bounds) == 3 and 0 <= bounds[0] <= bounds[1] <= bounds[2] <= 1 for bounds in ranges
+        ):
             raise InputError("the model's normalization of light is damaged: fit anew")
 
     @classmethod

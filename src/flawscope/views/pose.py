@@ -35,10 +35,13 @@ Align = PoseKind | Literal["none", "auto"]  # how a fit is told to find parts
 SIDE = 128  # of small pictures and of the reference
 HALF_SIDE = SIDE / 2
 SPREAD_SCALE = 1000.0  # steps of a stored spread per 1.0
-_AFFINE, _BILINEAR = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+_AFFINE = Image.Transform.AFFINE
+_BILINEAR = Image.Resampling.BILINEAR
 _COARSE_SIDE = SIDE // 2  # of the correlation
 _ANGLE_STEP = 6  # degrees between two angles of it
-_MAX_CANDIDATES, _MAX_GAP = 4, 0.1  # angles that are refined at most, and by how much less they may correlate
+# angles that are refined at most, and by how much less they may correlate
+_MAX_CANDIDATES = 4
+_MAX_GAP = 0.1
 _BLUR_SIGMA = 1.0  # pixels
 _MAX_POINTS = 2500  # of the reference that are compared, at the best angle
 _MAX_FIRST_POINTS = 700  # points while the best angle is not known
@@ -171,9 +174,11 @@ class PoseReference:
             size: (H, W) of the view.
             side: Longer side of the small picture that the pose is in.
         """
-        small, extent = reduced_size(picture_size, side), self.extent
+        small = reduced_size(picture_size, side)
+        extent = self.extent
         if not pose.found:
-            pose, extent = Pose(small[1] / 2, small[0] / 2), HALF_SIDE
+            pose = Pose(small[1] / 2, small[0] / 2)
+            extent = HALF_SIDE
         grow = np.array(picture_size) / small
         # from the view, (y, x), to the small picture, to the picture
         linear = grow[:, None] * pose.matrix()[::-1, ::-1] * (2 * extent / min(size))
@@ -220,10 +225,13 @@ class PoseReference:
         Where parts may be mirrored, both sides are there. Pixel i shows the reference at i - size / 2 from
         its middle, in steps of SIDE / size.
         """
-        weights, levels = self._weights, np.divide(self.levels, 255, dtype=np.float32)
-        coarse, middle = _downsample(weights, size), size / 2
+        weights = self._weights
+        levels = np.divide(self.levels, 255, dtype=np.float32)
+        coarse = _downsample(weights, size)
+        middle = size / 2
         shown = np.asarray(_downsample(weights * levels, size) / np.maximum(coarse, 1e-9), np.float32)
-        images, found = [Image.fromarray(coarse), Image.fromarray(shown)], []
+        images = [Image.fromarray(coarse), Image.fromarray(shown)]
+        found = []
         for side in (1, -1) if self.kind == "full" else (1,):
             for angle in self._angles:
                 cos, sin = math.cos(angle), math.sin(angle)
@@ -273,7 +281,8 @@ class PoseReference:
         seen = found[:, : math.ceil(picture.shape[0] / 2), : math.ceil(picture.shape[1] / 2)]
         flat = seen.reshape(len(seen), -1)
         places = flat.argmax(1)
-        count, poses = len(self._angles), []
+        count = len(self._angles)
+        poses = []
         for mirrored in range(len(flat) // count):
             rows = np.arange(count) + mirrored * count
             peaks = flat[rows, places[rows]]
@@ -300,7 +309,8 @@ class PoseReference:
 
     def _select_points(self, most: int) -> _Samples:
         """Chooses points: half of them those with the largest weighted gradients, the others at random."""
-        levels, weights = np.divide(self.levels, 255, dtype=np.float32), self._weights
+        levels = np.divide(self.levels, 255, dtype=np.float32)
+        weights = self._weights
         down, across = (slope.astype(np.float32) for slope in np.gradient(levels))
         counted = np.flatnonzero(weights)
         if len(counted) > most:
@@ -426,7 +436,8 @@ def _bilinear(image: Float32, x: Float32, y: Float32) -> Float32:
     x, y = (np.clip(at - np.float32(0.5), 0, np.float32(SIDE - 1.001)) for at in (x, y))
     left, top = x.astype(np.intp), y.astype(np.intp)
     x, y = x - left.astype(np.float32), y - top.astype(np.float32)
-    flat, first = image.ravel(), top * SIDE + left
+    flat = image.ravel()
+    first = top * SIDE + left
     upper = flat[first] + (flat[first + 1] - flat[first]) * x
     first += SIDE
     lower = flat[first] + (flat[first + 1] - flat[first]) * x

@@ -40,7 +40,8 @@ Mask = NDArray[np.bool_]
 DEFAULT_SIZE = (256, 256)
 # Factors of a tile's scaling for the network: beyond them a small picture would become a gigantic canvas, or
 # a large one a point
-MAX_ENLARGEMENT, MAX_REDUCTION = 8, 1024
+MAX_ENLARGEMENT = 8
+MAX_REDUCTION = 1024
 
 
 class Correction(Protocol):
@@ -277,13 +278,15 @@ class Preprocess:
     def _views_of(self, frame: Frame, counted: Mask | None, name: str) -> Views:
         """Views of a frame, as `views` has them."""
         first, placed = self._whole_view(frame)
-        pose, size = frame.pose, frame.size
+        pose = frame.pose
+        size = frame.size
         if pose is not None and counted is not None and not (counted & (first[0, 0] >= 0)).any():
             pose = replace(pose, error=math.inf)  # nothing of what counts lies in the picture
         first, tone = self.lit(first, counted)
         if self.tile is None:
             return Views(first, placed, tone=tone, pose=pose)
-        grid, canvas = self.grid(size), self.geometry(size)
+        grid = self.grid(size)
+        canvas = self.geometry(size)
         self._check_tiles(grid, canvas, name)
         planes, visible = frame.scaled(canvas)
         return Views(
@@ -439,7 +442,8 @@ class Preprocess:
 
     def _whole_view(self, frame: Frame) -> tuple[Float32, Geometry]:
         """View of the whole frame [1, 3, H, W], and its place in the picture."""
-        picture, divisor = frame.picture, frame.divisor
+        picture = frame.picture
+        divisor = frame.divisor
         placed = frame.place(self.whole.geometry(frame.size))
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
         if frame.turned is not None:

@@ -21,13 +21,17 @@ from flawscope.types import Facts, Json
 from flawscope.views.pose import HALF_SIDE, SIDE, Float32, Mask, Pose, PoseReference, blur
 
 OVERVIEW_SIDE = 256  # pixels of the longer side of the picture in which the ground is found
-_OUTLIER_DISTANCE, _ITERATIONS = 3.0, 8  # spreads of the ground's pixels, rounds of its fit
+# spreads of the ground's pixels, rounds of its fit
+_OUTLIER_DISTANCE = 3.0
+_ITERATIONS = 8
 MIN_DISTANCE = 5.0  # spreads by which a pixel differs from the ground
 _MIN_SPREAD = 0.004
 MAX_SIDE = 1024  # pixels of the longer side of the picture in which parts are found
 _REDUCTION = 4  # by this factor for the correlation
 _MIN_CORRELATION = 0.35  # correlation
-_MAX_POSES, _MAX_GAP = 4, 0.1  # as `pose` has them
+# as `pose` has them
+_MAX_POSES = 4
+_MAX_GAP = 0.1
 _MAX_OVERLAP = 0.3  # share of a part that may lie over others
 _MIN_VISIBLE = 0.95  # share of a part that lies in the picture
 _OUTLINE_WIDTH = 6  # pixels around the part in the reference
@@ -166,7 +170,8 @@ class SeveralParts:
 
 def _sort_into_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
     """Sorts poses from the top, and from the left where they lie beside each other."""
-    rows, top = list[tuple[float, Pose]](), -np.inf
+    rows = list[tuple[float, Pose]]()
+    top = -np.inf
     for pose in sorted(poses, key=lambda part_pose: part_pose.y):
         top = pose.y if pose.y > top + height else top
         rows.append((top, pose))

@@ -203,7 +203,12 @@ def _learn(
 
 def _span_of(single_parts: Sequence[tuple[int, _Component]]) -> float:
     """Side of the frame of a part, as a share of the picture. InputError: parts are too large or small."""
-    span = 2 * _CROP_FACTOR * float(np.median([component.radius for _, component in single_parts])) / OVERVIEW_SIDE
+    span = (
+        2
+        * _CROP_FACTOR
+        * float(np.median([component.radius for _, component in single_parts]))
+        / OVERVIEW_SIDE
+    )
     if not SIDE / MAX_SIDE <= span <= 1:
         size, way = ("fill the pictures", "farther away") if span > 1 else ("are too small", "nearer")
         raise InputError(f"parts {size} to be found among several: take pictures from {way}")
@@ -240,7 +245,8 @@ def _count_parts(
     small: Callable[[int, int], Float32],
 ) -> LearnedParts:
     """Counts the parts of all good pictures by the reference, and by those that were learnt without them."""
-    found, left_out = {}, {}
+    found = {}
+    left_out = {}
     # one reference after the other
     for i in sorted(range(len(overviews)), key=lambda i: id(held_out.get(i))):
         views = small(i, settings.side), overviews[i]

@@ -121,7 +121,8 @@ class Fusion:
         if self.score not in ("map", "views"):
             raise InputError(f"fusion by {self.score!r:.40}; choose map or views")
         with np.errstate(over="ignore"):  # maps are computed with in float32
-            factor, shift = np.float32(self.factor), np.float32(self.shift)
+            factor = np.float32(self.factor)
+            shift = np.float32(self.shift)
         if not 0 < factor < math.inf or not math.isfinite(shift):
             raise InputError(
                 f"fusion with factor {self.factor:g}, shift {self.shift:g}; both finite, factor above 0"
@@ -153,7 +154,8 @@ class RegionOfInterest:
     """
 
     def __init__(self, mask: Mask, whole: Geometry, canvas: tuple[int, int], visible: Mask | None = None):
-        self.mask, self.visible = mask, visible
+        self.mask = mask
+        self.visible = visible
         self.rows, self.columns = whole.with_picture_size(canvas).nearest_indices()
 
     def window(self, y: int, x: int, height: int, width: int) -> Mask:
@@ -215,7 +217,9 @@ class TileBlender:
     """
 
     def __init__(self, grid: TileGrid, whole: Geometry, region: RegionOfInterest | None = None):
-        self.grid, self.whole, self.region = grid, whole, region
+        self.grid = grid
+        self.whole = whole
+        self.region = region
         self.tiles = np.zeros(grid.canvas, np.float32)  # blended
         self.lowest = math.inf  # of the tiles' maps
         self.score = -math.inf  # the largest of a tile
@@ -239,7 +243,8 @@ class TileBlender:
             unsure: The maps, by the number of the view; it is emptied.
             sure_maps: Returns sure maps for numbers of views.
         """
-        width, region = self.grid.canvas[1], self.region
+        width = self.grid.canvas[1]
+        region = self.region
         counted = None if region is None else region.window(0, 0, *self.grid.canvas)
         while unsure:
             drawn = self.tiles if counted is None else np.where(counted, self.tiles, -np.inf)
@@ -271,7 +276,8 @@ class TileBlender:
         at = self.whole.with_picture_size(self.grid.canvas)
         step = max(1, (1 << 20) // width)
         top = whole_top = -math.inf
-        total, count = 0.0, 0
+        total = 0.0
+        count = 0
         samples = []  # of every PIXEL_STEP-th pixel: values in the tiles and in the whole view
         for start in range(0, height, step):
             rows = self.tiles[start : start + step]

@@ -186,7 +186,8 @@ def _sampled(values: Array, rows: Array, columns: Array) -> Array:
         right = np.minimum(left + 1, values.shape[1] - 1)
         down, across = ((at - low).astype(np.float32) for at, low in ((y, top), (x, left)))
         if values.ndim == 3:
-            down, across = down[..., None], across[..., None]
+            down = down[..., None]
+            across = across[..., None]
         upper = values[top, left] * (1 - across) + values[top, right] * across
         lower = values[below, left] * (1 - across) + values[below, right] * across
         mixed = upper * (1 - down) + lower * down

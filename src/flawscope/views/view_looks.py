@@ -130,7 +130,8 @@ class ViewLooks:
         """
         if view not in self.views:
             return None
-        own, distances = self.views.index(view), self.distances(look)
+        own = self.views.index(view)
+        distances = self.distances(look)
         clear = (distances[own] - distances > self.limits[own]) & (distances <= self.reach)
         return self.views[int(np.where(clear, distances, np.inf).argmin())] if clear.any() else None
 
@@ -153,7 +154,8 @@ class ViewLooks:
             for row in kept["limits"]:
                 rows.append([np.inf if limit is None else limit for limit in row])
             limits = np.array(rows, float)
-            count, width = len(views), 3 * SIDE * SIDE
+            count = len(views)
+            width = 3 * SIDE * SIDE
             shapes = [array.shape for array in (means, spread, reach, limits)]
             if shapes != [(count, width), (width,), (count,), (count, count)] or not (spread > 0).all():
                 return None

@@ -63,11 +63,16 @@ class Views:
         placed: Geometry | None = None,
         visible: Mask | None = None,
     ):
-        self.first, self.geometry, self.whole = first, geometry, whole or geometry
+        self.first = first
+        self.geometry = geometry
+        self.whole = whole or geometry
         self.placed = placed or geometry
         self.grid = None if grid is None or len(grid) == 1 else grid
-        self.canvas, self.divisor, self.tone = canvas, divisor, tone
-        self.pose, self.visible = pose, visible
+        self.canvas = canvas
+        self.divisor = divisor
+        self.tone = tone
+        self.pose = pose
+        self.visible = visible
         self.region: RegionOfInterest | None = None
         if visible is not None:
             self.with_roi(np.ones(self.whole.size, np.bool_))
@@ -117,7 +122,8 @@ class Views:
 
     def view_numbers(self) -> list[int]:
         """Numbers of the views with pixels that count."""
-        region, grid = self.region, self.grid
+        region = self.region
+        grid = self.grid
         if region is None or grid is None:
             return list(range(len(self)))
         return [0, *(tile + 1 for tile in region.tiles(grid))]
@@ -297,11 +303,14 @@ class PartFrameViews(FrameViews):
     """
 
     def __init__(self, frames: Sequence[Views], found: PartFrames, scale: float):
-        picture, share = picture_size(found.middle.picture), min(1.0, scale)  # no finer than the picture
+        # no finer than the picture
+        picture = picture_size(found.middle.picture)
+        share = min(1.0, scale)
         height, width = (max(1, math.ceil(side * share)) for side in picture)
         placed = Geometry(picture, (height, width), (height / picture[0], width / picture[1]), (0.0, 0.0))
         super().__init__(frames, placed)
-        self.poses, self.objects = found.poses, found.objects
+        self.poses = found.poses
+        self.objects = found.objects
         self.count_error = found.count_error
 
     @property
@@ -372,7 +381,9 @@ class ChannelViews(FrameViews):
 
     def __init__(self, frames: Sequence[Views]):
         super().__init__(frames, frames[0].geometry)
-        self.whole, self.placed, self.pose = frames[0].whole, frames[0].placed, frames[0].pose
+        self.whole = frames[0].whole
+        self.placed = frames[0].placed
+        self.pose = frames[0].pose
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         """Returns the picture's score, and its map at `geometry.size`.

@@ -49,8 +49,10 @@ def _learning(core: Station) -> Extension:
 
 
 def _new_products(core: Station) -> Extension:
-    limits, device = core.settings.limits, core.settings.device
-    queue, memory = core.components[JobQueue], core.inspector.memory
+    limits = core.settings.limits
+    device = core.settings.device
+    queue = core.components[JobQueue]
+    memory = core.inspector.memory
     recipes = [getattr(connection.values, "recipes", {}) for connection in core.settings.connections]
     asked_for = {product for recipe in recipes for product in recipe.values()}
     drafts = Drafts(queue, core.files, limits, memory, device, lambda: bool(core.products), core.say)

@@ -99,7 +99,8 @@ def _check_triggers(station: Station) -> None:
     found = asyncio.run(several())
     testing.must(len({inspection.number for inspection in found}) == 4, "triggers share an inspection")
     testing.must(
-        {inspection.inspection.part for inspection in found} == {"P0", "P1", "P2", "P3"}, "a part's number is lost"
+        {inspection.inspection.part for inspection in found} == {"P0", "P1", "P2", "P3"},
+        "a part's number is lost",
     )
 
 
@@ -128,7 +129,9 @@ def _check_disconnection(station: Station, away: Callable[[], None], back: Calla
     )
     back()
     _wait_for(lambda: source.state.state == RUNNING, "it does not come back by itself")
-    _wait_for(lambda: {problem.code for problem in station.problems()} < problem_codes, "the problem does not end")
+    _wait_for(
+        lambda: {problem.code for problem in station.problems()} < problem_codes, "the problem does not end"
+    )
 
 
 def check_sink(
@@ -159,7 +162,9 @@ def check_sink(
                 ((delivery, box),) = station.sinks.for_product(PRODUCT)
                 number = station.products[PRODUCT]
                 pictures = [_draw_png(rng, Path(folder)) for _ in range(3)]
-                sent = [Part(number, (Picture(pixels, "Größe 7.png"),), "http", "4711") for pixels in pictures]
+                sent = [
+                    Part(number, (Picture(pixels, "Größe 7.png"),), "http", "4711") for pixels in pictures
+                ]
                 for answer in station.inspector.submit_all(sent):
                     inspection = answer.result(WAIT_TIMEOUT).number
                     station.store.add_verdict(number, inspection, "good", "anna")

@@ -73,7 +73,8 @@ class AravisDevice:
         self._library = load_aravis()
         from gi.repository import GLib
 
-        self._error_type, self._is_gone = GLib.Error, False
+        self._error_type = GLib.Error
+        self._is_gone = False
         self._library.update_device_list()
         indices = range(self._library.get_n_devices())
         index = select_camera(settings, [str(self._library.get_device_serial_nbr(each)) for each in indices])

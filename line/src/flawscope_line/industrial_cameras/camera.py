@@ -98,7 +98,8 @@ class TriggeredCamera(LiveCamera):
     ):
         super().__init__(line, settings, number)
         self.state.takes = settings.trigger
-        self._settings, self._open_device = settings, opener
+        self._settings = settings
+        self._open_device = opener
 
     def _run_session(self, backoff: Backoff) -> str:
         with closing(self._open_device(self._settings)) as device:
@@ -112,7 +113,10 @@ class TriggeredCamera(LiveCamera):
         """Trigger an exposure for waiting triggers, repeatedly until the station ends."""
         # the first frame shows that the camera answers, and its number; it answers no trigger
         first = self._take_first(device)
-        last, ordered, missed_in_row = first.number, 0, 0  # ordered: exposures after the last frame
+        # ordered: exposures after the last frame
+        last = first.number
+        ordered = 0
+        missed_in_row = 0
         backoff.reset()
         self._mark_running()
         if not self._is_new_frame(first) and first.picture is not None:

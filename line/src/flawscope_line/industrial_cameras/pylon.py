@@ -89,7 +89,9 @@ class PylonDevice:
             InputError: The camera has none of the features, or refuses the value.
         """
         nodes = (self._camera.GetNodeMap().GetNode(name) for name in names)
-        node = next((writable for writable in nodes if writable is not None and genicam.IsWritable(writable)), None)
+        node = next(
+            (writable for writable in nodes if writable is not None and genicam.IsWritable(writable)), None
+        )
         if node is None:
             if is_needed:
                 raise InputError(f"the camera has no {' or '.join(names)} that can be set: leave it out")

@@ -44,10 +44,12 @@ class SignalledCamera(LiveCamera):
             "write `trigger: software` for one that the station triggers"
         )
         self._most_in_flight = line.share.limits.queue
-        self._settings, self._open_device = settings, opener
+        self._settings = settings
+        self._open_device = opener
         self._missed: deque[float] = deque()  # when parts were not inspected
         self._unreported = 0  # of these, without an event
-        self._reported_at, self._why_missed = -math.inf, ""
+        self._reported_at = -math.inf
+        self._why_missed = ""
 
     def stop(self, seconds: float = 30.0) -> None:
         """Stop the camera within `seconds`, and report the waiting parts as not inspected."""
@@ -68,7 +70,8 @@ class SignalledCamera(LiveCamera):
                     self._report_missed()  # the others may all wait for room in the queue
                     continue
                 step = 1 if last is None else frames_after(last, frame.number)
-                lost, last = max(0, step - 1) + (frame.picture is None), frame.number
+                lost = max(0, step - 1) + (frame.picture is None)
+                last = frame.number
                 if lost:
                     error = CameraLostError(f"{pluralize(lost, 'frame')} did not arrive whole")
                     self.state.broken += lost - 1
@@ -124,7 +127,8 @@ class SignalledCamera(LiveCamera):
     def _note_missed(self, count: int, why: str) -> None:
         with self._changed:
             self._missed.extend([time.monotonic()] * count)
-            self._unreported, self._why_missed = self._unreported + count, why
+            self._unreported = self._unreported + count
+            self._why_missed = why
 
     def _report_missed(self, interval: float = MISSED_INTERVAL) -> None:
         """Report parts that were not inspected: as an event once a second, and as a problem for an hour.
@@ -136,11 +140,14 @@ class SignalledCamera(LiveCamera):
         with self._changed:
             if at - self._reported_at < interval:
                 return
-            self._reported_at, count, self._unreported = at, self._unreported, 0
+            self._reported_at = at
+            count = self._unreported
+            self._unreported = 0
             was_problem = bool(self._missed)
             while self._missed and at - self._missed[0] > MISSED_SECONDS:
                 self._missed.popleft()
-            missed, why = len(self._missed), self._why_missed
+            missed = len(self._missed)
+            why = self._why_missed
         if count:
             text = f"{pluralize(count, 'part')} of {self._label} not inspected: {why}"
             with suppress(Exception):  # a store that is away: the problem says it meanwhile

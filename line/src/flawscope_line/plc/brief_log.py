@@ -14,7 +14,8 @@ class _BriefHandler(logging.Handler):
 
     def __init__(self, name: str):
         super().__init__(logging.ERROR)
-        self.library, self._next = name, 0.0
+        self.library = name
+        self._next = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
@@ -32,4 +33,5 @@ def log_briefly(library: str) -> None:
     """Limit a library's loggers to one line a minute."""
     logger = logging.getLogger(library)
     if not any(isinstance(handler, _BriefHandler) for handler in logger.handlers):
-        logger.handlers, logger.propagate = [_BriefHandler(library)], False
+        logger.handlers = [_BriefHandler(library)]
+        logger.propagate = False

@@ -66,8 +66,12 @@ from flawscope_station.plugins import (
 TICK = 0.02  # seconds between two steps, at most
 CHECK_INTERVAL = 0.25  # seconds between two checks of queue and models; the camera is looked at always
 DOUBT_SECONDS = 1.0  # seconds without Ready after a camera's error, unless it gives a frame before
-MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.2, 2.0  # seconds before a broken transport is opened anew
-MIN_LOAD_DELAY, MAX_LOAD_DELAY = 0.25, 30.0  # seconds before a model that failed to load is tried again
+# seconds before a broken transport is opened anew
+MIN_RETRY_DELAY = 0.2
+MAX_RETRY_DELAY = 2.0
+# seconds before a model that failed to load is tried again
+MIN_LOAD_DELAY = 0.25
+MAX_LOAD_DELAY = 30.0
 STOP_TIMEOUT = 10.0  # seconds
 HANGING_SECONDS = 30.0  # seconds without a step after which the line is told to hang
 ENDING_OUTPUTS = Outputs(error=True, code=Code.ENDING)
@@ -141,7 +145,10 @@ class PlcLine:
         make_transport: TransportFactory,
         clock: MonotonicClock = CLOCK,
     ):
-        self.name, self.context, self.settings, self._make_transport = name, context, settings, make_transport
+        self.name = name
+        self.context = context
+        self.settings = settings
+        self._make_transport = make_transport
         self.clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None  # while it runs
         budgets = {}
@@ -158,13 +165,16 @@ class PlcLine:
         self._events: deque[Answer | RecipeLoaded] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._inspecting: asyncio.Task[None] | None = None  # of the last trigger
-        self._fault, self._last_check = Code.NONE, 0.0  # of queue and models
+        # of queue and models
+        self._fault = Code.NONE
+        self._last_check = 0.0
         self._doubt: tuple[list[int | None], float] = (
             [],
             0.0,
         )  # last frames at a camera's error, and until when
         self._link_error: str | None = None  # since the last exchange
-        self._is_loading, self._load_due = False, 0.0
+        self._is_loading = False
+        self._load_due = 0.0
         self._load_backoff = Backoff(MIN_LOAD_DELAY, MAX_LOAD_DELAY)
         self._trigger_time: float | None = None  # of the part that is not answered yet
         self._ended = threading.Event()
@@ -204,7 +214,9 @@ class PlcLine:
         """Exchange signals over a transport, which is opened anew after a failure, until the end."""
         self._changed, backoff = asyncio.Event(), Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         self._loop = asyncio.get_running_loop()
-        self._tasks, self._is_loading = set(), False  # of a loop that failed
+        # of a loop that failed
+        self._tasks = set()
+        self._is_loading = False
         while not self._ended.is_set():
             transport = self._make_transport(self.handle_inputs)
             try:
@@ -266,7 +278,8 @@ class PlcLine:
             return ENDING_OUTPUTS
         self._check_readiness()
         while True:
-            event, before = self._events.popleft() if self._events else None, self.state
+            event = self._events.popleft() if self._events else None
+            before = self.state
             answer, loaded = (event, None) if isinstance(event, Answer) else (None, event)
             if answer is not None and answer.code is Code.CAMERA:
                 self._doubt_camera()
@@ -282,7 +295,8 @@ class PlcLine:
         if state.job != before.job:
             self._trigger_time = state.now
             recipe = self.settings.recipes[state.recipe]
-            part, due = state.triggered.part, state.due
+            part = state.triggered.part
+            due = state.due
             self._inspecting = self._spawn(self._inspect_part(state.job, recipe, part, due))
         self._note_refusal(before, state)
         self._give_up_answer(before, state, answer)
@@ -383,7 +397,8 @@ class PlcLine:
             self._spawn(self._load_recipe(self.state.requested_recipe))
 
     def _open_model(self, product: str) -> Code:
-        number, versions = self.context.addresses.address_id(product), self.context.addresses.versions
+        number = self.context.addresses.address_id(product)
+        versions = self.context.addresses.versions
         try:
             is_open = number in versions.models.active or versions.resume(number) is not None
         except Exception:
@@ -392,7 +407,8 @@ class PlcLine:
 
     def _check_readiness(self) -> None:
         """Check every `CHECK_INTERVAL` whether a picture could be inspected; load a failed model again."""
-        state, now = self.state, self.clock.monotonic()
+        state = self.state
+        now = self.clock.monotonic()
         if now - self._last_check < CHECK_INTERVAL:
             return
         self._last_check = now
@@ -440,7 +456,8 @@ def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Ans
     """Return the answer to a job from its recorded inspection."""
     assert isinstance(inspection, RecordedInspection), "a trigger of a PLC has no key"
     outcome = inspection.inspection
-    decision, regions = outcome.decision, len(outcome.regions)
+    decision = outcome.decision
+    regions = len(outcome.regions)
     facts = outcome.score, regions, inspection.number, kind_number(outcome.regions), decision == WITHIN
     return Answer(job, decision != ANOMALOUS, Code.NONE, *facts)
 

@@ -26,7 +26,9 @@ from flawscope_line.plc.signals import (
     unpack,
 )
 
-READ_FUNCTIONS, WRITE_FUNCTIONS = (3, 4), (6, 16, 22, 23)  # function codes, of registers
+# function codes, of registers
+READ_FUNCTIONS = (3, 4)
+WRITE_FUNCTIONS = (6, 16, 22, 23)
 TIMEOUT = 1.0  # seconds in which a PLC must answer
 
 
@@ -36,7 +38,8 @@ class ModbusServer:
     every = 1.0
 
     def __init__(self, settings: ModbusSettings, handle_inputs: InputsHandler):
-        self.settings, self._handle_inputs = settings, handle_inputs
+        self.settings = settings
+        self._handle_inputs = handle_inputs
         self._input_registers: list[int] = [0] * register_count(TO_STATION)
         self._output_registers: list[int] = [0] * register_count(TO_PLC)
         self._is_written = False
@@ -44,7 +47,8 @@ class ModbusServer:
     async def open(self) -> None:
         """Begin to listen. TransportError where the address cannot be used."""
         log_briefly("pymodbus")
-        settings, kind = self.settings, DataType.REGISTERS
+        settings = self.settings
+        kind = DataType.REGISTERS
         blocks = [
             SimData(settings.inputs, values=self._input_registers, datatype=kind),
             SimData(settings.outputs, values=self._output_registers, datatype=kind, readonly=True),
@@ -95,7 +99,9 @@ class ModbusClient:
     """Client of a PLC that is the server: its registers are read at a fixed interval."""
 
     def __init__(self, settings: ModbusSettings, handle_inputs: InputsHandler):
-        self.settings, self.every, self._handle_inputs = settings, settings.poll_interval, handle_inputs
+        self.settings = settings
+        self.every = settings.poll_interval
+        self._handle_inputs = handle_inputs
         self._written_outputs: Outputs | None = None
         host, port = settings.address
         self._client = AsyncModbusTcpClient(host, port=port, timeout=TIMEOUT, retries=0, reconnect_delay=0)

@@ -27,7 +27,9 @@ from flawscope_line.plc.signals import NAMESPACE, OPC_UA_TYPES, ROOT_NODE, TO_PL
 from flawscope_station.plugins import secret
 
 Nodes = dict[str, tuple[Node, ua.VariantType]]
-MAX_CHUNK_BYTES, MAX_CHUNKS = 65535, 64  # of a request
+# of a request
+MAX_CHUNK_BYTES = 65535
+MAX_CHUNKS = 64
 _STRANGER = User(role=UserRole.Anonymous)  # before it has signed in
 MIN_PUBLISHING_MS = 10.0  # between two notifications of a subscription
 _PYTHON_TYPES: dict[ua.VariantType, tuple[type, ...]] = {
@@ -43,7 +45,8 @@ class OpcUaServer:
     every = 1.0
 
     def __init__(self, settings: OpcUaSettings, handle_inputs: InputsHandler):
-        self.settings, self._handle_inputs = settings, handle_inputs
+        self.settings = settings
+        self._handle_inputs = handle_inputs
         self._exchange_lock = asyncio.Lock()
         self._last_inputs: Inputs | None = None  # None: nothing was written yet
         self._last_outputs = Outputs()
@@ -114,7 +117,8 @@ class _Plc(UserManager):
     def get_user(
         self, *given: object, username: object = None, password: object = None, **more: object
     ) -> User | None:
-        user, file = self._settings.user, self._settings.password_file
+        user = self._settings.user
+        file = self._settings.password_file
         if user is not None and file is not None:
             pairs = (username, user), (password, secret(file, "password_file"))
             if not all(compare_digest(str(sent).encode(), right.encode()) for sent, right in pairs):
@@ -168,7 +172,8 @@ class _Session(InternalSession):
 
     def _refusal(self, node: ua.WriteValue) -> int:
         """Return the status code that says why a value cannot be written; 0: it can be written."""
-        kind, value = self.iserver.writable.get(node.NodeId), node.Value
+        kind = self.iserver.writable.get(node.NodeId)
+        value = node.Value
         if kind is None or node.AttributeId != ua.AttributeIds.Value:
             return ua.StatusCodes.BadUserAccessDenied
         if node.IndexRange:

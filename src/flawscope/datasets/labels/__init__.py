@@ -45,7 +45,9 @@ _HARMLESS = {
     ".bin",
 }
 LARGER_SHARE = 0.1  # of a source's pictures with marks beyond the border: then it was made on larger ones
-CORNER, CHANCE = 0.7, 0.001  # share of the sides, and of sets whose marks all lie there by chance
+# share of the sides, and of sets whose marks all lie there by chance
+CORNER = 0.7
+CHANCE = 0.001
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +194,9 @@ class LabelFiles:
         Attributes:
             given: Pictures as the caller names them, by their paths below `root`.
         """
-        self.root, self._files, self._above = root, files, above
+        self.root = root
+        self._files = files
+        self._above = above
         self._good_kinds = {*map(fold, good_kinds)}
         self.given = {Path(os.path.abspath(path)) if above else path: path for path in pictures}
         self._pictures = [path for path in self.given if path.is_relative_to(root)]
@@ -241,7 +245,8 @@ class LabelFiles:
         The sign is that all marks lie in a corner of their pictures, which hardly happens by chance.
         """
         for source, reach in self._reach.items():
-            share, count = reach.max(0), len(reach)
+            share = reach.max(0)
+            count = len(reach)
             if share.max() < CORNER and np.prod(share) ** count < CHANCE:
                 corner = f"{share[0]:.0%} of the width and {share[1]:.0%} of the height"
                 yield source, f"marks all of {count} pictures within the first {corner}"
@@ -390,7 +395,8 @@ class LabelFiles:
         for entry, every in self._assigned:
             if not entry.about:
                 continue
-            folder, pictures = entry.labels.path.parent, self._meant(entry, every)
+            folder = entry.labels.path.parent
+            pictures = self._meant(entry, every)
             exact = [path for path in pictures if path.parent == folder.joinpath(*entry.folders)]
             near = exact or [path for path in pictures if path.is_relative_to(folder)] or pictures
             for picture in near:

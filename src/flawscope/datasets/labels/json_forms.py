@@ -248,7 +248,8 @@ def _via_mark(region: Record) -> Mark:
 # ----------------------------------------------------------------------------------------------- Label Studio
 
 
-_ANNOTATED, _PLACED = {"annotations", "completions", "predictions"}, {"x", "points", "rle", "imageDataURL"}
+_ANNOTATED = {"annotations", "completions", "predictions"}
+_PLACED = {"x", "points", "rle", "imageDataURL"}
 
 
 def _label_studio_tasks(document: object) -> list[Record]:

@@ -18,7 +18,9 @@ from flawscope.errors import InputError
 
 MAX_PIXELS = 1 << 30  # of a picture by its labels: no file makes a larger mask
 MAX_COORDINATE = 1e7
-OVERHANG, MIN_OVERHANG = 0.01, 2.0  # share of a side, and pixels, by which tools mark over the border
+# share of a side, and pixels, by which tools mark over the border
+OVERHANG = 0.01
+MIN_OVERHANG = 2.0
 NO_PLACE = "mark without a place"
 NO_DEFECT = ("background", "ignore")  # labels of LabelMe, CVAT and others, also with underscores around them
 
@@ -46,7 +48,8 @@ class Shape:
         """Whether the mark reaches beyond the border by more than a hand slips in a labelling tool."""
         if self.reach is None:
             return False
-        points, sides = self.reach(size), np.array(size[::-1], float)
+        points = self.reach(size)
+        sides = np.array(size[::-1], float)
         room = np.maximum(MIN_OVERHANG, OVERHANG * sides)
         return bool(((points < -room) | (points > sides + room)).any())
 
@@ -268,7 +271,8 @@ def unpack_brush(packed: bytes, size: Size) -> Mask:
             raise InputError("a brush's run lengths are cut off: export them again")
         return int(bits[at - count : at], 2)
 
-    total, width = read(32), read(5) + 1
+    total = read(32)
+    width = read(5) + 1
     if total != 4 * size[0] * size[1] or width != 8:
         raise InputError(f"a brush's run lengths do not make {size[1]}x{size[0]} pixels: export them again")
     widths = [read(4) + 1 for _ in range(4)]

@@ -67,12 +67,14 @@ def _column_of_names(rows: Sequence[Row], headers: Iterable[str], is_name: IsNam
 
     Numbers in other columns may be names of pictures, too.
     """
-    column, named = "", set[str]()
+    column = ""
+    named = set[str]()
     for header in headers:
         firsts = {row[header][0] for row in rows if row.get(header)}
         names = {text for text in firsts if is_name(text)}
         if len(names) > len(named):
-            column, named = header, names
+            column = header
+            named = names
     return column, named
 
 
@@ -204,11 +206,13 @@ def _says_both(column: Sequence[str]) -> bool:
 
 def _widest_cut(text: str) -> list[list[str]]:
     """Rows of a text, cut where most have several cells."""
-    best, most = [[line] for line in text.splitlines()], 0
+    best = [[line] for line in text.splitlines()]
+    most = 0
     for _, rows in _cuts(text):
         count = sum(len(row) > 1 for row in rows)
         if count > most:
-            best, most = rows, count
+            best = rows
+            most = count
     return best
 
 

@@ -25,9 +25,11 @@ def load_xml(data: bytes) -> Element:
     Raises:
         ValueError: It has a document type, in which entities grow and files are named, or it is damaged.
     """
-    builder, parser = TreeBuilder(), expat.ParserCreate()
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
     parser.StartDoctypeDeclHandler = _refuse
-    parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(data, True)
@@ -128,7 +130,8 @@ def parse_cvat(document: Element, _own: str) -> Iterator[Entry]:
 
 
 def _cvat_mark(shape: Element) -> Mark:
-    values, label = shape.attrib, shape.get("label", "")
+    values = shape.attrib
+    label = shape.get("label", "")
     degrees = float(values.get("rotation") or 0)
     if shape.tag == "box":
         corners = [values[name] for name in ("xtl", "ytl", "xbr", "ybr")]

@@ -84,7 +84,8 @@ def have_key_points(lines: list[list[str]]) -> bool | None:
     if min(map(len, rows)) <= 4 or len({*map(len, rows)}) > 1:
         return False
     table = np.array(rows)
-    boxes, rest = table[:, :4], table[:, 4:]
+    boxes = table[:, :4]
+    rest = table[:, 4:]
     if not _are_boxes(boxes):
         return False
     if rest.shape[1] % 3 == 0 and _are_visible_points(rest.reshape(len(table), -1, 3), boxes):
@@ -99,7 +100,8 @@ def have_key_points(lines: list[list[str]]) -> bool | None:
 
 def _are_boxes(table: NDArray[np.float64]) -> bool:
     """Whether [N, 4] are centres and sides of boxes in the picture."""
-    centre, half = table[:, :2], table[:, 2:] / 2
+    centre = table[:, :2]
+    half = table[:, 2:] / 2
     is_inside = (centre >= half - ROUNDING) & (centre + half <= 1 + ROUNDING)
     return bool(is_inside.all())
 

@@ -86,7 +86,8 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
     dataset = open_dataset(
         plan.root, cell.category, seed=cell.seed, group=cell.shared["group"], good=cell.shared["good"]
     )
-    model, fitted = work / "model.safetensors", work / "fit.json"
+    model = work / "model.safetensors"
+    fitted = work / "fit.json"
     if not (fitted.is_file() and model.is_file()):
         write_json(fitted, _fit_model(cell, dataset, model, threads, step, say))
     fit = json.loads(fitted.read_text(encoding="utf-8"))
@@ -160,7 +161,8 @@ def _fit_model(
             **cell.options,
         )
 
-    resumed, began = checkpoint.exists(), time.perf_counter()
+    resumed = checkpoint.exists()
+    began = time.perf_counter()
     try:
         predictor = fit_cell()
     except CheckpointError as error:
@@ -169,7 +171,8 @@ def _fit_model(
         # such as one by another version: no process is left to remove it
         say(f"the checkpoint is left aside: {error}")
         checkpoint.unlink(missing_ok=True)
-        resumed, began = False, time.perf_counter()
+        resumed = False
+        began = time.perf_counter()
         predictor = fit_cell()
     seconds = time.perf_counter() - began
     predictor.save(model)

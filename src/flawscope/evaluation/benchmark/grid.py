@@ -341,7 +341,8 @@ def _open_categories(
     root: str | os.PathLike[str], names: Sequence[str], seed: int, group: str | None, good: str | None
 ) -> tuple[dict[str, Dataset], dict[str, str]]:
     """Opens the data sets; returns the usable ones, and the reason why each other category is not."""
-    usable, unusable = {}, {}
+    usable = {}
+    unusable = {}
     for name in names:
         try:
             dataset = open_dataset(root, name, seed=seed, group=group, good=good)

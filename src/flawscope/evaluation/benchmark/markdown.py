@@ -90,7 +90,8 @@ def _introduction(results: Results) -> str:
 
 
 def _metric_section(results: Results, metric: str, letters: dict[str, str], notes: _Footnotes) -> str:
-    methods, columns = results.grid.methods, results.published_columns(metric)
+    methods = results.grid.methods
+    columns = results.published_columns(metric)
     header = ["category", *methods]
     header += [f"{letters[source.id]} {source.label}" for source in columns]
     rows = []
@@ -122,7 +123,9 @@ def _faults(results: Results, category: str) -> list[str]:
 
 
 def _remarks(results: Results, method: str, category: str, metric: str) -> list[str]:
-    lines, absent, without = [], [], []
+    lines = []
+    absent = []
+    without = []
     for cell in results.cells.get((method, category), []):
         document = results.document(cell)
         if cell.name in results.failed:
@@ -178,7 +181,8 @@ def _format_published(source: Source, metric: str, group: Group) -> str:
 
 def _light_section(results: Results) -> str:
     """Table of false alarms and defects found in each light of a range."""
-    rows, lights = [], dict[str, None]()
+    rows = []
+    lights = dict[str, None]()
     for category, method in itertools.product(results.grid.rows, results.grid.methods):
         found = (document["evaluation"].get("robustness") for document in results.documents(method, category))
         tables = [*filter(None, found)]

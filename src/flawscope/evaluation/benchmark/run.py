@@ -171,7 +171,8 @@ def jobs_and_threads(
     if jobs is None:
         jobs, reason = default_jobs(cells, total, device)
     else:
-        jobs, reason = min(jobs, max(cells, 1)), "as --jobs says"
+        jobs = min(jobs, max(cells, 1))
+        reason = "as --jobs says"
     each = max(1, total // jobs)
     say(f"{pluralize(jobs, 'cell')} at a time, {pluralize(each, 'thread')} each: {reason}")
     return jobs, each
@@ -213,7 +214,8 @@ class Processes:
     """
 
     def __init__(self, max_started: int, threads: int, step: Callable[[str, str, int, int], None]):
-        self.most, self.step = max_started, step
+        self.most = max_started
+        self.step = step
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         self.environment = {**os.environ, **dict.fromkeys(names, str(threads))}
         self.waiters = ThreadPoolExecutor(max_started)  # one for each process

@@ -268,12 +268,14 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
 
     Without an anomalous or without a normal score all are NaN: there is nothing to rank.
     """
-    positives, negatives = counted.scores.size, counted.negatives
+    positives = counted.scores.size
+    negatives = counted.negatives
     if positives == 0 or negatives == 0:
         return ImageMetrics(math.nan, math.nan, math.nan, math.nan)
     twice_won = 0  # twice the Mann-Whitney U; a Python integer cannot overflow
     precisions: list[float] = []
-    f1, threshold = -1.0, math.nan
+    f1 = -1.0
+    threshold = math.nan
     for start in range(0, positives, CHUNK):
         scores = counted.scores[start : start + CHUNK]
         first = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))
@@ -292,7 +294,8 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
         f1_here = 2 * hits / (flagged + positives)
         best = f1_here.size - 1 - int(np.argmax(f1_here[::-1]))
         if f1_here[best] >= f1:
-            f1, threshold = float(f1_here[best]), float(distinct[best])
+            f1 = float(f1_here[best])
+            threshold = float(distinct[best])
     return ImageMetrics(
         auroc=twice_won / (2 * positives * negatives),
         ap=math.fsum(precisions) / positives,
@@ -310,7 +313,8 @@ def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
 
     NaN without a region or without a normal score.
     """
-    negatives, pieces = counted.negatives, regions.starts.size
+    negatives = counted.negatives
+    pieces = regions.starts.size
     if negatives == 0 or regions.count == 0:
         return math.nan
     width = limit * negatives  # the limit, as a number of false alarms: seldom whole

@@ -121,7 +121,8 @@ def _scores_by_region(
     from scipy.ndimage import label  # slow to import
 
     labelled, count = label(mask, structure=np.ones((3, 3), dtype=np.int8))
-    scores, components = values[inside], labelled[inside]
+    scores = values[inside]
+    components = labelled[inside]
     if count > 1:
         if count <= np.iinfo(np.uint16).max:
             components = components.astype(np.uint16)  # sorted by radix

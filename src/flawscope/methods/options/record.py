@@ -15,24 +15,34 @@ T = TypeVar("T")
 RECORD = "option"  # key of an option's record in the metadata of its field
 
 # Groups of the command line's help
-PICTURES, VIEWS, PROMISE, METHOD, RUNNING = (
-    "pictures",
-    "how parts lie, and how they are seen",
-    "what is promised",
-    "method",
-    "running",
-)
+PICTURES = "pictures"
+VIEWS = "how parts lie, and how they are seen"
+PROMISE = "what is promised"
+METHOD = "method"
+RUNNING = "running"
 # What an option is: an argument of `fit` (`arguments`), a setting of methods, or a part of the call
-ARGUMENT, SETTING, CALL = "argument", "setting", "call"
+ARGUMENT = "argument"
+SETTING = "setting"
+CALL = "call"
 # Where it may stand in a YAML file: in each category, above all of them, or nowhere
-EACH, WHOLE, NOWHERE = "each", "whole", "nowhere"
+EACH = "each"
+WHOLE = "whole"
+NOWHERE = "nowhere"
 # What its value is on the command line
-TEXT, NUMBER, SWITCH, MINUTES, OPTIONAL_MINUTES = "text", "number", "switch", "minutes", "optional minutes"
+TEXT = "text"
+NUMBER = "number"
+SWITCH = "switch"
+MINUTES = "minutes"
+OPTIONAL_MINUTES = "optional minutes"
 YES_OR_NO = "yes or no"  # a switch and its opposite; without either it is found out
 # What `--auto` makes of it: keeps it, tries sizes unless it is given, tries nothing, or is not changed by it
-KEPT, SIZES, NOTHING, WITHOUT_EFFECT = "kept", "sizes", "nothing", "without effect"
+KEPT = "kept"
+SIZES = "sizes"
+NOTHING = "nothing"
+WITHOUT_EFFECT = "without effect"
 # Which cells of `flawscope benchmark` have it: all, or those of methods that take it
-ALL_CELLS, ITS_METHODS = "all cells", "its methods"
+ALL_CELLS = "all cells"
+ITS_METHODS = "its methods"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +77,7 @@ class FitOption:
         default: Default of the argument.
         meaning: Description in Python and in the docs.
         group: Group of the help.
-        of: Its kind: an argument of `fit`, a setting of methods, or a part of the call.
+        role: Its kind: an argument of `fit`, a setting of methods, or a part of the call.
         file: Where it may stand in a YAML file: in each category, above all of them, or nowhere.
         value: Form of its value on the command line.
         metavar: Name of its value in the help.

@@ -21,11 +21,13 @@ NEW_PRODUCT = tuple(option for option in FIT_OPTIONS if option.form is not None)
 BENCHMARK = tuple(option for option in FIT_OPTIONS if option.benchmark)
 
 
-def names_of(role: str | None = None, *, search: str | None = None, file: str | None = None) -> tuple[str, ...]:
+def names_of(
+    role: str | None = None, *, search: str | None = None, file: str | None = None
+) -> tuple[str, ...]:
     """Return the names of the options whose fields have these values; None: any value.
 
     Args:
-        of: Value of `FitOption.of`.
+        role: Value of `FitOption.role`.
         search: Value of `FitOption.search`.
         file: Value of `FitOption.file`.
     """

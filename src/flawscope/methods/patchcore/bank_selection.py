@@ -21,7 +21,8 @@ from flawscope.methods.task import Task
 from flawscope.progress import Detail
 from flawscope.types import Json
 
-MIB, GIB = 2**20, 2**30
+MIB = 2**20
+GIB = 2**30
 MAX_FEATURE_BYTES = 2 * GIB  # of features that are kept in memory if nobody asks for more
 KEPT_SHARE = 0.5  # of that memory, at most, for pictures that a streamed fit calibrates on
 KERNEL_BYTES = 60 * MIB  # code and buffers that torch's kernels bring in when they are first used
@@ -70,7 +71,8 @@ def select_bank(
         patches: Number of patches that the points stand for.
         stage: Name of the stage in the progress.
     """
-    branch, config = job.branches[v], job.config
+    branch = job.branches[v]
+    config = job.config
     progress = job.progress(job.stage_name(stage, branch))
     if job.existing_banks is None:
         count = min(bank_size(config, v, patches), len(points))
@@ -137,7 +139,8 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
         InputError: Not even a single picture's features fit, or the pictures are fewer than the setting
             `shards`.
     """
-    config, device = model.config, model.roi.device
+    config = model.config
+    device = model.roi.device
     on_cpu = device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
     base = psutil.Process().memory_info().rss if on_cpu else 0

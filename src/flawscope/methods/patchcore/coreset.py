@@ -162,7 +162,8 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
         return rows[select(points, len(rows), start=known, until=radius).indices] if len(rows) else rows
     # as arrays, which share the tensors' memory: so short a step would wait for torch most of its time
     away = torch.empty_like(left)
-    measured, remaining = away.numpy(), left.numpy()
+    measured = away.numpy()
+    remaining = left.numpy()
     while len(left) and remaining[pick := int(remaining.argmax())] > radius * radius:
         torch.addmv(norms, points, points[pick], alpha=-2, out=away).add_(norms[pick])
         np.minimum(remaining, measured, out=remaining)
@@ -176,7 +177,8 @@ class _Distances:
 
     def __init__(self, features: Tensor, groups: Tensor | None, each: MapBlocks):
         total = len(features)
-        self.features, self.each = features, each
+        self.features = features
+        self.each = each
         # Squared distances come from |x|² + |y|² - 2xy. Relative to one of the points the norms are no
         # larger than the distances themselves, and integers stay integers.
         self.origin = features[0].clone()
@@ -204,17 +206,20 @@ class _Distances:
 
     def __call__(self, points: Tensor, groups: Tensor | None) -> None:
         """Take `points` [K, D] of `groups` [K] (or of no group) into the selection."""
-        start, self.pick_count = self.pick_count, self.pick_count + len(points)
+        start = self.pick_count
+        self.pick_count = self.pick_count + len(points)
         numbers = torch.arange(start, self.pick_count, dtype=torch.int32, device=points.device)
         if groups is not None:
             groups, order = groups.sort(stable=True)
-            points, numbers = points[order], numbers[order]
+            points = points[order]
+            numbers = numbers[order]
         for k in range(0, len(points), BATCH):
             batch = points[k : k + BATCH] - self.origin
             pick_numbers = numbers[k : k + BATCH]
             pick_groups = None if groups is None else groups[k : k + BATCH]
             columns = {} if pick_groups is None else {g: slice(a, b) for g, a, b in _equal_runs(pick_groups)}
-            norms, doubled = (batch * batch).sum(1), (batch * -2.0).T
+            norms = (batch * batch).sum(1)
+            doubled = (batch * -2.0).T
             bound = None
             if self.bound is not None and len(batch) >= quantized_search.MIN_PICKS:
                 bound = self.bound.for_picks(points[k : k + BATCH])
@@ -321,16 +326,19 @@ def _pool_picks(features: Tensor, update: _Distances, wanted: int, until: float)
     if top[0] == top[-1]:
         # All equal: take them in the order of their index, then a tie with the outside is won by the pool.
         pool = (squared == top[0]).nonzero().flatten()[:POOL_SIZE]
-        bound, ties = top[0], True
+        bound = top[0]
+        ties = True
     else:
         pool = pool.sort().values  # of equals the lowest index first, as argmax does
-        bound, ties = top[-1], len(pool) == len(squared)
+        bound = top[-1]
+        ties = len(pool) == len(squared)
     distance = squared[pool]
     points = features[pool] - update.origin
     norms = (points * points).sum(1)
     doubled = points * -2.0
     picks: list[Tensor] = [pool[:0]]
-    made, most = 0, min(wanted, len(pool))
+    made = 0
+    most = min(wanted, len(pool))
     while made < most:
         if until > 0:  # what is that close is never picked, and distances only shrink
             away = (distance > until).nonzero().flatten()

@@ -110,11 +110,13 @@ def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
     All pictures of a part are chosen together, because they are judged together; single pictures are chosen
     where the caller calibrates again.
     """
-    own, count = job.task.calibration_pictures, job.task.count
+    own = job.task.calibration_pictures
+    count = job.task.count
     unit_of = np.arange(count) if own is not None else np.array(job.task.groups)
     most = job.config.calibration_pictures if own is None else own
     units = unit_of[[*used]]
-    there, every = np.unique(units), np.unique(unit_of)
+    there = np.unique(units)
+    every = np.unique(unit_of)
     if len(there) <= most:
         return [*range(len(used))]
     # of all pictures first: a streamed fit keeps the features of these before it knows which can be used
@@ -133,7 +135,8 @@ def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> f
     known = None if job.task.old is None else job.task.old.manifest.suspicious_above
     if known is not None:
         return known
-    strengths, picture_of = good.strengths, job.task.views.picture_of
+    strengths = good.strengths
+    picture_of = job.task.views.picture_of
     if picture_of:
         _, unit = np.unique([picture_of[number] for number in numbers], return_inverse=True)
         strengths = np.full((unit.max() + 1, strengths.shape[1]), -np.inf)
@@ -188,7 +191,8 @@ def _keep_old_facts(fitted: Fitted, job: FitJob, old: Artefact) -> None:
     The old pictures' scores stay. With a bank that only grows, their patch distances can only shrink; their
     scores nearly always shrink too, though Eq. 7's weight may move either way.
     """
-    before, facts = old.manifest.calibration, old.manifest.facts
+    before = old.manifest.calibration
+    facts = old.manifest.facts
     radii = zip(fitted.facts["covering_radius"], facts["covering_radius"], strict=True)
     fitted.facts["covering_radius"] = [max(pair) for pair in radii]
     fitted.facts["patches"] += facts["patches"]
@@ -236,8 +240,10 @@ def _fit_in_memory(job: FitJob) -> Fitted:
     radii = [selection.result.radius for selection in selections]
     fitted.facts |= {"patches": patches.patch_count, "covering_radius": radii}
     if alone:
-        fitted.promised, fitted.how = False, ONE_PART_METHOD
-    fitted.dropped, fitted.suspects = sorted(dropped), suspected
+        fitted.promised = False
+        fitted.how = ONE_PART_METHOD
+    fitted.dropped = sorted(dropped)
+    fitted.suspects = suspected
     return fitted
 
 
@@ -289,7 +295,8 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
     used = [picture for shard in shards for picture in shard.pictures]
     _require_pictures(used)
     job.record_time("features")
-    selections, radii = [], []
+    selections = []
+    radii = []
     patches = [sum(shard.patches[v] for shard in shards) for v in range(len(job.branches))]
     for v, count in enumerate(patches):
         parts = zip(*(shard.chosen[v] for shard in shards), strict=True)

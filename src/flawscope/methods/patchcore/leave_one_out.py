@@ -34,7 +34,8 @@ SURROUNDINGS = 1 / 8  # of a side: what is nearer to a patch in its own picture 
 BLOCK_ROWS = 512  # patches compared at once
 # Tensors of a model file: how much higher `left_out` puts the score and the map's maximum of a group's
 # pictures than the fit does, [K, 2], and the numbers of these groups, [K]
-EXCESS, EXCESS_GROUPS = "left_out_excess", "left_out_groups"
+EXCESS = "left_out_excess"
+EXCESS_GROUPS = "left_out_groups"
 
 
 def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -43,7 +44,8 @@ def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tup
     It is compared with a fit, which selects the bank anew. A group that was not compared has the median of
     the others. Older files give 0.
     """
-    excess, groups = kept.get(EXCESS), kept.get(EXCESS_GROUPS)
+    excess = kept.get(EXCESS)
+    groups = kept.get(EXCESS_GROUPS)
     if excess is None or groups is None or not len(excess):
         return 0.0, 0.0
     own = excess[groups == group]
@@ -80,7 +82,8 @@ def left_out(
     The bank has holes where the group's own elements were. While a model is fitted, `LeaveOutOfBanks` is more
     exact.
     """
-    scores, distances = [], []
+    scores = []
+    distances = []
     for v, (branch, part) in enumerate(zip(model.branches, model.parts(features), strict=True)):
         valid_mask = branch.valid_mask(inside).view(-1)
         hidden = kept[f"bank_groups.{v}"] == group
@@ -202,10 +205,15 @@ def scores_above(
     known = distances_to_others(patches, selections)
 
     def score(i: int) -> float:
-        away = [to_grid(own[i], selected.branch.inside.bool()) for own, selected in zip(known, selections, strict=True)]
+        away = [
+            to_grid(own[i], selected.branch.inside.bool())
+            for own, selected in zip(known, selections, strict=True)
+        ]
         inside = patches.pixel_mask(i)
         if model.score_is_map_maximum:
-            found = LeftOutPicture([(distances.amax(), distances) for distances in away], inside).combine(model)[0]
+            found = LeftOutPicture([(distances.amax(), distances) for distances in away], inside).combine(
+                model
+            )[0]
             if float(found) <= limit:
                 return float(found)
         return float(left_out_picture(model, patches, i, selections, away).combine(model)[0])
@@ -275,9 +283,13 @@ def score_left_out(
     """
     parts = features.split([selection.branch.inside.numel() for selection in selections])
     pairs = [
-        (selected, part[:, : selected.branch.embedding.width]) for selected, part in zip(selections, parts, strict=True)
+        (selected, part[:, : selected.branch.embedding.width])
+        for selected, part in zip(selections, parts, strict=True)
     ]
-    banks = [selected.without_group(part, group, valid_mask_of(selected.branch, inside)) for selected, part in pairs]
+    banks = [
+        selected.without_group(part, group, valid_mask_of(selected.branch, inside))
+        for selected, part in pairs
+    ]
     return LeftOutPicture.settled(model, banks, inside)
 
 
@@ -294,7 +306,8 @@ def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
     Returns:
         Each branch's own scores, `[N, branches]`, which are distances.
     """
-    model, found = job.model, list[tuple[float, ...]]()
+    model = job.model
+    found = list[tuple[float, ...]]()
     of_map = model.score_is_map_maximum
 
     def look(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float, float]:
@@ -332,7 +345,8 @@ def some_pixels(values: Tensor, region: Tensor) -> Tensor:
 
 def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
     """Bring the branches to the same scale, unless an earlier fit has done it, and combine them."""
-    model, strengths = job.model, set_scales(job, raw)
+    model = job.model
+    strengths = set_scales(job, raw)
 
     def join(picture: LeftOutPicture) -> tuple[Values, tuple[float, float]]:
         found, whole = picture.combine(model)
@@ -378,7 +392,8 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
         banks.append(SelectedBank(selection.branch, chosen, points, groups, selection.result))
 
     def raw(i: int) -> LeftOutPicture:
-        inside, found = patches.pixel_mask(i), []
+        inside = patches.pixel_mask(i)
+        found = []
         for v, bank in enumerate(banks):
             if bool((bank.groups == patches.groups[i]).all()):
                 region = bank.branch.inside.bool()

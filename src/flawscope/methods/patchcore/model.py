@@ -80,7 +80,8 @@ class Model(PatchDetector):
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn patch features `[B, P, D]` into scores `[B]` and maps `[B, H, W]`."""
-        scores, distances = [], []
+        scores = []
+        distances = []
         for branch, part in zip(self.branches, self.parts(features), strict=True):
             valid_mask = branch.valid_mask(inside)
             relative = part - branch.centre
@@ -93,7 +94,8 @@ class Model(PatchDetector):
         """Return patches of the largest size minus their nearest bank elements, on its finest grid."""
         pairs = zip(self.branches, self.parts(self.embed(images)), strict=True)
         largest = [(branch, part) for branch, part in pairs if branch.size == self.config.network_sizes[-1]]
-        grid, cells = max((branch.grid for branch, _ in largest), key=math.prod), []
+        grid = max((branch.grid for branch, _ in largest), key=math.prod)
+        cells = []
         for branch, part in largest:
             away = (part - branch.nearest(part)).transpose(1, 2).unflatten(2, branch.grid)
             cells.append(away if branch.grid == grid else F.interpolate(away, grid, mode="bilinear"))

@@ -255,7 +255,8 @@ def coarse_cells(branch: BankBranch, patches: Tensor) -> NDArray[np.float32]:
 
 def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     """Collect the patches of the pictures that can be used, and of their copies."""
-    model, task = job.model, job.task
+    model = job.model
+    task = job.task
     region = [branch.inside.bool() for branch in job.branches]
     # a picture's number plus `task.count` times the way that it is turned
     numbers = [index + way * task.count for way in (0, *job.orientations) for index in indices]
@@ -310,7 +311,8 @@ def _embed_once(
     job: FitJob, load: LoadPicture, numbers: Sequence[int], store: StoreFeatures, stage: str
 ) -> None:
     """Embed pictures, except those that an earlier fit has embedded, if fits share a memory."""
-    memory, keys = feature_memory.current(), dict[int, bytes]()
+    memory = feature_memory.current()
+    keys = dict[int, bytes]()
     if memory is None or job.device.type != "cpu":
         embed_pictures(job.model, load, numbers, store, job.task.step, stage)
         return

@@ -79,7 +79,8 @@ def split_digits(numbers: Tensor, count: int, most: int) -> list[Tensor]:
     There are `count` digits of at most `most`, which are multiplied by `QUERY_MAX`, and a last digit below
     `QUERY_MAX`, which is added.
     """
-    high, digits = torch.div(numbers, QUERY_MAX, rounding_mode="floor"), []
+    high = torch.div(numbers, QUERY_MAX, rounding_mode="floor")
+    digits = []
     for _ in range(count):
         digits.append(high.clamp(-most, most))
         high = high - digits[-1]
@@ -203,8 +204,10 @@ class ByteBound:
             each: Maps the blocks, several at a time.
         """
         width = features.shape[1]
-        self.rotation, self.rows = random_rotation(width), rows
-        largest, lost = torch.zeros(len(rows)), torch.zeros(len(rows))
+        self.rotation = random_rotation(width)
+        self.rows = rows
+        largest = torch.zeros(len(rows))
+        lost = torch.zeros(len(rows))
         sums = torch.stack(each(lambda b: features[rows[b]].sum(0), range(len(rows))))
         self.middle = (sums.double().sum(0) / len(features)).float()
         self.norms = torch.empty(len(features))
@@ -274,7 +277,8 @@ class PickBound:
             Numbers of the points within the block, and of the picks, both `[P]` int64; None where there are
             too many pairs: comparing all is as fast then.
         """
-        bound, rows = self.bound, self.bound.rows[b]
+        bound = self.bound
+        rows = self.bound.rows[b]
         norms = bound.norms[rows]
         products = torch._int_mm(bound.quantised[rows], self.columns)
         slack = 2.0 * self.max_error * (norms.sqrt() + bound.max_error)

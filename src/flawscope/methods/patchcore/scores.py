@@ -191,7 +191,8 @@ class Reweighted(PictureScore):
         The patch is compared with the farthest patch, the element with its nearest element; 1e-5 is relative
         to the distance. Equal patches or elements do not count: they give the same score.
         """
-        found, patches = [], farthest_patch(features, distances, valid_mask)
+        found = []
+        patches = farthest_patch(features, distances, valid_mask)
         for own, away, patch in zip(features, distances, patches, strict=True):
             far = own[away >= away.max() * (1 - TIE_TOLERANCE)]
             # not by a product, whose rounding is as large as the differences looked for

@@ -58,8 +58,12 @@ class SelectedBank:
             result: Selection of the bank from the patches, with groups.
         """
         assert result.nearest is not None
-        self.branch, self.groups, self.points, self.point_groups = branch, groups, points, point_groups
-        self.result, self.radius = result, result.radius
+        self.branch = branch
+        self.groups = groups
+        self.points = points
+        self.point_groups = point_groups
+        self.result = result
+        self.radius = result.radius
         self.points_by_cell = result.nearest.argsort()
         self.cell_sizes = torch.bincount(result.nearest, minlength=len(groups))
         self.cell_starts = self.cell_sizes.cumsum(0) - self.cell_sizes
@@ -74,7 +78,8 @@ class SelectedBank:
 
     def _find_next_elements(self) -> Tensor:
         """Return numbers `[N, K]` of further elements that cover each patch; M where fewer do."""
-        bank, norms = self.branch.bank, self.branch.norms
+        bank = self.branch.bank
+        norms = self.branch.norms
         shape = len(self.points), NEXT_ELEMENTS
         numbers = torch.full(shape, len(bank), dtype=torch.int32, device=bank.device)
 
@@ -132,11 +137,15 @@ class BankWithout:
     def __init__(
         self, selected: SelectedBank, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor
     ):
-        self.selected, self.branch, self.group = selected, selected.branch, group
-        self.features, self.valid_mask = features - self.branch.centre, valid_mask
+        self.selected = selected
+        self.branch = selected.branch
+        self.group = group
+        self.features = features - self.branch.centre
+        self.valid_mask = valid_mask
         self.missing = selected.groups == group
         self.own = self.missing.nonzero().flatten()
-        self.added, self.distances = self.features[:0], distances * valid_mask
+        self.added = self.features[:0]
+        self.distances = distances * valid_mask
         self._counted = valid_mask > 0
         # patches that were not looked at; without own elements, nothing was kept out
         is_changed = bool(len(self.own)) and selected.radius > 0
@@ -156,7 +165,9 @@ class BankWithout:
 
     def coarse_map(self) -> Tensor:
         """Return every `STRIDE`-th pixel of the anomaly map, from pixel `STRIDE // 2` on, `[h, w]`."""
-        rows, columns = (coordinates[STRIDE // 2 :: STRIDE] for coordinates in (self.branch.rows, self.branch.columns))
+        rows, columns = (
+            coordinates[STRIDE // 2 :: STRIDE] for coordinates in (self.branch.rows, self.branch.columns)
+        )
         return rows @ self.distances.view(self.branch.grid) @ columns.T
 
     def patch_at(self, pixel: Tensor, shape: torch.Size) -> Tensor:
@@ -189,7 +200,8 @@ class BankWithout:
 
     def _select_again(self, far: Tensor) -> tuple[Tensor, Tensor]:
         """Return further missing elements `[L]` and added patches `[K, D]` around patches `[Q, D]`."""
-        bank, own = self.branch.bank, self.own
+        bank = self.branch.bank
+        own = self.own
         square = torch.addmm(self.branch.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
         to_own = square[:, own]
         square.masked_fill_(self.missing, torch.inf)
@@ -236,7 +248,8 @@ class BankWithout:
             freed: Elements that were taken out.
             picks: Patches that were added, `[K, D]`.
         """
-        found, features = self.distances.clone(), self.features
+        found = self.distances.clone()
+        features = self.features
         if len(freed):
             looked_at = (self._counted & ~self._left).float().view(1, *self.branch.grid)
             exact = F.max_pool2d(looked_at, 3, stride=1, padding=1).flatten().nonzero().flatten()
@@ -264,7 +277,8 @@ def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tens
     maps = [bank.coarse_map() for bank in banks]
     is_settled = False
     while not is_settled:
-        joined, is_settled = join(maps).argmax(), True
+        joined = join(maps).argmax()
+        is_settled = True
         for v, bank in enumerate(banks):
             peaks = [bank.patch_at(pixel, maps[v].shape) for pixel in (maps[v].argmax(), joined)]
             deciding = bank.picture_score.deciding_patches(bank.distances)

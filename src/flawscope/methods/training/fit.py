@@ -46,7 +46,9 @@ class TrainedFit:
     held: HeldOut
 
     def __init__(self, method: str, model: Detector, task: Task):
-        self.method, self.model, self.task = method, model, task
+        self.method = method
+        self.model = model
+        self.task = task
         self.checkpoint = load_checkpoint(task.budget.checkpoint, task.budget.resume, task.say)
         assert isinstance(model.config, TrainingSettings)
         self.config: TrainingSettings = model.config
@@ -55,7 +57,8 @@ class TrainedFit:
 
     def divide(self, more: int = 0) -> HeldOut:
         """Read the pictures, and hold some out; `more` beyond the need of the rate, as for `hold_out`."""
-        share, room = self.config.held_out, self.max_bytes // 2
+        share = self.config.held_out
+        room = self.max_bytes // 2
         self.images, self.held = self.task.divide(self.method, self.model, share=share, more=more, room=room)
         return self.held
 
@@ -110,7 +113,9 @@ class TrainedFit:
 
     def _rehearse(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
         """Return the seconds of the work after the training, measured on a few pictures, and of the check."""
-        budget, held, self.held.step = self.task.budget, self.held.numbers, ignore_progress
+        budget = self.task.budget
+        held = self.held.numbers
+        self.held.step = ignore_progress
         some = held[:TIMED_PICTURES]
         begun = time.monotonic()
         if calibrate is None:
@@ -137,7 +142,8 @@ class TrainedFit:
             learnt: The training pictures in words; empty: their number.
             scored: Values of the pictures for the calibration, by their numbers; None: all held out.
         """
-        numbers, steps = self.images.numbers, trainer.steps or 0
+        numbers = self.images.numbers
+        steps = trainer.steps or 0
         facts: Json = {
             "steps": steps,
             "planned_steps": trainer.planned_steps,

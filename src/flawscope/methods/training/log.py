@@ -14,7 +14,9 @@ from torch import Tensor
 from flawscope.artefact.files import atomic_write
 from flawscope.errors import FlawscopeError
 
-FLUSH_ROWS, FLUSH_SECONDS = 64, 2.0  # after which rows are written: reading a loss makes a device wait
+# after which rows are written: reading a loss makes a device wait
+FLUSH_ROWS = 64
+FLUSH_SECONDS = 2.0
 
 
 class TrainingLog:

@@ -154,7 +154,8 @@ class PartMasks:
                 alone, since pictures show different places.
             region: Where pixels count, `[H, W]`; None: everywhere.
         """
-        self.images, self.region = images, region
+        self.images = images
+        self.region = region
         self.shape = (0, 0)  # of the pictures, all alike
         few = learnt[:: -(-len(learnt) // most)] if most else ()
         self.foreground = Foreground.of(crop_padding(images[i])[0] for i in few) if few else Foreground()
@@ -164,7 +165,8 @@ class PartMasks:
         """Return the mask `[H, W]` bool of the part's counted pixels; if there are none, of all counted."""
         if index not in self.kept:
             pixels, inside = to_pixels(self.images[index])
-            box, found = bounding_box(inside), np.zeros_like(inside)
+            box = bounding_box(inside)
+            found = np.zeros_like(inside)
             found[box] = self.foreground.mask(np.ascontiguousarray(pixels[box]))
             valid_mask = inside if self.region is None else inside & self.region
             self.shape = inside.shape

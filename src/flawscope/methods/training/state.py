@@ -24,8 +24,13 @@ from flawscope.methods.training.state_file import Arrays, write_state
 from flawscope.types import Facts, Json
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, of every parameter
-WARM_UP, FIRST_SHARE, LAST_SHARE = 0.3, 1 / 25, 1 / 25 / 1e4  # of one cycle's steps, and of its largest rate
-DROP_AT, DROP = 0.95, 0.1  # Batzner et al., A.1
+# of one cycle's steps, and of its largest rate
+WARM_UP = 0.3
+FIRST_SHARE = 1 / 25
+LAST_SHARE = 1 / 25 / 1e4
+# Batzner et al., A.1
+DROP_AT = 0.95
+DROP = 0.1
 
 
 def pick_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
@@ -167,13 +172,16 @@ class Pace:
             per_step: Seconds of a step, at the present speed.
             used: Seconds of training in earlier runs.
         """
-        self.deadline, self.spent, self.per_step = until, used, per_step
+        self.deadline = until
+        self.spent = used
+        self.per_step = per_step
         self.steps_after = after / per_step
         self.begin()
 
     def begin(self) -> None:
         """Start the clock of the first step."""
-        self.begun, self.steps = time.monotonic(), 0
+        self.begun = time.monotonic()
+        self.steps = 0
         self.share = self.spent / (self.spent + max(self.seconds_left(), self.per_step))
 
     def seconds_left(self) -> float:
@@ -202,7 +210,8 @@ def one_cycle(step: int, steps: int) -> float:
 
     It rises over 30 % of the steps and then falls, each as a cosine. Adam's momentum does not change.
     """
-    top, last = WARM_UP * steps - 1, steps - 1
+    top = WARM_UP * steps - 1
+    last = steps - 1
 
     def between(a: float, b: float, share: float) -> float:
         return b + (a - b) / 2 * (1 + math.cos(math.pi * share))
@@ -235,14 +244,17 @@ class TrainingState:
             settings: A `TrainingSettings`, or another class with the same fields for training.
             device: The device on which they train.
         """
-        self.networks, self.settings, self.device = tuple(networks), settings, device
+        self.networks = tuple(networks)
+        self.settings = settings
+        self.device = device
         self.precision = pick_precision(settings.training, device)
         self.optimiser = self._make_adam(self.networks)
         self.steps: int | None = settings.steps
         self.pace: Pace | None = None  # of a training that ends at a time
         self.minutes: float | None = None  # asked for
         self.planned_steps: int | None = None  # steps that would have fitted by the first ones' time
-        self.done, self.seconds = 0, 0.0
+        self.done = 0
+        self.seconds = 0.0
         self.curve: list[dict[str, float]] = []
         self.log = TrainingLog(None, self.LOSSES)
         # since the last check; MPS has no float64
@@ -282,7 +294,8 @@ class TrainingState:
     def _make_adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
         fused = (self.FUSED_ADAM and self.device.type in ("cpu", "cuda")) or None
         kind = torch.optim.AdamW if self.DECOUPLED_DECAY else torch.optim.Adam
-        groups, rate = self.groups(networks), self.settings.rate
+        groups = self.groups(networks)
+        rate = self.settings.rate
         groups = [{"initial_lr": group.get("lr", rate), **group} for group in groups]
         return kind(groups, rate, weight_decay=self.settings.decay, fused=fused)
 

@@ -123,9 +123,11 @@ def parse_state(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays
     try:
         tensors = load(body)  # checks header, offsets and sizes; no code
         meta = _read_header(io.BytesIO(body))["__metadata__"]
-        text, digest = meta[METADATA_KEY], meta["sha256"]
+        text = meta[METADATA_KEY]
+        digest = meta["sha256"]
         facts = json.loads(text, parse_constant=files.reject_constant)
-        version, found = facts["format"], facts["kind"]
+        version = facts["format"]
+        found = facts["kind"]
     except MemoryError:
         raise
     except Exception:  # safetensors raises its own errors for damaged files

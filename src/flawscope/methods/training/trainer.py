@@ -54,7 +54,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
         step: ProgressCallback,
     ):
         super().__init__(networks, settings, device)
-        self.say, self.step = say, step
+        self.say = say
+        self.step = step
 
     # ---- what a training is
 
@@ -84,7 +85,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
     def measure_step_time(self) -> float:
         """Return the seconds of a step, measured on copies of the networks."""
         networks = copy.deepcopy(self.networks)
-        optimiser, begun = self._make_adam(networks), 0.0
+        optimiser = self._make_adam(networks)
+        begun = 0.0
         for k in range(TIMED_STEPS):
             begun = time.monotonic()
             self._optimise(networks, optimiser, self.batch(k), k).sum().item()
@@ -110,7 +112,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
             self.say(f"{steps} of {per_step:.2f} s: about {format_duration(self.steps * per_step)}")
             return
         later, aside = after()
-        until, used = (budget.until or 0) - aside, 0.0
+        until = (budget.until or 0) - aside
+        used = 0.0
         if kept is not None:
             until = time.monotonic() + kept["left"] + later
             used = kept["used"]
@@ -155,7 +158,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
             InputError: The checkpoint is of another run, or there is no time for a step.
             FlawscopeError: The loss is NaN.
         """
-        self.minutes, kept = budget.minutes, None
+        self.minutes = budget.minutes
+        kept = None
         known = {**identity, "minutes": budget.minutes}
         unasked = None if budget.resume else budget.checkpoint
         if found is not None and unasked and (other := describe_difference(found[1], known)):
@@ -173,7 +177,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
 
     def _run(self, budget: Budget, identity: Json) -> None:
         """Continue from step `done` to the last step."""
-        first, saved = self.done, time.monotonic()
+        first = self.done
+        saved = time.monotonic()
         self.seconds -= saved
         for network in self.networks:
             network.train()
@@ -227,7 +232,8 @@ class Trainer(TrainingState, ABC, Generic[B]):
         losses = self._optimise(self.networks, self.optimiser, batch, self.done)
         self.loss_sums += losses
         before = int(self._share_done() * self.checks)
-        self.done, self.steps_since_check = self.done + 1, self.steps_since_check + 1
+        self.done = self.done + 1
+        self.steps_since_check = self.steps_since_check + 1
         self.log.add(self.done, losses, self.settings.rate * share, self.seconds + time.monotonic())
         if self.pace is not None:
             self.pace.tick()

@@ -65,8 +65,11 @@ def claim_sentence(rate: float) -> str:
 
 def shown_sentence(appraisal: Appraisal) -> str:
     """Returns a sentence on the miss rate that an appraiser's trials show."""
-    parts = f"{appraisal.ever_missed.number or 'none'} of {pluralize(appraisal.ever_missed.of, 'defective part')}"
-    return f"{appraisal.name} missed {parts} at least once: misses at most {at_most(appraisal.misses_at_most)}, 95 % sure"
+    parts = (
+        f"{appraisal.ever_missed.number or 'none'} of {pluralize(appraisal.ever_missed.of, 'defective part')}"
+    )
+    bound = at_most(appraisal.misses_at_most)
+    return f"{appraisal.name} missed {parts} at least once: misses at most {bound}, 95 % sure"
 
 
 def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
@@ -103,7 +106,8 @@ def agreement_page(
         InputError: Jinja2 or WebP is missing.
     """
     require_libraries(plots=False)
-    study, environment = read.study, html.environment(read_asset)
+    study = read.study
+    environment = html.environment(read_asset)
     environment.globals |= {"share": share_text, "kappa": kappa_text, "spaced": spaced, "name": printable}
     disputed = list(_disputed(read))
     defective = int(study.defective.sum())

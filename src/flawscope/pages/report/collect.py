@@ -40,7 +40,9 @@ from flawscope.types import Array, Json
 from flawscope.views.pose import MAX_ERROR, PoseReference
 
 REFERENCE_SIDE = 192  # pixels
-MAX_LOST, MAX_FARTHEST = 12, 6  # pictures shown without a part, and with those farthest from the reference
+# pictures shown without a part, and with those farthest from the reference
+MAX_LOST = 12
+MAX_FARTHEST = 6
 DASH = "–"
 
 
@@ -117,7 +119,9 @@ def compute_figures(
         intervals |= pixel_intervals(counts)
     plots = _curve_plots(anomalous, scores, called, counts) | {"scores": _histogram_plot(rows, calibration)}
     table = [*_rate_metrics(tally, result), *_metrics(result, tally, intervals)]
-    places = {str(picture.prediction.path): k for k, picture in enumerate(result.pictures)} if result.parts else {}
+    places = (
+        {str(picture.prediction.path): k for k, picture in enumerate(result.pictures)} if result.parts else {}
+    )
     parts = part_cards(((part.prediction, part.outcome) for part in result.judged_parts), places)
     aligned = {} if reference is None else _alignment(result, rows, reference)
     return Figures(rows, table, _kind_rows(result), tally, plots, parts, aligned)

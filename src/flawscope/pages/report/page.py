@@ -43,7 +43,9 @@ PANELS = {
     "map": ("Map", ("map",)),
 }
 # Layers that can be switched off: the name, and the key that does it
-HEAT, LINE, TRUTH = ("heat", "Heat", "h"), ("line", "Outline", "o"), ("truth", "Ground truth", "g")
+HEAT = ("heat", "Heat", "h")
+LINE = ("line", "Outline", "o")
+TRUTH = ("truth", "Ground truth", "g")
 MAX_POINTS = 200  # positions of the slider
 MAX_RATE = 0.5  # beyond it nobody inspects
 SECTIONS = (
@@ -235,7 +237,8 @@ def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
         good: Scores of the good test pictures.
         bad: Scores of the defective test pictures.
     """
-    rate, threshold = calibration.expected_rate, calibration.score_threshold
+    rate = calibration.expected_rate
+    threshold = calibration.score_threshold
     missed = int((bad <= threshold).sum())
     alarms = int((good > threshold).sum())
     missed_range = metrics.confidence_interval_rate(missed, bad.size) if bad.size else None

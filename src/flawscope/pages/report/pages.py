@@ -124,7 +124,10 @@ def _row_entries(
     """Returns the entries of the pictures that are listed; pictures that are shown have layers."""
     predictions = {str(prediction.path): prediction for prediction in shown}
     wanted = [predictions[row.path] for row in rows if row.path in predictions]
-    seen = [EvaluatedPicture(Item(Path(str(prediction.path)), "", False), prediction, None) for prediction in wanted]
+    seen = [
+        EvaluatedPicture(Item(Path(str(prediction.path)), "", False), prediction, None)
+        for prediction in wanted
+    ]
     made = thumbnails(seen, range(len(seen)), levels, step)
     layers: dict[str, Layers | str] = {}
     for prediction, drawn in zip(wanted, made, strict=True):
@@ -292,5 +295,7 @@ def _side_by_side(paths: Sequence[Path]) -> NDArray[np.uint8]:
     """Returns two pictures beside each other, [H, W, 3], at the height of the lower picture."""
     shown = [Image.fromarray(to_eight_bits(first_group(path)[0])) for path in paths]
     height = min(picture.height for picture in shown)
-    scaled = [picture.resize((max(1, round(picture.width * height / picture.height)), height)) for picture in shown]
+    scaled = [
+        picture.resize((max(1, round(picture.width * height / picture.height)), height)) for picture in shown
+    ]
     return np.concatenate([np.asarray(picture.convert("RGB")) for picture in scaled], axis=1)

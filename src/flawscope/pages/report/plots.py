@@ -21,10 +21,16 @@ if TYPE_CHECKING:
     from flawscope.evaluation.robustness import Robustness
 
 # What matplotlib draws with -> the CSS variable that takes its place.
-INK, PALE, LINE, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#050505"
+INK = "#010101"
+PALE = "#020202"
+LINE = "#030303"
+GOOD = "#040404"
+BAD = "#050505"
 VARIABLES = {INK: "--ink", PALE: "--pale", LINE: "--line", GOOD: "--good", BAD: "--bad"}
 BINS = 40
-WIDTH, HEIGHT = 3.9, 3.1  # inches of 72 units; shown 350 to 500 CSS pixels wide
+# inches of 72 units; shown 350 to 500 CSS pixels wide
+WIDTH = 3.9
+HEIGHT = 3.1
 ROW = 0.46  # inches a row of the histograms
 Dash = str | tuple[int, tuple[float, ...]]
 DASHES: tuple[Dash, ...] = (
@@ -115,7 +121,8 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
     def draw(axes: Axes) -> None:
         axes.set(xlim=(edges[0], edges[-1]), ylim=(len(groups) - 0.3, -0.75), xlabel="score")
         for k, group in enumerate(groups):
-            counts, base = bin_counts(group.scores, edges), k + 0.2
+            counts = bin_counts(group.scores, edges)
+            base = k + 0.2
             colour = BAD if group.anomalous else GOOD
             heights = -0.34 * counts / max(counts.max(), 1)
             axes.axhline(base, color=LINE, linewidth=0.5)

@@ -32,10 +32,14 @@ from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
 from flawscope.types import Array
 
-MAX_SIDE, MIN_SIDE = 288, 96  # of a square picture, pixels
+# of a square picture, pixels
+MAX_SIDE = 288
+MIN_SIDE = 96
 MAX_ASPECT = 3  # the longer side of a flat picture is at most that many times the square's
 PAGE_BYTES = 9_000_000  # of all thumbnails together: the page stays below 10 MB
-UNREADABLE, PAGE_FULL = "picture not readable", "left out: the page is full"  # why a picture is not shown
+# why a picture is not shown
+UNREADABLE = "picture not readable"
+PAGE_FULL = "left out: the page is full"
 QUALITY = 70  # of lossy WebP, 0..100
 
 Pixels = NDArray[np.uint8]

@@ -167,9 +167,11 @@ def sentences(
         remarks: Remarks to add, such as on defects that the pixel metrics do not cover.
         parts: Promise of a model that decides on parts; empty: it decides on pictures.
     """
-    noun, promise = "picture", _promise(calibration)
+    noun = "picture"
+    promise = _promise(calibration)
     if parts:
-        noun, promise = "part", f"{parts[:1].upper()}{parts[1:]}."
+        noun = "part"
+        promise = f"{parts[:1].upper()}{parts[1:]}."
     lines = [promise, _false_alarms(tally, calibration, broken, noun), _missed(tally, noun)]
     for line in remarks:
         lines.append(f"{line[0].upper()}{line[1:]}.")

@@ -58,7 +58,8 @@ class ReviewServer:
     """
 
     def __init__(self, session: ReviewSession, title: str, port: int = 0):
-        self.session, self.title = session, title
+        self.session = session
+        self.title = title
         self.token = secrets.token_urlsafe(24)
         self._skipped: set[int] = set()  # numbers of pictures; forgotten when the program ends
         try:
@@ -183,7 +184,8 @@ class ReviewServer:
             return 1, 1
 
     def _render_layer(self, number: int, layer: str, side: int) -> Response:
-        picture, file = self.session.pictures[number], io.BytesIO()
+        picture = self.session.pictures[number]
+        file = io.BytesIO()
         if layer == "mask":
             mask_path = self.session.mask_path(number)
             mask = read_mask(mask_path) if mask_path.is_file() else proposed_mask(picture)
@@ -214,7 +216,8 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(request, client_address, server)
 
     def do_GET(self) -> None:
-        url, path = urlsplit(self.path), self._authorized_path()
+        url = urlsplit(self.path)
+        path = self._authorized_path()
         if path is None:
             self._refuse(403, "not here")
         elif path:

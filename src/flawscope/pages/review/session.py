@@ -37,7 +37,9 @@ from flawscope.results import drawing
 from flawscope.results.run import PREDICTIONS_FOLDER, TABLE_NAME
 from flawscope.results.table import OutputFiles, ResultRow, csv_cell, from_csv_cell, read_table
 
-GOOD, DEFECT, UNDONE = "good", "defect", "undone"
+GOOD = "good"
+DEFECT = "defect"
+UNDONE = "undone"
 DECISIONS_FILE = "review.csv"  # `open_dataset` recognizes the folder by this file
 
 
@@ -256,7 +258,8 @@ class ReviewSession:
     """
 
     def __init__(self, pictures: Sequence[ReviewPicture], out: Path):
-        self.pictures, self.out = pictures, out
+        self.pictures = pictures
+        self.out = out
         out.mkdir(parents=True, exist_ok=True)
         check_replaceable(out / DECISIONS_FILE)
         self.log, self._own_files = DecisionLog(out / DECISIONS_FILE), OutputFiles(out)
@@ -282,7 +285,8 @@ class ReviewSession:
     def decisions(self) -> dict[int, str]:
         """Return the decision, good or defect, by number of the picture, the latest last."""
         with self._lock:
-            numbers, undecided = self._number_by_path, {*self._undecided}
+            numbers = self._number_by_path
+            undecided = {*self._undecided}
             current = {path: line for path, line in self.log.current.items() if path not in undecided}
         return {numbers[path]: line.decision for path, line in current.items() if path in numbers}
 
@@ -360,7 +364,8 @@ class ReviewSession:
         every = [line.copy for line in self.log.lines]
         base_name = picture.name.replace("/", "_").strip("_") or "picture"
         stems = {Path(name).stem.casefold() for name in every}
-        name, number = base_name, 1
+        name = base_name
+        number = 1
         while name.casefold() in stems:
             number += 1
             name = f"{base_name}_{number}"
@@ -393,7 +398,8 @@ class ReviewSession:
         try:
             shutil.copyfile(picture.path, partial)
             if is_new:
-                strength, pixels = _strength(picture.row), _pixels(partial)
+                strength = _strength(picture.row)
+                pixels = _pixels(partial)
                 self.log.add(picture.row.path, decision, copy, *strength, pixels)
             partial.replace(target)
         except OSError as error:

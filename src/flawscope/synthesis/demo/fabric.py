@@ -127,7 +127,8 @@ def _draw_flaw(canvas: Floats, flaw: Flaw) -> None:
 
 def _draw_hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float) -> None:
     """A hole worn through: dark ground, a shadow under the rim, frayed ends of both colours."""
-    rng, size = flaw.rng, canvas.shape[0]
+    rng = flaw.rng
+    size = canvas.shape[0]
     x, y = scene.offsets_from(canvas, centre)
     radius = flaw.grade(20, 5) * scale
     distance = np.hypot(x, y) / np.float32(radius)

@@ -27,15 +27,20 @@ from flawscope.synthesis.textures import Floats, fractal_noise
 
 DEFECTS = ("scratch", "dent", "stain", "contamination", "crack", "missing_part", "misprint")
 
-_HALF, _CORNER = (141.0, 120.0), 16.0
-_BOSS, _BOSS_RADIUS, _BORE = (-52.0, 0.0), 66.0, 31.0
+_HALF = (141.0, 120.0)
+_CORNER = 16.0
+_BOSS = (-52.0, 0.0)
+_BOSS_RADIUS = 66.0
+_BORE = 31.0
 _SCREWS = tuple((x, y) for y in (-98.0, 98.0) for x in (-119.0, 119.0))
 _SCREW_RADIUS = 12.5
 _BOLT_HOLES = tuple(
     (_BOSS[0] + 49 * math.cos(a), 49 * math.sin(a)) for a in (math.radians(60 * i + 30) for i in range(6))
 )
 _TAPPED_HOLES = ((42.0, 66.0), (76.0, 66.0))
-_LABEL, _LABEL_HALF = (76.0, -20.0), (50.0, 46.0)  # centre and half sides of the print
+# centre and half sides of the print
+_LABEL = (76.0, -20.0)
+_LABEL_HALF = (50.0, 46.0)
 _INKS = np.asarray([(24, 68, 122), (34, 34, 38), (222, 112, 28)], np.float32)
 _TINTS = ((0.55, 0.42, 0.24), (0.42, 0.4, 0.42), (0.5, 0.52, 0.3))  # of stains
 _SURFACE_FLAWS = {"scratch": scene.draw_scratch, "dent": scene.draw_dent, "contamination": scene.draw_speck}
@@ -88,7 +93,8 @@ def _brushed(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
 def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
     """Draws a plate as light, `[size, size, 3]` float32 in about 0..255; a flaw changes nothing else."""
     part = _draw_variation(size, rng)
-    frame, scale = part.frame, part.frame.scale
+    frame = part.frame
+    scale = part.frame.scale
     u, v = frame.u, frame.v
     name = flaw.name if flaw else ""
     canvas = np.empty((size, size, 3), np.float32)
@@ -128,7 +134,8 @@ def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
     scale = part.frame.scale
     u = part.frame.u - np.float32(_BOSS[0])
     v = part.frame.v - np.float32(_BOSS[1])
-    radius, angle = np.hypot(u, v), np.arctan2(v, u)
+    radius = np.hypot(u, v)
+    angle = np.arctan2(v, u)
     towards = light_on_slope(u, v)
     shadow = np.exp(-((np.maximum(radius - _BOSS_RADIUS, 0) / 4.5) ** 2)) * (0.5 - 0.5 * towards)
     canvas *= (1 - 0.5 * shadow * (radius > _BOSS_RADIUS - 1))[..., None]
@@ -153,7 +160,8 @@ def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
 
 def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float) -> None:
     """A drilled hole with a chamfer."""
-    distance, towards = np.hypot(u, v), light_on_slope(u, v)
+    distance = np.hypot(u, v)
+    towards = light_on_slope(u, v)
     composite(
         canvas, (150 - 70 * towards)[..., None], pixel_coverage(distance - np.float32(radius + 1.8), scale)
     )
@@ -163,7 +171,8 @@ def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float
 
 def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, there: bool) -> None:
     """A brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
-    distance, towards = np.hypot(u, v), light_on_slope(u, v)
+    distance = np.hypot(u, v)
+    towards = light_on_slope(u, v)
     # chamfer of the counterbore, and the dark gap inside it
     composite(
         canvas,
@@ -224,7 +233,8 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
     if flaw:
         plate = _misprint(plate, flaw)
     # to the picture: enlarge the window of the label by 2, turn, and average down
-    frame, scale = part.frame, part.frame.scale
+    frame = part.frame
+    scale = part.frame.scale
     top, left = (int(c) for c in np.asarray(frame.pixel(*_LABEL)) - (_LABEL_HALF[1] + 6) * scale)
     left -= round((_LABEL_HALF[0] - _LABEL_HALF[1]) * scale)
     rows = math.ceil(2 * (_LABEL_HALF[1] + 6) * scale)
@@ -253,7 +263,8 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
 
 def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
     """Ink missing, ink dragged along, or a part printed twice."""
-    rng, n = flaw.rng, _PRINT_SCALE
+    rng = flaw.rng
+    n = _PRINT_SCALE
     inked = np.asarray(plate, np.float32)
     places = np.flatnonzero(inked.max(-1) > 128)
     row, column = divmod(int(places[rng.integers(len(places))]), inked.shape[1])

@@ -167,7 +167,8 @@ def _path_along(centre: tuple[int, int], heading: NDArray[np.float64], length: f
 
 def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tints: Sequence[Colour]) -> None:
     """Draws a dried stain: a soft tinge, darker at its edge, through which the surface shows."""
-    rng, tint = flaw.rng, flaw.choose(tints)
+    rng = flaw.rng
+    tint = flaw.choose(tints)
     x, y = offsets_from(canvas, draw_centre(allowed, rng))
     radius = flaw.grade(36, 13) * scale
     angle = rng.uniform(0, np.pi)
@@ -237,7 +238,8 @@ def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw:
     rng = flaw.rng
     length = flaw.grade(78, 34) * scale
     width = flaw.grade(2.6, 1.3) * scale
-    depth, lighter = flaw.grade(150, 55), flaw.grade(34, 10)
+    depth = flaw.grade(150, 55)
+    lighter = flaw.grade(34, 10)
 
     def run(origin: NDArray[np.float64], angle: float, reach: float) -> NDArray[np.float64]:
         count = max(4, int(reach / (4.5 * scale)))
@@ -261,7 +263,8 @@ def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw:
 
 def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colours: Sequence[Colour]) -> None:
     """Draws a loose piece of yarn that lies on the surface and throws a shadow."""
-    rng, colour = flaw.rng, flaw.choose(colours)
+    rng = flaw.rng
+    colour = flaw.choose(colours)
     centre = draw_centre(allowed, rng)
     length = flaw.grade(150, 42) * scale
     width = flaw.grade(4.2, 1.9) * scale

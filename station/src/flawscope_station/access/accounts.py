@@ -42,7 +42,8 @@ class Accounts:
     shown: tuple[str, ...]  # columns that `all` returns
 
     def __init__(self, database: Database, on_change: Callable[[], None]):
-        self.database, self._on_change = database, on_change
+        self.database = database
+        self._on_change = on_change
 
     @property
     def _kind(self) -> str:
@@ -91,7 +92,8 @@ class Accounts:
 class Users(Accounts):
     """People, with their passwords, or with a company's account."""
 
-    table, shown = users, ("name", "role", "created_at")
+    table = users
+    shown = ("name", "role", "created_at")
 
     def __init__(self, database: Database, on_change: Callable[[], None]):
         super().__init__(database, on_change)
@@ -162,7 +164,8 @@ class Users(Accounts):
 class Tokens(Accounts):
     """Tokens of programs."""
 
-    table, shown = tokens, ("name", "role", "created_at", "used_at", "expires_at")
+    table = tokens
+    shown = ("name", "role", "created_at", "used_at", "expires_at")
 
     def add(self, name: str, role: str, *, expires: float | None = None, who: str = COMMAND_LINE) -> str:
         """Add a token and return the secret, which is never shown again.

@@ -45,7 +45,10 @@ SUBJECTS = {  # subject of a search -> kinds of its events
     "deletions": (REMOVED_EVENT,),
     "pauses": (PAUSED_EVENT, RESUMED_EVENT),
 }
-MAX_FAILED_SIGN_INS, MAX_EVENTS, MAX_NOTES = 100_000, 500_000, 100_000  # events that are kept
+# events that are kept
+MAX_FAILED_SIGN_INS = 100_000
+MAX_EVENTS = 500_000
+MAX_NOTES = 100_000
 DELETED_AT_ONCE = 500  # events that one transaction removes
 MAX_NAMED = 20  # settings that one event of changed settings names
 # Events of versions are kept for ever: they tell the station when each was in use; so are those of pauses,

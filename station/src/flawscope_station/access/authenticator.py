@@ -36,7 +36,8 @@ MAX_CACHED = 4096  # credentials in memory; wrong ones are not kept
 class ExpiredError(FlawscopeError):
     """The token has expired."""
 
-    status, code = 401, "token_expired"
+    status = 401
+    code = "token_expired"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Access:
     """
 
     def __init__(self, database: Database, *, is_closed: bool = False):
-        self.database, self._is_closed = database, is_closed
+        self.database = database
+        self._is_closed = is_closed
         self.users, self.tokens = Users(database, self._forget), Tokens(database, self._forget)
         self.sessions = Sessions(database)
         # Browsers do not tell ports apart: two stations on a machine need two names
@@ -231,7 +233,8 @@ class Access:
         return None if row is None else _CachedPerson(Person(row.name, row.role), row.expires_at)
 
     def _look_up_token(self, hashed: str) -> _CachedPerson | None:
-        row, at = self.tokens.find(hashed), now()
+        row = self.tokens.find(hashed)
+        at = now()
         if row is None or (row.expires_at is not None and row.expires_at <= at):
             self._note_invalid_token("" if row is None else row.name, at)
         elif abs(at - max(row.used_at or 0, self._last_noted.get(row.id, 0))) > _USE_INTERVAL:

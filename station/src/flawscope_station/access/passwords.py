@@ -48,7 +48,8 @@ class SignInThrottle:
     """Makes sign-ins wait after failures. Thread-safe, in memory: a restart of the station forgets them."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, max_entries: int = MAX_ENTRIES):
-        self._clock, self._max_entries = clock, max_entries
+        self._clock = clock
+        self._max_entries = max_entries
         self._lock = threading.Lock()
         self._failures: OrderedDict[_Key, _Failures] = OrderedDict()
         self._known_addresses: OrderedDict[_Key, None] = OrderedDict()  # where each name has signed in
@@ -64,7 +65,8 @@ class SignInThrottle:
         Raises:
             SignInError: the try is too early.
         """
-        now, keys = self._clock(), _throttle_keys(name, address)
+        now = self._clock()
+        keys = _throttle_keys(name, address)
         with self._lock:
             all_failures = [self._failures_of(key, now) for key in keys]
             is_known_address = keys[0] in self._known_addresses
@@ -110,7 +112,8 @@ class SignInThrottle:
 
 
 def _throttle_keys(name: str, address: str) -> tuple[_Key, _Key, _Key]:
-    name, address = name[:64], subnet(address)
+    name = name[:64]
+    address = subnet(address)
     return (name, address), (name, ""), ("", address)
 
 
@@ -123,8 +126,12 @@ def subnet(address: str) -> str:
     return address if ip.version == 4 else str(ipaddress.ip_network((ip, 64), strict=False))
 
 
-MIN_LENGTH, MAX_LENGTH = 10, 1000  # characters of a password
-MAX_CONCURRENT, MAX_PENDING = 2, 8  # passwords being hashed, 64 MB each; being hashed or waiting
+# characters of a password
+MIN_LENGTH = 10
+MAX_LENGTH = 1000
+# passwords being hashed, 64 MB each; being hashed or waiting
+MAX_CONCURRENT = 2
+MAX_PENDING = 8
 MAX_PENDING_PER_ADDRESS = 4  # of MAX_PENDING, from one address
 
 

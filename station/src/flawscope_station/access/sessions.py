@@ -23,7 +23,8 @@ class Sessions:
 
     def start(self, connection: Connection, user: int) -> str:
         """Start a session of a user within a transaction, and return its cookie, for SESSION_SECONDS."""
-        cookie, at = secrets.token_urlsafe(32), now()
+        cookie = secrets.token_urlsafe(32)
+        at = now()
         connection.execute(delete(sessions).where(_ended(at)))
         times = {"created_at": at, "expires_at": at + SESSION_SECONDS * 1_000_000}
         connection.execute(sessions.insert().values(hash=digest(cookie), user_id=user, **times))

@@ -69,7 +69,8 @@ _SAID = {
 class ChallengeOpenError(InputError):
     """Somebody has begun a challenge already."""
 
-    status, code = 409, "challenge_open"
+    status = 409
+    code = "challenge_open"
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,16 @@ class Challenge(BackgroundThread):
         report: Callable[..., None],
     ):
         super().__init__("challenge", is_lazy=True)
-        self.settings, self.runs_by, self.shifts, self.names = settings, runs_by, shifts, names
-        self.store, self.versions, self.renderer = renderer.store, renderer.versions, renderer
-        self.report, self.clock, self.wall = report, CLOCK, now
+        self.settings = settings
+        self.runs_by = runs_by
+        self.shifts = shifts
+        self.names = names
+        self.store = renderer.store
+        self.versions = renderer.versions
+        self.renderer = renderer
+        self.report = report
+        self.clock = CLOCK
+        self.wall = now
         self.products: set[int] = set()
         self._states: dict[int, State] = {}
         self._unchallenged: set[int] = set()  # products that need no challenge, though they may have parts
@@ -222,7 +230,9 @@ class Challenge(BackgroundThread):
         run = self._due_run(record.product_id, record.version_id)
         pixels = [str(picture.pixels) for picture in record.pictures]
         with self.store.database.reading() as connection:
-            is_copy = any(records.was_taken_before(connection, record.product_id, digest) for digest in pixels)
+            is_copy = any(
+                records.was_taken_before(connection, record.product_id, digest) for digest in pixels
+            )
         facts = {"resemblance": alike, "is_at_place": is_at_place, "is_copy": is_copy, "pixels": pixels}
         return replace(
             record,
@@ -243,7 +253,8 @@ class Challenge(BackgroundThread):
         """
         stored_views = state.views.get(known.id, {})
         data = {sent.view: sent.data for sent in part.pictures}
-        alike, at_place = list[float](), list[bool]()
+        alike = list[float]()
+        at_place = list[bool]()
         for seen in record.pictures:
             view = stored_views.get(seen.view or "")
             if view is None:
@@ -265,7 +276,8 @@ class Challenge(BackgroundThread):
             cause = self._readiness(product_id, state, version).cause
             if cause is None:
                 return None
-            last, judging = state.history.last, (version, self._state_hash(product_id, state))
+            last = state.history.last
+            judging = (version, self._state_hash(product_id, state))
             if last is None or last.outcome is not None or last.judging != judging:
                 state = self._begin(product_id, state, cause, version, "station")
             return state.number

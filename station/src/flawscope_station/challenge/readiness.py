@@ -8,8 +8,14 @@ from functools import cached_property
 
 from flawscope_station.store.schema import ANOMALOUS, EARLIER_RELEASE, GOOD
 
-PASSED, FAILED, OVERRIDDEN, REPLACED = "passed", "failed", "overridden", "replaced"  # outcomes of a challenge
-WRONG_PART, OLD_PICTURE = "wrong_part", "old_picture"  # outcomes of a part, beside passed and failed
+# outcomes of a challenge
+PASSED = "passed"
+FAILED = "failed"
+OVERRIDDEN = "overridden"
+REPLACED = "replaced"
+# outcomes of a part, beside passed and failed
+WRONG_PART = "wrong_part"
+OLD_PICTURE = "old_picture"
 LEAST = 0.65  # resemblance: parts of one product that lie alike have 0.73 and more, others 0.61 and less
 CLOCK_TOLERANCE = 60_000_000  # microseconds by which a clock may be set back after a challenge
 

@@ -23,7 +23,9 @@ from flawscope_station.store.schema import (
     views,
 )
 
-MAX_SHOWN, MAX_CHALLENGES = 500, 20  # of a product, that people see
+# of a product, that people see
+MAX_SHOWN = 500
+MAX_CHALLENGES = 20
 
 
 class ShownRow(NamedTuple):

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from flawscope.pictures import near_duplicates
 from flawscope_station.store.inspection import RegionFacts
 
-SIDE, MAX_SHIFT, SHIFT_STEP = 64, 8, 2  # pixels: of the compared pictures, and of the shifts between them
+# pixels: of the compared pictures, and of the shifts between them
+SIDE = 64
+MAX_SHIFT = 8
+SHIFT_STEP = 2
 MARGIN = 0.1  # of a picture's sides, by which a region may lie elsewhere
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as shares of the sides
@@ -53,5 +56,6 @@ def _cut(picture: NDArray[np.float64], y: int, x: int) -> NDArray[np.float64]:
 
 
 def _correlation(first: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    first, other = first - first.mean(), other - other.mean()
+    first = first - first.mean()
+    other = other - other.mean()
     return float((first * other).sum() / (np.linalg.norm(first) * np.linalg.norm(other) + 1e-9))

@@ -22,7 +22,9 @@ from flawscope_station.client import Client
 from flawscope_station.settings.values import redact_address
 from flawscope_station.store.inspection import Inspection
 
-GOOD, DEFECT = "good", "defect"  # verdicts; the first is a decision and a folder, too
+# verdicts; the first is a decision and a folder, too
+GOOD = "good"
+DEFECT = "defect"
 BAD = "bad"  # folder
 PICTURES = "pictures"  # folder of all, beside the table, which is no list of labels
 TABLE = "corrections.csv"
@@ -59,7 +61,14 @@ class ReviewedPicture:
     def row(self, file: str) -> tuple[object, ...]:
         """Return the picture's row of the table."""
         inspection = self.inspection
-        facts = (inspection.part, self.view, inspection.verdict, inspection.kind, inspection.verdict_by, inspection.note)
+        facts = (
+            inspection.part,
+            self.view,
+            inspection.verdict,
+            inspection.kind,
+            inspection.verdict_by,
+            inspection.note,
+        )
         cells = (file, redact_address(self.client.url), self.product, inspection.id, *facts)
         return tuple("" if cell is None else files.csv_cell(str(cell)) for cell in cells)
 

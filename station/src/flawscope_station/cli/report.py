@@ -93,7 +93,8 @@ def _collect(pieces: dict[str, Callable[[], str]]) -> tuple[dict[str, str], list
     end = time.monotonic() + PIECE_SECONDS
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
-    made, why = found.copy(), failures.copy()
+    made = found.copy()
+    why = failures.copy()
     hanging = f"it did not come in {PIECE_SECONDS:.0f} s"
     return made, [f"{name}: {why.get(name, hanging)}" for name in pieces if name not in made]
 

@@ -148,7 +148,8 @@ class RolloutStation:
         own_kinds = {kind for kind, product in kinds if product in (None, self.product)}
         problems: list[dict[str, Any]] = self._read("status")["problems"]
         is_stopped = any(problem["kind"] in STORE_PROBLEMS for problem in problems)
-        own, others = dict[str, str](), dict[str, str]()
+        own = dict[str, str]()
+        others = dict[str, str]()
         for problem in problems:
             is_of_product = problem["code"] != problem["kind"] and problem["kind"] in own_kinds
             is_of_model = problem["kind"] in INSPECTION_PROBLEMS and not is_stopped
@@ -182,7 +183,10 @@ class Rollout:
         say: Callable[[str], None],
         wait: Callable[[float], object],
     ):
-        self.model, self.command, self.say, self.wait = model, command, say, wait
+        self.model = model
+        self.command = command
+        self.say = say
+        self.wait = wait
         self.reached: list[RolloutStation] = []
 
     def give(self, stations: Sequence[RolloutStation]) -> str:
@@ -268,7 +272,8 @@ def roll_out(
         KeyboardInterrupt: somebody ended it; the stations went back.
     """
     stations = [RolloutStation(address) for address in addresses]
-    canary, others = stations[:1], stations[1:]
+    canary = stations[:1]
+    others = stations[1:]
     rollout = Rollout(model, command, say, wait)
     try:
         why = rollout.give(canary) or rollout.watch(canary, seconds)

@@ -90,7 +90,8 @@ def _serve(settings: Settings, say: Callable[[str], None]) -> None:
     for line in PAGES.missing_texts:
         say(line)
     wait_for_disk_space(settings, say)
-    station, server = open_station(settings, say), None
+    station = open_station(settings, say)
+    server = None
     limit = threading.Timer(STOP_SECONDS, _end_process, [say])
     limit.daemon = True
 

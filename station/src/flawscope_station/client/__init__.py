@@ -71,7 +71,8 @@ class RefusedError(InputError):
 
     def __init__(self, text: str, status: int, code: str):
         super().__init__(text)
-        self.status, self.code = status, code
+        self.status = status
+        self.code = code
 
 
 class Client:
@@ -225,7 +226,10 @@ class Client:
                 decision, verdict (good, defect or none), review, purpose, unanswered, score_min, score_max,
                 version, file (name of the picture), part, batch; A12* is any that begins with A12.
         """
-        query = {key: format_time(value) if isinstance(value, datetime) else value for key, value in filters.items()}
+        query = {
+            key: format_time(value) if isinstance(value, datetime) else value
+            for key, value in filters.items()
+        }
         query["limit"] = PAGE_SIZE
         while True:
             page = self._call("GET", f"{self._path(product)}/inspections", query=query)
@@ -404,7 +408,8 @@ class Client:
                 text = "the proxy in front of the station lets only smaller requests through: raise its limit"
                 return RefusedError(f"{redact_address(self.url)}: {text}", status, "")
             moved = f"it is at {response.headers.get('Location', '')[:200]}; " if response.is_redirect else ""
-            message, code = f"it answers {status} {response.reason_phrase}: {moved}check the address", ""
+            message = f"it answers {status} {response.reason_phrase}: {moved}check the address"
+            code = ""
         text = f"{redact_address(self.url)}: {' '.join(message.split())}"
         return FlawscopeError(text) if status >= 500 else RefusedError(text, status, code)
 

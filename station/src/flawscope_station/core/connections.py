@@ -147,7 +147,9 @@ class ConnectionContext:
         if not views:
             return [self.camera(owner, number)]
         sources = self.sources[self.addresses.configured_name(owner)]
-        by_view = {getattr(source, "view", None): source for source in sources if isinstance(source, TriggeredSource)}
+        by_view = {
+            getattr(source, "view", None): source for source in sources if isinstance(source, TriggeredSource)
+        }
         if missing := [view for view in views if view not in by_view]:
             raise InputError(
                 f"{name} has no camera for {', '.join(missing)}: write `view:` below each camera"
@@ -187,7 +189,8 @@ class Connections:
     """All connections of a station, which `start` makes: their cameras are there by then."""
 
     def __init__(self, plugins: Sequence[ConfiguredPlugin], context: ConnectionContext):
-        self._plugins, self._context = plugins, context
+        self._plugins = plugins
+        self._context = context
         self._all: list[Connection] = []
 
     @property

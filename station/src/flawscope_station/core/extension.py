@@ -202,7 +202,8 @@ class Observers(list[Observer]):
 
     def _report_failures(self) -> None:
         """Report observers that do not work, and inspections that nobody got; or that this is over."""
-        untold, self._untold = self._untold, 0
+        untold = self._untold
+        self._untold = 0
         failures = [*self._failures.values()]
         if untold:
             failures.append(f"one hung, and {untold} inspections passed meanwhile")

@@ -54,9 +54,13 @@ class Health:
         sources: Mapping[str, Sequence[Source]],
     ):
         self.sources = sources
-        self._problems, self.report = problems, problems.report
-        self.store, self.database, self.addresses = store, store.database, addresses
-        self.inspector, self.housekeeping = inspector, housekeeping
+        self._problems = problems
+        self.report = problems.report
+        self.store = store
+        self.database = store.database
+        self.addresses = addresses
+        self.inspector = inspector
+        self.housekeeping = housekeeping
         self.machine = inspector.intake.machine
         self.watch = ThreadWatch(threads, self._failure, self.report, self._look)
         self._check_failure: str | None = None

@@ -50,7 +50,10 @@ class Housekeeping(BackgroundThread):
     ):
         super().__init__("housekeeping")
         self.jumps = jumps or ClockJumps()
-        self.store, self.database, self.access, self.report = store, store.database, access, report
+        self.store = store
+        self.database = store.database
+        self.access = access
+        self.report = report
         self.clock = Clock(self.database)
         going_on = self.threads[0].go_on
         self._retention = Retention(
@@ -102,7 +105,8 @@ class Housekeeping(BackgroundThread):
         if not self._question:
             return
         self.store.note_event(KEEP_CONFIRMED, who, self._keep)
-        self._question, self._removes_at = "", 0.0
+        self._question = ""
+        self._removes_at = 0.0
         self.report("keep_asks", None)
         self.wake()
 
@@ -167,7 +171,8 @@ class Housekeeping(BackgroundThread):
             self.database.tune()  # before the removal, which may take long in a large store
             trim_events(self.database, pause=self._rest)
             summary = self._retention.run() + self._removed
-            self._removed, problem = RemovalSummary(), summary.problem
+            self._removed = RemovalSummary()
+            problem = summary.problem
             if line := summary.line():
                 self.store.note_event(REMOVED_EVENT, "station", f"removed {line}, as `keep` says")
             self.access.sessions.remove_ended()

@@ -53,7 +53,8 @@ class Pauses:
     """
 
     def __init__(self, store: Store, names: Mapping[int, str]):
-        self.store, self.names = store, names
+        self.store = store
+        self.names = names
         self.products: dict[int, Pause] = {}
         self._lock = threading.Lock()  # of changes; who reads takes them as they are
         self._load()

@@ -34,7 +34,8 @@ class Records:
     """
 
     def __init__(self, store: Store, turns: Turns):
-        self.store, self.turns = store, turns
+        self.store = store
+        self.turns = turns
         self.on_verdict: list[Callable[[int], object]] = []
         self._leases = ReviewLeases()
 
@@ -122,8 +123,13 @@ class Overview:
     """State of the products, as API and metrics show it."""
 
     def __init__(self, context: ConnectionContext, sinks: Sinks, health: Health, pauses: Pauses):
-        self.context, self.sinks, self.health, self.pauses = context, sinks, health, pauses
-        self.addresses, self.store, self.inspector = context.addresses, context.store, context.inspector
+        self.context = context
+        self.sinks = sinks
+        self.health = health
+        self.pauses = pauses
+        self.addresses = context.addresses
+        self.store = context.store
+        self.inspector = context.inspector
         self.versions = context.addresses.versions
         self._promised: dict[str, tuple[float, str]] = {}  # by product: when it was held, and the state
 
@@ -205,7 +211,8 @@ class Overview:
 
     def gauges(self) -> Gauges:
         """Return metrics that are known without asking the store."""
-        known, problems = self.addresses.names, self.health.problems()
+        known = self.addresses.names
+        problems = self.health.problems()
         backlog = {name: float(self.inspector.backlog(number)) for number, name in list(known.items())}
         return {
             "oldest_waiting_seconds": (
@@ -214,7 +221,10 @@ class Overview:
             ),
             "backlog": ("Parts not answered yet.", backlog),
             "problems": ("Shown on the page.", {"": float(len(problems))}),
-            "problem": ("Problems, by code and product.", {_place(problem, known): 1.0 for problem in problems}),
+            "problem": (
+                "Problems, by code and product.",
+                {_place(problem, known): 1.0 for problem in problems},
+            ),
             "settings": ("Hash of the settings that hold.", {(("hash", self.settings_hash()),): 1.0}),
             "ready": ("1 where parts of all products are judged.", {"": float(self.health.is_ready())}),
             "clock_jump_seconds": (

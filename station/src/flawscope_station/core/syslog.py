@@ -22,7 +22,9 @@ INTERVAL = 2.0  # seconds between two looks for new events
 PAGE_SIZE = 200  # events that are read at once; then the number of the last one is written
 MAX_TEXT = 8000  # letters of an event's text, so that a line fits into a datagram
 POSITION_FILE = ".syslog"  # in the store
-MIN_RETRY_DELAY, MAX_RETRY_DELAY = 2.0, 300.0  # seconds before a line is sent again
+# seconds before a line is sent again
+MIN_RETRY_DELAY = 2.0
+MAX_RETRY_DELAY = 300.0
 PROBLEM = "syslog_away"
 
 
@@ -53,8 +55,11 @@ class EventForwarder(BackgroundThread):
         clock: MonotonicClock = CLOCK,
     ):
         super().__init__("syslog", clock)
-        self.server, self.station = server, station
-        self.database, self.files, self.report = database, files, report
+        self.server = server
+        self.station = station
+        self.database = database
+        self.files = files
+        self.report = report
         self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
         self._handler: _Handler | None = None
         self._sent: int | None = None  # number of the last event that was sent; None: not read yet
@@ -87,7 +92,8 @@ class EventForwarder(BackgroundThread):
         """
         sent = self._position() if self._sent is None else self._sent
         self._sent = sent
-        settled, self._known = self._known, newest_event(self.database)
+        settled = self._known
+        self._known = newest_event(self.database)
         while sent < settled and not self._ended.is_set():
             page = events_after(self.database, sent, settled, PAGE_SIZE)
             for event in page:

@@ -19,7 +19,9 @@ from flawscope_station.monitoring.background import CLOCK, MonotonicClock
 from flawscope_station.store.insert import NewInspection, SeenPicture
 
 DARK, OVEREXPOSED, FROZEN = FAULT_KINDS = "dark", "overexposed", "frozen"
-MIN_BRIGHTNESS, MAX_BRIGHTNESS = 0.02, 0.98  # 0..1, beyond which a picture shows nothing
+# 0..1, beyond which a picture shows nothing
+MIN_BRIGHTNESS = 0.02
+MAX_BRIGHTNESS = 0.98
 PICTURES_IN_ROW = 5  # that are dark or overexposed, or as usual again
 RECENT_PICTURES = 64  # whose pixels are remembered: buffers give their last ones in turn
 FROZEN_PICTURES = 3  # refused in a row, which are a problem
@@ -129,7 +131,9 @@ class CameraChecks:
     def __init__(
         self, products: Mapping[int, str], report: Callable[..., None], clock: MonotonicClock = CLOCK
     ):
-        self.products, self.report, self._clock = products, report, clock
+        self.products = products
+        self.report = report
+        self._clock = clock
         self._faults: dict[int, set[str]] = {}
         self._light: dict[tuple[int, str], int] = Counter()  # pictures in a row, by product and fault or ""
         self._in_row: Counter[int] = Counter()  # pictures of another form, by product
@@ -202,13 +206,16 @@ class CameraChecks:
             return
         with self._lock:
             for picture in found.pictures:
-                self._recent_of(found.product_id, picture.view).note_recorded(picture.pixels, self._clock.monotonic())
+                self._recent_of(found.product_id, picture.view).note_recorded(
+                    picture.pixels, self._clock.monotonic()
+                )
         for seen, prediction in zip_longest(found.pictures, recorded.predictions):
             self._check_light(found.product_id, seen, () if prediction is None else prediction.shifts)
             self._check_form(found.product_id, seen)
 
     def _check_light(self, product_id: int, seen: SeenPicture, shifts: Sequence[float]) -> None:
-        brightness, fault = seen.brightness, ""
+        brightness = seen.brightness
+        fault = ""
         if brightness is not None and not (shifts and shifts[0] == 0):  # else good parts look so
             fault = OVEREXPOSED if brightness > MAX_BRIGHTNESS else ""
             fault = DARK if brightness < MIN_BRIGHTNESS else fault

@@ -119,7 +119,8 @@ def score_bets(p: Floats) -> Floats:
     return np.asarray(_LINEAR * z + _SQUARE * (z * z) + _CONSTANT)
 
 
-_shift, _spread = np.array(SHIFTS), np.array(SPREADS)
+_shift = np.array(SHIFTS)
+_spread = np.array(SPREADS)
 _LINEAR = np.concatenate([_shift, np.zeros(len(SPREADS))])
 _SQUARE = np.concatenate([np.zeros(len(SHIFTS)), (1 - 1 / _spread**2) / 2])
 _CONSTANT = np.concatenate([-(_shift**2) / 2, -np.log(_spread)])

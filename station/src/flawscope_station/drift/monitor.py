@@ -17,9 +17,11 @@ from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import inspections, on_line
 
-ALARM_EVENT, ACKNOWLEDGED_EVENT = "drift", "drift acknowledged"
+ALARM_EVENT = "drift"
+ACKNOWLEDGED_EVENT = "drift acknowledged"
 # newest inspections that are read again after a restart: of a product, and about so many of all
-HISTORY, HISTORY_OF_ALL = 20_000, 200_000
+HISTORY = 20_000
+HISTORY_OF_ALL = 200_000
 ROWS_PER_QUERY = 2000  # inspections read at once
 ROUND_INTERVAL = 1.0  # seconds between two rounds
 IDLE_INTERVAL = 5.0  # seconds after which the active versions are read again, even if nothing came
@@ -48,9 +50,11 @@ class DriftMonitor(BackgroundThread):
         report: Callable[[str, str | None], None],
     ):
         super().__init__("drift")
-        self.store, self.versions = store, versions
+        self.store = store
+        self.versions = versions
         self.names, self.bounds = names, dict[int, float]()
-        self.report, self.pause = report, ROUND_INTERVAL
+        self.report = report
+        self.pause = ROUND_INTERVAL
         self._tests: dict[int, ScoreTest] = {}
         self._ready: set[int] = set()
         self._dirty: set[int] = set()
@@ -141,7 +145,8 @@ class DriftMonitor(BackgroundThread):
         It reads the newest inspections, at most `HISTORY`, from the last on that another version judged or
         that was acknowledged. An alarm noted since then stays.
         """
-        column, mine = inspections.c, on_line(product_id)
+        column = inspections.c
+        mine = on_line(product_id)
         most = min(HISTORY, HISTORY_OF_ALL // len(self.bounds))
         old = select(column.id).where(mine).order_by(column.id.desc()).offset(most).limit(1)
         with self.store.database.reading() as connection:

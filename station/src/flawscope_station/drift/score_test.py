@@ -23,7 +23,10 @@ from flawscope_station.drift.martingale import (
 from flawscope_station.store.records import iso
 
 MAX_POINTS = 800  # points of the curve
-HIGHER, LOWER, WIDER, NARROWER = "higher", "lower", "wider", "narrower"
+HIGHER = "higher"
+LOWER = "lower"
+WIDER = "wider"
+NARROWER = "narrower"
 _OF_SHIFTS = [HIGHER if shift > 0 else LOWER for shift in SHIFTS]
 _OF_SPREADS = [WIDER if spread > 1 else NARROWER for spread in SPREADS]
 _CHANGES = (*_OF_SHIFTS, *_OF_SPREADS)  # bet by bet
@@ -118,7 +121,8 @@ class ScoreTest:
         self.seen = self.good = 0
         self.alarm: Change | None = None
         self.curve: list[tuple[float, float]] = []  # seconds since 1970, `value` then
-        self._stride, self._sum = 1, 0.0
+        self._stride = 1
+        self._sum = 0.0
         self._ranks, self._capital = Ranks(), Capital(len(_CHANGES))
         self._won: Floats = np.zeros(len(_CHANGES))
         # since when each bet has won: inspection, its time, number and sum of the p-values before it
@@ -168,7 +172,8 @@ class ScoreTest:
         self._capital.stake(gain)
         if self.good % self._stride == 0:
             self._add_point(row.at)
-        self.good, self._sum = self.good + 1, self._sum + p_value
+        self.good = self.good + 1
+        self._sum = self._sum + p_value
         if self.alarm is None and self.value >= self.limit:
             best = int(np.argmax(self._won))
             first, since, count, earlier = self._since[best].tolist()
@@ -179,4 +184,5 @@ class ScoreTest:
         """Add a point to the curve; where there are too many, every second point is kept."""
         self.curve.append((at / 1e6, self.value))
         if len(self.curve) > MAX_POINTS:
-            self.curve, self._stride = self.curve[::2], 2 * self._stride
+            self.curve = self.curve[::2]
+            self._stride = 2 * self._stride

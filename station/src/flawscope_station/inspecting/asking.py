@@ -112,7 +112,8 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
     Raises:
         LateError: it was not recorded by the deadline.
     """
-    waiting, call = asyncio.wrap_future(waiter), station.inspector.in_thread
+    waiting = asyncio.wrap_future(waiter)
+    call = station.inspector.in_thread
     waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody asks
     seconds = None if waiter.due == math.inf else waiter.due - time.monotonic()
     try:
@@ -254,9 +255,11 @@ class Asking:
         Raises:
             FlawscopeError: no part is taken.
         """
-        station, sent = self.station, self.sent
+        station = self.station
+        sent = self.sent
         is_several = sent.is_form and not station.inspector.judge.parts.takes_views(sent.address.number)
-        keyed, answered = None, None
+        keyed = None
+        answered = None
         if sent.key is not None:
             keyed, answered = await station.inspector.in_thread(
                 sent.due, self._look_up, sent.key, is_several=is_several
@@ -286,13 +289,15 @@ class Asking:
             keyed: Request under its key; None: it has none.
             is_several: Whether each picture is a part of its own; else all are views of the same part.
         """
-        sent, pictures = self.sent, self.sent.pictures
+        sent = self.sent
+        pictures = self.sent.pictures
         if keyed is not None:
             hashes = zip(pictures, keyed.pictures, strict=True)
             pictures = tuple(replace(picture, hash=digest) for picture, digest in hashes)
         pictures_by_part = [(picture,) for picture in pictures] if is_several else [pictures]
         keys = [None] * len(pictures_by_part) if keyed is None else keyed.keys
-        label, number = sent.label, sent.address.number
+        label = sent.label
+        number = sent.address.number
         return [
             Part(
                 number,

@@ -54,12 +54,15 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 # seconds after a failure for which nothing can be inspected, unless a part is; the store is checked, too
-FAILING_SECONDS, STORE_FAILING_SECONDS = 60.0, 5.0
+FAILING_SECONDS = 60.0
+STORE_FAILING_SECONDS = 5.0
 END_SECONDS = 20.0  # in which parts may still be answered when the station ends
 FAILED_SECONDS = 5.0  # in which threads may end whose parts have failed
 RECORDING_SECONDS = 30.0  # for which the recorder may hold a part: longer than the store takes to fail
 REQUEST_SECONDS = 15.0  # that a request waits for what it asks the store, where its deadline is not earlier
-UPLOAD_SECONDS, REQUEST_PATIENCE = 60.0, 30.0  # after which a thread that checks or asks is told to hang
+# after which a thread that checks or asks is told to hang
+UPLOAD_SECONDS = 60.0
+REQUEST_PATIENCE = 30.0
 
 
 class Inspector:
@@ -90,8 +93,12 @@ class Inspector:
         limits: Limits,
         products: Sequence[Mapping[str, int]],
     ):
-        self.judge, self.store, self.files, self.limits = judge, store, files, limits
-        self.intake, self._products = Intake(judge, machine, limits, products), products
+        self.judge = judge
+        self.store = store
+        self.files = files
+        self.limits = limits
+        self.intake = Intake(judge, machine, limits, products)
+        self._products = products
         self.memory = MemoryBudget(limits.decoding_bytes, Turns(wait_idle=self.intake.wait_idle))
         self._failure = 0.0, ""  # until when parts fail, and why, unless one is inspected before
         self._ends_at = math.inf  # when all fail that are not answered
@@ -128,7 +135,8 @@ class Inspector:
         Returns:
             The error for the sender; None: the answer is there already.
         """
-        error, ticket = LateError("its deadline has passed"), waiter.ticket
+        error = LateError("its deadline has passed")
+        ticket = waiter.ticket
         with self.intake.changed:  # nobody joins meanwhile
             if not waiter.leave(LATE):
                 return None
@@ -216,7 +224,8 @@ class Inspector:
 
     def _note_outcome(self, ticket: Ticket, outcome: Outcome) -> None:
         """Note an outcome for the station's state: why parts fail, and how many a second are answered."""
-        product_id, at = ticket.part.product_id, time.monotonic()
+        product_id = ticket.part.product_id
+        at = time.monotonic()
         if isinstance(outcome, RecordedInspection):
             product_id = outcome.inspection.product_id
             self._failure = 0.0, ""

@@ -50,7 +50,10 @@ class Intake:
     def __init__(
         self, judge: Judge, machine: MachineWatch, limits: Limits, products: Sequence[Mapping[str, int]]
     ):
-        self._judge, self.machine, self.limits, self._products = judge, machine, limits, products
+        self._judge = judge
+        self.machine = machine
+        self.limits = limits
+        self._products = products
         self.interlocks: Interlocks = judge.interlocks
         self.changed = threading.Condition()
         self._tickets: dict[Ticket, None] = {}  # that have a place, the oldest first
@@ -217,7 +220,8 @@ class Intake:
             if ticket not in self._tickets:
                 return False
             del self._tickets[ticket]
-            product_id, key = ticket.part.product_id, ticket.part.key or ""
+            product_id = ticket.part.product_id
+            key = ticket.part.key or ""
             self._bytes -= ticket.size
             self._counts[product_id] -= 1
             if self._by_key.get((product_id, key)) is ticket:

@@ -23,7 +23,8 @@ class NotReadyError(RefusalError):
         seconds: Seconds after which it may be sent again.
     """
 
-    code, seconds = "not_ready", RETRY_SECONDS
+    code = "not_ready"
+    seconds = RETRY_SECONDS
 
 
 class FrozenError(NotReadyError):
@@ -47,7 +48,8 @@ class NotProductionError(RefusalError):
     Its decision is not answered. It is done with, and not sent again.
     """
 
-    status, code = 409, "not_production"
+    status = 409
+    code = "not_production"
 
 
 class Interlock(Protocol):

@@ -73,8 +73,12 @@ class Judge:
         tolerances: ProductTolerances,
         report_error: Callable[[str], None] = lambda text: None,
     ):
-        self.versions, self.recorder, self.interlocks, self.near = versions, recorder, interlocks, near
-        self.tolerances, self.report_error = tolerances, report_error
+        self.versions = versions
+        self.recorder = recorder
+        self.interlocks = interlocks
+        self.near = near
+        self.tolerances = tolerances
+        self.report_error = report_error
         self.parts = PartsCache(versions)
         self._queue: FairQueue[Ticket] = FairQueue()
         self._model_calls: deque[Callable[[], None]] = deque()
@@ -137,7 +141,8 @@ class Judge:
         first = self._next_ticket()
         if first is None:
             return False
-        turns, failure = deque([[first]]), ""
+        turns = deque([[first]])
+        failure = ""
         while turns:
             tickets = turns.popleft()
             try:

@@ -23,7 +23,10 @@ MIB = 1 << 20
 MEMORY_TIMEOUT = 5.0  # seconds that `MemoryBudget.hold` waits
 LOOK_INTERVAL = 0.5  # seconds between two looks at whether memory is still wanted
 LARGE_PIXELS = 8_000_000  # pixels; smaller pictures are decoded as they come, a few at a time
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # numbers of malloc.h
+# numbers of malloc.h
+_TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
+_ARENA_MAX = -8
 
 
 def limit_malloc() -> bool:
@@ -76,7 +79,8 @@ class MemoryBudget:
     """
 
     def __init__(self, most: int, turns: Turns | None = None):
-        self.limit, self.used = most, 0
+        self.limit = most
+        self.used = 0
         self.turns = turns or Turns()
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
@@ -94,7 +98,8 @@ class MemoryBudget:
         Returns:
             False where there was none in time, or it is not wanted any more.
         """
-        mine, until = object(), time.monotonic() + seconds
+        mine = object()
+        until = time.monotonic() + seconds
         with self._changed:
             self._waiting.append(mine)
             try:
@@ -159,7 +164,8 @@ class Turns:
         most_waiting: int = MAX_WAITING,
         wait_idle: Callable[[float], object] = lambda seconds: None,
     ):
-        self.most, self.most_waiting = most or max(1, machine.usable_cores() // 4), most_waiting
+        self.most = most or max(1, machine.usable_cores() // 4)
+        self.most_waiting = most_waiting
         self.wait_idle = wait_idle
         self._taken = self._waiting = 0
         self._changed = threading.Condition()

@@ -26,7 +26,8 @@ SUFFIXES = {
 class TooLargeError(RefusalError):
     """A picture has more pixels, or bytes, than are accepted."""
 
-    status, code = 422, "too_many_pixels"
+    status = 422
+    code = "too_many_pixels"
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def _check_whole(number: str, seen: Sequence[str], judge: PartCollector) -> None
 
 def label_of(part: Part, picture: Picture, judge: PartCollector) -> tuple[str, str]:
     """Return number of the part and view that a picture shows. InputError where they are not known."""
-    number, view = part.number, picture.view
+    number = part.number
+    view = picture.view
     if part.source != "camera":  # whose pictures the station names
         number, view = _label_by_name(picture, judge, number, view)
     if number is None or view is None:
@@ -150,7 +152,8 @@ def _label_by_name(
     """Return number and view with what a picture's name tells of those that are not known."""
     with suppress(InputError):  # the name does not tell both
         found = judge.pattern.parse(picture.name)
-        number, view = number or found.part, view or found.view
+        number = number or found.part
+        view = view or found.view
     stem = PurePosixPath(picture.name).stem
     if not view and any(stem in views for views in _known_views(judge)):
         view = stem

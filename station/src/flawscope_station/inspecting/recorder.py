@@ -54,7 +54,15 @@ class Doubt:
 def _content(inspection: NewInspection) -> tuple[object, ...]:
     """Return the properties of a part by which its sender knows it."""
     seen = tuple((view.view, view.picture, view.name) for view in inspection.pictures)
-    return inspection.product_id, inspection.address, inspection.source, inspection.purpose, inspection.part, inspection.batch, seen
+    return (
+        inspection.product_id,
+        inspection.address,
+        inspection.source,
+        inspection.purpose,
+        inspection.part,
+        inspection.batch,
+        seen,
+    )
 
 
 def _record_of(ticket: Ticket) -> NewInspection:
@@ -101,7 +109,10 @@ class Recorder:
         announce: Callable[[RecordedInspection], None],
         refuse: Callable[[RecordedInspection], None],
     ):
-        self.store, self.files, self.announce, self.refuse = store, files, announce, refuse
+        self.store = store
+        self.files = files
+        self.announce = announce
+        self.refuse = refuse
         self._queue: GroupQueue[Ticket | None] = GroupQueue()
         self._doubts: list[Doubt] = []
         self._answered = set[int]()  # records whose senders have them by now, while doubts are open
@@ -200,7 +211,8 @@ class Recorder:
         except StoreError as error:
             nothing: list[tuple[int, bool] | None] = [None] * len(ready)
             standing = self._find_standing(ready) if error.is_in_doubt else nothing
-            is_in_doubt, found = standing is None, standing or [*nothing]
+            is_in_doubt = standing is None
+            found = standing or [*nothing]
             for ticket, record in zip(ready, found, strict=True):
                 if record is None:
                     ticket.fail_recording(without_traceback(error), may_have_record=is_in_doubt)
@@ -331,7 +343,8 @@ class Recorder:
         All waiters may have left since it was written. The reason is None where somebody waits for the
         answer, or has it.
         """
-        inspection, why = _record_of(ticket), ticket.decide()
+        inspection = _record_of(ticket)
+        why = ticket.decide()
         with self._settling:
             if number in self._answered:
                 why = None

@@ -36,8 +36,10 @@ class InspectionRenderer:
     """Renders pictures of inspections. Maps to be reviewed are kept as files, others are computed again."""
 
     def __init__(self, store: Store, inspector: Inspector):
-        self.store, self.inspector = store, inspector
-        self.versions, self.files = inspector.judge.versions, inspector.files
+        self.store = store
+        self.inspector = inspector
+        self.versions = inspector.judge.versions
+        self.files = inspector.files
         self._recent: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
         self._recent_bytes = 0
         self._lock = threading.Lock()
@@ -182,7 +184,8 @@ class InspectionRenderer:
         A large picture is decoded only then, too: before, it would hold memory that the pictures of the line
         need.
         """
-        data, memory = self.files.read(PICTURES, row.hash, row.suffix), self.inspector.memory
+        data = self.files.read(PICTURES, row.hash, row.suffix)
+        memory = self.inspector.memory
         with self.turns.take():
             model = self.versions.open(product_id, row.version)
             is_large = decoding_bytes(decoding.read_picture_header(data, row.name)) > 0

@@ -82,7 +82,8 @@ class LateError(RefusalError):
         why: Reason, for a person.
     """
 
-    status, code = 504, "late"
+    status = 504
+    code = "late"
 
     def __init__(self, why: str):
         super().__init__(f"not judged in time: {why}; send fewer at once, or allow more time")
@@ -91,7 +92,8 @@ class LateError(RefusalError):
 class OverdueError(RefusalError):
     """A part had no answer for as long as `limits: wait` allows."""
 
-    status, code = 504, "overdue"
+    status = 504
+    code = "overdue"
 
     def __init__(self, seconds: float):
         super().__init__(
@@ -191,7 +193,8 @@ class Waiter(Future[RecordedInspection]):
 
     def __init__(self, ticket: Ticket, due: float):
         super().__init__()
-        self.ticket, self.due = ticket, due
+        self.ticket = ticket
+        self.due = due
         self.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
 
     def leave(self, why: str) -> bool:
@@ -235,7 +238,9 @@ class Ticket:
     """
 
     def __init__(self, part: Part, at: int, ended: Callable[[Ticket, Outcome], object]):
-        self.part, self.at, self.size = part, at, part.size
+        self.part = part
+        self.at = at
+        self.size = part.size
         self._ended = ended
         self._changed = threading.Condition(threading.Lock())
         self.state = State.TAKEN
@@ -282,7 +287,8 @@ class Ticket:
         with self._changed:
             if not self._move(State.QUEUED, State.JUDGED):
                 return False
-            self.record, self.predictions = record, predictions
+            self.record = record
+            self.predictions = predictions
             return True
 
     def begin_recording(self) -> bool:
@@ -332,7 +338,8 @@ class Ticket:
         with self._changed:
             if self.has_ended or self._is_decided:
                 return False
-            waiters, self._waiters = self._waiters, []
+            waiters = self._waiters
+            self._waiters = []
             if self.unanswered is None:
                 self.unanswered = LATE
         for waiter in waiters:
@@ -364,8 +371,10 @@ class Ticket:
     def _end(self, state: State) -> list[Waiter]:
         """End it; return the waiters that are to get the outcome."""
         self._enter(state)
-        self.part, self.views = self.part.without_data(), ()
-        waiters, self._waiters = self._waiters, []
+        self.part = self.part.without_data()
+        self.views = ()
+        waiters = self._waiters
+        self._waiters = []
         self._answered = sum(not waiter.has_left for waiter in waiters)
         return waiters
 
@@ -442,5 +451,6 @@ class Ticket:
     def take_files(self) -> list[KeptFile]:
         """Return the files that are held for it, once."""
         with self._changed:
-            files, self.files = self.files, []
+            files = self.files
+            self.files = []
             return files

@@ -64,7 +64,9 @@ class ProductTolerances(BackgroundThread):
         report: Callable[[str, str | None], None],
     ):
         super().__init__("tolerances", is_lazy=True)
-        self.store, self.versions, self.report = store, versions, report
+        self.store = store
+        self.versions = versions
+        self.report = report
         self._files: dict[int, _File] = {}  # by product
         # by product and view; or why there is none
         self._tolerators: dict[tuple[int, str], tuple[Predictor, object, tolerating.Tolerate | str]] = {}
@@ -153,18 +155,24 @@ class ProductTolerances(BackgroundThread):
         if file.rules is not None and file.is_settled and file.stamp == stamp:
             return
         try:
-            rules, problem = tolerating.Tolerances.read(file.path), ""
+            rules = tolerating.Tolerances.read(file.path)
+            problem = ""
             said = f"{file.path.name}, version {rules.version}, SHA-256 {rules.sha256}"
         except FlawscopeError as error:
-            rules, problem = None, str(error)
+            rules = None
+            problem = str(error)
             said = f"none: {problem}"
         is_same = file.stamp == stamp and file.last == said
-        file.stamp, file.last, file.is_settled = stamp, said, False
+        file.stamp = stamp
+        file.last = said
+        file.is_settled = False
         if not (is_same or at_once):
             return
         if said != file.recorded:
             self._note(product_id, said)
-            file.rules, file.problem, file.recorded = rules, problem, said
+            file.rules = rules
+            file.problem = problem
+            file.recorded = said
         file.is_settled = True
 
     def _note(self, product_id: int, said: str) -> None:

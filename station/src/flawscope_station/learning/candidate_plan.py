@@ -41,7 +41,9 @@ from flawscope_station.store.schema import (
     pictures,
 )
 
-EXTENSION_PICTURES, TRAINING_PICTURES = 24, 200  # good pictures of the line that are drawn
+# good pictures of the line that are drawn
+EXTENSION_PICTURES = 24
+TRAINING_PICTURES = 200
 RECENT_INSPECTIONS = 5000  # inspections that the line's good pictures are drawn from
 MAX_REVIEWED = 500  # reviewed pictures that are judged; corrections are judged even beyond it
 MAX_CORRECTIONS = 5000  # the latest, that are judged
@@ -337,12 +339,14 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
     """
     valid = read_verdicts(conn, product_id)
     good = {verdict.number for verdict in valid.judged if verdict.verdict == GOOD} | set(valid.gone)
-    start, learnt = active.number, []
+    start = active.number
+    learnt = []
     while (candidate := job_of_version(conn, product_id, rate_root(conn, start))) is not None:
         learnt = [int(number) for number in json.loads(candidate.facts).get("learnt", [])]
         if good >= set(learnt):
             break
-        start, learnt = int(candidate.start_version_id), []
+        start = int(candidate.start_version_id)
+        learnt = []
     already_learnt = {*learnt} if active.is_trained else set()  # for an export, all are learnt anew
     count = EXTENSION_PICTURES if active.extends else TRAINING_PICTURES
     line_pictures = {row.id: row for row in draw_good_pictures(conn, product_id, count, seed)}
@@ -368,7 +372,8 @@ def _reviewed_fields(
         is_drawn: it is among the line's drawn pictures, too.
         is_new: it was not learnt from before.
     """
-    row, is_good = verdict.inspection, verdict.verdict == GOOD
+    row = verdict.inspection
+    is_good = verdict.verdict == GOOD
     return _picture_fields(row, files) | {
         "good": is_good,
         "learn": is_good and verdict.is_correction and is_new,

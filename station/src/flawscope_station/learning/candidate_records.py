@@ -18,7 +18,9 @@ from flawscope_station.store.records import VERDICT_EVENT, iso
 from flawscope_station.store.rows import CandidateRow
 from flawscope_station.store.schema import ACTIVE, READY, REMOVED, RETIRED, events, inspections, verdicts
 
-EVENT_READY, EVENT_FAILED, EVENT_REJECTED = "candidate ready", "candidate failed", "candidate rejected"
+EVENT_READY = "candidate ready"
+EVENT_FAILED = "candidate failed"
+EVENT_REJECTED = "candidate rejected"
 LIVE = "live"  # status of a candidate whose version judges, or did
 # states of candidates whose version was never used
 UNUSED = (READY, REJECTED)

@@ -50,7 +50,8 @@ class DefectsLostError(InputError):
         lost: inspections of these defects, or of the corrections that are responsible.
     """
 
-    status, code = 409, "loses_defects"
+    status = 409
+    code = "loses_defects"
 
     def __init__(self, version: int, lost: Sequence[int]):
         named = ", ".join(map(str, lost[:20])) + (" ..." if len(lost) > 20 else "")
@@ -84,10 +85,14 @@ class Learning:
         report: Callable[[str, str | None], None],
         say: Callable[[str], None],
     ):
-        self.database, self.files, self.versions = versions.database, versions.files, versions
+        self.database = versions.database
+        self.files = versions.files
+        self.versions = versions
         self.settings = {products[name]: learn for name, learn in settings.items()}
-        self.report, self.say = report, say
-        self.queue, self.candidates = queue, queue.jobs
+        self.report = report
+        self.say = say
+        self.queue = queue
+        self.candidates = queue.jobs
         # by product: all that the last look depended on, and whether it was done
         self._looked: dict[int, tuple[object, bool]] = {}
         queue.makers[jobs.CORRECTIONS] = self._make
@@ -243,7 +248,8 @@ class Learning:
 
         Return whether the corrections could be counted.
         """
-        why, is_counted = None, True
+        why = None
+        is_counted = True
         try:
             rows = self.candidates.latest(product_id)
             if not any(row.status in jobs.UNFINISHED for row in rows):
@@ -263,7 +269,8 @@ class Learning:
 
     def _make(self, row: JobRow) -> None:
         """Make a candidate. StoreError: it waits, and is made later; StoppedError."""
-        product_id, number = row.product_id, row.id
+        product_id = row.product_id
+        number = row.id
         learn = self.settings.get(product_id) or LearningSettings()
         begun = time.monotonic()
         out = self.files.temporary_path("model")
@@ -288,7 +295,8 @@ class Learning:
                 "device": self.versions.device,
             }
             found: judgements.Judgement = self.queue.run(make_candidate, job)
-            gone, contradictory = plan.verdicts.gone, {*found.contradictory, *plan.verdicts.contradictory}
+            gone = plan.verdicts.gone
+            contradictory = {*found.contradictory, *plan.verdicts.contradictory}
             found = replace(found, contradictory=sorted(contradictory), gone=gone)
             self._add_version(row, plan, active, learn.keep, found, out, begun)
         except StoppedError:
@@ -360,7 +368,8 @@ class Learning:
 
         The version is ready once the candidate's row says what it learnt from.
         """
-        product_id, valid = row.product_id, plan.verdicts
+        product_id = row.product_id
+        valid = plan.verdicts
         learnt = sorted({*plan.learnt, *judgement.learnt})
         text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
         self.versions.number(product_id)  # first: the product may be removed

@@ -35,9 +35,13 @@ from flawscope_station.store.schema import (
 T = TypeVar("T")
 
 # kinds: a version from corrections, the model of a new product
-CORRECTIONS, FIT = "corrections", "fit"
+CORRECTIONS = "corrections"
+FIT = "fit"
 # of the work; what became of the model is the state of its version
-DONE, STOPPED, REJECTED, FAILED = "done", "stopped", "rejected", "failed"
+DONE = "done"
+STOPPED = "stopped"
+REJECTED = "rejected"
+FAILED = "failed"
 UNFINISHED = (QUEUED, RUNNING)
 MAX_JOBS = 1000  # of a product, that became no version: older ones are removed
 MAX_LATEST = 50  # jobs of a product that are looked at
@@ -360,7 +364,8 @@ class JobQueue(BackgroundThread):
 
     def _note_step(self, stage: str, done: int, total: int) -> None:
         self.threads[0].go_on()
-        name, at = stage.partition(",")[0], time.monotonic()
+        name = stage.partition(",")[0]
+        at = time.monotonic()
         with self._lock:
             if self._step is None or self._step.stage != name:
                 self._begun = at

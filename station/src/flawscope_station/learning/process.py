@@ -101,7 +101,8 @@ class Worker:
             why = "it was killed, perhaps for want of memory" if code == -9 else f"it ended with {code}"
             raise WorkerError(f"the process that learns did not finish: {why}; learn again") from None
         finally:
-            self._last_used, self._stopped = time.monotonic(), False
+            self._last_used = time.monotonic()
+            self._stopped = False
 
     def _ensure_started(self) -> Connection:
         with self._lock:
@@ -144,7 +145,8 @@ class Worker:
     def _end(self, timeout: float = 0.0) -> int | None:
         """End the process after at most `timeout` seconds; return its exit code, None: there was none."""
         with self._lock:
-            process, self._process = self._process, None
+            process = self._process
+            self._process = None
         if process is None:
             return None
         process.join(timeout)

@@ -23,7 +23,9 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 STOP_TIMEOUT = 30.0  # seconds to wait for the end of a thread
-MIN_RESTART_DELAY, MAX_RESTART_DELAY = 0.1, 5.0  # seconds before work that failed is begun again
+# seconds before work that failed is begun again
+MIN_RESTART_DELAY = 0.1
+MAX_RESTART_DELAY = 5.0
 SETTLED_SECONDS = 1.0  # seconds without a failure after which work that was begun again counts as running
 REPORT_SECONDS = 600.0  # seconds for which a failure is a problem after the work was begun again
 STUCK_SECONDS = 300.0  # seconds after which a call that should return soon is taken to hang
@@ -58,7 +60,9 @@ class Backoff:
     """
 
     def __init__(self, shortest: float, longest: float, spread: float = 0.0):
-        self.shortest, self.longest, self.spread = shortest, longest, spread
+        self.shortest = shortest
+        self.longest = longest
+        self.spread = spread
         self.reset()
 
     def reset(self) -> None:
@@ -67,7 +71,8 @@ class Backoff:
 
     def next(self) -> float:
         """Return the seconds of the next pause."""
-        pause, self._next = self._next, min(self.longest, 2 * self._next)
+        pause = self._next
+        self._next = min(self.longest, 2 * self._next)
         return pause * random.uniform(1 - self.spread, 1 + self.spread)
 
 
@@ -107,7 +112,11 @@ class GuardedThread:
         *,
         queue: Working | None = None,
     ):
-        self.name, self._work, self._ended, self._clock, self._queue = name, work, ended, clock, queue
+        self.name = name
+        self._work = work
+        self._ended = ended
+        self._clock = clock
+        self._queue = queue
         self.failure: str | None = None
         self.failed_at = -math.inf
         self._called_at: float | None = None  # when a call began, or went on last; None: there is none
@@ -217,10 +226,12 @@ class GuardedThread:
             self._clock.wait(self._ended, self._backoff.next())
 
     def _note_failure(self, failure: str) -> None:
-        before, self.failed_at = self.failed_at, self._clock.monotonic()
+        before = self.failed_at
+        self.failed_at = self._clock.monotonic()
         if self.failed_at - before > REPORT_SECONDS:
             self._backoff.reset()
-        self.failure, self._begun_at = failure, None
+        self.failure = failure
+        self._begun_at = None
 
 
 class WatchedCalls(GuardedThread):
@@ -285,7 +296,8 @@ class BackgroundThread:
 
     def __init__(self, name: str, clock: MonotonicClock = CLOCK, *, is_lazy: bool = False):
         self._clock = clock
-        self._waits_for_wake, self._may_run = is_lazy, False
+        self._waits_for_wake = is_lazy
+        self._may_run = False
         self._ended, self._woken = threading.Event(), threading.Event()
         self.threads = [GuardedThread(name, self._work, self._ended, clock)]
 
@@ -344,7 +356,9 @@ class ThreadWatch(BackgroundThread):
         look: Callable[[], object] = lambda: None,
     ):
         super().__init__("watch")
-        self.list_threads, self._failure, self._report = threads, failure, report
+        self.list_threads = threads
+        self._failure = failure
+        self._report = report
         self._look = look
         self._lock = threading.Lock()
 
@@ -425,7 +439,8 @@ class Said(str):
     def __new__(cls, text: str, level: str = "info", **fields: object) -> Said:
         """Return the text as a string that has the level and the fields, too."""
         made = super().__new__(cls, text)
-        made.level, made.fields = level, fields
+        made.level = level
+        made.fields = fields
         return made
 
 

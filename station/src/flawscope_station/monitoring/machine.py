@@ -25,7 +25,9 @@ CLOCK_JUMP = 60.0  # seconds by which the clock jumps; less is a correction of a
 JUMP_REPORT_SECONDS = (
     24 * 3600.0
 )  # seconds for which a jump of the clock is told, unless a person confirms it
-DISK, DATABASE = "the disk", "the data base"  # what may not answer
+# what may not answer
+DISK = "the disk"
+DATABASE = "the data base"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class MachineWatch(BackgroundThread):
         wall: Callable[[], int] = now,
     ):
         super().__init__("machine", clock)
-        self.database, self.files, self.report = database, files, report
+        self.database = database
+        self.files = files
+        self.report = report
         self.jumps = ClockJumps(wall)
         self.on_clock_jump: list[Callable[[], object]] = []
         self._step = DISK  # what is asked just now
@@ -85,7 +89,8 @@ class MachineWatch(BackgroundThread):
         if self.database.is_sqlite:  # its file hangs with the others
             self.database.is_doubted = True
         disk = self.files.measure()
-        self._step, self.database.is_doubted = DATABASE, True
+        self._step = DATABASE
+        self.database.is_doubted = True
         database = self._ask_database()
         memory = machine.system_memory()
         self.state = Machine(self._clock.monotonic(), disk, database, memory and memory[1])
@@ -183,13 +188,15 @@ class ClockJumps:
     """
 
     def __init__(self, wall: Callable[[], int] = now, monotonic: Callable[[], float] = elapsed_seconds):
-        self._wall, self._monotonic = wall, monotonic
+        self._wall = wall
+        self._monotonic = monotonic
         self._offset = self._present_offset()
         self._texts: list[tuple[float, str]] = []  # when it was seen, and what
 
     def look(self) -> bool:
         """Look at the clock; return whether it has jumped since the last look."""
-        before, self._offset = self._offset, self._present_offset()
+        before = self._offset
+        self._offset = self._present_offset()
         jump = self._offset - before
         if abs(jump) < CLOCK_JUMP:
             return False

@@ -204,7 +204,8 @@ class _ListenerThread(BackgroundThread):
 
     def __init__(self, name: str, listener: Listener, problems: Callable[[], list[Problem]]):
         super().__init__(name)
-        self._listener, self._problems = listener, problems
+        self._listener = listener
+        self._problems = problems
         self._reported: dict[str, Problem] = {}
 
     def _work(self) -> None:

@@ -47,7 +47,8 @@ def _included_names(settings: Mapping[str, object]) -> list[str]:
 
 
 def _with_included(path: Path, above: Sequence[Path]) -> dict[str, object]:
-    own, place = read_config(path), path.resolve()
+    own = read_config(path)
+    place = path.resolve()
     names = _included_names(own)
     own.pop(INCLUDE, None)
     if place in above:

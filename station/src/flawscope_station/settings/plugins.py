@@ -16,7 +16,9 @@ from flawscope.config import build_config
 from flawscope.errors import InputError, one_line_message, suggest_name
 from flawscope_station.settings.values import check_names, field_names
 
-SOURCE_GROUP, SINK_GROUP, CONNECTION_GROUP = "flawscope.sources", "flawscope.sinks", "flawscope.connections"
+SOURCE_GROUP = "flawscope.sources"
+SINK_GROUP = "flawscope.sinks"
+CONNECTION_GROUP = "flawscope.connections"
 PAGE_GROUP = "flawscope.pages"
 
 _NO_LIST = "it must be a list: write `- NAME:` and its settings below it"

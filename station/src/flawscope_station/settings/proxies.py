@@ -20,7 +20,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 def find_proxy(address: str) -> str | None:
     """Return the URL of the proxy for an address, or None: it is reached directly."""
-    target, named = urlsplit(address), getproxies()
+    target = urlsplit(address)
+    named = getproxies()
     if _is_direct(target, named.get("no", "")):
         return None
     proxy = named.get(target.scheme) or named.get("all") or ""

@@ -27,7 +27,10 @@ def with_products(settings: Settings, products: Mapping[str, ProductSettings]) -
         settings: of the file.
         products: that hold, also those that were made on the pages.
     """
-    return {**asdict(settings), "products": {name: asdict(product) for name, product in list(products.items())}}
+    return {
+        **asdict(settings),
+        "products": {name: asdict(product) for name, product in list(products.items())},
+    }
 
 
 def mask_settings(values: object, name: str = "") -> object:

@@ -45,7 +45,8 @@ ALLOWED_PROTOCOLS = {  # scheme -> protocols that FFmpeg may use
 INPUT_DEVICES = ("v4l2", "avfoundation", "dshow", "lavfi")  # FFmpeg's input devices; lavfi generates pictures
 KEEP = "keep"  # what happens to a file that was inspected: it stays; or the name of a folder to move it to
 REMOVAL = "`find FOLDER -type f -mtime +7 -delete` once a day"  # of inspected files
-EVERY_FRAME, ON_TRIGGER = "frame", "trigger"
+EVERY_FRAME = "frame"
+ON_TRIGGER = "trigger"
 MEASURE_LATENCY = "write `latency: 500 ms` below it, as measured"
 _OPTIONS_OF_STATION = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")
 

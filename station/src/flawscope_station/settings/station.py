@@ -347,7 +347,9 @@ def read_settings(path: str | Path) -> Settings:
 
 def suggest_product_name(text: str) -> str:
     """Return the nearest name that a product can have."""
-    plain = "".join(character for character in normalize("NFKD", text.translate(_GERMAN)) if not combining(character))
+    plain = "".join(
+        character for character in normalize("NFKD", text.translate(_GERMAN)) if not combining(character)
+    )
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-._")[:64] or "product"
     return f"{name}-1" if name.lower() in RESERVED_NAMES else name
 

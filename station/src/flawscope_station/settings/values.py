@@ -106,17 +106,23 @@ def worded_errors() -> Iterator[None]:
         yield
     except ValidationError as error:
         first, *others = error.errors(include_url=False)
-        place, text = first["loc"], _worded(first)
+        place = first["loc"]
+        text = _worded(first)
         if first["type"] == "missing":
             place = place[:-1]
-            missing = [str(missing_error["loc"][-1]) for missing_error in (first, *others) if missing_error["type"] == "missing"]
+            missing = [
+                str(missing_error["loc"][-1])
+                for missing_error in (first, *others)
+                if missing_error["type"] == "missing"
+            ]
             text = f"setting {' and '.join(missing)} is missing: write `{missing[0]}: ...`"
         names = _place(place)  # a plugin's error begins with its name
         raise InputError(text if names and text.startswith(names) else f"{names}{text}") from None
 
 
 def _worded(error: ErrorDetails) -> str:
-    kind, context = error["type"], error.get("ctx", {})
+    kind = error["type"]
+    context = error.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
     given = redact_value(f"{error['input']!r:.80}")

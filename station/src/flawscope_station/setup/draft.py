@@ -36,12 +36,17 @@ from flawscope_station.store.records import NotFoundError
 from flawscope_station.store.schema import QUEUED
 
 DRAFTS_FOLDER = "new"  # of all drafts, in the station's folder
-STATE_FILE, LEFT_OUT_FOLDER = ".draft.json", ".left-out"  # names that no product can have
-THUMBNAILS_FOLDER, EXAMPLES_FOLDER = ".small", ".examples"
+# names that no product can have
+STATE_FILE = ".draft.json"
+LEFT_OUT_FOLDER = ".left-out"
+THUMBNAILS_FOLDER = ".small"
+EXAMPLES_FOLDER = ".examples"
 MAX_PICTURES = 10_000  # of a product
 THUMBNAIL_SIDE = 320  # pixels of the longer side
 MAX_NAME_LENGTH = 120  # characters
-MAX_UNPACKED_BYTES, MAX_ZIP_RATIO = 256 * 1024**2, 50  # of any zip; of a larger one, times its own size
+# of any zip; of a larger one, times its own size
+MAX_UNPACKED_BYTES = 256 * 1024**2
+MAX_ZIP_RATIO = 50
 
 COLLECTING = "collecting"  # stage of a draft before its first fit
 KEPT = ("by", "at", "result")  # keys of a state
@@ -70,7 +75,8 @@ class DefectFolderError(InputError):
 class GoodQuestionError(InputError):
     """Names of the pictures leave open which of them are good."""
 
-    status, code = 409, "question"
+    status = 409
+    code = "question"
 
 
 class AddedPicture(NamedTuple):
@@ -124,11 +130,16 @@ class Draft:
     """
 
     def __init__(self, files: Files, name: str, limits: Limits, memory: MemoryBudget):
-        self.files, self.name, self.limits, self.memory = files, name, limits, memory
+        self.files = files
+        self.name = name
+        self.limits = limits
+        self.memory = memory
         self.home = files.folder / DRAFTS_FOLDER / name
-        self.folder, self.left_out_folder = self.home / name, self.home / LEFT_OUT_FOLDER
+        self.folder = self.home / name
+        self.left_out_folder = self.home / LEFT_OUT_FOLDER
         self.model = self.home / f"{name}.safetensors"
-        self.version, self._is_gone = 1, False
+        self.version = 1
+        self._is_gone = False
         self._lock = threading.RLock()
         self._by_size: dict[int, list[Path]] = {}
         self._digests: dict[str, bytes] = {}  # of contents, by name

@@ -53,7 +53,8 @@ CHECK_CODE = "import os, sys; getattr(os, 'nice', int)(19); from flawscope impor
 class NameTakenError(InputError):
     """The name belongs to a product that was not made here."""
 
-    status, code = 409, "name_taken"
+    status = 409
+    code = "name_taken"
 
 
 class LiveFacts(TypedDict):
@@ -85,9 +86,14 @@ class Drafts:
         is_busy: Callable[[], bool],
         say: Callable[[str], None],
     ):
-        self.queue, self.jobs = queue, queue.jobs
-        self.files, self.limits, self.memory = files, limits, memory
-        self.device, self.is_busy, self.say = device, is_busy, say
+        self.queue = queue
+        self.jobs = queue.jobs
+        self.files = files
+        self.limits = limits
+        self.memory = memory
+        self.device = device
+        self.is_busy = is_busy
+        self.say = say
         self.work, self.trier = run_job, Worker(TRIAL_NICENESS)
         self.checks = Checks(self)
         self.live_of: Callable[[Draft], LiveFacts | None] = lambda draft: None
@@ -238,7 +244,8 @@ class Drafts:
         step = self.queue.step(job.id)
         with self._lock:
             is_search = step is not None and step.stage.startswith(tried.TRYING)
-            is_first, self._ended_search = is_search and self._ended_search != job.id, job.id
+            is_first = is_search and self._ended_search != job.id
+            self._ended_search = job.id
         if is_first:
             self.queue.interrupt(job.id, tried.TRYING)
         else:
@@ -264,7 +271,8 @@ class Drafts:
         if (draft := self._drafts.get(row.draft)) is None:
             return self.jobs.forget_draft(row.draft)
         self.files.check_free_space(0)
-        facts, pictures = json.loads(row.facts), draft.pictures()
+        facts = json.loads(row.facts)
+        pictures = draft.pictures()
         if facts["learns_from"] != pictures:  # more came while it waited
             draft.discard_training()
             self.jobs.change(row.id, RUNNING, facts={"learns_from": pictures}, only=(RUNNING,))
@@ -331,12 +339,14 @@ class Drafts:
             draft: of the product.
             looked_at: a person looks at it, for whom its pictures are checked.
         """
-        result, job = draft.result, self.jobs.of_draft(draft.name)
+        result = draft.result
+        job = self.jobs.of_draft(draft.name)
         stage = _stage(job)
         asked: dict[str, Any] = {} if job is None else json.loads(job.facts)
         if looked_at:
             self.checks.request(draft)
-        pictures, live = draft.pictures(), self.live_of(draft)
+        pictures = draft.pictures()
+        live = self.live_of(draft)
         step = None if job is None else self.queue.step(job.id)
         return {
             "name": draft.name,
@@ -379,7 +389,9 @@ def _options_behind(error: str, given: Mapping[str, Any]) -> list[str]:
     """
     named = [option for option in given if re.search(rf"--{option.replace('_', '-')}(?![\w-])", error)]
     known = ("minutes", *PICTURE_OPTIONS)
-    return [option for option in named if option in known] or [option for option in PICTURE_OPTIONS if option in given]
+    return [option for option in named if option in known] or [
+        option for option in PICTURE_OPTIONS if option in given
+    ]
 
 
 class Checks(BackgroundThread):
@@ -440,7 +452,8 @@ class Checks(BackgroundThread):
             return {"findings": [], "sizes": []}
         finally:
             self._process = None
-        existing, findings = set(draft.pictures()), []
+        existing = set(draft.pictures())
+        findings = []
         for finding in report["findings"]:
             names = [finding["subject"], *finding["others"]]
             texts = {key: finding[key] for key in ("severity", "code", "message", "remedy")}

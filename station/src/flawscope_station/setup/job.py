@@ -45,7 +45,8 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     from flawscope import fitting, open_dataset
     from flawscope.artefact import checkpoint_path, rates
 
-    model, examples = Path(job["model"]), Path(job["examples"])
+    model = Path(job["model"])
+    examples = Path(job["examples"])
     new_model = model.with_stem(f".new-{model.stem}")
     new_examples = examples.with_name(f"{examples.name}-new")
     checkpoint = checkpoint_path(model)
@@ -68,7 +69,8 @@ def _fit(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
     new_examples.replace(examples)
     for path in (checkpoint, *checkpoints_of_views(checkpoint)):
         path.unlink(missing_ok=True)
-    promise, offered = rates.promise_of(made.facts), rates.describe_rates(made.facts)
+    promise = rates.promise_of(made.facts)
+    offered = rates.describe_rates(made.facts)
     found = next(offer["found"] for offer in offered if offer["rate"] == made.facts.rate)
     manifests = [manifest.manifest for manifest in models]
     return {

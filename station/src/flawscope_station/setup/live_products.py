@@ -36,9 +36,15 @@ class LiveProducts:
         drafts: Drafts,
         health: Health,
     ):
-        self.with_model, self.asked_for, self.addresses = with_model, asked_for, addresses
-        self.sources, self.drafts, self.health = sources, drafts, health
-        self.store, self.files, self.versions = addresses.store, drafts.files, addresses.versions
+        self.with_model = with_model
+        self.asked_for = asked_for
+        self.addresses = addresses
+        self.sources = sources
+        self.drafts = drafts
+        self.health = health
+        self.store = addresses.store
+        self.files = drafts.files
+        self.versions = addresses.versions
         drafts.live_of = self.live_of
         for draft in drafts:
             if not draft.state.keys().isdisjoint(OF_LIVE):
@@ -83,10 +89,13 @@ class LiveProducts:
 
     def begin(self, name: str, who: str) -> Draft:
         """Begin a draft, or return the one of this name. InputError as `Drafts.begin`."""
-        configured, made = self.addresses.configured, page_products(self.store, self.files, self.with_model)
+        configured = self.addresses.configured
+        made = page_products(self.store, self.files, self.with_model)
         without = [product_name for product_name, product in configured.items() if product.model is None]
         there = [*self.addresses.products, *self.addresses.entries]
-        taken = [product_name for product_name in there if product_name not in made and product_name not in without]
+        taken = [
+            product_name for product_name in there if product_name not in made and product_name not in without
+        ]
         return self.drafts.begin(name, who, there, taken)
 
     def remove(self, name: str, who: str) -> None:

@@ -21,7 +21,9 @@ from flawscope_station.inspecting.renderings import InspectionRenderer, encode_w
 from flawscope_station.shifts.shift import Shift, local_time
 from flawscope_station.store.search import COUNT_NAMES, Box, PeriodSummary
 
-HEAT_MAP_SIDE, OVERLAY_SIDE = 640, 320  # pixels of the heat map's picture, and of others
+# pixels of the heat map's picture, and of others
+HEAT_MAP_SIDE = 640
+OVERLAY_SIDE = 320
 HEAT_MAP_CELLS = 64  # fields of the heat map, to either side
 
 
@@ -69,7 +71,8 @@ class ReportImages(TypedDict):
 
 def report_images(pictures: InspectionRenderer, product_id: int, found: PeriodSummary) -> ReportImages:
     """Draw the pictures of a report."""
-    heat, worst = None, dict[int, str]()
+    heat = None
+    worst = dict[int, str]()
     if found.good is not None and found.boxes:
         with _missing_is_left_out():
             part = pictures.view(product_id, found.good, HEAT_MAP_SIDE)

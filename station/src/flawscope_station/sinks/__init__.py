@@ -55,13 +55,19 @@ class Sinks:
         report: Callable[[str, str | None], None],
         problems: Callable[[], list[Problem]],
     ):
-        self.settings, self.products, self.store, self.report = settings, products, store, report
+        self.settings = settings
+        self.products = products
+        self.store = store
+        self.report = report
         self._sender_id = identity[:SENDER_DIGITS]
         self._problems = problems
         self._broker: Delivery | None = None  # one sink of all products
         self.deliveries = list[Delivery]()
         broker = settings.mqtt
-        sinks = {products[name]: dict(enumerate(settings_of_product.sinks, 1)) for name, settings_of_product in settings.products.items()}
+        sinks = {
+            products[name]: dict(enumerate(settings_of_product.sinks, 1))
+            for name, settings_of_product in settings.products.items()
+        }
         if broker is not None:
             sinks = {number: {BROKER_PLACE: broker, **sinks.get(number, {})} for number in products.values()}
         left = hand_on_cursors(store.database, sinks)
@@ -135,7 +141,12 @@ class Sinks:
 
     def for_product(self, name: str) -> list[tuple[Delivery, Outbox]]:
         """Return the sinks of a product, in the order of the settings, the broker last."""
-        return [(delivery, outbox) for delivery in self.deliveries for outbox in delivery.outboxes if outbox.product == name]
+        return [
+            (delivery, outbox)
+            for delivery in self.deliveries
+            for outbox in delivery.outboxes
+            if outbox.product == name
+        ]
 
     def facts(self, name: str) -> list[dict[str, object]]:
         """Return the sinks of a product, as the API shows them."""
@@ -176,7 +187,11 @@ class Sinks:
 
     def _count(self, count: Callable[[Outbox], int]) -> dict[tuple[str, str], float]:
         """Return a number of each outbox, by product and sink."""
-        outboxes = {(box.product, delivery.sink.label): box for delivery in self.deliveries for box in delivery.outboxes}
+        outboxes = {
+            (box.product, delivery.sink.label): box
+            for delivery in self.deliveries
+            for box in delivery.outboxes
+        }
         return {place: float(count(box)) for place, box in outboxes.items()}
 
     # ---- made from the settings
@@ -199,7 +214,8 @@ class Sinks:
             code: of its problem.
         """
         sink: Sink = settings.plugin.open(settings.plugin.values, self._context)
-        sink.kind, sink.label = settings.kind, settings.label
+        sink.kind = settings.kind
+        sink.label = settings.label
         sink.outboxes = outboxes = [self._make_outbox(name, place, settings) for name in names]
         sink.prepare(is_new=not any(box.delivered for box in outboxes))
 
@@ -245,8 +261,8 @@ class Sinks:
                 place = f" at place {cursor.place}" if cursor.place else ""
                 many = f"{count:,} or more records" if count >= MAX_COUNTED else pluralize(count, "record")
                 text = (
-                    f"the {cursor.kind} sink{place} of {name} is not in the settings any more: {many} that it "
-                    "had not had are not sent (inspections, verdicts)"
+                    f"the {cursor.kind} sink{place} of {name} is not in the settings any more: {many} that "
+                    "it had not had are not sent (inspections, verdicts)"
                 )
                 self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, product_id)
                 code = f"{UNDELIVERED}_{product_id}" if product_id in names else UNDELIVERED
@@ -257,7 +273,8 @@ class Sinks:
 
 
 def _delivery_facts(delivery: Delivery, outbox: Outbox) -> dict[str, object]:
-    waiting, error = 0, delivery.error
+    waiting = 0
+    error = delivery.error
     try:
         waiting = outbox.waiting()
     except StoreError as away:

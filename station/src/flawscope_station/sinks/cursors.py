@@ -102,7 +102,8 @@ def _match(
     Where it is not sure which of several changed sinks had which cursor, each goes on from the position that
     is furthest behind: a message may be sent again, and none is lost.
     """
-    left, found = list(stored), dict[int, StoredCursor]()
+    left = list(stored)
+    found = dict[int, StoredCursor]()
 
     def take(place: int, fits: Callable[[StoredCursor], bool]) -> bool:
         """Give a place without a cursor the first of its kind that fits; return whether it got one."""

@@ -18,7 +18,9 @@ T = TypeVar("T")
 PICTURE_SIDE = 1280  # pixels of the longer side of a picture that is sent
 PAGE_SIZE = 20  # messages that are read at once; then the sink's cursor is written
 POLL_INTERVAL = 60.0  # seconds after which a sink looks for messages of which nobody told it
-MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a message is sent again
+# seconds before a message is sent again
+MIN_RETRY_DELAY = 1.0
+MAX_RETRY_DELAY = 300.0
 BEHIND_SECONDS = 30.0  # seconds after which messages that wait are a problem
 SLOW_TEXT = "it takes them more slowly than they come"
 MAX_REFUSALS = 6  # of a message that the other side refuses
@@ -44,7 +46,10 @@ class MessagePictures:
         products: Mapping[str, int] | None = None,
         removed: Sequence[str] = (),
     ):
-        self.renderings, self.station, self.sender, self.problems = renderings, station, sender, problems
+        self.renderings = renderings
+        self.station = station
+        self.sender = sender
+        self.problems = problems
         self.products: Mapping[str, int] = {} if products is None else products
         self.removed = removed
 
@@ -55,7 +60,8 @@ class MessagePictures:
 
     def view(self, message: Message) -> bytes | None:
         """Return WebP of the picture."""
-        view, number = self.renderings.view, message.number
+        view = self.renderings.view
+        number = message.number
         return _read_or_none(lambda: view(message.product_id, number, PICTURE_SIDE, patient=True))
 
     def overlay(self, message: Message) -> bytes | None:
@@ -65,7 +71,8 @@ class MessagePictures:
         """
         if not _is_suspicious(message):
             return None
-        overlay, number = self.renderings.overlay, message.number
+        overlay = self.renderings.overlay
+        number = message.number
         return _read_or_none(lambda: overlay(message.product_id, number, PICTURE_SIDE, patient=True))
 
 
@@ -108,7 +115,8 @@ class UndeliveredError(FlawscopeError):
 
     def __init__(self, text: str, *, blames_message: bool = False, retry_after: float = 0.0):
         super().__init__(text)
-        self.blames_message, self.retry_after = blames_message, retry_after
+        self.blames_message = blames_message
+        self.retry_after = retry_after
 
 
 def _blames_message(error: Exception) -> bool:
@@ -182,7 +190,10 @@ class Delivery(BackgroundThread):
         tell: Callable[[str | None], None] = lambda why: None,
     ):
         super().__init__(f"sink-{sink.kind}")
-        self.sink, self.outboxes, self.report, self.refused = sink, outboxes, report, refused
+        self.sink = sink
+        self.outboxes = outboxes
+        self.report = report
+        self.refused = refused
         self._tell = tell
         self.error: str | None = None
         self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
@@ -223,7 +234,8 @@ class Delivery(BackgroundThread):
         They are 0 where there are more messages. Every `POLL_INTERVAL`, all outboxes are read: an outbox may
         have messages although nobody woke its sink.
         """
-        is_complete, is_poll = True, time.monotonic() - self._polled_at >= POLL_INTERVAL
+        is_complete = True
+        is_poll = time.monotonic() - self._polled_at >= POLL_INTERVAL
         if is_poll:
             self._polled_at = time.monotonic()
         for box in self.outboxes:

@@ -55,7 +55,8 @@ class FolderSink(Sink):
     """
 
     def __init__(self, settings: FolderSinkSettings, pictures: MessagePictures):
-        self.settings, self.pictures = settings, pictures
+        self.settings = settings
+        self.pictures = pictures
         self.folder = Path(settings.folder)
 
     def prepare(self, *, is_new: bool) -> None:

@@ -31,10 +31,14 @@ from flawscope_station.store.database import now
 from flawscope_station.store.records import describe_inspections, inspection_query
 from flawscope_station.store.schema import HOUR, active_version, inspections, on_line
 
-ONLINE, OFFLINE = "online", "offline"
+ONLINE = "online"
+OFFLINE = "offline"
 AT_LEAST_ONCE = 1  # quality of service
 KEEPALIVE_SECONDS = 20  # after which a broker that is silent is asked
-CONNECT_TIMEOUT, ANSWER_TIMEOUT, DISCONNECT_TIMEOUT = 5.0, 15.0, 2.0  # seconds
+# seconds
+CONNECT_TIMEOUT = 5.0
+ANSWER_TIMEOUT = 15.0
+DISCONNECT_TIMEOUT = 2.0
 PROBLEMS_INTERVAL = 2.0  # seconds between two looks at the problems
 OTHER_STATION_SECONDS = 90.0  # for which another station of this name is told, after it was heard
 RENEWAL_SECONDS = 30.0  # between two times that `online` is written because another one wrote it
@@ -122,8 +126,10 @@ class MqttSink(Sink):
     """Sink that publishes to the station's broker in MQTT 3.1.1, which every broker speaks."""
 
     def __init__(self, settings: MqttSettings, context: MessagePictures):
-        self.settings, self.problems = settings, context.problems
-        self._products, self._removed = context.products, context.removed
+        self.settings = settings
+        self.problems = context.problems
+        self._products = context.products
+        self._removed = context.removed
         self._renderings = context.renderings
         self._client_id = f"flawscope-{context.sender}"[:MAX_CLIENT_ID]
         self._base_topic = f"{settings.topic}/{context.station}"
@@ -234,7 +240,8 @@ class MqttSink(Sink):
 
     def _product_state(self, box: Outbox) -> dict[str, object]:
         """Return the state of a product, which the broker keeps."""
-        product_id, store = box.product_id, self._renderings.store
+        product_id = box.product_id
+        store = self._renderings.store
         counts = store.counts(product_id)
         of_day = store.counts_since(product_id, now() - DAY)
         query = inspection_query().where(on_line(product_id))
@@ -317,9 +324,12 @@ class MqttSink(Sink):
             answered.set()
 
         self._client = self.make_client()
-        self._client.on_connect, self._client.on_disconnect = connected, disconnected
+        self._client.on_connect = connected
+        self._client.on_disconnect = disconnected
         self._client.on_message = self._hear_status
-        self._lost_reason, self._is_cut, self._own_statuses = "it does not answer", False, 0
+        self._lost_reason = "it does not answer"
+        self._is_cut = False
+        self._own_statuses = 0
         self._open_connection(self._client)
         self._client.loop_start()
         answered.wait(ANSWER_TIMEOUT)

@@ -17,7 +17,9 @@ from flawscope_station.store.records import describe_inspections, inspection_que
 from flawscope_station.store.rows import VerdictRow
 from flawscope_station.store.schema import deliveries, inspections, on_line, verdicts
 
-INSPECTION, VERDICT = "inspection.created", "verdict.given"  # types
+# types
+INSPECTION = "inspection.created"
+VERDICT = "verdict.given"
 MAX_COUNTED = 1000  # messages that wait are counted no further: each page and scrape asks
 SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored that passed unwanted records alone
 
@@ -141,10 +143,17 @@ class Outbox:
         sender: str,
         address: str | None,
     ):
-        self.database, self.product_id, self.product, self.key = database, product_id, product, key
-        self.only, self.wants_verdicts = only, verdicts
-        self.station, self.sender, self.address = station, sender, address
-        self.failed, self.is_due = 0, True
+        self.database = database
+        self.product_id = product_id
+        self.product = product
+        self.key = key
+        self.only = only
+        self.wants_verdicts = verdicts
+        self.station = station
+        self.sender = sender
+        self.address = address
+        self.failed = 0
+        self.is_due = True
         self.undelivered = Undelivered(database, product_id, key)
         with database.writing() as connection:
             newest = self._newest_cursor(connection)
@@ -154,7 +163,8 @@ class Outbox:
             connection.execute(new.on_conflict_do_nothing())
             row = connection.execute(select(deliveries).where(*cursor_conditions(product_id, key))).one()
         self.cursor = Cursor(row.inspection_id, row.verdict_id)
-        self.delivered, self.refused = row.delivered, row.refused
+        self.delivered = row.delivered
+        self.refused = row.refused
         self._saved, self._saved_at = self._progress, time.monotonic()
 
     @property
@@ -176,7 +186,9 @@ class Outbox:
         with self.database.reading() as connection:
             query = inspection_query().where(*self._inspection_conditions(cursor))
             rows = connection.execute(query.order_by(inspections.c.id).limit(limit)).all()
-            messages = [self._inspection_message(inspection) for inspection in describe_inspections(connection, rows)]
+            messages = [
+                self._inspection_message(inspection) for inspection in describe_inspections(connection, rows)
+            ]
             if len(rows) == limit:
                 return Batch(messages, cursor._replace(inspection=rows[-1].id), False)
             # unwanted records are passed over
@@ -216,13 +228,16 @@ class Outbox:
             kinds.append(select(verdicts.c.id).where(*self._verdict_conditions(cursor)))
         counted = [kind.limit(MAX_COUNTED).subquery() for kind in kinds]
         with self.database.reading() as connection:
-            counts = [connection.scalar(select(func.count()).select_from(statement)) or 0 for statement in counted]
+            counts = [
+                connection.scalar(select(func.count()).select_from(statement)) or 0 for statement in counted
+            ]
         return min(MAX_COUNTED, sum(counts))
 
     def advance(self, cursor: Cursor, delivered: int = 0, refused: int = 0) -> None:
         """Set the cursor; `save` writes it."""
         self.cursor = cursor
-        self.delivered, self.refused = self.delivered + delivered, self.refused + refused
+        self.delivered = self.delivered + delivered
+        self.refused = self.refused + refused
 
     def save(self) -> None:
         """Write the cursor and the counts where they changed: they survive a power cut when this returns.
@@ -253,7 +268,9 @@ class Outbox:
     def _verdict_messages(self, connection: Connection, found: Sequence[VerdictRow]) -> list[Message]:
         judged = inspections.c.id.in_({row.inspection_id for row in found})
         rows = connection.execute(inspection_query().where(judged)).all()
-        described_by_id = {inspection["id"]: inspection for inspection in describe_inspections(connection, rows)}
+        described_by_id = {
+            inspection["id"]: inspection for inspection in describe_inspections(connection, rows)
+        }
         return [self._verdict_message(row, described_by_id[row.inspection_id]) for row in found]
 
     def _newest_cursor(self, connection: Connection) -> Cursor:

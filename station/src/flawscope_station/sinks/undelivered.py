@@ -47,7 +47,9 @@ class Undelivered:
     """
 
     def __init__(self, database: Database, product_id: int, key: str):
-        self.database, self.product_id, self.key = database, product_id, key
+        self.database = database
+        self.product_id = product_id
+        self.key = key
 
     def keep(self, inspection: int, verdict: int | None, why: str) -> None:
         """Remember a message that was refused; without a verdict it is about the inspection itself."""

@@ -28,12 +28,16 @@ from flawscope_station.sinks.outbox import Message
 
 TIMEOUTS = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
 EXCHANGE_SECONDS = 30.0  # from the look-up of the name to the answer's first line, whatever the pieces take
-MAX_ANSWER_BYTES, MAX_ANSWER_SECONDS = 2048, 5.0  # read of an answer, at most
+# read of an answer, at most
+MAX_ANSWER_BYTES = 2048
+MAX_ANSWER_SECONDS = 5.0
 MAX_RETRY_AFTER = 3600.0  # seconds that Retry-After may ask for
 # HTTP statuses about the address or the right to use it, not about the message, which is sent again
 _RETRIED_STATUSES = (401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429)
 SECRET_PREFIX = "whsec_"
-MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64  # as the specification says
+# as the specification says
+MIN_SECRET_BYTES = 24
+MAX_SECRET_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Webhook(Sink):
     """Sink that sends messages to a webhook. Raises InputError where its files cannot be read."""
 
     def __init__(self, settings: WebhookSettings, pictures: MessagePictures | None = None):
-        self.settings, self.pictures = settings, pictures
+        self.settings = settings
+        self.pictures = pictures
         self.address = settings.webhook
         if settings.secret_file is not None:
             read_secrets(settings.secret_file)

@@ -54,7 +54,9 @@ class Sources(dict[str, list[Source]]):
         parts: PartsCache,
     ):
         super().__init__({name: [] for name in addresses.configured})
-        self._check, self._parts, self._addresses = check, parts, addresses
+        self._check = check
+        self._parts = parts
+        self._addresses = addresses
         self._submit, self._report, self.share = submit, report, QueueShare(limits)
         self._refused = refused
 
@@ -64,10 +66,14 @@ class Sources(dict[str, list[Source]]):
         Raises:
             InputError: a camera is named, and PyAV is not installed; or a plugin cannot be used.
         """
-        products, number = self._addresses.configured, self._addresses.address_id
+        products = self._addresses.configured
+        number = self._addresses.address_id
         excluded = _folders_moved_to(products.values())
         self.update(
-            {name: self._make_sources(name, product, number(name), excluded) for name, product in products.items()}
+            {
+                name: self._make_sources(name, product, number(name), excluded)
+                for name, product in products.items()
+            }
         )
         for source in self._all_sources():
             source.start()
@@ -136,7 +142,9 @@ class Sources(dict[str, list[Source]]):
 def _folders_moved_to(products: Iterable[ProductSettings]) -> list[str]:
     """Return the folders that pictures are moved to; no source takes pictures from them."""
     sources = [source for product in products for source in product.all_sources]
-    return [source.then for source in sources if isinstance(source, FolderSourceSettings) and source.then != KEEP]
+    return [
+        source.then for source in sources if isinstance(source, FolderSourceSettings) and source.then != KEEP
+    ]
 
 
 def find_camera(name: str, sources: Sequence[Source], number: int | None = None) -> TriggeredSource:

@@ -118,7 +118,9 @@ class Arrivals:
         Raises:
             InputError: there is no such folder, or it cannot be read.
         """
-        self.folder, self.patience, self.settle = Path(os.path.abspath(folder)), patience, settle
+        self.folder = Path(os.path.abspath(folder))
+        self.patience = patience
+        self.settle = settle
         self.apart = frozenset(os.path.abspath(path) for path in apart)
         self._done: dict[str, _DoneFile] = {}
         self._left: set[str] = set()  # of `_done`: those that went away
@@ -185,7 +187,9 @@ class Arrivals:
                 listed = self._present[path] = _Listed.of(path)
             except OSError:  # gone: the next scan tells, when it may be done with under another name
                 stamp = self._pending[path].listed.stamp
-                if _is_among(stamp, [arrival.listed.stamp for key, arrival in self._pending.items() if key != path]):
+                if _is_among(
+                    stamp, [arrival.listed.stamp for key, arrival in self._pending.items() if key != path]
+                ):
                     del self._pending[path]
                 continue
             if self._is_whole(path, listed, now):
@@ -386,8 +390,10 @@ class Arrivals:
         self._others: dict[str, FileStamp] = {}
         self._folders: dict[str, int] = {}  # and their times of change
         self._names: dict[str, set[str]] = {}  # in each folder
-        before, self._written = self._written, set()
-        folders, seen = [os.fspath(self.folder)], set()
+        before = self._written
+        self._written = set()
+        folders = [os.fspath(self.folder)]
+        seen = set()
         while folders:
             current = folders.pop()
             try:

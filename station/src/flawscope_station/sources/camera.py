@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 SOURCE = "camera"  # of an inspection
 CAMERA_PROBLEMS = ("camera_away", "camera_frozen")  # for which it gives no frame
 MAX_IN_FLIGHT = 4  # frames of a camera that are submitted and not answered, at most: more would be old
-MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.5, 30.0  # seconds until a lost camera is tried again
+# seconds until a lost camera is tried again
+MIN_RETRY_DELAY = 0.5
+MAX_RETRY_DELAY = 30.0
 CHECK_INTERVAL = 0.25  # seconds between two checks whether frames still come
 DRIVER_SECONDS = 30.0  # beyond the time for a frame, after which a driver that does not return is told
 FROZEN_SECONDS = 1.0  # seconds of repeats after which people are told, unless a part is refused before
@@ -139,7 +141,10 @@ class LiveCamera:
     _most_in_flight = MAX_IN_FLIGHT
 
     def __init__(self, line: SourceContext, settings: LiveCameraSettings, number: int):
-        self.line, self.settings, self.number, self.view = line, settings, number, settings.view
+        self.line = line
+        self.settings = settings
+        self.number = number
+        self.view = settings.view
         self.state = State(SOURCE, f"camera{number}", settings.display_name, settings.every)
         self._changed = threading.Condition()
         self._pending: deque[Shot] = deque()  # due, and not submitted yet
@@ -212,7 +217,9 @@ class LiveCamera:
     def _take_triggers(self, exposed_at: float = math.inf) -> dict[Future[Shot], Trigger]:
         """Take the triggers that had come when a frame was exposed."""
         with self._changed:
-            ready = {future: trigger for future, trigger in self._triggers.items() if trigger.at <= exposed_at}
+            ready = {
+                future: trigger for future, trigger in self._triggers.items() if trigger.at <= exposed_at
+            }
             for future in ready:
                 del self._triggers[future]
         return {future: trigger for future, trigger in ready.items() if future.set_running_or_notify_cancel()}
@@ -273,7 +280,8 @@ class LiveCamera:
             clock: Time of the exposure by the camera's clock; None: the camera does not give it.
         """
         self._go_on()
-        pixels, clock_before = pixel_hash(frame), self._newest_clock
+        pixels = pixel_hash(frame)
+        clock_before = self._newest_clock
         self._newest_clock, self._last_frame_at = clock, time.monotonic()
         if pixels in self._recent or (clock is not None and clock == clock_before):
             return False
@@ -363,7 +371,8 @@ class LiveCamera:
             self._check_driver()
             self._check_silence()
             with self._changed:
-                size, ready = self._frame_bytes, self._can_submit
+                size = self._frame_bytes
+                ready = self._can_submit
                 self._in_flight += ready
             if ready:
                 self._take_turn(size)
@@ -483,7 +492,8 @@ class FfmpegCamera(LiveCamera):
 
     def __init__(self, line: SourceContext, settings: CameraSourceSettings, number: int):
         super().__init__(line, settings, number)
-        self._stream_settings, self._latency = settings, settings.latency or 0.0
+        self._stream_settings = settings
+        self._latency = settings.latency or 0.0
         if settings.latency is None:
             self.untimed = (
                 f"{self._label} has no `latency`, so nothing is known of when a frame was exposed: "
@@ -493,12 +503,14 @@ class FfmpegCamera(LiveCamera):
     def _run_session(self, backoff: Backoff) -> str:
         frames = FrameReader(self._stream_settings, self.line.share.limits.pixels)
         try:
-            self._last_frame_at, before = time.monotonic(), 0
+            self._last_frame_at = time.monotonic()
+            before = 0
             for frame in frames:
                 self._go_on()
                 if self._ended.is_set():
                     break
-                self.state.broken, before = self.state.broken + frames.broken - before, frames.broken
+                self.state.broken = self.state.broken + frames.broken - before
+                before = frames.broken
                 if frame is None:
                     continue
                 backoff.reset()

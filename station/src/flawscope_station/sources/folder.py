@@ -71,16 +71,23 @@ SHOWN = "challenge_part_shown"  # event
 POLL_INTERVAL = 0.2  # seconds between two looks, at least
 # Least ratio of the pause between two listings to a listing's time, to spare a network share: while very many
 # files wait, and else
-BUSY_RATIO, IDLE_RATIO = 4, 10
+BUSY_RATIO = 4
+IDLE_RATIO = 10
 MAX_LOOKED_AT = 1000  # pictures that are looked at between two listings, at most
-CHECK_SECONDS, CHECK_RATIO = 0.1, 20  # seconds of reading known files again at once; least ratio of the pause
+# seconds of reading known files again at once; least ratio of the pause
+CHECK_SECONDS = 0.1
+CHECK_RATIO = 20
 NAMED_FILES = 20  # files that are passed over for the same reason and named; of more, the number is told
 OVERWRITTEN = "another file came in its place before it was inspected: give each picture a name of its own"
-MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a picture that was put off is tried again
+# seconds before a picture that was put off is tried again
+MIN_RETRY_DELAY = 1.0
+MAX_RETRY_DELAY = 300.0
 HELD_SECONDS = 1.0  # before a picture that an interlock holds back is tried again
 PROBLEM_SECONDS = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
 WORK_RATIO = 20  # least ratio of inspecting to listing time where many pictures wait
-CODE_WAITING, CODE_UNREADABLE, CODE_NOT_REMOVED = "folder_waits", "folder_unreadable", "folder_then"
+CODE_WAITING = "folder_waits"
+CODE_UNREADABLE = "folder_unreadable"
+CODE_NOT_REMOVED = "folder_then"
 
 
 @dataclass
@@ -125,8 +132,11 @@ class WatchedFolder:
         thread: GuardedThread,
         clock: MonotonicClock,
     ):
-        self.line, self.number, self.then = line, number, settings.then
-        self._thread, self._clock = thread, clock
+        self.line = line
+        self.number = number
+        self.then = settings.then
+        self._thread = thread
+        self._clock = clock
         self.folder = Path(os.path.abspath(settings.folder))
         self.target = None if self.then == KEEP else Path(os.path.abspath(self.then))
         self.pattern = None if settings.pattern is None else re.compile(settings.pattern)
@@ -166,7 +176,9 @@ class WatchedFolder:
         Raises:
             InputError: the folder is away.
         """
-        at, self.is_blocked, self.found = self._clock.monotonic(), False, {}
+        at = self._clock.monotonic()
+        self.is_blocked = False
+        self.found = {}
         with self._thread.call():  # a share may hang
             if self._arrivals is None:
                 self._arrivals = Arrivals(self.folder, apart=self._excluded)
@@ -207,7 +219,8 @@ class WatchedFolder:
         """Report that the folder is away; None: it is there."""
         why = None if error is None else to_utf8(f"{error}; pictures are taken when it is back")
         there = RUNNING if self.state.taken else WAITING
-        self.state.state, self.state.why = there if why is None else AWAY, why
+        self.state.state = there if why is None else AWAY
+        self.state.why = why
         self._report("folder_away", why)
 
     def show_failure(self, error: Exception) -> None:
@@ -221,7 +234,8 @@ class WatchedFolder:
 
         Files that were inspected are done with; a file that is kept since an earlier start is read later.
         """
-        arrivals, found = self.arrivals, self.found
+        arrivals = self.arrivals
+        found = self.found
         for path, known in self._known.match(found):
             if known is None:
                 yield path, False
@@ -271,12 +285,14 @@ class WatchedFolder:
             TooLargeError: the file is larger than `limits: upload`.
             NotReadyError: an interlock holds.
         """
-        arrivals, stamp = self.arrivals, self.found[path]
+        arrivals = self.arrivals
+        stamp = self.found[path]
         key = self._known.key(path, stamp)
         name = self._known.name(path)
         label = self._parse_label(name)
         self.line.check(label.part)
-        limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
+        limits = self.line.share.limits
+        size = f"{stamp.size / 1e6:.0f} MB"
         if stamp.size > limits.upload:
             error = TooLargeError(
                 f"{path} has {size}, {size_text(limits.upload)} are accepted: raise `limits: upload`"
@@ -339,9 +355,11 @@ class WatchedFolder:
         """Read some of the known files again; files with another content are pictures that wait."""
         if self._clock.monotonic() < self._check_at:
             return
-        begun, left = time.monotonic(), len(self._to_check)
+        begun = time.monotonic()
+        left = len(self._to_check)
         while left and time.monotonic() - begun < CHECK_SECONDS:
-            path, left = self._to_check.popleft(), left - 1
+            path = self._to_check.popleft()
+            left = left - 1
             if (stamp := arrivals.judged_stamp(path)) is None:
                 continue
             try:
@@ -396,7 +414,8 @@ class WatchedFolder:
         Returns:
             Whether a file was noted.
         """
-        arrivals, given_up = self.arrivals, []
+        arrivals = self.arrivals
+        given_up = []
         for path in paths:
             stamp = arrivals.stamp(path)
             digest = self._digests.get(path) or self._read_digest(arrivals, path, stamp)
@@ -429,7 +448,8 @@ class WatchedFolder:
     def _problem(self, arrivals: Arrivals, path: Path, code: str) -> _ProblemFile:
         """Return the problem of a file; it begins now unless the file has a problem with this code."""
         if (known := self._problem_files.get(path)) is None or known.code != code:
-            stamp, since = arrivals.stamp(path), self._clock.monotonic()
+            stamp = arrivals.stamp(path)
+            since = self._clock.monotonic()
             known = self._problem_files[path] = _ProblemFile(code, stamp, since)
         return known
 
@@ -448,7 +468,8 @@ class WatchedFolder:
         A picture that a frozen camera repeats stays in its place. The event is noted before: where the store
         is away, all is done again.
         """
-        place, stamp = path, arrivals.stamp(path)
+        place = path
+        stamp = arrivals.stamp(path)
         if self.target is not None and not isinstance(error, FrozenError):
             with suppress(OSError):  # it stays
                 target = self.target / UNREADABLE / path.relative_to(self.folder)
@@ -495,7 +516,8 @@ class WatchedFolder:
 
     def _note_passed_over(self, arrivals: Arrivals) -> None:
         """Name the first files that are passed over for a reason; then report their number now and then."""
-        texts, more = [], dict[str, Path]()
+        texts = []
+        more = dict[str, Path]()
         for path, why in arrivals.passed_over(self._clock.monotonic()).items():
             if is_taken(path):  # it gets its name back when that is free
                 continue
@@ -532,7 +554,9 @@ class WatchedFolder:
             texts = [f"{self._known.name(path)} went away before being inspected" for path in vanished]
             self.line.store.note_events(VANISHED, SOURCE, texts, self.line.product_id)
         for path, problem in list(self._problem_files.items()):
-            is_old = problem.code == CODE_UNREADABLE and self._clock.monotonic() - problem.since > PROBLEM_SECONDS
+            is_old = (
+                problem.code == CODE_UNREADABLE and self._clock.monotonic() - problem.since > PROBLEM_SECONDS
+            )
             if path in arrivals.gone or is_old or not is_unchanged(path, problem.stamp):
                 del self._problem_files[path]
         arrivals.gone.clear()
@@ -587,7 +611,8 @@ class FolderSource(BackgroundThread):
 
     def work_once(self) -> float:
         """Work off the pictures that are whole by now; return the seconds until the next round."""
-        there, seconds = list[WatchedFolder](), MIN_RETRY_DELAY
+        there = list[WatchedFolder]()
+        seconds = MIN_RETRY_DELAY
         if not self._handle_answers(self.folders):  # of a round that failed
             return MIN_RETRY_DELAY
         for folder in self.folders:
@@ -666,7 +691,8 @@ class FolderSource(BackgroundThread):
         if not views:
             yield from ([unknown_file] for unknown_file in unknown)
             return
-        folder_of, seen = dict[Path, WatchedFolder](), list[SeenView]()
+        folder_of = dict[Path, WatchedFolder]()
+        seen = list[SeenView]()
         for file in unknown:
             view = file.folder.seen_view(file.path, file.is_known)
             if view.part[0] is None or view.view not in views:

@@ -62,7 +62,9 @@ class FrameReader:
     def __init__(self, settings: CameraSourceSettings, pixels: int):
         import av
 
-        self.settings, self.pixels, self.broken = settings, pixels, 0
+        self.settings = settings
+        self.pixels = pixels
+        self.broken = 0
         self.arrived = -math.inf
         self._lock_delay, self._core_delay = 0.0, _waited_for_core()  # of the last packet; of all together
         self._read_at: deque[float] = deque(maxlen=REMEMBERED_FRAMES)  # when the last packets were there
@@ -198,7 +200,9 @@ def _rows(frame: VideoFrame) -> list[NDArray[np.uint8]]:
     planes: list[Any] = list(frame.planes)
     bits = [0.0] * len(planes)
     for component in frame.format.components:  # more than 8 bits lie in whole bytes
-        bits[component.plane] += component.width * (component.bits if component.bits < 8 else -(-component.bits // 8) * 8)
+        bits[component.plane] += component.width * (
+            component.bits if component.bits < 8 else -(-component.bits // 8) * 8
+        )
     if len(planes) == 1:  # some bytes of a pixel may be of no component
         bits = [frame.width * frame.format.padded_bits_per_pixel]
     rows = [np.frombuffer(plane, np.uint8).reshape(plane.height, -1) for plane in planes]
@@ -242,7 +246,8 @@ def encode_png(frame: VideoFrame, pixels: int) -> bytes:
 
 def _pixel_format(frame: VideoFrame) -> str:
     """Return the pixel format of a frame's picture: grey of 8 or 16 bits, or RGB."""
-    name, components = frame.format.name, frame.format.components
+    name = frame.format.name
+    components = frame.format.components
     if name in ("monow", "monob") or (len(components) == 1 and not name.startswith(("pal", "bayer"))):
         return "gray16le" if components[0].bits > 8 else "gray"
     return "rgb24"
@@ -252,11 +257,14 @@ def _run_png_encoder(frame: VideoFrame) -> bytes:
     import av
 
     encoder = av.CodecContext.create("png", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = frame.width, frame.height, frame.format.name
+    encoder.width = frame.width
+    encoder.height = frame.height
+    encoder.pix_fmt = frame.format.name
     encoder.time_base = Fraction(1, 25)
     encoder.thread_count = 1
     encoder.options = {"pred": "up", "compression_level": "1"}
-    frame.pts, frame.time_base = 0, encoder.time_base
+    frame.pts = 0
+    frame.time_base = encoder.time_base
     return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))
 
 

@@ -88,7 +88,8 @@ def _clocks_differ(group: Sequence[SeenView], later: SeenView) -> str:
 
 
 def _reason(group: Sequence[SeenView], views: Sequence[str], seconds: float) -> str:
-    seen, number = [file.view for file in group], group[0].part[0]
+    seen = [file.view for file in group]
+    number = group[0].part[0]
     if twice := [view for view in views if seen.count(view) > 1]:
         return f"part {number} came twice within {seconds:g} s, {', '.join(twice)} of both: not all of each"
     return f"part {number} lacks {', '.join(view for view in views if view not in seen)}"

@@ -30,7 +30,9 @@ class KnownFiles:
     """Files of a folder that were inspected, or given up, by the store's records."""
 
     def __init__(self, store: Store, product_id: int, folder: Path):
-        self.store, self.product_id, self.folder = store, product_id, folder
+        self.store = store
+        self.product_id = product_id
+        self.folder = folder
         own = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
         self._prefix = f"{FOLDER}@{own}:"
 
@@ -86,7 +88,8 @@ class KnownFiles:
         with database.reading() as connection:
             keys = [str(key) for key in connection.execute(query.limit(100)).scalars()]
         keys += [str(row.key) for row in removed]
-        begins, ends = self._prefix, _ending(stamp)
+        begins = self._prefix
+        ends = _ending(stamp)
         own = [key for key in keys if key.startswith(begins) and key.endswith(ends)]
         before = [key[len(begins) : -len(ends)] for key in own]
         return any(

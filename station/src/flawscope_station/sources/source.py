@@ -21,8 +21,13 @@ from flawscope_station.store.inspection import KeyedRequest, RefusalError
 from flawscope_station.store.records import Store, iso
 
 # states; FROZEN: a camera that repeats a frame
-WAITING, RUNNING, AWAY, FROZEN = "waiting", "running", "away", "frozen"
-MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.02, 1.0  # seconds before a full queue is tried again
+WAITING = "waiting"
+RUNNING = "running"
+AWAY = "away"
+FROZEN = "frozen"
+# seconds before a full queue is tried again
+MIN_RETRY_DELAY = 0.02
+MAX_RETRY_DELAY = 1.0
 
 Submit = Callable[[Part], Future[RecordedInspection]]
 
@@ -71,7 +76,8 @@ class State:
 
     def change(self, state: str, why: str | None = None) -> None:
         """Enter a state, and call the listeners: a PLC is not to wait until somebody looks."""
-        self.state, self.why = state, why
+        self.state = state
+        self.why = why
         for tell in tuple(self.listeners):
             tell()
 
@@ -170,7 +176,8 @@ class CameraFrozenError(AwayError):
 class NoFrameError(RefusalError):
     """No frame came in time after a trigger."""
 
-    status, code = 504, "no_frame"
+    status = 504
+    code = "no_frame"
 
 
 class QueueShare:
@@ -190,13 +197,15 @@ class QueueShare:
                 if ended.is_set():
                     return False
                 self._changed.wait(0.2)
-            self._count, self._bytes = self._count + 1, self._bytes + size
+            self._count = self._count + 1
+            self._bytes = self._bytes + size
             return True
 
     def release(self, size: int) -> None:
         """Give back the room of a part that was answered."""
         with self._changed:
-            self._count, self._bytes = self._count - 1, self._bytes - size
+            self._count = self._count - 1
+            self._bytes = self._bytes - size
             self._changed.notify_all()
 
 
@@ -250,7 +259,8 @@ class SourceContext:
         """
         if not self.share.acquire(part.size, ended):
             return None
-        answer, pause = None, Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
+        answer = None
+        pause = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         try:
             while answer is None:
                 try:

@@ -76,7 +76,8 @@ async def shoot(
         pictures = [replace(picture, view=label.view) for picture in pictures]
     key = None if request is None else request.key
     triggers = max(getattr(shot, "triggers", 1) for shot in shots)  # other cameras answer each by itself
-    number, batch = label.part, label.batch
+    number = label.part
+    batch = label.batch
     part = Part(product_id, tuple(pictures), SOURCE, number, batch, key, request, triggers, due)
     answered, waiters = await submit_parts(station, [part], request)
     return answered[0] if answered else await wait_for_inspection(station, waiters[0])

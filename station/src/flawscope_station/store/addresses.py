@@ -80,7 +80,9 @@ class Addresses:
     """
 
     def __init__(self, settings: Settings, store: Store, versions: ModelRegistry, say: Callable[[str], None]):
-        self.store, self.versions, self.say = store, versions, say
+        self.store = store
+        self.versions = versions
+        self.say = say
         self.configured = dict(settings.products)
         self.settings: dict[str, ProductSettings] = {}
         self.products: dict[str, int] = {}
@@ -135,7 +137,8 @@ class Addresses:
 
     def _add_model(self, name: str) -> tuple[bool, int]:
         """Keep the model file of the settings; return whether it is new, and its version."""
-        number, model = self.address_id(name), self.configured[name].model
+        number = self.address_id(name)
+        model = self.configured[name].model
         assert model is not None
         before = {version["id"] for version in self.versions.list_versions(number)["versions"]}
         origin = os.path.abspath(model)
@@ -171,7 +174,8 @@ class Addresses:
         """Add the recorded products of an entry that are not loaded yet, also those of earlier models."""
         query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
         for row in self.store.database.rows(query.order_by(products.c.id)):
-            number, name = row.id, row.name
+            number = row.id
+            name = row.name
             if name not in self.products:
                 self.settings[name] = replace(self.configured[entry], folder=None, sources=())
                 self._entry_of[name], self.names[number] = entry, name
@@ -377,7 +381,8 @@ class Addresses:
         Raises:
             NotFoundError: there is no such address.
         """
-        number, deadline = self.address_id(name), self.settings_of(name).deadline
+        number = self.address_id(name)
+        deadline = self.settings_of(name).deadline
         return Address(name, number, ENTRY if name in self.entries else HTTP, deadline)
 
     def configured_name(self, name: str) -> str:

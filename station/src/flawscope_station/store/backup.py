@@ -53,7 +53,8 @@ def backup(
         InputError: there is no such station, its database cannot be read, or the file exists.
         FlawscopeError: the file cannot be written.
     """
-    path, home = Path(target).absolute(), Path(settings.store)
+    path = Path(target).absolute()
+    home = Path(settings.store)
     has_database = settings.database is None
     _check_target(path, home, has_database)
     if tables_only and not has_database:
@@ -225,7 +226,8 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
         InputError: the file is no whole backup, or the folder is not empty. Nothing is left.
         FlawscopeError: the folder cannot be written. Nothing is left.
     """
-    path, home = Path(source), Path(settings.store)
+    path = Path(source)
+    home = Path(settings.store)
     if not path.is_file():
         raise InputError(f"there is no backup {path}: check the path")
     is_new = not home.exists()

@@ -50,7 +50,8 @@ def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
     try:
         with tempfile.TemporaryDirectory(suffix=files.PARTIAL_SUFFIX) as folder:
             names = _read_members(path, folder)
-            inspections, missing = None, 0
+            inspections = None
+            missing = 0
             if DATABASE_FILE in names:
                 inspections, missing = _check_records(Path(folder) / DATABASE_FILE, names)
     except (tarfile.TarError, EOFError, sqlite3.Error):
@@ -83,7 +84,8 @@ def _read_members(path: Path, folder: str) -> set[str]:
 
 def _is_right(tar: tarfile.TarFile, part: tarfile.TarInfo) -> bool:
     """Read a file to its end; return whether it holds what its name says, where that is a hash."""
-    digest, size = hashlib.sha256(), 0
+    digest = hashlib.sha256()
+    size = 0
     content = tar.extractfile(part)
     assert content is not None, part.name
     while block := content.read(BLOCK_BYTES):

@@ -66,7 +66,8 @@ class StoreError(RefusalError):
 
     def __init__(self, text: str, code: str, sender_text: str = ""):
         super().__init__(text)
-        self.status, self.code = {"disk_full": 507, "file_missing": 404}.get(code, 503), code
+        self.status = {"disk_full": 507, "file_missing": 404}.get(code, 503)
+        self.code = code
         self.sender_text = sender_text or text
 
 
@@ -90,7 +91,9 @@ class Database:
     """
 
     def __init__(self, url: str):
-        self.url, self.full, self.failure = url, "", ""
+        self.url = url
+        self.full = ""
+        self.failure = ""
         self.is_doubted = False
         self.silence: Callable[[], StoreError | None] = lambda: None
         try:

@@ -26,7 +26,10 @@ from flawscope.errors import InputError
 from flawscope_station.store.database import Database, StoreError
 from flawscope_station.store.schema import IS_KEPT, pictures, verdicts, versions
 
-PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
+PICTURES = "pictures"
+MASKS = "masks"
+MAPS = "maps"
+MODELS = "models"
 MASK_SUFFIX = ".png"  # suffix of a mask
 MODEL_FOLDER_DIGITS = 16  # digits of a hash that name the folder of a model
 BACKUP_FILE = ".backup"  # is touched at each backup
@@ -407,7 +410,9 @@ class StrayFiles:
     """
 
     def __init__(self, database: Database, files: Files, pause: Callable[[float], None]):
-        self.database, self.files, self.pause = database, files, pause
+        self.database = database
+        self.files = files
+        self.pause = pause
 
     def discard(self, kind: str, digest: str, suffix: str) -> bool:
         """Remove a picture with its maps, or a mask; return False where a record needs the file by now."""
@@ -441,7 +446,8 @@ class StrayFiles:
 
         Models are folders, named by the first digits of the hash.
         """
-        youngest, of_model = time.time() - STRAY_AGE, kind == MODELS
+        youngest = time.time() - STRAY_AGE
+        of_model = kind == MODELS
         for path in (self.files.folder / kind).glob("*" if of_model else "*/*"):
             digest = path.name if of_model else path.name.partition(".")[0]
             with suppress(OSError):

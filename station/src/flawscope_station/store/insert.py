@@ -30,7 +30,9 @@ from flawscope_station.store.schema import (
 )
 from flawscope_station.store.station_identity import get_or_add_station
 
-NO_REVIEW, WAITING = "none", "waiting"  # states of a review without a verdict
+# states of a review without a verdict
+NO_REVIEW = "none"
+WAITING = "waiting"
 MAX_NAME_LENGTH = 300  # characters
 
 
@@ -164,10 +166,16 @@ def insert_inspections(connection: Connection, several: Sequence[NewInspection])
     results: list[tuple[int, bool]] = []
     added: list[NewInspection] = []
     for inspection in several:
-        number = None if inspection.key is None else _find_by_key(connection, inspection.address or inspection.product_id, inspection.key)
+        number = (
+            None
+            if inspection.key is None
+            else _find_by_key(connection, inspection.address or inspection.product_id, inspection.key)
+        )
         is_new = number is None
         if number is None:
-            connection.execute(keep_picture, [_picture_columns(inspection, seen) for seen in inspection.pictures])
+            connection.execute(
+                keep_picture, [_picture_columns(inspection, seen) for seen in inspection.pictures]
+            )
             number = int(connection.execute(insert, inspection_columns(inspection)).scalar_one())
             if inspection.views:
                 connection.execute(views.insert(), _view_columns(number, inspection))

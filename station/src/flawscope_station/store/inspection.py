@@ -250,7 +250,9 @@ def other_fields(inspection: Mapping[str, object]) -> dict[str, object]:
 
 
 FOLDER = "folder"  # source of an inspection
-HTTP, ENTRY = "http", "any"  # schemes of senders' keys in the store: of a product, of an entry
+# schemes of senders' keys in the store: of a product, of an entry
+HTTP = "http"
+ENTRY = "any"
 MAX_FILES = 100  # files of a form
 UNANSWERED_REQUEST = "request, which is not answered yet"
 MAX_LABEL_LENGTH = 500  # characters of a part's number, and of a batch: an index takes no more than 2.7 kB
@@ -268,13 +270,15 @@ class RefusalError(FlawscopeError):
         code: Reason, for programs.
     """
 
-    status, code = 503, "failed"
+    status = 503
+    code = "failed"
 
 
 class KeyUsedError(RefusalError):
     """The key of a request names another request."""
 
-    status, code = 409, "key_used"
+    status = 409
+    code = "key_used"
 
     def __init__(self, use: str):
         super().__init__(

@@ -49,7 +49,9 @@ from flawscope_station.store.schema import (
     versions,
 )
 
-VERSION_ADDED, VERSION_ACTIVATED = "version added", "version activated"  # events
+# events
+VERSION_ADDED = "version added"
+VERSION_ACTIVATED = "version activated"
 QUESTION_ACCEPTED = "question accepted"  # event: a version without it was made
 MAX_REMOVED = 1000  # rows of removed versions of a product that are kept
 IS_THERE = versions.c.state.in_([READY, ACTIVE, RETIRED])  # condition: whoever asks for versions sees these
@@ -150,8 +152,11 @@ class ModelRegistry:
         threads: int | None = None,
         engine: str | None = None,
     ):
-        self.database, self.files = database, files
-        self.device, self.threads, self.engine = device, threads, engine
+        self.database = database
+        self.files = files
+        self.device = device
+        self.threads = threads
+        self.engine = engine
         self.models = OpenModels()
         self._switch_lock = threading.Lock()  # rows and open models are switched together
         self._removed: set[int] = set()  # products that were removed since the start
@@ -425,7 +430,8 @@ class ModelRegistry:
         model, asked = router.accept_questions(self._load_model(rows[0]))
         if not asked:
             return number
-        facts, origin = json.loads(rows[0].facts), rows[0].origin
+        facts = json.loads(rows[0].facts)
+        origin = rows[0].origin
         same = {name: facts[name] for name in (RATE_OF, DRAFT) if name in facts}
         with self._saved(model, rows[0].file) as path:
             if model.facts.is_joint:
@@ -465,7 +471,8 @@ class ModelRegistry:
         if number is not None:
             rows = self._same_file_rows(product_id, number)
             is_active = all(row.state == ACTIVE for row in rows)
-            before, number = number, self._at_configured_rate(product_id, number)
+            before = number
+            number = self._at_configured_rate(product_id, number)
             if is_active and before == number:
                 self.models.activate(self._load_models(rows))
             else:  # a product had a model of its own meanwhile, or the settings name another rate
@@ -693,7 +700,8 @@ def _active_number(connection: Connection, product_id: int) -> int | None:
 
 def _is_removable() -> ColumnElement[bool]:
     """Return the condition of versions that never judged and that nothing names."""
-    number, product_id = versions.c.id, versions.c.product_id
+    number = versions.c.id
+    product_id = versions.c.product_id
     inspected = inspections.c.product_id == product_id, inspections.c.version_id == number
     uses = (
         exists().where(hours.c.product_id == product_id, hours.c.version_id == number),

@@ -78,7 +78,10 @@ from flawscope_station.store.schema import (
     views,
 )
 
-GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
+GOOD = "good"
+DEFECT = "defect"
+SKIP = "skip"
+UNDO = "undo"
 _NO_VERDICT = {  # why an inspection of this purpose gets none
     CHALLENGE: "shows a challenge part, whose answer is known",
     TRIAL: "was tried by hand and is no part of the line: nothing is learnt from it",
@@ -90,9 +93,16 @@ MAX_FLAGGED = 64  # parts called anomalous, among which the last defective one i
 MAX_EVENTS = 500  # that are read or written at once
 MAX_WAITING = 10_000  # inspections that wait for a review, as far as they are counted
 COUNTED = ("inspected", "anomalous", "within_tolerance", "unanswered")  # columns of `hours` of all time
-VERDICT_EVENT, REMOVED_EVENT, TOLERANCES_EVENT = "verdict", "removed", "tolerances_changed"  # events
-PAUSED_EVENT, RESUMED_EVENT = "product_paused", "product_resumed"  # events
-DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
+# events
+VERDICT_EVENT = "verdict"
+REMOVED_EVENT = "removed"
+TOLERANCES_EVENT = "tolerances_changed"
+# events
+PAUSED_EVENT = "product_paused"
+RESUMED_EVENT = "product_resumed"
+# states of a review, beside those in `recording`
+DONE = "done"
+SKIPPED = "skipped"
 MAX_NOTE_LENGTH = 2000  # characters
 MAX_IDS_PER_QUERY = 10_000  # inspections that one query names; SQLite takes 32,766
 
@@ -115,7 +125,8 @@ SENDER_ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
 class NotFoundError(InputError):
     """The product, inspection or version does not exist."""
 
-    status, code = 404, "not_found"
+    status = 404
+    code = "not_found"
 
 
 class DecidedError(InputError):
@@ -125,7 +136,8 @@ class DecidedError(InputError):
         details: Verdict that holds, as the API shows it; each value None where none holds any more.
     """
 
-    status, code = 409, "decided"
+    status = 409
+    code = "decided"
 
     def __init__(self, number: int, held: VerdictRow | None):
         self.details: dict[str, int | str | None]
@@ -325,7 +337,8 @@ class Store:
             done = changes()
         finally:
             with self._counting:
-                self._writing, self._writes = self._writing - 1, self._writes + 1
+                self._writing = self._writing - 1
+                self._writes = self._writes + 1
                 for product_id, change in done:
                     known = self._counts.get(product_id)
                     if known is not None:

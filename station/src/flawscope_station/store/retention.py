@@ -58,7 +58,9 @@ INSPECTIONS_PER_TRANSACTION = 100  # pictures in one removal
 ROWS_PER_QUERY = 500  # inspections that one query reads
 SECOND = 1_000_000  # microseconds
 RESCAN_INTERVAL = 86_400 * SECOND  # until all are checked again: verdicts may have been taken back
-FULL_SHARE, ROOM_SHARE = 0.92, 0.89  # of `keep.space`: at the first, pictures are removed down to the second
+# of `keep.space`: at the first, pictures are removed down to the second
+FULL_SHARE = 0.92
+ROOM_SHARE = 0.89
 KEEP_CONFIRMED = "keep_confirmed"  # event: a person took `keep` as right, however much goes
 LEAST_ASKED = 20  # pictures of which a share says something
 MAX_ID = 2**63 - 1  # above every number of an inspection
@@ -176,10 +178,14 @@ class Retention:
         record_seconds: float = 0.0,
         going_on: Callable[[], object] = lambda: None,
     ):
-        self.database, self.files, self.clock = database, files, clock
+        self.database = database
+        self.files = files
+        self.clock = clock
         self._going_on = going_on
         self._space = keep.space
-        self._used, self._written = 0, files.written  # bytes of all pictures when they were counted last
+        # bytes of all pictures when they were counted last
+        self._used = 0
+        self._written = files.written
         self._frees = self._hastens = False  # for space; without a rest
         self._freed = RemovalSummary()  # for space, in pauses of other work
         self._came = 0  # bytes that came while room was made, lately: so much is kept free, too
@@ -201,7 +207,8 @@ class Retention:
         Raises:
             StoreError: the database cannot be used; removals before that stay.
         """
-        summary, is_dated = RemovalSummary(), not self.clock.jump
+        summary = RemovalSummary()
+        is_dated = not self.clock.jump
         is_rescan = is_dated and self.clock.at >= self._next_rescan
         with suppress(_EndedError):
             self._count_bytes()
@@ -217,7 +224,8 @@ class Retention:
             if is_rescan:  # last: it walks through all files
                 summary.strays = self._stray_files.sweep()
                 self._next_rescan = self.clock.at + RESCAN_INTERVAL
-        freed, self._freed = self._freed, RemovalSummary()
+        freed = self._freed
+        self._freed = RemovalSummary()
         return summary + freed
 
     def due(self) -> Due:
@@ -257,7 +265,8 @@ class Retention:
         """
         summary = RemovalSummary()
         if self._space is not None:
-            self._hastens, before = True, self.files.written
+            self._hastens = True
+            before = self.files.written
             try:
                 with suppress(_EndedError):
                     self._remove_by_space(int(ROOM_SHARE * self._space) - 2 * self._came, summary)
@@ -298,7 +307,8 @@ class Retention:
 
     def _remove_by_space(self, most: int, summary: RemovalSummary) -> None:
         self._count_bytes()
-        before, self._frees = summary.bytes, True
+        before = summary.bytes
+        self._frees = True
 
         def excess() -> int:
             return self.used - most - (summary.bytes - before)
@@ -309,7 +319,8 @@ class Retention:
                 last[kind] = group[-1].number  # a picture that was inspected again comes up again later
                 self._remove_pictures(group, last, HAS_MASK, summary)
             last[kind] = MAX_ID
-        left, self._frees = excess(), False
+        left = excess()
+        self._frees = False
         self._used -= summary.bytes - before
         if left > 0 and not self._hastens:
             text = f"{left / 1e6:.0f} MB more than `keep: space` allows"
@@ -427,7 +438,8 @@ class Retention:
 
     def _read_oldest(self, product_id: int, kind: str, last: int) -> Iterator[list[StoredPictureRow]]:
         """Yield the pictures of each inspection."""
-        column, picture = inspections.c, func.coalesce(views.c.picture, inspections.c.picture)
+        column = inspections.c
+        picture = func.coalesce(views.c.picture, inspections.c.picture)
         is_picture = and_(pictures.c.product_id == column.product_id, pictures.c.hash == picture)
         there = inspections.outerjoin(views, views.c.inspection_id == column.id).join(pictures, is_picture)
         query = select(

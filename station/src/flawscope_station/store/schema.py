@@ -36,7 +36,9 @@ from flawscope_station.store.filters import FILTERS, TEXTS, asked_columns
 from flawscope_station.store.purposes import CHALLENGE, PRODUCTION, TRIAL
 
 HOUR = 3_600_000_000  # microseconds
-GOOD, ANOMALOUS = "good", "anomalous"  # decisions
+# decisions
+GOOD = "good"
+ANOMALOUS = "anomalous"
 LATE, WITHDRAWN, ABANDONED = UNANSWERED = "late", "withdrawn", "abandoned"  # why a sender got no answer
 WITHIN = "within tolerance"  # decision on a picture: anomalous, and a person's rules tolerate it
 EARLIER_RELEASE = ""  # `challenges.state_hash` of a release whose hash is none of this one's
@@ -128,7 +130,11 @@ products = Table(
 
 # States of a version: its file is being kept, or judged; it may be activated; it judges; it judged once; its
 # file is gone. The row stays, for a number names one file for ever
-MAKING, READY, ACTIVE, RETIRED, REMOVED = "making", "ready", "active", "retired", "removed"
+MAKING = "making"
+READY = "ready"
+ACTIVE = "active"
+RETIRED = "retired"
+REMOVED = "removed"
 versions = Table(
     "versions",
     metadata,
@@ -334,7 +340,8 @@ removed_files = Table(
 )
 
 # Models that were made, or are to be made: versions from verdicts, and those of new products
-QUEUED, RUNNING = "queued", "running"
+QUEUED = "queued"
+RUNNING = "running"
 jobs = Table(
     "jobs",
     metadata,
@@ -392,7 +399,10 @@ tokens = Table(
 )
 
 # Kinds of events: a file of a folder that was not inspected, each its own
-UNREADABLE, VANISHED, PASSED_OVER, REPEATED = "unreadable", "gone", "passed over", "the same again"
+UNREADABLE = "unreadable"
+VANISHED = "gone"
+PASSED_OVER = "passed over"
+REPEATED = "the same again"
 MISSED = "not inspected"  # a part that a camera or a folder showed
 NOT_INSPECTED_EVENTS = (UNREADABLE, VANISHED, PASSED_OVER, REPEATED, MISSED)
 

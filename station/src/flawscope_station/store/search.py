@@ -212,7 +212,9 @@ def condition(filter_: Filter, value: Value, walk: bool = False) -> ColumnElemen
         return next(choice.condition for choice in filter_.choices if choice.word == value)
     column: ColumnElement[Any] = filter_.column
     if walk:
-        column = literal_column(f"+inspections.{filter_.column.name}", filter_.column.type)  # the +: without index
+        column = literal_column(
+            f"+inspections.{filter_.column.name}", filter_.column.type
+        )  # the +: without index
     if filter_.kind in TEXTS:
         return _text_condition(column, str(value))
     if filter_.kind in ("since", "least"):
@@ -390,11 +392,13 @@ def _period_of(product_id: int, first: int, until: int) -> TrendPeriod:
     """Return the period with its unit and its query."""
     if until - first <= MAX_MINUTE_SPAN:
         rows = inspection_counts(product_id)
-        unit, length = "minute", HOUR // 60
+        unit = "minute"
+        length = HOUR // 60
     else:
         rows = _hour_counts(product_id)
         unit, length = ("hour", HOUR) if until - first <= MAX_HOUR_SPAN else ("day", DAY)
-        first, until = first // HOUR * HOUR, -(-until // HOUR) * HOUR
+        first = first // HOUR * HOUR
+        until = -(-until // HOUR) * HOUR
     at = rows.selected_columns.at
     return TrendPeriod(unit, length, first, until, rows.where(at >= first, at < until))
 
@@ -451,7 +455,8 @@ def _days(
 ) -> tuple[list[str], list[Bucket]]:
     """Return the dates of the days that have inspections, and their counts, each from midnight on."""
     day = local_day(counted.c.at, zone, period.first, period.until)
-    days, buckets = list[str](), list[Bucket]()
+    days = list[str]()
+    buckets = list[Bucket]()
     for number, counts in _counts_by(connection, counted, day):
         date = date_of(number)
         days.append(date.isoformat())
@@ -518,7 +523,9 @@ def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVe
 
 # ---------------------------------------------------------------------------------------- summary of a time
 
-MAX_WORST, MAX_MAPPED = 6, 5000  # pictures that are shown; anomalous ones whose regions are counted
+# pictures that are shown; anomalous ones whose regions are counted
+MAX_WORST = 6
+MAX_MAPPED = 5000
 Box = tuple[float, float, float, float]
 
 

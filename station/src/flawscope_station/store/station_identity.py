@@ -110,7 +110,9 @@ class Clock:
     """
 
     def __init__(self, database: Database, wall: Callable[[], int] = now):
-        self.database, self._wall, self.jump = database, wall, 0
+        self.database = database
+        self._wall = wall
+        self.jump = 0
         # by age, the number of the first younger inspection, as it was found last
         self._young: dict[int, int] = {}
         with database.writing() as connection:
@@ -135,7 +137,8 @@ class Clock:
 
         Only inspections before the first younger one count: a wrong time makes no record old.
         """
-        limit, column = self.at - age, inspections.c
+        limit = self.at - age
+        column = inspections.c
         # walks on in the order of the numbers from where it found one, now or for a longer age
         start = max((number for other, number in self._young.items() if other >= age), default=0)
         in_order = literal_column("+inspections.at", BigInteger)  # +: not by the index of times

@@ -321,7 +321,11 @@ def _filter_parameters() -> Iterator[inspect.Parameter]:
 
 PREFIX = "filter_"
 _signature = inspect.signature(parse_filters, eval_str=True)
-_named = [parameter for parameter in _signature.parameters.values() if parameter.kind != inspect.Parameter.VAR_KEYWORD]
+_named = [
+    parameter
+    for parameter in _signature.parameters.values()
+    if parameter.kind != inspect.Parameter.VAR_KEYWORD
+]
 _parameters = [*_named, *_filter_parameters()]
 # by which FastAPI reads and describes the query
 setattr(parse_filters, "__signature__", _signature.replace(parameters=_parameters))  # noqa: B010
@@ -532,7 +536,8 @@ def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> d
     Raises:
         NotFoundError: there is no such product.
     """
-    product_id, at = overview.addresses.product_id(name), now()
+    product_id = overview.addresses.product_id(name)
+    at = now()
     begin = shift_begin(shifts, at)
     counts = {"since": iso(begin), **overview.store.counts_since(product_id, begin)}
     waiting = overview.store.waiting_count(product_id)

@@ -180,7 +180,9 @@ class StationServer(HttpServer):
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
-        self.station, self._on_started, self._on_ending = station, started, ending
+        self.station = station
+        self._on_started = started
+        self._on_ending = ending
         self.connections: set[ClientConnection] = set()
         self._limit_connections(max_connections())
 
@@ -283,7 +285,8 @@ class DiskFullServer(HttpServer):
         await self._respond(Request(scope))(scope, receive, send)
 
     def _respond(self, request: Request) -> Response:
-        path, text = request.url.path, "the disk is full; free some space"
+        path = request.url.path
+        text = "the disk is full; free some space"
         if path == "/healthz":
             return PlainTextResponse("ok\n")
         if path == "/readyz":

@@ -24,7 +24,9 @@ from flawscope_station.web.components import ContextDep, ProductId, RecordsDep, 
 from flawscope_station.web.pages import Page, product_page
 
 SHOWN_CHOICES = 11  # latest inspections that may be kept as a challenge part
-CHART_WIDTH, CHART_HEIGHT = 320, 72  # of the chart of a part's scores
+# of the chart of a part's scores
+CHART_WIDTH = 320
+CHART_HEIGHT = 72
 
 ChallengeDep = Annotated[Challenge, component(Challenge)]
 router = api_router()
@@ -236,7 +238,8 @@ def score_chart(results: Sequence[ResultFacts]) -> dict[str, str] | None:
     scores = [result["score"] for result in results]
     thresholds = [result["score_threshold"] for result in results]
     values = scores + thresholds
-    low, step = min(values), CHART_WIDTH / (len(results) - 1)
+    low = min(values)
+    step = CHART_WIDTH / (len(results) - 1)
     scale = CHART_HEIGHT / ((max(values) - low) or 1.0)
 
     def line(values: Sequence[float]) -> str:

@@ -43,7 +43,9 @@ class ClientConnection(asyncio.Protocol):
         timeout: Callable[[], float],
     ):
         self._protocol = make_protocol({STATE_KEY: self})
-        self._connections, self._max_count, self._stalled = connections, max_count, timeout
+        self._connections = connections
+        self._max_count = max_count
+        self._stalled = timeout
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._requests = 0  # that are being received or answered
@@ -93,7 +95,8 @@ class ClientConnection(asyncio.Protocol):
 
     def begin_request(self, scope: Scope) -> None:
         """Note a request whose head has come."""
-        self._requests, self._scope = self._requests + 1, scope
+        self._requests = self._requests + 1
+        self._scope = scope
         names = {name for name, value in scope["headers"] if value != b"0"}
         self._has_body = self._has_more_body = bool(names & {b"content-length", b"transfer-encoding"})
         self._waiting_since = self._loop.time()
@@ -128,9 +131,13 @@ class ClientConnection(asyncio.Protocol):
         A search for each new connection is too slow under a flood.
         """
         waiting = [connection for connection in self._connections if connection._is_closable]
-        waiting.sort(key=lambda connection: (connection is self, connection._is_signed_in, connection._waiting_since))
+        waiting.sort(
+            key=lambda connection: (connection is self, connection._is_signed_in, connection._waiting_since)
+        )
         last = waiting[1 : self._max_count // 8]
-        strangers = (connection for connection in last if not (connection is self or connection._is_signed_in))
+        strangers = (
+            connection for connection in last if not (connection is self or connection._is_signed_in)
+        )
         for closed in (waiting[0], *strangers):
             closed._transport.abort()
             self._connections.discard(closed)  # at once: asyncio accepts others before it removes this one

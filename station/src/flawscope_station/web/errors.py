@@ -31,7 +31,8 @@ class RefusedError(RefusalError, HTTPException):  # FastAPI passes an HTTPExcept
     def __init__(self, status: int, text: str, code: str):
         HTTPException.__init__(self, status, text)
         self.args = (text,)
-        self.status, self.code = status, code
+        self.status = status
+        self.code = code
 
 
 def error_response(error: FlawscopeError) -> Response:

@@ -40,8 +40,10 @@ if TYPE_CHECKING:
 SIGN_IN = "/sign-in"
 COMPANY_PATH = f"{SIGN_IN}/company"  # prefix of the paths to sign in with a company's account
 REQUEST_ID = "X-Request-Id"  # header: number of a request
-FIRST_USER, NEW_USER = "add NAME --role admin", "add NAME --role operator"
-NEW_PASSWORD, NO_USER = "password NAME", "remove NAME"
+FIRST_USER = "add NAME --role admin"
+NEW_USER = "add NAME --role operator"
+NEW_PASSWORD = "password NAME"
+NO_USER = "remove NAME"
 FAILED_INTERVAL = 1.0  # seconds between two lines of the log about requests that failed
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -173,7 +175,8 @@ class Guard:
 
     def _with_headers(self, request: HTTPConnection, send: Send) -> Send:
         """Wrap `send`: add the headers that the application did not set itself, and the request's number."""
-        scope, path = request.scope, request.scope["path"]
+        scope = request.scope
+        path = request.scope["path"]
         is_static = path.startswith("/static/")
         has_hash = bool(scope["query_string"])
         number = request.headers.get(REQUEST_ID, "")
@@ -197,7 +200,8 @@ class Guard:
 
     async def _check(self, request: HTTPConnection) -> Response | None:
         """Check a request: raise RefusedError, return a redirect, or return None to let it pass."""
-        scope, path = request.scope, request.scope["path"]
+        scope = request.scope
+        path = request.scope["path"]
         scope[PERSON_KEY] = None
         self._check_host(request)
         if path in _HEALTH_PATHS or path.startswith("/static/"):
@@ -268,7 +272,8 @@ class Guard:
 
     def _check_local(self, request: HTTPConnection) -> None:
         """Refuse other machines, and proxies on this one."""
-        client, server = request.client, request.scope.get("server")
+        client = request.client
+        server = request.scope.get("server")
         is_direct = not any(name in request.headers for name in _PROXY_HEADERS)
         is_own_address = client is not None and server is not None and client.host == server[0]
         if is_direct and (client is None or is_own_address or _is_loopback(client.host)):
@@ -316,8 +321,10 @@ class FailedRequests:
     """Log of failed requests, with a line a second at most: thousands may fail."""
 
     def __init__(self, say: Callable[[str], None]):
-        self._say, self._clock = say, time.monotonic
-        self._reported_at, self._unreported = -math.inf, 0
+        self._say = say
+        self._clock = time.monotonic
+        self._reported_at = -math.inf
+        self._unreported = 0
 
     def note(self, method: str, path: str, status: int, number: str) -> None:
         """Log a request that failed, or count it for the next line."""
@@ -326,7 +333,8 @@ class FailedRequests:
             self._unreported += 1
             return
         more = {"more": self._unreported} if self._unreported else {}
-        self._reported_at, self._unreported = at, 0
+        self._reported_at = at
+        self._unreported = 0
         text = f"{method} {path!r:.200}: {status}"
         self._say(Said(text, "warning", request=number, status=status, **more))
 

@@ -50,7 +50,9 @@ from flawscope_station.web.uploads import get_body
 MAX_MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
 PICTURE_ROLES = ("train", "calibration", "duplicate", "dropped", "quantile", "reserve", "seen")
 _ROUNDING = 1e-9  # of a rate
-MAX_CANDIDATES, MAX_THUMBNAILS = 12, 24  # on the page; of one list
+# on the page; of one list
+MAX_CANDIDATES = 12
+MAX_THUMBNAILS = 24
 THUMBNAIL_LISTS = ("lost", "weaker", "unsure", "responsible")  # lists of a judgement that show thumbnails
 
 LearningDep = Annotated[Learning, component(Learning)]
@@ -209,7 +211,8 @@ async def add_version(
 async def save_body(request: Request, path: Path) -> None:
     """Write a request's body, which may be larger than the memory for bodies, to a file in a new folder."""
     body = get_body(request)
-    body.max_bytes, body.is_in_memory = MAX_MODEL_BYTES, False
+    body.max_bytes = MAX_MODEL_BYTES
+    body.is_in_memory = False
     try:
         path.parent.mkdir()
         with open(path, "xb") as file:

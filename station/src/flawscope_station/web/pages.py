@@ -109,8 +109,11 @@ class Page:
         assets: pages.Pages = PAGES,
         root: str = "",
     ):
-        self.request, self.page, self.product = request, page, product
-        self.assets, self.root = assets, root
+        self.request = request
+        self.page = page
+        self.product = product
+        self.assets = assets
+        self.root = root
         self.overview = find_component(request, Overview)
         cookie = request.cookies.get("language")
         accepted = request.headers.get("accept-language", "")
@@ -204,7 +207,8 @@ class Page:
 
     def _problem_bar(self, facts: PageFacts) -> str:
         """Return the text of the bar about problems that nobody has acknowledged; "" where there are none."""
-        kinds, products = facts.problems, facts.problem_products
+        kinds = facts.problems
+        products = facts.problem_products
         if not kinds:
             return ""
         named = []
@@ -290,7 +294,8 @@ def live(
     settings: SettingsDep,
 ) -> Response:
     """Show the product live: newest inspections, state and counts."""
-    product_id, store = page.product_id, records.store
+    product_id = page.product_id
+    store = records.store
     newest = records.search(product_id, Filters(limit=RECENT_PICTURES)).inspections
     last = store.last_defective(product_id)
     facts = live_state(overview, settings.shifts, product)
@@ -348,7 +353,8 @@ def history(
     cursor = query.pop("cursor", "")
     base = f"/{quote(product, safe='')}/history"
     search = _search_query(query, zone)
-    error, result = "", InspectionPage([], None)
+    error = ""
+    result = InspectionPage([], None)
     try:
         shown = {"purpose": WITH_TRIALS, **search, "cursor": cursor, "limit": str(PER_PAGE)}
         result = records.search(page.product_id, Filters.from_query(shown))

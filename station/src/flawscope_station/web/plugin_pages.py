@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 ADDRESS = "/-/pages"
 MAX_REQUESTS = 8  # of one page at a time: one that hangs does not take the threads of the others
-_FIELD_BY_PARAMETER = {filter_.parameter or filter_.name: filter_.name for filter_ in FILTERS}  # by that of the API
+_FIELD_BY_PARAMETER = {
+    filter_.parameter or filter_.name: filter_.name for filter_ in FILTERS
+}  # by that of the API
 
 
 class StationForPage:
@@ -49,7 +51,8 @@ class StationForPage:
     def __init__(self, name: str, addresses: Addresses, records: Records):
         self.root = f"{ADDRESS}/{quote(name, safe='')}"
         self.assets = PAGES  # until the page says its own
-        self._addresses, self._records = addresses, records
+        self._addresses = addresses
+        self._records = records
 
     def products(self) -> Sequence[str]:
         """Return the names of the products."""
@@ -131,8 +134,10 @@ class PluginPages:
         components: Mapping[type, object],
         report: Callable[[str, str | None], None],
     ):
-        self._addresses, self._records = addresses, records
-        self._components, self._report = components, report
+        self._addresses = addresses
+        self._records = records
+        self._components = components
+        self._report = report
         self._pages: dict[str, _GuardedPage] = {}
         self._failures: dict[tuple[str, str], str] = {}  # by page and function: what it raised
         self.links: list[MenuLink] = []
@@ -178,7 +183,8 @@ class PluginPages:
         page = self._pages.get(name)
         if page is None:
             raise NotFoundError(f"there is no page {name!r:.80}")
-        status, child = 0, page.enter(scope)
+        status = 0
+        child = page.enter(scope)
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
@@ -212,7 +218,9 @@ class _GuardedPage:
     """Application of a page, for people with a role, and `MAX_REQUESTS` requests at a time."""
 
     def __init__(self, role: str, root: str, application: FastAPI):
-        self._role, self._root, self._application = role, root, application
+        self._role = role
+        self._root = root
+        self._application = application
         self._open_requests = 0
 
     def enter(self, scope: Scope) -> Scope:

@@ -90,7 +90,8 @@ def export(
     The workbook for Excel has each place that looks different in a sheet of its own, and a sheet of totals.
     """
     pages = iterate_pages(records.store.database, product_id, filters)
-    headers, turns = attachment(f"{name}-inspections.{format}"), records.turns
+    headers = attachment(f"{name}-inspections.{format}")
+    turns = records.turns
     if format == "csv":
         blocks = in_turns(turns, _table_pages(pages), _csv_block)
         # refused before the answer begins, with the mark by which Excel knows UTF-8
@@ -140,7 +141,8 @@ def audit_page(
     names = ("text", "about", "since", "until", "before")
     texts = {name: request.query_params.get(name, "").strip() for name in names}
     query = {name: text for name, text in texts.items() if text}
-    error, log = "", AuditPage(entries=[], next=None)
+    error = ""
+    log = AuditPage(entries=[], next=None)
     try:
         before = query.pop("before", "")
         if not before.isdecimal() and before:

@@ -335,7 +335,8 @@ def draft_page(
     name: str, request: Request, draft: DraftDep, drafts: DraftsDep, context: ContextDep
 ) -> Response:
     """Show a product that is being made."""
-    page, state = Page(request, "new"), drafts.facts(draft)
+    page = Page(request, "new")
+    state = drafts.facts(draft)
     methods = {m.name: m.learns_in_steps for m in registry.loadable_methods()}
     cameras = []
     for product, sources in context.sources.items():

@@ -67,7 +67,8 @@ def _schema_of(option: options.FitOption) -> tuple[object, object]:
 
     The field's default, null, leaves the choice to `flawscope fit`.
     """
-    form, meaning = option.form, option.meaning
+    form = option.form
+    meaning = option.meaning
     assert form is not None, "New product asks for it"
     if form.choices:
         return Literal[form.choices] | None, Field(None, description=meaning)

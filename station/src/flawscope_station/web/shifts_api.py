@@ -98,7 +98,8 @@ def shift_report(
         return Response(workbook, media_type=XLSX, headers=attachment(f"{file}.xlsx"))
     if format == "json":
         return JSONResponse(shift_data(name, shift, found, zone))
-    drawings, words = report_images(renderer, product_id, found), Page(request, "trends").texts
+    drawings = report_images(renderer, product_id, found)
+    words = Page(request, "trends").texts
     document = _render_report(records.store, zone, words, name, product_id, shift, found, drawings)
     return Response(document, media_type="text/html", headers=attachment(f"{file}.html"))
 

@@ -61,9 +61,11 @@ def sign_in(
     try:
         cookie = access.sign_in(name, password, client_ip(request))
     except SignInError as error:
-        t, wait = page.texts, error.wait
+        t = page.texts
+        wait = error.wait
         message = t.count("signin.often", wait) if wait else t("signin.wrong")
-        status, path = 429 if wait else 401, local_path(next)
+        status = 429 if wait else 401
+        path = local_path(next)
         response = page.render("sign-in", status, next=path, error=message, name=name)
         if wait:
             response.headers["Retry-After"] = str(wait)

@@ -53,13 +53,15 @@ class RequestBody:
     """
 
     def __init__(self, limiter: BodyLimiter, scope: Scope, receive: Receive):
-        self.limiter, self._receive = limiter, receive
+        self.limiter = limiter
+        self._receive = receive
         self.max_bytes = limiter.limits.upload if scope[PERSON_KEY] is not None else ANONYMOUS_BYTES
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         self._announced = int(length) if length.isdigit() else 0
         self._started = time.monotonic()
         self._received = self._bytes_in_memory = 0
-        self.is_in_memory, self._is_complete = True, False
+        self.is_in_memory = True
+        self._is_complete = False
 
     async def receive(self) -> Message:
         """Receive the next message.
@@ -117,7 +119,8 @@ class BodyLimiter:
     """
 
     def __init__(self, app: ASGIApp, limits: Callable[[], Limits]):
-        self.app, self._limits = app, limits
+        self.app = app
+        self._limits = limits
         self.bytes_in_memory = 0
 
     @property

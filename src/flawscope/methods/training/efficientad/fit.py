@@ -30,7 +30,8 @@ POST_TRAINING = ("quantiles", "sigma", "weighed")  # settings that training does
 
 def fit(model: Model, task: Task) -> Fitted:
     """Train `model` on most good pictures, and calibrate it on the others, which are held out."""
-    config, run = model.config, TrainedFit("efficientad", model, task)
+    config = model.config
+    run = TrainedFit("efficientad", model, task)
     other = natural_pictures(config.natural)
     unknown = ([other.name] if other else []) + (["simulated defects"] if config.defects else [])
     penalty = " and ".join(unknown) or "none"

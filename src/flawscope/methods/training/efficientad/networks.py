@@ -26,7 +26,9 @@ from flawscope.methods.training import state_file as packed
 from flawscope.methods.training.efficientad.record import CHANNELS, RECEPTIVE_FIELD, STRIDE, WIDTHS, Size
 from flawscope.types import Array, Facts, Json
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from
+# ImageNet's, whatever the teacher was made from
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ FIRST_LAYERS = 6  # of a PDN: until its second pooling. A student that starts as
 
 
 PAPER_STEPS = 70_000
-GENERATED, NONE = "generated", "none"  # what `natural` may be beside a folder
+# what `natural` may be beside a folder
+GENERATED = "generated"
+NONE = "none"
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class Trainer(trainer.Trainer[Batch]):
 
     NETWORKS = ("student", "autoencoder")
     LOSSES = ("hard", "penalty", "autoencoder", "student_autoencoder")
-    CPU_STEPS, GPU_STEPS = 6000, PAPER_STEPS
+    CPU_STEPS = 6000
+    GPU_STEPS = PAPER_STEPS
 
     def __init__(
         self,
@@ -64,8 +65,12 @@ class Trainer(trainer.Trainer[Batch]):
         other: GeneratedPictures | NaturalPictures | None,
         task: Task,
     ):
-        self.model, self.images, self.teacher_outputs, self.natural = model, images, taught, other
-        self.config, self.training = model.config, taught.learnt
+        self.model = model
+        self.images = images
+        self.teacher_outputs = taught
+        self.natural = other
+        self.config = model.config
+        self.training = taught.learnt
         most = max(model.grid) if self.config.window is None else count_outputs(self.config.window)
         self.window = min(most, model.grid[0]), min(most, model.grid[1])  # cells
         height, width = (RECEPTIVE_FIELD + STRIDE * (n - 1) for n in self.window)
@@ -84,8 +89,10 @@ class Trainer(trainer.Trainer[Batch]):
 
     def _start_from_teacher(self) -> None:
         """Copy the teacher's weights into the student. The first layers, which cost most, do not learn."""
-        model, student = self.model, self.model.student
-        last, taught = _last_layer(student), _last_layer(model.teacher)
+        model = self.model
+        student = self.model.student
+        last = _last_layer(student)
+        taught = _last_layer(model.teacher)
         assert last.bias is not None
         assert taught.bias is not None
         with torch.no_grad():
@@ -113,7 +120,8 @@ class Trainer(trainer.Trainer[Batch]):
             index = self.training[place]
             image = unmark(self.images[index])
             mask = self.teacher_outputs.valid_mask(place)
-            shown, places = image, mask
+            shown = image
+            places = mask
             if self.defect_simulator is not None:
                 shown, defects = self.defect_simulator(index, rng)
                 found = outputs_seeing(defects, self.config.border)
@@ -193,7 +201,10 @@ class Trainer(trainer.Trainer[Batch]):
             penalty = penalty + first[count:].square().mean()
         height, width = self.window
         rebuilt = torch.stack(
-            [image[:, y : y + height, x : x + width] for image, (y, x) in zip(rebuilt, batch.cells, strict=True)]
+            [
+                image[:, y : y + height, x : x + width]
+                for image, (y, x) in zip(rebuilt, batch.cells, strict=True)
+            ]
         ).float()
         goals = _select(rebuilt, valid_mask)
         of_autoencoder = F.mse_loss(goals, _select(changed_taught, valid_mask))
@@ -216,7 +227,8 @@ class Trainer(trainer.Trainer[Batch]):
             on the recoloured windows; of the teacher on the windows of `batch.images`; and of the teacher on
             the recoloured windows.
         """
-        channels, count = self.model.channels, len(batch.images)
+        channels = self.model.channels
+        count = len(batch.images)
         teacher = self.model.teacher
         same = FIRST_LAYERS if self.config.start == "teacher" else 0
         with torch.no_grad():
@@ -228,7 +240,8 @@ class Trainer(trainer.Trainer[Batch]):
             answers = torch.cat([state.upload(known, self.device).float(), answers])
         taught = self.model.standardise(answers)
         # the last layer's two halves see different windows
-        last, described = _last_layer(student), student[same:-1](begun)
+        last = _last_layer(student)
+        described = student[same:-1](begun)
         assert last.bias is not None
         first = F.conv2d(described[:-count], last.weight[:channels], last.bias[:channels])
         second = F.conv2d(described[-count:], last.weight[channels:], last.bias[channels:])

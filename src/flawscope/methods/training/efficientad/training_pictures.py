@@ -93,7 +93,9 @@ class NaturalPictures:
     ImageNet.
     """
 
-    SIDE, GREY, TRIES = 512, 0.3, 20
+    SIDE = 512
+    GREY = 0.3
+    TRIES = 20
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.paths = list_pictures(os.fspath(folder))
@@ -196,7 +198,8 @@ class DefectSimulator:
         for _ in range(self.count):
             scale = SCALES[int(rng.integers(len(SCALES)))]
             made = simulate_defect(pixels, rng, scale=scale, foreground=within)
-            pixels, where = made.picture, where | made.mask
+            pixels = made.picture
+            where = where | made.mask
         changed = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
         mask = torch.from_numpy(where)
         return torch.where(mask, changed, torch.from_numpy(remove_padding_marks(image.numpy())[0])), mask

@@ -22,7 +22,8 @@ def fit(model: Model, task: Task) -> Fitted:
     config = model.config
     run = TrainedFit("prnet", model, task)
     seen = task.seen
-    held, learnt = run.divide().numbers, run.images.numbers
+    held = run.divide().numbers
+    learnt = run.images.numbers
     pictures = TrainingPictures(config, run.images, learnt, seen, model.roi.cpu().numpy())
     for line in pictures.skipped:
         task.say(f"skipped a texture: {line}")

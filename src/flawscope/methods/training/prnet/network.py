@@ -190,7 +190,8 @@ class Decoder(nn.Module):
         self, last: int, skips: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid], size: Grid
     ):
         super().__init__()
-        steps, inputs = [], last
+        steps = []
+        inputs = last
         for skip, channels, grid in reversed(list(zip(skips, outputs, grids, strict=True))):
             steps.append(UpBlock(inputs, skip, channels, grid))
             inputs = channels
@@ -256,7 +257,8 @@ def _upsample(grid: Grid) -> nn.Upsample:
 
 
 LAMBDA = 5.0  # weight of the focal part
-ALPHA, GAMMA = 0.5, 4.0
+ALPHA = 0.5
+GAMMA = 4.0
 TOP_PIXELS = 100  # pixels that make the score
 
 

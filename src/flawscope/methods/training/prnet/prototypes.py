@@ -195,13 +195,15 @@ def lloyd(products: Tensor, picks: list[int], iterations: int) -> tuple[Tensor, 
         Assignment `[n]` int64, every centroid with at least one point, and the objective of the assignment
         after every iteration.
     """
-    count, squares = len(picks), products.diagonal()
+    count = len(picks)
+    squares = products.diagonal()
     at = torch.tensor(picks)
     distances = squares[:, None] + squares[at] - 2 * products[:, at]
     assignment = torch.full((len(squares),), -1)
     history: list[float] = []
     for _ in range(max(1, iterations)):
-        previous, assignment = assignment, distances.argmin(1)
+        previous = assignment
+        assignment = distances.argmin(1)
         _fill_empty(assignment, distances, count)
         members = torch.bincount(assignment, minlength=count).double()
         # m = sum of points / number: |x - m|² = x·x - 2 x·m + m·m

@@ -41,7 +41,8 @@ class Trainer(trainer.Trainer[Batch]):
 
     NETWORKS = ("network",)
     LOSSES = ("loss",)
-    CPU_STEPS, GPU_STEPS = 3000, 4400
+    CPU_STEPS = 3000
+    GPU_STEPS = 4400
     DECOUPLED_DECAY = True
 
     def __init__(
@@ -52,9 +53,13 @@ class Trainer(trainer.Trainer[Batch]):
         clusters: Sequence[KMeansResult],
         task: Task,
     ):
-        self.model, self.pictures, self.features, self.config = model, pictures, features, model.config
+        self.model = model
+        self.pictures = pictures
+        self.features = features
+        self.config = model.config
         count = len(features.learnt)
-        self.assignments, self.cluster_sizes = [], []
+        self.assignments = []
+        self.cluster_sizes = []
         for found in clusters:
             own = torch.full((count,), -1)  # those that k-means did not look at belong to none
             own[found.pictures] = found.assignment

@@ -22,7 +22,10 @@ from flawscope.progress import ProgressCallback
 from flawscope.synthesis import TextureFolder, extend_defect, simulate_defect
 
 PART_PICTURES = 40  # that the foreground is learnt from, at most
-ORIGINAL, EXTENDED, SIMULATED, GOOD = "original", "extended", "simulated", "good"
+ORIGINAL = "original"
+EXTENDED = "extended"
+SIMULATED = "simulated"
+GOOD = "good"
 
 
 class TrainingPicture(NamedTuple):
@@ -131,4 +134,6 @@ class ScaleFeatureCache(FeatureCache):
         if cells is None:
             return maps
         each = zip(self.model.scales, maps, cells, strict=False)
-        return [scale.fill_with_mean(feature_map, valid_mask.cpu()) for scale, feature_map, valid_mask in each]
+        return [
+            scale.fill_with_mean(feature_map, valid_mask.cpu()) for scale, feature_map, valid_mask in each
+        ]

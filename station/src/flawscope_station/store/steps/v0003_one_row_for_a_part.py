@@ -114,7 +114,9 @@ def _make_views() -> None:
 
 def _merge_parts(connection: Connection) -> None:
     """Merge the inspections of each part's views, also in the sums of the hours and in candidates."""
-    first, merged, counts = 0, dict[int, int](), defaultdict[tuple[int, int, int], Counter[str]](Counter)
+    first = 0
+    merged = dict[int, int]()
+    counts = defaultdict[tuple[int, int, int], Counter[str]](Counter)
     while True:
         query = sa.text("SELECT * FROM parts WHERE id > :first ORDER BY id LIMIT :count")
         parts = connection.execute(query, {"first": first, "count": PARTS_PER_QUERY}).all()
@@ -242,7 +244,9 @@ def _count(
 def _renumbered(facts: object, numbers: Mapping[int, int]) -> object:
     """Return facts of a candidate with the present numbers of its inspections."""
     if isinstance(facts, list):
-        return [numbers.get(fact, fact) if isinstance(fact, int) else _renumbered(fact, numbers) for fact in facts]
+        return [
+            numbers.get(fact, fact) if isinstance(fact, int) else _renumbered(fact, numbers) for fact in facts
+        ]
     if isinstance(facts, dict):
         return {
             name: numbers.get(fact, fact) if name == "id" else _renumbered(fact, numbers)
