@@ -152,7 +152,15 @@ def check_replaceable(path: Path) -> None:
 
 
 def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> Path:
-    """Checks before long work that `path` can be written. Makes no file."""
+    """Checks before long work that `path` can be written, without making a file.
+
+    Args:
+        path: Path of the file to write.
+        suffix: Ending that the path must have; None: any.
+
+    Raises:
+        InputError: The path has another ending, is a folder, or cannot be written.
+    """
     path = Path(path)
     if suffix and path.suffix != suffix:
         raise InputError(f"--out {path} should end in {suffix}")
@@ -168,11 +176,17 @@ def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> P
 
 
 def reject_constant(name: str) -> float:
+    """Raises a ValueError for a constant that JSON does not have: `parse_constant` of `json.loads`."""
     raise ValueError(f"{name} is not JSON")
 
 
 @contextmanager
 def open_file(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
+    """Opens a model file for reading, and closes it at the end.
+
+    Raises:
+        InputError: The file is missing, cannot be read, or is a folder, a pipe or a device.
+    """
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -191,12 +205,13 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 (hex) of a model file. InputError where it cannot be read."""
+    """Returns the SHA-256 (hex) of a model file. InputError where it cannot be read."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def several_products_error(path: object) -> InputError:
+    """Returns the error for a joint model where a model of a single product is needed."""
     take_out = "flawscope.load(MODEL).products[NAME].save(FILE) takes one out"
     return unusable_file_error(
         path, f"it is a joint model of several products, and this wants one: {take_out}"
@@ -204,25 +219,28 @@ def several_products_error(path: object) -> InputError:
 
 
 def exported_error(name: object) -> InputError:
+    """Returns the error for an exported model where a fitted one is needed."""
     return InputError(f"{name} is an exported model: name the .safetensors file that it was made from")
 
 
 def damaged_error(path: object, reason: str) -> InputError:
+    """Returns the error for a damaged model file, with the reason and the remedy."""
     return unusable_file_error(path, f"{reason}; copy it again or fit anew")
 
 
 def unusable_file_error(path: object, reason: str, kind: str = "model") -> InputError:
+    """Returns the error for a file that cannot be used: a `CheckpointError` where `kind` is "checkpoint"."""
     error = CheckpointError if kind == "checkpoint" else InputError
     return error(f"cannot use {kind} {path}: {reason}")
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
-    """Path where a training that writes `out` keeps its state until it ends."""
+    """Returns the path where a training that writes `out` keeps its state until it ends."""
     return Path(out).with_suffix(".checkpoint.safetensors")
 
 
 def training_log_path(checkpoint: Path) -> Path:
-    """Path of the training's log beside its checkpoint."""
+    """Returns the path of a training's log, beside its checkpoint."""
     name = checkpoint.name.removesuffix(".safetensors").removesuffix(".checkpoint")
     return checkpoint.with_name(f"{name}.training.csv")
 

@@ -71,7 +71,7 @@ DTYPES = {
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of flawscope, Python and the installed packages."""
+    """Returns the versions of flawscope, Python, and the installed packages among `PACKAGES`."""
     found = {"flawscope": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -105,7 +105,7 @@ class Manifest:
 
     @property
     def is_exported(self) -> bool:
-        """Whether it is that of an exported model, whose networks are in the file's graph alone."""
+        """Whether the model is an exported one, whose networks are in the file's graph alone."""
         return any(key in self.facts for key in CERTIFICATE_KEYS)
 
     @property
@@ -124,18 +124,18 @@ class Manifest:
         return tuple(map(str, self.facts.get(QUESTIONS, ())))
 
     def asking(self, *lines: str | None) -> Manifest:
-        """Returns the manifest with further open questions; None is none."""
+        """Returns the manifest with further open questions; None among `lines` is passed over."""
         asked = list(dict.fromkeys([*self.questions, *filter(None, lines)]))
         return replace(self, facts={**self.facts, QUESTIONS: asked}) if asked else self
 
     def accepted(self) -> Manifest:
-        """Returns the manifest without open questions: what they ask about is a note now."""
+        """Returns the manifest with its open questions turned into notes."""
         facts = {key: value for key, value in self.facts.items() if key not in (QUESTIONS, ASKED_CALL)}
         notes = (*self.notes, *(f"accepted: {line}" for line in self.questions))
         return replace(self, facts=facts, notes=notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of a file. FlawscopeError where the calibration is not that of the rows."""
+        """Returns the document for a file. FlawscopeError where the rows give another calibration."""
         how = self.calibration.to_dict()
         if calibrate(self.pictures, **how) != self.calibration:
             raise FlawscopeError("the calibration is not that of the model's pictures")
@@ -155,6 +155,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
+        """Reads the document of a file. InputError where it is damaged, or of a format that is not known."""
         check_format(data)
         try:
             rows = rows_from_table(data["pictures"])
@@ -195,7 +196,7 @@ def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_format(data: Mapping[str, Any]) -> None:
-    """InputError where this flawscope cannot read the format."""
+    """Raises an InputError where this version of flawscope cannot read the format."""
     version = data.get("format")
     if type(version) is not int or version < 1:
         raise InputError("it has no format version")
@@ -310,7 +311,7 @@ def read(path: str | os.PathLike[str]) -> Artefact:
     """Reads and checks a model file.
 
     Raises:
-        InputError: one line that says what is wrong with the file.
+        InputError: The file cannot be used; the message is one line with the reason.
     """
     with open_file(path) as file:
         header = read_header(file, path)
@@ -326,8 +327,14 @@ TensorEntry = tuple[str, tuple[int, ...], int, int]
 
 
 class Header(NamedTuple):
-    """Header of a file. document: what the model is. run: facts of the run. entries: the tensors, each with
-    dtype, shape, begin and end. start: the place where their data start. digest: of these data.
+    """Header of a model file.
+
+    Attributes:
+        document: The manifest, without facts of the run.
+        run: Facts of the run.
+        entries: The tensors by name, each with dtype, shape, and the begin and end of its data.
+        start: Offset in the file where the tensors' data start.
+        digest: SHA-256 (hex) of these data.
     """
 
     document: dict[str, Any]
@@ -349,7 +356,7 @@ def _parse_manifest(header: Header, path: object) -> Manifest:
 
 
 def read_tensors(file: io.BufferedReader, header: Header, path: object) -> dict[str, NDArray[Any]]:
-    """Reads and checks the tensors of a file that stands where `read_header` left it."""
+    """Reads and checks the tensors of a file, whose position is where `read_header` left it."""
     found = hashlib.file_digest(file, "sha256").hexdigest()  # from here to the end
     if found != header.digest:
         raise damaged_error(path, "its tensors were altered or damaged")
@@ -367,14 +374,21 @@ def read_tensors(file: io.BufferedReader, header: Header, path: object) -> dict[
 
 
 def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
-    """Hash of the manifest and the tensors' places, which can be checked without reading the tensors."""
+    """Returns the hash of manifest and tensor entries, which is checked without reading the tensors."""
     entries = {k: v for k, v in entries.items() if k != "__metadata__"}
     return hashlib.sha256(json.dumps([text, entries], sort_keys=True).encode()).hexdigest()
 
 
 def read_header(file: io.BufferedReader, path: object, several: bool = False) -> Header:
-    """Reads and checks the header; `file` stands where the data start then. several: a router may be read,
-    too. InputError otherwise, and if the file has another format.
+    """Reads and checks the header, and leaves `file` at the start of the tensors' data.
+
+    Args:
+        file: The file, at its beginning.
+        path: Path of the file, for errors.
+        several: Whether the file of a router may be read, too.
+
+    Raises:
+        InputError: The file is damaged, has another format, or is that of a router and `several` is False.
     """
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
@@ -406,8 +420,14 @@ def read_header(file: io.BufferedReader, path: object, several: bool = False) ->
 
 
 class _StoredHeader(NamedTuple):
-    """Header of a model's file before its format is checked, and whether its hashes tell that it was altered.
-    entries: places of the tensors, as they stand there.
+    """Header of a model file before its format is checked.
+
+    Attributes:
+        data: The manifest, without facts of the run.
+        run_facts: Facts of the run.
+        entries: The tensors by name, unchecked.
+        digest: SHA-256 (hex) of the tensors' data.
+        is_altered: Whether its hashes show that the header was altered.
     """
 
     data: Json
@@ -418,7 +438,7 @@ class _StoredHeader(NamedTuple):
 
 
 def _parse_header(raw: bytes) -> _StoredHeader:
-    """Parses a header. ValueError, KeyError and others: it is none of a model."""
+    """Parses a header. ValueError, KeyError and others where it is not that of a model."""
     header = json.loads(raw)
     meta = header.pop("__metadata__")
     text, digest = meta[METADATA_KEY], meta["sha256"]

@@ -218,9 +218,11 @@ class PartDecision(NamedTuple):
 class _GoodParts(NamedTuple):
     """Good parts with scores for all of some views.
 
-    found: [n, views], scores of those of which no view is lost.
-    lost: weight of the others, which rank above all: their number, or more where the line loses more.
-    total: number of all.
+    Attributes:
+        found: [n, views], scores of the parts without a lost view.
+        lost: Weight of the parts with a lost view, which rank above all: their number, or more where the line
+            loses more.
+        total: Number of all parts.
     """
 
     found: NDArray[np.float64]
@@ -238,7 +240,7 @@ class _GoodParts(NamedTuple):
         return 0 if room <= 0 else min(len(self.found), int(room / self.weight + ROUNDING))
 
     def p_value(self, above: int) -> float:
-        """P-value of a new part that so many found ones score at least as high as."""
+        """Returns the p-value of a new part; `above` found parts score at least as high."""
         return (1 + self.lost + self.weight * above) / (self.total + 1)
 
 
@@ -246,11 +248,15 @@ class _GoodParts(NamedTuple):
 class PartCalibration:
     """Scores of good parts that the model left out, and the target false-alarm rate.
 
-    parts: their names. views: names of the views. scores: [parts, views], NaN where a picture is missing, and
-    infinite where it is lost: its part is not found, counted wrong, or lost in some light. Such a part is
-    called anomalous whatever its other views score, and so ranks above all.
-    drawn: names of the parts that were drawn from the line by chance, which tell how many of its parts are
-    lost.
+    Attributes:
+        parts: Names of the parts.
+        views: Names of the views.
+        scores: [parts, views]; NaN where a picture is missing, infinite where it is lost: its part is not
+            found, counted wrong, or lost in some light. Such a part is called anomalous whatever its other
+            views score, and ranks above all.
+        rate: Target false-alarm rate, 0..1.
+        drawn: Names of the parts that were drawn from the line by chance: they give the share of the line's
+            parts that are lost.
     """
 
     parts: tuple[str, ...]
@@ -263,8 +269,13 @@ class PartCalibration:
     def from_views(
         cls, views: Sequence[View], scores: Sequence[float], rate: float, drawn: Sequence[bool] = ()
     ) -> PartCalibration:
-        """Arranges the scores of pictures; of several of one view the largest counts. drawn: which pictures
-        were drawn from the line by chance; empty: none.
+        """Arranges the scores of pictures; of several pictures of a view the largest score counts.
+
+        Args:
+            views: Part and view of each picture.
+            scores: Score of each picture.
+            rate: Target false-alarm rate, 0..1.
+            drawn: Whether each picture was drawn from the line by chance; empty: none was.
         """
         (parts, rows), (names, columns) = (
             np.unique(of, return_inverse=True) for of in ([v.part for v in views], [v.view for v in views])
@@ -275,11 +286,11 @@ class PartCalibration:
         return cls(tuple(parts.tolist()), tuple(names.tolist()), table, rate, of_line)
 
     def count(self, views: Iterable[str]) -> int:
-        """Number of parts that have a score for all these views."""
+        """Returns the number of parts that have a score for all these views."""
         return self._good_parts(list(views)).total
 
     def _good_parts(self, views: Sequence[str]) -> _GoodParts:
-        """Good parts with these views. InputError: a view is unknown."""
+        """Returns the good parts that have these views. InputError where a view is unknown."""
         if unknown := [view for view in views if view not in self.views]:
             known = ", ".join(self.views)
             raise InputError(f"the model knows no view {join_names(unknown)}: name one of {known}")
@@ -295,13 +306,12 @@ class PartCalibration:
         return _GoodParts(own[is_whole][~is_lost], lost, total)
 
     def decide(self, scores: Mapping[str, float]) -> PartDecision:
-        """Decides on a part by its views' scores.
+        """Decides on a part by the scores of its views.
 
-        Good parts are compared by the same views alone, so that the rate holds for a part of which views are
-        missing too.
+        Good parts are compared by the same views alone: the rate holds for a part with missing views, too.
 
         Raises:
-            InputError: no views, an unknown one, or no good part has all of these.
+            InputError: There are no views, a view is unknown, or no good part has all of the views.
         """
         good = self._good_parts(list(scores))
         if not scores or not len(good.found):
@@ -322,7 +332,7 @@ class PartCalibration:
         return PartDecision(score, p_value, is_anomalous, worst, score - limit, near)
 
     def known_scores(self, part: str) -> dict[str, float]:
-        """Scores of a good part that was calibrated on, by its views; empty: there is none of this name."""
+        """Returns the scores of a good part of the calibration, by view; empty: the part is unknown."""
         if part not in self.parts:
             return {}
         row = self.scores[self.parts.index(part)]
@@ -352,12 +362,15 @@ class PartCalibration:
         return good.p_value(good.allowed(self.rate))
 
     def judge(self, alarms: int, good: int) -> PromiseVerdict | None:
-        """Judges by so many new good parts whether the promise was kept; None: none was made."""
+        """Judges whether the promise was kept, by `alarms` false alarms among `good` new good parts.
+
+        None where no promise was made.
+        """
         known = self.complete_count
         return judge_promise(alarms, good, self.expected_rate, known) if known > 1 else None
 
     def promise(self) -> str:
-        """Line for a person: the false alarms expected among parts with all views."""
+        """Returns a line for a person: the false alarms expected among parts with all views."""
         count = self.complete_count
         views = f"{pluralize(len(self.views), 'view')} ({', '.join(self.views)})"
         if count < 2:
@@ -373,22 +386,25 @@ class PartCalibration:
 
 @dataclass(frozen=True)
 class KnownParts:
-    """Good parts that a model was calibrated on, and how pictures are told to show them.
+    """Good parts that a model was calibrated on, and the rule by which names name them.
 
-    view_of: part and view that a picture shows, by its name; InputError: the name tells none.
+    Attributes:
+        calibration: Scores of the good parts.
+        view_of: Returns the part and view that a picture's name names; InputError where it names none.
     """
 
     calibration: PartCalibration
     view_of: Callable[[str], View]
 
     def is_found(self, name: str, score: float) -> bool:
-        """Whether a part is anomalous where a good picture of it gets another score, such as by a defect.
+        """Whether a part is anomalous if a good picture of it gets another score, such as by a defect.
 
-        Where the model was calibrated on other parts since, the picture stands in the place of its view's in
-        each of these, and most decide.
+        Where the model was calibrated on other parts since, the picture takes the place of its view's picture
+        in some of these parts, and the majority decides.
 
         Args:
-            name: of the good picture.
+            name: Name of the good picture.
+            score: The other score.
         """
         part, view = self.view_of(name)
         known = self.calibration

@@ -51,8 +51,13 @@ PICTURES_FOR_5_PERCENT = 19  # of n pictures, no false-alarm rate below 1 / (n +
 
 
 class ReadForm(NamedTuple):
-    """Form in which pictures and their masks were met. pixels, marks: in words. item: one of these pictures,
-    if possible with something marked.
+    """Form in which pictures and their masks are stored, with the number of such pictures.
+
+    Attributes:
+        pixels: File suffix and pixel format, in words.
+        marks: How the defects are marked, in words.
+        item: An example picture of this form.
+        pictures: Number of pictures of this form.
     """
 
     pixels: str
@@ -63,8 +68,10 @@ class ReadForm(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Findings of a check: for people as lines, for machines as a dict. remarks: what a fit says of the
-    findings of `BY_REMARKS`.
+    """Findings of a check: `lines` writes them for people, `to_dict` for programs.
+
+    Attributes:
+        remarks: Remarks that a fit makes on the findings whose codes are in `BY_REMARKS`.
     """
 
     root: str
@@ -84,14 +91,17 @@ class CheckReport:
 
     @property
     def totals(self) -> dict[str, int]:
-        """Number of findings as people are told them, by severity."""
+        """Number of findings by severity.
+
+        Each of `remarks` counts as a note, in place of the findings that it sums up.
+        """
         spoken = [finding.severity for finding in self.findings if finding.code not in BY_REMARKS]
         totals = {severity: spoken.count(severity) for severity in SEVERITIES}
         totals["note"] += len(self.remarks)
         return totals
 
     def to_dict(self) -> Json:
-        """Returns the report as values that JSON knows."""
+        """Return the report as values that JSON can hold."""
         counts = []
         for split, kind, count in self.counts:
             counts.append({"split": split, "kind": kind, "pictures": count})
@@ -116,7 +126,7 @@ class CheckReport:
         }
 
     def lines(self) -> list[str]:
-        """Text for people."""
+        """Return the report as lines of text for people."""
         text = [f"{self.category} ({self.layout} layout) in {self.root}"]
         splits = {split for split, _, _ in self.counts}
         for split, kind, number in self.counts:
@@ -129,7 +139,7 @@ class CheckReport:
         return [*text, *self.finding_lines(), totals or "nothing found"]
 
     def finding_lines(self) -> list[str]:
-        """Findings for people. Of each code the first `MAX_SHOWN` are spelt out."""
+        """Return the findings as lines for people; of each code the first `MAX_SHOWN` are spelt out."""
         text = list[str]()
         groups = dict[tuple[str, str], list[Finding]]()
         for finding in self.findings:
@@ -160,11 +170,16 @@ def check(
     group: str | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Checks every picture and mask of one category; faults become findings.
+    """Check every picture and mask of one category and report faults as findings.
 
-    `near=False` leaves out the search for pictures that are nearly the same; `group` tells parts by names, as
-    `open_dataset` takes it; `progress(done, total)` is called from the calling thread after each picture.
-    InputError: there is no data set to check.
+    Args:
+        data: Data set, or its folder as `open_dataset` takes it.
+        near: Whether to search for pictures that are nearly the same.
+        group: Regular expression that finds a picture's part in its name, as in `open_dataset`.
+        progress: Called as `progress(done, total)` from the calling thread after each picture.
+
+    Raises:
+        InputError: There is no data set to check.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     seen = list(_check_pictures(dataset, progress))
@@ -207,7 +222,7 @@ def _set_findings(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _reduced(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
-    """Finding of pictures that a fit reduces to its default size. sizes: width and height."""
+    """Yield the finding that a fit reduces the pictures to its default size; `sizes` are (width, height)."""
     found = reduction_remark([(height, width) for width, height in sizes.elements()])
     if found:
         yield Finding("note", "reduced", ".", *found)
@@ -340,7 +355,7 @@ def _mixed_findings(
 
 
 def _shows_nothing(dataset: Dataset, seen: Sequence[CheckedPicture]) -> Iterator[Finding]:
-    """Good pictures that show nothing beside the others; `fit` says so, too."""
+    """Yield findings of good pictures that show nothing beside the others; `fit` remarks on them, too."""
     good = [one for one in seen if one.split == "train" and one.look is not None]
     for one in (good[k] for k in find_blank_pictures([one.look for one in good])):
         if not any(fault.code == "plain" for fault in one.faults):
@@ -502,7 +517,7 @@ def _files_used(dataset: Dataset) -> set[Path]:
 
 
 def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:
-    """numbers: of the part that each good picture shows."""
+    """Yield the finding of too few parts; `numbers` holds the part's number of each good picture."""
     count = len({*numbers})
     if count < PICTURES_FOR_5_PERCENT:
         least = f"no false-alarm rate below {1 / (count + 1):.1%}"

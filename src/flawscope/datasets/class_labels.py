@@ -1,10 +1,12 @@
-"""Finds the class of each picture, good or defective, beside what its folder says: by its own name, by lists
-beside it or above, and by the labels that tools give whole pictures.
+"""Finds the class of each picture, good or defective, from sources other than its folder.
+
+The sources are the picture's own name, lists beside it or above, and the labels that labelling tools give
+whole pictures.
 
 The world of words is closed (`pictures.folder_words`): a column that sorts the pictures into groups is known
-to tell good from defective, or known to tell something else, or a question. So are two classes of one
-picture, pictures without a label beside others that have one, and files that seem to tell and are not
-understood.
+to tell good from defective, or known to tell something else, or it is a question. Questions are also two
+classes of one picture, pictures without a label beside others that have one, and files that seem to describe
+the pictures and are not understood.
 """
 
 from __future__ import annotations
@@ -74,9 +76,9 @@ class ClassLabels:
     """Labels of pictures, in their order; a picture may have none, or several.
 
     Attributes:
-        of: labels by picture. UNKNOWN: nobody knows what the words mean.
-        unread: files that seem to tell, and are not understood.
-        split_columns: of the pictures, by source: the splits that lists tell, empty where they have none.
+        of: Labels by picture. A label of class UNKNOWN has words whose meaning is not known.
+        unread: Files that seem to describe the pictures, and are not understood.
+        split_columns: Split of each picture by the source that states it; empty where no list states splits.
     """
 
     of: dict[Path, list[ClassLabel]] = field(default_factory=dict)
@@ -84,8 +86,9 @@ class ClassLabels:
     split_columns: dict[str, dict[Path, str]] = field(default_factory=dict)
 
     def of_good(self, pictures: Iterable[Path]) -> ClassLabels:
-        """Labels of pictures in a folder of good ones, without an unknown word of a file's name that only one
-        label has: such a picture counts as good.
+        """Return the labels of pictures in a folder of good ones, without unknown words that occur once.
+
+        Such a word stands in a single file's name: its picture counts as good.
         """
         found = {path: self.of.get(path, []) for path in pictures}
         words = Counter(one.words for labels in found.values() for one in labels if one.is_open_name)
@@ -108,9 +111,14 @@ class ClassLabels:
         return not self.unread and all(one.is_open_name for own in self.of.values() for one in own)
 
     def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
-        """Splits of the pictures by a list; empty where none tells any.
+        """Return the pictures' splits by a list; empty where no list states splits.
 
-        InputError: it tells those of some alone.
+        Args:
+            pictures: Pictures whose splits are wanted.
+            asks: Whether to raise a question where a list states the splits of some pictures alone.
+
+        Raises:
+            InputError: A list states the splits of some pictures alone, and `asks` is set.
         """
         for source, column in self.split_columns.items():
             values = [column.get(path, "") for path in pictures]
@@ -132,7 +140,7 @@ class ClassLabels:
         return next((one.source for one in labels if one.picture_class is PictureClass.BAD), "")
 
     def is_labelled(self, picture: Path) -> bool:
-        """Whether somebody says something of a picture, be it known what it means or not."""
+        """Whether a label says something of a picture, whether or not its meaning is known."""
         return any(one.words != UNMARKED for one in self.of.get(picture, ()))
 
     def is_named(self, picture: Path, wanted: set[str]) -> bool:
@@ -149,6 +157,7 @@ class ClassLabels:
 
     @property
     def words(self) -> set[str]:
+        """Words of all labels, each once."""
         return {one.words for labels in self.of.values() for one in labels}
 
     @property
@@ -159,8 +168,11 @@ class ClassLabels:
         return is_known and PictureClass.BAD in found and found <= {PictureClass.GOOD, PictureClass.BAD}
 
     def is_doubtful(self) -> bool:
-        """Whether some pictures may be defective: one is called so or both, or something that nobody knows,
-        or some of a folder are called good and the others have no label, or a file is not understood.
+        """Whether some pictures may be defective.
+
+        They may be where a picture is called defective, or good and defective both; where the meaning of a
+        label or of a file is unknown; or where some pictures of a folder are called good and the others have
+        no label.
         """
         if self.unread or self.has_unknown:
             return True
@@ -173,8 +185,10 @@ class ClassLabels:
         return {PictureClass.GOOD, PictureClass.UNKNOWN} in by_folder.values()
 
     def doubtful(self) -> list[Path]:
-        """The pictures that may be defective, where some may: those that are called so, else those without a
-        label.
+        """Return the pictures that may be defective; empty where `is_doubtful` is false.
+
+        These are the pictures called defective or unclear, or, where there are none, those without a known
+        class.
         """
         if not self.is_doubtful():
             return []
@@ -231,15 +245,18 @@ def _split_question(source: str, values: Iterable[str]) -> InputError:
 def read_class_labels(
     root: Path, pictures: Sequence[Path], files: LabelFiles | None = None, *, by_marks: bool = False
 ) -> ClassLabels:
-    """Reads the labels of pictures below `root`, by names and files.
+    """Read the labels of pictures below `root`, from names and files.
 
     Args:
-        files: those below it.
-        by_marks: nothing else may tell which pictures are good: those are not in which something is marked
-            whose kind does not say so; those without a mark are `UNMARKED`.
+        root: Folder of the data set.
+        pictures: Pictures below `root`.
+        files: Label files below `root`, where they were found already; else they are searched for.
+        by_marks: Whether marks decide, because nothing else says which pictures are good: a picture is
+            defective where something is marked whose kind is not good. Pictures without a mark are
+            `UNMARKED`.
 
     Raises:
-        InputError: a list cannot be read for want of a library.
+        InputError: A list cannot be read because a library is missing.
     """
     found = ClassLabels({picture: [] for picture in pictures})
     files = files or LabelFiles(root, pictures)
@@ -255,8 +272,9 @@ def read_class_labels(
 
 
 def _add_marks(found: ClassLabels, root: Path, pictures: Sequence[Path], files: Iterable[LabelFiles]) -> None:
-    """Adds what marks say of the pictures, where any of them is marked: defective, or good where good parts
-    alone are marked, or `UNMARKED`.
+    """Add the classes that marks give the pictures, where any picture is marked.
+
+    A marked picture is defective, or good where only good parts are marked; the others are `UNMARKED`.
     """
     marked = _marked_by_masks(root, pictures)
     for one in files:
@@ -287,7 +305,7 @@ def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
 
 
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
-    """Pictures whose masks mark something, as `LabelFiles.marked` tells those of tools.
+    """Return pictures whose masks mark something, in the form that `LabelFiles.marked` returns.
 
     A mask that cannot be read may mark something.
     """
@@ -335,9 +353,7 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
 
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
-    """Yields the label files and lists in the two folders above `root`, and in folders of labels beside
-    it.
-    """
+    """Yield label files and lists of the two folders above `root`, and of label folders beside it."""
     whole = Path(os.path.abspath(root))
     for levels, folder in enumerate(whole.parents[:2], start=1):
         try:
@@ -381,7 +397,7 @@ def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) ->
 
 
 def _sorts_on(complete: Column, subject: ColumnSubject, column: Column) -> bool:
-    """Whether a column of which nobody knows what it says sorts the good pictures of a complete one."""
+    """Whether a column of unknown meaning divides the pictures that a complete column calls good."""
     return subject is not ColumnSubject.MODEL and sorts_good_ones(complete, column)
 
 

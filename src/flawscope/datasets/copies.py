@@ -30,6 +30,7 @@ class Finding:
     others: tuple[str, ...] = ()  # the further pictures that take part, such as the copies
 
     def line(self) -> str:
+        """Return severity, subject, message and remedy as one line for people."""
         subject = "" if self.subject == "." else f"{self.subject}: "
         return f"{self.severity}: {subject}{self.message}; {self.remedy}"
 
@@ -82,8 +83,15 @@ def _copied_folder(folders: Sequence[str], found: Sequence[Finding], sizes: Mapp
 def near_duplicate_findings(
     dataset: Dataset, seen: list[CheckedPicture], group: str | None = None
 ) -> tuple[list[Finding], Units]:
-    """Findings of pictures for training that are nearly the same, and of those in two splits; and the parts
-    of the former as a fit finds them. group: as `open_dataset` takes it.
+    """Find nearly the same pictures among the training pictures, and between splits.
+
+    Args:
+        dataset: Data set whose pictures were checked.
+        seen: All checked pictures; those that could not be read have no `look` and are left out.
+        group: Regular expression that finds a picture's part in its name, as in `open_dataset`.
+
+    Returns:
+        The findings, and the training pictures grouped into parts as a fit groups them.
     """
     known = [one for one in seen if one.look is not None]
     learnt = [one for one in known if one.split == "train"]

@@ -29,7 +29,7 @@ from flawscope.fitting.samples import Samples
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Fitted, Task
 from flawscope.pictures.table import SEEN, Picture
-from flawscope.types import Array
+from flawscope.types import Array, Json
 from flawscope.views.light import within_range
 
 
@@ -54,6 +54,7 @@ def know_good(
     defects = [Picture(digest, SEEN, name, origin=reader.origin) for digest, name in reader.defects.items()]
     new = (*rows.values(), *defects)
     promised, precision = judged.fitted.promised, prepared.model.config.precision
+    chosen: Json
     if old is None:
         pictures, chosen = new, {"rate": prepared.task.rate}
     else:

@@ -33,8 +33,11 @@ MAX_FOLDS = 50  # that examples are left out in: one by one up to so many
 class LinearDiscriminant(NamedTuple):
     """Distances to kinds in units of the spread within a kind.
 
-    means: [K, C]. directions: [r, C] in which examples of a kind differ; the square of one's length is the
-    share that it takes of the squared distance along it. spread: of all other directions.
+    Attributes:
+        means: [K, C], the mean descriptor of each kind.
+        directions: [r, C], directions in which examples of a kind differ. A direction's squared length is
+            the share by which it reduces the squared distance along it.
+        spread: Variance along all other directions.
     """
 
     means: Floats
@@ -61,7 +64,12 @@ class LinearDiscriminant(NamedTuple):
 
 @dataclass(frozen=True)
 class KindClassifier:
-    """Classifier of regions. tensor: [K + r, C] float32, the discriminant's means, then its directions."""
+    """Classifier of a region's kind of defect.
+
+    Attributes:
+        kinds: Names of the kinds, and the numbers that decide between them.
+        tensor: [K + r, C] float32, the discriminant's means, then its directions.
+    """
 
     kinds: Kinds
     tensor: NDArray[np.float32]
@@ -90,19 +98,21 @@ class KindClassifier:
 
 
 def to_length_1(descriptors: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:
-    """Lengths [N, 1] of descriptors [N, C], and these, each of length 1; zeros stay."""
+    """Returns the lengths [N, 1] of descriptors [N, C], and the descriptors at length 1; zeros stay."""
     values = descriptors.astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     return lengths, values / np.maximum(lengths, 1e-12)
 
 
 def combined_p_values(squares: Floats, distances: Floats, margins: Floats, share: float) -> Floats:
-    """P-values [N, K] of squared distances [N, K]: twice the smaller of two, of the nearest kind's distance,
-    less `share` of the average, among `distances` [n] and of how much farther each kind is among `margins`
-    [n] (Bonferroni).
+    """Returns p-values [N, K] of kinds from squared distances [N, K]: twice the smaller of two (Bonferroni).
 
-    The first compares the likelihoods of the nearest kind and of a new one: around the middle of all, with
-    1/share of the covariance. Equal values of examples count as beyond, so that 1/(n + 1) is the least.
+    The first ranks the nearest kind's distance, less `share` of the average distance, among `distances` [n].
+    It compares the likelihoods of the nearest kind and of a new one: around the middle of all kinds, with
+    1/share of the covariance. The second ranks how much farther each kind is than the nearest among
+    `margins` [n].
+
+    Equal values of examples count as beyond: the least rank is 1/(n + 1).
     """
     nearest = squares.min(1, keepdims=True)
     alike = _ranks(nearest - share * squares.mean(1, keepdims=True), distances)

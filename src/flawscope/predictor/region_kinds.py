@@ -22,7 +22,7 @@ Points = tuple[NDArray[Any], NDArray[Any]]  # y and x [n] in the picture
 def name_kinds(
     model: ProductModel, classifier: KindClassifier, views: Views, prediction: Prediction
 ) -> Prediction:
-    """Names the kinds of a picture's regions. It is looked at again only where it has some."""
+    """Names the kinds of a picture's regions; a picture without regions is not run again."""
     if not prediction.region_pixels:
         return prediction
     answers = classifier.classify(region_descriptors(model, views, prediction))
@@ -32,8 +32,18 @@ def name_kinds(
 def region_descriptors(
     model: ProductModel, views: Views, prediction: Prediction, only: int | None = None
 ) -> NDArray[np.float64]:
-    """Descriptors [N, C] of a picture's regions, or of one of them: how the cells there differ from good
-    ones, on average. In tiles, the tiles count. InputError: the model does not say how pictures differ.
+    """Returns descriptors [N, C] of a picture's regions: the mean difference of their cells from good ones.
+
+    Where a picture is seen in tiles, the cells of the tiles count.
+
+    Args:
+        model: The model that found the regions.
+        views: The picture's views.
+        prediction: The prediction with the regions.
+        only: Number of the only region to describe; None: all.
+
+    Raises:
+        InputError: The model's network does not give differences.
     """
     chosen = slice(None) if only is None else slice(only, only + 1)
     points = [_in_picture(model, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
@@ -56,7 +66,7 @@ def region_descriptors(
 def _in_picture(
     model: ProductModel, prediction: Prediction, pixels: tuple[NDArray[np.intp], NDArray[np.intp]]
 ) -> Points:
-    """Points of a region in the picture as the views show it."""
+    """Returns points of a region in the picture as the views show it, at most about `MAX_POINTS`."""
     how, geometry = model.manifest.preprocess, prediction.geometry
     if how.corrections:
         region = np.zeros(prediction.map.shape, np.bool_)
@@ -70,7 +80,7 @@ def _in_picture(
 
 
 def _inside(views: Views, number: int, points: Points) -> Points:
-    """The points that a view shows, as shares 0..1 of its height and width."""
+    """Returns the points that a view shows, as shares 0..1 of its height and width."""
     place = views.placement(number)
     y, x = (at / side for at, side in zip(place.locate(*points), place.size, strict=True))
     seen = (y >= 0) & (y < 1) & (x >= 0) & (x < 1)

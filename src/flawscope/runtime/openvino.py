@@ -52,7 +52,7 @@ def without_telemetry() -> Iterator[None]:
 
 
 def import_openvino() -> ModuleType:
-    """The package openvino. InputError if it is not installed."""
+    """Return the package openvino; raise InputError if it is not installed."""
     try:
         if "openvino" in sys.modules:  # imported by other code, telemetry or not
             import openvino
@@ -107,7 +107,7 @@ def _run_once(core: openvino.Core) -> None:
 
 
 class OpenVino(Engine):
-    """OpenVINO. Its devices are auto (the CPU), cpu, gpu and npu; its precisions `PRECISION_HINTS`."""
+    """OpenVINO. Its devices are auto (the CPU), cpu, gpu and npu; its precisions are fp32, int8 and bf16."""
 
     runtime, name = "openvino", "OpenVINO"
 
@@ -117,6 +117,10 @@ class OpenVino(Engine):
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
     ) -> Graph:
+        """Open an .onnx file, or its bytes; raise InputError where the device or its precision is missing.
+
+        A network in bf16 is split: its features are computed in bf16, the rest in fp32.
+        """
         device = _find_device(shared_core(), device)
         hint = _precision_hint(shared_core(), device, precision)
         # not converted: converting makes constants of tensors computed from the memory bank, too
@@ -164,7 +168,7 @@ class OpenVino(Engine):
 
 
 def _take_residuals(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
-    """Divides the network into what computes `RESIDUALS` (None: it does not) and what computes the rest."""
+    """Divide the network into the part that computes `RESIDUALS`, None if it has none, and the rest."""
     ov = import_openvino()
     apart = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
     if not apart:
@@ -181,7 +185,7 @@ def _shape(given: openvino.Output) -> list[int | None]:
 def _run_parts(
     parts: Sequence[openvino.CompiledModel], names: Sequence[str], given: Mapping[str, Array]
 ) -> list[Array]:
-    """Results of a network's parts, one after the other, by their names."""
+    """Run a network's parts one after the other, and return the results of these names."""
     found = dict(given)
     for part in parts:  # a request of its own for each call: several threads may call at once
         inputs = {name: found[name] for i in part.inputs for name in i.names if name in STEP_INPUTS}

@@ -52,14 +52,14 @@ def pixel_count(total: int, area: Area, rng: np.random.Generator) -> int:
 
 
 def draw_centre(within: Mask, rng: np.random.Generator) -> tuple[int, int]:
-    """A random True pixel (row, column)."""
+    """Returns a random True pixel (row, column)."""
     places = np.flatnonzero(within)
     row, column = divmod(int(places[rng.integers(len(places))]), int(within.shape[1]))
     return row, column
 
 
 def allowed_area(shape: tuple[int, int], foreground: Mask | None) -> Mask:
-    """`foreground`, or every pixel where it is None or all False. Raises `InputError` for another size."""
+    """Returns `foreground`, or all True where it is None or all False. InputError for another size."""
     if foreground is None or not foreground.any():
         return np.ones(shape, np.bool_)
     if foreground.shape != shape:
@@ -68,7 +68,7 @@ def allowed_area(shape: tuple[int, int], foreground: Mask | None) -> Mask:
 
 
 def bounding_box(mask: Mask, pad: int = 0) -> tuple[slice, slice]:
-    """The smallest window that holds all of a non-empty `mask`, widened by `pad` within the picture."""
+    """Returns the smallest window with all of a non-empty `mask`, widened by `pad` within the picture."""
     rows = np.flatnonzero(mask.any(1))
     columns = np.flatnonzero(mask.any(0))
     return (
@@ -78,7 +78,7 @@ def bounding_box(mask: Mask, pad: int = 0) -> tuple[slice, slice]:
 
 
 def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Perlin noise turned by up to 90 degrees either way, without empty corners.
+    """Returns Perlin noise turned by up to 90 degrees either way, without empty corners.
 
     It is drawn on as few pixels as its cells need and enlarged smoothly while it turns.
     """
@@ -104,9 +104,10 @@ def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.rand
 
 
 def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) -> Mask:
-    """Mask of the pixels where Perlin noise exceeds `threshold`, as in DRAEM (ICCV 2021), MemSeg and PRN.
+    """Returns the mask where Perlin noise exceeds `threshold`, as in DRAEM (ICCV 2021), MemSeg and PRN.
 
-    Never empty: where no noise exceeds the threshold, the threshold is lowered to what there is.
+    The mask is never empty: where no noise exceeds the threshold, the threshold is lowered below the
+    largest value.
     """
     cells = (int(rng.choice(np.asarray(PERLIN_CELLS))), int(rng.choice(np.asarray(PERLIN_CELLS))))
     shape: tuple[int, int] = (within.shape[0], within.shape[1])
@@ -116,8 +117,9 @@ def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) 
 
 
 def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
-    """Perlin noise above a random threshold: half of the time all its islands, as published, else one
-    to three of them, as most real defects are.
+    """Returns the mask of islands of Perlin noise above a random threshold.
+
+    Half of the time all islands are kept, as published; otherwise one to three, like most real defects.
     """
     from scipy import ndimage
 
@@ -135,8 +137,15 @@ def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
 
 
 def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: float = 0.35) -> Mask:
-    """A compact, irregular spot with a share of the picture drawn from `area`: an ellipse of random turn and
-    aspect whose edge is roughened by fractal noise of height `roughness`.
+    """Returns the mask of a compact, irregular spot.
+
+    It is an ellipse of random angle and aspect with a rough edge.
+
+    Args:
+        within: [H, W] bool, the pixels that the spot may cover.
+        rng: Source of size, place and shape.
+        area: Range of the spot's share of the picture.
+        roughness: Height of the fractal noise that roughens the edge.
     """
     count = pixel_count(within.size, area, rng)
     row, column = draw_centre(within, rng)
@@ -159,16 +168,16 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
 def ellipse(
     x: NDArray[Number], y: NDArray[Number], angle: float, aspect: float
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Coordinates along and across an ellipse about (0, 0), scaled so that it becomes a circle."""
+    """Returns coordinates along and across an ellipse about (0, 0), scaled to make it a circle."""
     cos, sin = math.cos(angle), math.sin(angle)
     return (x * cos + y * sin) / aspect, (y * cos - x * sin) * aspect
 
 
 def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask) -> Mask:
-    """A connected region of `count` pixels about `seed`, of the highest `field`, inside `allowed`.
+    """Returns a connected region of `count` pixels around `seed` with the highest `field` in `allowed`.
 
-    Fewer pixels only where the connected part of `allowed` holds no more. A level set that jumps past
-    `count` (two hills merge) is filled up ring by ring instead.
+    It is smaller only where the connected part of `allowed` is. A level set that jumps past `count` (two
+    hills merge) is filled up ring by ring instead.
     """
     from scipy import ndimage
 

@@ -110,7 +110,7 @@ def _posterise(picture: Picture, rng: np.random.Generator, strength: float) -> P
 
 
 def _equalise(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    """Grey levels made equally frequent, by one curve for all channels."""
+    """Makes grey levels equally frequent, by one curve for all channels."""
     counts = np.bincount(picture[::2, ::2].ravel(), minlength=256)
     return _apply_table(picture, 255 * np.cumsum(counts) / counts.sum())
 
@@ -127,8 +127,13 @@ Textures = Callable[[np.random.Generator], Picture]
 
 
 class DefectRequest(NamedTuple):
-    """A good picture `[H, W, 3]` uint8, where a defect may lie (`[H, W]` bool, not all False), what share of
-    the picture it takes and where textures come from.
+    """Request for a defect on a good picture.
+
+    Attributes:
+        picture: [H, W, 3] uint8, the good picture.
+        allowed: [H, W] bool, the pixels that a defect may cover; not all False.
+        area: Range of the defect's share of the picture.
+        textures: Draws textures.
     """
 
     picture: Picture
@@ -138,8 +143,9 @@ class DefectRequest(NamedTuple):
 
 
 def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Foreign material: a part of a texture in other light, stretched over the picture as published, or over
-    the defect where that has a size.
+    """Returns the picture with foreign material: a part of a texture in other light.
+
+    It is stretched over the whole picture, as published, or over the defect where its size was asked for.
     """
     drawn = request.textures(rng)
     check_picture(drawn, "texture")
@@ -156,12 +162,12 @@ def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator
 
 
 def shuffled_structure(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Right material, wrong place: the picture itself, its appearance changed and its cells shuffled."""
+    """Returns the picture with the right material in the wrong place: changed light, shuffled cells."""
     return shuffle_cells(change_appearance(request.picture, rng, strong=True), mask, rng)
 
 
 def shuffle_cells(picture: Picture, mask: Mask, rng: np.random.Generator) -> Picture:
-    """The picture with a shuffled 8 x 8 mosaic of itself in the mask (MemSeg)."""
+    """Returns the picture with a shuffled 8 x 8 mosaic of itself in the mask (MemSeg)."""
     height, width = mask.shape
     rows, columns = min(_CELLS, height), min(_CELLS, width)
     order = rng.permutation(rows * columns)

@@ -55,11 +55,13 @@ _SPOT_CONTRAST = 45  # grey levels: visible on any picture
 
 
 class SimulatedDefect(NamedTuple):
-    """A good picture with a defect.
+    """Good picture with a defect.
 
-    `picture [H, W, 3]` uint8 differs from the good one in every pixel where `mask [H, W]` bool is True, and
-    in no other. `kind` is a key of `KINDS` or "seen"; it is "spot" where what was asked for is not visible.
-    `difference` is the mean over the mask of the largest channel difference, in grey levels.
+    Attributes:
+        picture: [H, W, 3] uint8; differs from the good picture in every pixel of the mask, and in no other.
+        mask: [H, W] bool, True on the defect.
+        kind: A key of `KINDS`, or "seen"; "spot" where the kind that was asked for is not visible.
+        difference: Mean over the mask of the largest channel difference, in grey levels.
     """
 
     picture: Picture
@@ -69,11 +71,13 @@ class SimulatedDefect(NamedTuple):
 
 
 class DefectKind(NamedTuple):
-    """A kind of defect: its shape, within a mask and with a share of the picture, and the material that fills
-    the shape.
+    """Kind of defect: a shape and the material that fills it.
 
-    A `translucent` one is blended with a random opacity, and must differ by more where the surface is lively,
-    because a faint change is lost there.
+    Attributes:
+        shape: Draws a shape within a mask, with a share of the picture.
+        material: Fills the shape.
+        translucent: Whether the material is blended with a random opacity. It must differ by more where the
+            surface is lively: a faint change is lost there.
     """
 
     shape: Callable[[Mask, Area, np.random.Generator], Mask]
@@ -82,7 +86,7 @@ class DefectKind(NamedTuple):
 
 
 def _patch_shape(allowed: Mask, area: Area, rng: np.random.Generator) -> Mask:
-    """A spot of the size asked for, or islands of any size."""
+    """Returns a spot with a share of the picture in `area`, or islands of any size."""
     if area == ANY_SIZE:
         return islands_mask(allowed, rng)
     return blob_mask(allowed, rng, area=area, roughness=float(rng.uniform(0.1, 0.5)))
@@ -149,7 +153,7 @@ def simulate_defect(
 
 
 def _check_kind_and_scale(kind: str | None, scale: DefectScale | str | None) -> None:
-    """InputError for a kind or a scale that is unknown."""
+    """Raises an InputError for an unknown kind or scale."""
     if kind is not None and kind not in KINDS:
         raise InputError(f"There is no kind of defect {kind!r}: choose of {', '.join(KINDS)}.")
     if scale is not None and scale not in list(DefectScale):
@@ -159,8 +163,9 @@ def _check_kind_and_scale(kind: str | None, scale: DefectScale | str | None) -> 
 def _draw_visible_defect(
     request: DefectRequest, kinds: Sequence[str], rng: np.random.Generator
 ) -> SimulatedDefect | None:
-    """Draws a defect of one of the kinds, of the size asked for; None: none of several trials is visible, and
-    of that size.
+    """Draws a defect of one of the kinds, of the requested size.
+
+    None: no defect of several trials is visible and of that size.
     """
     smallest, largest = request.area
     least = max(MIN_PIXELS, smallest / 2 * request.allowed.size)

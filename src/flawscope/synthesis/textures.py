@@ -116,8 +116,9 @@ _TEXTURES = (_clouds, _clouds, _stripes, _checker, _speckle)  # clouds twice as 
 
 
 def generated_texture(shape: tuple[int, int], rng: np.random.Generator) -> Picture:
-    """A random texture `[H, W, 3]` uint8, where there is no folder of textures: clouds, stripes, checks or
-    speckle in a random family of colours, with a little grain.
+    """Returns a random texture `[H, W, 3]` uint8, for use without a folder of textures.
+
+    It has clouds, stripes, checks or speckle in a random family of colours, with a little grain.
     """
     field, colours = _TEXTURES[int(rng.integers(len(_TEXTURES)))](shape, rng)
     texture = _ramp(field, _colour_family(colours, rng))

@@ -1,4 +1,4 @@
-"""Cameras that a signal at the part triggers: each frame is a part, which is inspected or told."""
+"""Cameras that a signal at the part triggers: each frame is a part, which is inspected or reported."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ class SignalledCamera(LiveCamera):
         self._reported_at, self._why_missed = -math.inf, ""
 
     def stop(self, seconds: float = 30.0) -> None:
+        """Stop the camera within `seconds`, and report the waiting parts as not inspected."""
         super().stop(seconds)
         self._note_missed(len(self._pending), "the station ended")
         self._tell_missed(0.0)
@@ -83,7 +84,7 @@ class SignalledCamera(LiveCamera):
         return "the station ends"
 
     def _handle_repeat(self, triggers: dict[Future[Shot], Trigger]) -> None:
-        """Tell that the part which such a frame should show is not inspected."""
+        """Report that the part which a repeated frame should show is not inspected."""
         super()._handle_repeat(triggers)
         error = self._lost_error()
         self._report_frozen()
@@ -117,7 +118,7 @@ class SignalledCamera(LiveCamera):
         self._note_missed(1, why_refused(error))
 
     def _check_silence(self) -> None:
-        """Tell of the parts that were not inspected; silence is none, for parts may stand still for hours."""
+        """Report parts that were not inspected; silence is no fault: parts may stand still for hours."""
         self._tell_missed()
 
     def _note_missed(self, count: int, why: str) -> None:
@@ -126,8 +127,10 @@ class SignalledCamera(LiveCamera):
             self._unreported, self._why_missed = self._unreported + count, why
 
     def _tell_missed(self, interval: float = MISSED_INTERVAL) -> None:
-        """Tell of the parts that were not inspected: as an event once a second, and as a problem for an
-        hour.
+        """Report parts that were not inspected: as an event once a second, and as a problem for an hour.
+
+        Args:
+            interval: Smallest time between two events, in seconds.
         """
         at = time.monotonic()
         with self._changed:

@@ -33,7 +33,11 @@ _REGION = ("region_shape_attributes", "region_attributes", "file_attributes")
 
 
 class _Box(NamedTuple):
-    """edges: x0, y0, x1, y1 in pixels, or all in shares of the picture; None: nothing is marked in it."""
+    """A box of a table.
+
+    Attributes:
+        edges: x0, y0, x1, y1 in pixels, or all as shares of the picture; None: nothing is marked in it.
+    """
 
     picture: str
     label: str
@@ -43,6 +47,7 @@ class _Box(NamedTuple):
 
 
 def load_csv(data: bytes) -> Rows:
+    """Return the non-empty rows of a CSV file, cut at the most frequent of comma, semicolon and tab."""
     text = table_text(data)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     rows = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
@@ -50,8 +55,9 @@ def load_csv(data: bytes) -> Rows:
 
 
 def is_boxes(rows: Rows) -> bool:
-    """Whether each line is a box: its columns have the usual names, or it has none and the order of
-    makesense.ai or of Keras RetinaNet.
+    """Whether each line is a box.
+
+    Its columns have the usual names, or no names and the order of makesense.ai or of Keras RetinaNet.
     """
     if not rows:
         return False
@@ -74,6 +80,7 @@ def parse_boxes(rows: Rows, _own: str) -> Iterator[Entry]:
 
 
 def is_via(rows: Rows) -> bool:
+    """Whether rows are annotations of VIA 2: the first row has the names of its columns."""
     return bool(rows) and {"filename", *_REGION} <= set(_header(rows))
 
 

@@ -45,6 +45,7 @@ _COCO_PLACES = {"bbox", "segmentation", "keypoints", "caption"}  # without any: 
 
 
 def is_coco(document: object) -> bool:
+    """Whether a document is COCO's: it has lists of images and of annotations."""
     lists = ("images", "annotations")
     return isinstance(document, dict) and all(is_records(document.get(name)) for name in lists)
 
@@ -73,7 +74,7 @@ def _coco_has_place(annotation: Record) -> bool:
 
 @dataclass
 class _CocoPicture:
-    """An image of a COCO file, and what its annotations say. classes: of the whole picture."""
+    """An image of a COCO file with its annotations; `classes` are those of the whole picture."""
 
     image: Record
     size: Size | None
@@ -81,7 +82,7 @@ class _CocoPicture:
     classes: list[str] = field(default_factory=list)
 
     def add(self, annotation: Record, kind: str, are_classes: bool) -> None:
-        """Adds an annotation of a kind. are_classes: one without a place says the class of the picture."""
+        """Add an annotation of a kind; with `are_classes`, one without a place states the picture's class."""
         if annotation.get("score") is not None:  # a model's findings are no ground truth
             self.marks.append(Mark(None, "finding of a model"))
             return
@@ -149,6 +150,7 @@ def _to_id(value: object) -> str:
 
 
 def is_labelme(document: object) -> bool:
+    """Whether a document is LabelMe's: it names a picture and has a list of shapes."""
     return isinstance(document, dict) and "imagePath" in document and is_records(document.get("shapes"))
 
 
@@ -194,6 +196,7 @@ def _via_pictures(document: object) -> Record | None:
 
 
 def is_via(document: object) -> bool:
+    """Whether a document is VIA's: a project or annotations, whose entries have a file's name and regions."""
     pictures = _via_pictures(document)
     if pictures is None:
         return False
@@ -286,6 +289,7 @@ def _json_min_regions(task: Record) -> list[Record]:
 
 
 def is_label_studio(document: object) -> bool:
+    """Whether a document is an export of Label Studio, JSON or JSON_MIN."""
     return bool(_label_studio_tasks(document))
 
 

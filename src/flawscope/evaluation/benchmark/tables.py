@@ -336,6 +336,7 @@ def mark_meanings() -> dict[str, str]:
 @cache
 def _read_published() -> tuple[list[Source], dict[str, str]]:
     data = read_yaml(PUBLISHED_FILE)
+    assert isinstance(data, dict)
     return [_parse_source(**entry) for entry in data["sources"]], data["marks"]
 
 

@@ -124,11 +124,12 @@ def agreement_page(
 
 
 def spaced(key: str) -> str:
+    """Returns a key with spaces in place of underscores, for a person."""
     return key.replace("_", " ")
 
 
 def limits_text(name: str) -> tuple[str, str]:
-    """AIAG's limits of a rate in words: acceptable, and marginal."""
+    """Returns AIAG's limits of a rate, acceptable and marginal, in words; dashes where there are none."""
     if name not in agreement.LIMITS:
         return "–", "–"
     first, second = agreement.LIMITS[name]
@@ -137,7 +138,7 @@ def limits_text(name: str) -> tuple[str, str]:
 
 
 def _disputed(read: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
-    """Yields parts that somebody decided wrongly in a trial: name, reference, decisions of each appraiser."""
+    """Yields parts with a wrong decision in any trial: name, reference, decisions of each appraiser."""
     study = read.study
     for k, part in enumerate(study.parts):
         decisions = [called[k] for called in study.decisions.values()]

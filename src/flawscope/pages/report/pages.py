@@ -61,13 +61,18 @@ def predictions_page(
     *,
     parts: Sequence[PartPrediction] = (),
 ) -> str:
-    """The page of `predict --out`, of every input of the run. InputError: WebP is missing.
+    """Returns the page of `predict --out`, with every input of the run.
 
     Args:
-        shown: predictions with their maps, most severe first; pictures of the others are not shown.
-        facts: of the run, as in `results.json`.
-        levels: of deep pictures (`Preprocess.levels`).
-        parts: that were decided on, where the model decides on parts.
+        table: Rows of all inputs.
+        shown: Predictions with their maps, most severe first; pictures of the other rows are not shown.
+        facts: Facts of the run, like those in `results.json`.
+        levels: Levels of deep pictures (`Preprocess.levels`).
+        step: Gets the progress.
+        parts: Predictions of parts, where the model decides on parts.
+
+    Raises:
+        InputError: WebP is missing.
     """
     require_libraries(plots=False)
     judged = sorted((row for row in table if not row.error), key=lambda row: -(row.severity or 0.0))
@@ -199,8 +204,17 @@ def _run_facts(facts: Facts) -> list[tuple[str, str]]:
 
 
 def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None = None) -> str:
-    """The page of `data check --out`: a picture of each form that was met, with what is marked in it, and
-    where parts are found. InputError: WebP is missing.
+    """Returns the page of `data check --out`.
+
+    It shows a picture of each form in the data set with its marked defects, and the places of parts.
+
+    Args:
+        dataset: The data set.
+        report: Result of the check.
+        aligned: Places of the parts; None: they were not looked for.
+
+    Raises:
+        InputError: WebP is missing.
     """
     require_libraries(plots=False)
     rows: list[Json] = []

@@ -145,7 +145,7 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
 
 
 def _known_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]] | None:
-    """Rates that are known, and their rows; None: none is."""
+    """Returns the rates that are known, and their rows; None: none are."""
     known = [(rate, row) for row, rate in enumerate(rates) if rate is not None]
     if not known:
         return None
@@ -153,8 +153,11 @@ def _known_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]
 
 
 def loss_plot(name: str, facts: Mapping[str, object]) -> str:
-    """Draws the losses of a training by its steps, each line named and dashed in its own way; empty where a
-    model file's `facts` have none that can be drawn.
+    """Draws the losses of a training by its steps, each line with its own name and dashes.
+
+    Args:
+        name: Name of the plot, for its ids.
+        facts: Facts of a model file. The result is empty where they have no losses that can be drawn.
     """
     try:
         lines = [line for line in _loss_curves(facts) if len(line.x) > 1]
@@ -186,14 +189,14 @@ def _loss_curves(facts: Facts) -> list[Curve]:
 
 
 def bin_edges(low: float, high: float, threshold: float) -> Array:
-    """Rising edges of bins around low..high, one of them the threshold: no bar is half anomalous."""
+    """Returns ascending edges of bins around low..high; one is the threshold: no bar is half anomalous."""
     step = (high - low) / BINS or 0.1
     below, above = (int(np.ceil(reach / step)) + 1 for reach in (threshold - low, high - threshold))
     return threshold + step * np.arange(-below, above + 1)
 
 
 def bin_counts(scores: Array, edges: Array) -> Array:
-    """Number of scores in each bin, its upper edge included: a score at the threshold is good."""
+    """Returns the number of scores in each bin, its upper edge included: good at the threshold."""
     return np.histogram(-scores, -edges[::-1])[0][::-1]
 
 
@@ -203,8 +206,10 @@ def _trim(name: str) -> str:
 
 
 def _render_svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
-    """Draws a part of an HTML page: no prologue, no addresses, no fonts and rules that would hold for the
-    whole page, ids of its own.
+    """Draws a plot as SVG to stand in an HTML page.
+
+    It has no prologue, no addresses, no fonts and no rules that would hold for the whole page; its ids begin
+    with the plot's name.
     """
     import matplotlib
     from matplotlib.figure import Figure

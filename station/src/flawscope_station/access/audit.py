@@ -62,8 +62,13 @@ _BOUNDS = (
 
 
 class AuditEvent(TypedDict):
-    """Event of the audit, as the API shows it. who: user, token, `command line`, `station`, or empty where
-    nobody is known. address: of the request's sender. product: its name.
+    """Event of the audit, as the API shows it.
+
+    Attributes:
+        at: Time in ISO 8601.
+        who: User, token, `command line`, `station`, or empty where nobody is known.
+        address: Of the request's sender; None where no request caused the event.
+        product: Its name; None where the event is of no product.
     """
 
     id: int
@@ -88,10 +93,13 @@ def search(
     """Return events as records, newest first.
 
     Args:
+        database: of the station.
         text: part of the event's who, address, kind or text, in any case.
         about: a key of `SUBJECTS`; "": all events.
-        since, until: microseconds since 1970.
+        since: microseconds since 1970, of the earliest event.
+        until: microseconds since 1970; events from then on are left out.
         before: number of a record; only older ones are returned.
+        limit: number of records at most.
 
     Raises:
         InputError: the text or `about` is not allowed.

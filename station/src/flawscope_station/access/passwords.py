@@ -125,10 +125,11 @@ MAX_PENDING_PER_ADDRESS = 4  # of MAX_PENDING, from one address
 
 
 class Passwords:
-    """Hashes and verifies passwords, few at a time: a flood of sign-ins must not take the station's memory
-    and cores, and a flood from one address must not keep all others out. Thread-safe.
+    """Hashes and verifies passwords, few at a time. Thread-safe.
 
-    Methods raise SignInError where too many wait. address: of the client; "" if it has signed in there.
+    A flood of sign-ins must not take the station's memory and cores, and a flood from one address must not
+    keep all others out. Methods raise SignInError where too many wait. Their `address` is the client's, and
+    "" where the user has signed in from it before.
     """
 
     def __init__(self) -> None:
@@ -138,6 +139,7 @@ class Passwords:
         self._dummy_hash = ""  # of a random password, for names that do not exist
 
     def hash(self, password: str, address: str = "") -> str:
+        """Return the argon2 hash of a password, with its salt and parameters. SignInError: too many wait."""
         with self._slot(address):
             return self.hasher.hash(_encode(password))
 

@@ -74,8 +74,14 @@ class ChallengeOpenError(InputError):
 
 @dataclass(frozen=True)
 class State:
-    """Challenge parts of a product, by name, their stored pictures, and its history. wanted: those that have
-    none yet. number: of the last challenge.
+    """Challenge parts of a product, their stored pictures, and its history.
+
+    Attributes:
+        history: Of its challenges.
+        parts: Challenge parts with a stored picture, by name.
+        wanted: Challenge parts without one yet, by name.
+        views: Stored pictures, by number of the challenge part and view.
+        number: Of the last challenge; None: there was none.
     """
 
     history: History
@@ -142,6 +148,7 @@ class Challenge(BackgroundThread):
         self._memory = MemoryBudget(0)
 
     def add_product(self, product_id: int) -> None:
+        """Read the challenges of a product, and from now on check it where its settings ask for them."""
         is_challenged = self.settings(product_id).challenge is not None
         if is_challenged:
             self._unchallenged.discard(product_id)
@@ -163,8 +170,11 @@ class Challenge(BackgroundThread):
             self._hold(product_id, state, self._version(product_id))
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Return a challenge part with its purpose; raise NotReadyError for others unless the product is
-        ready with the version that has judged.
+        """Return the record as it may be answered; that of a challenge part gets its purpose.
+
+        Raises:
+            NotReadyError: the product is not ready with the version that has judged, and the part is none of
+                its challenge parts.
         """
         state = self._states.get(record.product_id)
         if state is None:
@@ -305,8 +315,10 @@ class Challenge(BackgroundThread):
         return Instant(self.wall(), self.clock.monotonic())
 
     def _state_hash(self, product_id: int, state: State) -> str:
-        """Return a hash of what a decision depends on beside the version: how models are run, the challenge
-        parts and the tolerances of a product. Another setting, or release, asks for no challenge.
+        """Return a hash of the facts, beside the version, that a decision depends on.
+
+        They are engine and device, the product's challenge parts and its tolerances. Another setting, or
+        release, asks for no challenge.
         """
         rules = self.renderer.inspector.judge.tolerances.in_force(product_id)
         parts = [part.id for part in state.parts.values()]
@@ -396,6 +408,11 @@ class Challenge(BackgroundThread):
         """Begin a challenge in the place of the last, and return the state with it. In the lock.
 
         Args:
+            product_id: number of the product.
+            state: of the product, before.
+            cause: why the product is not ready.
+            version: number of the version that judges.
+            who: begins it.
             override_reason: why a person lets the product be ready without challenge parts: the challenge is
                 over with it. None: nobody does.
         """
@@ -420,13 +437,18 @@ class Challenge(BackgroundThread):
     def add_part(
         self, product_id: int, number: int | None, name: str, expected: str, note: str, who: str
     ) -> records.PartFacts:
-        """Keep the part of an inspection as a challenge part, and return it as the API shows it; one in
-        several views with all of them.
+        """Keep the part of an inspection as a challenge part, and return it as the API shows it.
+
+        A part in several views is kept with all of them.
 
         Args:
+            product_id: number of the product.
             number: of the inspection; None: the first picture of the part that comes is kept, also while
-                nothing else is answered. name: the `part` under which it will be shown.
+                nothing else is answered.
+            name: the `part` under which it will be shown.
             expected: good or anomalous.
+            note: one line for people, `MAX_NOTE_LENGTH` characters at most.
+            who: adds it.
 
         Raises:
             InputError: the name is taken or cannot be one.

@@ -71,8 +71,14 @@ def find_runs(connection: Connection, product_id: int, count: int = 1) -> list[t
 def find_shown(
     connection: Connection, product_id: int, *, runs: Sequence[int] | None = None
 ) -> list[ShownRow]:
-    """Return what was shown of challenge parts, in this order: in some challenges, or at any time, then
-    `MAX_SHOWN` at most. Those that a part was kept from are not among them.
+    """Return the showings of a product's challenge parts, the oldest first.
+
+    The pictures from which a challenge part was kept are not among them.
+
+    Args:
+        connection: to the data base.
+        product_id: number of the product.
+        runs: numbers of the challenges; None: all showings, the latest `MAX_SHOWN` at most.
     """
     column = inspections.c
     query = select(inspections, pictures.c.pixels).select_from(inspections.join(pictures))

@@ -106,8 +106,9 @@ def _contradicts(same: Iterable[ReviewedPicture]) -> bool:
 
 
 def _reviewed(client: Client, product: str | None) -> Iterator[ReviewedPicture]:
-    """Yield the pictures on which a person gave a verdict, the right decisions among them: they tell what
-    people do not agree about.
+    """Yield the pictures on which a person gave a verdict.
+
+    The right decisions are among them: they show where people do not agree.
     """
     names = [one.name for one in client.products()] if product is None else [product]
     for name in names:

@@ -106,8 +106,9 @@ def _json(value: object) -> str:
 
 
 def _settings_text(settings: Settings) -> str:
-    """Return the settings of the file, which hold from the next start on; `running/settings.json` has those
-    that hold now.
+    """Return the settings of the file, which hold from the next start on.
+
+    The archive's `running/settings.json` has the settings of the running station.
     """
     values = asdict(settings)
     return _json({"hash": hash_settings(values), "settings": mask_settings(values)})

@@ -141,10 +141,10 @@ class RolloutStation:
 
         An alarm of drift is a problem.
         """
-        state = self.client.read(self._path)
+        state = self._read(self._path)
         kinds = zip(state["problems"], state["problem_products"], strict=True)
         own_kinds = {kind for kind, product in kinds if product in (None, self.product)}
-        problems: list[dict[str, Any]] = self.client.read("status")["problems"]
+        problems: list[dict[str, Any]] = self._read("status")["problems"]
         is_stopped = any(one["kind"] in STORE_PROBLEMS for one in problems)
         own, others = dict[str, str](), dict[str, str]()
         for one in problems:
@@ -156,6 +156,10 @@ class RolloutStation:
         if promise is not None and promise["state"] == "broken":
             own[f"promise {promise['version']}"] = "more false alarms than the version promises"
         return own, others
+
+    def _read(self, path: str) -> dict[str, Any]:
+        """Return the JSON object that the station answers to GET; empty where it answers null."""
+        return self.client.read(path) or {}
 
 
 class Rollout:
@@ -250,9 +254,12 @@ def roll_out(
     """Give the model to the stations; return whether all have it: else each judges as before.
 
     Args:
+        model: file.
+        addresses: of the stations; the first is the canary.
         seconds: for which the canary works before the others follow, and these work together.
         say: gets a line for each step of a station.
-        command: that goes on, for who reads what is said.
+        command: that goes on, for the person who reads the lines.
+        wait: sleeps for so many seconds.
 
     Raises:
         FlawscopeError: a station cannot be asked; nothing was changed.

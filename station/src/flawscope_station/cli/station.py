@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands of `flawscope station`, each with its arguments."""
     what = _add_subparsers(parser, "WHAT")
     user = _add_subparsers(
         _add_parser(what, "user", "Manage the people who sign in with a password."), "VERB"
@@ -105,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the chosen subcommand and return its exit code."""
     return int(args.call(args) or 0)
 
 

@@ -108,8 +108,10 @@ class Health:
     def state_of(
         self, name: str, number: str | None = None, cameras: Sequence[State] | None = None
     ) -> Standstill | None:
-        """Return why nothing of a product is judged, the one answer for `/readyz`, pages and metrics; None:
-        it is judged. It asks `Intake`, as requests, triggers and PLCs do. NotFoundError.
+        """Return why nothing of a product is judged; None: it is judged.
+
+        `/readyz`, pages and metrics all show this answer. It asks `Intake`, as requests, triggers and PLCs
+        do. NotFoundError.
 
         Args:
             name: of the product, or of an entry that finds it.

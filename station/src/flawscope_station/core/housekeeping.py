@@ -65,6 +65,7 @@ class Housekeeping(BackgroundThread):
         self._sweeper = threading.Thread(target=files.sweep, name="sweep", daemon=True)
 
     def start(self) -> None:
+        """Check the clock, remove unneeded files of the store in a thread, and begin to work."""
         self.check_clock()
         self._sweeper.start()
         super().start()
@@ -106,8 +107,10 @@ class Housekeeping(BackgroundThread):
         self.wake()
 
     def _may_remove(self) -> bool:
-        """Whether pictures and records may be removed: where a start would remove much at once, a person is
-        asked before, for a bound may be wrong by a letter.
+        """Whether pictures and records may be removed.
+
+        Where a start would remove much at once, a person is asked before, for a bound may be wrong by a
+        letter.
         """
         if self._question is None and not self.clock.jump:
             with suppress(FlawscopeError):  # the next round looks again

@@ -50,8 +50,9 @@ class EventBroadcaster:
     async def stream(
         self, product_ids: Iterable[int], states: Callable[[], Sequence[Mapping[str, object]]]
     ) -> AsyncIterator[str]:
-        """Yield inspections and refusals of products as they come, and every second the states, until there
-        are none.
+        """Yield inspections and refusals of products as they come, and every second the states.
+
+        It ends when there are no states any more.
         """
         queue: asyncio.Queue[str | None] = asyncio.Queue(MAX_QUEUED_MESSAGES)
         loop = asyncio.get_running_loop()
@@ -78,9 +79,11 @@ class EventBroadcaster:
 
     @property
     def listeners(self) -> int:
+        """Return the number of open streams."""
         return len(self._listeners)
 
     def gauges(self) -> Gauges:
+        """Return the number of open pages as a metric."""
         return {"listeners": ("Pages that are open.", {"": float(self.listeners)})}
 
 

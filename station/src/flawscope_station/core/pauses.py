@@ -92,8 +92,10 @@ class Pauses:
             raise PausedError(f"{self.names[product_id]} was paused by {pause.by}: send it when it goes on")
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Return a part that was taken before the pause; raise PausedError where its joint model found a
-        product that is paused.
+        """Return the record of a part that was taken before the pause.
+
+        Raises:
+            PausedError: a joint model found the part's product, and that product is paused.
         """
         if record.product_id != part.product_id:
             self.check(record.product_id, record.part)

@@ -39,10 +39,19 @@ class Records:
         self._leases = ReviewLeases()
 
     def search(self, product_id: int, filters: Filters) -> InspectionPage:
+        """Return a page of a product's inspections that the filters match, when it has its turn."""
         with self.turns.take():
             return search(self.store.database, product_id, filters)
 
     def trends(self, product_id: int, zone: tzinfo | None, since: int | None, until: int | None) -> Trends:
+        """Return scores and counts of a product between two times, when it has its turn.
+
+        Args:
+            product_id: number of the product.
+            zone: whose days are counted; None: this machine's.
+            since: microseconds since 1970; None: from the beginning.
+            until: microseconds since 1970; None: until now.
+        """
         with self.turns.take():
             return trends(self.store.database, product_id, since, until, zone)
 
@@ -81,8 +90,14 @@ class Records:
 def _fair_share(
     waiting: Sequence[InspectionFacts], own: Collection[int], limit: int
 ) -> list[InspectionFacts]:
-    """Return the inspections that a reader gets, in their order: those of `own`, and of the others at most
-    half, rounded up. waiting: up to twice as many as the limit.
+    """Return the inspections that a reader gets, in their order.
+
+    These are the reader's own, and at most half of the others, rounded up.
+
+    Args:
+        waiting: up to twice as many inspections as the limit.
+        own: numbers of those that are leased to the reader.
+        limit: number of inspections at most.
     """
     free = [one["id"] for one in waiting if one["id"] not in own]
     half = -(-len(free) // 2)

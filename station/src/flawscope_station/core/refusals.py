@@ -72,6 +72,8 @@ class Refusals:
 
         Args:
             name: of the product, or of an entry that finds it: then each of its products hears of it.
+            error: why it was refused.
+            part: its number; None: not known.
             code: "": that of the error.
             picture: what its sender calls it.
         """

@@ -65,7 +65,8 @@ class Station:
 
     Attributes:
         components: by class, for routes.
-        routers: of the features. menu: links of its pages.
+        routers: of the features.
+        menu: links of its pages.
 
     Raises:
         InputError: the folder, the data base or a model cannot be used.
@@ -302,8 +303,9 @@ class Station:
             one.start()
 
     def end_requests(self) -> None:
-        """End what requests wait for: news for open pages, trials of new products, and parts that are not
-        answered soon.
+        """End what requests wait for.
+
+        These are news for open pages, trials of new products, and parts that are not answered soon.
         """
         for end in self._request_enders:
             end()

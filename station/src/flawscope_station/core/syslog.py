@@ -61,6 +61,7 @@ class EventForwarder(BackgroundThread):
         self._known = 0  # number of the newest event at the look before: all up to it are written for good
 
     def stop(self, seconds: float | None = 5.0) -> None:
+        """End the thread as `BackgroundThread.stop` does, and close the socket."""
         super().stop(seconds)
         if self._handler is not None:
             self._handler.close()

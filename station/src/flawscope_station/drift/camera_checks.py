@@ -44,8 +44,11 @@ _Label = tuple[str | None, str | None]  # number of a part, and its batch
 class _Shown:
     """Picture that was let pass.
 
-    key: of its request. recorded_at: None while it is not recorded; until then its sender may send it again.
-    is_frozen: it came again as another part.
+    Attributes:
+        key: Of its request.
+        recorded_at: Seconds of the monotonic clock; None while it is not recorded: until then its sender may
+            send it again.
+        is_frozen: It came again as another part.
     """
 
     pixels: str
@@ -151,8 +154,10 @@ class CameraChecks:
     # ---- interlock
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Raise FrozenError for a part with a picture that repeats the picture of another part, or of a part
-        that nobody can name.
+        """Return the record of a part whose pictures are new, or were sent again.
+
+        Raises:
+            FrozenError: a picture repeats the picture of another part, or of a part that nobody can name.
         """
         if record.product_id not in self.products or record.source == "camera":
             return record
@@ -166,9 +171,7 @@ class CameraChecks:
         return record
 
     def _note_pictures(self, part: Part, record: NewInspection) -> bool:
-        """Remember the pictures of a part, or note that some came before as another part's; return whether
-        any did.
-        """
+        """Return whether some pictures of a part came before as another part's; if not, remember all."""
         label = (record.part, record.batch)
         at = self._clock.monotonic()
         views = [(self._recent_of(record.product_id, one.view), one) for one in record.pictures]
@@ -193,6 +196,7 @@ class CameraChecks:
     # ---- observer
 
     def observe(self, recorded: RecordedInspection) -> None:
+        """Check brightness and form of a recorded inspection's pictures, and report faults of the camera."""
         found = recorded.inspection
         if found.product_id not in self.products:
             return

@@ -67,8 +67,9 @@ class Ranks:
         return min((greater + u * equal) / len(self._sorted), 1 - 2**-53)
 
     def add(self, number: float) -> tuple[int, int]:
-        """Insert a number that is not NaN; return how many of all, itself among them, are greater, and how
-        many are equal.
+        """Insert a number that is not NaN; return how many numbers are greater, and how many equal.
+
+        The number itself counts among the equal ones.
         """
         insort(self._sorted, number)
         not_more = bisect_right(self._sorted, number)

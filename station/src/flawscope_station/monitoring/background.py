@@ -75,7 +75,9 @@ class Working(Protocol):
     """Queue that knows since when its reader works; None: it waits."""
 
     @property
-    def taken_at(self) -> float | None: ...
+    def taken_at(self) -> float | None:
+        """Return when the reader took its present work, in seconds of the monotonic clock; None: it waits."""
+        ...
 
 
 class GuardedThread:
@@ -123,6 +125,7 @@ class GuardedThread:
                 self._start_thread()
 
     def join(self, seconds: float | None = None) -> None:
+        """Wait until the thread has ended, at most for so many seconds; None: no limit."""
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(seconds)
 
@@ -137,8 +140,12 @@ class GuardedThread:
 
     @contextmanager
     def call(self, patience: float | None = None) -> Iterator[None]:
-        """Mark a call that should return, or `go_on`, within so many seconds: into a model, the data base, a
-        disk that may be a network's, a plugin, another process.
+        """Mark a call that should return, or `go_on`, within so many seconds.
+
+        It is a call into a model, the data base, a disk that may be a network's, a plugin, another process.
+
+        Args:
+            patience: seconds; None: `STUCK_SECONDS`.
         """
         self._patience = patience
         self._called_at = self._clock.monotonic()
@@ -231,6 +238,7 @@ class WatchedCalls(GuardedThread):
 
     @contextmanager
     def call(self, patience: float | None = None) -> Iterator[None]:
+        """Mark a call beside others; `patience` is that of the pool."""
         call = object()
         self.begun[call] = self._clock.monotonic()
         try:
@@ -240,6 +248,7 @@ class WatchedCalls(GuardedThread):
 
     @property
     def is_stuck(self) -> bool:
+        """Whether the call that began first has taken longer than it may."""
         oldest = min(list(self.begun.values()), default=math.inf)
         return self._clock.monotonic() > oldest + self.patience
 
@@ -256,6 +265,8 @@ class WatchedPool(ThreadPoolExecutor):
         self.calls = WatchedCalls(name, patience)
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **given: P.kwargs) -> Future[T]:
+        """Schedule a call, as `ThreadPoolExecutor.submit` does, which is watched from its begin on."""
+
         def watched() -> T:
             with self.calls.call():
                 return function(*args, **given)
@@ -278,6 +289,7 @@ class BackgroundThread:
         self.threads = [GuardedThread(name, self._work, self._ended, clock)]
 
     def start(self) -> None:
+        """Start the thread; a lazy one waits for the first call of `wake`, which may have been before."""
         self._may_run = True
         if self._woken.is_set() or not self._waits_for_wake:
             self.threads[0].start()
@@ -376,8 +388,9 @@ def _duration(seconds: float) -> str:
 
 
 def stop_all(stops: Sequence[Callable[[], object]], seconds: float = STOP_TIMEOUT) -> None:
-    """Stop several things at once; return when all have stopped, or after so many seconds: one that hangs
-    does not keep the station from ending.
+    """Call several functions that stop something, at once; return when all have returned, or in time.
+
+    One that hangs does not keep the station from ending: after `seconds` nobody waits for it.
     """
     threads = [threading.Thread(target=stop, name="stop", daemon=True) for stop in stops]
     ends = time.monotonic() + seconds
@@ -398,12 +411,18 @@ def unfailing(say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 class Said(str):
-    """Line of the log, with its level (info, warning, error) and what programs look for in it."""
+    """Line of the log, with its level and the fields that programs look for in it.
+
+    Attributes:
+        level: info, warning or error.
+        fields: values by name, which `log_line` writes before the text.
+    """
 
     level: str
     fields: dict[str, object]
 
     def __new__(cls, text: str, level: str = "info", **fields: object) -> Said:
+        """Return the text as a string that has the level and the fields, too."""
         made = super().__new__(cls, text)
         made.level, made.fields = level, fields
         return made
@@ -419,8 +438,9 @@ def log_line(line: str) -> str:
 
 
 class Log:
-    """Log that nobody waits for: a thread of its own writes the lines, for a pipe that is full and that
-    nobody reads blocks whoever writes into it.
+    """Log that nobody waits for: a thread of its own writes the lines.
+
+    A pipe that is full and that nobody reads blocks whoever writes into it.
 
     Args:
         write: writes a line.
@@ -433,6 +453,7 @@ class Log:
         self._thread.start()
 
     def __call__(self, line: str) -> None:
+        """Queue a line to be written; it is dropped where `MAX_LINES` wait."""
         with suppress(Full):
             self._lines.put_nowait(line)
 

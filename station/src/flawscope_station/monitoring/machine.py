@@ -31,9 +31,12 @@ DISK, DATABASE = "the disk", "the data base"  # what may not answer
 
 @dataclass(frozen=True)
 class Machine:
-    """State of the computer, as it was measured. at: when, as `time.monotonic` counts.
+    """State of the computer, as it was measured.
 
-    database: why the data base cannot be used; None: it can. available_bytes: of memory; None: not known.
+    Attributes:
+        at: When, as `time.monotonic` counts.
+        database: Why the data base cannot be used; None: it can.
+        available_bytes: Of memory; None: not known.
     """
 
     at: float
@@ -71,6 +74,7 @@ class MachineWatch(BackgroundThread):
         self.state = Machine(clock.monotonic(), files.disk, None, None)
 
     def start(self) -> None:
+        """Begin to measure; from now on the data base asks whether it is silent before each use."""
         self._started_at = self._clock.monotonic()
         self.database.silence = self.database_silence
         super().start()
@@ -175,7 +179,8 @@ class ClockJumps:
     Parts between two of them have wrong times: the problem names the span.
 
     Args:
-        wall: microseconds since 1970. monotonic: seconds that never go back.
+        wall: microseconds since 1970.
+        monotonic: seconds that never go back.
     """
 
     def __init__(self, wall: Callable[[], int] = now, monotonic: Callable[[], float] = elapsed_seconds):

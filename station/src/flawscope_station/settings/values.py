@@ -1,5 +1,6 @@
-"""Values of settings: how they are read and their errors worded, numbers with units, paths, secrets in files,
-and addresses without secrets.
+"""Values of settings: how they are read, and how their errors are worded.
+
+They are numbers with units, paths, secrets in files, and addresses without secrets.
 """
 
 from __future__ import annotations
@@ -281,6 +282,7 @@ def secret(path: str, what: str) -> str:
     """Return the line in a file, read anew each time: passwords change.
 
     Args:
+        path: of the file.
         what: begins the error, such as "setting password_file".
 
     Raises:
@@ -303,6 +305,8 @@ def with_password(address: str, password: str, right: str) -> str:
     """Return `scheme://user@host/path` with the password. InputError where it has one, or no user.
 
     Args:
+        address: with a user and no password.
+        password: is quoted in the address.
         right: begins the error with the right form, such as `password_file: write the address as ...`.
     """
     match = re.match(r"([a-z+]+://)([^:/@?]+)@", address)
@@ -327,4 +331,5 @@ def tls_context(
 
 
 def error_text(error: Exception) -> str:
+    """Return the operating system's words for an error, else the error's own message, as one line."""
     return (isinstance(error, OSError) and error.strerror) or one_line_message(error)

@@ -125,11 +125,14 @@ class Drafts:
         """Begin a product, or go on with the one of this name.
 
         Args:
-            products: names that the station knows already. taken: those that nothing can be taught to.
+            name: of the product.
+            who: begins it.
+            products: names that the station knows already.
+            taken: those of products whose model is from elsewhere, which no draft can replace.
 
         Raises:
-            InputError: no product can be called so.
-            TakenError: another product is.
+            InputError: no product can have this name.
+            NameTakenError: another product has it.
         """
         check_product_name(name)
         with self._lock:
@@ -197,6 +200,8 @@ class Drafts:
             InputError: the method or its preset is unknown, or there is nothing to learn from.
 
         Args:
+            draft: with the pictures.
+            who: asks for it.
             given: `FIT_OPTIONS` as `flawscope fit` takes them; `minutes` of a method that learns in steps;
                 `auto`: minutes in which settings of PatchCore are tried.
             go_on: where a stopped training of the same settings left off.
@@ -363,8 +368,9 @@ def _stage(job: JobRow | None) -> str:
 
 
 def _options_behind(error: str, given: Mapping[str, Any]) -> list[str]:
-    """Return the given options that an error of a fit is about: those that it names, else all that concern
-    what is seen in the pictures.
+    """Return the given options that an error of a fit is about.
+
+    These are the options that it names, else all that change how pictures are seen.
     """
     named = [one for one in given if re.search(rf"--{one.replace('_', '-')}(?![\w-])", error)]
     known = ("minutes", *PICTURE_OPTIONS)
@@ -382,16 +388,19 @@ class Checks(BackgroundThread):
         self._process: subprocess.Popen[str] | None = None
 
     def end(self) -> None:
+        """End the thread, and the check that runs."""
         super().end()
         if (process := self._process) is not None:
             process.kill()
 
     def request(self, draft: Draft) -> None:
+        """Ask for a check of a draft's pictures, unless the last one was of the same pictures."""
         if self._findings.get(draft, (0, {}))[0] != draft.version:
             self._requested.add(draft)
             self.wake()
 
     def forget(self, draft: Draft) -> None:
+        """Forget the findings of a draft that is removed."""
         self._findings.pop(draft, None)
 
     def findings(self, draft: Draft) -> dict[str, Any] | None:

@@ -1,5 +1,7 @@
-"""Files that are no pictures, though some hold pictures: each is refused by its own name, and nothing in it
-is learnt. A report of a defect, dropped among the pictures of good parts, would teach the defect.
+"""Files that are no pictures, though some hold pictures.
+
+Each is refused by its own name, and nothing in it is learnt. A report of a defect, dropped among the pictures
+of good parts, would teach the defect.
 """
 
 from __future__ import annotations

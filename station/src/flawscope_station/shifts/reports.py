@@ -56,8 +56,11 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
 
 
 class ReportImages(TypedDict):
-    """Pictures of a report as data URLs. heat: None where no part is there to draw it on. worst: by the
-    numbers of their inspections.
+    """Pictures of a report as data URLs.
+
+    Attributes:
+        heat: Heat map; None where there is no part to draw it on.
+        worst: The most severe anomalous parts, by the number of their inspection.
     """
 
     heat: str | None
