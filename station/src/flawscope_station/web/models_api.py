@@ -101,8 +101,10 @@ class LearningState(BaseModel):
 
 
 class KeptPromise(BaseModel):
-    """Promise of the version in use beside what was counted on the line, over the latest 10,000 parts that it
-    judged, each once. What lies within tolerance is left out, and what it has learnt from.
+    """Expected false-alarm rate of the version in use beside the rate counted on the line.
+
+    It counts the latest 10,000 parts that the version judged, each once. Parts within tolerance are left out,
+    and parts that it has learnt from.
     """
 
     version: int
@@ -121,7 +123,7 @@ class KeptPromise(BaseModel):
 
 
 class TrailEntry(BaseModel):
-    """Event of the models, or verdict on a picture, for the trail."""
+    """Event of the models, or verdict on a picture."""
 
     at: str
     by: str
@@ -131,14 +133,16 @@ class TrailEntry(BaseModel):
 
 
 class AuditTrail(BaseModel):
+    """Events of a product's models and verdicts, the latest first."""
+
     entries: list[TrailEntry]
 
 
 @router.delete("", status_code=204, responses=refusals(409))
 def remove_product(name: str, live_products: LiveProductsDep, person: Engineer) -> None:
-    """Inspect a product no more that was made on the pages.
+    """Remove a product that was made on the pages: it is inspected no more.
 
-    Its records are kept. Refused where the settings name it.
+    Its records are kept. Refused where the settings name the product.
     """
     live_products.remove_live(name, person.name)
 
@@ -167,7 +171,7 @@ async def add_version(
         str, Query(alias="name", max_length=200, description="part.safetensors or .onnx, or .zip")
     ],
 ) -> Answer:
-    """Add a model file as a version, which judges nothing until it is activated."""
+    """Add a model file as a version; it judges nothing until it is activated."""
     file_name = uploads.clean_name(sent_name)
     is_model = PurePosixPath(file_name).suffix.lower() in model_files.MODEL_SUFFIXES
     if not is_model or not re.fullmatch(r"\w[\w. -]*", file_name):
@@ -188,7 +192,7 @@ async def add_version(
 
 
 async def save_body(request: Request, path: Path) -> None:
-    """Write the body to a file in a new folder: it may be larger than the memory for all requests."""
+    """Write a request's body, which may be larger than the memory for bodies, to a file in a new folder."""
     body = get_body(request)
     body.max_bytes, body.is_in_memory = MAX_MODEL_BYTES, False
     try:
@@ -202,9 +206,9 @@ async def save_body(request: Request, path: Path) -> None:
 
 @router.delete("/versions/{number}", status_code=204, responses=refusals(409))
 def remove_version(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> None:
-    """Remove a version that was never used and belongs to no joint model, with its file.
+    """Remove a version and its file: one that was never used and belongs to no joint model.
 
-    Refused for any other, which inspections name.
+    Any other is refused: inspections name it.
     """
     number = versions.version(product_id, valid_id_or_zero(number))["id"]
     if not versions.remove(product_id, number, person.name):
@@ -223,11 +227,11 @@ def activate(
     person: Engineer,
     options: ActivationOptions | None = None,
 ) -> Product:
-    """Activate a version, which judges from now on.
+    """Activate a version: it judges from now on.
 
-    If it cannot be opened, the version before goes on. One that was learnt from corrections and loses known
-    defects is refused unless `losing` names all of their inspections; and one whose file is another than
-    `hash` says.
+    If it cannot be opened, the version before goes on. Refused: a version that was learnt from corrections
+    and loses known defects, unless `losing` names all of their inspections; and a version whose file does not
+    have the hash in `hash`.
     """
     options = options or ActivationOptions()  # type: ignore[call-arg]  # all have defaults
     number = valid_id_or_zero(number)
@@ -249,10 +253,10 @@ def change_rate(
     learning: LearningDep,
     person: Engineer,
 ) -> Answer:
-    """Make a version of another that has another false-alarm rate, and activate it.
+    """Make a version with another false-alarm rate from a version, and activate it.
 
-    A rate that the version's good pictures do not support is refused; so is any where the settings file names
-    one.
+    Refused: a rate that the version's good pictures do not support, and any rate where the settings file
+    names one.
     """
     if product_id in versions.rates:
         raise NameTakenError(f"`false_alarm_rate` of {name} stands in the settings file: change it there")
@@ -262,8 +266,9 @@ def change_rate(
 
 @router.get("/promise", response_model=KeptPromise | None)
 def promise(product_id: ProductId, versions: VersionsDep, records: RecordsDep) -> Answer | None:
-    """Return whether the version in use keeps its promised false-alarm rate on the line; null where it
-    promises none.
+    """Return whether the version in use keeps its expected false-alarm rate on the line.
+
+    Null where it has no expected rate.
     """
     with records.turns.take():
         return hold_promise(versions, product_id)
@@ -278,7 +283,7 @@ def version_file(product_id: ProductId, number: int, versions: VersionsDep, pers
 
 @router.get("/learning", response_model=LearningState)
 def learning(product_id: ProductId, records: RecordsDep, learning: LearningDep) -> Answer:
-    """Return corrections, and the candidates that were made of them, the newest first."""
+    """Return a product's corrections, and the candidates that were made of them, the newest first."""
     with records.turns.take():
         return learning.facts(product_id)
 
@@ -293,7 +298,7 @@ def learn(
 ) -> Candidate:
     """Make a candidate from verdicts, or return the one that waits already.
 
-    Those in `good` get the verdict good once more first.
+    The inspections in `good` first get the verdict good once more.
     """
     options = options or LearnOptions()  # type: ignore[call-arg]  # all have defaults
     known = learning.facts(product_id)["unsure"] if options.good else []
@@ -308,12 +313,13 @@ def learn(
 
 @router.get("/candidates/{number}", response_model=Candidate)
 def candidate(product_id: ProductId, number: int, learning: LearningDep) -> Candidate:
+    """Return a candidate."""
     return learning.candidate(product_id, valid_id_or_zero(number))
 
 
 @router.post("/candidates/{number}/reject", response_model=Candidate)
 def reject(product_id: ProductId, number: int, learning: LearningDep, person: Engineer) -> Candidate:
-    """Reject a candidate. Its version is kept, and can still be activated."""
+    """Reject a candidate; its version is kept, and can still be activated."""
     return learning.reject(product_id, valid_id_or_zero(number), person.name)
 
 
@@ -336,6 +342,7 @@ def models(
     store: StoreDep,
     live_products: LiveProductsDep,
 ) -> Response:
+    """Show the model versions, corrections and candidates of a product."""
     product_id = page.product_id
     listed = versions.list_versions(product_id)
     state = learning.facts(product_id)
@@ -385,8 +392,14 @@ def _shown_inspections(candidates: Sequence[Candidate], unsure: Sequence[int]) -
 
 
 class RateFacts(TypedDict):
-    """Meaning of other false-alarm rates for the active version. day: pictures a day. known_defects: how
-    many were reviewed.
+    """Meaning of other false-alarm rates for the active version.
+
+    Attributes:
+        rates: Rates on offer, each with its threshold and the defects that it would find.
+        day: Pictures a day; None: not known.
+        known_defects: Number of defects that people reviewed.
+        may_rate: Whether the person may change the rate here.
+        rate_by_file: Whether the settings file names the rate.
     """
 
     rates: list[dict[str, object]]
@@ -402,7 +415,7 @@ def _rate_facts(
     active: VersionFacts | None,
     listed: Sequence[VersionFacts],
 ) -> RateFacts:
-    """Return what other false-alarm rates would mean for the active version."""
+    """Return the meaning of other false-alarm rates for the active version."""
     product_id = page.product_id
     by_file = product_id in versions.rates
     is_joint = active is None or is_of_joint_model(active)
@@ -429,13 +442,15 @@ def _rate_facts(
 
 
 def _network_of(version: VersionFacts) -> int:
-    """Return the version that has this one's network; one that differs by its rate alone names another."""
+    """Return the number of the version whose network this one has: its own, or that of `rate_of`."""
     return version.get("rate_of", version["id"])
 
 
 def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> list[dict[str, object]]:
-    """Return the rates that are offered, each with what it would find: `hits` of `defects` that were
-    simulated, `known` of those that were reviewed. `is_own`: the version has this rate.
+    """Return the rates on offer, each with the defects that it would find.
+
+    Keys beside those of `rates.describe_rates`: `hits` of `defects` that were simulated, `known` of the
+    reviewed ones, and `is_own` where the model has this rate.
     """
     by_part = rates.promise_of(model).by_part
     rows = []

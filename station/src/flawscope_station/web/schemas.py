@@ -18,7 +18,7 @@ class Refusal(BaseModel):
 
 
 class PartResult(BaseModel):
-    """Result of a part in a form: an inspection, or why there is none."""
+    """Result of a part in a form: an inspection, or the reason why there is none."""
 
     inspection: Inspection | None = None
     name: str | None = None
@@ -27,19 +27,27 @@ class PartResult(BaseModel):
 
 
 class PartResults(BaseModel):
+    """Results of the parts of a form, in the form's order."""
+
     results: list[PartResult]
 
 
 class RemovedProducts(BaseModel):
+    """Names of removed products."""
+
     products: list[str] = Field(description="names of those that have records")
 
 
 class Inspections(BaseModel):
+    """Page of inspections that a search found."""
+
     inspections: list[Inspection]
     next: str | None = Field(description="`cursor` of the page after this one")
 
 
 class WaitingInspections(BaseModel):
+    """Inspections that wait for a review."""
+
     inspections: list[Inspection]
     waiting: int = Field(description="all that wait, also those that are lent to other readers")
 
@@ -56,6 +64,8 @@ class UndeliveredMessage(BaseModel):
 
 
 class UndeliveredMessages(BaseModel):
+    """Messages that a sink refused for good."""
+
     messages: list[UndeliveredMessage] = Field(description="the latest 1,000 of each sink, the latest first")
 
 
@@ -83,16 +93,20 @@ class PauseRequest(BaseModel):
 
 
 class Products(BaseModel):
+    """Products that are inspected."""
+
     products: list[Product]
 
 
 class VersionSwitch(BaseModel):
+    """Activation of a version, with its time and person."""
+
     at: str
     by: str
 
 
 class Version(BaseModel):
-    """A model file, as it was when it was added."""
+    """Model version, as its file was when it was added."""
 
     id: int
     file: str
@@ -118,6 +132,8 @@ class Version(BaseModel):
 
 
 class Versions(BaseModel):
+    """Model versions of a product, and the number of the active one."""
+
     versions: list[Version]
     active: int | None
 
@@ -143,7 +159,10 @@ class Verdict(BaseModel):
 
 
 class DecidedRefusal(Refusal):
-    """Somebody decided meanwhile. Each is null where no verdict holds, or the refusal has another reason."""
+    """Refusal of a verdict because somebody else decided meanwhile.
+
+    Each field is null where no verdict holds, or where the refusal has another reason.
+    """
 
     verdict_id: int | None = Field(None, description="of the verdict that holds: `replaces` replaces it")
     verdict: Literal["good", "defect"] | None = None
@@ -152,21 +171,26 @@ class DecidedRefusal(Refusal):
 
 
 class Trends(BaseModel):
-    """Scores over time; points [seconds, score, good 0, anomalous 1 or within tolerance 2, verdict, id], or
-    buckets [seconds, inspected, anomalous, lowest, mean and highest score, false alarms, misses, within
-    tolerance].
-    """
+    """Scores over time, as points or as buckets."""
 
     unit: Literal["inspection", "minute", "hour", "day"]
     threshold: float | None
-    points: list[list[object]]
-    buckets: list[list[float]]
+    points: list[list[object]] = Field(
+        description="of the unit inspection: seconds since 1970, score, class (0 good, 1 anomalous, 2 within "
+        "tolerance), verdict, id"
+    )
+    buckets: list[list[float]] = Field(
+        description="of the other units: seconds since 1970, inspected, anomalous, lowest, mean and highest "
+        "score, false alarms, misses, within tolerance"
+    )
     days: list[str] = Field(description="dates of buckets that are days, in the zone of `shifts`")
     totals: dict[str, int]
     versions: list[dict[str, object]]
 
 
 class Problem(BaseModel):
+    """Problem of the station that is not over."""
+
     code: str
     kind: str = Field(description="the code without its numbers of product, camera, folder or sink")
     text: str
@@ -175,6 +199,8 @@ class Problem(BaseModel):
 
 
 class Status(BaseModel):
+    """State of the station with its problems."""
+
     state: Literal["ok", "degraded"]
     problems: list[Problem]
     version: str
@@ -207,6 +233,8 @@ class ThreadStack(BaseModel):
 
 
 class Threads(BaseModel):
+    """Threads of the station: those that it watches, and the calls of all."""
+
     watched: list[WatchedThread]
     stacks: list[ThreadStack]
 
@@ -231,7 +259,7 @@ class CameraState(BaseModel):
 
 
 class DriftState(BaseModel):
-    """Whether the world in front of the camera is still the one that the model knows."""
+    """State of the drift test: whether good parts and the camera still look as the model knows them."""
 
     watched: bool
     bound: float | None = Field(description="of the probability of a false alarm, ever")

@@ -30,6 +30,8 @@ class PictureFinding(BaseModel):
 
 
 class PictureCheck(BaseModel):
+    """Result of the check of a product's pictures."""
+
     findings: list[PictureFinding]
     sizes: list[dict[str, int]] = Field(description="width, height and number of pictures")
     align: Literal["shift", "turn"] | None = Field(
@@ -39,6 +41,8 @@ class PictureCheck(BaseModel):
 
 
 class UnusualPicture(BaseModel):
+    """Good picture that looks unlike the others."""
+
     name: str
     score: float
     reason: str | None = Field(
@@ -49,13 +53,18 @@ class UnusualPicture(BaseModel):
 
 
 class SimulatedExample(BaseModel):
+    """Good picture with a simulated defect, and whether the model found it."""
+
     file: str
     size: str
     found: bool
 
 
 def _schema_of(option: options.FitOption) -> tuple[object, object]:
-    """Return type and field of an option that New product asks for; null: as `flawscope fit` has it."""
+    """Return type and field of an option of `flawscope fit` that *New product* shows.
+
+    The field's default, null, leaves the choice to `flawscope fit`.
+    """
     form, meaning = option.form, option.meaning
     assert form is not None, "New product asks for it"
     if form.choices:
@@ -99,13 +108,15 @@ class RateFacts(BaseModel):
 
 
 class SeenHow(BaseModel):
-    """Way in which pictures are seen: the key of a text on the pages, and its value."""
+    """Preparation of pictures before the network: the key of a text on the pages, and its value."""
 
     key: str = Field(examples=["align_turn"])
     value: str = Field(examples=["256+768"])
 
 
 class TriedSettings(BaseModel):
+    """Settings that the search tried, with their results."""
+
     seen: list[SeenHow]
     false_alarms: list[int] = Field(description="how many of how many good pictures that it had not seen")
     found: list[int] = Field(description="how many of how many defects on them")
@@ -113,7 +124,7 @@ class TriedSettings(BaseModel):
 
 
 class SettingsSearch(BaseModel):
-    """Search for settings before learning: what was tried, and what was chosen."""
+    """Search for settings before learning, with its trials and its choice."""
 
     chosen: list[SeenHow]
     reason: str
@@ -123,7 +134,7 @@ class SettingsSearch(BaseModel):
 
 
 class LearningResult(PromiseFacts):
-    """Result of learning: what it promises and what it would miss."""
+    """Result of learning: expected rates, simulated defects found, and pictures to look at."""
 
     promise: str
     threshold: float | None = Field(description="null: each view has its own")
@@ -150,6 +161,8 @@ class LearningResult(PromiseFacts):
 
 
 class LearningOptions(FitOptions):
+    """Options to learn with: the method, `flawscope fit`'s options, and how to go on."""
+
     model_config = ConfigDict(extra="forbid")
     method: str = "patchcore"
     go_on: bool = Field(False, description="where a stopped training left off")
@@ -165,11 +178,13 @@ class Conflict(BaseModel):
 
 
 class Conflicts(BaseModel):
+    """Pairs of options that do not go together."""
+
     conflicts: list[Conflict]
 
 
 class NewProductState(FitOptions):
-    """A product that is being made."""
+    """State of a product that is being made."""
 
     name: str
     stage: Literal["collecting", "queued", "running", "stopped", "failed", "ready"]
@@ -194,15 +209,21 @@ class NewProductState(FitOptions):
 
 
 class NewProducts(BaseModel):
+    """Products that are being made."""
+
     products: list[NewProductState]
 
 
 class NewPictures(BaseModel):
+    """Names of a product's pictures: those to learn from, and those left out."""
+
     pictures: list[str]
     left_out: list[str]
 
 
 class AddedPicture(BaseModel):
+    """Result for a picture that was sent: kept, known already, or refused."""
+
     name: str
     status: Literal["kept", "known", "refused"]
     error: str | None
@@ -210,7 +231,7 @@ class AddedPicture(BaseModel):
 
 
 class AddedPictures(BaseModel):
-    """Fate of each picture that was sent: those that are kept are on the disk."""
+    """Result for each picture that was sent; kept ones are on the disk."""
 
     results: list[AddedPicture]
 
@@ -244,7 +265,7 @@ class StillState(BaseModel):
 
 
 class CaptureRequest(BaseModel):
-    """Wish to take a picture: what a camera shows now, or that of an inspection."""
+    """Wish to add a camera's present frame, or the picture of an inspection."""
 
     model_config = ConfigDict(extra="forbid")
     product: str = Field(description="whose camera it is")
@@ -263,12 +284,16 @@ class CaptureRequest(BaseModel):
 
 
 class LeaveOutRequest(BaseModel):
+    """Wish to leave pictures out, or to take them back (`undo`)."""
+
     model_config = ConfigDict(extra="forbid")
     pictures: list[str] = Field(max_length=10_000)
     undo: bool = False
 
 
 class TriedPicture(BaseModel):
+    """Result for a picture that was tried: decision, score and overlay, or an error."""
+
     name: str
     decision: Literal["good", "anomalous"] | None = None
     score: float | None = None
@@ -278,4 +303,6 @@ class TriedPicture(BaseModel):
 
 
 class TriedPictures(BaseModel):
+    """Results for the pictures that were tried."""
+
     results: list[TriedPicture]
