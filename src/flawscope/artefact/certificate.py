@@ -1,4 +1,4 @@
-"""Certifies how far an exported model is from the trained one: written into its file, shown by `info`."""
+"""Certifies the differences between an exported model and the trained one, in its file, for `info`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The model file: tensors and one JSON manifest in a safetensors file.
+"""Model file: tensors and a JSON manifest in a safetensors file.
 
-No pickle, no code, written whole or not at all, and checked before anything is allocated.
+It has no pickle and no code, is written whole or not at all, and is checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class Manifest:
 
 
 def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads the facts. ValueError where one that every reader shows has the wrong type."""
+    """Reads the facts. ValueError where a fact that every reader shows has the wrong type."""
     found = dict(data)
     for name in ("summary", QUESTIONS):
         lines = found.get(name, [])
@@ -213,13 +213,13 @@ def check_format(data: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Artefact:
-    """A manifest and its tensors (numpy arrays)."""
+    """Manifest of a model and its tensors, as numpy arrays."""
 
     manifest: Manifest
     tensors: dict[str, NDArray[Any]]
 
     def __post_init__(self) -> None:
-        """InputError where the region of interest does not fit the tiles, or the kinds their tensor."""
+        """Raises an InputError where region of interest and tiles, or kinds and their tensor, do not fit."""
         if self.manifest.kinds is not None:
             self.manifest.kinds.check(self.tensors.get("kinds"))
         region, how = self.tensors.get("region"), self.manifest.preprocess
@@ -241,14 +241,14 @@ class Artefact:
         return cls(replace(manifest, pictures=pictures), own)
 
     def stored_tensors(self) -> dict[str, NDArray[Any]]:
-        """The tensors of a file, with the looks of the good pictures unless these must not be kept."""
+        """Returns the tensors for a file, with the good pictures' looks unless these must not be kept."""
         if not self.manifest.keeps_looks:
             return dict(self.tensors)
         return {**self.tensors, **looks_to_tensors(self.manifest.pictures)}
 
     @property
     def counted(self) -> NDArray[Any] | None:
-        """Region of interest [H, W] bool, as the view of the whole frame shows it; None: not known."""
+        """Region of interest [H, W] bool in the view of the whole frame; None: not known."""
         return self.tensors.get("region", self.tensors.get("roi"))
 
 
@@ -256,12 +256,12 @@ class Artefact:
 
 
 def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
-    """Writes a model atomically. FlawscopeError if it cannot be written; then an old file stays as it is."""
+    """Writes a model atomically. FlawscopeError if it cannot be written; an existing file stays unchanged."""
     write_contents(*split_run_facts(artefact.manifest), artefact.stored_tensors(), path)
 
 
 def split_run_facts(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest's document without the facts of the run, and these."""
+    """Returns the manifest's document without the facts of the run, and the facts of the run."""
     document = manifest.to_dict()
     facts = document["facts"]
     document["facts"] = {k: v for k, v in facts.items() if k not in RUN_FACTS}
@@ -274,7 +274,7 @@ def write_contents(
     tensors: Mapping[str, NDArray[Any]],
     path: str | os.PathLike[str],
 ) -> None:
-    """Writes a file of these contents atomically: what the model is, facts of the run, tensors."""
+    """Writes a model file atomically from the document without facts of the run, these facts, and tensors."""
     from safetensors.numpy import save
 
     # the same order and layout as below, without the document
@@ -454,9 +454,10 @@ def _parse_header(raw: bytes) -> _StoredHeader:
 
 
 def _end_of_tensors(entries: Iterable[TensorEntry], path: object) -> int:
-    """End of the tensors, behind each other, in the file's data.
+    """Returns the end of the tensors in the file's data, where they lie one after another.
 
-    InputError: they overlap or leave gaps, as safetensors never lays them out.
+    Raises:
+        InputError: They overlap or leave gaps, unlike those that safetensors writes.
     """
     position = 0
     for _, _, begin, end in sorted(entries, key=lambda e: (e[2], e[3])):
@@ -499,7 +500,7 @@ def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.i
 
 
 def unpack_images(packed: NDArray[Any]) -> NDArray[np.float32]:
-    """Undoes `pack_images`."""
+    """Returns the images that `pack_images` packed, float32."""
     if packed.dtype == np.uint8:
         return packed.astype(np.float32) / np.float32(255)
     if packed.dtype != np.int16:

@@ -1,12 +1,12 @@
-"""Decides on parts that are seen in several views, so that the false-alarm rate is the part's.
+"""Decides on parts that are seen in several views, with a false-alarm rate that holds for parts.
 
 Each view of a part has a score. The part's nonconformity score is the largest of its views' z-scores: (score
 - mean) / standard deviation of the view, over all n held-out good parts and the new part itself. The new
 part's p-value is (1 + #{good parts with at least its score}) / (n + 1).
 
-The score that is told is the same z-score over the other parts alone (an externally studentized residual): it
-rises with the one above, so that it ranks parts alike, has no upper limit, and of two new parts with the same
-views it says which one lies farther out.
+The score that is reported is the same z-score over the other parts alone (an externally studentized
+residual). It rises with the z-score above and ranks parts alike, has no upper limit, and shows which of two
+new parts with the same views lies farther out.
 
 If a good new part is exchangeable with the n others, this p-value is at most alpha with probability at most
 alpha, whatever the scores look like and however the views depend on each other: all n + 1 scores come from
@@ -37,7 +37,7 @@ MOST_BESIDE = 50  # good parts, evenly drawn, in whose place a picture of anothe
 
 
 class View(NamedTuple):
-    """Part that a picture shows, and the view it shows it from."""
+    """Part that a picture shows, and the view from which it was taken."""
 
     part: str
     view: str
@@ -45,11 +45,15 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class PartPattern:
-    """Reads part and view from the name of a picture's file.
+    """Pattern that reads part and view from the name of a picture's file.
 
-    part, view: regular expressions. The text is that of their groups if they have any, else of the match;
-        they are looked for in the file's name, then with its folder's name, and so on; `$` is its end with
-        or without the suffix. Without `view`, the view is the rest of the file's name.
+    The text of an expression is that of its groups if it has any, otherwise that of the match. It is searched
+    in the file's name, then with its folder's name, and so on; `$` is the end of the name with or without the
+    suffix.
+
+    Attributes:
+        part: Regular expression of the part.
+        view: Regular expression of the view; None: the view is the rest of the file's name.
     """
 
     part: str
@@ -63,9 +67,10 @@ class PartPattern:
 
     @classmethod
     def from_template(cls, template: str) -> PartPattern:
-        """Pattern of names like `{part}_{light}.png`.
+        """Makes the pattern of names like `{part}_{light}.png`.
 
-        InputError: it has other fields than `{part}` and one more.
+        Raises:
+            InputError: The template has other fields than `{part}` and one more.
         """
         pieces = re.split(r"\{(\w+)\}", template)
         fields = pieces[1::2]
@@ -94,7 +99,7 @@ class PartPattern:
         return _matched_text(_search_pattern("--part", self.part, name))
 
     def part_key(self, name: str) -> PartKey | None:
-        """Part that a name tells, as `units.units_of` takes it; None: it tells none."""
+        """Returns the key of the part that a name names, for `units.units_of`; None: it names none."""
         try:
             return (self.parse_part(name),)
         except InputError:
@@ -104,7 +109,7 @@ class PartPattern:
         """Reads the names of good pictures.
 
         Raises:
-            InputError: a pattern does not match, or a part has two pictures of one view.
+            InputError: A pattern does not match, or a part has two pictures of the same view.
         """
         every = [*names]
         self._check_matches(every)
@@ -118,7 +123,7 @@ class PartPattern:
         return list(found)
 
     def _check_matches(self, names: Sequence[str]) -> None:
-        """InputError, which says for which names it is right, where a pattern does not match all names."""
+        """Raises an InputError, with the names that match, where a pattern does not match all names."""
         for flag, pattern in (("--part", self.part), ("--view", self.view)):
             if pattern is None:
                 continue
@@ -137,10 +142,11 @@ class PartPattern:
             )
 
     def check_parts(self, names: Iterable[str]) -> None:
-        """Checks that names tell parts apart.
+        """Checks that names name several parts, some of which have several pictures.
 
         Raises:
-            InputError: as `parse_all`, or they tell one part alone, or no two pictures of one.
+            InputError: A pattern does not match, a part has two pictures of the same view, all names name a
+                single part, or no two names name the same part.
         """
         every = [*names]
         views = self.parse_all(every)
@@ -161,9 +167,15 @@ class PartPattern:
 
 
 def name_reader(group: str | None, part: str | None, view: str | None = None) -> PartReader | None:
-    """Reader of parts by names, of the patterns of `--part` and `--view`, else of `--group`; None: of none.
+    """Returns the reader of a part's name from a picture's name; None without any pattern.
 
-    InputError: a pattern is wrong.
+    Args:
+        group: Pattern of `--group`, which counts where `part` is None.
+        part: Pattern of `--part`.
+        view: Pattern of `--view`.
+
+    Raises:
+        InputError: A pattern is not a regular expression.
     """
     return group_reader(group) if part is None else PartPattern(part, view).part_key
 
@@ -190,7 +202,7 @@ def _matched_text(match: re.Match[str]) -> str:
 
 
 def _over_the_others(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turns z-scores [N] over all N values into those over the N - 1 others, which rise with them."""
+    """Returns z-scores [N] over the N - 1 other values from z-scores over all N; the order stays."""
     count = len(z)
     room = np.maximum(1 - z**2 / (count - 1), ROUNDING)
     return np.asarray(z * np.sqrt(count / (count - 1) / room), np.float64)
@@ -199,12 +211,15 @@ def _over_the_others(z: NDArray[np.float64]) -> NDArray[np.float64]:
 class PartDecision(NamedTuple):
     """Decision on a part.
 
-    score: of the part: how many standard deviations of the good parts' its most unusual view lies above their
-        mean.
-    near: called good, near the threshold (`near_threshold`).
-    severity: by how much the score exceeds that of the good part which sets the limit; above 0 exactly where
-        the part is anomalous.
-    worst: its view with the largest score.
+    Attributes:
+        score: Distance of the part's most unusual view above the good parts' mean, in their standard
+            deviations.
+        p_value: P-value of the part.
+        is_anomalous: Whether the part is called anomalous.
+        worst: View with the largest z-score.
+        severity: Difference between the score and that of the good part that sets the limit; above 0 exactly
+            where the part is anomalous.
+        near: Whether the part is called good, near the threshold (`near_threshold`).
     """
 
     score: float

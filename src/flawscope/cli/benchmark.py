@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope benchmark` to its parser."""
     parser.add_argument("--data", required=True, metavar="ROOT", help="Folder of categories, or one of them.")
     parser.add_argument(
         "--categories",
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Runs the grid's cells that are not done, and prints and writes the tables; returns the exit code."""
     from flawscope.evaluation.benchmark.cell import CellStore
     from flawscope.evaluation.benchmark.run import finished_cells
 

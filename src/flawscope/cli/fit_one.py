@@ -36,7 +36,14 @@ MEMORY_ARGUMENTS = (Reading, Seeing)  # those of `fit` that its memory depends o
 
 
 class FitSettings(NamedTuple):
-    """Settings of a call of `fit`. seen: defects to learn from, as `--seen` takes them."""
+    """Settings of a call of `fit`.
+
+    Attributes:
+        method: Name of the method.
+        preset: Name of the preset.
+        seen: Defects to learn from, as `--seen` takes them.
+        settings: Settings of the method.
+    """
 
     method: str
     preset: str
@@ -288,6 +295,7 @@ def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
 
 
 def only_category(root: str) -> str | None:
+    """Returns the category of a data root that has a single one; None where it has none or several."""
     from flawscope.datasets import find_categories
 
     found = find_categories(root)

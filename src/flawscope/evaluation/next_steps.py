@@ -139,8 +139,9 @@ def _poses_needed(shown: Sequence[PictureSource]) -> PoseKind | None:
 
 
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:
-    """Name of the good picture that alone sets the threshold, and the threshold without it; "" and infinity
-    where there is none.
+    """Returns the name of the good picture that alone sets the threshold, and the threshold without it.
+
+    They are "" and infinity where there is none.
     """
     calibration = manifest.calibration
     by_pictures = calibration.promised and stored_part_pattern(manifest) is None

@@ -29,6 +29,7 @@ class Repeatability:
 
     @property
     def mean(self) -> float:
+        """Mean severity."""
         return float(np.mean(self.severities))
 
     @property
@@ -48,6 +49,7 @@ class Repeatability:
 
     @property
     def is_fault(self) -> bool:
+        """Whether the mean lies too near the threshold, or the decisions differ."""
         return self.distance < MIN_DISTANCE or 0 < self.anomalous < len(self.severities)
 
     def lines(self) -> list[str]:

@@ -178,16 +178,17 @@ class AnyModel(ABC, Generic[One]):
         there are fewer pictures than cores. Some are decoded ahead; memory does not grow with their number.
 
         Args:
-            pictures: any number of them, also without an end; or one path, a folder's with all pictures
-                below it.
-            batch: pictures that are computed together, by default as many as are fastest; with 1, each is
+            pictures: Any number of pictures, also without an end; or a path, of a picture or of a folder with
+                all pictures below it.
+            batch: Number of pictures that are computed together; None: the fastest number; 1: each picture is
                 answered as soon as it is given.
-            product: as `predict` takes it.
-            bgr: the pictures are numpy arrays with the channels in OpenCV's order.
-            leave_out: pictures whose decoded pixels have one of these hashes get a `ExcludedPictureError`.
+            product: Product, or view, that all pictures show. None: it is recognised, or read from the
+                files' names.
+            bgr: The pictures are numpy arrays with the channels in OpenCV's order.
+            leave_out: Hashes of decoded pixels; a picture with such a hash gets an `ExcludedPictureError`.
 
         Raises:
-            InputError: there is no such product or folder, or no picture in it.
+            InputError: There is no such product or folder, or no picture in it.
         """
         if product is not None:
             known = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
@@ -196,7 +197,7 @@ class AnyModel(ABC, Generic[One]):
         tiled = any(one.manifest.preprocess.tile is not None for one in self.products.values())
         return stream_predictions(resolve_pictures(pictures), load, self.judge, self.runner, batch, tiled)
 
-    def _tell(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
+    def _recognise_picture(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
         """Recognises the product that a decoded picture shows by its look, or the view by its name.
 
         Raises:
@@ -214,7 +215,7 @@ class AnyModel(ABC, Generic[One]):
         """
         for source in resolve_pictures(pictures):
             try:
-                shown: Recognition | InputError = self._tell(source, read_picture(source, bgr))
+                shown: Recognition | InputError = self._recognise_picture(source, read_picture(source, bgr))
             except Exception as error:
                 shown = reading_error(error, source)
             yield source, shown

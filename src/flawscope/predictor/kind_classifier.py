@@ -46,7 +46,7 @@ class LinearDiscriminant(NamedTuple):
 
     @classmethod
     def fit(cls, descriptors: Floats, labels: NDArray[np.intp], count: int) -> LinearDiscriminant:
-        """Fits to descriptors [N, C] of `count` kinds, each with one at least."""
+        """Fits to descriptors [N, C] with labels [N] of `count` kinds, each with an example at least."""
         means = np.stack([descriptors[labels == k].mean(0) for k in range(count)])
         within = descriptors - means[labels]
         freedom = max(1, len(labels) - count)
@@ -56,7 +56,7 @@ class LinearDiscriminant(NamedTuple):
         return cls(means, np.sqrt(variances / (variances + spread))[:, None] * directions, spread)
 
     def distances(self, descriptors: Floats) -> Floats:
-        """Squared distances [N, K] of descriptors [N, C]."""
+        """Returns the squared distances [N, K] of descriptors [N, C] to the kinds."""
         away = descriptors[:, None] - self.means
         squares = (away**2).sum(2) - ((away @ self.directions.T) ** 2).sum(2)
         return np.asarray(np.maximum(squares, 0) / self.spread)
@@ -81,7 +81,7 @@ class KindClassifier:
         return LinearDiscriminant(rows[:count], rows[count:], self.kinds.spread)
 
     def classify(self, descriptors: NDArray[np.floating[Any]]) -> list[KindSet]:
-        """Names the kinds of regions with these descriptors [N, C]. InputError: they have another C."""
+        """Returns the kinds of regions with descriptors [N, C]. InputError where the model has another C."""
         if descriptors.shape[1] != self.kinds.shape[1]:
             raise InputError("the model's kinds of defects do not fit its cells: run `flawscope kinds` anew")
         lengths, directions = to_length_1(descriptors)
@@ -143,30 +143,34 @@ def learn(
         raise InputError(
             f"no kind of defect has {MIN_EXAMPLES} examples with a region ({counted}): label more"
         )
-    order = np.array([k for name in names for k, label in enumerate(labels) if label == name])
-    of = np.array([names.index(labels[k]) for k in order])
-    lengths, examples = to_length_1(descriptors[order])
-    folds = np.arange(len(of)) % min(len(of), MAX_FOLDS)  # sorted by kind: no fold takes much of one
-    squares = np.empty((len(of), len(names)))
+    by_kind = np.array([row for name in names for row, label in enumerate(labels) if label == name])
+    kind_of = np.array([names.index(labels[row]) for row in by_kind])
+    lengths, examples = to_length_1(descriptors[by_kind])
+    count = len(examples)
+    folds = np.arange(count) % min(count, MAX_FOLDS)  # sorted by kind: a fold takes few of each
+    squares = np.empty((count, len(names)))
     for fold in range(folds.max() + 1):
         out = folds == fold
-        squares[out] = LinearDiscriminant.fit(examples[~out], of[~out], len(names)).distances(examples[out])
-    each, own = np.bincount(of), (np.arange(len(of)), of)
-    squares[own] *= 1 - 1 / each[of] ** 2  # (1 + 1/n) / (1 + 1/(n - 1)): its mean was one of n - 1
+        rest = LinearDiscriminant.fit(examples[~out], kind_of[~out], len(names))
+        squares[out] = rest.distances(examples[out])
+    sizes = np.bincount(kind_of)
+    own = np.arange(count), kind_of
+    # (1 + 1/n) / (1 + 1/(n - 1)): the mean of its kind was that of n - 1 examples
+    squares[own] *= 1 - 1 / sizes[kind_of] ** 2
     squares *= lengths**POWER
     distances = squares.min(1) - SHARE * squares.mean(1)
     margins = squares[own] - squares.min(1)
-    whole = LinearDiscriminant.fit(examples, of, len(names))
+    whole = LinearDiscriminant.fit(examples, kind_of, len(names))
     tensor = np.concatenate([whole.means, whole.directions]).astype(np.float32)
     kinds = Kinds(
         names,
-        tuple(each.tolist()),
+        tuple(sizes.tolist()),
         error,
         whole.spread,
         (len(tensor), tensor.shape[1]),
         tuple(distances.tolist()),
         tuple(margins.tolist()),
-        _confusion(squares, of, distances, margins, error),
+        _confusion(squares, kind_of, distances, margins, error),
         POWER,
         SHARE,
     )
@@ -174,13 +178,18 @@ def learn(
 
 
 def _confusion(
-    squares: Floats, of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
+    squares: Floats, kind_of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
 ) -> tuple[tuple[int, ...], ...]:
-    """Counts of answers (`Kinds.confusion`) on examples left out, each judged by the others' distances."""
-    count, least = squares.shape[1], max(error, 2 / len(of))
+    """Returns `Kinds.confusion`: answers on examples left out, each judged by the others' distances."""
+    count, least = squares.shape[1], max(error, 2 / len(kind_of))
+    several, new = count, count + 1  # columns beside those of the kinds
     table = np.zeros((count, count + 2), np.int64)
-    for k in range(len(of)):
+    for k in range(len(kind_of)):
         others = np.delete(distances, k), np.delete(margins, k)
         inside = np.flatnonzero(combined_p_values(squares[k : k + 1], *others, SHARE)[0] > least)
-        table[of[k], inside[0] if len(inside) == 1 else count if len(inside) else count + 1] += 1
+        if len(inside) == 1:
+            answer = int(inside[0])
+        else:
+            answer = several if len(inside) else new
+        table[kind_of[k], answer] += 1
     return tuple(tuple(row) for row in table.tolist())

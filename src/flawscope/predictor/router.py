@@ -1,4 +1,4 @@
-"""Hands each picture to the model of its product, which it recognises, or of the view that its name tells."""
+"""Recognises the product of a picture, or reads its view from its name, and runs that model on it."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ class Router(AnyModel[Predictor]):
         assert self._describe is not None
         return self._recogniser.recognise(self._describe(images))[0]
 
-    def _tell(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
+    def _recognise_picture(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
         if (by := self._artefact.recognition) is not None:
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
             return self._recognise(by.preprocess.views(picture, name).images([0]))
@@ -296,7 +296,7 @@ class Router(AnyModel[Predictor]):
             view = self._view(source)
             return (*self.products[view]._load(source, bgr, leave_out)[:2], Recognition(view, view, 1.0))
         picture = read_picture(source, bgr, leave_out)
-        shown = self._tell(source, picture)
+        shown = self._recognise_picture(source, picture)
         return (*self.products[shown.nearest].see(source, picture)[:2], shown)
 
     def judge(

@@ -30,8 +30,9 @@ MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most
 
 
 def earlier_product(folder: Path) -> str:
-    """Product whose model wrote the results in a folder, by their summary; empty: there are none, or it is
-    not known.
+    """Returns the product whose model wrote the results in a folder, by their summary.
+
+    It is empty where there are none, or the product is not known.
     """
     try:
         found = json.loads((folder / SUMMARY_NAME).read_bytes())
@@ -51,13 +52,16 @@ def earlier_paths(folder: Path) -> list[str]:
 
 
 class WriteErrors:
-    """Errors of files that cannot be written: what comes after them is tried all the same, for it may be one
-    name, or a disk on which there is space again.
+    """Errors of files that cannot be written, where the files after them are tried all the same.
 
-    say: gets a line for each new error, of a kind of files at most `MAX_REPORTED`; that a disk is full once.
+    The error may be of a single name, or the disk may have space again.
+
+    Args:
+        say: Gets a line for each new error, at most `MAX_REPORTED` for a kind of files, and a single line for
+            a full disk.
 
     Attributes:
-        counts: how many files, by their kind.
+        counts: Number of files by their kind.
     """
 
     def __init__(self, say: Say):
@@ -66,7 +70,7 @@ class WriteErrors:
 
     @contextmanager
     def collect(self, kind: str) -> Iterator[None]:
-        """Catches a FlawscopeError of a file. kind: such as "row" or "picture"."""
+        """Catches a FlawscopeError of a file. `kind` is the kind of file, such as "row" or "picture"."""
         try:
             yield
         except FlawscopeError as error:
@@ -146,6 +150,7 @@ class ResultsFolder:
 
     @property
     def shown(self) -> list[Prediction]:
+        """Predictions for a page, with their maps, most severe first."""
         return [prediction for _, _, prediction in sorted(self._severe, reverse=True)]
 
     def write_summary(self, facts: Facts) -> None:

@@ -1,9 +1,9 @@
-"""The simulator: a good picture in, the same picture with a defect and its exact mask out.
+"""Simulator of defects: a good picture in, the same picture with a defect and its exact mask out.
 
-All kinds follow one recipe: a shape within the foreground, filled with a material and blended; then one rule
-of what is visible, and a plain spot where nothing is. `KINDS` names the shape and the material of each kind.
-Without a scale, "texture" and "structure" are what PRN is trained on (CVPR 2023, 3.4; the split into two is
-MemSeg's), and so are the seen defects that `extend_defect` puts on other good pictures.
+All kinds follow one recipe: a shape within the foreground is filled with a material and blended; one rule
+keeps the visible part, and a plain spot takes the place of an invisible defect. `KINDS` names the shape and
+the material of each kind. PRN is trained on "texture" and "structure" without a scale (CVPR 2023, 3.4; the
+split into two is MemSeg's), and on the seen defects that `extend_defect` puts on other good pictures.
 """
 
 from __future__ import annotations
@@ -186,14 +186,22 @@ def extend_defect(
     *,
     foreground: Mask | None = None,
 ) -> SimulatedDefect:
-    """A seen defect on a good `[H, W, 3]` uint8 picture: cut out by its mask, transformed, pasted.
+    """Puts a seen defect on a good picture: cuts it out by its mask, transforms and pastes it.
 
-    `defect [h, w, 3]` uint8 and `defect_mask [h, w]` bool are stretched over the picture where their size
-    differs. The cut is turned, mirrored, resized, distorted a little, and seen in other light. It is pasted
-    where that leaves it if more than 2/3 of it lies in `foreground [H, W]` bool (None or all False:
-    everywhere); otherwise each of its connected parts moves to a random place of the foreground, inside the
-    frame. What is pasted in place may reach over the object's edge, as a bent lead does; what moves may not.
-    Raises `InputError` for a picture below 16 x 16, and a mask that is empty or not of its picture's size.
+    The cut is turned, mirrored, resized, distorted a little, and shown in other light. It is pasted at the
+    place where this leaves it if more than 2/3 of it lies in the foreground. Otherwise each of its connected
+    parts moves to a random place of the foreground, inside the frame. A cut pasted in place may reach over
+    the object's edge, like a bent lead; a part that moves may not.
+
+    Args:
+        picture: [H, W, 3] uint8, the good picture.
+        defect: [h, w, 3] uint8, a picture with the defect; stretched to the good picture's size.
+        defect_mask: [h, w] bool, True on the defect; stretched likewise.
+        rng: Source of the transformation.
+        foreground: [H, W] bool; None or all False: everywhere.
+
+    Raises:
+        InputError: The picture is below 16 x 16, or the mask is empty or not of its picture's size.
     """
     within = _check_area(picture, foreground)
     check_picture(defect, "picture of a defect")
@@ -218,13 +226,13 @@ def extend_defect(
 
 
 def largest_change(good: Picture, changed: Picture) -> Picture:
-    """The difference of the channel that differs most, `[H, W]` uint8."""
+    """Returns the difference of the channel that differs most, `[H, W]` uint8."""
     apart = np.maximum(good, changed) - np.minimum(good, changed)
     return np.asarray(np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2]))
 
 
 def visible_part(intended: Mask, difference: NDArray[np.uint8]) -> Mask:
-    """The part of a mask on, or next to, one of its pixels that changed by at least `VISIBLE_LEVEL`."""
+    """Returns a mask's pixels on, or next to, a pixel of it that changed by at least `VISIBLE_LEVEL`."""
     from scipy import ndimage
 
     return np.asarray(
@@ -233,7 +241,7 @@ def visible_part(intended: Mask, difference: NDArray[np.uint8]) -> Mask:
 
 
 def _check_area(picture: Picture, foreground: Mask | None) -> Mask:
-    """Mask of the pixels where a defect may lie, after the refusals that simulated and seen ones share."""
+    """Returns the mask of the pixels that a defect may cover. InputError for an unusable picture."""
     check_picture(picture)
     height, width = picture.shape[:2]
     if min(height, width) < _SMALLEST_SIDE:
@@ -242,7 +250,7 @@ def _check_area(picture: Picture, foreground: Mask | None) -> Mask:
 
 
 def _draw_defect(request: DefectRequest, name: str, rng: np.random.Generator) -> SimulatedDefect | None:
-    """A single attempt at a defect of a kind; None where the defect is not visible."""
+    """Draws a defect of a kind, in a single attempt; None where the defect is not visible."""
     kind, picture = KINDS[name], request.picture
     mask = kind.shape(request.allowed, request.area, rng)
     source = kind.material(request, mask, rng)
@@ -256,7 +264,10 @@ def _draw_defect(request: DefectRequest, name: str, rng: np.random.Generator) ->
 def _blend_material(
     picture: Picture, mask: Mask, source: Picture, opacity: float, rng: np.random.Generator
 ) -> Picture:
-    """The picture with `opacity` of the source inside the mask, whose edge is hard or up to 2 pixels soft."""
+    """Returns the picture with `opacity` of the source inside the mask, with a hard or a soft edge.
+
+    A soft edge is up to 2 pixels wide.
+    """
     box = bounding_box(mask)
     inside = mask[box]
     softness = float(rng.choice([0.0, 0.7, 1.5]))
@@ -271,7 +282,7 @@ def _blend_material(
 
 
 def _grain(picture: Picture, mask: Mask) -> float:
-    """The variation of the picture's surface under the mask within 7 pixels, in grey levels."""
+    """Returns the variation of the picture's surface under the mask within 7 pixels, in grey levels."""
     box = bounding_box(mask, 3)
     grey = Image.fromarray(picture[box]).convert("L")
     smooth = np.asarray(grey.filter(ImageFilter.BoxBlur(3)), np.int16)
@@ -281,10 +292,11 @@ def _grain(picture: Picture, mask: Mask) -> float:
 def _keep_visible(
     good: Picture, changed: Picture, intended: Mask, kind: str, grain: float = 0.0
 ) -> SimulatedDefect | None:
-    """The visible part of a change, or None where that is too little or too much.
+    """Returns the visible part of a change, or None where that is too small, too faint or too strong.
 
-    Kept is `visible_part` of the pixels that changed, without specks; all else goes back to the good picture.
-    The mean change must lie in `VISIBLE_CHANGE`, whose beginning rises by the `grain` of the surface.
+    The `visible_part` of the changed pixels is kept, without specks; all other pixels are those of the good
+    picture. The mean change must lie in `VISIBLE_CHANGE`, whose lower end rises by the `grain` of the
+    surface.
     """
     from scipy import ndimage
 
@@ -307,7 +319,7 @@ def _keep_visible(
 
 
 def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Generator) -> SimulatedDefect:
-    """A spot of another brightness, visible on any picture."""
+    """Draws a spot of another brightness, visible on any picture."""
     mask = blob_mask(within, rng, area=area)
     away = np.where(picture[mask] < 128, _SPOT_CONTRAST, -_SPOT_CONTRAST)
     changed = picture.copy()
@@ -316,7 +328,7 @@ def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Gener
 
 
 def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> SimulatedDefect:
-    """The defect with all its changes multiplied by one factor."""
+    """Returns the defect at a mean contrast in grey levels: all changes are multiplied by one factor."""
     box = bounding_box(defect.mask)
     change = defect.picture[box].astype(np.float32) - good[box]
     faded = np.clip(np.rint(good[box] + change * (contrast / defect.difference)), 0, 255).astype(np.uint8)
@@ -329,7 +341,7 @@ def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> S
 
 
 def _resize_defect(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Picture, Mask]:
-    """A picture and its mask at another size (H, W); a mask never vanishes."""
+    """Returns a picture and its mask at another size (H, W); the mask never vanishes."""
     size = (shape[1], shape[0])
     resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
     share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))

@@ -127,10 +127,10 @@ def generated_texture(shape: tuple[int, int], rng: np.random.Generator) -> Pictu
 
 
 class TextureFolder:
-    """The textures of a folder and its subfolders, read once and kept in memory; `draw` gives one.
+    """Textures of a folder and its subfolders, read once and kept in memory; `draw` returns one of them.
 
-    Reads any format of `decode`. Larger textures are reduced to `side` pixels. Of more than fit into
-    `memory` bytes, every n-th in natural order is kept, so that all subfolders are represented.
+    All formats of `decode` are read. Larger textures are reduced to `side` pixels. Where the textures do not
+    fit into `memory` bytes, every n-th in natural order is kept: all subfolders are represented.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, side: int = 512, memory: int = 256 << 20):

@@ -53,7 +53,7 @@ class SignalledCamera(LiveCamera):
         """Stop the camera within `seconds`, and report the waiting parts as not inspected."""
         super().stop(seconds)
         self._note_missed(len(self._pending), "the station ended")
-        self._tell_missed(0.0)
+        self._report_missed(0.0)
 
     def _run_session(self, backoff: Backoff) -> str:
         """Take the frames that come, until the end."""
@@ -65,7 +65,7 @@ class SignalledCamera(LiveCamera):
                 frame = device.next(CHECK_INTERVAL)
                 self._go_on()
                 if frame is None:
-                    self._tell_missed()  # the others may all wait for room in the queue
+                    self._report_missed()  # the others may all wait for room in the queue
                     continue
                 step = 1 if last is None else frames_after(last, frame.number)
                 lost, last = max(0, step - 1) + (frame.picture is None), frame.number
@@ -119,14 +119,14 @@ class SignalledCamera(LiveCamera):
 
     def _check_silence(self) -> None:
         """Report parts that were not inspected; silence is no fault: parts may stand still for hours."""
-        self._tell_missed()
+        self._report_missed()
 
     def _note_missed(self, count: int, why: str) -> None:
         with self._changed:
             self._missed.extend([time.monotonic()] * count)
             self._unreported, self._why_missed = self._unreported + count, why
 
-    def _tell_missed(self, interval: float = MISSED_INTERVAL) -> None:
+    def _report_missed(self, interval: float = MISSED_INTERVAL) -> None:
         """Report parts that were not inspected: as an event once a second, and as a problem for an hour.
 
         Args:

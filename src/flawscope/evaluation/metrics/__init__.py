@@ -37,13 +37,17 @@ __all__ = [
 
 
 def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
-    """AUROC, AP and best F1 of one score per picture.
+    """Returns AUROC, AP and best F1 of one score per picture.
 
-    `labels`: [N] bool or 0/1, 1 = anomalous. `scores`: [N], higher = more anomalous. Scores are compared as
-    they are (float64 inside), never rescaled or squashed. With labels of one class everything is NaN: no
-    mistake would be possible.
+    Scores are compared as they are (float64 inside), never rescaled or squashed. With labels of one class
+    everything is NaN: no mistake would be possible.
 
-    Raises InputError (a ValueError) for NaN scores, other labels, or shapes that differ.
+    Args:
+        labels: [N] bool or 0/1, 1 = anomalous.
+        scores: [N], higher = more anomalous.
+
+    Raises:
+        InputError: (a ValueError) Scores are NaN, labels have other values, or shapes differ.
     """
     truth = check_flags(labels, "labels")
     values = check_scores(scores, truth)

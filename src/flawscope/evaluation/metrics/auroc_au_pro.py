@@ -71,8 +71,18 @@ def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.flo
 def iterate_checked(
     maps: Maps, truths: Truths[Truth], valid: Valid | None, name: str
 ) -> Iterator[tuple[int, Array, Truth, NDArray[np.bool_] | None]]:
-    """Yields index, map [H, W], truth and valid pixels of every picture with a ground truth: maps are real,
-    without NaN where they count. Every element is asked for once.
+    """Yields index, map [H, W], truth and valid pixels of every picture with a ground truth.
+
+    Maps are checked to be real, without NaN where they count. Every element is read once.
+
+    Args:
+        maps: Maps of the pictures.
+        truths: Ground truth of each picture; None: it has none.
+        valid: Pixels that count, of each picture; None: all.
+        name: Names the truths in errors.
+
+    Raises:
+        InputError: The lengths differ, or a map or mask is invalid.
     """
     if len(maps) != len(truths):
         raise InputError(f"{len(maps)} maps and {len(truths)} {name}, expected as many of each")
@@ -171,8 +181,9 @@ def gather_regions(
     count: int,
     dtypes: set[np.dtype[np.generic]],
 ) -> Regions:
-    """Gathers the anomalous scores of `count` regions from their pieces; float32, or wider where a map of
-    `dtypes` needs it to be kept exactly.
+    """Gathers the anomalous scores of `count` regions from their pieces.
+
+    The scores are float32, or wider where a map of `dtypes` needs it to be kept exactly.
     """
     dtype = np.result_type(np.float32, *dtypes)
     sizes = np.array([piece.size for piece in pieces], np.int64)
@@ -186,8 +197,13 @@ def gather_regions(
 
 
 def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
-    """Counts batches of normal scores, of the dtype of the anomalous ones; the order in the batches is
-    changed. Needs about 32 bytes for each anomalous score.
+    """Counts normal scores below anomalous ones, and up to them.
+
+    It needs about 32 bytes for each anomalous score.
+
+    Args:
+        regions: The anomalous scores.
+        normal: Batches of normal scores, of the dtype of the anomalous ones; each is sorted in place.
     """
     order = np.argsort(regions.scores)
     scores = regions.scores[order]

@@ -55,12 +55,7 @@ class PixelMetrics:
 
 
 def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> PixelMetrics:
-    """All pixel metrics, exact, without binning.
-
-    `maps`: a sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array; higher = more
-    anomalous; float32 is compared as float32. `masks`: bool of the same shapes, True = anomalous. A good
-    picture has a mask that is all False; a picture whose mask is None takes no part. `valid`: bool of the
-    same shapes, or None for a picture: only these pixels count, and a map may have any value elsewhere.
+    """Returns all pixel metrics, exact, without binning.
 
     AU-PRO is the area under the per-region overlap curve for false-positive rates 0..limit, divided by the
     limit. A region is an 8-connected component of a mask, as far as its pixels are valid; each weighs the
@@ -69,10 +64,19 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
     al., IJCV 129 (2021), and the connectivity of the evaluation code published with it.
 
     Without an anomalous or without a normal pixel everything is NaN. The sequences are read twice, one
-    picture after the other, so they may read from a file. The memory needed beside is some 32 bytes for each
+    picture after the other: they may read from a file. The memory needed beside is some 32 bytes for each
     anomalous pixel and 200 MB. The arguments are left as they are.
 
-    Raises InputError (a ValueError) for NaN in a map, for masks that are not bool, or shapes that differ.
+    Args:
+        maps: A sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array; higher =
+            more anomalous; float32 is compared as float32.
+        masks: Bool of the same shapes, True = anomalous. A good picture has a mask that is all False; a
+            picture whose mask is None takes no part.
+        valid: Bool of the same shapes, or None for a picture: only these pixels count, and a map may have any
+            value elsewhere.
+
+    Raises:
+        InputError: (a ValueError) A map has NaN, masks are not bool, or shapes differ.
     """
     counted, regions = _count_masks(maps, masks, valid)
     ranking = rank_metrics(counted)
@@ -133,19 +137,26 @@ LIMITS = (0.05, 0.3)
 def au_spro(
     maps: Maps, regions: SaturatedRegions, limits: Sequence[float] = LIMITS, *, valid: Valid | None = None
 ) -> dict[float, float]:
-    """Area under the sPRO curve up to each of `limits`, divided by it.
+    """Returns the area under the sPRO curve up to each of `limits`, divided by it.
 
-    `maps`, `valid`: as for `pixel_metrics`. `regions`: for each picture the list of its regions, one per mask
-    file (not per connected component), as ([H, W] bool mask, saturation in pixels); an empty list for a good
-    picture, None for a picture that takes no part. sPRO is the mean over all regions of min(overlap /
-    saturation, 1) with the saturation capped at the region's area; the false-positive rate is over the pixels
-    outside every region. Regions may overlap. A mask without a pixel (lost in resizing) is no region. The
-    saturation is in pixels of the mask given: see `saturation_pixels`. Same curve and integral as AU-PRO,
-    which it equals where no region saturates early and regions are connected. The paper takes the logical and
-    the structural anomalies apart, each with all good pictures, and averages the two results.
+    sPRO is the mean over all regions of min(overlap / saturation, 1) with the saturation capped at the
+    region's area; the false-positive rate is over the pixels outside every region. Regions may overlap. A
+    mask without a pixel (lost in resizing) is no region. Curve and integral are those of AU-PRO, which it
+    equals where no region saturates early and regions are connected. The paper takes the logical and the
+    structural anomalies apart, each with all good pictures, and averages the two results.
 
-    NaN without a region or without a normal pixel. Raises InputError for NaN in a map, masks that are not
-    bool, shapes that differ, or a saturation that is not above 0.
+    Without a region or without a normal pixel it is NaN.
+
+    Args:
+        maps: Maps of the pictures, as `pixel_metrics` takes them.
+        regions: For each picture the list of its regions, one per mask file (not per connected component), as
+            ([H, W] bool mask, saturation in pixels of this mask: see `saturation_pixels`); an empty list for
+            a good picture, None for a picture that takes no part.
+        limits: False-positive rates up to which the area is taken.
+        valid: Pixels that count, as `pixel_metrics` takes them.
+
+    Raises:
+        InputError: A map has NaN, masks are not bool, shapes differ, or a saturation is not above 0.
     """
     counted, found = _count_regions(maps, regions, valid)
     return {float(limit): overlap_area(counted, found, limit) for limit in limits}

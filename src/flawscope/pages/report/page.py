@@ -1,4 +1,4 @@
-"""Renders pages, each in one file with style and script; and the page of an evaluation."""
+"""Renders pages as single files with style and script, and the page of an evaluation."""
 
 from __future__ import annotations
 

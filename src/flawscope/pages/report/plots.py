@@ -1,7 +1,7 @@
 """Draws curves and histograms as SVG for the page.
 
-Colours are names of CSS variables, so that they follow light and dark; lines also differ in dashes and groups
-in their place, so that no difference is by colour alone.
+Colours are names of CSS variables and follow the light or dark theme. Lines also differ in dashes, and groups
+in their place: no difference is by colour alone.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SETTINGS: Any = {  # whose keys matplotlib alone types
 
 
 class Curve(NamedTuple):
-    """Points and name of a line."""
+    """Name and points of a line."""
 
     name: str
     x: Array
@@ -65,7 +65,7 @@ class Curve(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Scores of one kind of pictures for the histograms."""
+    """Scores of a kind of pictures, for a row of the histograms."""
 
     name: str
     scores: Array
@@ -81,7 +81,16 @@ def curve_plot(
     limit: float = 1.0,
     chance: bool = False,
 ) -> str:
-    """Draws curves in the unit square, the first one solid; `mark` is the point of the score threshold."""
+    """Draws curves in the unit square, the first with a solid line.
+
+    Args:
+        name: Name of the plot, for its ids.
+        curves: The curves.
+        labels: Labels of the x axis and the y axis.
+        mark: Point of the score threshold; None: none.
+        limit: End of the x axis.
+        chance: Whether to draw the diagonal, labelled "chance".
+    """
 
     def draw(axes: Axes) -> None:
         if chance:
@@ -99,7 +108,7 @@ def curve_plot(
 
 
 def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
-    """Draws a histogram row for each group on a common axis, ticks for its pictures, and the threshold."""
+    """Draws a row for each group on a common axis, with a histogram and ticks, and the threshold."""
     every = np.concatenate([*(group.scores for group in groups), [threshold]])
     edges = bin_edges(float(every.min()), float(every.max()), threshold)
 

@@ -1,4 +1,4 @@
-"""The drawn category "plate": a brushed and printed metal plate with a turned boss, holes and screws.
+"""Generated category "plate": a brushed and printed metal plate with a turned boss, holes and screws.
 
 Good plates differ in position (4 units), angle (2 degrees), the grain of the metal, the place of the
 highlight, how the screws are turned, and the serial number with its bar code.
@@ -68,7 +68,7 @@ def _draw_variation(size: int, rng: np.random.Generator) -> _PlateVariation:
 
 
 def _brushed(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
-    """The grain of brushed metal along the plate, about -1..1: streaks of several lengths."""
+    """Returns the grain of brushed metal along the plate, about -1..1: streaks of several lengths."""
     side = math.ceil(1.2 * size)
     streaks = np.zeros((side, side), np.float32)
     for columns, height in ((3, 0.35), (10, 0.5), (40, 0.5)):
@@ -86,7 +86,7 @@ def _brushed(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
 
 
 def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
-    """A plate as light, `[size, size, 3]` float32 in about 0..255; with a flaw, otherwise the same plate."""
+    """Draws a plate as light, `[size, size, 3]` float32 in about 0..255; a flaw changes nothing else."""
     part = _draw_variation(size, rng)
     frame, scale = part.frame, part.frame.scale
     u, v = frame.u, frame.v
