@@ -61,7 +61,7 @@ def main() -> None:
             begun = work(url)
             learn(station)
             photograph(url, PAGES)
-            report(url, begun)
+            report(url, begun, folder)
         with served(open_station(settings_of(model, store, challenge=()))) as (_, url):
             challenge_it(url)
             photograph(url, CHALLENGE)
@@ -152,10 +152,12 @@ def challenge_it(url: str) -> None:
             print(name, answer.status_code, answer.json().get("detail"))
 
 
-def report(url: str, begun: float) -> None:
-    """The report of the shift, as it is printed."""
+def report(url: str, begun: float, folder: Path) -> None:
+    """The report of the shift, a file that a browser saves."""
     times = [datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (begun, time.time())]
-    screenshot(f"{url}/{REPORT.format(*times)}", IMAGES / "station-shift.png", (1000, 760))
+    saved = folder / "report.html"
+    saved.write_text(httpx.get(f"{url}/{REPORT.format(*times)}", timeout=60).text, encoding="utf-8")
+    screenshot(saved.as_uri(), IMAGES / "station-shift.png", (1000, 760))
 
 
 def photograph(url: str, pages: dict[str, tuple[str, tuple[int, int], bool]]) -> None:
