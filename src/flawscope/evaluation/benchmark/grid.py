@@ -383,7 +383,7 @@ def _dataset_digest(dataset: Dataset, known: dict[str, str]) -> str:
 
 
 def _settings_identity(config: PictureSettings, known: dict[str, str]) -> Json:
-    """Settings, of which those that name files are a name and a digest. `known` spares hashing."""
+    """Returns the settings, with name and digest for files that they name. `known` has digests by path."""
     settings = asdict(config)
     for key in config.PATHS:
         settings[key] = _path_identity(settings[key], known)
