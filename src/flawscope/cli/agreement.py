@@ -102,7 +102,7 @@ def claim_facts(rate: float) -> Json:
 
 
 def _model_facts(path: str, read: ReadStudy) -> tuple[list[tuple[str, str]], int]:
-    """A model's facts with its hash, and how many of the pictures that the runs judged it was fitted on."""
+    """Returns a model's facts with its hash, and how many pictures of the runs it was fitted on."""
     from flawscope.artefact.files import file_sha256
     from flawscope.pages.report.words import model_facts
     from flawscope.pictures.decoding import decode, pixel_hash

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say_plan(args: argparse.Namespace, grid: Grid, store: CellStore, done: int) -> None:
-    """Says what is to be run, and how many cells are done already."""
+    """Prints which cells run, and how many are done already."""
     from flawscope.evaluation.benchmark.tables import methods_and_seeds
 
     say = common.say_unless_quiet(args)

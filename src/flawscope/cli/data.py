@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    """Checks a data set; what an alignment fails for is raised after all else was shown."""
+    """Checks a data set. Where an alignment fails, its error is raised after all else was shown."""
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import group_warning

@@ -104,7 +104,7 @@ def _plan(args: argparse.Namespace) -> Plan | None:
 
 
 def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> None:
-    """Says what the model promises, where it is, and the next steps."""
+    """Prints the model's promised rate, its file and the next steps."""
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.results.advice import advice
 

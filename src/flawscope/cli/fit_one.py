@@ -237,7 +237,7 @@ def _check_extends(old: ModelMapping) -> None:
 
 
 def _say_training_data(args: argparse.Namespace, dataset: Dataset, say: Say) -> None:
-    """Says how many pictures are learnt from, and what is unusual about them."""
+    """Prints how many pictures are learnt from, and remarks on them."""
     kept = sum(not one.anomalous for one in dataset.test) if dataset.drawn_split else 0
     others = f"; {kept} more are kept for `evaluate`" if kept else ""
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{others}")
@@ -254,7 +254,7 @@ def _advise_before(dataset: Dataset, say: Say) -> None:
 
 
 def _advise_untried(predictor: Predictor, dataset: Dataset, say: Say) -> None:
-    """Says what a search did not try, where there was one."""
+    """Prints the steps that a search did not try; nothing where there was no search."""
     from flawscope.artefact.tried import Choice
     from flawscope.evaluation.next_steps import advise_untried
 

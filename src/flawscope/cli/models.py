@@ -121,7 +121,7 @@ def manifest_lines(
 
 
 def _further_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """Rows of `info` on what a model file notes of its fit."""
+    """Returns the rows of `info` with a model file's notes, unusual pictures and format."""
     from flawscope.artefact.model_file import FORMAT
 
     rows = [("note", note) for note in manifest.notes]
@@ -202,7 +202,8 @@ def _check_calibration_call(args: argparse.Namespace) -> None:
 def _list_good_pictures(folder: str, force: bool) -> list[Path]:
     """Lists the good pictures that a call names.
 
-    InputError where their folders' names do not say that they are good, unless `force` does.
+    Raises:
+        InputError: Their folders' names do not say that they are good, and `force` is not set.
     """
     from flawscope.datasets import list_pictures
     from flawscope.datasets.own_folders import refuse_unknown
@@ -280,9 +281,10 @@ def _describe_calibration(before: Predictor, after: Predictor, product: str) -> 
 def _pictures_by_product(
     model: Predictor | Router, names: Sequence[str], pictures: Sequence[PictureSource]
 ) -> dict[str, list[PictureSource]]:
-    """Good pictures of each product, or view, that is calibrated on them.
+    """Returns the good pictures of each product, or view, that is calibrated on them.
 
-    InputError where a call names no product, or no part would have good pictures of all views.
+    Raises:
+        InputError: The call names no product, or no part would have good pictures of all views.
     """
     if not pictures:
         return {}

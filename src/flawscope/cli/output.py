@@ -167,7 +167,7 @@ class Output:
 
     Args:
         args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
-        root: Folder that the inputs lie in; None: they lie in several.
+        root: Folder that inputs outside the working folder share; None: not known.
         inputs: All inputs, where they are known; None where they come one by one.
         table_form: As `TableWriter` takes it: kinds, products, aligned, part_of, model.
         parts: Groups pictures into parts, each of which waits until all its views are there; None: only
@@ -223,11 +223,11 @@ class Output:
                 self.labels = LabelWriter(args.labels, self.results.own)
 
     def add(self, result: Prediction | Unjudged, source: PictureSource) -> None:
-        """Tells and writes an input, or keeps it until its part is decided."""
+        """Prints and writes an input, or keeps it until its part is decided."""
         from flawscope.results.table import Unjudged
 
         if self.parts is None or isinstance(result, Unjudged):
-            self._tell(result, source)
+            self._report(result, source)
             return
         part = self.parts.name_part(str(result.path))
         if self._is_grouped and part != self._part:
@@ -237,18 +237,19 @@ class Output:
         try:
             decided = self.parts.add(own)
         except InputError as error:
-            self._tell(Unjudged(str(result.path), str(error)), source)
+            self._report(Unjudged(str(result.path), str(error)), source)
             return
         self._waiting.setdefault(part, {})[str(result.path)] = source
         if decided is not None:
-            self._tell_part(decided)
+            self._report_part(decided)
 
     def decide_incomplete(self) -> None:
-        """Tells the parts that lack views: no more pictures of them come."""
+        """Prints and writes the parts that lack views: no more pictures of them come."""
         for found in self.parts.decide_incomplete() if self.parts else ():
-            self._tell_part(found)
+            self._report_part(found)
 
-    def _tell(self, result: Prediction | Unjudged, source: PictureSource) -> None:
+    def _report(self, result: Prediction | Unjudged, source: PictureSource) -> None:
+        """Prints and writes an input, and counts its prediction."""
         from flawscope.results.table import Unjudged
 
         self.total += 1
@@ -300,15 +301,15 @@ class Output:
         if self.flush_each:
             common.say(f"skipped: {error}")
 
-    def _tell_part(self, found: PartPrediction) -> None:
-        """Tells a part's pictures, then the part."""
+    def _report_part(self, found: PartPrediction) -> None:
+        """Prints and writes a part's pictures, then prints the part."""
         from flawscope.results.table import Unjudged
 
         sources = self._waiting.pop(found.part)
         for picture in found.pictures().values():
-            self._tell(picture, sources.pop(str(picture.path)))
+            self._report(picture, sources.pop(str(picture.path)))
         for path, source in sources.items():  # another product's, and gone when it was judged anew
-            self._tell(Unjudged(path, f"{path}: it cannot be read any more"), source)
+            self._report(Unjudged(path, f"{path}: it cannot be read any more"), source)
         views = {view: replace(one, map=one.map[:0]) for view, one in found.views.items()}
         self.decided_parts.append(replace(found, views=views))
         if found.decision != "good" or not self.args.only_anomalous:

@@ -154,7 +154,7 @@ def _apply_tolerances(
 def _open_results(
     args: argparse.Namespace, inputs: output.PictureInputs, summary: output.Summary
 ) -> output.Output:
-    """Opens what is printed and written."""
+    """Returns the output of the run, with its tables and folder opened."""
     from flawscope.results.folder import common_folder
 
     paths, root = inputs.paths, None

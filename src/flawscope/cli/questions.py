@@ -135,7 +135,7 @@ def accept(path: str | os.PathLike[str], call: str) -> bool:
 
 
 def new_questions(path: str | os.PathLike[str], source: str | None) -> list[str]:
-    """Open questions of a model file that the one it was made from has not."""
+    """Returns the open questions of a model file that are not in the file which it was made from."""
     known = [] if source is None else open_questions(source)
     return [line for line in open_questions(path) if line not in known]
 
@@ -165,7 +165,7 @@ def open_questions(path: str | os.PathLike[str]) -> list[str]:
 
 
 def tell_questions(args: argparse.Namespace) -> None:
-    """Says in one line each which of the models that a call uses have an open question."""
+    """Prints a line for each model of a call that has an open question."""
     given = [getattr(args, name, None) for name in ("model", "models", "update")]
     paths = [path for one in given for path in (one if isinstance(one, list) else [one])]
     for path in paths:
@@ -176,7 +176,7 @@ def tell_questions(args: argparse.Namespace) -> None:
 
 
 def _manifests(path: str | os.PathLike[str]) -> Mapping[str, Manifest]:
-    """Manifests of the products of a model file; none where it is none, which the command itself says."""
+    """Returns the manifests of a model file's products; none for another file, which the command reports."""
     from flawscope.predictor.router import read_facts
 
     try:

@@ -238,7 +238,11 @@ def _asks_for_one_model(args: argparse.Namespace) -> bool:
 
 
 def _views_of(args: argparse.Namespace, pattern: PartPattern, seed: int) -> dict[str, Dataset]:
-    """The good pictures of each view. InputError: names tell no part, or none twice."""
+    """Returns the good pictures of each view.
+
+    Raises:
+        InputError: No name shows a part, or none shows the same part twice.
+    """
     from flawscope.datasets import open_dataset
     from flawscope.fitting.view_models import views_of
 
@@ -265,7 +269,7 @@ def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) ->
 def _describe(
     args: argparse.Namespace, old: ModelMapping | None, products: Mapping[str, Artefact], calls: Calls
 ) -> DescriptorModel:
-    """The network that tells products apart, and descriptors of the pictures that were learnt."""
+    """Returns the network that recognises products, with descriptors of the learnt pictures."""
     from flawscope.datasets import open_dataset
     from flawscope.fitting import joining
 

@@ -45,7 +45,7 @@ Progress = Callable[[int, int], None]
 
 SEVERITIES = ("error", "warning", "note")
 MAX_SHOWN = 5  # findings of one code that `CheckReport.lines` spells out; of many nearly alike only one
-BY_REMARKS = ("nearly-copy", "nearly-unsure")  # codes that remarks tell people together
+BY_REMARKS = ("nearly-copy", "nearly-unsure")  # codes that remarks sum up for people
 MIN_SPREAD = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
 PICTURES_FOR_5_PERCENT = 19  # of n pictures, no false-alarm rate below 1 / (n + 1) is possible
 
@@ -213,7 +213,7 @@ def check(
 
 
 def _set_findings(dataset: Dataset) -> Iterator[Finding]:
-    """Yields findings on labels, names and files, without a look at the pictures."""
+    """Yield findings on labels, names and files, without a look at the pictures."""
     if dataset.truth:
         yield from _label_faults(dataset, dataset.truth)
         yield from _unused_pictures(dataset, dataset.truth)
@@ -246,13 +246,13 @@ def _forms(seen: Sequence[CheckedPicture]) -> Iterator[ReadForm]:
 
 
 def _sizes_text(sizes: Sequence[tuple[int, int, int]], most: int) -> str:
-    """Text with the first sizes (width, height, pictures), and the number of the others."""
+    """Return a text with the first `most` sizes (width, height, pictures), and the number of the others."""
     named = ", ".join(f"{w}x{h} ({n})" for w, h, n in sizes[:most])
     return f"{named} and {len(sizes) - most} more" if len(sizes) > most else named
 
 
 def _by_frequency(numbers: Counter[_T]) -> list[tuple[_T, int]]:
-    """Sorts by frequency, most frequent first, equally frequent ones by value."""
+    """Sort by frequency, most frequent first, equally frequent ones by value."""
     return sorted(numbers.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
@@ -381,7 +381,7 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
-    """Faults of files from labelling tools."""
+    """Yield faults of files from labelling tools."""
     yield from _boxes_finding(dataset)
     for form, read in truth.labels.summaries().items():
         yield _form_finding(dataset, form, read)
@@ -412,7 +412,7 @@ def _boxes_finding(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _form_finding(dataset: Dataset, form: str, read: FormSummary) -> Finding:
-    """Says what files of a form were read, and what was left out of them."""
+    """Return the finding that counts the read and the left-out marks of a form's files."""
     subject = dataset.relative(read.files[0]) if len(read.files) == 1 else "."
     kinds = _counted(read.kinds)
     message = (
@@ -443,7 +443,7 @@ def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]
 
 
 def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
-    """Pictures and masks below the category's folder that are in no split."""
+    """Yield findings of pictures and masks below the category's folder that are in no split."""
     used = {p for items in dataset.splits.values() for i in items for p in (i.path, *i.masks)}
     for path in seem_masks(truth.pictures):
         message = "looks like a mask, but is no picture's by its name: it counts as a picture"
@@ -467,7 +467,7 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 
 
 def _called_otherwise(dataset: Dataset) -> Iterator[Finding]:
-    """Pictures to learn from that somebody named good, and that names or lists do not call so."""
+    """Yield the finding of training pictures that the user named good, and that names or lists do not."""
     if dataset.reviewed or not dataset.drawn_split:  # opening others refuses these
         return
     labels = dataset.truth.labels if dataset.truth else None
@@ -482,7 +482,7 @@ def _called_otherwise(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _other_files(dataset: Dataset) -> Iterator[Finding]:
-    """Unread files: by folder those that may show a part, together those beside pictures."""
+    """Yield findings of unread files: by folder those that may show a part, in one those beside pictures."""
     unknown: dict[tuple[str, str], list[Path]] = {}
     beside: list[str] = []
     used = _files_used(dataset)
@@ -507,7 +507,7 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _files_used(dataset: Dataset) -> set[Path]:
-    """Files that mark pictures, or say something of whole ones."""
+    """Return the files that mark pictures, or describe whole ones."""
     used = {Path(mask) for items in dataset.splits.values() for item in items for mask in item.masks}
     if dataset.truth:
         for form in dataset.truth.labels.summaries().values():
@@ -544,7 +544,7 @@ def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _folder_names(dataset: Dataset) -> tuple[str, str]:
-    """Names of the folders of good and of defective pictures, in the words that the data set has for good."""
+    """Return names for folders of good and of defective pictures, in the data set's words."""
     names = [dataset.category, *(part for item in dataset.train[:1] for part in item.path.parts[:-1])]
     good = next((name for name in reversed(names) if says_good(name)), "good")
     return good, opposite(good)

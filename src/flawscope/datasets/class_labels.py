@@ -53,7 +53,7 @@ from flawscope.pictures.masks import read_mask
 from flawscope.pictures.name_words import PictureClass, read_names
 
 UNMARKED = "unmarked"  # word of pictures without marks beside others with some
-NAME = "name"  # source of what the name of a picture says
+NAME = "name"  # source of labels in a picture's own name
 MAX_LIST_BYTES = 1 << 24  # larger files above the pictures' folder, or in a zip, are not opened
 MAX_WORDS = 40  # characters of a value that a question shows
 
@@ -130,12 +130,15 @@ class ClassLabels:
         return {}
 
     def class_of(self, picture: Path) -> PictureClass:
-        """The class that all labels of a picture agree on."""
+        """Return the class that all labels of a picture agree on.
+
+        It is UNKNOWN without a label of a known class, and UNCLEAR where labels differ.
+        """
         found = {one.picture_class for one in self.of.get(picture, ())} - {PictureClass.UNKNOWN}
         return PictureClass.UNCLEAR if len(found) > 1 else next(iter(found), PictureClass.UNKNOWN)
 
     def defect_source(self, picture: Path) -> str:
-        """Names the source that calls a picture defective; empty where none does."""
+        """Return the source that calls a picture defective; empty where none does."""
         labels = self.of.get(picture, ())
         return next((one.source for one in labels if one.picture_class is PictureClass.BAD), "")
 
@@ -144,7 +147,7 @@ class ClassLabels:
         return any(one.words != UNMARKED for one in self.of.get(picture, ()))
 
     def is_named(self, picture: Path, wanted: set[str]) -> bool:
-        """Whether a label of a picture has one of the names. wanted: folded."""
+        """Whether a label of a picture has one of the `wanted` names, which are folded."""
         for one in self.of.get(picture, ()):
             if fold(one.words) in wanted:
                 return True
@@ -196,7 +199,11 @@ class ClassLabels:
         return called or [path for path in self.of if self.class_of(path) is PictureClass.UNKNOWN]
 
     def kind(self, picture: Path) -> str:
-        """Kind of a defect: the words that call it so, best such as say which; empty where there are none."""
+        """Return the kind of a defect, by words of its labels; empty without any.
+
+        Words that state a kind are taken before words that only say "defective"; an answer such as "1" or
+        "yes" counts as "defect".
+        """
         others = [one for one in self.of[picture] if one.picture_class is not PictureClass.GOOD]
         others.sort(key=lambda one: (one.picture_class is not PictureClass.BAD, says_only_bad(one.words)))
         words = others[0].words if others else ""
@@ -204,7 +211,7 @@ class ClassLabels:
         return "defect" if words and is_answer else words
 
     def question(self, root: Path, remedy: str) -> InputError:
-        """The question which pictures below `root` are good, with the words by which to name them."""
+        """Return the question which pictures below `root` are good, with the words by which to name them."""
         counts = Counter(self._describe(picture, root) for picture in self.of)
         order = sorted(counts, key=lambda key: natural_key(key[0]))
         listed = [f"{words} ({counts[words, why]}, {why})" for words, why in order]
@@ -214,7 +221,7 @@ class ClassLabels:
         return InputError(data_checks.WHICH_PICTURES.coded(line))
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
-        """Returns words that name a picture, and what they say by which source."""
+        """Return words that name a picture, and their meaning with its source."""
         labels, found = self.of[picture], self.class_of(picture)
         if not labels:
             folder = picture.parent.relative_to(root)
@@ -232,7 +239,7 @@ class ClassLabels:
 
 
 def _split_question(source: str, values: Iterable[str]) -> InputError:
-    """The question which good pictures are to be learnt from, by a column that says a split of some alone."""
+    """Return the question which good pictures are for training, by a column that states some splits alone."""
     counts = Counter(value or "none" for value in values)
     named = join_names([f"{value} ({number})" for value, number in counts.most_common()])
     line = (
@@ -291,7 +298,11 @@ def _add_marks(found: ClassLabels, root: Path, pictures: Sequence[Path], files: 
 
 
 def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
-    """Adds what files say of whole pictures. InputError: a list cannot be read for want of a library."""
+    """Add the labels that files give whole pictures.
+
+    Raises:
+        InputError: A list cannot be read because a library is missing.
+    """
     if files.unread_lists:
         path, reason = next(iter(files.unread_lists.items()))
         raise InputError(f"{path} may say which pictures are good: {reason}, or move it away")
@@ -323,7 +334,7 @@ def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[s
 
 
 def _masks_beside(folder: Path) -> list[Path]:
-    """Files of the folders of masks that lie beside a folder called images."""
+    """Return the files in folders of masks that lie beside a folder called images."""
     files: list[Path] = []
     if is_picture_folder(folder.name):
         for name, path in subfolders(folder.parent).items():
@@ -340,7 +351,7 @@ def _marks(mask: Path) -> bool:
 
 
 def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
-    """Reads the labels in the names of pictures, which need not be there."""
+    """Read the labels in the names of pictures; the files themselves are not read."""
     found = ClassLabels({picture: [] for picture in pictures})
     by_folder: dict[Path, list[Path]] = {}
     for picture in pictures:
@@ -375,7 +386,7 @@ def _small_lists(folder: Path) -> list[Path]:
 
 
 def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
-    """Adds the labels of a file, or of a tool's files of one picture each."""
+    """Add the labels of a file, or of a tool's files of one picture each."""
     known: list[Column] = []
     unknown: list[tuple[ColumnSubject, Column]] = []
     for header, values in join_classes(_columns_of(texts), source, texts).items():
@@ -389,7 +400,7 @@ def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) ->
         elif is_open(subject, values, len(found.of)):
             unknown.append((subject, unknown_column(header, values)))
     complete = next((column for column in known if column.is_complete(len(texts))), None)
-    if complete is not None:  # it tells the classes: others are asked about where they sort its good ones
+    if complete is not None:  # it has the classes: others are asked about where they sort its good ones
         unknown = [(subject, column) for subject, column in unknown if _sorts_on(complete, subject, column)]
     known += [column for _, column in unknown]
     for column in known:
@@ -402,7 +413,7 @@ def _sorts_on(complete: Column, subject: ColumnSubject, column: Column) -> bool:
 
 
 def _columns_of(texts: Mapping[Path, Texts]) -> dict[str, dict[Path, list[str]]]:
-    """Texts by the column's name and the picture."""
+    """Return the texts by the column's name and the picture."""
     columns: dict[str, dict[Path, list[str]]] = {}
     for picture, own in texts.items():
         for header, text in own:
@@ -418,9 +429,9 @@ def _add_splits(found: ClassLabels, source: str, values: Mapping[Path, Sequence[
 
 
 def _add_unsure_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
-    """Adds the labels of a list above the pictures' folder that names pictures without this folder.
+    """Add the labels of a list above the pictures' folder that names pictures without this folder.
 
-    It may be of another lot whose pictures have the same names, so where it calls some defective it decides
+    It may be of another lot whose pictures have the same names; where it calls some defective it decides
     nothing.
     """
     own = ClassLabels({picture: [] for picture in found.of}, split_columns=found.split_columns)

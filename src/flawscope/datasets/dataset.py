@@ -128,7 +128,7 @@ def count_reasons(reasons: Iterable[str]) -> str:
     return ", ".join(f"{reason}: {n}" for reason, n in Counter(filter(None, reasons)).most_common())
 
 
-SPLIT_WORDS = {  # that tell a person what a split's pictures are for
+SPLIT_WORDS = {  # purpose of a split's pictures, in words
     "train": "to learn from",
     "validation": "to calibrate by",
     "test": "to test with",
@@ -196,7 +196,7 @@ def split_dataset(
 
 
 def _items_by_split(paths: Sequence[Path], splits: Sequence[str | None]) -> Iterator[tuple[Item, ...]]:
-    """Yields the good pictures of each of `SPLITS`, in their order."""
+    """Yield the good pictures of each of `SPLITS`, in their order."""
     found: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for path, split in zip(paths, splits, strict=True):
         if split in found:
@@ -240,7 +240,7 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
 
 
 def _take_parts(parts: Sequence[list[int]], count: int, most: int) -> list[list[int]]:
-    """Takes parts in their order until they have `count` members, never more than `most`, and never all."""
+    """Take parts in their order until they have `count` members, never more than `most`, and never all."""
     taken: list[list[int]] = []
     for members in parts:
         held = sum(map(len, taken))

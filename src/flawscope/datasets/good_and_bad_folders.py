@@ -86,7 +86,7 @@ class FolderTree:
 
 
 def _said_below(above: Said, said: Said) -> Said:
-    """Reads a folder below another one."""
+    """Return the meaning of a folder named `said` below one that means `above`."""
     if Said.UNCLEAR in (above, said):
         return Said.UNCLEAR
     if above is Said.GOOD:

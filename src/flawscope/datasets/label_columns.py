@@ -84,7 +84,7 @@ def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
 
 
 def _is_place_or_time(text: str) -> bool:
-    """Whether a value is such as people sort good pictures by."""
+    """Whether people sort good pictures by such a value, as by a place or a day."""
     is_number = to_number(text) is not None
     return not is_number and read_words(text) is Said.SORTED
 
@@ -100,7 +100,7 @@ def unknown_column(header: str, values: Values) -> Column:
 def join_classes(
     columns: dict[str, dict[Path, list[str]]], source: str, texts: Mapping[Path, Texts]
 ) -> dict[str, dict[Path, list[str]]]:
-    """Columns that are ticked or not, one for each class, joined to one of the classes."""
+    """Join columns that are ticked or not, one for each class, to a single column of classes."""
     least = 1 if source == "LabelMe" else 2
     if len(columns) < least or not _are_ticks(columns):
         return columns
@@ -123,7 +123,7 @@ def _are_ticks(columns: Mapping[str, Values]) -> bool:
 
 
 def read_column(header: str, values: Values) -> Column | None:
-    """Reads a column of texts; None where it says nothing of good and defective."""
+    """Read a column of texts; None where it does not call pictures good or defective."""
     good = says_good(header)
     texts = {text for own in values.values() for text in own if text}
     if good is False and _is_measured(texts):  # such as where defects lie
@@ -150,7 +150,7 @@ def _is_measured(texts: Collection[str]) -> bool:
 
 
 def _read_answers(good: bool, values: Values) -> Column:
-    """Reads a column whose name says good or defective: yes and no, 0 and 1, how many, or which defect."""
+    """Read a column whose name says good or defective: yes and no, 0 and 1, a number, or a kind of defect."""
     found = {}
     for picture, own in values.items():
         answers = list[PictureClass]()
@@ -173,7 +173,7 @@ def _class_of(good: bool) -> PictureClass:
 
 
 def _together(each: Sequence[PictureClass]) -> PictureClass:
-    """The class of a picture that several values describe."""
+    """Return the class of a picture that several values describe."""
     known = {*each} - {PictureClass.UNKNOWN}
     if len(known) > 1:
         return PictureClass.UNCLEAR

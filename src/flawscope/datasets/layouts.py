@@ -296,7 +296,7 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
 
 
 def _pictures_beside(root: Path, category: str) -> list[str]:
-    """Names of the other folders beside a category's that hold pictures."""
+    """Return the names of the other folders beside a category's that hold pictures."""
     folders = subfolders(root).items()
     return [name for name, path in folders if name != category and _has_pictures(path)]
 
@@ -358,7 +358,7 @@ def _open_split(root: Path, layout: str) -> Dataset:
     labels = read_class_labels(root, truth.pictures, truth.labels)
     splits = [split for split in (train, validation, test) if split is not None]
     trees = {split: FolderTree(split, truth.pictures_in(split)) for split in splits}
-    # in an export for classification each split has the same kinds, else nobody knows which are good
+    # in an export for classification each split has the same kinds; else it is not known which are good
     known = {name for split in splits if split != train for name in subfolders(split)}
     has_unknown = trees[train].has_unknown(known)
     if has_unknown or any(Said.UNCLEAR in tree.found for tree in trees.values()):

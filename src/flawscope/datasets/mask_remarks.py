@@ -1,4 +1,4 @@
-"""Finds what is unusual about the masks of a data set, which no reader of a single mask can see."""
+"""Finds unusual masks of a data set, such as inverted ones, which no reader of a single mask can see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flawscope.pictures.masks import marks_most
 
 
 def marked_good(dataset: Dataset) -> Iterator[tuple[Path, Mask]]:
-    """Yields good pictures in which something is marked, and what marks it."""
+    """Yield good pictures in which something is marked, each with its mask or labels."""
     if dataset.truth is None:
         return
     every = [item for items in dataset.splits.values() for item in items]
@@ -154,7 +154,7 @@ def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
 
 
 def _marked_names(dataset: Dataset, pairs: Iterable[tuple[Path, Mask]]) -> str:
-    """Names of pictures and of what marks them. Each picture once."""
+    """Join the names of pictures with those of their masks, each picture once."""
     first = dict(sorted(pairs, key=lambda pair: natural_key(pair[0])))
     return join_names([f"{dataset.relative(p)} (in {dataset.relative(mask)})" for p, mask in first.items()])
 
@@ -180,7 +180,7 @@ def _place(mask: Path, picture: Path) -> str:
 
 
 def _storage(mask: Path) -> str:
-    """Describes how a mask is stored, as Pillow calls it."""
+    """Describe how a mask is stored, in Pillow's words."""
     try:
         with Image.open(mask) as header:
             return f"mode {header.mode}"

@@ -1,6 +1,6 @@
 """The ground truth of pictures: masks in files and marks of labelling tools, and their union.
 
-Which mask belongs to which picture says `pictures.mask_files`.
+`pictures.mask_files` decides which mask belongs to which picture.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flawscope.pictures.masks import read_mask
 from flawscope.types import Array
 
 _OVERLAY_FOLDER, _OVERLAY_NAME = re.compile("overlays?"), re.compile(r"(.+?)[\W_]+overlay")
-OVERLAY_SHARE, OVERLAY_LEVELS = 0.5, 2  # of textured pixels that are equal within so many grey levels
+OVERLAY_SHARE, OVERLAY_LEVELS = 0.5, 2  # share of textured pixels that are equal within two grey levels
 
 Mask = Path | PictureLabels  # a file of its own, or the picture's marks in a labelling tool's file
 
@@ -69,7 +69,7 @@ class GroundTruth:
         return not self.pictures_in(folder) and any(mask.is_relative_to(folder) for mask in self.masks)
 
     def find(self, picture: Path) -> tuple[Mask, ...]:
-        """Finds the masks of a picture, or its labels."""
+        """Return the masks of a picture, or its labels."""
         return tuple(self._of.get(picture, ())) or self.labels.find(picture)
 
     def marked(self, pictures: Iterable[Path]) -> Iterator[tuple[Path, Mask]]:
@@ -158,7 +158,11 @@ def union_masks(
 
 
 def read_any_mask(mask: PillowSource | PictureLabels) -> NDArray[np.bool_]:
-    """Reads a mask, [H, W] bool; InputError where it cannot be read."""
+    """Read a mask, [H, W] bool.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     return mask.read() if isinstance(mask, PictureLabels) else read_mask(mask)
 
 

@@ -87,7 +87,7 @@ def _no_pictures(root: Path) -> InputError:
 
 
 def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> None:
-    """Raises InputError where folders hint at a split, and nothing says which of its pictures are good."""
+    """Raise InputError where folders hint at a split, and nothing says which of its pictures are good."""
     folders = [path.relative_to(root).parent.parts for path in paths]
     of_a_split = [parts for parts in folders if split_of(parts)]
     if not of_a_split:
@@ -95,7 +95,7 @@ def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> Non
     if len(of_a_split) == len(folders):
         if len({_kind_folders(parts) for parts in folders}) > 1:
             raise split_question(root, paths)
-        if labels.is_doubtful():  # the marks tell, or nobody does
+        if labels.is_doubtful():  # marks decide, or it is a question
             raise labels.question(root, NAME_GOOD)
     reason = "the name hints at a split, but the folders around it follow no known layout"
     hint = "/".join(of_a_split[0])
@@ -212,7 +212,7 @@ class _NamedGood:
         self._words = self._folded - {fold(name) for name in self._there}  # that name no folder
 
     def refuse_unknown(self) -> None:
-        """Raises InputError where no picture has one of the names."""
+        """Raise InputError where no picture has one of the names."""
         for name in self.named:
             folded = fold(name)
             if folded not in self._words:
@@ -233,7 +233,7 @@ class _NamedGood:
         """Whether something calls a picture of named folders defective, and no folder's name says good."""
         if self._labels.defect_source(path) and not any(map(says_good, folders)):
             return True
-        # of pictures directly in the folder, labels that nobody knows may tell the defective ones
+        # labels of unknown meaning may mark the defective pictures among those directly in the folder
         return folders == ["."] and self._labels.has_unknown and self._labels.is_labelled(path)
 
     def kind(self, path: Path) -> str:
@@ -248,7 +248,7 @@ def _all_good(
 
 
 def _names_of(folder: Path) -> set[str]:
-    """Names that mean a folder, given relative to the root: of each folder on the way, and of the way."""
+    """Return the names that mean a folder: each folder's of its path below the root, and the whole path."""
     return {"."} if folder == Path() else {*folder.parts, folder.as_posix()}
 
 
@@ -309,7 +309,7 @@ def kinds_in(folder: Path, truth: GroundTruth) -> list[Item]:
 
 
 def _kind_of(folders: Sequence[str]) -> str:
-    """Kind of a defect by its folders: a folder that says which, else one that says that it is one."""
+    """Return the kind of a defect: a folder's name that states a kind, else one that says "defective"."""
     named = [name for name in folders if not is_picture_folder(name) and not split_said(name)]
     telling = [name for name in named if read_words(name) is not Said.SORTED]
     return next((name for name in telling if not says_only_bad(name)), telling[-1] if telling else "")
@@ -398,14 +398,14 @@ def _unpack_lists(root: Path, paths: Iterable[str], read: Mapping[str, Callable[
 
 
 def split_question(root: Path, paths: Iterable[Path]) -> InputError:
-    """The question which kinds of a split data set are good."""
+    """Return the question which kinds of a split data set are good."""
     counts = Counter(_kind_folders(path.relative_to(root).parts[:-1]) for path in paths)
     tops = read_side_by_side(sorted({parts[0] for parts in counts if parts}))
     return folders_question(root, counts, NAME_GOOD, {parts: tops[parts[0]] for parts in counts if parts})
 
 
 def _kind_folders(folders: Sequence[str]) -> tuple[str, ...]:
-    """Folders without those that tell a split."""
+    """Return the folders without those whose name states a split."""
     return tuple(name for name in folders if not split_said(name))
 
 

@@ -148,7 +148,7 @@ def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
 
 
 def _require_mask(path: Path, line: str, item: Item) -> None:
-    """Raises an InputError where a picture that a line of a list names has no mask."""
+    """Raise InputError where a picture that a line of a list names has no mask."""
     if item.masks:
         return
     why = f" ({', '.join(item.left_out)})" if item.left_out else ""

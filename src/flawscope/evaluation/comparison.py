@@ -1,8 +1,8 @@
 """Compares two models on the same test pictures, and tests whether they differ by more than chance.
 
 The difference of a metric is measured on pictures that both models judge. Its 95 % interval comes from the
-paired bootstrap: both are resampled with the same pictures, so that what is hard for both cancels out and the
-interval is narrower than two intervals side by side suggest (Efron and Tibshirani, An Introduction to the
+paired bootstrap: both are resampled with the same pictures. Pictures that are hard for both cancel out, and
+the interval is narrower than two intervals side by side suggest (Efron and Tibshirani, An Introduction to the
 Bootstrap, 1993).
 """
 

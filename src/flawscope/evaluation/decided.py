@@ -87,7 +87,7 @@ def _with_truth(found: PartPrediction, shown: Sequence[Item]) -> JudgedPart:
 
 
 def decided_on(pictures: Iterable[Judged], parts: Sequence[JudgedPart]) -> list[Decided]:
-    """Returns what was decided on: the parts, if there are any, else the pictures."""
+    """Returns the decisions: on the parts, if there are any, else on the pictures."""
     if not parts:
         return [_decided(str(item.path), item.kind, item.anomalous, one) for item, one in pictures]
     return [_decided(one.prediction.part, one.kind, one.anomalous, one.prediction) for one in parts]

@@ -199,7 +199,7 @@ def _counts_of(counts: Counter[str], names: Iterable[str]) -> dict[str, int]:
 
 
 def _known_metrics(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Metrics as numbers, or None where one is not a number."""
+    """Returns the metrics as numbers, or None for NaN."""
     known: dict[str, float | None] = {}
     for name, value in values.items():
         known[name] = None if value is None or np.isnan(value) else float(value)

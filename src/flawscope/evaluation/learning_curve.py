@@ -44,7 +44,12 @@ class Scored(NamedTuple):
         return self.auroc() - other.auroc(), float(low), float(high)
 
     def _resampled(self, good_times: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.float64]:
-        """AUROC in each resample [R]. good_times [R, N], times [R, M]: how often it draws each picture."""
+        """Returns the AUROC in each resample [R].
+
+        Args:
+            good_times: [R, N], how often the resample draws each good picture.
+            times: [R, M], how often it draws each defective picture.
+        """
         above = self.defective[:, None] > self.good
         wins = above + 0.5 * (self.defective[:, None] == self.good)  # [M, N]
         won = ((times @ wins) * good_times).sum(1)
@@ -130,7 +135,7 @@ def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None])
 
 
 def describe(curve: LearningCurve) -> str:
-    """Line for a person."""
+    """Returns a line for a person: how many good pictures are enough, and the AUROC by their number."""
     every = max(curve.figures)
     summary = f"{curve.enough} good pictures of different parts do as well as {every}"
     if curve.enough is None:

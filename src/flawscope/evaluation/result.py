@@ -265,7 +265,7 @@ class Evaluation:
 
     @property
     def noun(self) -> str:
-        """Name of what the model decides on, and of what is counted: "part" or "picture"."""
+        """Noun of the things that the model decides on, and that are counted: "part" or "picture"."""
         return "part" if self.parts else "picture"
 
     @cached_property

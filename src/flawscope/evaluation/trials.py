@@ -202,7 +202,11 @@ TrialKey = tuple[str, str, str]  # appraiser, trial, part
 
 
 def _index_trials(trials: Iterable[Trial], truth: Mapping[str, bool]) -> dict[TrialKey, Trial]:
-    """Trials by what they are of. InputError: a part is unknown, or inspected twice in a trial."""
+    """Returns the trials by appraiser, trial and part.
+
+    Raises:
+        InputError: A part is unknown, or inspected twice in a trial.
+    """
     found: dict[TrialKey, Trial] = {}
     for one in trials:
         if one.part not in truth:

@@ -57,7 +57,10 @@ def leave_out_learnt_parts(
 
 
 def _of_learnt_parts(predictor: Predictor, train: Sequence[Item], were_learnt: Collection[Item]) -> set[Item]:
-    """Training pictures of the parts that learnt pictures show, as far as names tell parts."""
+    """Returns the training pictures of the parts that were learnt from.
+
+    A picture whose name shows no part is a part of its own.
+    """
     part_of = stored_part_reader(predictor.manifest)
     parts = dict[Item, object]()
     for item, name in zip(train, relative_names([one.path for one in train]), strict=True):

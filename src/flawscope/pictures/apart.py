@@ -24,7 +24,7 @@ Height = Callable[[Distances], Distances]  # how far cells [C, ...] are away tog
 
 GRID = 8  # cells of a picture along each side
 FARTHEST_SHARE = 0.25  # of a picture's cells: the mean of their distances counts
-MAX_SHARE = 5  # at most one of so many pictures is apart: more of a kind are a variant of the product
+MAX_SHARE = 5  # at most one of five pictures is apart: more of a kind are a variant of the product
 MAX_GROUP = 6  # nearest pictures that are left out, at most
 MIN_PICTURES, MIN_UNITS = 16, 8  # below which nothing can be said
 MAX_COMPARED = 1000  # pictures, drawn evenly: the time grows with their square

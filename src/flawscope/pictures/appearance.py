@@ -21,7 +21,7 @@ SAMPLES_PER_SIDE = 64  # pixels that are measured, along each side
 MIN_SAMPLES = 16  # measured pixels that must show the product
 MIN_PICTURES = 10  # with fewer, the next good pictures may lie outside of the range
 FAR_SHIFT = 1.0  # distance of a picture outside of the training pictures' range, in widths of the range
-LOG_OFFSET = 1 / 512  # half a grey level, so that flat pictures have a logarithm
+LOG_OFFSET = 1 / 512  # half a grey level: flat pictures have a logarithm, too
 
 
 class Feature(NamedTuple):
@@ -177,7 +177,7 @@ def describe_shifts(shifts: Sequence[FeatureValues]) -> str:
 
 
 def pixel_format(picture: NDArray[np.number]) -> str:
-    """Names the kind of a decoded picture's pixels: "colour", "grey", "16-bit grey", ..."""
+    """Return the kind of a decoded picture's pixels, in words: "colour", "grey", "16-bit grey", ..."""
     if picture.dtype != np.uint8:
         return f"{8 * picture.dtype.itemsize}-bit {'grey' if picture.shape[2] < 3 else 'colour'}"
     if picture.shape[2] < 3 or picture.strides[2] == 0:

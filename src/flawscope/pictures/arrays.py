@@ -1,4 +1,4 @@
-"""Checks pictures that are given as numpy arrays, places what is transparent over white, and parts values."""
+"""Checks pictures given as numpy arrays, composites transparent ones over white, and finds thresholds."""
 
 from __future__ import annotations
 

@@ -30,17 +30,17 @@ HOLE = "the file is damaged (a stretch of its bytes is empty)"
 _CHECKSUM = "the file is damaged (a checksum differs)"
 _EXACT = frozenset({"PNG", "BMP", "DIB", "TIFF", "PPM", "GIF", "WEBP"})  # pixels may be as they were stored
 _WEBP_SPARE = 8  # bytes that an encoder may leave at the end
-_EMPTY = bytes(64)  # at the end of an AVIF, whose data never ends so
+_EMPTY = bytes(64)  # end of a cut AVIF: whole data never ends with it
 _NEAR = 16  # pixels beside the end of a transfer that are looked at
-_MIN_CUT = 8  # pixels of a row that are missing, for that to be known
-_MAX_EQUAL = 0.1  # share of the pixels above these that may be like them
-_MIN_VALUES = 3  # different ones among as many pixels; what is drawn has fewer
-_HOLE, _SECTOR = 128, 512  # bytes: fewer alike in a row are not looked at; the smallest sector of a disk
+_MIN_CUT = 8  # pixels of a row that are missing, at least
+_MAX_EQUAL = 0.1  # share of the pixels above the missing ones that may be like them
+_MIN_VALUES = 3  # different ones among as many pixels; drawn areas have fewer
+_HOLE, _SECTOR = 128, 512  # bytes: shortest stretch that is looked at; smallest sector of a disk
 _TORN_PIXELS = 2  # of a stretch, at most: one at each end
 _ROWS_AT_ONCE = 16
 _STEP, _SHARE = 16, 0.2  # levels, and share of a value, from a pixel to its neighbour
 _FILLS = {0: re.compile(b"\0+"), 255: re.compile(b"\xff+")}
-_LOST_LEVEL = 16  # of 255: what a colour lacks at least beside its neighbours, where a pixel is torn
+_LOST_LEVEL = 16  # of 255: least difference of a torn pixel's colour from its neighbours'
 _PIXELS = {  # bytes of a pixel of uncompressed files, by Pillow's name of how they lie there
     **dict.fromkeys(("L", "P"), 1), "I;16": 2, **dict.fromkeys(("RGB", "BGR"), 3),
     **dict.fromkeys(("RGBA", "RGBX", "BGRA", "BGRX", "CMYK"), 4),
@@ -109,9 +109,9 @@ def _file_data(image: Image.Image) -> bytes:
 
 
 def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
-    """Returns the fault of a BMP or PPM that has more rows than its header names; empty: it has none.
+    """Return the fault of a BMP or PPM that has more rows than its header states; empty: it has none.
 
-    Whoever appends something to a file does not change all the sizes in it.
+    Programs that append to a file do not change all the sizes in it.
     """
     if kind not in ("BMP", "PPM") or len(tiles) != 1 or tiles[0][0] != "raw":
         return ""
@@ -174,7 +174,7 @@ def has_cut(values: NDArray[np.number]) -> bool:
 
 
 def _runs(rows: NDArray[np.bool_], values: NDArray[np.number]) -> Iterator[tuple[int, int]]:
-    """Yields begin and end of consecutive rows that have one value."""
+    """Yield begin and end of consecutive rows that have one value."""
     changes = np.flatnonzero((rows[1:] != rows[:-1]) | (rows[1:] & (values[1:] != values[:-1]))) + 1
     ends = [0, *changes.tolist(), len(rows)]
     for begin, end in pairwise(ends):
@@ -205,7 +205,10 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
 
 
 def _stored_fault(image: Image.Image, tiles: Sequence[Tile], data: bytes) -> str:
-    """Say what is missing in uncompressed pixels, or in JPEGs within a TIFF, of an image not loaded yet."""
+    """Return what is missing in uncompressed pixels, or in JPEGs within a TIFF.
+
+    The image is not loaded yet.
+    """
     tags: Mapping[int, object] = getattr(image, "tag_v2", {})
     if tags.get(_COMPRESSION) == _TIFF_JPEG:
         return next(filter(None, map(_jpeg_fault, _inner_jpegs(tags, data))), "")
@@ -321,7 +324,7 @@ def _rows_go_on(values: NDArray[np.uint8], fill: int, begin: int, end: int, stri
 
 
 def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields value, begin and end of stretches of zeros and of ones."""
+    """Yield value, begin and end of stretches of zeros and of ones."""
     for fill, run in _FILLS.items():
         end = 0
         while (begin := stored.find(bytes([fill]) * _HOLE, end)) >= 0:
@@ -362,7 +365,7 @@ def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: 
     first, ahead = at - phase, 1 if is_end else -1
     kept, lost = (slice(phase, pixel), slice(phase)) if is_end else (slice(phase), slice(phase, pixel))
 
-    def levels(place: int) -> NDArray[np.float64]:  # 0: as what was lost
+    def levels(place: int) -> NDArray[np.float64]:  # 0: equal to the lost bytes
         return (values[place : place + pixel] ^ fill).astype(np.float64)
 
     places = [place for place in (first + ahead * pixel, first + ahead * stride) if place >= 0]
@@ -374,7 +377,7 @@ def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: 
 
 
 def _inner_jpegs(tags: Mapping[int, Any], data: bytes) -> Iterator[bytes]:
-    """Yields the strips or tiles of a TIFF, each as a JPEG of its own."""
+    """Yield the strips or tiles of a TIFF, each as a JPEG of its own."""
     tables = bytes(tags.get(_JPEG_TABLES, b""))[:-2]
     offsets, counts = (next((tags[tag] for tag in kinds if tag in tags), ()) for kinds in _PLACES)
     for offset, count in zip(offsets, counts, strict=False):

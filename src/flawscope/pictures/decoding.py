@@ -185,7 +185,7 @@ def load_picture(source: PictureSource | HashedPicture, name: str | None) -> Ima
 
 
 def _convert_mode(image: Image.Image, name: str) -> Image.Image | NDArray[np.number]:
-    """Converts a loaded image of any mode to what `load_picture` returns."""
+    """Convert a loaded image of any mode to the form of `load_picture`."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
@@ -334,7 +334,7 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[np.number] | None:
             read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(stream)
             begin, end = stream.tell(), stream.seek(0, os.SEEK_END)
-    except Exception as error:  # of a torn header: what Python's parser raises, MemoryError among it
+    except Exception as error:  # errors of Python's parser on a torn header, MemoryError among them
         raise picture_error(name, f"the file is damaged ({error})", pixel_layouts.COPY_AGAIN) from None
     if dtype.hasobject:
         raise picture_error(name, "it holds Python objects", "store an array of numbers")
@@ -419,7 +419,7 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
             raise pixel_layouts.size_error(name, max_pixels()) from None
         except MemoryError:
             raise
-        except Exception:  # UnidentifiedImageError, and what plugins raise on a damaged header
+        except Exception:  # UnidentifiedImageError, and errors of plugins on a damaged header
             raise _unread_error(stream, head, name) from None
     return image
 

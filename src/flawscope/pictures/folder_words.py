@@ -73,21 +73,21 @@ _NEGATIONS = word_set(
     "no not non none nicht kein/e/en ohne sans pas sin senza sem nao nie bez without niet geen zonder ikke "
     "inte"
 )
-_PREFIXES = word_set("un in nicht not non no nie")  # written together with what they turn round
+_PREFIXES = word_set("un in nicht not non no nie")  # written together with the word that they turn round
 _FREE = word_set("free frei/e/en libre/s libero liberi")
 _FILLERS = word_set(  # between a negation and its word
     "an any the of from de des du le la les un une von der die das el los del di do to jest sont est be yet "
     "found"
 )
 _WITH = word_set("with mit avec con com")  # "mit Fehler"
-# How a decision was wrong: these tell who decided, not what the part is
+# Words for wrong decisions: they say nothing of the part
 _WRONG = word_set("true false wrong missed richtig falsch wahr vrai/e faux fausse vero falso falsa")
 _MISTAKES = word_set(
     "fp fn tp tn escape/s/d overkill/s underkill alarm/s/e alarma/s alarme/s call/s positive/s negative/s "
     "fehlalarm/e schlupf"
 )
 _PSEUDO = ("pseudo", "schein")  # first part of such a word: "Pseudofehler"
-_THINGS = word_set(  # of which there are several: a number behind one is its own
+_THINGS = word_set(  # countable things: a number behind one is its own
     "part/s piece/s sample/s item/s teil/e/en stuck stucke stueck stuecke probe/n pieza/s pezzo pezzi "
     "peca/s sztuki"
 )
@@ -96,7 +96,7 @@ _NOUNS = _THINGS | word_set(  # say nothing beside other words
     "ware "
     "imagen immagini imagem zdjecia"
 )
-_AGES = word_set("new neu old alt copy kopie")  # say nothing of what is not known ("new folder")
+_AGES = word_set("new neu old alt copy kopie")  # explain no unknown word ("new folder")
 # Words by which people sort pictures of good parts: by time, place, camera, light
 _SORTING = (
     word_set(
@@ -133,7 +133,7 @@ _SORTING = (
 _LETTERED = word_set(
     "cam kamera camera sensor shift schicht line linie station nest machine maschine view side"
 )
-# Columns of lists, of which the values are none of the part's quality
+# Columns of lists whose values are not about the part's quality
 _TECHNICAL = _SORTING | word_set(
     "file/s filename datei bild fichier archivo plik path name id number nr barcode operator user bediener "
     "exposure belichtung gain temperature temperatur width height size groesse time zeit date datum "
@@ -141,7 +141,7 @@ _TECHNICAL = _SORTING | word_set(
     "hour px pixel us ms fps focus iso article artikel material werkstoff materiau variant/e "
     "kunde customer"
 )
-_LABELS = word_set(  # columns that say what a picture is
+_LABELS = word_set(  # columns with the class of a picture
     "label/s class/es result/s status verdict decision klasse urteil befund ergebnis target truth quality"
 )
 _SCORES = word_set("score/s severity probability confidence")
@@ -216,11 +216,11 @@ class _Reader:
         self.found: list[bool] = []
         self.unknown: set[str] = set()
         self.is_open = False
-        self.is_turned = False  # by a negation, which waits for what it negates
-        self.before_free: bool | None = None  # what the word before says, which "free" turns round
+        self.is_turned = False  # by a negation that still waits for its word
+        self.before_free: bool | None = None  # meaning of the word before, which "free" turns round
 
     def read(self, word: str, before: Sequence[str], later: Sequence[str]) -> None:
-        """Reads a word. before, later: the other words of the text."""
+        """Read a word; `before` and `later` are the other words of the text."""
         said = word_says(word)
         if word in _FREE:
             self._read_free(later)
@@ -232,7 +232,7 @@ class _Reader:
                 self.is_turned = not self.is_turned
             self.before_free = None
         elif self.is_turned and not _is_silent(word):
-            self.is_open = True  # "no cracks but good": what is negated is not known
+            self.is_open = True  # "no cracks but good": the negated word is unknown
         else:
             self._read_other(word, before)
 
@@ -242,7 +242,7 @@ class _Reader:
         elif any(word_says(one) is not None for one in later):
             self.is_turned = not self.is_turned  # "free of defects"
         elif any(one not in _NOUNS and not one.isdecimal() for one in later):
-            self.is_open = True  # "free of rust": nobody knows of what
+            self.is_open = True  # "free of rust": the word is unknown
         else:
             self.found.append(not self.is_turned)
             self.is_turned = False
@@ -461,7 +461,7 @@ class ColumnSubject(Enum):
     """Subject of a column of a list, by its name."""
 
     TECHNICAL = "technical"
-    MODEL = "model"  # what a model found, which is no truth
+    MODEL = "model"  # findings of a model, which are no truth
     LABEL = "label"
     SPLIT = "split"
     OTHER = ""

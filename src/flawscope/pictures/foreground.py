@@ -33,11 +33,11 @@ _MAX_BANK = 2000  # windows kept
 _MIN_SELF_DISTANCE = 0.5  # of the picture: a ground is like itself at this distance
 _MIN_DEVIATION = 6.0  # grey levels: directions in which the ground varies less count as if it varied by this
 _NOVEL, _CERTAINLY_NOVEL = 1.1, 1.3  # times the ground's typical distance; a novel area reaches the second
-_MAX_SELF_SPREAD = 1.0  # from the median of these to the upper quartile: above, the border is no pattern
+_MAX_SELF_SPREAD = 1.0  # of the ground's distances to itself, from median to upper quartile, in a pattern
 _BINS = 32  # of a channel in the tables of colours
 _ROUNDS = 2  # of colours and outlines in turn
 _MAX_LOG_ODDS = 3.0  # of a colour at most
-_PRIOR = 0.35  # log-odds of what the windows say
+_PRIOR = 0.35  # log-odds of the windows' finding
 _STEPS, _COUPLING, _EDGE = 20, 2.0, 10.0  # smoothing: rounds, weight of a neighbour, grey levels of an edge
 
 
@@ -127,7 +127,7 @@ class PatternedGround:
         labels, count = ndimage.label(least > _NOVEL * self.typical_distance)
         certain = np.zeros(count + 1, np.bool_)
         certain[np.unique(labels[least > _CERTAINLY_NOVEL * self.typical_distance])] = True
-        certain[0] = False  # what lies in no area
+        certain[0] = False  # pixels in no area
         areas = Image.fromarray(certain[labels].astype(np.float32))
         return np.asarray(areas.resize(image.shape[1::-1], Image.Resampling.BILINEAR)) > 0.5
 

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 MAX_SIDE = 4096  # pixels of a side at the network
-MAX_CANVAS_PIXELS = 1 << 28  # of what is scaled to it, where that is larger than the picture
+MAX_CANVAS_PIXELS = 1 << 28  # of the canvas that is scaled to it, where that is larger than the picture
 STEP = 16  # sides that follow from a form are multiples of it: the stride of the coarser feature map
 LARGEST_SQUARE_FORM = 1.6  # factor from a square up to which pictures are stretched to one
 MAX_ENLARGEMENT = 2.0  # times, along a side, up to which a form is better than a square
 NEARLY_ALL = 0.9  # share of the pictures that a form must not stretch more than a square does
 SAME_FORM = 1.1  # factor by which forms differ that count as the same
 SAME_SIDE = 1.5  # factor by which sides differ that count as the same
-MIXED_PICTURES = 5  # from which on a size is no chance
-MIXED_SHARE = 0.1  # of the pictures, from which on a size is no chance
+MIXED_PICTURES = 5  # of one size, from which on it is no chance
+MIXED_SHARE = 0.1  # of the pictures with one size, from which on it is no chance
 MAX_LENGTH = 1e6  # mm of a pixel: a kilometre
 SIZES_KEY = "picture_sizes"  # among a model's facts
 

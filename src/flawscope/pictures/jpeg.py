@@ -32,7 +32,7 @@ _ZEROS = bytes(64)  # more than a block of the shortest codes has
 _COEFFICIENTS = 64  # of a block
 _SPARE = 8  # bytes that an encoder may leave behind the last block
 _SHORT = 128  # bytes below which a stretch is counted by restart markers alone, to save time
-_BEYOND = b"\xfe" * 8  # as many as libjpeg reads ahead; of long codes, so that few blocks are made of them
+_BEYOND = b"\xfe" * 8  # as many as libjpeg reads ahead; long codes make few blocks
 
 
 class Layout(NamedTuple):

@@ -17,12 +17,12 @@ from flawscope.errors import InputError, data_checks, pluralize
 
 MAX_STRAY_SHARE, MIN_STRAYS = 1e-4, 4  # of a picture's values: more are no strays
 MAX_STRAY_GROUP = 2  # pixels that touch
-FULL, FEW_BITS = 65535, 1 << 14  # where all other values lie below the latter, the former says "none"
+FULL, FEW_BITS = 65535, 1 << 14  # where all other values are below 2^14, 65535 means "no value"
 SMALL_PART = 1 / 16  # of the range from 0 to white: pictures that use less are stretched
-NO_DATA_GAP, SINGLE_NO_DATA_GAP = 10, 100  # times what the others use; of several pixels, and of one
+NO_DATA_GAP, SINGLE_NO_DATA_GAP = 10, 100  # times the range of the others; for several pixels, and for one
 MARGIN = 0.25  # of the used range, on either side: defects may be darker and brighter
-USUAL_SHARE, UNUSUAL = 0.9, 4  # pictures that reach so many times as far as most are clipped
-MIN_DEPTH_GAP = 8  # times as far as the others that pictures of another depth reach
+USUAL_SHARE, UNUSUAL = 0.9, 4  # 90 % of pictures; those that reach four times as far are clipped
+MIN_DEPTH_GAP = 8  # times as far as others: then pictures have another depth
 
 
 class Levels(NamedTuple):

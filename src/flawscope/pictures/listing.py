@@ -313,7 +313,7 @@ def _matching_files(pattern: StrPath) -> Iterator[Path]:
             yield match
 
 
-# Address of the web, a camera or a store, of which `Path` keeps one slash; a drive has one letter
+# Address of the web, a camera or a store: `Path` keeps one of its slashes; a drive has one letter
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+):[/\\]{1,2}")
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     MarkLevels = NDArray[np.number]  # [H, W], 0 outside and higher the more a pixel is marked
 
-FEW_VALUES = 16  # so many values are classes; more are smoothed edges, noise, or a photograph
+FEW_VALUES = 16  # up to which values are classes; more are smoothed edges, noise, or a photograph
 MANY_CLASSES = 64  # values up to this are numbers of classes or of objects, however many there are
 LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")  # WebP and TIFF may be either
 LOSSY_CONTRAST = 32  # grey levels below which a lossy format keeps no mask

@@ -73,7 +73,7 @@ _TYPE = re.compile(r"([^\W\d_]+)([1-9]\d+)")
 _DATE = re.compile(r"(?:19|20)?\d\d(?:[01]\d[0-3]\d)|(?:19|20)\d\d(?:[01]\d)?")
 _MARK = re.compile(r"(.*[\w)\]])([-+?!*~])")  # a sign behind all: "0024_OK-", "Teil (3)!"
 _PIECE = re.compile(r"[^\W\d_]+|\d+")
-_LONG = 4  # digits of a number that counts or dates, and tells no class
+_LONG = 4  # digits of a number that counts or dates, and is no class
 Chunks = list[str]
 
 
@@ -122,7 +122,7 @@ def _doubted_if_bad(reading: NameReading) -> NameReading:
 
 def _read(chunks: Chunks) -> NameReading:
     """Return the class that chunks state; single letters are places and counters."""
-    # numbers make no difference but for being there: so few texts are read
+    # every number becomes 0: its value makes no difference, and fewer different texts are read
     text = " ".join(re.sub(r"\d+", "0", chunk) for chunk in chunks if len(chunk) > 1 or chunk.isdecimal())
     telling = [word for word in split_words(text) if word_says(word) is not None or is_turning(word)]
     if not telling:

@@ -40,26 +40,26 @@ MARGIN = 6  # thumbnail pixels left out at each edge, where a shift brings in so
 MAX_SHIFT = 8  # thumbnail pixels that pictures of one part may lie aside
 ALL_COMPARED = 32  # pictures up to which each is compared with all others, also mirrored
 NOMINATED, MIRRORED, CHANCE = 4, 1, 2  # of more pictures: likest ones in each sense, mirrored, and others
-MIN_SURE = 0.9  # correlation of what two pictures have of their own, from which they show one part
-MIN_SURE_OF_ALIKE = 0.97  # the same where chance pairs resemble each other, as gears that lie alike
-ALIKE, ALIKE_PART = 0.3, 0.85  # correlation that this quantile of pairs has there
-MIN_CLEAR = 0.6  # and where it is clear of what chance pairs of the set reach
+MIN_SURE = 0.9  # correlation of two pictures' own structure, from which they show one part
+MIN_SURE_OF_ALIKE = 0.97  # likewise where chance pairs resemble each other, as gears that lie alike
+ALIKE, ALIKE_PART = 0.3, 0.85  # correlation above which this quantile of pairs shows that they do
+MIN_CLEAR = 0.6  # likewise where it lies clearly above the set's chance pairs
 CLEAR = 12.0  # times the upper part of chance pairs, by Fisher's z
-# The same of pictures whose whole fine structure is the same, too, among more than `ALL_COMPARED`
+# Likewise for pictures whose whole fine structure is the same, too, among more than `ALL_COMPARED`
 CLEAR_OF_SAME = 6.0
 CHANCE_PART = 0.75  # quantile of chance pairs, of which a fifth may be copies
 MIN_FOR_GAP = 6  # pictures: of fewer a single pair stands apart by chance
 MIN_Z_GAP = 0.8  # between Fisher's z of copies and of all other pairs, where each is compared with each
-MIN_UNSURE, MAX_NOISE = 0.994, 3.0  # whole fine structure's correlation, and what differs in units of noise
-MIN_OWN, MIN_GAP = 0.3, 1.75  # or what they have of their own, and how many times closer than others they are
-# Share of pairs that resemble each other by degrees, from which parts lie at any angle: two that lie alike
-# share more than is their own there, and copies are alike so far in all, or but for noise
+MIN_UNSURE, MAX_NOISE = 0.994, 3.0  # correlation of the whole fine structure; distance in units of noise
+MIN_OWN, MIN_GAP = 0.3, 1.75  # or Fisher's z of their own structure; times closer than other pairs
+# Correlation of pairs that resemble each other by degrees, and their share from which parts lie at any angle.
+# Two that lie alike then share more than others do: copies must reach this correlation, or differ by noise
 GRADED, MIN_GRADED, MIN_ALIKE_OF_GRADED = (0.3, 0.9), 0.1, 0.997
 MIN_FIRST_FIT = 0.6  # correlation below which pictures lie otherwise, and say nothing of the usual distance
-MIN_OTHERS = 3  # pictures that say what a set shares
+MIN_OTHERS = 3  # pictures that show a set's shared structure
 STEPS = 3  # of registration
 BLOCK = 64  # pictures whose spectra, or likeness to all others, are computed together
-ROUNDING = 0.29  # standard deviation of what rounding to grey levels takes away
+ROUNDING = 0.29  # standard deviation of rounding to grey levels
 SMOOTHED = 0.61  # of a thumbnail's noise that is left after smoothing
 NORMAL_MEDIAN = 0.6745  # of the size of normal values, in their standard deviations
 MIN_STRUCTURE = 0.05  # grey levels of fine structure below which nothing can be said
@@ -273,7 +273,7 @@ class _Bars(NamedTuple):
 
     def show_one_part(self, z: float, found: Resemblance, count: int) -> bool:
         """Whether two pictures of a set of `count` surely show one part."""
-        if count <= MIN_OTHERS:  # nothing says what the set shares
+        if count <= MIN_OTHERS:  # too few to show a shared structure
             return found.is_same_but_for_noise
         if z < (self.own_of_same if found.is_same else self.own):
             return False
@@ -333,7 +333,7 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
             for version in versions:
                 found[one].add((other, version))
                 found[other].add((one, version))
-    # what those have of their own is told by what they share with their likest; all others say nothing here
+    # those outside the bank need their likest pictures, to find their own structure; others are not needed
     outside = np.array([i for i, nominated in enumerate(found) if nominated and not bank[i]], np.intp)
     for one, other in _likest(by_thumbnail, by_thumbnail, outside, NOMINATED):
         found[one].add((other, 0))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _HEADER = re.compile(rb"P([2356])" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)\s")
-_HEADER_BYTES = 4096  # in which a header ends, with what people wrote into it
+_HEADER_BYTES = 4096  # in which a header ends, comments included
 _CHANNELS = {b"2": 1, b"5": 1, b"3": 3, b"6": 3}
 _IN_WORDS = (b"2", b"3")  # kinds whose values are written as decimal numbers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-HEAD_BYTES = 512  # from the beginning of a file, by which it is told
+HEAD_BYTES = 512  # at the beginning of a file, by which its kind is recognised
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".3gp", ".mts"}
@@ -80,7 +80,7 @@ OTHER_FILES = {  # by suffix
     **{".jxl": JPEG_XL, ".jxr": JPEG_XR, ".qoi": QOI, ".pcx": PCX, ".tga": TGA, ".ico": ICON},
     **{".psd": PHOTOSHOP, ".svg": SVG, ".exr": EXR, ".hdr": RADIANCE, ".pam": PAM, ".pfm": PFM},
 }
-_BEGINNINGS: tuple[tuple[int, bytes, OtherFile], ...] = (  # at which byte, what stands there
+_BEGINNINGS: tuple[tuple[int, bytes, OtherFile], ...] = (  # byte, mark at that byte, kind
     (0, b"\xff\x0a", JPEG_XL),
     (0, b"\0\0\0\x0cJXL ", JPEG_XL),
     (0, b"II\xbc\x01", JPEG_XR),

@@ -65,7 +65,7 @@ def _looks_like_first(image: Image.Image, number: int) -> bool:
     try:
         image.seek(number)
         return (image.size, image.mode) == first
-    except Exception:  # what cannot be opened shows nothing
+    except Exception:  # a picture that cannot be opened does not count
         return False
     finally:
         image.seek(0)

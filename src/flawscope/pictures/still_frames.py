@@ -26,13 +26,13 @@ Floats = NDArray[np.float32]
 Frame = Path | bytes | NDArray[np.generic]  # a file, its content, or pixels
 
 MIN_FRAMES = 10
-MAX_FRAMES = 60  # the first ones: more tell nothing new
+MAX_FRAMES = 60  # the first ones: more show nothing new
 CROP_SIDE = 768  # pixels of the middle, in which noise, edges and movement are measured
-BLOCKS = 16  # brightness is measured in so many blocks along each side of a frame
-MIN_BRIGHTNESS = 8.0  # grey levels of a block whose brightness tells of the light
+BLOCKS = 16  # along each side of a frame, in which brightness is measured
+MIN_BRIGHTNESS = 8.0  # grey levels of a block whose brightness shows the light
 STEP_LEVELS, STEP_RATIO = 2.0, 6.0  # grey levels of a sudden change, and times the usual change
 MAX_STEPS = 3  # more sudden changes are flicker
-SPOT_SIDE = 3  # pixels of the defect by which costs are told
+SPOT_SIDE = 3  # pixels of the defect by which costs are described
 STANDS_OUT = 5.0  # standard deviations: a spot
 BAND_STANDS_OUT = 3.0  # standard deviations: a change of light over the whole picture
 EDGE_CONTRAST = 25.0  # grey levels of an edge by which focus is measured
@@ -42,7 +42,7 @@ WIDTH_OF_BLUR = math.sqrt(2 * math.pi)  # of a step that is blurred with standar
 MIN_EDGES = 8
 SHARPEST = 20  # percentile of the edges' widths: some edges of a part are round
 TRIMMED, TRIMMED_VARIANCE = 90, 0.623  # percentile of squares; mean of those below, of a normal variable
-MAX_POSITION_ERROR = 0.1  # pixels: a movement that is known less well is not told
+MAX_POSITION_ERROR = 0.1  # pixels: a movement known less precisely is left out
 BLINK_LEVELS, BLINK_NOISE = 30.0, 10.0  # grey levels, and standard deviations, by which a pixel blinks
 WHITE_LEVEL = 254.0  # grey levels: of brighter light no more is seen
 BACKLIGHT_SHARE = 0.3  # of the pixels: more white is a light behind the part
@@ -594,7 +594,7 @@ def _edge_width(frame: Floats, noise: float) -> float | None:
     down, right = _slopes(ndimage.gaussian_filter(frame, 1.0))
     slope = np.hypot(down, right)
     contrast = ndimage.maximum_filter(frame, EDGE_WINDOW) - ndimage.minimum_filter(frame, EDGE_WINDOW)
-    contrast = contrast - 5.0 * noise  # the brightest and the darkest of so many pixels are noise, too
+    contrast = contrast - 5.0 * noise  # the extremes of many pixels are noise, too
     widths = list[float]()
     for top in range(0, frame.shape[0], EDGE_BLOCK):
         for left in range(0, frame.shape[1], EDGE_BLOCK):

@@ -150,7 +150,7 @@ class PictureTable:
         def look_at(number: int) -> Picture | str:
             try:
                 picture = pictures.read(number, names[number] or None)
-            except Exception as error:  # also what a reader of pictures does not foresee
+            except Exception as error:  # also errors that a reader of pictures does not foresee
                 return error_reason(error, names[number] or source_name(pictures.sources[number]))
             finally:
                 advance()

@@ -123,7 +123,7 @@ def load_yaml(text: str) -> YamlValue:
 def _check_quotes(text: str, event: yaml.ScalarEvent) -> None:
     r"""ValueError for a path whose \ means another sign in YAML, and for quotes that YAML does not know."""
     mark = event.start_mark
-    assert mark is not None  # the parser tells where each value begins
+    assert mark is not None  # the parser marks where each value begins
     line = f"line {mark.line + 1}"
     if event.style == '"' and _PATH_IN_QUOTES.match(text, mark.index):
         raise ValueError(f"in double quotes \\ is no part of a path, {line}; {_QUOTE_REMEDY}")

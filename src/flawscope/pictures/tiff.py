@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tifffile import TiffPage
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # who reads a file says what is wrong with it
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the reader of a file reports its faults
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PREMULTIPLIED, ALPHA = 1, 2  # kinds of extra channels
@@ -123,7 +123,7 @@ class Page:
         return (
             self.bits in _READ_BITS.get(self.format, ())
             and self.photometric in known
-            and (self.format, self.photometric) != (_SIGNED, 0)  # nobody knows what white is
+            and (self.format, self.photometric) != (_SIGNED, 0)  # its white is not known
             and min(*self.size, self.channels) > 0
             and self.slices == 1
             and (self.compression == 1 or self.page.fillorder == 1)
@@ -194,7 +194,7 @@ def read_pages(stream: IO[bytes]) -> Iterator[Page]:
             if _torn_tags(stream, page):
                 return
             yield Page.of(page)
-    except Exception:  # what tifffile raises on a damaged directory, and after the last one
+    except Exception:  # errors of tifffile on a damaged directory, and after the last one
         return
 
 
@@ -230,7 +230,7 @@ def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
     strips = math.prod(found.chunked)
     if min(len(found.dataoffsets), len(found.databytecounts)) < strips or not all(found.databytecounts):
         raise ValueError("it is truncated")
-    if own:  # it is undone here, for tifffile has no bound on what it unpacks, and knows some not by itself
+    if own:  # here, because tifffile unpacks without a bound, and lacks some compressions
         found.compression = 1
     values: NDArray[np.number] | None = None
     for number in range(strips):

@@ -27,8 +27,8 @@ _CHANGED = re.compile(
     r"rot(?:ate|ated)?[\W_]?(?:90|180|270)(?:deg)?)"
 )
 
-PartKey = tuple[str | None, ...]  # what a pattern's groups match, or its whole match
-PartReader = Callable[[str], PartKey | None]  # tells the part by a picture's name; None: it tells none
+PartKey = tuple[str | None, ...]  # matches of a pattern's groups, or its whole match
+PartReader = Callable[[str], PartKey | None]  # returns the part in a picture's name; None: none
 
 
 def file_stem(name: str) -> str:

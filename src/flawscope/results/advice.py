@@ -1,6 +1,6 @@
-"""Advises what to do next: at most three steps, each with its reason; none where nothing is to be gained.
+"""Advises the next steps: at most three, each with its reason; none where no step would help.
 
-Torch-free. What is known before a fit and after an evaluation is gathered by the caller.
+Torch-free. Callers gather the facts before a fit and after an evaluation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ LIES = {
 
 
 class Advice(NamedTuple):
-    """A step, as flags of `flawscope fit` or in words, and why."""
+    """A step to take next, with its reason.
+
+    Attributes:
+        step: The step, as flags of `flawscope fit` or in words.
+        reason: Why it helps.
+    """
 
     step: str
     reason: str
@@ -158,13 +163,13 @@ def remedies(
 def looser_rate(
     decided: Sequence[tuple[bool, bool, float]], rates: Sequence[float], auroc: float | None
 ) -> Advice | None:
-    """Advises a higher false-alarm rate where the scores tell good from defective and the decisions do not.
+    """Advises a higher false-alarm rate where scores separate good from defective and decisions do not.
 
     Args:
-        decided: of each test picture, or part, whether it is defective, whether it is called anomalous, and
+        decided: Of each test picture, or part: whether it is defective, whether it is called anomalous, and
             its p-value.
-        rates: that may be chosen, all above the model's own.
-        auroc: of the scores.
+        rates: Rates to choose from, all above the model's own.
+        auroc: AUROC of the scores.
 
     Returns:
         None: no rate finds so many more that it is worth its false alarms.

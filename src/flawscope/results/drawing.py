@@ -184,7 +184,13 @@ def contour(
 
 
 class Square(NamedTuple):
-    """Square around a part: corners (x, y) [4, 2], the reference's upper left one first; a text; a colour."""
+    """Square around a part.
+
+    Attributes:
+        corners: [4, 2], corners (x, y), the reference's upper left one first.
+        text: Text beside it; empty: none.
+        colour: Colour of its lines.
+    """
 
     corners: NDArray[np.floating]
     text: str = ""
@@ -196,9 +202,9 @@ class Square(NamedTuple):
 
 
 def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
-    """A copy of the picture [H, W, 3] with squares and their texts.
+    """Returns a copy of the picture [H, W, 3] with squares and their texts.
 
-    A dot marks the first corner, so that turn and side can be told.
+    A dot marks the first corner: it shows turn and side.
     """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)

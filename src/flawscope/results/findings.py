@@ -1,4 +1,4 @@
-"""Holds what was noticed about a picture beside its score, and decides what it does to the decision."""
+"""Holds the findings on a picture beside its score, and how they change the decision."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Finding:
 
 
 def severity_text(severity: float) -> str:
-    """A severity for a person: a number, or a dash where a picture is anomalous by what was noticed alone."""
+    """Returns a severity for a person: a number, or a dash where only a finding decides."""
     return "-" if severity == MIN_ANOMALOUS_SEVERITY else f"{severity:+.1f}"
 
 
@@ -92,7 +92,7 @@ class Decision(NamedTuple):
     is_anomalous: bool
 
     def after(self, findings: Sequence[Finding]) -> Decision:
-        """Returns the decision where these were noticed."""
+        """Returns the decision after these findings."""
         deciding = [finding for finding in findings if finding.decides]
         if not deciding:
             return self
@@ -153,12 +153,12 @@ def other_form(words: str, decides: bool) -> Finding:
 
 
 def view_exchanged(view: str, shown: str) -> Finding:
-    """The picture of one view shows another, so that nobody has looked at its own."""
+    """Returns the finding that the picture of a view shows another: nobody has looked at its own."""
     return Finding(VIEW_EXCHANGED, f"named as view {view}, looks like {shown}", decides=True)
 
 
 def same_picture(first: str, second: str) -> Finding:
-    """Two views of a part have one picture, so that nobody has looked at one of them."""
+    """Returns the finding that two views of a part have one picture: nobody has looked at one of them."""
     return Finding(SAME_PICTURE, f"{first} and {second} are the same picture", decides=True)
 
 

@@ -67,7 +67,7 @@ class RenderedPrediction(NamedTuple):
 
     @property
     def overlay(self) -> Pixels:
-        """Heat map with outlines, and what was noticed."""
+        """Returns the heat map with outlines, and with the findings in a note."""
         return self.prediction.with_note(drawing.contour(self.heat, self.marked, self.colour))
 
 
@@ -176,12 +176,12 @@ class PictureWriter:
 
 
 def _folded(name: str) -> str:
-    """The name as a file system sees it that knows no upper case, and one way to write an umlaut."""
+    """Returns the name as a file system compares it that ignores case and the form of an umlaut."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _short(name: str) -> str:
-    """The name, which with another suffix may be too long for a file, with a hash in its end's place."""
+    """Returns the name; where it would be too long for a file, a hash replaces its end."""
     folder, _, last = name.rpartition("/")
     encoded = os.fsencode(last)
     if len(encoded) <= MAX_NAME_BYTES:

@@ -217,7 +217,7 @@ def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
 def trace_outline(mask: NDArray[np.bool_]) -> Polygon:
     """Traces the outline of a mask as one polygon, within `TOLERANCE`.
 
-    Holes, and what touches at a corner only, are joined by a line there and back, so that filling by the
+    Holes, and pieces that only touch at a corner, are joined by a line there and back: filling by the
     even-odd rule gives the mask.
     """
     loops = [_simplified(loop) for loop in _loops(mask)]

@@ -82,13 +82,13 @@ class ScoreLevels:
         return doubted_level(self.colour_range[0], self.mask_threshold)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """The regions marked in a map [H, W] at any size, NaN where the network does not look.
+        """Returns the regions marked in a map [H, W] at any size, NaN where the network does not look.
 
-        Of each 8-connected region above the mask threshold, the pixels that are at least `outline` of the way
-        from the level of good pictures (the dark end of the colours) to the region's peak nearby. A map is
-        smooth, so that what is around a strong defect is above the threshold, too; but a large defect is not
-        equally strong everywhere. A picture has a mask exactly where its map is above the threshold
-        somewhere.
+        Of each 8-connected region above the mask threshold, the pixels are marked that are at least `outline`
+        of the way from the level of good pictures (the dark end of the colours) to the region's peak nearby.
+        A map is smooth: pixels around a strong defect are above the threshold, too. The peak nearby counts,
+        as a large defect is not equally strong everywhere. A picture has a mask exactly where its map is
+        above the threshold somewhere.
         """
         above = values > self.mask_threshold
         if not self.outline or not above.any():
@@ -251,7 +251,7 @@ class Prediction:
         return self.outlined(self.map)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """The regions marked in this picture's map at any size (`ScoreLevels.outlined`)."""
+        """Returns the regions marked in this picture's map at any size (`ScoreLevels.outlined`)."""
         return self.levels.outlined(values)
 
     @property

@@ -1,4 +1,4 @@
-"""Writes results as a workbook for people: what was judged, each place in a sheet of its own, and totals."""
+"""Writes results as a workbook for people, with sheets of the judged pictures, their places, and totals."""
 
 from __future__ import annotations
 

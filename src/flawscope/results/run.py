@@ -89,22 +89,25 @@ class WriteErrors:
         return is_new
 
     def lines(self) -> list[str]:
-        """Says in a line how many files of which kind could not be written; none: all are there."""
+        """Returns a line on how many files of which kind could not be written; none: all are there."""
         missing = [pluralize(count, kind) for kind, count in self.counts.items() if count]
         return [f"could not be written: {', '.join(missing)}; all others are there"] if missing else []
 
 
 class ResultsFolder:
-    """Results folder.
+    """Results folder of a run.
 
-    Files of an earlier run are removed, of which `say` gets a line; files of others stay. InputError where
-    one of them has the name of a file that is to be written.
-
-    shown: predictions for a page with their maps, at most `MAX_MAP_BYTES` bytes of them, most severe first.
+    Files of an earlier run are removed, and `say` gets a line on them; other files stay. InputError: another
+    file has the name of a file that is to be written.
 
     Args:
-        root, inputs, maps: as `PictureWriter` takes them.
-        form: of the tables, as `TableWriter` takes it.
+        out: The folder.
+        root: Folder whose inner paths name the results; None: the working folder.
+        say: Gets remarks.
+        inputs: All pictures, where they are known beforehand.
+        maps: Form of the maps, of `folder.MAPS`, or none.
+        decimal_comma: Whether the table has decimal commas.
+        form: Columns of the tables, as `TableWriter` takes them.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ PartOf = Callable[[str], str]
 
 
 def file_stem(path: str) -> str:
-    """The file's name without its ending: the part's number where nothing else tells it."""
+    """Returns the file's name without its ending: the part's number where there is no other."""
     return PurePath(path).stem
 
 
@@ -300,7 +300,7 @@ class TableWriter:
             self.add(row)
 
     def add(self, row: ResultRow) -> None:
-        """Adds a row. InputError: the file cannot be written."""
+        """Adds a row. FlawscopeError: the file cannot be written."""
         with self._report_errors():
             self._write([getattr(row, name) for name in self.columns])
 

@@ -63,7 +63,12 @@ class Aligned(NamedTuple):
 
 
 class Lying(NamedTuple):
-    """Poses in which parts lie; and what was learnt to tell, where it is of these poses."""
+    """Poses in which parts lie.
+
+    Attributes:
+        kind: The poses.
+        learnt: Parts that were aligned by these poses; None: the poses were found without.
+    """
 
     kind: PoseKind
     learnt: Aligned | None
@@ -72,7 +77,7 @@ class Lying(NamedTuple):
 def learn_reference(
     pictures: Sequence[Float32], kind: PoseKind, learnt: Aligned | None = None
 ) -> PoseReference:
-    """Learns the reference as `learn_cross_validated` does, without those of groups."""
+    """Learns the reference as `learn_cross_validated` does, without references for groups."""
     return learn_cross_validated(pictures, kind, None, None, learnt)[0]
 
 
@@ -119,10 +124,10 @@ def learn_cross_validated(
 def _learn_folds(
     pictures: Sequence[Float32], aligned: Aligned, groups: Sequence[int]
 ) -> tuple[list[float], dict[int, PoseReference]]:
-    """Learns references from all pictures but those of some groups, for 10 folds.
+    """Learns references from all pictures except those of some groups, for 10 folds.
 
-    Returns the errors of the pictures that each was learnt without, and for each group the reference that
-    was.
+    Returns:
+        The errors of the pictures that a reference was learnt without; and that reference for each group.
     """
     reference, poses = aligned
     levels = _border_quantiles(pictures)
@@ -184,9 +189,10 @@ def _found_among(poses: Sequence[Pose]) -> list[Pose]:
 
 
 def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
-    """Poses in which parts may lie, in the order in which they are asked for, and whether the first are sure.
+    """Returns the poses in which parts may lie, in the order to try them, and whether the first is sure.
 
-    Empty: parts lie alike, or there is none. A few pictures, each as the reference, take a tenth of the time.
+    There are none where parts lie alike, or no part is there. A few pictures, each as the reference, take a
+    tenth of the time of all.
     """
     upright, alike = _count_upright(singles)
     if alike == 2:
@@ -300,7 +306,10 @@ def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
 
 
 class _SingleReferences:
-    """Pictures [h, w], each as the first reference. What differs from the others, as all lie, is its part."""
+    """Pictures [h, w], each tried as the first reference.
+
+    Its part is there where it differs from the other pictures, unaligned, or from the ground.
+    """
 
     def __init__(self, pictures: Sequence[Float32], ground: float | None = None):
         from scipy import ndimage

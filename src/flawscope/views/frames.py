@@ -1,9 +1,10 @@
-"""The frame: what a model looks at in a picture, as a picture of its own. Torch-free.
+"""The frame: the place that a model inspects in a picture, as a picture of its own. Torch-free.
 
-Without an alignment it is the picture. With one it shows the part as the reference lies, and what is around
-it: regions of interest lie in it and tiles are cut from it as in a picture, and so both move with the part.
-Of several parts each has a frame. Others do not count in it, and are covered with the ground: neighbours lie
-differently in every picture, and a network's answer for a pixel depends on its surroundings, too.
+Without an alignment it is the picture. With one it shows the part as the reference lies, and its
+surroundings. Regions of interest lie in the frame and tiles are cut from it as from a picture: both move with
+the part. Of several parts each has a frame. Other parts do not count in it, and are covered with the ground:
+neighbours lie differently in every picture, and a network's answer for a pixel depends on its surroundings,
+too.
 """
 
 from __future__ import annotations

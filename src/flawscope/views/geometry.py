@@ -110,7 +110,10 @@ class Geometry:
         return replace(self, picture_size=(height, width), offset=offset)
 
     def nearest_indices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Network rows of the picture's rows, and likewise columns, for views that show the whole picture."""
+        """Returns the network's row of each row of the picture, and its column of each column.
+
+        The view must show the whole picture.
+        """
         return self._nearest(0)[1], self._nearest(1)[1]
 
     def visible_mask(self) -> Mask:

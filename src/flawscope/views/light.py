@@ -195,7 +195,10 @@ class Normalization:
 
 
 def within_range(normalization: Normalization | None) -> str:
-    """Words that follow how a model was calibrated: the lights in each of which its rate holds, if any."""
+    """Returns words that end a sentence on the calibration: the range of light in which the rate holds.
+
+    They are empty where light is not corrected.
+    """
     return "" if normalization is None else f", in each light within {normalization.share:.0%}"
 
 

@@ -92,30 +92,35 @@ STAGES = {**LEARNT_STAGES, **CORRECTIONS}
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Picture -> network input, the same for training and every runtime; stored in the manifest.
+    """Turns a picture into the network's input, the same for training and every runtime.
 
-    A picture becomes views in this order: corrections, frames (the picture, the aligned part or each of
-    several), light, the region of interest, which lies in the frame, sizes and tiles.
+    It is stored in the manifest. A picture becomes views in this order: corrections, frames (the picture, the
+    aligned part or each of several), light, the region of interest, which lies in the frame, sizes and tiles.
 
-    `crop` None: the whole picture, stretched to `size`, or with `keep_aspect` fitted into it, centred, its
-    edge pixels repeated outwards (letterbox). With `crop`: the picture is stretched to `size`, or with
-    `keep_aspect` scaled until it covers `size` (the PatchCore paper's 256 -> 224), and the central `crop`
-    is kept. Resampling is Pillow's antialiased bilinear. Without a `white_level` the model learnt from 8-bit
-    pictures and sees others so, too, uint16 divided by 65535, floats by 1. With one, pictures are resampled
-    in float32, and deep ones scaled so that it is 1 and `black_level` 0; 8-bit ones always by 255. All are
-    clipped to 0..1; with a `black_level` before they are resampled, so that a stray pixel stays one. Nothing
-    depends on what one picture holds. The value v of a repeated edge pixel stands as -1 - v, so that
-    detectors can tell it from the product.
+    Resampling is Pillow's antialiased bilinear. Values are clipped to 0..1; with a `black_level` before they
+    are resampled: a stray pixel stays one pixel. Nothing depends on the content of a single picture. The
+    value v of a repeated edge pixel stands as -1 - v: methods distinguish it from the product.
 
-    - `tile`: the frame is seen in tiles of (height, width) of its pixels as well, each scaled to `size`;
-      two neighbours share `overlap` of a tile (`Views`).
-    - `normalization`: brings pictures to the light of the good ones.
-    - `reference`: the part is found, and the network sees it turned and moved as the reference is, not
-      stretched, with what is around it; what lies outside of the picture is marked as padding. A part that
-      is not found leaves the picture as it lies.
-    - `several`: all parts in a picture are found; each is seen so, in tiles and in its light as well.
-    - `undistort`: pictures are undistorted first, in files of earlier versions.
-    - `channels`: a picture has any number of channels, seen in views of one or three, judged together.
+    Attributes:
+        size: (H, W) that a frame is scaled to. Without `crop` the whole frame is stretched to it.
+        keep_aspect: Whether the frame is fitted into `size` instead, centred, its edge pixels repeated
+            outwards (letterbox); with `crop` it is scaled until it covers `size` (the PatchCore paper's 256
+            -> 224).
+        crop: (H, W) of the centre that is kept after scaling; None: all.
+        white_level: Value that is 1 in deep pictures; all pictures are resampled in float32, and 8-bit ones
+            divided by 255. None: the model learnt from 8-bit pictures and sees others as such, uint16 divided
+            by 65535, floats by 1.
+        black_level: Value that is 0 in deep pictures; None: 0.
+        tile: (H, W) of the frame's pixels: the frame is seen in tiles as well, each scaled to `size`; None:
+            it is not.
+        overlap: Share of a tile that two neighbours have in common (`Views`).
+        normalization: Brings pictures to the light of the good ones.
+        reference: The part is found, and the network sees it turned and moved as the reference is, not
+            stretched, with its surroundings; pixels outside of the picture are marked as padding. A part that
+            is not found leaves the picture as it lies.
+        several: All parts in a picture are found; each is seen by itself, in tiles and in its light as well.
+        undistort: Pictures are undistorted first, in files of earlier versions.
+        channels: A picture has any number of channels, seen in views of one or three, judged together.
     """
 
     size: tuple[int, int] = DEFAULT_SIZE

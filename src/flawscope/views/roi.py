@@ -39,9 +39,10 @@ def split_picture(spec: Drawn) -> tuple[Drawn, str]:
 
 
 def drawn_size(spec: Drawn) -> tuple[int, int] | None:
-    """Size (H, W) of the picture that a region is drawn on; None where fractions do not tell.
+    """Returns the size (H, W) of the picture that a region is drawn on; None for a box in fractions.
 
-    InputError: it is a mask that cannot be read.
+    Raises:
+        InputError: It is a mask that cannot be read.
     """
     if isinstance(spec, np.ndarray):
         return (spec.shape[0], spec.shape[1]) if spec.ndim == 2 else None
@@ -65,7 +66,7 @@ def _read_drawn(spec: str | os.PathLike[str]) -> Mask:
 
 
 def needs_picture_size(spec: Drawn) -> bool:
-    """Whether a region is a box in pixels that does not tell of how large a picture."""
+    """Whether a region is a box in pixels without the size of its picture."""
     match = _BOX.fullmatch(spec) if isinstance(spec, str) else None
     return match is not None and not match[5] and max(float(match[i]) for i in range(1, 5)) > 1
 
@@ -149,7 +150,14 @@ def _drawn_mask(
 
 
 def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, roi: Mask) -> str:
-    """Says how much of what the network sees counts, of a mask, which may be inverted; empty for a box."""
+    """Returns a sentence on the share of the picture that counts by a mask, which may be inverted.
+
+    It is empty for a box.
+
+    Args:
+        spec: The region, as `read_roi` takes it.
+        roi: [H, W], the region at network size.
+    """
     if isinstance(spec, list | tuple) or (isinstance(spec, str) and _BOX.fullmatch(spec)):
         return ""
     name = spec if isinstance(spec, str | os.PathLike) else "given"

@@ -95,7 +95,7 @@ class SeveralParts:
         return f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
 
     def count_error(self, count: int, objects: int) -> str:
-        """Says what is wrong with the number of parts and of other objects; empty: nothing."""
+        """Returns how the number of parts differs, or that other objects are there; empty: all is right."""
         shown = f"{pluralize(count, 'part')} found, {self.count_text} expected"
         found = f"{self.least - count} missing: {shown}" if count < self.least else ""
         found = f"{count - self.most} too many: {shown}" if count > self.most else found

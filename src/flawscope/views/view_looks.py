@@ -48,12 +48,12 @@ def find_identical(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
 def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
     """Whether good pictures of all views look so different that each view needs a model of its own.
 
-    Every two views have to be told apart by their pictures (`ViewLooks.are_distinct`) in the same light:
-    each colour of a thumbnail is divided by its mean. Pictures of one surface by a darker camera, or one with
+    Every two views have to be distinct by their pictures (`ViewLooks.are_distinct`) in the same light: each
+    colour of a thumbnail is divided by its mean. Pictures of one surface by a darker camera, or one with
     another white balance, look alike.
 
     Args:
-        looks: thumbnails of good pictures by view; False where these are too few to tell.
+        looks: Thumbnails of good pictures by view; where they are too few, the answer is False.
     """
     levelled = {view: [_without_light(one) for one in several] for view, several in looks.items()}
     learnt = ViewLooks.learn(levelled)
@@ -103,7 +103,7 @@ class ViewLooks:
         return plain
 
     def _set_limits(self, every: Sequence[NDArray[np.float64]]) -> None:
-        """Sets reach and limits by the thumbnails of each view, of which its mean was learnt."""
+        """Sets reach and limits by the thumbnails of each view that its mean was learnt from."""
         distances = [np.array([self.distances(one) for one in several]) for several in every]
         for v, several in enumerate(every):
             distances[v][:, v] *= len(several) / (len(several) - 1)
@@ -119,7 +119,7 @@ class ViewLooks:
 
     @property
     def are_distinct(self) -> bool:
-        """Whether every two views look so different that good pictures tell them apart."""
+        """Whether good pictures distinguish every two views clearly."""
         others = ~np.eye(len(self.views), dtype=bool)
         return bool(np.isfinite(self.limits[others]).all())
 

@@ -83,7 +83,7 @@ def check_source(
 
 
 def _check_triggers(station: Station) -> None:
-    """Each trigger is an inspection of its own, also of several at once, and is withdrawn without harm."""
+    """Check that each of several triggers is an inspection of its own, and can be withdrawn without harm."""
     from flawscope_station.sources.trigger import shoot
     from flawscope_station.store.inspection import make_label
 
@@ -104,7 +104,7 @@ def _check_triggers(station: Station) -> None:
 
 
 def _check_disconnection(station: Station, away: Callable[[], None], back: Callable[[], None]) -> None:
-    """A camera that is away is a state and a problem, refuses triggers, and comes back by itself."""
+    """Check that a camera that is away shows it, refuses triggers, and comes back by itself."""
     from flawscope_station.sources.source import AWAY, RUNNING, AwayError, NoFrameError, TriggeredSource
 
     (source,) = station.sources[PRODUCT]
@@ -136,7 +136,7 @@ def check_sink(
 ) -> None:
     """Check a sink: it gets every inspection in order, and none counts twice for the other side.
 
-    After it was killed, a station sends again each message of which it does not know whether it was taken.
+    A station that was killed sends a message again where it does not know whether the message was taken.
 
     Args:
         plugin: of the sink.

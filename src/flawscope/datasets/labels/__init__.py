@@ -29,7 +29,7 @@ from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import subfolders, walk_files
 from flawscope.pictures.mask_files import fold, is_mask_folder, is_picture_folder, plain_names
 
-Texts = list[tuple[str, str]]  # what is said of a picture, each under the name of its column or tag
+Texts = list[tuple[str, str]]  # texts on a picture, each behind the name of its column or tag
 # Files beside pictures of the same name that say nothing of the part: of cameras and programs
 _HARMLESS = {
     *RAW_SUFFIXES,

@@ -28,7 +28,7 @@ _PICTURE = (
 )
 _LABEL = ("class", "label", "class_name", "labelname", "label_name", "name")
 _EDGES = (("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"), ("x1", "y1", "x2", "y2"))
-_SURE = ("confidence", "score")  # what a model has found, unless it is 1
+_SURE = ("confidence", "score")  # columns of a model's findings, unless the value is 1
 _REGION = ("region_shape_attributes", "region_attributes", "file_attributes")
 
 
@@ -97,7 +97,7 @@ def parse_via(rows: Rows, own: str) -> Iterator[Entry]:
 
 
 def _header(rows: Rows) -> list[str]:
-    """Names of the columns, folded; empty where the first line is one of values."""
+    """Return the names of the columns, folded; empty where the first line holds values."""
     names = [name.casefold() for name in rows[0]]
     return [] if any(is_picture(PurePosixPath(name)) for name in names) else names
 
@@ -109,7 +109,7 @@ def _records(rows: Rows) -> Iterator[dict[str, str]]:
 
 
 def _columns(header: Sequence[str]) -> tuple[str, Sequence[str], str] | None:
-    """Names of the columns of the picture, of the edges, and of the label, which may be empty."""
+    """Return the columns of picture, edges and label, which may be empty; None without picture or edges."""
     edges = next((names for names in _EDGES if set(names) <= set(header)), None)
     picture, label = (next((n for n in names if n in header), "") for names in (_PICTURE, _LABEL))
     return (picture, edges, label) if picture and edges else None

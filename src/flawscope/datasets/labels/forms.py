@@ -148,7 +148,7 @@ def _damage(error: Exception) -> str:
 
 
 def _form_of(suffix: str, document: object) -> _Form | None:
-    """Finds the form of what a file holds; None where it is of no tool."""
+    """Return the form of a file's content; None where no tool wrote it."""
     try:
         return next((form for form in _FORMS if form.suffix == suffix and form.fits(document)), None)
     except Exception:  # of whatever a file of no tool makes a test raise
@@ -156,7 +156,7 @@ def _form_of(suffix: str, document: object) -> _Form | None:
 
 
 def _without_other_labels(entry: Entry) -> Entry:
-    """The entry without what is marked as no defect."""
+    """Return the entry without marks of labels that are no defects, such as "background"."""
     marks = [
         Mark(None, f"label {mark.kind}")
         if mark.draw and mark.kind.strip("_ ").casefold() in NO_DEFECT
@@ -180,7 +180,7 @@ def _load(suffix: str, data: bytes) -> object:
 class _Form(NamedTuple):
     name: str
     suffix: str
-    fits: Callable[..., bool]  # whether what a file of the suffix holds has the form
+    fits: Callable[..., bool]  # whether the content of a file of the suffix has the form
     parse: Callable[..., Iterable[Entry]]
 
 

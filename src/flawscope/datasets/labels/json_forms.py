@@ -99,7 +99,7 @@ class _CocoPicture:
             self.marks.append(Mark(None, NO_PLACE))
 
     def _segments(self, annotation: Record, kind: str) -> list[Mark]:
-        """Reads the polygons and the run lengths of an annotation."""
+        """Read the polygons and the run lengths of an annotation."""
         marks = []
         for part in _coco_segmentation(annotation):
             if isinstance(part, dict):
@@ -216,7 +216,7 @@ def parse_via(document: Record, _own: str) -> Iterator[Entry]:
 
 
 def _via_texts(name: str, value: object) -> tuple[tuple[str, str], ...]:
-    """Reads an attribute of a picture; of several that may be ticked those that are."""
+    """Read an attribute of a picture; of several boxes, those that are ticked."""
     if not isinstance(value, dict):
         return picture_texts(f"label {name}", [value])
     return picture_texts(f"label {name}", [key for key, ticked in value.items() if ticked])
@@ -300,7 +300,7 @@ def parse_label_studio(document: object, _own: str) -> Iterator[Entry]:
 
 
 class _LabelStudioTask:
-    """Reads what the annotators of a task say of its pictures."""
+    """Reads the annotations of a task's pictures, by all annotators."""
 
     def __init__(self, task: Record):
         self._task = task
@@ -322,7 +322,7 @@ class _LabelStudioTask:
             yield Entry("", None, [Mark(None, "task without a picture")])
 
     def _read_regions(self) -> Iterable[Record]:
-        """Joins the shape and the label of each region, which share an id, and notes the pictures' sizes."""
+        """Join the shape and the label of each region, which share an id, and note the pictures' sizes."""
         regions: dict[tuple[int, object], Record] = {}
         for annotation in self._task.get("annotations") or self._task.get("completions") or ():
             if annotation.get("was_cancelled"):
@@ -338,9 +338,9 @@ class _LabelStudioTask:
         return regions.values()
 
     def _add(self, region: Record) -> None:
-        """Adds a region to the picture that it marks, or to what is said of the whole picture."""
+        """Add a region to the picture that it marks, or to the texts on the whole picture."""
         picture = self._marked_picture(region)
-        if picture is None:  # nobody knows which: none of them is marked wholly
+        if picture is None:  # it is not known which: none of them is marked wholly
             for path in self._paths:
                 self._marks[path] = [Mark(None, "mark in one of several pictures")]
             return
@@ -375,7 +375,7 @@ def _task_pictures(task: Record) -> dict[str, list[str]]:
 
 
 def _label_studio_texts(region: Record) -> tuple[tuple[str, str], ...]:
-    """Reads what was chosen for a whole picture; a choice for a region has its place, and is none."""
+    """Read the choices for a whole picture; a choice for a region has a place, and is left out."""
     value = region["value"]
     if value.keys() & _PLACED:
         return ()
@@ -399,7 +399,7 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
     if not kind:
         return Mark(None, str(region.get("type") or NO_PLACE))
     outline = _PERCENT[kind]
-    if not len(outline(value, (1, 1))):  # what is damaged is told now, too
+    if not len(outline(value, (1, 1))):  # damaged values are reported now, too
         return Mark(None, NO_PLACE)
     is_loose = kind == "radiusX" or bool(value.get("rotation"))
     return Mark(shapes.placed(partial(outline, value), is_loose=is_loose), label, kind == "height")
@@ -435,7 +435,7 @@ def _percent_box(value: Record, size: Size) -> Polygon:
     return shapes.turn(corners, corners[0], float(value.get("rotation") or 0))
 
 
-# by what a value has; all in percent of the picture. A key point has a width, and no height
+# by the keys of a value; all in percent of the picture. A key point has a width, and no height
 _PERCENT: dict[str, Callable[[Record, Size], Polygon]] = {
     "points": _percent_polygon,
     "radiusX": _percent_ellipse,

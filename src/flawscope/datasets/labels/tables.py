@@ -30,7 +30,7 @@ SUFFIXES = (".json", ".xml", *JSON_LINES, *TABLES)
 _DELIMITERS = (",", ";", "\t", "|", " ", "=", ":")
 _OWN_TEXT = 200  # characters of a file of one picture that say something of it
 LISTED = "listed in"  # column of a list of names alone: the name of the file, or of the sheet
-# Columns of what a model found, which is no ground truth
+# Columns of a model's findings, which are no ground truth
 _OF_A_MODEL = {"p_value", "largest, px", "area, px²"}
 
 IsName = Callable[[str], bool]

@@ -15,7 +15,7 @@ from flawscope.errors import InputError
 from flawscope.pictures.text_files import load_yaml, read_text
 
 SETTINGS = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
-ROUNDING = 0.01  # how far outside of the picture what is at its edge may be written
+ROUNDING = 0.01  # how far outside of the picture marks at its edge may lie
 
 
 class YoloSettings(NamedTuple):
@@ -26,7 +26,7 @@ class YoloSettings(NamedTuple):
 
 
 def find_settings(root: Path, folder: Path) -> YoloSettings:
-    """Reads the settings that lie next to a folder of labels, there or above, within the root."""
+    """Read the settings that lie next to a folder of labels, there or above, within the root."""
     for place in (folder, *folder.parents):
         for path in (place / name for name in SETTINGS):
             if path.is_file():

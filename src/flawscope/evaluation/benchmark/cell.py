@@ -135,7 +135,7 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
 def _fit_model(
     cell: Cell, dataset: Dataset, model: Path, threads: int, step: ProgressCallback, say: Say
 ) -> Json:
-    """Fits and writes the model; returns what the cell's document says of the fit."""
+    """Fits and writes the model; returns the facts of the fit for the cell's document."""
     from flawscope.artefact.files import checkpoint_path
     from flawscope.fitting.fitting import fit
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count

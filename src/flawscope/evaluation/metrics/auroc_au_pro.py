@@ -137,9 +137,12 @@ BATCH = 1 << 25
 class ImageMetrics:
     """AUROC, AP and the best F1, of pictures or of pixels, 0..1, higher is better; NaN where undefined.
 
-    `f1` is the best over all thresholds and `f1_threshold` the one it is reached at, in the scores' own unit.
-    Both are chosen on the labels that they judge: a bound on what a threshold could do, never a threshold to
-    use.
+    Best F1 and its threshold are chosen on the labels that they judge: a bound on any threshold, never a
+    threshold to use.
+
+    Attributes:
+        f1: Best F1 over all thresholds.
+        f1_threshold: Threshold of the best F1, in the scores' own unit.
     """
 
     auroc: float
@@ -227,7 +230,7 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
 def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[np.generic]) -> Iterator[Scores]:
     """Yields the values of all pieces, `total` at the most, in arrays of up to `BATCH`.
 
-    An array is valid until the next one is asked for.
+    An array is valid until the next one is taken.
     """
     batch = np.empty(min(BATCH, total), dtype=dtype)
     end = 0

@@ -40,9 +40,13 @@ Masks = Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_]
 class PixelMetrics:
     """Pixel-level metrics over a whole test set, 0..1, higher is better; NaN where undefined.
 
-    `f1` is the best over all thresholds and `f1_threshold` the one it is reached at (decision: map >=
-    threshold), both chosen on the masks that they judge. `regions` is the number of ground-truth regions
-    behind `au_pro`. `au_pro_05` is AU-PRO up to a false-positive rate of .05, as MVTec AD 2 has it.
+    Best F1 and its threshold are chosen on the masks that they judge.
+
+    Attributes:
+        f1: Best F1 over all thresholds.
+        f1_threshold: Threshold of the best F1 (decision: map >= threshold).
+        au_pro_05: AU-PRO up to a false-positive rate of .05, as MVTec AD 2 has it.
+        regions: Number of ground-truth regions behind `au_pro`.
     """
 
     auroc: float
@@ -163,14 +167,18 @@ def au_spro(
 
 
 def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: float = 1.0) -> float:
-    """The saturation in pixels of a region of `area` pixels, from its entry in LOCO's `defects_config.json`.
+    """Returns the saturation in pixels of a region, from its entry in LOCO's `defects_config.json`.
 
-    `threshold` is `saturation_threshold`, `relative` is `relative_saturation`: a share of the area, cut to
-    whole pixels as the published code does (but at least one), or a number of pixels of the original picture,
-    at most the area. `scale` is (pixels of the mask in use) / (pixels of the original mask) where the mask
-    was resized.
+    Args:
+        area: Pixels of the region.
+        threshold: `saturation_threshold` of the entry.
+        relative: `relative_saturation` of the entry. True: the threshold is a share of the area, cut to whole
+            pixels as the published code does (but at least one). False: it is a number of pixels of the
+            original picture, at most the area.
+        scale: (pixels of the mask in use) / (pixels of the original mask) where the mask was resized.
 
-    Raises InputError if the area, the threshold or the scale is not above 0.
+    Raises:
+        InputError: The area, the threshold or the scale is not above 0.
     """
     if min(area, threshold, scale) <= 0:
         raise InputError(f"area {area}, threshold {threshold} and scale {scale} must all be above 0")
@@ -212,10 +220,10 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
 
 
 def _counting_pieces(scores: Array, saturation: float) -> Iterator[tuple[Array, float]]:
-    """Yields the scores of a region, in rising order, that count, with what each of them counts for.
+    """Yields the scores of a region that count, in rising order, each piece with the weight of its scores.
 
-    Once `saturation` pixels are found, more add nothing, so lower ones never count. The last one that does
-    counts for the fraction that is still missing. Among equal scores it is all one.
+    When `saturation` pixels are found, more add nothing: lower scores never count. The last score that does
+    counts for the fraction that is still missing. Among equal scores the choice does not matter.
     """
     whole = math.floor(saturation)
     end = scores.size - whole

@@ -165,7 +165,17 @@ class Tokens(Accounts):
     table, shown = tokens, ("name", "role", "created_at", "used_at", "expires_at")
 
     def add(self, name: str, role: str, *, expires: float | None = None, who: str = COMMAND_LINE) -> str:
-        """Add a token and return the secret, which is never shown again. expires: seconds; None: never."""
+        """Add a token and return the secret, which is never shown again.
+
+        Args:
+            name: of the token.
+            role: of its program.
+            expires: seconds from now; None: never.
+            who: adds it.
+
+        Raises:
+            InputError: name, role or time is not allowed, or the name is taken.
+        """
         if expires is not None and not 0 < expires <= MAX_TOKEN_SECONDS:
             raise InputError("a token that expires holds for more than nothing and at most 100 years")
         name = check_name(name)

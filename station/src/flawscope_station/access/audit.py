@@ -118,7 +118,7 @@ def search(
 
 
 def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
-    """Conditions of a search for a text and a subject. InputError where one is not allowed."""
+    """Return the conditions of a search for a text and a subject. InputError where one is not allowed."""
     if about and about not in SUBJECTS:
         raise InputError(f"about: {about!r:.40} is none of {', '.join(SUBJECTS)}")
     if not (text.isprintable() and len(text) <= 200):
@@ -164,7 +164,13 @@ def trim_events(
     bounds: Sequence[tuple[ColumnElement[bool], int]] = _BOUNDS,
     pause: Callable[[], object] = lambda: None,
 ) -> None:
-    """Remove the oldest records beyond the bounds, a few at a time. pause: is called after each."""
+    """Remove the oldest records beyond the bounds, a few at a time.
+
+    Args:
+        database: of the station.
+        bounds: condition of some kinds of events, and the number of them that is kept.
+        pause: is called between two transactions, each of which removes `DELETED_AT_ONCE` at most.
+    """
     for is_of_kinds, limit in bounds:
         query = select(events.c.id).where(is_of_kinds).order_by(events.c.id.desc()).offset(limit).limit(1)
         with database.reading() as connection:

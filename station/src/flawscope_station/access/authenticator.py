@@ -252,5 +252,5 @@ class Access:
 
 
 def _member_name(address: str) -> str:
-    """Name, which no user can have, under which tries with a company's account count."""
+    """Return the name under which tries with a company's account count; no user can have it."""
     return f"a company's member at {subnet(address)}"

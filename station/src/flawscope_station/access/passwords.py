@@ -27,7 +27,11 @@ LIMITS = PAIR_LIMIT, NAME_LIMIT, ADDRESS_LIMIT = (5, 60.0), (20, 60.0), (20, 1.0
 
 
 class SignInError(InputError):
-    """The sign-in failed. wait: seconds until the next try is allowed; 0: name or password is wrong."""
+    """The sign-in failed.
+
+    Attributes:
+        wait: seconds until the next try is allowed; 0: name or password is wrong.
+    """
 
     def __init__(self, text: str, wait: int = 0):
         super().__init__(text)

@@ -92,7 +92,14 @@ class State:
 
 
 class StoredView(NamedTuple):
-    """Picture of a challenge part to be stored. view: "": the only one. boxes: JSON of its regions."""
+    """Picture of a challenge part to be stored.
+
+    Attributes:
+        view: That it shows; "": the part has one view.
+        pixels: Hash of its pixels.
+        boxes: JSON of the boxes of its regions.
+        picture: WebP.
+    """
 
     view: str
     pixels: str | None
@@ -103,8 +110,13 @@ class StoredView(NamedTuple):
 class ChallengeFacts(records.ChallengeRecords):
     """Challenges of a product, as the API shows them.
 
-    asked: the settings ask for challenges. ready: nothing is held back; else `cause` says why.
-    missing: names of the parts to be shown. next_at: when the next challenge is due.
+    Attributes:
+        asked: The settings ask for challenges.
+        ready: No answer is held back.
+        cause: Why answers are held back; None: they are not.
+        under_way: A challenge has begun and has no outcome yet.
+        missing: Names of the parts to be shown.
+        next_at: When the next challenge is due, in ISO 8601; None: at no time.
     """
 
     asked: bool
@@ -119,12 +131,15 @@ class Challenge(BackgroundThread):
     """Interlock that holds answers back until the challenge parts have passed; reports it as a problem.
 
     Args:
-        settings: by number of the product. runs_by: engine and device of models.
-        names: by number, which may grow.
+        settings: returns the settings of a product by its number.
+        runs_by: engine and device of models.
+        shifts: settings of shifts, which may name the times of challenges.
+        names: of products, by number; they may grow.
+        renderer: of stored pictures.
         report: reports a problem, as `Problems.report`.
 
     Attributes:
-        products: numbers of those that need challenges, or have challenge parts that want a picture.
+        products: numbers of the products that need challenges, or have a challenge part without a picture.
     """
 
     def __init__(
@@ -511,7 +526,7 @@ class Challenge(BackgroundThread):
         return encode_webp(reduce_picture(data, name, VIEW_SIDE, self._memory))
 
     def remove_part(self, product_id: int, number: int, who: str) -> None:
-        """Remove a challenge part; what was shown of it stays. NotFoundError."""
+        """Remove a challenge part; records of its inspections stay. NotFoundError."""
         with self._lock:
             state = self._states[product_id]
             for part in (*state.parts.values(), *state.wanted.values()):
@@ -526,7 +541,7 @@ class Challenge(BackgroundThread):
             self._load(product_id)
 
     def view(self, product_id: int, number: int, view: str | None = None) -> bytes:
-        """Return the stored picture of a challenge part, as WebP. view: of the part; None: the first.
+        """Return the stored picture of a challenge part, as WebP; without a view, that of its first one.
 
         NotFoundError.
         """

@@ -1,4 +1,4 @@
-"""Whether a product may answer, by what was shown of its challenge parts: functions of the history alone."""
+"""Whether a product may answer, by the challenge parts that were shown: functions of the history alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,12 @@ class Shown:
     is_copy: bool = False
 
     def outcome(self, expected: str, before: Iterable[Shown] = ()) -> str:
-        """Return passed, failed, wrong_part or old_picture. before: what the challenge was shown before."""
+        """Return passed, failed, wrong_part or old_picture.
+
+        Args:
+            expected: good or anomalous.
+            before: parts that were shown before in the same challenge.
+        """
         if self.is_copy or any(self.pixels & other.pixels for other in before):
             return OLD_PICTURE
         if self.resemblance < LEAST:

@@ -41,7 +41,7 @@ MISSING_FILE = "missing.txt"
 
 
 def write_report(settings: Settings, target: str | os.PathLike[str]) -> list[str]:
-    """Write the archive; return what is missing in it, a line each.
+    """Write the archive; return a line for each piece that is missing in it.
 
     Raises:
         InputError: there is such a file, or no store.
@@ -77,7 +77,7 @@ def _pieces(settings: Settings) -> dict[str, Callable[[], str]]:
 
 
 def _collect(pieces: dict[str, Callable[[], str]]) -> tuple[dict[str, str], list[str]]:
-    """Make all pieces at once; return those that came in time, and why the others did not."""
+    """Make all pieces at once; return the pieces that came in time, and a line on each other piece."""
     found: dict[str, str] = {}
     failures: dict[str, str] = {}
 

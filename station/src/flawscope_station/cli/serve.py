@@ -148,7 +148,7 @@ def station_settings(args: argparse.Namespace) -> Settings:
 
 
 def _model_settings(model: str, product: str | None, folder: str | None) -> Settings:
-    """Return the settings of a station for a model file. product: None: the file says its name."""
+    """Return the settings of a station for a model file; without `product`, the file gives the name."""
     from flawscope.predictor import router
     from flawscope_station.settings.station import single_product_settings, suggest_product_name
 

@@ -98,9 +98,9 @@ class Client:
         token = os.environ.get(TOKEN_VARIABLE) or None if token is None else token
         headers = {"User-Agent": f"flawscope/{__version__}"}
         headers |= {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
-        way = httpx.HTTPTransport(proxy=find_proxy(self.url))
+        transport = httpx.HTTPTransport(proxy=find_proxy(self.url))
         self._http = httpx.Client(
-            base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout, transport=way
+            base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout, transport=transport
         )
         self._default_products: dict[bool, str] = {}
 
@@ -217,7 +217,7 @@ class Client:
         return parse(Inspection, self._call("GET", f"{self._path(product)}/inspections/{number:d}"))
 
     def search(self, product: str | None = None, **filters: FilterValue) -> Iterator[Inspection]:
-        """All inspections that match, the newest first, fetched page by page.
+        """Yield all inspections that match, the newest first, fetched page by page.
 
         Args:
             product: its name; None: the only one.
@@ -290,11 +290,11 @@ class Client:
         return [parse(Product, item) for item in self._call("GET", "products")["products"]]
 
     def product(self, name: str | None = None) -> Product:
-        """Product of this name; None: the only product."""
+        """Return the product of this name; None: the only product."""
         return parse(Product, self._call("GET", self._path(name)))
 
     def versions(self, product: str | None = None) -> list[Version]:
-        """Model versions of a product, the newest first."""
+        """Return the model versions of a product, the newest first."""
         items = self._call("GET", f"{self._path(product)}/versions")["versions"]
         return [parse(Version, item) for item in items]
 
@@ -307,7 +307,13 @@ class Client:
         return parse(Version, self._call("POST", path, query={"name": name}, content=data, headers=headers))
 
     def activate(self, product: str | None, number: int, hash: str | None = None) -> Product:
-        """Activate a version: it judges from now on. hash: that its file must have, else it is refused."""
+        """Activate a version: it judges from now on.
+
+        Args:
+            product: its name; None: the only one.
+            number: of the version.
+            hash: SHA-256 that its file must have, else it is refused; None: any.
+        """
         body = {} if hash is None else {"hash": hash}
         path = f"{self._path(product)}/versions/{number:d}/activate"
         return parse(Product, self._call("POST", path, json=body))
@@ -325,7 +331,7 @@ class Client:
     # ---- requests
 
     def _product_name(self, product: str | None, joint: bool = False) -> str:
-        """Return a product's name, by default the only one. joint: a joint model's name will do, too."""
+        """Return a product's name, by default the only one; with `joint`, also that of a joint model."""
         if product is not None:
             return product
         if joint not in self._default_products:

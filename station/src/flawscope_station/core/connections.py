@@ -32,8 +32,8 @@ class TimingFacts(TypedDict):
 
     Attributes:
         triggers: Their number.
-        p50_ms: Milliseconds from a trigger to its output, of which half take less.
-        p99_ms: Milliseconds, of which 99 of 100 take less.
+        p50_ms: Median of the milliseconds from a trigger to its output.
+        p99_ms: 99th percentile of these milliseconds.
         budget_ms: Of the last trigger; None: it had none.
         missed: Number of triggers since the start that were not answered within the budget.
     """

@@ -80,7 +80,7 @@ class MenuLink:
     role: str = VIEWER
 
     def is_shown(self, person: Person | None, product: str | None) -> bool:
-        """Whether a person sees it on a page. product: of that page."""
+        """Whether a person sees it on a page of `product`, or on one of no product."""
         has_address = product is not None or "{product}" not in self.address
         return has_address and has_role(person, self.role)
 
@@ -169,14 +169,14 @@ class Observers(list[Observer]):
         self.threads[0].start()
 
     def __call__(self, recorded: RecordedInspection) -> None:
-        """Tell all of an inspection, soon; where too many wait, nobody hears of it."""
+        """Queue an inspection for all observers; where too many wait, nobody gets it."""
         if len(self._queue) < MAX_UNHEARD:
             self._queue.put(recorded)
         else:
             self._untold += 1
 
     def close(self) -> None:
-        """Return when all are told of what was recorded, or after a while."""
+        """Return when the observers have got all recorded inspections, or after `STOP_TIMEOUT` seconds."""
         self._queue.put(None)
         self.threads[0].join(STOP_TIMEOUT)
 
@@ -189,7 +189,7 @@ class Observers(list[Observer]):
         self._ended.set()
 
     def _tell(self, recorded: RecordedInspection) -> None:
-        """Tell all of an inspection, and report who does not work."""
+        """Call all observers with an inspection, and report those that do not work."""
         for observe in self:
             self._failures.pop(observe, None)
             try:
@@ -201,7 +201,7 @@ class Observers(list[Observer]):
             self._report_failures()
 
     def _report_failures(self) -> None:
-        """Report who does not work, and what nobody heard of; or that it is over."""
+        """Report observers that do not work, and inspections that nobody got; or that this is over."""
         untold, self._untold = self._untold, 0
         failures = [*self._failures.values()]
         if untold:

@@ -30,7 +30,7 @@ CONFIRM_KEEP = Action("/api/v1/keep/confirm", "problems.keep_is_right")
 
 
 class Housekeeping(BackgroundThread):
-    """Checks the clock and removes what is kept too long.
+    """Checks the clock, and removes pictures and records that are kept too long.
 
     Args:
         report: reports a problem, as `Problems.report`.
@@ -153,7 +153,7 @@ class Housekeeping(BackgroundThread):
                 self.store.note_event(CLOCK_JUMPED, "station", self.jumps.last())
 
     def _make_room(self) -> None:
-        """Remove pictures for space alone, at once; the hourly removal says what is wrong."""
+        """Remove pictures for space alone, at once; errors are left to the hourly removal."""
         with suppress(Exception):
             self._removed += self._retention.make_room()
 

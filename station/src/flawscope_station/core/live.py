@@ -121,7 +121,7 @@ class ReviewLeases:
 
     @contextmanager
     def choosing(self) -> Iterator[None]:
-        """Let one reader at a time see what is leased, choose, and lease: two would choose the same."""
+        """Let one reader at a time see the leases, choose, and lease: two would choose the same pictures."""
         with self._lock:
             yield
 
@@ -184,7 +184,8 @@ class Metrics(Collector):
 
     Attributes:
         gauges: functions that return values at once, from memory.
-        store_gauges: those that ask the store, which may take its time. What fails is left out.
+        store_gauges: functions that ask the store, which may take long. The values of one that fails are
+            left out.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Events of a station to a syslog server, each as a line of JSON, by UDP.
 
-UDP says nothing of what is lost on the way. What the station itself could not send waits: the number of the
-last event that was sent is a file in the store.
+UDP does not report lines that are lost on the way. Lines that the station itself could not send wait: the
+number of the last event that was sent is a file in the store.
 """
 
 from __future__ import annotations

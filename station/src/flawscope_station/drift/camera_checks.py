@@ -65,8 +65,8 @@ class _Recent:
     A sensor never gives the same pixels twice, so a picture with the pixels of an earlier one shows no other
     part.
 
-    The number and batch of a part tell that a picture is sent again only where they name one part: nests,
-    pallets and types of parts come again with other pictures.
+    Number and batch of a part show that a picture is sent again only where they name a single part: those of
+    nests, pallets and types of parts come again with other pictures.
 
     Attributes:
         comes_again: numbers and batches, the last ones last, and whether each had more than one picture.
@@ -123,7 +123,7 @@ class CameraChecks:
     Args:
         products: names of the products that are checked, by number; more may be added.
         report: reports a problem, as `Problems.report`.
-        clock: tells the time in which a picture may be sent again.
+        clock: measures the time in which a picture may be sent again.
     """
 
     def __init__(

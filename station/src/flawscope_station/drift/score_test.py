@@ -130,7 +130,7 @@ class ScoreTest:
         return self._capital.log / math.log(10)
 
     def facts(self) -> dict[str, object]:
-        """Return what was seen and found, as the API shows it."""
+        """Return the state of the test, as the API shows it."""
         since = None if self.begun is None else iso(self.begun)
         alarm = None if self.alarm is None else self.alarm.to_dict()
         return {

@@ -202,7 +202,7 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
 
 
 def _may_teach(table: FromClause) -> ColumnElement[bool]:
-    """Condition of reviewed inspections that a model may learn from.
+    """Return the condition of reviewed inspections that a model may learn from.
 
     A part that was called good within tolerance is left out: its rule lets it pass, and the model must go on
     to find its defect.
@@ -211,7 +211,7 @@ def _may_teach(table: FromClause) -> ColumnElement[bool]:
 
 
 def _contradicts() -> ColumnElement[bool]:
-    """Condition of an inspection of a file that another verdict was given on, too."""
+    """Return the condition of an inspection whose file has another verdict, too."""
     other = inspections.alias()
     same = (other.c[name] == inspections.c[name] for name in ("product_id", "picture", "purpose"))
     return exists().where(*same, other.c.verdict != inspections.c.verdict, _may_teach(other))
@@ -303,7 +303,7 @@ def _good_of_line(rows: Sequence[LatestRow], rng: random.Random) -> list[int]:
 
 
 def _with_picture(row: DrawnRow, seen: ViewRow) -> LearntPictureRow:
-    """Row of an inspection with the picture of one of its views."""
+    """Return the row of an inspection with the picture of one of its views."""
     return SimpleNamespace(
         id=row.id, name=seen.name, view=seen.view, picture=seen.picture, suffix=seen.suffix
     )

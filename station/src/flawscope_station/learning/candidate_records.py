@@ -53,7 +53,7 @@ class Candidate(BaseModel):
 
     @classmethod
     def of(cls, row: CandidateRow, step: JobStep | None = None) -> Candidate:
-        """Return a candidate of its row. step: progress, while it is being made."""
+        """Return the candidate of a row, with its progress while it is being made."""
         times = {name: iso(getattr(row, name)) for name in ("created_at", "changed_at")}
         version = None if row.version_state == REMOVED else row.version_id
         own = {"id": row.id, "status": status_of(row), "start": row.start_version_id, "version": version}

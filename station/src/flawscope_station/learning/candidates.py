@@ -94,7 +94,7 @@ class Learning:
         queue.looks.append(self._look)
 
     def wake(self) -> None:
-        """Look for what is to be learnt."""
+        """Look for corrections to learn from, soon."""
         self.queue.wake()
 
     def candidate(self, product_id: int, number: int) -> records.Candidate:
@@ -306,7 +306,7 @@ class Learning:
             self.files.remove_temporary(out)
 
     def _disk_full_error(self, product_id: int) -> StoreError | None:
-        """Error where the disk has no room for another version and its temporary file."""
+        """Return the error of a disk without room for a version and its temporary file; None: it has room."""
         try:
             path = self.versions.path(product_id, self.versions.number(product_id))
             self.files.check_free_space(2 * path.stat().st_size)

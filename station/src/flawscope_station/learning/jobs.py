@@ -207,7 +207,7 @@ class Jobs:
 
 
 def _with_version_state() -> Select[tuple[object, ...]]:
-    """Query of jobs, each with the state of the version that it became; NULL: it became none."""
+    """Return the query of jobs, each with the state of the version that it became; NULL: it became none."""
     became = jobs.outerjoin(versions, versions.c.id == jobs.c.version_id)
     return select(jobs, versions.c.state.label("version_state")).select_from(became)
 
@@ -321,7 +321,7 @@ class JobQueue(BackgroundThread):
                 do()
 
     def run(self, work: JobFunction[T], job: dict[str, Any]) -> T:
-        """Return the result of a job's work. WorkerError as of `Worker.run`."""
+        """Return the result of a job's work. WorkerError: it cannot be done, or the process ended."""
         return self.worker.run(work, job, self._note_step)
 
     def pause(self, seconds: float) -> bool:

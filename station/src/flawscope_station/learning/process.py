@@ -157,7 +157,13 @@ class Worker:
 
 
 def run_jobs(pipe: Connection, pixels: int, niceness: int) -> None:
-    """Answer jobs until the station ends. pixels: the most that a picture may have."""
+    """Answer jobs until the station ends.
+
+    Args:
+        pipe: to the station.
+        pixels: number of pixels of a picture at most.
+        niceness: of this process, 0 to 19.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the station, which ends this process
     os.dup2(2, 1)  # output of libraries goes to the log
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads leave the CPU to others

@@ -1,7 +1,7 @@
 """Threads of a station: how they are begun again, watched and ended, and pauses between tries.
 
-Every thread of a station is a `GuardedThread`: work that fails is begun again. A `ThreadWatch` tells people
-of it, and begins a thread anew that is not there any more, whatever ended it.
+Every thread of a station is a `GuardedThread`: work that fails is begun again. A `ThreadWatch` reports that
+as a problem, and begins a thread anew that is not there any more, whatever ended it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Backoff:
 
 
 class Working(Protocol):
-    """Queue that knows since when its reader works; None: it waits."""
+    """Queue that knows since when its reader works."""
 
     @property
     def taken_at(self) -> float | None:
@@ -81,18 +81,19 @@ class Working(Protocol):
 
 
 class GuardedThread:
-    """Thread whose work is begun again when it fails, or ends before it is told to.
+    """Thread whose work is begun again when it fails, or ends before it should.
 
     Args:
         work: returns when `ended` is set.
         ended: set when the work is to end.
         clock: of the pauses before it is begun again.
-        queue: from which the work takes what it does, each of which should end soon.
+        queue: from which the work takes its pieces; each piece should end soon.
 
     Attributes:
         failure: why the work ended last; None: it never did.
         failed_at: when, as `clock` counts.
-        stops_all: nothing is inspected while such a call hangs; else its owner says what is not.
+        stops_all: nothing is inspected while a call of this thread hangs. False: other things go on, and the
+            thread's owner reports what does not.
     """
 
     stops_all = True
@@ -223,7 +224,7 @@ class GuardedThread:
 
 
 class WatchedCalls(GuardedThread):
-    """Calls of a pool of threads, several at once, which are watched as those of one thread.
+    """Calls of a pool of threads, several at once, which are watched like the calls of a single thread.
 
     It has no thread of its own.
 
@@ -295,7 +296,7 @@ class BackgroundThread:
             self.threads[0].start()
 
     def wake(self) -> None:
-        """Tell the thread that there is something to do."""
+        """Wake the thread, for there is something to do."""
         self._woken.set()
         if self._waits_for_wake and self._may_run and not self._ended.is_set():
             self.threads[0].start()
@@ -325,7 +326,7 @@ class BackgroundThread:
 
 
 class ThreadWatch(BackgroundThread):
-    """Looks at all threads: starts those anew that are not there any more, and reports those that failed.
+    """Watch of all threads: it starts a thread anew that is not there any more, and reports failures.
 
     Args:
         threads: returns all threads, and whether pictures cannot be inspected without it.

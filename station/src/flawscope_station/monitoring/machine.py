@@ -1,9 +1,8 @@
 """Facts that the station knows of its computer: one thread measures it each second, and everybody else reads.
 
-Disk, data base, clock and memory may hang or lie. Whoever answers a sender, a PLC or a scrape asks none of
-them: it reads the last `Machine`, which is in memory. `store.files.Files.measure` asks the
-disk. One that is too old says that the disk or the data base
-does not answer, which is a standstill of its own.
+Disk, data base, clock and memory may hang or lie. A thread that answers a sender, a PLC or a scrape asks
+none of them, and reads the last `Machine`, which is in memory. Where that one is too old, the disk or the
+data base does not answer, which is a standstill of its own.
 """
 
 from __future__ import annotations
@@ -116,14 +115,14 @@ class MachineWatch(BackgroundThread):
     # ---- what others read
 
     def silence(self) -> StoreError | None:
-        """Return that the disk or the data base does not answer; None: what is known is young enough."""
+        """Return the error of a disk or a data base that does not answer; None: the last facts are young."""
         if self._started_at is None or self._ended.is_set():
             return None
         age = self._clock.monotonic() - max(self.state.at, self._started_at)
         return silent_error(self._step, age) if age > MAX_AGE else None
 
     def database_silence(self) -> StoreError | None:
-        """Return that the data base does not answer, so that nobody waits for it; None: it may."""
+        """Return the error of a data base that does not answer, so that nobody waits for it; None: it may."""
         error = self.silence()
         if error is not None:
             return error if self.database.is_sqlite or self._step == DATABASE else None
@@ -167,7 +166,7 @@ def silent_error(what: str, seconds: float) -> StoreError:
 
 
 def elapsed_seconds() -> float:
-    """Return seconds that never go back, and go on while the computer sleeps, where it tells them."""
+    """Return seconds that never go back; where the system has such a clock, they go on while it sleeps."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -217,7 +216,7 @@ class ClockJumps:
         return f"the computer's clock jumped {self._texts[-1][1]}" if self._texts else ""
 
     def confirm(self) -> None:
-        """Tell of the jumps so far no more."""
+        """Forget the jumps up to now, which are not reported any more."""
         self._texts = []
 
     def _present_offset(self) -> float:

@@ -1,4 +1,4 @@
-"""Problems that a person should see to: what is wrong at the moment, and who has acknowledged it.
+"""Problems that a person should see to at the moment, and who has acknowledged them.
 
 The pages name a kind of problem, and say who does what about it, in the words of the shop floor: a title
 below `wrong` and a text below `remedy` in `web/assets/texts`. A kind without texts is shown as `other`.
@@ -74,7 +74,7 @@ class Problem:
         return int(self._parts["number"]) if self._parts["number"] else None
 
     def stops_product(self, product_ids: Collection[int]) -> bool:
-        """Whether nothing of a product is inspected. product_ids: its number, and that of its entry."""
+        """Whether nothing of a product is inspected, which has its own number and that of its entry."""
         return self.stops and (self.product is None or self.product in product_ids)
 
     @property
@@ -125,7 +125,14 @@ class Problems:
     def report(
         self, code: str, why: str | None, action: Action | None = None, *, stops: bool = False
     ) -> None:
-        """Report a problem; None or empty: it is over. stops: nothing is inspected meanwhile."""
+        """Report that a problem begins, goes on, or is over.
+
+        Args:
+            code: of the problem.
+            why: text for engineers; None or empty: it is over.
+            action: button beside it.
+            stops: nothing is inspected meanwhile.
+        """
         why = why or None
         with self._lock:
             before = self._active.get(code)
@@ -138,7 +145,13 @@ class Problems:
         self._tell(code, None if before is None else before.text, why)
 
     def _tell(self, code: str, before: str | None, why: str | None) -> None:
-        """Say that a problem begins, changes or ends, and wake the listeners. before: why it was one."""
+        """Say that a problem begins, changes or ends, and wake the listeners.
+
+        Args:
+            code: of the problem.
+            before: its text before; None: there was no such problem.
+            why: its text now; None: it is over.
+        """
         if before != why:
             level = "warning" if why else "info"
             self.say(Said(f"{code}: {why or 'over'}", level, code=code))
@@ -170,7 +183,7 @@ class Problems:
         Args:
             name: of the thread.
             listener: gets a problem, and whether it is over.
-            problems: checks the station, and returns what is wrong.
+            problems: checks the station, and returns its problems.
         """
         thread = _ListenerThread(name, listener, problems)
         self._listeners.append(thread)
@@ -178,16 +191,16 @@ class Problems:
 
     @property
     def threads(self) -> list[GuardedThread]:
-        """Threads of those who listen."""
+        """Threads of the listeners."""
         return [thread for listener in self._listeners for thread in listener.threads]
 
     def stop(self) -> None:
-        """Tell nobody any more."""
+        """Call the listeners no more; return when their threads have ended, or after a while."""
         stop_all([listener.stop for listener in self._listeners])
 
 
 class _ListenerThread(BackgroundThread):
-    """Tells one listener what changed since it was told last."""
+    """Thread that calls a listener with each problem that has begun or ended since the last look."""
 
     def __init__(self, name: str, listener: Listener, problems: Callable[[], list[Problem]]):
         super().__init__(name)

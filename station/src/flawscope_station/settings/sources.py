@@ -59,7 +59,7 @@ def _split_device(address: str) -> tuple[str, str] | None:
 
 
 def check_address(address: str) -> None:
-    """Raise InputError for what is no address of a stream or a device."""
+    """Raise InputError unless this is the address of a stream or a device."""
     if not address or not address.isprintable():
         raise InputError("camera has no address: write rtsp://HOST/PATH or /dev/video0")
     if "://" in address:
@@ -76,7 +76,7 @@ def check_address(address: str) -> None:
 
 
 def _check_stream(address: str) -> None:
-    """Raise InputError for what is no address of a stream."""
+    """Raise InputError unless this is the address of a stream."""
     try:
         parts = urlsplit(address)
         is_valid = bool(parts.hostname) and (parts.port or 1) > 0

@@ -101,7 +101,7 @@ class LearningSettings(Section):
     Attributes:
         after: Number of corrections after which a version is made.
         keep: Number of versions that were made and never used and are kept.
-        trained: The trained model (.safetensors) of which `model` is an export.
+        trained: The trained model (.safetensors) from which `model` was exported.
         pictures: Folder of the pictures that the model was fitted on, for methods that are trained anew.
     """
 
@@ -298,7 +298,7 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_null(cls, given: object) -> object:
-        """A setting without a value has its default."""
+        """Leave out settings without a value, which have their default."""
         if not isinstance(given, Mapping):
             return given
         return {name: value for name, value in given.items() if value is not None}
@@ -334,7 +334,7 @@ class Settings(Section):
 
 
 def read_settings(path: str | Path) -> Settings:
-    """Read a settings file; paths in it, and in those that it includes, are relative to the file.
+    """Read a settings file; paths in it, and in files that it includes, are relative to the file.
 
     Raises:
         InputError: the file cannot be read, or has unknown settings or values of the wrong kind.

@@ -62,7 +62,8 @@ _KINDS = {  # of values, by the beginning of pydantic's name of an error
 class Section:
     """Settings that stand together in `station.yaml`.
 
-    REMOVED: settings of earlier versions, each with what is to be done instead.
+    Attributes:
+        REMOVED: Settings of earlier versions, each with its remedy.
     """
 
     REMOVED: ClassVar[Mapping[str, str]] = {}
@@ -318,7 +319,16 @@ def with_password(address: str, password: str, right: str) -> str:
 def tls_context(
     ca_file: str | None, certificate_file: str | None = None, key_file: str | None = None
 ) -> ssl.SSLContext:
-    """Return a TLS context that trusts the system and `ca_file`, with an own certificate. InputError."""
+    """Return a TLS context that trusts the system and `ca_file`, and has the station's own certificate.
+
+    Args:
+        ca_file: certificates to trust beside the system's.
+        certificate_file: the station's own certificate.
+        key_file: key of that certificate.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
     context = ssl.create_default_context()
     try:
         if (file := ca_file) is not None:

@@ -153,7 +153,7 @@ class Draft:
         return {"waiting": QUEUED, "learning": QUEUED, "ready": DONE}.get(stage, stage), facts
 
     def forget_earlier(self, *kept: str) -> None:
-        """Keep of the state of an earlier flawscope what is still said there, and these keys."""
+        """Drop all keys of an earlier flawscope's state but `KEPT` and these."""
         with self._lock:
             self.state = {key: self.state[key] for key in (*KEPT, *kept) if key in self.state}
             self.change()
@@ -323,7 +323,7 @@ class Draft:
         return bool(self._checkpoints())
 
     def discard_training(self) -> None:
-        """Remove the checkpoints of a training; what was learnt before stays until there is another."""
+        """Remove the checkpoints of a training; the model that was learnt before stays until the next."""
         for one in self._checkpoints():
             one.unlink(missing_ok=True)
 
@@ -334,7 +334,7 @@ class Draft:
 
 
 def checkpoints_of_views(whole: Path) -> list[Path]:
-    """List the checkpoints of the models of a part's views. whole: that of one model for all."""
+    """List the checkpoints of the models of a part's views, beside `whole`, that of one model for all."""
     return [*whole.parent.glob(f"*-{whole.name}")]
 
 

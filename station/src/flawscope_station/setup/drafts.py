@@ -1,4 +1,4 @@
-"""Products that are being made: drafts, the check of their pictures, and what is learnt of them."""
+"""Products that are being made: drafts, the check of their pictures, and their learning."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ class Drafts:
             self.queue.add(FIT, who, facts, draft=draft.name)
 
     def stop_learning(self, draft: Draft) -> None:
-        """Stop what is learnt of a draft; it can go on later.
+        """Stop the learning of a draft; it can go on later.
 
         A search for settings ends at the first stop, and the best so far is learnt.
         """
@@ -325,7 +325,12 @@ class Drafts:
         return False
 
     def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
-        """Return the state of a draft, as the API shows it. looked_at: its pictures are to be checked."""
+        """Return the state of a draft, as the API shows it.
+
+        Args:
+            draft: of the product.
+            looked_at: a person looks at it, for whom its pictures are checked.
+        """
         result, job = draft.result, self.jobs.of_draft(draft.name)
         stage = _stage(job)
         asked: dict[str, Any] = {} if job is None else json.loads(job.facts)

@@ -131,7 +131,7 @@ class LiveProducts:
         return is_made and name not in self.asked_for
 
     def remove_live(self, name: str, who: str) -> None:
-        """Inspect a product no more that was made on the pages.
+        """Remove a product that was made on the pages: it is inspected no more.
 
         Its records are kept, and its draft can go live again. NotFoundError; NameTakenError where the
         settings name it.

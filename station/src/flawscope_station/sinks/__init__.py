@@ -150,7 +150,7 @@ class Sinks:
         ]
 
     def send_again(self, name: str, who: str) -> int:
-        """Send again what was refused for good of a product; return how many messages. StoreError."""
+        """Send messages of a product that were refused for good again; return their number. StoreError."""
         count = sum(box.undelivered.request_again() for _, box in self.for_product(name))
         if count:
             text = f"{pluralize(count, 'message')} of {name} that were refused are sent again"
@@ -190,7 +190,14 @@ class Sinks:
         return made
 
     def _open(self, settings: SinkSettings, place: int, names: Iterable[str], code: str) -> Delivery:
-        """Make a sink and its delivery. names: of the products that it serves. code: of its problem."""
+        """Make a sink and its delivery.
+
+        Args:
+            settings: of the sink.
+            place: among a product's sinks, from 1; `BROKER_PLACE` of the broker.
+            names: of the products that it serves.
+            code: of its problem.
+        """
         sink: Sink = settings.plugin.open(settings.plugin.values, self._context)
         sink.kind, sink.label = settings.kind, settings.label
         sink.outboxes = outboxes = [self._make_outbox(name, place, settings) for name in names]

@@ -31,7 +31,7 @@ class MessagePictures:
         station: its name.
         sender: begins the ids of its messages.
         problems: returns the present problems, as the API shows them.
-        products: numbers by name of those that are inspected, which change.
+        products: numbers of the inspected products, by name; they change.
         removed: names of products that were there before the start, and are no more.
     """
 
@@ -49,7 +49,7 @@ class MessagePictures:
         self.removed = removed
 
     def original(self, message: Message, view: str | None = None) -> tuple[bytes, str] | None:
-        """Return the file as it came, and its ending. view: of the part; None: the most unusual one."""
+        """Return the file as it came, and its ending; without a view, that of the part's most unusual one."""
         found = _read_or_none(lambda: self.renderings.picture(message.product_id, message.number, view))
         return None if found is None else found[:2]
 
@@ -191,7 +191,7 @@ class Delivery(BackgroundThread):
         self._polled_at = time.monotonic()  # when all outboxes were read; a new one is due
 
     def stop(self, seconds: float | None = STOP_TIMEOUT) -> None:
-        """End; a message under way has so many seconds, or is sent again after the next start."""
+        """End; a message that is not taken in these seconds is sent again after the next start."""
         super().stop(seconds)
         self.sink.close()
 

@@ -202,7 +202,7 @@ class MqttSink(Sink):
         )
 
     def _hear_status(self, client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
-        """Hear the station's own topic: what it has not written there comes from another station."""
+        """Note a message on the station's own topic: one that it has not written is another station's."""
         if message.retain:  # what was there before
             return
         if message.payload == ONLINE.encode() and self._own_statuses:
