@@ -110,7 +110,7 @@ def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) 
 
 
 class _Writer(Protocol):
-    """Collects the models, and writes them with their document."""
+    """Writer of a file of several models: it collects the models, and writes them with their document."""
 
     def add_model(self, name: str, model: Artefact) -> Json:
         """Add a model, and return its row of the document, without the name."""
@@ -251,7 +251,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 class _Reader(Protocol):
-    """Reads the models to which a document refers. Any error of a wrong reference is raised unchanged."""
+    """Reader of the models to which a document refers; any error of a wrong reference is raised unchanged."""
 
     def read_manifest(self, row: Facts) -> Manifest:
         """Read the manifest of a row's model. Tensors and network are not checked."""

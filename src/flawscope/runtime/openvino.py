@@ -34,10 +34,10 @@ _core: openvino.Core | None = None
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Stops OpenVINO's packages, imported in this block, from sending data.
+    """Stop OpenVINO's packages, imported in this block, from sending data.
 
     Unless somebody opted out, `import openvino` reports to its makers and stores an identifier in the home
-    folder. It works without its package for that, so the block makes that package look missing.
+    folder. It works without its package for that: the block makes that package look missing.
     """
     name = "openvino_telemetry"
     with _import_lock:
@@ -66,16 +66,20 @@ def import_openvino() -> ModuleType:
 
 
 def shared_core() -> openvino.Core:
-    """Returns OpenVINO's `Core`: one, for the life of the process.
+    """Return OpenVINO's `Core`: a single object for the life of the process.
 
     Each `Core` loads a CPU plugin, which replaces this thread's stack for signal handlers, and restores the
-    former one when it is unloaded. Of two plugins that are not unloaded in reverse order, the second restores
-    the first one's stack, which is gone: the next signal, such as Ctrl-C, ends the process with a
+    former stack when it is unloaded. Of two plugins that are not unloaded in reverse order, the second
+    restores the first one's stack, which is gone: the next signal, such as Ctrl-C, ends the process with a
     segmentation fault (OpenVINO 2026.4).
 
     The core has run once before it is returned. When several threads run it for the first time together,
-    they can deadlock: one holds Python's lock while it waits for the binding's first import of numpy, and the
-    thread that does this import waits for Python's lock.
+    they can deadlock: a thread holds Python's lock while it waits for the binding's first import of numpy,
+    and the thread that does this import waits for Python's lock.
+
+    Raises:
+        InputError: OpenVINO is not installed.
+        FlawscopeError: OpenVINO cannot run here.
     """
     global _core
     with _core_lock:
@@ -90,7 +94,7 @@ def shared_core() -> openvino.Core:
 
 
 def _run_once(core: openvino.Core) -> None:
-    """Runs a network with inputs and outputs of the two types that networks here have."""
+    """Run a network with inputs and outputs of the two types that networks here have."""
     ov = import_openvino()
     parameters = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
     model = ov.Model([ov.opset13.result(one) for one in parameters], parameters)
@@ -146,7 +150,7 @@ class OpenVino(Engine):
             parts = _split_network(model)
 
         def compiled(**others: str | int | bool) -> Compute:
-            """Compiles the network's parts; all but the first compute in fp32."""
+            """Compile the network's parts; all but the first compute in fp32."""
             chosen = options | others
             rest = chosen | {"INFERENCE_PRECISION_HINT": "f32"}
             made = [
@@ -195,9 +199,9 @@ def _run_parts(
 
 
 def _split_network(model: openvino.Model) -> list[openvino.Model]:
-    """Splits the network into its two steps: images to features, and features to all other results.
+    """Split the network into its two steps: images to features, and features to all other results.
 
-    The second is given the images too: OpenVINO reads the batch size from them.
+    The second step gets the images too: OpenVINO reads the batch size from them.
     """
     ov = import_openvino()
 

@@ -74,7 +74,7 @@ class Session(Runner, Protocol):
         """
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """Writes the model file, atomically."""
+        """Write the model file, atomically."""
 
 
 # ------------------------------------------------------------------------------------------ exported networks
@@ -313,7 +313,7 @@ class ExportedSession:
         return self.engine.score(run, {"images": images}, len(images), self.size)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """Writes this network with the artefact's manifest, atomically."""
+        """Write this network with the artefact's manifest, atomically."""
         if self.network is None:
             raise FlawscopeError("a network without a file cannot be saved")
         self.network.save(artefact, path)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.calibration.threshold import parse_false_alarm_rate
@@ -313,7 +313,7 @@ def _cell_settings(
         raise InputError(f"{where} is not for {method}: mend its `method`, or give the right file")
     if seen != 0 and not _learns_from_defects(method):
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
-    config = registry.configure(registry.method(method), preset, values)
+    config: Any = registry.configure(registry.method(method), preset, values)
     if options["minutes"] is not None and _learns_in_steps(method):
         config = replace(config, steps=None)  # as many as fit
     return CellSettings(config, int(seen) if str(seen).isdecimal() else str(seen))
