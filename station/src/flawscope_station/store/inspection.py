@@ -87,7 +87,7 @@ class SeenView(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
     view: str
-    name: str = Field(description="what the sender calls it")
+    name: str = Field(description="name of the picture, from its sender")
     picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
     width: int
     height: int
@@ -110,18 +110,20 @@ class Inspection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", json_schema_extra={"example": EXAMPLE})
     id: int
-    at: Time = Field(description="when it arrived, UTC")
+    at: Time = Field(description="time at which the picture arrived, UTC")
     product: str
-    version: int = Field(description="the model version that judged")
-    name: str = Field(description="what the sender calls it")
+    version: int = Field(description="number of the model version that judged")
+    name: str = Field(description="name of the picture, from its sender")
     source: str
-    decision: Decision = Field(description="the last: anomalous, and tolerated by a person's rules")
+    decision: Decision = Field(description="within tolerance: anomalous, and tolerated by a person's rules")
     score: float
     p_value: float
     severity: float
     score_threshold: float
-    verdict: Literal["good", "defect"] | None = Field(description="what a person said")
-    verdict_id: int | None = Field(None, description="its number, as `replaces` of a later verdict names it")
+    verdict: Literal["good", "defect"] | None = Field(description="verdict of a person; null: there is none")
+    verdict_id: int | None = Field(
+        None, description="number of the verdict, for `replaces` of a later verdict"
+    )
     verdict_at: Time | None
     verdict_by: str | None
     note: str
@@ -131,49 +133,53 @@ class Inspection(BaseModel):
     picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
     regions: tuple[WrittenRegion, ...] = Field(
         (),
-        description="the strongest first, with the `kinds` of defects that it may be of; none: something new",
+        description="anomalous regions, the strongest first, each with the possible `kinds` of its defect; "
+        "empty `kinds`: something new",
     )
-    part: str | None = Field(description="number of the part, as its sender says")
-    batch: str | None = Field(description="that the part belongs to")
+    part: str | None = Field(description="number of the part, from its sender")
+    batch: str | None = Field(description="batch of the part")
     triggers: int | None = Field(
-        None, description="how many triggers the frame answers; null: none asked for it"
+        None, description="number of triggers that the frame answers; null: it came without a trigger"
     )
     shows: str | None = Field(
-        None, description='the product that was recognised, or "none of these"; null where it was said'
+        None,
+        description='product that was recognised, or "none of these"; null: the address names the product',
     )
     product_p_value: float | None = Field(
-        None, description="how often a good part of the product looks as different; null where it was said"
+        None,
+        description="p-value of the recognition: how often a good part of the product looks as different; "
+        "null: the address names the product",
     )
     part_found: bool | None = Field(
         None, description="false: the picture shows no part; null: the model aligns no parts"
     )
     part_pose: PartPose | None = Field(
-        None, description="where the part lies; null: none was found, or none is looked for"
+        None, description="pose of the part; null: no part was found, or none is looked for"
     )
     found_parts: FoundParts | None = Field(
-        None, description="each of several parts, judged; null: the model does not look for several"
+        None, description="parts in the picture, each judged; null: the model does not look for several parts"
     )
-    near: bool = Field(description="good, but near the threshold")
-    has_mask: bool = Field(description="a person drew where the defect is")
-    view: str | None = Field(description="that the picture shows; null: the part has one")
+    near: bool = Field(description="true: good, but near the threshold")
+    has_mask: bool = Field(description="true: a person drew a mask of the defect")
+    view: str | None = Field(description="view that the picture shows; null: the part has a single picture")
     views: tuple[SeenView, ...] = Field(
-        (), description="all pictures of a part in several views; none: it has one picture"
+        (), description="all pictures of a part in several views; empty: it has a single picture"
     )
     findings: tuple[Finding, ...] = Field(
-        (), description="what was noticed beside the score; one that decides makes it anomalous"
+        (), description="findings beside the score; a finding that `decides` makes the picture anomalous"
     )
-    kind: str | None = Field(None, description="of the defect, as a person named it")
+    kind: str | None = Field(None, description="kind of the defect, as a person named it")
     tolerances: dict[str, str] | None = Field(
-        None, description="version and sha256 of the rules in force; null: none were"
+        None, description="version and SHA-256 of the tolerance rules in force; null: there were none"
     )
     unanswered: Literal["late", "withdrawn", "abandoned"] | None = Field(
         None,
-        description="why its sender did not get the answer: not in time, the line or client did not wait "
+        description="why the sender did not get the answer: it was late, or the line or client did not wait "
         "for it; null: it was answered",
     )
     purpose: Literal["production", "challenge", "trial"] = Field(
         "production",
-        description="challenge: a challenge part; trial: tried by hand, no part of the line. Neither counts "
+        description="challenge: a challenge part; trial: a try by hand, no part of the line. Neither counts "
         "in any figure",
     )
 

@@ -33,7 +33,7 @@ class Token(User):
     """Account of a program, with the use and the end of its token."""
 
     used_at: str | None
-    expires_at: str | None = Field(description="null: never")
+    expires_at: str | None = Field(description="end of the token; null: none")
 
 
 class Users(BaseModel):
@@ -70,14 +70,16 @@ class NewToken(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "camera1"}})
     name: str = Field(max_length=64)
     role: Literal["sender", UserRole] = "operator"
-    expires: str | None = Field(None, max_length=40, description="such as 90 days; null: never")
+    expires: str | None = Field(
+        None, max_length=40, description="lifetime of the token, such as 90 days; null: no end"
+    )
 
 
 class Secret(BaseModel):
     """New token of a program, in the only answer that shows it."""
 
     name: str
-    token: str = Field(description="nobody can see it again")
+    token: str = Field(description="the token itself: keep it, for no later answer shows it")
 
 
 @router.get("/users", response_model=Users)
@@ -90,7 +92,7 @@ def users(access: AccessDep) -> Answer:
 def add_user(new: NewUser, access: AccessDep, person: Admin) -> Answer:
     """Add a person who may sign in.
 
-    On an open station the first person is an administrator: from then on everybody signs in.
+    On an open station the first person must be an administrator, else 409: from then on everybody signs in.
     """
     if person == LOCAL_PERSON and new.role != ADMIN:
         text = f"from now on everybody signs in, and {new.name} could add nobody: begin with an admin"

@@ -115,10 +115,12 @@ def api_router(*statuses: int, prefix: str = "/api/v1/products/{name}", role: st
 
 
 SeenView = Annotated[
-    str | None, Query(alias="of", description="view of the part; left out: the most unusual one")
+    str | None, Query(alias="of", description="view of the part to show; left out: the most unusual one")
 ]
-Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer side, at most")]
-PictureName = Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")]
+Side = Annotated[int, Query(ge=64, le=4096, description="largest length of the longer side, pixels")]
+PictureName = Annotated[
+    str, Query(alias="name", max_length=300, description="name of the picture, of your choice")
+]
 RecordNumber = Annotated[int, Query(ge=0, lt=2**63)]
 
 
@@ -140,7 +142,7 @@ def key_header_schema(effect: str) -> list[dict[str, object]]:
         effect: Words after "the same key": the effect of sending it again.
     """
     schema = {"type": "string", "maxLength": uploads.MAX_KEY_LENGTH}
-    text = f"the same key {effect}, however often it is sent"
+    text = f"key of the request: the same key {effect}, however often it is sent"
     return [
         {"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema, "description": text}
     ]
@@ -149,7 +151,7 @@ def key_header_schema(effect: str) -> list[dict[str, object]]:
 Reader = Annotated[
     str,
     Query(
-        max_length=64, description="page or program that reviews, of several at a time: any text of its own"
+        max_length=64, description="name of your page or program, where several review at a time: any text"
     ),
 ]
 Operator = Annotated[Person, Depends(require_role(OPERATOR))]
@@ -516,9 +518,9 @@ def trends(
 # ------------------------------------------------------------------------------------------------------- live
 
 LIVE_TEXT = (
-    "Stream server-sent events: `inspection` for each new one, `refusal` for each part or trigger that is "
-    "not judged, `state` every second, with the time as `at` and the counts of the shift. Each names its "
-    "`product`."
+    "Stream server-sent events: `inspection` for each new inspection, `refusal` for each part or trigger "
+    "that is not judged, and `state` every second, with the time as `at` and the counts of the shift. Each "
+    "event names its `product`."
 )
 MAX_LIVE_PRODUCTS = 100  # of a stream
 EventsDep = Annotated[EventBroadcaster, component(EventBroadcaster)]
@@ -576,7 +578,9 @@ async def live_products(
     access: AccessDep,
     settings: SettingsDep,
     broadcaster: EventsDep,
-    products: Annotated[str, Query(min_length=1, description="their names, with commas between them")],
+    products: Annotated[
+        str, Query(min_length=1, description="names of the products, with commas between them")
+    ],
 ) -> StreamingResponse:
     """Stream the events of several products."""
     names = list(dict.fromkeys(products.split(",")))

@@ -39,12 +39,12 @@ class ChallengePart(BaseModel):
     expected: Literal["good", "anomalous"]
     note: str
     views: list[str] = Field(
-        description="of the part, each with a stored picture; an empty one: the only; none: it has none yet"
+        description="views with a stored picture; an empty name: the only picture; empty: there is none yet"
     )
     results: list[dict[str, object]] = Field(
-        description="the oldest first: `at`, `outcome` (passed, failed, wrong_part, old_picture), `score`, "
-        f"`score_threshold`, `resemblance` to the stored picture, -1 to 1, of which {LEAST} is needed, and "
-        "`inspection`, its number"
+        description="results, the oldest first: `at`, `outcome` (passed, failed, wrong_part, old_picture), "
+        f"`score`, `score_threshold`, `resemblance` to the stored picture (-1 to 1; {LEAST} is needed), and "
+        "`inspection`, the number of the inspection"
     )
 
 
@@ -57,22 +57,22 @@ class ChallengeRun(BaseModel):
     who: str
     begun_at: str
     outcome: Literal["passed", "failed", "overridden", "replaced"] | None = Field(
-        description="null: it is under way; replaced: another began in its place"
+        description="null: the challenge is under way; replaced: another began in its place"
     )
-    reason: str | None = Field(description="of who overrode it")
+    reason: str | None = Field(description="reason of the person who overrode it")
 
 
 class ChallengeState(BaseModel):
     """State of a product's challenges."""
 
-    asked: bool = Field(description="the settings ask for challenges")
+    asked: bool = Field(description="true: the settings ask for challenges")
     ready: bool = Field(description="false: nothing is answered until the challenge parts have passed")
-    cause: str | None = Field(description="why it is not ready")
+    cause: str | None = Field(description="why the product is not ready; null: it is")
     under_way: bool
     missing: list[str] = Field(description="challenge parts that are still to be shown")
     next_at: str | None = Field(description="when the next challenge is due")
     parts: list[ChallengePart]
-    challenges: list[ChallengeRun] = Field(description="the latest first")
+    challenges: list[ChallengeRun] = Field(description="challenges, the latest first")
 
 
 def _expected_decision(word: object) -> object:
@@ -86,7 +86,7 @@ def _expected_decision(word: object) -> object:
 Expected = Annotated[
     Literal["good", "anomalous"],
     BeforeValidator(_expected_decision),
-    Field(description="also in other words, such as defective, iO, NOK"),
+    Field(description="right decision on the part; also in other words, such as defective, iO, NOK"),
 ]
 
 
@@ -98,11 +98,14 @@ class NewChallengePart(BaseModel):
         json_schema_extra={"example": {"inspection": 17, "name": "plate-03", "expected": "anomalous"}},
     )
     inspection: int | None = Field(
-        None, ge=1, lt=2**63, description="that shows it; null: its first picture that comes does"
+        None,
+        ge=1,
+        lt=2**63,
+        description="inspection that shows the part; null: the next picture with its name does",
     )
     name: str = Field(max_length=100, description="the `part` under which it will be shown")
     expected: Expected
-    note: str = Field("", max_length=200, description="such as scratched")
+    note: str = Field("", max_length=200, description="note for people, such as scratched")
 
 
 class Override(BaseModel):

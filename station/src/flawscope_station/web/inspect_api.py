@@ -46,12 +46,12 @@ MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
 
 Deadline = Annotated[
     int | None,
-    Query(ge=1, le=600_000, description="milliseconds in which it must be answered", examples=[800]),
+    Query(ge=1, le=600_000, description="milliseconds within which the answer must come", examples=[800]),
 ]
 LabelDep = Annotated[Label, Depends(uploads.parse_label)]
 Purpose = Annotated[
     Literal["production", "trial"],
-    Query(description="trial: tried by hand; it is recorded, and counts in no figure, sink or shift"),
+    Query(description="trial: a try by hand, which is recorded, but counts in no figure, sink or shift"),
 ]
 WRONG_REQUEST = "request"  # refusal, as pages show it, of a part whose request cannot be understood
 
@@ -195,10 +195,19 @@ async def trigger(
     context: ContextDep,
     label: LabelDep,
     camera: Annotated[
-        int | None, Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1])
+        int | None,
+        Query(
+            ge=1,
+            le=1000,
+            description="number of the camera among the product's; left out: the only one",
+            examples=[1],
+        ),
     ] = None,
     seconds: Annotated[
-        float, Query(gt=0, le=MAX_FRAME_SECONDS, description="in which the frame must come", examples=[5.0])
+        float,
+        Query(
+            gt=0, le=MAX_FRAME_SECONDS, description="seconds within which the frame must come", examples=[5.0]
+        ),
     ] = 5.0,
     deadline: Deadline = None,
 ) -> Answer | Response:

@@ -63,8 +63,12 @@ class ActivationOptions(BaseModel):
     """Options of an activation."""
 
     model_config = ConfigDict(extra="forbid")
-    losing: list[int] = Field([], description="inspections of the known defects that it may lose (`at_risk`)")
-    hash: str | None = Field(None, description="SHA-256 that the version's file must have, else 409")
+    losing: list[int] = Field(
+        [], description="inspections of known defects that the version may lose (`at_risk`)"
+    )
+    hash: str | None = Field(
+        None, description="SHA-256 that the version's file must have, else it is refused with 409"
+    )
 
 
 class RateRequest(BaseModel):
@@ -79,23 +83,27 @@ class LearnOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"how": ""}})
     how: Literal["", "extended", "recalibrated", "retrained"] = Field(
-        "", description="empty: as the method can without a training"
+        "", description="way of making it; empty: the way that the method knows without a training"
     )
-    good: list[int] = Field([], description="inspections of `unsure` that are good, looked at once more")
+    good: list[int] = Field(
+        [], description="inspections of `unsure` that a person has looked at again, and found good"
+    )
 
 
 class LearningState(BaseModel):
     """State of a product's learning."""
 
-    why_not: str | None = Field(description="why it cannot")
-    after: int | None = Field(description="corrections after which a candidate is made by itself")
-    keep: int = Field(description="candidates that nobody used and that are kept, the newest")
+    why_not: str | None = Field(description="why the product cannot learn; null: it can")
+    after: int | None = Field(
+        description="number of corrections after which a candidate is made automatically; null: never"
+    )
+    keep: int = Field(description="number of unused candidates that are kept, the newest")
     false_alarms: int
     misses: int
     new: int = Field(description="corrections since the last candidate")
     contradictory: list[int]
     unsure: list[int] = Field(
-        description="called good once, but they look like defects: learnt from where they are called so again"
+        description="inspections called good that look like defects: learnt from once called good again"
     )
     candidates: list[Candidate]
 
@@ -109,16 +117,18 @@ class KeptPromise(BaseModel):
 
     version: int
     rate: float = Field(description="share of good parts expected to be called anomalous")
-    interval: list[float] = Field(description="low and high: where the rate of this one model lies with 95 %")
+    interval: list[float] = Field(description="95 % interval of this model's rate: low end, high end")
     good: int = Field(description="parts that nobody called a defect")
-    alarms: int = Field(description="of these called anomalous by the model and good by a person")
-    unreviewed: int = Field(description="of these called anomalous, and not reviewed yet")
+    alarms: int = Field(description="parts of `good` that the model called anomalous, and a person good")
+    unreviewed: int = Field(
+        description="parts of `good` that the model called anomalous, and nobody has reviewed yet"
+    )
     line_interval: list[float] = Field(
-        description="95 % interval of the share of good parts that are called anomalous: its low end as if "
-        "all unreviewed ones were defects, its high end as if all were good"
+        description="95 % interval of the share of good parts that are called anomalous; the low end takes "
+        "all unreviewed parts for defects, the high end for good"
     )
     state: Literal["nothing", "kept", "broken", "open"] = Field(
-        description="by the rule of `flawscope evaluate`; open: that depends on the unreviewed ones"
+        description="by the rule of `flawscope evaluate`; open: it depends on the unreviewed parts"
     )
 
 
@@ -168,7 +178,12 @@ async def add_version(
     files: FilesDep,
     person: Engineer,
     sent_name: Annotated[
-        str, Query(alias="name", max_length=200, description="part.safetensors or .onnx, or .zip")
+        str,
+        Query(
+            alias="name",
+            max_length=200,
+            description="name of the file, such as part.safetensors, part.onnx or part.zip",
+        ),
     ],
 ) -> Answer:
     """Add a model file as a version; it judges nothing until it is activated."""

@@ -50,7 +50,9 @@ router = api_router()
 audit_router = api_router(prefix="/api/v1", role=ADMIN)
 page_router = html_router(ADMIN)
 
-Subject = Annotated[str, Query(description=f"one of {', '.join(audit.SUBJECTS)}; all where it is left out")]
+Subject = Annotated[
+    str, Query(description=f"subject of the events: {', '.join(audit.SUBJECTS)}; left out: all")
+]
 TimeQuery = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
 PLACES = ("places", "largest_px", "largest_mm", "largest_x", "largest_y")  # of all its pictures
 FURTHER = further_facts()
@@ -107,7 +109,7 @@ def export(
 def audit_log(
     database: DatabaseDep,
     settings: SettingsDep,
-    text: Annotated[str, Query(description="part of who, address, kind or text")] = "",
+    text: Annotated[str, Query(description="text to find in the events: person, address, kind or text")] = "",
     about: Subject = "",
     since: TimeQuery = "",
     until: TimeQuery = "",

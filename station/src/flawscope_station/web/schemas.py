@@ -35,7 +35,7 @@ class PartResults(BaseModel):
 class RemovedProducts(BaseModel):
     """Names of removed products."""
 
-    products: list[str] = Field(description="names of those that have records")
+    products: list[str] = Field(description="names of removed products that have records")
 
 
 class Inspections(BaseModel):
@@ -49,7 +49,7 @@ class WaitingInspections(BaseModel):
     """Inspections that wait for a review."""
 
     inspections: list[Inspection]
-    waiting: int = Field(description="all that wait, also those that are lent to other readers")
+    waiting: int = Field(description="number of all that wait, also of those that are lent to other readers")
 
 
 class UndeliveredMessage(BaseModel):
@@ -57,10 +57,12 @@ class UndeliveredMessage(BaseModel):
 
     sink: str
     inspection: int
-    verdict: int | None = Field(description="that the message is about; null: it is about the inspection")
+    verdict: int | None = Field(
+        description="verdict that the message is about; null: it is about the inspection"
+    )
     why: str
     at: str
-    again: bool = Field(description="it is being sent again")
+    again: bool = Field(description="true: it is being sent again")
 
 
 class UndeliveredMessages(BaseModel):
@@ -73,7 +75,7 @@ class Shift(BaseModel):
     """Shift that has ended, with the counts of its inspections. The fields are the columns of the CSV."""
 
     name: str
-    since: str = Field(description="by the clocks of the zone of `shifts`: 2026-11-22T06:00:00+01:00")
+    since: str = Field(description="begin in the zone of `shifts`, such as 2026-11-22T06:00:00+01:00")
     until: str
     inspected: int
     anomalous: int
@@ -116,13 +118,19 @@ class Version(BaseModel):
     category: str
     created_at: str
     active: bool
-    score_threshold: float | None = Field(description="of pictures; null: each view has its own")
+    score_threshold: float | None = Field(
+        description="threshold of pictures' scores; null: each view has its own"
+    )
     false_alarm_rate: float = Field(description="share of good parts expected to be called anomalous")
     interval: list[float] | None = Field(
-        None, description="low and high: where the rate of this one model lies with 95 %; null: not known"
+        None, description="95 % interval of this model's rate: low end, high end; null: not known"
     )
-    wanted_rate: float | None = Field(None, description="that was asked for; null: not known any more")
-    rate_of: int | None = Field(None, description="version that it differs from by the rate alone")
+    wanted_rate: float | None = Field(
+        None, description="false-alarm rate that was asked for; null: not known any more"
+    )
+    rate_of: int | None = Field(
+        None, description="number of the version with the same network, from which only the rate differs"
+    )
     promise: str
     pictures: dict[str, int]
     size: list[int]
@@ -145,16 +153,16 @@ class Verdict(BaseModel):
     verdict: Literal["good", "defect", "skip", "undo"]
     mask: str | None = Field(
         None,
-        description="PNG in base64, as large as the picture or smaller in the same shape; not black: defect",
+        description="PNG in base64 of the picture's shape, as large or smaller; not black: defect",
     )
     note: str = Field("", max_length=2000)
-    kind: str = Field("", description="of the defect: one of the model's, or any name")
+    kind: str = Field("", description="kind of the defect: a kind that the model knows, or any name")
     replaces: int | None = Field(
         None,
         ge=0,
         lt=2**63,
-        description="`verdict_id` of the inspection as it was seen, 0 where it had none; left out: a verdict "
-        "of one's own may be replaced, and another's is refused with 409",
+        description="`verdict_id` of the inspection as you saw it, 0 where it had none; left out: only your "
+        "own verdict may be replaced, and a verdict over another person's is refused with 409",
     )
 
 
@@ -164,7 +172,7 @@ class DecidedRefusal(Refusal):
     Each field is null where no verdict holds, or where the refusal has another reason.
     """
 
-    verdict_id: int | None = Field(None, description="of the verdict that holds: `replaces` replaces it")
+    verdict_id: int | None = Field(None, description="number of the verdict that holds, for `replaces`")
     verdict: Literal["good", "defect"] | None = None
     by: str | None = None
     at: str | None = None
@@ -176,11 +184,11 @@ class Trends(BaseModel):
     unit: Literal["inspection", "minute", "hour", "day"]
     threshold: float | None
     points: list[list[object]] = Field(
-        description="of the unit inspection: seconds since 1970, score, class (0 good, 1 anomalous, 2 within "
-        "tolerance), verdict, id"
+        description="where the unit is inspection: seconds since 1970, score, class (0 good, 1 anomalous, "
+        "2 within tolerance), verdict, id"
     )
     buckets: list[list[float]] = Field(
-        description="of the other units: seconds since 1970, inspected, anomalous, lowest, mean and highest "
+        description="for the other units: seconds since 1970, inspected, anomalous, lowest, mean and highest "
         "score, false alarms, misses, within tolerance"
     )
     days: list[str] = Field(description="dates of buckets that are days, in the zone of `shifts`")
@@ -219,10 +227,12 @@ class WatchedThread(BaseModel):
     """Thread that the station watches."""
 
     name: str
-    inspects: bool = Field(description="pictures are not inspected without it")
+    inspects: bool = Field(description="true: pictures are not inspected without it")
     state: Literal["running", "failed", "hangs"]
-    failure: str | None = Field(description="why it was begun again last")
-    calling_seconds: float | None = Field(description="since it called what it waits for; null: nothing")
+    failure: str | None = Field(description="why it was started again the last time; null: it never was")
+    calling_seconds: float | None = Field(
+        description="seconds for which it has waited for its present call; null: it waits for nothing"
+    )
 
 
 class ThreadStack(BaseModel):
@@ -242,12 +252,12 @@ class Threads(BaseModel):
 class DriftChange(BaseModel):
     """Change of the scores of good parts."""
 
-    inspection: int = Field(description="at which it was found")
-    since: str = Field(description="the most likely beginning")
-    first: int = Field(description="the inspection there")
+    inspection: int = Field(description="inspection at which the change was found")
+    since: str = Field(description="most likely time of the change")
+    first: int = Field(description="inspection at the most likely time of the change")
     how: Literal["higher", "lower", "wider", "narrower"]
     now: float | None = Field(
-        description="share of earlier ones below a new one; null: it was found long before the last start"
+        description="share of earlier scores below a new score; null: found long before the last start"
     )
 
 
@@ -262,15 +272,15 @@ class DriftState(BaseModel):
     """State of the drift test: whether good parts and the camera still look as the model knows them."""
 
     watched: bool
-    bound: float | None = Field(description="of the probability of a false alarm, ever")
-    ready: bool = Field(description="all that was recorded is counted")
+    bound: float | None = Field(description="bound on the probability that the test ever gives a false alarm")
+    ready: bool = Field(description="true: all recorded pictures are counted")
     version: int | None = None
-    since: str | None = Field(None, description="the first picture that counts")
+    since: str | None = Field(None, description="time of the first picture that counts")
     pictures: int = 0
-    good: int = Field(0, description="of them, called so: their scores are tested")
+    good: int = Field(0, description="pictures that were called good: their scores are tested")
     flagged: float | None = Field(None, description="share of pictures that were called anomalous")
-    value: float = Field(0.0, description="logarithm to base 10 of the martingale")
-    limit: float | None = Field(None, description="at which it alarms")
+    value: float = Field(0.0, description="logarithm to base 10 of the test's martingale")
+    limit: float | None = Field(None, description="value at which the test alarms")
     alarm: DriftChange | None = None
-    points: list[list[float]] = Field([], description="seconds since 1970, value then")
+    points: list[list[float]] = Field([], description="course of the value: seconds since 1970, value")
     camera: CameraState

@@ -315,10 +315,11 @@ def idempotency_key(request: Request) -> str | None:
 
 
 async def parse_label(
-    part: Annotated[str, Query(description="its number")] = "",
-    batch: Annotated[str, Query(description="that the part belongs to")] = "",
+    part: Annotated[str, Query(description="number of the part")] = "",
+    batch: Annotated[str, Query(description="batch of the part")] = "",
     view: Annotated[
-        str, Query(description="of the part, where the model judges parts in several views")
+        str,
+        Query(description="view of the part in the picture, where the model judges parts in several views"),
     ] = "",
 ) -> Label:
     """Return the label of a request's pictures, from its query."""
