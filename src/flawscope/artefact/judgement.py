@@ -91,8 +91,8 @@ class Judgement:
         learnt: Pictures that it has learnt from.
         good: Number of good pictures that each model calls anomalous.
         defects: Number of known defects that each model calls anomalous.
-        unsure: Pictures reviewed as good that look like known defects, and were not learnt from until a
-            person confirms the review.
+        unsure: Pictures reviewed as good that look like known defects. They were not learnt from; a person is
+            to review them again.
         contradictory: Pictures whose pixels were called both good and a defect.
         unreadable: Pictures that cannot be used.
         inside: Defects that the model has learnt from as good parts.

@@ -35,9 +35,9 @@ def hold_out(
 ) -> list[list[int]]:
     """Draws the pictures to hold out, in whole groups: calibration counts groups.
 
-    Where pictures are `reserved`, their groups are held out. Otherwise it is a share of all groups: at least
-    10 if that is at most a quarter of them; from 120 groups on, as many as the false-alarm rate needs and
-    `more`, but at most a fifth.
+    Where pictures are `reserved`, their groups are held out. Otherwise it is a share of all groups, and at
+    least 10 groups, or a quarter of all where that is fewer. From 120 groups on, it is at least the number
+    that the false-alarm rate needs and `more`, or a fifth of all where that is fewer.
 
     Args:
         used: Numbers of the pictures.

@@ -127,12 +127,17 @@ def _ranks(values: Floats, examples: Floats) -> Floats:
 def learn(
     descriptors: NDArray[np.floating[Any]], labels: Sequence[str], error: float = DEFAULT_ERROR
 ) -> KindClassifier:
-    """Learns kinds from descriptors [N, C] of regions and their labels [N], each region of another part.
+    """Learns kinds from labelled regions, each of another part.
 
     Kinds with fewer than `MIN_EXAMPLES` examples are passed over.
 
+    Args:
+        descriptors: [N, C] of the regions.
+        labels: [N], kind of each region.
+        error: Share of answers that may lack the true kind.
+
     Raises:
-        InputError: no kind has so many, or `error` is not between 0 and 1.
+        InputError: No kind has `MIN_EXAMPLES` examples, or `error` is not between 0 and 1.
     """
     if not 0 < error < 1:
         raise InputError(f"an error of {error:g} is not between 0 and 1: give a share such as 0.1")

@@ -217,9 +217,12 @@ def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask
 
 
 def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDArray[np.float64]) -> Floats:
-    """The share of every pixel that a line covers, `[H, W]` float32 in 0..1.
+    """Returns the share of every pixel that a line covers, `[H, W]` float32 in 0..1.
 
-    `path [N, 2]` holds points (row, column), pixel centres at half integers; `widths [N]` in pixels.
+    Args:
+        shape: (H, W).
+        path: [N, 2], points (row, column); pixel centres are at half integers.
+        widths: [N], widths of the line at the points, in pixels.
     """
     reach = float(widths.max()) / 2 + 1
     low = np.clip(np.floor(path.min(0) - reach), 0, np.asarray(shape) - 1).astype(int)
@@ -243,10 +246,15 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
 
 
 def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: float = 0.0) -> Mask:
-    """A thin bent line with a share of the picture drawn from `area`, less where `within` clips it.
+    """Returns the mask of a thin bent line: a scratch, a scuff of nearly parallel strokes, or a crack.
 
-    It is longer first, then wider, then there are more strokes, nearly parallel: a scuff. `jagged` > 0, in
-    pixels, makes a crack of it: the path turns at random, and the strokes branch off it.
+    With a growing share it becomes longer first, then wider, then there are more strokes.
+
+    Args:
+        within: [H, W] bool, the pixels that the line may cover; it is clipped there.
+        rng: Source of size, place and shape.
+        area: Range of the line's share of the picture, before it is clipped.
+        jagged: Size of random turns in pixels; above 0 the line is a crack, and its strokes branch off.
     """
     side = min(within.shape)
     count = pixel_count(within.size, area, rng)
@@ -272,7 +280,7 @@ def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: flo
 
 
 def _curved_path(length: float, jagged: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A gently bent path `[N, 2]` (row, column) of about `length` pixels, its middle at (0, 0)."""
+    """Returns a gently bent path `[N, 2]` (row, column) of about `length` pixels, its middle at (0, 0)."""
     along = np.linspace(-0.5, 0.5, max(8, int(length / 6) + 2))
     heading = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5) * along
     heading += rng.normal(0, 0.25) * np.sin(3 * np.pi * along)
@@ -282,5 +290,5 @@ def _curved_path(length: float, jagged: float, rng: np.random.Generator) -> NDAr
 
 
 def _tapered_widths(width: float, path: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Widths `[N]` along a path: thickest in the middle, running out thinly."""
+    """Returns widths `[N]` along a path: thickest in the middle, thin at both ends."""
     return np.asarray(width * (1 - 0.6 * np.linspace(-1, 1, len(path)) ** 2), np.float64)

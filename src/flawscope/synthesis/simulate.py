@@ -124,17 +124,24 @@ def simulate_defect(
     textures: Textures | None = None,
     foreground: Mask | None = None,
 ) -> SimulatedDefect:
-    """A simulated defect on a good `[H, W, 3]` uint8 picture.
-
-    With a `scale`, a single defect of `kind`, any of `KINDS` where that is None, with at least half of the
-    scale's smallest area and at most its largest. Without, one of `PAPER_KINDS` of any size: all or a few
-    islands of Perlin noise; for the other kinds a scale is drawn. `textures` gives the material of "texture"
-    (None: generated). `foreground [H, W]` bool limits the place (None or all False: everywhere).
+    """Simulates a defect on a good picture.
 
     A defect that is too faint or too strong (`VISIBLE_CHANGE`) is drawn again, in the end as a plain spot.
-    With a `contrast` it is then faded, or made stronger, until its `difference` is about so many grey levels,
-    less where the picture's range ends.
-    Raises `InputError` for a picture below 16 x 16, an unknown kind or an unknown scale.
+
+    Args:
+        picture: [H, W, 3] uint8, the good picture.
+        rng: Source of the defect.
+        kind: A key of `KINDS`. None: any of them with a scale, any of `PAPER_KINDS` without.
+        scale: Range of the defect's size: at least half of the scale's smallest area and at most its largest.
+            None: a kind of `PAPER_KINDS` has any size, all or a few islands of Perlin noise; for the other
+            kinds a scale is chosen at random.
+        contrast: Grey levels to which the defect's `difference` is faded or strengthened, about; less where
+            the picture's range ends. None: unchanged.
+        textures: Draws the material of "texture"; None: it is generated.
+        foreground: [H, W] bool, the pixels where the defect may lie; None or all False: everywhere.
+
+    Raises:
+        InputError: The picture is below 16 x 16, or the kind or the scale is unknown.
     """
     within = _check_area(picture, foreground)
     _check_kind_and_scale(kind, scale)

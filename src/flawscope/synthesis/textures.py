@@ -159,12 +159,12 @@ class TextureFolder:
         return len(self.pictures)
 
     def draw(self, rng: np.random.Generator) -> Picture:
-        """A random texture `[h, w, 3]` uint8. Not a copy: do not write into it."""
+        """Returns a random texture `[h, w, 3]` uint8, which is not a copy and is read-only."""
         return self.pictures[int(rng.integers(len(self.pictures)))]
 
 
 def _shrink_texture(picture: Picture, side: int) -> Picture:
-    """The picture at most `side` pixels high and wide, proportions kept."""
+    """Returns the picture at most `side` pixels high and wide, read-only; proportions are kept."""
     image = Image.fromarray(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     reduced: Picture = np.asarray(image)

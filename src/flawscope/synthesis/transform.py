@@ -135,7 +135,7 @@ def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator
 
 
 def _connected_parts(cut: Cut) -> list[Cut]:
-    """The connected parts, each in its own window."""
+    """Returns the connected parts of a cut, each in its own window."""
     from scipy import ndimage
 
     labels, _ = ndimage.label(cut.mask, np.ones((3, 3)))
@@ -148,7 +148,7 @@ def _connected_parts(cut: Cut) -> list[Cut]:
 
 
 def _place(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.random.Generator) -> Cut:
-    """Place a part with its middle at one of the places, or as near to it as the frame allows."""
+    """Returns the part with its middle at one of the places, or as near to it as the frame allows."""
     middle = divmod(int(places[rng.integers(len(places))]), frame[1])
     top, left = (
         min(max(0, at - size // 2), whole - size)

@@ -24,9 +24,9 @@ def make_camera(
     """Return a camera, triggered by the station or by a signal.
 
     Args:
-        line: Services of the station for the camera.
+        line: Access to the station.
         settings: Settings of the camera.
-        number: Number of the camera among the product's.
+        number: Number among the product's cameras, from 1.
         opener: Opens the device.
     """
     from flawscope_line.industrial_cameras.camera import TriggeredCamera

@@ -166,5 +166,5 @@ def _disputed(read: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _letters(decisions: NDArray[np.bool_]) -> str:
-    """The decisions of an appraiser on a part: D (defective) or G (good), trial by trial."""
+    """Returns an appraiser's decisions on a part: D (defective) or G (good), trial by trial."""
     return " ".join("D" if is_defective else "G" for is_defective in decisions)

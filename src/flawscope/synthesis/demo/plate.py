@@ -130,7 +130,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
 
 
 def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
-    """A turned, slightly raised ring about the bore: grooves, and the two-winged shine of a lathe."""
+    """Draws a turned, slightly raised ring around the bore: grooves, and the two-winged shine of a lathe."""
     scale = part.frame.scale
     u = part.frame.u - np.float32(_BOSS[0])
     v = part.frame.v - np.float32(_BOSS[1])
@@ -159,7 +159,7 @@ def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
 
 
 def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float) -> None:
-    """A drilled hole with a chamfer."""
+    """Draws a drilled hole with a chamfer."""
     distance = np.hypot(u, v)
     towards = light_on_slope(u, v)
     composite(
@@ -170,7 +170,7 @@ def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float
 
 
 def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, there: bool) -> None:
-    """A brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
+    """Draws a brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
     distance = np.hypot(u, v)
     towards = light_on_slope(u, v)
     # chamfer of the counterbore, and the dark gap inside it
@@ -209,7 +209,7 @@ def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> None:
-    """The label in three inks; the metal's grain shows through. A misprint spoils the printing plate."""
+    """Draws the label in three inks on the metal's grain; a misprint spoils the printing plate."""
     n = _PRINT_SCALE
     width = round(2 * _LABEL_HALF[0] * n)
     height = round(2 * _LABEL_HALF[1] * n)
@@ -262,7 +262,7 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
 
 
 def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
-    """Ink missing, ink dragged along, or a part printed twice."""
+    """Spoils the print: missing ink, ink dragged along, or a part printed twice."""
     rng = flaw.rng
     n = _PRINT_SCALE
     inked = np.asarray(plate, np.float32)
@@ -288,7 +288,7 @@ def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
 
 
 def _choose_missing(flaw: Flaw) -> str:
-    """Name of the part to leave out: a screw is missed at once, an undrilled hole less easily."""
+    """Returns the name of the part to leave out: a missing screw is easier to see than a missing hole."""
     if flaw.difficulty < 0.55:
         return f"screw{int(flaw.rng.integers(len(_SCREWS)))}"
     if flaw.difficulty < 0.8:

@@ -204,7 +204,7 @@ def condition(filter_: Filter, value: Value, walk: bool = False) -> ColumnElemen
     """Return the condition of a filter.
 
     Args:
-        one: Filter.
+        filter_: Filter.
         value: Wanted value.
         walk: Keep SQLite from using an index for it.
     """
