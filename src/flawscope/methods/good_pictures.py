@@ -100,7 +100,7 @@ class HeldOut:
     """Pictures held out. They give a detector's features and values, and not their pixels.
 
     Attributes:
-        parts: Numbers of the pictures by their groups, in the random order in which groups were chosen.
+        parts: Numbers of the pictures by their groups, in the order in which groups were drawn.
         step: Called with the stage, the pictures done and the number of pictures.
     """
 

@@ -21,7 +21,7 @@ class OnnxRuntime(Engine):
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
     ) -> Graph:
-        """Open an .onnx file, or its bytes, on the CPU or with CUDA; `precision` is the file's own.
+        """Open an .onnx file, or its bytes, on the CPU or with CUDA; `precision` has no effect.
 
         Only a file on the CPU has lanes: each call on one core needs a second engine, opened from that file.
         """

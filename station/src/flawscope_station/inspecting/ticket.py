@@ -1,7 +1,7 @@
-"""Ticket of a part: what carries it through the station, from its place to its end. Its life is told here.
+"""Ticket of a part: it carries the part through the station, from its place to its end.
 
-A part has one ticket with one state, moved under one lock. Whoever moves it on holds it until the next one
-does; each step is one object in one file of this folder:
+A part has one ticket with one state, moved under one lock. The object that moved it last holds it until the
+next one moves it. Each step is one object in one file of this folder:
 
     step    state      by whom, and what happens
     ask                `web.inspect_api` reads a request over HTTP; `asking.Asking` makes parts of it and

@@ -101,11 +101,11 @@ class SeenView(BaseModel):
 
 
 class Inspection(BaseModel):
-    """A part that was judged; numbers as in `Prediction`.
+    """Part that was judged; numbers as in `Prediction`.
 
-    Of a part in several views, `decision` and `p_value` are the part's, and what is said of a picture is of
-    the most unusual one. The fields are the columns of an export. What the library says besides
-    (`Prediction.to_dict`) has its own name there, and in an export it is `more`.
+    Of a part in several views, `decision` and `p_value` are the part's; the other numbers are those of its
+    most unusual picture. The fields are the columns of an export. Further facts of the library
+    (`Prediction.to_dict`) have their own names there; an export has them as `more`.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", json_schema_extra={"example": EXAMPLE})

@@ -152,7 +152,7 @@ Index("versions_hash", versions.c.hash)  # whether any product needs a file
 
 
 def active_version(product: Column[int] | int) -> ScalarSelect[int]:
-    """Number of a product's active version, as a part of a query; NULL: it has none."""
+    """Return the number of a product's active version, as a part of a query; NULL: it has none."""
     judging = versions.alias()  # the query may ask for versions itself
     is_active = judging.c.state == literal_column(f"'{ACTIVE}'")
     return select(judging.c.id).where(judging.c.product_id == product, is_active).scalar_subquery()

@@ -359,7 +359,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_server_address(host: str, server: str) -> bool:
-    """Whether the host that a request names is the IP address at which it arrived."""
+    """Return whether the host in a request is the IP address at which it arrived."""
     address = _parse_ip(host)
     return address is not None and not address.is_unspecified and address == _parse_ip(server)
 
@@ -393,5 +393,5 @@ def _parse_host(address: str) -> str:
 
 
 def _is_secure(request: HTTPConnection) -> bool:
-    """Whether a request came by TLS, by which alone its cookie comes back then."""
+    """Return whether a request came by TLS; its cookie then comes back by TLS alone."""
     return bool(request.scope["scheme"] == "https")

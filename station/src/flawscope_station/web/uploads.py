@@ -131,7 +131,7 @@ class BodyLimiter:
         return 4 * self.limits.upload
 
     def has_room(self, held_bytes: int, added: int) -> bool:
-        """Whether a request whose body has `held_bytes` in memory may have `added` bytes more."""
+        """Return whether a request whose body has `held_bytes` in memory may have `added` bytes more."""
         is_ordinary = held_bytes + added <= self.max_bytes // 16
         return self.bytes_in_memory + added <= (self.max_bytes if is_ordinary else self.max_bytes * 3 // 4)
 
