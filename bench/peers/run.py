@@ -160,6 +160,8 @@ def install(place: Place, label: str) -> dict[str, Any]:
     python = folder / "bin" / "python"
     with tempfile.TemporaryDirectory() as temporary:
         words = [checkout(Path(temporary), w) if w.startswith("flawscope") else w for w in wanted]
+        if label == "flawscope":  # its extra names the packaged weights, which lie in this checkout
+            words.insert(0, str(shutil.copytree(common.ROOT / "weights", Path(temporary) / "weights")))
         start = time.perf_counter()
         if not python.is_file():
             subprocess.run([sys.executable, "-m", "venv", folder], check=True, env=clean())
