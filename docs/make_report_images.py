@@ -1,7 +1,8 @@
 """Make the images of the pages that commands write or open: `python docs/make_report_images.py`.
 
 Drawn plates are checked, learnt from, judged and measured; a headless Chromium takes pictures of the check,
-of the reports of `predict` and `evaluate`, of tolerated parts, and of `review`.
+of the reports of `predict` and `evaluate`, of tolerated parts, of named types of defects, of `review`, and of
+the page of `agreement`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from contact_sheet import SheetRow, contact_sheet
 from make_parts_image import shown
 from PIL import Image
 
@@ -20,6 +22,8 @@ from flawscope.synthesis.demo.dataset import draw_picture
 
 IMAGES = Path(__file__).parent / "images"
 DEFECTS = ("scratch", "missing_part", "contamination")
+SHOWN = {"scratch": "a scratch", "missing_part": "a missing part", "contamination": "a contamination"}
+UNKNOWN = {"dent": "a dent: not learnt", "misprint": "a misprint: not learnt"}
 TOLERANCES = """version: 1
 picture: [320, 320]
 rules:
@@ -40,6 +44,8 @@ def main() -> None:
         run([*fit, "--no-check", "--quiet"])
         evaluate(model, pictures, folder / "results")
         predict(model, pictures, folder)
+        name_kinds(model, folder)
+        agree(model, folder)
 
 
 def draw(pictures: Path) -> None:
@@ -95,6 +101,48 @@ def review(found: Path) -> None:
     finally:
         process.terminate()
         process.wait()
+
+
+def name_kinds(model: Path, folder: Path) -> None:
+    """Overlays of a model that has learnt the types from eight examples of each."""
+    labelled, named, found = folder / "labelled", folder / "named.safetensors", folder / "named"
+    for k in range(8):
+        save(labelled / "good", f"{k:03d}", 300 + k, None)
+        for kind in DEFECTS:
+            save(labelled / "bad" / kind, f"{k:03d}", 400 + k, kind)
+    captions = {**SHOWN, **UNKNOWN}
+    for kind in captions:
+        save(folder / "to_name", kind, 710, kind)
+    run(["kinds", str(model), "--data", str(labelled), "--out", str(named), "--quiet"])
+    run(["predict", str(named), str(folder / "to_name"), "--out", str(found), "--quiet"])
+    overlays = [np.asarray(Image.open(found / "overlays" / f"{kind}.png")) for kind in captions]
+    sheet = contact_sheet([SheetRow(overlays, list(captions.values()))], (230, 230))
+    sheet.quantize(128).save(IMAGES / "kinds.png", optimize=True)
+
+
+def agree(model: Path, folder: Path) -> None:
+    """Sixty known parts in two trials: the model, and two people who err now and then."""
+    rng = np.random.default_rng(5)
+    rows = ["part,appraiser,trial,decision"]
+    for part in range(60):
+        kind = DEFECTS[part % 3] if part < 30 else None
+        drawn, _ = draw_picture("plate", np.random.default_rng([3, 600 + part]), kind, 0.4)
+        for trial in (1, 2):
+            photographed = np.clip(drawn + rng.normal(0, 2, drawn.shape), 0, 255).astype(np.uint8)
+            target = folder / f"known/trial{trial}" / ("defective" if kind else "good") / f"p{part:02d}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(photographed).save(target)
+            for person, mistakes in (("Anna", 0.01), ("Boris", 0.04)):
+                is_wrong = rng.random() < mistakes
+                rows.append(f"p{part:02d},{person},{trial},{'nok' if bool(kind) != is_wrong else 'ok'}")
+    people, page = folder / "people.csv", folder / "agreement.html"
+    people.write_text("\n".join(rows), encoding="utf-8")
+    trials = [folder / "trial1", folder / "trial2"]
+    for trial in trials:
+        run(["predict", str(model), str(folder / "known" / trial.name), "--out", str(trial), "--quiet"])
+    call = ["agreement", *map(str, trials), str(people), "--reference", str(folder / "known/trial1")]
+    run([*call, "--model", str(model), "--out", str(page), "--quiet"])
+    shown(page.as_uri(), IMAGES / "agreement.png", (900, 900))
 
 
 if __name__ == "__main__":

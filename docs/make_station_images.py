@@ -2,20 +2,25 @@
 
 It learns a drawn part, inspects a shift of drawn pictures (by a clock of its own: two minutes a part), has
 some of them reviewed, and takes pictures of the pages in a headless Chromium. Some parts carry a stamp that
-is new and no defect: they are false alarms, from which a version is learnt.
+is new and no defect: they are false alarms, from which a version is learnt. At last two challenge parts are
+kept, and one is shown.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import numpy as np
+from make_parts_image import shown as screenshot
 from PIL import Image, ImageDraw
 from selenium import webdriver
 
@@ -26,7 +31,7 @@ from flawscope_station.client import Client
 from flawscope_station.core.station import Station
 from flawscope_station.inspecting import intake
 from flawscope_station.learning.candidates import Learning
-from flawscope_station.settings.station import override_settings, single_product_settings
+from flawscope_station.settings.station import Settings, override_settings, single_product_settings
 from flawscope_station.web.app import StationServer
 
 IMAGES = Path(__file__).parent / "images"
@@ -41,6 +46,8 @@ PAGES = {
     "models": ("models", (1280, 1000), False),
     "phone": ("live", (390, 844), True),
 }
+CHALLENGE = {"challenge": ("challenge", (1100, 620), False)}
+REPORT = "api/v1/products/plate/shift-report?since={}&until={}"
 
 
 def main() -> None:
@@ -49,13 +56,22 @@ def main() -> None:
         model = folder / "plate.safetensors"
         root = draw_dataset(folder / "learnt", category=PRODUCT)
         flawscope.fit(root, size=256, device="cpu").save(model)
-        settings = override_settings(
-            single_product_settings(str(model), PRODUCT), store=str(folder / "station"), port=0
-        )
-        with served(open_station(settings)) as (station, url):
-            work(url)
+        store = folder / "station"
+        with served(open_station(settings_of(model, store))) as (station, url):
+            begun = work(url)
             learn(station)
-            photograph(url)
+            photograph(url, PAGES)
+            report(url, begun, folder)
+        with served(open_station(settings_of(model, store, challenge=()))) as (_, url):
+            challenge_it(url)
+            photograph(url, CHALLENGE)
+
+
+def settings_of(model: Path, store: Path, *, challenge: tuple[str, ...] | None = None) -> Settings:
+    """Settings of a station with one product."""
+    settings = override_settings(single_product_settings(str(model), PRODUCT), store=str(store), port=0)
+    product = dataclasses.replace(settings.products[PRODUCT], challenge=challenge)
+    return dataclasses.replace(settings, products={PRODUCT: product})
 
 
 @contextmanager
@@ -75,9 +91,12 @@ def served(station: Station) -> Iterator[tuple[Station, str]]:
         station.close()
 
 
-def work(url: str) -> None:
-    """A shift: every tenth part has a defect, some have a stamp, and somebody reviews the first half."""
-    rng = np.random.default_rng(19)
+def work(url: str) -> float:
+    """A shift: every tenth part has a defect, some have a stamp, and somebody reviews the first half.
+
+    Returns when it began, in seconds since 1970.
+    """
+    rng, clock = np.random.default_rng(19), intake.now
     begun = time.time() - PARTS * EVERY
     with Client(url) as client:
         for k in range(PARTS):
@@ -94,6 +113,8 @@ def work(url: str) -> None:
                 client.verdict(found.id, "defect" if defect else "good")
                 if defect is None:  # what looks like a defect is asked for once more
                     client.verdict(found.id, "good")
+    intake.now = clock
+    return begun
 
 
 def stamp(picture: Image.Image, rng: np.random.Generator) -> None:
@@ -114,8 +135,34 @@ def learn(station: Station) -> None:
     print(learning.facts(number)["candidates"][0].status)
 
 
-def photograph(url: str) -> None:
-    for name, (page, size, dark) in PAGES.items():
+def challenge_it(url: str) -> None:
+    """A good and a defective part are kept as challenge parts; the good one is shown again, and passes."""
+    rng = np.random.default_rng(23)
+    at = f"{url}/api/v1/products/{PRODUCT}"
+    parts = {"plate-good": ("good", None), "plate-scratch": ("anomalous", "scratch")}
+    for number, (name, (expected, defect)) in enumerate(parts.items()):
+        picture, _ = draw_picture(PRODUCT, np.random.default_rng([29, number]), defect, 0.9)
+        wish = {"name": name, "expected": expected}
+        httpx.post(f"{at}/challenge/parts", json=wish).raise_for_status()
+        for _ in range(2 if defect is None else 1):  # the first picture is kept, further ones are shown
+            taken = np.clip(picture + rng.normal(0, 1, picture.shape), 0, 255).astype(np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(taken).save(file, "PNG")
+            answer = httpx.post(f"{at}/inspections?part={name}", content=file.getvalue(), timeout=60)
+            print(name, answer.status_code, answer.json().get("detail"))
+
+
+def report(url: str, begun: float, folder: Path) -> None:
+    """The report of the shift, a file that a browser saves."""
+    times = [datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (begun, time.time())]
+    saved = folder / "report.html"
+    saved.write_text(httpx.get(f"{url}/{REPORT.format(*times)}", timeout=60).text, encoding="utf-8")
+    screenshot(saved.as_uri(), IMAGES / "station-shift.png", (1000, 760))
+
+
+def photograph(url: str, pages: dict[str, tuple[str, tuple[int, int], bool]]) -> None:
+    """Take a picture of each page: its address, width and height, and whether it is dark."""
+    for name, (page, size, dark) in pages.items():
         options = webdriver.ChromeOptions()
         for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--lang=en"):
             options.add_argument(argument)

@@ -20,6 +20,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 INLINE_CODE = re.compile(r"<code>[^<]*</code>")  # in running text and tables
+COMMAND = re.compile(r'<span class="gp">\$ </span>.*')  # a line of a console block
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 LINK = re.compile(r"(\]\()([^()\s#]+)((?:#[^()\s]*)?\))")
 ALWAYS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")  # the navigation has them
@@ -86,12 +87,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Names of options become pieces that no line breaks at a hyphen (style.css)."""
+    """Lets commands wrap, and keeps names of options whole (style.css)."""
 
-    def marked(code: re.Match[str]) -> str:
-        return OPTION.sub(lambda option: f'<span class="option">{option[0]}</span>', code[0])
+    def marked(code: str) -> str:
+        return OPTION.sub(lambda option: f'<span class="option">{option[0]}</span>', code)
 
-    return INLINE_CODE.sub(marked, html)
+    html = COMMAND.sub(lambda line: f'<span class="command">{marked(line[0])}</span>', html)
+    return INLINE_CODE.sub(lambda code: marked(code[0]), html)
 
 
 def targets(path: Path, text: str, root: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""`python -m flawscope`."""
+"""Entry point of `python -m flawscope`."""
 
 import sys
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 TYPE_CHECKING = False  # type checkers take it for True; `typing` is half of the time that this import takes
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 
-def lazy_names(package: str, modules: dict[str, str]) -> Callable[[str], Any]:
+def lazy_names(package: str, modules: dict[str, str]) -> Callable[[str], object]:
     """Returns the `__getattr__` of a package that imports names when they are first used.
 
-    modules: module within the package by the name that it has.
+    Args:
+        package: Name of the package.
+        modules: For each name, the module within the package that defines it.
     """
 
-    def get(name: str) -> Any:
+    def get(name: str) -> object:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         import importlib

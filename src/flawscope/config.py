@@ -1,4 +1,4 @@
-"""Builds typed configurations from YAML and `key=value`: an unknown key names the nearest known one."""
+"""Builds typed configurations from YAML and `key=value`; an unknown key's error names the nearest key."""
 
 from __future__ import annotations
 
@@ -34,8 +34,15 @@ _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 
 def read_config(path: str | Path, category: str | None = None) -> Json:
-    """Reads a YAML file as names and texts, which `build_config` reads as the settings' types: the overrides
-    under `categories: {NAME: ...}` win over the rest.
+    """Reads the settings in a YAML file, by name; `build_config` converts them to the settings' types.
+
+    Args:
+        path: The file.
+        category: Name of the category whose values, under `categories: {NAME: ...}`, replace the others;
+            None: no values are replaced.
+
+    Raises:
+        InputError: The file cannot be read, has another form, or has values for a category of a similar name.
     """
     values = _read_file(path)
     categories = values.pop("categories", None) or {}
@@ -64,7 +71,7 @@ def _read_file(path: str | Path) -> Json:
 
 
 def parse_assignments(pairs: Iterable[str]) -> Json:
-    """Reads `["ratio=0.05", "size=384"]` as values, as `read_config` reads lines of a file."""
+    """Reads assignments such as `["ratio=0.05", "size=384"]` as values by name, each like a line of YAML."""
     values: Json = {}
     for pair in pairs:
         key, found, text = pair.partition("=")
@@ -80,7 +87,7 @@ def parse_assignments(pairs: Iterable[str]) -> Json:
 def merge_settings(
     file: str | None, flags: Mapping[str, object], assignments: Iterable[str], category: str | None = None
 ) -> Json:
-    """Merge the settings of a call: YAML file, flags, `key=value`; later ones win."""
+    """Merges the settings of a call: YAML file, flags, `key=value`; later ones win."""
     values = read_config(file, category) if file else {}
     return {**values, **flags, **parse_assignments(assignments)}
 
@@ -109,17 +116,17 @@ def build_config(cls: type[Config], values: Mapping[str, object]) -> Config:
 
 
 def flag_of(name: str) -> str:
-    """Flag of a setting or an option on the command line: `--min-defect` of `min_defect`."""
+    """Returns the command line's flag of a setting or an option: `--min-defect` for `min_defect`."""
     return f"--{name.replace('_', '-')}"
 
 
 def redact_value(value: object) -> str:
-    """Text of a wrong value for an error; an address is left out, for it may hold a password."""
+    """Returns a wrong value's text for an error; an address is left out: it may contain a password."""
     return "an address" if "://" in str(value) or "@" in str(value) else str(value)
 
 
 def keep_known_settings(cls: type[DataclassInstance], values: Mapping[str, object]) -> Json:
-    """Drops values that are no settings of the dataclass `cls`: a file of another version may hold such.
+    """Drops values that are not settings of the dataclass `cls`: a file of another version may have some.
 
     Values from a person go to `build_config` unfiltered, which reports them.
     """
@@ -127,6 +134,7 @@ def keep_known_settings(cls: type[DataclassInstance], values: Mapping[str, objec
 
 
 def setting_names(cls: type[DataclassInstance]) -> set[str]:
+    """Returns the names of a dataclass's fields that its constructor takes."""
     return {f.name for f in dataclasses.fields(cls) if f.init}
 
 
@@ -186,7 +194,7 @@ def _convert_mapping(value: object, key_hint: object, value_hint: object) -> obj
 
 
 def _convert_tuple(value: object, hints: Sequence[object]) -> object:
-    """Converts a list, one value, or a text such as 2,3 or 64x48."""
+    """Converts a list, a single value, or a text such as 2,3 or 64x48, to a tuple."""
     parts: list[object]
     if isinstance(value, str):
         parts = [*(value if hints[0] is str else value.replace("x", ",")).split(",")]
@@ -223,7 +231,7 @@ def _read_whole_number(value: object) -> int:
 
 
 def _number_of_text(text: str) -> int | float:
-    """Number of a text: 010 is ten."""
+    """Returns the number in a text: 010 is ten."""
     try:
         return int(text)
     except ValueError:
@@ -252,7 +260,7 @@ _READERS = {bool: _read_truth, int: _read_whole_number, float: _read_number, str
 
 
 def describe_type(hint: object) -> str:
-    """Describes a type in an error: a whole number, true or false."""
+    """Returns words for a type in an error: a whole number, true or false."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in UNIONS:
         return " or ".join(describe_type(a) for a in args)

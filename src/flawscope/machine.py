@@ -30,6 +30,7 @@ def machine_info() -> Json:
 
 
 def processor_name() -> str:
+    """Returns the processor's model name, or its architecture where the name is unknown."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -37,20 +38,20 @@ def processor_name() -> str:
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def default_thread_count() -> int:
-    """Number of threads that OMP_NUM_THREADS allows, else of cores."""
+    """Returns the number of threads that OMP_NUM_THREADS allows, or else the number of usable cores."""
     setting = os.environ.get("OMP_NUM_THREADS", "")
     return int(setting) if setting.isdecimal() and int(setting) else usable_cores()
 
 
 def system_memory() -> tuple[int, int] | None:
-    """Total and available memory in bytes; None without psutil."""
+    """Returns total and available memory in bytes; None without psutil."""
     try:
         import psutil
     except ImportError:
@@ -60,7 +61,7 @@ def system_memory() -> tuple[int, int] | None:
 
 
 def peak_memory() -> int:
-    """Peak memory of this process so far, in bytes; 0 where it is unknown."""
+    """Returns the peak memory of this process until now, in bytes; 0 where it is unknown."""
     with suppress(OSError, StopIteration, ValueError):  # Linux; ru_maxrss there may be the parent's
         status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) * 1024
@@ -72,5 +73,5 @@ def peak_memory() -> int:
 
 
 def batch_size_for(size: tuple[int, int], most: int) -> int:
-    """Batch size that is fastest for pictures of this height and width; `most` for 256 x 256 pixels."""
+    """Returns the fastest batch size for pictures of a size (height, width): `most` at 256 x 256 pixels."""
     return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))

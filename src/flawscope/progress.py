@@ -1,8 +1,8 @@
 """Shows a person the progress of a long job.
 
-The job calls `step(stage, done, total)`; the caller decides what happens then: no output in a library, a line
-with the remaining time on a terminal. The text after a comma in the stage may change from call to call, such
-as a loss: it is still the same stage. `defer_interrupts` handles Ctrl-C for work that must not be cut in two.
+The job calls `step(stage, done, total)`, and the caller decides on the output: none in a library, a line with
+the remaining time on a terminal. The text after a comma in the stage, such as a loss, may change from call to
+call: the stage is the same. `defer_interrupts` handles Ctrl-C for work that must not be cut in two.
 """
 
 from __future__ import annotations
@@ -31,18 +31,23 @@ _WRITE_LOCK = threading.RLock()
 
 
 class Plan(NamedTuple):
-    """Stages of a command in their order, by which its progress has one total.
+    """Stages of a command in their order, which give its progress a single total.
 
-    name: of the command, for a person.
-    shares: beginning of each stage's name, and its usual share of the time; they need not add up to 1.
+    Attributes:
+        name: Name of the command, for a person.
+        shares: Beginning of each stage's name, and its usual share of the time; they need not add up to 1.
     """
 
     name: str
     shares: Sequence[tuple[str, float]]
 
     def done(self, stage: str, done: int, total: int) -> float | None:
-        """Share of the command, 0..1, that is done where a stage stands at `done` of `total`; None: the stage
-        is not in the plan.
+        """Returns the share of the command, 0..1, that is done; None: the stage is not in the plan.
+
+        Args:
+            stage: Name of the present stage.
+            done: Number of the stage's steps that are done.
+            total: Number of the stage's steps; 0: the stage is done.
         """
         before = 0.0
         for name, share in self.shares:
@@ -54,17 +59,18 @@ class Plan(NamedTuple):
 
 
 class Detail(str):
-    """Line of a job that a person needs only to find out why: commands print it with `--verbose`."""
+    """Line of a job that a person needs only to find a cause: commands print it with `--verbose`."""
 
 
 class ProgressCounter:
-    """Reports that one more of a stage is done, from any thread."""
+    """Counter of a stage's finished steps, which reports each; it may be called from any thread."""
 
     def __init__(self, step: ProgressCallback, stage: str, total: int):
         self.step, self.stage, self.total, self.done = step, stage, total, 0
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
+        """Counts a finished step and reports the progress."""
         with self._lock:
             self.done += 1
             self.step(self.stage, self.done, self.total)
@@ -75,11 +81,11 @@ def discard(line: str) -> None:
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:
-    """Reports no progress."""
+    """Ignores a call of `step`: no progress is shown."""
 
 
 def throttled(step: ProgressCallback) -> ProgressCallback:
-    """Wraps `step`: passes on a stage's first and last call, and one every `MESSAGE_INTERVAL` seconds."""
+    """Returns a `step` with fewer calls: a stage's first and last, and one per `MESSAGE_INTERVAL` seconds."""
     last_stage, last_time = "", 0.0
 
     def throttled_step(stage: str, done: int, total: int) -> None:
@@ -93,7 +99,7 @@ def throttled(step: ProgressCallback) -> ProgressCallback:
 
 
 def write_line(line: str, stream: TextIO | None = None) -> None:
-    """Writes a line to stderr, in the place of a line of progress that stands there."""
+    """Writes a line, to stderr unless `stream` is given, in place of a terminal's line of progress."""
     with _WRITE_LOCK:
         if stream is None:
             _write_remark(f"{CLEAR_LINE if _is_terminal(sys.stderr) else ''}{line}\n", sys.stderr)
@@ -102,14 +108,14 @@ def write_line(line: str, stream: TextIO | None = None) -> None:
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
-    """Whether a stream is a terminal; a closed one is none, nor None, which `2>&-` makes of stderr."""
+    """Whether a stream is a terminal; False for a closed one, and for None, to which `2>&-` sets stderr."""
     with suppress(OSError, ValueError):
         return stream is not None and stream.isatty()
     return False
 
 
 def _write_remark(text: str, stream: TextIO | None) -> None:
-    """Writes a text for a person. Where nobody reads it, the work that it tells of goes on all the same."""
+    """Writes a text for a person; an error in writing is ignored: the work goes on."""
     if stream is None:
         return
     with suppress(OSError, ValueError):  # a broken pipe, a full disk; a closed stream, letters it has not
@@ -118,13 +124,17 @@ def _write_remark(text: str, stream: TextIO | None) -> None:
 
 
 class TerminalProgress:
-    """Writes progress to stderr: on a terminal one line that is rewritten, elsewhere one line every
-    `LOG_INTERVAL` seconds; and one for each stage that is done and was not `SHORT`.
+    """Display of progress: on a terminal one line that is rewritten, elsewhere lines in a stream.
+
+    Elsewhere there is a line every `LOG_INTERVAL` seconds. Each stage that took longer than `SHORT` leaves a
+    line at its end.
 
     Args:
-        alive: on a terminal, rewrite the line every second, also between stages and before the first one,
-            until `stop`.
-        plan: of the command: lines begin with its total, and with the time that is left of all of it.
+        stream: Stream for the lines; None: stderr.
+        alive: Whether to rewrite a terminal's line every second, also between stages and before the first
+            one, until `stop`.
+        plan: Plan of the command: lines begin with its total, and with the remaining time of the whole
+            command.
     """
 
     def __init__(self, stream: TextIO | None = None, *, alive: bool = False, plan: Plan | None = None):
@@ -142,6 +152,7 @@ class TerminalProgress:
             threading.Thread(target=self._keep_alive, daemon=True).start()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """Shows the progress of a stage: `done` of `total` steps."""
         with _WRITE_LOCK:
             now = time.monotonic()
             name = stage.partition(",")[0]
@@ -168,21 +179,21 @@ class TerminalProgress:
                 self._write(self._progress_text(now), now)
 
     def _update_total(self, name: str, done: int, total: int) -> None:
-        """Notes how much of the plan is done. That never falls: a stage may run for each size."""
+        """Notes the share of the plan that is done. It never falls: a stage may run once for each size."""
         share = None if self.plan is None else self.plan.done(name, done, total)
         self.has_total = share is not None and self.share_done < 1
         if share is not None:
             self.share_done = max(self.share_done, share)
 
     def _estimate_left(self, done: int, total: int, spent: float) -> float:
-        """Seconds that are left: of the whole plan, or of a stage that is not in it; 0: nothing is known."""
+        """Returns the remaining seconds of the plan, or of a stage that is not in it; 0: not known."""
         if self.has_total:
             so_long = self.last_called - self.started
             return so_long / self.share_done * (1 - self.share_done) if self.share_done else 0.0
-        return spent / done * (total - done) if done else 0.0  # from the first one on
+        return spent / done * (total - done) if done else 0.0
 
     def stop(self) -> None:
-        """Ends the live display: nothing more is written of it."""
+        """Ends the rewriting of a terminal's line, and clears the line."""
         with _WRITE_LOCK:
             if self.is_terminal and not self.ended.is_set():
                 _write_remark(CLEAR_LINE, self.stream)
@@ -215,11 +226,14 @@ class TerminalProgress:
 
 
 class JobsProgress:
-    """Shows the progress of several jobs that run side by side: on a terminal one line that is rewritten,
-    elsewhere a line every `JOBS_LOG_INTERVAL` seconds.
+    """Display of the progress of several jobs that run side by side.
+
+    On a terminal it is one line that is rewritten, elsewhere a line every `JOBS_LOG_INTERVAL` seconds.
 
     Args:
-        say: gets lines that may be left out. warn: gets those that may not.
+        say: Gets lines that may be left out.
+        warn: Gets lines that may not be left out.
+        terminal: Whether stderr is a terminal.
     """
 
     def __init__(self, say: Say, warn: Say, terminal: bool):
@@ -249,7 +263,7 @@ class JobsProgress:
 
 
 def _rate_text(done: int, seconds: float) -> str:
-    """Text with the number a second, where it is at least one; else empty."""
+    """Returns the number of steps a second in words; empty where it is below one."""
     rate = done / seconds if seconds >= 1 else 0.0
     return "" if rate < 1 else f", {rate:.1f} a second" if rate < 9.95 else f", {rate:,.0f} a second"
 
@@ -275,7 +289,7 @@ def defer_interrupts(said: str = "stops after this step, and keeps it") -> Itera
     It changes nothing outside of the main thread, and where SIGINT has another handler.
 
     Args:
-        said: line for a terminal; empty: none.
+        said: Line that a terminal shows at the first Ctrl-C; empty: none.
     """
     interrupted = threading.Event()
 

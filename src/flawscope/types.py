@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-# an object of JSON, as it is read or is to be written: the values are of the kinds that its format names
+# an object of JSON, read or to be written: the values are of JSON's types
 Json: TypeAlias = dict[str, Any]
-Facts: TypeAlias = Mapping[str, Any]  # the same, only read
-# an array whose type of numbers does not matter, or is found out while the program runs
+Facts: TypeAlias = Mapping[str, Any]  # an object of JSON that is only read
+# an array whose number type does not matter, or is known only at run time
 Array: TypeAlias = NDArray[Any]

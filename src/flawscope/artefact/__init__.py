@@ -1,4 +1,4 @@
-"""The files that flawscope writes and reads: models, certificates, joint models. Torch-free."""
+"""Files that flawscope writes and reads: models, certificates, joint models. Torch-free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certifies how far an exported model is from the trained one: written into its file, shown by `info`."""
+"""Certifies the differences between an exported model and the trained one, in its file, for `info`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Scores = NDArray[Any]
 
 
 class Scorer(Protocol):
-    """Session of any engine, as far as it runs pictures."""
+    """Part of an engine's session that runs pictures."""
 
     runtime: str
     size: tuple[int, int]
@@ -39,17 +39,23 @@ class Scorer(Protocol):
 class Certificate:
     """Measured distance of an exported model from the trained one.
 
-    pictures: how many were compared, in every one of `batches`.
-    score, map: the largest difference of scores and of map values, relative (see `TOLERANCE`).
-    score_absolute, map_absolute: the largest |difference|.
-    decisions: number of pictures judged differently, each model by its own calibration; in fp32 without
-        those within the tolerance of the threshold, such as the picture that sets it.
-    ties: indices of pictures whose score is a choice between equals; of these only the maps are compared.
-    runtime: the engine that the model ran on.
-    simulated: the largest difference of scores of simulated defects; of a reduced precision as a share of the
-        distance from the median good score to the defect's, at least to the threshold. None: not compared.
-    mistaken: number of samples that a router takes for another product than they show; None: the model has
-        one product.
+    Attributes:
+        pictures: Number of pictures that were compared, in each of `batches`.
+        batches: Batch sizes in which the pictures were run.
+        score: Largest difference of scores, relative (see `TOLERANCE`).
+        map: Largest difference of map values, relative (see `TOLERANCE`).
+        score_absolute: Largest absolute difference of scores.
+        map_absolute: Largest absolute difference of map values.
+        decisions: Number of pictures judged differently, each model by its own calibration; in fp32 without
+            those within the tolerance of the threshold, such as the picture that sets it.
+        ties: Indices of pictures whose score is a choice between equals; only their maps are compared.
+        runtime: Engine that the model ran on.
+        precision: Precision of the model, one of `PRECISIONS`.
+        simulated: Largest difference of scores of simulated defects; for a reduced precision as a share of
+            the distance from the median good score to the defect's, at least to the threshold. None: not
+            compared.
+        mistaken: Number of samples that a router takes for another product than they show; None: the model
+            has one product.
     """
 
     pictures: int
@@ -67,20 +73,27 @@ class Certificate:
 
     @property
     def tolerance(self) -> float:
+        """Largest difference of a score that passes, in the `unit` of the precision."""
         return TOLERANCE[self.precision]
 
     @property
     def unit(self) -> str:
+        """Unit of the differences `score` and `map` in words."""
         return "relative" if self.precision == "fp32" else "of the way from the middle to the threshold"
 
     @property
     def passed(self) -> bool:
-        """Whether all scores agree within the tolerance (so do clear fp32 decisions), and all products."""
+        """Whether all scores agree within the tolerance, and a router mistakes no product.
+
+        Clear decisions in fp32 then agree, too. False where no score was compared, or a map value is not
+        finite.
+        """
         compared = len(self.ties) < self.pictures and not self.mistaken
         largest = max(self.score, self.simulated or 0.0)
         return compared and largest <= self.tolerance and math.isfinite(self.map)
 
     def describe(self) -> str:
+        """Returns a line for a person: engine, decisions, largest differences and tolerance."""
         batches = ", ".join(map(str, self.batches))
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
         shown = pluralize(self.pictures, "picture")
@@ -99,11 +112,12 @@ class Certificate:
         return text
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the fields, with lists for tuples, to be stored as JSON."""
         return {**asdict(self), "batches": list(self.batches), "ties": list(self.ties)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
-        """Reads a certificate. KeyError, TypeError or ValueError if `data` is none."""
+        """Reads a certificate. KeyError, TypeError or ValueError where `data` is not a certificate."""
         if data["precision"] not in PRECISIONS:
             raise ValueError(data["precision"])
         return cls(
@@ -123,14 +137,15 @@ class Certificate:
 
 
 def certificates_to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
-    """The certificates of a file's first engine and, if there is one, of OpenVINO beside it."""
+    """Returns the facts that hold the certificates of a file's first engine and, if there, of OpenVINO."""
     return {key: one.to_dict() for key, one in zip(CERTIFICATE_KEYS, certificates, strict=False)}
 
 
 def certificates_from_facts(facts: Mapping[str, Any]) -> list[Certificate]:
-    """Reads the certificates that `certificates_to_facts` wrote; none where the model was not exported.
+    """Reads the certificates from a model's facts; empty where the model was not exported.
 
-    KeyError, TypeError or ValueError if a certificate is damaged.
+    Raises:
+        KeyError: A certificate is damaged. TypeError and ValueError likewise.
     """
     return [Certificate.from_dict(facts[key]) for key in CERTIFICATE_KEYS if key in facts]
 
@@ -146,14 +161,19 @@ def certify(
     ties: NDArray[np.bool_] | None = None,
     stride: int = 1,
 ) -> Certificate:
-    """Compares a session's answers with the expected ones, in batches of every size; a batch that is not full
-    takes the first pictures again.
+    """Compares a session's answers with the expected ones, in batches of each size in `BATCH_SIZES`.
+
+    A batch that is not full is filled with the first pictures.
 
     Args:
-        images: `[N, 3, H, W]`, scores: `[N]`, maps: `[N, h, w]`: of every `stride`-th row and column,
-            or None: not compared.
-        calibration: the session's own; the expected decisions are its, too.
-        ties: `[N]`, pictures whose scores are not to be compared.
+        session: The session.
+        images: `[N, 3, H, W]` float32 in 0..1.
+        scores: `[N]`, the expected scores.
+        maps: `[N, h, w]`, every `stride`-th row and column of the expected maps; None: not compared.
+        calibration: The session's calibration; the expected decisions are by this one, too.
+        runtime: Name of the engine, for the certificate.
+        ties: `[N]`, True for pictures whose scores are not compared; None: all are.
+        stride: Step between the rows and columns of `maps`.
     """
     count = len(images)
     ties = np.zeros(count, bool) if ties is None else ties
@@ -192,9 +212,10 @@ def certify(
 
 
 def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
-    """Certifies the session's answers for the artefact's sample pictures against the manifest.
+    """Compares a session's answers on the artefact's sample pictures with those in the manifest.
 
-    InputError if the artefact has none, or they do not fit.
+    Raises:
+        InputError: The artefact has no sample pictures, or they do not fit the manifest.
     """
     manifest, samples = artefact.manifest, artefact.tensors.get("samples")
     if samples is None or not len(samples):
@@ -226,7 +247,10 @@ def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
 
 
 def _clear_decisions(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
-    """Mask `[N]` of the decisions that are compared: in fp32 not those that the tolerance could change."""
+    """Returns the mask `[N]` of the decisions that are compared.
+
+    In fp32, decisions that the tolerance could change are not.
+    """
     if calibration.precision != "fp32":
         return np.ones(len(scores), bool)
     margin = TOLERANCE["fp32"] * np.maximum(np.abs(scores), 1.0)
@@ -240,13 +264,17 @@ def certify_reduced(
     maxima: tuple[NDArray[Any], NDArray[Any]],
     decisions: int,
 ) -> Certificate:
-    """Certificate of a reduced precision: its answers for the `[N]` pictures that it is calibrated on,
-    against the trained model's. Of maps the maxima are compared.
+    """Returns the certificate of a reduced precision: its answers against those of the trained model.
+
+    The answers are on the `[N]` pictures that the reduced precision is calibrated on.
 
     Args:
-        consistency: of its answers in batches against its answers one by one; the larger difference counts.
-        calibration: the trained model's.
-        scores, maxima: found and expected, each `[N]`.
+        consistency: Certificate of its answers in batches against its answers one by one; the larger
+            difference counts.
+        calibration: Calibration of the trained model.
+        scores: Found and expected scores, each `[N]`.
+        maxima: Found and expected maxima of the maps, each `[N]`.
+        decisions: Number of pictures judged differently.
     """
     score = max(_max_errors(*scores)[0], consistency.score_absolute)
     map_ = max(_max_errors(*maxima)[0], consistency.map_absolute)
@@ -262,22 +290,23 @@ def certify_reduced(
 
 
 def median_to_threshold(values: Sequence[float], threshold: float) -> float:
-    """Distance from the median value to the threshold, at least a thousandth of the threshold."""
+    """Returns the distance from the median value to the threshold, at least 0.001 of the threshold."""
     return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
 
 
 def difference_scales(
     values: Sequence[float], threshold: float, expected: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Scales of score differences: distances from the median value to the threshold, or to the expected score
-    where that is beyond it.
+    """Returns the scale of each score difference: the distance from the median value to the threshold.
+
+    Where the expected score lies beyond the threshold, it is the distance to that score.
     """
     beyond = np.asarray(expected, np.float64) - float(np.median(values))
     return np.maximum(beyond, median_to_threshold(values, threshold))
 
 
 def _score_errors(found: Scores, expected: Scores, calibration: Calibration) -> tuple[float, float]:
-    """Largest absolute and relative difference of scores.
+    """Returns the largest absolute and the largest relative difference of scores.
 
     A picture whose patches are all in the memory bank scores far below every good one: its distances are
     differences of large numbers, near 0, and decide nothing. There a hundredth of the difference counts, as
@@ -294,7 +323,7 @@ def _score_errors(found: Scores, expected: Scores, calibration: Calibration) -> 
 
 
 def _max_errors(found: Scores, expected: Scores) -> tuple[float, float]:
-    """Largest absolute and relative difference; infinite where one is NaN."""
+    """Returns the largest absolute and the largest relative difference; infinite where a value is NaN."""
     expected = np.asarray(expected, np.float64)
     differences = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
     return float(differences.max()), float((differences / np.maximum(np.abs(expected), 1.0)).max())

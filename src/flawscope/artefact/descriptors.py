@@ -1,4 +1,4 @@
-"""Holds descriptors of the good pictures of several products as wholes, and the network that makes them."""
+"""Descriptors of whole good pictures of several products, and the network that makes them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ Tensors = dict[str, Array]
 class ProductDescriptors:
     """Descriptors of one product's pictures: vectors of length 1.
 
-    good: [N, D] float32, of good pictures. groups: [N] int32, their units in the product's model: those of a
-        group show one part.
-    lights: [N] int32, number of the light that they were changed to (`views.light.lights_within`); empty
-        where all are as they came.
-    defective: [M, D] float32, of good pictures with a simulated defect. carriers: [M] int32, their groups.
+    Attributes:
+        good: [N, D] float32, descriptors of good pictures.
+        groups: [N] int32, their units in the product's model; pictures of a group show the same part.
+        defective: [M, D] float32, descriptors of good pictures with a simulated defect.
+        carriers: [M] int32, groups of these pictures.
+        lights: [N] int32, number of the light that the good pictures were changed to
+            (`views.light.lights_within`); empty where all are in their own light.
     """
 
     good: NDArray[np.float32]
@@ -35,7 +37,7 @@ class ProductDescriptors:
     lights: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
     def __post_init__(self) -> None:
-        """InputError where the descriptors do not fit each other."""
+        """Raises an InputError where the descriptors do not fit each other."""
         for vectors, numbers in ((self.good, self.groups), (self.defective, self.carriers)):
             fits = vectors.dtype == np.float32 and vectors.ndim == 2 and numbers.dtype == np.int32
             fits = fits and numbers.shape == vectors.shape[:1] and vectors.shape[1] == self.good.shape[1]
@@ -45,11 +47,11 @@ class ProductDescriptors:
             raise InputError("the lights of its good pictures are damaged")
 
     def arrays(self) -> Tensors:
-        """The arrays of a file, by the names of the fields."""
+        """Returns the arrays for a file, by the names of the fields."""
         return {key: getattr(self, key) for key in DESCRIPTOR_KEYS}
 
     def merged(self, others: ProductDescriptors) -> ProductDescriptors:
-        """Returns these pictures and others of the same product."""
+        """Returns the descriptors of these pictures and of others of the same product."""
         if not len(others.good):
             return self
         return ProductDescriptors(
@@ -66,13 +68,14 @@ DESCRIPTOR_KEYS = tuple(one.name for one in fields(ProductDescriptors))
 
 @dataclass(frozen=True, eq=False)
 class DescriptorModel:
-    """Network whose descriptors of whole pictures tell products apart, and the descriptors of good ones.
+    """Network that describes whole pictures, and its descriptors of each product's good pictures.
 
-    config, tensors: of the network (`methods.descriptors.DescriptorNetwork`); of an exported one `tensors` is
-        its graph, under `GRAPH`.
-    preprocess: how it sees pictures: as wholes, in the light in which they come.
-    known: each product's descriptors.
-    samples: good pictures of products as the network sees them (`pack_images`), for the self-test.
+    Attributes:
+        config: Settings of the network (`methods.descriptors.DescriptorNetwork`).
+        preprocess: Preprocessing of the pictures: whole, in their own light.
+        tensors: Tensors of the network; for an exported network its graph, under `GRAPH`.
+        known: Descriptors by product.
+        samples: Packed pictures (`pack_images`) of each product, as the network sees them, for the self-test.
     """
 
     config: Json
@@ -89,15 +92,23 @@ class DescriptorModel:
         known: Mapping[str, ProductDescriptors],
         samples: Mapping[str, Array],
     ) -> DescriptorModel:
-        """Reads the network of a file. about: what its document says.
+        """Reads the network of a file.
 
-        KeyError or InputError where it is damaged.
+        Args:
+            about: Entry of the file's document on the network.
+            tensors: Tensors of the network.
+            known: Descriptors by product.
+            samples: Packed pictures by product.
+
+        Raises:
+            KeyError: The entry is damaged.
+            InputError: The entry or the descriptors are damaged.
         """
         seen = Preprocess.from_dict(about["preprocess"])
         return cls(dict(about.get("config", {})), seen, tensors, known, samples)
 
     def __post_init__(self) -> None:
-        """InputError where the products cannot be told apart."""
+        """Raises an InputError where the descriptors cannot distinguish the products."""
         for name, one in self.known.items():
             if len(np.unique(one.groups)) < MIN_GROUPS:
                 raise InputError(

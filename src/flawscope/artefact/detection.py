@@ -1,5 +1,6 @@
-"""Says which simulated defects a model finds, decided as the model decides: on pictures by the threshold, on
-parts by the part's rank. Torch-free.
+"""Finds out which simulated defects a model detects. Torch-free.
+
+The model's own rule decides: on pictures the threshold, on parts the part's rank.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 
 
 def finder(facts: ModelFacts) -> Callable[[str, float], bool]:
-    """Returns the rule by which a model finds a defect: whether a good picture of a name is anomalous, or its
-    part is, where the picture has another score. facts: of a model of one product, or of the views of one.
+    """Returns the rule by which a model finds a defect on a good picture.
+
+    The rule takes the picture's name and its score with the defect. It returns whether the picture, or its
+    part, is anomalous.
+
+    Args:
+        facts: Facts of a model of one product, or of the views of one product.
     """
     parts = facts.known_parts().get(ONE)
     if parts is not None:
@@ -26,14 +32,16 @@ def finder(facts: ModelFacts) -> Callable[[str, float], bool]:
 
 
 def decided_defects(manifest: Manifest, parts: KnownParts | None = None) -> DefectScores | None:
-    """Returns the simulated defects that a model was tried with, by its present calibration.
+    """Returns the simulated defects that a model was tried with, decided by its present calibration.
 
     Args:
-        parts: good parts of a model of one view, which decides with others; None: the model's own.
+        manifest: Manifest of the model.
+        parts: Good parts, where the model is of one view and decides together with other models; None: those
+            of the model itself.
 
     Returns:
-        None: none were tried, or they are of an earlier version, which did not keep on which parts of a model
-        of parts they were.
+        None where no defects were tried, or where the model decides on parts and an earlier version did not
+        store which pictures carried the defects.
     """
     stored = DefectScores.from_facts(manifest.facts)
     if stored is None:
@@ -43,7 +51,7 @@ def decided_defects(manifest: Manifest, parts: KnownParts | None = None) -> Defe
 
 
 def with_decided_defects(manifest: Manifest) -> Manifest:
-    """Returns the manifest whose stored counts of simulated defects are those of its calibration."""
+    """Returns the manifest with the counts of simulated defects that its calibration finds."""
     decided = decided_defects(manifest)
     if decided is None:
         return manifest
@@ -51,7 +59,7 @@ def with_decided_defects(manifest: Manifest) -> Manifest:
 
 
 def describe_found(manifest: Manifest) -> list[str]:
-    """Line on the simulated defects that a model finds, as `fit` prints it; none: too few were tried."""
+    """Returns `fit`'s line on the simulated defects that a model finds; empty where too few were tried."""
     decided = decided_defects(manifest)
     total = None if decided is None else decided.describe_total()
     if total is None:
@@ -60,8 +68,12 @@ def describe_found(manifest: Manifest) -> list[str]:
 
 
 def describe_detection(manifest: Manifest, parts: KnownParts | None = None) -> str | None:
-    """Describes the share of simulated defects that a model finds; None where it was not measured. parts: as
-    `decided_defects` takes them.
+    """Returns a line on the share of simulated defects that a model finds; None where it was not measured.
+
+    Args:
+        manifest: Manifest of the model.
+        parts: Good parts, where the model is of one view and decides together with other models; None: those
+            of the model itself.
     """
     decided = decided_defects(manifest, parts)
     if decided is None:

@@ -1,6 +1,7 @@
-"""Record of the pictures that a model expects: their appearance, their sizes, the looks of a part's views,
-and the length of a pixel. A fit learns it, updates and new calibrations widen it; predictions tell what lies
-outside.
+"""Record of the pictures that a model expects.
+
+It holds their appearance, their sizes, the looks of a part's views, and the length of a pixel. A fit learns
+it, updates and new calibrations widen it, and predictions report pictures that lie outside.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ Looks = Mapping[str, Sequence[NDArray[np.float32]]]  # thumbnails (`view_looks`)
 class ExpectedPictures:
     """Pictures that a model expects.
 
-    appearance: range of the good pictures as a whole; None: not known.
-    sizes: (height, width) of the good pictures, the extreme ones; empty: not known.
-    view_looks: looks of each view of a part; None: not known.
-    mm_per_pixel: length of a pixel of the pictures in millimetres; None: not known.
+    Attributes:
+        appearance: Range of the good pictures' appearance as a whole; None: not known.
+        sizes: Extreme sizes (height, width) of the good pictures; empty: not known.
+        view_looks: Looks of each view of a part; None: not known.
+        mm_per_pixel: Length of a picture's pixel in millimetres; None: not known.
     """
 
     appearance: AppearanceRange | None = None
@@ -46,7 +48,7 @@ class ExpectedPictures:
 
     @classmethod
     def learn(cls, rows: Iterable[Picture], looks: Looks, mm_per_pixel: float | None) -> ExpectedPictures:
-        """Learns from the good pictures of a fit. looks: of the views of a part, where it has several."""
+        """Learns from the good pictures of a fit; `looks` are those of a part's views, if it has several."""
         every = [*rows]
         return cls(
             AppearanceRange.from_measures(row.measured for row in every),
@@ -57,7 +59,7 @@ class ExpectedPictures:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> ExpectedPictures:
-        """Reads the record from a model's facts. InputError: the length of a pixel is damaged."""
+        """Reads the record from a model's facts. InputError where the length of a pixel is damaged."""
         return cls(
             AppearanceRange.from_facts(facts),
             known_sizes(facts),
@@ -66,7 +68,7 @@ class ExpectedPictures:
         )
 
     def to_facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns a model's facts with this record in the place of another one."""
+        """Returns a model's facts with this record in place of the one that they hold."""
         found = {key: value for key, value in facts.items() if key not in KEYS}
         if self.appearance is not None:
             found[APPEARANCE_KEY] = self.appearance.to_dict()
@@ -81,8 +83,8 @@ class ExpectedPictures:
     def widened(self, rows: Iterable[Picture]) -> ExpectedPictures:
         """Returns the record with further good pictures.
 
-        What is not known of the earlier ones stays unknown. The length of a pixel is not known any more where
-        these have another size.
+        A property that is unknown for the earlier pictures stays unknown. The length of a pixel becomes
+        unknown where the further pictures have another size.
         """
         every = [*rows]
         appearance, sizes = self.appearance, self.sizes
@@ -94,17 +96,17 @@ class ExpectedPictures:
         return replace(self, appearance=appearance, sizes=sizes, mm_per_pixel=scale)
 
     def with_views(self, looks: Looks) -> ExpectedPictures:
-        """Returns the record with views as another camera shows them; as it is where pictures are too few."""
+        """Returns the record with new looks of views; unchanged where the pictures are too few."""
         found = ViewLooks.learn(looks)
         return self if found is None else replace(self, view_looks=found)
 
     def other_sizes(self, rows: Iterable[Picture]) -> list[Size]:
-        """Sizes of pictures that lie outside of the expected ones; empty where these are not known."""
+        """Returns sizes of pictures outside of the expected sizes; empty where these are not known."""
         known = {*self.sizes}
         return [size for size in extreme_sizes([*self.sizes, *_sizes(rows)]) if known and size not in known]
 
     def scale_notes(self, rows: Iterable[Picture]) -> list[str]:
-        """Notes of a model that is widened by these pictures: why the length of a pixel gets lost."""
+        """Returns a note where these pictures, added to the record, make the length of a pixel unknown."""
         others = self.other_sizes(rows)
         if self.mm_per_pixel is None or not others:
             return []

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, and opens them with an error of one line."""
+"""Writes files whole or not at all, and opens them with errors of one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PROCESS = secrets.token_hex(2)  # in the names of all files that this process w
 
 
 def _renew_process() -> None:
-    """Give a forked process a name of its own: what its parent was writing is not its work."""
+    """Gives a forked process a new name: files that its parent was writing are not its own."""
     global _PROCESS
     _PROCESS = secrets.token_hex(2)
 
@@ -41,38 +41,43 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?(?:[eE][+-]?[0-9]+)?")  # which
 
 
 def is_computed(text: str) -> bool:
-    """Whether a spreadsheet would compute a text, or read it as something else than a number or a text."""
+    """Whether a spreadsheet would compute a text, or read it as anything but a number or a text."""
     return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
 
 
 def csv_cell(value: object) -> object:
-    """The value, with an apostrophe before a text that a spreadsheet would compute; a number stays one."""
+    """Returns a value for a CSV cell: a text that a spreadsheet would compute gets an apostrophe in front."""
     return f"'{value}" if isinstance(value, str) and is_computed(value) else value
 
 
 def from_csv_cell(text: str) -> str:
-    """The text that `csv_cell` was given."""
+    """Returns the text of a CSV cell without the apostrophe that `csv_cell` put in front."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def partial_name(name: str) -> str:
-    """Returns a name for a file that is being written, which nothing else has.
+    """Returns a unique name for a file while it is being written.
 
-    It tells which process gave it: see `is_being_written`.
+    The name contains the name of this process, for `is_being_written`.
     """
     return f".{name}.{_PROCESS}{secrets.token_hex(2)}{PARTIAL_SUFFIX}"
 
 
 def is_being_written(name: str) -> bool:
-    """Whether `partial_name` gave this name in this process, so that its writer may live."""
+    """Whether `partial_name` gave this name in this process: its writer may still be alive."""
     return re.fullmatch(rf"\..*\.{_PROCESS}[0-9a-f]{{4}}{re.escape(PARTIAL_SUFFIX)}", name) is not None
 
 
 @contextmanager
 def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Opens a binary file that appears under `path` only when the block ends well. OSError.
+    """Opens a binary file that appears under `path` only when the block ends without an error.
 
-    durable: its content is on the disk then; `sync_folder` does so for its name.
+    Args:
+        path: Path of the file.
+        durable: Whether the content is on the disk at the end; `sync_folder` does the same for the name.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     temporary = path.parent / partial_name(path.name)
     try:
@@ -88,7 +93,7 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Puts a new name in a folder on the disk; Windows does so by itself."""
+    """Writes a folder's names to the disk; Windows does this on its own."""
     if os.name == "nt":
         return
     number = os.open(folder, os.O_RDONLY)
@@ -100,7 +105,11 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Opens a binary file that appears under `path` only when the block ends well. FlawscopeError."""
+    """Opens a binary file that appears under `path` only when the block ends without an error.
+
+    Raises:
+        FlawscopeError: The file cannot be written.
+    """
     path = Path(path)
     try:
         with replace_file(path) as file:
@@ -110,11 +119,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 class FullDiskError(FlawscopeError):
-    """Error of a file for which there is no space left, and so for others neither."""
+    """Error of a file for which the disk has no space left: other files cannot be written either."""
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that a disk or a quota is full."""
+    """Whether an error, or an error that caused it, means that a disk or a quota is full."""
     while error is not None:
         if isinstance(error, FullDiskError) or (isinstance(error, OSError) and error.errno in _FULL):
             return True
@@ -123,7 +132,7 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 
 def write_error(path: Path, error: OSError) -> FlawscopeError:
-    """The error for a file that cannot be written: of its folder where the disk is at fault."""
+    """Returns the error for a file that cannot be written; it names the folder where the disk is at fault."""
     if error.errno in _FOLDER_ERRORS:
         remedy = "free some space or choose another --out" if error.errno in _FULL else "choose another --out"
         kind = FullDiskError if error.errno in _FULL else FlawscopeError
@@ -133,10 +142,10 @@ def write_error(path: Path, error: OSError) -> FlawscopeError:
 
 
 def check_replaceable(path: Path) -> None:
-    """Checks before work that a file that may be there can be replaced or removed; changes nothing.
+    """Checks before work that a file, if it exists, can be replaced or removed; changes nothing.
 
     Raises:
-        InputError: its folder cannot be written, or on Windows somebody holds it open, as Excel does a table.
+        InputError: Its folder cannot be written, or on Windows a program such as Excel has the file open.
     """
     try:
         path.rename(path)  # wants on Windows what replacing it wants
@@ -152,7 +161,15 @@ def check_replaceable(path: Path) -> None:
 
 
 def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> Path:
-    """Checks before long work that `path` can be written. Makes no file."""
+    """Checks before long work that `path` can be written, without making a file.
+
+    Args:
+        path: Path of the file to write.
+        suffix: Ending that the path must have; None: any.
+
+    Raises:
+        InputError: The path has another ending, is a folder, or cannot be written.
+    """
     path = Path(path)
     if suffix and path.suffix != suffix:
         raise InputError(f"--out {path} should end in {suffix}")
@@ -168,11 +185,17 @@ def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> P
 
 
 def reject_constant(name: str) -> float:
+    """Raises a ValueError for a constant that JSON does not have: `parse_constant` of `json.loads`."""
     raise ValueError(f"{name} is not JSON")
 
 
 @contextmanager
 def open_file(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
+    """Opens a model file for reading, and closes it at the end.
+
+    Raises:
+        InputError: The file is missing, cannot be read, or is a folder, a pipe or a device.
+    """
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -191,12 +214,13 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 (hex) of a model file. InputError where it cannot be read."""
+    """Returns the SHA-256 (hex) of a model file. InputError where it cannot be read."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def several_products_error(path: object) -> InputError:
+    """Returns the error for a joint model where a model of a single product is needed."""
     take_out = "flawscope.load(MODEL).products[NAME].save(FILE) takes one out"
     return unusable_file_error(
         path, f"it is a joint model of several products, and this wants one: {take_out}"
@@ -204,25 +228,28 @@ def several_products_error(path: object) -> InputError:
 
 
 def exported_error(name: object) -> InputError:
+    """Returns the error for an exported model where a fitted one is needed."""
     return InputError(f"{name} is an exported model: name the .safetensors file that it was made from")
 
 
 def damaged_error(path: object, reason: str) -> InputError:
+    """Returns the error for a damaged model file, with the reason and the remedy."""
     return unusable_file_error(path, f"{reason}; copy it again or fit anew")
 
 
 def unusable_file_error(path: object, reason: str, kind: str = "model") -> InputError:
+    """Returns the error for a file that cannot be used: a `CheckpointError` where `kind` is "checkpoint"."""
     error = CheckpointError if kind == "checkpoint" else InputError
     return error(f"cannot use {kind} {path}: {reason}")
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
-    """Path where a training that writes `out` keeps its state until it ends."""
+    """Returns the path where a training that writes `out` keeps its state until it ends."""
     return Path(out).with_suffix(".checkpoint.safetensors")
 
 
 def training_log_path(checkpoint: Path) -> Path:
-    """Path of the training's log beside its checkpoint."""
+    """Returns the path of a training's log, beside its checkpoint."""
     name = checkpoint.name.removesuffix(".safetensors").removesuffix(".checkpoint")
     return checkpoint.with_name(f"{name}.training.csv")
 

@@ -26,8 +26,13 @@ PICTURE_LISTS = (
 
 @dataclass(frozen=True)
 class DecisionCounts:
-    """Number of pictures, and number called anomalous by each of two models, each as [count, low, high] with
-    the 95 % interval (Wilson) of its share.
+    """Number of pictures that each of two models calls anomalous.
+
+    Attributes:
+        count: Number of pictures.
+        before: [number, low, high] of the earlier model: pictures called anomalous, and the 95 % interval
+            (Wilson) of their share, 0..1.
+        after: The same of the next model.
     """
 
     count: int
@@ -36,7 +41,13 @@ class DecisionCounts:
 
     @classmethod
     def of(cls, count: int, before: int, after: int) -> DecisionCounts:
-        """Counts of so many pictures, and of those that each model calls anomalous."""
+        """Adds the intervals to the number of pictures that each model calls anomalous.
+
+        Args:
+            count: Number of pictures.
+            before: Number that the earlier model calls anomalous.
+            after: Number that the next model calls anomalous.
+        """
 
         def with_interval(several: int) -> list[float]:
             return [several, *(round(end, 4) for end in wilson_interval(several, count))]
@@ -50,7 +61,7 @@ class DecisionCounts:
 
 @dataclass(frozen=True)
 class ScoreChange:
-    """Score and threshold before and after."""
+    """Score and threshold of a picture, as [score, threshold], by the model before and the next model."""
 
     before: list[float]
     after: list[float]
@@ -58,7 +69,12 @@ class ScoreChange:
 
 @dataclass(frozen=True)
 class MissedDefect:
-    """Known defect that is not found. rate: the least false-alarm rate at which it would be found."""
+    """Known defect that is not found.
+
+    Attributes:
+        id: Number of its inspection.
+        rate: Smallest false-alarm rate at which it would be found.
+    """
 
     id: int
     rate: float
@@ -66,26 +82,37 @@ class MissedDefect:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Judgement of the next model beside the one that judges now, on reviewed pictures, each judged as if
-    neither had learnt from it. Lists are numbers of inspections.
+    """Judgement of the next model beside the one that judges now, on reviewed pictures.
 
-    how: it was made.
-    learnt: learnt from. unsure: "good" ones that look like known defects, and were not learnt from: say it
-    again. contradictory: the same pixels were called good and a defect. unreadable: cannot be used.
-    inside: defects that the model has learnt from as good parts. gone: their pictures were removed.
-    drawn: number of the line's good pictures that the threshold comes from, too. kept: the threshold stayed
-    as it was: else more defects would be lost.
-    good, defects: how many are called anomalous.
-    gained: false alarms that would pass. alarms: good ones that would newly be called anomalous.
-    lost: known defects that would no longer be found. found: missed defects that would be found.
-    weaker: known defects that would stand out less than half as much, and no more than odd good pictures do
-    (where that is not known, the half alone counts). missed: known defects that are not found.
-    scores: by number, of the pictures in these lists. cross_fitted: number of pictures that were left out for
-    it.
-    simulated: defects as [found before, found after, how many]; None: not measured.
-    questions: open ones about the pictures.
-    refused: `known`, `simulated`: fewer than 98 % of the defects found before would be found; `threshold`: it
-    would not mean the same. responsible: the corrections by which these are lost, farthest out first.
+    Each picture is judged as if neither model had learnt from it. Lists hold numbers of inspections.
+
+    Attributes:
+        how: How the next model was made.
+        learnt: Pictures that it has learnt from.
+        good: Number of good pictures that each model calls anomalous.
+        defects: Number of known defects that each model calls anomalous.
+        unsure: Pictures reviewed as good that look like known defects. They were not learnt from; a person is
+            to review them again.
+        contradictory: Pictures whose pixels were called both good and a defect.
+        unreadable: Pictures that cannot be used.
+        inside: Defects that the model has learnt from as good parts.
+        gone: Inspections whose pictures were removed.
+        drawn: Number of the line's good pictures that the threshold comes from, too.
+        kept: Whether the threshold stayed unchanged, because more defects would be lost otherwise.
+        gained: False alarms that would pass.
+        alarms: Good pictures that would newly be called anomalous.
+        lost: Known defects that would no longer be found.
+        found: Missed defects that would be found.
+        weaker: Known defects that would stand out less than half as much, and no more than unusual good
+            pictures (where that is not known, the half alone counts).
+        missed: Known defects that are not found.
+        scores: Scores of the pictures in these lists, by inspection number.
+        cross_fitted: Number of pictures that were left out for the judgement.
+        simulated: Simulated defects as [found before, found after, number of all]; None: not measured.
+        questions: Open questions about the pictures.
+        refused: Reasons against the next model. `known`, `simulated`: fewer than 98 % of the defects found
+            before would be found; `threshold`: the threshold would change its meaning.
+        responsible: The corrections by which simulated defects are lost, farthest out first.
     """
 
     how: Literal["extended", "recalibrated", "retrained"]
@@ -114,14 +141,14 @@ class Judgement:
 
     @classmethod
     def joined(cls, several: Sequence[Judgement]) -> Judgement:
-        """Judgement of the models of several views, made in one way, of which each has its own pictures."""
+        """Joins the judgements of the models of several views, each on its own pictures, all made alike."""
         first, *others = several
         for other in others:
             first = first._with(other)
         return first
 
     def _with(self, other: Judgement) -> Judgement:
-        """Judgement of the pictures of both."""
+        """Returns the judgement on the pictures of both."""
         own = {name: sorted({*getattr(self, name), *getattr(other, name)}) for name in PICTURE_LISTS}
         counts = [one.simulated for one in (self, other) if one.simulated is not None]
         simulated = None
@@ -147,7 +174,8 @@ class Judgement:
 
     @property
     def at_risk(self) -> list[int]:
-        """Inspections to look at before the model is used: known defects that it loses, and corrections that
-        make it lose simulated ones.
+        """Inspections to look at before the next model is used.
+
+        They are known defects that it loses, and corrections that make it lose simulated defects.
         """
         return [*self.lost, *(self.responsible if "simulated" in self.refused else [])]

@@ -15,13 +15,21 @@ from flawscope.errors import InputError, pluralize
 
 @dataclass(frozen=True)
 class Kinds:
-    """Kinds of defects that a model knows, but for tensor "kinds" (`KindClassifier`).
+    """Kinds of defects that a model knows, without the tensor "kinds" (`KindClassifier`).
 
-    names: of K kinds. counts: examples of each. error: that was asked for, 0..1. spread: of a descriptor in
-    directions that the tensor does not have. shape: (rows, C) of the tensor. distances, margins: of each
-    example, left out: squared distance to the nearest kind, less `share` of the average, and how much farther
-    its own kind was. confusion: of the examples of each kind, left out, the answers: each kind alone,
-    several, something new. power: of a descriptor's length that distances grow by.
+    Attributes:
+        names: Names of the K kinds.
+        counts: Number of examples of each kind.
+        error: Error that was asked for, 0..1.
+        spread: Variance of a descriptor in directions that the tensor does not hold.
+        shape: (rows, C) of the tensor.
+        distances: For each example, left out: the squared distance to the nearest kind, less `share` of the
+            average distance.
+        margins: For each example, left out: how much farther its own kind was than the nearest.
+        confusion: [K, K + 2], for the examples of each kind, left out, the number of answers: each kind
+            alone, several kinds, something new.
+        power: Power of a descriptor's length that distances are multiplied by.
+        share: Share of the average distance that the nearest distance is reduced by.
     """
 
     names: tuple[str, ...]
@@ -37,11 +45,11 @@ class Kinds:
 
     @property
     def effective_error(self) -> float:
-        """Error that so many examples can hold: twice 1/(n + 1) at least."""
+        """Error that the n examples can hold: `error`, and at least twice 1/(n + 1)."""
         return max(self.error, 2 / (len(self.distances) + 1))
 
     def describe(self) -> str:
-        """Says the kinds, their examples and the promise."""
+        """Returns a line with the kinds, their numbers of examples and the promised error."""
         kinds = ", ".join(f"{name} ({count})" for name, count in zip(self.names, self.counts, strict=True))
         asked = ""
         if self.effective_error > self.error:
@@ -52,7 +60,7 @@ class Kinds:
         )
 
     def describe_left_out(self) -> str:
-        """Says what was answered on the examples, left out."""
+        """Returns a line with the answers on the examples, each left out."""
         right = sum(row[k] for k, row in enumerate(self.confusion))
         of = sum(map(sum, self.confusion))
         new = sum(row[-1] for row in self.confusion)
@@ -63,16 +71,17 @@ class Kinds:
         )
 
     def check(self, tensor: NDArray[Any] | None) -> None:
-        """InputError where the tensor does not fit."""
+        """Raises an InputError where the tensor does not fit, or is missing."""
         if tensor is None or tensor.shape != self.shape or not np.isfinite(tensor).all():
             raise InputError("the model's kinds of defects do not fit it: run `flawscope kinds` anew")
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns all fields, as a model's manifest holds them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Kinds:
-        """Reads what `to_dict` returned. KeyError, TypeError or ValueError where it is damaged."""
+        """Reads the fields that `to_dict` returned. KeyError, TypeError or ValueError: they are damaged."""
         rows, width = map(int, data["shape"])
         kinds = cls(
             tuple(map(str, data["names"])),

@@ -1,4 +1,4 @@
-"""Tells what a model file says of its models, and what these share: it is a mapping of names to models."""
+"""Facts about the models in a file, which maps names to models, and the properties that they share."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ ONE, PRODUCT, VIEW = "", "product", "view"  # the word for each model of a mappi
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Facts of a model.
+    """Facts about a model of one product, several products or several views.
 
-    manifests: by the name of the product, or view; that of one product alone under "".
-    views: pattern that tells from a picture's name which view it shows; None: the models are of products.
+    Attributes:
+        manifests: Manifest of each model, by the name of its product or view; of a single product under "".
+        views: Pattern by which a picture's name names its view; None: the models are of products.
     """
 
     manifests: Mapping[str, Manifest]
@@ -38,29 +39,37 @@ class ModelFacts:
 
     @classmethod
     def of(cls, model: Manifest | ModelFacts) -> ModelFacts:
-        """Facts of a model of one product; those of any model are returned as they are."""
+        """Returns the facts of a manifest; facts are returned unchanged."""
         return model if isinstance(model, ModelFacts) else cls({"": model})
 
     def with_model(self, name: str, manifest: Manifest) -> ModelFacts:
-        """Facts of the models with another one in the place of one of them."""
+        """Returns the facts with another manifest for one of the models."""
         return replace(self, manifests={**self.manifests, name: manifest})
 
     @property
     def kind(self) -> str:
-        """The word for each of the models: `ONE`, `PRODUCT` or `VIEW`."""
+        """Word for each of the models: `ONE`, `PRODUCT` or `VIEW`."""
         if self.views is not None:
             return VIEW
         return ONE if "" in self.manifests else PRODUCT
 
     @property
     def is_joint(self) -> bool:
-        """Whether it is a joint model: one of several products, which tells them apart by the picture."""
+        """Whether the model is a joint one: of several products, which it recognises by the picture."""
         return self.kind == PRODUCT
 
     # ---- what all models share
 
     def shared(self, what: str, read: Callable[[Manifest], T]) -> T:
-        """Value that all models have. InputError where they differ. what: it is called so, in the plural."""
+        """Returns the value that all models share.
+
+        Args:
+            what: Name of the value in the plural, for the error.
+            read: Returns the value of a manifest.
+
+        Raises:
+            InputError: The models' values differ.
+        """
         first, *others = [read(manifest) for manifest in self.manifests.values()]
         if any(other != first for other in others):
             raise InputError(f"the {self.kind}s' {what} differ: fit all with the same, or one by one")
@@ -68,19 +77,19 @@ class ModelFacts:
 
     @property
     def parts(self) -> PartPattern | None:
-        """Pattern that tells parts and views; None: the model judges single pictures."""
+        """Pattern by which names name part and view; None: the model judges single pictures."""
         if self.views is not None:
             return self.views
         return self.shared("patterns of parts and views", stored_part_pattern)
 
     @property
     def channels(self) -> Channels | None:
-        """Channels of pictures that have more than three; None: they have no more."""
+        """Channels of the pictures; None where they have three at most."""
         return self.shared("channels", lambda manifest: manifest.preprocess.channels)
 
     @property
     def part_reader(self) -> PartReader | None:
-        """Reader that tells a picture's part by its name, of one product; None: none is known."""
+        """Reader of a part's name from a picture's name, of a model of one product; None: not known."""
         if self.views is not None:
             return self.views.part_key
         (manifest,) = self.manifests.values()
@@ -88,9 +97,9 @@ class ModelFacts:
 
     @property
     def rate(self) -> float:
-        """False-alarm rate that is asked for: of views that decide together.
+        """Target false-alarm rate; views decide together and share it.
 
-        Where those of an earlier file differ, the lowest.
+        It is the lowest where the rates in an earlier version's file differ.
         """
         return min(manifest.calibration.rate for manifest in self.manifests.values())
 
@@ -98,7 +107,8 @@ class ModelFacts:
         """Checks, before a model is written, that its models can stand in one mapping.
 
         Raises:
-            InputError: what all have to share differs, or no good part has pictures of all views.
+            InputError: A property that all models must share differs, or no good part has pictures of all
+                views.
         """
         check_same_parts([manifest.facts.get("part") for manifest in self.manifests.values()])
         if self.views is None:
@@ -112,10 +122,10 @@ class ModelFacts:
         """Checks that good parts with all views remain where views are calibrated anew.
 
         Args:
-            new: names of the good pictures of each view that is calibrated on them; the others keep theirs.
+            new: Names of the good pictures of each view that is calibrated on them; the others keep theirs.
 
         Raises:
-            InputError: no whole part would remain, or names tell no part.
+            InputError: No whole part would remain, or names tell no part.
         """
         if self.views is None:
             return
@@ -128,8 +138,12 @@ class ModelFacts:
     # ---- what they decide together
 
     def known_parts(self) -> dict[str, KnownParts]:
-        """Good parts that each product's calibration knows, by its name; of one product, or of the views of
-        one, under "". Empty where single pictures are judged. InputError: names tell no part.
+        """Returns the good parts of each product's calibration, by the product's name.
+
+        The name is "" for a single product, also one in views. Empty where single pictures are judged.
+
+        Raises:
+            InputError: Names of pictures tell no part.
         """
         if self.views is not None:
             return {"": self._parts_of_views(self.views)}
@@ -140,8 +154,10 @@ class ModelFacts:
         return found
 
     def parts_of(self, name: str) -> KnownParts | None:
-        """Good parts among which one of the models decides, as its pictures show them; None: it judges single
-        pictures.
+        """Returns the good parts that a model compares with; None: it judges single pictures.
+
+        Args:
+            name: Name of the model: a product, or a view.
         """
         if self.views is None:
             return parts_of_model(self.manifests[name])
@@ -165,7 +181,7 @@ class ModelFacts:
 
     @property
     def pictures(self) -> list[Picture]:
-        """Rows of the pictures that any of the models has seen."""
+        """Rows of the pictures of all models."""
         return [row for manifest in self.manifests.values() for row in manifest.pictures]
 
     def with_rate(self, rate: float) -> ModelFacts:
@@ -177,7 +193,7 @@ class ModelFacts:
 
 
 def check_same_parts(patterns: Sequence[Mapping[str, object] | None]) -> None:
-    """InputError where products' patterns of parts and views differ, as their models' facts have them."""
+    """Raises an InputError where products have different patterns of parts and views."""
     if any(one != patterns[0] for one in patterns):
         raise InputError(
             "the products' patterns of parts and views differ, and a part is recognised by all its views: "

@@ -1,6 +1,6 @@
-"""The model file: tensors and one JSON manifest in a safetensors file.
+"""Model file: tensors and a JSON manifest in a safetensors file.
 
-No pickle, no code, written whole or not at all, and checked before anything is allocated.
+It has no pickle and no code, is written whole or not at all, and is checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ DTYPES = {
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of flawscope, Python and the installed packages."""
+    """Returns the versions of flawscope, Python, and the installed packages among `PACKAGES`."""
     found = {"flawscope": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -105,7 +105,7 @@ class Manifest:
 
     @property
     def is_exported(self) -> bool:
-        """Whether it is that of an exported model, whose networks are in the file's graph alone."""
+        """Whether the model is an exported one, whose networks are in the file's graph alone."""
         return any(key in self.facts for key in CERTIFICATE_KEYS)
 
     @property
@@ -124,18 +124,18 @@ class Manifest:
         return tuple(map(str, self.facts.get(QUESTIONS, ())))
 
     def asking(self, *lines: str | None) -> Manifest:
-        """Returns the manifest with further open questions; None is none."""
+        """Returns the manifest with further open questions; None among `lines` is passed over."""
         asked = list(dict.fromkeys([*self.questions, *filter(None, lines)]))
         return replace(self, facts={**self.facts, QUESTIONS: asked}) if asked else self
 
     def accepted(self) -> Manifest:
-        """Returns the manifest without open questions: what they ask about is a note now."""
+        """Returns the manifest with its open questions turned into notes."""
         facts = {key: value for key, value in self.facts.items() if key not in (QUESTIONS, ASKED_CALL)}
         notes = (*self.notes, *(f"accepted: {line}" for line in self.questions))
         return replace(self, facts=facts, notes=notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of a file. FlawscopeError where the calibration is not that of the rows."""
+        """Returns the document for a file. FlawscopeError where the rows give another calibration."""
         how = self.calibration.to_dict()
         if calibrate(self.pictures, **how) != self.calibration:
             raise FlawscopeError("the calibration is not that of the model's pictures")
@@ -155,6 +155,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
+        """Reads the document of a file. InputError where it is damaged, or of a format that is not known."""
         check_format(data)
         try:
             rows = rows_from_table(data["pictures"])
@@ -181,7 +182,7 @@ class Manifest:
 
 
 def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads the facts. ValueError where one that every reader shows has the wrong type."""
+    """Reads the facts. ValueError where a fact that every reader shows has the wrong type."""
     found = dict(data)
     for name in ("summary", QUESTIONS):
         lines = found.get(name, [])
@@ -195,7 +196,7 @@ def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_format(data: Mapping[str, Any]) -> None:
-    """InputError where this flawscope cannot read the format."""
+    """Raises an InputError where this version of flawscope cannot read the format."""
     version = data.get("format")
     if type(version) is not int or version < 1:
         raise InputError("it has no format version")
@@ -212,13 +213,13 @@ def check_format(data: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Artefact:
-    """A manifest and its tensors (numpy arrays)."""
+    """Manifest of a model and its tensors, as numpy arrays."""
 
     manifest: Manifest
     tensors: dict[str, NDArray[Any]]
 
     def __post_init__(self) -> None:
-        """InputError where the region of interest does not fit the tiles, or the kinds their tensor."""
+        """Raises an InputError where region of interest and tiles, or kinds and their tensor, do not fit."""
         if self.manifest.kinds is not None:
             self.manifest.kinds.check(self.tensors.get("kinds"))
         region, how = self.tensors.get("region"), self.manifest.preprocess
@@ -240,14 +241,14 @@ class Artefact:
         return cls(replace(manifest, pictures=pictures), own)
 
     def stored_tensors(self) -> dict[str, NDArray[Any]]:
-        """The tensors of a file, with the looks of the good pictures unless these must not be kept."""
+        """Returns the tensors for a file, with the good pictures' looks unless these must not be kept."""
         if not self.manifest.keeps_looks:
             return dict(self.tensors)
         return {**self.tensors, **looks_to_tensors(self.manifest.pictures)}
 
     @property
     def counted(self) -> NDArray[Any] | None:
-        """Region of interest [H, W] bool, as the view of the whole frame shows it; None: not known."""
+        """Region of interest [H, W] bool in the view of the whole frame; None: not known."""
         return self.tensors.get("region", self.tensors.get("roi"))
 
 
@@ -255,12 +256,12 @@ class Artefact:
 
 
 def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
-    """Writes a model atomically. FlawscopeError if it cannot be written; then an old file stays as it is."""
+    """Writes a model atomically. FlawscopeError if it cannot be written; an existing file stays unchanged."""
     write_contents(*split_run_facts(artefact.manifest), artefact.stored_tensors(), path)
 
 
 def split_run_facts(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest's document without the facts of the run, and these."""
+    """Returns the manifest's document without the facts of the run, and the facts of the run."""
     document = manifest.to_dict()
     facts = document["facts"]
     document["facts"] = {k: v for k, v in facts.items() if k not in RUN_FACTS}
@@ -273,7 +274,7 @@ def write_contents(
     tensors: Mapping[str, NDArray[Any]],
     path: str | os.PathLike[str],
 ) -> None:
-    """Writes a file of these contents atomically: what the model is, facts of the run, tensors."""
+    """Writes a model file atomically from the document without facts of the run, these facts, and tensors."""
     from safetensors.numpy import save
 
     # the same order and layout as below, without the document
@@ -310,7 +311,7 @@ def read(path: str | os.PathLike[str]) -> Artefact:
     """Reads and checks a model file.
 
     Raises:
-        InputError: one line that says what is wrong with the file.
+        InputError: The file cannot be used; the message is one line with the reason.
     """
     with open_file(path) as file:
         header = read_header(file, path)
@@ -326,8 +327,14 @@ TensorEntry = tuple[str, tuple[int, ...], int, int]
 
 
 class Header(NamedTuple):
-    """Header of a file. document: what the model is. run: facts of the run. entries: the tensors, each with
-    dtype, shape, begin and end. start: the place where their data start. digest: of these data.
+    """Header of a model file.
+
+    Attributes:
+        document: The manifest, without facts of the run.
+        run: Facts of the run.
+        entries: The tensors by name, each with dtype, shape, and the begin and end of its data.
+        start: Offset in the file where the tensors' data start.
+        digest: SHA-256 (hex) of these data.
     """
 
     document: dict[str, Any]
@@ -349,7 +356,7 @@ def _parse_manifest(header: Header, path: object) -> Manifest:
 
 
 def read_tensors(file: io.BufferedReader, header: Header, path: object) -> dict[str, NDArray[Any]]:
-    """Reads and checks the tensors of a file that stands where `read_header` left it."""
+    """Reads and checks the tensors of a file, whose position is where `read_header` left it."""
     found = hashlib.file_digest(file, "sha256").hexdigest()  # from here to the end
     if found != header.digest:
         raise damaged_error(path, "its tensors were altered or damaged")
@@ -367,14 +374,21 @@ def read_tensors(file: io.BufferedReader, header: Header, path: object) -> dict[
 
 
 def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
-    """Hash of the manifest and the tensors' places, which can be checked without reading the tensors."""
+    """Returns the hash of manifest and tensor entries, which is checked without reading the tensors."""
     entries = {k: v for k, v in entries.items() if k != "__metadata__"}
     return hashlib.sha256(json.dumps([text, entries], sort_keys=True).encode()).hexdigest()
 
 
 def read_header(file: io.BufferedReader, path: object, several: bool = False) -> Header:
-    """Reads and checks the header; `file` stands where the data start then. several: a router may be read,
-    too. InputError otherwise, and if the file has another format.
+    """Reads and checks the header, and leaves `file` at the start of the tensors' data.
+
+    Args:
+        file: The file, at its beginning.
+        path: Path of the file, for errors.
+        several: Whether the file of a router may be read, too.
+
+    Raises:
+        InputError: The file is damaged, has another format, or is that of a router and `several` is False.
     """
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
@@ -406,8 +420,14 @@ def read_header(file: io.BufferedReader, path: object, several: bool = False) ->
 
 
 class _StoredHeader(NamedTuple):
-    """Header of a model's file before its format is checked, and whether its hashes tell that it was altered.
-    entries: places of the tensors, as they stand there.
+    """Header of a model file before its format is checked.
+
+    Attributes:
+        data: The manifest, without facts of the run.
+        run_facts: Facts of the run.
+        entries: The tensors by name, unchecked.
+        digest: SHA-256 (hex) of the tensors' data.
+        is_altered: Whether its hashes show that the header was altered.
     """
 
     data: Json
@@ -418,7 +438,7 @@ class _StoredHeader(NamedTuple):
 
 
 def _parse_header(raw: bytes) -> _StoredHeader:
-    """Parses a header. ValueError, KeyError and others: it is none of a model."""
+    """Parses a header. ValueError, KeyError and others where it is not that of a model."""
     header = json.loads(raw)
     meta = header.pop("__metadata__")
     text, digest = meta[METADATA_KEY], meta["sha256"]
@@ -434,9 +454,10 @@ def _parse_header(raw: bytes) -> _StoredHeader:
 
 
 def _end_of_tensors(entries: Iterable[TensorEntry], path: object) -> int:
-    """End of the tensors, behind each other, in the file's data.
+    """Returns the end of the tensors in the file's data, where they lie one after another.
 
-    InputError: they overlap or leave gaps, as safetensors never lays them out.
+    Raises:
+        InputError: They overlap or leave gaps, unlike those that safetensors writes.
     """
     position = 0
     for _, _, begin, end in sorted(entries, key=lambda e: (e[2], e[3])):
@@ -479,7 +500,7 @@ def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.i
 
 
 def unpack_images(packed: NDArray[Any]) -> NDArray[np.float32]:
-    """Undoes `pack_images`."""
+    """Returns the images that `pack_images` packed, float32."""
     if packed.dtype == np.uint8:
         return packed.astype(np.float32) / np.float32(255)
     if packed.dtype != np.int16:

@@ -1,4 +1,4 @@
-"""A model as a mapping of names to models: of products, of the views of a part, or of one product alone."""
+"""Mapping of names to models: of products, of the views of a part, or of a single product."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ MAX_NAME_LENGTH = 200
 
 
 def parse_views(document: Facts) -> PartPattern | None:
-    """The pattern of views that a file has; None: its models are of products.
+    """Reads the pattern of views from a file's document; None: its models are of products.
 
-    InputError where it is damaged.
+    Raises:
+        InputError: The pattern is damaged.
     """
     known = document.get("views")
     try:
@@ -29,10 +30,13 @@ def parse_views(document: Facts) -> PartPattern | None:
 
 @dataclass(frozen=True, eq=False)
 class ModelMapping:
-    """Models by the names of their products, or views; that of one product alone under "".
+    """Models by the name of their product or view; the model of a single product under "".
 
-    recognition: what tells which product a picture shows; of several products alone.
-    views: the pattern of names that tells which view a picture shows; of views alone.
+    Attributes:
+        products: The models, by name.
+        recognition: Descriptors that recognise the product of a picture; None unless there are several
+            products.
+        views: Pattern by which a picture's name names its view; None unless the models are of views.
     """
 
     products: Mapping[str, Artefact]
@@ -40,7 +44,7 @@ class ModelMapping:
     views: PartPattern | None = None
 
     def __post_init__(self) -> None:
-        """InputError where nothing tells which of several models judges a picture."""
+        """Raises an InputError where it is undefined which of several models judges a picture."""
         if self.kind == ONE:
             return
         if not self.products or not all(0 < len(name) <= MAX_NAME_LENGTH for name in self.products):
@@ -53,15 +57,15 @@ class ModelMapping:
 
     @classmethod
     def of(cls, artefact: Artefact) -> ModelMapping:
-        """The mapping of one product's model."""
+        """Returns the mapping of a single product's model."""
         return cls({ONE: artefact})
 
     @property
     def kind(self) -> str:
-        """The word for each of the models, as `ModelFacts.kind`."""
+        """Word for each of the models: `ONE`, `PRODUCT` or `VIEW`."""
         return ONE if [*self.products] == [ONE] else self.facts.kind
 
     @property
     def facts(self) -> ModelFacts:
-        """Facts that the file says of the models."""
+        """Facts about the models that their file holds."""
         return ModelFacts({name: one.manifest for name, one in self.products.items()}, self.views)

@@ -1,4 +1,4 @@
-"""Reads from a model which part and view a picture shows, and the calibration of parts."""
+"""Reads from a model its pattern of parts and views, and the calibration of parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PART = "part"  # in the manifest's facts
 
 
 def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
-    """Pattern by which a model tells parts and views apart; None: it judges single pictures."""
+    """Reads a model's pattern of parts and views. None: it judges single pictures. InputError: damaged."""
     known = manifest.facts.get(PART)
     if known is None:
         return None
@@ -26,20 +26,20 @@ def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
 
 
 def stored_part_reader(manifest: Manifest) -> PartReader | None:
-    """Reader by which a model tells parts by names; None: it tells none. InputError: it is damaged."""
+    """Reads a model's rule that reads a part from a picture's name; None: none. InputError: damaged."""
     pattern = stored_part_pattern(manifest)
     return group_reader(manifest.facts.get("group")) if pattern is None else pattern.part_key
 
 
 def check_whole_parts(views: Collection[str], pictures: Iterable[View]) -> None:
-    """Checks that good pictures show a part from all views: new parts are compared with such.
+    """Checks that good pictures show a part from all views: new parts are compared with such parts.
 
     Args:
-        views: names of all views.
-        pictures: part and view of each good picture that is to calibrate.
+        views: Names of all views.
+        pictures: Part and view of each good picture of a calibration.
 
     Raises:
-        InputError: no part has a picture of each view.
+        InputError: No part has a picture of each view.
     """
     views_of: dict[str, set[str]] = {}
     for part, view in pictures:
@@ -52,16 +52,16 @@ def check_whole_parts(views: Collection[str], pictures: Iterable[View]) -> None:
 
 
 def part_calibration(manifest: Manifest, pattern: PartPattern) -> PartCalibration:
-    """Calibration of parts: the calibration's scores, by the names of their pictures.
+    """Returns the calibration of parts: the calibration's scores, by the names of their pictures.
 
     Raises:
-        InputError: the model was calibrated on pictures whose names tell no part.
+        InputError: The model was calibrated on pictures whose names tell no part.
     """
     return parts_of_rows(manifest.pictures, pattern, manifest.calibration.rate).calibration
 
 
 def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) -> KnownParts:
-    """Good parts that the rows of a model's pictures show. InputError: as `part_calibration`."""
+    """Returns the good parts in the rows of a model's pictures. InputError: a name tells no part."""
     known = counted(rows)
     views = pattern.parse_all(row.name for row in known)
     drawn = [row.drawn for row in known]
@@ -70,9 +70,10 @@ def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) ->
 
 
 def parts_of_model(manifest: Manifest) -> KnownParts | None:
-    """Good parts that a model which decides on parts was calibrated on; None: it judges single pictures.
+    """Returns the good parts that a model was calibrated on; None: it judges single pictures.
 
-    InputError: as `part_calibration`.
+    Raises:
+        InputError: The model was calibrated on pictures whose names tell no part.
     """
     pattern = stored_part_pattern(manifest)
     if pattern is None:

@@ -1,6 +1,6 @@
-"""False-alarm rates of a model: what each promises and would find, and the model at another one.
+"""False-alarm rates of a model: the promise and the defects found at each rate.
 
-A rate moves the threshold among the scores that the model file keeps, so nothing is learnt anew: a model at
+A rate moves the threshold among the scores that the model file keeps. Nothing is learnt anew: a model at
 another rate is the same network with another calibration.
 """
 
@@ -31,17 +31,17 @@ NOTHING, KEPT, BROKEN, OPEN = "nothing", "kept", "broken", "open"  # states of a
 
 
 def offered_rates() -> list[tuple[float, int]]:
-    """Return the rates that people choose from, each with the number of good pictures, or parts, that it
-    needs.
-    """
+    """Return the rates that people choose from, each with the number of good pictures or parts it needs."""
     return [(rate, min_calibration_size(rate)) for rate in OFFERED]
 
 
 class LineVerdict(NamedTuple):
     """Whether a line keeps a promise, where not all flagged parts were reviewed.
 
-    state: `NOTHING` was counted, `KEPT`, `BROKEN`, or `OPEN`: that depends on those not reviewed. interval:
-    0..1, in which the share of good parts that are flagged lies with 95 %.
+    Attributes:
+        state: `NOTHING` where nothing was counted, `KEPT`, `BROKEN`, or `OPEN` where it depends on the parts
+            that are not reviewed.
+        interval: Interval, 0..1, that holds the share of good parts that are flagged with 95 %.
     """
 
     state: str
@@ -51,10 +51,14 @@ class LineVerdict(NamedTuple):
 class Promise(NamedTuple):
     """False alarms that a model promises.
 
-    text: line for a person. is_made: whether there is a promise. wanted: the rate asked for. rate: expected
-    share of good pictures, or parts in several views, called anomalous. calibrated: how many units it comes
-    from. of_parts: whether a unit may have several pictures. by_part: whether parts in several views are
-    judged.
+    Attributes:
+        text: Line for a person.
+        is_made: Whether there is a promise.
+        wanted: Target rate, 0..1.
+        rate: Expected share of good pictures, or parts in several views, called anomalous.
+        calibrated: Number of units that it comes from.
+        of_parts: Whether a unit may have several pictures.
+        by_part: Whether parts in several views are judged.
     """
 
     text: str
@@ -71,29 +75,32 @@ class Promise(NamedTuple):
         return units_missing(self.wanted, self.calibrated)
 
     def describe_missing(self) -> str:
-        """Words `missing`; empty: nothing is."""
+        """Return `missing` in words; empty where none are missing."""
         return describe_missing(self.wanted, self.calibrated, self.of_parts)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Interval, 0..1, in which the rate of this one model lies with 95 %."""
+        """Interval, 0..1, that holds the rate of this single model with 95 %."""
         return rate_interval(self.rate, self.calibrated)
 
     def judge(self, alarms: int, pictures: int) -> PromiseVerdict:
-        """Judges by so many new good pictures, or parts, whether it was kept, as `evaluate` does: alarms of
-        them were called anomalous. Of a model that promises nothing ask `is_made` first.
+        """Judge whether the promise was kept, by new good pictures or parts; only valid where `is_made`.
+
+        Args:
+            alarms: Number of the pictures that were called anomalous.
+            pictures: Number of new good pictures, or parts.
         """
         return judge_promise(alarms, pictures, self.rate, self.calibrated)
 
     def judge_line(self, good: int, alarms: int, unreviewed: int) -> LineVerdict:
-        """Judges a line by its least and its most possible number of false alarms.
+        """Judge a line by its smallest and its largest possible number of false alarms.
 
-        What people review is mostly what was flagged, so a share of what they reviewed would say too much.
+        People review mostly flagged parts: the share of false alarms among reviewed parts would be too high.
 
         Args:
-            good: number of parts that nobody called a defect, flagged or not.
-            alarms: number of those that were flagged and then called good.
-            unreviewed: number of those that were flagged, and that nobody has reviewed.
+            good: Number of parts that nobody called a defect, flagged or not.
+            alarms: Number of these parts that were flagged and then called good.
+            unreviewed: Number of these parts that were flagged, and that nobody has reviewed.
         """
         most = alarms + unreviewed
         state = BROKEN if self.judge(alarms, good).broken else OPEN if self.judge(most, good).broken else KEPT
@@ -102,9 +109,7 @@ class Promise(NamedTuple):
 
 
 def promise_of(model: Manifest | ModelFacts) -> Promise:
-    """Return what a model of one product promises of good pictures, or of good parts where it decides on
-    those.
-    """
+    """Return the promise of a model of one product, on good pictures or, if it decides on them, parts."""
     facts = ModelFacts.of(model)
     if facts.parts is None:
         (manifest,) = facts.manifests.values()
@@ -118,11 +123,16 @@ def promise_of(model: Manifest | ModelFacts) -> Promise:
 
 
 class PromiseFacts(TypedDict):
-    """Promise of a model as pages show it.
+    """Promise of a model for pages.
 
-    promised: whether there is one. rate: expected share of good ones called anomalous. calibrated, missing:
-    number of pictures, or parts, that it comes from, and of those that the wanted rate needs more. of_parts:
-    whether these count parts. several: whether a picture shows several parts, and the rate is of pictures.
+    Attributes:
+        promised: Whether there is a promise.
+        rate: Expected share of good pictures or parts called anomalous, 0..1.
+        calibrated: Number of pictures, or parts, that it comes from.
+        missing: Number of further pictures, or parts, that the wanted rate needs.
+        wanted_rate: Target rate, 0..1.
+        of_parts: Whether `calibrated` and `missing` count parts.
+        several: Whether a picture shows several parts, and the rate is that of pictures.
     """
 
     promised: bool
@@ -135,7 +145,7 @@ class PromiseFacts(TypedDict):
 
 
 def promise_facts(model: Manifest | ModelFacts) -> PromiseFacts:
-    """Return what a model promises, as pages show it."""
+    """Return the promise of a model for pages."""
     facts = ModelFacts.of(model)
     promise = promise_of(facts)
     return {
@@ -151,7 +161,7 @@ def promise_facts(model: Manifest | ModelFacts) -> PromiseFacts:
 
 
 def check_rate(model: Manifest | ModelFacts, rate: float) -> None:
-    """InputError where a model's good pictures do not support a false-alarm rate."""
+    """Raise an InputError where a model's good pictures do not support a false-alarm rate."""
     promise = promise_of(ModelFacts.of(model).with_rate(rate))
     if not promise.is_made:
         raise InputError(
@@ -167,17 +177,25 @@ def check_rate(model: Manifest | ModelFacts, rate: float) -> None:
 
 
 def _round_up(percent: float) -> float:
-    """Round up to two digits, so that what is advised can be chosen."""
+    """Return a percentage rounded up to two digits: a rate that is advised must be one that is supported."""
     digits = 1 - math.floor(math.log10(percent))
     scale = 10.0**digits
     return math.ceil(percent * scale - 1e-6) / scale
 
 
 def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
-    """Return for each rate that is offered, and the model's own: `rate`; `expected`, the share of good ones
-    that will be called anomalous; `supported`; `missing`, how many more good ones it needs; `threshold`, of
-    one model; and `found`, simulated defects by size: found, all; empty where too few of a size were
-    tried.
+    """Return a row for each offered rate, and for the model's own, from the highest rate down.
+
+    Keys of a row:
+
+    - `rate`: the rate, 0..1.
+    - `expected`: share of good pictures, or parts, that will be called anomalous.
+    - `at_most`: bound on that share for all rates at once (`Calibration.rate_bound`); None for parts, and
+      without a promise.
+    - `supported`: whether the good pictures are enough for the rate.
+    - `missing`: number of further good pictures, or parts, that it needs.
+    - `threshold`: score threshold of a single model; None for several.
+    - `found`: simulated defects by size, [found, all]; empty where too few of a size were tried.
     """
     facts = ModelFacts.of(model)
     rows = []
@@ -201,8 +219,9 @@ def describe_rates(model: Manifest | ModelFacts) -> list[dict[str, Any]]:
 
 
 def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
-    """Simulated defects by size, found and all, over the models of all views; empty where too few of a size
-    were tried.
+    """Return simulated defects by size, [found, all], summed over the models of all views.
+
+    Empty where too few of a size were tried.
     """
     found: dict[str, list[int]] = {}
     for name, manifest in facts.manifests.items():
@@ -217,7 +236,10 @@ def _found_by_size(facts: ModelFacts) -> dict[str, list[int]]:
 
 
 def found_interval(found: int, count: int) -> tuple[float, float] | None:
-    """Returns the 95 % interval, 0..1, of the share of simulated defects of a size that is found; None where
-    too few were tried for a number.
+    """Return the 95 % interval, 0..1, of the share of simulated defects that is found; None for too few.
+
+    Args:
+        found: Number of simulated defects of a size that are found.
+        count: Number of simulated defects of that size; fewer than `MIN_DEFECTS` give None.
     """
     return None if count < MIN_DEFECTS else wilson_interval(found, count)

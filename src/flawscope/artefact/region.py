@@ -1,4 +1,4 @@
-"""Region of interest of a model, as a fit takes it."""
+"""Region of interest of a model, in the form that a fit takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tells what came of settings that were tried on the same left-out pictures, and which was taken.
+"""Results of settings that were tried on the same left-out pictures, and the choice among them.
 
 Torch-free.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import pluralize
+from flawscope.types import Json
 
 TRIED = "tried"  # among a model's facts
 TRYING = "trying"  # stages of a search's progress begin so
@@ -21,8 +22,13 @@ EQUAL = 1e-3  # share of a score that two of pictures may differ by, and show th
 
 
 def auroc(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
-    """Returns the share of pairs of a good and a defective picture [N], [M] in which the defective one scores
-    higher; equal scores count half.
+    """Returns the share of pairs of a good and a defective picture in which the defective one scores higher.
+
+    Equal scores count half.
+
+    Args:
+        good: Scores [N] of good pictures.
+        defective: Scores [M] of defective pictures.
     """
     above = defective[:, None] > good
     equal = defective[:, None] == good
@@ -34,14 +40,14 @@ def auroc_on_carriers(
 ) -> float:
     """Returns the AUROC of defects that were put on good pictures, as if each had been on all of them.
 
-    A picture scores as its most unusual place. So on another good picture a defect would score the same, or
-    as that picture does, if this is more; one that its carrier hides is taken to be hidden on all. Whether
-    carriers are unusual themselves, and which defects happened to lie on them, then counts less.
+    A picture scores like its most unusual place. A defect on another good picture would therefore score the
+    same, or like that picture if this is more. A defect that its carrier hides is taken to be hidden on all.
+    The result then depends less on which carrier a defect happened to lie on, and how unusual that one is.
 
     Args:
-        good: scores of good pictures [N].
-        defective: scores with a defect on one of them [M].
-        carriers: its number [M].
+        good: Scores [N] of good pictures.
+        defective: Scores [M] of good pictures with a defect on them.
+        carriers: Numbers [M] of these good pictures.
     """
     own = good[carriers]
     is_hidden = defective - own <= EQUAL * np.abs(own)
@@ -52,15 +58,19 @@ def auroc_on_carriers(
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of one setting, in each of the rounds that it was tried in: each leaves out other good pictures.
+    """Result of one setting in several rounds, each of which leaves out other good pictures.
 
-    flags: as `flawscope fit` takes them; empty: as given.
-    given, simulated: AUROC of a person's and of simulated defects (`auroc_on_carriers`), by round; empty:
-        there were none.
-    false_alarms, found_given, found: (how many, of how many) good pictures, given and simulated defects, of
-        all rounds.
-    seconds: of a picture; fit_seconds: of the fit, for each picture learnt from.
-    note: why it was not tried to the end. minutes: that it would take, about.
+    Attributes:
+        flags: Flags of `flawscope fit`; empty: the settings that were given.
+        given: AUROC of a person's defects, by round; empty: there were none.
+        simulated: AUROC of simulated defects (`auroc_on_carriers`), by round; empty: there were none.
+        false_alarms: (number called anomalous, number of all) good pictures, over all rounds.
+        found_given: (number found, number of all) of a person's defects, over all rounds.
+        found: (number found, number of all) simulated defects, over all rounds.
+        seconds: Time to judge a picture.
+        fit_seconds: Time of the fit for each picture learnt from.
+        note: Reason why the setting was not tried to the end.
+        minutes: Minutes that it would take, roughly.
     """
 
     flags: str
@@ -76,22 +86,27 @@ class Trial:
 
     @property
     def rounds(self) -> int:
+        """Number of rounds that the setting was tried in."""
         return max(len(self.given), len(self.simulated))
 
     @property
     def was_ended(self) -> bool:
-        """Whether it need not be tried again: it was tried to the end, or cannot be."""
+        """Whether the setting need not be tried again: it was tried to the end, or cannot be."""
         return self.note != NO_TIME
 
     def figures(self, rounds: int | None = None) -> tuple[float, ...]:
-        """AUROC of given defects, where there are any, and of simulated ones, in the mean of the first
-        rounds; None: of all.
+        """Returns the mean AUROC of given defects, if there are any, and of simulated ones, if there are any.
+
+        Args:
+            rounds: Number of first rounds that the mean is over; None: all.
         """
         return tuple(float(np.mean(one[:rounds])) for one in (self.given, self.simulated) if one)
 
     def beside(self, other: Trial) -> tuple[float, ...]:
-        """Its `figures` as if it had been tried in all rounds of another one: by what the two differ in the
-        rounds of both. Empty: there is none.
+        """Returns the `figures` as if the setting had been tried in all rounds of another one.
+
+        They are the other's figures plus the difference of the two in the rounds that both have; empty where
+        they share no round.
         """
         rounds = min(self.rounds, other.rounds)
         if not rounds:
@@ -100,7 +115,7 @@ class Trial:
         return tuple(min(1.0, max(0.0, whole + own - same)) for own, same, whole in pairs)
 
     def separation(self) -> str:
-        """Phrase with the defects that good pictures are told from, and how well."""
+        """Returns a phrase with the kinds of defects and their AUROC: "your defects (98.0%) and ..."."""
         kinds = "your defects", "simulated ones" if self.given else "defects"
         phrases = [
             f"{kind} ({np.mean(one):.1%})"
@@ -110,7 +125,12 @@ class Trial:
         return " and ".join(phrases)
 
     def cells(self, has_given: bool, chosen: Trial) -> tuple[str, ...]:
-        """Cells of a table for a person, beside the setting that was chosen."""
+        """Returns the cells of a row in a table for a person.
+
+        Args:
+            has_given: Whether the table has columns for a person's defects.
+            chosen: The setting that was chosen, whose rounds count (`beside`).
+        """
         name = self.flags or "as given"
         if not self.rounds:
             about = f": about {pluralize(self.minutes, 'minute')} in all" if self.minutes else ""
@@ -123,8 +143,8 @@ class Trial:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Trial:
-        """Reads what `asdict` gave; earlier searches stored one AUROC for all kinds of defects."""
-        own = {field.name: _tuples(stored[field.name]) for field in fields(cls) if field.name in stored}
+        """Reads the fields that `asdict` gave; earlier searches stored one AUROC for all kinds of defects."""
+        own: Json = {field.name: _tuples(stored[field.name]) for field in fields(cls) if field.name in stored}
         if stored.get("auroc") is not None:
             own["simulated"] = (stored["auroc"],)
         return cls(**own)
@@ -140,11 +160,16 @@ HEADER_GIVEN = ("settings", "false alarms", *YOURS, "a picture")
 class Choice:
     """Settings that were tried before a fit, and those that were chosen.
 
-    flags: of the settings that were chosen; empty: those given. reason: why.
-    good, given, simulated: pictures that were judged: left-out good ones, and defects. seconds: of the
-        search, and of those that it went on with. digest: of the pictures and options; empty: nothing was
-        tried.
-    enough: minutes in which all would be tried, about; 0: all was.
+    Attributes:
+        flags: Flags of the settings that were chosen; empty: the settings that were given.
+        reason: Reason for the choice.
+        trials: Results of all settings.
+        good: Number of left-out good pictures that were judged.
+        given: Number of a person's defects that were judged.
+        simulated: Number of simulated defects that were judged.
+        seconds: Time of the search, with the earlier searches that it resumed.
+        digest: Digest of the pictures and options; empty: nothing was tried.
+        enough: Minutes in which all settings would be tried, roughly; 0: all were.
     """
 
     flags: str
@@ -159,15 +184,16 @@ class Choice:
 
     @property
     def has_tried(self) -> bool:
-        """Whether other settings than those given were tried to the end."""
+        """Whether a setting other than the given one was tried to the end."""
         return any(one.flags and one.rounds for one in self.trials)
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns all fields, as a model's facts hold them."""
         return asdict(self)
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Choice | None:
-        """Reads it from a model's facts; None where nothing was tried, or they are damaged."""
+        """Reads the choice from a model's facts; None where nothing was tried, or they are damaged."""
         try:
             stored = facts[TRIED]
             by_flags = {one["flags"]: Trial.from_dict(one) for one in stored["trials"]}
@@ -177,7 +203,7 @@ class Choice:
             return None
 
     def lines(self) -> list[str]:
-        """Lines of a short table for a person, and why."""
+        """Returns the lines of a table for a person, and the reason for the choice."""
         has_given = any(one.given for one in self.trials)
         shown = self.shown()
         rows: list[tuple[str, ...]] = [HEADER_GIVEN if has_given else HEADER]
@@ -195,7 +221,7 @@ class Choice:
         return lines
 
     def shown(self) -> list[Trial]:
-        """Returns the trials, the best first, and last those that were not tried to the end."""
+        """Returns the trials, the best first; those that were not tried come last."""
         chosen = self._chosen()
         return sorted(self.trials, key=lambda one: one.beside(chosen or one), reverse=True)
 
@@ -203,7 +229,7 @@ class Choice:
         return next((one for one in self.trials if one.flags == self.flags and one.rounds), None)
 
     def _basis_lines(self) -> list[str]:
-        """Lines with what the settings were judged by, and what the table's numbers mean."""
+        """Returns lines with the pictures that settings were judged by, and the meaning of the numbers."""
         if not self.good:
             return []
         words = [pluralize(self.good, "good picture") + " left out"]
@@ -222,10 +248,11 @@ class Choice:
 
 
 def tried_lines(facts: Mapping[str, Any]) -> list[str]:
-    """Lines on what was tried before a fit, for a person; empty where nothing was."""
+    """Returns lines for a person on the settings tried before a fit; empty where none were."""
     choice = Choice.from_facts(facts)
     return [] if choice is None else choice.lines()
 
 
-def _tuples(value: Any) -> Any:
+def _tuples(value: object) -> object:
+    """Returns a value with tuples in the place of its lists, at any depth."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

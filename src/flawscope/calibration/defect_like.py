@@ -21,13 +21,14 @@ class Strength(NamedTuple):
 def defect_like(
     false_alarms: Mapping[int, Strength], found_defects: Iterable[float], fence: float | None
 ) -> set[int]:
-    """Returns the numbers of the false alarms that look like defects: farther out than training pictures may
-    be, or standing out more than the mildest known defects.
+    """Returns the numbers of the false alarms that look like defects.
+
+    They lie farther out than training pictures may be, or stand out more than the mildest known defects.
 
     Args:
-        false_alarms: by number.
-        found_defects: severities of the known defects that were found.
-        fence: score above which a training picture is suspicious (`Manifest.suspicious_above`); None: not
+        false_alarms: The false alarms, by number.
+        found_defects: Severities of the known defects that were found.
+        fence: Score above which a training picture is suspicious (`Manifest.suspicious_above`); None: not
             known.
     """
     found = list(found_defects)

@@ -1,4 +1,4 @@
-"""Calibrates on good pictures, and draws those that a method that learns in steps holds out for it."""
+"""Draws the good pictures that a method which learns in steps holds out for its calibration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALLEST_RATE = (
 
 
 def min_calibration_size(rate: float) -> int:
-    """Number of calibration scores that a rate needs: 1 / (n + 1) is the smallest rate of n."""
+    """Returns the number of calibration scores that a rate needs: n scores allow 1 / (n + 1) at least."""
     return math.ceil(1 / max(rate, SMALLEST_RATE) - 1e-9) - 1
 
 
@@ -33,20 +33,27 @@ def hold_out(
     reserved: Collection[int] = (),
     more: int = 0,
 ) -> list[list[int]]:
-    """Draws the pictures to hold out, by group, in the order drawn, in whole groups by the seed: the groups
-    are what calibration counts.
+    """Draws the pictures to hold out, in whole groups: calibration counts groups.
 
-    They are those of the `reserved` ones, which the data set keeps apart, if any. Else they are a share of
-    all groups: at least 10 if these are at most a quarter, and from 120 groups on as many as the false-alarm
-    rate needs, and `more`.
+    Where pictures are `reserved`, their groups are held out. Otherwise it is a share of all groups, and at
+    least 10 groups, or a quarter of all where that is fewer. From 120 groups on, it is at least the number
+    that the false-alarm rate needs and `more`, or a fifth of all where that is fewer.
 
     Args:
-        used: numbers of the pictures.
-        groups: of each of them; pictures of one part, or views of one picture, share one.
-        reserved: numbers of pictures that are kept apart.
+        used: Numbers of the pictures.
+        groups: Group of each picture; pictures of one part, or views of one picture, share a group.
+        share: Share of the groups to hold out, 0..1.
+        rate: Target false-alarm rate, 0..1.
+        seed: Seed of the draw.
+        method: Name of the method, for errors.
+        reserved: Numbers of pictures that the data set keeps apart.
+        more: Number of groups that are held out beyond those that the rate needs.
+
+    Returns:
+        The numbers of the pictures of each group held out, in the order drawn.
 
     Raises:
-        InputError: fewer than two pictures, or all of one group.
+        InputError: There are fewer than two pictures, or all are of one group.
     """
     members, total = by_group(used, groups), len(used)
     group_of = dict(zip(used, groups, strict=True))
@@ -71,8 +78,13 @@ def hold_out(
 
 
 def _draw_groups(members: Mapping[int, list[int]], number: int, rng: np.random.Generator) -> list[list[int]]:
-    """Draws so many groups, or fewer, where they would hold too many of the pictures: but one at least, and
-    never all. members: pictures by group, of two groups or more.
+    """Draws groups, never all of them.
+
+    Args:
+        members: Pictures by group, of two groups or more.
+        number: How many groups to draw. They are fewer, one at least, where they would hold too many of the
+            pictures.
+        rng: Source of the draw.
     """
     units, total = len(members), sum(map(len, members.values()))
     most = max(2 * number * total / units, total // 3)  # pictures: no large part for a few small ones
@@ -86,7 +98,7 @@ def _draw_groups(members: Mapping[int, list[int]], number: int, rng: np.random.G
 
 
 def by_group(pictures: Sequence[int], groups: Sequence[int]) -> dict[int, list[int]]:
-    """Pictures of each group, both in the order in which they come."""
+    """Returns the pictures of each group; groups and pictures stay in the order in which they come."""
     members: dict[int, list[int]] = {}
     for picture, group in zip(pictures, groups, strict=True):
         members.setdefault(group, []).append(picture)

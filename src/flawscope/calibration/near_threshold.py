@@ -1,7 +1,7 @@
-"""Tells which good ones lie nearest the threshold: a person looks at these, too, and so meets missed defects.
+"""Finds the pictures called good that lie nearest the threshold, for a person to find missed defects.
 
-This is uncertainty sampling (Lewis and Gale, A sequential algorithm for training text classifiers, 1994), of
-those called good alone: a person sees the others anyway.
+This is uncertainty sampling (Lewis and Gale, A sequential algorithm for training text classifiers, 1994)
+among the pictures called good alone: a person sees the others in any case.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ ROUNDING = 1e-9
 
 
 def is_near(p_value: float, rate: float, times: float = NEAR) -> bool:
-    """Whether a picture or part that is called good at a false-alarm rate is near the threshold: its p-value
-    is at most so many times the rate. Of good ones a share of (times - 1) * rate is, where that is a whole
-    number of those calibrated on; of fewer less.
+    """Whether a picture or part that is called good is near the threshold.
+
+    Its p-value is at most `times` the rate. Of good pictures, a share of (times - 1) * rate is near where
+    that is a whole number of the pictures calibrated on; otherwise a smaller share.
+
+    Args:
+        p_value: P-value of the picture or part.
+        rate: False-alarm rate, 0..1.
+        times: Factor of the rate.
     """
     return bool(p_value <= times * rate + ROUNDING)
 
 
 def near_share(times: float = NEAR) -> float:
-    """Returns how many good ones are near the threshold, in times of the false alarms."""
+    """Returns the number of good pictures near the threshold, as a multiple of the false alarms."""
     return max(0.0, times - 1)

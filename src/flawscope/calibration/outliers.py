@@ -1,5 +1,6 @@
-"""Says what is unusual about good pictures, at one place for fits, updates, new calibrations and reduced
-precisions. Each reason has a name and one end, a remark or a question of the model.
+"""Finds unusual pictures among good ones, for fits, updates, new calibrations and reduced precisions.
+
+Each reason has a name, and leads either to a remark or to a question of the model.
 """
 
 from __future__ import annotations
@@ -54,8 +55,12 @@ SUSPECTS = "suspects"  # among a model's facts
 
 
 class Unusual(NamedTuple):
-    """Pictures that are unusual: the reason, one of `ASKS`, a line for a person, and their names; no names
-    where the reason is of all of them together.
+    """Pictures that are unusual for one reason.
+
+    Attributes:
+        reason: A key of `ASKS`.
+        line: Line for a person.
+        names: Names of the pictures; empty where the reason concerns all pictures together.
     """
 
     reason: str
@@ -64,8 +69,12 @@ class Unusual(NamedTuple):
 
 
 class Suspect(NamedTuple):
-    """Good picture that deserves a look: its score as if it were left out, None: not known; and the reason,
-    of `WORDS`.
+    """Good picture that deserves a look.
+
+    Attributes:
+        name: Name of the picture.
+        score: The picture's score as if it were left out; None: not known.
+        reason: A key of `WORDS`.
     """
 
     name: str
@@ -73,12 +82,13 @@ class Suspect(NamedTuple):
     reason: str
 
     def line(self) -> str:
+        """Returns a line for a person: name, score if known, and the reason in words."""
         score = "" if self.score is None else f"  score {self.score:.4g}"
         return f"{self.name}{score}  {WORDS[self.reason]}"
 
 
 def find_unusual_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Unusual]:
-    """Says what is unusual about pictures before anything is learnt from them."""
+    """Finds unusual pictures by their looks alone, before anything is learnt from them."""
     if nothing := find_blank_pictures(looks):
         verb = "shows" if len(nothing) == 1 else "show"
         line = f"{join_names([names[k] for k in nothing])}: {verb} {SHOWN_NOTHING}"
@@ -86,8 +96,11 @@ def find_unusual_looks(looks: Sequence[Look | None], names: Sequence[str]) -> It
 
 
 def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iterator[tuple[Who, float]]:
-    """Pictures learnt from that do not look good, most suspicious first: their score, as if they were left
-    out, lies above the limit that their method gives (`Manifest.suspicious_above`). None: it gives none.
+    """Yields the pictures, with their scores, that score above a limit, the highest first.
+
+    Args:
+        scores: Picture and score of each picture learnt from, as if it were left out.
+        limit: Limit that the model's method gives (`Manifest.suspicious_above`); None: it gives none.
     """
     far = [pair for pair in scores if limit is not None and pair[1] > limit]
     yield from sorted(far, key=lambda pair: -pair[1])
@@ -99,9 +112,9 @@ def list_suspects(
     """Lists the good pictures that deserve a look, each once, highest score first.
 
     Args:
-        found: what is unusual about them. Of several reasons for a picture the first is listed.
-        scores: of the model's pictures.
-        far: scores of those that `suspicious` finds. A score alone is the last of the reasons.
+        found: Unusual pictures. Of several reasons for a picture, the first is listed.
+        scores: Scores of the model's pictures, by name.
+        far: Scores of the pictures that `suspicious` finds, by name. A score alone is the last reason.
     """
     reasons = dict.fromkeys(far, HIGH) | {
         name: one.reason for one in reversed([*found]) for name in one.names
@@ -111,7 +124,7 @@ def list_suspects(
 
 
 def refuse(found: Iterable[Unusual], force: bool) -> list[str]:
-    """Asks before the work, and returns the notes. InputError: nobody says that the pictures are good."""
+    """Returns the notes on unusual pictures. InputError where a question is open and `force` is False."""
     notes, questions = settle(found, force)
     if questions:
         raise InputError(f"{questions[0]}: remove what is a mishap, or go on with --force")
@@ -130,16 +143,18 @@ def find_unusual(
     appearance: AppearanceRange | None = None,
     left_out: int = 0,
 ) -> Iterator[Unusual]:
-    """Says what is unusual about the good pictures that a threshold comes from.
+    """Finds unusual pictures among the good ones that a threshold comes from.
 
     Args:
-        rows: of the model.
-        defects: simulated ones of the same network; None: nothing is known of them.
-        new: hashes of new good pictures.
-        cells: features [C, D] of the cells of a grid on new pictures, by hash, where they are known.
-        asks: the pictures are new, and may be as far out as defects are.
-        before: the calibration that this one replaces, if any. left_out: pictures that it cannot use.
-        appearance: of the pictures learnt from; None: it is not known.
+        rows: Rows of the model.
+        calibration: Calibration that these rows give.
+        defects: Scores of simulated defects by the same network; None: not known.
+        new: Hashes of new good pictures.
+        cells: Features [C, D] of the cells of a grid on new pictures, by hash, where they are known.
+        asks: Whether to ask about pictures that are as far out as defects: new pictures may be.
+        before: The calibration that this one replaces, if any.
+        appearance: Appearance of the pictures learnt from; None: not known.
+        left_out: Number of pictures that the calibration cannot use: learnt from, or copies.
     """
     every = [*rows]
     names = [row.name for row in scored(every)]
@@ -172,7 +187,7 @@ def _learnt_notes(calibration: Calibration, before: Calibration) -> Iterator[Unu
 def _apart_questions(
     added: Sequence[Picture], cells: Mapping[str, NDArray[np.float32] | None]
 ) -> Iterator[Unusual]:
-    """Asks about new pictures that lie apart from the others. cells: features of some, by hash."""
+    """Asks about new pictures that lie apart from the others; `cells` are features of some, by hash."""
     features = [cells.get(row.hash) for row in added]
     measured = [row.measured for row in added]
     units = [row.unit for row in added]
@@ -189,8 +204,9 @@ def _apart_questions(
 def _threshold_notes(
     calibration: Calibration, before: Calibration | None, names: Sequence[str]
 ) -> Iterator[Unusual]:
-    """Notes the pictures that raise the threshold: those that were called anomalous before, or else those
-    that set it alone.
+    """Notes the pictures that raise the threshold.
+
+    They are those that were called anomalous before; where there are none, those that set it alone.
     """
     flagged = flagged_note(calibration, before, names) if before else None
     found = flagged or sole_note(calibration, names)
@@ -205,15 +221,18 @@ def _unlike_notes(appearance: AppearanceRange, added: Sequence[Picture]) -> Iter
 
 
 def settle(found: Iterable[Unusual], force: bool = False) -> tuple[list[str], list[str]]:
-    """Notes and questions of a model; with `force` somebody says that all are good, and nothing is asked."""
+    """Returns notes and questions of a model; `force` turns questions into notes: all pictures are good."""
     every = list(found)
     asked = [one.line for one in every if ASKS[one.reason] and not force]
     return [one.line for one in every if one.line not in asked], asked
 
 
 def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
-    """Note on the picture, or the few, that alone set the threshold; None where there are none. names: of the
-    scores' pictures, in their order.
+    """Returns a note on the picture, or the few pictures, that alone set the threshold; None: none do.
+
+    Args:
+        calibration: The calibration.
+        names: Names of its scores' pictures, in their order.
     """
     if not calibration.promised:
         return None
@@ -243,20 +262,22 @@ def defect_like_question(
     *,
     before: Calibration | None = None,
 ) -> Unusual | None:
-    """Question about pictures that score as high as defects do; None: there are none.
+    """Returns a question about pictures that score as high as defects; None: there are none.
 
-    It is asked by the clear ones among the simulated defects of middle and large size, in three cases:
+    The clear simulated defects of middle and large size decide, in three cases:
 
-    1. They are fewer than `MIN_DEFECTS`: about pictures that alone set the threshold, far out.
-    2. The threshold lies above half of them: about pictures because of which surely more than `HIDDEN_SHARE`
-       of them are not found; where it is less, as in case 1.
-    3. An update leaves most pictures above most of them, which the model before told apart: about all
-       pictures.
+    1. There are fewer than `MIN_DEFECTS`: the question is about pictures that alone set the threshold, far
+       out.
+    2. The threshold lies above half of them: the question is about pictures because of which surely more
+       than `HIDDEN_SHARE` of the defects are not found. Where the share is smaller, case 1 applies.
+    3. An update leaves most pictures above most of the defects, which the earlier model could tell from good
+       pictures: the question is about all pictures.
 
     Args:
-        names: of the scores' pictures, in their order.
-        defects: of the same network; None: nothing is known of defects.
-        before: the calibration that this one replaces, if any.
+        calibration: The calibration.
+        names: Names of its scores' pictures, in their order.
+        defects: Scores of simulated defects by the same network; None: not known.
+        before: The calibration that this one replaces, if any.
     """
     if not calibration.promised:
         return None
@@ -273,7 +294,7 @@ def defect_like_question(
 def _too_few_defects_question(
     calibration: Calibration, names: Sequence[str], defect_count: int
 ) -> Unusual | None:
-    """Question about pictures that set the threshold, where too few clear defects tell what they hide."""
+    """Returns a question about pictures that set the threshold, where clear defects are too few."""
     needed = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell"
     return _far_question(calibration, names, f"{needed}, there are {defect_count}")
 
@@ -281,7 +302,7 @@ def _too_few_defects_question(
 def _hiding_question(
     calibration: Calibration, names: Sequence[str], clear: NDArray[np.float64]
 ) -> Unusual | None:
-    """Question about pictures that raise the threshold above half of the clear defects."""
+    """Returns a question about pictures that raise the threshold above half of the clear defects."""
     usual = float(np.median(clear))
     far = calibration.far_out()
     if not far or calibration.score_threshold < usual:
@@ -305,7 +326,7 @@ def _hiding_question(
 def _update_question(
     calibration: Calibration, before: Calibration, clear: NDArray[np.float64]
 ) -> Unusual | None:
-    """Question about all pictures, where an update leaves most of them above most of the clear defects."""
+    """Returns a question about all pictures, where an update leaves most above most clear defects."""
     middle = float(np.median(calibration.scores))
     # a model that could not tell defects from good pictures before says nothing about the pictures
     could_tell = _surely_most(clear > before.score_threshold)
@@ -324,8 +345,12 @@ def _verb(several: Sequence[object]) -> tuple[str, str]:
 
 
 def _far_question(calibration: Calibration, names: Sequence[str], defects: str) -> Unusual | None:
-    """Question about pictures that alone set the threshold, farther out than good ones were seen. defects:
-    what is known of those that they may hide.
+    """Returns a question about pictures that alone set the threshold, farther out than good ones were seen.
+
+    Args:
+        calibration: The calibration.
+        names: Names of its scores' pictures, in their order.
+        defects: Words on the defects that the pictures may hide.
     """
     far = calibration.far_out()
     rest = calibration.without_units(far)
@@ -348,8 +373,14 @@ def _surely_most(answers: NDArray[np.bool_]) -> bool:
 
 
 def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) -> Unusual | None:
-    """Note on pictures that the model called anomalous before, clearly, and that raise its threshold now,
-    however many there are and however near to each other they score; None where there are none.
+    """Returns a note on pictures that were clearly anomalous before and raise the threshold now, or None.
+
+    Their number does not matter, nor how near to each other they score.
+
+    Args:
+        new: The new calibration.
+        before: The calibration that it replaces.
+        names: Names of the new scores' pictures, in their order.
     """
     if not before.promised:
         return None
@@ -368,12 +399,15 @@ def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) ->
 
 
 def learnt_note(new: Calibration, before: Calibration) -> str | None:
-    """Note where all scores of new pictures are lower than chance lets those of unseen ones be: copies of
-    pictures learnt from are, saved anew and so unknown by their pixels.
+    """Returns a note where all scores of new pictures are lower than chance allows for unseen pictures.
+
+    Copies of pictures learnt from score so low. If they are saved anew, their pixels do not reveal them.
+    None: the scores are high enough.
     """
     above = int(sum(score > max(new.scores) for score in before.scores))
     count, others = len(before.scores), len(new.scores)
-    chance = math.comb(count, above) / math.comb(count + others, above)  # the highest of both are the earlier
+    # probability that the `above` highest of both are earlier scores
+    chance = math.comb(count, above) / math.comb(count + others, above)
     if not before.promised or chance >= MIN_CHANCE:
         return None
     return (
@@ -385,7 +419,7 @@ def learnt_note(new: Calibration, before: Calibration) -> str | None:
 def unlike_note(
     appearance: AppearanceRange, measured: Sequence[FeatureValues], names: Sequence[str]
 ) -> Unusual | None:
-    """Note on pictures that are unlike those learnt from, as a whole; None where there are none."""
+    """Returns a note on pictures whose appearance is unlike the pictures learnt from; None: none are."""
     shifts = [(appearance.shifts(one), name) for one, name in zip(measured, names, strict=True) if one]
     if far := [(shift, name) for shift, name in shifts if is_far(shift)]:
         far_names = tuple(name for _, name in far)
@@ -398,8 +432,12 @@ def unlike_note(
 
 
 def too_few_question(new: Calibration, before: Calibration, left_out: int) -> str | None:
-    """Question where a new calibration can promise neither the rate nor as much as the one before. left_out:
-    pictures that the model had learnt from, and copies.
+    """Returns a question where too few pictures calibrate: neither the rate nor the earlier promise holds.
+
+    Args:
+        new: The new calibration.
+        before: The calibration that it replaces.
+        left_out: Number of pictures that the model had learnt from, and of copies.
     """
     needed = min_calibration_size(new.rate)
     if not before.promised or new.unit_count >= min(needed, before.unit_count):
@@ -414,7 +452,7 @@ def too_few_question(new: Calibration, before: Calibration, left_out: int) -> st
 
 
 def _clear_defects(defects: DefectScores | None, precision: str) -> NDArray[np.float64]:
-    """Scores of the clear simulated defects, small ones aside; none where nothing is known."""
+    """Returns the scores of clear simulated defects, without the smallest size; empty: none are known."""
     if defects is None or defects.precision != precision:
         return np.empty(0)
     return np.array([score for size in [*defects.scores][1:] for score in defects.clear_scores(size)])

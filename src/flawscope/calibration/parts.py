@@ -1,12 +1,12 @@
-"""Decides on parts that are seen in several views, so that the false-alarm rate is the part's.
+"""Decides on parts that are seen in several views, with a false-alarm rate that holds for parts.
 
 Each view of a part has a score. The part's nonconformity score is the largest of its views' z-scores: (score
 - mean) / standard deviation of the view, over all n held-out good parts and the new part itself. The new
 part's p-value is (1 + #{good parts with at least its score}) / (n + 1).
 
-The score that is told is the same z-score over the other parts alone (an externally studentized residual): it
-rises with the one above, so that it ranks parts alike, has no upper limit, and of two new parts with the same
-views it says which one lies farther out.
+The score that is reported is the same z-score over the other parts alone (an externally studentized
+residual). It rises with the z-score above and ranks parts alike, has no upper limit, and shows which of two
+new parts with the same views lies farther out.
 
 If a good new part is exchangeable with the n others, this p-value is at most alpha with probability at most
 alpha, whatever the scores look like and however the views depend on each other: all n + 1 scores come from
@@ -37,7 +37,7 @@ MOST_BESIDE = 50  # good parts, evenly drawn, in whose place a picture of anothe
 
 
 class View(NamedTuple):
-    """Part that a picture shows, and the view it shows it from."""
+    """Part that a picture shows, and the view from which it was taken."""
 
     part: str
     view: str
@@ -45,11 +45,15 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class PartPattern:
-    """Reads part and view from the name of a picture's file.
+    """Pattern that reads part and view from the name of a picture's file.
 
-    part, view: regular expressions. The text is that of their groups if they have any, else of the match;
-        they are looked for in the file's name, then with its folder's name, and so on; `$` is its end with
-        or without the suffix. Without `view`, the view is the rest of the file's name.
+    The text of an expression is that of its groups if it has any, otherwise that of the match. It is searched
+    in the file's name, then with its folder's name, and so on; `$` is the end of the name with or without the
+    suffix.
+
+    Attributes:
+        part: Regular expression of the part.
+        view: Regular expression of the view; None: the view is the rest of the file's name.
     """
 
     part: str
@@ -63,9 +67,10 @@ class PartPattern:
 
     @classmethod
     def from_template(cls, template: str) -> PartPattern:
-        """Pattern of names like `{part}_{light}.png`.
+        """Makes the pattern of names like `{part}_{light}.png`.
 
-        InputError: it has other fields than `{part}` and one more.
+        Raises:
+            InputError: The template has other fields than `{part}` and one more.
         """
         pieces = re.split(r"\{(\w+)\}", template)
         fields = pieces[1::2]
@@ -94,7 +99,7 @@ class PartPattern:
         return _matched_text(_search_pattern("--part", self.part, name))
 
     def part_key(self, name: str) -> PartKey | None:
-        """Part that a name tells, as `units.units_of` takes it; None: it tells none."""
+        """Returns the key of the part that a name names, for `units.units_of`; None: it names none."""
         try:
             return (self.parse_part(name),)
         except InputError:
@@ -104,7 +109,7 @@ class PartPattern:
         """Reads the names of good pictures.
 
         Raises:
-            InputError: a pattern does not match, or a part has two pictures of one view.
+            InputError: A pattern does not match, or a part has two pictures of the same view.
         """
         every = [*names]
         self._check_matches(every)
@@ -118,7 +123,7 @@ class PartPattern:
         return list(found)
 
     def _check_matches(self, names: Sequence[str]) -> None:
-        """InputError, which says for which names it is right, where a pattern does not match all names."""
+        """Raises an InputError, with the names that match, where a pattern does not match all names."""
         for flag, pattern in (("--part", self.part), ("--view", self.view)):
             if pattern is None:
                 continue
@@ -137,10 +142,11 @@ class PartPattern:
             )
 
     def check_parts(self, names: Iterable[str]) -> None:
-        """Checks that names tell parts apart.
+        """Checks that names name several parts, some of which have several pictures.
 
         Raises:
-            InputError: as `parse_all`, or they tell one part alone, or no two pictures of one.
+            InputError: A pattern does not match, a part has two pictures of the same view, all names name a
+                single part, or no two names name the same part.
         """
         every = [*names]
         views = self.parse_all(every)
@@ -161,9 +167,15 @@ class PartPattern:
 
 
 def name_reader(group: str | None, part: str | None, view: str | None = None) -> PartReader | None:
-    """Reader of parts by names, of the patterns of `--part` and `--view`, else of `--group`; None: of none.
+    """Returns the reader of a part's name from a picture's name; None without any pattern.
 
-    InputError: a pattern is wrong.
+    Args:
+        group: Pattern of `--group`, which counts where `part` is None.
+        part: Pattern of `--part`.
+        view: Pattern of `--view`.
+
+    Raises:
+        InputError: A pattern is not a regular expression.
     """
     return group_reader(group) if part is None else PartPattern(part, view).part_key
 
@@ -190,7 +202,7 @@ def _matched_text(match: re.Match[str]) -> str:
 
 
 def _over_the_others(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turns z-scores [N] over all N values into those over the N - 1 others, which rise with them."""
+    """Returns z-scores [N] over the N - 1 other values from z-scores over all N; the order stays."""
     count = len(z)
     room = np.maximum(1 - z**2 / (count - 1), ROUNDING)
     return np.asarray(z * np.sqrt(count / (count - 1) / room), np.float64)
@@ -199,12 +211,15 @@ def _over_the_others(z: NDArray[np.float64]) -> NDArray[np.float64]:
 class PartDecision(NamedTuple):
     """Decision on a part.
 
-    score: of the part: how many standard deviations of the good parts' its most unusual view lies above their
-        mean.
-    near: called good, near the threshold (`near_threshold`).
-    severity: by how much the score exceeds that of the good part which sets the limit; above 0 exactly where
-        the part is anomalous.
-    worst: its view with the largest score.
+    Attributes:
+        score: Distance of the part's most unusual view above the good parts' mean, in their standard
+            deviations.
+        p_value: P-value of the part.
+        is_anomalous: Whether the part is called anomalous.
+        worst: View with the largest z-score.
+        severity: Difference between the score and that of the good part that sets the limit; above 0 exactly
+            where the part is anomalous.
+        near: Whether the part is called good, near the threshold (`near_threshold`).
     """
 
     score: float
@@ -218,9 +233,11 @@ class PartDecision(NamedTuple):
 class _GoodParts(NamedTuple):
     """Good parts with scores for all of some views.
 
-    found: [n, views], scores of those of which no view is lost.
-    lost: weight of the others, which rank above all: their number, or more where the line loses more.
-    total: number of all.
+    Attributes:
+        found: [n, views], scores of the parts without a lost view.
+        lost: Weight of the parts with a lost view, which rank above all: their number, or more where the line
+            loses more.
+        total: Number of all parts.
     """
 
     found: NDArray[np.float64]
@@ -238,7 +255,7 @@ class _GoodParts(NamedTuple):
         return 0 if room <= 0 else min(len(self.found), int(room / self.weight + ROUNDING))
 
     def p_value(self, above: int) -> float:
-        """P-value of a new part that so many found ones score at least as high as."""
+        """Returns the p-value of a new part; `above` found parts score at least as high."""
         return (1 + self.lost + self.weight * above) / (self.total + 1)
 
 
@@ -246,11 +263,15 @@ class _GoodParts(NamedTuple):
 class PartCalibration:
     """Scores of good parts that the model left out, and the target false-alarm rate.
 
-    parts: their names. views: names of the views. scores: [parts, views], NaN where a picture is missing, and
-    infinite where it is lost: its part is not found, counted wrong, or lost in some light. Such a part is
-    called anomalous whatever its other views score, and so ranks above all.
-    drawn: names of the parts that were drawn from the line by chance, which tell how many of its parts are
-    lost.
+    Attributes:
+        parts: Names of the parts.
+        views: Names of the views.
+        scores: [parts, views]; NaN where a picture is missing, infinite where it is lost: its part is not
+            found, counted wrong, or lost in some light. Such a part is called anomalous whatever its other
+            views score, and ranks above all.
+        rate: Target false-alarm rate, 0..1.
+        drawn: Names of the parts that were drawn from the line by chance: they give the share of the line's
+            parts that are lost.
     """
 
     parts: tuple[str, ...]
@@ -263,8 +284,13 @@ class PartCalibration:
     def from_views(
         cls, views: Sequence[View], scores: Sequence[float], rate: float, drawn: Sequence[bool] = ()
     ) -> PartCalibration:
-        """Arranges the scores of pictures; of several of one view the largest counts. drawn: which pictures
-        were drawn from the line by chance; empty: none.
+        """Arranges the scores of pictures; of several pictures of a view the largest score counts.
+
+        Args:
+            views: Part and view of each picture.
+            scores: Score of each picture.
+            rate: Target false-alarm rate, 0..1.
+            drawn: Whether each picture was drawn from the line by chance; empty: none was.
         """
         (parts, rows), (names, columns) = (
             np.unique(of, return_inverse=True) for of in ([v.part for v in views], [v.view for v in views])
@@ -275,11 +301,11 @@ class PartCalibration:
         return cls(tuple(parts.tolist()), tuple(names.tolist()), table, rate, of_line)
 
     def count(self, views: Iterable[str]) -> int:
-        """Number of parts that have a score for all these views."""
+        """Returns the number of parts that have a score for all these views."""
         return self._good_parts(list(views)).total
 
     def _good_parts(self, views: Sequence[str]) -> _GoodParts:
-        """Good parts with these views. InputError: a view is unknown."""
+        """Returns the good parts that have these views. InputError where a view is unknown."""
         if unknown := [view for view in views if view not in self.views]:
             known = ", ".join(self.views)
             raise InputError(f"the model knows no view {join_names(unknown)}: name one of {known}")
@@ -295,13 +321,12 @@ class PartCalibration:
         return _GoodParts(own[is_whole][~is_lost], lost, total)
 
     def decide(self, scores: Mapping[str, float]) -> PartDecision:
-        """Decides on a part by its views' scores.
+        """Decides on a part by the scores of its views.
 
-        Good parts are compared by the same views alone, so that the rate holds for a part of which views are
-        missing too.
+        Good parts are compared by the same views alone: the rate holds for a part with missing views, too.
 
         Raises:
-            InputError: no views, an unknown one, or no good part has all of these.
+            InputError: There are no views, a view is unknown, or no good part has all of the views.
         """
         good = self._good_parts(list(scores))
         if not scores or not len(good.found):
@@ -322,7 +347,7 @@ class PartCalibration:
         return PartDecision(score, p_value, is_anomalous, worst, score - limit, near)
 
     def known_scores(self, part: str) -> dict[str, float]:
-        """Scores of a good part that was calibrated on, by its views; empty: there is none of this name."""
+        """Returns the scores of a good part of the calibration, by view; empty: the part is unknown."""
         if part not in self.parts:
             return {}
         row = self.scores[self.parts.index(part)]
@@ -352,12 +377,15 @@ class PartCalibration:
         return good.p_value(good.allowed(self.rate))
 
     def judge(self, alarms: int, good: int) -> PromiseVerdict | None:
-        """Judges by so many new good parts whether the promise was kept; None: none was made."""
+        """Judges whether the promise was kept, by `alarms` false alarms among `good` new good parts.
+
+        None where no promise was made.
+        """
         known = self.complete_count
         return judge_promise(alarms, good, self.expected_rate, known) if known > 1 else None
 
     def promise(self) -> str:
-        """Line for a person: the false alarms expected among parts with all views."""
+        """Returns a line for a person: the false alarms expected among parts with all views."""
         count = self.complete_count
         views = f"{pluralize(len(self.views), 'view')} ({', '.join(self.views)})"
         if count < 2:
@@ -373,22 +401,25 @@ class PartCalibration:
 
 @dataclass(frozen=True)
 class KnownParts:
-    """Good parts that a model was calibrated on, and how pictures are told to show them.
+    """Good parts that a model was calibrated on, and the rule by which names name them.
 
-    view_of: part and view that a picture shows, by its name; InputError: the name tells none.
+    Attributes:
+        calibration: Scores of the good parts.
+        view_of: Returns the part and view that a picture's name names; InputError where it names none.
     """
 
     calibration: PartCalibration
     view_of: Callable[[str], View]
 
     def is_found(self, name: str, score: float) -> bool:
-        """Whether a part is anomalous where a good picture of it gets another score, such as by a defect.
+        """Whether a part is anomalous if a good picture of it gets another score, such as by a defect.
 
-        Where the model was calibrated on other parts since, the picture stands in the place of its view's in
-        each of these, and most decide.
+        Where the model was calibrated on other parts since, the picture takes the place of its view's picture
+        in some of these parts, and the majority decides.
 
         Args:
-            name: of the good picture.
+            name: Name of the good picture.
+            score: The other score.
         """
         part, view = self.view_of(name)
         known = self.calibration

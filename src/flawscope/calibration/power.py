@@ -2,7 +2,7 @@
 
 `fit` puts defects of several sizes and contrasts on good pictures that the model has not learnt from. Their
 scores stand in the model file, so that the shares follow when the threshold changes. They say how large and
-how strong a drawn defect must be to be found, not what share of a factory's defects is.
+how strong a simulated defect must be to be found, not which share of a factory's defects is found.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STEEPNESS = (3.0, 1.0)  # logits an octave, and their standard deviation: expect
 
 
 def wilson_interval(found: float, count: float) -> tuple[float, float]:
-    """The 95 % interval of a rate of which `found` of `count` trials came up, in 0..1; (0, 1) for no trials.
+    """Returns the 95 % interval, in 0..1, of a rate from `found` hits in `count` trials; (0, 1) for none.
 
     Wilson, Journal of the American Statistical Association 22 (1927). Without scipy, which takes longer to
     load than everything else that describes a model.
@@ -49,8 +49,11 @@ def wilson_interval(found: float, count: float) -> tuple[float, float]:
 
 
 def describe_blindness(found: int, count: int) -> str:
-    """Words for a person on a model that finds so many of the simulated defects, if it hardly sees such ones;
-    empty: it does, or fewer than `MIN_DEFECTS` tell.
+    """Returns a remark on a model that finds hardly any simulated defects, otherwise an empty text.
+
+    Args:
+        found: Number of simulated defects that the model finds.
+        count: Number of simulated defects; fewer than `MIN_DEFECTS` give no remark.
     """
     low, high = wilson_interval(found, count)
     if count < MIN_DEFECTS or high >= BLIND_BELOW:
@@ -64,16 +67,18 @@ def describe_blindness(found: int, count: int) -> str:
 class DefectScores:
     """Scores of simulated defects on good pictures that the model has not learnt from.
 
-    scores: by size of the defects, smallest first.
-    contrasts: of the same defects, in grey levels; empty: they are clear ones.
-    pictures: how many good pictures carried them.
-    seconds: time of the measurement.
-    rate, threshold: of the calibration that they are compared with.
-    precision: of the model that gave the scores.
-    bounds: of what is wrong around a region, by the defects that were found.
-    carriers: names of the good pictures that carry the defects; empty: they were not kept.
-    parts: good parts beside which the carrier's part is decided on, where the model decides on parts; None:
-        each picture is decided on alone, by the threshold.
+    Attributes:
+        scores: Scores of the defects, by size, smallest first.
+        contrasts: Contrasts of the same defects, in grey levels; empty: all are clear.
+        pictures: Number of good pictures that carried the defects.
+        seconds: Time of the measurement.
+        rate: False-alarm rate of the calibration that the scores are compared with.
+        threshold: Score threshold of that calibration.
+        precision: Precision of the model that gave the scores.
+        bounds: Bounds on a defect's size, from the defects that were found.
+        carriers: Names of the good pictures that carry the defects; empty: they were not kept.
+        parts: Good parts that the carrier's part is compared with, where the model decides on parts; None:
+            each picture is decided on alone, by the threshold.
     """
 
     scores: Mapping[str, Sequence[float]]
@@ -88,29 +93,36 @@ class DefectScores:
     parts: KnownParts | None = field(default=None, compare=False)
 
     def with_calibration(self, calibration: Calibration, parts: KnownParts | None = None) -> DefectScores:
-        """Returns the scores at another threshold. parts: good parts, where the model decides on parts."""
+        """Returns the scores at another threshold; `parts`: good parts, of a model that decides on parts."""
         rate = calibration.effective_rate if parts is None else parts.calibration.expected_rate
         return replace(self, rate=rate, threshold=calibration.score_threshold, parts=parts)
 
     @property
     def is_decided(self) -> bool:
-        """Whether it is known which defects the model finds: not where it decides on parts and nobody knows
-        which pictures carried them.
+        """Whether it is known which defects the model finds.
+
+        It is not where the model decides on parts and the pictures that carried the defects are unknown.
         """
         return self.parts is None or bool(self.carriers)
 
     def count_found(self, size: str, least: float = 0.0, below: float = math.inf) -> tuple[int, int]:
-        """Number of defects of a size that are called anomalous, and of all, with contrasts in a range."""
+        """Returns the number of defects of a size that are called anomalous, and of all of that size.
+
+        Args:
+            size: Name of the size.
+            least: Smallest contrast of the defects that count, in grey levels.
+            below: Contrast, in grey levels, from which on defects do not count.
+        """
         found = [is_found for contrast, is_found in self._answers(size) if least <= contrast < below]
         return sum(found), len(found)
 
     def clear_scores(self, size: str) -> list[float]:
-        """Scores of the defects of a size with a clear contrast."""
+        """Returns the scores of the defects of a size with a clear contrast."""
         pairs = zip(self._contrasts(size), self.scores[size], strict=True)
         return [score for contrast, score in pairs if contrast >= CLEAR]
 
     def _answers(self, size: str) -> list[tuple[float, bool]]:
-        """Contrast of each defect of a size, and whether it is called anomalous."""
+        """Returns for each defect of a size its contrast, and whether it is called anomalous."""
         return list(zip(self._contrasts(size), self._found[size], strict=True))
 
     @cached_property
@@ -130,8 +142,10 @@ class DefectScores:
         return self.contrasts.get(size) or [CLEAR] * len(self.scores[size])
 
     def limit(self, size: str, share: float) -> float | None:
-        """Contrast from which on this share of the defects of a size is found, in grey levels; infinite where
-        it is beyond `CONTRAST_RANGE`, 0 where it is below; None where too few tell.
+        """Returns the contrast, in grey levels, from which on a share of the defects of a size is found.
+
+        It is infinite above `CONTRAST_RANGE`, and 0 below. None where contrasts are unknown, or the defects
+        are fewer than `MIN_DEFECTS`.
         """
         answers = self._answers(size) if self.contrasts else []
         if len(answers) < MIN_DEFECTS:
@@ -142,7 +156,7 @@ class DefectScores:
         return 0.0 if octaves < low else math.inf if octaves > high else 2.0**octaves
 
     def describe(self) -> str:
-        """Line for a person with the shares by size and contrast, and what they do not say."""
+        """Returns a line for a person: shares found by size and contrast, and the limits of their meaning."""
         parts = [self._describe_size(size) for size in self.scores]
         limits = [(size, limit) for size in self.scores if (limit := self.limit(size, 0.5)) is not None]
         words = [f"{size} {_limit_in_words(limit)}" for size, limit in limits]
@@ -159,18 +173,19 @@ class DefectScores:
         )
 
     def count_all(self) -> tuple[int, int]:
-        """Number of defects of all sizes that are called anomalous, and of all."""
+        """Returns the number of defects of all sizes that are called anomalous, and of all defects."""
         counts = [self.count_found(size) for size in self.scores]
         return sum(found for found, _ in counts), sum(count for _, count in counts)
 
     def describe_blindness(self) -> str:
-        """Words for a person where the model hardly sees such defects; empty: it does, or fewer than
-        `MIN_DEFECTS` tell.
+        """Returns a remark where the model finds hardly any of the defects, otherwise an empty text.
+
+        Fewer than `MIN_DEFECTS` give no remark.
         """
         return describe_blindness(*self.count_all())
 
     def describe_total(self) -> str | None:
-        """Phrase with the share over all sizes and its interval; None where fewer than `MIN_DEFECTS` tell."""
+        """Returns the share found over all sizes in words; None for fewer than `MIN_DEFECTS` defects."""
         found, count = self.count_all()
         if count < MIN_DEFECTS:
             return None
@@ -188,10 +203,10 @@ class DefectScores:
         return f"{size} {' and '.join(counts)} ones"
 
     def remark(self) -> str | None:
-        """Remark on a model that surely misses many clear defects: those that are not small, else small ones.
+        """Returns a remark on a model that surely misses many clear defects, otherwise None.
 
-        None: it does not, or fewer than `MIN_DEFECTS` tell. What share of real ones it finds they do not say
-        (bench/NOTES.md).
+        The defects that are not of the smallest size are judged first, then those of the smallest; fewer than
+        `MIN_DEFECTS` give no remark. The share of real defects found does not follow (bench/NOTES.md).
         """
         for sizes in (list(self.scores)[1:], list(self.scores)[:1]):
             found, count = (sum(self.count_found(size, CLEAR)[k] for size in sizes) for k in (0, 1))
@@ -202,6 +217,7 @@ class DefectScores:
         return None
 
     def to_dict(self) -> Json:
+        """Returns the entry of a model's facts: scores, shares, intervals and contrast limits by size."""
         sizes = {}
         for size, scores in self.scores.items():
             found, count = self.count_found(size)
@@ -247,8 +263,10 @@ class DefectScores:
 
 
 def _fit_logistic(answers: Sequence[tuple[float, bool]]) -> tuple[float, float]:
-    """Middle and slope of the logistic curve of found defects over their contrast in octaves: the most likely
-    ones, given `STEEPNESS`. The middle lies beyond the answers where all or none are found.
+    """Fits a logistic curve of found defects over their contrast in octaves.
+
+    Returns its middle and slope, the most likely ones given `STEEPNESS`. The middle lies beyond the answers
+    where all or none are found.
     """
     places = np.array([place for place, _ in answers])
     found = np.array([is_found for _, is_found in answers])
@@ -271,6 +289,6 @@ def _limit_in_words(contrast: float) -> str:
 def _read_where_known(
     sizes: Mapping[object, Facts], key: str, convert: Callable[[str], Known]
 ) -> dict[str, tuple[Known, ...]]:
-    """Values under a key of the stored sizes that have it."""
+    """Returns the values under a key, by size, of the stored sizes that have this key."""
     known = {str(size): one[key] for size, one in sizes.items() if key in one}
     return {size: tuple(map(convert, values)) for size, values in known.items()}

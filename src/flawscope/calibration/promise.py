@@ -1,11 +1,12 @@
-"""Tells how far the false-alarm rate of one model may lie from the promised one, and whether it was kept.
+"""Bounds the false-alarm rate of a single model, and judges whether a promised rate was kept.
 
-A threshold of rank k among K good units promises k/(K + 1) on average over draws of the units. The rate of
-the one model that was made is itself a draw: the share of good units above the k-th largest of K is
-distributed as Beta(k, K + 1 - k), whatever the scores' distribution. So the number of false alarms among new
-good pictures is beta-binomial: both the threshold's pictures and the test pictures are drawn.
+A threshold of rank k among K good units promises k/(K + 1) on average over draws of the units. The rate of a
+single model is itself a draw: the share of good units above the k-th largest of K is distributed as
+Beta(k, K + 1 - k), whatever the scores' distribution. The number of false alarms among new good pictures is
+therefore beta-binomial: both the threshold's pictures and the test pictures are drawn.
 
-Who chooses a threshold by what it finds has looked at many: for these there is a bound on all rates at once.
+A person who chooses a threshold by the pictures that it finds has compared many: `simultaneous_bound` holds
+for all thresholds at once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ SIGNIFICANCE = 0.05  # of so many models and tests a sound one is called broken,
 class PromiseVerdict(NamedTuple):
     """Whether good test pictures keep a promise.
 
-    chance: of as many false alarms or more, if the promise holds. broken: that is below `SIGNIFICANCE`.
+    Attributes:
+        chance: Probability of as many false alarms or more, if the promise holds.
+        broken: Whether `chance` is below `SIGNIFICANCE`.
     """
 
     chance: float
@@ -34,13 +37,14 @@ class PromiseVerdict(NamedTuple):
 
 
 def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The exact (Clopper-Pearson) interval of a rate of which k of n trials came up, as (low, high) in 0..1.
+    """Returns the exact (Clopper-Pearson) interval (low, high), 0..1, of a rate from k hits in n trials.
 
     It holds the true rate with a probability of at least `level`, whatever the rate and however small n. With
     n = 0 nothing is known: (0, 1). Source: Clopper and Pearson, Biometrika 26 (1934), by quantiles of the
     beta distribution.
 
-    Raises InputError unless 0 <= k <= n and 0 < level < 1.
+    Raises:
+        InputError: 0 <= k <= n or 0 < level < 1 does not hold.
     """
     if not 0 <= k <= n:
         raise InputError(f"{k} of {n} is not a rate, expected 0 <= k <= n")
@@ -61,21 +65,25 @@ def judge_promise(alarms: int, pictures: int, rate: float, units: int) -> Promis
     ones. The new pictures must be as independent as the promise's units: several of one part count once.
 
     Args:
-        alarms: number of the new good pictures that were called anomalous.
-        pictures: number of the new good pictures; without any the promise is kept.
-        rate: promised rate, `Calibration.expected_rate` or `Promise.rate`.
-        units: number of good units that it comes from, `Calibration.unit_count` or `Promise.calibrated`.
+        alarms: Number of the new good pictures that were called anomalous.
+        pictures: Number of the new good pictures; without any, the promise is kept.
+        rate: Promised rate, `Calibration.expected_rate` or `Promise.rate`.
+        units: Number of good units that it comes from, `Calibration.unit_count` or `Promise.calibrated`.
     """
     chance = _beta_binomial_tail(alarms, pictures, *_beta(rate, units))
     return PromiseVerdict(chance, chance < SIGNIFICANCE)
 
 
 def judge_pictures(alarms: Sequence[bool], numbers: Sequence[int], rate: float, units: int) -> PromiseVerdict:
-    """Judges a promise, as `judge_promise`, by new good pictures of which several may be of one unit: a unit
-    counts by the share of its pictures that were called anomalous.
+    """Judges a promise (`judge_promise`) by new good pictures, several of which may be of the same unit.
+
+    A unit counts by the share of its pictures that were called anomalous.
 
     Args:
-        alarms: [N], whether each picture was called anomalous. numbers: [N], of its unit.
+        alarms: [N], whether each picture was called anomalous.
+        numbers: [N], the unit of each picture.
+        rate: Promised rate.
+        units: Number of good units that the promise comes from.
     """
     _, unit, sizes = np.unique(np.asarray(numbers), return_inverse=True, return_counts=True)
     found = float((np.asarray(alarms, dtype=bool) / sizes[unit]).sum())
@@ -83,8 +91,11 @@ def judge_pictures(alarms: Sequence[bool], numbers: Sequence[int], rate: float, 
 
 
 def rate_interval(rate: float, units: int) -> tuple[float, float]:
-    """Returns the interval, 0..1, in which the false-alarm rates of `LEVEL` of single models lie that promise
-    `rate` from so many good units.
+    """Returns the interval, 0..1, that holds the false-alarm rate of a share `LEVEL` of models.
+
+    Args:
+        rate: Rate that the models promise.
+        units: Number of good units that the promise comes from.
     """
     from scipy import special  # not scipy.stats, which asks for torch
 
@@ -93,14 +104,15 @@ def rate_interval(rate: float, units: int) -> tuple[float, float]:
 
 
 def simultaneous_bound(rank: int, units: int) -> float:
-    """Returns a bound, 0..1, on the share of new good units above the `rank`-th largest of so many, rank 1
-    being the largest. With probability `LEVEL` over draws of the units the bounds of all ranks hold at once,
-    so also that of a rank which somebody chose after a look at what each finds.
+    """Returns a bound, 0..1, on the share of new good units above the `rank`-th largest of `units` units.
+
+    Rank 1 is the largest. With probability `LEVEL` over draws of the units, the bounds of all ranks hold at
+    once: also that of a rank which a person chose by the pictures that each rank finds.
 
     Bates, Candes, Lei, Romano & Sesia, Testing for outliers with conformal p-values, Annals of Statistics 51
-    (2023), the adjustment after Simes with half of the units. It is exact for any number of them, and, where
-    thresholds lie, narrower than that of Dvoretzky, Kiefer and Wolfowitz: among 100 units .084 at rank 3, not
-    .15 (`tests/calibration/test_promised_rate.py`). The lower half of the units has none.
+    (2023), the adjustment after Simes with half of the units. It is exact for any number of units, and, where
+    thresholds lie, narrower than the bound of Dvoretzky, Kiefer and Wolfowitz: among 100 units .084 at rank
+    3, not .15 (`tests/calibration/test_promised_rate.py`). In the lower half of the units the bound is 1.
     """
     half, place = max(1, units // 2), units + 1 - rank
     if place < half:
@@ -113,11 +125,13 @@ def simultaneous_bound(rank: int, units: int) -> float:
 
 
 def batch_limit(p_values: Sequence[float], rate: float) -> float:
-    """Returns the largest p-value up to which the pictures of a batch can be called defective together, so
-    that on average at most the share `rate` of them is good; 0: none can be.
+    """Returns the largest p-value at which a batch's pictures can be called defective together; 0: none can.
+
+    On average at most the share `rate` of the pictures called defective is good.
 
     Benjamini & Hochberg, Journal of the Royal Statistical Society B 57 (1995). Conformal p-values share their
-    good pictures, and depend on each other in the way that it allows (Bates and others, 2023, theorem 2).
+    good pictures, and depend on each other in the way that the procedure allows (Bates and others, 2023,
+    theorem 2).
     """
     ordered = np.sort(np.asarray(p_values, dtype=np.float64))
     allowed = rate * np.arange(1, len(ordered) + 1) / max(len(ordered), 1)
@@ -126,8 +140,10 @@ def batch_limit(p_values: Sequence[float], rate: float) -> float:
 
 
 def describe_rate(rate: float, units: int, noun: str) -> str:
-    """Words a promise: "about 1 of 21 good pictures will be called anomalous (4.8 %; for this one model
-    between 0 and 17 %)".
+    """Returns a promise in words, with the interval of this model.
+
+    Example: "about 1 of 21 good pictures will be called anomalous (4.8 %; for this one model between 0 and
+    17 %)".
     """
     share = f"1 of {round(1 / rate)}" if rate <= 0.5 else f"{rate * (units + 1):.3g} of {units + 1}"
     return (
@@ -137,13 +153,15 @@ def describe_rate(rate: float, units: int, noun: str) -> str:
 
 
 def units_missing(rate: float, units: int) -> int:
-    """Number of further good units that a rate needs; 0: so many are enough."""
+    """Returns the number of further good units that a rate needs; 0: `units` are enough."""
     return max(0, min_calibration_size(rate) - units)
 
 
 def describe_missing(rate: float, units: int, of_parts: bool) -> str:
-    """Words `units_missing`: "14 more good pictures", or where parts have several pictures "good pictures of
-    14 more parts"; empty: nothing is.
+    """Returns `units_missing` in words; empty: none are missing.
+
+    Examples: "14 more good pictures"; with `of_parts`, where parts have several pictures, "good pictures of
+    14 more parts".
     """
     count = units_missing(rate, units)
     if not count:
@@ -156,13 +174,13 @@ def describe_missing(rate: float, units: int, of_parts: bool) -> str:
 
 
 def describe_lack(rate: float, units: int, of_parts: bool) -> str:
-    """Says that so many units cannot promise a rate, and how many more would; empty: they can."""
+    """Returns a line that `units` cannot promise a rate, and how many more would; empty: they can."""
     missing = describe_missing(rate, units, of_parts)
     return missing and f"{rate:.1%} cannot be promised from {units}: {missing} would do"
 
 
 def describe_interval(rate: float, units: int) -> str:
-    """Words `rate_interval`: "between 0 and 17 %"."""
+    """Returns `rate_interval` in words: "between 0 and 17 %"."""
     low, high = rate_interval(rate, units)
     digits = 0 if high >= 0.1 else 1
     return f"between {100 * low:.{digits}f} and {100 * high:.{digits}f} %"
@@ -174,7 +192,7 @@ def _beta(rate: float, units: int) -> tuple[float, float]:
 
 
 def _beta_binomial_tail(successes: int, count: int, a: float, b: float) -> float:
-    """Probability of so many successes or more of `count`, where theirs is drawn from Beta(a, b)."""
+    """Returns the probability of `successes` or more in `count` trials with a rate drawn from Beta(a, b)."""
     from scipy import special
 
     if successes <= 0:

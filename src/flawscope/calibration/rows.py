@@ -1,8 +1,7 @@
-"""The scores of good pictures, which are rows of one table (`pictures.table`), and the calibration that
-follows from them.
+"""Scores of good pictures, which are rows of one table (`pictures.table`), and the calibration from them.
 
 `judge` alone gives rows their scores, and `calibrate` alone makes a `Calibration` of them: a fit, an update,
-a new calibration and an export do both with other rows.
+a new calibration and an export do both, each with its own rows.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +38,7 @@ class Values(NamedTuple):
 
     @property
     def is_lost(self) -> bool:
+        """Whether the picture has no score: its parts are not found, or counted wrong."""
         return math.isnan(self.score)
 
 
@@ -46,25 +46,26 @@ LOST = Values(math.nan, math.nan, math.nan)  # its parts are not found, or count
 
 
 def map_values(score: float, drawn: Array, inside: NDArray[np.bool_]) -> Values:
-    """Values of a picture with a map [H, W]. inside: the pixels that count."""
+    """Returns the values of a picture with a map [H, W]; `inside` [H, W] marks the pixels that count."""
     some = slice(None, None, max(1, math.isqrt(drawn.size // SAMPLED_PIXELS)))
     counted = drawn[some, some][inside[some, some]]
     return Values(float(score), float(drawn.max()), float(np.median(counted if counted.size else drawn)))
 
 
 def worst(several: Iterable[Values]) -> Values:
-    """Values of a picture by those of its frames: the worst decides."""
+    """Returns the values of a picture from those of its frames: largest score, largest maximum."""
     scores, maxima, medians = zip(*several, strict=True)
     return Values(max(scores), max(maxima), float(np.median(medians)))
 
 
 def judge(rows: Sequence[Picture], values: NDArray[np.float64]) -> list[Picture]:
-    """Gives rows their scores, and counts them.
+    """Returns the rows with their scores, and marked as counted.
 
     Args:
-        values: [N, lights, 3], the `Values` of each row in each light, the pictures' own first; of several
-            lights the envelope counts, so that the rate holds in each. Those of a picture that is `LOST` in
-            one are above all scores.
+        rows: N rows.
+        values: [N, lights, 3], the `Values` of each row in each light, the pictures' own first. Of several
+            lights the envelope counts: the rate holds in each. A picture that is `LOST` in a light counts
+            above all scores.
     """
     if not rows:
         return []
@@ -80,15 +81,29 @@ def judge(rows: Sequence[Picture], values: NDArray[np.float64]) -> list[Picture]
     return found
 
 
-def calibrate(rows: Iterable[Picture], rate: float = DEFAULT_RATE, **how: Any) -> Calibration:
+def calibrate(
+    rows: Iterable[Picture],
+    rate: float = DEFAULT_RATE,
+    *,
+    method: str = Calibration.method,
+    runtime: str = Calibration.runtime,
+    precision: str = Calibration.precision,
+    promised: bool = Calibration.promised,
+    outline: float = DEFAULT_OUTLINE,
+) -> Calibration:
     """Makes the calibration of the rows that count.
 
     Args:
-        **how: fields of `Calibration` that do not follow from rows: method, runtime, precision, promised,
-            outline.
+        rows: Rows of good pictures.
+        rate: Target false-alarm rate, 0..1.
+        method: How the scores were made, for the reader.
+        runtime: Engine that gave the scores.
+        precision: Precision of the model that gave the scores.
+        promised: Whether the scores are like those of new good pictures.
+        outline: `Calibration.outline`.
 
     Raises:
-        InputError: no row has a score.
+        InputError: No row has a score.
     """
     every = counted(rows)
     known = scored(every)
@@ -99,7 +114,6 @@ def calibrate(rows: Iterable[Picture], rate: float = DEFAULT_RATE, **how: Any) -
     maxima = [math.nan if row.maximum is None else row.maximum for row in known]
     medians = [math.nan if row.median is None else row.median for row in known]
     units = list[int]()
-    promised = how.get("promised", True)
     if promised:
         units = [row.unit for row in (*known, *wrong)]
     return Calibration(
@@ -110,12 +124,16 @@ def calibrate(rows: Iterable[Picture], rate: float = DEFAULT_RATE, **how: Any) -
         miscounted=len(wrong),
         units=tuple(units),
         line=_line_sample(every) if promised else NO_LINE,
-        **{"outline": DEFAULT_OUTLINE, **how},
+        method=method,
+        runtime=runtime,
+        precision=precision,
+        promised=promised,
+        outline=outline,
     )
 
 
 def _line_sample(rows: Sequence[Picture]) -> LineSample:
-    """The rows that were drawn from the line by chance."""
+    """Returns the sample of the rows that were drawn from the line by chance."""
     lost_of: dict[int, list[bool]] = {}
     for row in rows:
         if row.drawn:
@@ -124,15 +142,15 @@ def _line_sample(rows: Sequence[Picture]) -> LineSample:
 
 
 def counted(rows: Iterable[Picture]) -> list[Picture]:
-    """The rows that decide the threshold, in their order."""
+    """Returns the rows that decide the threshold, in their order."""
     return [row for row in rows if row.counted]
 
 
 def ranking_scores(rows: Iterable[Picture]) -> list[float]:
-    """Scores by which rows that count are ranked: lost ones are above all."""
+    """Returns the scores by which counted rows are ranked; infinite for a lost one."""
     return [math.inf if row.score is None else row.score for row in rows]
 
 
 def scored(rows: Iterable[Picture]) -> list[Picture]:
-    """The rows of a calibration's scores, in their order."""
+    """Returns the counted rows with a score, in the order of a calibration's scores."""
     return [row for row in rows if row.counted and row.score is not None]

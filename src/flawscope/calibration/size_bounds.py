@@ -1,9 +1,9 @@
-"""Bounds how large what is wrong may be, by what the map doubts around a region. Torch-free.
+"""Bounds the size of a defect by the doubted area around its region. Torch-free.
 
-A map falls off towards a region's ends, so that a faint end is not outlined. What may be wrong is the
-connected place around a region where the map is half way or farther from good pictures' level to the mask
-threshold. Simulated defects of known size say how much larger than that a defect may be (split conformal
-prediction: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005).
+A map falls off towards a region's ends: a faint end is not outlined. The doubted area is the connected area
+around a region where the map is at least half way from good pictures' level to the mask threshold. Simulated
+defects of known size give the factor by which a defect may be larger (split conformal prediction: Vovk,
+Gammerman and Shafer, Algorithmic Learning in a Random World, 2005).
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ SIZES = ("length", "width", "area")
 
 
 def doubted_level(level: float, mask_threshold: float) -> float:
-    """Map value above which what is around a region may be wrong, too. level: of good pictures."""
+    """Returns the map value above which pixels around a region are doubted; `level` is good pictures'."""
     return level + HALF_WAY * (mask_threshold - level)
 
 
 @dataclass(frozen=True)
 class SizeBounds:
-    """Factors by which a defect may be larger than the place that the map doubts.
+    """Factors by which a defect may be larger than the doubted area around its region.
 
-    length, width, area: factors, at least `RESERVE`. count: simulated defects that they were calibrated on;
-    at most 1 in `count` + 1 is expected to be larger, and of 99 and more at most `SHARE`; 0: none.
+    Attributes:
+        length: Factor of the length, at least `RESERVE`.
+        width: Factor of the width, at least `RESERVE`.
+        area: Factor of the area, at least `RESERVE`.
+        count: Number of simulated defects that the factors were calibrated on; 0: none. At most 1 defect in
+            `count` + 1 is expected to be larger than its bound; from 99 on, at most `SHARE`.
     """
 
     length: float = RESERVE
@@ -42,8 +46,10 @@ class SizeBounds:
 
     @classmethod
     def of_ratios(cls, ratios: Iterable[Iterable[float]]) -> SizeBounds:
-        """Calibrates on the true sizes of defects as shares of the doubted place's: of each defect the
-        length's, the width's and the area's.
+        """Calibrates on defects of known size.
+
+        Args:
+            ratios: For each defect the true length, width and area, each divided by that of the doubted area.
         """
         columns = [sorted(map(float, each)) for each in zip(*ratios, strict=True)]
         count = len(columns[0]) if columns else 0
@@ -54,13 +60,15 @@ class SizeBounds:
         return cls(length, width, area, count)
 
     def to_dict(self) -> Json:
+        """Returns the factors, rounded to four digits, and `count`, as a model's facts hold them."""
         return {**{name: round(getattr(self, name), 4) for name in SIZES}, "count": self.count}
 
     @classmethod
     def from_facts(cls, facts: Facts) -> SizeBounds:
-        """Reads the bounds from a model's facts; those of models without any are the reserve alone.
+        """Reads the bounds from a model's facts; where these hold none, each factor is `RESERVE`.
 
-        InputError: they are damaged.
+        Raises:
+            InputError: The bounds are damaged.
         """
         stored = facts.get(SIZE_BOUNDS, {})
         try:

@@ -1,4 +1,4 @@
-"""The streams of random numbers, one for each purpose: none follows from another of the same seed."""
+"""Streams of random numbers, one for each purpose: streams of the same seed are independent."""
 
 from enum import IntEnum, unique
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @unique
 class Stream(IntEnum):
-    """Numbers that a stream's generator is made of, beside the seed. Models depend on them."""
+    """Numbers that a stream's generator is made from, together with the seed. Models depend on them."""
 
     EFFICIENTAD_WEIGHTS = 10
     EFFICIENTAD_ORDER = 11
@@ -27,5 +27,5 @@ class Stream(IntEnum):
     TRIALS = 67
 
     def rng(self, seed: int, *numbers: int) -> np.random.Generator:
-        """The generator of a seed, or of one of many things, by their numbers."""
+        """Returns the generator for a seed; `numbers` select one of several generators of the stream."""
         return np.random.default_rng([seed, self, *numbers])

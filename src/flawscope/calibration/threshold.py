@@ -67,16 +67,23 @@ def parse_false_alarm_rate(value: Rate) -> float:
 
 
 def far_severity(count: int) -> float:
-    """Severity, by the rest, of the highest of `count` scores that chance exceeds in one of 16 draws of a
-    Gumbel distribution (of maxima), simulated for 5 to 24 scores; `FAR_SEVERITY` for more. The spread of few
-    scores is often far too small: of 8 the highest lies 3 spreads above the rest in one of 6 draws.
+    """Returns the severity from which on the highest of `count` scores is far out beside the others.
+
+    Chance exceeds it in one of 16 draws of a Gumbel distribution (of maxima), simulated for 5 to 24 scores;
+    for more it is `FAR_SEVERITY`, for fewer than 5 infinite. The spread of few scores is often far too small:
+    the highest of 8 lies 3 spreads above the rest in one of 6 draws.
     """
     return max(FAR_SEVERITY, FEW_FAR_SEVERITY * count / (count - 4)) if count > 4 else math.inf
 
 
 def _ranked(weights: NDArray[np.float64], missing: float, rate: float, units: int) -> tuple[int, float]:
-    """Place of the threshold among falling scores of these weights, and the weight above it. missing: weight
-    of the pictures above all scores.
+    """Returns the place of the threshold among falling scores, and the weight above it.
+
+    Args:
+        weights: [n], weights of the scores.
+        missing: Weight of the pictures that rank above all scores.
+        rate: Target false-alarm rate, 0..1.
+        units: Number of units.
     """
     above = np.cumsum([missing, *weights[:-1]])  # [n], of those above each
     allowed = rate * (units + 1) - 1 + 1e-9
@@ -87,7 +94,7 @@ def _ranked(weights: NDArray[np.float64], missing: float, rate: float, units: in
 def _spread(
     scores: NDArray[np.float64], maxima: NDArray[np.float64], level: float, threshold: float
 ) -> float:
-    """`Calibration.spread` of these scores and map maxima."""
+    """Returns the `Calibration.spread` of scores and map maxima."""
     deviation = np.abs(scores - np.median(scores))
     reach = float(np.median(maxima)) - level
     least = 1e-6 * max(1.0, abs(threshold))
@@ -95,8 +102,11 @@ def _spread(
 
 
 class LineSample(NamedTuple):
-    """Units that were drawn from the line by chance. lost: how many of these; of a unit with several pictures
-    the share that is lost.
+    """Units that were drawn from the line by chance.
+
+    Attributes:
+        lost: Number of units that are lost; a unit with several pictures counts by the share that is lost.
+        units: Number of units.
     """
 
     lost: float = 0.0
@@ -104,6 +114,7 @@ class LineSample(NamedTuple):
 
     @property
     def lost_share(self) -> float:
+        """Share of the units that is lost, 0..1; 0 without units."""
         return self.lost / self.units if self.units else 0.0
 
 
@@ -114,21 +125,24 @@ NO_LINE = LineSample()
 class Calibration:
     """Thresholds and scales for new pictures, from the scores and maps of good ones.
 
-    scores: raw scores of the good pictures that count, in the order of their rows (`rows.calibrate`).
-    map_maxima: the maximum of each one's map.
-    map_level: the middle (median) map value of good pictures: the dark end of the colour scale.
-    rate: target false-alarm rate, 0..1.
-    method: how they were made, for the reader: "leave-one-picture-out", "held out", ...
-    runtime, precision: those of the model that gave the scores.
-    promised: whether the good pictures' scores are like those of new ones. False where all pictures show one
-        and the same part, which was compared with itself.
-    miscounted: good pictures, left out, whose parts were counted wrong: they are called anomalous whatever
-        they score, and so count as above all scores.
-    units: [count], number of the unit of each score, then of each miscounted picture; pictures of one part,
-        and near-duplicates, share one. Empty: each picture is a unit.
-    line: of these the ones drawn from the line by chance, which tell how many of its pictures are lost.
-    outline: where an outline lies, as a share of the way from `map_level` to its region's peak nearby; 0: at
-        the mask threshold.
+    Attributes:
+        scores: Raw scores of the good pictures that count, in the order of their rows (`rows.calibrate`).
+        map_maxima: Maximum of each picture's map.
+        map_level: Median map value of good pictures: the dark end of the colour scale.
+        rate: Target false-alarm rate, 0..1.
+        method: How the scores were made, for the reader: "leave-one-picture-out", "held out", ...
+        runtime: Engine that gave the scores.
+        precision: Precision of the model that gave the scores.
+        promised: Whether the good pictures' scores are like those of new ones. False where all pictures show
+            one and the same part, which was compared with itself.
+        miscounted: Number of good pictures, beside those with a score, whose parts were counted wrong: they
+            are called anomalous whatever they score, and count as above all scores.
+        units: [count], number of the unit of each score, then of each miscounted picture; pictures of one
+            part, and near-duplicates, share a unit. Empty: each picture is a unit.
+        line: The units that were drawn from the line by chance: they give the share of the line's pictures
+            that is lost.
+        outline: Height of an outline, as a share of the way from `map_level` to the region's peak nearby; 0:
+            at the mask threshold.
     """
 
     scores: tuple[float, ...]
@@ -172,12 +186,12 @@ class Calibration:
 
     @property
     def count(self) -> int:
-        """Number of good pictures."""
+        """Number of good pictures, with the miscounted ones."""
         return len(self.scores) + self.miscounted
 
     @property
     def unit_count(self) -> int:
-        """Number of units, K: what is promised follows from it."""
+        """Number of units, K, from which the promised rate follows."""
         return len({*self.units}) or self.count
 
     @property
@@ -187,8 +201,9 @@ class Calibration:
 
     @property
     def effective_rate(self) -> float:
-        """Target rate, or 1/(K + 1) where K units are too few to promise the target, or (m + 1)/(K + 1)
-        where m of them were counted wrong.
+        """Target rate, or the smallest rate that the units can promise where that is larger.
+
+        With K units it is 1/(K + 1), and (m + 1)/(K + 1) where m of them were counted wrong.
         """
         return max(self.rate, (1.0 + self._miscounted_weight) / (self.unit_count + 1))
 
@@ -202,15 +217,18 @@ class Calibration:
 
     @property
     def rate_interval(self) -> tuple[float, float]:
-        """Interval, 0..1, in which the false-alarm rate of this one model lies with 95 %: `expected_rate` is
-        the mean of such models.
+        """Interval, 0..1, that holds the false-alarm rate of this single model with 95 %.
+
+        `expected_rate` is the mean of such models.
         """
         return rate_interval(self.expected_rate, self.unit_count)
 
     @property
     def rate_bound(self) -> float:
-        """Bound, 0..1, on the false-alarm rate of this one model that holds with 95 % for all thresholds at
-        once: also for one that was chosen by what it finds (`promise.simultaneous_bound`).
+        """Bound, 0..1, on the false-alarm rate of this single model, with 95 % for all thresholds at once.
+
+        It also holds for a threshold that was chosen by the pictures that it finds
+        (`promise.simultaneous_bound`).
         """
         above = int((self._unit_maxima > self.score_threshold).sum())
         above = max(above, math.ceil(self._score_rank[1] - 1e-9))  # more are lost on the line
@@ -218,7 +236,7 @@ class Calibration:
 
     @cached_property
     def _unit_maxima(self) -> NDArray[np.float64]:
-        """The largest score of each unit [K], rising; infinite where a picture of it was counted wrong."""
+        """Largest score of each unit [K], ascending; infinite where a picture of it was counted wrong."""
         found: dict[int, float] = {}
         scores = (*self.scores, *[math.inf] * self.miscounted)
         for unit, score in zip(self.units or range(self.count), scores, strict=True):
@@ -226,8 +244,10 @@ class Calibration:
         return np.sort(np.array([*found.values()], dtype=np.float64))
 
     def unit_p_values(self, scores: Array | float) -> NDArray[np.float64]:
-        """P-values of raw scores, any shape, of pictures of new units among the largest scores of the good
-        ones: `p_values` where each picture is a unit, else never smaller. A batch is judged by these.
+        """Returns p-values of raw scores, any shape, among the largest score of each good unit.
+
+        They are the `p_values` where each picture is a unit, otherwise never smaller. They judge a batch of
+        pictures of new units.
         """
         place = np.searchsorted(self._unit_maxima, np.asarray(scores, dtype=np.float64), side="left")
         by_units = (1.0 + self.unit_count - place) / (self.unit_count + 1.0)
@@ -236,8 +256,9 @@ class Calibration:
 
     @property
     def pictures_missing(self) -> int:
-        """Number of further units (good pictures, each of another part) that the target rate needs; 0 when it
-        is met.
+        """Number of further units that the target rate needs; 0 where it is met.
+
+        A unit is a good picture of another part.
         """
         return units_missing(self.rate, self.unit_count)
 
@@ -245,8 +266,8 @@ class Calibration:
     def weights(self) -> NDArray[np.float64]:
         """Weights [count] of the pictures: of those with a score, then of those with parts counted wrong.
 
-        The pictures of a unit have a weight of 1 together, so that all have `unit_count`. Where a larger
-        share is lost on the line than here, those without a score get that share of the weight.
+        The pictures of a unit have a weight of 1 together, and all pictures `unit_count`. Where a larger
+        share is lost on the line than here, the pictures without a score get that share of the weight.
         """
         weights = np.ones(self.count)
         if self.units:
@@ -266,8 +287,10 @@ class Calibration:
         return float(self.weights[len(self.scores) :].sum())
 
     def _rank(self, values: tuple[float, ...]) -> tuple[float, float]:
-        """The smallest of the values above which the p-value is at most the rate, or else the largest; and
-        the weight of all pictures above it.
+        """Returns the threshold among values, and the weight of all pictures above it.
+
+        The threshold is the smallest value above which the p-value is at most the rate; where there is none,
+        the largest value.
         """
         falling = np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")
         weights = self.weights[falling]
@@ -304,14 +327,16 @@ class Calibration:
 
     @cached_property
     def spread(self) -> float:
-        """Spread of good pictures' scores, in units of the score, above 0: their median absolute deviation,
-        as the standard deviation of normal scores, and at least a tenth of the way from good maps' level to
-        their median maximum, so that one picture, or equal scores, have a spread too.
+        """Spread of good pictures' scores, in units of the score, above 0.
+
+        It is their median absolute deviation, scaled to the standard deviation of normal scores, and at least
+        a tenth of the way from good maps' level to their median maximum: a single picture, or equal scores,
+        have a spread too.
         """
         return _spread(np.array(self.scores), np.array(self.map_maxima), self.map_level, self.score_threshold)
 
     def severity(self, scores: Array | float) -> NDArray[np.float64]:
-        """The severity of raw scores of any shape: (score - score threshold) / spread.
+        """Returns the severity of raw scores, any shape: (score - score threshold) / spread.
 
         Above 0 exactly where a picture is anomalous; comparable between sizes, methods and models, and
         without the p-value's floor.
@@ -321,13 +346,13 @@ class Calibration:
 
     @cached_property
     def _ordered(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scores, rising, and the weight [n + 1] of all pictures from each of their places on."""
+        """Scores [n], ascending, and the weight [n + 1] of all pictures from each place on."""
         own = np.asarray(self.scores, dtype=np.float64)
         order = np.argsort(own, kind="stable")
         return own[order], np.cumsum([self._miscounted_weight, *self.weights[order[::-1]]])[::-1]
 
     def p_values(self, scores: Array | float) -> NDArray[np.float64]:
-        """Conformal p-values in 1/(K+1)..1 of raw scores, any shape."""
+        """Returns conformal p-values, in 1/(K + 1)..1, of raw scores of any shape."""
         ordered, at_least = self._ordered
         place = np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
         return np.asarray((1.0 + at_least[place]) / (self.unit_count + 1.0), dtype=np.float64)
@@ -341,8 +366,9 @@ class Calibration:
         return replace(self, rate=parse_false_alarm_rate(rate))
 
     def without_units(self, places: Sequence[int]) -> Calibration:
-        """Returns the calibration without the units of the scores at `places`; unchanged where there is no
-        other.
+        """Returns the calibration without the units of the scores at `places`.
+
+        It is unchanged where no other unit has a score.
         """
         unit = self.units or tuple(range(self.count))
         left_out = {unit[place] for place in places}
@@ -362,22 +388,25 @@ class Calibration:
         )
 
     def sole_threshold(self) -> tuple[int, float] | None:
-        """Place of the score that alone sets the threshold, and the threshold without its unit: the half of
-        its height above the middle of the scores, or less. None: there is none.
+        """Returns the place of the score that alone sets the threshold, and the threshold without its unit.
+
+        That threshold has at most half the height above the middle of the scores. None: no score alone sets
+        the threshold, or the units are fewer than `MIN_FOR_SOLE`.
         """
         place = self.scores.index(self.score_threshold)
         without = self.without_units([place]).score_threshold
         return (place, without) if self.unit_count >= MIN_FOR_SOLE and self.is_sole(without) else None
 
     def is_sole(self, without: float) -> bool:
-        """Whether a threshold without some scores lies at half the height above the middle, or lower."""
+        """Whether the threshold `without` some scores has at most half the height above the middle."""
         middle = float(np.median(self.scores))
         return without - middle <= SOLE_SHARE * (self.score_threshold - middle)
 
     def far_out(self) -> list[int]:
-        """Places of scores that lie farther out than those of other units do, farthest first: as many as
-        there are, up to a quarter, of which the nearest is far out beside the rest without all of them. So
-        two that are equally far out do not hide each other.
+        """Returns the places of scores that are far out beside those of other units, highest first.
+
+        It is the largest number of highest scores, up to a quarter of all, whose lowest is far out beside the
+        rest without all of them. Two that are equally far out do not hide each other.
         """
         return list(self._far_out)
 
@@ -408,16 +437,16 @@ class Calibration:
         return []
 
     def with_outline(self, outline: float) -> Calibration:
-        """Returns the calibration with another `outline`; 0: at the mask threshold."""
+        """Returns the calibration with another `outline`, 0..1; 0: at the mask threshold."""
         return replace(self, outline=float(outline))
 
     def outlined(self) -> str:
-        """Sentence on the marked area."""
+        """Returns a phrase on the marked area: mask threshold and outline."""
         text = f"regions where the map is above {self.mask_threshold:.4g}"
         return text + (f", outlined at {self.outline:.0%} of the height nearby" if self.outline else "")
 
     def promise(self) -> str:
-        """Line for a person: the threshold's promise, and how many more pictures a stronger one needs."""
+        """Returns a line for a person: the promised rate, and the pictures missing for the target rate."""
         if not self.promised:
             return f"score threshold {self.score_threshold:.4g}; {self.no_promise()}"
         text = (
@@ -435,31 +464,31 @@ class Calibration:
         return describe_lack(self.rate, self.unit_count, self.has_shared_units)
 
     def brief(self) -> str:
-        """Line for a person: the promise alone. `promise` tells what it comes from."""
+        """Returns a short line for a person: the promised rate without its origin."""
         if self.promised:
             return "; ".join(filter(None, (self.describe_rate(), self._lack)))
         seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return f"no promise, from {seen}: good pictures of other parts would tell"
 
     def describe_rate(self) -> str:
-        """Words the promised rate, and how far that of this one model may lie."""
+        """Returns the promised rate in words, with the interval of this model."""
         at_most = "at most " if self.has_shared_units else ""
         return at_most + describe_rate(self.expected_rate, self.unit_count, "pictures")
 
     def describe_bounds(self) -> str:
-        """Words `rate_bound` at each rate that people choose from and that is promised; empty: none is."""
+        """Returns `rate_bound` in words at each offered rate that can be promised; empty: none can."""
         every = map(self.with_rate, OFFERED_RATES if self.promised else ())
         known = [one for one in every if not one.pictures_missing]
         each = ", ".join(f"{100 * one.rate:g} %: at most {100 * one.rate_bound:.2g} %" for one in known)
         return f"whichever rate is chosen after a look at what it finds, {each} (95 %)" if each else ""
 
     def describe_pictures(self) -> str:
-        """Number of good pictures, and of their units where these are fewer."""
+        """Returns the number of good pictures in words, and of their units where these are fewer."""
         pictures = pluralize(self.count, "good picture")
         return f"{pictures} of {pluralize(self.unit_count, 'part')}" if self.has_shared_units else pictures
 
     def no_promise(self) -> str:
-        """Reason why a model that is not `promised` promises no rate."""
+        """Returns the reason why a model that is not `promised` promises no rate."""
         seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return (
             f"no promise: {seen}, {self.method}; how many other good parts are above it is not known, and no "
@@ -472,12 +501,12 @@ class Calibration:
         return {"rate": self.rate, "outline": self.outline}
 
     def to_dict(self) -> Json:
-        """Returns what does not follow from the rows of good pictures (`rows.calibrate`)."""
+        """Returns the fields that do not follow from the rows of good pictures (`rows.calibrate`)."""
         return {name: getattr(self, name) for name in HOW}
 
     @staticmethod
     def read_how(data: Facts) -> Json:
-        """Reads what `to_dict` gave, as `rows.calibrate` takes it. InputError where it is damaged."""
+        """Reads fields stored by `to_dict`, for `rows.calibrate`. InputError where they are damaged."""
         try:
             return {name: kind(data[name]) for name, kind in HOW.items()}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -491,9 +520,10 @@ HOW = {"rate": float, "method": str, "runtime": str, "precision": str, "promised
 
 
 def envelope(values: NDArray[np.float64], units: Sequence[int] = ()) -> NDArray[np.float64]:
-    """Envelope [N] of values [N, L], in the order of the first column: the k-th largest is the largest of the
-    columns' k-th largest values. Where pictures share `units`, and so weigh less than others, each has the
-    largest of its own values, which is never below that.
+    """Returns the envelope [N] of values [N, L], in the order of the first column.
+
+    The k-th largest value is the largest of the columns' k-th largest values. Where pictures share `units`,
+    and weigh less than others, each has the largest of its own values, which is never below that.
     """
     if len({*units}) < len(units):
         return np.asarray(values.max(axis=1), dtype=np.float64)
@@ -510,7 +540,7 @@ FENCE_FACTOR = 4.0
 
 
 def upper_fence(scores: Array) -> float:
-    """The score beyond which a good picture is suspicious; infinite with fewer than four scores.
+    """Returns the score beyond which a good picture is suspicious; infinite with fewer than four scores.
 
     On the logarithm of the scores: the upper quartile plus `FENCE_FACTOR` times the distance from the median
     to the upper quartile (after Tukey, 1977, one-sided, so that a long lower tail hides nothing).

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope benchmark` to its parser."""
     parser.add_argument("--data", required=True, metavar="ROOT", help="Folder of categories, or one of them.")
     parser.add_argument(
         "--categories",
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Runs the grid's cells that are not done, and prints and writes the tables; returns the exit code."""
     from flawscope.evaluation.benchmark.cell import CellStore
     from flawscope.evaluation.benchmark.run import finished_cells
 
@@ -110,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say_plan(args: argparse.Namespace, grid: Grid, store: CellStore, done: int) -> None:
-    """Says what is to be run, and how many cells are done already."""
+    """Prints which cells run, and how many are done already."""
     from flawscope.evaluation.benchmark.tables import methods_and_seeds
 
     say = common.say_unless_quiet(args)

@@ -57,6 +57,7 @@ ADVICE_WIDTH = 120  # characters of a line
 
 
 def parse_rate(text: str) -> float:
+    """Returns the false-alarm rate that a text gives, as a share. ArgumentTypeError: it gives none."""
     from flawscope.calibration.threshold import parse_false_alarm_rate
 
     try:
@@ -66,7 +67,13 @@ def parse_rate(text: str) -> float:
 
 
 def whole_number_parser(what: str, least: int, most: int | None = None) -> Callable[[str], int]:
-    """Makes a parser of whole numbers from `least` to `most`; `what` names the number in the error."""
+    """Returns a parser of whole numbers from `least` to `most`.
+
+    Args:
+        what: Names the number in the error.
+        least: The smallest number.
+        most: The largest number; None: there is none.
+    """
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
@@ -78,11 +85,17 @@ def whole_number_parser(what: str, least: int, most: int | None = None) -> Calla
 
 
 def count_parser(things: str) -> Callable[[str], int]:
+    """Returns a parser of numbers from 1. `things` names in the error what is counted."""
     return whole_number_parser(f"a number of {things}", 1)
 
 
 def time_parser(unit: str, example: str) -> Callable[[str], float]:
-    """Makes a parser of times above 0; `example` is one for the error."""
+    """Returns a parser of times above 0 and below a million.
+
+    Args:
+        unit: Unit of the time, for the error.
+        example: Times that are valid, for the error.
+    """
 
     def parse(text: str) -> float:
         try:
@@ -153,13 +166,14 @@ add_good = _adder(
 
 
 def add_scale(parser: Options) -> None:
+    """Adds `--scale-mm`, the length of a pixel in mm."""
     parser.add_argument(
         "--scale-mm", metavar="MM", type=parse_length, help="Millimetres of a pixel: regions get their sizes."
     )
 
 
 def parse_length(text: str) -> float:
-    """Reads a length of a pixel, in mm."""
+    """Returns the length of a pixel in mm. ArgumentTypeError: the text is not a valid length."""
     from flawscope.pictures.form import positive_length
 
     try:
@@ -170,6 +184,7 @@ def parse_length(text: str) -> float:
 
 
 def add_device(parser: Options, threads: str = "all cores") -> None:
+    """Adds `--device` and `--threads`. `threads` is the default number, for the help."""
     parser.add_argument(
         "--device", default="auto", help="Device: auto, cpu, cuda, mps; with OpenVINO gpu, npu."
     )
@@ -177,6 +192,7 @@ def add_device(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_threads(parser: Options, threads: str = "all cores") -> None:
+    """Adds `--threads`. `threads` is the default number, for the help."""
     parser.add_argument(
         "--threads",
         type=count_parser("threads"),
@@ -186,6 +202,7 @@ def add_threads(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_engine(parser: Options, threads: str = "all cores") -> None:
+    """Adds `--engine`, `--device` and `--threads`. `threads` is the default number, for the help."""
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
@@ -195,6 +212,7 @@ def add_engine(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_rate(parser: Options, default: str) -> None:
+    """Adds `--false-alarm-rate`. `default` says in the help which rate holds without it."""
     parser.add_argument(
         "--false-alarm-rate",
         type=parse_rate,
@@ -204,7 +222,13 @@ def add_rate(parser: Options, default: str) -> None:
 
 
 def add_data(parser: Options, *, several: str = "", required: bool = True) -> None:
-    """Adds the options of the data set. several: further meanings of `--category`, for the help."""
+    """Adds the options of the data set, `--data` and `--category`.
+
+    Args:
+        parser: Parser, or group of its options.
+        several: Further meanings of `--category`, for the help.
+        required: Whether `--data` must be given.
+    """
     parser.add_argument("--data", required=required, metavar="ROOT", help="Folder of pictures or categories.")
     text = f"Category to take, where ROOT holds several{several}."
     parser.add_argument("--category", metavar="NAME", help=text)
@@ -220,7 +244,13 @@ def add_settings(parser: Options, presets: str) -> None:
 
 
 def read_settings(args: argparse.Namespace, flags: Iterable[str], category: str | None = None) -> Json:
-    """Reads the settings from --config, then the given ones of `flags`, then --set; later ones win."""
+    """Reads the settings of a call: from `--config`, then its options, then `--set`; later ones win.
+
+    Args:
+        args: Arguments of the call.
+        flags: Names of the options that are settings; an option that was not given (None) is left out.
+        category: Category whose section of the file counts, too; None: none.
+    """
     from flawscope.config import merge_settings
 
     flagged = {name: value for name in flags if (value := getattr(args, name)) is not None}
@@ -248,6 +278,7 @@ NO_FOLDERS = {".parquet", ".ods", ".xls", ".xlsm", ".tsv", ".txt", ".json", ".ht
 
 
 def is_table(out: str) -> bool:
+    """Returns whether `--out` names a table, .csv or .xlsx, and not a folder."""
     from flawscope.results.table import EXCEL_SUFFIX, TABLE_SUFFIX
 
     return out.lower().endswith((TABLE_SUFFIX, EXCEL_SUFFIX)) and not os.path.isdir(out)
@@ -286,8 +317,9 @@ def _keep_decimal_commas(args: argparse.Namespace) -> None:
 
 
 def check_results_folder(path: str, *names: str) -> None:
-    """Makes the folder of a run, and checks before the work that its main files, and those of these names,
-    can be written, and all of an earlier run replaced.
+    """Makes the folder of a run, and checks before the work that its files can be written.
+
+    Checked are the main files and those of the given names. All files of an earlier run must be replaceable.
     """
     from flawscope.results.run import SUMMARY_NAME, TABLE_NAME, WORKBOOK_NAME
     from flawscope.results.table import OutputFiles
@@ -299,12 +331,14 @@ def check_results_folder(path: str, *names: str) -> None:
 def keep_other_results(
     args: argparse.Namespace, product: str, pictures: Collection[str | os.PathLike[str]] | None
 ) -> None:
-    """Refuses `--out` where it is a folder with results of another product, or of other pictures alone,
-    unless `--force` replaces them.
+    """Raises InputError where `--out` holds results of another product, or only of other pictures.
+
+    With `--force`, and for a table, nothing is checked.
 
     Args:
-        product: of the model, as `results.json` names it.
-        pictures: files to judge; None: they are not known yet.
+        args: Arguments of the call.
+        product: The model's product, as `results.json` names it.
+        pictures: Files to judge; None: they are not known yet.
     """
     from flawscope.results.run import earlier_paths, earlier_product
 
@@ -324,6 +358,7 @@ def keep_other_results(
 
 
 def add_force(parser: Options) -> None:
+    """Adds `--force`, which replaces the results of another run."""
     parser.add_argument(
         "--force",
         action="store_true",
@@ -341,8 +376,12 @@ def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
 
 
 def seed_and_group(model: Manifest | ModelFacts) -> tuple[int, PartReader | None]:
-    """The seed that a model of one product was fitted with, and what tells its parts by names: its data set
-    is split alike again. InputError: the model is damaged, or its views have different seeds.
+    """Returns a model's seed and the reader of its parts' names, with which its data set is split as before.
+
+    The reader is None where pictures are not grouped into parts.
+
+    Raises:
+        InputError: The model is damaged, or its views have different seeds.
     """
     from flawscope.artefact.model_facts import ModelFacts
     from flawscope.methods import registry
@@ -376,6 +415,7 @@ def say_unless_quiet(args: argparse.Namespace) -> Say:
 
 
 def show(line: str, *, flush: bool = False) -> None:
+    """Prints a line of the result on stdout. `flush` passes it on at once, where stdout is no terminal."""
     if sys.stdout.isatty():
         write_line(line, sys.stdout)
     else:
@@ -388,6 +428,7 @@ def show_document(args: argparse.Namespace, document: object, lines: Callable[[]
 
 
 def as_json(document: object) -> str:
+    """Returns a document as JSON. ValueError: it holds a number that is not finite."""
     return json.dumps(document, indent=1, allow_nan=False)
 
 
@@ -422,7 +463,9 @@ _progress: list[TerminalProgress] = []  # of the running command
 def progress_for(args: argparse.Namespace, plan: Plan | None = None) -> ProgressCallback:
     """Returns the callback that shows the command's progress on the terminal, with `--quiet` none.
 
-    plan: stages of the command, where its progress has a total.
+    Args:
+        args: Arguments of the call.
+        plan: Stages of the command, where its progress has a total.
     """
     if args.quiet:
         return ignore_progress
@@ -438,7 +481,7 @@ def stop_progress() -> None:
 
 
 def require_torch(model: str) -> None:
-    """InputError, before anything else is asked for, where a fitted model cannot be run here."""
+    """Raises InputError where a model file needs torch and it is not installed."""
     from flawscope.artefact.files import TRAINED_SUFFIX
 
     if model.lower().endswith(TRAINED_SUFFIX):
@@ -446,7 +489,7 @@ def require_torch(model: str) -> None:
 
 
 def load_model(args: argparse.Namespace, path: str) -> Predictor | Router:
-    """Loads a model of any kind as `--engine`, `--device`, `--threads` and the rate say."""
+    """Loads a model of any kind, with the engine, device, threads and rate of the call."""
     from flawscope.predictor.router import load
 
     model = load(path, engine=args.engine, device=args.device, threads=args.threads)
@@ -454,7 +497,11 @@ def load_model(args: argparse.Namespace, path: str) -> Predictor | Router:
 
 
 def load_single(args: argparse.Namespace, path: str) -> Predictor:
-    """Loads a model of one product, as `load_model`. InputError for another."""
+    """Loads a model of one product, with the engine, device, threads and rate of the call.
+
+    Raises:
+        InputError: The model is of several products or views.
+    """
     from flawscope.predictor import Predictor
 
     model = Predictor.opened(path, args.engine, args.device, args.threads)
@@ -462,9 +509,10 @@ def load_single(args: argparse.Namespace, path: str) -> Predictor:
 
 
 def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[str]:
-    """Returns the products of a model that a call changes: --product, else all.
+    """Returns the names of the model's products that a call changes: `--product`, else all.
 
-    InputError where the model has no such one.
+    Raises:
+        InputError: The model has no product of this name.
     """
     if args.product is not None and args.product not in model.products:
         raise InputError(f"{args.model} has no product {args.product}: leave out --product, or name another")
@@ -472,8 +520,14 @@ def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[s
 
 
 def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., Iterator[SourceResult]]:
-    """The `stream` of a model. product: what all pictures show, of a model of several; None: it is
-    recognised. InputError where the model has no such product.
+    """Returns the model's `stream`, which judges pictures one after the other.
+
+    Args:
+        model: Model of one product or of several.
+        product: Product that all pictures show, for a joint model; None: it is recognised in each.
+
+    Raises:
+        InputError: The model has no such product.
     """
     if product is None:
         return model.stream
@@ -497,12 +551,19 @@ def prepare_output_folder(path: str) -> Path:
     return folder
 
 
-MAX_ALIKE = 5  # skipped pictures of one reason that are told in lines of their own
+MAX_ALIKE = 5  # most pictures, skipped for one reason, with a line each
 
 
 def report_failures(failures: Sequence[str], *, named: bool = False, total: int | None = None) -> int:
-    """Reports skipped pictures and masks, and returns the exit code. named: each was reported before. total:
-    number of all pictures; None: it is not known, and some were used.
+    """Reports skipped pictures and masks, and returns the exit code.
+
+    Args:
+        failures: A line for each.
+        named: Whether each was reported before.
+        total: Number of all pictures; None: it is not known, and some were used.
+
+    Returns:
+        1 where there are failures, else 0.
     """
     typed = [line if isinstance(line, Failure) else Failure(line) for line in failures]
     if not named:
@@ -534,6 +595,7 @@ def _say_failures(failures: Sequence[Failure]) -> None:
 
 
 def left_out_line(result: Evaluation, by: str) -> str:
+    """Returns the line on pictures left out since `by` learnt from them, with numbers by kind."""
     which = ", ".join(f"{n} {kind}" for kind, n in result.left_out.items())
     return f"left out, because {by} was fitted or calibrated on them: {which}"
 
@@ -572,10 +634,11 @@ def selected_categories(args: argparse.Namespace, files: str = "") -> tuple[str,
     """Returns the categories that `--category` means, in the order of the tables.
 
     Args:
-        files: what is written for each category, such as "models"; empty: nothing is.
+        args: Arguments of the call.
+        files: Files that are written for each category, such as "models"; empty: none are.
 
     Raises:
-        InputError: a category is missing; or something is written for each, and `--out` is a file's name.
+        InputError: A category is missing; or files are written for each, and `--out` is a file's name.
     """
     from flawscope.datasets.layouts import present_categories
 
@@ -607,8 +670,9 @@ def run_for_each(
 
 
 def _without_rights(path: str | bytes) -> str:
-    """The file or folder that cannot be entered, of a path that may not be there: what lies below a folder
-    without rights cannot be seen.
+    """Returns the first file or folder of a path that cannot be entered.
+
+    The path itself may not be there: nothing below a folder without rights can be seen.
     """
     where = os.fsdecode(path)
     while not os.path.lexists(where) and os.path.dirname(where) not in ("", where):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope compare` to its parser."""
     parser.add_argument("a", metavar="A", help="Model file, such as the one in use.")
     parser.add_argument(
         "b", metavar="B", help="Model file, such as the new one; of any method, size, runtime."
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Compares two models and prints the table; returns 1 where pictures were skipped, else 0."""
     step = common.progress_for(args)
     dataset = _dataset(args)
 
@@ -63,6 +65,7 @@ def _model_names(a: str, b: str) -> tuple[str, str]:
 
 
 def format_comparison(found: Comparison) -> str:
+    """Returns the text of a comparison: both models, the table of differences and remarks."""
     from flawscope.evaluation.comparison import describe_model
 
     first = found.evaluations[0]

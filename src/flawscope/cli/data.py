@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope data check` to its parser."""
     parser.add_argument("action", metavar="check", choices=["check"], help="Action: check.")
     common.add_data(parser, required=False)
     common.add_good(parser)
@@ -66,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Checks a folder of pictures, or the camera, and prints what was found; returns the exit code."""
     if args.still or args.again:
         return _check_camera(args)
     if not args.data:
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    """Checks a data set; what an alignment fails for is raised after all else was shown."""
+    """Checks a data set. Where an alignment fails, its error is raised after all else was shown."""
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import group_warning
@@ -190,6 +192,7 @@ def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressC
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope demo` to its parser."""
     parser.add_argument("--out", default="demo", metavar="DIR", help="Folder for everything (default: demo).")
     parser.add_argument(
         "--category", default="plate", help="Category to draw: plate or fabric (default: plate)."
@@ -258,8 +261,9 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def _program_as_typed() -> str:
-    """Returns what starts this program from the current folder: its name where it is on the path, else the
-    way to it.
+    """Returns the words that start this program from the current folder.
+
+    They are its name where it is on the path, else the path to it.
     """
     started = Path(sys.argv[0])
     if not started.stem.startswith("flawscope"):  # by `python -m flawscope`

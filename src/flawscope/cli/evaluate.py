@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope evaluate` to its parser."""
     parser.add_argument(
         "model",
         metavar="MODEL",
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Measures a model, or the models of several categories, and prints the result; returns the exit code."""
     from flawscope.predictor.router import is_router
 
     if is_router(args.model):
@@ -90,10 +92,16 @@ def evaluate_model(
     predictor: Predictor | None = None,
     dataset: Dataset | None = None,
 ) -> tuple[Evaluation, list[str]]:
-    """Evaluates one model and writes what `--out` asks for.
+    """Evaluates one model and writes the files that `--out` asks for.
 
-    Returns also the pictures that could not be judged or drawn. `show` is called before steps that may fail,
-    such as on a full disk. predictor, dataset: where they are open already.
+    Args:
+        args: Arguments of the call.
+        show: Gets the evaluation before steps that may fail, such as on a full disk.
+        predictor: The model, where it is open already.
+        dataset: The data set, where it is open already.
+
+    Returns:
+        The evaluation; and the pictures that could not be judged or drawn.
     """
     from flawscope.predictor import read_manifest
 
@@ -207,8 +215,10 @@ def _write_results(
 def _write_tables(
     args: argparse.Namespace, results: ResultsFolder, result: Evaluation, unwritten: WriteErrors
 ) -> list[Sequence[object]]:
-    """Writes the tables of pictures and of parts, and a JSON file for each picture; returns the rows of
-    parts, none where pictures are judged.
+    """Writes the tables of pictures and of parts, and a JSON file for each picture.
+
+    Returns:
+        The rows of parts; none where only pictures are judged.
     """
     from flawscope.cli.output import part_rows
     from flawscope.evaluation.result import all_results
@@ -246,6 +256,7 @@ def _totals(args: argparse.Namespace, result: Evaluation) -> list[tuple[str, str
 
 
 def format_evaluation(result: Evaluation) -> str:
+    """Returns the text of an evaluation for a person: decisions, metrics, kinds and remarks."""
     from flawscope.evaluation.promise import describe_promise
     from flawscope.evaluation.result import METRIC_NAMES
 
@@ -367,8 +378,10 @@ def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[
 
 
 def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Json:
-    """Counts a product's test pictures, and how many of them the router takes for each other
-    product, or for none.
+    """Counts a product's test pictures, and those that the router takes for another product.
+
+    Returns:
+        `pictures`, the number of them; `mistaken`, numbers by the other product, or by none.
     """
     from flawscope.results.prediction import Prediction
 
@@ -384,8 +397,16 @@ def _run_several(
     model: Predictor | Router | None = None,
     datasets: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> int:
-    """Evaluates the model of each category, or one of several; one table, averages last, is printed and
-    written to `--out`. datasets: of a router's views, and empty for others.
+    """Evaluates several models, or a model of several, and prints and writes one table, averages last.
+
+    Args:
+        args: Arguments of the call.
+        names: Categories, products or views.
+        model: Model of several; None: each category has a model of its own.
+        datasets: Data sets by view, of a router of views; empty for others.
+
+    Returns:
+        The exit code.
     """
     from flawscope.evaluation.decided import judge_parts
     from flawscope.evaluation.evaluation import part_statistics

@@ -24,6 +24,7 @@ add_arguments = fit_options.add_arguments
 
 
 def run(args: argparse.Namespace) -> int:
+    """Fits the model, or models, that a call asks for, and writes them; returns the exit code."""
     args = _read_call(args)
     if args.force and questions.accept(args.out, args.call_digest):
         return _report_accepted(args)
@@ -103,7 +104,7 @@ def _plan(args: argparse.Namespace) -> Plan | None:
 
 
 def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> None:
-    """Says what the model promises, where it is, and the next steps."""
+    """Prints the model's promised rate, its file and the next steps."""
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.results.advice import advice
 
@@ -140,8 +141,12 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
 
 
 def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) -> list[str]:
-    """Lines on a fit: the promise, simulated defects, what stands out. verbose: and what the promise comes
-    from; `info` has it, too. updated: what is found was told, beside what was found before.
+    """Returns lines on a fit: the promised rate, simulated defects, and what stands out.
+
+    Args:
+        predictor: The fitted model.
+        verbose: Whether to say also what the rate comes from, which `info` says, too.
+        updated: Whether the model was updated: what it finds was reported before.
     """
     from flawscope.artefact.detection import describe_found
     from flawscope.artefact.rates import promise_of
@@ -178,8 +183,11 @@ def describe_suspects(manifest: Manifest) -> list[str]:
 
 
 def lacking(manifest: Manifest, updated: bool) -> str:
-    """Words how much more the rate asked for needs; empty: nothing. updated: what an update adds counts only
-    where it is a fair sample.
+    """Words how much more the requested rate needs; empty: nothing.
+
+    Args:
+        manifest: Of the fitted model.
+        updated: Whether the model was updated: its new pictures count only where they are a fair sample.
     """
     from flawscope.artefact.rates import promise_of
 
@@ -188,8 +196,10 @@ def lacking(manifest: Manifest, updated: bool) -> str:
 
 
 def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
-    """Number of good pictures that the default of a method with a preset `accurate` learnt from, where they
-    are few; else 0.
+    """Returns how many good pictures a method learnt from by default, where they are few; else 0.
+
+    They are few where the method has a preset `accurate` that is worth its time with so many. After an
+    update, and where the call chose another preset, it is 0, too.
     """
     plain = args.update is None and args.preset in (None, "default")
     count = sum(one.role == "train" for one in manifest.pictures)

@@ -36,7 +36,14 @@ MEMORY_ARGUMENTS = (Reading, Seeing)  # those of `fit` that its memory depends o
 
 
 class FitSettings(NamedTuple):
-    """Settings of a call of `fit`. seen: defects to learn from, as `--seen` takes them."""
+    """Settings of a call of `fit`.
+
+    Attributes:
+        method: Name of the method.
+        preset: Name of the preset.
+        seen: Defects to learn from, as `--seen` takes them.
+        settings: Settings of the method.
+    """
 
     method: str
     preset: str
@@ -230,7 +237,7 @@ def _check_extends(old: ModelMapping) -> None:
 
 
 def _say_training_data(args: argparse.Namespace, dataset: Dataset, say: Say) -> None:
-    """Says how many pictures are learnt from, and what is unusual about them."""
+    """Prints how many pictures are learnt from, and remarks on them."""
     kept = sum(not one.anomalous for one in dataset.test) if dataset.drawn_split else 0
     others = f"; {kept} more are kept for `evaluate`" if kept else ""
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{others}")
@@ -247,7 +254,7 @@ def _advise_before(dataset: Dataset, say: Say) -> None:
 
 
 def _advise_untried(predictor: Predictor, dataset: Dataset, say: Say) -> None:
-    """Says what a search did not try, where there was one."""
+    """Prints the steps that a search did not try; nothing where there was no search."""
     from flawscope.artefact.tried import Choice
     from flawscope.evaluation.next_steps import advise_untried
 
@@ -288,6 +295,7 @@ def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
 
 
 def only_category(root: str) -> str | None:
+    """Returns the category of a data root that has a single one; None where it has none or several."""
     from flawscope.datasets import find_categories
 
     found = find_categories(root)

@@ -50,6 +50,7 @@ SHARED = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope fit` to its parser."""
     parser.usage = "flawscope fit --data ROOT --out MODEL [OPTION]..."
     own = set[str]()
     for name in (record.PICTURES, record.VIEWS, record.PROMISE, record.METHOD, record.RUNNING):
@@ -104,10 +105,12 @@ def add_options(
     options: Iterable[record.FitOption],
     shared: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
-    """Adds options of a fit to a command's help, those that other commands share as they have them.
+    """Adds options of a fit to a command's help; options that several commands share come from `common`.
 
     Args:
-        shared: how the command has these.
+        group: Parser, or group of its options.
+        options: Options to add.
+        shared: Arguments of `common.add_NAME`, by the name of the shared options.
     """
     added, words = set[str](), _help_words()
     exclusive: dict[str, common.Options] = {"": group}

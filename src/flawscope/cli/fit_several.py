@@ -27,10 +27,14 @@ HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # of 
 
 
 class Outcome(NamedTuple):
-    """Outcome of one of several fits.
+    """Outcome of a fit among several.
 
-    figures: the main ones, cells of a table. lines: for a person. failed: a failure's line; else empty.
-    skipped: pictures that could not be used. asked: the file, where it has an open question; else empty.
+    Attributes:
+        figures: The main figures, cells of a table.
+        lines: Lines for a person.
+        failed: Line on the failure; empty: it did not fail.
+        skipped: Pictures that could not be used.
+        asked: The model's file, where it has an open question; else empty.
     """
 
     figures: Sequence[str]
@@ -71,8 +75,13 @@ def fit_each(
     With `--resume`, existing files are kept.
 
     Args:
-        folder: of the files, which is made.
-        kind: the word for what is fitted.
+        args: Arguments of the command.
+        calls: Arguments of each fit, by the model's name.
+        folder: Folder of the files, which is made.
+        kind: The word for what is fitted, such as "category".
+
+    Returns:
+        The outcome of each fit by the model's name, in the order of the calls.
     """
     say, names = common.say_unless_quiet(args), [*calls]
     for call in calls.values():
@@ -104,7 +113,14 @@ def fit_each(
 
 
 def category_call(args: argparse.Namespace, name: str, folder: str, **own: object) -> argparse.Namespace:
-    """Returns the arguments for a category alone, whose model is a file in the folder. own: others."""
+    """Returns the arguments for a single category, whose model is a file in the folder.
+
+    Args:
+        args: Arguments of the command.
+        name: Name of the category.
+        folder: Folder of the models.
+        own: Further arguments, which replace the command's.
+    """
     out = str(Path(folder) / f"{name.replace('/', '%2F')}.safetensors")
     own = {"called": name, "category": name, "out": out, "cluster": None, **own}
     return argparse.Namespace(**{**vars(args), **own})
@@ -128,7 +144,7 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
 
 
 def _kept_outcome(call: argparse.Namespace, what: str) -> Outcome:
-    """Outcome of a call whose model is there. what: became of it."""
+    """Returns the outcome of a call whose model is there already. `what` says why it was not fitted."""
     from flawscope.predictor import read_manifest
 
     return Outcome(_figures(read_manifest(call.out), ""), [f"{call.called}: {what}"])
@@ -179,8 +195,14 @@ def _fit_each_on_cluster(
     take: Callable[[str, Outcome], None],
     say: Say,
 ) -> None:
-    """Fits by several calls on a cluster. take: gets each name with its outcome, those that are kept first.
-    folder: of the files.
+    """Fits by several calls on a cluster.
+
+    Args:
+        args: Arguments of the command.
+        calls: Arguments of each fit, by the model's name.
+        folder: Folder of the files.
+        take: Gets each name with its outcome, kept models first.
+        say: Prints a remark.
     """
 
     def take_result(name: str, result: Outcome | FlawscopeError) -> None:
@@ -207,8 +229,13 @@ def _fit_on_cluster(
 ) -> None:
     """Calls `function(call, step)` for each call in a task of the cluster.
 
-    `take` gets each name with the value, or with the FlawscopeError that was raised, as they end. out: folder
-    of the results.
+    Args:
+        args: Arguments of the command.
+        calls: Arguments of each fit, by the model's name.
+        function: Fits a model.
+        out: Folder of the results.
+        take: Gets each name when its call ends, with the value or the FlawscopeError that was raised.
+        say: Prints a remark.
     """
     if not calls:
         return
@@ -230,8 +257,12 @@ def _fit_on_cluster(
 
 
 class TaskFit(NamedTuple):
-    """Outcome of the fit of one model: lines for a person, and what the model's file does not say. has_test:
-    its data have test pictures.
+    """Outcome of the fit of one model, with what the model's file does not say.
+
+    Attributes:
+        lines: Lines for a person.
+        failures: Pictures that were skipped, a line each.
+        has_test: Whether the data have test pictures.
     """
 
     lines: list[str]

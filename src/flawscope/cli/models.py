@@ -31,6 +31,7 @@ MAIN_FACTS = ("method", "decision", "simulated defects found")
 
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope info` to its parser."""
     parser.add_argument("model", metavar="MODEL", help="Model file.")
     parser.add_argument("--verbose", action="store_true", help="Say also all that the model file holds.")
     parser.add_argument("--self-test", action="store_true", help="Run the stored samples on this machine.")
@@ -71,8 +72,11 @@ def _facts_document(facts: ModelFacts) -> Json:
 
 
 def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
-    """Lines of `info` on a model: of several products, or views, one by one. verbose: with all that is
-    known.
+    """Returns the lines of `info` on a model; of several products or views, for each.
+
+    Args:
+        facts: Facts of the model.
+        verbose: Whether to give all that the model file holds.
     """
     from flawscope.artefact.rates import promise_of
 
@@ -91,11 +95,12 @@ def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
 def manifest_lines(
     manifest: Manifest, parts: KnownParts | None = None, *, verbose: bool = False
 ) -> list[str]:
-    """Lines of `info` on a model: product, rate, self-test, and what is to be done about it.
+    """Returns the lines of `info` on a model: product, rate, self-test, and the next steps.
 
     Args:
-        parts: good parts, of a model of one view that decides with others.
-        verbose: all that the model file holds, too.
+        manifest: Manifest of the model.
+        parts: Good parts, of a model of one view that decides with others.
+        verbose: Whether to give all that the model file holds.
     """
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.pages.report.words import model_facts
@@ -116,7 +121,7 @@ def manifest_lines(
 
 
 def _further_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """Rows of `info` on what a model file notes of its fit."""
+    """Returns the rows of `info` with a model file's notes, unusual pictures and format."""
     from flawscope.artefact.model_file import FORMAT
 
     rows = [("note", note) for note in manifest.notes]
@@ -135,6 +140,7 @@ def certificate_lines(facts: Mapping[str, object]) -> list[str]:
 
 
 def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope calibrate` to its parser."""
     parser.add_argument("model", metavar="MODEL", help="Model file.")
     parser.add_argument(
         "--good",
@@ -158,8 +164,9 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def calibrate(args: argparse.Namespace) -> int:
-    """Make new thresholds from new good pictures, since the camera or the light has changed, or for another
-    false-alarm rate. The network stays.
+    """Make new thresholds from new good pictures, or for another false-alarm rate.
+
+    They are needed where the camera or the light has changed. The network stays.
     """
     from flawscope.predictor.router import load
 
@@ -195,7 +202,8 @@ def _check_calibration_call(args: argparse.Namespace) -> None:
 def _list_good_pictures(folder: str, force: bool) -> list[Path]:
     """Lists the good pictures that a call names.
 
-    InputError where their folders' names do not say that they are good, unless `force` does.
+    Raises:
+        InputError: Their folders' names do not say that they are good, and `force` is not set.
     """
     from flawscope.datasets import list_pictures
     from flawscope.datasets.own_folders import refuse_unknown
@@ -213,8 +221,14 @@ def _calibrate_products(
     lines: list[str],
     failures: list[str],
 ) -> Predictor | Router:
-    """Calibrates the products, or views, that a call names. lines: get what is said of each; failures: the
-    pictures that cannot be used.
+    """Calibrates the products, or views, that a call names, and returns the new model.
+
+    Args:
+        args: Arguments of the call.
+        model: Model to calibrate.
+        pictures: New good pictures; none: its own scores give the thresholds.
+        lines: Gets the remarks on each product.
+        failures: Gets the pictures that cannot be used.
     """
     names = common.product_names(model, args)
     if args.false_alarm_rate is not None and model.views is not None and args.product is not None:
@@ -249,7 +263,13 @@ def _calibrate_product(
 
 
 def _describe_calibration(before: Predictor, after: Predictor, product: str) -> list[str]:
-    """Lines on what a model promised and promises, and what is new to note. product: empty for one alone."""
+    """Returns lines on the rates that a model promised before and promises now, and on what is new to note.
+
+    Args:
+        before: Model before the calibration.
+        after: Model after it.
+        product: Name of the product; empty: the model has only one.
+    """
     of = f"{product}, " if product else ""
     return [
         f"{of}before: {before.calibration.promise()}",
@@ -261,9 +281,10 @@ def _describe_calibration(before: Predictor, after: Predictor, product: str) -> 
 def _pictures_by_product(
     model: Predictor | Router, names: Sequence[str], pictures: Sequence[PictureSource]
 ) -> dict[str, list[PictureSource]]:
-    """Good pictures of each product, or view, that is calibrated on them.
+    """Returns the good pictures of each product, or view, that is calibrated on them.
 
-    InputError where a call names no product, or no part would have good pictures of all views.
+    Raises:
+        InputError: The call names no product, or no part would have good pictures of all views.
     """
     if not pictures:
         return {}
@@ -278,6 +299,7 @@ def _pictures_by_product(
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope export` to its parser."""
     parser.add_argument("model", metavar="MODEL", help="Model file, .safetensors.")
     parser.add_argument(
         "--out",
@@ -314,8 +336,9 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def export(args: argparse.Namespace) -> int:
-    """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
-    before.
+    """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch.
+
+    The command proves that the new model answers as before.
     """
     from flawscope.predictor.router import load, read_facts
 
@@ -337,7 +360,7 @@ def export(args: argparse.Namespace) -> int:
 
 
 def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Exports a model of one product. failures: gets the pictures that cannot be used."""
+    """Exports a model of one product. `failures` gets the pictures that cannot be used."""
     from flawscope.predictor import fitted_artefact
 
     artefact = fitted_artefact(args.model)
@@ -349,7 +372,7 @@ def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> N
 
 
 def _export_joint_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Exports a model of several products. failures: as of `_export_model`."""
+    """Exports a model of several products. `failures` gets the pictures that cannot be used."""
     require_installed("export", "torch", extras="train,export")
     from flawscope.export.router_export import export_router
 
@@ -398,6 +421,7 @@ def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -
 
 
 def backbones_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope backbones` to its parser."""
     common.add_json(parser)
 
 

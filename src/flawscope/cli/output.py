@@ -1,5 +1,6 @@
-"""Lists the pictures to judge, and prints and writes their results: a line, a row of the table, files in the
-results folder.
+"""Lists the pictures to judge, and prints and writes their results.
+
+A result is a printed line, a row of the table and files in the results folder.
 """
 
 from __future__ import annotations
@@ -44,8 +45,11 @@ STDIN = "-"  # argument that means stdin, and the name of a picture from it
 class PictureInputs:
     """Inputs to judge.
 
-    sources: files, or the content of one picture. total: how many; 0 where paths come one by one from stdin.
-    side_files: files that are no pictures, and masks. errors: reasons by the sources that do not exist.
+    Attributes:
+        sources: Files, or the content of one picture.
+        total: Number of inputs; 0 where paths come one by one from stdin.
+        side_files: Files that are no pictures, and masks.
+        errors: Reasons by the sources that do not exist.
     """
 
     sources: Iterable[PictureSource]
@@ -62,8 +66,12 @@ class PictureInputs:
 
 
 def collect_inputs(specs: list[str]) -> PictureInputs:
-    """Lists the inputs that the arguments mean; one that means none becomes a source with an error, reported
-    in its place. InputError if all do.
+    """Lists the inputs that the arguments mean.
+
+    An argument that means none becomes a source with an error, reported in its place.
+
+    Raises:
+        InputError: No argument means a picture.
     """
     from flawscope.pictures.decoding import is_picture
     from flawscope.pictures.listing import list_inputs
@@ -124,6 +132,7 @@ def file_remarks(beside: Sequence[str]) -> Iterator[str]:
 
 
 def prediction_line(found: Prediction) -> str:
+    """Returns the line for a picture: decision, severity, score, p-value, path and remarks."""
     from flawscope.results.findings import severity_text
     from flawscope.results.prediction import NEAR_WORDS, Prediction
 
@@ -156,12 +165,14 @@ class Output:
 
     A file that cannot be written is reported, and judging and writing go on.
 
-    args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
-    inputs: all inputs, where they are known; None where they come one by one.
-    table_form: as `TableWriter` takes it: kinds, products, aligned, part_of, model.
-    parts: groups pictures into parts, each of which waits until all its views are there; None: only pictures
-        are decided on.
-    count: gets each prediction as it is told, with the decision on its part.
+    Args:
+        args: `json`, `out`, `maps`, `labels`, `only_anomalous`, `quiet`.
+        root: Folder that inputs outside the working folder share; None: not known.
+        inputs: All inputs, where they are known; None where they come one by one.
+        table_form: As `TableWriter` takes it: kinds, products, aligned, part_of, model.
+        parts: Groups pictures into parts, each of which waits until all its views are there; None: only
+            pictures are decided on.
+        count: Gets each prediction when it is printed, with the decision on its part.
     """
 
     def __init__(
@@ -212,11 +223,11 @@ class Output:
                 self.labels = LabelWriter(args.labels, self.results.own)
 
     def add(self, result: Prediction | Unjudged, source: PictureSource) -> None:
-        """Tells and writes an input, or keeps it until its part is decided."""
+        """Prints and writes an input, or keeps it until its part is decided."""
         from flawscope.results.table import Unjudged
 
         if self.parts is None or isinstance(result, Unjudged):
-            self._tell(result, source)
+            self._report(result, source)
             return
         part = self.parts.name_part(str(result.path))
         if self._is_grouped and part != self._part:
@@ -226,18 +237,19 @@ class Output:
         try:
             decided = self.parts.add(own)
         except InputError as error:
-            self._tell(Unjudged(str(result.path), str(error)), source)
+            self._report(Unjudged(str(result.path), str(error)), source)
             return
         self._waiting.setdefault(part, {})[str(result.path)] = source
         if decided is not None:
-            self._tell_part(decided)
+            self._report_part(decided)
 
     def decide_incomplete(self) -> None:
-        """Tells the parts that lack views: no more pictures of them come."""
+        """Prints and writes the parts that lack views: no more pictures of them come."""
         for found in self.parts.decide_incomplete() if self.parts else ():
-            self._tell_part(found)
+            self._report_part(found)
 
-    def _tell(self, result: Prediction | Unjudged, source: PictureSource) -> None:
+    def _report(self, result: Prediction | Unjudged, source: PictureSource) -> None:
+        """Prints and writes an input, and counts its prediction."""
         from flawscope.results.table import Unjudged
 
         self.total += 1
@@ -257,7 +269,13 @@ class Output:
     def _write_to_folder(
         self, results: ResultsFolder, result: Prediction | Unjudged, source: PictureSource | None
     ) -> None:
-        """Writes an input's files, and its row of the workbook. source: None, it has a row alone."""
+        """Writes an input's files, and its row of the workbook.
+
+        Args:
+            results: The results folder.
+            result: The input's prediction, or why it was not judged.
+            source: The picture; None: only the row is written.
+        """
         if source is not None:
             self._write_files(results, result, source)
         with self.unwritten.collect("row"):
@@ -283,15 +301,15 @@ class Output:
         if self.flush_each:
             common.say(f"skipped: {error}")
 
-    def _tell_part(self, found: PartPrediction) -> None:
-        """Tells a part's pictures, then the part."""
+    def _report_part(self, found: PartPrediction) -> None:
+        """Prints and writes a part's pictures, then prints the part."""
         from flawscope.results.table import Unjudged
 
         sources = self._waiting.pop(found.part)
         for picture in found.pictures().values():
-            self._tell(picture, sources.pop(str(picture.path)))
+            self._report(picture, sources.pop(str(picture.path)))
         for path, source in sources.items():  # another product's, and gone when it was judged anew
-            self._tell(Unjudged(path, f"{path}: it cannot be read any more"), source)
+            self._report(Unjudged(path, f"{path}: it cannot be read any more"), source)
         views = {view: replace(one, map=one.map[:0]) for view, one in found.views.items()}
         self.decided_parts.append(replace(found, views=views))
         if found.decision != "good" or not self.args.only_anomalous:
@@ -301,10 +319,9 @@ class Output:
     def finish(self, facts: Json, levels: Levels | None = None) -> None:
         """Writes the final files, and says where they are.
 
-        `complete` of the facts is true only where all was judged and written.
-
         Args:
-            levels: of deep pictures, as they are shown.
+            facts: Facts on the run; their `complete` is true only where all was judged and written.
+            levels: Levels at which deep pictures are shown.
         """
         from flawscope.results.result_workbook import run_totals
 
@@ -383,8 +400,10 @@ class Output:
 
 
 def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
-    """Exit code of `--fail-on-anomaly`: 3, a picture is anomalous; 4, none is, and some are within tolerance,
-    or called good beyond what the rate is promised for; else that of the run.
+    """Returns the exit code of `--fail-on-anomaly`.
+
+    It is 3 where a picture is anomalous. It is 4 where none is, and some are within tolerance, or called good
+    beyond what the rate is promised for. Else it is that of the run.
     """
     if totals.anomalous:
         return 3
@@ -393,7 +412,7 @@ def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
 
 
 def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[object]]:
-    """Yields the rows of the table of parts, its heading first. products: with a column of products."""
+    """Yields the rows of the table of parts, its heading first. `products` adds a column of products."""
     heading = ["part", "decision", "p_value", "score", "worst", "missing", "severity"]
     if products:
         heading.append("product")
@@ -436,13 +455,17 @@ class Summary:
         self.promised = all(one.calibration.promised for one in self.manifests.values())
 
     def add(self, found: Prediction) -> None:
+        """Counts a picture's prediction, and keeps its p-value among the units of its product's model."""
         self.totals.add(found)
         if (manifest := self.manifests.get(found.product_name)) is not None:
             self.p_values.append(float(manifest.calibration.unit_p_values(found.score)))
 
     def batch(self, rate: float) -> Json:
-        """Facts on the pictures that can be called defective together at a false discovery rate: up to which
-        p-value, and how many. least: the smallest p-value that there can be.
+        """Returns facts on the pictures that can be called defective together at a false discovery rate.
+
+        Returns:
+            `rate`; `p_value`, the largest of a defective picture; `defective` and `pictures`, their numbers;
+            `least`, the smallest p-value that there can be; `promised`, whether the model promises its rate.
         """
         from flawscope.calibration.promise import batch_limit
 
@@ -453,6 +476,7 @@ class Summary:
         return {**found, "least": least, "promised": self.promised}
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> Json:
+        """Returns the facts of the run for `results.json`. `unjudged` counts inputs that were not judged."""
         found = run_facts(args, self.manifests, self.totals, unjudged, self.kind)
         if self.parts is not None:
             found |= {"promise": self.parts.promise(), "expected_rate": self.parts.expected_rate}
@@ -466,8 +490,9 @@ class Summary:
         return found
 
     def line(self, parts: Sequence[PartPrediction] = ()) -> str:
-        """Lines with the number of anomalous pictures, or of parts where the model decides on these, the
-        promised rate, and what the numbers mean.
+        """Returns lines with the number of anomalous pictures, the promised rate, and a legend.
+
+        Where the model decides on parts, the lines count these.
         """
         if self.parts is not None:
             return f"{parts_line(parts, self.parts.promise())}\n{LEGEND}{self._beyond()}"
@@ -495,7 +520,15 @@ def run_facts(
     unjudged: int,
     kind: str = "",
 ) -> Json:
-    """Facts of a run. manifests, kind: of a model's products or views; of one product alone under ""."""
+    """Returns the facts of a run, for `results.json`.
+
+    Args:
+        args: Arguments of the call.
+        manifests: Manifests of the model's products or views by name; a single product has the name "".
+        totals: Counts of the judged pictures.
+        unjudged: Number of inputs that were not judged.
+        kind: "product" or "view"; empty: the model has a single product.
+    """
     from flawscope._version import __version__
 
     each, known = {}, {name: one.calibration for name, one in manifests.items()}
@@ -540,8 +573,12 @@ LEGEND = (
 
 
 def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: bool = False) -> str:
-    """Lines with the number of anomalous pictures, the promised rate, and what the numbers mean. tolerances:
-    some are applied.
+    """Returns lines with the number of anomalous pictures, the promised rate, and a legend of the numbers.
+
+    Args:
+        totals: Counts of the run.
+        calibration: Calibration of the model.
+        tolerances: Whether tolerances are applied.
     """
     within = f", {totals.tolerated} within tolerance" if tolerances else ""
     pictures = pluralize(totals.count, "picture")
@@ -576,8 +613,9 @@ def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:
 
 
 def say_remarks(beside: Sequence[str], totals: MismatchDetector) -> None:
-    """Names pictures that were passed over, and prints remarks on unread files, and a warning where the
-    pictures are unlike those learnt.
+    """Names pictures that were passed over, and prints remarks on other files beside them.
+
+    A warning follows where the pictures are unlike those learnt.
     """
     from flawscope.pictures.decoding import is_picture
     from flawscope.pictures.listing import reason_not_judged

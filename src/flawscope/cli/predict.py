@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope predict` to its parser."""
     parser.add_argument("model", metavar="MODEL", help="Model file.")
     parser.add_argument(
         "pictures",
@@ -87,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Judges pictures, and prints and writes their results; returns the exit code."""
     _check_call(args)
     if args.cluster is not None:
         return cluster_predict.predict_on_cluster(args)
@@ -152,7 +154,7 @@ def _apply_tolerances(
 def _open_results(
     args: argparse.Namespace, inputs: output.PictureInputs, summary: output.Summary
 ) -> output.Output:
-    """Opens what is printed and written."""
+    """Returns the output of the run, with its tables and folder opened."""
     from flawscope.results.folder import common_folder
 
     paths, root = inputs.paths, None
@@ -218,8 +220,9 @@ def _say_summary(
 
 
 def _advise_review(args: argparse.Namespace, written: output.Output, summary: output.Summary) -> None:
-    """Says how flagged pictures, and good ones near the threshold, are reviewed, where the results folder is
-    complete.
+    """Says how flagged pictures, and good ones near the threshold, are reviewed.
+
+    It says nothing where there are none, or where the results folder is not complete.
     """
     near = summary.totals.near
     if not written.folder_is_complete or not (summary.totals.anomalous or near):
@@ -231,7 +234,14 @@ def _advise_review(args: argparse.Namespace, written: output.Output, summary: ou
 
 
 def _exit_code(args: argparse.Namespace, written: output.Output, summary: output.Summary, code: int) -> int:
-    """Exit code of the run. code: 1 where an input was not judged, or a result not written."""
+    """Returns the exit code of the run.
+
+    Args:
+        args: Arguments of the call.
+        written: Output of the run.
+        summary: Summary of the run.
+        code: 1 where an input was not judged, or a result not written; else 0.
+    """
     if not args.fail_on_anomaly:
         return code
     if written.parts and any(part.decision != "good" for part in written.decided_parts):

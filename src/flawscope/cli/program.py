@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypedDict, Unpack
 
 from flawscope._version import __version__
 from flawscope.cli.common import reason_of, stop_progress
@@ -74,8 +74,15 @@ MODULES = {"calibrate": "models", "export": "models", "info": "models", "backbon
 
 
 class Command(NamedTuple):
-    """A command: a module with `add_arguments(parser)` and `run(args) -> exit code`; or with `NAME_arguments`
-    and `NAME`, where it has several.
+    """A command of the program, with the module that has its functions.
+
+    The module has `add_arguments(parser)` and `run(args) -> exit code`; a module of several commands has
+    `NAME_arguments` and `NAME` of each.
+
+    Attributes:
+        name: Word that calls it.
+        help: Its line in the overview.
+        module: Name of the module to import.
     """
 
     name: str
@@ -224,8 +231,19 @@ def overview() -> str:
 
 
 class HelpFormatter(argparse.HelpFormatter):
+    """argparse's formatter, with the help of options from column 29 on."""
+
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=29)
+
+
+class ParserSettings(TypedDict, total=False):
+    """Settings of `argparse.ArgumentParser` that the commands' parsers have."""
+
+    prog: str
+    description: str | None
+    formatter_class: type[argparse.HelpFormatter]
+    add_help: bool
 
 
 class Parser(argparse.ArgumentParser):
@@ -234,7 +252,7 @@ class Parser(argparse.ArgumentParser):
     Options are not abbreviated: a prefix that is unambiguous today need not be tomorrow.
     """
 
-    def __init__(self, **settings: Any):
+    def __init__(self, **settings: Unpack[ParserSettings]):
         super().__init__(**settings, allow_abbrev=False)
 
     def parse_call(self, words: Sequence[str]) -> argparse.Namespace:
@@ -251,6 +269,7 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(given)
 
     def error(self, message: str) -> NoReturn:
+        """Raises InputError with argparse's message and the command whose help shows the options."""
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 

@@ -1,5 +1,7 @@
-"""Open questions of model files: what was computed is written with them, every command that uses the file
-says them first, and the same call with --force accepts them without computing again.
+"""Open questions of model files, and the model that is written with them.
+
+A question waits for a person while the computed model is written with it. Every command that uses the file
+reports its questions first. The same call with `--force` accepts them without computing again.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ REMEDY = (
 
 
 def digest_call(args: argparse.Namespace) -> str:
-    """Digest of a call: its arguments, and the names, sizes and times of the files that these name, without
-    those that it writes itself.
+    """Returns the digest of a call: its arguments, and names, sizes and times of the files that these name.
+
+    Files that the call writes itself do not count.
     """
     given = {name: value for name, value in vars(args).items() if name not in OTHER}
     text = json.dumps([given, _files_of_call(given)], default=str, sort_keys=True)
@@ -81,8 +84,14 @@ def _files(path: str) -> Iterator[str]:
 def save(
     model: Predictor | Router, path: str | os.PathLike[str], call: str, source: str | None = None
 ) -> None:
-    """Writes a model, with the digest of the call where a question is open. source: the model file that it
-    was made from, which is not replaced then: the new one lies beside it (`written`).
+    """Writes a model, with the digest of the call where a question is open.
+
+    Args:
+        model: Model to write.
+        path: File to write.
+        call: Digest of the call (`digest_call`).
+        source: Model file that this one was made from. A model with a question does not replace it and is
+            written beside it (`written`).
     """
     from flawscope.artefact.model_file import ASKED_CALL
 
@@ -126,13 +135,18 @@ def accept(path: str | os.PathLike[str], call: str) -> bool:
 
 
 def new_questions(path: str | os.PathLike[str], source: str | None) -> list[str]:
-    """Open questions of a model file that the one it was made from has not."""
+    """Returns the open questions of a model file that are not in the file which it was made from."""
     known = [] if source is None else open_questions(source)
     return [line for line in open_questions(path) if line not in known]
 
 
 def report(path: str | os.PathLike[str], source: str | None = None) -> int:
-    """Says that a model was written with open questions; returns the exit code. source: as for `save`."""
+    """Says that a model was written with open questions, and returns the exit code.
+
+    Args:
+        path: The written model file.
+        source: Model file that it was made from (`save`); None: it was fitted.
+    """
     lines = new_questions(path, source)
     for line in lines:
         common.say(f"question: {line}")
@@ -151,7 +165,7 @@ def open_questions(path: str | os.PathLike[str]) -> list[str]:
 
 
 def tell_questions(args: argparse.Namespace) -> None:
-    """Says in one line each which of the models that a call uses have an open question."""
+    """Prints a line for each model of a call that has an open question."""
     given = [getattr(args, name, None) for name in ("model", "models", "update")]
     paths = [path for one in given for path in (one if isinstance(one, list) else [one])]
     for path in paths:
@@ -162,7 +176,7 @@ def tell_questions(args: argparse.Namespace) -> None:
 
 
 def _manifests(path: str | os.PathLike[str]) -> Mapping[str, Manifest]:
-    """Manifests of the products of a model file; none where it is none, which the command itself says."""
+    """Returns the manifests of a model file's products; none for another file, which the command reports."""
     from flawscope.predictor.router import read_facts
 
     try:

@@ -21,6 +21,7 @@ REVIEW_FOLDER = "review"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `flawscope review` to its parser."""
     parser.add_argument(
         "results",
         metavar="RESULTS",
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Serves the page of the review until it ends; returns 1 where copies could not be made, else 0."""
     report.require_libraries(plots=False)
     from flawscope.pages.review.server import ReviewServer
     from flawscope.pages.review.session import ReviewSession, read_review_pictures

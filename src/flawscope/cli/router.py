@@ -25,8 +25,9 @@ Calls = dict[str, argparse.Namespace]
 
 
 def fit(args: argparse.Namespace) -> int:
-    """Fits a model of each product or view as `fit` does, or adds to those of a router, and writes all in one
-    file. Where one fails, the others are kept beside it, for --resume.
+    """Fits a model of each product or view, or adds to those of a router, and joins all in one file.
+
+    Where a fit fails, the others are kept beside the file, for `--resume`.
     """
     from flawscope.artefact import files
     from flawscope.predictor.router import read_fitted
@@ -120,7 +121,14 @@ def _write_known_models(old: ModelMapping | None, calls: Calls) -> None:
 def _join_models(
     args: argparse.Namespace, old: ModelMapping | None, calls: Calls, pattern: PartPattern | None
 ) -> Router:
-    """Joins the fitted models, and those of a router that were not added to. pattern: of views."""
+    """Joins the fitted models, and those of a router that were not added to.
+
+    Args:
+        args: Arguments of the command.
+        old: Models of the router that is added to; None: it is new.
+        calls: Arguments of each fit, by the model's name.
+        pattern: Pattern of the parts, where the models are of views; else None.
+    """
     from flawscope.artefact import model_file
     from flawscope.artefact.model_mapping import ModelMapping
     from flawscope.predictor.router import open_joined
@@ -204,8 +212,10 @@ def _view_pattern(args: argparse.Namespace) -> PartPattern | None:
 
 
 def wants_each_view(args: argparse.Namespace) -> bool:
-    """Whether each view of a part gets a model of its own: as the call says, else where the good pictures of
-    all views look different, which is told.
+    """Returns whether each view of a part gets a model of its own.
+
+    The call decides. Where it does not, each view gets one if the good pictures of all views look different;
+    a line then says this.
     """
     if args.each_view is not None:
         return bool(args.each_view)
@@ -228,7 +238,11 @@ def _asks_for_one_model(args: argparse.Namespace) -> bool:
 
 
 def _views_of(args: argparse.Namespace, pattern: PartPattern, seed: int) -> dict[str, Dataset]:
-    """The good pictures of each view. InputError: names tell no part, or none twice."""
+    """Returns the good pictures of each view.
+
+    Raises:
+        InputError: No name shows a part, or none shows the same part twice.
+    """
     from flawscope.datasets import open_dataset
     from flawscope.fitting.view_models import views_of
 
@@ -255,7 +269,7 @@ def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) ->
 def _describe(
     args: argparse.Namespace, old: ModelMapping | None, products: Mapping[str, Artefact], calls: Calls
 ) -> DescriptorModel:
-    """The network that tells products apart, and descriptors of the pictures that were learnt."""
+    """Returns the network that recognises products, with descriptors of the learnt pictures."""
     from flawscope.datasets import open_dataset
     from flawscope.fitting import joining
 

@@ -14,8 +14,9 @@ _HOME = re.compile(r"~(?=$|[/\\])")
 
 
 def clean_words(words: Iterable[str]) -> list[str]:
-    """Returns words without quotes that came along, and with the home folder for a `~` in front: shells
-    replace it where a word begins, not behind the = of an option, and cmd nowhere.
+    """Returns the words of a call without quotes that shells left, and with the home folder for a first `~`.
+
+    Shells replace `~` where a word begins, not behind the = of an option, and cmd nowhere.
 
     Raises:
         InputError: cmd, which knows no single quotes, cut a text at its spaces.

@@ -1,4 +1,4 @@
 """Runs the same commands on a Ray cluster (extra `cluster`).
 
-No other package imports ray, and this one is imported only when a command is told to use a cluster.
+No other package imports ray, and this package is imported only by commands that use a cluster.
 """

@@ -37,7 +37,7 @@ RESUME_HINT = "the same call goes on where this one stopped"
 
 
 def check_address(address: str) -> None:
-    """Raises an InputError for an unknown `--cluster`, or a missing Ray, before anything is loaded."""
+    """Raise InputError for an unknown `--cluster`, or a missing Ray, before anything is loaded."""
     if address not in ("auto", "local") and not re.fullmatch(r"(ray://)?[^\s/:]+:\d+", address):
         raise InputError(
             f"--cluster {address}: write auto (the cluster that runs here), local (this machine alone), or "
@@ -48,15 +48,15 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def cluster_connection(address: str) -> Iterator[None]:
-    """Connects for the length of the block; a cluster that is started here ends with it.
+    """Connect for the length of the block; a cluster that is started here ends with it.
 
     Args:
-        address: auto (the cluster that runs on this machine, or that RAY_ADDRESS names), local (one is
+        address: auto (the cluster that runs on this machine, or that RAY_ADDRESS names), local (a cluster is
             started here, with all cores), or an address.
 
     Raises:
-        InputError: there is no such cluster, or it has other versions of Ray or Python.
-        FlawscopeError: the cluster was lost.
+        InputError: There is no such cluster, or it has other versions of Ray or Python.
+        FlawscopeError: The cluster was lost.
     """
     check_address(address)
     for name, value in RAY_ENVIRONMENT.items():  # read when Ray is imported
@@ -75,7 +75,7 @@ def cluster_connection(address: str) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
-    """Connects to the cluster, or starts one of this machine's own. InputError where it cannot."""
+    """Connect to the cluster, or start a cluster on this machine; raise InputError where that fails."""
     import ray
 
     options: Json = {}
@@ -110,7 +110,7 @@ def _connection_error(address: str, error: BaseException) -> str:
 
 @contextmanager
 def _loopback_only(enabled: bool) -> Iterator[None]:
-    """Makes Ray listen on 127.0.0.1 alone: anybody who reaches its ports could run code here."""
+    """Make Ray listen on 127.0.0.1 alone: anybody who reaches its ports could run code here."""
     if not enabled:
         yield
         return
@@ -128,7 +128,7 @@ def _loopback_only(enabled: bool) -> Iterator[None]:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Discards what Ray's processes write to stderr while they start."""
+    """Discard the output of Ray's processes on stderr while they start."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -143,7 +143,15 @@ def _silent_stderr() -> Iterator[None]:
 
 
 class Node(NamedTuple):
-    """Resources that a machine offers to tasks: `memory` in bytes. id: Ray's."""
+    """Resources that a machine offers to tasks.
+
+    Attributes:
+        name: Its network address.
+        cpus: Number of cores.
+        gpus: Number of graphics cards.
+        memory: Memory in bytes.
+        id: Ray's name of the machine.
+    """
 
     name: str
     cpus: float
@@ -152,13 +160,19 @@ class Node(NamedTuple):
     id: str = ""
 
     def capacity(self, threads: int, gpus: int = 0, memory: int = 0) -> int:
-        """Number of tasks that fit at once; each needs so many cores, graphics cards and bytes."""
+        """Return the number of tasks that fit at once; each needs this many cores, GPUs and bytes."""
         asked = (self.cpus, threads), (self.gpus, gpus), (self.memory, memory)
         return min(int(has // each) for has, each in asked if each)
 
 
 class TaskResources(NamedTuple):
-    """Resources of one task, threads with a core each and graphics cards, and the nodes that can run it."""
+    """Resources of a task, and the nodes that can run it.
+
+    Attributes:
+        threads: Number of threads, with a core each.
+        gpus: Number of graphics cards.
+        nodes: The machines that have these resources.
+    """
 
     threads: int
     gpus: int
@@ -170,12 +184,12 @@ class TaskResources(NamedTuple):
         return max(node.memory for node in self.nodes)
 
     def max_concurrency(self, peak: int = 0) -> int:
-        """Number of tasks of `peak` bytes that fit on the nodes."""
+        """Return the number of tasks of `peak` bytes that fit on the nodes at once."""
         return sum(node.capacity(self.threads, self.gpus, min(peak, self.max_memory)) for node in self.nodes)
 
 
 def list_nodes() -> list[Node]:
-    """The machines of this connection that are alive and take tasks. InputError where there is none."""
+    """Return the machines of this connection that are alive and take tasks; raise InputError for none."""
     import ray
 
     found = []
@@ -191,15 +205,17 @@ def list_nodes() -> list[Node]:
 
 
 def allocate(nodes: Sequence[Node], count: int, threads: int | None, device: str) -> TaskResources:
-    """Chooses the resources of each of `count` tasks.
+    """Choose the resources of each of `count` tasks.
 
     Args:
-        nodes: those that take tasks.
-        threads: None: the most with which all tasks can run at once, but at least `FIT_THREADS`.
-        device: a graphics card goes to each task where it may be one, and some node has one.
+        nodes: The nodes that take tasks.
+        count: Number of tasks.
+        threads: Threads of a task; None: the most with which all tasks can run at once, but at least
+            `FIT_THREADS`.
+        device: cuda: each task has a graphics card. auto: likewise, if some node has one.
 
     Raises:
-        InputError: no node has that.
+        InputError: No node has these resources.
     """
     gpus = int(device.startswith("cuda") or (device == "auto" and any(node.gpus >= 1 for node in nodes)))
     usable = [node for node in nodes if node.gpus >= gpus]
@@ -216,7 +232,7 @@ def allocate(nodes: Sequence[Node], count: int, threads: int | None, device: str
 
 
 def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
-    """Raises an InputError where a node does not see a file or folder."""
+    """Raise InputError, with a remedy, where a node does not see a file or folder."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -229,15 +245,16 @@ def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
 
 
 def require_shared_folder(folder: str | os.PathLike[str]) -> None:
-    """Raises an InputError where a node does not see this very folder, by a temporary file in it."""
+    """Raise InputError where a node does not see a temporary file that is written to this folder."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part") as probe:
         require_shared(probe.name, "give an --out that all nodes see under the same path")
 
 
 def prepare_node(version: str, folder: str) -> None:
-    """Prepares a node's process for a task: relative paths begin in `folder`, where it is there.
+    """Prepare a node's process for a task: relative paths begin in `folder`, if it exists there.
 
-    InputError where the command has another version of flawscope.
+    Raises:
+        InputError: The command has another `version` of flawscope than this node.
     """
     if version != __version__:
         raise InputError(
@@ -263,20 +280,22 @@ class ProgressQueue:
         self.queue: Any = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def put(self, *message: object) -> None:
-        """Sends a message, without waiting."""
+        """Send a message, without waiting."""
         self.queue.actor.put_nowait.remote(message)
 
     def get(self) -> list[tuple[str, str, int, int]]:
-        """Returns all messages since the last call; an empty list where the queue is lost."""
+        """Return all messages since the last call; an empty list where the queue is lost."""
         with suppress(Exception):
             return list(self.queue.get_nowait_batch(self.queue.qsize()))
         return []
 
 
 def task_result(ref: ObjectRef) -> object:
-    """Returns the value of a task that has ended.
+    """Return the value of a task that has ended.
 
-    FlawscopeError: its function raised an error. ray.exceptions.RayError: its process was lost.
+    Raises:
+        FlawscopeError: Its function raised an error.
+        ray.exceptions.RayError: Its process was lost.
     """
     import ray
 
@@ -288,7 +307,7 @@ def task_result(ref: ObjectRef) -> object:
 
 
 def error_of_task(error: RayTaskError) -> FlawscopeError:
-    """Makes an error for a person from a RayTaskError, whose cause a function raised on a node."""
+    """Make an error for a person from a RayTaskError, whose cause a function raised on a node."""
     cause = error.cause
     if isinstance(cause, FlawscopeError):
         return cause
@@ -300,7 +319,7 @@ def error_of_task(error: RayTaskError) -> FlawscopeError:
 
 
 def last_line(error: BaseException) -> str:
-    """Returns the last line of an error's text, where Ray names the cause."""
+    """Return the last line of an error's text, where Ray names the cause."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

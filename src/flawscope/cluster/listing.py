@@ -34,25 +34,27 @@ class FileStore:
         self.root = Path(os.path.abspath(root))
 
     def exists(self, name: str) -> bool:
+        """Whether there is a file or folder of this name."""
         return (self.root / name).exists()
 
     def list_names(self, folder: str) -> list[str]:
-        """Names of the files in a folder, without order; none where it is not there."""
+        """Return the names of the files in a folder, without order; none where the folder is missing."""
         with self._report_errors(folder):
             return os.listdir(self.root / folder) if self.exists(folder) else []
 
     def read(self, name: str) -> bytes:
+        """Return a file's bytes; raise FlawscopeError where it cannot be read."""
         with self._report_errors(name):
             return (self.root / name).read_bytes()
 
     def write(self, name: str, data: bytes) -> None:
-        """FlawscopeError where it cannot be written; an earlier file of this name is then still there."""
+        """Write a file; raise FlawscopeError where that fails, and keep an earlier file of this name."""
         with self.create(name) as file:
             file.write(data)
 
     @contextmanager
     def create(self, name: str) -> Iterator[IO[bytes]]:
-        """Opens a new file, which is there when the block ends. FlawscopeError: it cannot be written."""
+        """Open a file that exists once the block ends; raise FlawscopeError where it cannot be written."""
         path = self.root / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,12 @@ class FileStore:
 
 
 class Entry(NamedTuple):
-    """Path of a picture. error: the reason why an input is not a picture; else empty."""
+    """Input of a run.
+
+    Attributes:
+        path: Path of the picture.
+        error: The reason why an input is not a picture; else empty.
+    """
 
     path: str
     error: str = ""
@@ -88,12 +95,13 @@ class Entry(NamedTuple):
 
 @dataclass
 class TruncatedList(Sequence[str]):
-    """Counts texts, and keeps only the first `MAX_REMEMBERED`; `len` is the count of all."""
+    """List that counts texts and keeps only the first `MAX_REMEMBERED`; `len` is the count of all."""
 
     total: int = 0
     first: list[str] = field(default_factory=list)
 
     def add(self, *texts: str) -> None:
+        """Count the texts, and keep them while there is room."""
         self.total += len(texts)
         self.first += texts[: MAX_REMEMBERED - len(self.first)]
 
@@ -112,7 +120,11 @@ class TruncatedList(Sequence[str]):
 class ListingInfo:
     """Facts about a listing, stored in `run.json`.
 
-    inputs: number. roots: folders that nodes must see. beside: files beside the pictures. digest: of stdin.
+    Attributes:
+        inputs: Number of inputs.
+        roots: Folders that nodes must see.
+        beside: Files beside the pictures, such as masks, which are not judged.
+        digest: SHA-256 (hex) of the list of paths on stdin; empty: the inputs were named in the call.
     """
 
     inputs: int = 0
@@ -122,17 +134,18 @@ class ListingInfo:
 
 
 def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = None) -> ListingInfo:
-    """Lists the pictures, in the order in which `predict` judges them, as `LISTING` in the store.
+    """List the pictures, in the order in which `predict` judges them, as `LISTING` in the store.
 
-    Each path is listed once, where it comes first; of stdin, as with `predict`, each line.
+    Each path is listed once, where it comes first. Of stdin each line is listed, as with `predict`.
 
     Args:
-        specs: files, folders, patterns, or `-` alone.
-        stream: stdin.
+        specs: Files, folders, patterns, or `-` alone.
+        store: The folder of results.
+        stream: Stdin.
 
     Raises:
-        InputError: no picture is meant.
-        FlawscopeError: the store cannot be written.
+        InputError: There is no picture among the inputs.
+        FlawscopeError: The store cannot be written.
     """
     import pyarrow
     from pyarrow import parquet
@@ -155,6 +168,7 @@ def write(specs: Sequence[str], store: FileStore, stream: IO[bytes] | None = Non
 
 
 def read(store: FileStore, start: int, stop: int) -> list[Entry]:
+    """Read the entries `start` to `stop`, exclusive, of the listing in the store."""
     from pyarrow import parquet
 
     groups = range(start // ROW_GROUP_SIZE, -(-stop // ROW_GROUP_SIZE))
@@ -189,7 +203,7 @@ def _entries(specs: Sequence[str], stream: IO[bytes] | None, info: ListingInfo) 
 
 
 def stdin_digest(stream: IO[bytes]) -> str:
-    """Digest of the list of paths on stdin, as `ListingInfo` holds it."""
+    """Return the SHA-256 (hex) of the list of paths on stdin."""
     digest = hashlib.sha256()
     for line in text_lines(stream):
         digest.update(line)
@@ -197,7 +211,7 @@ def stdin_digest(stream: IO[bytes]) -> str:
 
 
 def _stdin_paths(stream: IO[bytes], info: ListingInfo) -> Iterator[str]:
-    """Yields the paths on stdin, one a line, and notes their digest. InputError: it is no text."""
+    """Yield the paths on stdin, one a line, and note their digest; raise InputError if it is no text."""
     digest = hashlib.sha256()
     for line in text_lines(stream):
         digest.update(line)
@@ -220,7 +234,7 @@ def _paths_of_spec(spec: str, info: ListingInfo) -> Iterator[str]:
 
 
 def _note_roots(paths: Iterator[str], info: ListingInfo) -> Iterator[str]:
-    """Yields the paths; notes as roots their common folder, and the working folder for relative ones."""
+    """Yield the paths; note as roots their common folder, and the working folder for relative paths."""
     common: list[str] = []
     while chunk := list(islice(paths, ROW_GROUP_SIZE)):
         absolute = [path for path in chunk if os.path.isabs(path)]
@@ -234,5 +248,5 @@ def _note_roots(paths: Iterator[str], info: ListingInfo) -> Iterator[str]:
 
 
 def _nearest_folder(path: str) -> str:
-    """Returns the path, or the nearest folder above it that exists."""
+    """Return the path, or the nearest folder above it that exists."""
     return next(os.fspath(one) for one in (Path(path), *Path(path).parents) if one.is_dir())

@@ -1,8 +1,8 @@
-"""`predict` on a Ray cluster: shards of a listing are judged by tasks.
+"""`predict` on a Ray cluster: tasks judge shards of a listing.
 
-Below the folder of results: `run.json`, the call; `listing.parquet`, which pictures, in which order;
-`parts/`, the results, a row for every input. Each part is written once and whole,
-so that a run that was stopped, or that lost its workers, goes on with the shards that are missing.
+The folder of results has `run.json`, the call; `listing.parquet`, the pictures in their order; and `parts/`,
+the results, with a row for every input. Each part is written once and whole: a run that was stopped, or that
+lost its workers, continues with the missing shards.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ BYTES_PER_PIXEL = 512  # of a network's input, with all that the network compute
 
 @dataclass
 class Results:
-    """Outcome of a run. totals: counts, and the latest pictures' mismatch with the model. manifest: the
-    model's, with the false-alarm rate of the call. unjudged: reasons why inputs were not judged.
-    side_files: files beside the pictures, not read.
+    """Outcome of a run.
+
+    Attributes:
+        totals: Counts, and the latest pictures' mismatch with the model.
+        manifest: The model's manifest, with the false-alarm rate of the call.
+        side_files: Files beside the pictures, not read.
+        unjudged: Reasons why inputs were not judged.
     """
 
     totals: MismatchDetector
@@ -74,29 +78,31 @@ def predict(
     step: ProgressCallback = ignore_progress,
     say: Say = discard,
 ) -> Results:
-    """Judges any number of pictures on a cluster.
+    """Judge any number of pictures on a cluster.
 
-    The rows are those of `flawscope predict` with the same `threads`, value for value; `out/parts` holds them
-    as Parquet, in the listing's order, with the picture's height and width and its `shifts` beside them.
+    The rows have the same values as those of `flawscope predict` with the same `threads`. `out/parts` holds
+    them as Parquet, in the listing's order, with each picture's height, width and `shifts`.
 
-    Called again with the same arguments it goes on where it stopped: with the listing that is there, and the
-    shards that are not. Neither this process nor a worker holds more than a part of the listing.
+    A second call with the same arguments continues where the first one stopped: it keeps the listing and
+    judges the missing shards. Neither this process nor a worker holds more than a part of the listing.
 
     Args:
-        model: a model file. Nodes need not see it. manifest: what it says.
-        pictures: files, folders, patterns, or `-` alone. All nodes must reach the pictures.
-        where: auto, local, or an address, as `--cluster` takes it.
-        out: folder of the results, which all nodes reach under this name.
-        false_alarm_rate: another target than the model's, 0.05 or "5%".
-        engine: that runs an .onnx model, as `flawscope.load` takes it.
+        model: A model file. Nodes need not see it.
+        manifest: The manifest of the model.
+        pictures: Files, folders, patterns, or `-` alone. All nodes must reach the pictures.
+        where: auto, local, or an address, as for `--cluster`.
+        out: Folder of the results, which all nodes reach under this name.
+        false_alarm_rate: Another target than the model's, 0.05 or "5%".
+        engine: The engine of an .onnx model, as for `flawscope.load`.
         device: auto, cpu or cuda; with GPUs each worker has one.
-        threads: of a worker, which has as many cores. One scales best.
-        stdin: read where the pictures are `-`.
-        step: told how many pictures are done. say: gets lines for a person.
+        threads: Threads of a worker, which has as many cores. One scales best.
+        stdin: The list of paths where `pictures` is `-`.
+        step: Called with the number of judged inputs.
+        say: Called with lines for a person.
 
     Raises:
-        InputError: the call is wrong, the folder holds another run, or a node does not see a folder.
-        FlawscopeError: a file could not be read or written, or the cluster was lost.
+        InputError: The call is wrong, the folder holds another run, or a node does not see a folder.
+        FlawscopeError: A file could not be read or written, or the cluster was lost.
     """
     connect.check_address(where)
     require_installed("--cluster", "pyarrow", extras="cluster")
@@ -129,7 +135,7 @@ def predict(
 
 
 def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: IO[bytes] | None) -> Run | None:
-    """Reads this call's run from the folder; None where there is none. InputError: it has another run."""
+    """Read this call's run from the folder, None if there is none; raise InputError for another run."""
     if not store.exists(RUN_FILE):
         for name in (shards.PARTS_FOLDER, SUMMARY_NAME):
             if store.exists(name):
@@ -151,11 +157,11 @@ def _read_earlier_run(store: FileStore, call: Mapping[str, object], stdin: IO[by
 
 
 def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
-    """Number of pictures in a shard: `SHARD_SIZE`, or fewer so that each worker gets `SHARDS_PER_WORKER`
-    shards, or more so that there are about `MAX_SHARDS` shards.
+    """Return the number of pictures in a shard.
 
-    A shard ends where a batch of `flawscope predict` ends, so that the same pictures are computed together:
-    else the last digits of a score may differ.
+    It is `SHARD_SIZE`, or less to give each worker `SHARDS_PER_WORKER` shards, or more to have at most about
+    `MAX_SHARDS` shards. It is a multiple of `batch`, the batch size of `flawscope predict`: pictures that are
+    computed together there are computed together here, else the last digits of a score may differ.
     """
     few = -(-inputs // (SHARDS_PER_WORKER * workers))
     wanted = max(min(few, SHARD_SIZE), -(-inputs // max(MAX_SHARDS, workers)), 1)
@@ -163,8 +169,14 @@ def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
 
 
 def _worker_memory(manifest: Manifest, model_bytes: int, gpu: bool) -> int:
-    """Bytes that a worker is expected to need: its process, three copies of the model (read, checked, held),
-    and the computation of a batch. model_bytes: size of the model file.
+    """Return the bytes that a worker is expected to need.
+
+    They are its process, three copies of the model (read, checked, held), and the computation of a batch.
+
+    Args:
+        manifest: The model's manifest.
+        model_bytes: Size of the model file.
+        gpu: Whether the worker computes on a graphics card.
     """
     height, width = manifest.preprocess.network_size
     process = GPU_PROCESS_MEMORY if gpu else PROCESS_MEMORY
@@ -172,7 +184,7 @@ def _worker_memory(manifest: Manifest, model_bytes: int, gpu: bool) -> int:
 
 
 def _batch_size(manifest: Manifest, *, on_gpu: bool = False) -> int:
-    """Number of pictures that are computed together."""
+    """Return the number of pictures that are computed together."""
     return batch_size_for(manifest.preprocess.network_size, LARGE_BATCH if on_gpu else SMALL_BATCH)
 
 
@@ -189,7 +201,7 @@ def _judge_missing(
     step: ProgressCallback,
     say: Say,
 ) -> Run:
-    """Judges the missing shards on the cluster; writes the run's file first where there is none."""
+    """Judge the missing shards on the cluster; first write the run's file if there is none."""
     exported = not os.fspath(model).lower().endswith(".safetensors")  # `auto` is then the CPU
     device = "cpu" if call["device"] == "auto" and exported else call["device"]
     resources = connect.allocate(connect.list_nodes(), 1, call["threads"], device)
@@ -221,13 +233,18 @@ def _judge_missing(
 
 
 def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, object]) -> Iterator[int]:
-    """Judges shards by tasks, which wait for room on the nodes, also on those that join later.
+    """Judge shards by tasks, which wait for room on the nodes, also on nodes that join later.
 
     Args:
-        resources: of a task: num_cpus, num_gpus, memory in bytes.
+        job: Arguments of the tasks.
+        missing: Numbers of the shards.
+        resources: Resources of a task by Ray's names: num_cpus, num_gpus, and memory in bytes.
 
     Yields:
-        Each shard's number of inputs, in the order in which they end.
+        Each shard's number of inputs, in the order in which the shards end.
+
+    Raises:
+        FlawscopeError: A task failed, or its process ended again and again.
     """
     import ray
 
@@ -253,7 +270,7 @@ def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, objec
 
 
 def _report_progress(counts: Iterator[int], inputs: int, step: ProgressCallback) -> None:
-    """Adds up the counts of judged inputs, and reports the progress. inputs: how many there are to judge."""
+    """Add up the counts of judged inputs, and report the progress; `inputs` is the number of all."""
     done = 0
     try:
         for count in counts:
@@ -265,13 +282,13 @@ def _report_progress(counts: Iterator[int], inputs: int, step: ProgressCallback)
 
 
 def _failure(path: str, error: str) -> Failure:
-    """Return why an input was not judged, of the kind that the node knew which wrote the row."""
+    """Return the reason why an input was not judged, of the kind that the writing node recorded."""
     beginning = unread_failure(path, "")
     return unread_failure(path, error[len(beginning) :]) if error.startswith(beginning) else Failure(error)
 
 
 def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
-    """Adds up the written shards in order, with the same totals as of one process."""
+    """Add up the written shards in order; the totals are the same as those of a single process."""
     from pyarrow import compute
 
     results.side_files = run.listing.beside

@@ -1,5 +1,6 @@
-"""A run of `predict` on a cluster, and its shards: pieces of the listing, each judged by one task and written
-as one Parquet file, whole.
+"""A run of `predict` on a cluster, and its shards.
+
+A shard is a piece of the listing. A task judges it, and writes it whole as a Parquet file.
 """
 
 from __future__ import annotations
@@ -39,10 +40,13 @@ RUN_FILE, PARTS_FOLDER = "run.json", "parts"
 
 @dataclass(frozen=True)
 class Run:
-    """`run.json` in a folder of results: the call that writes there, so that the same call can go on, and
-    what a task needs to know of it.
+    """Contents of `run.json` in a folder of results: tasks read it, and the same call can continue.
 
-    call: its arguments by name. size: pictures of a shard. device: cpu or cuda.
+    Attributes:
+        call: Arguments of the call, by name.
+        listing: Facts about the listing.
+        size: Number of pictures in a shard.
+        device: cpu or cuda.
     """
 
     call: Json
@@ -52,7 +56,7 @@ class Run:
 
     @classmethod
     def read(cls, store: FileStore) -> Run:
-        """Reads the file. InputError: it is not of a run on a cluster."""
+        """Read the file; raise InputError if it is not of a run on a cluster."""
         try:
             document = json.loads(store.read(RUN_FILE))
             document["listing"]["beside"] = TruncatedList(**document["listing"]["beside"])
@@ -63,33 +67,42 @@ class Run:
             ) from None
 
     def write(self, store: FileStore) -> None:
+        """Write the file; raise FlawscopeError where that fails."""
         store.write(RUN_FILE, f"{json.dumps(asdict(self), indent=1)}\n".encode())
 
     @property
     def shards(self) -> int:
+        """Number of all shards."""
         return -(-self.listing.inputs // self.size)
 
     def entries(self, store: FileStore, shard: int) -> list[Entry]:
-        """Reads the shard's part of the listing."""
+        """Read the shard's part of the listing."""
         start = shard * self.size
         return listing.read(store, start, min(start + self.size, self.listing.inputs))
 
     def count_inputs(self, shards: Sequence[int]) -> int:
+        """Return the number of inputs in these shards."""
         return sum(min(self.size, self.listing.inputs - shard * self.size) for shard in shards)
 
     def missing_shards(self, store: FileStore) -> list[int]:
-        """Numbers of the shards that are not written."""
+        """Return the numbers of the shards that are not written."""
         there = set(store.list_names(PARTS_FOLDER))
         return [shard for shard in range(self.shards) if Path(shard_path(shard)).name not in there]
 
 
 def shard_path(shard: int) -> str:
+    """Return the name of a shard's file in the store."""
     return f"{PARTS_FOLDER}/part-{shard:06}.parquet"
 
 
 def read_shard(store: FileStore, shard: int) -> Table:
-    """Reads a written shard: its paths, decisions, severities, errors, shifts and what its rate is not
-    promised for, as a pyarrow table without rows of parts. FlawscopeError: it cannot be read.
+    """Read a written shard as a pyarrow table, without the rows of a picture's parts.
+
+    The columns are path, decision, severity, error, shifts, and the codes of findings for which the
+    false-alarm rate does not hold.
+
+    Raises:
+        FlawscopeError: The file cannot be read, or is damaged.
     """
     from pyarrow import ArrowException, parquet
 
@@ -113,9 +126,14 @@ def read_shard(store: FileStore, shard: int) -> Table:
 
 @dataclass(frozen=True)
 class Job:
-    """Arguments of a run's tasks. The model is in Ray's object store, so that no node needs to see its file.
+    """Arguments of a run's tasks. The model is in Ray's object store: no node needs to see its file.
 
-    out: folder of the results. model: name of the file. digest: its SHA-256, hex. content: in Ray.
+    Attributes:
+        out: Folder of the results.
+        model: Name of the model file, without its folder.
+        digest: SHA-256 (hex) of the model file.
+        content: The model file's bytes in Ray.
+        version: Version of flawscope that the tasks need.
     """
 
     out: str
@@ -126,14 +144,14 @@ class Job:
 
     @classmethod
     def upload(cls, out: str, model: str | os.PathLike[str]) -> Job:
-        """Puts the model file into the object store of the cluster that this process is connected to."""
+        """Put the model file into the object store of the cluster to which this process is connected."""
         import numpy as np
         import ray
 
         return cls(out, Path(model).name, file_sha256(model), ray.put(np.fromfile(model, np.uint8)))
 
     def local_model(self) -> Path:
-        """Returns the model's path on this node's disk, where it is written once for each user."""
+        """Return the model's path on this node's disk, where it is written once for each user."""
         import ray
 
         user = getattr(os, "getuid", lambda: "")()
@@ -147,9 +165,12 @@ class Job:
 
 
 def judge_shard(job: Job, shard: int) -> int:
-    """Judges and writes a shard, unless a lost process has written it already.
+    """Judge and write a shard, unless a lost process has written it already.
 
-    Called as a task; the process keeps the model for the next one. Returns the number of inputs.
+    This is called as a task. The process keeps the model for the next task.
+
+    Returns:
+        The number of inputs in the shard.
     """
     try:
         store, run, predictor = _open_run(job)
@@ -163,10 +184,10 @@ def judge_shard(job: Job, shard: int) -> int:
 
 @lru_cache(maxsize=1)
 def _open_run(job: Job) -> tuple[FileStore, Run, Predictor]:
-    """Opens a run on a node: its results folder, what it was called with, and its model.
+    """Open a run on a node: its folder of results, its `run.json`, and its model.
 
     Raises:
-        InputError: the node has another version, or does not see a folder that the run needs.
+        InputError: The node has another version, or does not see a folder that the run needs.
     """
     from flawscope.predictor import Predictor
     from flawscope.predictor.router import load
@@ -200,7 +221,7 @@ def _judge_entries(
     store: FileStore, run: Run, predictor: Predictor, shard: int, entries: Sequence[Entry]
 ) -> None:
     rows: list[Json] = []
-    # one that is no picture is empty
+    # an input that is no picture has no bytes
     judged = predictor.stream([b"" if entry.error else Path(entry.path) for entry in entries])
     for entry, (_, result) in zip(entries, judged, strict=True):
         path = printable(entry.path)
@@ -228,9 +249,11 @@ def _judge_entries(
 
 
 def encode_shard(rows: Sequence[Json], columns: Sequence[str]) -> bytes:
-    """Encodes a shard's Parquet file: the columns of `predict --out FILE.csv`, the picture's size in
-    pixels, its shifts from the training pictures (`appearance.FEATURES`), and for a picture called good the
-    codes of findings for which the rate is not promised.
+    """Encode a shard's Parquet file.
+
+    It has the columns of `predict --out FILE.csv`, the picture's size in pixels, its shifts from the training
+    pictures (`appearance.FEATURES`), and for a good picture the codes of findings for which the false-alarm
+    rate does not hold.
     """
     import pyarrow
     from pyarrow import parquet

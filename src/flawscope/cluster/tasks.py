@@ -1,8 +1,8 @@
 """Functions as tasks of the cluster: whole fits and benchmark cells, each in a process of its own.
 
-Ray decides where and when, and begins a task again whose node was lost. A task writes its files to a folder
-that all nodes see, each whole or not at all, so that a process that lives on for a while on a node that was
-given up does no harm.
+Ray chooses the node and the time, and begins a task again if its node was lost. A task writes its files to a
+folder that all nodes see, each whole or not at all: a process that lives on for a while on an abandoned node
+does no harm.
 """
 
 from __future__ import annotations
@@ -40,17 +40,21 @@ def task_pool(
     threads: int | None,
     device: str,
 ) -> Iterator[TaskPool]:
-    """Opens a pool of tasks on the cluster that this process is connected to; they end with the block.
+    """Open a pool of tasks on the cluster to which this process is connected; they end with the block.
 
     Args:
-        noun: what a person calls a task, such as "cell".
-        fits: by the tasks' labels, as `predict` takes them.
-        predict: predicts the bytes of a fit; None: unknown. It is called on a node.
-        data, out: folders that all nodes have to see, with the pictures and for the results.
-        most: tasks that may be started and not ended.
+        noun: People's word for a task, such as "cell".
+        fits: Arguments of `predict` for each task, by the task's label.
+        predict: Predicts the bytes of a fit; it returns None where they are unknown. It is called on a node.
+        data: Folder of the pictures, which all nodes must see.
+        out: Folder of the results, which all nodes must see.
+        live: Shows the progress of the tasks.
+        most: Largest number of tasks that are started and not ended.
+        threads: Threads of a task; None: as many as let all tasks run at once (`connect.allocate`).
+        device: auto, cpu or cuda, as for `connect.allocate`.
 
     Raises:
-        InputError: no node can work on a call, or not all see the folders.
+        InputError: No node has the resources of a task, or some node does not see a folder.
     """
     resources = connect.allocate(connect.list_nodes(), len(fits), threads, device)
     connect.require_shared(data, "put the pictures where every node sees them under this path")
@@ -73,9 +77,9 @@ def _fit_memory(
     predict: Callable[[Mapping[str, object]], int | None],
     resources: TaskResources,
 ) -> dict[str, int]:
-    """Predicts the bytes of each fit by a task, so that this process needs no torch.
+    """Predict the bytes of each fit by a task: this process needs no torch.
 
-    They are `FIT_MEMORY_LIMIT` without a prediction, and on GPUs, where it would be of their own memory.
+    They are `FIT_MEMORY_LIMIT` without a prediction, and on GPUs, whose own memory would be predicted.
     """
     import ray
 
@@ -99,13 +103,17 @@ def _predict_each(
 
 
 class TaskPool:
-    """Calls functions, each in a new process on one of the nodes. Made by `task_pool`.
-
-    most: calls that may be started and not ended. max_concurrency: those that the nodes have room for.
+    """Pool that calls functions, each in a new process on one of the nodes. `task_pool` makes it.
 
     Args:
-        memory: bytes of each call, by its label; a call that needs more than any node has gets all of one.
-        live: shows the progress of the calls.
+        resources: Resources of a call, and the nodes.
+        memory: Bytes of each call, by its label; a call that needs more than any node has gets all the
+            memory of a node.
+        live: Shows the progress of the calls.
+        most: Largest number of calls that are started and not ended.
+
+    Attributes:
+        max_concurrency: Number of calls that run at once on the nodes, at most `most`.
     """
 
     def __init__(self, resources: TaskResources, memory: Mapping[str, int], live: JobsProgress, most: int):
@@ -118,7 +126,7 @@ class TaskPool:
         self.running: dict[ObjectRef, str] = {}
 
     def start(self, label: str, function: Callable[..., object], *args: object) -> None:
-        """Starts a call of `function(*args, step)` on a node."""
+        """Start a call of `function(*args, step)` on a node."""
         task = self.task.options(
             name=label,
             num_cpus=self.resources.threads,
@@ -129,10 +137,11 @@ class TaskPool:
         self.running[task.remote(function, args, label, self.queue, __version__, str(Path.cwd()))] = label
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
-        """Waits at most so many seconds for calls to end.
+        """Wait until a call ends, or for at most this many seconds.
 
-        Returns their labels, each with the value, or with the FlawscopeError that it raised, or that says how
-        it was lost.
+        Returns:
+            The labels of the calls that ended, each with its value or a FlawscopeError: the error that the
+            call raised, or that its process was lost.
         """
         import ray
 
@@ -154,7 +163,7 @@ class TaskPool:
             return FlawscopeError(f"{lost}; try again, with a smaller size or on nodes with more memory")
 
     def stop(self) -> None:
-        """Interrupts all calls, which may save a checkpoint, and ends their processes."""
+        """Interrupt all calls, which may save a checkpoint, and end their processes."""
         import ray
 
         if not (refs := [*self.running]):

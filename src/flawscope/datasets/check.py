@@ -45,14 +45,19 @@ Progress = Callable[[int, int], None]
 
 SEVERITIES = ("error", "warning", "note")
 MAX_SHOWN = 5  # findings of one code that `CheckReport.lines` spells out; of many nearly alike only one
-BY_REMARKS = ("nearly-copy", "nearly-unsure")  # codes that remarks tell people together
+BY_REMARKS = ("nearly-copy", "nearly-unsure")  # codes that remarks sum up for people
 MIN_SPREAD = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
 PICTURES_FOR_5_PERCENT = 19  # of n pictures, no false-alarm rate below 1 / (n + 1) is possible
 
 
 class ReadForm(NamedTuple):
-    """Form in which pictures and their masks were met. pixels, marks: in words. item: one of these pictures,
-    if possible with something marked.
+    """Form in which pictures and their masks are stored, with the number of such pictures.
+
+    Attributes:
+        pixels: File suffix and pixel format, in words.
+        marks: How the defects are marked, in words.
+        item: An example picture of this form.
+        pictures: Number of pictures of this form.
     """
 
     pixels: str
@@ -63,8 +68,10 @@ class ReadForm(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Findings of a check: for people as lines, for machines as a dict. remarks: what a fit says of the
-    findings of `BY_REMARKS`.
+    """Findings of a check: `lines` writes them for people, `to_dict` for programs.
+
+    Attributes:
+        remarks: Remarks that a fit makes on the findings whose codes are in `BY_REMARKS`.
     """
 
     root: str
@@ -84,14 +91,17 @@ class CheckReport:
 
     @property
     def totals(self) -> dict[str, int]:
-        """Number of findings as people are told them, by severity."""
+        """Number of findings by severity.
+
+        Each of `remarks` counts as a note, in place of the findings that it sums up.
+        """
         spoken = [finding.severity for finding in self.findings if finding.code not in BY_REMARKS]
         totals = {severity: spoken.count(severity) for severity in SEVERITIES}
         totals["note"] += len(self.remarks)
         return totals
 
     def to_dict(self) -> Json:
-        """Returns the report as values that JSON knows."""
+        """Return the report as values that JSON can hold."""
         counts = []
         for split, kind, count in self.counts:
             counts.append({"split": split, "kind": kind, "pictures": count})
@@ -116,7 +126,7 @@ class CheckReport:
         }
 
     def lines(self) -> list[str]:
-        """Text for people."""
+        """Return the report as lines of text for people."""
         text = [f"{self.category} ({self.layout} layout) in {self.root}"]
         splits = {split for split, _, _ in self.counts}
         for split, kind, number in self.counts:
@@ -129,7 +139,7 @@ class CheckReport:
         return [*text, *self.finding_lines(), totals or "nothing found"]
 
     def finding_lines(self) -> list[str]:
-        """Findings for people. Of each code the first `MAX_SHOWN` are spelt out."""
+        """Return the findings as lines for people; of each code the first `MAX_SHOWN` are spelt out."""
         text = list[str]()
         groups = dict[tuple[str, str], list[Finding]]()
         for finding in self.findings:
@@ -160,11 +170,16 @@ def check(
     group: str | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Checks every picture and mask of one category; faults become findings.
+    """Check every picture and mask of one category and report faults as findings.
 
-    `near=False` leaves out the search for pictures that are nearly the same; `group` tells parts by names, as
-    `open_dataset` takes it; `progress(done, total)` is called from the calling thread after each picture.
-    InputError: there is no data set to check.
+    Args:
+        data: Data set, or its folder as `open_dataset` takes it.
+        near: Whether to search for pictures that are nearly the same.
+        group: Regular expression that finds a picture's part in its name, as in `open_dataset`.
+        progress: Called as `progress(done, total)` from the calling thread after each picture.
+
+    Raises:
+        InputError: There is no data set to check.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     seen = list(_check_pictures(dataset, progress))
@@ -198,7 +213,7 @@ def check(
 
 
 def _set_findings(dataset: Dataset) -> Iterator[Finding]:
-    """Yields findings on labels, names and files, without a look at the pictures."""
+    """Yield findings on labels, names and files, without a look at the pictures."""
     if dataset.truth:
         yield from _label_faults(dataset, dataset.truth)
         yield from _unused_pictures(dataset, dataset.truth)
@@ -207,7 +222,7 @@ def _set_findings(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _reduced(sizes: Counter[tuple[int, int]]) -> Iterator[Finding]:
-    """Finding of pictures that a fit reduces to its default size. sizes: width and height."""
+    """Yield the finding that a fit reduces the pictures to its default size; `sizes` are (width, height)."""
     found = reduction_remark([(height, width) for width, height in sizes.elements()])
     if found:
         yield Finding("note", "reduced", ".", *found)
@@ -231,13 +246,13 @@ def _forms(seen: Sequence[CheckedPicture]) -> Iterator[ReadForm]:
 
 
 def _sizes_text(sizes: Sequence[tuple[int, int, int]], most: int) -> str:
-    """Text with the first sizes (width, height, pictures), and the number of the others."""
+    """Return a text with the first `most` sizes (width, height, pictures), and the number of the others."""
     named = ", ".join(f"{w}x{h} ({n})" for w, h, n in sizes[:most])
     return f"{named} and {len(sizes) - most} more" if len(sizes) > most else named
 
 
 def _by_frequency(numbers: Counter[_T]) -> list[tuple[_T, int]]:
-    """Sorts by frequency, most frequent first, equally frequent ones by value."""
+    """Sort by frequency, most frequent first, equally frequent ones by value."""
     return sorted(numbers.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
@@ -340,7 +355,7 @@ def _mixed_findings(
 
 
 def _shows_nothing(dataset: Dataset, seen: Sequence[CheckedPicture]) -> Iterator[Finding]:
-    """Good pictures that show nothing beside the others; `fit` says so, too."""
+    """Yield findings of good pictures that show nothing beside the others; `fit` remarks on them, too."""
     good = [one for one in seen if one.split == "train" and one.look is not None]
     for one in (good[k] for k in find_blank_pictures([one.look for one in good])):
         if not any(fault.code == "plain" for fault in one.faults):
@@ -366,7 +381,7 @@ def _masks_missing(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _label_faults(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
-    """Faults of files from labelling tools."""
+    """Yield faults of files from labelling tools."""
     yield from _boxes_finding(dataset)
     for form, read in truth.labels.summaries().items():
         yield _form_finding(dataset, form, read)
@@ -397,7 +412,7 @@ def _boxes_finding(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _form_finding(dataset: Dataset, form: str, read: FormSummary) -> Finding:
-    """Says what files of a form were read, and what was left out of them."""
+    """Return the finding that counts the read and the left-out marks of a form's files."""
     subject = dataset.relative(read.files[0]) if len(read.files) == 1 else "."
     kinds = _counted(read.kinds)
     message = (
@@ -428,7 +443,7 @@ def _files_of_no_form(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]
 
 
 def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
-    """Pictures and masks below the category's folder that are in no split."""
+    """Yield findings of pictures and masks below the category's folder that are in no split."""
     used = {p for items in dataset.splits.values() for i in items for p in (i.path, *i.masks)}
     for path in seem_masks(truth.pictures):
         message = "looks like a mask, but is no picture's by its name: it counts as a picture"
@@ -452,7 +467,7 @@ def _unused_pictures(dataset: Dataset, truth: GroundTruth) -> Iterator[Finding]:
 
 
 def _called_otherwise(dataset: Dataset) -> Iterator[Finding]:
-    """Pictures to learn from that somebody named good, and that names or lists do not call so."""
+    """Yield the finding of training pictures that the user named good, and that names or lists do not."""
     if dataset.reviewed or not dataset.drawn_split:  # opening others refuses these
         return
     labels = dataset.truth.labels if dataset.truth else None
@@ -467,7 +482,7 @@ def _called_otherwise(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _other_files(dataset: Dataset) -> Iterator[Finding]:
-    """Unread files: by folder those that may show a part, together those beside pictures."""
+    """Yield findings of unread files: by folder those that may show a part, in one those beside pictures."""
     unknown: dict[tuple[str, str], list[Path]] = {}
     beside: list[str] = []
     used = _files_used(dataset)
@@ -492,7 +507,7 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _files_used(dataset: Dataset) -> set[Path]:
-    """Files that mark pictures, or say something of whole ones."""
+    """Return the files that mark pictures, or describe whole ones."""
     used = {Path(mask) for items in dataset.splits.values() for item in items for mask in item.masks}
     if dataset.truth:
         for form in dataset.truth.labels.summaries().values():
@@ -502,7 +517,7 @@ def _files_used(dataset: Dataset) -> set[Path]:
 
 
 def _too_few_pictures(numbers: Sequence[int]) -> Iterator[Finding]:
-    """numbers: of the part that each good picture shows."""
+    """Yield the finding of too few parts; `numbers` holds the part's number of each good picture."""
     count = len({*numbers})
     if count < PICTURES_FOR_5_PERCENT:
         least = f"no false-alarm rate below {1 / (count + 1):.1%}"
@@ -529,7 +544,7 @@ def _nothing_to_test(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _folder_names(dataset: Dataset) -> tuple[str, str]:
-    """Names of the folders of good and of defective pictures, in the words that the data set has for good."""
+    """Return names for folders of good and of defective pictures, in the data set's words."""
     names = [dataset.category, *(part for item in dataset.train[:1] for part in item.path.parts[:-1])]
     good = next((name for name in reversed(names) if says_good(name)), "good")
     return good, opposite(good)

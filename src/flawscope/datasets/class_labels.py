@@ -1,10 +1,12 @@
-"""Finds the class of each picture, good or defective, beside what its folder says: by its own name, by lists
-beside it or above, and by the labels that tools give whole pictures.
+"""Finds the class of each picture, good or defective, from sources other than its folder.
+
+The sources are the picture's own name, lists beside it or above, and the labels that labelling tools give
+whole pictures.
 
 The world of words is closed (`pictures.folder_words`): a column that sorts the pictures into groups is known
-to tell good from defective, or known to tell something else, or a question. So are two classes of one
-picture, pictures without a label beside others that have one, and files that seem to tell and are not
-understood.
+to tell good from defective, or known to tell something else, or it is a question. Questions are also two
+classes of one picture, pictures without a label beside others that have one, and files that seem to describe
+the pictures and are not understood.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ from flawscope.pictures.masks import read_mask
 from flawscope.pictures.name_words import PictureClass, read_names
 
 UNMARKED = "unmarked"  # word of pictures without marks beside others with some
-NAME = "name"  # source of what the name of a picture says
+NAME = "name"  # source of labels in a picture's own name
 MAX_LIST_BYTES = 1 << 24  # larger files above the pictures' folder, or in a zip, are not opened
 MAX_WORDS = 40  # characters of a value that a question shows
 
@@ -74,9 +76,9 @@ class ClassLabels:
     """Labels of pictures, in their order; a picture may have none, or several.
 
     Attributes:
-        of: labels by picture. UNKNOWN: nobody knows what the words mean.
-        unread: files that seem to tell, and are not understood.
-        split_columns: of the pictures, by source: the splits that lists tell, empty where they have none.
+        of: Labels by picture. A label of class UNKNOWN has words whose meaning is not known.
+        unread: Files that seem to describe the pictures, and are not understood.
+        split_columns: Split of each picture by the source that states it; empty where no list states splits.
     """
 
     of: dict[Path, list[ClassLabel]] = field(default_factory=dict)
@@ -84,8 +86,9 @@ class ClassLabels:
     split_columns: dict[str, dict[Path, str]] = field(default_factory=dict)
 
     def of_good(self, pictures: Iterable[Path]) -> ClassLabels:
-        """Labels of pictures in a folder of good ones, without an unknown word of a file's name that only one
-        label has: such a picture counts as good.
+        """Return the labels of pictures in a folder of good ones, without unknown words that occur once.
+
+        Such a word stands in a single file's name: its picture counts as good.
         """
         found = {path: self.of.get(path, []) for path in pictures}
         words = Counter(one.words for labels in found.values() for one in labels if one.is_open_name)
@@ -108,9 +111,14 @@ class ClassLabels:
         return not self.unread and all(one.is_open_name for own in self.of.values() for one in own)
 
     def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
-        """Splits of the pictures by a list; empty where none tells any.
+        """Return the pictures' splits by a list; empty where no list states splits.
 
-        InputError: it tells those of some alone.
+        Args:
+            pictures: Pictures whose splits are wanted.
+            asks: Whether to raise a question where a list states the splits of some pictures alone.
+
+        Raises:
+            InputError: A list states the splits of some pictures alone, and `asks` is set.
         """
         for source, column in self.split_columns.items():
             values = [column.get(path, "") for path in pictures]
@@ -122,21 +130,24 @@ class ClassLabels:
         return {}
 
     def class_of(self, picture: Path) -> PictureClass:
-        """The class that all labels of a picture agree on."""
+        """Return the class that all labels of a picture agree on.
+
+        It is UNKNOWN without a label of a known class, and UNCLEAR where labels differ.
+        """
         found = {one.picture_class for one in self.of.get(picture, ())} - {PictureClass.UNKNOWN}
         return PictureClass.UNCLEAR if len(found) > 1 else next(iter(found), PictureClass.UNKNOWN)
 
     def defect_source(self, picture: Path) -> str:
-        """Names the source that calls a picture defective; empty where none does."""
+        """Return the source that calls a picture defective; empty where none does."""
         labels = self.of.get(picture, ())
         return next((one.source for one in labels if one.picture_class is PictureClass.BAD), "")
 
     def is_labelled(self, picture: Path) -> bool:
-        """Whether somebody says something of a picture, be it known what it means or not."""
+        """Whether a label says something of a picture, whether or not its meaning is known."""
         return any(one.words != UNMARKED for one in self.of.get(picture, ()))
 
     def is_named(self, picture: Path, wanted: set[str]) -> bool:
-        """Whether a label of a picture has one of the names. wanted: folded."""
+        """Whether a label of a picture has one of the `wanted` names, which are folded."""
         for one in self.of.get(picture, ()):
             if fold(one.words) in wanted:
                 return True
@@ -149,6 +160,7 @@ class ClassLabels:
 
     @property
     def words(self) -> set[str]:
+        """Words of all labels, each once."""
         return {one.words for labels in self.of.values() for one in labels}
 
     @property
@@ -159,8 +171,11 @@ class ClassLabels:
         return is_known and PictureClass.BAD in found and found <= {PictureClass.GOOD, PictureClass.BAD}
 
     def is_doubtful(self) -> bool:
-        """Whether some pictures may be defective: one is called so or both, or something that nobody knows,
-        or some of a folder are called good and the others have no label, or a file is not understood.
+        """Whether some pictures may be defective.
+
+        They may be where a picture is called defective, or good and defective both; where the meaning of a
+        label or of a file is unknown; or where some pictures of a folder are called good and the others have
+        no label.
         """
         if self.unread or self.has_unknown:
             return True
@@ -173,8 +188,10 @@ class ClassLabels:
         return {PictureClass.GOOD, PictureClass.UNKNOWN} in by_folder.values()
 
     def doubtful(self) -> list[Path]:
-        """The pictures that may be defective, where some may: those that are called so, else those without a
-        label.
+        """Return the pictures that may be defective; empty where `is_doubtful` is false.
+
+        These are the pictures called defective or unclear, or, where there are none, those without a known
+        class.
         """
         if not self.is_doubtful():
             return []
@@ -182,7 +199,11 @@ class ClassLabels:
         return called or [path for path in self.of if self.class_of(path) is PictureClass.UNKNOWN]
 
     def kind(self, picture: Path) -> str:
-        """Kind of a defect: the words that call it so, best such as say which; empty where there are none."""
+        """Return the kind of a defect, by words of its labels; empty without any.
+
+        Words that state a kind are taken before words that only say "defective"; an answer such as "1" or
+        "yes" counts as "defect".
+        """
         others = [one for one in self.of[picture] if one.picture_class is not PictureClass.GOOD]
         others.sort(key=lambda one: (one.picture_class is not PictureClass.BAD, says_only_bad(one.words)))
         words = others[0].words if others else ""
@@ -190,7 +211,7 @@ class ClassLabels:
         return "defect" if words and is_answer else words
 
     def question(self, root: Path, remedy: str) -> InputError:
-        """The question which pictures below `root` are good, with the words by which to name them."""
+        """Return the question which pictures below `root` are good, with the words by which to name them."""
         counts = Counter(self._describe(picture, root) for picture in self.of)
         order = sorted(counts, key=lambda key: natural_key(key[0]))
         listed = [f"{words} ({counts[words, why]}, {why})" for words, why in order]
@@ -200,7 +221,7 @@ class ClassLabels:
         return InputError(data_checks.WHICH_PICTURES.coded(line))
 
     def _describe(self, picture: Path, root: Path) -> tuple[str, str]:
-        """Returns words that name a picture, and what they say by which source."""
+        """Return words that name a picture, and their meaning with its source."""
         labels, found = self.of[picture], self.class_of(picture)
         if not labels:
             folder = picture.parent.relative_to(root)
@@ -218,7 +239,7 @@ class ClassLabels:
 
 
 def _split_question(source: str, values: Iterable[str]) -> InputError:
-    """The question which good pictures are to be learnt from, by a column that says a split of some alone."""
+    """Return the question which good pictures are for training, by a column that states some splits alone."""
     counts = Counter(value or "none" for value in values)
     named = join_names([f"{value} ({number})" for value, number in counts.most_common()])
     line = (
@@ -231,15 +252,18 @@ def _split_question(source: str, values: Iterable[str]) -> InputError:
 def read_class_labels(
     root: Path, pictures: Sequence[Path], files: LabelFiles | None = None, *, by_marks: bool = False
 ) -> ClassLabels:
-    """Reads the labels of pictures below `root`, by names and files.
+    """Read the labels of pictures below `root`, from names and files.
 
     Args:
-        files: those below it.
-        by_marks: nothing else may tell which pictures are good: those are not in which something is marked
-            whose kind does not say so; those without a mark are `UNMARKED`.
+        root: Folder of the data set.
+        pictures: Pictures below `root`.
+        files: Label files below `root`, where they were found already; else they are searched for.
+        by_marks: Whether marks decide, because nothing else says which pictures are good: a picture is
+            defective where something is marked whose kind is not good. Pictures without a mark are
+            `UNMARKED`.
 
     Raises:
-        InputError: a list cannot be read for want of a library.
+        InputError: A list cannot be read because a library is missing.
     """
     found = ClassLabels({picture: [] for picture in pictures})
     files = files or LabelFiles(root, pictures)
@@ -255,8 +279,9 @@ def read_class_labels(
 
 
 def _add_marks(found: ClassLabels, root: Path, pictures: Sequence[Path], files: Iterable[LabelFiles]) -> None:
-    """Adds what marks say of the pictures, where any of them is marked: defective, or good where good parts
-    alone are marked, or `UNMARKED`.
+    """Add the classes that marks give the pictures, where any picture is marked.
+
+    A marked picture is defective, or good where only good parts are marked; the others are `UNMARKED`.
     """
     marked = _marked_by_masks(root, pictures)
     for one in files:
@@ -273,7 +298,11 @@ def _add_marks(found: ClassLabels, root: Path, pictures: Sequence[Path], files: 
 
 
 def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
-    """Adds what files say of whole pictures. InputError: a list cannot be read for want of a library."""
+    """Add the labels that files give whole pictures.
+
+    Raises:
+        InputError: A list cannot be read because a library is missing.
+    """
     if files.unread_lists:
         path, reason = next(iter(files.unread_lists.items()))
         raise InputError(f"{path} may say which pictures are good: {reason}, or move it away")
@@ -287,7 +316,7 @@ def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
 
 
 def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
-    """Pictures whose masks mark something, as `LabelFiles.marked` tells those of tools.
+    """Return pictures whose masks mark something, in the form that `LabelFiles.marked` returns.
 
     A mask that cannot be read may mark something.
     """
@@ -305,7 +334,7 @@ def _marked_by_masks(root: Path, pictures: Sequence[Path]) -> dict[Path, tuple[s
 
 
 def _masks_beside(folder: Path) -> list[Path]:
-    """Files of the folders of masks that lie beside a folder called images."""
+    """Return the files in folders of masks that lie beside a folder called images."""
     files: list[Path] = []
     if is_picture_folder(folder.name):
         for name, path in subfolders(folder.parent).items():
@@ -322,7 +351,7 @@ def _marks(mask: Path) -> bool:
 
 
 def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
-    """Reads the labels in the names of pictures, which need not be there."""
+    """Read the labels in the names of pictures; the files themselves are not read."""
     found = ClassLabels({picture: [] for picture in pictures})
     by_folder: dict[Path, list[Path]] = {}
     for picture in pictures:
@@ -335,9 +364,7 @@ def read_name_labels(pictures: Sequence[Path]) -> ClassLabels:
 
 
 def _files_above(root: Path, pictures: Sequence[Path]) -> Iterator[LabelFiles]:
-    """Yields the label files and lists in the two folders above `root`, and in folders of labels beside
-    it.
-    """
+    """Yield label files and lists of the two folders above `root`, and of label folders beside it."""
     whole = Path(os.path.abspath(root))
     for levels, folder in enumerate(whole.parents[:2], start=1):
         try:
@@ -359,7 +386,7 @@ def _small_lists(folder: Path) -> list[Path]:
 
 
 def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
-    """Adds the labels of a file, or of a tool's files of one picture each."""
+    """Add the labels of a file, or of a tool's files of one picture each."""
     known: list[Column] = []
     unknown: list[tuple[ColumnSubject, Column]] = []
     for header, values in join_classes(_columns_of(texts), source, texts).items():
@@ -373,7 +400,7 @@ def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) ->
         elif is_open(subject, values, len(found.of)):
             unknown.append((subject, unknown_column(header, values)))
     complete = next((column for column in known if column.is_complete(len(texts))), None)
-    if complete is not None:  # it tells the classes: others are asked about where they sort its good ones
+    if complete is not None:  # it has the classes: others are asked about where they sort its good ones
         unknown = [(subject, column) for subject, column in unknown if _sorts_on(complete, subject, column)]
     known += [column for _, column in unknown]
     for column in known:
@@ -381,12 +408,12 @@ def _add_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) ->
 
 
 def _sorts_on(complete: Column, subject: ColumnSubject, column: Column) -> bool:
-    """Whether a column of which nobody knows what it says sorts the good pictures of a complete one."""
+    """Whether a column of unknown meaning divides the pictures that a complete column calls good."""
     return subject is not ColumnSubject.MODEL and sorts_good_ones(complete, column)
 
 
 def _columns_of(texts: Mapping[Path, Texts]) -> dict[str, dict[Path, list[str]]]:
-    """Texts by the column's name and the picture."""
+    """Return the texts by the column's name and the picture."""
     columns: dict[str, dict[Path, list[str]]] = {}
     for picture, own in texts.items():
         for header, text in own:
@@ -402,9 +429,9 @@ def _add_splits(found: ClassLabels, source: str, values: Mapping[Path, Sequence[
 
 
 def _add_unsure_source(found: ClassLabels, source: str, texts: Mapping[Path, Texts]) -> None:
-    """Adds the labels of a list above the pictures' folder that names pictures without this folder.
+    """Add the labels of a list above the pictures' folder that names pictures without this folder.
 
-    It may be of another lot whose pictures have the same names, so where it calls some defective it decides
+    It may be of another lot whose pictures have the same names; where it calls some defective it decides
     nothing.
     """
     own = ClassLabels({picture: [] for picture in found.of}, split_columns=found.split_columns)

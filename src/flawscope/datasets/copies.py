@@ -30,6 +30,7 @@ class Finding:
     others: tuple[str, ...] = ()  # the further pictures that take part, such as the copies
 
     def line(self) -> str:
+        """Return severity, subject, message and remedy as one line for people."""
         subject = "" if self.subject == "." else f"{self.subject}: "
         return f"{self.severity}: {subject}{self.message}; {self.remedy}"
 
@@ -48,7 +49,7 @@ class CheckedPicture:
 
 
 def exact_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Finding]:
-    """Yields findings of pictures that are the same pixel for pixel; one for all that folders share."""
+    """Yield findings of pictures that are the same pixel for pixel; one for all that folders share."""
     groups: dict[str, list[CheckedPicture]] = {}
     for one in seen:
         groups.setdefault(one.digest, []).append(one)
@@ -67,7 +68,7 @@ def exact_copies(dataset: Dataset, seen: list[CheckedPicture]) -> Iterator[Findi
 
 
 def _copied_folder(folders: Sequence[str], found: Sequence[Finding], sizes: Mapping[str, int]) -> Finding:
-    """Joins findings of copies that lie in the same folders. sizes: pictures of each folder."""
+    """Join findings of copies that lie in the same folders; `sizes` counts the pictures of each folder."""
     copy = min(folders[1:], key=lambda name: sizes[name])
     others = join_names([name for name in folders if name != copy])
     if len(found) == sizes[copy]:
@@ -82,8 +83,15 @@ def _copied_folder(folders: Sequence[str], found: Sequence[Finding], sizes: Mapp
 def near_duplicate_findings(
     dataset: Dataset, seen: list[CheckedPicture], group: str | None = None
 ) -> tuple[list[Finding], Units]:
-    """Findings of pictures for training that are nearly the same, and of those in two splits; and the parts
-    of the former as a fit finds them. group: as `open_dataset` takes it.
+    """Find nearly the same pictures among the training pictures, and between splits.
+
+    Args:
+        dataset: Data set whose pictures were checked.
+        seen: All checked pictures; those that could not be read have no `look` and are left out.
+        group: Regular expression that finds a picture's part in its name, as in `open_dataset`.
+
+    Returns:
+        The findings, and the training pictures grouped into parts as a fit groups them.
     """
     known = [one for one in seen if one.look is not None]
     learnt = [one for one in known if one.split == "train"]
@@ -106,7 +114,7 @@ def near_duplicate_findings(
 def _near_duplicates_in_splits(
     dataset: Dataset, known: Sequence[CheckedPicture]
 ) -> Iterator[list[CheckedPicture]]:
-    """Yields pictures that are nearly the same and lie in several splits; of exact copies the first."""
+    """Yield pictures that are nearly the same and lie in several splits; of exact copies the first."""
     first_of = {one.digest: one for one in reversed(known)}
     once = list(first_of.values())[::-1]
     if not {one.split for one in once} - {"train"}:
@@ -152,7 +160,14 @@ class _Words(NamedTuple):
 
 
 def _near_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, place: str) -> _Words:
-    """Words on pictures that are nearly the same. among: their splits. place: where all of them lie."""
+    """Return the words for pictures that are nearly the same.
+
+    Args:
+        dataset: The data set.
+        group: The pictures.
+        among: Their splits, in words.
+        place: Folder or split in which all of them lie, in words.
+    """
     if _are_apart(dataset, group):
         message, remedy = f"nearly the same picture is {among}", "keep pictures of one part together"
         return _Words("warning", "nearly-in-two-splits", message, remedy)
@@ -162,7 +177,7 @@ def _near_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, p
 
 
 def _exact_words(dataset: Dataset, group: Sequence[CheckedPicture], among: str, place: str) -> _Words:
-    """Words on pictures that are the same pixel for pixel; arguments as of `_near_words`."""
+    """Return the words for pictures that are the same pixel for pixel; arguments as in `_near_words`."""
     if _are_apart(dataset, group) and not dataset.drawn_split:
         remedy = "remove it from one of them, or every figure is too good"
         return _Words("error", "in-two-splits", f"the same picture is {among}", remedy)

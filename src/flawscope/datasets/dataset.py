@@ -26,8 +26,9 @@ from flawscope.pictures.units import PartKey, PartReader, group_numbers, group_r
 class Item:
     """Picture of a data set.
 
-    `masks` is its ground truth; of several (LOCO) the defect is the union. left_out: why marks in label files
-    cannot be used.
+    Attributes:
+        masks: Ground truth; of several masks (MVTec LOCO) the defect is the union.
+        left_out: Why marks in label files cannot be used.
     """
 
     path: Path
@@ -46,14 +47,16 @@ class Item:
 class Dataset:
     """Category of a data set, with its pictures by split.
 
-    root: its own folder, in which all pictures and masks lie.
-    category: its name.
-    layout: mvtec, mvtec2, loco, btad, visa, realiad, folder or review.
-    train: good pictures to learn from.
-    test: good and defective pictures.
-    validation: good pictures; MVTec LOCO and MVTec AD 2 have some.
-    drawn_split: it has no split of its own. A model of another data set is tested on all of it.
-    good_kinds: kinds of marks that somebody named as those of good parts.
+    Attributes:
+        root: Its own folder, in which all pictures and masks lie.
+        category: Its name.
+        layout: mvtec, mvtec2, loco, btad, visa, realiad, folder or review.
+        train: Good pictures to learn from.
+        test: Good and defective pictures.
+        validation: Good pictures; MVTec LOCO and MVTec AD 2 have some.
+        drawn_split: Whether the program drew the split, because the data set has none of its own. A model of
+            another data set is tested on all of it.
+        good_kinds: Kinds of marks that somebody named as marks of good parts.
     """
 
     root: Path
@@ -67,7 +70,7 @@ class Dataset:
 
     @property
     def reviewed(self) -> bool:
-        """Whether `review` wrote it: then its good pictures were flagged before, and are no fair sample."""
+        """Whether `review` wrote it: its good pictures were flagged before, and are no fair sample."""
         return self.layout == "review"
 
     @property
@@ -83,7 +86,7 @@ class Dataset:
 
     @cached_property
     def truth(self) -> GroundTruth | None:
-        """Finds the marks below its folder, once; None: it was made by hand."""
+        """Ground truth below the folder, searched for once; None where the folder is not there."""
         return GroundTruth(self.root, good_kinds=self.good_kinds) if self.root.is_dir() else None
 
     @property
@@ -98,9 +101,10 @@ class Dataset:
 
 
 def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:
-    """Splits a data set by the views of a part; pictures of other `splits` are left out.
+    """Split a data set by the views of a part; `splits` names the splits that are used.
 
-    InputError: a name tells no view.
+    Raises:
+        InputError: A name states no view.
     """
     found: dict[str, dict[str, list[Item]]] = {}
     for split in splits:
@@ -115,15 +119,16 @@ def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[
 
 
 def category_of(root: Path) -> str:
+    """Return the name of a category's folder, also where the path is relative, such as "."."""
     return Path(os.path.abspath(root)).name  # "." has a name too
 
 
 def count_reasons(reasons: Iterable[str]) -> str:
-    """Counts reasons for a person, most frequent first; empty ones are none."""
+    """Join reasons with their counts, most frequent first; empty reasons are left out."""
     return ", ".join(f"{reason}: {n}" for reason, n in Counter(filter(None, reasons)).most_common())
 
 
-SPLIT_WORDS = {  # that tell a person what a split's pictures are for
+SPLIT_WORDS = {  # purpose of a split's pictures, in words
     "train": "to learn from",
     "validation": "to calibrate by",
     "test": "to test with",
@@ -131,13 +136,17 @@ SPLIT_WORDS = {  # that tell a person what a split's pictures are for
 
 
 def split_of(folders: Iterable[str]) -> str | None:
-    """The split that the first of some folders holds whose name says one; None: none says any."""
+    """Return the split that the first folder with a split's name states; None where no folder states any."""
     return next(filter(None, map(split_said, folders)), None)
 
 
 class SplitSettings(NamedTuple):
-    """Settings that split a data set without a split of its own. share: of the good pictures, for testing.
-    part_of: tells parts by their names, which stay whole; None: names tell none.
+    """Settings that split a data set without a split of its own.
+
+    Attributes:
+        seed: Seed of the hash that chooses the parts for testing.
+        share: Share of the good pictures that is held out for testing.
+        part_of: Finds a picture's part in its name; parts stay whole. None where names state no part.
     """
 
     seed: int
@@ -154,17 +163,23 @@ def split_dataset(
     settings: SplitSettings,
     listed: Mapping[Path, str] = MappingProxyType({}),
 ) -> Dataset:
-    """Splits a data set.
+    """Make a data set with a split from good and defective pictures.
 
-    Test pictures are all `bad` ones, and about the share of the paths in the folder `good`, which is `root`
-    where several hold them, by `held_out` and in whole parts; or, where their folders or a list tell splits,
-    those.
+    Where the folders or a list state a split of each good picture, these splits are used. Else about
+    `settings.share` of the good pictures are held out for testing, in whole parts (`held_out`). All defective
+    pictures are for testing.
 
     Args:
-        listed: split of each picture by a list; empty: there is none.
+        root: Folder of the category.
+        layout: Name of the layout, as in `Dataset.layout`.
+        good: Folder of the good pictures; `root` where several folders hold them.
+        paths: Good pictures.
+        bad: Defective pictures.
+        settings: Settings of a drawn split.
+        listed: Split of each good picture by a list; empty where there is no list.
 
     Raises:
-        InputError: no good picture.
+        InputError: There is no good picture.
     """
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
@@ -181,7 +196,7 @@ def split_dataset(
 
 
 def _items_by_split(paths: Sequence[Path], splits: Sequence[str | None]) -> Iterator[tuple[Item, ...]]:
-    """Yields the good pictures of each of `SPLITS`, in their order."""
+    """Yield the good pictures of each of `SPLITS`, in their order."""
     found: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for path, split in zip(paths, splits, strict=True):
         if split in found:
@@ -190,7 +205,7 @@ def _items_by_split(paths: Sequence[Path], splits: Sequence[str | None]) -> Iter
 
 
 def _held_paths(good: Path, paths: Sequence[Path], settings: SplitSettings) -> set[Path]:
-    """The pictures that are held out for testing, in whole parts. good: the folder that holds all."""
+    """Return the pictures held out for testing, in whole parts, from the folder `good` that holds all."""
     common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
     names = [path.relative_to(good).as_posix() for path in paths]
     parts = name_parts([path.relative_to(common).as_posix() for path in paths], settings.part_of)
@@ -198,14 +213,18 @@ def _held_paths(good: Path, paths: Sequence[Path], settings: SplitSettings) -> s
 
 
 def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[PartKey | None] = ()) -> set[int]:
-    """Indices of about the `share` of names, the parts with the smallest seeded hash.
+    """Choose indices of about the `share` of names: the parts with the smallest seeded hash.
 
     The choice depends on each part alone, not on its place in the list, on the machine or on where the
     folder lies; pictures added later move only as many others as the share grows by. At least one part is
-    held out where there are two and a share is asked for, and at least one is left. A part that would bring
+    held out where there are two and `share` is above 0, and at least one is left. A part that would bring
     the number far above the share is passed over.
 
-    parts: part of each name; None: the name is a part of its own. Empty: all names are.
+    Args:
+        names: Names of the pictures, relative to their common folder.
+        share: Share of the names to choose, 0 to 1.
+        seed: Seed of the hash.
+        parts: Part of each name; None: the name is a part of its own. Empty: every name is a part of its own.
     """
     least = 1 if share > 0 else 0
     count = min(max(int(len(names) * share + 0.5), least), len(names) - 1)
@@ -221,7 +240,7 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
 
 
 def _take_parts(parts: Sequence[list[int]], count: int, most: int) -> list[list[int]]:
-    """Takes parts in their order until they have `count` members, never more than `most`, and never all."""
+    """Take parts in their order until they have `count` members, never more than `most`, and never all."""
     taken: list[list[int]] = []
     for members in parts:
         held = sum(map(len, taken))
@@ -239,9 +258,17 @@ def _seeded_hash(seed: int, part: str | PartKey) -> bytes:
 
 
 def group_warning(paths: Sequence[Path], pattern: str | None) -> str:
-    """Warns of a pattern that says nothing about the files: it matches the same text in all names, a
-    different text in each, or nothing in some. Empty where there is nothing to say.
-    InputError: as `group_numbers`.
+    """Return a warning where a pattern for parts says nothing about the files; else an empty text.
+
+    The pattern says nothing where it matches the same text in all names, a different text in each, or nothing
+    in some.
+
+    Args:
+        paths: Pictures that the pattern is meant for.
+        pattern: Regular expression of `--group`; None for none.
+
+    Raises:
+        InputError: The pattern is not a regular expression, or matches no name.
     """
     part_of = group_reader(pattern)
     if part_of is None or len(paths) < 2:

@@ -19,16 +19,16 @@ NAME_GOOD = "name them with --good NAME[,NAME], the others are defects; --good a
 
 
 class FolderTree:
-    """Meaning of the names of the folders of pictures, each beside its neighbours and below those above it.
+    """Meaning of the names of picture folders, each read beside its neighbours and below its parents.
 
     Attributes:
-        counts: of the pictures, by the folder's parts below `root`.
-        said: of each folder. UNCLEAR: also what lies below a folder of good ones, and is not known to be
-        good.
+        counts: Number of pictures by the folder's parts below `root`.
+        said: Meaning of each folder's name. UNCLEAR also for a folder below a folder of good pictures that is
+            not known to be good.
     """
 
     def __init__(self, root: Path, paths: Iterable[Path], of_root: Said = Said.SORTED):
-        """of_root: what the name of the root says."""
+        """Read the folders of `paths` below `root`; `of_root` is the meaning of the root's own name."""
         self.root, self._paths = root, list(paths)
         self.counts = Counter(path.relative_to(root).parent.parts for path in self._paths)
         self._inside: dict[tuple[str, ...], set[str]] = {}  # names of folders by the one that holds them
@@ -61,11 +61,13 @@ class FolderTree:
         )
 
     def pictures(self, said: Said) -> list[Path]:
+        """Return the pictures whose folder has this meaning."""
         return [path for path in self._paths if self.said[path.relative_to(self.root).parent.parts] is said]
 
     def question(self, remedy: str = NAME_GOOD) -> InputError:
-        """The question which folders hold good pictures: all, where one is unclear, else those side by side
-        where it begins.
+        """Return the question which folders hold good pictures.
+
+        It lists all folders where one is unclear, else the folders side by side where the meanings differ.
         """
         for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
             here = {self.said[(*above, name)] for name in names}
@@ -84,7 +86,7 @@ class FolderTree:
 
 
 def _said_below(above: Said, said: Said) -> Said:
-    """Reads a folder below another one."""
+    """Return the meaning of a folder named `said` below one that means `above`."""
     if Said.UNCLEAR in (above, said):
         return Said.UNCLEAR
     if above is Said.GOOD:
@@ -102,11 +104,13 @@ def folders_question(
     remedy: str,
     said: Mapping[tuple[str, ...], Said],
 ) -> InputError:
-    """The question which folders hold good pictures.
+    """Return the question which folders hold good pictures, as an error.
 
     Args:
-        counts: of the pictures, by the folder below `root`.
-        said: what the folders say.
+        root: Folder that holds the folders.
+        counts: Number of pictures by the folder's parts below `root`.
+        remedy: End of the question: how to answer it.
+        said: Meaning of the folders' names.
     """
     words = {
         Said.GOOD: ", good by its name",

@@ -1,7 +1,7 @@
-"""Reads the columns of lists: which tell good pictures from defective ones, which tell something else, and
-which sort the pictures by something that nobody knows.
+"""Reads the columns of lists and decides which of them call pictures good or defective.
 
-The world is closed (`pictures.folder_words`): a column is known by its values, or by its name, or it is open.
+The world is closed (`pictures.folder_words`): a column is known by its values or by its name, or it is open:
+it sorts the pictures by something unknown.
 """
 
 from __future__ import annotations
@@ -30,29 +30,36 @@ _CLASSES = {Said.GOOD: PictureClass.GOOD, Said.BAD: PictureClass.BAD, Said.UNCLE
 
 
 class Column(NamedTuple):
-    """Column of a list: class and words by picture. Words without a class are known to nobody."""
+    """Column of a list: class and words of each picture; words of unknown meaning have class UNKNOWN."""
 
     of: dict[Path, tuple[PictureClass, str]]
 
     def is_complete(self, count: int) -> bool:
-        """Whether it tells the class of so many pictures."""
+        """Whether the column states good or defective for all `count` pictures."""
         return len(self.of) == count and self.classes <= {PictureClass.GOOD, PictureClass.BAD}
 
     @property
     def classes(self) -> set[PictureClass]:
+        """Classes that occur in the column."""
         return {found for found, _ in self.of.values()}
 
 
 def sorts_good_ones(complete: Column, other: Column) -> bool:
-    """Whether a column of which nobody knows what it means differs among pictures that another calls good: it
-    may take that back. Where it differs among defective ones alone it tells their kinds.
+    """Whether a column of unknown meaning divides the pictures that another column calls good.
+
+    If it does, it may take back that they are good. Where it differs among defective pictures alone, it
+    states their kinds.
+
+    Args:
+        complete: Column that calls each picture good or defective.
+        other: Column of unknown meaning.
     """
     good = [picture for picture, (said, _) in complete.of.items() if said is PictureClass.GOOD]
     return form_groups([other.of[picture][1] if picture in other.of else "" for picture in good], 2)
 
 
 def is_split(subject: ColumnSubject, values: Values) -> bool:
-    """Whether a column tells splits: by its name and one of its values, or by all of them."""
+    """Whether a column states splits: by its name and one of its values, or by all of its values."""
     texts = {text for own in values.values() for text in own if text}
     splits = {split_said(text) for text in texts}
     is_named = subject is ColumnSubject.SPLIT and splits != {None}
@@ -60,8 +67,12 @@ def is_split(subject: ColumnSubject, values: Values) -> bool:
 
 
 def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
-    """Whether a column that says nothing known sorts so many pictures into groups, and nobody knows by
-    what.
+    """Whether a column of unknown meaning sorts the pictures into groups.
+
+    Args:
+        subject: Subject of the column by its name.
+        values: Texts of the column by picture.
+        count: Number of all pictures; a picture without a text counts as an empty one.
     """
     if subject is ColumnSubject.TECHNICAL:
         return False
@@ -73,13 +84,13 @@ def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
 
 
 def _is_place_or_time(text: str) -> bool:
-    """Whether a value is such as people sort good pictures by."""
+    """Whether people sort good pictures by such a value, as by a place or a day."""
     is_number = to_number(text) is not None
     return not is_number and read_words(text) is Said.SORTED
 
 
 def unknown_column(header: str, values: Values) -> Column:
-    """The column of a question; of measurements it has the column's name."""
+    """Return a column as words for a question; of measurements the words are the column's name."""
     shown = {picture: ", ".join(own) for picture, own in values.items()}
     if all("." in text and to_number(text) is not None for text in shown.values()):
         shown = dict.fromkeys(shown, header)
@@ -89,7 +100,7 @@ def unknown_column(header: str, values: Values) -> Column:
 def join_classes(
     columns: dict[str, dict[Path, list[str]]], source: str, texts: Mapping[Path, Texts]
 ) -> dict[str, dict[Path, list[str]]]:
-    """Columns that are ticked or not, one for each class, joined to one of the classes."""
+    """Join columns that are ticked or not, one for each class, to a single column of classes."""
     least = 1 if source == "LabelMe" else 2
     if len(columns) < least or not _are_ticks(columns):
         return columns
@@ -112,7 +123,7 @@ def _are_ticks(columns: Mapping[str, Values]) -> bool:
 
 
 def read_column(header: str, values: Values) -> Column | None:
-    """Reads a column of texts; None where it says nothing of good and defective."""
+    """Read a column of texts; None where it does not call pictures good or defective."""
     good = says_good(header)
     texts = {text for own in values.values() for text in own if text}
     if good is False and _is_measured(texts):  # such as where defects lie
@@ -139,7 +150,7 @@ def _is_measured(texts: Collection[str]) -> bool:
 
 
 def _read_answers(good: bool, values: Values) -> Column:
-    """Reads a column whose name says good or defective: yes and no, 0 and 1, how many, or which defect."""
+    """Read a column whose name says good or defective: yes and no, 0 and 1, a number, or a kind of defect."""
     found = {}
     for picture, own in values.items():
         answers = list[PictureClass]()
@@ -162,7 +173,7 @@ def _class_of(good: bool) -> PictureClass:
 
 
 def _together(each: Sequence[PictureClass]) -> PictureClass:
-    """The class of a picture that several values describe."""
+    """Return the class of a picture that several values describe."""
     known = {*each} - {PictureClass.UNKNOWN}
     if len(known) > 1:
         return PictureClass.UNCLEAR
@@ -172,6 +183,7 @@ def _together(each: Sequence[PictureClass]) -> PictureClass:
 
 
 def to_number(text: str) -> float | None:
+    """Return a text as a number, with a decimal point or comma; None where it is no number."""
     try:
         return float(text.replace(",", "."))
     except ValueError:

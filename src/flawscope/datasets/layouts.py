@@ -50,9 +50,13 @@ DEFECT_FOLDER = "defect"
 
 
 def find_categories(root: str | os.PathLike[str]) -> list[str]:
-    """Names of the categories in `root`, in natural order: of its subfolders that are data sets of a known
-    layout, or its own name where it is one category itself. Empty for any other folder, such as a bare one of
-    pictures. InputError if the folder is missing or cannot be read.
+    """Return the names of the categories in `root`, in natural order.
+
+    These are its subfolders that are data sets of a known layout, or its own name where it is one category
+    itself. Empty for any other folder, such as a bare folder of pictures.
+
+    Raises:
+        InputError: The folder is missing or cannot be read.
     """
     folder = _require_entries(root)
     if _layout_of(folder):
@@ -70,25 +74,31 @@ def open_dataset(
     group: str | PartReader | None = None,
     good: str | None = None,
 ) -> Dataset:
-    """Opens the data set in `root`, or its one `category`.
+    """Open the data set in `root`, or its one `category`.
 
     `root` holds categories or is one, in the layout of MVTec AD (also MPDD, and VisA converted to it), MVTec
-    AD 2, MVTec LOCO, BTAD, VisA or Real-IAD; or it has a folder of good and perhaps one of bad pictures; or
-    it is a bare folder of good pictures, and then no pictures are left to test; or it is a folder that
-    `review` wrote, or the good pictures therein (`Dataset.reviewed`). Defective pictures without a mask get
-    theirs from label files below the category's folder (`labels.LabelFiles`).
+    AD 2, MVTec LOCO, BTAD, VisA or Real-IAD. Or it has a folder of good and perhaps one of bad pictures. Or
+    it is a bare folder of good pictures, and then no pictures are left to test. Or it is a folder that
+    `review` wrote, or the good pictures in such a folder (`Dataset.reviewed`). Defective pictures without a
+    mask get theirs from label files below the category's folder (`labels.LabelFiles`).
 
-    Where the layout fixes no split, `test_share` of the good pictures are held out for testing by a seeded
-    hash of their names (`dataset.held_out`). `group` is a regular expression on names: pictures for which it
-    matches the same text show one part and stay together. Or it is a function that tells the part by a name.
+    Names that have no known meaning lead to a question: folders by their names, and pictures by their own
+    names, by lists and by labels of whole pictures. `good` answers it.
 
-    What nobody knows is a question: folders by their names, and pictures by their own, by lists and by labels
-    of whole pictures. `good` answers it: the names of the folders of good pictures, with commas, `.` for
-    pictures directly in the folder, or words of names and lists; the others are defective. `all`: all
-    pictures are good.
+    Args:
+        root: Folder of the data set.
+        category: Name of the category; None where there is one.
+        seed: Seed of a drawn split.
+        test_share: Share of the good pictures held out for testing where the layout fixes no split. They are
+            chosen by a seeded hash of their names (`dataset.held_out`).
+        group: Regular expression on names: pictures for which it matches the same text show one part and stay
+            together. Or a function that returns the part for a name.
+        good: Names of the folders of good pictures, with commas; `.` for pictures directly in the folder; or
+            words of names and lists. The other pictures are defective. `all`: all pictures are good.
 
-    InputError, in one line, if the folder is missing, empty or cannot be read, if it holds several
-    categories and none is named, if there is no such category, or on such a question.
+    Raises:
+        InputError: The folder is missing, empty or cannot be read; it holds several categories and `category`
+            names none; there is no such category; or a name has no known meaning. The message is one line.
     """
     if not 0 <= test_share < 1:
         raise InputError(f"test share {test_share}: must be at least 0 and below 1; 0.2 is usual")
@@ -120,12 +130,13 @@ _OPEN: Mapping[str, Callable[[Path, SplitSettings], Dataset]] = {
 def open_defects(
     root: str | os.PathLike[str], category: str | None = None, *, good: str | None = None
 ) -> list[Item]:
-    """The defective pictures of a data set, as `open_dataset` finds them.
+    """Return the defective pictures of a data set, as `open_dataset` finds them.
 
-    In folders of its own each folder that does not say good is a kind: nothing is learnt as good, so that
-    nobody need say which of them are.
+    In people's own folders each folder whose name does not say good is a kind of defect: nothing is learnt as
+    good, so that nobody need say which folders are good.
 
-    InputError as `open_dataset`.
+    Raises:
+        InputError: As in `open_dataset`.
     """
     folder = _choose_category(_review_folder(_require_entries(root)), category, good)
     if good is None and _layout_of(folder) in (None, "folder"):
@@ -142,9 +153,15 @@ def open_defects(
 def select_categories(
     root: str | os.PathLike[str], text: str, option: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the requested categories in the order of the tables, and those of them that are not in `root`.
-    text: `all`, or names with commas, among which `textures` and `objects` mean MVTec AD's. option: its
-    name, for the error. InputError: there are no categories, or none of the requested ones.
+    """Return the requested categories in the order of the tables, and those of them that are not in `root`.
+
+    Args:
+        root: Folder of the categories.
+        text: `all`, or names with commas; `textures` and `objects` stand for MVTec AD's.
+        option: Name of the command's option, for the error.
+
+    Raises:
+        InputError: There are no categories, or none of the requested ones.
     """
     words = split_names(text, option, "name some, or leave it out for all")
     found = find_categories(root)
@@ -169,9 +186,10 @@ def select_categories(
 
 
 def present_categories(root: str | os.PathLike[str], text: str, option: str) -> tuple[str, ...]:
-    """Categories that `text` names; every one must be there.
+    """Return the categories that `text` names, as `select_categories`; every one must be there.
 
-    InputError: as `select_categories`, or one that is named is not there.
+    Raises:
+        InputError: As in `select_categories`, or a named category is not there.
     """
     rows, missing = select_categories(root, text, option)
     for word in split_names(text, option, "name some"):
@@ -244,8 +262,12 @@ def _categories(root: Path) -> dict[str, Path]:
 
 
 def _choose_category(root: Path, category: str | None, good: str | None) -> Path:
-    """The folder of the one category, or of the named one; the root where it holds none, or where `good` says
-    which of its pictures are good. InputError: it is not there, or several are and none is named.
+    """Return the folder of the one category, or of the named one.
+
+    It is `root` where that holds no category, or where `good` says which of its pictures are good.
+
+    Raises:
+        InputError: The named category is not there, or several are there and none is named.
     """
     if _layout_of(root) is not None:
         if category is None or category == category_of(root):
@@ -274,7 +296,7 @@ def _choose_category(root: Path, category: str | None, good: str | None) -> Path
 
 
 def _pictures_beside(root: Path, category: str) -> list[str]:
-    """Names of the other folders beside a category's that hold pictures."""
+    """Return the names of the other folders beside a category's that hold pictures."""
     folders = subfolders(root).items()
     return [name for name, path in folders if name != category and _has_pictures(path)]
 
@@ -290,8 +312,12 @@ def _named_category(root: Path, category: str, categories: Mapping[str, Path]) -
 
 
 def _several_categories(root: Path, categories: Mapping[str, Path], are_sorted: bool) -> InputError:
-    """The error that one has to be chosen. are_sorted: each is a folder of good and perhaps of bad pictures,
-    and all may show one product.
+    """Return the error that asks to choose a category.
+
+    Args:
+        root: Folder of the categories.
+        categories: Folders of the categories by name.
+        are_sorted: Whether each is a folder of good and perhaps of bad pictures; all may show one product.
     """
     message = f"several categories in {root}: {', '.join(categories)}; choose one with --category"
     if are_sorted:
@@ -319,10 +345,10 @@ def _require_entries(root: str | os.PathLike[str]) -> Path:
 
 
 def _open_split(root: Path, layout: str) -> Dataset:
-    """Opens MVTec AD, BTAD, MVTec LOCO and data sets of their shape: ROOT/{train,validation,test}/KIND.
+    """Open MVTec AD, BTAD, MVTec LOCO and data sets of their shape: ROOT/{train,validation,test}/KIND.
 
-    Defects are for the test, in whichever split they lie. Of MVTec AD 2 the public test set; the private ones
-    have no ground truth.
+    Defects are for the test, in whichever split they lie. Of MVTec AD 2 the public test set is opened; the
+    private ones have no ground truth.
     """
     train = _split_folder(root, "train")
     test = subfolder(root, "test_public") if layout == "mvtec2" else _split_folder(root, "test")
@@ -332,7 +358,7 @@ def _open_split(root: Path, layout: str) -> Dataset:
     labels = read_class_labels(root, truth.pictures, truth.labels)
     splits = [split for split in (train, validation, test) if split is not None]
     trees = {split: FolderTree(split, truth.pictures_in(split)) for split in splits}
-    # in an export for classification each split has the same kinds, else nobody knows which are good
+    # in an export for classification each split has the same kinds; else it is not known which are good
     known = {name for split in splits if split != train for name in subfolders(split)}
     has_unknown = trees[train].has_unknown(known)
     if has_unknown or any(Said.UNCLEAR in tree.found for tree in trees.values()):
@@ -350,7 +376,7 @@ def _open_split(root: Path, layout: str) -> Dataset:
 
 
 def _test_items(tree: FolderTree, truth: GroundTruth, is_test: bool) -> Iterator[Item]:
-    """Yields the defective pictures of a split; of the test the good ones, too."""
+    """Yield the defective pictures of a split; of the test split also the good ones."""
     good = {*tree.pictures(Said.GOOD)}
     for kind, folder in subfolders(tree.root).items():
         for path in truth.pictures_in(folder):
@@ -372,7 +398,7 @@ def is_review(root: str | os.PathLike[str]) -> bool:
 
 
 def confirmed_good(root: Path) -> set[Path]:
-    """Good pictures of a review that somebody reviewed again: the last two decisions on each are "good"."""
+    """Return the good pictures of a review whose last two decisions are both "good"."""
     said: dict[str, list[str]] = {}
     with open(root / REVIEW_FILE, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
@@ -381,9 +407,10 @@ def confirmed_good(root: Path) -> set[Path]:
 
 
 def _review_folder(folder: Path) -> Path:
-    """Folder of the whole review, where the given one is its good pictures: the decisions lie there.
+    """Return the folder of the whole review, which holds the decisions, also for its folder of good pictures.
 
-    InputError for its defects, which would be taken for good pictures.
+    Raises:
+        InputError: `folder` holds the review's defects, which would be taken for good pictures.
     """
     whole = Path(os.path.abspath(folder)).parent
     if (folder / REVIEW_FILE).is_file() or not (whole / REVIEW_FILE).is_file():
@@ -395,8 +422,9 @@ def _review_folder(folder: Path) -> Path:
 
 
 def _open_review(root: Path) -> Dataset:
-    """Opens a review, pictures that were flagged and decided on since: good pictures to learn from and to
-    test on, and defects. All good ones can be learnt from: evaluation leaves out those that a model knows.
+    """Open a review: pictures that were flagged, and since then decided to be good or defective.
+
+    The good pictures are for learning and for testing: evaluation leaves out those that a model knows.
     """
     good = subfolder(root, *GOOD)
     bad = subfolder(root, DEFECT_FOLDER)

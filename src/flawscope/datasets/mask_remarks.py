@@ -1,4 +1,4 @@
-"""Finds what is unusual about the masks of a data set, which no reader of a single mask can see."""
+"""Finds unusual masks of a data set, such as inverted ones, which no reader of a single mask can see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flawscope.pictures.masks import marks_most
 
 
 def marked_good(dataset: Dataset) -> Iterator[tuple[Path, Mask]]:
-    """Yields good pictures in which something is marked, and what marks it."""
+    """Yield good pictures in which something is marked, each with its mask or labels."""
     if dataset.truth is None:
         return
     every = [item for items in dataset.splits.values() for item in items]
@@ -29,8 +29,14 @@ def marked_good(dataset: Dataset) -> Iterator[tuple[Path, Mask]]:
 
 
 def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> str:
-    """Says that a mask may be drawn on the picture as it is stored, where that is turned and has the size
-    (H, W) of the mask either way; empty where nothing is in doubt.
+    """Return why a mask may be drawn on the picture as it is stored, not as it is shown; empty without doubt.
+
+    There is a doubt where the picture is stored turned, and has the size of the mask either way.
+
+    Args:
+        picture: The picture's file.
+        masks: Its masks.
+        size: Height and width of the mask.
     """
     turn = stored_turn(picture)
     fits_both = turn not in TRANSPOSING or size[0] == size[1]
@@ -46,9 +52,9 @@ def turn_doubt(picture: Path, masks: Iterable[Mask], size: tuple[int, int]) -> s
 
 
 def mask_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yields remarks on the masks of test pictures that may mark something else than they should.
+    """Yield remarks on masks of test pictures that may mark something else than they should.
 
-    What cannot be read is told by who reads it.
+    Files that cannot be read are left out: the code that reads them reports it.
     """
     most, turned = list[str](), list[str]()
     for item in (item for item in dataset.test if item.anomalous and item.masks):
@@ -72,9 +78,7 @@ def mask_remarks(dataset: Dataset) -> Iterator[str]:
 
 
 def good_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yields remarks on label files, on pictures that take no part or seem to be masks, and on good ones in
-    which something is marked.
-    """
+    """Yield the remarks of `picture_remarks`, and a remark on good pictures in which something is marked."""
     yield from picture_remarks(dataset)
     if marked := _marked_names(dataset, marked_good(dataset)):
         line = f"counted as good, but something is marked: {marked}; move it, or remove the mark"
@@ -82,8 +86,9 @@ def good_remarks(dataset: Dataset) -> Iterator[str]:
 
 
 def picture_remarks(dataset: Dataset) -> Iterator[str]:
-    """Yields remarks on label files that cannot be used, on pictures beside the folders of good and defective
-    ones, and on such as seem masks.
+    """Yield remarks on label files that cannot be used, on unused pictures, and on pictures that seem masks.
+
+    Unused pictures lie beside the folders of good and of defective ones.
     """
     if dataset.truth:
         yield from _label_remarks(dataset, dataset.truth)
@@ -124,8 +129,16 @@ def _beside_remarks(dataset: Dataset, used: Set[Path]) -> Iterator[str]:
 
 
 def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
-    """Yields a remark on good pictures to learn from in which something is marked, where `force` says that
-    they are good; else raises InputError, with a question. What a review decided on is decided.
+    """Ask about good pictures to learn from in which something is marked; with `force` yield a remark.
+
+    Pictures that a review decided on are not asked about.
+
+    Args:
+        dataset: Data set whose good pictures are looked at.
+        force: Whether the user says that they are good.
+
+    Raises:
+        InputError: Something is marked in good pictures, and `force` is not set.
     """
     if dataset.reviewed or dataset.truth is None:
         return
@@ -141,13 +154,13 @@ def refuse_marked_good(dataset: Dataset, force: bool) -> Iterator[str]:
 
 
 def _marked_names(dataset: Dataset, pairs: Iterable[tuple[Path, Mask]]) -> str:
-    """Names of pictures and of what marks them. Each picture once."""
+    """Join the names of pictures with those of their masks, each picture once."""
     first = dict(sorted(pairs, key=lambda pair: natural_key(pair[0])))
     return join_names([f"{dataset.relative(p)} (in {dataset.relative(mask)})" for p, mask in first.items()])
 
 
 def describe_marks(item: Item) -> str:
-    """Describes in which forms a picture is marked: the tool, or where a mask lies and how it is stored."""
+    """Return the form of a picture's marks: the tool, or where the mask lies and how it is stored."""
     if not item.masks:
         return "no mask" if item.anomalous else "good"
     forms = []
@@ -167,7 +180,7 @@ def _place(mask: Path, picture: Path) -> str:
 
 
 def _storage(mask: Path) -> str:
-    """Describes how a mask is stored, as Pillow calls it."""
+    """Describe how a mask is stored, in Pillow's words."""
     try:
         with Image.open(mask) as header:
             return f"mode {header.mode}"

@@ -1,6 +1,6 @@
 """The ground truth of pictures: masks in files and marks of labelling tools, and their union.
 
-Which mask belongs to which picture says `pictures.mask_files`.
+`pictures.mask_files` decides which mask belongs to which picture.
 """
 
 from __future__ import annotations
@@ -22,20 +22,30 @@ from flawscope.pictures.masks import read_mask
 from flawscope.types import Array
 
 _OVERLAY_FOLDER, _OVERLAY_NAME = re.compile("overlays?"), re.compile(r"(.+?)[\W_]+overlay")
-OVERLAY_SHARE, OVERLAY_LEVELS = 0.5, 2  # of textured pixels that are equal within so many grey levels
+OVERLAY_SHARE, OVERLAY_LEVELS = 0.5, 2  # share of textured pixels that are equal within two grey levels
 
 Mask = Path | PictureLabels  # a file of its own, or the picture's marks in a labelling tool's file
 
 
 class GroundTruth:
-    """The pictures below a folder, and what is marked in them: by masks there or in the folders `beside`,
-    else by label files there.
+    """Pictures below a folder, and their marks.
 
-    masks: of every mask its picture, or None. overlays: copies with something drawn in, each with its
-    picture; they are no pictures. labels: the label files. good_kinds: of marks in them that are no defects.
+    The marks come from masks below the folder or in the folders `beside`, else from label files below it.
+
+    Attributes:
+        masks: Picture of every mask, or None.
+        overlays: Copies of pictures with something drawn in, each with its picture; they are no pictures.
+        labels: Label files.
     """
 
     def __init__(self, root: Path, beside: Iterable[Path] = (), good_kinds: Iterable[str] = ()):
+        """Read the files below `root`.
+
+        Args:
+            root: Folder of the pictures.
+            beside: Further folders in which masks lie.
+            good_kinds: Kinds of marks in label files that are no defects.
+        """
         files = picture_files_in(root, own=True)
         every = dict.fromkeys(files)
         for folder in beside:
@@ -59,13 +69,13 @@ class GroundTruth:
         return not self.pictures_in(folder) and any(mask.is_relative_to(folder) for mask in self.masks)
 
     def find(self, picture: Path) -> tuple[Mask, ...]:
-        """Finds the masks of a picture, or its labels."""
+        """Return the masks of a picture, or its labels."""
         return tuple(self._of.get(picture, ())) or self.labels.find(picture)
 
     def marked(self, pictures: Iterable[Path]) -> Iterator[tuple[Path, Mask]]:
-        """Yields pictures in which something is marked, and what marks it.
+        """Yield pictures in which something is marked, and the mask or labels that mark it.
 
-        What is unreadable marks nothing.
+        A mask that cannot be read marks nothing.
         """
         for picture in pictures:
             with suppress(InputError, OSError, MemoryError):
@@ -79,8 +89,9 @@ class GroundTruth:
 
 
 def _find_overlays(pictures: Iterable[Path]) -> dict[Path, Path]:
-    """Finds pictures that are called overlays, by their folder or name, and are copies of others with
-    something drawn in. Returns the other of each.
+    """Find pictures called overlays that are copies of others with something drawn in, with their originals.
+
+    A picture is called an overlay by its folder or by its name.
     """
     named: dict[str, list[Path]] = {}
     suspects: dict[tuple[Path, bool], list[tuple[Path, str]]] = {}
@@ -105,8 +116,9 @@ def _find_overlays(pictures: Iterable[Path]) -> dict[Path, Path]:
 
 
 def _is_drawn_on(path: Path, other: Path) -> bool:
-    """Whether a picture shows another one, changed in places: most of its pixels are equal, without those of
-    even areas, which other photographs may share.
+    """Whether `path` shows the picture `other` with changes in places: most of its textured pixels are equal.
+
+    Even areas do not count, because different photographs may share them.
     """
     try:
         drawn, plain = (
@@ -126,10 +138,15 @@ def union_masks(
     size: tuple[int, int],
     picture: str | None = None,
 ) -> NDArray[np.bool_]:
-    """The union of a picture's masks, [H, W] bool of the picture's `size`; arrays count where they are not 0.
+    """Return the union of a picture's masks, [H, W] bool of the picture's `size`.
 
-    `picture` names the picture in the error where the masks have no path. Raises InputError where a mask
-    cannot be read or has another size.
+    Args:
+        masks: Masks: files, labels or arrays; arrays count where they are not 0.
+        size: Height and width of the picture.
+        picture: Name of the picture in the error, where the masks have no path.
+
+    Raises:
+        InputError: A mask cannot be read, or has another size.
     """
     whole = np.zeros(size, np.bool_)
     for mask in masks:
@@ -141,12 +158,20 @@ def union_masks(
 
 
 def read_any_mask(mask: PillowSource | PictureLabels) -> NDArray[np.bool_]:
-    """Reads a mask, [H, W] bool; InputError where it cannot be read."""
+    """Read a mask, [H, W] bool.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     return mask.read() if isinstance(mask, PictureLabels) else read_mask(mask)
 
 
 def require_size(mask: Array, size: tuple[int, int], name: str) -> Array:
-    """The mask, if it has its picture's size (H, W); InputError otherwise."""
+    """Return the mask if it has its picture's size (H, W).
+
+    Raises:
+        InputError: It has another size.
+    """
     if mask.shape != tuple(size):
         found = "x".join(map(str, mask.shape[1::-1] + mask.shape[2:]))
         raise InputError(

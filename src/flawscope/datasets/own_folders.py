@@ -1,8 +1,8 @@
-"""Opens people's own folders: good beside bad, or a bare folder of pictures; and asks where nobody knows
-which of them are good.
+"""Opens people's own folders: good beside bad, or a bare folder of pictures; and asks which of them are good.
 
-What a picture is follows from the name of its folder (`pictures.folder_words`), from its own name, and from
-lists and labelling tools (`class_labels`). Where these differ, or tell of a part alone, it is a question.
+A picture is good or defective by the name of its folder (`pictures.folder_words`), by its own name, and by
+lists and labelling tools (`class_labels`). Where these differ, or cover some pictures alone, it is a
+question.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ ALL_GOOD = "all"  # names of folders of good pictures: every one
 
 
 def open_bare(root: Path, settings: SplitSettings) -> Dataset:
-    """Opens good pictures alone, or with defects where each picture is called one or the other.
+    """Open a folder of good pictures alone, or of pictures each of which is called good or defective.
 
     A folder with signs of a split or of defects is refused, not trained on.
     """
@@ -87,7 +87,7 @@ def _no_pictures(root: Path) -> InputError:
 
 
 def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> None:
-    """Raises InputError where folders hint at a split, and nothing says which of its pictures are good."""
+    """Raise InputError where folders hint at a split, and nothing says which of its pictures are good."""
     folders = [path.relative_to(root).parent.parts for path in paths]
     of_a_split = [parts for parts in folders if split_of(parts)]
     if not of_a_split:
@@ -95,7 +95,7 @@ def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> Non
     if len(of_a_split) == len(folders):
         if len({_kind_folders(parts) for parts in folders}) > 1:
             raise split_question(root, paths)
-        if labels.is_doubtful():  # the marks tell, or nobody does
+        if labels.is_doubtful():  # marks decide, or it is a question
             raise labels.question(root, NAME_GOOD)
     reason = "the name hints at a split, but the folders around it follow no known layout"
     hint = "/".join(of_a_split[0])
@@ -103,9 +103,10 @@ def _refuse_split(root: Path, paths: Sequence[Path], labels: ClassLabels) -> Non
 
 
 def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> Dataset:
-    """Opens pictures each of which a name or a list calls good or defective.
+    """Open pictures each of which a name or a list calls good or defective.
 
-    InputError where none is good, or where a folder that says "bad" has a good one.
+    Raises:
+        InputError: None is good, or a folder whose name says "bad" has a good one.
     """
     good = [path for path in labels.of if labels.class_of(path) is PictureClass.GOOD]
     if not good or any(_is_called_bad(root, path) for path in good):
@@ -128,9 +129,9 @@ def _is_called_bad(root: Path, path: Path) -> bool:
 
 
 def open_folder(root: Path, settings: SplitSettings) -> Dataset:
-    """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside.
+    """Open good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks lie beside or inside.
 
-    Other folders are not looked at beside one that says "bad" and no more, else they are a question.
+    Other folders are not used beside a folder whose name says only "bad"; else they are a question.
     """
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
@@ -151,7 +152,7 @@ def open_folder(root: Path, settings: SplitSettings) -> Dataset:
 
 
 def _folders_by_said(tree: FolderTree) -> dict[Said, list[str]]:
-    """Names of the folders in the root, in their order, by what they say."""
+    """Names of the folders in the root, in natural order, by their meaning."""
     folders: dict[Said, list[str]] = {said: [] for said in Said}
     for name in sorted({parts[0] for parts in tree.counts if parts}, key=natural_key):
         folders[tree.said[(name,)]].append(name)
@@ -159,9 +160,19 @@ def _folders_by_said(tree: FolderTree) -> dict[Said, list[str]]:
 
 
 def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
-    """Opens a folder whose good pictures somebody named: by their folders, or by words that names and lists
-    say of them, or by the kinds of marks around good parts. What is called defective stays it, unless its
-    folder is named that says "good", or its word. InputError where nothing has one of the names.
+    """Open a folder whose good pictures the user named.
+
+    They are named by their folders, by words in names and lists, or by the kinds of marks around good parts.
+    A picture called defective stays defective, unless its folder's name says "good" and is named, or its word
+    is named.
+
+    Args:
+        root: Folder of the pictures.
+        names: Value of `--good`: names with commas, or `all`.
+        settings: Settings of the drawn split.
+
+    Raises:
+        InputError: Nothing has one of the names.
     """
     named = split_names(names, "--good", "name folders of good pictures, or all")
     truth = GroundTruth(root, good_kinds=named)
@@ -187,10 +198,10 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
 
 
 class _NamedGood:
-    """Chooses the pictures that --good names: by their folders, else by words that names and lists say.
+    """Chooses the pictures that --good names: by their folders, else by words in names and lists.
 
     Attributes:
-        named: what --good names.
+        named: Names in --good.
     """
 
     def __init__(self, root: Path, named: Sequence[str], pictures: Iterable[Path], labels: ClassLabels):
@@ -201,7 +212,7 @@ class _NamedGood:
         self._words = self._folded - {fold(name) for name in self._there}  # that name no folder
 
     def refuse_unknown(self) -> None:
-        """Raises InputError where no picture has one of the names."""
+        """Raise InputError where no picture has one of the names."""
         for name in self.named:
             folded = fold(name)
             if folded not in self._words:
@@ -222,7 +233,7 @@ class _NamedGood:
         """Whether something calls a picture of named folders defective, and no folder's name says good."""
         if self._labels.defect_source(path) and not any(map(says_good, folders)):
             return True
-        # of pictures directly in the folder, labels that nobody knows may tell the defective ones
+        # labels of unknown meaning may mark the defective pictures among those directly in the folder
         return folders == ["."] and self._labels.has_unknown and self._labels.is_labelled(path)
 
     def kind(self, path: Path) -> str:
@@ -237,7 +248,7 @@ def _all_good(
 
 
 def _names_of(folder: Path) -> set[str]:
-    """Names that mean a folder, given relative to the root: of each folder on the way, and of the way."""
+    """Return the names that mean a folder: each folder's of its path below the root, and the whole path."""
     return {"."} if folder == Path() else {*folder.parts, folder.as_posix()}
 
 
@@ -252,9 +263,10 @@ def good_folders(folder: Path) -> list[Path]:
 
 
 def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy: str = "") -> Sequence[Path]:
-    """The pictures of folders of good ones.
+    """Return the pictures of folders of good ones.
 
-    InputError where the name of one, or a list, says that it is defective, or something that nobody knows.
+    Raises:
+        InputError: A picture's name, or a list, calls one defective, or has an unknown meaning for one.
     """
     for path in paths:
         if source := labels.defect_source(path):
@@ -284,8 +296,9 @@ def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
 
 
 def kinds_in(folder: Path, truth: GroundTruth) -> list[Item]:
-    """The pictures below a folder, without those in folders of good ones, each with the kind that its folders
-    tell; the kind is empty where they tell none.
+    """Return the pictures below a folder, without those in folders of good ones, each with its kind.
+
+    The kind is the one that the picture's folders state; empty where they state none.
     """
     items = []
     for path in truth.pictures_in(folder):
@@ -296,7 +309,7 @@ def kinds_in(folder: Path, truth: GroundTruth) -> list[Item]:
 
 
 def _kind_of(folders: Sequence[str]) -> str:
-    """Kind of a defect by its folders: a folder that says which, else one that says that it is one."""
+    """Return the kind of a defect: a folder's name that states a kind, else one that says "defective"."""
     named = [name for name in folders if not is_picture_folder(name) and not split_said(name)]
     telling = [name for name in named if read_words(name) is not Said.SORTED]
     return next((name for name in telling if not says_only_bad(name)), telling[-1] if telling else "")
@@ -305,14 +318,16 @@ def _kind_of(folders: Sequence[str]) -> str:
 def refuse_unknown(
     root: Path, paths: Iterable[Path], remedy: str = NAME_GOOD, labels: ClassLabels | None = None
 ) -> None:
-    """Asks, by an InputError, where pictures below `root` are not known to be good.
+    """Ask, by an InputError, where pictures below `root` are not known to be good.
 
-    They are known to be good where all of their folders say so, or say nothing but how good pictures are
-    sorted (`FolderTree`), and no name or list says otherwise of a single one (`ClassLabels.is_doubtful`).
+    They are known to be good where all of their folders' names say so, or say only how good pictures are
+    sorted (`FolderTree`), and no name or list says otherwise of a picture (`ClassLabels.is_doubtful`).
 
     Args:
-        remedy: end of the error's text.
-        labels: of the pictures, where they were read.
+        root: Folder of the pictures.
+        paths: Pictures below `root`.
+        remedy: End of the error's text.
+        labels: Labels of the pictures, where they were read already.
     """
     paths = list(paths)
     if labels is None:
@@ -336,14 +351,15 @@ def refuse_unknown_names(
     read: Mapping[str, Callable[[], bytes]] = MappingProxyType({}),
     remedy: str = NAME_GOOD,
 ) -> None:
-    """Asks, by an InputError, where pictures that are in no folder, such as those of a zip, are not known to
-    be good by their paths, their names and the lists beside them.
+    """Ask, by an InputError, where pictures of a zip are not known to be good.
+
+    They are known by their paths, their names and the lists beside them.
 
     Args:
-        name: of the zip.
-        inside: paths of its files, with forward slashes; those that lead out of it are passed over.
-        read: functions that read a file, by its path: lists are read.
-        remedy: end of the error's text.
+        name: Name of the zip.
+        inside: Paths of its files, with forward slashes; those that lead out of it are passed over.
+        read: Functions that read a file, by its path: lists are read.
+        remedy: End of the error's text.
     """
     pictures, others = list[PurePosixPath](), list[str]()
     for one in dict.fromkeys(inside):
@@ -367,8 +383,9 @@ def refuse_unknown_names(
 
 
 def _unpack_lists(root: Path, paths: Iterable[str], read: Mapping[str, Callable[[], bytes]]) -> None:
-    """Writes files that may be lists below a folder, and the others empty, by their names alone; so too what
-    is beyond `MAX_LIST_BYTES` in all.
+    """Write files of a zip below `root`: possible lists with their content, the others empty.
+
+    Lists beyond `MAX_LIST_BYTES` in total are written empty, too: then their names alone count.
     """
     root.mkdir(parents=True)
     left = MAX_LIST_BYTES
@@ -381,19 +398,23 @@ def _unpack_lists(root: Path, paths: Iterable[str], read: Mapping[str, Callable[
 
 
 def split_question(root: Path, paths: Iterable[Path]) -> InputError:
-    """The question which kinds of a split data set are good."""
+    """Return the question which kinds of a split data set are good."""
     counts = Counter(_kind_folders(path.relative_to(root).parts[:-1]) for path in paths)
     tops = read_side_by_side(sorted({parts[0] for parts in counts if parts}))
     return folders_question(root, counts, NAME_GOOD, {parts: tops[parts[0]] for parts in counts if parts})
 
 
 def _kind_folders(folders: Sequence[str]) -> tuple[str, ...]:
-    """Folders without those that tell a split."""
+    """Return the folders without those whose name states a split."""
     return tuple(name for name in folders if not split_said(name))
 
 
 def split_names(text: str, option: str, remedy: str) -> tuple[str, ...]:
-    """Words between commas, each once. InputError, with the remedy, where there is none."""
+    """Return the words between commas, each once.
+
+    Raises:
+        InputError: There is no word; the message ends with `remedy`.
+    """
     words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if not words:
         raise InputError(f"{option} is empty: {remedy}")

@@ -30,10 +30,12 @@ REMEDY = "use the file as published, or remove it for a seeded split"
 
 
 def is_visa(folder: Path) -> bool:
+    """Whether a folder is a category of VisA as published: it has Data/Images/Normal."""
     return _find_descendant(folder, "Data", "Images", "Normal") is not None
 
 
 def is_realiad(folder: Path) -> bool:
+    """Whether a folder is a category of Real-IAD as published: OK and NG, with folders of specimens in OK."""
     if not ((folder / "OK").is_dir() and (folder / "NG").is_dir()):
         return False
     return any(SPECIMEN_FOLDER.fullmatch(name) for name in subfolders(folder / "OK"))
@@ -54,8 +56,9 @@ def realiad_table(root: Path) -> Path | None:
 
 
 def open_visa(root: Path, settings: SplitSettings) -> Dataset:
-    """Opens VisA with the authors' split where it is there; else with a seeded split of the normal pictures,
-    and all anomalous ones for testing.
+    """Open VisA with the authors' split where its file is there, else with a seeded split.
+
+    The seeded split holds out some of the normal pictures; all anomalous ones are for testing.
     """
     table = visa_table(root)
     if table is not None:
@@ -72,8 +75,9 @@ def open_visa(root: Path, settings: SplitSettings) -> Dataset:
 
 
 def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
-    """Opens Real-IAD with the authors' split where it is there; else with a seeded split of the good parts,
-    whole parts together, and all defective pictures for testing.
+    """Open Real-IAD with the authors' split where its file is there, else with a seeded split.
+
+    The seeded split holds out whole good parts; all defective pictures are for testing.
     """
     table = realiad_table(root)
     if table is not None:
@@ -102,7 +106,11 @@ class SplitRow(NamedTuple):
 def _open_by_table(
     root: Path, layout: str, table: Path, rows: Callable[[Path, str], Iterable[SplitRow]]
 ) -> Dataset:
-    """Opens a category with the authors' split. InputError where the file is none, or does not fit."""
+    """Open a category with the authors' split.
+
+    Raises:
+        InputError: The file is no such split, or does not fit the category.
+    """
     category = category_of(root)
 
     def inside(name: str) -> Path:

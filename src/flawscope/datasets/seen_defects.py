@@ -34,13 +34,18 @@ def choose_seen(
     *,
     masked: bool = True,
 ) -> list[Item]:
-    """Chooses the defective pictures that `--seen` means: those with masks, or where none are used
-    (`masked`) all.
+    """Return the defective pictures that `--seen` names.
 
-    seen: a number, drawn from the test pictures with `seed`; a folder, as `list_seen` reads it; or a
-    text file with one picture a line, in the data set's test pictures or with masks as in such a folder.
-    `say` gets a line on defective pictures without a usable mask. InputError: too few to draw from, or a
-    listed picture without a mask; neither where none are used.
+    Args:
+        seen: A number, drawn from the test pictures with `seed`; a folder, as `list_seen` reads it; or a text
+            file with one picture a line, in the data set's test pictures or in such a folder.
+        dataset: Data set of a number or of listed pictures; None where there is none.
+        seed: Seed of the draw.
+        say: Gets a line on defective pictures without a usable mask.
+        masked: Whether masks are used: then only pictures with masks are taken.
+
+    Raises:
+        InputError: There are too few to draw from, or a listed picture has no mask although masks are used.
     """
     text = str(seen).strip()
     if text.isdecimal():
@@ -54,7 +59,10 @@ def choose_seen(
 
 
 def _usable(items: Iterable[Item], say: Say, masked: bool) -> list[Item]:
-    """Defective pictures; where masks are used, those with one, and `say` gets a line on the others."""
+    """Return the defective pictures; where masks are used, those with a mask alone.
+
+    `say` gets a line on the defective pictures without a mask.
+    """
     defective = [item for item in items if item.anomalous]
     usable = [item for item in defective if item.masks or not masked]
     if usable and (others := len(defective) - len(usable)):
@@ -72,8 +80,17 @@ def draw_seen(
     *,
     masked: bool = True,
 ) -> list[Item]:
-    """Draws `count` defective test pictures, with masks where these are used, as evenly over the kinds as
-    they allow.
+    """Draw `count` defective test pictures, as evenly over the kinds as their numbers allow.
+
+    Args:
+        dataset: Data set to draw from; None has no pictures.
+        count: Number of pictures.
+        seed: Seed of the draw.
+        say: Gets a line on defective pictures without a usable mask.
+        masked: Whether masks are used: then only pictures with masks are drawn.
+
+    Raises:
+        InputError: There are too few defective test pictures.
     """
     items = _usable(dataset.test, say if count else discard, masked) if dataset else []
     if count > len(items):
@@ -105,7 +122,10 @@ def _sorted_by_kind(items: Iterable[Item]) -> dict[str, list[Item]]:
 
 
 def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
-    """Pictures of a text file: paths from the working folder, from the file's folder, or in the data set."""
+    """Return the defective pictures that a text file lists.
+
+    Paths start from the working folder, from the file's folder, or from the data set.
+    """
     known = {item.path.resolve(): item for item in dataset.test} if dataset else {}
     roots = [Path(), path.parent]
     if dataset:
@@ -128,7 +148,7 @@ def _read_list(path: Path, dataset: Dataset | None, masked: bool) -> list[Item]:
 
 
 def _require_mask(path: Path, line: str, item: Item) -> None:
-    """Raises an InputError where a picture that a line of a list names has no mask."""
+    """Raise InputError where a picture that a line of a list names has no mask."""
     if item.masks:
         return
     why = f" ({', '.join(item.left_out)})" if item.left_out else ""
@@ -136,7 +156,11 @@ def _require_mask(path: Path, line: str, item: Item) -> None:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """Paths in a text file, without quotes and remarks. InputError: it cannot be read, or is no text."""
+    """Return the paths in a text file, without quotes and remarks.
+
+    Raises:
+        InputError: It cannot be read, or is no text.
+    """
     try:
         lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
@@ -163,10 +187,19 @@ def list_seen(
     *,
     masked: bool = True,
 ) -> list[Item]:
-    """Lists defective pictures, with masks where these are used: the test pictures of a data set, or any
-    folder of pictures. Masks lie in it, or in a folder `masks` or the like beside it or above it
-    (`pictures.mask_files`), or in label files below the folder or the data set that holds it. `say` gets a
-    line on defective pictures without a usable mask. InputError: there is none that can be used.
+    """Return the defective pictures of a data set's test, or of any folder of pictures.
+
+    Masks lie in the folder, or in a folder `masks` or the like beside it or above it (`pictures.mask_files`),
+    or in label files below the folder or the data set that holds it.
+
+    Args:
+        folder: Folder of the pictures.
+        category: Category of the data set; None where there is one.
+        say: Gets a line on defective pictures without a usable mask.
+        masked: Whether masks are used: then only pictures with masks are returned.
+
+    Raises:
+        InputError: There is no picture that can be used.
     """
     root = Path(folder)
     items: Iterable[Item] = ()
@@ -190,9 +223,10 @@ def list_seen(
 
 
 def _defective_pictures(root: Path) -> list[Item]:
-    """The pictures below a folder that holds defects alone, with masks and labels from where they may lie:
-    below it, in folders of masks beside it and above, and where it is part of a data set, such as its folder
-    bad/, in label files there. Nothing else that lies beside it is looked through.
+    """Return the pictures below a folder that holds defects alone, with their masks and labels.
+
+    Masks and labels lie below the folder, in folders of masks beside it and above, and, where it is part of a
+    data set (such as its folder bad/), in label files there. Nothing else beside it is searched.
     """
     full = root.resolve()
     beside = _masks_beside(full)

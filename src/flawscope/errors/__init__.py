@@ -35,11 +35,11 @@ class CheckpointError(InputError):
 
 
 class ExcludedPictureError(InputError):
-    """Stands for the prediction of a picture that the caller excludes by the hash of its pixels."""
+    """Error in place of the prediction of a picture that the caller excludes by its pixel hash."""
 
 
 def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:
-    """Compiles the pattern of an option. InputError: it is not a regular expression."""
+    """Compiles the pattern of an option. InputError where it is not a regular expression."""
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -47,7 +47,7 @@ def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:
 
 
 def suggest_name(word: str, known: Iterable[str]) -> str:
-    """Suggests in an error about an unknown name the nearest known one, else all of them."""
+    """Returns the end of an error about an unknown name: the nearest known name, or else all known names."""
     import difflib
 
     names = list(known)
@@ -61,14 +61,14 @@ def pluralize(number: int, noun: str) -> str:
 
 
 def check_one_each(count: int, **parallel: Sized) -> None:
-    """Checks sequences that run beside pictures, each once, where a public function takes them.
+    """Checks that sequences have an entry for each picture.
 
     Args:
-        count: number of the pictures.
-        **parallel: the sequences, by the singular of what they hold: `name=names`.
+        count: Number of the pictures.
+        **parallel: The sequences, by the singular noun of their entries: `name=names`.
 
     Raises:
-        InputError: one of them has not as many entries as there are pictures.
+        InputError: A sequence has another number of entries.
     """
     for noun, entries in parallel.items():
         if len(entries) != count:
@@ -81,12 +81,12 @@ UNREAD, MASK = "unread", "mask"  # kinds of failures: a picture is skipped; it i
 
 
 class Failure(str):
-    """Line that tells why a picture, or its mask, was not used: a text that knows its kind.
+    """Line with the reason why a picture, or its mask, was not used: a text with a kind.
 
     Attributes:
-        kind: `UNREAD`, `MASK`, or "" for any other.
-        name: of the picture that cannot be read; "" in any other failure.
-        reason: why it cannot be read, and the remedy; "" in any other failure.
+        kind: `UNREAD`, `MASK`, or "" for any other kind.
+        name: Name of the picture that cannot be read; "" in any other failure.
+        reason: Reason why it cannot be read, and the remedy; "" in any other failure.
     """
 
     kind: str
@@ -94,42 +94,46 @@ class Failure(str):
     reason: str
 
     def __new__(cls, text: str, kind: str = "", name: str = "", reason: str = "") -> Self:
+        """Returns a text with the attributes of a failure."""
         made = super().__new__(cls, text)
         made.kind, made.name, made.reason = kind, name, reason
         return made
 
 
 def unread_failure(name: str, reason: str) -> Failure:
-    """Failure of a picture that cannot be read."""
+    """Returns the failure of a picture that cannot be read."""
     return Failure(f"cannot read picture {name}: {reason}", UNREAD, name, reason)
 
 
 def mask_failure(error: InputError) -> Failure:
-    """Failure of a mask that cannot be used, whose picture is counted without it."""
+    """Returns the failure of a mask that cannot be used; its picture is counted without it."""
     return Failure(data_checks.NO_MASK.coded(f"{error} (counted without its mask)"), MASK)
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Failure that an error tells, on one line: of the kind that the error was made of."""
+    """Returns an error as a failure on one line, of the kind of the failure that the error was made of."""
     text = one_line_message(error)
     own = error.args[0] if error.args else None
     return Failure(text, own.kind, own.name, own.reason) if isinstance(own, Failure) else Failure(text)
 
 
 def join_names(names: Sequence[str], limit: int = 5) -> str:
-    """Joins names: a, b, c and 12 more."""
+    """Joins names, at most `limit` of them: a, b, c and 12 more."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 def one_line_message(error: BaseException) -> str:
-    """Text of an error on one line, of a foreign one up to 300 characters; without text its type's name."""
+    """Returns the text of an error on one line, or its type's name where it has none.
+
+    The text of an error that is not a FlawscopeError is cut after 300 characters.
+    """
     text = " ".join(str(error).split())
     return (text if isinstance(error, FlawscopeError) else text[:300]) or type(error).__name__
 
 
 def message_with_type(error: BaseException) -> str:
-    """Text as `one_line_message` gives it; that of a foreign error begins with its type's name."""
+    """Returns the text of an error on one line, with its type's name in front unless flawscope's own."""
     kind, text = type(error).__name__, one_line_message(error)
     return text if isinstance(error, FlawscopeError) or text == kind else f"{kind}: {text}"
 
@@ -137,13 +141,27 @@ def message_with_type(error: BaseException) -> str:
 def missing_library_error(
     feature: str, *libraries: str, extras: str, package: str = "flawscope"
 ) -> InputError:
-    """Makes the error for libraries that a feature lacks; `extras` as `install_command` takes them."""
+    """Returns the error for libraries that a feature lacks, with the command that installs them.
+
+    Args:
+        feature: Name of the feature.
+        libraries: Names of the libraries on the index.
+        extras: Extras of `package` that bring the libraries, separated by commas.
+        package: The distribution to install.
+    """
     command = install_command(*libraries, extras=extras, package=package)
     return InputError(f"{feature} needs {' and '.join(libraries)}: {command}")
 
 
 def require_installed(feature: str, *libraries: str, extras: str, package: str = "flawscope") -> None:
-    """Raises `missing_library_error` for missing libraries, given by their modules' names; imports none."""
+    """Raises `missing_library_error` where libraries are missing, without importing them.
+
+    Args:
+        feature: Name of the feature.
+        libraries: Names of the libraries' modules.
+        extras: Extras of `package` that bring the libraries, separated by commas.
+        package: The distribution to install.
+    """
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
         raise missing_library_error(feature, *missing, extras=extras, package=package)
@@ -167,15 +185,15 @@ def runs_from_checkout() -> bool:
 
 
 def install_command(*libraries: str, extras: str = "", package: str = "flawscope") -> str:
-    """Command that installs missing libraries.
+    """Returns the command that installs missing libraries.
 
     In a checkout it names the checkout's folders. Elsewhere it says that the package comes from where
-    flawscope came from, because on a public index the name may be somebody else's.
+    flawscope came from: on a public index the name may be somebody else's.
 
     Args:
-        libraries: their names on the index, for a package of others.
-        extras: those of the package that bring the libraries, with commas.
-        package: the distribution to install.
+        libraries: Names on the index, for a package that is not flawscope's.
+        extras: Extras of the package that bring the libraries, separated by commas.
+        package: The distribution to install.
     """
     if package not in SOURCE_FOLDERS:
         return f"pip install {' '.join(libraries)}"
@@ -192,7 +210,7 @@ _WITH_COMMA = re.compile(r"\s*[+-]?(?:\d*,\d{1,2}|0*,\d+|\d+,\d{4,})\s*(?:%|px)?
 
 
 def decimal_point(text: str) -> str:
-    """Returns a number with a point where it has a decimal comma, 0,05; 1,000 may be a thousand and stays."""
+    """Returns a number's text with a point for its decimal comma: 0,05. 1,000 may be a thousand and stays."""
     return text.replace(",", ".") if _WITH_COMMA.fullmatch(text) else text
 
 
@@ -217,8 +235,12 @@ _WORDS = {
 
 
 def check_arguments(*, unchecked: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Makes a function refuse arguments of other types than its annotations say, with one line that names the
-    argument. unchecked: arguments that the function checks by itself.
+    """Returns a decorator that makes a function refuse arguments that do not fit its annotations.
+
+    The error is one line that names the argument.
+
+    Args:
+        unchecked: Names of arguments that the function checks by itself.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -251,9 +273,14 @@ def _annotations(function: Callable[..., object]) -> tuple[inspect.Signature, di
 
 
 def require_type(name: str, value: object, hint: object) -> None:
-    """InputError, which calls the value `name`, unless it is of an annotated type.
+    """Raises an InputError, which names the value, where it does not fit an annotation.
 
-    Of a list every element is looked at; True is no number.
+    Every element of a list is checked. True is not a number.
+
+    Args:
+        name: Name of the value.
+        value: The value.
+        hint: The annotation.
     """
     wrong = _wrong_part(_Part(name, value, hint))
     if wrong is not None:
@@ -263,7 +290,7 @@ def require_type(name: str, value: object, hint: object) -> None:
 
 
 def describe_value(value: object) -> str:
-    """Describes a wrong argument: None, 5, 'a text', or a tuple."""
+    """Returns words for a wrong argument: None, 5, 'text', or "a tuple" for its type."""
     if value is None or (isinstance(value, bool | int | float | str) and len(repr(value)) <= 40):
         return repr(value)
     kind = type(value).__name__
@@ -271,7 +298,7 @@ def describe_value(value: object) -> str:
 
 
 class _Part(NamedTuple):
-    """An argument, or an element of it such as paths[3], and the annotation that it should fit."""
+    """Argument, or an element of it such as paths[3], and the annotation that it should fit."""
 
     name: str
     value: object
@@ -279,7 +306,7 @@ class _Part(NamedTuple):
 
 
 def _wrong_part(part: _Part) -> _Part | None:
-    """Finds the argument or the first element of it that is of a wrong type; None where all fit."""
+    """Returns the argument, or its first element, that is of a wrong type; None where all fit."""
     origin = typing.get_origin(part.hint)
     choices = typing.get_args(part.hint)
     if origin in (typing.Union, types.UnionType):
@@ -302,8 +329,9 @@ def _wrong_part(part: _Part) -> _Part | None:
 
 
 def _wrong_part_of_union(part: _Part) -> _Part | None:
-    """Finds what is wrong where one of several annotations has to fit: an element where one is of a wrong
-    type, else the whole.
+    """Returns the wrong part of an argument that must fit one of several annotations; None where it fits.
+
+    The part is an element of a wrong type, or else the whole argument.
     """
     wrong = [_wrong_part(part._replace(hint=hint)) for hint in typing.get_args(part.hint)]
     if None in wrong:
@@ -313,7 +341,7 @@ def _wrong_part_of_union(part: _Part) -> _Part | None:
 
 
 def _elements(part: _Part) -> Iterator[_Part]:
-    """Yields the elements of a list, or the values of a dict, whose annotation says what they should be."""
+    """Yields the elements of a list, or the values of a dict, with the annotation that each should fit."""
     hints = typing.get_args(part.hint)
     if len(hints) == 1 and isinstance(part.value, list | tuple):
         for number, element in enumerate(part.value):

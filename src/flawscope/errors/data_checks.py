@@ -1,6 +1,6 @@
 """Lists the data checks: lines about pictures and files that commands print, each with a code.
 
-A code names its check forever: no other check gets it, also when its own is gone. The table of
+A code names its check forever: no other check gets the code, even after its check is removed. The table of
 docs/troubleshooting.md is made from this list.
 """
 
@@ -23,9 +23,11 @@ class CheckKind(StrEnum):
 class DataCheck:
     """Data check, by which a printed line is found in the documentation.
 
-    code: printed at the end of the line, as FS-G12.
-    line: the line as it is printed, `...` in the place of names and numbers; of several forms all.
-    remedy: what to do, in Markdown.
+    Attributes:
+        code: Code that is printed at the end of the line, such as FS-G12.
+        kind: Consequence of the check.
+        line: The printed line in all its forms, with `...` in place of names and numbers.
+        remedy: Advice for a person, in Markdown.
     """
 
     code: str

@@ -60,8 +60,12 @@ class Share:
 class Study:
     """Study of N known parts, each inspected R times by each appraiser.
 
-    parts: names. defective: [N], the reference. decisions: by the appraiser's name, [N, R]; True: called
-    defective. Trial k of one appraiser is compared with trial k of another.
+    Trial k of an appraiser is compared with trial k of another.
+
+    Attributes:
+        parts: Names of the parts.
+        defective: [N], the reference; True: the part is defective.
+        decisions: [N, R] by the appraiser's name; True: the part was called defective.
     """
 
     parts: tuple[str, ...]
@@ -70,22 +74,27 @@ class Study:
 
     @property
     def trials(self) -> int:
+        """Number of trials of each appraiser, R."""
         return int(next(iter(self.decisions.values())).shape[1])
 
 
 @dataclass(frozen=True)
 class Appraisal:
-    """Figures of one appraiser, a person or a model.
+    """Figures of an appraiser, a person or a model.
 
-    effectiveness: parts that are decided rightly in every trial. repeatability: parts that are decided alike
-    in every trial; None with one trial. miss_rate, false_alarm_rate: decisions on defective parts that call
-    them good, and the other way round. ever_missed: defective parts that are missed at least once.
-    misses_at_most: miss rate that is not exceeded, 95 % sure, the one-sided exact bound over parts.
-    counts: decisions by reference (rows) and decision, good first.
-    kappas: against the reference, Cohen's over all decisions and Fleiss' as the average over trials; between
-        the trials, Cohen's as the average over their pairs (Light, 1971) and Fleiss' with trials as raters.
-        None where chance alone explains all agreement.
-    grades: of the rates, by AIAG's limits. grade: the worst of them.
+    Attributes:
+        effectiveness: Parts that are decided rightly in every trial.
+        repeatability: Parts that are decided alike in every trial; None with one trial.
+        miss_rate: Decisions on defective parts that call them good.
+        false_alarm_rate: Decisions on good parts that call them defective.
+        ever_missed: Defective parts that are missed at least once.
+        misses_at_most: Miss rate that is not exceeded, 95 % sure: the one-sided exact bound over parts.
+        counts: Decisions by reference (rows) and decision, good first.
+        kappas: Against the reference, Cohen's over all decisions and Fleiss' as the average over trials;
+            between the trials, Cohen's as the average over their pairs (Light, 1971) and Fleiss' with trials
+            as raters. None where chance alone explains all agreement.
+        grades: Grades of the rates, by AIAG's limits.
+        grade: The worst of the grades.
     """
 
     name: str
@@ -105,9 +114,12 @@ class Appraisal:
 class Agreement:
     """Figures of a study.
 
-    agreeing: parts that all appraisers decide alike in all trials. agreeing_rightly: and as the reference
-    says. between: Cohen's kappa of each pair of appraisers, after their names. fleiss: kappa of all
-    decisions, each a rater's; None with a single decision a part.
+    Attributes:
+        appraisers: Figures of each appraiser.
+        agreeing: Parts that all appraisers decide alike in all trials.
+        agreeing_rightly: Parts that they also decide rightly.
+        between: Cohen's kappa of each pair of appraisers, after their names.
+        fleiss: Kappa of all decisions, each by a rater of its own; None with a single decision a part.
     """
 
     appraisers: tuple[Appraisal, ...]
@@ -164,7 +176,7 @@ def _appraise(name: str, study: Study) -> Appraisal:
 
 
 def _average_over_pairs(called: Flags) -> float | None:
-    """Cohen's kappa as the average over the pairs of trials; called: [N, R]."""
+    """Returns Cohen's kappa of decisions [N, R] as the average over the pairs of trials."""
     values = called.astype(np.float64)
     total = len(called)
     kappas = list[float]()
@@ -184,7 +196,7 @@ def _average(kappas: Sequence[float | None]) -> float | None:
 
 
 def _count_raters(called: Flags) -> NDArray[np.int64]:
-    """Numbers of raters [N, 2] that call each part good and defective; called: [N, raters]."""
+    """Returns the numbers of raters [N, 2] that call each part good and defective, of calls [N, raters]."""
     defective = called.sum(axis=1)
     return np.stack([called.shape[1] - defective, defective], axis=1)
 
@@ -195,8 +207,10 @@ def cross_tabulate(a: Flags, b: Flags) -> NDArray[np.int64]:
 
 
 def cohens_kappa(table: Array) -> float | None:
-    """Cohen's kappa, -1..1, of a cross-tabulation [K, K] in counts; None where both raters always say one
-    and the same. Source: Cohen, Educational and Psychological Measurement 20 (1960).
+    """Returns Cohen's kappa, -1..1, of a cross-tabulation [K, K] in counts.
+
+    It is None where both raters always give the same single answer. Source: Cohen, Educational and
+    Psychological Measurement 20 (1960).
     """
     total, agreed = int(table.sum()), int(np.trace(table))
     chance = int(table.sum(axis=0) @ table.sum(axis=1))  # expected agreement * total ** 2
@@ -204,8 +218,9 @@ def cohens_kappa(table: Array) -> float | None:
 
 
 def fleiss_kappa(counts: Array) -> float | None:
-    """Fleiss' kappa, -1..1, of the numbers of raters [N, K] that put each of N subjects into each of K
-    categories; None with fewer than two raters, or where all say one and the same. Source: Fleiss,
+    """Returns Fleiss' kappa, -1..1, of the numbers of raters [N, K] that put N subjects into K categories.
+
+    It is None with fewer than two raters, or where all give the same single answer. Source: Fleiss,
     Psychological Bulletin 76 (1971).
     """
     subjects, raters = len(counts), int(counts[0].sum())
@@ -239,11 +254,16 @@ def one_sided_bound(k: int, n: int) -> float:
 
 
 def parts_needed(rate: float, misses: int = 0) -> int:
-    """Fewest parts that a claim needs: that the rate is at most `rate`, as sure as `CONFIDENCE`, where at
-    most `misses` of them came up. The least n with P(X <= misses) <= 1 - CONFIDENCE, X binomial (n, rate);
-    299 for 1 % without a miss.
+    """Returns the fewest parts that prove a rate of at most `rate`, with the confidence `CONFIDENCE`.
 
-    Raises InputError unless `LEAST_CLAIM` <= rate < 1.
+    It is the least n with P(X <= misses) <= 1 - CONFIDENCE, X binomial (n, rate); 299 for 1 % without a miss.
+
+    Args:
+        rate: Rate of the claim, `LEAST_CLAIM` or more, below 1.
+        misses: Number of these parts that may be missed.
+
+    Raises:
+        InputError: The rate lies outside of its range.
     """
     if not LEAST_CLAIM <= rate < 1:
         raise InputError(f"the rate of a claim is {rate:g}, expected {LEAST_CLAIM:f} and more, below 1")

@@ -1,8 +1,8 @@
 """Compares two models on the same test pictures, and tests whether they differ by more than chance.
 
 The difference of a metric is measured on pictures that both models judge. Its 95 % interval comes from the
-paired bootstrap: both are resampled with the same pictures, so that what is hard for both cancels out and the
-interval is narrower than two intervals side by side suggest (Efron and Tibshirani, An Introduction to the
+paired bootstrap: both are resampled with the same pictures. Pictures that are hard for both cancel out, and
+the interval is narrower than two intervals side by side suggest (Efron and Tibshirani, An Introduction to the
 Bootstrap, 1993).
 """
 
@@ -60,18 +60,21 @@ class Difference:
 
     @property
     def difference(self) -> float:
+        """The metric of b less that of a."""
         return self.b - self.a
 
     @property
     def better(self) -> str:
-        """Name of the better model, "a" or "b", where the interval leaves out zero; else empty: chance is
-        enough to explain the difference.
+        """Name of the better model, "a" or "b", where the interval leaves out zero; else empty.
+
+        Empty means that chance is enough to explain the difference.
         """
         if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
             return ""
         return "b" if (self.interval[0] > 0) != (self.name in LOWER_IS_BETTER) else "a"
 
     def to_dict(self) -> Json:
+        """Returns the values by name, as JSON knows them."""
         return {
             "a": self.a,
             "b": self.b,
@@ -104,6 +107,8 @@ class Pair(NamedTuple):
         return "a" if self.a.is_anomalous == self.a.anomalous else "b"
 
     def to_dict(self) -> Json:
+        """Returns the truth, both decisions and whether they differ, as JSON knows them."""
+
         def of(found: Decided) -> Json:
             decision = "anomalous" if found.is_anomalous else "good"
             numbers = {"score": found.score, "p_value": found.p_value, "severity": found.severity}
@@ -115,14 +120,18 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of models a and b on what both were evaluated on: pictures, or parts where one of them
-    decides on parts.
+    """Comparison of models a and b on the pictures, or parts, that both were evaluated on.
 
-    names: of the models, for a person. predictors: the models themselves.
-    evaluations: of both models; their `pictures` are the same in the same order.
-    differences: of the rates of defects found and of false alarms, and of every metric that both have.
-    pairs: all with both decisions.
-    noun: "picture" or "part".
+    It is on parts where a model decides on parts.
+
+    Attributes:
+        names: Names of the models, for a person.
+        predictors: The models.
+        evaluations: Evaluations of both models; their `pictures` are the same in the same order.
+        differences: Differences of the rates of defects found and of false alarms, and of every metric that
+            both have.
+        pairs: All pictures or parts with both decisions.
+        noun: "picture" or "part".
     """
 
     names: tuple[str, str]
@@ -213,12 +222,16 @@ def compare(
     latter where one of its pictures is.
 
     Args:
-        names: of the models, for a person.
-        resamples: of the bootstrap; pixel metrics have half as many.
-        seed: of the bootstrap.
+        a: The first model.
+        b: The second model.
+        dataset: Data set whose test pictures are judged.
+        names: Names of the models, for a person.
+        resamples: Resamples of the bootstrap; pixel metrics have half as many.
+        seed: Seed of the bootstrap.
+        step: Called with the progress.
 
     Raises:
-        InputError: there is nothing to test.
+        InputError: There is nothing to test.
     """
     learnt = {p.hash for one in (a, b) for p in one.manifest.pictures}
     is_drawn, dataset = dataset.drawn_split, leave_out_learnt_parts(a, dataset, learnt, step)

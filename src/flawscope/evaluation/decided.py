@@ -17,8 +17,12 @@ Judged = tuple[Item, Prediction]  # a test picture with its prediction
 
 
 class JudgedPart(NamedTuple):
-    """Decision on a part, and whether it is defective: whether any of its pictures is. kind: of its first
-    defective picture, else of its first.
+    """Decision on a part, beside the truth.
+
+    Attributes:
+        prediction: The model's decision.
+        anomalous: Whether the part is defective: whether any of its pictures is.
+        kind: Kind of its first defective picture, else of its first.
     """
 
     prediction: PartPrediction
@@ -32,7 +36,17 @@ class JudgedPart(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """Picture or part that a model decided on. kind, anomalous: the truth. is_anomalous: the decision."""
+    """Picture or part that a model decided on.
+
+    Attributes:
+        name: Path of the picture, or name of the part.
+        kind: Its true kind.
+        anomalous: Whether it is truly defective.
+        score: Score of the model.
+        severity: Severity by the model.
+        p_value: p-value by the model.
+        is_anomalous: The model's decision.
+    """
 
     name: str
     kind: str
@@ -49,7 +63,9 @@ def judge_parts(
     """Decides on the parts that pictures show. Empty where the model decides on pictures alone.
 
     Args:
-        failures: gets a line for each picture that does not tell its part.
+        predictor: The model.
+        pictures: Items with the model's predictions.
+        failures: Gets a line for each picture whose part is not known.
     """
     if (parts := predictor.parts()) is None:
         return ()
@@ -71,7 +87,7 @@ def _with_truth(found: PartPrediction, shown: Sequence[Item]) -> JudgedPart:
 
 
 def decided_on(pictures: Iterable[Judged], parts: Sequence[JudgedPart]) -> list[Decided]:
-    """Returns what was decided on: the parts, if there are any, else the pictures."""
+    """Returns the decisions: on the parts, if there are any, else on the pictures."""
     if not parts:
         return [_decided(str(item.path), item.kind, item.anomalous, one) for item, one in pictures]
     return [_decided(one.prediction.part, one.kind, one.anomalous, one.prediction) for one in parts]
@@ -82,8 +98,9 @@ def _decided(name: str, kind: str, anomalous: bool, found: Prediction | PartPred
 
 
 def as_parts_say(pictures: Sequence[Judged], parts: Sequence[JudgedPart]) -> list[Judged]:
-    """Returns the pictures with the decision on their parts, and the truth of these: a picture of a defective
-    part is one of its kind, whatever it shows.
+    """Returns the pictures with the decision on their parts and the truth of these.
+
+    Each picture of a defective part has the part's kind, whatever the picture shows.
     """
     by_path = dict[str | None, tuple[JudgedPart, Prediction]]()
     for part in parts:

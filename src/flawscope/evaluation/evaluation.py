@@ -70,8 +70,9 @@ class _TestPictures:
 
 
 def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
-    """Mask [H, W] bool of the pixels that count, at the size of a prediction's map: they show the picture
-    (not a letterbox's border) and lie inside the model's region of interest.
+    """Mask [H, W] bool of the pixels that count, at the size of a prediction's map.
+
+    They show the picture, not a letterbox's border, and lie inside the model's region of interest.
     """
     return predictor.valid_mask(geometry) & geometry.visible_mask()
 
@@ -96,16 +97,20 @@ def evaluate(
     temporary file (in TMPDIR).
 
     Args:
-        full_resolution: pixel metrics at the pictures' own size too, labelled `full_*`. Slower.
-        robust: judge every picture in other light and out of focus too (`robustness`), or in these lights:
-            20 times the work, or as many times as there are lights.
-        leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
-        fewer: models like it of fewer good pictures (`fitting.fewer_pictures.fit_fewer`), for the learning
+        predictor: Model to evaluate.
+        dataset: Data set whose test pictures are judged.
+        full_resolution: Whether to compute pixel metrics at the pictures' own size too, named `full_*`.
+            Slower.
+        robust: Whether to judge every picture in other light and out of focus too (`robustness`), or the
+            lights to do so in: 20 times the work, or as many times as there are lights.
+        leave_out: Hashes (`decoding.pixel_hash`) of further pictures to leave out.
+        fewer: Models like it of fewer good pictures (`fitting.fewer_pictures.fit_fewer`), for the learning
             curve.
-        take: called with every item and its prediction, to write pictures.
+        take: Called with every item and its prediction, to write pictures.
+        step: Called with the progress.
 
     Raises:
-        InputError: there is nothing to test.
+        InputError: There is nothing to test.
     """
     began = time.perf_counter()
     _check_dataset(dataset)
@@ -194,7 +199,7 @@ def _counts_of(counts: Counter[str], names: Iterable[str]) -> dict[str, int]:
 
 
 def _known_metrics(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Metrics as numbers, or None where one is not a number."""
+    """Returns the metrics as numbers, or None for NaN."""
     known: dict[str, float | None] = {}
     for name, value in values.items():
         known[name] = None if value is None or np.isnan(value) else float(value)
@@ -235,8 +240,15 @@ def _predict_all(
 def _ground_truth(
     item: Item, result: Prediction, predictor: Predictor, counts: Counter[str]
 ) -> NDArray[np.bool_] | None:
-    """Union of the item's masks at the network's size; all False for a good picture, None where nothing is
-    marked. Its pixels, regions and masks are added to `counts`.
+    """Returns the union of the item's masks at the network's size, and counts its pixels, regions and masks.
+
+    It is all False for a good picture, and None where nothing is marked.
+
+    Args:
+        item: Picture with its masks.
+        result: The model's prediction of it.
+        predictor: The model.
+        counts: Gets the numbers.
     """
     geometry = result.geometry
     if not item.anomalous:
@@ -393,8 +405,14 @@ def _segmentation_f1(
     truths: Sequence[NDArray[np.bool_] | None],
     valid: Sequence[NDArray[np.bool_] | None],
 ) -> float:
-    """F1 of the pixels that are marked, all pictures together: the SegF1 of Heckler-Kram et al., "The MVTec
-    AD 2 Dataset" (arXiv 2503.21622). NaN without a defective or without a good pixel.
+    """Returns the F1 of the marked pixels of all pictures together; NaN without pixels of both classes.
+
+    It is the SegF1 of Heckler-Kram et al., "The MVTec AD 2 Dataset" (arXiv 2503.21622).
+
+    Args:
+        predicted_masks: [H, W] of each picture, pixels that the model marks.
+        truths: [H, W] of each picture, defective pixels; None: the picture does not count.
+        valid: [H, W] of each picture, pixels that count; None: all.
     """
     hits = called = defective = counting = 0
     for i in range(len(truths)):

@@ -77,8 +77,12 @@ def _of_kind_or_good(
 
 
 def loco_metrics(kept: PictureStore, dataset: Dataset, explanations: Json) -> dict[str, float]:
-    """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data; writes into `explanations`
-    how it was measured.
+    """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data; else it returns none.
+
+    Args:
+        kept: Evaluated pictures.
+        dataset: Their data set.
+        explanations: Gets how it was measured, or why not.
     """
     if dataset.layout != "loco":
         return {}
@@ -118,8 +122,9 @@ def _read_saturated_regions(path: Path, kept: PictureStore) -> list[Regions | No
 def _saturated_region(
     path: Path, geometry: Geometry, configs: dict[int, Json]
 ) -> tuple[NDArray[np.bool_], float] | None:
-    """Region at the network's size, and its saturation in pixels there; None if it lies outside of the view
-    or marks nothing.
+    """Returns a region at the network's size, and its saturation in pixels there.
+
+    It is None where the region lies outside of the view or marks nothing.
     """
     values = require_size(read_labels(path), geometry.picture_size, f"mask {path}")
     visible = (values > 0) & geometry.warp_mask(np.ones(geometry.size, np.bool_))

@@ -129,11 +129,16 @@ def bootstrap_images(
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Counts of every picture's map at common thresholds, so that a resample is a weighted sum.
+    """Counts of every picture's map at common thresholds: a resample is a weighted sum of them.
 
-    normal, anomalous: [N, K] pixels at or above each threshold, which fall. overlap: [N, K], the sum over
-    the picture's regions of the share found. marked: [N, 3] pixels that are marked and anomalous, marked, and
-    anomalous, by the calibrated threshold. regions, defective: [N].
+    Attributes:
+        normal: [N, K], normal pixels at or above each threshold, which fall.
+        anomalous: [N, K], anomalous pixels at or above each threshold.
+        overlap: [N, K], sum over the picture's regions of the share found.
+        marked: [N, 3], pixels that are marked and anomalous, marked, and anomalous, by the calibrated
+            threshold.
+        regions: [N], number of the picture's regions.
+        defective: [N], whether the picture is defective.
     """
 
     normal: Floats
@@ -245,8 +250,10 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
 
 
 def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
-    """Falling thresholds: quantiles of normal pixels' values, even and in the tail, of anomalous ones', and
-    last the least value. None without a pixel of either class.
+    """Returns falling thresholds of the pixels' values; None without a pixel of either class.
+
+    They are quantiles of normal pixels' values, even and in the tail, quantiles of anomalous ones', and last
+    the least value.
     """
     good_values = []
     bad_values = []

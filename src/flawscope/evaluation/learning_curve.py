@@ -33,8 +33,9 @@ class Scored(NamedTuple):
         return auroc(self.good, self.defective)
 
     def gain_over(self, other: Scored, seed: int) -> tuple[float, float, float]:
-        """AUROC less that of another model on the same pictures, with its 95 % interval: a paired bootstrap
-        over good and over defective pictures.
+        """Returns the AUROC less that of another model on the same pictures, with its 95 % interval.
+
+        The interval comes from a paired bootstrap over good and over defective pictures.
         """
         rng = np.random.default_rng(seed)
         times = [rng.multinomial(one.size, np.full(one.size, 1 / one.size), RESAMPLES) for one in self]
@@ -43,7 +44,12 @@ class Scored(NamedTuple):
         return self.auroc() - other.auroc(), float(low), float(high)
 
     def _resampled(self, good_times: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.float64]:
-        """AUROC in each resample [R]. good_times [R, N], times [R, M]: how often it draws each picture."""
+        """Returns the AUROC in each resample [R].
+
+        Args:
+            good_times: [R, N], how often the resample draws each good picture.
+            times: [R, M], how often it draws each defective picture.
+        """
         above = self.defective[:, None] > self.good
         wins = above + 0.5 * (self.defective[:, None] == self.good)  # [M, N]
         won = ((times @ wins) * good_times).sum(1)
@@ -51,11 +57,14 @@ class Scored(NamedTuple):
 
 
 def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
-    """Smallest number of pictures from which no larger number is surely better, by its 95 % interval; None:
-    the largest number is surely better than all others, and more may be better still.
+    """Returns the smallest number of pictures from which no larger number is surely better.
+
+    Surely better means that the 95 % interval of the gain lies above zero. None: the largest number is surely
+    better than all others, and more may be better still.
 
     Args:
-        scored: by the number learnt from, scores of the same pictures.
+        scored: Scores of the same pictures, by the number of pictures learnt from.
+        seed: Seed of the bootstrap.
     """
     numbers = sorted(scored)
     for k, number in enumerate(numbers[:-1]):
@@ -66,10 +75,13 @@ def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """AUROC that tells what more good pictures bring, by the number of units learnt from; near-duplicates are
-    one.
+    """AUROC by the number of units learnt from, which shows how much more good pictures help.
 
-    figures: by that number, smallest first. enough: as `enough` tells it; None: more may do better still.
+    Near-duplicates are one unit.
+
+    Attributes:
+        figures: AUROC by that number, smallest number first.
+        enough: Number that is enough (`enough`); None: more may do better still.
     """
 
     figures: Mapping[int, float]
@@ -88,12 +100,15 @@ def learning_curve(
     judged: Sequence[tuple[Item, Prediction]],
     step: ProgressCallback,
 ) -> LearningCurve | None:
-    """Image AUROC of a model, and of models of fewer good pictures.
+    """Returns the image AUROC of a model, and of models of fewer good pictures.
 
     None: there are none, or no test pictures of both kinds that all of them can judge.
 
     Args:
-        judged: test pictures, and what the model says of them.
+        model: The model.
+        fewer: Models like it of fewer good pictures.
+        judged: Test pictures with the model's predictions.
+        step: Called with the progress.
     """
     advance = ProgressCounter(step, "learning curve", len(judged) * len(fewer))
     scores = {}
@@ -120,7 +135,7 @@ def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None])
 
 
 def describe(curve: LearningCurve) -> str:
-    """Line for a person."""
+    """Returns a line for a person: how many good pictures are enough, and the AUROC by their number."""
     every = max(curve.figures)
     summary = f"{curve.enough} good pictures of different parts do as well as {every}"
     if curve.enough is None:

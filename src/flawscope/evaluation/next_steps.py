@@ -1,4 +1,4 @@
-"""Advises what to do before a fit, and after an evaluation: gathers the facts for `advice`."""
+"""Gathers the facts for advice (`results.advice`) before a fit and after an evaluation."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def advise_before(dataset: Dataset) -> list[Advice]:
 
 
 def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
-    """Steps after a search by how the parts lie, where it found that and had no time to try it.
+    """Returns the steps after a search by the poses of the parts that it found and had no time to try.
 
-    One that did not come to ask is asked for here.
+    For a search that did not look for poses, they are looked for here.
     """
     if not any(trial.flags for trial in choice.trials):
         return advise_before(dataset)
@@ -49,7 +49,10 @@ def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
 
 
 def advise_blind(manifest: Manifest) -> list[Advice]:
-    """Steps for a model that hardly sees simulated defects; none: it sees them, or too few tell."""
+    """Returns the steps for a model that hardly sees simulated defects.
+
+    There are none where it sees them, or where they are too few.
+    """
     tried = decided_defects(manifest)
     blind = "" if tried is None else tried.describe_blindness()
     return advice(remedies=_remedies(manifest), blind=blind) if blind else []
@@ -86,7 +89,7 @@ def advise_after(result: Evaluation, manifest: Manifest) -> list[Advice]:
     sizes = [one.prediction.geometry.picture_size for one in missed[:MEASURED]]
 
     def lies_elsewhere() -> bool:
-        return how.reference is None and _poses_needed(_telling_pictures(result)) is not None
+        return how.reference is None and _poses_needed(_posed_pictures(result)) is not None
 
     return advice(
         rate=manifest.calibration.rate,
@@ -117,10 +120,10 @@ def _mark_lengths(missed: Sequence[EvaluatedPicture]) -> list[float]:
     return lengths
 
 
-def _telling_pictures(result: Evaluation) -> list[Path]:
-    """Good test pictures, which tell how parts lie.
+def _posed_pictures(result: Evaluation) -> list[Path]:
+    """Returns the good test pictures, which show how parts lie.
 
-    Of too few all count: parts with defects lie like the others.
+    Where they are too few, all pictures count: parts with defects lie like the others.
     """
     good = [one.item.path for one in result.pictures if not one.item.anomalous]
     if len(good) >= LOOKED_AT:
@@ -139,8 +142,9 @@ def _poses_needed(shown: Sequence[PictureSource]) -> PoseKind | None:
 
 
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:
-    """Name of the good picture that alone sets the threshold, and the threshold without it; "" and infinity
-    where there is none.
+    """Returns the name of the good picture that alone sets the threshold, and the threshold without it.
+
+    They are "" and infinity where there is none.
     """
     calibration = manifest.calibration
     by_pictures = calibration.promised and stored_part_pattern(manifest) is None

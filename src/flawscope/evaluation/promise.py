@@ -28,16 +28,19 @@ SHIFTED_SHARE = 0.2  # of the good pictures: so many that look otherwise as a wh
 def check_promise(
     predictor: Predictor, train: Sequence[Item], good: Sequence[tuple[Item, Prediction]]
 ) -> Json:
-    """Tests the promise on good test pictures, for `Evaluation.false_alarms`; empty where there are none, or
-    nothing was promised.
-
-    expected_interval: in which the rate of this one model lies. alarms: false alarms, of parts where the
-    model decides on those. pictures: how many good ones tell it. chance, broken: as
-    `judge_pictures` says. reasons: why it may be broken, as sentences. copies_of_training: names of good test
-    pictures that are near-duplicates of training pictures.
+    """Tests the promise on good test pictures, for `Evaluation.false_alarms`.
 
     Args:
-        train: the training pictures, to look for near-duplicates.
+        predictor: The model.
+        train: Training pictures, to look for near-duplicates.
+        good: Good test pictures with the model's predictions.
+
+    Returns:
+        Empty where there are no pictures, or nothing was promised; else the following values.
+        `expected_interval`: in which the rate of this one model lies. `alarms`: false alarms, of parts where
+        the model decides on those. `pictures`: number of good pictures. `chance`, `broken`: as
+        `judge_pictures` says. `reasons`: sentences on why it may be broken. `copies_of_training`: names of
+        good test pictures that are near-duplicates of training pictures.
     """
     promise = promise_of(predictor.manifest)
     if not good or not promise.is_made:
@@ -68,8 +71,10 @@ def _count_units(units: Sequence[int], alarms: Sequence[bool]) -> int:
 
 
 def describe_promise(found: Facts) -> list[str]:
-    """Lines for a person; empty where the promise was kept and nothing is odd. found: an evaluation's
-    `false_alarms`.
+    """Returns lines for a person; empty where the promise was kept and there is no remark.
+
+    Args:
+        found: `false_alarms` of an evaluation.
     """
     lines = []
     if found.get("broken"):

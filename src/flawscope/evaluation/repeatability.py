@@ -1,4 +1,4 @@
-"""Tells how well a model's score repeats on one part that is put in again and again."""
+"""Measures how well a model's score repeats on one part that is put in again and again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Repeatability:
 
     @classmethod
     def of(cls, severities: Sequence[float]) -> Repeatability:
-        """Raises InputError where the pictures are fewer than `MIN_PICTURES`."""
+        """Returns the figures of severities. InputError: they are fewer than `MIN_PICTURES`."""
         if len(severities) < MIN_PICTURES:
             given = pluralize(len(severities), "picture")
             raise InputError(f"{given} of the part: put it in five times, with a picture each")
@@ -29,6 +29,7 @@ class Repeatability:
 
     @property
     def mean(self) -> float:
+        """Mean severity."""
         return float(np.mean(self.severities))
 
     @property
@@ -48,6 +49,7 @@ class Repeatability:
 
     @property
     def is_fault(self) -> bool:
+        """Whether the mean lies too near the threshold, or the decisions differ."""
         return self.distance < MIN_DISTANCE or 0 < self.anomalous < len(self.severities)
 
     def lines(self) -> list[str]:
@@ -68,7 +70,7 @@ class Repeatability:
         return text
 
     def to_dict(self) -> dict[str, object]:
-        """Return what was measured as values that JSON knows."""
+        """Returns the figures, as JSON knows them."""
         return {
             "severities": [*self.severities],
             "mean": self.mean,

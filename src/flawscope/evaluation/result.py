@@ -38,9 +38,12 @@ T = TypeVar("T")
 class EvaluatedPicture(NamedTuple):
     """Evaluated test picture.
 
-    truth: its ground truth, [H, W] bool at the map's size: all False for a good picture, None where a
-        defective one has no mask.
-    valid: pixels that count, [H, W] bool; None: all.
+    Attributes:
+        item: The picture, with its kind and masks.
+        prediction: The model's prediction.
+        truth: Its ground truth, [H, W] bool at the map's size: all False for a good picture, None where a
+            defective one has no mask.
+        valid: Pixels that count, [H, W] bool; None: all.
     """
 
     item: Item
@@ -73,10 +76,12 @@ class LazySequence(Sequence[T], Generic[T]):
 
 
 class PictureStore:
-    """Evaluated pictures, in order: items and predictions in memory, the maps in a temporary file, which the
-    system removes. Several threads may read.
+    """Evaluated pictures, in order. Several threads may read.
 
-    valid: [H, W] bool at the network's size for a geometry: the pixels that count.
+    Items and predictions lie in memory, the maps in a temporary file, which the system removes.
+
+    Args:
+        valid: Returns for a geometry the pixels that count, [H, W] bool at the network's size.
     """
 
     def __init__(self, valid: Callable[[Geometry], NDArray[np.bool_]]) -> None:
@@ -114,6 +119,7 @@ class PictureStore:
 
     @property
     def pictures(self) -> Sequence[EvaluatedPicture]:
+        """All pictures, each with its item, prediction, map, ground truth and valid pixels."""
         return self._column(
             lambda i: EvaluatedPicture(
                 self.items[i], self.prediction_with_map(i), self._truth(i), self._valid_of(i)
@@ -122,17 +128,21 @@ class PictureStore:
 
     @property
     def maps(self) -> Sequence[NDArray[np.float32]]:
+        """Maps [H, W] of all pictures, read from the file one by one."""
         return self._column(self._map)
 
     @property
     def truths(self) -> Sequence[NDArray[np.bool_] | None]:
+        """Ground truth [H, W] of all pictures; None: the picture has none."""
         return self._column(self._truth)
 
     @property
     def valid(self) -> Sequence[NDArray[np.bool_] | None]:
+        """Pixels [H, W] that count, of all pictures; None: all of the picture's."""
         return self._column(self._valid_of)
 
     def prediction_with_map(self, index: int) -> Prediction:
+        """Returns the prediction of a picture, with its map read from the file."""
         return replace(self.predictions[index], map=self._map(index))
 
     def _column(self, get: Callable[[int], T]) -> LazySequence[T]:
@@ -178,38 +188,53 @@ LEFT_OUT_REASON = "left out: the model was fitted or calibrated on it"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of one category. product: the one that the model was fitted to, which may be called otherwise.
+    """Results of a category.
 
-    method: of the model. seconds: that the evaluation took.
-    failures: pictures that could not be judged, each with its reason.
-    metrics: those of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best over thresholds chosen
-        with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed before, of
-        pixels the SegF1 of MVTec AD 2 (there at the pictures' own size, `full_pixel_f1_calibrated`).
-    false_alarms: of pictures, or of parts where the model decides on those, as are the image metrics,
-        `defects` and `kinds`: target, expected (k/(n + 1), what n good ones promise; None: none), measured,
-        images (good test pictures), interval (95 %, Clopper-Pearson); and what `check_promise` finds, with
-        expected_interval, in which the rate of this one model lies with 95 %.
-    defects: defective test pictures: images, found, and the interval of the share that is found, as above.
-    kinds: per kind of test picture the number, how many were called anomalous, the mean score, and the middle
-        severity, which is comparable between models.
-    defect_pixels: of the masks at the pictures' own size: all, and outside of the pixels that count (the
-        region of interest, and a crop); pictures_outside: with all of their defect there, which still count
-        for the image metrics.
-    masks: of the defective pictures: with a mask that marks something; with one that marks nothing; with one
-        of which nearest resizing to the map's size leaves no pixel (lost: the nearest one is taken); the
-        regions of all masks, and those of which it leaves none beside others that it keeps.
-    mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
-        there are some; empty otherwise.
-    left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
-    learnt_from: pictures of a data set without a split of its own that the model was fitted or calibrated on;
-        all others were tested. 0 where the data set has a split.
-    without_mask: defective pictures without a usable mask; unmarked: of these, by the reason.
-    parts: of a model that decides on parts the number of good and defective ones, of false alarms (with the
-        95 % interval of their rate) and of defective ones found, the promise, and the AUROC; else empty.
-    learning_curve: how many good pictures are enough, where it was asked for and can be said.
-    robustness: decisions on the same pictures in other light, where they were asked for.
-    judged_parts, pictures: the parts, and every picture that counted, for the report; left_out_items: those
-        left out; unjudged: those that could not be read, each with the reason. None of these is in `to_dict`.
+    None of `judged_parts`, `pictures`, `left_out_items` and `unjudged` is in `to_dict`.
+
+    Attributes:
+        category: Category that was evaluated.
+        product: Product that the model was fitted to, which may have another name.
+        method: Method of the model.
+        metrics: Metrics of `METRIC_NAMES`, on maps at the network's size. `*_f1` is the best over thresholds
+            chosen with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed
+            before, of pixels the SegF1 of MVTec AD 2 (there at the pictures' own size,
+            `full_pixel_f1_calibrated`).
+        false_alarms: Of pictures, or of parts where the model decides on those, as are the image metrics,
+            `defects` and `kinds`: target, expected (k/(n + 1), what n good ones promise; None: none),
+            measured, images (good test pictures), interval (95 %, Clopper-Pearson); and what `check_promise`
+            finds, with expected_interval, in which the rate of this one model lies with 95 %.
+        defects: Of defective test pictures: images, found, and the interval of the share that is found, as
+            above.
+        kinds: Per kind of test picture the number, how many were called anomalous, the mean score, and the
+            median severity, which is comparable between models.
+        images: Number of pictures that counted.
+        defect_pixels: Of the masks at the pictures' own size: all, and outside of the pixels that count (the
+            region of interest, and a crop); pictures_outside: with all of their defect there, which still
+            count for the image metrics.
+        left_out: Test pictures whose pixels the model was fitted or calibrated on, by kind.
+        without_mask: Defective pictures without a usable mask.
+        seconds: Time that the evaluation took.
+        learnt_from: Pictures of a data set without a split of its own that the model was fitted or calibrated
+            on; all others were tested. 0 where the data set has a split.
+        unmarked: Defective pictures without a usable mask, by the reason.
+        failures: Pictures that could not be judged, each with its reason.
+        masks: Numbers of the defective pictures' masks: with a mask that marks something; with one that marks
+            nothing; with one that loses all pixels in nearest resizing to the map's size (lost: the nearest
+            pixel is taken); the regions of all masks, and those that lose all pixels beside others that keep
+            some.
+        mismatch: One line if model and pictures do not seem to belong together, judged by the good ones where
+            there are some; empty otherwise.
+        labels: Remarks on single figures.
+        parts: Of a model that decides on parts the number of good and defective ones, of false alarms (with
+            the 95 % interval of their rate) and of defective ones found, the promise, and the AUROC; else
+            empty.
+        learning_curve: How many good pictures are enough, where the call asked for it and it can be said.
+        robustness: Decisions on the same pictures in other light, where the call asked for them.
+        judged_parts: The parts, for the report.
+        pictures: Every picture that counted, for the report.
+        left_out_items: Pictures that were left out.
+        unjudged: Pictures that could not be read, each with the reason.
     """
 
     category: str
@@ -240,7 +265,7 @@ class Evaluation:
 
     @property
     def noun(self) -> str:
-        """Name of what the model decides on, and of what is counted: "part" or "picture"."""
+        """Noun of the things that the model decides on, and that are counted: "part" or "picture"."""
         return "part" if self.parts else "picture"
 
     @cached_property
@@ -251,8 +276,9 @@ class Evaluation:
 
     @property
     def remarks(self) -> list[str]:
-        """Says which defects the pixel metrics do not cover, or not wholly, and how many good pictures are
-        enough.
+        """Says which defects the pixel metrics do not cover, or not wholly.
+
+        The learning curve follows: how many good pictures are enough.
         """
         masks = self.masks
         pixels = self.defect_pixels

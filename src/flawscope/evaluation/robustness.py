@@ -32,10 +32,13 @@ LIGHTS = (Light(), *CHANGES)
 class Robustness:
     """Decisions on all test pictures in one light, at the model's threshold.
 
-    good, false_alarms: number of good pictures, or parts where the model decides on those, and of those that
-        are called anomalous.
-    defective, found: the same of defective ones.
-    image_auroc: 0..1; None without pictures of both kinds.
+    Attributes:
+        light: The light.
+        good: Number of good pictures, or parts where the model decides on those.
+        false_alarms: Number of these that are called anomalous.
+        defective: Number of defective pictures, or parts.
+        found: Number of these that are called anomalous.
+        image_auroc: 0..1; None without pictures of both kinds.
     """
 
     light: Light
@@ -47,13 +50,16 @@ class Robustness:
 
     @property
     def false_alarm_rate(self) -> float | None:
+        """Share of the good pictures called anomalous, 0..1; None without good ones."""
         return self.false_alarms / self.good if self.good else None
 
     @property
     def found_rate(self) -> float | None:
+        """Share of the defective pictures called anomalous, 0..1; None without defective ones."""
         return self.found / self.defective if self.defective else None
 
     def to_dict(self) -> Json:
+        """Returns the fields, the light's name and both rates, as JSON knows them."""
         rates = {"false_alarm_rate": self.false_alarm_rate, "found_rate": self.found_rate}
         return {"name": self.light.name, **asdict(self), **rates}
 
@@ -68,11 +74,15 @@ def robustness(
 ) -> tuple[Robustness, ...]:
     """Judges every test picture in each of `lights`.
 
-    Pictures that the model was fitted or calibrated on are left out, and those that cannot be judged in
-    every light.
+    Pictures that the model was fitted or calibrated on are left out, and those that cannot be judged in every
+    light.
 
     Args:
-        leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
+        predictor: The model.
+        dataset: Data set whose test pictures are judged.
+        lights: Lights to judge in.
+        leave_out: Hashes (`decoding.pixel_hash`) of further pictures to leave out.
+        step: Called with the progress.
     """
     left_out = set(leave_out)
     left_out.update(picture.hash for picture in predictor.manifest.pictures)
@@ -113,8 +123,12 @@ def robustness(
 def _judged_in_every_light(
     items: Sequence[Item], rows: Sequence[Sequence[Prediction | None]], place: int
 ) -> list[Judged]:
-    """Pictures that were judged in every light, with what is said of them in one. rows: for each picture its
-    predictions in all lights; None: it could not be judged. place: of the light in a row.
+    """Returns the pictures that were judged in every light, with their predictions in one.
+
+    Args:
+        items: The pictures.
+        rows: Predictions of each picture in all lights; None: it could not be judged.
+        place: Place of the one light in a row.
     """
     shown = list[Judged]()
     for item, row in zip(items, rows, strict=True):

@@ -1,5 +1,7 @@
-"""Reads the trials of an agreement study: a table that people filled in, results of `predict --out`, and what
-the parts really are.
+"""Reads the trials of an agreement study, and the reference.
+
+Trials come from a table that people filled in, or from results of `predict --out`. The reference says which
+parts are defective.
 """
 
 from __future__ import annotations
@@ -37,7 +39,16 @@ ENOUGH = "a study needs good and defective parts, about as many of each, and som
 
 
 class Trial(NamedTuple):
-    """Decision on a part. place: where it stands, for errors. score: of a model; empty of a person."""
+    """Decision on a part.
+
+    Attributes:
+        part: Name of the part.
+        appraiser: Name of the appraiser.
+        trial: Name of the trial.
+        defective: The decision.
+        place: Place of the decision in its file, for errors.
+        score: Score of a model; empty: a person decided.
+    """
 
     part: str
     appraiser: str
@@ -48,8 +59,13 @@ class Trial(NamedTuple):
 
 
 class Source(NamedTuple):
-    """File that a study was read from. run: when it was written, and by which model. pictures: that it
-    judged.
+    """File that a study was read from.
+
+    Attributes:
+        path: The file.
+        sha256: Digest of its content.
+        run: Time when it was written, and the model that wrote it.
+        pictures: Pictures that were judged.
     """
 
     path: Path
@@ -61,7 +77,13 @@ class Source(NamedTuple):
     def of(
         cls, path: Path, facts: Mapping[str, object] | None = None, pictures: Iterable[str] = ()
     ) -> Source:
-        """facts: of a run of `predict`, its `results.json`."""
+        """Returns the source of a file, with its digest and the time when it was written.
+
+        Args:
+            path: The file.
+            facts: `results.json` of a run of `predict`; None: the file is a table.
+            pictures: Pictures that the run judged.
+        """
         written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(path.stat().st_mtime))
         keys = ("model", "method", "score_threshold", "tolerances", "flawscope")
         described = [f"{key.replace('_', ' ')} {facts[key]}" for key in keys if facts and facts.get(key)]
@@ -69,8 +91,13 @@ class Source(NamedTuple):
 
 
 class ReadStudy(NamedTuple):
-    """Study with the files that it was read from. same_pictures: parts that a model gave the very same score
-    in two trials, by the model's name: they were not inspected anew.
+    """Study with the files that it was read from.
+
+    Attributes:
+        study: The study.
+        sources: The files.
+        same_pictures: Number of parts by model that got the identical score in two trials, and were not
+            inspected anew.
     """
 
     study: Study
@@ -129,9 +156,15 @@ def _table_trials(rows: Iterable[tuple[str, Mapping[str, str]]]) -> Iterator[Tri
 
 
 def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
-    """Puts trials in order. truth: by part, whether it is defective.
+    """Sorts trials into a study.
 
-    InputError: a part is unknown, of one class only, inspected twice in a trial or not in every one.
+    Args:
+        trials: The decisions.
+        truth: Whether each part is defective, by its name.
+
+    Raises:
+        InputError: There is no trial or no reference, a part is unknown, all are of one class, or a part is
+            inspected twice in a trial or not in every trial.
     """
     if not trials:
         raise InputError("there is no decision in what was named: add rows to the table of trials")
@@ -169,7 +202,11 @@ TrialKey = tuple[str, str, str]  # appraiser, trial, part
 
 
 def _index_trials(trials: Iterable[Trial], truth: Mapping[str, bool]) -> dict[TrialKey, Trial]:
-    """Trials by what they are of. InputError: a part is unknown, or inspected twice in a trial."""
+    """Returns the trials by appraiser, trial and part.
+
+    Raises:
+        InputError: A part is unknown, or inspected twice in a trial.
+    """
     found: dict[TrialKey, Trial] = {}
     for one in trials:
         if one.part not in truth:
@@ -283,8 +320,10 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields place and values, by column, of each row of a table that somebody wrote, with commas, semicolons
-    or tabs. InputError: it cannot be read, a column or a value is missing.
+    """Yields place and values, by column, of each row of a table with commas, semicolons or tabs.
+
+    Raises:
+        InputError: It cannot be read, or a column or a value is missing.
     """
     try:
         yield from _parse_rows(path, read_text(path), columns)

@@ -21,15 +21,18 @@ from flawscope.progress import ProgressCallback, ignore_progress
 def leave_out_learnt_parts(
     predictor: Predictor, dataset: Dataset, learnt: Collection[str], step: ProgressCallback = ignore_progress
 ) -> Dataset:
-    """Makes the test pictures those that show no part that was learnt from, where the split was drawn.
+    """Returns the data set with test pictures that show no part learnt from, where the split was drawn.
 
     Training pictures that were not learnt from are tested, too: the draw keeps some back from a model of the
     others, and from a model of other pictures none need be kept. Pictures of a part that was learnt from are
-    not tested: of one that names tell (`--group`, `--part`), and good ones that are nearly the same as a
-    picture learnt from, wherever the draw put them.
+    not tested: neither those whose names show the part (`--group`, `--part`), nor good ones that are nearly
+    the same as a picture learnt from, wherever the draw put them.
 
     Args:
-        learnt: hashes (`decoding.pixel_hash`) of the pictures that were learnt from.
+        predictor: The model.
+        dataset: Data set whose test pictures are judged.
+        learnt: Hashes (`decoding.pixel_hash`) of the pictures that were learnt from.
+        step: Called with the progress.
     """
     if not dataset.drawn_split:
         return dataset
@@ -54,7 +57,10 @@ def leave_out_learnt_parts(
 
 
 def _of_learnt_parts(predictor: Predictor, train: Sequence[Item], were_learnt: Collection[Item]) -> set[Item]:
-    """Training pictures of the parts that learnt pictures show, as far as names tell parts."""
+    """Returns the training pictures of the parts that were learnt from.
+
+    A picture whose name shows no part is a part of its own.
+    """
     part_of = stored_part_reader(predictor.manifest)
     parts = dict[Item, object]()
     for item, name in zip(train, relative_names([one.path for one in train]), strict=True):

@@ -1,4 +1,4 @@
-"""Exports a fitted model as an .onnx file, with certificates that its engines answer as the model does."""
+"""Exports a fitted model as an .onnx file, and certifies that its engines answer as the model does."""
 
 from __future__ import annotations
 
@@ -49,24 +49,26 @@ def export(
     failures: list[str] | None = None,
     step: ProgressCallback = ignore_progress,
 ) -> Certificate:
-    """Writes `model`, of any method, as an .onnx file, which ONNX Runtime and OpenVINO run without torch.
+    """Write a model of any method as an .onnx file, which ONNX Runtime and OpenVINO run without torch.
 
     Args:
-        model: a .safetensors file, or the artefact read from one.
-        precision: of `embed`; `score` is always computed in fp32. bf16: by OpenVINO alone, on processors
-            that have it.
-        pictures: good ones to compare on; by default the model's own samples. A reduced precision is another
-            detector and is calibrated anew, on these: those the model was fitted on will do if its method can
-            leave a picture out, others always.
-        threads: that compute; None: as many as there are cores.
-        failures: gets a line for every picture that cannot be read.
+        model: A .safetensors file, or the artefact read from it.
+        out: The .onnx file to write.
+        precision: Precision of the features (`embed`): fp32 or bf16. Scores are always computed in fp32.
+            Only OpenVINO computes bf16, on CPUs that have it.
+        pictures: Good pictures to compare on; by default the model's own samples. A reduced precision is
+            another detector, and is calibrated anew on these pictures. Pictures that the model was fitted on
+            serve if its method can leave a picture out; other pictures always do.
+        threads: Number of threads that compute; None: as many as there are cores.
+        failures: Gets a line for every picture that cannot be read.
+        step: Called with the stage, the steps done and the number of steps.
 
     Returns:
         The certificate of the engine that runs the file by default. Where OpenVINO is installed, the file has
-        OpenVINO's, too (`certificate.certificates_from_facts`).
+        OpenVINO's certificate too (`certificate.certificates_from_facts`).
 
     Raises:
-        InputError: a package is missing, there are no pictures to compare or calibrate on, or `model` is
+        InputError: A package is missing, there are no pictures to compare or calibrate on, or `model` is
             no fitted model.
         FlawscopeError: torch cannot export it, or an engine differs beyond the certificate's tolerance. No
             file is written then.
@@ -102,14 +104,19 @@ def export(
 def certify_export(
     made: ReducedModel, given: ExportPictures, shown: Images, step: ProgressCallback
 ) -> tuple[Artefact, list[Certificate]]:
-    """The artefact of an exported network, calibrated for its precision, with each engine's certificate.
+    """Calibrate the artefact of an exported network for its precision, and certify each engine.
 
     Args:
-        given: pictures that a reduced precision is calibrated on.
-        shown: pictures that the engines are compared on.
+        made: The exported network in its engines, and the trained model.
+        given: Pictures on which a reduced precision is calibrated.
+        shown: Images on which the engines are compared.
+        step: Called with the stage, the steps done and the number of steps.
+
+    Returns:
+        The artefact to write, and the certificates in the order of the engines.
 
     Raises:
-        FlawscopeError: an engine differs beyond the certificate's tolerance.
+        FlawscopeError: An engine differs beyond the certificate's tolerance.
     """
     if made.precision == "fp32":
         exported, certificates = given.artefact, _certify_fp32(given.artefact, made, shown)
@@ -131,7 +138,7 @@ def certify_export(
 
 
 def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[PictureSource]) -> None:
-    """InputError where a model cannot be exported in this precision, with these pictures, or here."""
+    """Raise InputError where a model cannot be exported in this precision, with these pictures, or here."""
     if precision == "int8":
         raise InputError("int8 is gone: leave out --precision; PatchCore and a smaller --size are faster")
     if precision not in PRECISIONS:
@@ -149,9 +156,10 @@ def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[Pict
 
 
 def _open_sessions(network: bytes, precision: str, threads: int | None) -> list[Session]:
-    """Opens the network in the engines that run it, the default one first.
+    """Open the network in the engines that run it, the default engine first.
 
-    FlawscopeError: one of them cannot, or it has an operator that `runtime.read` would refuse.
+    Raises:
+        FlawscopeError: An engine cannot open it, or it has an operator that `runtime.onnx_check` refuses.
     """
     try:
         onnx_check.check(network)
@@ -162,20 +170,20 @@ def _open_sessions(network: bytes, precision: str, threads: int | None) -> list[
 
 
 def engines_for(precision: str) -> list[str]:
-    """Engines that are installed here and run a file of this precision, the default one first."""
+    """Return the installed engines that run a file of this precision, the default engine first."""
     able = ENGINES if precision != "bf16" else ["openvino"]
     return [engine for engine in able if importlib.util.find_spec(engine) is not None]
 
 
 def open_embed(embed: ModelProto, runtime: str, precision: str, threads: int | None = None) -> EmbedFn:
-    """Function from images to features, as an engine computes them; several threads may call it at once."""
+    """Return an engine's function from images to features, which several threads may call at once."""
     graph = exported_engine(runtime).open(embed.SerializeToString(), "cpu", threads, precision)
     (at,) = [k for k, name in enumerate(graph.results) if name == "features"]
     return lambda images: graph.run({"images": images})[at]
 
 
 def _certify_fp32(artefact: Artefact, made: ReducedModel, shown: Images) -> list[Certificate]:
-    """Certifies engines in fp32: the same answers for the pictures, and for some with simulated defects."""
+    """Certify each engine in fp32: compare its answers for the images, also with simulated defects."""
 
     def certified(those: Images) -> list[Certificate]:
         scores, maps = run_one_by_one(made.trained, those)

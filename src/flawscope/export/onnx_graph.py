@@ -1,8 +1,7 @@
-"""Turns a detector into an ONNX graph: traced in its two steps, `embed` and `score`, reduced if asked for,
-joined. The file is written by `runtime.onnx_file`.
+"""Turns a detector into an ONNX graph: its two steps, `embed` and `score`, are traced and then joined.
 
-Precision is a matter of `embed` alone. `score` compares features, and small
-differences between features that are nearly equal decide: it stays in fp32.
+`runtime.onnx_file` writes the file. Only `embed` has a reduced precision. `score` compares features, and
+small differences between nearly equal features decide: it stays in fp32.
 """
 
 from __future__ import annotations
@@ -32,20 +31,21 @@ OPSET, IR_VERSION = 18, 8  # the file format that came with the operators: ONNX 
 
 
 class EmbedModule(nn.Module):
-    """Module of a detector's first step: only modules can be traced."""
+    """Detector's first step as a module, because only modules can be traced."""
 
     def __init__(self, model: Detector):
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the features of images `[B, 3, H, W]`."""
         return self.model.embed(images)
 
 
 class ScoreModule(nn.Module):
-    """Module of the second step.
+    """Detector's second step as a module.
 
-    Where pictures are padded it looks at the images again to see which pixels count.
+    Where pictures are padded, it takes the images too: they show which pixels count.
     """
 
     def __init__(self, model: Detector):
@@ -53,23 +53,31 @@ class ScoreModule(nn.Module):
         self.model = model
 
     def forward(self, features: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return scores `[B]` and maps `[B, H, W]` of features."""
         return self.model.score(features, None if images is None else self.model.inside(images))
 
 
 class ResidualModule(nn.Module):
-    """Module of how pictures differ from good ones, for a model that names kinds of defects."""
+    """Differences of pictures from good ones as a module, for a model that names kinds of defects."""
 
     def __init__(self, model: Detector):
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the differences of images `[B, 3, H, W]`, cells `[B, C, h, w]`."""
         return self.model.residuals(images)
 
 
 def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
-    """`embed`, images to features, and `score`, features to scores and maps: two `onnx.ModelProto`, for
-    pictures of the model's size, any number of them at once.
+    """Trace a detector for images of its size, in batches of any length.
+
+    Returns:
+        Two graphs: `embed`, from images to features, and `score`, from features to scores and maps.
+
+    Raises:
+        InputError: The model is larger than an .onnx file can be.
+        FlawscopeError: torch cannot export it.
     """
     prepare_trace(model)
     tensors = [*model.parameters(), *model.buffers()]
@@ -85,7 +93,7 @@ def trace(model: Detector) -> tuple[ModelProto, ModelProto]:
 
 
 def prepare_trace(model: Detector) -> None:
-    """Makes a model ready for tracing."""
+    """Make a model ready for tracing; this changes the model."""
     model.for_export()
     for part in model.modules():  # in place, activations take torch twice as long, for the same graph
         if "inplace" in vars(part):
@@ -93,7 +101,7 @@ def prepare_trace(model: Detector) -> None:
 
 
 def trace_score(model: Detector) -> ModelProto:
-    """`score`, features to scores and maps; `prepare_trace` the model before."""
+    """Trace the step from features to scores and maps, of a model after `prepare_trace`."""
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
@@ -102,7 +110,7 @@ def trace_score(model: Detector) -> ModelProto:
 
 
 def trace_residuals(model: Detector) -> ModelProto:
-    """Images to `residuals`; `prepare_trace` the model before."""
+    """Trace the network from images to `residuals`, of a model after `prepare_trace`."""
     given = {"images": torch.zeros(2, 3, *model.size)}
     return trace_module(ResidualModule(model), given, [RESIDUALS], model.operators())
 
@@ -113,7 +121,17 @@ def trace_module(
     results: list[str],
     translations: Mapping[Operator, Operator] = NOTHING,
 ) -> ModelProto:
-    """Graph of a module with these inputs and results; `prepare_trace` the detector before."""
+    """Return the ONNX graph of a module, whose detector is ready (`prepare_trace`).
+
+    Args:
+        module: The module.
+        given: An example of each input, by its name; any number of pictures `[B, ...]` may be given later.
+        results: Names of the outputs.
+        translations: ONNX functions for operators of torch that the exporter does not know.
+
+    Raises:
+        FlawscopeError: torch cannot export it.
+    """
     batch = torch.export.Dim("batch", min=1)
     try:
         with silence_exporter(), torch.no_grad():
@@ -143,7 +161,7 @@ def trace_module(
 
 
 def _separate_biases(proto: ModelProto) -> None:
-    """Gives each convolution a bias of its own: OpenVINO adds one that several share in a step of its own."""
+    """Give each convolution its own bias: OpenVINO adds a shared bias in a separate step."""
     held = {entry.name: entry for entry in proto.graph.initializer}
     met = set()
     for node in proto.graph.node:
@@ -156,7 +174,7 @@ def _separate_biases(proto: ModelProto) -> None:
 
 
 def _strip_source_notes(proto: ModelProto) -> None:
-    """Removes the exporter's notes on source lines, which hold this machine's paths."""
+    """Remove the exporter's notes on source lines, which hold this machine's paths."""
     graphs = [proto.graph]
     for part in (proto.graph, *proto.functions):
         part.ClearField("doc_string")
@@ -173,7 +191,7 @@ def _strip_source_notes(proto: ModelProto) -> None:
 
 @contextlib.contextmanager
 def silence_exporter() -> Iterator[None]:
-    """Silences the exporter's prints and warnings about its own code."""
+    """Silence the exporter's prints and warnings about its own code."""
     before = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -188,9 +206,9 @@ def silence_exporter() -> Iterator[None]:
 
 
 def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | None = None) -> ModelProto:
-    """Joins models into one: images to scores and maps, by way of `features`; and to `residuals`, if given.
+    """Join graphs to a network from images to scores and maps, by way of `features`, and to `residuals`.
 
-    Weights that `residuals` has in common with the others are there once.
+    Weights that `residuals` has in common with the other graphs are there once.
     """
     import onnx
 
@@ -209,14 +227,20 @@ def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | No
 
 
 def _content(entry: TensorProto) -> bytes:
-    """Digest of a tensor's type, shape and data."""
+    """Return a digest of a tensor's type, shape and data."""
     data = entry.SerializeToString() if not entry.raw_data else entry.raw_data
     return hashlib.sha256(f"{entry.data_type} {[*entry.dims]} ".encode() + data).digest()
 
 
 def _append(whole: ModelProto, head: ModelProto, prefix: str, weights: Mapping[bytes, str]) -> None:
-    """Appends the graph of `head`, whose own names get a prefix. weights: names in `whole` by their content,
-    which need not be there twice.
+    """Append the graph of `head` to `whole`.
+
+    Args:
+        whole: The graph that grows.
+        head: The graph to append; it is changed.
+        prefix: Put before the names of `head`, except those of inputs and outputs.
+        weights: Names of the weights of `whole`, by their content: those of `head` with such content are
+            left out.
     """
     outside = {"images", "features", "scores", "maps", RESIDUALS}
     graph = head.graph

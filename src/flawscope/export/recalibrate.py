@@ -1,8 +1,8 @@
-"""Reads the pictures of an export, and calibrates a reduced precision: it is another detector, calibrated
-anew and compared with the trained one.
+"""Reads the pictures of an export, calibrates a reduced precision, and compares it with the trained model.
 
-A picture that was learnt from is left out by both, and the difference is added to its score in the fit, which
-had the other pictures' features at hand and so could leave it out more exactly (`LeaveOut`).
+A model in a reduced precision is another detector. A picture that was learnt from is left out by both models,
+and the difference of their scores is added to its score in the fit: the fit had the other pictures' features,
+and could leave it out more exactly (`LeaveOut`).
 """
 
 from __future__ import annotations
@@ -53,21 +53,24 @@ EmbedFn = Callable[[Images], NDArray[np.float32]]  # images to features
 
 
 def with_defects(images: Images) -> Images:
-    """Some of the images, spread evenly, each with a simulated defect."""
+    """Return some of the images, spread evenly, each with a simulated defect."""
     rng = np.random.default_rng(0)
     return np.concatenate([add_defect(image[None], rng) for image in subset(images, MAX_DEFECTIVE)])
 
 
 def subset(images: Images, most: int) -> Images:
-    """Takes at most `most` of the images, spread evenly."""
+    """Return at most `most` of the images, spread evenly."""
     return images[:: -(-len(images) // most)]
 
 
 @dataclass(frozen=True)
 class ExportPictures:
-    """Good pictures for an export of this artefact: those that are given, or else its samples.
+    """Good pictures for the export of an artefact.
 
-    failures: gets a line for every picture that cannot be read.
+    Attributes:
+        artefact: The artefact.
+        sources: The given pictures; empty: the artefact's samples serve.
+        failures: Gets a line for every picture that cannot be read.
     """
 
     artefact: Artefact
@@ -78,7 +81,7 @@ class ExportPictures:
         return len(self.sources)
 
     def probe_images(self) -> Images:
-        """Views to compare on."""
+        """Return the images `[N, 3, H, W]` to compare on; raise InputError if there are none."""
         failures: list[str] = []
         if shown := [images(numbers) for images, numbers in self._sample_views(MAX_COMPARED, failures)]:
             return np.concatenate(shown)
@@ -87,7 +90,7 @@ class ExportPictures:
         return self.samples()
 
     def samples(self) -> NDArray[np.float32]:
-        """Sample pictures of the artefact, `[N, 3, H, W]`."""
+        """Return the sample pictures of the artefact, `[N, 3, H, W]`; raise InputError if it has none."""
         packed = self.artefact.tensors.get("samples")
         if packed is None or not len(packed):
             raise InputError("the model holds no sample pictures to compare on: give some with --pictures")
@@ -96,9 +99,13 @@ class ExportPictures:
     def _sample_views(
         self, most: int, failures: list[str]
     ) -> Iterator[tuple[Callable[[Sequence[int]], Images], list[int]]]:
-        """Yields of pictures, spread evenly, the function that gives views by their numbers, and the numbers
-        of at most `most` in all. With tiles these are each picture's whole view and at least one tile, in
-        another place than the last picture's. A picture that cannot be read becomes a line in `failures`.
+        """Choose at most `most` views of pictures that are spread evenly.
+
+        With tiles these are each picture's whole view and at least one tile, in another place than in the
+        picture before. A picture that cannot be read becomes a line in `failures`.
+
+        Yields:
+            Of each picture, the function that gives views by their numbers, and the chosen numbers.
         """
         how = self.artefact.manifest.preprocess
         each, place = 1 if how.tile is None else 2, 0
@@ -124,14 +131,23 @@ class ExportPictures:
 
 
 def engine_version(engine: str) -> str:
-    """Version of an engine itself: packages of several names bring it. OpenVINO's commit is left out."""
+    """Return an engine's version, without OpenVINO's commit.
+
+    It is the module's, because packages of several names bring an engine.
+    """
     return str(import_module(engine).__version__).partition("-")[0]
 
 
 @dataclass(frozen=True)
 class ReducedModel:
-    """Exported network in its engines, and its first step `embed` in the first of them: the trained model
-    scores its features where a picture is left out.
+    """Exported network in its engines, with the trained model.
+
+    Attributes:
+        precision: Precision of the network's features.
+        sessions: The network in each of its engines; the first calibrates.
+        embed: Computes the network's features in the first engine. Where a picture is left out, the trained
+            model scores them.
+        trained: The trained model.
     """
 
     precision: str
@@ -143,15 +159,23 @@ class ReducedModel:
 def recalibrate(
     reduced: ReducedModel, pictures: ExportPictures, shown: Images, step: ProgressCallback
 ) -> tuple[Artefact, list[Certificate]]:
-    """Calibrates the artefact for a reduced precision, and certifies each engine: pictures that it was fitted
-    on are left out one by one, others are simply scored. The first engine's answers calibrate; every engine's
-    answers in batches are compared with them, and the larger difference counts.
+    """Calibrate the artefact for a reduced precision, and certify each engine.
+
+    Pictures that it was fitted on are left out one by one; other pictures are simply scored. The first
+    engine's answers calibrate. Every engine's answers in batches are compared with them, and the larger
+    difference counts.
 
     Args:
-        shown: pictures that the engines are compared on.
+        reduced: The exported network in its engines, and the trained model.
+        pictures: Good pictures to calibrate on.
+        shown: Images on which the engines are compared.
+        step: Called with the stage, the steps done and the number of steps.
+
+    Returns:
+        The calibrated artefact, and the certificates in the order of the engines.
 
     Raises:
-        InputError: no picture can be used.
+        InputError: No picture can be used.
     """
     artefact, session = pictures.artefact, reduced.sessions[0]
     manifest, before = artefact.manifest, artefact.manifest.calibration
@@ -193,7 +217,7 @@ def recalibrate(
 
 
 def _nothing_calibrates(precision: str, lit: bool) -> InputError:
-    """Error where no picture can calibrate a precision. lit: the model adapts to the light."""
+    """Return the error where no picture can calibrate a precision; `lit`: the model adapts to the light."""
     if lit:
         return InputError("in other light only good pictures of the fit can be calibrated on: give those")
     return InputError(
@@ -210,8 +234,15 @@ def _certify_engines(
     now: NDArray[np.float64],
     then: NDArray[np.float64],
 ) -> list[Certificate]:
-    """Certifies each engine of a reduced precision. now, then: scores, maxima and medians of the pictures by
-    it and by the trained model, [3, N], which decide by `calibration` and `before`.
+    """Certify each engine of a reduced precision.
+
+    Args:
+        reduced: The exported network in its engines, and the trained model.
+        shown: Images on which the engines are compared.
+        before: Calibration of the trained model.
+        calibration: Calibration of the reduced precision.
+        now: Scores, maxima and medians of the pictures by the reduced precision, `[3, N]`.
+        then: The same values by the trained model, `[3, N]`.
     """
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
     (scores, maps), defective = run_one_by_one(reduced.sessions[0], shown), with_defects(shown)
@@ -234,13 +265,13 @@ def certify_session(
     calibration: Calibration,
     ties: NDArray[np.bool_] | None = None,
 ) -> Certificate:
-    """Compares a session's answers with the expected ones (`certificate.certify`)."""
+    """Compare a session's answers with the expected scores and maps (`certificate.certify`)."""
     runtime = f"{session.runtime} {engine_version(session.runtime)}"
     return certify(session, shown, scores, maps, calibration=calibration, runtime=runtime, ties=ties)
 
 
 def run_one_by_one(session: Session, shown: Images) -> tuple[Array, Array]:
-    """Scores and maps of pictures, each alone in its batch."""
+    """Return scores `[N]` and maps `[N, H, W]` of images, each alone in its batch."""
     parts = [session.run(image[None]) for image in shown]
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
     return scores, maps
@@ -254,8 +285,9 @@ def _read_pictures(pictures: ExportPictures, step: ProgressCallback) -> PictureT
 
 
 def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture]:
-    """Chooses the rows to judge, by number: known ones with scores, and new ones that are no near-duplicates
-    of pictures learnt from.
+    """Choose the rows to judge, and return them by their numbers in the table.
+
+    They are the model's rows with scores, and new rows that are no near-duplicates of pictures learnt from.
     """
     with_scores = {row.hash: row for row in scored(manifest.pictures)}
     learnt = {row.hash for row in manifest.pictures if row.learnt}
@@ -278,10 +310,15 @@ def _rows_to_judge(table: PictureTable, manifest: Manifest) -> dict[int, Picture
 def _merge_rows(
     known: Sequence[Picture], judged: Mapping[int, Picture], given: Collection[str]
 ) -> tuple[Picture, ...]:
-    """Rows of the model: known ones as they were judged, those that were not without scores, and new ones.
+    """Return the rows of the model after judging.
+
+    A known row takes its new scores. If it was not judged and the model was learnt from it, its scores are
+    removed. A lost row stays if its picture is among the given ones. New rows follow.
 
     Args:
-        given: hashes of the pictures. Lost ones among them stay lost; others do not count beside these.
+        known: Rows of the model.
+        judged: Judged rows by their numbers.
+        given: Hashes of the given pictures.
     """
     now = {row.hash: row for row in judged.values()}
     rows = list[Picture]()
@@ -297,12 +334,18 @@ def _merge_rows(
 
 @dataclass
 class _BothModels:
-    """Pictures of an export, as the reduced and as the trained model answer on them.
+    """Pictures of an export, judged by the reduced and by the trained model.
 
-    Of one that was learnt from, the trained model's answer is that of the fit, and the difference is the
-    same.
+    For a picture that was learnt from, the trained model's score is replaced by that of the fit, and the
+    reduced model's score is moved by the same difference.
 
-    trained: the trained model's answers, once they were asked for.
+    Attributes:
+        reduced: Both models.
+        artefact: The artefact of the trained model.
+        pictures: The decoded pictures.
+        leave_out: Leaves pictures out of the trained model.
+        step: Called with the stage, the steps done and the number of steps.
+        trained: The trained model's answers; empty until `answers` is called.
     """
 
     reduced: ReducedModel
@@ -313,6 +356,13 @@ class _BothModels:
     trained: Answers = field(default_factory=Answers)
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
+        """Return the reduced model's answers, and keep the trained model's.
+
+        Args:
+            rows: Rows to judge, by their numbers.
+            run_of: Returns the run of the reduced model that judges a row.
+            lights: Lights in which pictures are judged.
+        """
         manifest = self.artefact.manifest
         lit = manifest.preprocess.normalization is not None
         known = {row.hash: row for row in scored(manifest.pictures)}
@@ -332,7 +382,7 @@ class _BothModels:
 
 
 def _leave_out_learnt(manifest: Manifest, leave_out: LeaveOut) -> RunOf:
-    """Returns what gives a picture that was learnt from the run without its part."""
+    """Return a function that gives a row's run: without the part of a picture that was learnt from."""
     known = {row.hash for row in scored(manifest.pictures)}
     lit = manifest.preprocess.normalization is not None
 
@@ -345,18 +395,25 @@ def _leave_out_learnt(manifest: Manifest, leave_out: LeaveOut) -> RunOf:
 
 
 class _ReducedLeaveOut(LeaveOut):
-    """Leaves out what was learnt from, with the reduced model's features."""
+    """Trained model that leaves pictures out and scores the reduced model's features."""
 
     def __init__(self, reduced: ReducedModel, learnt: set[int], tensors: Mapping[str, Tensor]):
         super().__init__(reduced.trained.model, learnt, tensors)
         self._embed = reduced.embed
 
     def embed(self, images: Tensor) -> Tensor:
+        """Return the reduced model's features of images `[B, 3, H, W]`."""
         return torch.from_numpy(self._embed(images.numpy()))
 
 
 def _describe(count: int, fresh: int, reduced: ReducedModel) -> str:
-    """Note on what a reduced precision is calibrated on: so many pictures, and how many it had not seen."""
+    """Return a note on the calibration of a reduced precision.
+
+    Args:
+        count: Number of judged pictures.
+        fresh: Number of those that the model was not fitted on.
+        reduced: The model.
+    """
     note = f"{reduced.precision}: calibrated anew on {pluralize(count, 'good picture')}"
     if 0 < fresh < count:
         left_out, others = count - fresh, pluralize(fresh, "other")
@@ -365,7 +422,7 @@ def _describe(count: int, fresh: int, reduced: ReducedModel) -> str:
 
 
 def _update_samples(artefact: Artefact, session: Session) -> Artefact:
-    """Replaces the samples' answers, with which another machine's self-test compares, by this session's."""
+    """Replace the samples' expected answers, which a self-test compares with its own, by this session's."""
     if "samples" not in artefact.tensors:
         return artefact
     scores, maps = run_one_by_one(session, ExportPictures(artefact).samples())

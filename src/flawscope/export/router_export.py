@@ -1,4 +1,4 @@
-"""Exports a router: an .onnx model of each product, and the network that recognises them, in a .zip."""
+"""Exports a router: a .zip with an .onnx model of each product and the network that recognises products."""
 
 from __future__ import annotations
 
@@ -46,22 +46,25 @@ def export_router(
     failures: list[str] | None = None,
     step: ProgressCallback = ignore_progress,
 ) -> dict[str, Certificate]:
-    """Writes a router for ONNX Runtime and OpenVINO, which need no torch: `export` of each product in a zip.
+    """Write a router as a .zip, which ONNX Runtime and OpenVINO run without torch.
 
     Args:
-        model: a fitted one, or its file.
-        precision: as for `export`. Products are recognised in fp32.
-        only: the product that has this precision; the others have fp32. None: all.
-        pictures: good ones of the products, as `export` takes them.
-        threads: that compute; None: as many as there are cores.
-        failures: gets a line for every picture that cannot be read.
+        model: A fitted router, or its file.
+        out: The .zip to write.
+        precision: Precision of the products' features: fp32 or bf16. Products are recognised in fp32.
+        only: The product that has this precision, while the others have fp32; None: all.
+        pictures: Good pictures of each product, by its name, to compare and calibrate on, as for `export`.
+        threads: Number of threads that compute; None: as many as there are cores.
+        failures: Gets a line for every picture that cannot be read.
+        step: Called with the stage, the steps done and the number of steps.
 
     Returns:
         Each product's certificate of the engine that runs it by default.
 
     Raises:
-        InputError: as of `export`, with the product's name.
-        FlawscopeError: as of `export`, or a product is recognised otherwise. No file is written then.
+        InputError: A product cannot be exported; its name precedes the message of `export`.
+        FlawscopeError: An export failed, or an engine recognises products otherwise than the model. No file
+            is written then.
     """
     artefact = model if isinstance(model, ModelMapping) else model_files.read_fitted(model)
     path = files.check_writable(out, ARCHIVE_SUFFIX)
@@ -88,9 +91,10 @@ def export_router(
 
 
 def _exported_recognition(by: DescriptorModel, threads: int | None) -> DescriptorModel:
-    """The network that recognises products, as a graph that every engine here computes alike.
+    """Return the network that recognises products, as a graph that every installed engine computes alike.
 
-    FlawscopeError where one does not.
+    Raises:
+        FlawscopeError: An engine recognises products otherwise.
     """
     network = DescriptorNetwork.open(by, "cpu")
     onnx_graph.prepare_trace(network)

@@ -1,4 +1,8 @@
-"""Fits models: pictures of good parts become a calibrated model. InputError where imported without torch."""
+"""Fits models: pictures of good parts become a calibrated model.
+
+Raises:
+    InputError: It is imported without torch.
+"""
 
 from __future__ import annotations
 

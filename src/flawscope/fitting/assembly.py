@@ -29,15 +29,18 @@ from flawscope.fitting.samples import Samples
 from flawscope.methods.settings import PictureSettings
 from flawscope.methods.task import Fitted, Task
 from flawscope.pictures.table import SEEN, Picture
-from flawscope.types import Array
+from flawscope.types import Array, Json
 from flawscope.views.light import within_range
 
 
 @dataclass(frozen=True)
 class KnownGood:
-    """Good pictures that a model knows, with those of the model that it extends, and what follows from them.
+    """Good pictures that a model knows, with those of the model that it extends, and their calibration.
 
-    parts: that they show; None: the model decides on pictures.
+    Attributes:
+        pictures: Rows of the pictures.
+        calibration: Calibration by these pictures.
+        parts: Parts that the pictures show; None: the model decides on pictures.
     """
 
     pictures: tuple[Picture, ...]
@@ -48,12 +51,13 @@ class KnownGood:
 def know_good(
     prepared: PreparedFit, judged: JudgedFit, old: Artefact | None, unlit: bool = False
 ) -> KnownGood:
-    """Calibrates on the pictures of a fit. unlit: as they score in their own light."""
+    """Calibrate on the pictures of a fit; with `unlit`, on their scores in their own light."""
     rows = judged.unlit if unlit else judged.rows
     reader = prepared.reader
     defects = [Picture(digest, SEEN, name, origin=reader.origin) for digest, name in reader.defects.items()]
     new = (*rows.values(), *defects)
     promised, precision = judged.fitted.promised, prepared.model.config.precision
+    chosen: Json
     if old is None:
         pictures, chosen = new, {"rate": prepared.task.rate}
     else:
@@ -67,10 +71,12 @@ def know_good(
 
 @dataclass(frozen=True)
 class _Questions:
-    """Unusual things about new pictures.
+    """Unusual findings on new pictures.
 
-    notes: remarks on them.
-    lines: questions about them.
+    Attributes:
+        unusual: The findings.
+        notes: Remarks on them.
+        lines: Questions about them.
     """
 
     unusual: list[Unusual] = field(default_factory=list)
@@ -82,8 +88,14 @@ class _Questions:
 class FitResult:
     """Results of a fit.
 
-    task: of the pictures. defects: simulated ones; None: they were not tried. began: when the fit began, on
-    `time.monotonic`'s clock.
+    Attributes:
+        prepared: The prepared fit.
+        task: Task with the pictures as the numbered items.
+        judged: The judged fit.
+        good: Good pictures that the model knows.
+        defects: Scores of simulated defects; None: they were not tried.
+        samples: Pictures that the model keeps.
+        began: When the fit began, on `time.monotonic`'s clock.
     """
 
     prepared: PreparedFit
@@ -96,14 +108,16 @@ class FitResult:
 
     @property
     def fitted(self) -> Fitted:
+        """The fit of whole pictures."""
         return self.judged.fitted
 
     @property
     def old(self) -> Artefact | None:
+        """The model that is extended; None for a new one."""
         return self.task.old
 
     def to_artefact(self) -> Artefact:
-        """Assembles the model, and says its notes."""
+        """Assemble the model, and say its notes."""
         expected, size_notes = self._expected_pictures()
         questions = self._questions()
         notes = [*self._notes(), *size_notes, *self._light_notes()]
@@ -161,13 +175,13 @@ class FitResult:
         return facts | {"device": device, "threads": torch.get_num_threads()}
 
     def _new_pictures(self) -> list[int]:
-        """Numbers of the good pictures that the model now knows."""
+        """Numbers of the good pictures that the model knows after this fit."""
         fitted = self.fitted
         held = (number for numbers in fitted.held.values() for number in numbers)
         return sorted({*fitted.used, *fitted.scored, *held})
 
     def _expected_pictures(self) -> tuple[ExpectedPictures, list[str]]:
-        """Returns what pictures the model expects, and notes on it; an extended model is widened."""
+        """Return the pictures that the model expects, an extended model's widened, and notes on them."""
         prepared, numbers = self.prepared, self._new_pictures()
         rows = [self.judged.rows[number] for number in numbers]
         if self.old is not None:
@@ -181,12 +195,12 @@ class FitResult:
         return ExpectedPictures.learn(rows, looks, prepared.scale_mm), []
 
     def _questions(self) -> _Questions:
-        """Asks about the pictures of a first fit; those of an update are asked about by who extends."""
+        """Ask about the pictures of a first fit; `extend` asks about those of an update."""
         if self.old is not None:
             return _Questions()
         new = {self.judged.rows[number].hash: number for number in self._new_pictures()}
         cells = {digest: self.fitted.cells.get(number) for digest, number in new.items()}
-        # what shows nothing was asked about before the fit
+        # pictures that show nothing were asked about before the fit
         rows = [replace(row, look=None) for row in self.good.pictures]
         unusual = [*find_unusual(rows, self.good.calibration, self.defects, [*new], cells=cells)]
         return _Questions(unusual, *settle(unusual, self.prepared.force))
@@ -219,8 +233,10 @@ class FitResult:
         )
 
     def _light_notes(self) -> list[str]:
-        """Says what a model for a range of light costs: how many simulated defects it finds, and how many it
-        would find if it were calibrated for unchanged light alone. Empty where it is for one light.
+        """Note the cost of keeping the rate in a range of light; empty for a single light.
+
+        It compares how many simulated defects the model finds, and how many it would find if it were
+        calibrated for unchanged light alone.
         """
         preprocess = self.prepared.reader.preprocess
         if self.defects is None or len(preprocess.lights) < 2:
@@ -237,7 +253,7 @@ class FitResult:
 
 
 def _lost_by_extending(old: Manifest, found: DefectScores | None) -> list[str]:
-    """Notes on what a model knew before it was extended, and knows no more."""
+    """Return notes on features that a model had before it was extended, and has lost."""
     notes = list[str]()
     if found is None and SIMULATED_DEFECTS in old.facts:
         notes.append("what it finds of simulated defects was not measured after the model was extended")
@@ -247,7 +263,7 @@ def _lost_by_extending(old: Manifest, found: DefectScores | None) -> list[str]:
 
 
 def _without_paths(config: PictureSettings) -> dict[str, Any]:
-    """Settings as the artefact holds them: paths on this machine are private and left out."""
+    """Return settings for the artefact, without paths on this machine, which are private."""
     values = asdict(config)
     for name in config.PATHS:
         if values[name]:

@@ -1,4 +1,4 @@
-"""Says which of the settings that `fit --auto` tried wins: the quickest of those that are nearly the best.
+"""Chooses among the settings that `fit --auto` tried: the quickest of those that are nearly the best.
 
 Torch-free.
 """
@@ -13,14 +13,16 @@ MARGIN = 0.01  # AUROC: of settings that differ by less, the one that costs less
 
 
 def compared_rounds(trials: Sequence[Trial]) -> int:
-    """Returns the number of rounds that at least two settings were tried in; of one alone, its own."""
+    """Return the number of rounds that at least two settings were tried in; of a single one, its own."""
     counts = sorted((one.rounds for one in trials), reverse=True)
     return next(iter(counts[1:] or counts), 0)
 
 
 def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
-    """Returns the trials whose AUROC is less than a margin below the best: by given defects first, then by
-    simulated ones among those that are left. All are compared by the same rounds.
+    """Return the trials whose AUROC is less than `margin` below the best.
+
+    They are compared by given defects first, then those that are left by simulated ones. All are compared by
+    the same rounds.
     """
     ended = [one for one in trials if one.rounds]
     if not ended:
@@ -34,7 +36,5 @@ def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """Returns the quickest trial among those that are nearly the best, by `MARGIN`; None: no trial was
-    ended.
-    """
+    """Return the quickest trial among those that are nearly the best, by `MARGIN`; None: none was ended."""
     return min(nearly_best(trials, MARGIN), key=lambda one: one.seconds, default=None)

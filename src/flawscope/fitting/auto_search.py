@@ -1,12 +1,11 @@
-"""Finds out which settings a product needs: tries them on good pictures that it leaves out, and on defects.
+"""Searches for the settings that a product needs, by trials on left-out good pictures and on defects.
 
 All settings are tried in a first round, each once; with the time that is left those that may be the best are
-tried in further rounds, which leave out other pictures, until one is ahead. What tells good from defective
-best in the mean is taken. No
-proof is asked: what counts is how much is lost where it is not the best one (simple regret: Bubeck, Munos and
-Stoltz, Pure Exploration in Multi-armed Bandits Problems, ALT 2009). Then the model is fitted to all good
-pictures. Its calibration leaves each of them out, also those that chose among a few settings:
-`bench/auto.py --parts promise` measures its p-values.
+tried in further rounds, which leave out other pictures, until one is ahead. The setting that separates good
+from defective best in the mean is taken. No proof is asked: it matters how much is lost where it is not the
+best one (simple regret: Bubeck, Munos and Stoltz, Pure Exploration in Multi-armed Bandits Problems, ALT
+2009). Then the model is fitted to all good pictures. Its calibration leaves each of them out, also those that
+chose among a few settings: `bench/auto.py --parts promise` measures its p-values.
 """
 
 from __future__ import annotations
@@ -58,12 +57,12 @@ MIN_PARTS = 12  # good parts to try by: of more than ten PatchCore puts no turne
 BEYOND = float(np.finfo(np.float32).max)  # score of a picture in which parts are not found
 BATCH = 8  # pictures that are judged between two looks at the clock
 # AUROC behind the best in one round, from which on a setting is not tried again; behind in the mean of n, its
-# √n-th part: two standard deviations of what two settings differ by (bench/results/auto_real.json)
+# √n-th part: two standard deviations of the difference of two settings (bench/results/auto_real.json)
 NEAR = 0.05
 CONTENDERS = 3  # settings that are tried again, at most
-FRAME_LOSS = 0.05  # AUROC: parts that lie elsewhere are found, unless that is so much worse
+FRAME_LOSS = 0.05  # AUROC: a setting that finds the part is kept, unless it is worse by more
 LOOKED_AT = 24  # pictures that settings are proposed from
-# Options and settings that say how large pictures are seen, and by what
+# Options and settings for the size at which pictures are seen, and for the network
 SEEN = (*names_of(search=SIZES), "scale", "crop", "count", "ratio")
 
 
@@ -74,10 +73,19 @@ class _TimeIsUpError(Exception):
 class Search:
     """Tries settings as long as there is time.
 
-    given: names of the given defects by their pixels' hashes.
-
     Args:
-        has_model: the earlier search's model is at hand.
+        images: Pictures, as `fitting.fit` takes them.
+        seen: Defective pictures to choose by.
+        names: Names of the pictures.
+        options: Options of the fit that were given.
+        clock: Time of the search.
+        earlier: The search to go on with; None: there is none.
+        say: Gets lines for a person.
+        step: Gets progress.
+        has_model: Whether the earlier search's model is at hand.
+
+    Attributes:
+        given: Names of the given defects, by their pixels' hashes.
     """
 
     def __init__(
@@ -113,7 +121,7 @@ class Search:
                 self.given_sources.append(source)
 
     def run(self) -> tuple[Choice, Recipe]:
-        """Returns what was tried, and the recipe that was chosen."""
+        """Run the search; return the trials and the chosen recipe."""
         found, reason = Recipe(), self._why_nothing()
         if reason is None:
             try:
@@ -125,7 +133,7 @@ class Search:
         return self._describe(found, reason), found
 
     def _describe(self, found: Recipe, reason: str) -> Choice:
-        """Returns what was tried, with what had no time."""
+        """Return the trials, with those that had no time."""
         took, enough = self.time.spent, 0
         if self.is_known and self.earlier is not None:
             took += self.earlier.seconds
@@ -151,7 +159,7 @@ class Search:
         )
 
     def _why_nothing(self) -> str | None:
-        """Why nothing can be tried; None: something can."""
+        """Return why nothing can be tried; None: something can."""
         if fixed := [name for name in names_of(search=NOTHING) if self.options.get(name)]:
             return f"nothing is tried with {fixed[0]}"
         began = self.time.now()
@@ -174,7 +182,7 @@ class Search:
         return None
 
     def _take_up(self, thumbnails: Sequence[bytes]) -> None:
-        """Takes from the earlier search what it tried to the end, if it was of the same."""
+        """Take the ended trials from the earlier search, if it had the same pictures and options."""
         same = names_of(search=WITHOUT_EFFECT)
         given = {name: value for name, value in self.options.items() if name not in same}
         digest = hashlib.sha256(repr((sorted(given.items()), sorted(self.given))).encode())
@@ -196,6 +204,7 @@ class Search:
         self.say(f"{pluralize(count, 'setting')} {verb} tried before, which is not done again")
 
     def load(self, number: int) -> NDArray[np.uint8]:
+        """Return good picture `number`, [H, W, 3] uint8."""
         return to_eight_bits(decode(self.sources[number]))
 
     # ----------------------------------------------------------------------------------------- the rounds
@@ -223,16 +232,16 @@ class Search:
                     return
 
     def _find_frame(self) -> None:
-        """Tries how parts are found where good pictures show that they lie elsewhere.
+        """Try the ways to find parts where good pictures show that they lie elsewhere.
 
-        It is kept, unless the settings as given do far better: simulated defects hardly show what finding the
-        part is worth.
+        A way is kept, unless the settings as given do far better: simulated defects hardly show the gain from
+        finding the part.
         """
         if not (self._is_free("align") and self._is_free("several")):
             return
         self.step(f"{TRYING} how parts lie", 0, 1)
         left_out_last = sorted(self.order, key=lambda i: i in self.rounds[0].left_out)
-        looked_at = left_out_last[:LOOKED_AT]  # of few, all tell how parts lie
+        looked_at = left_out_last[:LOOKED_AT]  # few pictures are all looked at
         sources = [self.sources[i] for i in looked_at]
         for recipe in propose_frames(sources, lambda i: self.load(looked_at[i])):
             if not self._attempt(recipe, self.rounds[0]):
@@ -243,7 +252,7 @@ class Search:
                 return
 
     def _tell_time(self) -> None:
-        """Says before the settings are tried how long they take, and how many there is time for."""
+        """Say, before the settings are tried, how long they take, and how many there is time for."""
         first, pictures = self.rounds[0], len(self.sources)
         every, ahead, count = 0.0, 0.0, 0
         for recipe in self.waiting:
@@ -264,19 +273,20 @@ class Search:
         self.say(f"{settings} to try, about {format_duration(every)}: {fits}")
 
     def _tried(self) -> list[Trial]:
-        """Trials that may be chosen: those that find parts as `frame` does."""
+        """Return the trials that may be chosen: those that find parts as `frame` does."""
         return [one for one in self.trials.values() if one.flags.startswith(self.frame.flags)]
 
     def _contenders(self) -> list[Trial]:
-        """Trials that another round may show to be the best, best first."""
+        """Return the trials that another round may show to be the best, best first."""
         trials = self._tried()
         near = nearly_best(trials, NEAR / math.sqrt(max(1, compared_rounds(trials))))
         near.sort(key=lambda one: one.figures(), reverse=True)
         return near[:CONTENDERS]
 
     def _tried_again(self, tried: Round) -> list[Recipe]:
-        """Contenders of a further round, the best that there is time for: what two settings reached in
-        different rounds says nothing.
+        """Return the contenders of a further round, the best that there is time for.
+
+        A single contender is not tried: results of different rounds are not comparable.
         """
         again = [Recipe.from_flags(one.flags) for one in self._contenders()]
         while again and not self._has_time_for(again, tried):
@@ -284,7 +294,7 @@ class Search:
         return again
 
     def _choose(self) -> tuple[Recipe, str]:
-        """Returns the settings that were best in the mean, of those that can still be fitted, and why."""
+        """Return the settings that were best in the mean, of those that can still be fitted, and why."""
         trials = self._tried()
         every = len(self.sources)
         in_time = [one for one in trials if self.time.can_end(Recipe.from_flags(one.flags), every)]
@@ -305,7 +315,7 @@ class Search:
         return recipe, self._with_found(best, why)
 
     def _why_alone(self, best: Trial) -> str:
-        """Why settings are taken that are compared with no others."""
+        """Return why settings are taken that are compared with no others."""
         if best.flags:
             return "parts lie elsewhere in each picture"
         others = [one for one in self.trials.values() if one.flags]
@@ -317,7 +327,7 @@ class Search:
         return "no other setting can be used: the table says why"
 
     def _with_found(self, best: Trial, reason: str) -> str:
-        """Adds how many defects are found where that is little."""
+        """Add the number of defects found to a reason, where it is small."""
         found, every = best.found_given if self.given else best.found
         if 2 * found > every or not every:
             return reason
@@ -327,12 +337,12 @@ class Search:
     # --------------------------------------------------------------------------------------------- trials
 
     def _is_free(self, name: str) -> bool:
-        """Whether an option of the fit was left open; those of `SEEN` all together."""
+        """Whether an option of the fit was left open; those of `SEEN` count as one."""
         names = SEEN if name in SEEN else (name,)
         return all(self.options.get(one) in (None, False, "default") for one in names)
 
     def _attempt(self, recipe: Recipe, tried: Round) -> bool:
-        """Tries a recipe in a round, unless it was tried before. Whether it has been tried to the end."""
+        """Try a recipe in a round, unless it was tried before; return whether it was tried to the end."""
         before = self.trials.get(recipe.flags, Trial(recipe.flags))
         if before.rounds > tried.number or (before.note and before.was_ended):
             return not before.note
@@ -351,7 +361,7 @@ class Search:
         return True
 
     def _has_time_for(self, recipes: Sequence[Recipe], tried: Round) -> bool:
-        """Whether recipes can be tried, and any of them fitted to all pictures if it is the best, in time."""
+        """Whether recipes can be tried in time, and any of them fitted to all pictures if it is the best."""
         best = best_of(self._tried())
         if best is None:
             return self.time.has_time(recipes, len(self.sources))
@@ -429,8 +439,13 @@ class Search:
         step: Callable[[int], None],
         place: int,
     ) -> Judged:
-        """Judges pictures; one in which parts are not found is beyond all others. place: of the first, in
-        the trial.
+        """Judge pictures; a picture in which parts are not found has a score beyond all others.
+
+        Args:
+            model: The model of a trial.
+            pictures: Pictures, or simulated defects to draw.
+            step: Gets the number of pictures done in the trial.
+            place: Number of the first picture in the trial.
         """
         scores, above = [], []
         for k in range(0, len(pictures), BATCH):
@@ -452,12 +467,12 @@ class Judged(NamedTuple):
 
 
 def _apart(good: Judged, defective: Judged) -> list[float]:
-    """AUROC of a round; empty where there are no such defects."""
+    """Return the AUROC of a round; empty where there are no such defects."""
     return [round(auroc(good.scores, defective.scores), 4)] if len(defective.scores) else []
 
 
 def _apart_on_carriers(good: Judged, simulated: Judged, tried: Round) -> list[float]:
-    """AUROC of simulated defects of a round; empty where there are none."""
+    """Return the AUROC of a round's simulated defects; empty where there are none."""
     if not len(simulated.scores):
         return []
     places = {carrier: place for place, carrier in enumerate(tried.left_out)}
@@ -466,12 +481,12 @@ def _apart_on_carriers(good: Judged, simulated: Judged, tried: Round) -> list[fl
 
 
 def _counted(before: tuple[int, int], judged: Judged) -> tuple[int, int]:
-    """Adds how many of how many were called anomalous to those before."""
+    """Add the numbers of anomalous and of all pictures to those before."""
     return before[0] + int(judged.anomalous.sum()), before[1] + len(judged.anomalous)
 
 
 def _given_defects(seen: SeenDefects, images: Images, seed: int, say: Say) -> list[PictureSource]:
-    """Defective pictures that `seen` means; their masks are not used."""
+    """Return the defective pictures that `seen` names; their masks are not used."""
     if not isinstance(seen, int | str | os.PathLike):
         return [picture for picture, _ in seen]
     if str(seen).strip() == "0":

@@ -1,4 +1,4 @@
-"""Makes a candidate for the next version of a model that is in use, from what people said of its pictures."""
+"""Makes a candidate for the next version of a model in use, from people's judgements of its pictures."""
 
 from __future__ import annotations
 
@@ -36,18 +36,22 @@ def make_candidate(
     threads: int,
     step: ProgressCallback = ignore_progress,
 ) -> Judgement:
-    """Writes a candidate's model file, and returns its judgement.
+    """Write a candidate's model file, and return its judgement.
 
     Args:
-        active: file of the model in use; its rate holds for the candidate.
-        trained: file of the trained model that it was exported from; None: the same.
-        out: file of the candidate, exported where its suffix says so.
-        how: as `UpdateOptions.how`.
-        pictures: each with the fields of `ReviewedPicture`.
-        good: folder of the pictures that the model was fitted on; None: it extends without them.
+        active: File of the model in use; its rate holds for the candidate.
+        trained: File of the trained model that it was exported from; None: the same.
+        out: File of the candidate, exported where its suffix says so.
+        how: Way to make it, as `UpdateOptions.how`.
+        pictures: Pictures, each with the fields of `ReviewedPicture`.
+        good: Folder of the pictures that the model was fitted on; None: it extends without them.
+        engine: Engine that runs the model in use; None: the default.
+        device: Device, such as "cpu", "cuda" or "auto".
+        threads: Number of threads to compute with.
+        step: Gets progress.
 
     Raises:
-        InputError: no candidate can be made.
+        InputError: No candidate can be made.
     """
     set_thread_count(threads)
     reuse_freed_memory()
@@ -70,9 +74,10 @@ def make_candidate(
 
 
 def _as_chosen(old: ModelMapping, in_use: router.Model) -> ModelMapping:
-    """The trained models with what people chose meanwhile for those in use.
+    """Return the trained models with people's later choices for those in use.
 
-    InputError where these are of other views.
+    Raises:
+        InputError: They are of other views.
     """
     if {*old.products} != {*in_use.products}:
         raise InputError(
@@ -88,7 +93,7 @@ def _as_chosen(old: ModelMapping, in_use: router.Model) -> ModelMapping:
 
 
 def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:
-    """Writes the models, exported where the file's suffix says so."""
+    """Write the models, exported where the file's suffix says so."""
     runs_in = {one.session.suffix for one in model.products.values()}
     if file.suffix == ARCHIVE_SUFFIX:
         step("export", 0, 1)
@@ -101,9 +106,10 @@ def _write(model: router.Model, file: Path, step: ProgressCallback) -> None:
 
 
 def _check_suffix(file: Path, how: str, active: Path, in_use: Predictor) -> None:
-    """Checks that a candidate can be written as this file.
+    """Check, before the work, that a candidate can be written as this file.
 
-    InputError, before the work, where it would have to be exported in a reduced precision.
+    Raises:
+        InputError: It would have to be exported in a reduced precision.
     """
     made_as = active.suffix if how == RECALIBRATED else TRAINED_SUFFIX
     precision = in_use.calibration.precision

@@ -1,4 +1,4 @@
-"""Fits models of fewer good pictures, which tell what more of them bring."""
+"""Fits models of fewer good pictures, which show the gain from more pictures."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ _QUICK = {"samples": 0, "check": False}  # of models that are compared, and not 
 def fit_fewer(
     model: Predictor, dataset: Dataset, step: ProgressCallback = ignore_progress
 ) -> list[Predictor]:
-    """Fits models like one, of an eighth, a quarter and half of the parts that it learnt from, where these
-    are eight or more: `evaluate` compares them.
+    """Fit models like `model`, of an eighth, a quarter and half of its parts, where these are eight or more.
+
+    `evaluate` compares them.
 
     Args:
-        dataset: has the good pictures that the model learnt from, beside others or alone.
+        model: A fitted model.
+        dataset: Data set with the good pictures that the model learnt from, beside others or alone.
+        step: Gets progress.
 
     Raises:
-        InputError: the model is an exported one, learnt from defects too, or of too few of these pictures.
+        InputError: The model is an exported one, learnt from defects too, or from too few of these pictures.
     """
     old = fitted_artefact(model)
     takes_defects = registry.method(old.manifest.method).takes_seen_defects
@@ -70,8 +73,13 @@ def fit_fewer(
 def _fit_fewer(
     units: Sequence[Sequence[T]], fit_some: Callable[[Sequence[T]], Predictor]
 ) -> dict[int, Predictor]:
-    """Models of an eighth, a quarter and half of the units, where these are enough to learn from, by their
-    number.
+    """Return models of an eighth, a quarter and half of the units, by their number of units.
+
+    Subsets of fewer than `MIN_SUBSET` units are left out.
+
+    Args:
+        units: Units, each with its pictures.
+        fit_some: Fits a model of some pictures.
     """
     subsets = (units[::stride] for stride in SUBSET_STEPS)
     return {len(some): fit_some([*chain(*some)]) for some in subsets if len(some) >= MIN_SUBSET}

@@ -1,4 +1,4 @@
-"""Learns from decoded pictures what has to be known before views are cut: looks, light, and parts."""
+"""Reads from decoded pictures their looks, light and parts, which a fit needs before views are cut."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ Reduce = Callable[[NDArray[np.number]], NDArray[np.float32]]  # a decoded pictur
 class FirstLook(NamedTuple):
     """Good pictures before a fit.
 
-    units: number of the part that each shows. remarks: on these. shown: what is known of each; empty: none
-    was read.
+    Attributes:
+        units: Number of the part that each shows.
+        remarks: Remarks on the parts.
+        shown: Look of each picture, and its small copy where asked for; empty: none was read.
     """
 
     units: Sequence[int]
@@ -47,11 +49,18 @@ def look_first(
     step: ProgressCallback,
     reduce: Reduce | None = None,
 ) -> FirstLook:
-    """Reads each picture, and finds the parts that they show. InputError: some show nothing.
+    """Read each picture, and find the parts that the pictures show.
 
     Args:
-        part_of: as `units_of` takes it. force: pictures that show nothing are good.
-        reduce: as `see_pictures` takes it.
+        pictures: The pictures.
+        names: Names of the pictures.
+        part_of: Returns the part for a name, or None; without it near-duplicates decide (`units_of`).
+        force: Whether pictures that show nothing count as good.
+        step: Gets progress.
+        reduce: Makes a picture small, where parts are to be found in it (`see_pictures`).
+
+    Raises:
+        InputError: Some pictures show nothing, and `force` is not set.
     """
     shown = see_pictures(pictures, step, reduce)
     looks = [one.look for one in shown]
@@ -63,13 +72,16 @@ def look_first(
 def look_at_parts(
     pictures: DecodedPictures, units: Sequence[int], step: ProgressCallback, reduce: Reduce
 ) -> FirstLook:
-    """Reads each picture, whose parts are known by their numbers. reduce: as `see_pictures` takes it."""
+    """Read each picture, whose part is known by its number; `reduce` makes it small (`see_pictures`)."""
     return FirstLook(units, [], see_pictures(pictures, step, reduce))
 
 
 class SeenPicture(NamedTuple):
-    """Picture before a fit: what near-duplicates are compared by, and the picture in grey and small
-    (`Preprocess.small`), where that was asked for; None: it cannot be read.
+    """Picture before a fit; both fields are None where it cannot be read.
+
+    Attributes:
+        look: Look by which near-duplicates are compared.
+        small: The picture in grey and small (`Preprocess.small`), where asked for; else None.
     """
 
     look: Look | None = None
@@ -77,7 +89,7 @@ class SeenPicture(NamedTuple):
 
 
 def look_at(sources: Sequence[PictureSource], step: ProgressCallback, how: Preprocess) -> list[Look | None]:
-    """Reads what each picture is compared by, of many channels the first group; None: it cannot be read."""
+    """Return the look of each picture, of many channels that of the first group; None: it cannot be read."""
     return [one.look for one in see_pictures(DecodedPictures(sources, how.channels), step)]
 
 
@@ -86,8 +98,12 @@ def see_pictures(
     step: ProgressCallback,
     reduce: Reduce | None = None,
 ) -> list[SeenPicture]:
-    """Reads each picture, and what is known of it before a fit; of one that cannot be read nothing. reduce:
-    makes it small, where parts are to be found in it.
+    """Read the look of each picture before a fit; nothing of a picture that cannot be read.
+
+    Args:
+        pictures: The pictures.
+        step: Gets progress.
+        reduce: Makes a picture small, where parts are to be found in it; None: no small pictures are kept.
     """
     numbers = range(len(pictures.sources))
     advance = ProgressCounter(step, "near-duplicates", len(numbers))
@@ -107,7 +123,11 @@ def see_pictures(
 def learn_normalization(
     pictures: DecodedPictures, preprocess: Preprocess, roi: NDArray[np.bool_] | None, share: float
 ) -> Normalization:
-    """Normalization to the light of good pictures, those that can be read. InputError where none can."""
+    """Learn the normalization to the light of those good pictures that can be read.
+
+    Raises:
+        InputError: None can be read.
+    """
 
     def measured() -> Iterator[tuple[NDArray[np.floating], NDArray[np.floating]]]:
         for number in range(len(pictures.sources)):
@@ -123,8 +143,12 @@ def learn_normalization(
 
 
 def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: PoseKind) -> LearnedParts:
-    """Learns how several parts in each picture are found, from the pictures that can be read; others are
-    `UNREAD`. InputError: parts do not stand out, are too few, or are counted wrong.
+    """Learn how several parts in each picture are found, from the pictures that can be read.
+
+    Pictures that cannot be read have the error `UNREAD`.
+
+    Raises:
+        InputError: Parts do not stand out, are too few, or are counted wrong.
     """
     every = range(len(pictures.sources))
     overviews = {
@@ -144,8 +168,11 @@ def learn_part_finding(pictures: DecodedPictures, preprocess: Preprocess, kind: 
 
 
 def count_parts(pictures: DecodedPictures, preprocess: Preprocess) -> tuple[list[int], list[str]]:
-    """Counts the parts in each picture by a model that finds several, and says what is wrong with each count:
-    as `LearnedParts`, of pictures that were not learnt from.
+    """Count the parts in pictures that a model was not fitted on, where it finds several in each.
+
+    Returns:
+        The number of parts in each picture, and the fault of each count, empty where it is right; as in
+        `LearnedParts`.
     """
     several, reference = preprocess.several, preprocess.reference
     assert several is not None

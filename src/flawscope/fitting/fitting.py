@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,12 +37,17 @@ from flawscope.pictures.table import CALIBRATION, UPDATE, PictureTable
 from flawscope.pictures.units import group_reader, units_of
 from flawscope.predictor import Predictor, fitted_artefact, open_fitted
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
+from flawscope.types import Json
 
 NO_UNIT = -1  # of a picture that cannot be read
 
 
 def budget_of(how: Learning, method: Method) -> Budget:
-    """Makes the budget of a fit. InputError: the method does not learn in steps."""
+    """Make the budget of a fit.
+
+    Raises:
+        InputError: The method does not learn in steps.
+    """
     if (how.minutes is not None or how.resume) and not method.learns_in_steps:
         raise InputError(f"{method.name} does not learn in steps: leave out --minutes and --resume")
     return Budget(
@@ -65,22 +69,22 @@ def fit(
     names: Sequence[str] = (),
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
-    **options: Any,
+    **options: object,
 ) -> Predictor:
-    """Fits a model to good parts.
+    """Fit a model to good parts.
 
     Args:
-        images: a data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
+        images: A data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
             PIL images or numpy `[H, W, 3]` uint8.
-        method: patchcore, efficientad, prnet, or one of an installed package; None: patchcore, or
-            the only one that has the preset.
-        preset: named settings of the method.
-        settings: all settings of the method, in place of a preset and single ones.
-        names: of the pictures, which `group`, `part` and `view` read, one each; those of a data set that it
-            keeps apart (`Dataset.validation`) come last. By default those of their files.
-        say: gets lines for a person.
-        step: gets progress.
-        **options: how the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
+        method: patchcore, efficientad, prnet, or one of an installed package; None: patchcore, or the only
+            one that has the preset.
+        preset: Named settings of the method.
+        settings: All settings of the method, in place of a preset and single ones.
+        names: Names of the pictures, which `group`, `part` and `view` read, one each; those of pictures that
+            a data set sets apart (`Dataset.validation`) come last. By default those of their files.
+        say: Gets lines for a person.
+        step: Gets progress.
+        **options: How the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
             (`methods.options.arguments.Seeing`, `Reading`); how long it may take and what is kept, such as
             `minutes=30` (`Learning`); and settings of the method, such as `size=384` or `ratio=0.05`.
 
@@ -90,17 +94,18 @@ def fit(
         `force` says that all are good: `accept` says so afterwards.
 
     Raises:
-        InputError: wrong settings, no usable pictures, no weights.
+        InputError: Wrong settings, no usable pictures, no weights.
     """
     if "threads" in options:
         raise InputError("fit has no option threads: call torch.set_num_threads(N) before it")
-    how = pop_options(Learning, options)
+    given: Json = options
+    how = pop_options(Learning, given)
     asked = registry.method(registry.default_method_name(method, preset))
     budget = budget_of(how, asked)
     if how.minutes is not None:
-        options["steps"] = None
+        given["steps"] = None
     prepared = prepare(
-        images, asked, preset=preset, settings=settings, names=names, say=say, step=step, **options
+        images, asked, preset=preset, settings=settings, names=names, say=say, step=step, **given
     )
     prepared = replace(prepared, kept={**prepared.kept, **option_facts(how)})
     budget = replace(budget, scored_later=how.samples + prepared.views.held_out_count())
@@ -119,19 +124,24 @@ def partial_fit(
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
 ) -> Predictor:
-    """Adds good pictures to a fitted model and to its calibration, without the old pictures, and trusts all
-    of them: `incremental_update.extend` does not. Settings are the old model's.
+    """Add good pictures to a fitted model and to its calibration, without the old pictures.
 
-    The old pictures' calibration scores are kept, and the manifest notes the effect on the promise. The share
-    of simulated defects that the model finds is measured anew, on the new pictures.
+    All of them are trusted, unlike in `incremental_update.extend`. Settings are the old model's. The old
+    pictures' calibration scores are kept, and the manifest notes the effect on the false-alarm rate. The
+    share of simulated defects that the model finds is measured anew, on the new pictures.
 
     Args:
-        model: a fitted model, or its .safetensors file.
-        images: good pictures, as `fit` takes them.
-        names: of the pictures, which `group` splits; by default those of their files.
+        model: A fitted model, or its .safetensors file.
+        images: Good pictures, as `fit` takes them.
+        group: Regular expression on file names; pictures for which it matches the same text show one part.
+        names: Names of the pictures, which `group` splits; by default those of their files.
+        device: Device, such as "cpu", "cuda" or "auto".
+        check: Whether to measure the share of simulated defects that are found.
+        say: Gets lines for a person.
+        step: Gets progress.
 
     Raises:
-        InputError: the method cannot be extended, or no picture can be used.
+        InputError: The method cannot be extended, or no picture can be used.
     """
     old = fitted_artefact(model)
     method = registry.method(old.manifest.method)
@@ -179,12 +189,18 @@ def learn_more(
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
 ) -> Predictor:
-    """Adds good pictures to a fitted model as `partial_fit` does.
+    """Add good pictures to a fitted model as `partial_fit` does.
 
     Args:
-        new: the pictures, with units: those of the model's parts have the numbers that its rows have.
-        names: of all pictures, also of those that cannot be read.
-        group: as the model keeps it. remarks: on the units, as notes of the model.
+        old: The fitted model.
+        new: The pictures, with units: pictures of the model's parts have the units of its rows.
+        names: Names of all pictures, also of those that cannot be read.
+        group: Pattern of parts that the model keeps.
+        remarks: Remarks on the units, as notes of the model.
+        device: Device, such as "cpu", "cuda" or "auto".
+        check: Whether to measure the share of simulated defects that are found.
+        say: Gets lines for a person.
+        step: Gets progress.
     """
     manifest, detector = old.manifest, open_fitted(old, device).detector
     method = registry.method(manifest.method)
@@ -233,8 +249,14 @@ def learn_more(
 def _fit_and_assemble(
     prepared: PreparedFit, task: Task, view_task: Task, samples: int, check: bool
 ) -> Predictor:
-    """Fits and calibrates a model. task: of the pictures; view_task: of their views. samples: of the pictures
-    learnt from, that a new model keeps.
+    """Fit and calibrate a model.
+
+    Args:
+        prepared: The prepared fit.
+        task: Task with the pictures as the numbered items.
+        view_task: Task with their views as the numbered items.
+        samples: Number of training pictures that a new model keeps.
+        check: Whether to measure the share of simulated defects that are found.
     """
     began = time.monotonic()
     model = prepared.model

@@ -1,7 +1,8 @@
-"""Makes the next model from a model and people's judgements of pictures, and compares both models: for
-`fit --update`, `flawscope.extend` and the station. The model of a view learns from the pictures of this view.
+"""Makes the next model from a model and people's judgements of pictures, and compares both models.
 
-A picture that somebody chose goes into the memory bank, not into the calibration: it is no fair sample.
+`fit --update`, `flawscope.extend` and the station use it. The model of a view learns from the pictures of
+this view. A picture that somebody chose goes into the memory bank, not into the calibration: it is no fair
+sample.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from flawscope.artefact.judgement import Judgement
 from flawscope.artefact.model_facts import ONE
@@ -39,6 +39,7 @@ from flawscope.predictor import Predictor, fitted_artefact
 from flawscope.predictor.parts import unknown_view_error
 from flawscope.predictor.router import Model, Router, open_joined, open_models, read_fitted
 from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
+from flawscope.types import Json
 
 MAX_KNOWN_DEFECTS = 200  # known defects that `extend` looks at
 
@@ -47,8 +48,10 @@ MAX_KNOWN_DEFECTS = 200  # known defects that `extend` looks at
 class Updates:
     """The next models of a mapping, each beside the one that judges now.
 
-    model: all next models together. made: by the name of the view; of one product under "".
-    unplaced: why the numbers of these pictures are of no model.
+    Attributes:
+        model: All next models together.
+        made: Update of each view, by its name; that of one product under "".
+        unplaced: Numbers of pictures that belong to no model, each with the reason.
     """
 
     model: Model
@@ -57,10 +60,11 @@ class Updates:
 
     @property
     def learnt(self) -> list[int]:
+        """Numbers of the pictures that any of the models learnt from."""
         return [number for one in self.made.values() for number in one.learnt]
 
     def judgement(self) -> Judgement:
-        """Returns what a person should know of all of them."""
+        """Return the judgement of all next models together, for people."""
         found = Judgement.joined([one.judgement() for one in self.made.values()])
         return replace(found, unreadable=sorted({*found.unreadable, *self.unplaced}))
 
@@ -72,7 +76,7 @@ def update_models(
     options: UpdateOptions,
     good: Mapping[str, Dataset] | None = None,
 ) -> Updates:
-    """Makes the next models from trained ones, each from the pictures of its view, and compares both.
+    """Make the next models from trained ones, each from the pictures of its view, and compare both.
 
     PatchCore is extended by the false alarms. They do not decide the threshold because they were false
     alarms, which would be no fair sample: it comes from the earlier calibration pictures and from those that
@@ -81,13 +85,15 @@ def update_models(
     calibrated anew on the drawn pictures, or trained anew.
 
     Args:
-        old: the trained models that learn: of one product, or of the views of a part.
-        active: the model that judges now, in the same or another engine; the next one is compared with it.
-        good: the data set that each model was fitted on, for a training (`open_fitted_datasets`).
+        old: The trained models that learn: of one product, or of the views of a part.
+        active: The model that judges now, in the same or another engine; the next one is compared with it.
+        pictures: Pictures with people's judgements.
+        options: Options of the update.
+        good: Data set that each model was fitted on, for a training (`open_fitted_datasets`).
 
     Raises:
-        PowerLostError: with `refuse_unsure`.
-        InputError: there is nothing to learn from, or it cannot be done; the message says the remedy.
+        PowerLostError: With `refuse_unsure`, where a picture looks like a defect.
+        InputError: There is nothing to learn from, or it cannot be done; the message gives the remedy.
     """
     of_model, unplaced = _by_model(with_whole_parts_drawn(pictures, old.facts), old)
     made = {}
@@ -110,7 +116,7 @@ def update_models(
 def _by_model(
     pictures: Sequence[ReviewedPicture], old: ModelMapping
 ) -> tuple[dict[str, list[ReviewedPicture]], dict[int, str]]:
-    """Returns the pictures of each model that has some, and why the numbers of others are of none."""
+    """Return the pictures of each model that has some, and why the numbers of others belong to no model."""
     if old.views is None:
         return {ONE: [*pictures]}, {}
     found, unplaced = dict[str, list[ReviewedPicture]](), dict[int, str]()
@@ -128,7 +134,7 @@ def _by_model(
 def _check_learns(
     pictures: Sequence[ReviewedPicture], made: Mapping[str, Update], unplaced: Mapping[int, str]
 ) -> None:
-    """InputError where no model learns anything."""
+    """Raise InputError where no model learns anything."""
     unusable = dict(unplaced)
     for one in made.values():
         unusable |= one.unreadable
@@ -142,15 +148,18 @@ def _check_learns(
 
 
 def _named(name: str, say: Say) -> Say:
-    """Says lines on the model of a view with its name."""
+    """Return a `say` that puts the view's name before each line."""
     return lambda line: say(f"{name}: {line}" if name else line)
 
 
-def update(old: Artefact, active: Predictor, pictures: Sequence[ReviewedPicture], **options: Any) -> Update:
-    """Makes the next model of one product, as `update_models`. good: the data set that it was fitted on."""
-    good = options.pop("good", None)
+def update(
+    old: Artefact, active: Predictor, pictures: Sequence[ReviewedPicture], **options: object
+) -> Update:
+    """Make the next model of one product, as `update_models` does; `good` is the data set of its fit."""
+    given: Json = options
+    good = given.pop("good", None)
     of_one = None if good is None else {ONE: good}
-    return update_models(ModelMapping.of(old), active, pictures, UpdateOptions(**options), of_one).made[ONE]
+    return update_models(ModelMapping.of(old), active, pictures, UpdateOptions(**given), of_one).made[ONE]
 
 
 @check_arguments()
@@ -169,31 +178,33 @@ def extend(
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
 ) -> Model:
-    """Adds good pictures to a fitted model, without the old pictures. Settings are the old model's.
+    """Add good pictures to a fitted model, without the old pictures. Settings are the old model's.
 
     The pictures go into the memory bank. The threshold stays as it is, because pictures that somebody chose,
     such as false alarms, would raise it far too much; unless they are a `fair` sample. The shares found of
     simulated and of known defects are compared before and after: where less than 98 % of those before are
-    found, or what was called a fair sample is none, the model has an open question (`Predictor.questions`).
+    found, or where the sample is not fair, the model has an open question (`Predictor.questions`).
 
     Args:
-        model: a fitted model of one product, or of the views of a part, or its .safetensors file. Each view
-            learns from its own pictures, which names tell.
-        images: good pictures, as `fit` takes them, or a folder that `review` wrote. Of a data set its
+        model: A fitted model of one product, or of the views of a part, or its .safetensors file. Each view
+            learns from its own pictures, which are known by their names.
+        images: Good pictures, as `fit` takes them, or a folder that `review` wrote. Of a data set its
             defective test pictures are known defects.
-        category: its name, if the folder holds several.
-        group: regular expression on file names; pictures for which it matches the same text show one part.
-        defects: known defective pictures, too.
-        fair: the pictures are good ones as they come, chosen by nobody: they decide the threshold, too.
-        force: go on where pictures look like defects, or the model would find fewer defects.
-        drop_suspects: leave out pictures that look like defects.
-        check: compare the shares of simulated defects that are found.
-        say: gets lines for a person: defects found before and after.
-        step: gets progress.
+        category: Name of the category, if the folder holds several.
+        group: Regular expression on file names; pictures for which it matches the same text show one part.
+        defects: Further known defective pictures.
+        fair: Whether the pictures are good ones as they come, chosen by nobody: then they decide the
+            threshold, too.
+        force: Whether to go on where pictures look like defects, or the model would find fewer defects.
+        drop_suspects: Whether to leave out pictures that look like defects.
+        device: Device, such as "cpu", "cuda" or "auto".
+        check: Whether to compare the shares of simulated defects that are found.
+        say: Gets lines for a person: defects found before and after.
+        step: Gets progress.
 
     Raises:
-        PowerLostError: a picture looks like a defect.
-        InputError: the method cannot be extended, or no picture can be used.
+        PowerLostError: A picture looks like a defect.
+        InputError: The method cannot be extended, or no picture can be used.
     """
     old = _fitted_models(model)
     if group is not None:
@@ -239,9 +250,10 @@ def extend(
 
 
 def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMapping:
-    """The fitted models that can be added to.
+    """Return the fitted models that can be added to.
 
-    InputError: they are exported, of several products, or of a method that cannot be extended.
+    Raises:
+        InputError: They are exported, of several products, or of a method that cannot be extended.
     """
     if isinstance(model, Router):
         fitted = {name: fitted_artefact(one) for name, one in model.products.items()}
@@ -263,7 +275,11 @@ def _fitted_models(model: str | os.PathLike[str] | Artefact | Model) -> ModelMap
 
 
 def _with_group(old: ModelMapping, group: str) -> ModelMapping:
-    """The model with another pattern of groups. InputError where names tell the views of a part."""
+    """Return the model with another pattern of groups.
+
+    Raises:
+        InputError: The views of a part are known by the pictures' names.
+    """
     if old.views is not None:
         raise InputError("group is for models of one product: the names' own pattern tells parts and views")
     (one,) = old.products.values()
@@ -272,12 +288,16 @@ def _with_group(old: ModelMapping, group: str) -> ModelMapping:
 
 
 def _seed(old: ModelMapping) -> int:
-    """The seed that models were fitted with, by which a folder is split alike."""
+    """Return the seed that models were fitted with, by which a folder is split alike."""
     return old.facts.shared("seeds", lambda it: int(registry.method(it.method).parse_stored(it.config).seed))
 
 
 def _confirmed_pictures(images: Dataset, fair: bool, force: bool, say: Say) -> set[Path]:
-    """Pictures of a data set that were called good twice. InputError: it cannot be learnt from as it is."""
+    """Return pictures of a data set that were called good twice.
+
+    Raises:
+        InputError: It cannot be learnt from as it is.
+    """
     if fair and images.reviewed:
         raise InputError(
             f"{images.root} holds pictures that were flagged, which are no fair sample: leave out --fair"
@@ -288,8 +308,9 @@ def _confirmed_pictures(images: Dataset, fair: bool, force: bool, say: Say) -> s
 
 
 def _report_updates(made: Updates, old: ModelMapping, names: Sequence[str], force: bool, say: Say) -> Model:
-    """Says what has become of the models, and returns the next ones: with a question where one finds fewer
-    defects, unless `force`.
+    """Say the results of an update, and return the next models.
+
+    A model that finds fewer defects has a question, unless `force` is set.
     """
     model, unplaced = made.model, [*made.unplaced.values()]
     for name, one in made.made.items():
@@ -308,7 +329,7 @@ def _report_updates(made: Updates, old: ModelMapping, names: Sequence[str], forc
 def _report_update(
     made: Update, notes: Sequence[str], names: Sequence[str], force: bool, say: Say
 ) -> Predictor:
-    """Says what has become of a model, and returns the next one. notes: of the one before."""
+    """Say the result of a model's update, and return the next model; `notes` are those of the one before."""
     predictor = made.predictor
     for note in predictor.manifest.notes:
         if note not in notes:
@@ -324,8 +345,12 @@ def _report_update(
 
 
 def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Dataset:
-    """Opens the data set that a model was fitted on, split as it was for the fit; the folder may have another
-    name by now. InputError where it has no good pictures.
+    """Open the data set that a model was fitted on, split as it was for the fit.
+
+    The folder may have another name by now.
+
+    Raises:
+        InputError: It has no good pictures.
     """
     reading = stored_arguments(old, Reading)
     category = reading.category if reading.category in find_categories(folder) else None
@@ -335,9 +360,10 @@ def open_fitted_dataset(folder: str | os.PathLike[str], old: Artefact) -> Datase
 
 
 def open_fitted_datasets(folder: str | os.PathLike[str], old: ModelMapping) -> dict[str, Dataset]:
-    """Opens the data set that each of the models was fitted on, as `open_fitted_dataset`.
+    """Open the data set that each of the models was fitted on, as `open_fitted_dataset` does.
 
-    InputError where the folder has no pictures of a view.
+    Raises:
+        InputError: The folder has no pictures of a view.
     """
     found = {name: open_fitted_dataset(folder, one) for name, one in old.products.items()}
     if old.views is None:

@@ -31,8 +31,8 @@ from flawscope.predictor.router import Router, is_router, open_joined
 from flawscope.progress import ProgressCallback, ignore_progress
 from flawscope.views.preprocess import Preprocess
 
-# Pictures are recognised at this size by this stage (of stride 8), which costs the least and tells products
-# apart the best of those that docs/decisions/0027-joint.md compares
+# Size of pictures and stage (stride 8) of the network for recognition: of those that
+# docs/decisions/0027-joint.md compares, they cost the least and distinguish products best
 SIZE, STAGE = "128", 2
 # Settings by which the network that recognises is that of a product's model
 NETWORK_SETTINGS = ("backbone", "neighbourhood")
@@ -61,21 +61,23 @@ def join(
     device: str = "auto",
     step: ProgressCallback = ignore_progress,
 ) -> Router:
-    """Joins fitted models into a router to several products, or to the views of a part.
+    """Join fitted models into a router to several products, or to the views of a part.
 
     Each keeps its own settings, thresholds and answers, bit for bit.
 
     Args:
-        models: by the name of the product or the view, of any methods and settings.
-        pictures: the good pictures that each was fitted on, as `fit` takes them: descriptors of them tell
-            the products apart. Of views, good ones: by these exchanged pictures are named.
-        part: regular expression on file names that tells parts apart (`fit`): the models are those of views
-            then, fitted without it.
-        view: the same for views.
+        models: Models, of any methods and settings, by the name of the product or the view.
+        pictures: Good pictures that each was fitted on, as `fit` takes them: their descriptors distinguish
+            the products. Of views, good pictures by which exchanged pictures are recognised.
+        part: Regular expression on file names that finds the part (`fit`): the models are then those of
+            views, fitted without it.
+        view: Regular expression on file names that finds the view.
+        device: Device, such as "cpu", "cuda" or "auto".
+        step: Gets progress.
 
     Raises:
-        InputError: a product has too few pictures, some decide on parts in views and others do not, or the
-            names of a view's pictures tell no part.
+        InputError: A product has too few pictures, some decide on parts in views and others do not, or the
+            names of a view's pictures state no part.
     """
     artefacts = {name: _one_model(name, model) for name, model in models.items()}
     if part is not None:
@@ -93,7 +95,11 @@ def join(
 
 
 def _one_model(name: str, model: Model) -> Artefact:
-    """The model of one product. InputError where it is a mapping itself, or no fitted one."""
+    """Return the model of one product.
+
+    Raises:
+        InputError: It is a mapping itself, or no fitted model.
+    """
     is_mapping = is_router(model) if isinstance(model, str | os.PathLike) else isinstance(model, Router)
     if isinstance(model, Router) or is_mapping:
         raise InputError(
@@ -104,7 +110,7 @@ def _one_model(name: str, model: Model) -> Artefact:
 
 
 def with_products(network: DescriptorModel, found: Mapping[str, Described]) -> DescriptorModel:
-    """The network with descriptors of further products, or of further pictures of one."""
+    """Return the network with descriptors of further products, or of further pictures of one."""
     known, samples = dict(network.known), dict(network.samples)
     for name, one in found.items():
         known[name] = known[name].merged(one.known) if name in known else one.known
@@ -114,8 +120,9 @@ def with_products(network: DescriptorModel, found: Mapping[str, Described]) -> D
 
 
 def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
-    """Makes the network by which products are told apart, which knows none yet: with the backbone of the
-    first model that has one, else the default one.
+    """Make the network by which products are recognised, which knows none yet.
+
+    It has the backbone of the first model that has one, else the default one.
     """
     first = next((one for one in products.values() if _has_backbone(one.manifest)), None)
     settings: dict[str, Any] = {"size": SIZE, "stages": (STAGE,)}
@@ -151,12 +158,21 @@ def describe_product(
     device: str = "auto",
     step: ProgressCallback = ignore_progress,
 ) -> Described:
-    """Describes the good pictures that a model has learnt, as they are, at both ends of the range of light in
-    which the model keeps its rate, and with simulated defects.
+    """Describe the good pictures that a model has learnt, for recognising its product.
+
+    They are described as they are, at both ends of the range of light in which the model keeps its rate, and
+    with simulated defects.
 
     Args:
-        images: among which the learnt ones are found by their pixels.
-        described: hashes of pictures that are described already.
+        network: Network by which products are recognised.
+        model: Model of the product.
+        images: Pictures among which the learnt ones are found by their pixels.
+        described: Hashes of pictures that are described already.
+        device: Device, such as "cpu", "cuda" or "auto".
+        step: Gets progress.
+
+    Raises:
+        InputError: The model's pictures have several channels.
     """
     manifest = model.manifest
     if manifest.preprocess.channels is not None:
@@ -208,7 +224,7 @@ def describe_product(
 def _defect_descriptors(
     network: DescriptorNetwork, load: LoadPicture, good: Sequence[int], step: ProgressCallback
 ) -> tuple[dict[int, NDArray[np.float32]], list[int]]:
-    """Descriptors of good pictures with simulated defects, and which pictures these are."""
+    """Return descriptors of good pictures with simulated defects, and which pictures these are."""
     defects = SimulatedDefects(network, load, good, has_ladder=False)
     defects.learn_part(PART_LEARNING_SECONDS)
     stage = "recognition of defective parts"
@@ -217,7 +233,7 @@ def _defect_descriptors(
 
 
 def _subsample(numbers: Sequence[int], most: int) -> list[int]:
-    """Chooses so many of the numbers at most."""
+    """Choose at most `most` of the numbers, evenly."""
     chosen = np.linspace(0, len(numbers) - 1, min(len(numbers), most)).round().astype(int)
     return [numbers[k] for k in np.unique(chosen)]
 
@@ -225,7 +241,7 @@ def _subsample(numbers: Sequence[int], most: int) -> list[int]:
 def _descriptors(
     network: DescriptorNetwork, load: LoadPicture, numbers: Sequence[int], step: ProgressCallback, stage: str
 ) -> dict[int, NDArray[np.float32]]:
-    """Descriptors of the pictures that can be loaded, by their numbers."""
+    """Return descriptors of the pictures that can be loaded, by their numbers."""
     found: dict[int, NDArray[np.float32]] = {}
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:

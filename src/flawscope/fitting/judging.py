@@ -1,5 +1,6 @@
-"""Judges the good pictures of a fit as if the model had not learnt from them, as a predictor will see them:
-in tiles, by each of several parts or channels, and in each light of a range.
+"""Judges the good pictures of a fit as if the model had not learnt from them, as a predictor will see them.
+
+They are judged in tiles, by each of several parts or channels, and in each light of a range.
 
 The false-alarm rate holds in every light, not on average. With s_i(l) the score of picture i in light l, a
 new picture's p-value in that light is (1 + #{s_i(l) >= s}) / (n + 1), as in `calibration.threshold`. Which
@@ -9,8 +10,8 @@ largest value is the largest, over lights, of the k-th largest score: #{envelope
 value is at least s, the largest of the lights' counts.
 
 Of many pictures some are judged in each light, whole units drawn by the seed: in all lights together about
-half as many as were learnt from, so that the lights cost less than the fit before them. The rate that n of
-them promise is promised, k/(n + 1) in every light, and the calibration counts these n alone.
+half as many as were learnt from, so that the lights cost less than the fit before them. The rate of the n
+judged pictures is the rate that holds, k/(n + 1) in every light, and the calibration counts these n alone.
 """
 
 from __future__ import annotations
@@ -45,8 +46,13 @@ MIN_PICTURES = 60  # pictures, however many tiles they have
 class JudgedFit:
     """A fit of whole pictures, and its rows.
 
-    rows: of this fit's pictures, by number. unlit: the same as they score in their own light. scored: numbers
-    of the pictures with a score.
+    Attributes:
+        fitted: The fit.
+        rows: Rows of this fit's pictures, by number.
+        unlit: The same rows with the scores in the pictures' own light.
+        scored: Numbers of the pictures with a score.
+        fusion: Fusion of tiles; None without tiles.
+        how: Description of the way in which pictures were judged.
     """
 
     fitted: Fitted
@@ -60,14 +66,17 @@ class JudgedFit:
 def judge_fit(
     leave_out: LeaveOut, fitted: Fitted, rows: Mapping[int, Picture], views: TrainingViews, task: Task
 ) -> JudgedFit:
-    """Scores the pictures of a fit, each by a model that has not learnt from it.
+    """Score the pictures of a fit, each by a model that has not learnt from it.
 
     Args:
-        fitted: by pictures (`TrainingViews.to_pictures`). rows: of the pictures that were read, by number.
-        task: of the pictures.
+        leave_out: The model, which can leave out what it has learnt.
+        fitted: The fit by pictures (`TrainingViews.to_pictures`).
+        rows: Rows of the pictures that were read, by number.
+        views: Views of the pictures.
+        task: Task with the pictures as the numbered items.
 
     Raises:
-        InputError: none can be judged so, or a picture cannot be read again.
+        InputError: None can be judged so, or a picture cannot be read again.
     """
     how, seed = views.reader.preprocess, leave_out.model.config.seed
     fusion = None if task.old is None else task.old.manifest.fusion
@@ -91,7 +100,7 @@ def judge_fit(
 
 
 def _judge_tiles(judging: FitPictures, fitted: Fitted, rows: Mapping[int, Picture], seed: int) -> None:
-    """Judges pictures in tiles as wholes, and finds how their tiles are fused."""
+    """Judge pictures in tiles as wholes, and find how their tiles are fused."""
     views = judging.views
     if not fitted.promised or views.are_pictures:
         judging.fusion = judging.fusion or Fusion(judging.score_kind)
@@ -102,7 +111,7 @@ def _judge_tiles(judging: FitPictures, fitted: Fitted, rows: Mapping[int, Pictur
 
 
 def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingViews) -> dict[int, Picture]:
-    """The rows of the pictures that the fit used for something, with what it used them for."""
+    """Return the rows of the pictures that the fit used, each with its use as role."""
     reader = views.reader
     roles = {
         **dict.fromkeys((i for i in _lost_pictures(views) if i in rows), CALIBRATION),
@@ -116,7 +125,7 @@ def _with_roles(rows: Mapping[int, Picture], fitted: Fitted, views: TrainingView
 
 
 def _lost_pictures(views: TrainingViews) -> list[int]:
-    """Numbers of the pictures whose parts are not found or counted wrong, of copies the first."""
+    """Return the numbers of the pictures whose parts are not found or counted wrong, of copies the first."""
     hashes, found = views.reader.hashes, dict[str, int]()
     for number in sorted({*views.wrong, *views.reader.lost}):
         found.setdefault(hashes.get(number, str(number)), number)
@@ -124,8 +133,14 @@ def _lost_pictures(views: TrainingViews) -> list[int]:
 
 
 def _count_lost(views: TrainingViews, count: int, judged: int) -> list[int]:
-    """Numbers of the lost pictures that decide the threshold: all, or of so many judged ones as many as come
-    with them. count: number of pictures.
+    """Return the numbers of the lost pictures that decide the threshold.
+
+    These are all, or in proportion to the judged ones where only some are judged.
+
+    Args:
+        views: Views of the pictures.
+        count: Number of pictures.
+        judged: Number of judged pictures.
     """
     lost = _lost_pictures(views)
     right = count - len(lost)
@@ -133,7 +148,7 @@ def _count_lost(views: TrainingViews, count: int, judged: int) -> list[int]:
 
 
 def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> list[int]:
-    """Draws the pictures to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows."""
+    """Draw the pictures to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows."""
     tiles = sum(map(views.judged_count, pictures)) / max(1, len(pictures))
     most = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / max(1.0, tiles)))
     if len(pictures) <= most:
@@ -142,8 +157,15 @@ def _draw_tiled(views: TrainingViews, pictures: Sequence[int], seed: int) -> lis
 
 
 def _draw_for_lights(fitted: Fitted, task: Task, lights: int, seed: int) -> list[int]:
-    """Numbers of the pictures that decide the threshold: all with scores, or of many some, which are judged
-    in each of so many further lights.
+    """Return the numbers of the pictures that decide the threshold.
+
+    These are all with scores; or, of many, a drawn part of them that is judged in each further light.
+
+    Args:
+        fitted: The fit by pictures.
+        task: Task with the pictures as the numbered items.
+        lights: Number of further lights.
+        seed: Seed of the draw.
     """
     pictures = [*fitted.scored]
     if not lights:
@@ -164,9 +186,10 @@ def _check_lights(
     failures: Mapping[int, str],
     notes: list[str],
 ) -> None:
-    """Adds a note where one light alone decides the threshold.
+    """Add a note where one light alone decides the threshold.
 
-    InputError: a picture cannot be read any more, or the parts of all are lost in some light.
+    Raises:
+        InputError: A picture cannot be read any more, or the parts of all are lost in some light.
     """
     if not lights[1:]:
         return
@@ -191,8 +214,12 @@ def _check_lights(
 class FitPictures:
     """Pictures of a fit, and its model, which leaves them out.
 
-    task: of the pictures. known: values in their own light that the fit has found, which had the others'
-    features at hand. fusion: of tiles, once it is known.
+    Attributes:
+        leave_out: The model, which can leave out what it has learnt.
+        views: Views of the pictures.
+        task: Task with the pictures as the numbered items.
+        known: Values in their own light from the fit, which had the other pictures' features at hand.
+        fusion: Fusion of tiles, once it is known.
     """
 
     leave_out: LeaveOut
@@ -203,14 +230,15 @@ class FitPictures:
 
     @property
     def score_kind(self) -> str:
+        """Kind of a picture's score over its views: "map" where it is the map's maximum, else "views"."""
         return "map" if self.leave_out.model.score_is_map_maximum else "views"
 
     def leave_out_part(self, row: Picture) -> LeftOutRun:
-        """Returns the run that has not learnt from a row's part."""
+        """Return the run that has not learnt from a row's part."""
         return self.leave_out.run(row.unit)
 
     def in_tiles(self, pictures: Sequence[int], rows: Mapping[int, Picture]) -> dict[int, Values]:
-        """Values of the pictures that can be read; finds the fusion, unless an earlier fit has."""
+        """Return values of the pictures that can be read; find the fusion, unless an earlier fit has."""
         summaries = self._summarise(pictures, rows, self.leave_out_part, [], "calibration")
         found = {i: of[0] for i, of in zip(pictures, summaries, strict=True) if of[0]}
         if self.fusion is None:
@@ -218,6 +246,13 @@ class FitPictures:
         return {i: self._values(frames) for i, frames in found.items()}
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]) -> Answers:
+        """Answer for each picture in each light; pictures without known values are lost in all lights.
+
+        Args:
+            rows: Rows of the pictures, by number.
+            run_of: Returns the run that has not learnt from a row's part.
+            lights: Lights, the pictures' own first, in which the fit's values are taken.
+        """
         found, shown = Answers(), [i for i in rows if i in self.known]
         several = [list[list[TileSummary]]()] * len(shown)
         if lights[1:]:
@@ -241,7 +276,15 @@ class FitPictures:
         lights: Sequence[Light],
         stage: str,
     ) -> list[list[list[TileSummary]]]:
-        """Answers for the frames of each picture, in each light, or in its own; empty where it is lost."""
+        """Return summaries for the frames of each picture; empty where the picture is lost.
+
+        Args:
+            pictures: Numbers of the pictures.
+            rows: Rows of the pictures, by number.
+            run_of: Returns the run that has not learnt from a row's part.
+            lights: Lights of the summaries; empty: the pictures' own light.
+            stage: Name of the stage, for progress.
+        """
         advance = ProgressCounter(self.task.step, stage, len(pictures))
         reader = self.views.reader
         of = self.leave_out
@@ -271,8 +314,10 @@ class FitPictures:
 
 
 def fit_fusion(score: str, found: Sequence[TileSummary]) -> Fusion:
-    """Brings good pictures' whole views to the scale of their tiles: the same mean of the maps, and of the
-    higher half of the maxima. Then neither drowns the other, and each has its share of the false alarms.
+    """Return the fusion that brings good pictures' whole views to the scale of their tiles.
+
+    Both then have the same mean of the maps, and of the higher half of the maxima: neither drowns the other,
+    and each has its share of the false alarms.
     """
     found = [one for one in found if one.whole_peak > -math.inf]
     if not found:
@@ -288,18 +333,28 @@ def fit_fusion(score: str, found: Sequence[TileSummary]) -> Fusion:
 
 
 def _upper_half_mean(values: Sequence[float]) -> float:
-    """Mean of the higher half: the median says nothing about the highest, and the maximum alone is chance."""
+    """Return the mean of the higher half of values.
+
+    The median says nothing about the highest, and the maximum alone is chance.
+    """
     return float(np.mean(np.sort(values)[len(values) // 2 :]))
 
 
 def draw_pictures(
     pictures: Sequence[int], groups: Sequence[int], learnt: int, lights: int, rate: float, seed: int
 ) -> list[int]:
-    """Draws the pictures that are judged in each of so many lights, in their order: whole groups; as many
-    pictures as keep the cost low, and as many groups as the rate needs, `MIN_RANK` times.
+    """Draw the pictures that are judged in each further light, in their order.
+
+    Whole groups are drawn: as many pictures as keep the cost low, and at least as many groups as the rate
+    needs, `MIN_RANK` times.
 
     Args:
-        learnt: number of pictures learnt from.
+        pictures: Numbers of the pictures to draw from.
+        groups: Group of each picture of the fit.
+        learnt: Number of pictures learnt from.
+        lights: Number of further lights.
+        rate: False-alarm rate.
+        seed: Seed of the draw.
     """
     least = min_calibration_size(rate / MIN_RANK)
     enough = _enough_pictures(learnt, lights, rate)
@@ -314,8 +369,9 @@ def draw_pictures(
 
 
 def _enough_pictures(learnt: int, lights: int, rate: float) -> int:
-    """Number of pictures with which all lights cost less than the fit; (n + 1) * rate is whole, since n such
-    pictures promise all of the rate.
+    """Return the number of pictures with which all lights cost less than the fit.
+
+    (n + 1) * rate is whole, since n such pictures keep the full rate.
     """
     rank = math.ceil((learnt / (2 * lights) + 1) * rate - 1e-9)
     return math.ceil(rank / rate - 1e-9) - 1

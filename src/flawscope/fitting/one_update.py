@@ -65,15 +65,21 @@ def update_one(
     good: Dataset | None,
     whole: Callable[[Manifest], ModelFacts],
 ) -> Update:
-    """Makes the next model of one product, or of one view of a part.
+    """Make the next model of one product, or of one view of a part.
 
-    One that has nothing new to learn from stays as it is. Errors are those of
-    `incremental_update.update_models`.
+    A model that has nothing new to learn from stays as it is.
 
     Args:
-        pictures: of this product, or view.
-        good: the data set that the model was fitted on, for a training.
-        whole: gives facts of a model with this manifest, and of all views that decide with it.
+        old: The trained model that learns.
+        active: The model that judges now; the next one is compared with it.
+        pictures: Pictures of this product, or view.
+        options: Options of the update.
+        good: Data set that the model was fitted on, for a training.
+        whole: Returns facts of a model with a manifest, and of all views that decide with it.
+
+    Raises:
+        PowerLostError: With `refuse_unsure`, where a picture looks like a defect.
+        InputError: There is nothing to learn from, or it cannot be done.
     """
     how = choose_way(options.how, old)
     device, step = options.device, options.step
@@ -127,13 +133,13 @@ def update_one(
 
 
 def _unchanged(job: Job) -> Candidate:
-    """The model as it is, where there is nothing new to learn from."""
+    """Return the model as it is, where there is nothing new to learn from."""
     model = open_fitted(job.old, job.options.device)
     return model, lambda several: {one.number: job.before[one.number] for one in several}
 
 
 def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) -> PowerLostError:
-    """Error for pictures called good that look like defects."""
+    """Return the error for pictures called good that look like defects."""
     return PowerLostError(
         f"{pluralize(len(unsure), 'picture')} called good, but as far out as defects",
         [one.name for one in sorted(unsure, key=lambda one: -before[one.number].severity)],
@@ -144,9 +150,7 @@ def _power_lost(unsure: Sequence[ReviewedPicture], before: Mapping[int, Score]) 
 
 
 def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: Collection[str]) -> bool:
-    """Whether a model has not learnt from one of the pictures that it should learn from, or does not know a
-    drawn one.
-    """
+    """Whether a model has yet to learn from some of the pictures, or to know some that were drawn."""
     known = {picture.hash for picture in old.manifest.pictures}
     for one in pictures:
         if one.learn and one.digest not in train_hashes:
@@ -158,8 +162,12 @@ def _has_new(pictures: Sequence[ReviewedPicture], old: Artefact, train_hashes: C
 
 @dataclass(frozen=True)
 class _HiddenDefects:
-    """Simulated defects on a model's samples; by their numbers the scores of the model and of its successor,
-    and the samples that carry them. Empty: none are looked at.
+    """Simulated defects on a model's samples; without them nothing is compared.
+
+    Attributes:
+        defects: The simulated defects; None: there are none.
+        scores: Scores of the model and of its successor, by the defect's number.
+        carriers: Name of the sample that carries each defect, by the defect's number.
     """
 
     defects: SimulatedDefects | None = None
@@ -170,7 +178,7 @@ class _HiddenDefects:
 def _score_simulated(
     active: Predictor, old: Artefact, candidates: Sequence[Candidate], device: str, step: ProgressCallback
 ) -> _HiddenDefects:
-    """Scores simulated defects by the active model and the first candidate."""
+    """Score simulated defects by the active model and the first candidate."""
     carrying = active.artefact if active.session.runtime == "torch" else old
     defects = defects_on_samples(carrying, device)
     if defects is None:
@@ -190,8 +198,19 @@ def _choose_candidate(
     fair: bool,
     hidden: _HiddenDefects,
 ) -> Comparison:
-    """Compares candidates with the active model, and returns that which loses least, the first of them; by a
-    fair sample the first candidate, whatever it loses.
+    """Compare candidates with the active model, and return the comparison of the best.
+
+    It loses the fewest defects, and is the first such candidate; with a fair sample it is the first
+    candidate, whatever it loses.
+
+    Args:
+        candidates: The candidates, in their order.
+        active: The model that judges now.
+        whole: Returns facts of a model with a manifest, and of all views that decide with it.
+        judged: Pictures that people judged.
+        before: Scores of these by the active model.
+        fair: Whether the drawn pictures are called a fair sample.
+        hidden: Simulated defects.
     """
     sample = [one for one in judged if one.drawn] if fair else []
     best: Comparison | None = None
@@ -230,10 +249,10 @@ def _is_unlike(
 
 
 def choose_way(how: str, old: Artefact) -> str:
-    """Returns how the next model is made (`UpdateOptions.how`): extended, recalibrated or retrained.
+    """Return the way to make the next model (`UpdateOptions.how`): extended, recalibrated or retrained.
 
     Raises:
-        InputError: the model's method cannot be extended.
+        InputError: The model's method cannot be extended.
     """
     method = registry.method(old.manifest.method)
     if how == EXTENDED and not method.extends:
@@ -242,20 +261,20 @@ def choose_way(how: str, old: Artefact) -> str:
 
 
 def _needs_unit(picture: ReviewedPicture, how: str) -> bool:
-    """Whether it matters for an update which part a picture shows; a new calibration finds out by itself."""
+    """Whether an update needs the part that a picture shows; a new calibration finds it out itself."""
     if how == RECALIBRATED:
         return False
     return picture.learn or picture.drawn or (how == RETRAINED and not picture.good)
 
 
 def _units_in(model: Predictor, pictures: Sequence[ReviewedPicture]) -> list[int]:
-    """Units of pictures in a model; each that it does not know is one of its own."""
+    """Return units of pictures in a model; a picture that it does not know is a unit of its own."""
     units = {row.hash: row.unit for row in model.manifest.pictures}
     return [units.get(one.digest, -2 - k) for k, one in enumerate(pictures)]
 
 
 def _count_drawn(model: Predictor, pictures: Sequence[ReviewedPicture]) -> int:
-    """Number of the drawn pictures that decide a model's threshold."""
+    """Return the number of the drawn pictures that decide a model's threshold."""
     drawn = {one.digest for one in pictures if one.drawn}
     return sum(row.counted and row.hash in drawn for row in model.manifest.pictures)
 
@@ -263,8 +282,11 @@ def _count_drawn(model: Predictor, pictures: Sequence[ReviewedPicture]) -> int:
 def _find_usable(
     pictures: Sequence[ReviewedPicture], new: UpdatePictures
 ) -> tuple[list[ReviewedPicture], list[int], dict[int, str]]:
-    """Returns the usable pictures with their hashes, the numbers of the contradictory ones (judged both good
-    and defective), and why others are unreadable.
+    """Sort the pictures of an update.
+
+    Returns:
+        The usable pictures with their hashes; the numbers of contradictory ones, judged both good and
+        defective; and why others are unreadable, by number.
     """
     rows, failures = new.table.rows, new.table.failures
     unreadable = {pictures[place].number: reason for place, reason in failures.items()}
@@ -280,7 +302,7 @@ def _find_usable(
 def find_defect_like(
     old: Artefact, pictures: Sequence[ReviewedPicture], before: Mapping[int, Score]
 ) -> set[int]:
-    """False alarms that look like defects, as `defect_like` says."""
+    """Return the numbers of false alarms that look like defects (`defect_like`)."""
     known = [before[one.number] for one in pictures if not one.good and one.number in before]
     found = [score.severity for score in known if score.anomalous]
     learn = {one.number: before[one.number] for one in pictures if one.learn and one.number in before}
@@ -304,8 +326,20 @@ def _find_responsible(
     device: str,
     step: ProgressCallback,
 ) -> list[int]:
-    """Numbers of the corrections that alone take half of what a lost defect's score has lost, farthest out
-    first; all corrections where none does.
+    """Return the numbers of the corrections that cause losses, farthest out first.
+
+    Each alone takes at least half of the loss of a lost defect's score; where none does, all corrections are
+    returned.
+
+    Args:
+        made: The comparison of the next model.
+        how: Way in which it was made.
+        numbers: Numbers of the pictures that it learnt from.
+        old: The model before.
+        new: Pictures of the update.
+        defects: Simulated defects; None: there are none.
+        device: Device, such as "cpu", "cuda" or "auto".
+        step: Gets progress.
     """
     learnt = [one for one in made.pictures if one.number in numbers]
     learnt.sort(key=lambda one: -made.before[one.number].severity)
@@ -329,7 +363,7 @@ def _find_responsible(
 
 
 def _scores_of(model: Predictor, new: UpdatePictures, pictures: Sequence[ReviewedPicture]) -> list[float]:
-    """Scores of pictures that can be judged."""
+    """Return the scores of pictures that can be judged."""
     found = dict(predict_decoded(model, new.table.pictures, [new.place(one) for one in pictures]))
     scores = []
     for one in pictures:

@@ -45,6 +45,7 @@ from flawscope.pictures.defect_size import choose_tile, parse_pixels, reduction_
 from flawscope.pictures.form import mixed_sizes, size_text
 from flawscope.pictures.listing import picture_names, relative_names
 from flawscope.progress import Detail, ProgressCallback, Say, discard, ignore_progress
+from flawscope.types import Json
 from flawscope.views.congealing import learn_reference, poses_needed
 from flawscope.views.light import MAX_RANGE, check_range
 from flawscope.views.pose import Align, PoseKind
@@ -62,10 +63,22 @@ R = TypeVar("R", bound="DataclassInstance")
 class PreparedFit:
     """Untrained detector, and the arguments of its method's `fit`.
 
-    origin: of pretrained weights. views: of the pictures, which are learnt from.
-    unusable: seen defects that cannot be used, each with the reason. chosen: a line on what `align` chose;
-    None: nothing was chosen. force: pictures that are as far out as defects are good. remarks: on pictures
-    that show one part, or may. kept: options among the facts of the model.
+    Attributes:
+        method: The method.
+        model: The untrained detector.
+        origin: Origin of pretrained weights.
+        category: Name of the category.
+        reader: Reader of the pictures.
+        task: Task with the pictures as the numbered items.
+        views: Views of the pictures, which are learnt from.
+        group: Regular expression of parts; None: there is none.
+        part: Pattern of parts and views; None: there is none.
+        unusable: Seen defects that cannot be used, each with the reason.
+        chosen: Line on the choice of `align`; None: nothing was chosen.
+        force: Whether pictures that are as far out as defects are good.
+        scale_mm: Millimetres of a pixel; None: not known.
+        remarks: Remarks on pictures that show one part, or may.
+        kept: Options among the facts of the model.
     """
 
     method: Method
@@ -86,7 +99,7 @@ class PreparedFit:
 
 
 def pop_options(record: type[R], options: dict[str, Any]) -> R:
-    """Builds `record` from the options that are its fields, and removes these from `options`."""
+    """Build `record` from the options that are its fields, and remove these from `options`."""
     given = {f.name: options.pop(f.name) for f in fields(record) if f.name in options}
     types = types_of(record)
     for name, value in given.items():
@@ -95,7 +108,7 @@ def pop_options(record: type[R], options: dict[str, Any]) -> R:
 
 
 def option_facts(arguments: DataclassInstance) -> dict[str, object]:
-    """Returns the facts by which a model keeps options that are not their defaults."""
+    """Return the facts by which a model keeps options that are not their defaults."""
     found = dict[str, object]()
     for one in records_of(type(arguments)):
         value = getattr(arguments, one.argument)
@@ -115,16 +128,26 @@ def prepare(
     networks_of: Artefact | None = None,
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
-    **options: Any,
+    **options: object,
 ) -> PreparedFit:
-    """Prepares a fit: settings, pictures and an untrained detector.
+    """Prepare a fit: settings, pictures and an untrained detector.
 
     Args:
-        settings, names: as `fitting.fit` takes them.
-        networks_of: fitted model of the same settings, whose pretrained networks are taken; None: those that
+        images: Pictures, as `fitting.fit` takes them.
+        method: The method.
+        preset: Named settings of the method.
+        settings: All settings of the method, in place of a preset and single ones.
+        names: Names of the pictures, as `fitting.fit` takes them.
+        parts: Number of the part that each good picture shows; None: names and near-duplicates decide.
+        networks_of: Fitted model of the same settings, whose pretrained networks are taken; None: those that
             the settings name.
-        parts: number of the part that each good picture shows; None: names and near-duplicates tell.
-        **options: of `Seeing` and `Reading`, and settings of the method where `settings` are not given.
+        say: Gets lines for a person.
+        step: Gets progress.
+        **options: Fields of `Seeing` and `Reading`, and settings of the method where `settings` are not
+            given.
+
+    Raises:
+        InputError: Wrong settings, no usable pictures, no weights.
     """
     seeing = pop_options(Seeing, options)
     reading = pop_options(Reading, options)
@@ -141,7 +164,7 @@ def prepare(
         config = steps.see_in_form(config, frames, pictures)
     config = steps.choose_tiles(config, frames, pictures)
     preprocess, roi = steps.see(frames.of(config), pictures)
-    # views mark it where there are tiles; else the detector leaves out what lies outside
+    # in tiles, views mark the pixels outside it; else the detector leaves them out
     region, inside = (roi, None) if config.tile is not None else (None, roi)
     fits = inside is None and config == checked
     model, origin = (
@@ -196,8 +219,14 @@ def prepare(
 
 
 class _Chosen(NamedTuple):
-    """Good pictures that a fit is given. reserved: numbers of those that the data set sets apart. pairs: seen
-    defects and masks.
+    """Good pictures that a fit is given.
+
+    Attributes:
+        sources: The pictures.
+        names: Their names.
+        reserved: Numbers of the pictures that the data set sets apart.
+        category: Name of the category.
+        pairs: Seen defects, each with its masks.
     """
 
     sources: list[PictureSource]
@@ -209,8 +238,16 @@ class _Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Good pictures, and what is known before views are cut. pattern: of parts in views, of which each has so
-    many on average. preprocess: of the pictures, before frames are found. decoded: the pictures.
+    """Good pictures, and the facts that are known before views are cut.
+
+    Attributes:
+        chosen: The pictures that the fit is given.
+        pattern: Pattern of parts in views; None: there is none.
+        views: Number of views of a part, on average.
+        surveyed: Sizes and levels of the pictures.
+        preprocess: Preprocessing of the pictures, before frames are found.
+        decoded: The pictures, decoded.
+        looked: Looks and parts of the pictures.
     """
 
     chosen: _Chosen
@@ -223,8 +260,12 @@ class _Pictures:
 
 
 class _Frames(NamedTuple):
-    """Frames of the pictures. preprocess: until there. learnt: several parts in a picture. chosen: a line
-    on what `align` chose; None: nothing was chosen.
+    """Frames of the pictures.
+
+    Attributes:
+        preprocess: Preprocessing up to the frames.
+        learnt: Settings and counts of several parts in a picture; None: each picture is one frame.
+        chosen: Line on the choice of `align`; None: nothing was chosen.
     """
 
     preprocess: Preprocess
@@ -232,7 +273,7 @@ class _Frames(NamedTuple):
     chosen: str | None = None
 
     def of(self, config: PictureSettings) -> Preprocess:
-        """The preprocessing with a method's picture settings."""
+        """Return the preprocessing with a method's picture settings."""
         return replace(
             self.preprocess,
             size=config.sizes[-1],
@@ -243,14 +284,14 @@ class _Frames(NamedTuple):
         )
 
     def sizes(self, config: PictureSettings, pictures: Sizes) -> list[tuple[int, int]]:
-        """Sizes of the frames of the pictures that can be read."""
+        """Return the sizes of the frames of the pictures that can be read."""
         how = replace(self.preprocess, size=config.sizes[-1])
         return [how.frame_size(size) for size in pictures if size is not None]
 
 
 @dataclass
 class _Steps:
-    """Steps of a preparation, in their order. options: settings of the method."""
+    """Steps of a preparation, in their order; `options` are settings of the method."""
 
     how: Seeing
     which: Reading
@@ -264,7 +305,11 @@ class _Steps:
     device: torch.device = field(init=False)
 
     def check(self, settings: PictureSettings | None) -> PictureSettings:
-        """Returns the settings of the method. InputError: options do not go together, or are wrong."""
+        """Return the settings of the method.
+
+        Raises:
+            InputError: Options are wrong, or do not go together.
+        """
         how = self.how
         which = self.which
         method = self.method
@@ -285,7 +330,7 @@ class _Steps:
         return config
 
     def _choose(self, images: Images, names: Sequence[str], seed: int) -> _Chosen:
-        """Chooses the pictures that the method is fitted on."""
+        """Choose the pictures that the method is fitted on."""
         which, method = self.which, self.method
         if isinstance(images, str | os.PathLike):
             split_by = name_reader(which.group, which.part, which.view)
@@ -362,7 +407,7 @@ class _Steps:
         return found
 
     def see_in_form(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
-        """Settings with sizes in the form that the pictures have; an aligned part's frame is a square."""
+        """Return settings with sizes in the form of the pictures; an aligned part's frame is a square."""
         known = [size for size in pictures.surveyed.sizes if size is not None]
         if pictures.pattern is None and (mixed := mixed_sizes(known)):  # views may have sizes of their own
             self.say(f"pictures of several sizes: {mixed}; of several cameras, give each a model of its own")
@@ -374,7 +419,7 @@ class _Steps:
         return seen
 
     def choose_tiles(self, config: PictureSettings, frames: _Frames, pictures: _Pictures) -> PictureSettings:
-        """Settings with the tiles that `min_defect` needs, and with what follows from frames and region."""
+        """Return settings with the tiles that `min_defect` needs, and those that frames and region imply."""
         how, sizes = self.how, frames.sizes(config, pictures.surveyed.sizes)
         if how.min_defect is not None:
             tiles = self._tiles_for(parse_pixels(how.min_defect), config, sizes)
@@ -392,8 +437,12 @@ class _Steps:
     def _tiles_for(
         self, min_defect: float, config: PictureSettings, frames: Sequence[tuple[int, int]]
     ) -> dict[str, Any]:
-        """Settings that make a defect of `min_defect` pixels large enough in frames of these sizes; a line
-        says why they were chosen.
+        """Return tile settings that make a defect of `min_defect` pixels large enough, and say why.
+
+        Args:
+            min_defect: Length of the smallest defect, in pixels.
+            config: Settings of the method.
+            frames: Sizes of the frames.
         """
         whole = config.sizes[-1]
         chosen = choose_tile(min_defect, frames, whole, config.step) if frames else None
@@ -406,7 +455,7 @@ class _Steps:
         return {"tile": tile, "scale": scale}
 
     def see(self, preprocess: Preprocess, pictures: _Pictures) -> tuple[Preprocess, NDArray[np.bool_] | None]:
-        """The preprocessing with its light, and the region of interest."""
+        """Return the preprocessing with its light, and the region of interest."""
         how, sources = self.how, pictures.chosen.sources
         region = (
             None
@@ -420,7 +469,7 @@ class _Steps:
 
 
 def _mean_views(names: Sequence[str], pattern: PartPattern) -> float:
-    """Number of views of a part, on average."""
+    """Return the number of views of a part, on average."""
     return len(names) / max(1, len({view.part for view in pattern.parse_all(names)}))
 
 
@@ -430,14 +479,17 @@ def create_detector(
     inside: NDArray[np.bool_] | None,
     networks_of: Artefact | None = None,
 ) -> tuple[Detector, WeightsOrigin]:
-    """Builds an untrained detector, and says where its pretrained weights came from.
+    """Build an untrained detector, and return the origin of its pretrained weights with it.
 
     Args:
-        inside: region of interest [H, W] at the network's size; None: all counts.
-        networks_of: as `prepare` takes it.
+        method: The method.
+        config: Settings of the method.
+        inside: Region of interest [H, W] at the network's size; None: all counts.
+        networks_of: Fitted model whose pretrained networks are taken; None: those that the settings name.
 
     Raises:
-        InputError: the model's file does not hold what the fit needs, and names alone are left of its files.
+        InputError: The model's file lacks networks that the fit needs, and of its files only the names are
+            known.
     """
     roi = None if inside is None else torch.from_numpy(inside)
     if networks_of is None:
@@ -452,12 +504,19 @@ def create_detector(
 
 
 def check_networks(
-    method: Method, config: Any, given: Collection[str]
+    method: Method, config: PictureSettings, given: Collection[str]
 ) -> tuple[Detector, WeightsOrigin] | None:
-    """Checks that a fit can have its networks, before it reads pictures.
+    """Check that a fit can have its networks, before it reads pictures.
 
-    Settings that name networks may name any: they are built, and returned. given: names of the settings that
-    were given. InputError.
+    Settings that name networks may have any name: these networks are built, and returned.
+
+    Args:
+        method: The method.
+        config: Settings of the method.
+        given: Names of the settings that were given.
+
+    Raises:
+        InputError: A network cannot be had.
     """
     if {*NETWORKS, *config.PATHS} & {*given}:
         return method.create(config)
@@ -469,28 +528,36 @@ def check_networks(
 
 
 def predict_peak_memory(
-    images: Images, *, method: str = "patchcore", preset: str = "default", **call: Any
+    images: Images, *, method: str = "patchcore", preset: str = "default", **call: object
 ) -> int | None:
-    """Predicts the peak memory of a fit's process, in bytes; None where the method predicts nothing, or where
-    settings that decide it are chosen by looking at the pictures.
+    """Predict the peak memory of a fit's process, in bytes.
+
+    None where the method predicts nothing, or where settings that decide it are chosen by looking at the
+    pictures.
 
     Args:
-        images, method, preset, **call: as `prepare` takes them, which reads the sizes of the pictures.
+        images: Pictures, as `prepare` takes them; their sizes are read.
+        method: Name of the method.
+        preset: Named settings of the method.
+        **call: Further arguments of `prepare`.
 
     Raises:
-        InputError: the fit cannot be begun.
+        InputError: The fit cannot be begun.
     """
     asked = registry.method(method)
     if asked.predict_peak is None or call.get("align") == "auto":
         return None
-    prepared = prepare(images, asked, preset=preset, **call)
+    given: Json = call
+    prepared = prepare(images, asked, preset=preset, **given)
     return asked.predict_peak(prepared.model, prepared.views.task(prepared.task))
 
 
 def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
-    """Checks how parts are to be aligned, and that `options`, as `find_conflicts` takes them, go together.
+    """Check the choice of `align`, and that `options` go together (`find_conflicts`).
 
-    ConflictError where they do not; InputError where there is no such way to align.
+    Raises:
+        ConflictError: They do not go together.
+        InputError: There is no such way to align.
     """
     if align not in (*get_args(PoseKind), "none", "auto"):
         raise InputError(f"align is {align!r:.40}; choose none, {', '.join(get_args(PoseKind))}, auto")
@@ -498,7 +565,11 @@ def check_alignment(align: Align, options: Mapping[str, Any]) -> None:
 
 
 def parse_light_range(value: Rate) -> float:
-    """Reads 0.1 or "10%" as a share. InputError where it is too large."""
+    """Return 0.1 or "10%" as a share.
+
+    Raises:
+        InputError: It is too large.
+    """
     try:
         share = parse_false_alarm_rate(value)
     except InputError:

@@ -1,5 +1,6 @@
-"""Proposes settings that a product may need, from a look at its good pictures: how parts lie, how many there
-are, how large the pictures must be seen.
+"""Proposes settings that a product may need, from a look at its good pictures.
+
+The look shows how parts lie, how many there are, and how large the pictures must be seen.
 """
 
 from __future__ import annotations
@@ -23,23 +24,21 @@ from flawscope.views.preprocess import Preprocess
 
 LARGE = 1000  # pixels along the longer side, from which they are seen larger still, and in tiles
 USUAL_SIZES = "256+512"
-SEEN_PIXELS = (
-    512**2
-)  # that the larger one of these sees: pictures that have no more show nothing more, larger
-# Times that a network takes by presets and in tiles, in times of the default (measured on one core)
+SEEN_PIXELS = 512**2  # of the larger usual size: pictures with fewer show nothing more when enlarged
+# Time of a network by presets and in tiles, in times of the default's (measured on one core)
 PRESET_COSTS, TILES_COST = {"accurate": 5.5, "small": 0.7}, 10.0
-TILED = 64  # the smallest defect that these are for is that share of it: two tiles cover a side
+TILED = 64  # a side in lengths of the smallest defect that tiles are proposed for: two tiles cover a side
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Options of a fit beside those given, as they stand in a configuration file."""
+    """Options of a fit beside those given, with the values of a configuration file."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def flags(self) -> str:
-        """The same as `flawscope fit` takes them; empty: as given."""
+        """The options as flags of `flawscope fit`; empty without any."""
         words = (
             flag_of(name) + ("" if value is True else f" {value}") for name, value in self.options.items()
         )
@@ -47,18 +46,21 @@ class Recipe:
 
     @classmethod
     def from_flags(cls, flags: str) -> Recipe:
+        """Parse the flags of a recipe."""
         pairs = (one.strip().partition(" ") for one in flags.split("--") if one.strip())
         return cls({name.replace("-", "_"): value or True for name, _, value in pairs})
 
     def with_options(self, **options: object) -> Recipe:
+        """Return the recipe with further options."""
         return Recipe({**self.options, **options})
 
 
 def propose_frames(sources: Sequence[PictureSource], load: Callable[[int], NDArray[Any]]) -> Iterator[Recipe]:
-    """Yields recipes that find the part, or each of several, where good pictures show that it lies elsewhere.
+    """Yield recipes that find the part, or each of several, where it lies elsewhere in each good picture.
 
     Args:
-        load: gives picture `i`, [H, W, 3] uint8.
+        sources: The good pictures.
+        load: Returns picture `i`, [H, W, 3] uint8.
     """
     several = _propose_several(sources)
     if several is not None:
@@ -80,14 +82,16 @@ def _propose_several(sources: Sequence[PictureSource]) -> Recipe | None:
 
 
 def propose_views(frame: Recipe, shape: tuple[int, int], judged_by_given: bool) -> Iterator[Recipe]:
-    """Yields recipes that see the frame with a larger network, larger, or with less work, the likeliest
-    first; smaller ones where given defects tell whether these suffice.
+    """Yield recipes that see the frame with a larger network, larger, or with less work, the likeliest first.
 
-    Simulated defects are smaller and fainter than most real ones. So with them alone the small look at the
-    whole picture stays: what is chosen adds to it.
+    Smaller ones are proposed where given defects show whether these suffice. Simulated defects are smaller
+    and fainter than most real ones. So with them alone the small look at the whole picture stays: the choice
+    adds to it.
 
     Args:
-        shape: height and width of the pictures, the largest of each.
+        frame: Recipe that finds the parts.
+        shape: Height and width of the pictures, the largest of each.
+        judged_by_given: Whether given defects judge the settings.
     """
     yield frame.with_options(preset="accurate")
     if math.prod(shape) > SEEN_PIXELS:
@@ -101,7 +105,7 @@ def propose_views(frame: Recipe, shape: tuple[int, int], judged_by_given: bool) 
 
 
 def propose_tiles(frame: Recipe, side: int) -> Iterator[Recipe]:
-    """Yields recipes that see the frame of large pictures in tiles, which takes ten times as long or more."""
+    """Yield recipes that see the frame of large pictures in tiles, which takes ten times as long or more."""
     if _is_large(frame, side):
         yield frame.with_options(min_defect=f"{round(side / TILED)}px")
 
@@ -112,8 +116,9 @@ def _is_large(frame: Recipe, side: int) -> bool:
 
 
 def relative_cost(recipe: Recipe) -> float:
-    """Time that the network takes for a picture, in times of the settings as given, about: by the pixels that
-    are seen.
+    """Return the network's time for a picture by a recipe, about, in times of the settings as given.
+
+    It follows from the pixels that are seen.
     """
     options = recipe.options
     if "min_defect" in options:

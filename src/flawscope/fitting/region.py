@@ -1,4 +1,4 @@
-"""The region of interest of a fit: which picture it is drawn on, whether it fits, where it lies in frames."""
+"""The region of interest of a fit: the picture that it is drawn on, its check, its place in frames."""
 
 from __future__ import annotations
 
@@ -32,8 +32,15 @@ def check_region(
     names: Sequence[str],
     sizes: Sequence[tuple[int, int] | None],
 ) -> None:
-    """InputError where a region cannot be read, or has not the shape of the picture that it is drawn on, or
-    of any picture where it names none: it would be stretched. sizes: (H, W) of the pictures, upright.
+    """Raise InputError where a region cannot be read, or does not have the shape of its picture.
+
+    Where it names no picture, it must have the shape of any picture: else it would be stretched.
+
+    Args:
+        roi: The region; None: there is none.
+        sources: The pictures.
+        names: Names of the pictures.
+        sizes: (H, W) of the pictures, upright; None where one cannot be read.
     """
     if roi is None or isinstance(roi, FrameRegion):
         return
@@ -54,9 +61,10 @@ def check_region(
 
 
 def _region_picture(named: str, sources: Sequence[PictureSource], names: Sequence[str]) -> PictureSource:
-    """The picture that a region names: by its name, by the end of its path, or another file.
+    """Return the picture that a region names: by its name, by the end of its path, or another file.
 
-    InputError: there is none, or there are several.
+    Raises:
+        InputError: There is none, or there are several.
     """
     if named in names:
         return sources[[*names].index(named)]
@@ -77,14 +85,21 @@ def learn_region(
     names: Sequence[str],
     say: Say,
 ) -> NDArray[np.bool_]:
-    """Region of interest [H, W] bool, as the view of the whole frame shows it.
+    """Return the region of interest [H, W] bool, in the view of the whole frame.
 
     Where parts are aligned it is drawn on the picture that it names, else on the first, and moves with the
-    part, as where the aspect is kept, and as a box in pixels; where pictures are corrected it is drawn on the
-    picture as taken.
+    part; likewise where the aspect is kept, and for a box in pixels. Where pictures are corrected it is drawn
+    on the picture as taken.
+
+    Args:
+        roi: The region.
+        preprocess: Preprocessing of the pictures.
+        sources: The pictures.
+        names: Names of the pictures.
+        say: Gets lines for a person.
 
     Raises:
-        InputError: it cannot be read, holds nothing, or the picture shows no part.
+        InputError: It cannot be read, holds nothing, or the picture shows no part.
     """
     how = preprocess.whole
     if isinstance(roi, FrameRegion):

@@ -17,9 +17,12 @@ from flawscope.types import Array
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures that a model keeps: what it says of each, as `Manifest.samples`, and the tensors of its file.
+    """Pictures that a model keeps, for its self-test.
 
-    seconds: that the quickest took; None: there are none.
+    Attributes:
+        scores: The model's answer to each picture, as in `Manifest.samples`.
+        tensors: Tensors of the model file.
+        seconds: Seconds that the quickest took; None: there are none.
     """
 
     scores: tuple[dict[str, Any], ...] = ()
@@ -28,7 +31,14 @@ class Samples:
 
 
 def score_samples(model: Detector, names: Sequence[str], packed: Array, images: Array) -> Samples:
-    """Scores pictures [N, 3, H, W] float32, by name. packed: the same as a model file has them."""
+    """Score pictures of a model's self-test.
+
+    Args:
+        model: The model.
+        names: Names of the pictures.
+        packed: The pictures as a model file holds them.
+        images: The pictures, [N, 3, H, W] float32.
+    """
     found, maps, seconds = [], [], []
     with torch.inference_mode():
         for image, name in zip(images, names, strict=True):

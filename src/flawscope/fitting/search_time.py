@@ -1,4 +1,4 @@
-"""Keeps a search for settings within its minutes, by what fits and judging took so far."""
+"""Keeps a search for settings within its minutes, by the time that fits and judging took up to now."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ CHECKED = 10 / 9  # times the learning that a fit takes with its check by simula
 
 
 class Taken(NamedTuple):
-    """Seconds that settings took: of the fit, for each picture learnt from, without what it takes until the
-    network is read; and of a picture judged.
+    """Seconds that settings took.
+
+    Attributes:
+        fit: Seconds of the fit for each picture learnt from, without the time until the network is read.
+        picture: Seconds to judge a picture.
     """
 
     fit: float
@@ -27,11 +30,14 @@ class Taken(NamedTuple):
 
 
 class LearningClock:
-    """Counts the seconds that a fit takes for each picture, from the first features on: before them the
-    network is read, which takes as long for many pictures. While features are computed, these count alone.
+    """Counts the seconds that a fit takes for each picture, from the first features on.
+
+    Before them the network is read, which takes as long for many pictures. While features are computed, these
+    count alone.
 
     Args:
-        now: gives the time. pictures: that the fit learns from.
+        now: Returns the time, in seconds.
+        pictures: Number of pictures that the fit learns from.
     """
 
     def __init__(self, now: Callable[[], float], pictures: int):
@@ -40,7 +46,7 @@ class LearningClock:
         self._seen = 0.0
 
     def see(self, stage: str, done: int, total: int) -> None:
-        """Takes a step of the fit's progress."""
+        """Take a step of the fit's progress."""
         if stage != FEATURES:
             return
         self._seen = self._pictures * done / total
@@ -48,6 +54,7 @@ class LearningClock:
             self._since, self._before = self._now(), self._seen
 
     def each(self) -> float:
+        """Return the seconds for each picture, up to now."""
         counted = self._seen - self._before
         return (self._now() - self._since) / (counted or self._pictures)
 
@@ -56,9 +63,9 @@ class SearchTime:
     """Time of a search, in seconds of the clock.
 
     Attributes:
-        until: its end, on `now`'s clock.
-        fitted: flags of the settings whose model is there already; None: of none.
-        compared: seconds for comparing all good pictures, as a fit does, too.
+        until: Its end, on `now`'s clock.
+        fitted: Flags of the settings whose model is there already; None: of none.
+        compared: Seconds for comparing all good pictures, as a fit does, too.
     """
 
     def __init__(self, seconds: float):
@@ -70,20 +77,23 @@ class SearchTime:
 
     @staticmethod
     def now() -> float:
+        """Return the time of a clock that is never set back, in seconds."""
         return time.monotonic()
 
     @property
     def spent(self) -> float:
+        """Seconds since the search began."""
         return self.now() - self.began
 
     def note(self, flags: str, taken: Taken) -> None:
-        """Notes what settings took: the most of each, since later fits find features in memory."""
+        """Note the time that settings took: the most of each, since later fits find features in memory."""
         before = self._taken.get(flags, Taken(0.0))
         self._taken[flags] = Taken(max(before.fit, taken.fit), max(before.picture, taken.picture))
 
     def _expected(self, recipe: Recipe) -> Taken:
-        """Returns what settings take: as noted, else by their network's cost beside that of the settings as
-        given, which is nearly all that judging takes; what a fit does besides takes as long.
+        """Return the time that settings take: as noted, else by their network's relative cost.
+
+        The network is nearly all of the time of judging; the rest of a fit takes as long with any settings.
         """
         if recipe.flags in self._taken:
             return self._taken[recipe.flags]
@@ -92,30 +102,34 @@ class SearchTime:
         return Taken(own.fit - own.picture + picture, picture)
 
     def trial_seconds(self, recipe: Recipe, tried: Round) -> float:
-        """Seconds that settings take in a round, about; 0: nobody knows."""
+        """Return the seconds that settings take in a round, about; 0: not known."""
         taken = self._expected(recipe)
         return taken.fit * len(tried.learnt) + taken.picture * tried.judged
 
     def final_seconds(self, recipe: Recipe, pictures: int) -> float:
-        """Seconds that the fit to all pictures takes, about; 0: it is done, or nobody knows."""
+        """Return the seconds that the fit to all pictures takes, about; 0: it is done, or not known."""
         each = self._expected(recipe).fit
         if recipe.flags == self.fitted or not each:
             return 0.0
         return self.compared + CHECKED * each * pictures
 
     def has_time(self, recipes: Sequence[Recipe], pictures: int, before: float = 0.0) -> bool:
-        """Whether the fit to all pictures by any of some settings would end in time, if it began after so
-        many seconds.
+        """Whether the fit to all pictures by any of some settings would end in time.
+
+        Args:
+            recipes: The settings.
+            pictures: Number of all pictures.
+            before: Seconds until the fit begins.
         """
         final = max(self.final_seconds(one, pictures) for one in recipes)
         return self.now() + before + RESERVE * final <= self.until
 
     def is_late(self, each: float, pictures: int) -> bool:
-        """Whether a fit to all pictures, begun now, would end too late if each takes so many seconds."""
+        """Whether a fit to all pictures, begun now, would end too late at `each` seconds for a picture."""
         return self.spent + CHECKED * each * pictures > LATE * (self.until - self.began)
 
     def minutes_for(self, recipes: Sequence[Recipe], tried: Round, chosen: Recipe, pictures: int) -> int:
-        """Minutes in which some settings more would be tried, and the model fitted, rounded up."""
+        """Return the minutes in which more settings would be tried, and the model fitted, rounded up."""
         more = sum(self.trial_seconds(one, tried) for one in recipes)
         final = max(self.final_seconds(one, pictures) for one in (chosen, *recipes))
         whole = self.until - self.began
@@ -126,7 +140,7 @@ class SearchTime:
         return self.spent + self.final_seconds(recipe, pictures) <= LATE * (self.until - self.began)
 
     def require(self, recipe: Recipe, pictures: int) -> None:
-        """InputError where the fit to all pictures would end beyond the minutes."""
+        """Raise InputError where the fit to all pictures would end beyond the minutes."""
         if self.can_end(recipe, pictures):
             return
         final = self.final_seconds(recipe, pictures)

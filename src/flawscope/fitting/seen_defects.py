@@ -32,7 +32,10 @@ def seen_defect_pairs(
     dataset: Dataset | None,
     say: Say = discard,
 ) -> list[tuple[PictureSource, list[PictureSource]]]:
-    """The defective pictures that `seen` means, each with its masks. say: as `choose_seen` takes it."""
+    """Return the defective pictures that `seen` names, each with its masks.
+
+    `say` gets a line on those without a usable mask (`choose_seen`).
+    """
     wanted = len(seen) if isinstance(seen, list | tuple) else str(seen).strip() != "0"
     if not wanted:
         return []
@@ -54,9 +57,19 @@ def read_defects(
     roi: NDArray[np.bool_] | None = None,
     say: Say = discard,
 ) -> tuple[dict[str, list[SeenDefect]], list[str]]:
-    """Reads seen defects as the network sees them, in the whole picture and in a tile around each.
+    """Read seen defects as the network sees them, in the whole picture and in a tile around each.
 
-    Returns them by their pixels' hash, and for each unusable one the reason. `say` gets remarks on odd masks.
+    Args:
+        pairs: Each defective picture with its masks.
+        preprocess: Preprocessing of the pictures.
+        roi: Region of interest [H, W] at the network's size; None: all counts.
+        say: Gets remarks on unusual masks.
+
+    Returns:
+        The defects by their pixels' hash, and the reason for each unusable one.
+
+    Raises:
+        InputError: None of them can be used.
     """
     found: dict[str, list[SeenDefect]] = {}
     unusable: list[str] = []
@@ -89,7 +102,7 @@ def read_defects(
 def _defect_images(
     views: Views, marked: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """Images [3, H, W] that show a part of the marked pixels, each with its mask [H, W]."""
+    """Yield images [3, H, W] that show a part of the marked pixels, each with its mask [H, W]."""
     if views.frames[0] is not views:
         for frame in views.frames:
             yield from _defect_images(frame, marked)

@@ -1,7 +1,7 @@
 """Measures which simulated defects a fitted model misses, on good pictures that it has not learnt from.
 
-The defects form a ladder of sizes and contrasts, down to such as no model finds: where it stops finding them
-says more than that it finds all of the easy ones.
+The defects form a ladder of sizes and contrasts, down to some that no model finds: the step where a model
+stops finding them says more than the easy ones, which it finds all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 DEFECT_SIZES = tuple(DefectScale)
 MAX_PER_SIZE = 40  # defects of a size
 COMPARED_PER_SIZE = 20  # of a size, before and after an update
-TIME_SHARE = 1 / 9  # of the time of the fit until then, so that the check is at most a tenth of it all
+TIME_SHARE = 1 / 9  # of the fit's time before it: the check is then at most a tenth of the whole
 MIN_SECONDS = 2.0  # for the check of a short fit, whose share is too short for a number
 # Defects that are tried whatever time they take, the same number of each size: of fewer nothing could be said
 MIN_TRIED = math.ceil(MIN_DEFECTS / len(DEFECT_SIZES)) * len(DEFECT_SIZES)
@@ -52,9 +52,9 @@ Box = tuple[slice, slice]
 
 
 def draw_carriers(judged: JudgedFit, views: TrainingViews, seed: int) -> dict[int, Picture]:
-    """Draws a view of each picture with a score to put simulated defects on.
+    """Draw a view of each picture with a score to put simulated defects on.
 
-    Returns the rows of the pictures by the numbers of these views.
+    Return the rows of the pictures by the numbers of these views.
     """
     if views.are_pictures:
         return {picture: judged.rows[picture] for picture in judged.scored}
@@ -70,16 +70,21 @@ def score_simulated_defects(
     began: float,
     parts: KnownParts | None = None,
 ) -> DefectScores | None:
-    """Scores of simulated defects on the good pictures that the model was calibrated on: they were held out,
-    or are left out once more. None where the method cannot leave out what it has learnt from.
+    """Score simulated defects on the good pictures that the model was calibrated on.
 
-    How many defects there are follows from the time that the first ones take: a tenth of the fit's time, or
-    two seconds of a short one, is spent on them, and as much as `MIN_TRIED` take, where the fit has no limit.
+    These pictures were held out, or are left out once more. None where the method cannot leave out pictures
+    that it has learnt from.
+
+    The number of defects follows from the time that the first ones take: a tenth of the fit's time, or two
+    seconds of a short one, is spent on them, and as much as `MIN_TRIED` take, where the fit has no limit.
 
     Args:
-        carriers: rows of the pictures that carry the defects, by the number of the view that shows each.
-        began: when the fit began, on `time.monotonic`'s clock.
-        parts: good parts, where the model decides on parts; None: it decides on pictures.
+        leave_out: The model, which can leave out what it has learnt.
+        calibration: Calibration of the model.
+        carriers: Rows of the pictures that carry the defects, by the number of the view that shows each.
+        task: Task with the views as the numbered items.
+        began: When the fit began, on `time.monotonic`'s clock.
+        parts: Good parts, where the model decides on parts; None: it decides on pictures.
     """
     model, begun = leave_out.model, time.monotonic()
     until = begun + max(MIN_SECONDS, TIME_SHARE * (begun - began))
@@ -141,15 +146,15 @@ def score_simulated_defects(
 
 
 def _is_passed(row: Picture, calibration: Calibration, parts: KnownParts | None) -> bool:
-    """Whether a good picture without a defect is called good, and its part is."""
+    """Whether a good picture without a defect is called good, and its part, too."""
     score = row.score or 0.0
     return score < calibration.score_threshold if parts is None else not parts.is_found(row.name, score)
 
 
 def _doubted_sizes(found: LeftOut, calibration: Calibration, model: Detector) -> NDArray[np.float64] | None:
-    """Largest length, width and area of the places that a map doubts around its regions, in pixels [3].
+    """Return the largest length, width and area of the doubted places around a map's regions, in pixels [3].
 
-    None where no tolerance is asked: the picture is good, has no region, or a place reaches the edge.
+    None where no tolerance applies: the picture is good, has no region, or a place reaches the edge.
     """
     values = found[1][0].cpu().numpy()
     if not _finite_score(found[0]) > calibration.score_threshold:
@@ -163,13 +168,18 @@ def _doubted_sizes(found: LeftOut, calibration: Calibration, model: Detector) ->
 
 
 def _finite_score(score: Tensor) -> float:
-    """Score of a picture [1]; NaN, which JSON lacks, becomes the largest float32."""
+    """Return the score of a picture [1]; NaN, which JSON lacks, becomes the largest float32."""
     return float(score[0].nan_to_num(torch.finfo(torch.float32).max))
 
 
 def _next_batch(fit: int, left: int, device: torch.device) -> int:
-    """Number of defects to score next, the same of each size. fit: how many there is time for one after the
-    other; on a CPU every thread takes a batch at the same time.
+    """Return the number of defects to score next, the same of each size.
+
+    Args:
+        fit: How many there is time for one after the other; on a CPU every thread takes a batch at the same
+            time.
+        left: How many are left.
+        device: Device that scores them.
     """
     if device.type != "cpu":
         fit = min(fit, GPU_BATCH)
@@ -185,15 +195,17 @@ class SimulatedDefects:
     Each depends on its number alone, and so does its contrast, whose logarithms fill `CONTRAST_RANGE` evenly
     at each size.
 
-    Attributes:
-        contrasts: of the defects that were loaded, by number: mean difference from the good picture, in grey
-            levels.
-        sizes: of the same, largest length, width and area of a piece, in pixels [3].
-
     Args:
-        load: picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be read.
-        pictures: numbers of the good pictures that carry the defects.
-        has_ladder: False: contrasts as they come, all clear ones, for what any defect must leave as it is.
+        model: Detector that the defects are drawn for.
+        load: Returns picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be read.
+        pictures: Numbers of the good pictures that carry the defects.
+        has_ladder: Whether contrasts form a ladder. False: all defects are clear, to check results that no
+            defect may change.
+
+    Attributes:
+        contrasts: Contrast of each loaded defect, by number: mean difference from the good picture, in grey
+            levels.
+        sizes: Largest length, width and area of a piece of each loaded defect, by number, in pixels [3].
     """
 
     def __init__(
@@ -208,8 +220,10 @@ class SimulatedDefects:
         self._places = dict[int, NDArray[np.bool_]]()
 
     def learn_part(self, seconds: float) -> None:
-        """Finds the part in the pictures: by what some of them share if a third of the time is enough to
-        learn that, else in each picture alone.
+        """Find the part in the pictures.
+
+        It is found by the ground that some of them share, if a third of the time is enough to learn that,
+        else in each picture alone.
         """
         begun = time.monotonic()
         shown = [*filter(None, map(self._read, self.pictures[:1]))]
@@ -222,15 +236,19 @@ class SimulatedDefects:
             self.part = Foreground.of(picture for _, picture, _ in shown)
 
     def _read(self, picture: int) -> tuple[Tensor, NDArray[np.uint8], Box] | None:
-        """A good picture, itself without its padding, and that window; None where it cannot be read."""
+        """Return a good picture, its pixels without padding, and their window; None if it cannot be read."""
         image = self.load_good(picture)
         return None if image is None else (image, *crop_padding(image))
 
     def picture_of(self, number: int) -> int:
+        """Return the number of the picture that carries a defect."""
         return self.pictures[number // len(DEFECT_SIZES) % len(self.pictures)]
 
     def load(self, number: int) -> Tensor | None:
-        """Picture with the defect, [3, H, W] float32 in 0..1, padding marked: exact outside the defect."""
+        """Return the picture with the defect, [3, H, W] float32 in 0..1, padding marked.
+
+        It is exact outside the defect.
+        """
         carrier = self.picture_of(number)
         if (read := self._read(carrier)) is None or min(read[1].shape[:2]) < MIN_SIDE:
             return None
@@ -255,7 +273,7 @@ class SimulatedDefects:
 
 
 def _contrast(number: int) -> float:
-    """Contrast that a defect is drawn with, in grey levels."""
+    """Return the contrast of a defect by its number, in grey levels."""
     size = number % len(DEFECT_SIZES)
     low_high = [math.log(level) for level in CONTRAST_RANGE]
     share = (number // len(DEFECT_SIZES) * GOLDEN + (0.5 + size) / len(DEFECT_SIZES)) % 1
@@ -263,10 +281,10 @@ def _contrast(number: int) -> float:
 
 
 def defects_on_samples(model: Artefact, device: str) -> SimulatedDefects | None:
-    """Simulated defects on the sample pictures that a model holds; None: it holds none, or those of tiles.
+    """Return simulated defects on a model's sample pictures; None: it holds none, or those of tiles.
 
-    The model, and those that are made from it, have learnt these pictures: how they score differs by the
-    defects alone.
+    The model, and those that are made from it, have learnt these pictures: their scores differ by the defects
+    alone.
     """
     samples = [torch.from_numpy(unpack_images(image)) for image in model.tensors.get("samples", ())]
     if not samples or model.manifest.preprocess.tile is not None:
@@ -282,7 +300,7 @@ def score_with_models(
     numbers: Sequence[int] = range(COMPARED_PER_SIZE * len(DEFECT_SIZES)),
     step: ProgressCallback = ignore_progress,
 ) -> dict[int, tuple[float, ...]]:
-    """Scores of the defects by each of the models, which have one network, by the defect's number."""
+    """Return scores of the defects by each of the models, which have one network, by the defect's number."""
     scores: dict[int, tuple[float, ...]] = {}
 
     def compare(number: int, features: Tensor, inside: Tensor | None) -> None:
@@ -294,9 +312,12 @@ def score_with_models(
 
 
 class DefectExample(NamedTuple):
-    """Good picture with a simulated defect in a ring, [H, W, 3] uint8, at network size.
+    """Good picture with a simulated defect in a ring.
 
-    size: of the defect, in words. is_found: whether the model calls it anomalous.
+    Attributes:
+        picture: [H, W, 3] uint8, at network size.
+        size: Size of the defect, in words.
+        is_found: Whether the model calls the picture anomalous.
     """
 
     picture: NDArray[np.uint8]
@@ -305,7 +326,7 @@ class DefectExample(NamedTuple):
 
 
 def draw_defect_examples(predictor: Predictor, step: ProgressCallback) -> list[DefectExample]:
-    """Draws simulated defects on the model's samples; none where it has no samples."""
+    """Draw simulated defects on the model's samples; none where it has no samples."""
     defects = defects_on_samples(predictor.artefact, "cpu")
     if defects is None:
         return []

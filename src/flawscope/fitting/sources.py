@@ -23,7 +23,7 @@ Images = Dataset | str | os.PathLike[str] | Sequence[PictureSource] | NDArray[An
 def split_sources(
     images: Images, category: str | None
 ) -> tuple[list[PictureSource], list[PictureSource], str]:
-    """Good pictures to learn from, good ones that the data set keeps apart, and the category."""
+    """Return good pictures to learn from, good pictures that the data set sets apart, and the category."""
     if isinstance(images, Dataset):
         sources: list[PictureSource] = [item.path for item in images.train]
         if not sources:
@@ -38,14 +38,17 @@ def split_sources(
 
 
 def pattern_of(which: Reading) -> PartPattern | None:
-    """Pattern of parts and views that the options of a fit give; None: it judges single pictures."""
+    """Return the pattern of parts and views in the options of a fit; None: it judges single pictures."""
     return None if which.part is None else PartPattern(which.part, which.view)
 
 
 def part_reader(names: Sequence[str], group: str | None, pattern: PartPattern | None) -> PartReader | None:
-    """Reader of the parts that names tell: by the pattern of parts and views, else by that of groups.
+    """Return a function that reads parts from names: by the pattern of parts and views, else by groups.
 
-    InputError: it does not fit the names.
+    None without either.
+
+    Raises:
+        InputError: The pattern does not fit the names.
     """
     if pattern is None:
         check_group(names, group)

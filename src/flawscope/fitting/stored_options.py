@@ -20,7 +20,7 @@ R = TypeVar("R", bound="DataclassInstance")
 
 
 def stored_values(old: Artefact, arguments: type[DataclassInstance]) -> dict[str, Any]:
-    """Returns those of these arguments of `fit` that a fitted model tells.
+    """Return the values of those of these arguments of `fit` that a fitted model keeps.
 
     The smallest defect is not among them, as the tiles that it chose are settings of the method, nor seen
     defects: a model knows their hashes alone.
@@ -29,13 +29,15 @@ def stored_values(old: Artefact, arguments: type[DataclassInstance]) -> dict[str
 
 
 def stored_arguments(old: Artefact, arguments: type[R]) -> R:
-    """Returns these arguments of `fit` as a fitted model tells them; others have their defaults."""
+    """Return these arguments of `fit` with a fitted model's values; others have their defaults."""
     return arguments(**stored_values(old, arguments))
 
 
 def stored_settings(old: Artefact) -> PictureSettings:
-    """Returns the method's settings of a fitted model, without those that a fit derives from its options, and
-    with the cap of its memory bank before updates raised it.
+    """Return the method's settings of a fitted model for a new fit.
+
+    Settings that a fit derives from its options are left out, and the cap of the memory bank is the one
+    before updates raised it.
     """
     manifest = old.manifest
     config = {**manifest.config, **manifest.facts.get(CORRECTIONS, {})}
@@ -44,10 +46,10 @@ def stored_settings(old: Artefact) -> PictureSettings:
 
 
 def refit_options(old: Artefact) -> dict[str, Any]:
-    """Returns arguments of `fit` that make a model like a fitted one of other pictures, with its networks.
+    """Return arguments of `fit` that make a model like a fitted one from other pictures, with its networks.
 
     Raises:
-        InputError: the model corrects its pictures in a way that no fit does any more.
+        InputError: The model corrects its pictures in a way that no fit does any more.
     """
     if old.manifest.preprocess.undistort is not None:
         raise InputError(

@@ -1,5 +1,7 @@
-"""Reads the pictures that a method learns from, and numbers their views: the frames of each picture, and of a
-large frame its whole view and windows on it. Those of a picture are held out or left out together.
+"""Reads the pictures that a method learns from, and numbers their views.
+
+Views are the frames of each picture, and of a large frame its whole view and windows on it. The views of a
+picture are held out or left out together.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class Reader:
     near_looks: Mapping[int, Look] = field(default_factory=dict)  # as near-duplicates are compared
     origin: str = FIT  # of the rows
     roi: NDArray[np.bool_] | None = None  # [H, W] at the network's size
-    region: NDArray[np.bool_] | None = None  # the same where views mark what lies outside, which tiles need
+    region: NDArray[np.bool_] | None = None  # the region where views mark pixels outside it, for tiles
     hidden: bool = False  # pixels outside of `roi` are not shown
     nearest: NDArray[np.int64] | None = None  # as `Detector` has it
     pictures: InitVar[DecodedPictures | None] = None  # the sources, where some are decoded already
@@ -69,21 +71,23 @@ class Reader:
             self.names = picture_names(self.sources)
 
     def load(self, index: int) -> torch.Tensor | None:
-        """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
+        """Return picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
         views = self.views(index)
         return None if views is None else self.to_tensor(views.images([0])[0])
 
     def to_tensor(self, image: NDArray[np.float32]) -> torch.Tensor:
+        """Return an image as a tensor, without pixels outside the region of interest if they are hidden."""
         return torch.from_numpy(hide_outside_roi(image, self.nearest) if self.hidden else image)
 
     def load_in_light(self, index: int, light: Light) -> torch.Tensor | None:
-        """Picture `index` in another light, as `load` gives it."""
+        """Return picture `index` in another light, in the form of `load`."""
         views = next(self.views_in_lights(index, [light]))
         return None if views is None else self.to_tensor(views.images([0])[0])
 
     def views_in_lights(self, index: int, lights: Sequence[Light]) -> Iterator[Views | None]:
-        """Yields the network's views of picture `index` in other lights, as `views` returns them; None, with
-        the reason in `failures`, also where its parts are not found in one, or counted wrong.
+        """Yield the network's views of picture `index` in other lights, in the form of `views`.
+
+        None, with the reason in `failures`, also where its parts are not found in a light, or counted wrong.
         """
         picture = self.decoded.read_or_none(index)
         for light in lights:
@@ -97,7 +101,7 @@ class Reader:
             yield None if views.unusable else views.with_roi(self.region)
 
     def views(self, index: int) -> Views | None:
-        """Returns the network's views of picture `index`, or None where it cannot be read."""
+        """Return the network's views of picture `index`, or None where it cannot be read."""
         try:
             picture = self.decoded.read(index, self.names[index])
             self.hashes[index] = pixel_hash(picture)
@@ -118,7 +122,7 @@ class Reader:
         return views
 
     def rows(self, units: Sequence[int]) -> dict[int, Picture]:
-        """Rows of the pictures that were loaded, by number, without what is judged. units: of all."""
+        """Return rows of the loaded pictures, by number, without judgement; `units` has those of all."""
         found = dict[int, Picture]()
         for index, digest in sorted(self.hashes.items()):
             row = Picture(digest, CALIBRATION, self.names[index], units[index], origin=self.origin)
@@ -127,14 +131,14 @@ class Reader:
         return found
 
     def check_any_readable(self) -> None:
-        """InputError where no picture can be read."""
+        """Raise InputError where no picture can be read."""
         if 0 < len(self.sources) <= len(self.failures):
             first = self.failures[min(self.failures)]
             many = f"none of the {len(self.sources)} pictures can be used; the first: "
             raise InputError(f"{many if len(self.sources) > 1 else ''}{first}") from None
 
     def without_copies(self, indices: list[int]) -> list[int]:
-        """Returns the indices without pictures whose pixels the model, an earlier picture or a defect has."""
+        """Return the indices without pictures whose pixels the model, an earlier picture or a defect has."""
         kept = []
         for index in indices:
             if self.hashes[index] in self.defects:
@@ -149,7 +153,7 @@ class Reader:
 
 
 def nearest_of(model: Detector) -> NDArray[np.int64] | None:
-    """The detector's `nearest`, as `Reader` has it."""
+    """Return the detector's `nearest` in the form of `Reader.nearest`."""
     return None if model.nearest is None else model.nearest.cpu().numpy()
 
 
@@ -170,8 +174,11 @@ class TrainingViews:
     """Numbers the views of all pictures, those of a picture one after the other (`windows`).
 
     Args:
-        parts: number of frames of each picture. wrong: numbers of the pictures whose parts are counted wrong.
-        sizes: of the pictures; None: it cannot be read, and has a whole view alone.
+        reader: Reader of the pictures.
+        parts: Number of frames of each picture.
+        sizes: Sizes of the pictures; None: a picture cannot be read, and has a whole view alone.
+        seed: Seed of the windows' places.
+        wrong: Numbers of the pictures whose parts are counted wrong.
     """
 
     def __init__(
@@ -197,28 +204,31 @@ class TrainingViews:
 
     @property
     def pictures(self) -> range:
+        """Numbers of all pictures."""
         return range(len(self.first_frame) - 1)
 
     def frame_of(self, number: int) -> int:
+        """Return the number of the frame that a view belongs to."""
         return int(np.searchsorted(self.first, number, side="right")) - 1
 
     def picture_of(self, number: int) -> int:
+        """Return the number of the picture that a view belongs to."""
         return int(np.searchsorted(self.first_frame, self.frame_of(number), side="right")) - 1
 
     def frames_of(self, picture: int) -> range:
+        """Return the numbers of a picture's frames."""
         return range(self.first_frame[picture], self.first_frame[picture + 1])
 
     def numbers(self, picture: int) -> range:
+        """Return the numbers of a picture's views."""
         return range(*(self.first[self.first_frame[k]] for k in (picture, picture + 1)))
 
     def judged_count(self, picture: int) -> int:
-        """Number of views by which a picture is judged."""
+        """Return the number of views by which a picture is judged."""
         return sum(self.frames[frame].judged for frame in self.frames_of(picture))
 
     def held_out_count(self) -> int:
-        """Approximate number of views that are judged again if a tenth of the pictures is held out; 0: none
-        are.
-        """
+        """Return about how many views are judged again if a tenth of the pictures is held out; 0: none."""
         if self.reader.preprocess.tile is None:
             return 0
         count = len(self.pictures)
@@ -227,7 +237,7 @@ class TrainingViews:
         )
 
     def carriers(self, picture: int) -> list[int]:
-        """Numbers of a picture's views that a simulated defect may lie on: of a large frame its tiles."""
+        """Return a picture's views that a simulated defect may lie on: of a large frame its tiles."""
         found = list[int]()
         for frame in self.frames_of(picture):
             numbers = range(self.first[frame], self.first[frame + 1])
@@ -237,8 +247,9 @@ class TrainingViews:
     # ---- pixels
 
     def load(self, number: int) -> Tensor | None:
-        """Loads a view, [3, H, W] float32 in 0..1; None where its picture cannot be read, and for a tile that
-        shows nothing of it.
+        """Load a view, [3, H, W] float32 in 0..1.
+
+        None where its picture cannot be read, and for a tile that shows nothing of it.
         """
         frame, picture = self.frame_of(number), self.picture_of(number)
         views = self.of_picture(picture)
@@ -253,7 +264,7 @@ class TrainingViews:
         return None if (image[0] < 0).all() and not self.are_pictures else self.reader.to_tensor(image)
 
     def of_picture(self, picture: int) -> Views | None:
-        """Views of a picture; where it has several, those of the last few pictures stay decoded."""
+        """Return the views of a picture; of pictures with several, the last few pictures stay decoded."""
         if self.are_pictures:
             return self.reader.views(picture)
         with self._lock:
@@ -271,7 +282,12 @@ class TrainingViews:
         return held.views
 
     def samples(self, used: Sequence[int], count: int) -> dict[str, NDArray[np.float32]]:
-        """Loads so many of the pictures learnt from, [3, H, W] in 0..1, by name. used: the numbers of all."""
+        """Load `count` of the pictures learnt from, [3, H, W] in 0..1, by name.
+
+        Args:
+            used: Numbers of all pictures learnt from.
+            count: Number of pictures to load.
+        """
         chosen = used[:: max(1, len(used) // count)][:count] if count else []
         images = dict[str, NDArray[np.float32]]()
         for picture in chosen:
@@ -283,7 +299,7 @@ class TrainingViews:
     # ---- a method's fit
 
     def task(self, task: Task) -> Task:
-        """Converts a task for pictures into one for their views."""
+        """Convert a task for pictures into one for their views."""
         if self.are_pictures:
             return replace(task, load=self.load)
         pictures = [i for i in self.pictures for _ in self.numbers(i)]
@@ -300,7 +316,7 @@ class TrainingViews:
         )
 
     def _without_copies(self, numbers: list[int]) -> list[int]:
-        """Returns the numbers without those of pictures that are copies."""
+        """Return the numbers without those of pictures that are copies."""
         new = [picture for picture in self.pictures_of(numbers) if picture not in self._kept]
         if new:  # once each: its views may come in several parts
             kept = set(self.reader.without_copies(new))
@@ -308,12 +324,13 @@ class TrainingViews:
         return [number for number in numbers if self._kept[self.picture_of(number)]]
 
     def pictures_of(self, numbers: Iterable[int]) -> list[int]:
-        """Numbers of the pictures that views belong to, each once, in their order."""
+        """Return the numbers of the pictures that views belong to, each once, in their order."""
         return list(dict.fromkeys(self.picture_of(number) for number in numbers))
 
     def to_pictures(self, fitted: Fitted) -> Fitted:
-        """Converts a fit of views into one of pictures; each is scored as its worst view, if all have
-        scores.
+        """Convert a fit of views into one of pictures.
+
+        A picture has the score of its worst view, if all of its views have scores.
         """
         suspects: dict[int, float] = {}
         for number, score in fitted.suspects.items():
@@ -324,7 +341,7 @@ class TrainingViews:
         several: dict[int, list[Values]] = {}
         for number, values in fitted.scored.items():
             several.setdefault(self.picture_of(number), []).append(values)
-        # in tiles, of which a few are scored, the pictures are judged again
+        # a few tiles are scored; pictures in tiles are judged again as wholes
         whole = self.reader.preprocess.tile is not None
         return replace(
             fitted,
@@ -342,11 +359,13 @@ class TrainingViews:
 
 
 def views_of(reader: Reader, sizes: Sizes, seed: int, learnt: LearnedParts | None = None) -> TrainingViews:
-    """Numbers the views that are learnt from.
+    """Number the views that are learnt from.
 
     Args:
-        sizes: of the pictures.
-        learnt: of several parts in a picture; None: they are counted.
+        reader: Reader of the pictures.
+        sizes: Sizes of the pictures; None where one cannot be read.
+        seed: Seed of the windows' places.
+        learnt: Settings and counts of several parts in a picture; None: they are counted where needed.
     """
     how, count = reader.preprocess, len(reader.sources)
     if how.channels is not None:

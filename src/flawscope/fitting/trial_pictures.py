@@ -1,5 +1,7 @@
-"""Splits good pictures and defects into the rounds of a search for settings, and simulates defects on those
-that are left out, in the pictures' own pixels: settings that see them otherwise judge the same.
+"""Splits good pictures and defects into the rounds of a search for settings, and simulates defects.
+
+Defects are simulated on good pictures that are left out, in the pictures' own pixels: settings that see them
+at another size judge the same.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from flawscope.pictures.decoding import PictureSource
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
 LEARNT, LEFT_OUT, SIMULATED, GIVEN = 24, 12, 32, 24  # pictures of a round, at most
-LEFT_OUT_SHARE = 4  # one of so many good pictures, at most
+LEFT_OUT_SHARE = 4  # one of four good pictures is left out, at most
 CONTRASTS = math.log(8), math.log(64)  # grey levels of simulated defects
-WINDOW = 512  # pixels a side: every other defect of a picture half as large again is drawn in so many
-PART_PICTURES = 8  # that the part is learnt from
+WINDOW = 512  # pixels a side: in pictures 1.5 times as large, every other defect is drawn in a window
+PART_PICTURES = 8  # pictures that the part is learnt from
 Pixels = NDArray[np.uint8]
-Load = Callable[[int], Pixels]  # gives good picture i, [H, W, 3]
+Load = Callable[[int], Pixels]  # returns good picture i, [H, W, 3]
 
 
 class SimulatedPatch(NamedTuple):
@@ -35,6 +37,7 @@ class SimulatedPatch(NamedTuple):
     pixels: Pixels
 
     def draw(self, load: Load) -> Pixels:
+        """Return the carrier, [H, W, 3] uint8, with the defect."""
         picture = load(self.carrier).copy()
         height, width = self.pixels.shape[:2]
         picture[self.y : self.y + height, self.x : self.x + width] = self.pixels
@@ -45,7 +48,14 @@ class SimulatedPatch(NamedTuple):
 class Round:
     """Good pictures of a round, by number, and defects.
 
-    given: defective pictures of a person. count: of simulated defects, on the good pictures left out.
+    Attributes:
+        number: Number of the round, from 0.
+        load: Returns good picture i, [H, W, 3] uint8.
+        learnt: Good pictures to learn from.
+        left_out: Good pictures to judge.
+        given: Defective pictures of a person.
+        count: Number of simulated defects, on the good pictures left out.
+        seed: Seed of the simulated defects.
     """
 
     number: int
@@ -63,14 +73,17 @@ class Round:
 
     @cached_property
     def simulated(self) -> list[SimulatedPatch]:
-        """Simulated defects: large pictures take a while, and the round may not come."""
+        """Simulated defects, made when first used.
+
+        Large pictures take a while, and the round may not come.
+        """
         if not self.count:
             return []
         part = Foreground.of([self.load(i) for i in self.learnt[:PART_PICTURES]])
         return [self._simulate(number, part) for number in range(self.count)]
 
     def _simulate(self, number: int, part: Foreground) -> SimulatedPatch:
-        """Simulates defect `number` on the part. Its size is a share of what it is drawn in."""
+        """Simulate defect `number` on the part. Its size is a share of the picture or window around it."""
         rng = Stream.TRIALS.rng(self.seed, self.number, number)
         carrier = self.left_out[number % len(self.left_out)]
         picture = self.load(carrier)
@@ -102,12 +115,16 @@ class Round:
 def make_rounds(
     load: Load, order: Sequence[int], given: Sequence[PictureSource], seed: int, can_simulate: bool
 ) -> list[Round]:
-    """Makes rounds, each of which leaves out other pictures, with defects of its own: as many as there are
-    pictures that were not left out.
+    """Make rounds, each of which leaves out other pictures, with defects of its own.
+
+    There are as many rounds as there are pictures to leave out.
 
     Args:
-        order: numbers of the good pictures, shuffled; each shows another part.
-        given: defective pictures, shuffled; few are in every round.
+        load: Returns good picture i, [H, W, 3] uint8.
+        order: Numbers of the good pictures, shuffled; each shows another part.
+        given: Defective pictures, shuffled; few are in every round.
+        seed: Seed of the simulated defects.
+        can_simulate: Whether defects can be simulated.
     """
     size = min(LEFT_OUT, len(order) // LEFT_OUT_SHARE)
     rounds = []

@@ -1,5 +1,6 @@
-"""Judges the next model beside the one that judges now: on pictures that people judged, as if neither had
-ever learnt from them, and on simulated defects.
+"""Judges the next model beside the one that judges now, on people's pictures and simulated defects.
+
+Each model judges the pictures as if it had never learnt from them.
 """
 
 from __future__ import annotations
@@ -34,14 +35,19 @@ KNOWN, SIMULATED, THRESHOLD = "known", "simulated", "threshold"
 class ReviewedPicture:
     """Picture with a person's judgement.
 
-    number: of the inspection. source: the picture's file. name: as its sender calls it, for groups.
-    learn: a false alarm, from which the model is to learn. sure: it was looked at twice.
-    drawn: one of the line's good pictures, drawn by chance, whatever the model said of them.
-    judged: a person judged it; else it is only drawn.
-    mask: a file that marks the defect; for methods that learn from defects.
-    before: the active model's score, where it has said so; None: it is asked.
-    digest: hash of its decoded pixels, which `update` finds.
-    view: of a part that it shows, where that is known of it alone; empty: its name tells part and view.
+    Attributes:
+        number: Number of the inspection.
+        source: The picture's file.
+        good: Whether it is good.
+        name: Name that its sender gave it, for groups.
+        learn: Whether it is a false alarm, from which the model is to learn.
+        sure: Whether it was looked at twice.
+        drawn: Whether it is one of the line's good pictures, drawn by chance, whatever the model's decision.
+        judged: Whether a person judged it; else it is only drawn.
+        mask: File that marks the defect, for methods that learn from defects; None: there is none.
+        before: The active model's score, where it is known; None: it is computed.
+        digest: Hash of its decoded pixels, which `update` finds.
+        view: View of a part that it shows, where it alone is known; empty: its name states part and view.
     """
 
     number: int
@@ -58,18 +64,27 @@ class ReviewedPicture:
     view: str = ""
 
     def shown(self, parts: KnownParts) -> View:
-        """Part and view that it shows. InputError: its name tells none."""
+        """Return the part and view that it shows.
+
+        Raises:
+            InputError: Its name states none.
+        """
         if self.view:
             return View(f"picture {self.number}", self.view)
         return parts.view_of(self.name)
 
 
 class Score(NamedTuple):
-    """Score of a picture as if the model had never learnt from it, and the threshold that the other pictures
-    give.
+    """Score of a picture as if the model had never learnt from it.
 
-    p_value: the least false-alarm rate at which it is called anomalous. learnt: it was left out. anomalous:
-    the decision on it, or on the part that it shows, where the model decides on parts; so is the p-value.
+    Attributes:
+        score: The score.
+        threshold: Threshold that the other pictures give.
+        p_value: Least false-alarm rate at which it is called anomalous; of its part, where the model decides
+            on parts.
+        severity: Severity of the score.
+        learnt: Whether the picture was left out for this score.
+        anomalous: Decision on it, or on the part that it shows, where the model decides on parts.
     """
 
     score: float
@@ -81,6 +96,7 @@ class Score(NamedTuple):
 
     @classmethod
     def of(cls, calibration: Calibration, score: float, learnt: bool = False) -> Score:
+        """Return the score with a calibration's threshold, p-value, severity and decision on the picture."""
         p_value = float(calibration.p_values(score))
         severity = float(calibration.severity(score))
         anomalous = not score <= calibration.score_threshold
@@ -96,14 +112,18 @@ def score_pictures(
     whole: ModelFacts,
     step: ProgressCallback = ignore_progress,
 ) -> dict[int, Score]:
-    """Scores of pictures by their numbers, each as if the model had never learnt from it.
+    """Return scores of pictures by their numbers, each as if the model had never learnt from it.
 
-    Those are left out that cannot be judged, or that the model has learnt from and cannot leave out.
+    Pictures are left out that cannot be judged, or that the model has learnt from and cannot leave out.
 
     Args:
-        places: of the pictures among the decoded ones, by hash.
-        known: scores by hash that the network gave before; new ones are added.
-        whole: facts of the model, or of all views that decide with it.
+        predictor: The model.
+        pictures: The pictures.
+        places: Place of each picture among the decoded ones, by hash.
+        decoded: The decoded pictures.
+        known: Scores by hash that the network gave before; new ones are added.
+        whole: Facts of the model, or of all views that decide with it.
+        step: Gets progress.
     """
     calibration, rows = predictor.calibration, predictor.manifest.pictures
     counted = {row.hash: number for number, row in enumerate(scored(rows))}
@@ -133,10 +153,10 @@ def score_pictures(
 def _decide_parts(
     scores: dict[int, Score], pictures: Sequence[ReviewedPicture], parts: KnownParts
 ) -> dict[int, Score]:
-    """Returns the scores with the decisions on the parts that the pictures show.
+    """Return the scores with the decisions on the parts that the pictures show.
 
-    A view of a part that is not among the pictures has the score that is known of it, if one is. A part is
-    compared with the others alone.
+    A view of a part that is not among the pictures has its known score, if there is one. A part is compared
+    with the others alone.
     """
     # by the part's name: numbers of its pictures by view; of several parts of one name, each by itself
     groups = dict[str, list[dict[str, int]]]()
@@ -145,7 +165,7 @@ def _decide_parts(
             continue
         try:
             part, view = one.shown(parts)
-        except InputError:  # its name tells no part: it stands alone
+        except InputError:  # its name states no part: it stands alone
             continue
         if view not in parts.calibration.views:  # another version judged it
             continue
@@ -171,13 +191,17 @@ def _decide_parts(
 class Comparison:
     """The next model beside the one that judges now. Pictures are named by their numbers.
 
-    active: calibration of the model that judges now.
-    pictures: those that people judged, copies once.
-    before, after: scores of the judged pictures by that model and by the next one.
-    simulated: scores of simulated defects before and after, by the defect's number.
-    unlike: a fair sample raises the threshold by more than chance does.
-    carriers: names of the pictures with the simulated defects, by the defect's number.
-    whole_before, whole_after: facts of both models, or of all views that decide with them.
+    Attributes:
+        predictor: The next model.
+        active: Calibration of the model that judges now.
+        pictures: Pictures that people judged, copies once.
+        before: Scores of the judged pictures by the model that judges now.
+        after: Scores of the judged pictures by the next model.
+        simulated: Scores of simulated defects before and after, by the defect's number.
+        whole_before: Facts of the model that judges now, or of all views that decide with it.
+        whole_after: Facts of the next model, or of all views that decide with it.
+        unlike: Whether a fair sample raises the threshold by more than chance does.
+        carriers: Names of the pictures with the simulated defects, by the defect's number.
     """
 
     predictor: Predictor
@@ -202,7 +226,7 @@ class Comparison:
         return [one.number for one in self.pictures if not one.good and one.number in self.after]
 
     def changed(self, numbers: Sequence[int], before: bool, after: bool) -> list[int]:
-        """Returns those of the pictures that the two models call anomalous, or not, as said."""
+        """Return the pictures that the models call anomalous, or not, as `before` and `after` say."""
         verdicts = before, after
         return [n for n in numbers if (self.before[n].anomalous, self.after[n].anomalous) == verdicts]
 
@@ -227,8 +251,9 @@ class Comparison:
 
     @property
     def found(self) -> dict[str, list[int]]:
-        """Defects found before, found after, and how many there are; kinds that were not measured are left
-        out.
+        """Number of defects found before, found after, and in all, by kind.
+
+        Kinds that were not measured are left out.
         """
         counts: dict[str, list[int]] = {}
         if self.simulated:
@@ -241,10 +266,10 @@ class Comparison:
 
     @property
     def refused(self) -> list[str]:
-        """Names the losses for which it is refused: known or simulated defects, the threshold's meaning."""
+        """Losses for which it is refused, by name: known or simulated defects, the threshold's meaning."""
         counts = self.found
         lost = [name for name in (KNOWN, SIMULATED) if name in counts]
-        spare = {KNOWN: 0, SIMULATED: 1}  # a faint one lies so near to the threshold that chance decides
+        spare = {KNOWN: 0, SIMULATED: 1}  # chance decides on a faint one near the threshold
         lost = [name for name in lost if counts[name][1] + spare[name] < MIN_KEPT_SHARE * counts[name][0]]
         return [*lost, *([THRESHOLD] if self.unlike else [])]
 
@@ -254,7 +279,7 @@ class Comparison:
         return len(self.lost) + (len(self.lost_simulated) if SIMULATED in self.refused else 0)
 
     def refusal(self) -> str:
-        """Reason why the update is refused, in a sentence without a full stop."""
+        """Return the reason why the update is refused, in a sentence without a full stop."""
         said = []
         for name in self.refused:
             if name == THRESHOLD:
@@ -271,7 +296,7 @@ class Comparison:
         return severity < WEAKER_SHARE * self.before[number].severity and not is_clear
 
     def counts(self, numbers: Sequence[int]) -> DecisionCounts:
-        """Numbers of these pictures: all, and those that each model calls anomalous."""
+        """Return how many of these pictures there are, and how many each model calls anomalous."""
         before = sum(self.before[number].anomalous for number in numbers)
         after = sum(self.after[number].anomalous for number in numbers)
         return DecisionCounts.of(len(numbers), before, after)
@@ -279,19 +304,25 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Update:
-    """The next model, beside the one that judges now, and what it has learnt from.
+    """The next model, beside the one that judges now, and the pictures that it has learnt from.
 
-    Lists are numbers of pictures.
+    Lists hold numbers of pictures.
 
-    learnt: pictures learnt from. unsure: "good" pictures that look like known defects, not learnt from.
-    contradictory: others have the same pixels and another verdict. unreadable: why they cannot be used.
-    rests: there was nothing new to learn from, and the model is as it was.
-    inside: defects that the model has learnt from as good ones, which only a new fit takes out.
-    drawn: how many good pictures of the line the threshold comes from, beside the earlier ones.
-    kept: the threshold stayed as it was, for with the drawn ones more known defects would be lost.
-    clear: the severity above which a picture is farther out than good ones are (the fence of `fit`, as the
-        model before was calibrated); None: not known.
-    responsible: corrections that cause losses, farthest out first.
+    Attributes:
+        comparison: Comparison of both models.
+        how: Way in which it was made: extended, recalibrated or retrained.
+        learnt: Pictures learnt from.
+        unsure: "Good" pictures that look like known defects, not learnt from.
+        contradictory: Pictures of which others have the same pixels and another verdict.
+        unreadable: Why pictures cannot be used, by number.
+        rests: Whether there was nothing new to learn from, and the model is as it was.
+        inside: Defects that the model has learnt from as good ones; only a new fit takes them out.
+        drawn: How many good pictures of the line the threshold comes from, beside the earlier ones.
+        kept: Whether the threshold stayed as it was, because with the drawn ones more known defects would be
+            lost.
+        clear: Severity above which a picture is farther out than good ones are (the fence of `fit`, as the
+            model before was calibrated); None: not known.
+        responsible: Corrections that cause losses, farthest out first.
     """
 
     comparison: Comparison
@@ -309,10 +340,11 @@ class Update:
 
     @property
     def predictor(self) -> Predictor:
+        """The next model."""
         return self.comparison.predictor
 
     def lines(self) -> list[str]:
-        """Lines for a person: what was called anomalous and found before and after."""
+        """Return lines for a person: pictures called anomalous and defects found before and after."""
         of, found = self.comparison, self.comparison.found
         learnt = [n for n in self.learnt if n in of.before and n in of.after]
         was, now = (sum(scores[n].anomalous for n in learnt) for scores in (of.before, of.after))
@@ -331,7 +363,7 @@ class Update:
         return said
 
     def judgement(self) -> Judgement:
-        """Returns what a person should know of it."""
+        """Return the judgement of the update, for people."""
         of = self.comparison
         lists: dict[str, Any] = {
             "gained": of.changed(of.good, True, False),

@@ -11,13 +11,17 @@ from flawscope.progress import ProgressCallback, Say, discard, ignore_progress
 class UpdateOptions:
     """Options of an update.
 
-    how: extended, recalibrated or retrained; empty: as the method can.
-    fair: somebody says that the drawn pictures are a fair sample, which is tested; they decide the threshold
-        whatever is lost.
-    refuse_unsure: a picture that looks like a defect is an error.
-    force: pictures that show nothing are learnt from.
-    check: compare the shares of simulated defects that are found.
-    say: gets lines for a person. step: gets progress.
+    Attributes:
+        how: extended, recalibrated or retrained; empty: extended where the method allows it, else
+            recalibrated.
+        fair: Whether the drawn pictures are called a fair sample, which is tested; they then decide the
+            threshold, whatever is lost.
+        refuse_unsure: Whether a picture that looks like a defect is an error.
+        force: Whether pictures that show nothing are learnt from.
+        device: Device, such as "cpu", "cuda" or "auto".
+        check: Whether to compare the shares of simulated defects that are found.
+        say: Gets lines for a person.
+        step: Gets progress.
     """
 
     how: str = ""

@@ -1,4 +1,4 @@
-"""Reads the pictures of an update once: what their rows hold, and the parts that they show."""
+"""Reads the pictures of an update once: their rows, and the parts that they show."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from flawscope.progress import ProgressCallback, Say
 class UpdatePictures:
     """Pictures of an update.
 
-    table: of all that are given, by their places in the list.
-    places: of each digest the first place.
-    copies: known rows that new pictures are nearly the same as, by the digests of these.
+    Attributes:
+        table: All given pictures, by their places in the list.
+        places: First place of each digest.
+        copies: Known rows that new pictures are nearly the same as, by the digests of these.
     """
 
     table: PictureTable
@@ -31,14 +32,14 @@ class UpdatePictures:
     def read(
         cls, pictures: Sequence[ReviewedPicture], old: Artefact, step: ProgressCallback
     ) -> UpdatePictures:
-        """Reads the pictures; their rows have no units."""
+        """Read the pictures; their rows have no units."""
         decoded = DecodedPictures([one.source for one in pictures], old.manifest.preprocess.channels)
         table = PictureTable.read(decoded, [one.name for one in pictures], UPDATE, step)
         places = {table.rows[place].hash: place for place in reversed(table.distinct())}
         return cls(table, places, {})
 
     def with_units(self, digests: Sequence[str], old: Artefact, say: Say) -> UpdatePictures:
-        """Returns the pictures with the units of those of these digests: known rows keep theirs.
+        """Return the pictures with units for those with these digests: known rows keep theirs.
 
         `say` gets remarks on the parts that the others show.
         """
@@ -57,9 +58,9 @@ class UpdatePictures:
         return replace(self, table=replace(self.table, rows=rows), copies=copies)
 
     def place(self, picture: ReviewedPicture) -> int:
-        """The place of a picture that can be read; of copies the first."""
+        """Return the place of a picture that can be read; of copies the first."""
         return self.places[picture.digest]
 
     def row(self, picture: ReviewedPicture) -> Picture:
-        """The row of a picture that can be read."""
+        """Return the row of a picture that can be read."""
         return self.table.rows[self.place(picture)]

@@ -43,17 +43,24 @@ FOLDS = 2  # of cross-fitting, where a method is trained anew
 OF_THE_LINE = "of the line"  # name of pictures whose own is private
 UPDATE_NOTE_PREFIXES = ("learnt from ", "extended by ")  # of notes that the next update replaces
 
-# A model, and what gives its scores of pictures as if it had never learnt from them
+# A model, and a function that returns its scores of pictures as if it had never learnt from them
 Candidate = tuple[Predictor, Callable[[Sequence[ReviewedPicture]], dict[int, Score]]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """Job that all ways to make the next model share.
+    """Input that all ways to make the next model share.
 
-    pictures: all that can be used. wanted: those of them to learn from. new: what is known of them.
-    before: the active model's scores of the pictures, by number. good: the data set that the old model was
-    fitted on. whole: facts of a model with this manifest, and of all views that decide with it.
+    Attributes:
+        old: The trained model that learns.
+        active: The model that judges now.
+        pictures: All pictures that can be used.
+        wanted: Those of them to learn from.
+        new: Rows, places and decoded pixels of the pictures.
+        before: The active model's scores of the pictures, by number.
+        good: Data set that the old model was fitted on; None: not known.
+        whole: Returns facts of a model with a manifest, and of all views that decide with it.
+        options: Options of the update.
     """
 
     old: Artefact
@@ -69,14 +76,14 @@ class Job:
     def score(
         self, model: Predictor, pictures: Sequence[ReviewedPicture], known: dict[str, float]
     ) -> dict[int, Score]:
-        """Scores of pictures by their numbers, as `score_pictures` gives them."""
+        """Return scores of pictures by their numbers (`score_pictures`)."""
         whole, new = self.whole(model.manifest), self.new
         return score_pictures(
             model, pictures, new.places, new.table.pictures, known, whole, self.options.step
         )
 
     def check_names(self) -> None:
-        """InputError where a training would not know which part a picture shows."""
+        """Raise InputError where a training would not know which part a picture shows."""
         pattern = self.whole(self.old.manifest).parts
         if pattern is not None:
             pattern.parse_all(dict.fromkeys(one.name for one in self.wanted))
@@ -91,8 +98,9 @@ class Job:
 
 
 def extend_bank(job: Job) -> list[Candidate]:
-    """Candidates with a larger memory bank and the earlier calibration: first with the drawn pictures in the
-    calibration, then without.
+    """Return candidates with a larger memory bank and the earlier calibration.
+
+    The first has the drawn pictures in its calibration, the second does not.
     """
     old = job.old
     inside = {row.hash for row in old.manifest.pictures if row.learnt}
@@ -104,7 +112,7 @@ def extend_bank(job: Job) -> list[Candidate]:
         predictor = learn_pictures(
             start, job.new, chosen, device=job.options.device, check=job.options.check, step=job.options.step
         )
-    # what somebody chose has a score, and does not count
+    # pictures that somebody chose have a score, and do not count
     added = [row for row in predictor.manifest.pictures[len(before) :] if not row.is_lost]
     learnt = [replace(row, counted=False) for row in added]
     rows, names, notes = _with_drawn(job, predictor, (*before, *learnt))
@@ -123,8 +131,12 @@ def extend_bank(job: Job) -> list[Candidate]:
 
 
 class _Drawn(NamedTuple):
-    """Rows of a model with the line's pictures that were drawn by chance. names: of these, by hash. notes:
-    lines on those that do not count, or count as lost.
+    """Rows of a model with the line's pictures that were drawn by chance.
+
+    Attributes:
+        rows: The rows.
+        names: Names of the drawn pictures, by hash.
+        notes: Lines on drawn pictures that do not count, or count as lost.
     """
 
     rows: tuple[Picture, ...]
@@ -133,8 +145,10 @@ class _Drawn(NamedTuple):
 
 
 def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _Drawn:
-    """The rows, with the line's drawn pictures that do not count yet, judged as if the model had not learnt
-    from their parts. Near-copies of pictures that it had learnt from before do not count.
+    """Return the rows with the line's drawn pictures that do not count yet.
+
+    They are judged as if the model had not learnt from their parts. Near-copies of pictures that it had
+    learnt from before do not count.
     """
     counted = {row.hash for row in rows if row.counted}
     line_sample = [one for one in job.pictures if one.drawn and one.good]
@@ -177,8 +191,9 @@ def _with_drawn(job: Job, predictor: Predictor, rows: tuple[Picture, ...]) -> _D
 
 
 def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFacts) -> list[ReviewedPicture]:
-    """Returns the pictures, where a model decides on parts with those alone drawn whose part was drawn with
-    all views, and is new: a view alone tells nothing about parts.
+    """Return the pictures, drawn alone those whose part was drawn with all views, and is new.
+
+    This holds where a model decides on parts: a view alone says nothing about parts.
     """
     parts = facts.known_parts().get(ONE)
     if parts is None:
@@ -188,7 +203,7 @@ def with_whole_parts_drawn(pictures: Sequence[ReviewedPicture], facts: ModelFact
     for place, one in enumerate(pictures):
         if not (one.drawn and one.good):
             continue
-        with suppress(InputError):  # its name tells no part
+        with suppress(InputError):  # its name states no part
             part, view = one.shown(parts)
             views_of.setdefault(part, []).append(view)
             part_of[place] = part
@@ -207,7 +222,7 @@ def learn_pictures(
     check: bool,
     step: ProgressCallback = ignore_progress,
 ) -> Predictor:
-    """The model with these pictures in its bank, and in its calibration."""
+    """Return the model with these pictures in its bank, and in its calibration."""
     places = [new.place(one) for one in pictures]
     rows = {k: new.table.rows[place] for k, place in enumerate(places)}
     table = PictureTable(new.table.pictures.subset(places), rows, {})
@@ -222,8 +237,9 @@ def _without_update_notes(old: Artefact) -> Artefact:
 
 
 def make_room_in_bank(old: Artefact) -> Artefact:
-    """Returns the model with a cap that leaves room in a full bank, and a smaller covering radius, which lets
-    nearer patches in.
+    """Return the model with a cap that leaves room in a full bank, and a smaller covering radius.
+
+    A smaller radius lets nearer patches in.
     """
     manifest = _without_update_notes(old).manifest
     config, facts = dict(manifest.config), dict(manifest.facts)
@@ -236,13 +252,13 @@ def make_room_in_bank(old: Artefact) -> Artefact:
 
 
 def _cap(old: Artefact) -> int | None:
-    """Cap of the memory bank as it was fitted."""
+    """Return the cap of the memory bank as it was fitted; None: there is none."""
     cap = old.manifest.facts.get(CORRECTIONS, {}).get("cap", old.manifest.config.get("cap"))
     return None if cap is None else int(cap)
 
 
 def _with_rows(predictor: Predictor, old: Artefact, rows: tuple[Picture, ...], learnt: int) -> Predictor:
-    """The model calibrated on the rows that count. learnt: how many pictures were learnt from."""
+    """Return the model calibrated on the rows that count; `learnt` is the number of pictures learnt from."""
     manifest, before = predictor.manifest, old.manifest
     earlier = {row.hash for row in before.pictures if row.counted}
     drawn = sum(row.counted and row.hash not in earlier for row in rows)
@@ -275,7 +291,10 @@ def _with_rows(predictor: Predictor, old: Artefact, rows: tuple[Picture, ...], l
 
 
 def recalibrate_model(job: Job) -> list[Candidate]:
-    """Candidate with thresholds from the drawn pictures alone, which the network has not learnt from."""
+    """Return a candidate with thresholds from the drawn pictures alone.
+
+    The network has not learnt from them.
+    """
     if job.decides_on_parts:
         raise InputError(
             "a model that decides on parts is calibrated on all views of good parts: give them to "
@@ -304,8 +323,9 @@ def recalibrate_model(job: Job) -> list[Candidate]:
 
 
 def retrain_model(job: Job) -> list[Candidate]:
-    """Candidate that is trained anew, with the options of the fit that made the old model; pictures learnt
-    from are judged by trainings without them, in folds.
+    """Return a candidate that is trained anew, with the options of the fit that made the old model.
+
+    Pictures learnt from are judged by trainings without them, in folds.
     """
     if job.good is None:
         raise InputError(
@@ -370,22 +390,23 @@ def retrain_model(job: Job) -> list[Candidate]:
 
 
 def _with_choices(model: Predictor, old: Manifest) -> Predictor:
-    """The model with what people set in the one before that is no option of a fit."""
+    """Return the model with people's settings of the one before that are no options of a fit."""
     facts = {**carried_facts(old), **model.manifest.facts}
     calibration = replace(model.calibration, outline=old.calibration.outline)
     return model.with_manifest(replace(model.manifest, facts=facts, calibration=calibration))
 
 
 def _file_of(picture: ReviewedPicture) -> Path:
-    """The picture's file. InputError where it is no file."""
+    """Return the picture's file; InputError where it is no file."""
     if not isinstance(picture.source, str | os.PathLike):
         raise InputError(f"picture {picture.number} is no file, and a training reads files: save it first")
     return Path(picture.source)
 
 
 def _find_seen_defects(old: Artefact, good: Dataset) -> tuple[list[tuple[Path, list[Mask]]], int]:
-    """Returns the data set's defects with masks that the old model had learnt from, and how many of them are
-    not there.
+    """Return the data set's defects with masks that the old model had learnt from.
+
+    The second value is the number of those that are not there any more.
     """
     wanted = {picture.hash for picture in old.manifest.pictures if picture.role == "seen"}
     seen = {}

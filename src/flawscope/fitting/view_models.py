@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +46,15 @@ def fit(
     images: Images,
     *,
     part: None = None,
+    view: str | None = None,
+    each_view: bool | None = None,
     method: str | None = None,
     preset: str = "default",
     settings: PictureSettings | None = None,
     names: Sequence[str] = (),
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
-    **options: Any,
+    **options: object,
 ) -> Predictor: ...
 @overload
 def fit(
@@ -67,7 +69,7 @@ def fit(
     names: Sequence[str] = (),
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
-    **options: Any,
+    **options: object,
 ) -> Predictor | Router: ...
 @check_arguments()
 def fit(
@@ -82,25 +84,26 @@ def fit(
     each_view: bool | None = None,
     say: Say = discard,
     step: ProgressCallback = ignore_progress,
-    **options: Any,
+    **options: object,
 ) -> Predictor | Router:
-    """Fits a model to good parts.
+    """Fit a model to good parts.
 
     Args:
-        images: a data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
+        images: A data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
             PIL images or numpy `[H, W, 3]` uint8.
-        method: patchcore, efficientad, prnet, or one of an installed package; None: patchcore, or
-            the only one that has the preset.
-        preset: named settings of the method.
-        settings: all settings of the method, in place of a preset and single ones.
-        names: of the pictures, which `group`, `part` and `view` read, one each; those of a data set that it
-            keeps apart (`Dataset.validation`) come last. By default those of their files.
-        part, view: regular expressions on file names that tell parts, and the views of a part: one decision
-            is made on all views of a part, which is left out whole.
-        each_view: whether each view gets a model of its own; None: where every two views look different.
-        say: gets lines for a person.
-        step: gets progress.
-        **options: how the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
+        method: patchcore, efficientad, prnet, or one of an installed package; None: patchcore, or the only
+            one that has the preset.
+        preset: Named settings of the method.
+        settings: All settings of the method, in place of a preset and single ones.
+        names: Names of the pictures, which `group`, `part` and `view` read, one each; those of pictures that
+            a data set sets apart (`Dataset.validation`) come last. By default those of their files.
+        part: Regular expression on file names that finds the part: one decision is made on all views of a
+            part, which is left out whole.
+        view: Regular expression on file names that finds the view of a part.
+        each_view: Whether each view gets a model of its own; None: where every two views look different.
+        say: Gets lines for a person.
+        step: Gets progress.
+        **options: How the pictures are read, such as `roi="0,0,0.5,1"` or `false_alarm_rate="1%"`
             (`methods.options.arguments.Seeing`, `Reading`); how long it may take and what is kept, such as
             `minutes=30` (`Learning`); and settings of the method, such as `size=384` or `ratio=0.05`.
 
@@ -111,17 +114,17 @@ def fit(
         good: `accept` says so afterwards.
 
     Raises:
-        InputError: wrong settings, no usable pictures, no weights.
+        InputError: Wrong settings, no usable pictures, no weights.
     """
-    how = {"method": method, "preset": preset, "settings": settings, **options}
-    group = options.get("group")
+    how: Json = {"method": method, "preset": preset, "settings": settings, **options}
+    group = how.get("group")
     if each_view and (part is None or group is not None):
         raise InputError("each_view learns the views of part: give part, and leave out group")
     views: dict[str, ViewPictures] = {}
     if part is not None and group is None and each_view is not False:
         asked = registry.method(registry.default_method_name(method, preset))
-        seed = options.get("seed", asked.config().seed) if settings is None else settings.seed
-        views = _pictures_by_view(images, names, PartPattern(part, view), options.get("category"), seed)
+        seed = how.get("seed", asked.config().seed) if settings is None else settings.seed
+        views = _pictures_by_view(images, names, PartPattern(part, view), how.get("category"), seed)
         if each_view is None and not views_differ({name: one.sources for name, one in views.items()}):
             views = {}
     if not views:
@@ -133,24 +136,28 @@ def fit(
 
 
 def views_of(dataset: Dataset, pattern: PartPattern) -> dict[str, Dataset]:
-    """The good pictures of each view. InputError: names tell no part, or none twice."""
+    """Return the good pictures of each view.
+
+    Raises:
+        InputError: Names state no part, or none twice.
+    """
     items = [*dataset.train, *dataset.validation]
     pattern.check_parts(dataset.relative(item.path) for item in items)
     return split_by_view(dataset, pattern, "train", "validation")
 
 
 def different_views_line(views: Sequence[str], remedy: str) -> str:
-    """Says that each view gets a model of its own. remedy: how one model for all is asked for."""
+    """Return the line that each view gets its own model; `remedy` is how to ask for one model for all."""
     return f"views {join_names(views)} look different: each has a model of its own, in one file ({remedy})"
 
 
 def views_differ(pictures: Mapping[str, Sequence[PictureSource]]) -> bool:
     """Whether every two views look different (`view_looks.look_different`).
 
-    False where a view has too few pictures to tell, or more channels than three.
+    False where a view has too few pictures for a decision, or more channels than three.
 
     Args:
-        pictures: good ones by view.
+        pictures: Good pictures by view.
     """
     looks: dict[str, list[NDArray[np.float32]]] = {}
     for view, own in pictures.items():
@@ -163,7 +170,7 @@ def views_differ(pictures: Mapping[str, Sequence[PictureSource]]) -> bool:
 
 
 def _look(source: PictureSource) -> NDArray[np.float32] | None:
-    """Thumbnail of a picture; None: it cannot be read, which the fit says."""
+    """Return the thumbnail of a picture; None: it cannot be read, which the fit reports."""
     try:
         picture = decode(source)
     except FlawscopeError:
@@ -176,7 +183,11 @@ def _look(source: PictureSource) -> NDArray[np.float32] | None:
 def _pictures_by_view(
     images: Images, names: Sequence[str], pattern: PartPattern, category: str | None, seed: int
 ) -> dict[str, ViewPictures]:
-    """The pictures of each view. InputError: names tell no part, or none twice."""
+    """Return the pictures of each view.
+
+    Raises:
+        InputError: Names state no part, or none twice.
+    """
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images), category, seed=seed, group=pattern.part_key)
     if isinstance(images, Dataset):
@@ -197,7 +208,7 @@ def _pictures_by_view(
 def _fit_each(
     views: Mapping[str, ViewPictures], pattern: PartPattern, how: Json, say: Say, step: ProgressCallback
 ) -> Router:
-    """Fits a model of each view, in which a part's pictures stay together, and joins them."""
+    """Fit a model of each view, in which a part's pictures stay together, and join them."""
     models = {}
     for view, own in views.items():
         say(f"view {view}:")
@@ -216,5 +227,5 @@ def _fit_each(
 
 
 def _of_view(view: str, step: ProgressCallback) -> ProgressCallback:
-    """Progress of the model of one view."""
+    """Return a progress callback for the model of one view."""
     return lambda stage, done, total: step(f"{view}: {stage}", done, total)

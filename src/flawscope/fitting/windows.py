@@ -23,10 +23,12 @@ Sizes = Sequence[tuple[int, int] | None]  # (H, W) of pictures; None: one cannot
 
 @dataclass(frozen=True)
 class Frame:
-    """Frame: what is learnt from it, and how it is judged.
+    """Frame with the views that are learnt from, and those by which it is judged.
 
-    windows: places of the tiles on its canvas. grid: of the tiles by which it is judged; None: it has one
-    view. judged: how many views these are.
+    Attributes:
+        windows: Places of the tiles on its canvas.
+        grid: Grid of the tiles by which it is judged; None: it has one view.
+        judged: Number of views by which it is judged.
     """
 
     windows: Sequence[tuple[int, int]] = ()
@@ -35,7 +37,7 @@ class Frame:
 
 
 def place_windows(how: Preprocess, sizes: Sizes, roi: NDArray[np.bool_] | None, seed: int) -> list[Frame]:
-    """Places the windows on frames of these sizes. roi: region of interest [H, W] at the network's size."""
+    """Place the windows on frames of these sizes; `roi` is the region of interest [H, W] at network size."""
     height, width = how.size
     room = max(MIN_TILES, MAX_VIEW_PIXELS // (height * width) // max(1, len(sizes)))
     frames = []
@@ -59,8 +61,9 @@ def place_windows(how: Preprocess, sizes: Sizes, roi: NDArray[np.bool_] | None, 
 def _counted_tiles(
     how: Preprocess, size: tuple[int, int], grid: TileGrid, roi: NDArray[np.bool_] | None
 ) -> list[int]:
-    """Numbers of the tiles of a frame (H, W) with pixels that count; empty where the whole view is the only
-    one.
+    """Return the numbers of the tiles of a frame (H, W) with pixels that count.
+
+    Empty where the whole view is the only one.
     """
     if len(grid) == 1:
         return []

@@ -1,1 +1,1 @@
-"""The methods behind one interface, and what they share."""
+"""The methods behind a common interface, and the modules that they share."""

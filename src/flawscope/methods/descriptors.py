@@ -1,4 +1,4 @@
-"""DescriptorNetwork: a backbone that describes pictures as wholes, by which products are told apart."""
+"""DescriptorNetwork: a backbone that describes whole pictures, to tell products apart."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class DescriptorSettings(PatchSettings):
 
     @classmethod
     def parse_stored(cls, values: Mapping[str, object]) -> Self:
-        """Reads settings from a file, and leaves out those that it does not know. InputError."""
+        """Build settings from a file's values without unknown ones; raise InputError for a wrong value."""
         return build_config(cls, keep_known_settings(cls, values))
 
 
 class DescriptorNetwork(PatchDetector):
-    """Network that turns images `[B, 3, H, W]`, as every detector takes them, into descriptors `[B, D]`
-    float32 of length 1: the means of the patches that count, at all sizes.
+    """Network that turns images `[B, 3, H, W]` into descriptors `[B, D]` float32 of length 1.
+
+    A descriptor joins the means of the patches that count, at all sizes.
     """
 
     METHOD = DescriptorSettings  # `rebuild` parses settings by it
@@ -39,7 +40,7 @@ class DescriptorNetwork(PatchDetector):
 
     @classmethod
     def open(cls, model: DescriptorModel, device: str = "auto") -> Self:
-        """Opens the network of a file, on a device. InputError where its tensors do not fit."""
+        """Open the network of a file, on a device; raise InputError where its tensors do not fit."""
         tensors = {name: torch.from_numpy(np.asarray(values)) for name, values in model.tensors.items()}
         try:
             network = cls.rebuild(model.config, tensors)
@@ -51,10 +52,16 @@ class DescriptorNetwork(PatchDetector):
         return network.to(resolve_device(device)).eval()
 
     def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        """Return descriptors `[B, D]` of images `[B, 3, H, W]` float32 in 0..1, padding marked."""
         return self.describe(self.embed(images), self.inside(images))
 
     def describe(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Describes pictures by their features `[B, P, D]`, as `embed` gives them."""
+        """Return descriptors of pictures by their features `[B, P, D]` from `embed`.
+
+        Args:
+            features: Patches of all branches.
+            inside: The pixels that count, `[B, H, W]` bool; None: those of the region of interest.
+        """
         means = []
         for branch, part in zip(self.branches, features.split(self.patches, dim=1), strict=True):
             valid_mask = branch.valid_mask(inside).expand(part.shape[0], -1)  # [B, P]

@@ -1,5 +1,6 @@
-"""Detector: the inference path of a method, one module that turns images into scores and maps; and the
-features of many pictures, in fixed batches, decoding and network side by side.
+"""Detector: a method's inference path, from images to scores and maps; and the features of many pictures.
+
+Features are computed in fixed batches, while other pictures are decoded.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ R = TypeVar("R")
 W = TypeVar("W")
 # Loads picture i as [3, H, W] float32 in 0..1, or None where it cannot be used
 LoadPicture = Callable[[int], Tensor | None]
-# Takes the features of picture i, and the pixels of it that count ([H, W] bool; None: the region of interest)
-# an operator of torch, and the function that builds it of ONNX operators
+# An operator of torch, and the function that builds it of ONNX operators
 Operator = Callable[..., object]
+# Takes the features of picture i, and its pixels that count ([H, W] bool; None: the region of interest)
 StoreFeatures = Callable[[int, Tensor, Tensor | None], None]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Detector(nn.Module, ABC):
-    """The whole inference path of a method: everything that decides a score lives in `forward`.
+    """The whole inference path of a method: everything that decides a score is in `forward`.
 
-    Normalisation, features, search, re-weighting, resizing, smoothing and the region of interest are all in
-    here, so that evaluation, prediction, export and benchmarks cannot drift apart. `forward` is two named
-    steps; calibration and leave-one-out reuse `score` on stored features.
+    It includes normalisation, features, search, re-weighting, resizing, smoothing and the region of interest.
+    Evaluation, prediction, export and benchmarks therefore cannot drift apart. `forward` has two named steps,
+    `embed` and `score`; calibration and leave-one-out reuse `score` on stored features.
     """
 
     METHOD: ClassVar[Any]  # its `Method`, for `rebuild`; not imported, as that module names this one
@@ -54,8 +55,11 @@ class Detector(nn.Module, ABC):
     nearest: Tensor | None  # [H W]: for each pixel the one whose value networks see; None: its own
 
     def __init__(self, config: PictureSettings, roi: Tensor | None = None):
-        """Args:
-        roi: [H, W] bool at the size of the images. None: everywhere.
+        """Set up the region of interest.
+
+        Args:
+            config: Settings of the method.
+            roi: Region of interest, `[H, W]` bool at the size of the images; None: everywhere.
         """
         super().__init__()
         self.config, self.size = config, config.network_size
@@ -79,34 +83,40 @@ class Detector(nn.Module, ABC):
         """Turn features into scores `[B]` and maps `[B, H, W]` float32; higher is more anomalous.
 
         Args:
-            inside: the pixels that count, as the method `inside` returns them.
+            features: Features of pictures from `embed`.
+            inside: The pixels that count, from the method `inside`.
         """
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn images `[B, 3, H, W]` into scores `[B]` and maps `[B, H, W]`: `score` of `embed`."""
         return self.score(self.embed(images), self.inside(images))
 
     def residuals(self, images: Tensor) -> Tensor:
-        """Say how images `[B, 3, H, W]` differ from good ones: cells `[B, C, h, w]` float32, about 0 where
-        they do not, alike for the same difference. InputError: the method does not say.
+        """Return differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32.
+
+        A cell is about 0 where there is no difference, and equal differences have similar cells.
+
+        Raises:
+            InputError: The method does not compute them.
         """
         raise InputError("this method does not say how pictures differ from good ones: it names no kinds")
 
     def inside(self, images: Tensor) -> Tensor | None:
-        """The pixels that count, `[B, H, W]` bool: the region of interest without padding.
+        """Return the pixels that count, `[B, H, W]` bool: the region of interest without padding.
 
-        None where no picture is padded: then `roi` is the same for all.
+        It is None where no picture is padded: then `roi` holds for all pictures.
         """
         return self.roi & (images[:, 0] >= 0) if self.config.pads else None
 
     def region(self, inside: Tensor | None) -> Tensor:
-        """The pixels that count: `inside`, or without padding the region of interest `[H, W]`."""
+        """Return the pixels that count: `inside`, or if that is None the region of interest `[H, W]`."""
         return self.roi if inside is None else inside
 
     def filled(self, images: Tensor) -> Tensor:
-        """Images `[B, 3, H, W]` without marks: padding has the values of the picture's edge (`Preprocess`).
+        """Return images `[B, 3, H, W]` without marks: padding has the values of the picture's edge.
 
-        Pixels outside the region of interest get the value of the nearest pixel inside, and in tiles they are
-        grey, so that they decide nothing through the networks' receptive fields.
+        Pixels outside the region of interest get the value of the nearest pixel inside. In tiles they are
+        grey: they decide nothing through the networks' receptive fields. `Preprocess` sets the marks.
         """
         if self.config.hidden and self.config.tile is not None:
             return torch.where(images < 0, HIDDEN_GREY, images)
@@ -114,53 +124,59 @@ class Detector(nn.Module, ABC):
         return images if self.nearest is None else images.flatten(2)[:, :, self.nearest].view(images.shape)
 
     def bounded(self, maps: Tensor, inside: Tensor | None) -> Tensor:
-        """Maps `[B, H, W]` whose pixels that do not count are set to the lowest value of those that do."""
+        """Return maps `[B, H, W]` with the lowest counted value at all pixels that do not count."""
         return fill_with_lowest(maps, self.region(inside))
 
     @contextmanager
     def reduced(self) -> Iterator[None]:
-        """Context in which networks compute in the setting `precision`. fp32 excludes TF32, which has ten
-        bits and is cuDNN's default for convolutions.
+        """Let networks compute in the setting `precision` within this context.
+
+        fp32 excludes TF32, which has ten bits and is cuDNN's default for convolutions.
         """
         with autocast(self.roi.device, DTYPES.get(self.config.precision)), without_tf32(self.roi.device):
             yield
 
-    def choose(self, task: Any) -> PictureSettings:
-        """The settings, with those that are `auto` decided by the `Task` of the pictures."""
+    def choose(self, task: object) -> PictureSettings:
+        """Return the settings, with those that are `auto` chosen by the pictures of a `Task`."""
         return self.config
 
     # ---- export and calibration
 
     def for_export(self) -> None:
-        """Prepare what only an exported graph needs. Called before `forward` is traced."""
+        """Prepare the parts that only an exported graph needs, before `forward` is traced."""
 
     def operators(self) -> dict[Operator, Operator]:
         """Give {torch operator: its ONNX translation} for operators that the exporter does not know."""
         return {}
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Whether the score of each picture, `[B]` bool, rests on a tie that rounding alone decides."""
+        """Return, `[B]` bool, whether rounding alone decides a tie on which a picture's score rests."""
         return torch.zeros(len(features), dtype=torch.bool)
 
     def left_out(
         self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
-        """Score `[1]` and map `[1, H, W]` of a training picture as if its group had not been seen; None where
-        its features do not suffice.
+        """Score a training picture as if its group had not been seen.
 
         Args:
-            features: the picture's, as `embed` gives them, of one picture.
-            group: its number at fit.
-            kept: the artefact's tensors.
+            features: Features of the picture from `embed`, in a batch of one.
+            group: Number of the picture's group at fit.
+            kept: The artefact's tensors.
+            inside: The pixels that count, from the method `inside`.
+
+        Returns:
+            Score `[1]` and map `[1, H, W]`; None where the features do not suffice.
         """
         return None
 
     def left_out_excess(self, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
-        """Tells how much higher `left_out` puts the score and the map's maximum of a group's pictures than
-        the fit did, which had the other pictures' features at hand.
+        """Return by how much `left_out` overestimates the score and the map's maximum of a group's pictures.
+
+        The fit had the other pictures' features, and could leave the group out more exactly.
 
         Args:
-            group, kept: as `left_out` takes them.
+            group: Number of the group at fit.
+            kept: The artefact's tensors.
         """
         return 0.0, 0.0
 
@@ -168,7 +184,15 @@ class Detector(nn.Module, ABC):
 
     @classmethod
     def rebuild(cls, config: Json, tensors: dict[str, Tensor]) -> Self:
-        """The detector that an artefact describes. Imports no code that the artefact names."""
+        """Build the detector that an artefact describes. No code that the artefact names is imported.
+
+        Args:
+            config: Settings of the artefact.
+            tensors: Tensors of the artefact, by their names.
+
+        Raises:
+            InputError: The settings are wrong, or the region of interest has another size.
+        """
         settings = cls.METHOD.parse_stored(config)
         model = cls(settings, stored_region(settings, tensors))
         model.fill(tensors)
@@ -181,7 +205,7 @@ class Detector(nn.Module, ABC):
 
 
 def nearest_pixels(region: Tensor) -> Tensor:
-    """Index `[H W]` int64 of the region's pixel nearest to each pixel of a region `[H, W]` bool."""
+    """Return the index `[H W]` int64 of the pixel inside a region `[H, W]` bool nearest to each pixel."""
     from scipy import ndimage
 
     found = ndimage.distance_transform_edt(~region.cpu().numpy(), return_distances=False, return_indices=True)
@@ -193,7 +217,8 @@ def fill_with_lowest(values: Tensor, counted: Tensor) -> Tensor:
     """Replace values `[B, ...]` that do not count by the lowest that does; by 0 where none does.
 
     Args:
-        counted: bool, of the same shape, or of all pictures alike `[...]` or `[1, ...]`.
+        values: Values `[B, ...]`.
+        counted: Whether a value counts, bool of the same shape; of all pictures alike: `[...]` or `[1, ...]`.
     """
     sides = values.ndim - 1
     lowest = torch.where(counted, values, torch.inf).amin([*range(1, values.ndim)], keepdim=True)
@@ -202,7 +227,7 @@ def fill_with_lowest(values: Tensor, counted: Tensor) -> Tensor:
 
 
 def stored_region(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Read the region of interest of a model file, and check its size before a network of it is built."""
+    """Return a model file's region of interest `[H, W]` bool; raise InputError for another size or type."""
     roi = tensors["roi"]
     if tuple(roi.shape) != config.network_size or roi.dtype != torch.bool:
         raise InputError("the model's region of interest does not fit its picture size: fit anew")
@@ -210,10 +235,10 @@ def stored_region(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Ten
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """Context in which layers compute in `dtype`; None: fp32.
+    """Return a context in which layers compute in `dtype`; None: fp32.
 
-    Nothing is entered where they do so already: the ONNX exporter traces the inside of autocast as a graph of
-    its own, which takes twice as long.
+    The context does nothing where layers compute in fp32 already: the ONNX exporter traces the inside of
+    autocast as a separate graph, which takes twice as long.
     """
     if dtype is None and not torch.is_autocast_enabled(device.type):
         return nullcontext()
@@ -221,7 +246,7 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
 
 
 def without_tf32(device: torch.device) -> AbstractContextManager[None]:
-    """Context without TF32 in cuDNN. Its flags are the process's, so threads on a CPU do not set them."""
+    """Return a context without TF32 in cuDNN. On a CPU it does nothing: the flags hold for the process."""
     if device.type != "cuda":
         return nullcontext()
     cudnn = torch.backends.cudnn
@@ -231,9 +256,10 @@ def without_tf32(device: torch.device) -> AbstractContextManager[None]:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is the fastest one here: CUDA, else Apple's MPS, else the CPU.
+    """Return the device called `name`; `auto` is the fastest one here: CUDA, else Apple's MPS, else the CPU.
 
-    InputError where torch has no such device.
+    Raises:
+        InputError: torch has no such device.
     """
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -256,10 +282,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def check_region_visible(image: Tensor | None, region: Tensor) -> Tensor | None:
-    """Check that a picture [3, H, W], negative in its padding, shows the region, and return the picture.
+    """Return a picture `[3, H, W]`, negative in its padding, that shows the region of interest.
 
     Raises:
-        InputError: the region of interest [H, W] lies in its padding alone.
+        InputError: The region of interest `[H, W]` lies in its padding alone.
     """
     if image is not None and not (region & (image[0] >= 0)).any():
         raise InputError("the region of interest lies in the padding of a good picture: give another --roi")
@@ -301,10 +327,10 @@ def process_blocks(
 ) -> None:
     """Call `take(block, work(block, loaded))` for every block of `size` items.
 
-    `take` gets the blocks one at a time and in their order.
+    `loaded` is `load` of each item. `take` gets the blocks one at a time and in their order.
 
-    On a CPU every thread loads and works on whole blocks with one torch thread each, which is faster than
-    sharing a block among threads and gives the same result whatever their number. On other devices threads
+    On a CPU every thread loads and works on whole blocks with one torch thread each. This is faster than to
+    share a block among threads, and the result does not depend on their number. On other devices threads
     load ahead while the device works.
     """
     blocks = [items[k : k + size] for k in range(0, len(items), size)]

@@ -13,12 +13,13 @@ from torch import Tensor
 from flawscope.methods.detector import Detector
 
 MAX_BYTES = 2**29  # of features that are kept
-Features = tuple[Tensor, Tensor | None]  # of an image, and the pixels that count (`StoreFeatures`)
+Features = tuple[Tensor, Tensor | None]  # of an image, and its pixels that count (`StoreFeatures`)
 
 
 class FeatureMemory:
-    """Keeps the features of images on a CPU, under the name of the settings that they were computed with, up
-    to `MAX_BYTES`; then it takes no more.
+    """Memory of the features of images on a CPU, each under the name of the settings that computed it.
+
+    Once it holds `MAX_BYTES`, it takes no more.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class FeatureMemory:
 
     @contextmanager
     def used_for(self, name: str) -> Iterator[None]:
-        """Have fits in this context use what was kept under a name, and keep more."""
+        """Let fits in this context use the features that are kept under a name, and keep more."""
         self._name, token = name, _current.set(self)
         try:
             yield
@@ -41,9 +42,11 @@ class FeatureMemory:
         self._size = sum(_size(one) for kept in self._known.values() for one in kept.values())
 
     def find(self, key: bytes) -> Features | None:
+        """Return the features under the current name and a key (`key_of`); None: they are not kept."""
         return self._known.get(self._name, {}).get(key)
 
     def keep(self, key: bytes, found: Features) -> None:
+        """Keep a copy of features under the current name and a key (`key_of`), while there is room."""
         with self._lock:
             if self._size + _size(found) <= MAX_BYTES:
                 self._size += _size(found)
@@ -56,12 +59,12 @@ _current = ContextVar[FeatureMemory | None]("features", default=None)
 
 
 def current() -> FeatureMemory | None:
-    """The memory that fits use here; None: none."""
+    """Return the memory that fits in this context use; None: there is none."""
     return _current.get()
 
 
 def key_of(model: Detector, image: Tensor) -> bytes:
-    """Digest of an image [3, H, W] on a CPU, and of what says how the model sees it."""
+    """Return a digest of an image `[3, H, W]` on a CPU, the model's settings and its region of interest."""
     digest = hashlib.blake2b(repr(model.config).encode(), digest_size=16)
     for tensor in (model.roi, image):
         digest.update(tensor.contiguous().numpy().data)

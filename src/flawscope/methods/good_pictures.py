@@ -1,4 +1,4 @@
-"""Good pictures in a fit, within bounded memory: those that are learnt from, those held out."""
+"""Good pictures in a fit, within bounded memory: pictures to learn from, and pictures held out."""
 
 from __future__ import annotations
 
@@ -27,15 +27,19 @@ from flawscope.views.views import remove_padding_marks
 class GoodPictures:
     """The good pictures at the network's size: as many in memory as fit, the others read again when needed.
 
-    numbers: of the pictures to learn from, in rising order.
+    Attributes:
+        numbers: Numbers of the pictures to learn from, in rising order.
     """
 
     numbers: list[int]
 
     def __init__(self, load: LoadPicture, count: int, room: int):
-        """Args:
-        load: picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be used.
-        room: bytes of pictures kept.
+        """Set up the pictures; `read` reads them.
+
+        Args:
+            load: Loads picture i as `[3, H, W]` float32 in 0..1, padding marked; None: it cannot be used.
+            count: Number of the pictures.
+            room: Bytes of pictures that are kept in memory, at most.
         """
         self.load, self.count, self.max_bytes = load, count, room
         self.kept: dict[int, Tensor] = {}
@@ -61,7 +65,7 @@ class GoodPictures:
         return usable
 
     def set_apart(self, learnt: Sequence[int]) -> LoadPicture:
-        """Refuse all pictures but `learnt` from now on, and return the function that loads the others."""
+        """Refuse all pictures except `learnt` from now on; return the function that loads the others."""
         self.numbers, self._held_out = [*learnt], frozenset(self._hashes).difference(learnt)
         return self._image
 
@@ -72,11 +76,11 @@ class GoodPictures:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the pictures kept."""
+        """Bytes of the pictures that are kept in memory."""
         return sum(image.nbytes for image in self.kept.values())
 
     def __getitem__(self, index: int) -> Tensor:
-        """Picture [3, H, W] float32 in 0..1, padding marked. FlawscopeError where it is held out."""
+        """Return picture `[3, H, W]` float32 in 0..1, padding marked; raise FlawscopeError if held out."""
         if index in self._held_out:
             raise FlawscopeError(f"picture {index} is held out, or a copy: learn from `numbers` alone")
         return self._image(index)
@@ -93,9 +97,11 @@ class GoodPictures:
 
 @dataclass
 class HeldOut:
-    """Pictures held out. Their pixels are not to be had, only a detector's features and values of them.
+    """Pictures held out. They give a detector's features and values, and not their pixels.
 
-    parts: their numbers, by group, in the order drawn. step: gets progress.
+    Attributes:
+        parts: Numbers of the pictures by their groups, in the order in which groups were drawn.
+        step: Called with the stage, the pictures done and the number of pictures.
     """
 
     parts: list[list[int]]
@@ -104,11 +110,11 @@ class HeldOut:
 
     @property
     def numbers(self) -> list[int]:
-        """Numbers of the pictures, rising."""
+        """Numbers of the pictures, in rising order."""
         return sorted(i for part in self.parts for i in part)
 
     def embed(self, model: Detector, numbers: Sequence[int], store: StoreFeatures) -> None:
-        """Features of some of the pictures. InputError where they overflow in the model's precision."""
+        """Call `store` with each picture's features; raise InputError where they overflow."""
 
         def checked(index: int, features: Tensor, inside: Tensor | None) -> None:
             if not bool(features.isfinite().all()):
@@ -121,7 +127,7 @@ class HeldOut:
         embed_pictures(model, self._load, numbers, checked, self.step, "calibration")
 
     def values(self, model: Detector, numbers: Sequence[int] | None = None) -> list[Values]:
-        """Values of the pictures `numbers`, in their order; None: of all."""
+        """Return the values of the pictures `numbers`, in their order; None: of all."""
         numbers = self.numbers if numbers is None else numbers
         found: dict[int, Values] = {}
 
@@ -132,12 +138,12 @@ class HeldOut:
         return [found[i] for i in numbers]
 
     def scored(self, model: Detector) -> dict[int, Values]:
-        """Values of all pictures, by their numbers: what a method is calibrated by."""
+        """Return the values of all pictures, by their numbers: a method is calibrated by them."""
         return dict(zip(self.numbers, self.values(model), strict=True))
 
 
 def measure_picture(model: Detector, features: Tensor, inside: Tensor | None) -> Values:
-    """Score, map maximum and map median of one picture; the median is over the pixels that count."""
+    """Return score, map maximum and map median of a picture; the median is over the pixels that count."""
     scores, maps = model.score(features[None], None if inside is None else inside[None])
     valid_mask = maps[0][model.region(inside)]
     return Values(float(scores[0]), float(maps.max()), float(valid_mask.median()))
@@ -148,7 +154,7 @@ Mask = NDArray[np.bool_]
 
 
 def pack_image(image: Tensor) -> Tensor:
-    """An image in fewer bytes, where that loses nothing."""
+    """Return an image in fewer bytes, where that loses nothing."""
     return torch.from_numpy(pack_images(image.numpy()))
 
 
@@ -158,20 +164,20 @@ def unpack_image(image: Tensor) -> Tensor:
 
 
 def to_pixels(image: Tensor) -> tuple[Pixels, Mask]:
-    """An image `[3, H, W]` as `[H, W, 3]` uint8, and the mask `[H, W]` bool of what is not padding."""
+    """Return an image `[3, H, W]` as `[H, W, 3]` uint8, and its mask `[H, W]` bool, False in the padding."""
     plain, inside = remove_padding_marks(image.numpy())
     return to_eight_bits(plain.transpose(1, 2, 0), Levels(0.0, 1.0)), inside
 
 
 def crop_padding(image: Tensor) -> tuple[Pixels, tuple[slice, slice]]:
-    """An image `[3, H, W]` without its padding as `[h, w, 3]` uint8, and its window in the image."""
+    """Return an image `[3, H, W]` without its padding, `[h, w, 3]` uint8, and the window that it fills."""
     pixels, inside = to_pixels(image)
     box = bounding_box(inside)
     return np.ascontiguousarray(pixels[box]), box
 
 
 def add_defect(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Puts a simulated defect on an image `[1, 3, H, W]` as the network takes it."""
+    """Return an image `[1, 3, H, W]` of the network's size with a simulated defect."""
     shown, inside = remove_padding_marks(image)
     pixels = to_eight_bits(shown[0].transpose(1, 2, 0), Levels(0.0, 1.0))
     bad = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None]

@@ -23,7 +23,7 @@ WeightsOrigin = dict[str, str]  # name, origin and licence of pretrained weights
 
 @dataclass(frozen=True)
 class Option:
-    """A flag of `flawscope fit` for a setting that this method has: `--augment` sets `augment`."""
+    """Flag of `flawscope fit` for a setting that this method has: `--augment` sets `augment`."""
 
     flag: str
     metavar: str
@@ -31,33 +31,35 @@ class Option:
 
     @property
     def setting(self) -> str:
+        """Name of the setting."""
         return self.flag.removeprefix("--").replace("-", "_")
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method and what it can do. Nothing is guessed from the names of its settings.
+    """Method of anomaly detection, and its abilities. Nothing is guessed from the names of its settings.
 
     Attributes:
-        name: as `--method` takes it and as model files store it.
-        config: its settings, a frozen dataclass; importing it loads no torch.
-        create: builds an untrained detector of settings and `roi`, [H, W] bool at the network's size or None,
-            and says where its pretrained weights came from. Use `deferred` for this and all other functions,
-            so that declaring a method costs nothing.
-        rebuild: builds the detector that a model file describes, of its settings and its tensors. InputError
-            where they do not fit each other.
-        fit: fits a detector in place and calibrates it.
-        presets: named sets of settings. `default` must be among them.
-        holds_out: keeps some good pictures back for calibration, first of all those that a data set sets
-            apart (`Task.divide`). Otherwise it calibrates by leaving out the pictures that it learns from.
-        takes_seen_defects: learns from real defects too (`--seen`).
-        finds_suspects: points out training pictures that do not look good, and can drop them.
-        extends: pictures can be added to a fitted model (`--update`).
-        predict_peak: predicts the peak memory of the process that fits, in bytes; None: unknown.
-        options: flags of `flawscope fit` for its own settings.
-        create_like: builds an untrained detector of settings, `roi` and the tensors of a fitted model of the
-            same settings, with that model's pretrained networks. InputError where its file does not hold all
-            that a fit needs. None: `create` makes the same networks again, without a file of the user's.
+        name: Name on the command line (`--method`) and in model files.
+        config: Its settings, a frozen dataclass; importing it loads no torch.
+        create: Builds an untrained detector of settings and `roi`, `[H, W]` bool at the network's size or
+            None; returns it with the origin of its pretrained weights. Make this and all other functions by
+            `deferred`, which loads nothing when a method is declared.
+        rebuild: Builds the detector that a model file describes, of its settings and its tensors; raises
+            InputError where they do not fit each other.
+        fit: Fits a detector in place and calibrates it.
+        presets: Named sets of settings. `default` must be among them.
+        holds_out: Whether it keeps some good pictures back for calibration, first of all those that a data
+            set sets apart (`Task.divide`). Else it calibrates by leaving out the pictures it learns from.
+        takes_seen_defects: Whether it learns from real defects too (`--seen`).
+        finds_suspects: Whether it points out training pictures that do not look good, and can drop them.
+        extends: Whether pictures can be added to a fitted model (`--update`).
+        predict_peak: Predicts the peak memory of the process that fits, in bytes; None: unknown.
+        options: Flags of `flawscope fit` for its own settings.
+        create_like: Builds an untrained detector of settings, `roi` and the tensors of a fitted model of the
+            same settings, with that model's pretrained networks; raises InputError where the model's file
+            lacks something that a fit needs. None: `create` makes the same networks again, without a file of
+            the user's.
     """
 
     name: str
@@ -79,8 +81,10 @@ class Method:
         """Whether it takes `--steps`, `--minutes` and `--resume`, and keeps a checkpoint."""
         return issubclass(self.config, TrainingSettings)
 
-    def configure(self, preset: str = "default", values: Mapping[str, object] | None = None) -> Any:
-        """Settings of the preset, then `values`. InputError names the wrong setting."""
+    def configure(
+        self, preset: str = "default", values: Mapping[str, object] | None = None
+    ) -> PictureSettings:
+        """Return the preset's settings, overridden by `values`; raise InputError for a wrong setting."""
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
         found = apply_tile_scale(self.presets[preset], values or {})
@@ -90,8 +94,12 @@ class Method:
         """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""
         return self.fit(model, task.without_load() if self.holds_out else task)
 
-    def parse_stored(self, values: Mapping[str, object]) -> Any:
-        """Settings as a model file holds them. Those that this version does not know are ignored."""
+    def parse_stored(self, values: Mapping[str, object]) -> PictureSettings:
+        """Build the settings of a model file without those that this version does not know.
+
+        Raises:
+            InputError: A value is wrong, or belongs to a setting that is gone.
+        """
         for name, value in getattr(self.config, "FIXED", {}).items():
             if values.get(name, value) != value:
                 raise InputError(f"the model's {name} is {values[name]!r:.30}, which is gone: fit anew")
@@ -99,8 +107,11 @@ class Method:
 
 
 def not_in_model_error(setting: str, name: str) -> InputError:
-    """Makes the error for a fit by the options of a model that learnt with a file or a folder which its own
-    file does not hold, and which is not sought by its name.
+    """Return the error for a fit like a model that learnt with a file or folder outside its own file.
+
+    Args:
+        setting: The setting that names the file or folder.
+        name: Its name, by which it is not sought.
     """
     return InputError(
         f"the model learnt with {name} ({setting}), which is not in its file: train it anew with "
@@ -109,10 +120,10 @@ def not_in_model_error(setting: str, name: str) -> InputError:
 
 
 def deferred(where: str) -> Callable[..., Any]:
-    """The function `package.module:name`, or `...:Class.name`, imported when it is first called."""
+    """Return the function `package.module:name`, or `...:Class.name`, which its first call imports."""
     module, _, path = where.partition(":")
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: object, **kwargs: object) -> object:
         found: Any = importlib.import_module(module)
         for name in path.split("."):
             found = getattr(found, name)

@@ -1,12 +1,13 @@
-"""PatchDetector: a detector that judges the patches of a frozen backbone, at one picture size or several; how
-its feature maps become patches (PatchCore, 3.1), and matrices from patches to pixels.
+"""PatchDetector: a detector that judges the patches of a frozen backbone, at one picture size or several.
+
+Feature maps become patches as in PatchCore, 3.1. Matrices bring values of patches to pixels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +24,15 @@ T = TypeVar("T")
 
 
 class PatchEmbedding(nn.Module):
-    """Maps `[B, C_j, H_j, W_j]` to patches `[B, H*W, D]` on the finest grid.
+    """Module that turns maps `[B, C_j, H_j, W_j]` into patches `[B, H*W, D]` on the finest grid.
 
     Every position takes in its p x p neighbourhood (stride 1, zero padded), the coarser maps are resized
-    bilinearly to the finest one, and the channels are joined.
+    bilinearly to the finest map, and the channels are joined.
 
     Without `dimensions` the neighbourhood is averaged and the channels are concatenated: D = sum of C_j.
     With it, the result equals the authors' pipeline of unfolding, adaptive average pooling of each layer's
-    C_j * p² numbers to `dimensions`, stacking, and adaptive pooling of the stack to `dimensions`, without
-    ever building the unfolded tensor: adaptive pooling is linear, so each layer needs one convolution.
+    C_j * p² numbers to `dimensions`, stacking, and adaptive pooling of the stack to `dimensions`. The
+    unfolded tensor is never built: adaptive pooling is linear, and a convolution a layer is enough.
     """
 
     def __init__(self, shapes: list[tuple[int, int, int]], neighbourhood: int, dimensions: int | None):
@@ -49,6 +50,7 @@ class PatchEmbedding(nn.Module):
                 self.register_buffer(f"kernel{j}", pack_groups(kernel, groups), persistent=False)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return the patches `[B, H*W, D]` of a map for each layer."""
         p = self.neighbourhood
         if self.dimensions is None:
             pooled = [F.avg_pool2d(m, p, stride=1, padding=p // 2) for m in maps]
@@ -71,10 +73,15 @@ class PatchEmbedding(nn.Module):
 
 
 class PatchBranch(nn.Module):
-    """Branch of a detector: sees the image at `size` as P patches of D numbers, and draws maps at the image's
-    own size.
+    """Branch of a detector: sees the image at `size` as P patches of D numbers.
 
-    stages: of the backbone, whose maps it joins.
+    It turns values of patches into maps of the image's own size.
+
+    Attributes:
+        size: (H, W) at which it sees the image.
+        stages: Stages of the backbone, whose maps it joins.
+        second: Whether it is of the second backbone.
+        grid: (h, w) of its patches, P = h w.
     """
 
     inside: Tensor  # [P], 1 where a patch counts
@@ -93,10 +100,14 @@ class PatchBranch(nn.Module):
         roi: Tensor,
         dimensions: int | None,
     ):
-        """Args:
-        backbone: the one of `spec`.
-        roi: [H, W] bool at the size of the images.
-        dimensions: D, as `PatchEmbedding` takes it.
+        """Set up the embedding, and the matrices between pixels and patches.
+
+        Args:
+            config: Settings of the method.
+            backbone: The backbone that `spec` names.
+            spec: Size and stages.
+            roi: Region of interest, `[H, W]` bool at the size of the images.
+            dimensions: D of the patches; None: the sum of the stages' channels (`PatchEmbedding`).
         """
         super().__init__()
         size = spec.size
@@ -119,7 +130,7 @@ class PatchBranch(nn.Module):
         self.register_buffer("inside", patches_in_region(roi, self.grid), persistent=False)
 
     def select_stages(self, of_stages: Sequence[T]) -> list[T]:
-        """Pick, of one for each stage of the backbone, those that this branch sees."""
+        """Return the items of this branch's stages, from an item for each stage of the backbone."""
         return [of_stages[place] for place in self.places]
 
     def patches(self, maps: Sequence[Tensor]) -> Tensor:
@@ -127,7 +138,7 @@ class PatchBranch(nn.Module):
         return self.embedding([m.float() for m in self.select_stages(maps)])
 
     def resize(self, images: Tensor) -> Tensor:
-        """The images at this size: antialiased bilinear, as two products."""
+        """Return the images at this branch's size: antialiased bilinear, as two products."""
         if not self.resizes:
             return images
         # as single planes: OpenVINO joins a product of four dimensions with the normalisation, and fails
@@ -135,10 +146,10 @@ class PatchBranch(nn.Module):
         return planes.view(-1, images.shape[1], *self.size)
 
     def valid_mask(self, inside: Tensor | None) -> Tensor:
-        """The patches that count, 1 or 0: `[P]`, or `[B, P]` where pictures are padded.
+        """Return which patches count, 1 or 0: `[P]`, or `[B, P]` where pictures are padded.
 
         Args:
-            inside: `[B, H, W]` bool, the pixels that count; None: those of the region of interest.
+            inside: The pixels that count, `[B, H, W]` bool; None: those of the region of interest.
         """
         if inside is None:
             return self.inside
@@ -146,19 +157,26 @@ class PatchBranch(nn.Module):
         return (seen > 0).to(self.row_windows.dtype).flatten(1)
 
     def anomaly_map(self, values: Tensor) -> Tensor:
-        """Values of patches `[B, P]` to maps `[B, H, W]`: bilinear resize and Gaussian, two products."""
+        """Return maps `[B, H, W]` of patches' values `[B, P]`: bilinear resize and Gaussian."""
         return self.rows @ values.view(-1, *self.grid) @ self.columns.T
 
 
-class PatchDetector(Detector):
-    """Has the way from images to patches and from their values to maps, and files.
+class _SecondBackboneSettings(Protocol):
+    """Settings of a method with a branch of a second backbone."""
 
-    A method with one picture size adds its tensors or networks in `__init__`, and `judge`; one with several
-    overrides `score`.
+    second_backbone: str
+    second_weights: str | None
+
+
+class PatchDetector(Detector):
+    """Detector that turns images into patches, and the patches' values into maps; it reads its model files.
+
+    A method with one picture size adds its tensors or networks in `__init__`, and `judge`. A method with
+    several sizes overrides `score`.
 
     Attributes:
         patches: P of each branch.
-        width: D, numbers in a patch of the branch with most; patches of others end in zeros.
+        width: The largest D of all branches; patches of the others end in zeros.
     """
 
     config: PatchSettings
@@ -179,22 +197,20 @@ class PatchDetector(Detector):
 
     @property
     def branches(self) -> Sequence[Any]:
-        """Branches, `PatchBranch` or the method's own, one for each of `config.branch_specs`, smallest size
-        first.
-        """
+        """Branches of `config.branch_specs`, smallest size first: `PatchBranch` or the method's own class."""
         return cast(Sequence[Any], self.views)
 
     @property
     def backbones(self) -> list[Backbone]:
-        """The backbone, and the second one where there is one."""
+        """The backbone, and the second backbone if there is one."""
         return [self.backbone] if self.second_backbone is None else [self.backbone, self.second_backbone]
 
     def branch(self, spec: BranchSpec) -> PatchBranch:
-        """A branch as the settings describe it."""
+        """Build a branch as the settings describe it."""
         return PatchBranch(self.config, self.backbones[spec.second], spec, self.roi, None)
 
     def judge(self, patches: Tensor) -> Tensor:
-        """Values `[B, P]` float32 of patches `[B, P, D]` float32; higher is more anomalous."""
+        """Return values `[B, P]` float32 of patches `[B, P, D]` float32; higher is more anomalous."""
         raise NotImplementedError
 
     def embed(self, images: Tensor) -> Tensor:
@@ -215,7 +231,7 @@ class PatchDetector(Detector):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def parts(self, features: Tensor) -> list[Tensor]:
-        """The patches of each branch, of all branches' `[..., P, D]` as `embed` gives them."""
+        """Split the patches of all branches, `[..., P, D]` from `embed`, into those of each branch."""
         split = features.split(self.patches, dim=-2)
         return [
             part if branch.embedding.width == self.width else part[..., : branch.embedding.width]
@@ -223,12 +239,13 @@ class PatchDetector(Detector):
         ]
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Turn patches `[B, P, D]` into scores `[B]` and maps `[B, H, W]`, by `judge`."""
         return self.drawn(self.judge(features), inside)
 
     def drawn(self, values: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Values `[B, P]` to scores `[B]`, the maxima of the maps, and maps `[B, H, W]`.
+        """Turn patches' values `[B, P]` into scores `[B]`, the maxima of the maps, and maps `[B, H, W]`.
 
-        Patches that do not count have the lowest value of those that do, so that they raise no score.
+        Patches that do not count have the lowest value of those that do: they raise no score.
         """
         values = fill_with_lowest(values, self.branches[0].valid_mask(inside) > 0)
         maps = self.bounded(self.branches[0].anomaly_map(values), inside)
@@ -238,27 +255,30 @@ class PatchDetector(Detector):
 
     @staticmethod
     def _backbones_of(
-        config: Any,
+        config: PatchSettings,
     ) -> list[tuple[str, tuple[int, ...], tuple[int, int], str | None]]:
-        """Name, stages, size and weights of each backbone, as `load_backbone` takes them."""
+        """Return name, stages, size and weights of each backbone: the arguments of `load_backbone`."""
         found = [(config.backbone, config.backbone_stages, config.network_size, config.weights)]
-        found += [
-            (config.second_backbone, branch.stages, branch.size, config.second_weights)
-            for branch in config.branch_specs
-            if branch.second
-        ]
+        for branch in config.branch_specs:
+            if branch.second:
+                second = cast(_SecondBackboneSettings, config)
+                found.append((second.second_backbone, branch.stages, branch.size, second.second_weights))
         return found
 
     @classmethod
     def create(cls, config: PatchSettings, roi: Tensor | None = None) -> tuple[Self, WeightsOrigin]:
-        """A detector with its backbone, not fitted, and the name, origin and licence of the weights."""
+        """Build a detector with its backbone, not fitted; return it with the weights' origin.
+
+        Returns:
+            The detector, and the name, origin and licence of the weights.
+        """
         loaded = [load_backbone(*one) for one in cls._backbones_of(config)]
         origin = {key: " + ".join(about[key] for _, about in loaded) for key in loaded[0][1]}
         return cls(config, loaded[0][0], roi, *(backbone for backbone, _ in loaded[1:])).eval(), origin
 
     @classmethod
     def create_like(cls, config: PatchSettings, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Self:
-        """A detector that is not fitted, with the backbones of a fitted model of the same settings."""
+        """Build a detector, not fitted, with the backbones of a fitted model of the same settings."""
         described = zip(cls._backbones_of(config), PREFIXES, strict=False)
         stored = [
             stored_backbone(name, stages, size, tensors, prefix)
@@ -268,6 +288,7 @@ class PatchDetector(Detector):
 
     @classmethod
     def rebuild(cls, config: Json, tensors: dict[str, Tensor]) -> Self:
+        """Build the detector of a model file; raise InputError where settings and tensors do not fit."""
         typed = cls.METHOD.parse_stored(config)
         roi = stored_region(typed, tensors)
         empty = [
@@ -283,7 +304,7 @@ class PatchDetector(Detector):
 
 
 def pooling_kernels(channels: list[int], p: int, dimensions: int) -> list[tuple[Tensor, int]]:
-    """Per layer the convolution `[n, C, p, p]` that equals both poolings, and its first output."""
+    """Return each layer's convolution `[n, C, p, p]` that equals both poolings, and its first output."""
     inner = adaptive_windows(len(channels) * dimensions, dimensions)
     kernels = []
     for j, c in enumerate(channels):
@@ -301,12 +322,12 @@ def pooling_kernels(channels: list[int], p: int, dimensions: int) -> list[tuple[
 
 
 def adaptive_windows(length: int, outputs: int) -> list[tuple[int, int]]:
-    """Adaptive average pooling's windows: output k averages start..stop of `length` inputs."""
+    """Return the windows of adaptive average pooling: output k averages inputs start..stop of `length`."""
     return [(k * length // outputs, -(-(k + 1) * length // outputs)) for k in range(outputs)]
 
 
 def block_groups(kernel: Tensor, channels: int) -> int:
-    """The largest number of groups for which the convolution is block-diagonal, so that it stays cheap."""
+    """Return the largest number of groups for which the convolution is block-diagonal: it becomes cheap."""
     outputs, most = len(kernel), math.gcd(len(kernel), channels)
     used = kernel.flatten(2).abs().sum(2) > 0  # [n, C]
     for groups in (n for n in range(most, 1, -1) if most % n == 0):
@@ -317,15 +338,16 @@ def block_groups(kernel: Tensor, channels: int) -> int:
 
 
 def pack_groups(kernel: Tensor, groups: int) -> Tensor:
+    """Return the weights `[n, C / groups, p, p]` of a block-diagonal convolution, as torch takes groups."""
     n, c = len(kernel) // groups, kernel.shape[1] // groups
     return torch.cat([kernel[g * n : (g + 1) * n, g * c : (g + 1) * c] for g in range(groups)])
 
 
 def smooth_matrix(matrix: Tensor, sigma: float) -> Tensor:
-    """Matrix `[size, cells]` float64 from cells to pixels, followed by a Gaussian of `sigma` pixels.
+    """Return a matrix `[size, cells]` float64 from cells to pixels, followed by a Gaussian of `sigma` pixels.
 
-    Both are linear and separable, so one matrix a side holds them exactly. The kernel reaches four sigma and
-    is mirrored at the border.
+    Both are linear and separable: a matrix a side holds them exactly. The kernel reaches four sigma and is
+    mirrored at the border.
     """
     if sigma <= 0:
         return matrix
@@ -337,14 +359,17 @@ def smooth_matrix(matrix: Tensor, sigma: float) -> Tensor:
 
 
 def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
-    """Matrix [size, grid] of a bilinear resize from `grid` to `size`, then a Gaussian of `sigma` pixels."""
+    """Return the matrix `[size, grid]` of a bilinear resize from `grid` to `size`, then a Gaussian.
+
+    `sigma` of the Gaussian is in pixels.
+    """
     identity = torch.eye(grid, dtype=torch.float64)[None]  # one column a grid cell
     resized = F.interpolate(identity, size=size, mode="linear", align_corners=False)[0]  # [grid, size]
     return smooth_matrix(resized.T, sigma).float().contiguous()
 
 
 def cell_windows(size: int, grid: int) -> Tensor:
-    """Matrix [grid, size], 1 where a pixel lies in a cell's window, as adaptive pooling divides them."""
+    """Return a matrix `[grid, size]`: 1 where a pixel lies in a cell's window of adaptive pooling."""
     pixels, cells = torch.arange(size), torch.arange(grid)[:, None]
     first = cells * size // grid
     end = -(-(cells + 1) * size // grid)
@@ -352,12 +377,12 @@ def cell_windows(size: int, grid: int) -> Tensor:
 
 
 def patches_in_region(roi: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mask [P] float, 1 where a patch's cell touches the region of interest."""
+    """Return a mask `[P]` float: 1 where a patch's cell touches the region of interest."""
     return F.adaptive_max_pool2d(roi[None].float(), grid).flatten()
 
 
 def reducing_matrix(size: int, whole: int) -> Tensor:
-    """Matrix [size, whole] of an antialiased bilinear resize from `whole` to `size`, as Pillow does it."""
+    """Return the matrix `[size, whole]` of Pillow's antialiased bilinear resize from `whole` to `size`."""
     factor = whole / size
     reach = max(factor, 1.0)
     centres = (torch.arange(size, dtype=torch.float64) + 0.5) * factor

@@ -1,8 +1,7 @@
-"""The methods at hand: those that come along, and those of installed packages. Torch-free.
+"""The available methods: flawscope's own, and those of installed packages. Torch-free.
 
 A package adds methods through the entry point group `flawscope.methods`: name = "package.module:METHOD".
-A model file names its method only. Nothing is imported because a file says so: the name must be one that is
-listed here.
+A model file only names its method, and cannot cause an import: the name must be listed here.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flawscope.config import setting_names
 from flawscope.errors import InputError, one_line_message, suggest_name
@@ -41,16 +40,16 @@ def _installed() -> Mapping[str, EntryPoint]:
 
 
 def names() -> list[str]:
-    """All methods at hand, those that come along first."""
+    """Return the names of all available methods, flawscope's own first."""
     return [*BUILT_IN, *sorted(_installed())]
 
 
 @cache
 def method(name: str) -> Method:
-    """The method called `name`.
+    """Return the method called `name`.
 
     Raises:
-        InputError: there is none, or the package that brings it cannot be imported.
+        InputError: There is no such method, or its package cannot be imported.
     """
     if name in BUILT_IN:
         found: Method = importlib.import_module(BUILT_IN[name]).METHOD
@@ -74,7 +73,7 @@ def method(name: str) -> Method:
 
 
 def loadable_methods() -> list[Method]:
-    """Every method that can be loaded."""
+    """Return every method that can be loaded."""
     found = []
     for name in names():
         try:
@@ -85,8 +84,10 @@ def loadable_methods() -> list[Method]:
 
 
 def default_method_name(name: str | None, preset: str) -> str:
-    """The name of the method that is meant: the one that is named, else patchcore, or where it has no such
-    preset the only one that has.
+    """Return the name of the method that a call means.
+
+    It is `name` where it is given, else patchcore; if patchcore lacks the preset and a single other method
+    has it, it is that method.
     """
     if name is not None or preset in method(DEFAULT).presets:
         return name or DEFAULT
@@ -95,15 +96,22 @@ def default_method_name(name: str | None, preset: str) -> str:
 
 
 def take_choices(settings: Json) -> tuple[str | None, str, str | int]:
-    """Takes `method`, `preset` and `seen` out of settings; one that is lacking, or a line without a value, is
-    the default, and of the method None.
+    """Remove `method`, `preset` and `seen` from settings, and return them.
+
+    A setting that is lacking, or has no value, has its default: None, default and 0.
     """
     method, preset, seen = (settings.pop(name, None) or None for name in ("method", "preset", "seen"))
     return method, preset or "default", seen or 0
 
 
-def configure(method: Method, preset: str = "default", values: Mapping[str, object] | None = None) -> Any:
-    """`Method.configure`; InputError names the methods that have a setting which this one has not."""
+def configure(
+    method: Method, preset: str = "default", values: Mapping[str, object] | None = None
+) -> PictureSettings:
+    """Return the preset's settings of a method, overridden by `values`.
+
+    Raises:
+        InputError: A setting is wrong, or the method lacks it; then the error names the methods that have it.
+    """
     for key in values or {}:
         if key not in setting_names(method.config):
             others = [one.name for one in loadable_methods() if key in setting_names(one.config)]
@@ -113,15 +121,21 @@ def configure(method: Method, preset: str = "default", values: Mapping[str, obje
 
 
 def wants_accurate(name: str, count: int) -> bool:
-    """Whether good pictures are so few that a method's preset `accurate`, a larger network, is worth its
-    time. InputError: there is no such method.
+    """Whether good pictures are few, and the method has a preset `accurate`, which is then worth its time.
+
+    Raises:
+        InputError: There is no such method.
     """
     return 0 < count <= FEW and "accurate" in method(name).presets
 
 
 def missing_package(name: str, preset: str) -> str:
-    """Command that installs the weights which a preset of a method needs and this machine lacks; empty: none
-    are lacking. InputError: there is no such method or preset.
+    """Return the command that installs the weights that a preset needs and this machine lacks.
+
+    It is empty if no weights are lacking.
+
+    Raises:
+        InputError: There is no such method or preset.
     """
     config = configure(method(name), preset)
     backbones = [getattr(config, key, None) for key in ("backbone", "second_backbone")]

@@ -1,4 +1,4 @@
-"""Settings that methods share. Torch-free, so that a wrong one is reported before torch is loaded."""
+"""Settings that methods share. Torch-free: a wrong setting is reported before torch is loaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ TRANSFORMER_BLOCKS = (6,)  # where `stages` are not given: later ones know what 
 
 
 class BranchSpec(NamedTuple):
-    """A size, the stages of a backbone that are joined there, and whether it is the second backbone."""
+    """Description of a branch of a detector.
+
+    Attributes:
+        size: (H, W) at which it sees the picture.
+        stages: Stages of the backbone that are joined at this size.
+        second: Whether the backbone is the second backbone.
+    """
 
     size: Size
     stages: tuple[int, ...]
@@ -33,7 +39,7 @@ class BranchSpec(NamedTuple):
 
 
 def check_rules(rules: Iterable[Rule]) -> None:
-    """Raise the InputError of the first rule that does not hold."""
+    """Raise InputError with the message of the first rule that does not hold."""
     for holds, text in rules:
         if not holds:
             raise InputError(f"setting {text}")
@@ -41,7 +47,7 @@ def check_rules(rules: Iterable[Rule]) -> None:
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """Settings of how pictures reach the network, checked when made: the base of every method's settings."""
+    """Settings of how pictures reach the network: the base of every method's settings. They are checked."""
 
     # the picture is scaled to: HxW, or N: N² pixels in the pictures' form; several joined by + where SIZES
     # allows it
@@ -73,11 +79,11 @@ class PictureSettings:
 
     @classmethod
     def complete(cls, values: Mapping[str, object]) -> Mapping[str, object]:
-        """Add settings that follow from others, where they are not given."""
+        """Return the values with settings that follow from them, where these are not given."""
         return values
 
     def rules(self) -> Iterable[Rule]:
-        """Rules beside those for pictures."""
+        """Return the method's own rules, beside those for pictures."""
         return ()
 
     def _picture_rules(self) -> Iterable[Rule]:
@@ -110,7 +116,7 @@ class PictureSettings:
         return max(side for size in self.sizes for side in size) <= MAX_SIDE
 
     def _describe_sizes(self) -> str:
-        """Says which sizes the network takes."""
+        """Describe the sizes that the network takes."""
         low, step = self.SMALLEST, self.MULTIPLE
         if step == 1:
             return f"between {low} and {MAX_SIDE} pixels on both sides"
@@ -119,12 +125,12 @@ class PictureSettings:
 
     @property
     def overlap_share(self) -> float:
-        """The share of a tile that its neighbour shows, too."""
+        """Share of a tile that its neighbour shows, too, 0..1."""
         return parse_overlap(self.overlap, self.tile or (1, 1)) or 0.0
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """(H, W) of each size that the picture is scaled to, smallest first."""
+        """(H, W) of each size to which the picture is scaled, smallest first."""
         parts = self.size.split("+")
         takes_one = self.SIZES == 1
         form = "N or HxW" if takes_one else "N, HxW, or several joined by +"
@@ -139,9 +145,10 @@ class PictureSettings:
         return tuple(sorted(found))
 
     def in_form(self, pictures: Sequence[Size]) -> Self:
-        """Returns the settings for pictures (H, W): sizes of one number become as many pixels in the form
-        that is usual among them. They stay squares with `tile`, `crop` or `keep_aspect`, and where pictures
-        are small.
+        """Return the settings for pictures of these (H, W): their usual form replaces squares.
+
+        A size N becomes a size of about N² pixels in the form that is usual among the pictures. It stays a
+        square with `tile`, `crop` or `keep_aspect`, and where pictures are small.
         """
         if self.tile is not None or self.crop is not None or self.keep_aspect:
             return self
@@ -161,18 +168,20 @@ class PictureSettings:
 
     @property
     def step(self) -> int:
-        """Sides that are chosen are multiples of it."""
+        """Number of pixels of which chosen sides are multiples."""
         return max(STEP, self.MULTIPLE)
 
     @property
     def network_sizes(self) -> tuple[Size, ...]:
-        """(H, W) that the networks see, smallest first."""
+        """(H, W) of each size that the networks see, smallest first."""
         return (self.crop,) if self.crop else self.sizes
 
     @property
     def pads(self) -> bool:
-        """Whether images may hold what does not count: padding beside a picture that is fitted in whole or
-        aligned, or what lies outside of the region of interest in a tile.
+        """Whether images may hold pixels that do not count.
+
+        These are padding beside a picture that is fitted in whole or aligned, and pixels of a tile outside
+        the region of interest.
         """
         return self.masked or (self.keep_aspect and self.crop is None)
 
@@ -185,10 +194,10 @@ class PictureSettings:
 def apply_tile_scale(preset: Facts, given: Facts) -> Json:
     """Merge settings, and replace a tile's `scale` by its `size` in the network.
 
-    `scale`: pixels of the picture per pixel of the network, 1 by default.
+    `scale` is pixels of the picture per pixel of the network, 1 by default.
 
     Raises:
-        InputError: a scale without tiles, or with a size.
+        InputError: A scale is given without tiles, or with a size.
     """
     values = {**preset, **given}
     scale = values.pop("scale", None)
@@ -224,6 +233,7 @@ class PatchSettings(PictureSettings):
 
     @classmethod
     def complete(cls, values: Mapping[str, object]) -> Mapping[str, object]:
+        """Return the values with `stages` of a transformer, where these are not given."""
         if patch_in_name(str(values.get("backbone", ""))) is None:
             return values
         return {"stages": TRANSFORMER_BLOCKS, **values}
@@ -237,16 +247,17 @@ class PatchSettings(PictureSettings):
 
     @property
     def patch(self) -> int | None:
-        """Pixels a side of a transformer's patches; None: the backbone is none."""
+        """Pixels a side of a transformer's patches; None: the backbone is no transformer."""
         return patch_in_name(self.backbone)
 
     @property
     def step(self) -> int:
+        """Number of pixels of which chosen sides are multiples: a transformer's patch."""
         return self.patch or super().step
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """Sizes as `PictureSettings.sizes` has them, in whole patches of a transformer."""
+        """(H, W) of each size to which the picture is scaled, smallest first, in whole patches."""
         found, patch = super().sizes, self.patch
         return found if patch is None else tuple(round_to_patches(size, patch, patch) for size in found)
 
@@ -258,19 +269,19 @@ class PatchSettings(PictureSettings):
 
     @property
     def backbone_stages(self) -> tuple[int, ...]:
-        """All stages of the backbone that the branches see."""
+        """All stages of the first backbone that the branches see, in rising order."""
         branches = (branch for branch in self.branch_specs if not branch.second)
         return tuple(sorted({stage for branch in branches for stage in branch.stages}))
 
 
 def patch_in_name(backbone: str) -> int | None:
-    """Pixels a side of the patches of a plain transformer, by timm's name of it; None: it is none."""
+    """Return the pixels a side of a plain transformer's patches, by its name in timm; None: it is none."""
     found = PATCH_SIZE_IN_NAME.match(backbone)
     return None if found is None else int(found[1])
 
 
 def round_to_patches(size: Size, patch: int, pixels: int) -> Size:
-    """The size, sides multiples of `patch`, at which a patch sees about `pixels` of `size` a side."""
+    """Return the size in multiples of `patch` at which a patch sees about `pixels` a side of `size`."""
     height, width = (max(1, round(side / pixels)) * patch for side in size)
     return height, width
 
@@ -295,28 +306,43 @@ class TrainingSettings(PictureSettings):
 
 
 class TrainingFields(Protocol):
-    """Settings of every training, also that of a teacher, as `TrainingSettings` has them."""
+    """Settings of every training, also that of a teacher; `TrainingSettings` has them."""
 
     @property
-    def held_out(self) -> float: ...
+    def held_out(self) -> float:
+        """Share of the good pictures that is kept for calibration."""
+
     @property
-    def steps(self) -> int | None: ...
+    def steps(self) -> int | None:
+        """Number of steps; None: the device's default, or as many as the minutes allow."""
+
     @property
-    def batch(self) -> int: ...
+    def batch(self) -> int:
+        """Number of pictures in a step."""
+
     @property
-    def rate(self) -> float: ...
+    def rate(self) -> float:
+        """Adam's largest learning rate."""
+
     @property
-    def schedule(self) -> str: ...
+    def schedule(self) -> str:
+        """Schedule of the learning rate: constant, drop or one_cycle."""
+
     @property
-    def decay(self) -> float: ...
+    def decay(self) -> float:
+        """Weight decay."""
+
     @property
-    def training(self) -> Literal["auto", "fp32", "bf16"]: ...
+    def training(self) -> Literal["auto", "fp32", "bf16"]:
+        """Precision while it learns."""
+
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Seed of all random numbers."""
 
 
 def training_rules(settings: TrainingFields) -> Iterable[Rule]:
-    """Rules of every training, also that of a teacher."""
+    """Return the rules of every training, also that of a teacher."""
     yield 0 < settings.held_out <= 0.5, "held_out must be above 0 and at most 0.5"
     yield settings.steps is None or settings.steps >= 1, "steps must be at least 1"
     yield settings.batch >= 1, "batch must be at least 1"

@@ -35,13 +35,14 @@ LeftOutRun = Callable[[Tensor], tuple[Array, Array]]  # images [n, 3, H, W] to s
 class Budget:
     """Time that a method which learns in steps may take, and the file that keeps its state until it ends.
 
-    minutes: until all must be done; None: the settings' number of steps.
-    checkpoint: file; None: a run that is stopped is lost.
-    resume: go on where the checkpoint stops; from the start if there is none.
-    checkpoint_interval: seconds between checkpoints.
-    scored_later: pictures that are scored after the method's `fit`, within the time too.
-    scored_if_time: pictures that are scored then if there is time.
-    started: beginning of the minutes on `time.monotonic`'s clock.
+    Attributes:
+        minutes: Minutes until all must be done; None: the settings' number of steps decides.
+        checkpoint: The file; None: a run that is stopped is lost.
+        resume: Whether to continue where the checkpoint stops, or from the start if there is no checkpoint.
+        checkpoint_interval: Seconds between checkpoints.
+        scored_later: Number of pictures that are scored after the method's `fit`, within the time too.
+        scored_if_time: Number of pictures that are scored then if there is time.
+        started: Beginning of the minutes on `time.monotonic`'s clock.
     """
 
     minutes: float | None = None
@@ -54,21 +55,24 @@ class Budget:
 
     @property
     def log(self) -> Path | None:
-        """The training log, a CSV file beside the checkpoint, which stays."""
+        """Path of the training log, a CSV file beside the checkpoint that stays; None: no checkpoint."""
         return None if self.checkpoint is None else training_log_path(self.checkpoint)
 
     @property
     def until(self) -> float | None:
-        """End of the minutes on `time.monotonic`'s clock."""
+        """End of the minutes on `time.monotonic`'s clock; None: there are none."""
         return None if self.minutes is None else self.started + 60 * self.minutes
 
 
 @dataclass(frozen=True)
 class SeenDefect:
-    """A defect that was seen, for methods that learn from them too.
+    """Defect that was seen, for methods that learn from defects too.
 
-    packed_image: [3, H, W], as the network sees it: uint8 where that loses nothing, else float32 in 0..1.
-    mask: [H, W] bool, True somewhere.
+    Attributes:
+        packed_image: Picture of the network's size, `[3, H, W]`: uint8 where that loses nothing, else
+            float32 in 0..1.
+        mask: Where the defect is, `[H, W]` bool, True somewhere.
+        name: Name of the picture.
     """
 
     packed_image: Tensor
@@ -77,16 +81,17 @@ class SeenDefect:
 
     @property
     def image(self) -> Tensor:
-        """The picture [3, H, W] float32 in 0..1."""
+        """The picture, `[3, H, W]` float32 in 0..1."""
         return unpack_image(self.packed_image)
 
 
 @dataclass(frozen=True)
 class TaskViews:
-    """Views of a task; without any its numbers are of pictures.
+    """Views of a task. Without views, the task's numbers are of pictures.
 
-    per_picture: how many, on average.
-    picture_of: [views], the number of each one's picture.
+    Attributes:
+        per_picture: Mean number of views of a picture.
+        picture_of: Number of each view's picture.
     """
 
     per_picture: float = 1
@@ -97,20 +102,23 @@ class TaskViews:
 class Task:
     """Input of `fit` beside the model.
 
-    load: picture i as [3, H, W] float32, or None where it must be left out (unreadable). A method that holds
-        pictures out has none: `divide` gives it those that it learns from.
-    groups: of each good picture; those of one and the same part share a number, and are held or left out
-        together. Those of an extended model's parts have its units' numbers.
-    rate: target false-alarm rate.
-    drop_suspects: leave out the pictures that do not look good.
-    reserved: numbers of good pictures that the data set sets apart, to be held out and not learnt from.
-    settle: gets the numbers of the pictures that were loaded, in order; gives those to keep (no copies).
-    seen: defects to learn from.
-    old: the artefact the model was rebuilt from, if it is being extended.
-    decoded_bytes: of the largest picture, for predictions of memory.
-    views: what the numbers are of.
-    calibration_pictures: how many to calibrate on, since the caller calibrates again; None: all.
-    say, step: get lines for a person and progress.
+    Attributes:
+        load: Loads picture i as `[3, H, W]` float32; None: it must be left out (unreadable). A method that
+            holds pictures out may not call it: `divide` gives it the pictures to learn from.
+        groups: Group number of each good picture. Pictures of the same part share a number, and are held or
+            left out together. Parts of a model that is extended have its units' numbers.
+        rate: Target false-alarm rate.
+        drop_suspects: Whether to leave out the pictures that do not look good.
+        reserved: Numbers of good pictures that the data set sets apart, to be held out and not learnt from.
+        settle: Gets the numbers of the loaded pictures, in order; returns those to keep (no copies).
+        seen: Defects to learn from.
+        old: The artefact from which the model was rebuilt, if it is being extended.
+        decoded_bytes: Bytes of the largest decoded picture, to predict memory.
+        views: Views of the task.
+        calibration_pictures: Number of pictures to calibrate on where the caller calibrates again; None: all.
+        budget: Time and checkpoint of a training.
+        say: Called with lines for a person.
+        step: Called with the stage, the number done and the number of all.
     """
 
     load: LoadPicture
@@ -139,7 +147,7 @@ class Task:
         return set() if self.old is None else {*learnt_units(self.old.manifest.pictures).values()}
 
     def without_load(self) -> Task:
-        """The task without `load`, so that a method that holds pictures out cannot learn from them."""
+        """Return the task without `load`: a method that holds pictures out cannot learn from them."""
         return self if isinstance(self.load, _RefusedLoad) else replace(self, load=_RefusedLoad(self.load))
 
     def divide(
@@ -148,12 +156,14 @@ class Task:
         """Read the pictures, and divide them into those to learn from and those to calibrate by.
 
         Args:
-            method: its name.
-            share, more: of pictures to hold out, and beyond what the rate needs, as `hold_out` has them.
-            room: bytes of pictures kept in memory.
+            method: Name of the method.
+            model: The detector that is fitted.
+            share: Share of the pictures to hold out, as for `hold_out`.
+            more: Number of pictures to hold out beyond the need of the rate, as for `hold_out`.
+            room: Bytes of pictures that are kept in memory.
 
         Raises:
-            InputError: too few pictures, or the region of interest lies in the padding of one.
+            InputError: There are too few pictures, or a picture's padding covers the region of interest.
         """
         read = self.load.read if isinstance(self.load, _RefusedLoad) else self.load
         region = model.roi.cpu()
@@ -179,13 +189,13 @@ class Task:
         return images, HeldOut(parts, self.step, others)
 
     def pluralize(self, count: int, what: str = "") -> str:
-        """A number of pictures, or of views where the task's numbers are of views, in words."""
+        """Return a number of pictures in words; of views, where the task's numbers are of views."""
         return pluralize(count, f"{what} {'picture' if self.views.per_picture == 1 else 'view'}".strip())
 
 
 @dataclass(frozen=True)
 class _RefusedLoad:
-    """`load` of a method that holds pictures out. read: loads them for `divide`."""
+    """`load` of a method that holds pictures out; `read` loads them for `divide`."""
 
     read: LoadPicture
 
@@ -197,18 +207,22 @@ class _RefusedLoad:
 class Fitted:
     """Output of `fit`, beside the model that it filled.
 
-    scored: values of the pictures to calibrate on, by number, rising: as if they had not been learnt from.
-    used: numbers of the pictures learnt from.
-    how: the pictures were scored, for the reader: "held out", "leave-one-picture-out", ...
-    promised: whether new pictures score like them.
-    held: numbers of the pictures kept for other purposes, by role.
-    dropped: numbers of the pictures left out.
-    suspects: numbers of the pictures that do not look good, with their scores, most suspicious first.
-    cells: features [C, D] of the cells of a grid on each picture learnt from, by its number, where the method
-        has such: by them groups of one kind are found.
-    extra: tensors kept beside the model's own.
-    leave_out: of a fit that leaves pictures out better than its model file can; None: of none.
-    summary: lines for a person, beside what the threshold means.
+    Attributes:
+        scored: Values of the pictures to calibrate on, as if they had not been learnt from, by their numbers
+            in rising order.
+        used: Numbers of the pictures learnt from.
+        how: How the pictures were scored, for the reader: "held out", "leave-one-picture-out", ...
+        promised: Whether new pictures score like them.
+        held: Numbers of the pictures kept for other purposes, by role.
+        dropped: Numbers of the pictures left out.
+        suspects: Scores of the pictures that do not look good, by their numbers, most suspicious first.
+        cells: Features `[C, D]` of the cells of a grid on each picture learnt from, by its number; they serve
+            to find groups of one kind. Empty: the method has none.
+        extra: Tensors kept beside the model's own.
+        leave_out: Leaves pictures out better than the model file can; None: the fit has no such class.
+        facts: Facts for the manifest.
+        notes: Notes for the manifest.
+        summary: Lines for a person, beside those about the threshold.
     """
 
     scored: dict[int, Values]
@@ -227,11 +241,14 @@ class Fitted:
 
 
 class LeaveOut:
-    """Scores images as if their group had not been learnt from, by what the model file holds
-    (`Detector.left_out`). A fit that knows better has a class of its own, which lasts as long as the fit.
+    """Scorer of images as if their group had not been learnt from, by the model file (`Detector.left_out`).
 
-    learnt: groups that were learnt from; images of others are scored as they are. tensors: of the model file.
-    has_bound: `bound` is faster than `score`.
+    A fit that can do this more exactly has its own subclass, which lasts as long as the fit.
+
+    Attributes:
+        learnt: Groups that were learnt from; images of other groups are scored unchanged.
+        tensors: Tensors of the model file.
+        has_bound: Whether `bound` is faster than `score`.
     """
 
     has_bound = False
@@ -242,21 +259,27 @@ class LeaveOut:
 
     @classmethod
     def of_fit(cls, model: Detector, fitted: Fitted, task: Task) -> Self:
-        """Leaves out the groups of a fit's task."""
+        """Build the scorer that leaves out the groups of a fit's task."""
         learnt = {task.groups[number] for number in fitted.used} | task.known_groups
         return cls(model, learnt, {**model.state_dict(), **fitted.extra})
 
     def bound(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
-        """`score`, or one that is nowhere lower, by what the model file holds."""
+        """Return the score and map of `score`, or higher ones, by the model file alone."""
         model, counted = self.model, None if inside is None else inside[None]
         if group not in self.learnt:
             return model.score(features[None], counted)
         return model.left_out(features[None], group, self.tensors, counted)
 
     def score(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
-        """Score an image of a picture of the task's `group`, from its features (`embed`, without the batch)
-        and the pixels `inside` [H, W] that count (None: the region of interest). None: the method cannot
-        leave out what it has learnt from.
+        """Score an image as if its group had not been learnt from.
+
+        Args:
+            group: Group of the image in the task.
+            features: Features of the image from `embed`, without the batch.
+            inside: The pixels `[H, W]` that count; None: the region of interest.
+
+        Returns:
+            Score `[1]` and map `[1, H, W]`; None where the method cannot leave the group out.
         """
         found = self.bound(group, features, inside)
         if found is None or group not in self.learnt:
@@ -271,18 +294,18 @@ class LeaveOut:
         return torch.maximum(score - above_score, torch.minimum(score, plain)), drawn.clamp(max=highest)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Features of images [1, 3, H, W]."""
+        """Return the features of images `[1, 3, H, W]`."""
         return self.model.embed(images)
 
     def run(self, group: int) -> LeftOutRun:
-        """Runs images as a session does, as if the group had not been learnt from.
+        """Return a function that runs images as a session does, as if the group had not been learnt from.
 
-        An `ExcludedPictureError` where the method cannot leave it out.
+        The function raises an `ExcludedPictureError` where the method cannot leave the group out.
         """
         return partial(self._run, group, self.score)
 
     def bound_run(self, group: int) -> LeftOutRun | None:
-        """A faster run, whose maps are nowhere lower; None: there is none."""
+        """Return a faster function than `run`, whose maps are nowhere lower; None: there is none."""
         if not (self.has_bound and self.model.score_is_map_maximum and group in self.learnt):
             return None
         return partial(self._run, group, self.bound)

@@ -1,8 +1,9 @@
-"""Work in fixed blocks, one thread a block: as fast as torch's own threads or faster, and the result does
-not depend on how many there are, because no block is ever divided among them.
+"""Work in fixed blocks, one thread a block: as fast as torch's own threads, or faster.
 
-torch keeps a number of threads for each thread, but one that has not used torch yet gets what any thread set
-last. So it is set to one in threads of our own alone, once, and no other thread is affected.
+The result does not depend on the number of threads, because no block is ever divided among them.
+
+torch keeps a number of threads for each thread; a thread that has not used torch yet gets the number that any
+thread set last. Here it is set to 1 once, in flawscope's own threads alone: no other thread is affected.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ T = TypeVar("T")
 
 
 class MapBlocks(Protocol):
-    """Calls a function for each item; returns its values in the items' order."""
+    """Function that maps items, several at a time."""
 
-    def __call__(self, work: Callable[[S], T], items: Iterable[S]) -> list[T]: ...
+    def __call__(self, work: Callable[[S], T], items: Iterable[S]) -> list[T]:
+        """Call `work` for each item, and return its values in the items' order."""
 
 
 THREAD_NAME = "flawscope"  # of the threads
@@ -61,7 +63,7 @@ def workers(device: torch.device | str = "cpu") -> Iterator[MapBlocks]:
 
 
 def run_serially(work: Callable[[], T], device: torch.device | str = "cpu") -> T:
-    """Run `work()` in inference mode in one thread: for work between blocks, too small to be divided."""
+    """Run `work()` in inference mode in one thread: for work between blocks that is too small to divide."""
     if torch.device(device).type != "cpu" or torch.get_num_threads() == 1:
         with torch.inference_mode():
             return work()
@@ -79,7 +81,7 @@ def _call_in_inference_mode(work: Callable[[S], T], item: S) -> T:
 
 
 def _pool(kind: str, count: int) -> ThreadPoolExecutor:
-    """The pool of this kind with `count` threads. It lives as long as the process."""
+    """Return the pool of this kind with `count` threads. It lives as long as the process."""
     with _lock:
         if (kind, count) not in _pools:
             with ThreadPoolExecutor(1) as fresh:
@@ -117,8 +119,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def reuse_freed_memory() -> None:
-    """Has this process keep memory that it freed for the next tensors, where glibc allocates it: else each
-    feature map is given back and asked for anew, which is most of a fit's system time.
+    """Let this process keep freed memory for the next tensors, where glibc allocates it.
+
+    Else each feature map is given back and asked for anew, which is most of a fit's system time.
     """
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -127,8 +130,9 @@ def reuse_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Has glibc give back pages that it holds between others in use, which `reuse_freed_memory` leaves: of
-    pictures that are decoded, reduced and freed these are several times what is kept.
+    """Let glibc give back free pages that lie between used ones, which `reuse_freed_memory` leaves.
+
+    Of pictures that are decoded, reduced and freed, these pages are several times the kept data.
     """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,5 +1,7 @@
-"""Pages for the browser: of answers and figures (`report`), and of a person's review of them (`review`); the
-templates, texts, scripts and styles that a station's pages add theirs to. Torch-free.
+"""Pages for the browser. Torch-free.
+
+`report` has the pages of results and figures, `review` those of a person's review. A station's pages add
+their own templates, texts, scripts and styles to those of `templates`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Templates, texts, scripts and styles of pages: of the review's own, which other pages add theirs to."""
+"""Templates, texts, scripts and styles of the review's pages; other pages add their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import quote
 
 from flawscope.errors import FlawscopeError
@@ -33,8 +33,10 @@ class Texts:
     Called with a key such as "live.hold" it returns the text, formatted with the values.
 
     Args:
-        own: texts in the language.
-        english: texts by all keys. `flat` has them where the language has none; `missing` names these keys.
+        language: Code of the language.
+        own: Texts in the language, by key.
+        english: English texts by all keys. `flat` has them where the language has none; `missing` has the
+            keys of those.
     """
 
     def __init__(self, language: str, own: Mapping[str, str], english: Mapping[str, str]):
@@ -43,15 +45,20 @@ class Texts:
         self.missing = english.keys() - own.keys()
 
     def __call__(self, key: str, /, **values: object) -> str:
+        """Return the text of a key, formatted with the values. KeyError where the key is unknown."""
         return self.flat[key].format(**values)
 
     def text_or(self, key: str, other: str) -> str:
-        """Return the text of a key, or of the other key where the first is unknown."""
+        """Return the text of `key`, or of `other` where `key` is unknown."""
         return self.flat.get(key, self.flat[other])
 
     def count(self, key: str, number: int, /, **values: object) -> str:
-        """Return the text for a number of things, in the form that the language has for the number: its key
-        ends with _one or _many.
+        """Return the text for a number of things, in the language's form for that number.
+
+        Args:
+            key: Key of the text without its ending, _one or _many.
+            number: Number of things; the text may contain it as {n}.
+            values: Further values of the text.
         """
         counted = _counted_key(self.language, key, number)
         if counted in self.missing:
@@ -74,7 +81,7 @@ class Texts:
         return self(f"common.reason_{reason['code']}", **values)
 
     def number(self, value: float | None, digits: int = 3) -> str:
-        """Format a number with so many significant digits, and the language's decimal mark."""
+        """Format a number with significant digits and the language's decimal mark; None gives a dash."""
         if value is None:
             return "–"
         text = f"{value:.{digits}g}"
@@ -83,7 +90,7 @@ class Texts:
         return text if self.language == "en" else text.replace(".", ",")
 
     def value(self, value: object) -> str:
-        """Format a value of JSON: numbers as `number` does, what a list or a mapping holds side by side."""
+        """Format a value of JSON; values in a list or a mapping are separated by commas."""
         if isinstance(value, dict):
             return ", ".join(f"{name} {self.value(one)}".replace("_", " ") for name, one in value.items())
         if isinstance(value, list):
@@ -98,13 +105,16 @@ def _counted_key(language: str, key: str, number: int) -> str:
 
 
 class Pages:
-    """Pages from folders of assets: templates and static files by name, and texts, whose sections are joined:
-    `texts/LANGUAGE.yaml`, or `texts/PAGE.yaml` with each language.
+    """Pages from folders of assets.
+
+    A folder holds templates, static files, and texts: `texts/LANGUAGE.yaml`, or `texts/PAGE.yaml` with all
+    languages. Sections of texts from several files are joined.
 
     Args:
-        folders: of assets beside those of the review.
-        languages: their own names by code; texts that one lacks are shown in English.
-        more: names that every template knows.
+        folders: Folders of assets beside that of the review.
+        languages: Names of the languages, each in the language itself, by code; missing texts are shown in
+            English.
+        more: Values that every template knows, by name.
     """
 
     security_headers: ClassVar[dict[str, str]] = {
@@ -125,7 +135,7 @@ class Pages:
 
     @functools.cached_property
     def texts(self) -> dict[str, Texts]:
-        """Texts by language. FlawscopeError where a language has a key that English has not."""
+        """Texts by language. FlawscopeError where a language has a key that English lacks."""
         english = self._read_texts(DEFAULT_LANGUAGE)
         found = {}
         for language in self.languages:
@@ -139,7 +149,7 @@ class Pages:
 
     @property
     def missing_texts(self) -> list[str]:
-        """A line for each language that lacks texts, with their number."""
+        """Lines, for each language that lacks texts, with their number."""
         lines = []
         for language, texts in self.texts.items():
             if not texts.missing:
@@ -149,21 +159,25 @@ class Pages:
         return lines
 
     def texts_for(self, chosen: str | None, accept_language: str = "") -> Texts:
-        """Return the texts of the language that the person chose, else of the first in the header
-        Accept-Language that there is, else English ones.
+        """Return the texts of the language that a person chose, or that the browser asks for, or English.
+
+        Args:
+            chosen: Code of the language that the person chose; None: none.
+            accept_language: Header Accept-Language; its first known language is taken.
         """
         accepted = (part.split(";")[0].strip().lower()[:2] for part in accept_language.split(","))
         names = (name for name in (chosen, *accepted) if name in self.texts)
         return self.texts[next(names, None) or DEFAULT_LANGUAGE]
 
     def _read_texts(self, language: str) -> dict[str, str]:
-        """Return the texts of a language by key. A key without a text is as one that is not there."""
+        """Return the texts of a language by key; keys without a text are left out."""
         found: dict[str, str] = {}
         for file in self._text_files():
             stem = file.name.removesuffix(".yaml")
             if stem in self.languages and stem != language:
                 continue
             content = load_yaml(file.read_text(encoding="utf-8")) or {}
+            assert isinstance(content, dict)
             sections = content if stem == language else content.get(language) or {}
             found |= _flat_texts(sections)
         return found
@@ -185,13 +199,16 @@ class Pages:
         root: str = "",
         **more: object,
     ) -> str:
-        """Render a page from a template, which is named without its suffix.
+        """Render a page from a template.
 
         Args:
-            script: data for the page's script, beside the language and the keys of texts that are in English
-                since the language has none.
-            root: prefix of the paths of static files.
-            theme: of `THEMES`; any other: that of the browser.
+            template: Name of the template without its suffix.
+            texts: Texts of the page's language.
+            script: Data for the page's script, beside the language and the keys whose texts are in English
+                because the language has none.
+            theme: A name of `THEMES`; any other value: the browser's theme.
+            root: Prefix of the paths of static files.
+            **more: Further values of the template.
         """
 
         def static(file: str) -> str:
@@ -206,15 +223,15 @@ class Pages:
         text: str = self._environment.get_template(f"{template}.html.j2").render(values)
         return text
 
-    def render_standalone(self, template: str, texts: Texts, **context: Any) -> str:
+    def render_standalone(self, template: str, texts: Texts, **context: object) -> str:
         """Render a page as a file that needs no server: with its style, without scripts."""
-        text = self.render(template, texts, {}, theme="light", **context)
+        text = self.render(template, texts, {}, theme="light", root="", **context)
         css = self.static_files["pages.css"][0].decode()
         return text.replace("</head>", f"<style>{css}</style></head>", 1)
 
     @functools.cached_property
     def static_files(self) -> dict[str, tuple[bytes, str, str]]:
-        """Content, hash and media type, by name, of all files that the pages may ask for."""
+        """Content, hash and media type of all files that the pages may ask for, by name."""
         files = {}
         for folder in self._folders:
             for name, file in _walk(folder):
@@ -237,7 +254,7 @@ class Pages:
 
 
 def _flat_texts(sections: Mapping[str, Mapping[str, object] | None]) -> dict[str, str]:
-    """Return the texts of sections by `SECTION.KEY`."""
+    """Return the texts of all sections, by `SECTION.KEY`."""
     found = {}
     for name, section in sections.items():
         for key, text in (section or {}).items():

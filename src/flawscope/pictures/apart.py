@@ -1,9 +1,12 @@
-"""Finds pictures that lie apart from the rest of a set, alone or as a small group of one kind: misfires,
-parts of another product. Pictures of such a kind explain each other, so that leaving out one shows nothing.
+"""Finds pictures that lie apart from the rest of a set, alone or as a small group of one kind.
 
-Each picture is compared with those of other units (parts; near-duplicates are one) but the 0, 1, 2, ...
-nearest, and all pictures alike: so the usual distances are measured with as many left out. Those beyond a
-gap are apart; for pictures of one unit, which are odd together, the gap must be wider. Torch-free.
+Such pictures are misfires or parts of another product. Pictures of one kind explain each other, so that
+leaving out one shows nothing.
+
+Each picture is compared with those of other units (parts; near-duplicates are one unit), leaving out the 0,
+1, 2, ... nearest, and all pictures alike: so the usual distances are measured with as many left out. Pictures
+beyond a gap are apart; for pictures of one unit, which are unusual together, the gap must be wider.
+Torch-free.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ Height = Callable[[Distances], Distances]  # how far cells [C, ...] are away tog
 
 GRID = 8  # cells of a picture along each side
 FARTHEST_SHARE = 0.25  # of a picture's cells: the mean of their distances counts
-MAX_SHARE = 5  # at most one of so many pictures is apart: more of a kind are a variant of the product
+MAX_SHARE = 5  # at most one of five pictures is apart: more of a kind are a variant of the product
 MAX_GROUP = 6  # nearest pictures that are left out, at most
 MIN_PICTURES, MIN_UNITS = 16, 8  # below which nothing can be said
 MAX_COMPARED = 1000  # pictures, drawn evenly: the time grows with their square
@@ -36,8 +39,15 @@ LEAST_STEP = 1.0  # of the look as a whole, in spreads: nearer pictures are alik
 def find_apart(
     cells: Sequence[NDArray[np.float32] | None], looks: Sequence[FeatureValues], units: Sequence[int]
 ) -> list[list[int]]:
-    """Places of the pictures that lie apart, in groups of one kind: by their features, and by their look as a
-    whole, of `MAX_COMPARED` drawn evenly. cells: of each picture; None: not known.
+    """Return the pictures that lie apart, by their places, in groups of one kind.
+
+    They lie apart by their features, or by their look as a whole; the look is compared for `MAX_COMPARED`
+    pictures drawn evenly.
+
+    Args:
+        cells: Features of each picture's cells; None where they are not known.
+        looks: Measures of each picture's look (`measure_appearance`); empty where not known.
+        units: Number of the part that each picture shows.
     """
     found = _apart_by_features(cells, units)
     known = {place for places in found for place in places}
@@ -50,7 +60,7 @@ def find_apart(
 
 
 def _apart_by_features(cells: Sequence[NDArray[np.float32] | None], units: Sequence[int]) -> list[list[int]]:
-    """Places of the pictures whose features lie apart, in groups of one kind."""
+    """Return the places of pictures whose features lie apart, in groups of one kind."""
     places = [place for place, own in enumerate(cells) if own is not None]
     if not places:
         return []
@@ -60,10 +70,11 @@ def _apart_by_features(cells: Sequence[NDArray[np.float32] | None], units: Seque
 
 
 def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[int]]:
-    """Places of the pictures that lie apart, in groups of one kind, by their features.
+    """Return the places of pictures that lie apart by their features, in groups of one kind.
 
-    cells: [N, C, D], features of the cells of each picture; cells may change places from picture to picture.
-    units: [N], equal for pictures of one part.
+    Args:
+        cells: Features [N, C, D] of each picture's cells; cells may change places from picture to picture.
+        units: [N], equal for pictures of one part.
     """
     count = len(cells)
     if not _tell_enough(units):
@@ -87,8 +98,13 @@ def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[
 
 
 def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -> list[list[int]]:
-    """Places of the pictures that lie apart together by their look as a whole (`measure_appearance`); never
-    one picture, whose look a single good one may have. units: as of `groups_apart`.
+    """Return groups of pictures, by their places, that lie apart together by their look as a whole.
+
+    A single picture is no group: a good picture may look unlike the others.
+
+    Args:
+        looks: Measures of each picture's look (`measure_appearance`); empty where not known.
+        units: [N], equal for pictures of one part.
     """
     known = [place for place, look in enumerate(looks) if look]
     own = np.array([units[place] for place in known])
@@ -113,8 +129,16 @@ def _tell_enough(units: Sequence[int] | NDArray[np.intp]) -> bool:
 def _leave_out(
     units: NDArray[np.intp], compare: Compare, height: Height
 ) -> tuple[NDArray[np.intp], Distances]:
-    """The picture nearest to each of the K nearest other units [N, K], nearest first, and the distance [N, K]
-    to the others but the first 0, 1, 2, ... of these units.
+    """Measure each picture's distance to the others with the nearest other units left out.
+
+    Args:
+        units: [N], equal for pictures of one part.
+        compare: Compares a picture's cells with the nearest of each picture, [C, N].
+        height: Joins the distances of cells into one.
+
+    Returns:
+        The picture nearest to each in each of the K nearest other units [N, K], nearest first; and the
+        distance [N, K] to the other pictures without the first 0, 1, 2, ... of these units.
     """
     count = len(units)
     few = max(1, min(MAX_GROUP, count // MAX_SHARE))
@@ -134,8 +158,9 @@ def _leave_out(
 def _find_groups(
     nearest: NDArray[np.intp], left_out: Distances, units: NDArray[np.intp], gap: float, single_gap: float
 ) -> list[list[int]]:
-    """The pictures beyond the widest gaps, joined with those of them that are nearest to them, and those of
-    their unit.
+    """Return the pictures beyond the widest gaps, in groups.
+
+    A picture beyond a gap is joined with those beyond it that are nearest to it, and with those of its unit.
     """
     rest, apart = list(range(len(nearest))), dict[int, int]()  # and the group of each that is apart
     while found := _beyond_gap(left_out[rest], units[rest], gap, single_gap):
@@ -154,9 +179,9 @@ def _find_groups(
 
 
 def _beyond_gap(left_out: Distances, units: NDArray[np.intp], gap: float, single_gap: float) -> list[int]:
-    """Places beyond the widest gap in the distances with 0, 1, 2, ... left out; none where all are narrow.
+    """Return the places beyond the widest gap in the distances with 0, 1, 2, ... left out; none without one.
 
-    A gap with k left out tells of k + 1 pictures or more: fewer would be beyond it with fewer left out.
+    A gap with k left out concerns k + 1 pictures or more: fewer would be beyond it with fewer left out.
     """
     widest, found = 1.0, list[int]()
     for k in range(left_out.shape[1]):

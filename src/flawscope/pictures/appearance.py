@@ -21,14 +21,17 @@ SAMPLES_PER_SIDE = 64  # pixels that are measured, along each side
 MIN_SAMPLES = 16  # measured pixels that must show the product
 MIN_PICTURES = 10  # with fewer, the next good pictures may lie outside of the range
 FAR_SHIFT = 1.0  # distance of a picture outside of the training pictures' range, in widths of the range
-LOG_OFFSET = 1 / 512  # half a grey level, so that flat pictures have a logarithm
+LOG_OFFSET = 1 / 512  # half a grey level: flat pictures have a logarithm, too
 
 
 class Feature(NamedTuple):
     """Measured feature of a picture's appearance.
 
-    low_label, high_label: words for a picture that has less or more of it than the training pictures.
-    min_width: least width of a range, so that a set of equal pictures does not make the next one strange.
+    Attributes:
+        name: Name of the feature.
+        low_label: Words for a picture that has less of it than the training pictures.
+        high_label: Words for a picture that has more of it than the training pictures.
+        min_width: Least width of a range, so that a set of equal pictures does not make the next one strange.
     """
 
     name: str
@@ -51,7 +54,7 @@ FeatureValues = tuple[float, ...]
 
 
 def measure_appearance(image: NDArray[np.float32], roi: NDArray[np.bool_] | None = None) -> FeatureValues:
-    """Measures a network's input [3, H, W], 0..1, padding marked: a number for each of `FEATURES`.
+    """Measure a network's input [3, H, W], 0..1, padding marked: return a number for each of `FEATURES`.
 
     Only pixels of the picture inside the region of interest [H, W] count; empty where too few of them do.
     """
@@ -100,14 +103,14 @@ class AppearanceRange:
 
     @classmethod
     def from_measures(cls, measured: Iterable[FeatureValues]) -> AppearanceRange | None:
-        """Returns the range of measured pictures; None where they are fewer than `MIN_PICTURES`."""
+        """Return the range of measured pictures; None where they are fewer than `MIN_PICTURES`."""
         rows = [one for one in measured if one]
         if len(rows) < MIN_PICTURES:
             return None
         return cls(tuple((min(values), max(values)) for values in zip(*rows, strict=True)), len(rows))
 
     def shifts(self, measured: FeatureValues) -> FeatureValues:
-        """Returns distances from the range, in its widths: below 0 under it, 0 within, above 0 over it."""
+        """Return distances from the range, in its widths: below 0 under it, 0 within, above 0 over it."""
         found = []
         for value, (low, high), feature in zip(measured, self.ranges, FEATURES, strict=bool(measured)):
             outside = min(value - low, 0.0) + max(value - high, 0.0)
@@ -115,7 +118,7 @@ class AppearanceRange:
         return tuple(found)
 
     def widen(self, shifts: Iterable[FeatureValues]) -> AppearanceRange:
-        """Returns the range of these pictures and of others, which are given by their `shifts`."""
+        """Return the range that also covers other pictures, which are given by their `shifts`."""
         rows = [one for one in shifts if one]
         ranges = list(self.ranges)
         for one in rows:
@@ -128,6 +131,7 @@ class AppearanceRange:
     # ---- facts of a model
 
     def to_dict(self) -> Json:
+        """Return values that JSON can hold, for a model's facts; features without bounds are left out."""
         ranges = {
             feature.name: [round(value, 6) for value in pair]
             for feature, pair in zip(FEATURES, self.ranges, strict=True)
@@ -137,7 +141,7 @@ class AppearanceRange:
 
     @classmethod
     def from_facts(cls, facts: Facts) -> AppearanceRange | None:
-        """Reads the range from a model's facts; None where there is none, or none of a known feature."""
+        """Read the range from a model's facts; None where there is none, or none of a known feature."""
         try:
             kept = facts[APPEARANCE_KEY]
             names = [feature.name for feature in FEATURES if feature.name in kept["ranges"]]
@@ -149,7 +153,7 @@ class AppearanceRange:
 
 
 def _parse_range(pair: Sequence[float]) -> tuple[float, float]:
-    """Range of a feature. ValueError and others: it is damaged."""
+    """Return the range of a feature; raise ValueError or another error where it is damaged."""
     low, high = map(float, pair)
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise ValueError("a range")
@@ -157,13 +161,14 @@ def _parse_range(pair: Sequence[float]) -> tuple[float, float]:
 
 
 def is_far(shifts: FeatureValues) -> bool:
-    """Whether a picture looks otherwise as a whole than those learnt from."""
+    """Whether a picture's look as a whole lies far outside the training pictures' range."""
     return max(map(abs, shifts), default=0.0) > FAR_SHIFT
 
 
 def describe_shifts(shifts: Sequence[FeatureValues]) -> str:
-    """Names the features in which most of these pictures lie outside of the range: at most three, farthest
-    first.
+    """Name the features in which most of these pictures lie outside the range, at most three.
+
+    The feature that lies farthest outside comes first.
     """
     middle = np.median(np.asarray(shifts, dtype=np.float64), axis=0)
     order = sorted(range(len(FEATURES)), key=lambda k: -abs(middle[k]))
@@ -172,7 +177,7 @@ def describe_shifts(shifts: Sequence[FeatureValues]) -> str:
 
 
 def pixel_format(picture: NDArray[np.number]) -> str:
-    """Names the kind of a decoded picture's pixels: "colour", "grey", "16-bit grey", ..."""
+    """Return the kind of a decoded picture's pixels, in words: "colour", "grey", "16-bit grey", ..."""
     if picture.dtype != np.uint8:
         return f"{8 * picture.dtype.itemsize}-bit {'grey' if picture.shape[2] < 3 else 'colour'}"
     if picture.shape[2] < 3 or picture.strides[2] == 0:

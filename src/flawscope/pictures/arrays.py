@@ -1,4 +1,4 @@
-"""Checks pictures that are given as numpy arrays, places what is transparent over white, and parts values."""
+"""Checks pictures given as numpy arrays, composites transparent ones over white, and finds thresholds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ TOLERANCE = 1e-3  # of the white level, by which floats may lie outside of 0 and
 
 
 def picture_error(name: str, reason: str, remedy: str) -> InputError:
+    """Return the error of a picture that cannot be read: its name, the reason and the remedy."""
     return InputError(unread_failure(name, f"{' '.join(reason.split())}; {remedy}"))
 
 
 def from_numpy(array: NDArray[np.number], name: str) -> NDArray[np.number]:
-    """Checks an array, and converts it to what `decode` returns; uint8 of three channels is not copied."""
+    """Check an array and convert it to the form of `decode`; uint8 of three channels is not copied."""
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
@@ -40,9 +41,10 @@ def from_numpy(array: NDArray[np.number], name: str) -> NDArray[np.number]:
 
 
 def check_values(array: NDArray[np.number], name: str) -> NDArray[np.number]:
-    """Checks the values [H, W, C] of an array; floats become float32.
+    """Check the values [H, W, C] of an array; floats become float32.
 
-    InputError: others than uint8, uint16 and finite floats, or none.
+    Raises:
+        InputError: Its values are not uint8, uint16 or finite floats, or it has none.
     """
     if array.ndim != 3 or array.size == 0:
         raise picture_error(
@@ -57,7 +59,7 @@ def check_values(array: NDArray[np.number], name: str) -> NDArray[np.number]:
 
 
 def narrow_integers(values: NDArray[np.number]) -> NDArray[np.number]:
-    """Integers that are neither uint8 nor uint16 as these where they lie in 0..65535, else as float32."""
+    """Convert other integers to uint8 or uint16 where they lie in 0..65535, else to float32."""
     if values.dtype.kind not in "iu" or values.dtype in (np.uint8, np.uint16):
         return values
     whole = np.uint8 if values.dtype == np.int8 else np.uint16
@@ -65,12 +67,12 @@ def narrow_integers(values: NDArray[np.number]) -> NDArray[np.number]:
 
 
 def grey_with_alpha(values: NDArray[np.number], name: str) -> NDArray[np.number]:
-    """Deep grey [H, W, 1] of grey with alpha [H, W, 2]."""
+    """Return deep grey [H, W, 1] of grey with alpha [H, W, 2], composited over white."""
     return _opaque(values[:, :, :1], values[:, :, 1:], name)
 
 
 def _opaque(colours: NDArray[np.number], alpha: NDArray[np.number], name: str) -> NDArray[np.number]:
-    """Composites colours [H, W, C] over white, by their alpha [H, W, 1]."""
+    """Composite colours [H, W, C] over white, by their alpha [H, W, 1]."""
     lowest, highest = alpha.min(), alpha.max()
     if lowest == highest:  # it says nothing, such as 0 in the unused fourth channel of a camera's BGRX
         return colours
@@ -89,7 +91,7 @@ def _opaque(colours: NDArray[np.number], alpha: NDArray[np.number], name: str) -
 
 
 def composite_over_white(image: Image.Image) -> Image.Image:
-    """Converts any 8-bit mode to L or RGB; transparent pixels show white.
+    """Convert any 8-bit mode to L or RGB; transparent pixels show white.
 
     An alpha that is the same everywhere says nothing about the pixels, and is left out.
     """
@@ -116,13 +118,18 @@ def composite_over_white(image: Image.Image) -> Image.Image:
 
 
 def grey_as_rgb(array: NDArray[np.number]) -> NDArray[np.number]:
-    """uint8 [H, W] or [H, W, 1 or 3] -> [H, W, 3]; grey channels share their memory (stride 0)."""
+    """Return uint8 [H, W] or [H, W, 1 or 3] as [H, W, 3]; grey channels share their memory (stride 0)."""
     if array.ndim == 2:
         array = array[:, :, None]
     return np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array
 
 
 def require_finite(values: Float32, name: str) -> Float32:
+    """Return float values if all are finite and none stands for missing data.
+
+    Raises:
+        InputError: Some are NaN or infinite, or some have one value far off all others (`no_data_value`).
+    """
     if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
         raise picture_error(name, "some pixels are not finite numbers", "replace NaN and infinity first")
     if (none := no_data_value(values)) is not None:
@@ -133,8 +140,10 @@ def require_finite(values: Float32, name: str) -> Float32:
 
 
 def otsu(values: NDArray[np.number]) -> tuple[float, float]:
-    """Otsu's threshold, and the share of the variance that it explains, 0..1 (Otsu, IEEE Transactions on
-    Systems, Man and Cybernetics 9, 1979).
+    """Return Otsu's threshold, and the share of the variance that it explains, 0..1.
+
+    Source:
+        Otsu, IEEE Transactions on Systems, Man and Cybernetics 9, 1979.
     """
     counts, edges = np.histogram(values, bins=128)
     middles = (edges[:-1] + edges[1:]) / 2
@@ -150,18 +159,24 @@ def otsu(values: NDArray[np.number]) -> tuple[float, float]:
 
 
 def check_picture(picture: NDArray[np.number], name: str = "picture") -> None:
-    """Refuse anything but `[H, W, 3]` uint8: textures in 0..1 pasted into pictures in 0..255 have made
-    defects invisible elsewhere.
+    """Raise InputError for anything but a picture [H, W, 3] uint8.
+
+    Textures in 0..1 pasted into pictures in 0..255 have made defects invisible elsewhere.
     """
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise InputError(f"A {name} is [H, W, 3] uint8 in 0..255, not {list(picture.shape)} {picture.dtype}.")
 
 
 def check_depth(picture: NDArray[np.number], white: float | None, black: float | None, name: str) -> None:
-    """InputError for a deep picture whose values lie far off a model's levels: it would be black or white.
+    """Raise InputError for a deep picture whose values lie far off a model's levels.
 
-    white, black: levels of the model; None: it learnt from 8-bit pictures, or has no black level, as earlier
-    models.
+    With these levels it would look black or white.
+
+    Args:
+        picture: The decoded picture.
+        white: White level of the model; None: it learnt from 8-bit pictures.
+        black: Black level of the model; None: it has none, like earlier models.
+        name: Name of the picture, for the error.
     """
     level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)
     lowest, largest = float(picture.min()), float(picture.max())
@@ -182,9 +197,13 @@ def check_depth(picture: NDArray[np.number], white: float | None, black: float |
 
 
 def _check_median(picture: NDArray[np.number], used: Levels, levels: Levels, name: str) -> None:
-    """InputError where half of the values lie beyond a model's black or white level.
+    """Raise InputError where half of a picture's values lie beyond a model's black or white level.
 
-    used: lowest and largest value of the picture. levels: of the model.
+    Args:
+        picture: The decoded picture.
+        used: Lowest and largest value of the picture.
+        levels: Levels of the model.
+        name: Name of the picture, for the error.
     """
     black, white = levels
     has_brighter = used.white > 2 * white - black
@@ -202,7 +221,7 @@ def _check_median(picture: NDArray[np.number], used: Levels, levels: Levels, nam
 
 
 def _check_floats(largest: float, white: float | None, black: float | None, name: str) -> None:
-    """InputError for floats up to `largest` in another unit than the levels of a model."""
+    """Raise InputError for floats up to `largest` in another unit than the levels of a model."""
     level = white or 1.0
     is_unit = level == 1 or (level < 1 and black is None)
     if is_unit and largest > level * (1 + TOLERANCE):

@@ -1,8 +1,8 @@
-"""Reads pictures of more than three channels, such as near infrared beside colour, or a part under several
-lights, and parts them into pictures of one or three channels each. Torch-free.
+"""Reads pictures of more than three channels and parts them into pictures of one or three channels each.
 
-Channels are the samples of a pixel of all pages of a TIFF file that have one size and type, or the last axis
-of an array [H, W, N] or of a .npy file. None of them is taken for transparency.
+Further channels are near infrared beside colour, or a part under several lights. Channels are the samples of
+a pixel of all pages of a TIFF file that have one size and type, or the last axis of an array [H, W, N] or of
+a .npy file. No channel is taken for transparency. Torch-free.
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ _GROUP = re.compile(r"(\d+)(?:-(\d+))?")
 
 @dataclass(frozen=True)
 class Channels:
-    """Channels of a picture, `count` of them. groups: numbers of those seen together, from 0: one, as grey,
-    or three, as red, green and blue.
+    """Channels of a picture, and the groups in which they are seen.
+
+    Attributes:
+        count: Number of channels.
+        groups: Numbers, from 0, of the channels seen together: one as grey, or three as red, green and blue.
     """
 
     count: int
@@ -65,8 +68,14 @@ class Channels:
 
     @classmethod
     def of(cls, wanted: str, sources: Sequence[PictureSource]) -> Channels:
-        """Channels of the first picture that can be read. wanted: "all", or groups by numbers from 1, such as
-        "1-3,4". InputError: none can be read, or the channels are not there.
+        """Return the channels of the first picture that can be read.
+
+        Args:
+            wanted: "all", or groups by numbers from 1, such as "1-3,4".
+            sources: The pictures.
+
+        Raises:
+            InputError: No picture can be read, or the channels are not there.
         """
         groups = None if wanted == ALL else _parse(wanted)
         reason = "there are no pictures"
@@ -80,21 +89,26 @@ class Channels:
         raise InputError(reason)
 
     def to_dict(self) -> Json:
-        """Returns values that JSON knows, for `from_dict`."""
+        """Return values that JSON can hold, for `from_dict`."""
         return {"count": self.count, "groups": [list(group) for group in self.groups]}
 
     @classmethod
     def from_dict(cls, data: Facts) -> Channels:
-        """Reads what `to_dict` returned. InputError where it is damaged."""
+        """Read the values that `to_dict` returned.
+
+        Raises:
+            InputError: They are damaged.
+        """
         try:
             return cls(int(data["count"]), tuple(tuple(group) for group in data["groups"]))
         except (KeyError, TypeError, ValueError):
             raise InputError("the channels of the model cannot be read: fit anew") from None
 
     def read(self, source: PictureSource | HashedPicture, name: str | None = None) -> NDArray[np.number]:
-        """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32.
+        """Read all channels of a picture, [H, W, N] uint8, uint16 or float32.
 
-        InputError: it cannot be read, or has others than those that were learnt.
+        Raises:
+            InputError: It cannot be read, or has other channels than those that were learnt.
         """
         name = name or source_name(source)
         values, _ = read_channels(source, name)
@@ -107,29 +121,29 @@ class Channels:
         return values
 
     def split(self, picture: NDArray[np.number]) -> Iterator[NDArray[np.number]]:
-        """Yields the picture of each group, [H, W, 3], or [H, W, 1] of deep grey, as `decode` returns it."""
+        """Yield the picture of each group, [H, W, 3], or [H, W, 1] of deep grey, in the form of `decode`."""
         for group in self.groups:
             yield decode(np.ascontiguousarray(picture[:, :, list(group)]))
 
     def describe(self) -> str:
-        """Describes the groups for a person."""
+        """Describe the groups for a person."""
         named = ["-".join(str(k + 1) for k in (group[0], group[-1])[: len(group)]) for group in self.groups]
         return f"{self.count} channels, seen as {', '.join(named)}"
 
 
 def first_channels(picture: NDArray[np.number], channels: Channels | None) -> NDArray[np.number]:
-    """The picture of the first group of a decoded picture with these channels; None: it has no others."""
+    """Return the first group's part of a decoded picture with `channels`; without channels all of it."""
     return picture if channels is None else next(channels.split(picture))
 
 
 def mean_channel(values: NDArray[np.number]) -> NDArray[np.number]:
-    """Mean of the channels of a picture, grey of its type as `decode` returns it."""
+    """Return the mean of a picture's channels, grey of its type in the form of `decode`."""
     mean = values.mean(2, keepdims=True, dtype=np.float32)
     return decode((mean if values.dtype.kind == "f" else np.rint(mean)).astype(values.dtype))
 
 
 def _parse(wanted: str) -> Groups:
-    """Reads groups by the numbers of their channels, from 1."""
+    """Parse groups given by the numbers of their channels, from 1."""
     groups = []
     for word in wanted.split(","):
         match = _GROUP.fullmatch(word.strip())
@@ -144,8 +158,14 @@ def _parse(wanted: str) -> Groups:
 
 
 def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDArray[np.number], Groups]:
-    """Reads all channels of a picture, [H, W, N] uint8, uint16 or float32, and the groups that its file
-    tells: colours together, all else by itself. InputError: it cannot be read.
+    """Read all channels of a picture and their groups.
+
+    Returns:
+        Values [H, W, N] uint8, uint16 or float32, and the groups that the file states: colours together,
+        every other channel by itself.
+
+    Raises:
+        InputError: The picture cannot be read.
     """
     if isinstance(source, HashedPicture):
         values, groups = read_channels(source.data, name)
@@ -164,9 +184,7 @@ def read_channels(source: PictureSource | HashedPicture, name: str) -> tuple[NDA
 
 
 def _read_beyond_pillow(source: PillowSource, name: str) -> tuple[NDArray[np.number], Groups] | None:
-    """Reads the channels of a file or its bytes, as `_read_stream` does; None where Pillow reads it whole,
-    and where there is no such file.
-    """
+    """Read the channels of a file or its bytes; None where Pillow reads it whole, or it is not there."""
     if isinstance(source, bytes):
         return _read_stream(io.BytesIO(source), name)
     if not isinstance(source, str | os.PathLike) or not Path(source).is_file():
@@ -181,9 +199,7 @@ def _channels_of_array(array: NDArray[np.number], name: str) -> tuple[NDArray[np
 
 
 def _read_stream(stream: IO[bytes], name: str) -> tuple[NDArray[np.number], Groups] | None:
-    """Reads an array, or the pages of a TIFF that have one size and depth; None where Pillow reads the file
-    whole.
-    """
+    """Read an array, or a TIFF's pages of one size and depth; None where Pillow reads the file whole."""
     array = read_array(stream, name)
     if array is not None:
         return _channels_of_array(array, name)
@@ -198,7 +214,11 @@ def _read_stream(stream: IO[bytes], name: str) -> tuple[NDArray[np.number], Grou
 def _read_pages(
     stream: IO[bytes], pages: Sequence[tiff.Page], name: str
 ) -> tuple[NDArray[np.number], Groups]:
-    """Reads the channels of pages of one size and depth. InputError: they are too many to hold at once."""
+    """Read the channels of pages of one size and depth.
+
+    Raises:
+        InputError: They are too many to hold at once.
+    """
     count = sum(page.channels for page in pages)
     if count * math.prod(pages[0].size) > MAX_VALUES:
         raise picture_error(name, f"it has {count} channels of many pixels", "cut it into parts")
@@ -211,7 +231,7 @@ def _read_pages(
 
 
 def _groups(widths: Sequence[int], values: NDArray[np.number]) -> Groups:
-    """Groups of so many channels one after the other, and the rest by itself."""
+    """Return groups of `widths` channels one after another, then each further channel by itself."""
     groups, at = [], 0
     for width in (*widths, *[1] * (values.shape[2] - sum(widths))):
         groups.append(tuple(range(at, at + width)))
@@ -220,9 +240,10 @@ def _groups(widths: Sequence[int], values: NDArray[np.number]) -> Groups:
 
 
 def first_group(source: PictureSource) -> tuple[NDArray[np.number], str]:
-    """Reads a picture as `decode` does; of one with more channels the first group, and says which it has.
+    """Read a picture as `decode` does; of a picture with more channels the first group, and describe them.
 
-    InputError: it cannot be read.
+    Raises:
+        InputError: It cannot be read.
     """
     try:
         return decode(source), ""
@@ -235,8 +256,9 @@ def first_group(source: PictureSource) -> tuple[NDArray[np.number], str]:
 
 
 def displayed(source: PictureSource) -> NDArray[np.uint8]:
-    """Reads a picture for a person, [H, W, 3]; of one with more channels the first group.
+    """Read a picture for display, [H, W, 3] uint8; of a picture with more channels the first group.
 
-    InputError: it cannot be read.
+    Raises:
+        InputError: It cannot be read.
     """
     return to_eight_bits(first_group(source)[0])

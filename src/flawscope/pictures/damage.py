@@ -1,9 +1,9 @@
 """Finds pictures whose pixels are not all there, although they can be decoded. Torch-free.
 
-What is known of a JPEG stands in `jpeg`. Where a transfer ended in another file, the rest is zeros, or what
-the memory held: rows of exactly equal values that begin in the middle of a row. Where sectors of a disk or
-pages of memory were lost, bytes of a file are zeros or ones: they begin or end within a pixel, or where
-sectors do. What was drawn begins and ends with pixels, anywhere in the file.
+`jpeg` finds missing pixels of a JPEG. Where a transfer of another file ended, the rest is zeros, or old
+content of the memory: rows of exactly equal values that begin in the middle of a row. Where sectors of a disk
+or pages of memory were lost, bytes of a file are zeros or ones: they begin or end within a pixel, or at the
+bounds of sectors. Drawn areas begin and end with pixels, anywhere in the file.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ HOLE = "the file is damaged (a stretch of its bytes is empty)"
 _CHECKSUM = "the file is damaged (a checksum differs)"
 _EXACT = frozenset({"PNG", "BMP", "DIB", "TIFF", "PPM", "GIF", "WEBP"})  # pixels may be as they were stored
 _WEBP_SPARE = 8  # bytes that an encoder may leave at the end
-_EMPTY = bytes(64)  # at the end of an AVIF, whose data never ends so
+_EMPTY = bytes(64)  # end of a cut AVIF: whole data never ends with it
 _NEAR = 16  # pixels beside the end of a transfer that are looked at
-_MIN_CUT = 8  # pixels of a row that are missing, for that to be known
-_MAX_EQUAL = 0.1  # share of the pixels above these that may be like them
-_MIN_VALUES = 3  # different ones among as many pixels; what is drawn has fewer
-_HOLE, _SECTOR = 128, 512  # bytes: fewer alike in a row are not looked at; the smallest sector of a disk
+_MIN_CUT = 8  # pixels of a row that are missing, at least
+_MAX_EQUAL = 0.1  # share of the pixels above the missing ones that may be like them
+_MIN_VALUES = 3  # different ones among as many pixels; drawn areas have fewer
+_HOLE, _SECTOR = 128, 512  # bytes: shortest stretch that is looked at; smallest sector of a disk
 _TORN_PIXELS = 2  # of a stretch, at most: one at each end
 _ROWS_AT_ONCE = 16
 _STEP, _SHARE = 16, 0.2  # levels, and share of a value, from a pixel to its neighbour
 _FILLS = {0: re.compile(b"\0+"), 255: re.compile(b"\xff+")}
-_LOST_LEVEL = 16  # of 255: what a colour lacks at least beside its neighbours, where a pixel is torn
+_LOST_LEVEL = 16  # of 255: least difference of a torn pixel's colour from its neighbours'
 _PIXELS = {  # bytes of a pixel of uncompressed files, by Pillow's name of how they lie there
     **dict.fromkeys(("L", "P"), 1), "I;16": 2, **dict.fromkeys(("RGB", "BGR"), 3),
     **dict.fromkeys(("RGBA", "RGBX", "BGRA", "BGRX", "CMYK"), 4),
@@ -54,10 +54,13 @@ Tile = tuple[str, tuple[int, int, int, int], int, str | tuple[str, int, int]]
 
 
 def load(image: Image.Image) -> str:
-    """Loads an image that was opened and not loaded yet.
+    """Load an image that was opened and not loaded yet.
 
-    Returns what is missing; empty where nothing is known to be. OSError and what else Pillow raises: it is
-    damaged.
+    Returns:
+        What is missing; empty where nothing is known to be.
+
+    Raises:
+        OSError: It is damaged; Pillow raises other errors, too.
     """
     tiles: Sequence[Tile] = getattr(image, "tile", ())
     kind = image.format or ""
@@ -106,9 +109,9 @@ def _file_data(image: Image.Image) -> bytes:
 
 
 def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
-    """Returns the fault of a BMP or PPM that has more rows than its header names; empty: it has none.
+    """Return the fault of a BMP or PPM that has more rows than its header states; empty: it has none.
 
-    Whoever appends something to a file does not change all the sizes in it.
+    Programs that append to a file do not change all the sizes in it.
     """
     if kind not in ("BMP", "PPM") or len(tiles) != 1 or tiles[0][0] != "raw":
         return ""
@@ -123,8 +126,9 @@ def _excess_rows_fault(kind: str, tiles: Sequence[Tile], data: bytes) -> str:
 
 
 def _sizes_in_header(data: bytes, offset: int) -> list[int]:
-    """Bytes of a BMP's pixels, by the size of the file and by their own in its header; 0 tells nothing.
-    offset: where they begin.
+    """Return the bytes of a BMP's pixels as its header states them, by the file's size and by their own.
+
+    A size of 0 states nothing and is left out. `offset` is where the pixels begin.
     """
     by_file = int.from_bytes(data[2:6], "little") - offset
     own = int.from_bytes(data[34:38], "little")
@@ -154,10 +158,11 @@ def _equal_rows(values: NDArray[np.number]) -> NDArray[np.bool_]:
 
 
 def has_cut(values: NDArray[np.number]) -> bool:
-    """Whether a transfer ended within a picture, [H, W] or [H, W, C] in the order in which it is stored: rows
-    of equal values begin in the middle of a row up to which the picture goes on; if others follow, they end
-    so, too. Bands, masks and backgrounds begin with a row, or where something ends that the row before shows
-    as well.
+    """Whether a transfer ended within a picture, [H, W] or [H, W, C] in the order in which it is stored.
+
+    Then rows of equal values begin in the middle of a row, up to which the picture goes on; if other rows
+    follow, the equal values also end within a row. Bands, masks and backgrounds begin with a row, or where
+    something ends that the row before shows as well.
     """
     values = values.reshape(*values.shape[:2], -1)
     for begin, end in _runs(_equal_rows(values), values[:, 0, 0]):
@@ -169,7 +174,7 @@ def has_cut(values: NDArray[np.number]) -> bool:
 
 
 def _runs(rows: NDArray[np.bool_], values: NDArray[np.number]) -> Iterator[tuple[int, int]]:
-    """Yields begin and end of consecutive rows that have one value."""
+    """Yield begin and end of consecutive rows that have one value."""
     changes = np.flatnonzero((rows[1:] != rows[:-1]) | (rows[1:] & (values[1:] != values[:-1]))) + 1
     ends = [0, *changes.tolist(), len(rows)]
     for begin, end in pairwise(ends):
@@ -200,7 +205,10 @@ def _ends_within(rows: NDArray[np.number], value: np.number) -> bool:
 
 
 def _stored_fault(image: Image.Image, tiles: Sequence[Tile], data: bytes) -> str:
-    """Say what is missing in uncompressed pixels, or in JPEGs within a TIFF, of an image not loaded yet."""
+    """Return what is missing in uncompressed pixels, or in JPEGs within a TIFF.
+
+    The image is not loaded yet.
+    """
     tags: Mapping[int, object] = getattr(image, "tag_v2", {})
     if tags.get(_COMPRESSION) == _TIFF_JPEG:
         return next(filter(None, map(_jpeg_fault, _inner_jpegs(tags, data))), "")
@@ -214,8 +222,12 @@ def _stored_fault(image: Image.Image, tiles: Sequence[Tile], data: bytes) -> str
 
 
 class _StoredRows(NamedTuple):
-    """Uncompressed pixels in a file: begin and end of each stretch of rows that lie one after another; bytes
-    of a row and of a pixel.
+    """Place of uncompressed pixels in a file.
+
+    Attributes:
+        stretches: Begin and end of each stretch of rows that lie one after another, in bytes.
+        stride: Bytes of a row.
+        pixel: Bytes of a pixel.
     """
 
     stretches: list[tuple[int, int]]
@@ -224,8 +236,9 @@ class _StoredRows(NamedTuple):
 
 
 def _stored_rows(tiles: Sequence[Tile], width: int) -> _StoredRows | None:
-    """Finds the rows of uncompressed pixels; None where pixels are compressed, of another kind, or where
-    a tile holds no whole rows.
+    """Find the rows of uncompressed pixels.
+
+    None where pixels are compressed or of another kind, or where a tile does not hold whole rows.
     """
     stretches: list[tuple[int, int]] = []
     stride = pixel = 0
@@ -249,9 +262,10 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
     go on; or it begins and ends where sectors of the file do, within rows.
 
     Args:
-        offset: where in the file they begin.
-        stride: bytes of a row.
-        pixel: bytes of a pixel.
+        stored: Bytes of the pixels.
+        offset: Where in the file they begin.
+        stride: Bytes of a row.
+        pixel: Bytes of a pixel.
     """
     values, coloured = np.frombuffer(stored, np.uint8), None
     for fill, begin, end in _equal_bytes(stored):
@@ -271,15 +285,27 @@ def has_hole(stored: bytes, offset: int, stride: int, pixel: int) -> bool:
 
 
 def _torn_ends(ends: tuple[int, int], stride: int, pixel: int, size: int) -> list[int]:
-    """Finds the ends of a stretch of equal bytes that lie within a pixel of colour. size: of all bytes."""
+    """Return the ends of a stretch of equal bytes that lie within a pixel of colour.
+
+    Args:
+        ends: Begin and end of the stretch.
+        stride: Bytes of a row.
+        pixel: Bytes of a pixel.
+        size: Number of bytes of all pixels.
+    """
     if pixel <= 2:
         return []
     return [at for at in ends if at % stride % pixel and at < size]
 
 
 def _fills_sectors(ends: tuple[int, int], offset: int, stride: int, size: int) -> bool:
-    """Whether a stretch of equal bytes begins and ends where sectors of the file do, within rows. size: of
-    all bytes, which begin at `offset` in the file.
+    """Whether a stretch of equal bytes begins and ends where sectors of the file do, within rows.
+
+    Args:
+        ends: Begin and end of the stretch.
+        offset: Where in the file the pixels begin.
+        stride: Bytes of a row.
+        size: Number of bytes of all pixels.
     """
     for at in ends:
         if at % stride == 0:
@@ -298,7 +324,7 @@ def _rows_go_on(values: NDArray[np.uint8], fill: int, begin: int, end: int, stri
 
 
 def _equal_bytes(stored: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields value, begin and end of stretches of zeros and of ones."""
+    """Yield value, begin and end of stretches of zeros and of ones."""
     for fill, run in _FILLS.items():
         end = 0
         while (begin := stored.find(bytes([fill]) * _HOLE, end)) >= 0:
@@ -323,14 +349,23 @@ def _coloured(values: NDArray[np.uint8], stride: int, pixel: int) -> set[int]:
 
 
 def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: int, is_end: bool) -> bool:
-    """Whether a pixel of colour has lost channels on one side of a place, which are `fill`: by what it has
-    kept, and by the colours of its neighbours, they were others.
+    """Whether a pixel of colour has lost channels on one side of a place, where they are `fill`.
+
+    By its other channels and by the colours of its neighbours, the lost channels had other values.
+
+    Args:
+        values: Bytes of the pixels.
+        fill: Value of the lost bytes, 0 or 255.
+        at: The place, where a stretch of lost bytes begins or ends.
+        stride: Bytes of a row.
+        pixel: Bytes of a pixel.
+        is_end: Whether the stretch ends there.
     """
     phase = at % stride % pixel
     first, ahead = at - phase, 1 if is_end else -1
     kept, lost = (slice(phase, pixel), slice(phase)) if is_end else (slice(phase), slice(phase, pixel))
 
-    def levels(place: int) -> NDArray[np.float64]:  # 0: as what was lost
+    def levels(place: int) -> NDArray[np.float64]:  # 0: equal to the lost bytes
         return (values[place : place + pixel] ^ fill).astype(np.float64)
 
     places = [place for place in (first + ahead * pixel, first + ahead * stride) if place >= 0]
@@ -342,7 +377,7 @@ def _is_torn(values: NDArray[np.uint8], fill: int, at: int, stride: int, pixel: 
 
 
 def _inner_jpegs(tags: Mapping[int, Any], data: bytes) -> Iterator[bytes]:
-    """Yields the strips or tiles of a TIFF, each as a JPEG of its own."""
+    """Yield the strips or tiles of a TIFF, each as a JPEG of its own."""
     tables = bytes(tags.get(_JPEG_TABLES, b""))[:-2]
     offsets, counts = (next((tags[tag] for tag in kinds if tag in tags), ()) for kinds in _PLACES)
     for offset, count in zip(offsets, counts, strict=False):
@@ -359,7 +394,7 @@ def _jpeg_fault(data: bytes) -> str:
 
 
 def _png_fault(data: bytes) -> str:
-    """Pillow checks no checksum of the pixel data of a PNG, and stops reading after the last row."""
+    """Return the fault of a PNG by its checksums, which Pillow does not check for pixel data."""
     stream = io.BytesIO(data)
     for kind, length in png_chunks(stream):
         body, check = stream.read(length), stream.read(4)
@@ -374,7 +409,7 @@ def _png_fault(data: bytes) -> str:
 
 
 def _webp_fault(data: bytes) -> str:
-    """The data of a WebP ends with what its last pixels need; where these do without, it is not theirs."""
+    """Return the fault of a WebP whose last bytes its pixels do not need: they belong to another file."""
     at = 12
     while (name := data[at : at + 4]) not in (b"VP8 ", b"VP8L", b""):
         at += 8 + (int.from_bytes(data[at + 4 : at + 8], "little") + 1) // 2 * 2
@@ -390,12 +425,12 @@ def _webp_fault(data: bytes) -> str:
 
 
 def _jpeg2000_fault(data: bytes) -> str:
-    """The codestream of a JPEG 2000 ends with a mark; zeros in its place are read as empty packets."""
+    """Return the fault of a JPEG 2000 without its end mark; zeros in its place are read as empty packets."""
     return "" if data.rstrip(b"\0\n").endswith(b"\xff\xd9") else TRUNCATED
 
 
 def _avif_fault(data: bytes) -> str:
-    """The data of an AV1 picture never ends with zeros."""
+    """Return the fault of an AV1 picture that ends with zeros, which whole data never does."""
     at = last = 0
     while 0 <= at < len(data) - 8:
         last, size = at, int.from_bytes(data[at : at + 4], "big")

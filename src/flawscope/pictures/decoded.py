@@ -26,9 +26,11 @@ S = TypeVar("S")
 class Survey(NamedTuple):
     """Sizes and levels of the pictures, known before a fit reads them.
 
-    levels: of all deep pictures; None where all have 8 bits. remarks: what is clipped or stretched.
-    largest: bytes of the largest one.
-    sizes: (H, W) of each, upright; None where it cannot be read.
+    Attributes:
+        levels: Levels of all deep pictures; None where all have 8 bits.
+        largest: Bytes of the largest picture.
+        sizes: (H, W) of each picture, upright; None where it cannot be read.
+        remarks: Remarks on values that are clipped or stretched.
     """
 
     levels: Levels | None
@@ -52,8 +54,12 @@ class _Memory:
 
 
 class _Header(NamedTuple):
-    """Survey of a picture that is not decoded. is_deep: it has to be, for its values may be others than of
-    8 bits. size_bytes: of its pixels; 0: not known. size: (H, W); None: not known.
+    """Survey of a picture that is not decoded.
+
+    Attributes:
+        is_deep: Whether it has to be decoded, because its values may have more than 8 bits.
+        size_bytes: Bytes of its pixels; 0 where not known.
+        size: (H, W); None where not known.
     """
 
     is_deep: bool
@@ -62,8 +68,10 @@ class _Header(NamedTuple):
 
 
 class DecodedPictures:
-    """Decodes pictures by their numbers, all channels where these are given, and keeps those that are read
-    first, as many as fit in `KEPT_BYTES`: a fit asks for each several times. Used by threads.
+    """Decodes pictures by their numbers and keeps the first ones in memory.
+
+    As many are kept as fit in `KEPT_BYTES`, because a fit reads each several times. All channels are decoded
+    where `channels` are given. Used by threads.
     """
 
     def __init__(self, sources: Sequence[PictureSource], channels: Channels | None = None):
@@ -71,13 +79,21 @@ class DecodedPictures:
         self._keys: Sequence[int] = range(len(sources))  # of the pictures in memory
 
     def subset(self, numbers: Sequence[int]) -> DecodedPictures:
-        """Returns some of the pictures, which are decoded once with the others."""
+        """Return some of the pictures, which share the decoded pictures in memory with these."""
         some = DecodedPictures([self.sources[number] for number in numbers], self.channels)
         some._memory, some._keys = self._memory, [self._keys[number] for number in numbers]
         return some
 
     def read(self, index: int, name: str | None = None) -> NDArray[np.number]:
-        """Picture `index`, not to be changed. name: for errors. InputError as of `decode`."""
+        """Return picture `index`, not to be changed.
+
+        Args:
+            index: Number of the picture.
+            name: Name of the picture, for errors.
+
+        Raises:
+            InputError: As in `decode`.
+        """
         source, key = self.sources[index], self._keys[index]
         kept = self._memory.pictures.get(key)
         if kept is not None:
@@ -88,13 +104,13 @@ class DecodedPictures:
         return picture
 
     def read_or_none(self, index: int) -> NDArray[np.number] | None:
-        """Picture `index`; None where it cannot be read, which is reported when it is loaded for fitting."""
+        """Return picture `index`; None where it cannot be read: loading it for a fit reports that."""
         return decoded_or_none(index, self.read)
 
     def survey(self) -> Survey:
-        """Surveys the pictures.
+        """Survey the pictures.
 
-        Of 8-bit files only the headers are read; others, and those of more channels, are decoded.
+        Of 8-bit files only the headers are read; other files, and those with more channels, are decoded.
         """
         used: list[UsedRange] = []
         kinds, largest = set[str](), 0
@@ -119,7 +135,7 @@ class DecodedPictures:
         return Survey(levels, largest, sizes, remarks)
 
     def _survey_header(self, number: int) -> _Header:
-        """Surveys a picture without decoding it, as far as that is possible."""
+        """Survey a picture without decoding it, as far as that is possible."""
         source = self.sources[number]
         if self.channels is not None:
             return _Header(is_deep=True)
@@ -135,7 +151,7 @@ class DecodedPictures:
 
 
 def decoded_or_none(source: S, read: Callable[[S], NDArray[np.number]]) -> NDArray[np.number] | None:
-    """Picture as `read` returns it; None where it cannot be read."""
+    """Return the picture that `read` returns; None where it cannot be read."""
     try:
         return read(source)
     except (InputError, MemoryError):

@@ -63,10 +63,11 @@ PICTURE_SUFFIXES: frozenset[str] = frozenset(
 class HashedPicture:
     """A picture's file whose pixels are hashed when it is decoded, so that nobody decodes it again for that.
 
-    Predictors take it in the place of a `PictureSource`.
+    Predictors take it in place of a `PictureSource`.
 
     Attributes:
-        pixels: as `pixel_hash`; "" before.
+        data: Content of the file.
+        pixels: Its `pixel_hash`; "" before it is decoded.
     """
 
     data: bytes = field(repr=False)
@@ -128,14 +129,14 @@ def decode(source: PictureSource | HashedPicture, *, name: str | None = None) ->
 
 
 def pixel_hash(picture: NDArray[np.number]) -> str:
-    """SHA-256 (hex) of a decoded picture: of its shape, dtype and pixels, not of its name or encoding."""
+    """Return the SHA-256 (hex) of a decoded picture: of shape, dtype and pixels, not of name or encoding."""
     step = max(1, (1 << 20) // max(1, picture[0].nbytes))  # rows: repeated channels are not expanded at once
     rows = (picture[start : start + step] for start in range(0, len(picture), step))
     return _hash_rows(picture.shape, picture.dtype, rows)
 
 
 def _image_hash(image: Image.Image) -> str:
-    """Returns `pixel_hash` of what `decode` makes of a loaded image, without a copy of the whole."""
+    """Return the `pixel_hash` of a loaded image as `decode` would return it, without a copy of the whole."""
     step = max(1, (1 << 20) // (3 * image.width))
     strips = ((0, top, image.width, min(top + step, image.height)) for top in range(0, image.height, step))
     rows = (grey_as_rgb(np.asarray(image.crop(strip))) for strip in strips)
@@ -152,10 +153,14 @@ def _hash_rows(
 
 
 def to_eight_bits(picture: NDArray[np.number], levels: Levels | None = None) -> NDArray[np.uint8]:
-    """Turns a decoded picture (uint8, uint16 or float) into `[H, W, 3]` uint8 in 0..255, contiguous.
+    """Turn a decoded picture (uint8, uint16 or float) into `[H, W, 3]` uint8 in 0..255, contiguous.
 
-    levels: values of deep pictures that become 0 and 255; pass the same for a whole data set. None: the
-    picture's own. Grey is repeated in all three channels.
+    Grey is repeated in all three channels.
+
+    Args:
+        picture: The decoded picture.
+        levels: Values of deep pictures that become 0 and 255; pass the same for a whole data set. None: the
+            picture's own.
     """
     if picture.dtype != np.uint8:
         black, white = levels or own_levels(picture)
@@ -165,7 +170,7 @@ def to_eight_bits(picture: NDArray[np.number], levels: Levels | None = None) -> 
 
 
 def load_picture(source: PictureSource | HashedPicture, name: str | None) -> Image.Image | NDArray[np.number]:
-    """A PIL image of mode L or RGB for 8-bit pictures in files, an array as `decode` returns it otherwise."""
+    """Return 8-bit pictures in files as a PIL image of mode L or RGB, all others as the array of `decode`."""
     name = name or source_name(source)
     if isinstance(source, HashedPicture):
         loaded = load_picture(source.data, name)
@@ -180,7 +185,7 @@ def load_picture(source: PictureSource | HashedPicture, name: str | None) -> Ima
 
 
 def _convert_mode(image: Image.Image, name: str) -> Image.Image | NDArray[np.number]:
-    """Converts a loaded image of any mode to what `load_picture` returns."""
+    """Convert a loaded image of any mode to the form of `load_picture`."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
@@ -193,7 +198,7 @@ def _convert_mode(image: Image.Image, name: str) -> Image.Image | NDArray[np.num
 
 
 def error_reason(error: Exception, name: str) -> Failure:
-    """Says what is wrong with a picture that cannot be decoded, in one line."""
+    """Return the reason why a picture cannot be decoded, in one line."""
     if isinstance(error, MemoryError):
         return Failure(f"{name}: not enough memory to decode it; make it smaller")
     if isinstance(error, FlawscopeError):
@@ -205,6 +210,7 @@ def error_reason(error: Exception, name: str) -> Failure:
 
 
 def source_name(source: PictureSource | HashedPicture) -> str:
+    """Return the name of a picture for errors: its path, or its kind where it has none."""
     if isinstance(source, HashedPicture):
         source = source.data
     if isinstance(source, np.ndarray):
@@ -217,10 +223,14 @@ def source_name(source: PictureSource | HashedPicture) -> str:
 
 
 def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDArray[np.number] | None]:
-    """Loads an image fully and upright, in the mode that it was stored in.
+    """Load an image fully and upright, in its stored mode.
 
-    Where Pillow would cut its values they are beside it, [H, W, C], and the image has their size. InputError
-    as of `decode`.
+    Returns:
+        The image; and its values [H, W, C] where Pillow would cut them, else None. The image has the values'
+        size.
+
+    Raises:
+        InputError: As in `decode`.
     """
     if isinstance(source, Image.Image):
         if pixel_layouts.is_deep_colour(source):
@@ -242,7 +252,11 @@ def open_upright_deep(source: PillowSource, name: str) -> tuple[Image.Image, NDA
 
 
 def _open_file(path: str | os.PathLike[str], name: str) -> IO[bytes]:
-    """Opens a file for reading. InputError: it cannot be, and why."""
+    """Open a file for reading.
+
+    Raises:
+        InputError: It cannot be opened; the message says why.
+    """
     try:
         return open(path, "rb")
     except FileNotFoundError:
@@ -286,7 +300,11 @@ class Header(NamedTuple):
 
 
 def read_picture_header(data: bytes, name: str) -> Header:
-    """Reads the header of an encoded picture; no pixel is decoded. InputError where it is none."""
+    """Read the header of an encoded picture without decoding pixels.
+
+    Raises:
+        InputError: It is no picture.
+    """
     with without_warnings():
         page = tiff.first_page(io.BytesIO(data))
     if page is not None and page.is_beyond_pillow and page.is_readable:
@@ -301,7 +319,11 @@ def read_picture_header(data: bytes, name: str) -> Header:
 
 
 def read_array(stream: IO[bytes], name: str) -> NDArray[np.number] | None:
-    """Reads a .npy file; None of others. InputError: it is damaged, or holds Python objects."""
+    """Read a .npy file; None for other files.
+
+    Raises:
+        InputError: It is damaged, or holds Python objects.
+    """
     stream.seek(0)
     if stream.read(len(_NUMPY)) != _NUMPY:
         return None
@@ -312,7 +334,7 @@ def read_array(stream: IO[bytes], name: str) -> NDArray[np.number] | None:
             read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(stream)
             begin, end = stream.tell(), stream.seek(0, os.SEEK_END)
-    except Exception as error:  # of a torn header: what Python's parser raises, MemoryError among it
+    except Exception as error:  # errors of Python's parser on a torn header, MemoryError among them
         raise picture_error(name, f"the file is damaged ({error})", pixel_layouts.COPY_AGAIN) from None
     if dtype.hasobject:
         raise picture_error(name, "it holds Python objects", "store an array of numbers")
@@ -355,8 +377,9 @@ def _open_stream(stream: IO[bytes], name: str) -> tuple[Image.Image, NDArray[np.
 
 
 def _refuse_half_read(stream: IO[bytes], name: str) -> None:
-    """InputError for a camera's raw file, whatever it is called, and for a PFM: Pillow would take a preview
-    of the one, and takes the other for damaged.
+    """Raise InputError for a camera's raw file, whatever its name, and for a PFM.
+
+    Pillow would return a preview of a raw file, and takes a PFM for damaged.
     """
     stream.seek(0)
     kind = other_files.by_beginning(stream.read(HEAD_BYTES))
@@ -373,12 +396,12 @@ def _refuse(reason: str, remedy: str, name: str) -> None:
 
 
 def max_pixels() -> int:
-    """Number of pixels up to which a picture is read."""
+    """Return the number of pixels up to which a picture is read."""
     return 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 
 def raise_pixel_limit(most: int) -> None:
-    """Lets this process read pictures of up to `most` pixels, beyond Pillow's limit of 178 million."""
+    """Let this process read pictures of up to `most` pixels, beyond Pillow's limit of 178 million."""
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, -(-most // 2))
 
 
@@ -396,13 +419,13 @@ def _open_header(stream: IO[bytes], name: str) -> Image.Image:
             raise pixel_layouts.size_error(name, max_pixels()) from None
         except MemoryError:
             raise
-        except Exception:  # UnidentifiedImageError, and what plugins raise on a damaged header
+        except Exception:  # UnidentifiedImageError, and errors of plugins on a damaged header
             raise _unread_error(stream, head, name) from None
     return image
 
 
 def _unread_error(stream: IO[bytes], head: bytes, name: str) -> InputError:
-    """The error of a file that Pillow does not open. head: how it begins, `HEAD_BYTES` or all."""
+    """Return the error of a file that Pillow does not open; `head` holds its first `HEAD_BYTES`, or all."""
     if head[4:12] in _AVIF and not features.check("avif"):
         return picture_error(name, "this Pillow reads no AVIF", "upgrade Pillow, or convert it to PNG")
     kind = other_files.by_beginning(head)
@@ -421,12 +444,16 @@ def _unread_error(stream: IO[bytes], head: bytes, name: str) -> InputError:
 
 
 def _other_file_error(name: str, kind: OtherFile) -> InputError:
-    """The error of a file that is no picture, or of a format that is not read."""
+    """Return the error of a file that is no picture, or of a format that is not read."""
     return picture_error(name, f"it is {kind.one}", kind.remedy.format("it"))
 
 
 def _register_heif(name: str) -> None:
-    """Adds the plugin with which Pillow reads HEIC, as telephones store it. InputError if it is missing."""
+    """Add the plugin with which Pillow reads HEIC, the format of phones.
+
+    Raises:
+        InputError: The plugin is missing.
+    """
     try:
         import pillow_heif
     except ImportError:
@@ -456,12 +483,16 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
 
 
 def _damage_in_words(error: Exception) -> str:
-    """Says what is wrong with a file whose pixels Pillow could not load."""
+    """Return in words why Pillow could not load the pixels of a file."""
     if isinstance(error, UnidentifiedImageError):  # of a picture within it: its text names an address
         return pixel_layouts.TRUNCATED_OR_DAMAGED
     return TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
 
 
 def open_upright(source: PillowSource, name: str) -> Image.Image:
-    """Opens a picture upright, with the values that are stored: for masks. InputError as of `decode`."""
+    """Open a picture upright with its stored values, for masks.
+
+    Raises:
+        InputError: As in `decode`.
+    """
     return open_upright_deep(source, name)[0]

@@ -32,7 +32,11 @@ SMALL = 20.0  # pixels: the defect that `reduction_remark` speaks of
 
 
 def parse_pixels(text: str | float) -> float:
-    """20, "20" or "20px" as a number of pixels. InputError: any other text, and values not above 0."""
+    """Return 20, "20" or "20px" as a number of pixels.
+
+    Raises:
+        InputError: It is any other text, or a value not above 0.
+    """
     try:
         number = decimal_point(str(text).lower()).strip()
         value = float(number.removesuffix("px"))
@@ -44,9 +48,14 @@ def parse_pixels(text: str | float) -> float:
 
 
 def pixels_left(defect: float, picture: Size, network: Size) -> float:
-    """Pixels that a defect of `defect` picture pixels has at the network, on the side that is reduced most.
+    """Return the pixels that a defect of `defect` picture pixels has at the network.
 
-    `network` is the size that the picture is scaled to; of several sizes, the largest.
+    They are counted along the side that is reduced most.
+
+    Args:
+        defect: Length of the defect in picture pixels.
+        picture: Size of the picture.
+        network: Size that the picture is scaled to; of several sizes, the largest.
     """
     return defect * min(small / large for small, large in zip(network, picture, strict=True))
 
@@ -54,13 +63,22 @@ def pixels_left(defect: float, picture: Size, network: Size) -> float:
 def choose_tile(
     min_defect: float, pictures: Sequence[Size], whole: Size, step: int = STEP
 ) -> tuple[Size, float] | None:
-    """Returns the tile (H, W) in picture pixels, and the scale (picture pixels to one of the network) at
-    which a defect of `min_defect` pixels has `MIN_PIXELS` at the network; fewer where that would enlarge
-    the picture more than `MAX_ENLARGEMENT` times. The tile has the pictures' form, since the whole picture is
+    """Return the tile size, in picture pixels, and the scale at which small defects are large enough.
+
+    A defect of `min_defect` pixels then has `MIN_PIXELS` at the network; fewer where that would enlarge the
+    picture more than `MAX_ENLARGEMENT` times. The tile has the pictures' form, since the whole picture is
     seen at its size, too, and is no larger than they are: the network's size, tile divided by scale, is then
     smaller than `TILE_SIZE`².
 
-    None where pictures scaled to `whole` show the defect large enough: no tiles are needed.
+    Args:
+        min_defect: Length of the smallest defect in picture pixels.
+        pictures: Sizes of the pictures.
+        whole: Size that whole pictures are scaled to.
+        step: Number that the sides at the network are multiples of.
+
+    Returns:
+        The tile (H, W) and the scale: picture pixels to one of the network. None where pictures scaled to
+        `whole` show the defect large enough: no tiles are needed.
     """
     if all(pixels_left(min_defect, picture, whole) >= MIN_PIXELS for picture in pictures):
         return None
@@ -76,15 +94,19 @@ def choose_tile(
 
 
 def default_network(pictures: Sequence[Size]) -> Size:
-    """The size that pictures are scaled to by default, of several the largest."""
+    """Return the size that pictures are scaled to by default, of several the largest."""
     return size_in_form(DEFAULT_SIZE, usual_form(pictures))
 
 
 def reduction_remark(pictures: Sequence[Size], network: Size | None = None) -> tuple[str, str] | None:
-    """Describes the effect of scaling whole pictures on a defect of `SMALL` pixels in the largest, and
-    the remedy; None where a picture is reduced less than `MIN_REMARKED_REDUCTION` times.
+    """Return a remark on how small a defect of `SMALL` pixels becomes in scaled pictures, and the remedy.
 
-    `network` is the size that they are scaled to, of several the largest; None: the default.
+    The remark is about the largest picture. None where a picture is reduced less than
+    `MIN_REMARKED_REDUCTION` times.
+
+    Args:
+        pictures: Sizes of the pictures.
+        network: Size that they are scaled to, of several the largest; None: the default.
     """
     size = network or default_network(pictures)
     picture = min(pictures, key=lambda one: pixels_left(1, one, size), default=size)

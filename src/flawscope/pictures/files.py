@@ -1,4 +1,4 @@
-"""Reads what files of pictures say beside their pixels: which way is up, and their parts."""
+"""Reads from files of pictures the facts beside their pixels: which way is up, and their parts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ORIENTATIONS = {
 
 
 def png_chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Yields type and length of each chunk of a PNG; the stream stands at the chunk's data then."""
+    """Yield type and length of each chunk of a PNG; the stream then stands at the chunk's data."""
     place = stream.seek(8)
     while len(head := stream.read(8)) == 8:
         length = int.from_bytes(head[:4], "big")
@@ -39,7 +39,7 @@ def png_chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 
 
 def turn_array(values: NDArray[T], orientation: int) -> NDArray[T]:
-    """Turns stored values [H, W, ...] as an EXIF orientation says."""
+    """Turn stored values [H, W, ...] by an EXIF orientation."""
     if orientation in TRANSPOSING:
         values = values.swapaxes(0, 1)
     down = -1 if orientation in (3, 4, 7, 8) else 1
@@ -48,7 +48,7 @@ def turn_array(values: NDArray[T], orientation: int) -> NDArray[T]:
 
 
 def apply_orientation(image: Image.Image) -> Image.Image:
-    """Turns a loaded image as its EXIF orientation says."""
+    """Turn a loaded image by its EXIF orientation."""
     turn = _ORIENTATIONS.get(_orientation(image.getexif))
     if turn is None:
         return image
@@ -58,16 +58,16 @@ def apply_orientation(image: Image.Image) -> Image.Image:
 
 
 def stored_turn(path: str | os.PathLike[str]) -> int:
-    """EXIF orientation of a picture as it is stored: 1 is upright; also where there is none to be read."""
+    """Return the EXIF orientation of a picture as it is stored; 1, upright, where none can be read."""
     try:
         with Image.open(path) as image:
             return _orientation(image.getexif)
-    except Exception:  # who reads the picture tells what is wrong
+    except Exception:  # reading the picture reports the fault
         return 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Reads (H, W) of the picture as `decode` gives it from the header."""
+    """Return (H, W) of a picture in the form of `decode`, from its header."""
     stream, getexif = getattr(image, "fp", None), image.getexif
     if image.format == "PNG" and stream is not None and _pixels_last(stream):
         getexif = partial(Image.Image.getexif, image)  # a PNG's own decodes all pixels to look behind them

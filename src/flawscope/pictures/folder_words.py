@@ -1,11 +1,11 @@
-"""Reads words by which people tell good parts from defective ones, in names of folders and files and in
-lists: the one vocabulary, and the one rule, of all that learns.
+"""Reads words that call parts good or defective, in names of folders and files and in lists.
 
-The world of words is closed. What is learnt unasked is known to be good: each word of its name is in one of
-these lists. A text is cut into words: `2024-05-01_iO`, `Gutteile`, `NODefect_images`. A word for good or
-defective counts; a negation before it ("ohne Fehler", "not ok", "undamaged") or behind it ("fehlerfrei")
-turns it round. A word of none of the lists makes a good name unclear ("good_rework"), unless all names side
-by side have it, such as the product (`screw_ok` beside `screw_nok`). What is not known is a question.
+All that learns uses this one vocabulary and this one rule. The world of words is closed. Pictures learnt
+without a question are known to be good: each word of their folder's name is in one of these lists. A text is
+cut into words: `2024-05-01_iO`, `Gutteile`, `NODefect_images`. A word for good or defective counts; a
+negation before it ("ohne Fehler", "not ok", "undamaged") or behind it ("fehlerfrei") turns it round. A word
+of none of the lists makes a good name unclear ("good_rework"), unless all names side by side have it, such as
+the product (`screw_ok` beside `screw_nok`). A name of unknown meaning is a question.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from typing import NamedTuple
 class Said(Enum):
     """Meaning of a text about the parts.
 
-    SORTED: neither, by words that are known, such as a camera or a day. UNKNOWN: neither, by other words.
-    UNCLEAR: good and more than that, or both, or how a decision was wrong.
+    Attributes:
+        GOOD: They are good.
+        BAD: They are defective.
+        SORTED: Neither, by words that are known, such as a camera or a day.
+        UNKNOWN: Neither, by other words.
+        UNCLEAR: Good and more than that, or both, or how a decision was wrong.
     """
 
     GOOD = "good"
@@ -33,7 +37,7 @@ class Said(Enum):
 
 
 def word_set(words: str) -> frozenset[str]:
-    """Words between blanks. Behind a slash stand endings: `gut/e/er` is `gut`, `gute`, `guter`."""
+    """Return the words between blanks. Endings stand behind a slash: `gut/e/er` is `gut`, `gute`, `guter`."""
     found = set[str]()
     for word in words.split():
         stem, *endings = word.split("/")
@@ -69,21 +73,21 @@ _NEGATIONS = word_set(
     "no not non none nicht kein/e/en ohne sans pas sin senza sem nao nie bez without niet geen zonder ikke "
     "inte"
 )
-_PREFIXES = word_set("un in nicht not non no nie")  # written together with what they turn round
+_PREFIXES = word_set("un in nicht not non no nie")  # written together with the word that they turn round
 _FREE = word_set("free frei/e/en libre/s libero liberi")
 _FILLERS = word_set(  # between a negation and its word
     "an any the of from de des du le la les un une von der die das el los del di do to jest sont est be yet "
     "found"
 )
 _WITH = word_set("with mit avec con com")  # "mit Fehler"
-# How a decision was wrong: these tell who decided, not what the part is
+# Words for wrong decisions: they say nothing of the part
 _WRONG = word_set("true false wrong missed richtig falsch wahr vrai/e faux fausse vero falso falsa")
 _MISTAKES = word_set(
     "fp fn tp tn escape/s/d overkill/s underkill alarm/s/e alarma/s alarme/s call/s positive/s negative/s "
     "fehlalarm/e schlupf"
 )
 _PSEUDO = ("pseudo", "schein")  # first part of such a word: "Pseudofehler"
-_THINGS = word_set(  # of which there are several: a number behind one is its own
+_THINGS = word_set(  # countable things: a number behind one is its own
     "part/s piece/s sample/s item/s teil/e/en stuck stucke stueck stuecke probe/n pieza/s pezzo pezzi "
     "peca/s sztuki"
 )
@@ -92,7 +96,7 @@ _NOUNS = _THINGS | word_set(  # say nothing beside other words
     "ware "
     "imagen immagini imagem zdjecia"
 )
-_AGES = word_set("new neu old alt copy kopie")  # say nothing of what is not known ("new folder")
+_AGES = word_set("new neu old alt copy kopie")  # explain no unknown word ("new folder")
 # Words by which people sort pictures of good parts: by time, place, camera, light
 _SORTING = (
     word_set(
@@ -129,7 +133,7 @@ _SORTING = (
 _LETTERED = word_set(
     "cam kamera camera sensor shift schicht line linie station nest machine maschine view side"
 )
-# Columns of lists, of which the values are none of the part's quality
+# Columns of lists whose values are not about the part's quality
 _TECHNICAL = _SORTING | word_set(
     "file/s filename datei bild fichier archivo plik path name id number nr barcode operator user bediener "
     "exposure belichtung gain temperature temperatur width height size groesse time zeit date datum "
@@ -137,7 +141,7 @@ _TECHNICAL = _SORTING | word_set(
     "hour px pixel us ms fps focus iso article artikel material werkstoff materiau variant/e "
     "kunde customer"
 )
-_LABELS = word_set(  # columns that say what a picture is
+_LABELS = word_set(  # columns with the class of a picture
     "label/s class/es result/s status verdict decision klasse urteil befund ergebnis target truth quality"
 )
 _SCORES = word_set("score/s severity probability confidence")
@@ -190,8 +194,13 @@ _OPPOSITES = {
 
 
 class Reading(NamedTuple):
-    """Words of a text, read. found: what each word for good or defective says, turned round where it is
-    negated. unknown: words of no list. is_open: something is negated that is not known ("no cracks").
+    """Words of a text, read.
+
+    Attributes:
+        words: The words.
+        found: Meaning of each word for good (True) or defective (False), turned round where it is negated.
+        unknown: Words of no list.
+        is_open: Whether an unknown word is negated ("no cracks").
     """
 
     words: tuple[str, ...]
@@ -207,11 +216,11 @@ class _Reader:
         self.found: list[bool] = []
         self.unknown: set[str] = set()
         self.is_open = False
-        self.is_turned = False  # by a negation, which waits for what it negates
-        self.before_free: bool | None = None  # what the word before says, which "free" turns round
+        self.is_turned = False  # by a negation that still waits for its word
+        self.before_free: bool | None = None  # meaning of the word before, which "free" turns round
 
     def read(self, word: str, before: Sequence[str], later: Sequence[str]) -> None:
-        """Reads a word. before, later: the other words of the text."""
+        """Read a word; `before` and `later` are the other words of the text."""
         said = word_says(word)
         if word in _FREE:
             self._read_free(later)
@@ -223,7 +232,7 @@ class _Reader:
                 self.is_turned = not self.is_turned
             self.before_free = None
         elif self.is_turned and not _is_silent(word):
-            self.is_open = True  # "no cracks but good": what is negated is not known
+            self.is_open = True  # "no cracks but good": the negated word is unknown
         else:
             self._read_other(word, before)
 
@@ -233,7 +242,7 @@ class _Reader:
         elif any(word_says(one) is not None for one in later):
             self.is_turned = not self.is_turned  # "free of defects"
         elif any(one not in _NOUNS and not one.isdecimal() for one in later):
-            self.is_open = True  # "free of rust": nobody knows of what
+            self.is_open = True  # "free of rust": the word is unknown
         else:
             self.found.append(not self.is_turned)
             self.is_turned = False
@@ -257,7 +266,7 @@ def _read(name: str) -> Reading:
 
 
 def read_words(name: str, shared: Collection[str] = ()) -> Said:
-    """Reads a text. shared: words of all texts beside it, which tell none from another."""
+    """Return the meaning of a text; `shared` words stand in all texts beside it and are left out."""
     words, found, unknown, is_open = _read(name)
     unknown -= {*shared}
     if _is_mistake(words, found, unknown) or len(found) > 1:
@@ -273,15 +282,13 @@ def read_words(name: str, shared: Collection[str] = ()) -> Said:
 
 
 def is_mistake(name: str) -> bool:
-    """Whether a text says how a decision was wrong."""
+    """Whether a text describes a wrong decision, such as "false_ok" or "escape"."""
     words, found, unknown, _ = _read(name)
     return _is_mistake(words, found, unknown)
 
 
 def _is_mistake(words: Sequence[str], found: Collection[bool], unknown: Collection[str]) -> bool:
-    """Whether words say how a decision was wrong: "false_ok", "escape"; not which defect, as "
-    ""wrong_label".
-    """
+    """Whether words describe a wrong decision ("false_ok", "escape"), not a defect ("wrong_label")."""
     if {*words} & _MISTAKES or any(word.startswith(_PSEUDO) for word in words):
         return True
     return bool({*words} & _WRONG) and (bool(found) or not unknown)
@@ -290,16 +297,16 @@ def _is_mistake(words: Sequence[str], found: Collection[bool], unknown: Collecti
 def read_side_by_side(
     names: Sequence[str], above: Sequence[str] = (), *, beside_pictures: bool = False, are_good: bool = False
 ) -> dict[str, Said]:
-    """Reads the names of folders that lie side by side.
+    """Return the meaning of the names of folders that lie side by side.
 
-    Words that all have tell none from another, such as the product's. Numbers that nobody explains are those
-    of classes and grades, if the numbers are short: UNKNOWN. So are old ones beside new ones: old pictures,
-    or worn parts.
+    Words that all names have distinguish none, such as the product's. Short numbers that no word explains are
+    those of classes and grades: UNKNOWN. So are old ones beside new ones: old pictures, or worn parts.
 
     Args:
-        above: the folders that hold them.
-        beside_pictures: pictures lie beside them, and are not in any.
-        are_good: the folder that holds them says that its pictures are good.
+        names: Names of the folders.
+        above: Names of the folders that hold them.
+        beside_pictures: Whether pictures lie beside them, outside of any folder.
+        are_good: Whether the name of the folder that holds them says that its pictures are good.
     """
     is_alone = len(names) == 1 and not beside_pictures
     shared = frozenset[str]()
@@ -324,7 +331,7 @@ def are_new_and_old(texts: Iterable[str]) -> bool:
 
 
 def ages_in(text: str) -> dict[str, str]:
-    """Words of a text that say new or old, each with which of the two it says."""
+    """Return the words of a text that say new or old, each with which of the two."""
     found = {}
     for word in split_words(text):
         age = _AGE.fullmatch(word)
@@ -334,7 +341,7 @@ def ages_in(text: str) -> dict[str, str]:
 
 
 def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool) -> bool:
-    """Whether a name says by what it sorts pictures. new_and_old: it lies beside others of another age."""
+    """Whether a name states by what it sorts pictures; `new_and_old`: names beside it differ in age."""
     words, _, unknown, _ = _read(name)
     sorting = {word for word in words if _is_sorting(word)}
     if new_and_old:
@@ -351,36 +358,35 @@ def _explains(name: str, above: Sequence[str], are_good: bool, new_and_old: bool
 
 
 def _has_id(words: Iterable[str], digits: int) -> bool:
-    """Whether a word is a year, or a number of so many digits at least."""
+    """Whether a word is a year, or a number of at least `digits` digits."""
     return any(word.isdecimal() and (len(word) >= digits or _YEAR.fullmatch(word)) for word in words)
 
 
 @lru_cache(1 << 12)
 def says_good(name: str) -> bool | None:
-    """Tells whether a text says that parts are good (True), or defective (False), by itself; None where
-    it says neither, or more than that.
-    """
+    """Whether a text calls parts good (True) or defective (False) and nothing more; else None."""
     return {Said.GOOD: True, Said.BAD: False}.get(read_words(name))
 
 
 def says_only_bad(name: str) -> bool:
-    """Tells whether a text says that parts are defective, and no more, such as which defect."""
+    """Whether a text calls parts defective, and nothing more, such as which defect."""
     return read_words(name) is Said.BAD and not unknown_words(name)
 
 
 def unknown_words(name: str) -> frozenset[str]:
-    """Words of a text that are in none of the lists: a product, a kind of defect, or another language."""
+    """Return the words of a text that are in no list: a product, a kind of defect, or another language."""
     return _read(name).unknown
 
 
 def opposite(name: str) -> str:
-    """The word for defective in the language of a folder's name for good; `bad` where there is none."""
+    """Return the word for defective in the language of a folder's name for good; `bad` where not known."""
     return next((_OPPOSITES[word] for word in split_words(name) if word in _OPPOSITES), "bad")
 
 
 def split_said(name: str) -> str | None:
-    """The split, of `SPLITS`, that a folder's name says beside numbers and words for pictures:
-    `1_train`, `test_set`, `Trainingsdaten`; None: none.
+    """Return the split, of `SPLITS`, that a folder's name states; None where it states none.
+
+    Numbers and words for pictures may stand beside it: `1_train`, `test_set`, `Trainingsdaten`.
     """
     words = [word for word in split_words(name) if not word.isdecimal() and word not in _NOUNS]
     match = _SPLIT.fullmatch(words[0]) if len(words) == 1 else None
@@ -388,7 +394,7 @@ def split_said(name: str) -> str | None:
 
 
 def split_words(name: str, *, camel: bool = False) -> list[str]:
-    """Words of a name, plain, and its numbers. camel: capitals cut up known words, too."""
+    """Return the words of a name, plain, and its numbers; with `camel`, capitals cut up known words, too."""
     words: list[str] = []
     for run in _RUNS.findall(plain_words(name)):
         folded = run.casefold()
@@ -398,19 +404,19 @@ def split_words(name: str, *, camel: bool = False) -> list[str]:
 
 
 def plain_words(name: str) -> str:
-    """A name without accents, and with each abbreviation as a word of its own."""
+    """Return a name without accents, and with each abbreviation as a word of its own."""
     for pattern, plain in _ABBREVIATIONS:
         name = pattern.sub(plain, name)
     return _without_accents(name)
 
 
 def is_turning(word: str) -> bool:
-    """Whether a word may turn round what stands beside it, as "not" and "free" do."""
+    """Whether a word may turn round the word beside it, as "not" and "free" do."""
     return word.casefold() in _NEGATIONS or word.casefold() in _FREE
 
 
 def is_sorting(word: str) -> bool:
-    """Whether a word says how people sort pictures, such as a camera or a light."""
+    """Whether people sort pictures by such a word, such as a camera or a light."""
     return _is_sorting(word) or word in _NOUNS or word in _FILLERS
 
 
@@ -430,7 +436,10 @@ def _is_known(word: str) -> bool:
 
 
 def word_says(word: str) -> bool | None:
-    """Tells what a word alone says, whole or composed: `unbeschaedigt`, `Gutteile`, `fehlerfrei`."""
+    """Return True where a word alone says good, False where it says defective, else None.
+
+    Composed words count, too: `unbeschaedigt`, `Gutteile`, `fehlerfrei`.
+    """
     if word in _GOOD_WORDS or word in _BAD_WORDS:
         return word in _GOOD_WORDS
     match = _COMPOUND.fullmatch(word)
@@ -452,13 +461,14 @@ class ColumnSubject(Enum):
     """Subject of a column of a list, by its name."""
 
     TECHNICAL = "technical"
-    MODEL = "model"  # what a model found, which is no truth
+    MODEL = "model"  # findings of a model, which are no truth
     LABEL = "label"
     SPLIT = "split"
     OTHER = ""
 
 
 def column_subject(header: str) -> ColumnSubject:
+    """Return the subject of a column by the words of its name."""
     words = {word for word in split_words(header) if not word.isdecimal()}
     if words & _OF_MODELS:
         return ColumnSubject.MODEL
@@ -471,7 +481,7 @@ def column_subject(header: str) -> ColumnSubject:
 
 
 def answer(text: str) -> bool | None:
-    """Reads yes or no, 1 or 0, in eight languages; None: neither."""
+    """Return a yes or no, 1 or 0, in eight languages as a bool; None for any other text."""
     plain = " ".join(split_words(text)) or text.strip()
     if plain in _TRUE:
         return True
@@ -479,6 +489,6 @@ def answer(text: str) -> bool | None:
 
 
 def rest_words(texts: Iterable[str]) -> frozenset[str]:
-    """Words of no list that all of some texts have."""
+    """Return the words of no list that all texts have; none for a single text."""
     each = [unknown_words(text) for text in texts]
     return frozenset.intersection(*each) if len(each) > 1 else frozenset()

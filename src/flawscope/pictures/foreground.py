@@ -1,11 +1,10 @@
-"""Segments the object in a picture, by what good pictures have in common, or by the picture alone; in a
-texture everything is foreground.
+"""Segments the object in a picture, by the ground that good pictures share, or by the picture alone.
 
-A patterned ground, such as a perforated board, repeats itself, and the part on it does not. The border shows
-the ground in all good pictures: its windows, of an eighth of the picture, are kept. A window is novel where
-its distance from all of them is larger than those of the border's windows from others far away; a pixel
-belongs to the part where every window over it is novel. Colours that are common on the part and rare on the
-ground then give the outline.
+In a texture everything is foreground. A patterned ground, such as a perforated board, repeats itself, and the
+part on it does not. The border shows the ground in all good pictures: its windows, of an eighth of the
+picture, are kept. A window is novel where its distance from all of them is larger than those of the border's
+windows from others far away; a pixel belongs to the part where every window over it is novel. Colours that
+are common on the part and rare on the ground then give the contour.
 """
 
 from __future__ import annotations
@@ -34,16 +33,20 @@ _MAX_BANK = 2000  # windows kept
 _MIN_SELF_DISTANCE = 0.5  # of the picture: a ground is like itself at this distance
 _MIN_DEVIATION = 6.0  # grey levels: directions in which the ground varies less count as if it varied by this
 _NOVEL, _CERTAINLY_NOVEL = 1.1, 1.3  # times the ground's typical distance; a novel area reaches the second
-_MAX_SELF_SPREAD = 1.0  # from the median of these to the upper quartile: above, the border is no pattern
+_MAX_SELF_SPREAD = 1.0  # of the ground's distances to itself, from median to upper quartile, in a pattern
 _BINS = 32  # of a channel in the tables of colours
 _ROUNDS = 2  # of colours and outlines in turn
 _MAX_LOG_ODDS = 3.0  # of a colour at most
-_PRIOR = 0.35  # log-odds of what the windows say
+_PRIOR = 0.35  # log-odds of the windows' finding
 _STEPS, _COUPLING, _EDGE = 20, 2.0, 10.0  # smoothing: rounds, weight of a neighbour, grey levels of an edge
 
 
 def shrink(picture: Picture) -> Picture:
-    """`[h, w, 3]` uint8, its longer side `SIDE` pixels at most. InputError: it is no picture."""
+    """Scale a picture `[h, w, 3]` uint8 to `SIDE` pixels at most on its longer side.
+
+    Raises:
+        InputError: It is no picture.
+    """
     check_picture(picture)
     scale = min(1.0, SIDE / max(picture.shape[:2]))
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
@@ -66,8 +69,9 @@ class PatternedGround:
 
     @classmethod
     def learn(cls, pictures: Sequence[Picture]) -> PatternedGround | None:
-        """Learn from pictures of at most `SIDE` pixels a side; None where the border is not like itself
-        elsewhere, or the pictures are too narrow or too small.
+        """Learn from pictures of at most `SIDE` pixels a side.
+
+        None where the border is not like itself elsewhere, or where a picture is too narrow or too small.
         """
         if any(min(picture.shape[:2]) < _MIN_SIDE for picture in pictures):
             return None
@@ -83,8 +87,11 @@ class PatternedGround:
         return ground._learn_colours(toned, areas)
 
     def _learn_colours(self, toned: Sequence[Floats], areas: Sequence[Mask]) -> PatternedGround:
-        """The ground with the colours of the part, which are learnt by turns with where it lies. areas: where
-        the windows of each picture are unlike the ground's.
+        """Return the ground with the colours of the part, which are learnt by turns with the part's place.
+
+        Args:
+            toned: Pictures in the ground's tone.
+            areas: Masks of each picture, True where its windows are unlike the ground's.
         """
         codes = [_colour_codes(image) for image in toned]
         parts = areas
@@ -101,10 +108,10 @@ class PatternedGround:
         return self._segment_part(image, self._novel_area(image))
 
     def _novel_area(self, image: Floats) -> Mask:
-        """Mask `[h, w]` of the areas in which all windows of each pixel are unlike the ground.
+        """Return the mask `[h, w]` of areas in which all windows of each pixel are unlike the ground.
 
-        An area counts where some of it is unlike the ground for certain: what is merely somewhat unlike it is
-        taken with such a place, and left where it lies alone.
+        An area counts where some of it is certainly unlike the ground: a somewhat unlike area is taken with
+        such a place, and left out where it lies alone.
         """
         from scipy import ndimage
 
@@ -120,12 +127,12 @@ class PatternedGround:
         labels, count = ndimage.label(least > _NOVEL * self.typical_distance)
         certain = np.zeros(count + 1, np.bool_)
         certain[np.unique(labels[least > _CERTAINLY_NOVEL * self.typical_distance])] = True
-        certain[0] = False  # what lies in no area
+        certain[0] = False  # pixels in no area
         areas = Image.fromarray(certain[labels].astype(np.float32))
         return np.asarray(areas.resize(image.shape[1::-1], Image.Resampling.BILINEAR)) > 0.5
 
     def _segment_part(self, image: Floats, area: Mask) -> Mask:
-        """Segments the part in an area of novel windows: by its colours, along the edges of the picture.
+        """Segment the part in an area of novel windows: by its colours, along the edges of the picture.
 
         The mean field of a pairwise model with the area as prior, whose neighbours are coupled where their
         colours are alike, as in GrabCut (Rother et al., 2004).
@@ -228,7 +235,7 @@ def _nearest_distances(rows: Floats, others: Floats) -> Floats:
 
 
 def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, float] | None:
-    """Mean, whitening, bank and usual distance of the border's windows; None where they do not repeat."""
+    """Return mean, whitening, bank and usual distance of the border's windows; None without repetition."""
     windows, places = [], []
     for image in images:
         described = _window_descriptors(image)
@@ -262,7 +269,7 @@ def _colour_codes(image: Floats) -> NDArray[np.intp]:
 
 
 def _colour_log_odds(codes: Sequence[NDArray[np.intp]], parts: Sequence[Mask]) -> Floats:
-    """Log-odds of each colour in the parts against beside them, over all pictures."""
+    """Return log-odds of each colour in the parts against beside them, over all pictures."""
     from scipy import ndimage
 
     shares = []
@@ -302,11 +309,11 @@ class Foreground:
     def of(cls, pictures: Iterable[Picture]) -> Foreground:
         """Learn the foreground from good pictures `[H, W, 3]` uint8, sizes may differ; the first 40 are used.
 
-        From 8 on, what repeats itself along their borders is the ground, plain or patterned, and a part that
-        three quarters of them show on it is found in every picture. Where a quarter or fewer show one, they
-        are of a texture: everything is foreground. Otherwise, where the border does not repeat itself, and of
-        fewer pictures, each is judged alone by `foreground_mask`, if it finds a part of about the same size
-        in three quarters of them: else what it finds is no part, and everything is foreground.
+        From 8 pictures on, a plain or patterned area that repeats itself along their borders is the ground,
+        and a part that three quarters of them show on it is found in every picture. Where a quarter or fewer
+        show one, they are of a texture: everything is foreground. Otherwise, where the border does not repeat
+        itself, and of fewer pictures, each is judged alone by `foreground_mask`, if it finds a part of about
+        the same size in three quarters of them: else its findings are no part, and everything is foreground.
         """
         small = [shrink(picture) for picture in islice(pictures, PICTURE_COUNTS[1])]
         ground = PatternedGround.learn(small) if len(small) >= PICTURE_COUNTS[0] else None
@@ -326,8 +333,10 @@ class Foreground:
 
     @classmethod
     def _judge_alone(cls, small: Sequence[Picture]) -> Foreground:
-        """Foreground by `foreground_mask` of each picture alone; everything, where it finds no part of about
-        the same size in three quarters of these.
+        """Return the foreground by `foreground_mask` of each picture alone.
+
+        Everything is foreground where it does not find a part of about the same size in three quarters of
+        these.
         """
         if not small:
             return cls()
@@ -337,7 +346,7 @@ class Foreground:
         return cls(share=usual) if alike >= _MIN_AGREEMENT * len(small) else cls._everywhere()
 
     def mask(self, picture: Picture) -> Mask:
-        """The object in a picture `[H, W, 3]` uint8, `[H, W]` bool; everywhere where none is found."""
+        """Return the object in a picture `[H, W, 3]` uint8, `[H, W]` bool; everywhere where none is found."""
         if self.given is not None:
             check_picture(picture)
             return _resize_mask(self.given, picture.shape)
@@ -361,12 +370,12 @@ def _resize_mask(mask: Mask, shape: tuple[int, ...]) -> Mask:
 
 
 def foreground_mask(picture: Picture) -> Mask:
-    """The object in a picture, `[H, W]` bool, a little too large rather than too small.
+    """Return the object in a picture, `[H, W]` bool, a little too large rather than too small.
 
     The border gives the colours of the background; the distance of every pixel from the nearest of them is
     split by Otsu's threshold. Where that does not look like one object on a background (the classes do not
-    separate, the border is not background, the share is implausible) the picture counts as a texture and
-    the foreground is everywhere.
+    separate, the border is not background, the share is implausible) the picture counts as a texture and the
+    foreground is everywhere.
     """
     from scipy import ndimage
 

@@ -18,22 +18,23 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 MAX_SIDE = 4096  # pixels of a side at the network
-MAX_CANVAS_PIXELS = 1 << 28  # of what is scaled to it, where that is larger than the picture
+MAX_CANVAS_PIXELS = 1 << 28  # of the canvas that is scaled to it, where that is larger than the picture
 STEP = 16  # sides that follow from a form are multiples of it: the stride of the coarser feature map
 LARGEST_SQUARE_FORM = 1.6  # factor from a square up to which pictures are stretched to one
 MAX_ENLARGEMENT = 2.0  # times, along a side, up to which a form is better than a square
 NEARLY_ALL = 0.9  # share of the pictures that a form must not stretch more than a square does
 SAME_FORM = 1.1  # factor by which forms differ that count as the same
 SAME_SIDE = 1.5  # factor by which sides differ that count as the same
-MIXED_PICTURES = 5  # from which on a size is no chance
-MIXED_SHARE = 0.1  # of the pictures, from which on a size is no chance
+MIXED_PICTURES = 5  # of one size, from which on it is no chance
+MIXED_SHARE = 0.1  # of the pictures with one size, from which on it is no chance
 MAX_LENGTH = 1e6  # mm of a pixel: a kilometre
 SIZES_KEY = "picture_sizes"  # among a model's facts
 
 
 def usual_form(sizes: Sequence[Size]) -> float:
-    """Median of height by width; 1 where nearly all pictures would be stretched less to a square, or without
-    any picture.
+    """Return the median of height by width.
+
+    It is 1 where nearly all pictures would be stretched less to a square, or without any picture.
     """
     forms = sorted(height / width for height, width in sizes)
     usual = statistics.median_low(forms) if forms else 1.0
@@ -53,9 +54,9 @@ def is_enlarged_much(side: int, sizes: Sequence[Size]) -> bool:
 
 
 def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) -> Size:
-    """Size of about `side`² pixels in a form, its sides multiples of `step` and at least `smallest`.
+    """Return a size of about `side`² pixels in a form, its sides multiples of `step` and at least `smallest`.
 
-    The square itself up to `LARGEST_SQUARE_FORM`.
+    It is a square for forms within a factor of `LARGEST_SQUARE_FORM` of a square.
     """
     if max(form, 1 / form) <= LARGEST_SQUARE_FORM:
         return side, side
@@ -69,13 +70,13 @@ def size_in_form(side: int, form: float, step: int = STEP, smallest: int = 1) ->
 
 
 def size_text(size: Size) -> str:
-    """A size as `--size` takes it: N or HxW."""
+    """Return a size in the form of `--size`: N or HxW."""
     height, width = size
     return f"{height}" if height == width else f"{height}x{width}"
 
 
 def extreme_sizes(sizes: Iterable[Size]) -> list[Size]:
-    """The smallest and largest of the sizes, and those of the widest and highest form: each once."""
+    """Return the smallest and largest of the sizes, and those of the widest and highest form: each once."""
     every = [*sizes]
     if not every:
         return []
@@ -84,7 +85,7 @@ def extreme_sizes(sizes: Iterable[Size]) -> list[Size]:
 
 
 def known_sizes(facts: Facts) -> list[Size]:
-    """Sizes (`extreme_sizes`) of the pictures that a model learnt from; none where it does not know them."""
+    """Return sizes (`extreme_sizes`) of the pictures that a model learnt from; none where it states none."""
     try:
         return [(int(height), int(width)) for height, width in facts[SIZES_KEY] if min(height, width) > 0]
     except (KeyError, TypeError, ValueError):
@@ -92,8 +93,16 @@ def known_sizes(facts: Facts) -> list[Size]:
 
 
 def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
-    """Says that a picture has another form or size than those that a model learnt from, and whether it is
-    the form; empty: it has not. Where forms or sizes differed by more, as much more is the same.
+    """Describe a picture whose form or size is unlike the pictures that a model learnt from.
+
+    Where the known forms or sizes differ more than usual, as much is allowed for the picture.
+
+    Args:
+        size: Size of the picture.
+        known: Sizes of the pictures that the model learnt from.
+
+    Returns:
+        The description, empty where form and size are alike; and whether the form is unlike.
     """
     for key, factor, noun in ((_form, SAME_FORM, "form"), (_side, SAME_SIDE, "size")):
         low, high = (end(map(key, known), default=key(size)) for end in (min, max))
@@ -107,8 +116,10 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
 
 
 def mixed_sizes(sizes: Sequence[Size]) -> str:
-    """Names the sizes that a tenth of the pictures or more have each, with how many, where they differ as
-    those of several cameras do; else empty. A camera held upright has the size that it has across.
+    """Name the sizes of pictures that seem to come from several cameras, with their counts; else empty.
+
+    Such sizes differ, and each is that of a tenth of the pictures or more. A picture taken upright counts as
+    the same picture taken across.
     """
     least = max(MIXED_PICTURES, MIXED_SHARE * len(sizes))
     across = Counter((min(size), max(size)) for size in sizes)
@@ -119,7 +130,11 @@ def mixed_sizes(sizes: Sequence[Size]) -> str:
 
 
 def positive_length(value: object) -> float:
-    """Returns millimetres of a pixel, above 0 to `MAX_LENGTH`. ValueError for any other value."""
+    """Return the millimetres of a pixel, above 0 to `MAX_LENGTH`.
+
+    Raises:
+        ValueError: It is any other value.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_LENGTH:
         raise ValueError(value)
     return float(value)

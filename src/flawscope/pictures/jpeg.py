@@ -1,11 +1,11 @@
-"""Loads JPEG pictures and says what is missing in them.
+"""Loads JPEG pictures and describes what is missing in them.
 
-Pillow passes no warning of libjpeg on, and libjpeg fills with grey what is not there.
+Pillow passes no warning of libjpeg on, and libjpeg fills missing pixels with grey.
 
-Each stretch of compressed data, from one marker to the next, holds as many blocks as the header tells.
-Whether it does is seen while it is decoded: libjpeg takes in bytes of a block only when the block is whole,
-and those behind the last block at once, for there it looks for the marker. So each stretch is given in
-pieces, and with a few bytes more, which are passed over behind the last block.
+Each stretch of compressed data, from one marker to the next, holds as many blocks as the header states.
+Decoding shows whether it does: libjpeg takes in bytes of a block only when the block is whole, and those
+behind the last block at once, because it looks for the marker there. So each stretch is given in pieces, and
+with a few bytes more, which are passed over behind the last block.
 """
 
 from __future__ import annotations
@@ -32,12 +32,16 @@ _ZEROS = bytes(64)  # more than a block of the shortest codes has
 _COEFFICIENTS = 64  # of a block
 _SPARE = 8  # bytes that an encoder may leave behind the last block
 _SHORT = 128  # bytes below which a stretch is counted by restart markers alone, to save time
-_BEYOND = b"\xfe" * 8  # as many as libjpeg reads ahead; of long codes, so that few blocks are made of them
+_BEYOND = b"\xfe" * 8  # as many as libjpeg reads ahead; long codes make few blocks
 
 
 class Layout(NamedTuple):
-    """Begin and end of each stretch of compressed data; kind of the frame; what the markers tell is
-    missing.
+    """Layout of a JPEG by its markers.
+
+    Attributes:
+        stretches: Begin and end of each stretch of compressed data.
+        kind: Kind of the frame.
+        fault: Description of missing data; empty where nothing is known to be missing.
     """
 
     stretches: list[tuple[int, int]]
@@ -46,10 +50,13 @@ class Layout(NamedTuple):
 
 
 def load(image: Image.Image, data: bytes) -> str:
-    """Loads an image, opened and not loaded yet, from its file's bytes.
+    """Load an image, opened and not loaded yet, from its file's bytes.
 
-    Returns what is missing, where the image is not whole; empty where nothing is known to be. OSError and
-    others: it is damaged.
+    Returns:
+        What is missing, where the image is not whole; empty where nothing is known to be.
+
+    Raises:
+        OSError: It is damaged; Pillow raises other errors, too.
     """
     layout = read_layout(data)
     if layout.fault:
@@ -71,7 +78,7 @@ def load(image: Image.Image, data: bytes) -> str:
 
 @dataclass
 class _Segments:
-    """Facts that the segments of a JPEG have told so far, by which its scans are read."""
+    """Facts from the segments of a JPEG read up to now, by which its scans are read."""
 
     kind: int = 0  # of the frame
     frame: bytes = b""
@@ -87,7 +94,7 @@ class _Segments:
         return not any(map(any, self.missing.values()))
 
     def read(self, code: int, head: bytes) -> None:
-        """Reads a segment. Those that say nothing of the scans are passed over."""
+        """Read a segment; those that say nothing of the scans are passed over."""
         if code in _FRAMES:
             self.kind = code
             self.frame = head
@@ -102,7 +109,7 @@ class _Segments:
         return code == _START_OF_SCAN and len(head) > 5 and bool(self.frame)
 
     def read_scan(self, head: bytes) -> None:
-        """Notes which bits of which coefficients a scan brings."""
+        """Note which bits of which coefficients a scan brings."""
         first, last, bits = head[-3:] if self.kind == _PROGRESSIVE else (0, _COEFFICIENTS - 1, 0)
         for component in head[1:-3:2]:
             missing = self.missing.get(component)
@@ -116,7 +123,7 @@ class _Segments:
         return -(-_units(self.frame, head[1:-3:2]) // self.interval)
 
     def find_scan_fault(self, data: bytes, stretches: list[tuple[int, int]], head: bytes) -> str:
-        """Says what is missing in the stretches of a scan's data; empty where nothing is known to be."""
+        """Return what is missing in the stretches of a scan's data; empty where nothing is known to be."""
         if len(stretches) != self.count_stretches(head):
             return _fault_at_end(data, stretches)
         if self.kind not in (_BASELINE, _EXTENDED):
@@ -131,7 +138,7 @@ def _fault_at_end(data: bytes, stretches: list[tuple[int, int]]) -> str:
 
 
 def read_layout(data: bytes) -> Layout:
-    """Walks the markers of a JPEG to its end; what lies behind is none of it."""
+    """Walk the markers of a JPEG to its end; bytes behind it are left out."""
     segments = _Segments()
     stretches: list[tuple[int, int]] = []
     at = 2
@@ -168,15 +175,17 @@ def _shortest_codes(tables: bytes) -> dict[int, int]:
 
 
 def _has_zeros(data: bytes, begin: int, end: int, symbol: int) -> bool:
-    """Whether so many zero bytes lie in a scan that a block would consist of the same value again and again.
-    symbol: what zero bits mean; where they end a block, many are nothing odd.
+    """Whether a scan holds so many zero bytes that a block would repeat one value again and again.
+
+    `symbol` is the meaning of zero bits; where they end a block, many are usual.
     """
     return symbol != _END_OF_BLOCK and data.find(_ZEROS, begin, end) >= 0
 
 
 def _units(frame: bytes, components: bytes) -> int:
-    """Number of units between which restart markers of a scan are counted: blocks of its only component, or
-    squares of all.
+    """Return the number of units between which restart markers of a scan are counted.
+
+    Units are blocks of a scan's only component, or squares of blocks of all components.
     """
     factors = {one: (both >> 4, both & 15) for one, both in zip(frame[6::3], frame[7::3], strict=False)}
     count = 1
@@ -190,7 +199,7 @@ def _units(frame: bytes, components: bytes) -> int:
 
 
 def _stretches(data: bytes, begin: int) -> tuple[list[tuple[int, int]], bool]:
-    """Finds the stretches of a scan, between restart markers, and whether these are in order."""
+    """Return the stretches of a scan, between restart markers, and whether the markers are in order."""
     found = []
     while marker := _MARKER.search(data, begin):
         end = marker.start()
@@ -210,7 +219,7 @@ class Decoder(Protocol):
     """A decoder of Pillow, which takes data in pieces."""
 
     def decode(self, buffer: bytes) -> tuple[int, int]:
-        """Returns how many bytes it has taken in, -1 when all pixels are there, and an error below 0."""
+        """Return how many bytes were taken in, -1 when all pixels are there, and an error below 0."""
 
 
 class _Feed:
@@ -223,7 +232,11 @@ class _Feed:
         self.waiting = b""
 
     def give(self, more: bytes) -> int:
-        """Returns the number of bytes that are not taken in yet; -1 when all pixels are there."""
+        """Give more data to the decoder.
+
+        Returns:
+            The number of bytes that are not taken in yet; -1 when all pixels are there.
+        """
         self.waiting += more
         taken, error = self.decoder.decode(self.waiting)
         if taken < 0 and error < 0:
@@ -232,8 +245,9 @@ class _Feed:
         return len(self.waiting) if taken >= 0 else -1
 
     def needs_no_more(self, place: int) -> bool:
-        """Gives the data up to a place, and tells whether all blocks of their stretch are there by then: what
-        follows, such as the byte at the place itself, is not looked at any more.
+        """Give the data up to a place; return whether all blocks of their stretch are there by then.
+
+        If they are, the bytes that follow, even the byte at the place itself, are not looked at any more.
         """
         left = self.give(self.data[self.done : place])
         self.done = place
@@ -246,7 +260,7 @@ class _Feed:
 
 
 def _decode(decoder: Decoder, data: bytes, stretches: list[tuple[int, int]]) -> str:
-    """Decodes all data, and says which stretch holds too few blocks, or too much. OSError: it is broken."""
+    """Decode all data and return which stretch holds too few blocks, or too much; OSError: it is broken."""
     feed = _Feed(decoder, data)
     for begin, end in stretches:
         if end - begin < _SHORT and (begin, end) != stretches[-1]:
@@ -264,7 +278,10 @@ def _decode(decoder: Decoder, data: bytes, stretches: list[tuple[int, int]]) -> 
 
 
 def _place_before_end(data: bytes, begin: int, end: int) -> int:
-    """A place some bytes before the end of a stretch, beside no 0xFF: a marker's first byte is kept back."""
+    """Return a place some bytes before the end of a stretch, beside no 0xFF.
+
+    A marker's first byte is kept back.
+    """
     place = end - _SPARE
     while place > begin and 0xFF in data[place - 1 : place + 1]:
         place -= 1

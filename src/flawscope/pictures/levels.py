@@ -17,12 +17,12 @@ from flawscope.errors import InputError, data_checks, pluralize
 
 MAX_STRAY_SHARE, MIN_STRAYS = 1e-4, 4  # of a picture's values: more are no strays
 MAX_STRAY_GROUP = 2  # pixels that touch
-FULL, FEW_BITS = 65535, 1 << 14  # where all other values lie below the latter, the former says "none"
+FULL, FEW_BITS = 65535, 1 << 14  # where all other values are below 2^14, 65535 means "no value"
 SMALL_PART = 1 / 16  # of the range from 0 to white: pictures that use less are stretched
-NO_DATA_GAP, SINGLE_NO_DATA_GAP = 10, 100  # times what the others use; of several pixels, and of one
+NO_DATA_GAP, SINGLE_NO_DATA_GAP = 10, 100  # times the range of the others; for several pixels, and for one
 MARGIN = 0.25  # of the used range, on either side: defects may be darker and brighter
-USUAL_SHARE, UNUSUAL = 0.9, 4  # pictures that reach so many times as far as most are clipped
-MIN_DEPTH_GAP = 8  # times as far as the others that pictures of another depth reach
+USUAL_SHARE, UNUSUAL = 0.9, 4  # 90 % of pictures; those that reach four times as far are clipped
+MIN_DEPTH_GAP = 8  # times as far as others: then pictures have another depth
 
 
 class Levels(NamedTuple):
@@ -33,8 +33,13 @@ class Levels(NamedTuple):
 
 
 class UsedRange(NamedTuple):
-    """Values that a picture uses, from `low` to `high`, without its stray pixels, of which there are so many;
-    the farthest of them is `far`.
+    """Range of values that a picture uses, without its stray pixels.
+
+    Attributes:
+        low: Lowest value.
+        high: Highest value.
+        strays: Number of stray pixels.
+        far: Value of the farthest stray pixel.
     """
 
     low: float
@@ -44,7 +49,7 @@ class UsedRange(NamedTuple):
 
 
 def used_range(picture: NDArray[np.number]) -> UsedRange:
-    """Measures which values a decoded picture [H, W, C] uses."""
+    """Return the range of values that a decoded picture [H, W, C] uses."""
     low, high = float(picture.min()), float(picture.max())
     values, strays = picture, 0
     if high == FULL and picture.dtype == np.uint16:
@@ -75,8 +80,9 @@ def used_range(picture: NDArray[np.number]) -> UsedRange:
 
 
 def no_data_value(picture: NDArray[np.floating]) -> float | None:
-    """A value of floats that says that there is no data, such as 1e6 or -9999: pixels that all have the same
-    one, far off all others; None where there is none.
+    """Return a float value that stands for missing data, such as 1e6 or -9999; None where there is none.
+
+    All pixels without data have this one value, far off all others.
     """
     for value in (float(picture.min()), float(picture.max())):
         if not _may_be_brightness(value) and _is_far_off(picture, value):
@@ -85,14 +91,14 @@ def no_data_value(picture: NDArray[np.floating]) -> float | None:
 
 
 def _may_be_brightness(value: float) -> bool:
-    """Whether a value is a usual end of a picture's: 0 to 1 are pictures; 2^k - 1 is where cameras end."""
+    """Whether a value is a usual end of a picture's values: 0 to 1 are pictures; cameras end at 2^k - 1."""
     return 0 <= value <= 1 or (value > 0 and math.log2(value + 1).is_integer())
 
 
 def _is_far_off(picture: NDArray[np.floating], value: float) -> bool:
     """Whether a picture's lowest or highest value lies far off all others.
 
-    One that fills a whole channel does not.
+    A value that fills a whole channel does not.
     """
     has_value = picture == np.float32(value)
     others = picture[~has_value]
@@ -109,8 +115,9 @@ def _is_far_off(picture: NDArray[np.floating], value: float) -> bool:
 
 
 def own_levels(picture: NDArray[np.number]) -> Levels:
-    """Levels of a deep picture by itself: black is 0 unless it uses a small part of its range, and more than
-    one value.
+    """Return the levels of a single deep picture.
+
+    Black is 0, unless the picture uses a small part of its range, and more than one value.
     """
     used = used_range(picture)
     small = 0 < used.high - used.low <= SMALL_PART * used.high
@@ -118,18 +125,25 @@ def own_levels(picture: NDArray[np.number]) -> Levels:
 
 
 def white_of(high: float, kind: str) -> float:
-    """White of deep pictures whose largest value is `high`: of integers (kind "u") the next 2^k - 1, at least
-    255; of floats ("f") at least 1.
+    """Return the white of deep pictures whose largest value is `high`.
+
+    Args:
+        high: The largest value.
+        kind: "u" for integers: white is the next 2^k - 1, at least 255. "f" for floats: at least 1.
     """
     return max(1.0, high) if kind == "f" else float((1 << max(8, math.ceil(high).bit_length())) - 1)
 
 
 def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[str]]:
-    """Levels for a set of deep pictures, and lines that say what is clipped or stretched. kind: "u" for
-    integers, whose white is the next 2^k - 1, at least 255; "f" for floats, whose white is at least 1.
+    """Return levels for a set of deep pictures, and remarks on values that are clipped or stretched.
+
+    Args:
+        used: Range that each picture uses.
+        kind: "u" for integers, whose white is the next 2^k - 1, at least 255; "f" for floats, whose white is
+            at least 1.
 
     Raises:
-        InputError: their values lie below 0, or are not finite.
+        InputError: Their values lie below 0, or are not finite.
     """
     highs = np.sort([one.high for one in used])
     lows = np.sort([one.low for one in used])
@@ -162,7 +176,7 @@ def common_levels(used: Sequence[UsedRange], kind: str) -> tuple[Levels, list[st
 
 
 def _stray_pixels(used: Iterable[UsedRange], levels: Levels) -> Iterator[str]:
-    """Says which single pixels lie beyond the levels, where some do."""
+    """Yield a remark on single pixels beyond the levels, where there are some."""
     beyond = [one for one in used if one.strays and not levels.black <= one.far <= levels.white]
     if not beyond:
         return
@@ -177,8 +191,11 @@ def _stray_pixels(used: Iterable[UsedRange], levels: Levels) -> Iterator[str]:
 
 
 def _several_depths(highs: NDArray[np.float64], kind: str) -> list[str]:
-    """Line that says that pictures have several depths, such as 12 bits and 16, of which one looks black;
-    none where they have one. highs: the largest value of each that is not clipped, ascending.
+    """Return a remark where pictures have several depths, such as 12 and 16 bits: one looks black.
+
+    Args:
+        highs: Largest value of each picture that is not clipped, ascending.
+        kind: "u" for integers, "f" for floats, which have no depth.
     """
     if kind != "u" or highs.size < 4:
         return []
@@ -194,7 +211,7 @@ def _several_depths(highs: NDArray[np.float64], kind: str) -> list[str]:
 
 
 def widest(several: Sequence[Levels]) -> Levels | None:
-    """Levels from the darkest black to the brightest white; None of none."""
+    """Return levels from the darkest black to the brightest white; None without any."""
     if not several:
         return None
     return Levels(min(one.black for one in several), max(one.white for one in several))

@@ -39,7 +39,7 @@ NaturalKey = tuple[tuple[tuple[tuple[int, str], ...], str], ...]
 
 
 def natural_key(path: str | Path) -> NaturalKey:
-    """Sort key: part by part, digits as numbers, case folded, with the exact name as the last word."""
+    """Return a sort key: part by part, digits as numbers, case folded, the exact name last."""
     key = []
     for part in Path(path).as_posix().split("/"):
         name = unicodedata.normalize("NFC", part)
@@ -49,17 +49,18 @@ def natural_key(path: str | Path) -> NaturalKey:
 
 
 def is_ignored(name: str) -> bool:
+    """Whether a name is litter of an operating system or of Office, or begins with a dot."""
     return name.startswith((".", "~$")) or name.casefold() in IGNORED_NAMES
 
 
 def is_hidden_picture(path: StrPath) -> bool:
-    """Whether a file is a picture by its suffix, and hidden by its name; macOS' `._a.png` holds none."""
+    """Whether a file is a picture by its suffix and hidden by its name; macOS' `._a.png` holds no picture."""
     name = os.path.basename(path)
     return name.startswith(".") and not name.startswith("._") and is_picture(name)
 
 
 def reason_not_judged(path: StrPath) -> str:
-    """Says why a file in a folder of pictures, or a folder in it, is not judged."""
+    """Return why a file in a folder of pictures, or a folder in it, is not judged."""
     if os.path.isdir(path):
         return "it is a folder that is hidden, or the system's: what lies in it is not looked at"
     if not os.path.isfile(path):
@@ -75,9 +76,14 @@ def reason_not_judged(path: StrPath) -> str:
 
 
 def list_entries(folder: Path, *, hidden: bool = False) -> list[os.DirEntry[str]]:
-    """Entries of a folder, without litter, in natural order. hidden: with hidden pictures.
+    """Return the entries of a folder, without litter, in natural order.
 
-    InputError if it cannot be read.
+    Args:
+        folder: The folder.
+        hidden: Whether to include hidden pictures.
+
+    Raises:
+        InputError: It cannot be read.
     """
     try:
         with os.scandir(folder) as listing:
@@ -92,6 +98,7 @@ def list_entries(folder: Path, *, hidden: bool = False) -> list[os.DirEntry[str]
 
 
 def folder_error(folder: Path, error: OSError) -> InputError:
+    """Return the error of a folder that cannot be read, with the reason and the remedy."""
     if isinstance(error, FileNotFoundError):
         return _missing(folder, "folder")
     if isinstance(error, NotADirectoryError):
@@ -103,12 +110,12 @@ def folder_error(folder: Path, error: OSError) -> InputError:
 
 
 def subfolders(folder: Path) -> dict[str, Path]:
-    """Folders directly inside, by name, in natural order."""
+    """Return the folders directly inside, by name, in natural order."""
     return {e.name: Path(folder, e.name) for e in list_entries(folder) if _is_folder(e)}
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:
-    """First subfolder with one of these names, exact spelling before any other, or None.
+    """Return the first subfolder with one of these names, exact spelling before any other, or None.
 
     A missing folder has no subfolders; an unreadable one is an error.
     """
@@ -123,13 +130,14 @@ def subfolder(folder: Path, *names: str) -> Path | None:
 
 
 def printable(name: str) -> str:
-    """Name of a file for a page: bytes that are not text are escaped."""
+    """Return the name of a file for a page: bytes that are not text are escaped."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_output_list(folder: Path) -> list[str]:
-    """Relative paths of the files that flawscope wrote to a folder of results, by its list; paths that lead
-    out of the folder are ignored. Empty for any other folder.
+    """Return the relative paths of the files that flawscope wrote to a folder of results, by its list.
+
+    Paths that lead out of the folder are left out. Empty for any other folder.
     """
     try:
         lines = (folder / OUTPUT_LIST).read_text(encoding="ascii").splitlines()
@@ -140,8 +148,9 @@ def read_output_list(folder: Path) -> list[str]:
 
 
 def written_below(folder: Path) -> frozenset[Path]:
-    """Paths below a folder of results that flawscope wrote; of a copy whose hidden list was left behind, the
-    folders of pictures. Empty for any other folder.
+    """Return the paths below a folder of results that flawscope wrote; empty for any other folder.
+
+    Of a copy whose hidden list was left behind, these are the folders of pictures.
     """
     names = read_output_list(folder)
     if not names and all((folder / name).exists() for name in RESULTS):
@@ -160,11 +169,16 @@ def _is_below(path: str, folder: Path) -> bool:
 
 
 def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iterator[Path]:
-    """Yields every file below `folder`, in natural order of the relative path.
+    """Yield every file below `folder`, in natural order of the relative path.
 
     Links to folders elsewhere are followed, each real folder once. Flawscope's own files in folders of
-    results are passed over; with `own` not those of `folder` itself, such as the pictures that a review
-    sorted. hidden: with hidden pictures.
+    results are passed over.
+
+    Args:
+        folder: The folder.
+        own: Whether to yield flawscope's own files of `folder` itself, such as the pictures that a review
+            sorted.
+        hidden: Whether to yield hidden pictures.
     """
     entered: set[str] = set()
 
@@ -190,33 +204,37 @@ def walk_files(folder: Path, *, own: bool = False, hidden: bool = False) -> Iter
 
 
 def picture_files_in(folder: Path, *, own: bool = False) -> list[Path]:
-    """The pictures below a folder and their masks, by suffix, in natural order. own: as for `walk_files`."""
+    """Return the pictures below a folder and their masks, by suffix, in natural order (`walk_files`)."""
     return [path for path in walk_files(folder, own=own) if is_picture(path)]
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures below a folder, without their masks, in natural order."""
+    """Return the pictures below a folder, without their masks, in natural order."""
     files = picture_files_in(folder)
     masks = find_masks(files)
     return [path for path in files if path not in masks]
 
 
 def masks_in(folder: Path) -> list[Path]:
-    """The masks below a folder, in natural order."""
+    """Return the masks below a folder, in natural order."""
     files = picture_files_in(folder)
     masks = find_masks(files)
     return [path for path in files if path in masks]
 
 
 def not_pictures_in(folder: Path) -> list[Path]:
-    """The files below a folder that are no pictures by their suffix, in natural order."""
+    """Return the files below a folder that are no pictures by their suffix, in natural order."""
     return [path for path in walk_files(folder) if not is_picture(path)]
 
 
 def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
-    """Lists the pictures of a file, a folder (with its subfolders, natural order), a glob pattern, or several
-    of these. A file named outright is taken whatever its suffix; none is listed twice, and masks of listed
-    pictures are left out. InputError if there is none.
+    """Return the pictures of a file, a folder with its subfolders, a glob pattern, or several of these.
+
+    Pictures of a folder are in natural order. None is listed twice, and masks of listed pictures are left
+    out. A file named outright is taken whatever its suffix.
+
+    Raises:
+        InputError: There is no picture.
     """
     files = [
         path
@@ -228,8 +246,10 @@ def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
 
 
 def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Path]]:
-    """Lists like `list_pictures`, but every file that may show a part, whatever its suffix: reading tells its
-    fault. Files that lie beside pictures (`COMPANION_SUFFIXES`, masks, hidden ones) are returned apart.
+    """Return the files that may show a part, whatever their suffix, and the files beside them.
+
+    Files are listed as in `list_pictures`. Those of an unknown format may show a part: reading them reports
+    their fault. Files beside them are `COMPANION_SUFFIXES`, masks and hidden pictures.
     """
     inputs: list[Path] = []
     beside: list[Path] = []
@@ -239,15 +259,19 @@ def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Pat
 
 
 def iter_inputs(spec: StrPath) -> Iterator[tuple[Path, bool]]:
-    """Lists one file, folder or pattern like `list_inputs`: a file, and whether it lies beside pictures.
+    """Yield the files of one file, folder or pattern, each with whether it lies beside pictures.
 
-    A pattern may name one twice.
+    See `list_inputs`; a pattern may yield a file twice.
     """
     return _split_inputs(_expand_spec(spec))
 
 
 def _split_inputs(files: Iterable[tuple[Path, bool]]) -> Iterator[tuple[Path, bool]]:
-    """Yields files, and whether they lie beside pictures. files: each, and whether it is named outright."""
+    """Yield files with whether they lie beside pictures.
+
+    Args:
+        files: Each file with whether it is named outright.
+    """
     every = list(files)
     masks = find_masks(path for path, _ in every if is_picture(path))
     for path, outright in every:
@@ -256,7 +280,7 @@ def _split_inputs(files: Iterable[tuple[Path, bool]]) -> Iterator[tuple[Path, bo
 
 
 def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
-    """Yields files, each once, and whether they are named outright."""
+    """Yield files, each once, with whether they are named outright."""
     specs = [spec] if isinstance(spec, str | os.PathLike) else list(spec)
     if not specs:
         raise InputError("no pictures given; name a picture, a folder or a pattern such as 'parts/*.png'")
@@ -278,7 +302,7 @@ def _expand_spec(spec: StrPath) -> Iterator[tuple[Path, bool]]:
 
 
 def _matching_files(pattern: StrPath) -> Iterator[Path]:
-    """Files that a pattern matches, and those in the folders that it matches."""
+    """Yield files that a pattern matches, and those in the folders that it matches."""
     matches = sorted((Path(match) for match in glob.glob(str(pattern), recursive=True)), key=natural_key)
     for match in matches:
         if is_ignored(match.name):
@@ -289,12 +313,12 @@ def _matching_files(pattern: StrPath) -> Iterator[Path]:
             yield match
 
 
-# Address of the web, a camera or a store, of which `Path` keeps one slash; a drive has one letter
+# Address of the web, a camera or a store: `Path` keeps one of its slashes; a drive has one letter
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+):[/\\]{1,2}")
 
 
 def _missing(path: StrPath, what: str) -> InputError:
-    """Error of a path that is not there. An address may hold a password, and is not repeated."""
+    """Return the error of a path that is not there; an address may hold a password, and is not repeated."""
     if address := _ADDRESS.match(os.fspath(path)):
         return InputError(
             f"an address ({address[1]}://...) is no {what}: save the pictures in a folder and name that; "
@@ -304,7 +328,11 @@ def _missing(path: StrPath, what: str) -> InputError:
 
 
 def require_picture(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
-    """Passes the files on; InputError with this text if none is a picture."""
+    """Yield the files unchanged.
+
+    Raises:
+        InputError: None is a picture; the message is `text`.
+    """
     before = []
     for path in files:
         before.append(path)
@@ -317,13 +345,14 @@ def require_picture(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
 
 
 def _no_pictures(text: str, others: Sequence[StrPath]) -> InputError:
-    """InputError with the names of the files that are there instead."""
+    """Return an InputError with the names of the files that are there instead."""
     found = f", only {join_names([os.path.basename(path) for path in others])}" if others else ""
     remedies = other_remedies(os.path.splitext(path)[1].lower() for path in others)
     return InputError(f"{text}{found}; known formats: {known_formats()}{remedies}")
 
 
 def known_formats() -> str:
+    """Return the suffixes of the picture formats that are read, without dots, separated by blanks."""
     return " ".join(sorted(suffix.lstrip(".") for suffix in PICTURE_SUFFIXES))
 
 
@@ -343,7 +372,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def refuse_masks(sources: Sequence[PictureSource]) -> None:
-    """InputError where one of the files is the mask of another one."""
+    """Raise InputError where one of the files is the mask of another one."""
     paths = [Path(source) for source in sources if isinstance(source, str | os.PathLike)]
     for mask, picture in find_masks(filter(is_picture, paths)).items():
         of = f"the mask of {picture}" if picture else "a mask"
@@ -351,10 +380,10 @@ def refuse_masks(sources: Sequence[PictureSource]) -> None:
 
 
 def picture_names(sources: Sequence[PictureSource], names: Sequence[str] = ()) -> list[str]:
-    """Names of pictures: those given, one each, or where none are given those of their files.
+    """Return the names of pictures: those given, one each, or else those of their files.
 
     Raises:
-        InputError: there are more names than pictures, or fewer.
+        InputError: There are more names than pictures, or fewer.
     """
     if not len(names):
         return relative_names(sources)
@@ -363,7 +392,7 @@ def picture_names(sources: Sequence[PictureSource], names: Sequence[str] = ()) -
 
 
 def relative_names(sources: Sequence[PictureSource]) -> list[str]:
-    """Paths of files, relative to the folder of all of them; "picture 3" for a source that is no file."""
+    """Return paths of files, relative to their common folder; "picture 3" for a source that is no file."""
     paths = {k: Path(s).absolute() for k, s in enumerate(sources) if isinstance(s, str | os.PathLike)}
     common = os.path.commonpath([path.parent for path in paths.values()]) if paths else ""
     return [

@@ -1,4 +1,4 @@
-"""Tells masks from pictures among files, and whose mask each is: the one rule of all that lists pictures.
+"""Sorts masks from pictures among files, and finds each mask's picture: the one rule of all listings.
 
 A file is a mask where all of this holds:
 
@@ -9,8 +9,9 @@ A file is a mask where all of this holds:
   Where the words leave no doubt, such as `masks`, or `labels` beside `images`, it is enough that it is no
   photograph. Where the pictures look like masks themselves, as those of backlit parts, only such words count.
 
-A name alone says nothing: `mask_7.png` without `7.png` is a picture, perhaps of a mask. But what looks like a
-mask and is named like masks that have pictures, or lies in a folder `masks` or the like, is a stray mask.
+A name alone says nothing: `mask_7.png` without `7.png` is a picture, perhaps of a mask. But a file that looks
+like a mask and is named like masks that have pictures, or lies in a folder `masks` or the like, is a stray
+mask.
 """
 
 from __future__ import annotations
@@ -67,12 +68,12 @@ _DECORATIONS = (EXPORTED, re.compile(rf"(.+)[._](?:{_SUFFIXES})"), re.compile(r"
 
 
 def fold(name: str) -> str:
-    """A name as it is compared: letters and accents alike however they are written or stored."""
+    """Return a name for comparison: letters and accents alike however they are written or stored."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def plain_names(stem: str) -> list[str]:
-    """The folded name of a picture, and then what it was before tools added to it."""
+    """Return the folded name of a picture, and then its name before tools added to it."""
     names = [fold(stem)]
     for name in names:  # grows
         for decoration in _DECORATIONS:
@@ -84,18 +85,18 @@ def plain_names(stem: str) -> list[str]:
 
 
 def is_mask_folder(name: str) -> bool:
-    """Whether a folder's name says that masks lie in it."""
+    """Whether a folder's name says that it holds masks."""
     return masked_folder(name) is not None
 
 
 def is_picture_folder(name: str) -> bool:
-    """Whether a folder's name says that pictures lie in it, and nothing else: `images`."""
+    """Whether a folder's name says that it holds pictures, and nothing else: `images`."""
     return _PICTURE_FOLDER.fullmatch(fold(name)) is not None
 
 
 @lru_cache(1 << 12)
 def masked_folder(name: str) -> str | None:
-    """Returns what the name of a folder of masks says beside that: `bad` of `bad_masks`; None for others."""
+    """Return the rest of the name of a folder of masks: `bad` of `bad_masks`; None for other folders."""
     if fold(name) in MASK_FOLDERS:
         return ""
     text = fold(_CAMEL.sub("_", name))
@@ -104,8 +105,10 @@ def masked_folder(name: str) -> str | None:
 
 
 def seem_masks(pictures: Iterable[Path]) -> list[Path]:
-    """Pictures that look like masks, but are none by the rule: they have a word for masks in their name, or
-    the name of another picture that looks like none, in another folder or with something added to it.
+    """Return pictures that look like masks, but are none by the rule.
+
+    They have a word for masks in their name, or the name of another picture that looks like none, in another
+    folder or with something added to it.
     """
     paths = list(pictures)
     named: dict[str, list[Path]] = {}
@@ -129,10 +132,15 @@ def seem_masks(pictures: Iterable[Path]) -> list[Path]:
 
 
 def _added_to_name(path: Path, stem: str, named: Mapping[str, Sequence[Path]]) -> tuple[str, Path] | None:
-    """Finds what the name of a picture adds to that of another in its folder, with 0 for each digit, and that
-    other; nothing is added to one in another folder. None: there is no such picture.
+    """Return the end that a picture's name adds to that of another picture, and this other picture.
 
-    named: pictures by folded name.
+    In the end, 0 stands for each digit. It is empty for a picture of the same name in another folder; else
+    both lie in one folder. None where there is no such picture.
+
+    Args:
+        path: The picture.
+        stem: Its folded name without suffix.
+        named: Pictures by folded name.
     """
     for end in (*(gap.start() for gap in _GAPS.finditer(stem)), len(stem)):
         added = stem[end:]
@@ -152,20 +160,20 @@ def _marks_a_part(path: Path) -> bool:
 
 
 def find_masks(files: Iterable[Path]) -> dict[Path, Path | None]:
-    """Finds the masks among picture files, and for each its picture; None where it has none.
+    """Find the masks among picture files, and for each its picture; None where it has none.
 
-    Folders above all of the files say nothing.
+    The names of folders above all of the files do not count.
     """
     return _sort_out(list(files))[0]
 
 
 def find_photographs(files: Iterable[Path]) -> list[Path]:
-    """Finds the pictures that are named like masks of others, and are photographs: they are no masks."""
+    """Find the pictures that are named like masks of others, and are photographs: they are no masks."""
     return _sort_out(list(files))[1]
 
 
 def _sort_out(paths: Sequence[Path]) -> tuple[dict[Path, Path | None], list[Path]]:
-    """Finds the masks, each with its picture, and the photographs that are named like masks."""
+    """Return the masks, each with its picture, and the photographs that are named like masks."""
     try:
         root = os.path.commonpath({os.path.dirname(path) for path in paths})
     except ValueError:  # there are none, or they have none in common: on two drives
@@ -184,8 +192,9 @@ def _sort_out(paths: Sequence[Path]) -> tuple[dict[Path, Path | None], list[Path
 
 
 def _take_photographs(named: Sequence[_Group]) -> list[tuple[_Group, Path]]:
-    """Takes the photographs out of the groups of files that are named like masks; returns those of groups
-    whose names are no weak sign.
+    """Take the photographs out of the groups of files that are named like masks.
+
+    Return those of groups whose names are no weak sign, each with its group.
     """
     photographs: list[tuple[_Group, Path]] = []
     for alike in _by_kind(named):
@@ -202,7 +211,7 @@ def _take_photographs(named: Sequence[_Group]) -> list[tuple[_Group, Path]]:
 def _with_partners(
     named: Sequence[_Group], pictures: _Pictures, paths: Sequence[Path]
 ) -> dict[Path, Path | None]:
-    """The masks of the groups, each with its picture."""
+    """Return the masks of the groups, each with its picture."""
     masks: dict[Path, Path | None] = {}
     surely = [path for path in paths if path not in pictures.suspects]
     partners = [{path: pictures.partner(group, path) for path in group.paths} for group in named]
@@ -222,7 +231,10 @@ def _has_sure_partner(partner_of: Mapping[Path, Path | None], pictures: _Picture
 
 
 def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
-    """Groups of the same words, wherever they lie: few files of many folders are looked at."""
+    """Return groups with the same words together, wherever they lie.
+
+    Few files of many folders are looked at.
+    """
     kinds: dict[tuple[str, ...], list[_Group]] = {}
     for group in groups:
         kinds.setdefault(group.kind, []).append(group)
@@ -230,9 +242,10 @@ def _by_kind(groups: Iterable[_Group]) -> Iterable[list[_Group]]:
 
 
 def _find_photographs_among(paths: Sequence[Path]) -> set[Path]:
-    """Photographs among files that are named alike.
+    """Return the photographs among files that are named alike.
 
-    They are larger than masks, so that the largest files are looked at first: it ends where several are none.
+    They are larger than masks: the largest files are looked at first, and the search ends where several are
+    none.
     """
     sizes = {path: _size(path) for path in paths}
     ordered = sorted(paths, key=lambda path: -sizes[path])
@@ -258,9 +271,14 @@ def _find_photographs_among(paths: Sequence[Path]) -> set[Path]:
 class _Group:
     """Files that are named alike: in one folder of masks, or with a word for masks in one folder.
 
-    folder: name of the folder of masks; empty where the files' names have the word. above: folders that lead
-    to the group, as of the files' pictures. telling: the word means masks and nothing else. weak: it often
-    means something else. alone: files without any picture are masks too, if they look like it. kind: words.
+    Attributes:
+        folder: Name of the folder of masks; empty where the files' names have the word.
+        above: Folders that lead to the group, in the form of the pictures' folders.
+        telling: Whether the word means masks and nothing else.
+        weak: Whether the word often means something else.
+        alone: Whether files without any picture are masks, too, if they look like masks.
+        kind: The words.
+        paths: The files.
     """
 
     folder: str
@@ -279,7 +297,12 @@ class _Group:
         return path in self._members
 
     def masks(self, of: Mapping[Path, Path | None], surely: Sequence[Path]) -> list[Path]:
-        """Returns those that are masks. of: their pictures. surely: what is a picture for sure."""
+        """Return the files that are masks.
+
+        Args:
+            of: Picture of each file.
+            surely: Files that are certainly pictures.
+        """
         paired = [path for path in self.paths if of[path] is not None]
         if self._is_telling(of, paired):
             return self._with_picture_or_look(of)
@@ -294,11 +317,11 @@ class _Group:
         return [path for path in self.paths if _is_mask(path, of[path] is not None, are_alike)]
 
     def _with_picture_or_look(self, of: Mapping[Path, Path | None]) -> list[Path]:
-        """Files that have a picture; of a folder of masks all, of others also those that look like masks."""
+        """Return files that have a picture or look like masks; of a folder of masks all files."""
         return [path for path in self.paths if of[path] is not None or self.folder or _look(path)]
 
     def _is_telling(self, of: Mapping[Path, Path | None], paired: Sequence[Path]) -> bool:
-        """Whether files that have pictures are masks by their name alone, or by the folder of these."""
+        """Whether files that have pictures are masks by their name alone, or by their pictures' folder."""
         return bool(paired) and (self.telling or any(_in_picture_folder(of[path]) for path in paired))
 
     def _others_look_like_masks(
@@ -344,7 +367,7 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
 
 
 def _strip_word(stem: str) -> tuple[str, str, str] | None:
-    """The folded name of a picture in that of its mask, and the word for masks and its side."""
+    """Return a mask's folded name without the word for masks, the word, and its side."""
     if match := _WORD_LAST.fullmatch(stem):
         return match[1], match[2], "last"
     if match := _WORD_FIRST.fullmatch(stem):
@@ -357,7 +380,7 @@ def _folders(path: Path, root: str) -> Folders:
 
 
 def _plain_folders(folders: Iterable[str]) -> Folders:
-    """Folders as pictures and masks share them: folded, without those that say `images` or `masks`."""
+    """Return folders as pictures and masks share them: folded, without `images`, `masks` and the like."""
     plain = (fold(name) for name in folders if not is_mask_folder(name))
     return tuple(name for name in plain if not is_picture_folder(name))
 
@@ -367,7 +390,7 @@ def _is_good(folders: Folders) -> bool:
 
 
 def _picture_names(stem: str) -> list[str]:
-    """Names by which a mask may mean a picture: its own, and without `image` or the like."""
+    """Return the names by which a mask may mean a picture: its own, and without `image` or the like."""
     names = plain_names(stem)
     names += [name for name in (_TRIMMED.sub("", names[0]),) if name not in names]  # as of "a (1) - mask"
     for name in tuple(names):
@@ -378,7 +401,7 @@ def _picture_names(stem: str) -> list[str]:
 
 
 class _Pictures:
-    """Files by their names. suspects: those that may be masks themselves."""
+    """Files by their names; `suspects` are those that may be masks themselves."""
 
     def __init__(self, paths: Sequence[Path], root: str, suspects: set[Path]):
         self.root, self.suspects = root, suspects
@@ -395,7 +418,7 @@ class _Pictures:
                     places.setdefault(plain[folder], []).append(path)
 
     def partner(self, group: _Group, mask: Path) -> Path | None:
-        """The picture of a mask; None where there is none, or several might be it."""
+        """Return the picture of a mask; None where there is none, or several might be it."""
         stem = fold(mask.stem)
         if not group.folder:
             stripped = _strip_word(stem)
@@ -416,8 +439,15 @@ class _Pictures:
         return self._nearest(group, mask, below[:-1], [below[-1]]) if below else None
 
     def _nearest(self, group: _Group, mask: Path, below: Folders, names: Iterable[str]) -> Path | None:
-        """The picture of one of these names that fits best, of the first name that any has; None where there
-        is none, or several fit alike. below: its folders from where the mask's begin to differ no more.
+        """Return the picture with one of these names that fits best, of the first name that occurs.
+
+        None where there is none, or several fit equally.
+
+        Args:
+            group: Group of the mask.
+            mask: The mask.
+            below: Folders with which the picture's folders end: those of the mask below its folder of masks.
+            names: Names that the picture may have.
         """
         here = (*group.above, *below)
         for name in names:
@@ -436,7 +466,7 @@ class _Pictures:
     def _rank(
         self, group: _Group, mask: Path, below: Folders, places: Mapping[Folders, Iterable[Path]]
     ) -> Iterator[tuple[tuple[bool | int, ...], Path]]:
-        """Yields the pictures that may be a mask's, each with how ill it fits."""
+        """Yield the pictures that may be a mask's, each with a rank that is lower the better it fits."""
         hint, above = masked_folder(group.folder) or "", group.above
         for plain, paths in places.items():
             between = len(plain) - len(above) - len(below)
@@ -451,7 +481,7 @@ class _Pictures:
 
 
 def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
-    """Masks that have their picture's name, in another format, in the same folder."""
+    """Return masks that have their picture's name, in another format, in the same folder."""
     by_name: dict[str, list[Path]] = {}
     for path in paths:
         by_name.setdefault(os.path.splitext(os.fspath(path))[0].lower(), []).append(path)
@@ -477,8 +507,12 @@ def _spread(items: Sequence[_T]) -> Sequence[_T]:
 
 
 def _is_mask(path: Path, has_picture: bool, are_alike: bool) -> bool:
-    """Whether a file looks like a mask; of one with a picture it is enough that nothing speaks against it.
-    are_alike: none of the group's that were looked at looks like a photograph.
+    """Whether a file looks like a mask; where it has a picture, whether nothing speaks against it.
+
+    Args:
+        path: The file.
+        has_picture: Whether it has a picture.
+        are_alike: Whether none of the group's files that were looked at looks like a photograph.
     """
     looks = _look(path)
     return looks is True or (has_picture and (are_alike or looks is None))

@@ -1,9 +1,9 @@
-"""Reads what is marked in a mask, however it was stored: the one reader of ground truth, regions of interest,
-seen defects and foregrounds.
+"""Reads the marks in a mask, however it was stored.
 
-The rule, which docs/labels.md tells: the background is black, or the darkest grey, or in coloured
-masks without black the colour that fills most of them, or what is transparent; all else is marked. Edges that
-were smoothed, and the noise of JPEG, count from half of the way up. What leaves a doubt is refused.
+Ground truth, regions of interest, seen defects and foregrounds are all read here. The rule (docs/labels.md):
+the background is black, or the darkest grey, or in coloured masks without black the colour that fills most of
+them, or whatever is transparent; all else is marked. Edges that were smoothed, and the noise of JPEG, count
+from half of the way up. A doubtful mask is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     MarkLevels = NDArray[np.number]  # [H, W], 0 outside and higher the more a pixel is marked
 
-FEW_VALUES = 16  # so many values are classes; more are smoothed edges, noise, or a photograph
+FEW_VALUES = 16  # up to which values are classes; more are smoothed edges, noise, or a photograph
 MANY_CLASSES = 64  # values up to this are numbers of classes or of objects, however many there are
 LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")  # WebP and TIFF may be either
 LOSSY_CONTRAST = 32  # grey levels below which a lossy format keeps no mask
@@ -37,9 +37,10 @@ STORE_AS_PNG = "store it as PNG, black outside and white where something is mark
 
 
 def read_mask(source: PillowSource) -> Mask:
-    """Returns what a mask marks, [H, W] bool.
+    """Return the marks of a mask, [H, W] bool.
 
-    InputError where it cannot be read, or what is marked is in doubt.
+    Raises:
+        InputError: It cannot be read, or its marks are in doubt.
     """
     name = source_name(source)
     image, deep = open_upright_deep(source, name)
@@ -59,13 +60,13 @@ def read_mask(source: PillowSource) -> Mask:
 
 
 def _reach(lines: Mask) -> slice:
-    """The lines from the first marked one to the last, and so far beyond as noise reaches."""
+    """Return the lines from the first marked one to the last, extended as far as noise reaches."""
     marked = np.flatnonzero(lines)
     return slice(max(0, int(marked[0]) - NOISE_REACH), int(marked[-1]) + NOISE_REACH + 1)
 
 
 def marks_most(mask: Mask) -> str:
-    """Says how much a mask of a defect marks, where that is more than half of the picture; else empty."""
+    """Return a text on a defect's mask that marks more than half of its picture; else empty."""
     share = float(mask.mean())
     if share <= 0.5:
         return ""
@@ -73,7 +74,7 @@ def marks_most(mask: Mask) -> str:
 
 
 def read_labels(source: PillowSource) -> NDArray[np.int32]:
-    """Raw grey values (or palette indices) [H, W] int32, as MVTec LOCO's masks use them."""
+    """Return raw grey values (or palette indices) [H, W] int32, as MVTec LOCO's masks use them."""
     name = source_name(source)
     image, deep = open_upright_deep(source, name)
     if deep is not None and deep.shape[2] == 1 and deep.dtype.kind == "u":
@@ -93,11 +94,14 @@ def read_labels(source: PillowSource) -> NDArray[np.int32]:
 
 
 def is_photograph(source: PillowSource) -> bool:
-    """Whether what was given as a mask has many grey values besides the commonest: then it is a photograph or
-    a map, and no mask that is badly stored. InputError where it cannot be read.
+    """Whether a picture given as a mask has many grey values besides the commonest.
 
-    Counts levels by the entropy of their histogram. Measured on photographs, dark fields among them: 20 to
-    200; on masks that are refused: up to 14, for what JPEG does to them.
+    Then it is a photograph or a map, not a mask that is badly stored. Levels are counted by the entropy of
+    their histogram. Measured on photographs, dark fields among them: 20 to 200; on masks that are refused: up
+    to 14, because of JPEG.
+
+    Raises:
+        InputError: It cannot be read.
     """
     image, deep = open_upright_deep(source, source_name(source))
     grey = np.asarray(image.convert("L")) if deep is None else deep[:, :, : max(1, deep.shape[2] - 1)].mean(2)
@@ -112,7 +116,7 @@ def is_photograph(source: PillowSource) -> bool:
 
 
 class DoubtfulMaskError(InputError):
-    """Mask whose marks cannot be told: perhaps the picture is no mask."""
+    """Mask whose marks are in doubt: perhaps the picture is no mask."""
 
 
 def _doubt(name: str, reason: str) -> DoubtfulMaskError:
@@ -135,10 +139,16 @@ def _is_lossy(image: Image.Image, source: PillowSource) -> bool:
 
 
 def _levels(image: Image.Image, deep: NDArray[np.number] | None, lossy: bool, name: str) -> MarkLevels:
-    """Measures how far each pixel is from the background.
+    """Measure how far each pixel is from the background.
 
-    InputError: it cannot be told which that is. deep: the values where Pillow would cut them; `image` has
-    their size then.
+    Args:
+        image: The mask, of the size of `deep` where that is given.
+        deep: Values that Pillow would cut; None where it does not.
+        lossy: Whether its format loses values.
+        name: Name for errors.
+
+    Raises:
+        InputError: The background is in doubt.
     """
     if _has_one_channel(image, deep):
         grey = np.asarray(image) if deep is None else deep[:, :, 0]
@@ -163,7 +173,7 @@ def _has_one_channel(image: Image.Image, deep: NDArray[np.number] | None) -> boo
 
 
 def _channels(image: Image.Image) -> NDArray[np.uint8]:
-    """Values [H, W, C] of grey or colour, with alpha or without."""
+    """Return values [H, W, C] of grey or colour, with alpha or without."""
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.upper())
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
@@ -172,14 +182,14 @@ def _channels(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _above_darkest(values: NDArray[np.number]) -> MarkLevels:
-    """Levels of grey values. Where all are alike, there is no darker background."""
+    """Return levels of grey values above the darkest; where all are alike, the values themselves."""
     darkest = values.min()
     above: MarkLevels = values if darkest == values.max() else values - darkest
     return above
 
 
 def _levels_of_colours(colours: NDArray[np.number], lossy: bool, name: str) -> MarkLevels:
-    """Levels of colours or grey values [H, W, C] as they look, without transparency."""
+    """Return levels of colours or grey values [H, W, C] as they look, without transparency."""
     tolerance = LOSSY_CONTRAST if lossy else 0
     channels = _signed_channels(colours)
     if len(channels) == 1:
@@ -206,13 +216,13 @@ def _is_grey(colour: Sequence[np.number], tolerance: int) -> bool:
 
 
 def _signed_channels(colours: NDArray[np.number]) -> list[MarkLevels]:
-    """Channels of colours [H, W, C], of a type in which their differences can be taken."""
+    """Return the channels of colours [H, W, C], in a type in which their differences can be taken."""
     signed = {1: np.int16, 2: np.int32}.get(colours.dtype.itemsize, np.float64)
     return [colours[:, :, k].astype(signed) for k in range(colours.shape[2])]
 
 
 def _distance_from(colour: Sequence[np.number], channels: Sequence[MarkLevels]) -> MarkLevels:
-    """Distance of each pixel from a colour, in the channel that differs most."""
+    """Return the distance of each pixel from a colour, in the channel that differs most."""
     differences: list[MarkLevels] = [
         abs(channel - value) for channel, value in zip(channels, colour, strict=True)
     ]
@@ -223,7 +233,7 @@ def _distance_from(colour: Sequence[np.number], channels: Sequence[MarkLevels]) 
 def _levels_above_transparent(
     colours: NDArray[np.number], alpha: MarkLevels, lossy: bool, name: str
 ) -> MarkLevels:
-    """Levels where some pixels are transparent, which are outside, whatever their colour."""
+    """Return levels where some pixels are transparent: they are outside, whatever their colour."""
     opaque = colours[2 * alpha >= alpha.max()]
     black = opaque.max(1) <= (LOSSY_CONTRAST if lossy else 0)
     if black.all() or not black.any():
@@ -232,9 +242,10 @@ def _levels_above_transparent(
 
 
 def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: str) -> MarkLevels:
-    """Levels by the colours of a palette, or by its indices where all colours that are used look alike.
+    """Return levels by the colours of a palette, or by its indices where all used colours look alike.
 
-    InputError where index 0, the background of class masks, and the colours contradict.
+    Raises:
+        InputError: Index 0, the background of class masks, and the colours contradict.
     """
     used, first = np.unique(indices, return_index=True)
     palette = colours.reshape(-1, colours.shape[2])[first]
@@ -252,10 +263,10 @@ def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: s
 
 
 def _marked_levels(levels: MarkLevels, lossy: bool, name: str) -> Mask:
-    """Marks every value above 0, if they are classes.
+    """Mark every value above 0, if they are classes.
 
-    If some are smoothed edges or noise, which fill no areas, these belong to what they lie beside from half
-    of the way up.
+    Values of smoothed edges or noise, which fill no areas, belong to the areas beside them from half of the
+    way up.
     """
     values, share = _shares_in_areas(levels)
     fills = share >= 0.5
@@ -284,7 +295,7 @@ def _are_classes(values: MarkLevels, fills: Mask) -> bool:
 
 
 def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[np.number], NDArray[np.float64]]:
-    """The values that occur, and the share of each one's pixels that are in a square of 2 x 2 such pixels."""
+    """Return the values that occur, and the share of each one's pixels in a square of 2 x 2 such pixels."""
     values, places = None, levels
     if levels.dtype.kind == "f" or levels.max() > 65535:
         values, places = np.unique(levels, return_inverse=True)
@@ -301,7 +312,7 @@ def _shares_in_areas(levels: MarkLevels) -> tuple[NDArray[np.number], NDArray[np
 
 
 def _marked_classes(levels: MarkLevels, values: NDArray[np.number]) -> Mask:
-    """Marks every value above 0 but those that occur on edges alone, between a lower and a higher one."""
+    """Mark every value above 0 except those that occur on edges alone, between a lower and a higher one."""
     from scipy import ndimage
 
     marked: Mask = levels > 0
@@ -315,9 +326,10 @@ def _marked_classes(levels: MarkLevels, values: NDArray[np.number]) -> Mask:
 
 
 def _marked_above_noise(levels: MarkLevels, filling: NDArray[np.number], name: str) -> Mask:
-    """Marks the values that fill areas, and of the others what is above half of them.
+    """Mark the values that fill areas, and of the others those above half of them.
 
-    InputError where too much is neither: a photograph, or classes that noise has drowned.
+    Raises:
+        InputError: Too much is neither: it is a photograph, or classes that noise has drowned.
     """
     from scipy import ndimage
 

@@ -1,9 +1,9 @@
-"""Tells by the words of pictures' file names whether they are called good or defective: `OK_1`, `cam2_niO`.
+"""Reads from the words of file names whether pictures are called good or defective: `OK_1`, `cam2_niO`.
 
-Words are read as those of folders (`folder_words`), in the same closed world: words of no list that sort the
-pictures of a folder into groups are a question, and make a good name unclear. A file name has more beside
-them: counters, dates, types and hashes. What all names share tells none from another. `NG200` is a type where
-it comes again beside a counter, and what stands in a hash stands there by chance.
+Words are read like those of folders (`folder_words`), in the same closed world: words of no list that sort
+the pictures of a folder into groups are a question, and make a good name unclear. A file name also has
+counters, dates, types and hashes. Words that all names share distinguish none. `NG200` is a type where it
+comes again beside a counter, and a word within a hash stands there by chance.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ from flawscope.pictures.folder_words import (
 
 
 class PictureClass(Enum):
-    """Class of a picture by its labels. UNCLEAR: both, or nobody knows which. UNKNOWN: nothing tells."""
+    """Class of a picture by its labels.
+
+    Attributes:
+        GOOD: It is called good.
+        BAD: It is called defective.
+        UNCLEAR: It is called both, or it is not clear which.
+        UNKNOWN: No label has a known meaning.
+    """
 
     GOOD = "good"
     BAD = "not good"
@@ -39,9 +46,11 @@ class PictureClass(Enum):
 
 
 class NameReading(NamedTuple):
-    """Result of reading a file's name: the class that it tells, and the words that tell it.
+    """Result of reading a file's name.
 
-    UNKNOWN with words: they tell groups of which nobody knows what they are.
+    Attributes:
+        picture_class: Class that the name states.
+        words: Words that state it. With UNKNOWN, words of unknown meaning that sort pictures into groups.
     """
 
     picture_class: PictureClass
@@ -64,12 +73,12 @@ _TYPE = re.compile(r"([^\W\d_]+)([1-9]\d+)")
 _DATE = re.compile(r"(?:19|20)?\d\d(?:[01]\d[0-3]\d)|(?:19|20)\d\d(?:[01]\d)?")
 _MARK = re.compile(r"(.*[\w)\]])([-+?!*~])")  # a sign behind all: "0024_OK-", "Teil (3)!"
 _PIECE = re.compile(r"[^\W\d_]+|\d+")
-_LONG = 4  # digits of a number that counts or dates, and tells no class
+_LONG = 4  # digits of a number that counts or dates, and is no class
 Chunks = list[str]
 
 
 def read_names(stems: Sequence[str]) -> list[NameReading]:
-    """Reads the names, without suffix, of the pictures of a folder."""
+    """Read the names, without suffix, of the pictures of a folder."""
     stems = [_TIMESTAMP.sub(" ", _UUID.sub(" ", stem)) for stem in stems]
     cores, shared = _part_shared([_CHUNK.findall(plain_words(stem)) for stem in stems])
     found = [_read(core) for core in cores]
@@ -82,9 +91,9 @@ def read_names(stems: Sequence[str]) -> list[NameReading]:
 
 
 def _part_shared(names: list[Chunks]) -> tuple[list[Chunks], Chunks]:
-    """Parts what each name has of its own from the chunks that all begin and end with.
+    """Part each name's own chunks from those with which all names begin and end.
 
-    Where something turns other words round, nothing is shared: what it turns round may be.
+    Where some word turns other words round, nothing is shared: the turned word may be among the shared ones.
     """
     first, last = _shared(names)
     cores = [name[first : len(name) - last] for name in names]
@@ -96,7 +105,7 @@ def _part_shared(names: list[Chunks]) -> tuple[list[Chunks], Chunks]:
 
 
 def _read_with_shared(found: list[NameReading], shared: Chunks) -> list[NameReading]:
-    """Readings of names together with what all of them share."""
+    """Read names together with the chunks that all of them share."""
     of_all = _read([chunk for chunk in shared if not _is_type(chunk) and not _is_jumble(chunk)])
     if all(one.picture_class is PictureClass.UNKNOWN for one in found):
         return [SILENT if of_all.picture_class is PictureClass.UNCLEAR else of_all] * len(found)
@@ -112,8 +121,8 @@ def _doubted_if_bad(reading: NameReading) -> NameReading:
 
 
 def _read(chunks: Chunks) -> NameReading:
-    """Reads what chunks say of good and defective; single letters are places and counters."""
-    # numbers make no difference but for being there: so few texts are read
+    """Return the class that chunks state; single letters are places and counters."""
+    # every number becomes 0: its value makes no difference, and fewer different texts are read
     text = " ".join(re.sub(r"\d+", "0", chunk) for chunk in chunks if len(chunk) > 1 or chunk.isdecimal())
     telling = [word for word in split_words(text) if word_says(word) is not None or is_turning(word)]
     if not telling:
@@ -129,7 +138,7 @@ def _read(chunks: Chunks) -> NameReading:
 
 
 def _read_without_chance(cores: Sequence[Chunks]) -> list[NameReading]:
-    """Reads names without words within hashes, unless they are too many to stand there by chance."""
+    """Read names without words within hashes, unless they are too many to stand there by chance."""
     found = [_read([chunk for chunk in core if not _is_jumble(chunk)]) for core in cores]
     whole = [_read(core) for core in cores]
     more = sum(
@@ -140,9 +149,9 @@ def _read_without_chance(cores: Sequence[Chunks]) -> list[NameReading]:
 
 
 def _shared(names: Sequence[Chunks]) -> tuple[int, int]:
-    """Numbers of the first and of the last chunks that all names share.
+    """Return the numbers of first and of last chunks that all names share.
 
-    Negations turn round what follows or stands before, so they stay with it.
+    Negations turn round the word before or after them, and stay with it.
     """
     if len(names) < 2:
         return 0, 0
@@ -157,8 +166,9 @@ def _shared(names: Sequence[Chunks]) -> tuple[int, int]:
 
 
 def _types(cores: Sequence[Chunks]) -> set[str]:
-    """Chunks that are names of types, such as NG200: they come again, with a counter behind, and where one
-    is missing another word stands.
+    """Return chunks that are names of types, such as NG200.
+
+    They come again, with a counter behind. There are none where a name has no word at all.
     """
     often = Counter(chunk for core in cores for chunk in {*core})
     found = set[str]()
@@ -188,7 +198,7 @@ def _is_jumble(chunk: str) -> bool:
 
 
 def _without_lights(found: list[NameReading], cores: Sequence[Chunks]) -> list[NameReading]:
-    """Takes "normal" for a light where the other names have words of lights and views in its place."""
+    """Read "normal" as a light where the other names have words of lights and views in its place."""
     if {one.words for one in found} != {"", "normal"}:
         return found
     others = [split_words(" ".join(core)) for one, core in zip(found, cores, strict=True) if not one.words]
@@ -200,8 +210,9 @@ def _without_lights(found: list[NameReading], cores: Sequence[Chunks]) -> list[N
 
 
 def form_groups(values: Collection[object], least: int = 0) -> bool:
-    """Whether values of single pictures sort them into groups: they differ, and are no more than half as
-    many, or than `least`.
+    """Whether values of single pictures sort them into groups.
+
+    They do where they differ, and are no more than half as many as the pictures, or than `least`.
     """
     return 1 < len({*values}) <= max(least, len(values) / 2)
 
@@ -209,8 +220,9 @@ def form_groups(values: Collection[object], least: int = 0) -> bool:
 def _doubt_groups(
     found: list[NameReading], stems: Sequence[str], cores: Sequence[Chunks]
 ) -> list[NameReading]:
-    """Doubts names that are not called defective, where something of which nobody knows what it means sorts
-    the pictures into groups: words of no list, or a number or letter that is no counter.
+    """Doubt names that are not called defective, where something unknown sorts the pictures into groups.
+
+    This may be words of no list, or a number or letter that is no counter.
     """
     random = sum(any(map(_is_jumble, core)) for core in cores)
     if 2 * random >= len(cores) > 0:  # names of hashes
@@ -226,7 +238,7 @@ def _doubt_groups(
 
 
 def _with_signs(marks: list[str], stems: Sequence[str], least: int) -> list[str]:
-    """Marks together with the sign behind each name, where such signs sort the pictures into groups."""
+    """Return marks together with the sign behind each name, where such signs sort pictures into groups."""
     matches = [_MARK.fullmatch(stem) for stem in stems]
     signs = [match[2] if match else "" for match in matches]
     if not form_groups(signs, least):
@@ -235,7 +247,7 @@ def _with_signs(marks: list[str], stems: Sequence[str], least: int) -> list[str]
 
 
 def _doubt(reading: NameReading, mark: str) -> NameReading:
-    """The reading of a name with a mark whose meaning is unknown."""
+    """Return the reading of a name with a mark whose meaning is unknown."""
     if reading.picture_class is PictureClass.GOOD and mark:
         return NameReading(PictureClass.UNCLEAR, f"{reading.words} {mark}")
     if reading == SILENT:
@@ -244,8 +256,10 @@ def _doubt(reading: NameReading, mark: str) -> NameReading:
 
 
 def _unknown_in(cores: Sequence[Chunks]) -> list[str]:
-    """The words of no list, of two letters at least, in each name that not all have, those that say how a
-    decision was wrong, and "new" and "old" beside each other.
+    """Return the words of unknown meaning in each name, without words that all names have.
+
+    These are words of no list, of two letters at least; words for wrong decisions; and "new" and "old" beside
+    each other.
     """
     texts = [" ".join(core) for core in cores]
     has_ages = are_new_and_old(texts)
@@ -262,10 +276,10 @@ def _is_open(word: str) -> bool:
 
 
 def _slot_marks(stems: Sequence[str]) -> list[str]:
-    """Finds what stands at the place of a name that sorts the pictures into groups, where it is a single
-    letter, a short number behind a word of no list ("K1"), or 0 and 1; empty where there is no such place.
+    """Return the text at the place of each name that sorts the pictures into groups; empty without one.
 
-    A place that comes again with each of the others is a view or a part: `7_A` and `7_B`.
+    The text is a single letter, a short number behind a word of no list ("K1"), or 0 and 1. A place that
+    comes again with each of the others is a view or a part: `7_A` and `7_B`.
     """
     nothing = [""] * len(stems)
     pieces = [_PIECE.findall(plain_words(stem).casefold()) for stem in stems]
@@ -283,8 +297,11 @@ def _slot_marks(stems: Sequence[str]) -> list[str]:
 
 
 def _marks_at(place: int, pieces: Sequence[Sequence[str]]) -> list[str] | None:
-    """Finds what stands at a place of each name, where it sorts the pictures into groups; None: it does not.
-    pieces: words and numbers of each name, as many of all.
+    """Return the text at a place of each name, where it sorts the pictures into groups; else None.
+
+    Args:
+        place: Number of the word or number.
+        pieces: Words and numbers of each name, equally many for all names.
     """
     values = [one[place] for one in pieces]
     others = {(*one[:place], *one[place + 1 :]) for one in pieces}

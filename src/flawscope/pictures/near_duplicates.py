@@ -1,15 +1,15 @@
 """Finds pictures of one and the same part: re-encoded, a touch brighter, shifted, turned a little, mirrored.
 
-Parts of one make resemble each other so much that how alike two pictures are tells little. What tells a part
-is what it has of its own. So the others of the set are registered to each picture (shift by the highest
-correlation, then an affine pose and an uneven light by Gauss-Newton, after Lucas and Kanade 1981), and what
-they share there is taken away: their mean, its light and its slopes, since nothing is registered exactly.
-Two pictures are copies where the fine structure that is left correlates, seen from both, by at least
-`MIN_SURE`, or by `MIN_CLEAR` and well beyond what chance pairs of the set reach, or above a wide gap. A copy
-that was cropped, scaled or softened has lost some of it, and is known by all of its fine structure, too.
+Parts of one make resemble each other so much that the likeness of two pictures says little. The structure
+that a part alone has says more. Therefore the others of the set are registered to each picture (shift by the
+highest correlation, then an affine pose and an uneven light by Gauss-Newton, after Lucas and Kanade 1981),
+and their shared structure is taken away: their mean, its light and its slopes, since nothing is registered
+exactly. Two pictures are copies where the remaining fine structure correlates, seen from both, by at least
+`MIN_SURE`, or by `MIN_CLEAR` and well beyond the chance pairs of the set, or above a wide gap. A copy that
+was cropped, scaled or softened has lost some of it, and is recognised by all of its fine structure, too.
 
-Limit: parts that differ by less than the camera's noise at 64 px have nothing of their own. Pairs that
-resemble each other but for noise, and of which the rest says nothing, are unsure.
+Limit: parts that differ by less than the camera's noise at 64 px have no structure of their own. Pairs that
+resemble each other but for noise, without a decision by the rest, are unsure.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ MARGIN = 6  # thumbnail pixels left out at each edge, where a shift brings in so
 MAX_SHIFT = 8  # thumbnail pixels that pictures of one part may lie aside
 ALL_COMPARED = 32  # pictures up to which each is compared with all others, also mirrored
 NOMINATED, MIRRORED, CHANCE = 4, 1, 2  # of more pictures: likest ones in each sense, mirrored, and others
-MIN_SURE = 0.9  # correlation of what two pictures have of their own, from which they show one part
-MIN_SURE_OF_ALIKE = 0.97  # the same where chance pairs resemble each other, as gears that lie alike
-ALIKE, ALIKE_PART = 0.3, 0.85  # correlation that this quantile of pairs has there
-MIN_CLEAR = 0.6  # and where it is clear of what chance pairs of the set reach
+MIN_SURE = 0.9  # correlation of two pictures' own structure, from which they show one part
+MIN_SURE_OF_ALIKE = 0.97  # likewise where chance pairs resemble each other, as gears that lie alike
+ALIKE, ALIKE_PART = 0.3, 0.85  # correlation above which this quantile of pairs shows that they do
+MIN_CLEAR = 0.6  # likewise where it lies clearly above the set's chance pairs
 CLEAR = 12.0  # times the upper part of chance pairs, by Fisher's z
-# The same of pictures whose whole fine structure is the same, too, among more than `ALL_COMPARED`
+# Likewise for pictures whose whole fine structure is the same, too, among more than `ALL_COMPARED`
 CLEAR_OF_SAME = 6.0
 CHANCE_PART = 0.75  # quantile of chance pairs, of which a fifth may be copies
 MIN_FOR_GAP = 6  # pictures: of fewer a single pair stands apart by chance
 MIN_Z_GAP = 0.8  # between Fisher's z of copies and of all other pairs, where each is compared with each
-MIN_UNSURE, MAX_NOISE = 0.994, 3.0  # whole fine structure's correlation, and what differs in units of noise
-MIN_OWN, MIN_GAP = 0.3, 1.75  # or what they have of their own, and how many times closer than others they are
-# Share of pairs that resemble each other by degrees, from which parts lie at any angle: two that lie alike
-# share more than is their own there, and copies are alike so far in all, or but for noise
+MIN_UNSURE, MAX_NOISE = 0.994, 3.0  # correlation of the whole fine structure; distance in units of noise
+MIN_OWN, MIN_GAP = 0.3, 1.75  # or Fisher's z of their own structure; times closer than other pairs
+# Correlation of pairs that resemble each other by degrees, and their share from which parts lie at any angle.
+# Two that lie alike then share more than others do: copies must reach this correlation, or differ by noise
 GRADED, MIN_GRADED, MIN_ALIKE_OF_GRADED = (0.3, 0.9), 0.1, 0.997
 MIN_FIRST_FIT = 0.6  # correlation below which pictures lie otherwise, and say nothing of the usual distance
-MIN_OTHERS = 3  # pictures that say what a set shares
+MIN_OTHERS = 3  # pictures that show a set's shared structure
 STEPS = 3  # of registration
 BLOCK = 64  # pictures whose spectra, or likeness to all others, are computed together
-ROUNDING = 0.29  # standard deviation of what rounding to grey levels takes away
+ROUNDING = 0.29  # standard deviation of rounding to grey levels
 SMOOTHED = 0.61  # of a thumbnail's noise that is left after smoothing
 NORMAL_MEDIAN = 0.6745  # of the size of normal values, in their standard deviations
 MIN_STRUCTURE = 0.05  # grey levels of fine structure below which nothing can be said
@@ -73,8 +73,11 @@ class Compared(NamedTuple):
 
 
 class Resemblance(NamedTuple):
-    """Likeness of two registered pictures in all, in the order that it is compared in: the correlation of
-    their fine structure, then nearness, which is their distance in units of noise, below 0.
+    """Likeness of two registered pictures, ordered as it is compared.
+
+    Attributes:
+        alike: Correlation of their fine structure.
+        nearness: Their distance in units of noise, negated: 0 or below.
     """
 
     alike: float
@@ -82,6 +85,7 @@ class Resemblance(NamedTuple):
 
     @property
     def distance(self) -> float:
+        """Distance of the registered pictures, in units of noise."""
         return -self.nearness
 
     @property
@@ -91,11 +95,12 @@ class Resemblance(NamedTuple):
 
     @property
     def is_same_but_for_noise(self) -> bool:
+        """Whether the whole fine structure is the same, and the distance no more than noise explains."""
         return self.is_same and self.distance <= MAX_NOISE
 
 
 def thumbnail(picture: NDArray[np.number]) -> NDArray[np.float16]:
-    """Grey levels 0..255 of a decoded picture [H, W, C], averaged to [64, 64]."""
+    """Return grey levels 0..255 of a decoded picture [H, W, C], averaged to [64, 64]."""
     # Pillow, not matrix products: several threads come here at once, and BLAS would start its own in each
     if picture.dtype == np.uint8:
         pixels = picture[:, :, :3] if picture.shape[2] >= 3 and picture.strides[2] else picture[:, :, 0]
@@ -119,11 +124,12 @@ class Look(NamedTuple):
 
     @classmethod
     def of(cls, picture: NDArray[np.number]) -> Look:
+        """Measure thumbnail and noise of a decoded picture [H, W, C]."""
         return cls(thumbnail(picture), noise_level(picture))
 
 
 def read_look(source: PictureSource) -> Look | None:
-    """Reads a picture, and returns its look by its first group of channels; None where it cannot be read."""
+    """Return the look of a picture by its first group of channels; None where it cannot be read."""
     try:
         return Look.of(first_group(source)[0])
     except (InputError, MemoryError):
@@ -131,10 +137,11 @@ def read_look(source: PictureSource) -> Look | None:
 
 
 def noise_level(picture: NDArray[np.number]) -> float:
-    """Standard deviation of the noise in the thumbnail of a decoded picture [H, W, C], in grey levels 0..255.
+    """Return the standard deviation of the noise in a picture's thumbnail, in grey levels 0..255.
 
-    By the median of a filter that answers to neither edges nor slopes (after Immerkaer, Fast noise variance
-    estimation, 1996), as white noise is averaged to the thumbnail. At least that of rounding.
+    It is the median of a filter that answers to neither edges nor slopes (after Immerkaer, Fast noise
+    variance estimation, 1996), scaled as white noise is averaged to the thumbnail. It is at least the noise
+    of rounding. The picture is a decoded one, [H, W, C].
     """
     height, width = picture.shape[:2]
     rows, columns = (slice(max(0, side // 2 - 512), side // 2 + 512) for side in (height, width))
@@ -150,14 +157,16 @@ def noise_level(picture: NDArray[np.number]) -> float:
 
 
 def near_duplicates(looks: Sequence[Look], bank: Ints) -> list[Pair]:
-    """Pairs (i, j, correlation), i < j, of pictures that show one part, where at least one of the two is in
-    `bank` (indices). Memory grows with their number alone, not with its square.
+    """Return pairs (i, j, correlation), i < j, of pictures that show one part.
+
+    At least one of the two is in `bank` (indices). Memory grows with the pictures' number alone, not with its
+    square.
     """
     return compare_pictures(looks, bank).copies
 
 
 def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
-    """Pairs of pictures that show one part (`near_duplicates`), and of those that may."""
+    """Return the pairs of pictures that show one part (`near_duplicates`), and those that may."""
     if len(looks) < 2 or not len(bank):
         return Compared([], [])
     noise = np.array([look.noise for look in looks], np.float32)
@@ -194,8 +203,17 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
 def _versions(
     others: Sequence[Version], smooth: Floats, spectra: NDArray[np.complex64]
 ) -> tuple[Ints, Floats, NDArray[np.complex64]]:
-    """Numbers of the pictures that one is compared with; their thumbnails as they are shown, and spectra of
-    these. Mirrored ones are made here: of all pictures they would be large.
+    """Return the pictures that one picture is compared with.
+
+    Mirrored versions are made here: of all pictures they would be large.
+
+    Args:
+        others: Numbers and versions of these pictures.
+        smooth: Smoothed thumbnails of all pictures.
+        spectra: Spectra of all pictures.
+
+    Returns:
+        Their numbers, their thumbnails in these versions, and the spectra of these.
     """
     numbers = np.array([j for j, _ in others])
     seen, of_seen = smooth[numbers], spectra[numbers]
@@ -224,9 +242,11 @@ def _decide(
 class _Bars(NamedTuple):
     """Bars that two pictures of a set must reach to show one part.
 
-    own: Fisher's z of what they have of their own; own_of_same: the same, where their whole fine structure is
-    the same. closer: distance of those that are much closer than others. graded: pairs resemble each other by
-    degrees.
+    Attributes:
+        own: Fisher's z of the structure that only they have.
+        own_of_same: The same bar where their whole fine structure is the same.
+        closer: Distance of pictures that are much closer than others.
+        graded: Whether pairs resemble each other by degrees.
     """
 
     own: float
@@ -236,7 +256,7 @@ class _Bars(NamedTuple):
 
     @classmethod
     def of(cls, z: list[float], whole: Collection[Resemblance], count: int) -> _Bars:
-        """Bars of a set of so many pictures, by Fisher's z and the resemblance of its pairs."""
+        """Return the bars of a set of `count` pictures, by Fisher's z and the resemblance of its pairs."""
         chance = max(0.0, float(np.quantile(z, CHANCE_PART)))
         are_alike = math.tanh(float(np.quantile(z, ALIKE_PART))) > ALIKE
         sure = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
@@ -252,8 +272,8 @@ class _Bars(NamedTuple):
         return cls(own, own_of_same, closer, bool(graded))
 
     def show_one_part(self, z: float, found: Resemblance, count: int) -> bool:
-        """Whether two pictures of a set of so many surely show one part."""
-        if count <= MIN_OTHERS:  # nothing says what the set shares
+        """Whether two pictures of a set of `count` surely show one part."""
+        if count <= MIN_OTHERS:  # too few to show a shared structure
             return found.is_same_but_for_noise
         if z < (self.own_of_same if found.is_same else self.own):
             return False
@@ -266,14 +286,14 @@ class _Bars(NamedTuple):
 
 
 def _above_gap(values: Iterable[float]) -> float:
-    """Lowest of the values that stand apart from all others; inf: none do. Many of them may be copies."""
+    """Return the lowest of the values that stand apart from all others; inf: none do. Many may be copies."""
     ordered = np.sort([0.0, *(value for value in values if value > 0)])
     gaps = np.where(np.tanh(ordered[1:]) >= MIN_CLEAR, np.diff(ordered), 0)
     return float(ordered[1 + gaps.argmax()]) if gaps.max(initial=0) >= MIN_Z_GAP else math.inf
 
 
 def _without_bridges(pairs: list[Pair]) -> list[Pair]:
-    """Pairs whose partners are each other's: a single likeness joins no two groups."""
+    """Return pairs whose partners are each other's: a single likeness joins no two groups."""
     partners: dict[int, set[int]] = {}
     for i, j, _ in pairs:
         partners.setdefault(i, set()).add(j)
@@ -286,8 +306,10 @@ def _without_bridges(pairs: list[Pair]) -> list[Pair]:
 
 
 def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.bool_]) -> list[list[Version]]:
-    """Pictures to compare each with: all of few, else the likest by thumbnail, by spectrum and by mirrored
-    spectrum, and a few at random.
+    """Return the pictures to compare each picture with.
+
+    Of few pictures these are all others; else the likest by thumbnail, by spectrum and by mirrored spectrum,
+    and a few at random.
     """
     count = len(smooth)
     if count <= ALL_COMPARED:
@@ -311,7 +333,7 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
             for version in versions:
                 found[one].add((other, version))
                 found[other].add((one, version))
-    # what those have of their own is told by what they share with their likest; all others say nothing here
+    # those outside the bank need their likest pictures, to find their own structure; others are not needed
     outside = np.array([i for i, nominated in enumerate(found) if nominated and not bank[i]], np.intp)
     for one, other in _likest(by_thumbnail, by_thumbnail, outside, NOMINATED):
         found[one].add((other, 0))
@@ -322,7 +344,7 @@ def _nominate(smooth: Floats, spectra: NDArray[np.complex64], bank: NDArray[np.b
 
 
 def _all_others(count: int) -> list[list[Version]]:
-    """Lists for each of so many pictures all others, as they are and mirrored."""
+    """Return for each of `count` pictures all others, as they are and mirrored."""
     each = []
     for i in range(count):
         others = [j for j in range(count) if j != i]
@@ -331,7 +353,7 @@ def _all_others(count: int) -> list[list[Version]]:
 
 
 def _likest(queries: Floats, keys: Floats, asking: Ints, most: int) -> Iterator[tuple[int, int]]:
-    """Yields each asking picture with those, other than itself, that are likest to it."""
+    """Yield each asking picture with those, other than itself, that are likest to it."""
     count = len(keys)
     for rows in np.array_split(asking, -(-len(asking) // BLOCK) or 1):
         similar = queries[rows] @ keys.T
@@ -348,7 +370,7 @@ def _unit(values: Floats) -> Floats:
 
 
 def _spectra(pictures: Floats) -> NDArray[np.complex64]:
-    """Spectra [N, 64, 33] of pictures without what is coarse and lies at their edges."""
+    """Return spectra [N, 64, 33] of pictures without their coarse structure and their edges."""
     found = np.empty((len(pictures), SIDE, SIDE // 2 + 1), np.complex64)
     for start in range(0, len(pictures), BLOCK):  # in blocks, since numpy's own are twice as large
         some = pictures[start : start + BLOCK]
@@ -357,7 +379,7 @@ def _spectra(pictures: Floats) -> NDArray[np.complex64]:
 
 
 def _shifts(spectrum: NDArray[np.complex64], spectra: NDArray[np.complex64]) -> Floats:
-    """Shifts [P, 2] (down, right, in half widths) at which pictures correlate most with the one."""
+    """Return shifts [P, 2] (down, right, in half widths) at which pictures correlate most with the one."""
     reach = np.r_[-MAX_SHIFT : MAX_SHIFT + 1]
     similar = np.fft.irfft2(spectrum * spectra.conj(), (SIDE, SIDE))[:, reach][:, :, reach]
     place = similar.reshape(len(similar), -1).argmax(axis=1)
@@ -367,7 +389,7 @@ def _shifts(spectrum: NDArray[np.complex64], spectra: NDArray[np.complex64]) -> 
 
 
 def _register(a: Floats, pictures: Floats, shifts: Floats) -> Floats:
-    """Inner parts [P, n, n] of pictures [P, 64, 64], in the pose and the light of `a` [64, 64]."""
+    """Return inner parts [P, n, n] of pictures [P, 64, 64], in the pose and the light of `a` [64, 64]."""
     pose = np.zeros((len(pictures), 6), np.float32)  # of x: along x, along y, shift; the same of y
     pose[:, 2], pose[:, 5] = shifts[:, 1], shifts[:, 0]
     values = np.repeat(a[_INNER].reshape(1, -1), len(pictures), axis=0)
@@ -399,7 +421,7 @@ def _warp(picture: Floats, pose: Floats) -> Floats:
 
 
 def _least_squares(design: Floats, values: Floats) -> NDArray[np.float64]:
-    """Coefficients [P, C] of the columns [P, C, pixels] that fit pictures [P, pixels]."""
+    """Return coefficients [P, C] of the columns [P, C, pixels] that fit pictures [P, pixels]."""
     gram = (design @ design.transpose(0, 2, 1)).astype(np.float64)
     right = (design @ values[:, :, None]).astype(np.float64)
     ridge = 1e-6 * np.einsum("pii->p", gram) / gram.shape[1] + 1e-6
@@ -407,8 +429,14 @@ def _least_squares(design: Floats, values: Floats) -> NDArray[np.float64]:
 
 
 def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
-    """Correlation [P] of what pictures [P, n, n] registered to the target [n, n] have of their own with what
-    it has, beside what the nearest half of the others share. numbers: [P], of each one's picture.
+    """Return the correlation [P] of the structure that registered pictures and their target alone have.
+
+    The structure that the nearest half of the others share is taken away from both.
+
+    Args:
+        target: The picture [n, n] that the others are registered to.
+        warped: Registered pictures [P, n, n].
+        numbers: Number [P] of each one's picture.
     """
     order = np.argsort(np.mean((warped - target) ** 2, axis=(1, 2)))
     _, firsts = np.unique(numbers[order], return_index=True)
@@ -432,7 +460,7 @@ def _own_correlation(target: Floats, warped: Floats, numbers: Ints) -> Floats:
 
 
 def _fine(values: Floats) -> Floats:
-    """Fine structure [P, pixels] of inner parts [P, n, n], mean zero."""
+    """Return the fine structure [P, pixels] of inner parts [P, n, n], mean zero."""
     fine = (values - _INNER_KERNEL @ values @ _INNER_KERNEL.T).reshape(len(values), -1)
     return np.asarray(fine - fine.mean(axis=1, keepdims=True), np.float32)
 
@@ -445,7 +473,10 @@ def _correlation(first: Floats, second: Floats) -> Floats:
 
 @cache
 def _smoothing(times: int) -> Floats:
-    """Matrix [64, 64] that smooths by (1, 2, 1) / 4 along one axis, `times` times, edges repeated."""
+    """Return the matrix [64, 64] that smooths by (1, 2, 1) / 4 along one axis, `times` times.
+
+    Edges are repeated.
+    """
     single = np.eye(SIDE) / 2 + np.eye(SIDE, k=1) / 4 + np.eye(SIDE, k=-1) / 4
     single[0, 0] += 0.25
     single[-1, -1] += 0.25
@@ -466,7 +497,7 @@ _WINDOW = np.outer(np.hanning(SIDE), np.hanning(SIDE)).astype(np.float32)
 
 
 def clusters(pairs: list[tuple[int, int, float]]) -> Iterator[list[int]]:
-    """Groups of connected pictures, each sorted, groups by their first member."""
+    """Yield groups of connected pictures, each sorted, groups by their first member."""
     group_of: dict[int, list[int]] = {}
     for i, j, _ in pairs:
         one, other = (group_of.setdefault(k, [k]) for k in (i, j))

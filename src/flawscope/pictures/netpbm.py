@@ -1,7 +1,7 @@
 """Reads PGM and PPM files of more than 8 bits with the values that are in them. Torch-free.
 
-Pillow stretches grey to 16 bits by the largest value that each file's header tells, and cuts colour to 8
-bits. A camera's values mean the same in every file: what is white is said once, when a model is fitted.
+Pillow stretches grey to 16 bits by the largest value in each file's header, and cuts colour to 8 bits. A
+camera's values mean the same in every file: the white level is set once, when a model is fitted.
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 _GAP = rb"(?:\s|#[^\n]*\n)+"
 _HEADER = re.compile(rb"P([2356])" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)\s")
-_HEADER_BYTES = 4096  # in which a header ends, with what people wrote into it
+_HEADER_BYTES = 4096  # in which a header ends, comments included
 _CHANNELS = {b"2": 1, b"5": 1, b"3": 3, b"6": 3}
 _IN_WORDS = (b"2", b"3")  # kinds whose values are written as decimal numbers
 
 
 class Netpbm(NamedTuple):
-    """Header of a file: its kind, (H, W), channels, the largest value that it may hold, and at which byte
-    values begin.
+    """Header of a PGM or PPM file.
+
+    Attributes:
+        kind: Digit of the file's kind, 2, 3, 5 or 6.
+        size: (H, W).
+        channels: Number of channels.
+        largest: Largest value that the file may hold.
+        begin: Byte at which the values begin.
     """
 
     kind: bytes
@@ -34,7 +40,7 @@ class Netpbm(NamedTuple):
 
 
 def read_header(stream: IO[bytes]) -> Netpbm | None:
-    """Reads the header of a PGM or PPM of 9 to 16 bits; None of other files."""
+    """Read the header of a PGM or PPM of 9 to 16 bits; None for other files."""
     stream.seek(0)
     found = _HEADER.match(stream.read(_HEADER_BYTES))
     if found is None:
@@ -49,9 +55,9 @@ def read_header(stream: IO[bytes]) -> Netpbm | None:
 
 
 def read_values(stream: IO[bytes], header: Netpbm) -> tuple[NDArray[np.uint16] | None, bool]:
-    """Reads values [H, W, C], and whether a row or more follows them.
+    """Read values [H, W, C], and whether a row or more follows them.
 
-    None: they are not all there, or are no numbers from 0 to the largest.
+    The values are None where some are missing, or are no numbers from 0 to the largest.
     """
     shape = (*header.size, header.channels)
     row = header.size[1] * header.channels

@@ -1,13 +1,11 @@
-"""Files that are no pictures which are read: what they are, by their suffix or by how they begin, and what to
-do with them. Torch-free.
-"""
+"""Names files that are no readable pictures, by suffix or first bytes, with a remedy. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-HEAD_BYTES = 512  # from the beginning of a file, by which it is told
+HEAD_BYTES = 512  # at the beginning of a file, by which its kind is recognised
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".wmv", ".mpg", ".mpeg", ".3gp", ".mts"}
@@ -19,7 +17,13 @@ TABLE_SUFFIXES = (".xlsx", ".xlsm", ".xls", ".ods")
 
 
 class OtherFile(NamedTuple):
-    """Files that are no pictures, in words: one, several, and what to do with `{}`."""
+    """Kind of files that are no readable pictures.
+
+    Attributes:
+        one: Words for one file.
+        several: Words for several files.
+        remedy: Remedy, with `{}` in place of the files.
+    """
 
     one: str
     several: str
@@ -27,7 +31,7 @@ class OtherFile(NamedTuple):
 
 
 def _other_format(name: str, remedy: str = "convert {} to PNG") -> OtherFile:
-    """Pictures of a format that is not read."""
+    """Return the kind of pictures of a format that is not read."""
     article = "an" if name[0] in "AEIOS" and name.isupper() else "a"
     return OtherFile(f"{article} {name} picture", f"{name} pictures", remedy)
 
@@ -76,7 +80,7 @@ OTHER_FILES = {  # by suffix
     **{".jxl": JPEG_XL, ".jxr": JPEG_XR, ".qoi": QOI, ".pcx": PCX, ".tga": TGA, ".ico": ICON},
     **{".psd": PHOTOSHOP, ".svg": SVG, ".exr": EXR, ".hdr": RADIANCE, ".pam": PAM, ".pfm": PFM},
 }
-_BEGINNINGS: tuple[tuple[int, bytes, OtherFile], ...] = (  # at which byte, what stands there
+_BEGINNINGS: tuple[tuple[int, bytes, OtherFile], ...] = (  # byte, mark at that byte, kind
     (0, b"\xff\x0a", JPEG_XL),
     (0, b"\0\0\0\x0cJXL ", JPEG_XL),
     (0, b"II\xbc\x01", JPEG_XR),
@@ -121,8 +125,10 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 
 
 def by_beginning(head: bytes) -> OtherFile | None:
-    """Tells what a file is that begins with these bytes, `HEAD_BYTES` or all that there are; None: nobody
-    knows, or it is a picture that is read.
+    """Return the kind of a file that is no readable picture, by its first bytes; None where not known.
+
+    Args:
+        head: The first `HEAD_BYTES` of the file, or all where it has fewer.
     """
     for at, mark, kind in _BEGINNINGS:
         if head[at : at + len(mark)] == mark:
@@ -138,13 +144,13 @@ def by_beginning(head: bytes) -> OtherFile | None:
 
 
 def by_suffix(suffix: str) -> OtherFile | None:
-    """Tells what a file with this suffix, in lower case, is; None: nobody knows."""
+    """Return the kind of a file with this suffix, in lower case; None where not known."""
     if suffix in TEXT_SUFFIXES:
         return TEXT
     return TABLE if suffix in TABLE_SUFFIXES else OTHER_FILES.get(suffix)
 
 
 def other_remedies(suffixes: Iterable[str]) -> str:
-    """Remedies for files of these suffixes that are no pictures, each behind a semicolon."""
+    """Return remedies for files of these suffixes that are no pictures, each behind a semicolon."""
     kinds = dict.fromkeys(kind for suffix in suffixes if (kind := OTHER_FILES.get(suffix)) is not None)
     return "".join(f"; {kind.remedy.format(kind.several)}" for kind in kinds)

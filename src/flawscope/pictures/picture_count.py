@@ -1,4 +1,4 @@
-"""Counts the pictures in a file. Of several, one would be judged, and what the others show by nobody."""
+"""Counts the pictures in a file: of several, only one would be judged."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _GAIN_MAPS = (b"hdr-gain-map", b"iso:ts:21496")  # names in a JPEG that brings o
 
 
 def describe_several(image: Image.Image) -> str:
-    """Says that a file other than a TIFF holds several pictures; empty where it is one.
+    """Describe a file other than a TIFF that holds several pictures; empty where it is one.
 
-    What a telephone stores beside a photograph, such as a preview, depths or a map of its lights, is none.
-    image: the first, opened and not loaded yet.
+    Pictures that a phone stores beside a photograph, such as a preview, depths or a map of its lights, do not
+    count. `image` is the first picture, opened and not loaded yet.
     """
     if image.format == "TIFF":
         return ""
@@ -28,8 +28,9 @@ def describe_several(image: Image.Image) -> str:
 
 
 def describe_pages(stream: IO[bytes]) -> str:
-    """Says that a TIFF holds several pictures, or begins with a preview; empty where it is one picture,
-    perhaps with smaller copies, and for other files.
+    """Describe a TIFF that holds several pictures, or begins with a preview; empty for others.
+
+    A picture with smaller copies of itself is one picture; files other than TIFF are not described.
     """
     pages = [page.is_preview for page in tiff.read_pages(stream)]
     if pages.count(False) > 1:
@@ -38,8 +39,9 @@ def describe_pages(stream: IO[bytes]) -> str:
 
 
 def _count_photographs(image: MpoImageFile) -> int:
-    """Number of pictures in a multi-picture JPEG that are no copies of others; what has no kind is one where
-    it is as large as the first.
+    """Return the number of pictures in a multi-picture JPEG that are no copies of others.
+
+    A picture without a kind counts where it is as large as the first.
     """
     assert image.mpinfo is not None
     assert image.fp is not None  # it is open
@@ -63,7 +65,7 @@ def _looks_like_first(image: Image.Image, number: int) -> bool:
     try:
         image.seek(number)
         return (image.size, image.mode) == first
-    except Exception:  # what cannot be opened shows nothing
+    except Exception:  # a picture that cannot be opened does not count
         return False
     finally:
         image.seek(0)

@@ -1,7 +1,7 @@
-"""Reads what Pillow would cut or drop without a word, and names the layouts of files that nobody reads.
+"""Reads values that Pillow would cut or drop silently, and names the layouts of files that nobody reads.
 
-Pillow holds colour with 8 bits a channel. Of a PNG with 16 it unpacks the upper byte of each value. Told that
-the bytes lie the other way round, it unpacks the lower one: read twice, nothing is lost.
+Pillow holds colour with 8 bits a channel. Of a PNG with 16 it unpacks the upper byte of each value. With the
+opposite order of the bytes, it unpacks the lower one: read twice, nothing is lost.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ _FOUR_BYTES = "RGBA"  # of a pixel, as grey with alpha of 16 bits has
 
 
 def raw_mode(image: Image.Image) -> str:
-    """Returns Pillow's name of how the values of an image that was not loaded yet lie in its file; empty
-    for others.
+    """Return Pillow's name of how an image's values lie in its file; empty where the image has none.
+
+    The image is not loaded yet.
     """
     for _, _, _, args in getattr(image, "tile", ()):
         return args if isinstance(args, str) else str(args[0]) if args else ""
@@ -52,8 +53,9 @@ def is_deep_colour(image: Image.Image) -> bool:
 
 
 def take_lower_bytes(image: Image.Image) -> bool:
-    """Makes an image of deep colour that was not loaded yet load the lower bytes of its values; of grey with
-    alpha all four bytes of a pixel. Returns whether it is that.
+    """Make an image of deep colour load the lower bytes of its values; of grey with alpha all four bytes.
+
+    The image is not loaded yet. Return whether it is grey with alpha.
     """
     grey = raw_mode(image).startswith("LA")
     if grey:
@@ -68,7 +70,7 @@ def take_lower_bytes(image: Image.Image) -> bool:
 
 
 def join_bytes(upper: Image.Image, lower: Image.Image, grey: bool) -> NDArray[np.uint16]:
-    """Values [H, W, C] of deep colour, or of grey with alpha [H, W, 2], from both loaded images."""
+    """Return values [H, W, C] of deep colour, or of grey with alpha [H, W, 2], from both loaded images."""
     if grey:
         return np.ascontiguousarray(lower).view(">u2").astype(np.uint16)
     values = np.asarray(upper).astype(np.uint16)
@@ -82,11 +84,18 @@ def join_bytes(upper: Image.Image, lower: Image.Image, grey: bool) -> NDArray[np
 
 
 def read_whole(stream: IO[bytes], name: str, most: int) -> NDArray[np.number] | None:
-    """Reads the first picture of a TIFF, PGM or PPM, [H, W, C] upright, of more than Pillow would keep of it;
-    None of others. most: pixels up to which it is read.
+    """Read the first picture of a TIFF, PGM or PPM of which Pillow would lose values, [H, W, C] upright.
+
+    Args:
+        stream: The file.
+        name: Name of the picture, for errors.
+        most: Number of pixels up to which it is read.
+
+    Returns:
+        The values; None for other files.
 
     Raises:
-        InputError: it has channels that nobody explains, or a layout that nobody reads; is damaged or too
+        InputError: It has channels that nobody explains, or a layout that nobody reads; is damaged or too
             large.
     """
     stream.seek(0)
@@ -122,7 +131,7 @@ def is_read_whole(source: str | os.PathLike[str] | Image.Image) -> bool:
 
 
 def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArray[np.number]:
-    """Reads a picture of a TIFF, [H, W, C] upright. InputError as of `read_whole`."""
+    """Read a picture of a TIFF, [H, W, C] upright; InputError as in `read_whole`."""
     if math.prod(page.size) > most:
         raise size_error(name, most)
     if not page.is_readable:
@@ -143,12 +152,12 @@ def read_page(stream: IO[bytes], page: tiff.Page, name: str, most: int) -> NDArr
 
 
 def size_error(name: str, most: int) -> InputError:
-    """Refuses a picture of more pixels than are read."""
+    """Return the error of a picture of more pixels than are read."""
     return picture_error(name, f"it has more than {most // 1_000_000} megapixels", "cut it into parts")
 
 
 def _read_netpbm(stream: IO[bytes], name: str, most: int) -> NDArray[np.uint16] | None:
-    """Reads a PGM or PPM of more than 8 bits, [H, W, C]; None of others. InputError as of `read_whole`."""
+    """Read a PGM or PPM of more than 8 bits, [H, W, C]; None for others; InputError as in `read_whole`."""
     header = netpbm.read_header(stream)
     if header is None:
         return None
@@ -165,8 +174,9 @@ def _read_netpbm(stream: IO[bytes], name: str, most: int) -> NDArray[np.uint16] 
 
 
 def lost_in_reading(image: Image.Image) -> tuple[str, str]:
-    """Says what reading a file would lose, and what to do; empty where nothing is lost. image: opened, and
-    not loaded yet, and none that `read_whole` reads.
+    """Return why reading a file would lose values, and the remedy; empty where nothing is lost.
+
+    `image` is opened and not loaded yet, and is not one that `read_whole` reads.
     """
     raw, bands = raw_mode(image), len(image.getbands())
     if ";16" in raw and bands > 1 and not is_deep_colour(image):
@@ -177,7 +187,7 @@ def lost_in_reading(image: Image.Image) -> tuple[str, str]:
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits of a value in a JPEG 2000 that was not loaded yet; 0 for others."""
+    """Return the bits of a value in a JPEG 2000 that was not loaded yet; 0 for others."""
     tiles = getattr(image, "tile", ())
     stream: IO[bytes] | None = getattr(image, "fp", None)
     if image.format != "JPEG2000" or not tiles or stream is None:
@@ -190,8 +200,9 @@ def _bits(image: Image.Image) -> int:
 
 
 def _jpeg2000_layout(head: bytes) -> tuple[int, int]:
-    """Number of channels of a JPEG 2000 and their most bits, from its first bytes; (0, 0) where they do not
-    tell.
+    """Return the number of channels of a JPEG 2000 and their most bits; (0, 0) where not stated.
+
+    `head` holds its first bytes.
     """
     at = head.find(b"\xff\x4f\xff\x51")
     try:
@@ -203,8 +214,9 @@ def _jpeg2000_layout(head: bytes) -> tuple[int, int]:
 
 
 def unread_layout(stream: IO[bytes], head: bytes) -> str:
-    """Describes an undamaged file of a known format in a layout that Pillow does not read; empty where it
-    seems to be damaged.
+    """Describe an undamaged file of a known format in a layout that Pillow does not read.
+
+    Empty where the file seems to be damaged.
     """
     stream.seek(0)
     if head[:4] in tiff.MAGIC:

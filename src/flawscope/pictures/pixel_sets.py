@@ -11,8 +11,10 @@ Pixels = tuple[NDArray[np.intp], NDArray[np.intp]]  # rows and columns
 
 
 def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[Pixels]]:
-    """The 8-connected parts of a mask [H, W]: the number of each pixel's [H, W], from 1 on, and the pixels of
-    each; 0: of none.
+    """Return the 8-connected parts of a mask [H, W].
+
+    Returns:
+        The number of each pixel's part [H, W], from 1 on, 0 for no part; and the pixels of each part.
     """
     from scipy import ndimage
 
@@ -25,7 +27,7 @@ def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[Pi
 
 
 def largest_sizes(parts: Sequence[Pixels]) -> NDArray[np.float64]:
-    """The largest length, width and area of some parts of a map, in its pixels, [3]; of none 0."""
+    """Return the largest length, width and area of parts of a map, in its pixels, [3]; 0 without parts."""
     sizes: list[tuple[float, float, float]] = [(0.0, 0.0, 0.0)]
     for pixels in parts:
         length, width = rectangle_sides(corners(*pixels))
@@ -34,14 +36,14 @@ def largest_sizes(parts: Sequence[Pixels]) -> NDArray[np.float64]:
 
 
 def without_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a mask [H, W] that all their neighbours belong to as well."""
+    """Return the pixels of a mask [H, W] whose neighbours all belong to it, too."""
     from scipy import ndimage
 
     return np.asarray(ndimage.binary_erosion(mask, np.ones((3, 3))))
 
 
 def corners(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Corners [M, 2], y and x, of each row's first and last pixel: all others lie within their hull."""
+    """Return the first and last pixel of each row, [M, 2] y and x; all others lie within their hull."""
     changes = rows[1:] != rows[:-1]
     ends = np.append(True, changes) | np.append(changes, True)
     down, across = (side.ravel() for side in np.mgrid[:2, :2])
@@ -50,8 +52,10 @@ def corners(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.flo
 
 
 def rectangle_sides(points: NDArray[np.float64]) -> tuple[float, float]:
-    """Sides, the longer one first, of the rectangle of the least area around points [N, 2], not all in a
-    line. A side lies on the convex hull (Freeman and Shapira, Communications of the ACM 18, 1975).
+    """Return the sides, the longer one first, of the rectangle of the least area around points [N, 2].
+
+    The points do not all lie in a line. A side lies on the convex hull (Freeman and Shapira, Communications
+    of the ACM 18, 1975).
     """
     from scipy.spatial import ConvexHull
 

@@ -26,13 +26,13 @@ Floats = NDArray[np.float32]
 Frame = Path | bytes | NDArray[np.generic]  # a file, its content, or pixels
 
 MIN_FRAMES = 10
-MAX_FRAMES = 60  # the first ones: more tell nothing new
+MAX_FRAMES = 60  # the first ones: more show nothing new
 CROP_SIDE = 768  # pixels of the middle, in which noise, edges and movement are measured
-BLOCKS = 16  # brightness is measured in so many blocks along each side of a frame
-MIN_BRIGHTNESS = 8.0  # grey levels of a block whose brightness tells of the light
+BLOCKS = 16  # along each side of a frame, in which brightness is measured
+MIN_BRIGHTNESS = 8.0  # grey levels of a block whose brightness shows the light
 STEP_LEVELS, STEP_RATIO = 2.0, 6.0  # grey levels of a sudden change, and times the usual change
 MAX_STEPS = 3  # more sudden changes are flicker
-SPOT_SIDE = 3  # pixels of the defect by which costs are told
+SPOT_SIDE = 3  # pixels of the defect by which costs are described
 STANDS_OUT = 5.0  # standard deviations: a spot
 BAND_STANDS_OUT = 3.0  # standard deviations: a change of light over the whole picture
 EDGE_CONTRAST = 25.0  # grey levels of an edge by which focus is measured
@@ -42,7 +42,7 @@ WIDTH_OF_BLUR = math.sqrt(2 * math.pi)  # of a step that is blurred with standar
 MIN_EDGES = 8
 SHARPEST = 20  # percentile of the edges' widths: some edges of a part are round
 TRIMMED, TRIMMED_VARIANCE = 90, 0.623  # percentile of squares; mean of those below, of a normal variable
-MAX_POSITION_ERROR = 0.1  # pixels: a movement that is known less well is not told
+MAX_POSITION_ERROR = 0.1  # pixels: a movement known less precisely is left out
 BLINK_LEVELS, BLINK_NOISE = 30.0, 10.0  # grey levels, and standard deviations, by which a pixel blinks
 WHITE_LEVEL = 254.0  # grey levels: of brighter light no more is seen
 BACKLIGHT_SHARE = 0.3  # of the pixels: more white is a light behind the part
@@ -51,8 +51,11 @@ BACKLIGHT_SHARE = 0.3  # of the pixels: more white is a light behind the part
 class Sample(NamedTuple):
     """Measurements of one frame.
 
-    middle: [H, W] grey levels of its middle. blocks: [BLOCKS, BLOCKS] their means.
-    colours: means of red, green and blue. white: share of the pixels that are white.
+    Attributes:
+        middle: Grey levels [H, W] of its middle.
+        blocks: Means [BLOCKS, BLOCKS] of its blocks.
+        colours: Means of red, green and blue.
+        white: Share of the pixels that are white.
     """
 
     middle: Floats
@@ -65,7 +68,13 @@ class Sample(NamedTuple):
 class Frames:
     """Frames that differ from the one before, and the number of all.
 
-    middles: [N, H, W] grey levels. blocks: [N, BLOCKS, BLOCKS]. colours: [N, 3]. size: (H, W) of a frame.
+    Attributes:
+        middles: Grey levels [N, H, W] of their middles.
+        blocks: Means [N, BLOCKS, BLOCKS] of their blocks.
+        colours: Means [N, 3] of red, green and blue.
+        white: Share of the pixels that are white.
+        size: (H, W) of a frame.
+        count: Number of all frames.
     """
 
     middles: Floats
@@ -85,8 +94,13 @@ class Frames:
 class Measurement:
     """Measured property of the frames.
 
-    value: in `unit`; None where the frames cannot tell it. limit: from which value on it is a fault.
-    cost: words for what it costs. remedy: words for what to do where it is a fault.
+    Attributes:
+        name: Name of the property.
+        value: Value in `unit`; None where the frames do not show it.
+        unit: Unit of the value.
+        limit: Value from which on it is a fault.
+        cost: Words for the harm that it does.
+        remedy: Words for the remedy of a fault.
     """
 
     name: str
@@ -103,10 +117,11 @@ class Measurement:
 
     @property
     def is_fault(self) -> bool:
+        """Whether the value is known and reaches the limit."""
         return self.value is not None and self.value >= self.limit
 
     def line(self) -> str:
-        """Text for people."""
+        """Return the measurement as one line for people."""
         if self.value is None:
             return f"  {self.name:<18} {'not known':<20} {self.cost}"
         value = f"{self.value:.2g} {self.unit}"
@@ -117,7 +132,13 @@ class Measurement:
 
 @dataclass(frozen=True)
 class StillReport:
-    """Measurements of frames of one part that lies still. count: of the frames. size: (H, W) of each."""
+    """Measurements of frames of one part that lies still.
+
+    Attributes:
+        count: Number of frames.
+        size: (H, W) of each frame.
+        measurements: The measurements.
+    """
 
     count: int
     size: tuple[int, int]
@@ -125,21 +146,23 @@ class StillReport:
 
     @property
     def faults(self) -> list[Measurement]:
+        """Measurements that reach their limit."""
         return [one for one in self.measurements if one.is_fault]
 
     @property
     def is_fault(self) -> bool:
+        """Whether any measurement is a fault."""
         return bool(self.faults)
 
     def lines(self) -> list[str]:
-        """Text for people: a line for each measurement, faults marked by "!"."""
+        """Return lines for people: one for each measurement, faults marked by "!"."""
         height, width = self.size
         head = f"{pluralize(self.count, 'frame')} of {width} x {height} pixels, in grey levels of 0 to 255"
         found = pluralize(len(self.faults), "fault") if self.faults else "nothing found"
         return [head, *(one.line() for one in self.measurements), found]
 
     def to_dict(self) -> dict[str, object]:
-        """Return the report as values that JSON knows."""
+        """Return the report as values that JSON can hold."""
         rows = [{"code": one.code, **asdict(one), "fault": one.is_fault} for one in self.measurements]
         return {"frames": self.count, "size": [*self.size], "measurements": rows}
 
@@ -150,12 +173,12 @@ def check_still_frames(
     """Measure noise, light, movement, focus and saturation in frames of one part that lies still.
 
     Args:
-        sources: at least `MIN_FRAMES` pictures of one size, in their order; of more than `MAX_FRAMES` the
+        sources: At least `MIN_FRAMES` pictures of one size, in their order; of more than `MAX_FRAMES` the
             first ones are measured. From a running camera, with nothing moved or switched meanwhile.
-        progress: called with the number of frames that are read, and of all.
+        progress: Called with the number of frames that are read, and of all.
 
     Raises:
-        InputError: they are too few, cannot be read, or differ in size.
+        InputError: They are too few, cannot be read, or differ in size.
     """
     frames = _read(sources[:MAX_FRAMES], progress or (lambda done, total: None))
     return StillReport(frames.count, frames.size, tuple(_measure(frames)))
@@ -197,7 +220,7 @@ def _read(sources: Sequence[Frame], progress: Callable[[int, int], None]) -> Fra
 
 
 def _stack_samples(samples: Sequence[Sample], size: tuple[int, int], count: int) -> Frames:
-    """Stacks what was measured on frames of this size, of which so many were read."""
+    """Stack the measurements of frames of this size; `count` is the number of frames that were read."""
     middle = np.stack([one.middle for one in samples])
     blocks = np.stack([one.blocks for one in samples])
     colours = np.stack([one.colours for one in samples])
@@ -206,7 +229,7 @@ def _stack_samples(samples: Sequence[Sample], size: tuple[int, int], count: int)
 
 
 def _white_level(picture: NDArray[np.generic]) -> float:
-    """Return the value that is white: of deep pictures the largest of as many bits as the first one uses."""
+    """Return the white value; of deep pictures the largest with as many bits as the first picture uses."""
     return 255.0 if picture.dtype == np.uint8 else white_of(float(picture.max()), picture.dtype.kind)
 
 
@@ -263,9 +286,15 @@ def _measure(frames: Frames) -> Iterator[Measurement]:
 
 
 class Light(NamedTuple):
-    """Brightness of the frames. gains: [N] beside the usual frame. level: grey levels of that.
+    """Brightness of the frames.
 
-    flicker, drift, step: changes in grey levels. colour: change of colour, in grey levels.
+    Attributes:
+        gains: Brightness [N] of each frame as a factor of the usual frame's.
+        level: Grey levels of the usual frame.
+        flicker: Change from frame to frame, in grey levels.
+        drift: Change from the first frame to the last, in grey levels.
+        step: Sudden change, in grey levels.
+        colour: Change of colour, in grey levels.
     """
 
     gains: Floats
@@ -276,6 +305,7 @@ class Light(NamedTuple):
     colour: float
 
     def measurements(self) -> Iterator[Measurement]:
+        """Yield flicker, drift, sudden change and change of colour, each with its limit and remedy."""
         yield Measurement(
             name="flicker",
             value=self.flicker,
@@ -338,7 +368,7 @@ def _measure_light(frames: Frames) -> Light:
 
 
 def _spread(values: NDArray[np.float64]) -> float:
-    """Return the standard deviation of normal values with some strangers among them."""
+    """Return the standard deviation of normal values among which are some outliers."""
     return NORMAL_MAD * float(np.median(np.abs(values - np.median(values))))
 
 
@@ -402,9 +432,11 @@ def _bands(still: Floats, axis: int, noise: float) -> float:
 
 
 class Movement(NamedTuple):
-    """Movement of the frames beside the reference. places: [N, 2] rows and columns, in pixels.
+    """Movement of the frames beside the reference.
 
-    error: standard deviation that noise gives a place.
+    Attributes:
+        places: Rows and columns [N, 2] of each frame's shift, in pixels.
+        error: Standard deviation of a place because of noise.
     """
 
     places: NDArray[np.float64]
@@ -417,8 +449,9 @@ def _slopes(reference: Floats) -> tuple[Floats, Floats]:
 
 
 def _measure_movement(steady: Floats, reference: Floats) -> Movement:
-    """Find how far each frame lies from the reference: whole pixels by their correlation, then the rest by
-    the slopes of brightness (Lucas and Kanade, 1981).
+    """Return how far each frame lies from the reference.
+
+    Whole pixels are found by correlation, the rest by the slopes of brightness (Lucas and Kanade, 1981).
     """
     from scipy import ndimage
 
@@ -553,15 +586,15 @@ def _focus_measurements(steady: Floats, noise: float) -> Iterator[Measurement]:
 def _edge_width(frame: Floats, noise: float) -> float | None:
     """Return how many pixels the sharpest edges take from dark to bright; None where there are too few.
 
-    A step that is blurred with standard deviation s is 2.5 s wide, as its steepest slope tells. Slopes are
-    those of a picture that is blurred against its noise, which is taken off again.
+    A step that is blurred with standard deviation s is 2.5 s wide, as its steepest slope shows. Slopes are
+    those of a picture that is blurred against its noise; this blur is taken off again.
     """
     from scipy import ndimage
 
     down, right = _slopes(ndimage.gaussian_filter(frame, 1.0))
     slope = np.hypot(down, right)
     contrast = ndimage.maximum_filter(frame, EDGE_WINDOW) - ndimage.minimum_filter(frame, EDGE_WINDOW)
-    contrast = contrast - 5.0 * noise  # the brightest and the darkest of so many pixels are noise, too
+    contrast = contrast - 5.0 * noise  # the extremes of many pixels are noise, too
     widths = list[float]()
     for top in range(0, frame.shape[0], EDGE_BLOCK):
         for left in range(0, frame.shape[1], EDGE_BLOCK):

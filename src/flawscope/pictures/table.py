@@ -1,8 +1,8 @@
 """The table of good pictures: a row for each picture that a model knows.
 
-A row holds what later work compares by (hash, name, size, look, appearance), what the picture was used for
-(role, unit, origin), and what was judged (score, maximum, median, counted, drawn). `units.units_of` gives
-rows their units, `calibration.rows` their scores.
+A row holds the values that later work compares by (hash, name, size, look, appearance), the picture's use
+(role, unit, origin), and its judgement (score, maximum, median, counted, drawn). `units.units_of` gives rows
+their units, `calibration.rows` their scores.
 """
 
 from __future__ import annotations
@@ -43,20 +43,24 @@ MAX_READERS = 4  # threads that read pictures
 class Picture:
     """A picture that a model knows: a row.
 
-    hash: of its decoded pixels. name: as people know it.
-    role: train; calibration, not learnt from; duplicate; dropped; quantile or reserve, held out for another
-        purpose; seen, a defect.
-    unit: number of the part that it shows, -1: none; near-duplicates share one, and the elements of a memory
-        bank are numbered by it.
-    score, maximum, median: of its map, as if the model had never learnt from it; None: not known.
-    counted: it decides the threshold. Without a score it counts as above all: its parts were not found or
-        counted wrong, or lost in some light.
-    drawn: one of the line's pictures, drawn by chance.
-    size: (height, width) in pixels; None: not known.
-    measured: its appearance as a whole (`appearance.FEATURES`); empty: not known.
-    origin: what brought it: fit, update, calibrate or line; empty: not known.
-    look: what near-duplicates compare; None: not known. Rows are compared without it: it follows from the
-        hash.
+    Attributes:
+        hash: Hash of its decoded pixels.
+        role: train; calibration, not learnt from; duplicate; dropped; quantile or reserve, held out for
+            another purpose; seen, a defect.
+        name: Name for people.
+        unit: Number of the part that it shows, -1: none; near-duplicates share one, and the elements of a
+            memory bank are numbered by it.
+        score: Score, as if the model had never learnt from the picture; None: not known.
+        maximum: Maximum of its map, under the same condition; None: not known.
+        median: Median of its map, under the same condition; None: not known.
+        counted: Whether it decides the threshold. Without a score it counts as above all: its parts were not
+            found or counted wrong, or lost in some light.
+        drawn: Whether it is one of the line's pictures, drawn by chance.
+        size: (height, width) in pixels; None: not known.
+        measured: Its appearance as a whole (`appearance.FEATURES`); empty: not known.
+        origin: Command that added it: fit, update, calibrate or line; empty: not known.
+        look: Look that near-duplicates compare; None: not known. Rows are compared without it: it follows
+            from the hash.
     """
 
     hash: str
@@ -84,11 +88,11 @@ class Picture:
         return self.counted and self.score is None
 
     def forgotten(self) -> Picture:
-        """Returns the row without what was judged."""
+        """Return the row without its judgement."""
         return replace(self, score=None, maximum=None, median=None, counted=False, drawn=False)
 
     def seen(self, look: Look | None, measured: FeatureValues, size: tuple[int, int] | None) -> Picture:
-        """Returns the row with what its picture looks like."""
+        """Return the row with its picture's look, appearance and size."""
         rounded = tuple(round(value, MEASURED_DIGITS) for value in measured)
         return replace(self, look=look, measured=rounded, size=size)
 
@@ -98,12 +102,12 @@ MEASURED_DIGITS = 6  # of a row's appearance
 
 
 def learnt_units(rows: Iterable[Picture]) -> dict[str, int]:
-    """Returns the unit of each picture that was learnt from, by its hash."""
+    """Return the unit of each picture that was learnt from, by its hash."""
     return {row.hash: row.unit for row in rows if row.role == TRAIN and row.unit >= 0}
 
 
 def next_unit(rows: Iterable[Picture]) -> int:
-    """The first number of a unit that no row has."""
+    """Return the lowest number above all units of the rows."""
     return 1 + max((row.unit for row in rows), default=-1)
 
 
@@ -112,10 +116,12 @@ def next_unit(rows: Iterable[Picture]) -> int:
 
 @dataclass(frozen=True)
 class PictureTable:
-    """Pictures that are given, read in one pass.
+    """Pictures that are read in one pass.
 
-    pictures: decoded, by their numbers. rows: of those that can be read, by number, rising; without units.
-    failures: why others cannot be read, by number.
+    Attributes:
+        pictures: Decoded pictures, by their numbers.
+        rows: Rows of the pictures that can be read, by number, rising; without units.
+        failures: Why others cannot be read, by number.
     """
 
     pictures: DecodedPictures
@@ -130,10 +136,13 @@ class PictureTable:
         origin: str,
         step: ProgressCallback = ignore_progress,
     ) -> PictureTable:
-        """Reads what rows hold of each picture, apart from its appearance, which the network's view shows.
+        """Read the rows of pictures, without their appearance, which the network's view shows.
 
         Args:
-            names: of the pictures, in their rows. origin: of the rows.
+            pictures: The pictures.
+            names: Names of the pictures, in their rows.
+            origin: Origin of the rows.
+            step: Gets progress.
         """
         numbers = range(len(pictures.sources))
         advance = ProgressCounter(step, "reading pictures", len(numbers))
@@ -141,7 +150,7 @@ class PictureTable:
         def look_at(number: int) -> Picture | str:
             try:
                 picture = pictures.read(number, names[number] or None)
-            except Exception as error:  # also what a reader of pictures does not foresee
+            except Exception as error:  # also errors that a reader of pictures does not foresee
                 return error_reason(error, names[number] or source_name(pictures.sources[number]))
             finally:
                 advance()
@@ -156,7 +165,7 @@ class PictureTable:
         return cls(pictures, rows, failures)
 
     def distinct(self) -> list[int]:
-        """Numbers of the pictures that can be read, of copies the first."""
+        """Return the numbers of the pictures that can be read, of copies the first."""
         first: dict[str, int] = {}
         for number, row in self.rows.items():
             first.setdefault(row.hash, number)
@@ -167,15 +176,16 @@ class PictureTable:
 
 
 def rows_to_table(rows: Iterable[Picture]) -> dict[str, list[object]]:
-    """The rows as columns, for a file; `looks_to_tensors` has their looks."""
+    """Return the rows as columns, for a file; `looks_to_tensors` returns their looks."""
     every = list(rows)
     return {name: [getattr(row, name) for row in every] for name in COLUMNS}
 
 
 def rows_from_table(table: Facts) -> tuple[Picture, ...]:
-    """Reads the rows of a file; a column that it lacks is a later version's, and has its default.
+    """Read the rows of a file; a column that it lacks is a later version's, and has its default.
 
-    KeyError, TypeError or ValueError where it is damaged.
+    Raises:
+        KeyError: It is damaged; TypeError and ValueError, too.
     """
     count = len(table["hash"])
     columns = []
@@ -187,7 +197,7 @@ def rows_from_table(table: Facts) -> tuple[Picture, ...]:
 
 
 def _parse_row(row: Picture) -> Picture:
-    """The row with numbers as a fit has them. ValueError, TypeError: it is damaged."""
+    """Return the row with numbers as a fit has them; ValueError or TypeError where it is damaged."""
     texts = (row.hash, row.role, row.name, row.origin)
     if not all(isinstance(text, str) for text in texts) or type(row.unit) is not int:
         raise ValueError("a picture without a name, or a unit")
@@ -224,8 +234,9 @@ def _parse_size(size: Sequence[object] | None) -> tuple[int, int] | None:
 
 
 def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[np.number]]:
-    """Looks of the rows as tensors, for a file: of all, or of more than `MAX_LOOKS` of so many, spread
-    evenly. Empty: none is known.
+    """Return the looks of the rows as tensors, for a file; empty where none is known.
+
+    Of more than `MAX_LOOKS` rows, so many are taken, spread evenly.
     """
     known = [(number, row.look) for number, row in enumerate(rows) if row.look is not None]
     if not known:
@@ -242,7 +253,7 @@ def looks_to_tensors(rows: Sequence[Picture]) -> dict[str, NDArray[np.number]]:
 
 
 def with_looks(rows: Sequence[Picture], tensors: Mapping[str, NDArray[np.number]]) -> tuple[Picture, ...]:
-    """The rows with the looks that `looks_to_tensors` gave. ValueError where these are damaged."""
+    """Return the rows with the looks that `looks_to_tensors` returned; ValueError where these are damaged."""
     found = {name: tensors[name] for name in LOOK_TENSORS if name in tensors}
     if not found:
         return tuple(rows)
@@ -259,7 +270,7 @@ def with_looks(rows: Sequence[Picture], tensors: Mapping[str, NDArray[np.number]
 def _check_looks(
     looks: NDArray[np.number], noise: NDArray[np.number], places: NDArray[np.number], row_count: int
 ) -> None:
-    """ValueError for looks of another form than thumbnail, noise and row, or of rows that are not there."""
+    """Raise ValueError for looks without thumbnail, noise and row in their form, or of missing rows."""
     count = len(places)
     if looks.shape != (count, SIDE, SIDE) or noise.shape != (count,) or places.ndim != 1:
         raise ValueError("looks")

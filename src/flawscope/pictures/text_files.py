@@ -1,5 +1,7 @@
-"""Reads texts that people write beside pictures: settings, lists, secrets; in the encodings that editors and
-shells give them. YAML leaves every value as it is written: the setting's type says what it means.
+"""Reads texts that people write beside pictures: settings, lists, secrets.
+
+They have the encodings of editors and shells. YAML leaves every value as it is written: the setting's type
+decides its meaning.
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from flawscope.errors import one_line_message
 
 if TYPE_CHECKING:
     import yaml
 
+# the values within are of these types, too
+YamlValue: TypeAlias = dict[str, Any] | list[Any] | str | None
 # settings have three levels; the longest are names of 1,000 kinds
 MAX_YAML_LENGTH, MAX_YAML_DEPTH, MAX_YAML_ALIASES = 100_000, 20, 30
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # PowerShell's `>` writes one
@@ -28,15 +32,17 @@ _NULL, _MERGE, _TEXT = (f"tag:yaml.org,2002:{name}" for name in ("null", "merge"
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Reads a text: UTF-8 with or without a mark, UTF-16 with one.
+    """Read a text: UTF-8 with or without a mark, UTF-16 with one.
 
-    OSError. ValueError: it is neither; its text begins with the reason and ends with the remedy.
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is neither; the message begins with the reason and ends with the remedy.
     """
     return decode_text(Path(path).read_bytes())
 
 
 def decode_text(data: bytes) -> str:
-    """Decodes what `read_text` reads."""
+    """Decode the content of a text as `read_text` does."""
     try:
         text = data.decode("utf-16" if data.startswith(UTF_16_MARKS) else "utf-8-sig")
     except UnicodeDecodeError:
@@ -47,7 +53,7 @@ def decode_text(data: bytes) -> str:
 
 
 def text_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yields the lines of a list in UTF-8 as they come, without a mark; one of UTF-16 is read to its end."""
+    """Yield the lines of a list in UTF-8 as they come, without a mark; UTF-16 is read to its end first."""
     first = stream.readline().removeprefix(codecs.BOM_UTF8)
     if first.startswith(UTF_16_MARKS):
         yield from decode_text(first + stream.read()).encode().splitlines(keepends=True)
@@ -57,25 +63,33 @@ def text_lines(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def unquoted(text: str) -> str:
-    """Returns a name without the quotes around it that came along: those of "Copy as path", of cmd, which
-    knows no single ones, or of a text program. A file of that very name keeps them.
+    """Return a name without the quotes around it.
+
+    They come from "Copy as path", from cmd, which knows no single ones, or from a text program. A file of
+    that very name keeps them.
     """
     is_quoted = len(text) > 1 and QUOTES.get(text[0]) == text[-1]
     return text[1:-1] if is_quoted and not os.path.lexists(text) else text
 
 
-def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Reads a file as `load_yaml` does. OSError, ValueError."""
+def read_yaml(path: str | os.PathLike[str]) -> YamlValue:
+    """Read a file as `load_yaml` does.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: As in `read_text` and `load_yaml`.
+    """
     return load_yaml(read_text(path))
 
 
-def load_yaml(text: str) -> Any:
-    """Reads YAML as lists, mappings and texts, with None for null: 010, 1.10, 12:30, no and 1_000 stay
-    as they are written. Names are texts, and null is one, too.
+def load_yaml(text: str) -> YamlValue:
+    """Read YAML as lists, mappings and texts, with None for null.
+
+    010, 1.10, 12:30, no and 1_000 stay as they are written. Names are texts, and null is one, too.
 
     Raises:
-        ValueError: it is none, a name stands twice, or it is so long or deep, or names values so often, that
-            reading it takes minutes. Its text does not quote the line, which may hold a password.
+        ValueError: It is no YAML, a name stands twice, or it is so long or deep, or names values so often,
+            that reading it takes minutes. The message does not quote the line, which may hold a password.
     """
     import yaml
 
@@ -94,7 +108,8 @@ def load_yaml(text: str) -> Any:
             raise ValueError(f"it has more than {MAX_YAML_ALIASES} aliases")
         loader = _loader()(text)
         try:
-            return loader.get_single_data()
+            document: YamlValue = loader.get_single_data()
+            return document
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -108,7 +123,7 @@ def load_yaml(text: str) -> Any:
 def _check_quotes(text: str, event: yaml.ScalarEvent) -> None:
     r"""ValueError for a path whose \ means another sign in YAML, and for quotes that YAML does not know."""
     mark = event.start_mark
-    assert mark is not None  # the parser tells where each value begins
+    assert mark is not None  # the parser marks where each value begins
     line = f"line {mark.line + 1}"
     if event.style == '"' and _PATH_IN_QUOTES.match(text, mark.index):
         raise ValueError(f"in double quotes \\ is no part of a path, {line}; {_QUOTE_REMEDY}")

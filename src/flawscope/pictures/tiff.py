@@ -1,5 +1,7 @@
-"""Reads TIFF files that Pillow would cut, or does not open, through tifffile: classic and BigTIFF, any number
-of channels, 1 to 32 bits, signed values and floats. Rarer compressions need imagecodecs, of the extra `tiff`.
+"""Reads TIFF files that Pillow would cut, or does not open, through tifffile.
+
+Classic and BigTIFF, any number of channels, 1 to 32 bits, signed values and floats. Rarer compressions need
+imagecodecs, of the extra `tiff`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tifffile import TiffPage
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # who reads a file says what is wrong with it
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # the reader of a file reports its faults
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PREMULTIPLIED, ALPHA = 1, 2  # kinds of extra channels
@@ -47,10 +49,19 @@ class MissingCodecError(Exception):
 class Page:
     """Picture of a TIFF file, as its directory describes it; pixels are read while the file is open.
 
-    size: (H, W) as stored. bits, format: of a value, and its sample format; 0 where channels differ. extra:
-    kinds of the channels behind the colours. slices: of a volume. is_preview: it is a smaller copy of another
-    picture, or tells where that is transparent. holds_more: it has more strips or tiles than its size, or
-    uncompressed values of a row more.
+    Attributes:
+        page: The page of tifffile.
+        size: (H, W) as stored.
+        channels: Number of channels.
+        bits: Bits of a value; 0 where channels differ.
+        format: Sample format of a value; 0 where channels differ.
+        photometric: Photometric interpretation.
+        compression: Number of the compression.
+        extra: Kinds of the channels behind the colours.
+        orientation: EXIF orientation.
+        slices: Number of slices of a volume.
+        is_preview: Whether it is a smaller copy of another picture, or that one's mask of transparency.
+        holds_more: Whether it has more strips or tiles than its size, or uncompressed values of a row more.
     """
 
     page: TiffPage
@@ -68,7 +79,7 @@ class Page:
 
     @classmethod
     def of(cls, page: TiffPage) -> Page:
-        """Reads a directory. ValueError, TypeError and others: it is torn."""
+        """Read a directory; ValueError, TypeError and others where it is torn."""
         return cls(
             page,
             (int(page.imagelength), int(page.imagewidth)),
@@ -96,6 +107,7 @@ class Page:
 
     @property
     def is_mosaic(self) -> bool:
+        """Whether the values are those behind a camera's colour filters, not colours."""
         return self.photometric in _MOSAICS
 
     @property
@@ -111,7 +123,7 @@ class Page:
         return (
             self.bits in _READ_BITS.get(self.format, ())
             and self.photometric in known
-            and (self.format, self.photometric) != (_SIGNED, 0)  # nobody knows what white is
+            and (self.format, self.photometric) != (_SIGNED, 0)  # its white is not known
             and min(*self.size, self.channels) > 0
             and self.slices == 1
             and (self.compression == 1 or self.page.fillorder == 1)
@@ -142,7 +154,7 @@ class Page:
         return self.page.parent.is_bigtiff or (self.format != _UNSIGNED and self.compression != 1)
 
     def describe(self) -> str:
-        """Describes its layout for a person."""
+        """Describe its layout for a person."""
         if self.is_mosaic:
             return "it is a Bayer mosaic"
         depth = f"{self.bits} bits" if self.bits else "different numbers of bits"
@@ -164,7 +176,7 @@ def _holds_more(page: TiffPage) -> bool:
 
 
 def read_pages(stream: IO[bytes]) -> Iterator[Page]:
-    """Yields the pages of a file, each once, as far as its directories can be read."""
+    """Yield the pages of a file, each once, as far as its directories can be read."""
     stream.seek(0)
     if stream.read(4) not in MAGIC:
         return
@@ -182,12 +194,12 @@ def read_pages(stream: IO[bytes]) -> Iterator[Page]:
             if _torn_tags(stream, page):
                 return
             yield Page.of(page)
-    except Exception:  # what tifffile raises on a damaged directory, and after the last one
+    except Exception:  # errors of tifffile on a damaged directory, and after the last one
         return
 
 
 def _torn_tags(stream: IO[bytes], page: TiffPage) -> set[int]:
-    """Numbers of the tags that describe pixels and that tifffile left out, because it could not read them."""
+    """Return the tags that describe pixels and that tifffile left out because it could not read them."""
     form = page.parent.tiff
     stream.seek(page.offset)
     (count,) = struct.unpack(form.tagnoformat, stream.read(form.tagnosize))
@@ -197,28 +209,28 @@ def _torn_tags(stream: IO[bytes], page: TiffPage) -> set[int]:
 
 
 def _one_number(value: int | tuple[int, ...] | list[int]) -> int:
-    """A number that a tag holds once, or for each channel; 0 where the channels' differ."""
+    """Return a number that a tag holds once, or for each channel; 0 where the channels' numbers differ."""
     several = {int(one) for one in value} if isinstance(value, tuple | list) else {int(value)}
     return several.pop() if len(several) == 1 else 0
 
 
 def first_page(stream: IO[bytes]) -> Page | None:
-    """Reads the directory of the first picture; None where the file is no TIFF, or is damaged."""
+    """Read the directory of the first picture; None where the file is no TIFF, or is damaged."""
     return next(read_pages(stream), None)
 
 
 def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
-    """Reads a page, [H, W, C], as it is stored: integers or floats. Black is 0; 1 to 7 bits become 8.
+    """Read a page, [H, W, C], as it is stored: integers or floats. Black is 0; 1 to 7 bits become 8.
 
     Raises:
-        MissingCodecError: imagecodecs is needed.
-        ValueError, OSError, zlib.error and others: it is damaged or truncated.
+        MissingCodecError: Imagecodecs is needed.
+        ValueError: It is damaged or truncated; OSError, zlib.error and others, too.
     """
     found, own = page.page, page.compression in (*_DEFLATE, *_PILLOW)
     strips = math.prod(found.chunked)
     if min(len(found.dataoffsets), len(found.databytecounts)) < strips or not all(found.databytecounts):
         raise ValueError("it is truncated")
-    if own:  # it is undone here, for tifffile has no bound on what it unpacks, and knows some not by itself
+    if own:  # here, because tifffile unpacks without a bound, and lacks some compressions
         found.compression = 1
     values: NDArray[np.number] | None = None
     for number in range(strips):
@@ -233,7 +245,7 @@ def read(stream: IO[bytes], page: Page) -> NDArray[np.number]:
 
 
 def _scale_values(values: NDArray[np.number], page: Page) -> NDArray[np.number]:
-    """Stored values where 0 is black; those of 1 to 7 bits are scaled to 8."""
+    """Return stored values where 0 is black; those of 1 to 7 bits are scaled to 8."""
     if values.dtype == np.bool_:
         values = values.astype(np.uint8)
     if page.photometric == 0:  # white is 0
@@ -255,7 +267,7 @@ class _Strip(NamedTuple):
 
 
 def _read_strip(stream: IO[bytes], page: Page, number: int, own: bool) -> _Strip:
-    """Reads a strip or tile. own: its compression is undone here. Raises what `read` does."""
+    """Read a strip or tile; with `own`, its compression is undone here. Raises the errors of `read`."""
     found = page.page
     stream.seek(found.dataoffsets[number])
     packed = stream.read(found.databytecounts[number])
@@ -274,7 +286,7 @@ def _read_strip(stream: IO[bytes], page: Page, number: int, own: bool) -> _Strip
 
 
 def _decompressed(packed: bytes, compression: int, rows: int, wide: int) -> bytes:
-    """Bytes of a strip or tile, rows of so many bytes; no more than these are unpacked."""
+    """Return the bytes of a strip or tile: rows of `wide` bytes, and no more."""
     if compression in _DEFLATE:
         packed = zlib.decompressobj().decompress(packed, rows * wide)
     else:  # Pillow reads it as a grey picture of bytes

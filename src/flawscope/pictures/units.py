@@ -27,35 +27,36 @@ _CHANGED = re.compile(
     r"rot(?:ate|ated)?[\W_]?(?:90|180|270)(?:deg)?)"
 )
 
-PartKey = tuple[str | None, ...]  # what a pattern's groups match, or its whole match
-PartReader = Callable[[str], PartKey | None]  # tells the part by a picture's name; None: it tells none
+PartKey = tuple[str | None, ...]  # matches of a pattern's groups, or its whole match
+PartReader = Callable[[str], PartKey | None]  # returns the part in a picture's name; None: none
 
 
 def file_stem(name: str) -> str:
-    """A file's name, folders and all, without the suffix of a picture, if it has one."""
+    """Return a file's name, folders and all, without the suffix of a picture, if it has one."""
     return name.rpartition(".")[0] if is_picture(name) else name
 
 
 def search_name(expression: re.Pattern[str], name: str) -> re.Match[str] | None:
-    r"""Searches a pattern in a file's name.
+    r"""Search a pattern in a file's name.
 
-    One that ends with `$` may mean the end with or without the suffix: `_(\d+)$` is looked for in the name
-    without it first.
+    A pattern that ends with `$` may mean the end with or without the suffix: `_(\d+)$` is searched for in the
+    name without it first.
     """
     without = expression.search(file_stem(name)) if expression.pattern.endswith("$") else None
     return without or expression.search(name)
 
 
 def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
-    """Part that a name gives: the text of the pattern's groups, if any, else of the match; None: no match."""
+    """Return the part in a name by a pattern: the text of its groups, else of the match; None: no match."""
     match = None if expression is None else search_name(expression, name)
     return None if match is None else match.groups() or (match.group(),)
 
 
 def same_sources(names: Sequence[str]) -> list[str | None]:
-    """Name of the picture that each was made from, where several were made from it, or it is there itself.
+    """Return for each name the picture that it and others were made from; None where not known.
 
-    Only exports of labelling sites are believed without the picture itself: `_aug` may be a month.
+    It is known where the picture itself is there, or where the names are exports of labelling sites: `_aug`
+    alone may be a month.
     """
     own = [_without_suffix(name) for name in names]
     sources, exported = [], set()
@@ -73,34 +74,46 @@ def same_sources(names: Sequence[str]) -> list[str | None]:
 
 
 def _without_suffix(name: str) -> str:
-    """A file's name as it is compared, folders and all, without its suffix."""
+    """Return a file's name for comparison, folders and all, without its suffix."""
     path = PurePath(name)
     return fold(path.with_suffix("").as_posix() if path.name else name)
 
 
 def name_parts(names: Sequence[str], part_of: PartReader | None) -> list[PartKey | None]:
-    """Part that each name tells: as `part_of` reads it, else by the picture that several were made from."""
+    """Return the part that each name states.
+
+    It is read by `part_of`, else it is the picture that several were made from; None where there is neither.
+    """
     named_parts = [None if part_of is None else part_of(name) for name in names]
     sources = [None if source is None else ("", source) for source in same_sources(names)]
     return [part or source for part, source in zip(named_parts, sources, strict=True)]
 
 
 def compile_group(pattern: str | None) -> re.Pattern[str] | None:
-    """Compiles the pattern. InputError: it is not a regular expression."""
+    """Compile the pattern of `--group`.
+
+    Raises:
+        InputError: It is not a regular expression.
+    """
     return None if pattern is None else errors.compile_pattern("--group", pattern)
 
 
 def group_reader(pattern: str | None) -> PartReader | None:
-    """Returns what reads parts from names by a regular expression (`--group`); None: it reads none.
+    """Return a function that reads parts from names by a regular expression (`--group`); None without one.
 
-    InputError: the expression is wrong.
+    Raises:
+        InputError: The expression is wrong.
     """
     expression = compile_group(pattern)
     return None if expression is None else lambda name: part_key(name, expression)
 
 
 def check_group(names: Sequence[str], pattern: str | None) -> None:
-    """Checks a regular expression (`--group`). InputError: it is wrong, or matches none of the names."""
+    """Check a regular expression (`--group`).
+
+    Raises:
+        InputError: It is wrong, or matches none of the names.
+    """
     expression = compile_group(pattern)
     if expression is None or not names or any(part_key(name, expression) for name in names):
         return
@@ -108,21 +121,21 @@ def check_group(names: Sequence[str], pattern: str | None) -> None:
 
 
 def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
-    """Number for each name; names in which `pattern` matches the same text share one.
+    """Return a number for each name; names in which `pattern` matches the same text share one.
 
     The text is that of the pattern's groups if it has any, else of the whole match. Names without a match,
-    and all names without a pattern, have a number of their own, unless they say that they were made from one
-    picture (`same_sources`).
+    and all names without a pattern, have a number of their own, unless the names say that they were made from
+    one picture (`same_sources`).
 
     Raises:
-        InputError: the pattern is not a regular expression, or matches no name.
+        InputError: The pattern is not a regular expression, or matches no name.
     """
     check_group(names, pattern)
     return units_of(named_rows(names), part_of=group_reader(pattern)).numbers
 
 
 def named_rows(names: Sequence[str], looks: Sequence[Look | None] = ()) -> list[Picture]:
-    """Rows of pictures of which names are known, and looks where these are given."""
+    """Return rows of pictures with their names, and with looks where these are given."""
     known = looks or [None] * len(names)
     return [Picture("", CALIBRATION, name, look=look) for name, look in zip(names, known, strict=True)]
 
@@ -130,13 +143,14 @@ def named_rows(names: Sequence[str], looks: Sequence[Look | None] = ()) -> list[
 class Units(NamedTuple):
     """Parts that new pictures show.
 
-    rows: the new rows, each with its unit.
-    copies: known rows that new pictures are nearly the same as, by the numbers of the new ones.
-    further: numbers of other new pictures that show known parts, as names tell.
-    near_duplicates: groups of new pictures that are nearly the same, without exact copies, of which names do
-        not tell that they show one part.
-    unsure: groups of new pictures that are the same but for noise, and count as several parts.
-    remarks: lines for a person.
+    Attributes:
+        rows: The new rows, each with its unit.
+        copies: Known rows that new pictures are nearly the same as, by the numbers of the new ones.
+        further: Numbers of other new pictures whose names state known parts.
+        near_duplicates: Groups of new pictures that are nearly the same, without exact copies, where the
+            names do not state one part already.
+        unsure: Groups of new pictures that are the same but for noise, and count as several parts.
+        remarks: Lines for a person.
     """
 
     rows: list[Picture]
@@ -152,7 +166,7 @@ class Units(NamedTuple):
         return [row.unit for row in self.rows]
 
     def describe_copies(self) -> str:
-        """Names the new pictures that are nearly the same as known ones; empty: there are none."""
+        """Name the new pictures that are nearly the same as known ones; empty where there are none."""
         if not self.copies:
             return ""
         number, other = next(iter(self.copies.items()))
@@ -163,16 +177,17 @@ class Units(NamedTuple):
 def units_of(
     new: Sequence[Picture], known: Iterable[Picture] = (), part_of: PartReader | None = None
 ) -> Units:
-    """Finds the parts that new pictures show, among themselves and among all that are known: the only place
-    that numbers parts.
+    """Find the parts that new pictures show, and number them.
 
-    Pictures show one part where names tell so, or where they are nearly the same and names do not tell
-    different parts. A picture of a known part gets its unit, others get units that no known row has.
+    No other function numbers parts. Pictures show one part where their names say so, or where they are nearly
+    the same and their names do not state different parts. A picture of a known part gets its unit, others get
+    units that no known row has.
 
     Args:
-        known: rows with units. Those without looks are known by their names alone.
-        part_of: tells the part by a name, or None; without it names tell that pictures were made from one
-            (`same_sources`).
+        new: Rows of the new pictures.
+        known: Rows with units. Those without looks are compared by their names alone.
+        part_of: Returns the part for a name, or None. Without it, names state only that pictures were made
+            from one picture (`same_sources`).
     """
     count, earlier = len(new), _with_units(known)
     every = [*new, *earlier]
@@ -200,20 +215,20 @@ def units_of(
 def _further_pictures(
     units: Sequence[int], earlier: Sequence[Picture], known_copies: Collection[int]
 ) -> list[int]:
-    """Numbers of the new pictures that show a known part, and are no copies of a known picture."""
+    """Return the numbers of the new pictures that show a known part, and are no copies of a known picture."""
     known_units = {row.unit for row in earlier}
     return [k for k, unit in enumerate(units) if unit in known_units and k not in known_copies]
 
 
 def _near_duplicates(joined: Sequence[Sequence[int]], new: Sequence[Picture]) -> list[list[int]]:
-    """Groups of new pictures that are nearly the same; of exact copies the first."""
+    """Return groups of new pictures that are nearly the same; of exact copies the first."""
     among_new = [[k for k in several if k < len(new)] for several in joined]
     distinct = [_without_exact(several, new) for several in among_new]
     return [several for several in distinct if len(several) > 1]
 
 
 def _with_units(known: Iterable[Picture]) -> list[Picture]:
-    """Rows with a unit, each picture once."""
+    """Return the rows with a unit, each picture once."""
     once: dict[str, Picture] = {}
     for row in known:
         if row.unit >= 0:
@@ -224,7 +239,7 @@ def _with_units(known: Iterable[Picture]) -> list[Picture]:
 def _labels(
     new: Sequence[Picture], earlier: Sequence[Picture], named_parts: Sequence[PartKey | None]
 ) -> list[int]:
-    """Labels [new and earlier] of the parts that names and known units tell, rising from 0."""
+    """Return labels [new and earlier] of the parts that names and known units state, rising from 0."""
     sources = _sources([row.name for row in new], [row.name for row in earlier])
     keys = [part or source for part, source in zip(named_parts, sources, strict=True)]
     known: dict[object, object] = {}
@@ -245,9 +260,9 @@ def _labels(
 
 
 def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]:
-    """Picture that each new and earlier one was made from, as `same_sources` says.
+    """Return the picture that each new and earlier one was made from (`same_sources`).
 
-    A new one that bears an earlier one's name is another picture: cameras number from 1 again.
+    A new picture with an earlier one's name is another picture: cameras number from 1 again.
     """
     stems = {_without_suffix(name) for name in new}
     among_new = same_sources(new)
@@ -261,7 +276,7 @@ def _sources(new: Sequence[str], earlier: Sequence[str]) -> list[PartKey | None]
 
 
 def _compare(looks: Sequence[Look | None], new: int) -> Compared:
-    """Compares the first so many pictures with each other and with all others."""
+    """Compare the first `new` pictures with each other and with all others."""
     known = [k for k, look in enumerate(looks) if look is not None]
     found = [look for look in looks if look is not None]
     if len(found) < 2:
@@ -272,7 +287,7 @@ def _compare(looks: Sequence[Look | None], new: int) -> Compared:
 
 
 def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
-    """Labels rising from 0, one for all that share copies."""
+    """Return labels rising from 0, the same for all that share copies."""
     firsts: dict[int, int] = {}
     by_name = []
     for k, label in enumerate(labels):
@@ -286,7 +301,7 @@ def _join(labels: Sequence[int], copies: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _number(labels: Sequence[int], new: int, earlier: Sequence[Picture]) -> list[int]:
-    """Units [new] of new pictures: the lowest known one of their label, or new ones, rising."""
+    """Return units [new] of new pictures: the lowest known one of their label, or new ones, rising."""
     units: dict[int, int] = {}
     for label, row in zip(labels[new:], earlier, strict=True):
         units[label] = min(row.unit, units.get(label, row.unit))
@@ -301,7 +316,7 @@ def _number(labels: Sequence[int], new: int, earlier: Sequence[Picture]) -> list
 def _known_copies(
     joined: Sequence[Sequence[int]], new: int, earlier: Sequence[Picture]
 ) -> dict[int, Picture]:
-    """The first known row that each new picture is nearly the same as."""
+    """Return the first known row that each new picture is nearly the same as."""
     found: dict[int, Picture] = {}
     for several in joined:
         known = [earlier[k - new] for k in several if k >= new]
@@ -316,8 +331,9 @@ def _find_unsure(
     named_parts: Sequence[PartKey | None],
     rows: Sequence[Picture],
 ) -> list[list[int]]:
-    """Groups of pictures that look the same but for noise, of which names do not tell different parts; of
-    exact copies the first.
+    """Return groups of pictures that look the same but for noise, of exact copies the first.
+
+    Pictures whose names state different parts are left out.
     """
     doubted = [
         (i, j, alike)
@@ -328,7 +344,7 @@ def _find_unsure(
 
 
 def _among(groups: Sequence[Sequence[int]], new: int) -> list[list[int]]:
-    """The new pictures of groups that have several of them."""
+    """Return the new pictures of groups that have several of them."""
     own = [[k for k in several if k < new] for several in groups]
     return [several for several in own if len(several) > 1]
 
@@ -352,7 +368,7 @@ def _apart_remarks(apart: Sequence[Sequence[int]], names: Sequence[str]) -> Iter
 def _unsure_remarks(
     unsure: Sequence[Sequence[int]], labels: Sequence[int], names: Sequence[str]
 ) -> Iterator[str]:
-    """labels: of the new pictures."""
+    """Yield a remark on unsure groups; `labels` are those of the new pictures."""
     if not unsure:
         return
     parts = len({*labels})
@@ -370,7 +386,7 @@ def _unsure_remarks(
 def _near_duplicate_remarks(
     near_duplicates: Sequence[Sequence[int]], labels: Sequence[int], names: Sequence[str]
 ) -> Iterator[str]:
-    """labels: of the new pictures."""
+    """Yield a remark on near-duplicates; `labels` are those of the new pictures."""
     if near_duplicates:
         yield data_checks.NEAR_DUPLICATES.coded(
             f"near-duplicates: {_describe_alike(near_duplicates, names)}: one part photographed again? "
@@ -379,7 +395,7 @@ def _near_duplicate_remarks(
 
 
 def _unknown_remarks(new: Sequence[Picture], earlier: Sequence[Picture]) -> Iterator[str]:
-    """Says that new pictures cannot be compared with all that are known."""
+    """Yield a remark where new pictures cannot be compared with all that are known."""
     blind = sum(row.look is None for row in earlier)
     if blind and any(row.look is not None for row in new):
         yield data_checks.NO_LOOKS.coded(
@@ -389,7 +405,7 @@ def _unknown_remarks(new: Sequence[Picture], earlier: Sequence[Picture]) -> Iter
 
 
 def _without_exact(several: Sequence[int], rows: Sequence[Picture]) -> list[int]:
-    """Numbers of pictures, of exact copies the first. That the others are left out is reported elsewhere."""
+    """Return the numbers of pictures, of exact copies the first; the others are reported elsewhere."""
     first: dict[object, int] = {}
     for k in several:
         look = rows[k].look

@@ -1,4 +1,4 @@
-"""Models that judge pictures: `predictor`, one of one product; `router`, several. Torch-free."""
+"""Models that judge pictures: `predictor` for a single product, `router` for several. Torch-free."""
 
 from flawscope.predictor.parts import PartCollector as PartCollector
 from flawscope.predictor.predictor import Predictor as Predictor

@@ -1,4 +1,4 @@
-"""The part that a model of one product and a router share: pictures in, answers out. Torch-free."""
+"""Base class of a model of one product and of a router: pictures in, answers out. Torch-free."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class AnyModel(ABC, Generic[One]):
     """Model of one product, or of several.
 
     Attributes:
-        products: the model of each product, or view, by its name; that of one alone under "".
+        products: The model of each product, or view, by its name; a single one under "".
     """
 
     products: Mapping[str, One]
 
     @property
     def views(self) -> PartPattern | None:
-        """The pattern that tells views apart; None: `products` are products, or one alone."""
+        """Pattern by which file names name the view; None where `products` are not views."""
         return None
 
     @property
     def facts(self) -> ModelFacts:
-        """Facts that the model's file says of it."""
+        """Facts about the model that its file holds."""
         return ModelFacts({name: one.manifest for name, one in self.products.items()}, self.views)
 
     @property
@@ -61,7 +61,7 @@ class AnyModel(ABC, Generic[One]):
 
     @property
     def kind(self) -> str:
-        """The word for each of `products`, product or view; empty where there is one alone."""
+        """Word for an entry of `products`: product or view; empty where there is a single one."""
         return self.facts.kind
 
     @property
@@ -72,7 +72,7 @@ class AnyModel(ABC, Generic[One]):
     def load(
         self, source: PictureSource | PictureOf, bgr: bool = False, leave_out: Collection[str] = ()
     ) -> tuple[PictureSource, LoadResult]:
-        """Reads a picture as the network sees it, or says why it cannot be read."""
+        """Reads a picture as the network sees it; returns an `InputError` where it cannot be read."""
         if isinstance(source, PreparedPicture):
             return source.source, source.seen
         given = source.source if isinstance(source, PictureOf) else source
@@ -85,35 +85,47 @@ class AnyModel(ABC, Generic[One]):
 
     @abstractmethod
     def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
-        """Does as `load`, with errors of any kind."""
+        """Reads a picture for `load`; may raise errors of any kind."""
 
     @abstractmethod
     def judge(
         self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Callable[..., Any]
     ) -> list[SourceResult]:
-        """Judges pictures that are computed together. run: of the `runner`."""
+        """Judges pictures that are computed together.
+
+        Args:
+            batch: Each picture, and its result of `load`.
+            run: `run` or `run_alone` of the `runner`.
+        """
 
     def parts(self) -> PartCollector | None:
-        """Returns a collector of predictions that decides on each part; None where the model was fitted
-        without `part`. InputError: it was calibrated on pictures whose names tell no part.
+        """Returns a collector of predictions that decides on each part.
+
+        None where the model was fitted without `part`.
+
+        Raises:
+            InputError: The model was calibrated on pictures whose names tell no part.
         """
         return None if self.facts.parts is None else PartCollector(self.facts)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
-        """Sorts files by the view that their names tell, where the model has one for each; of one model alone
-        they stay together. InputError: a name tells no view that is known, or each product has its own
-        pictures.
+        """Returns the files of each view, by the view that a file's name names.
+
+        A model of one product returns all under "".
+
+        Raises:
+            InputError: A name tells no known view, or the model has several products.
         """
         if self.kind:
             raise InputError(f"name the product that the pictures show: {', '.join(self.products)}")
         return {"": [*pictures]}
 
     def _load_as(self, source: PictureSource, product: str) -> tuple[PictureSource, LoadResult]:
-        """Reads a picture of a product, or view, that is said."""
+        """Reads a picture of a product, or view, that the caller names."""
         return self.product(product).load(source)
 
     def product(self, name: str) -> One:
-        """The model of one product, or view. InputError where there is no such one."""
+        """Returns the model of a product, or view. InputError where the model has none of that name."""
         if name in self.products:
             return self.products[name]
         if not self.kind:
@@ -122,7 +134,7 @@ class AnyModel(ABC, Generic[One]):
         raise InputError(f"the model has no {self.kind} {name!s:.60}: it knows {known}")
 
     def _of_product(self, result: SourceResult, product: str) -> SourceResult:
-        """Finishes the answer of the model of a product that was named."""
+        """Finishes an answer that the model of a product gave because the caller named that product."""
         return result
 
     @overload
@@ -140,11 +152,13 @@ class AnyModel(ABC, Generic[One]):
         """Judges pictures: a `Prediction` for one picture, a list for a list or a batch `[B, H, W, 3]` uint8.
 
         Args:
-            product: that all of them show, or view; None: it is recognised, or told by the files' names.
-            bgr: the pictures are numpy arrays with the channels in OpenCV's order.
+            pictures: A picture, a list of pictures, or a batch.
+            product: Product, or view, that all pictures show. None: it is recognised, or read from the
+                files' names.
+            bgr: The pictures are numpy arrays with the channels in OpenCV's order.
 
         Raises:
-            InputError: a picture cannot be read, or there is no such product. `stream` goes on instead.
+            InputError: A picture cannot be read, or there is no such product. `stream` goes on instead.
         """
         return collect_predictions(pictures, partial(self.stream, product=product, bgr=bgr))
 
@@ -164,16 +178,17 @@ class AnyModel(ABC, Generic[One]):
         there are fewer pictures than cores. Some are decoded ahead; memory does not grow with their number.
 
         Args:
-            pictures: any number of them, also without an end; or one path, a folder's with all pictures
-                below it.
-            batch: pictures that are computed together, by default as many as are fastest; with 1, each is
+            pictures: Any number of pictures, also without an end; or a path, of a picture or of a folder with
+                all pictures below it.
+            batch: Number of pictures that are computed together; None: the fastest number; 1: each picture is
                 answered as soon as it is given.
-            product: as `predict` takes it.
-            bgr: the pictures are numpy arrays with the channels in OpenCV's order.
-            leave_out: pictures whose decoded pixels have one of these hashes get a `ExcludedPictureError`.
+            product: Product, or view, that all pictures show. None: it is recognised, or read from the
+                files' names.
+            bgr: The pictures are numpy arrays with the channels in OpenCV's order.
+            leave_out: Hashes of decoded pixels; a picture with such a hash gets an `ExcludedPictureError`.
 
         Raises:
-            InputError: there is no such product or folder, or no picture in it.
+            InputError: There is no such product or folder, or no picture in it.
         """
         if product is not None:
             known = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
@@ -182,28 +197,37 @@ class AnyModel(ABC, Generic[One]):
         tiled = any(one.manifest.preprocess.tile is not None for one in self.products.values())
         return stream_predictions(resolve_pictures(pictures), load, self.judge, self.runner, batch, tiled)
 
-    def _tell(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
-        """Tells what a decoded picture shows, by its look, or a view by its name. InputError."""
+    def _recognise_picture(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
+        """Recognises the product that a decoded picture shows by its look, or the view by its name.
+
+        Raises:
+            InputError: The name tells no known view.
+        """
         return Recognition("", "", 1.0)
 
     def recognise(
         self, pictures: Iterable[PictureSource] | PictureSource, *, bgr: bool = False
     ) -> Iterator[tuple[PictureSource, Recognition | InputError]]:
-        """Yields every picture with the product, or view, that it shows, or with the reason why it cannot be
-        read. Nothing is judged; a model of one product is sure of it.
+        """Yields every picture with the product, or view, that it shows; no picture is judged.
+
+        A picture that cannot be read comes with an `InputError`. A model of one product recognises it in
+        every picture, with a p-value of 1.
         """
         for source in resolve_pictures(pictures):
             try:
-                shown: Recognition | InputError = self._tell(source, read_picture(source, bgr))
+                shown: Recognition | InputError = self._recognise_picture(source, read_picture(source, bgr))
             except Exception as error:
                 shown = reading_error(error, source)
             yield source, shown
 
     @check_arguments(unchecked=("picture",))
     def prepare(self, picture: PictureSource | PictureOf) -> PreparedPicture:
-        """Decodes a picture, and recognises its product, to be judged later: `stream` takes it in the
-        picture's place. Takes a `HashedPicture` and a `PictureOf`, too. InputError: the picture cannot be
-        read.
+        """Decodes a picture and recognises its product; `stream` takes the result in the picture's place.
+
+        Takes a `HashedPicture` and a `PictureOf`, too.
+
+        Raises:
+            InputError: The picture cannot be read.
         """
         source, loaded = self.load(picture)
         if isinstance(loaded, InputError):
@@ -217,10 +241,12 @@ class AnyModel(ABC, Generic[One]):
         """Judges a part by pictures of its views, by their names. A view may be missing.
 
         Args:
-            product: that the part is; None: it is recognised from all views together.
+            views: The picture of each view, by the view's name.
+            part: The part's name.
+            product: The part's product. None: it is recognised from all views together.
 
         Raises:
-            InputError: the model was fitted without `part`, knows no such view or product, or a picture
+            InputError: The model was fitted without `part`, knows no such view or product, or a picture
                 cannot be read.
         """
         if (parts := self.parts()) is None:

@@ -33,8 +33,11 @@ MAX_FOLDS = 50  # that examples are left out in: one by one up to so many
 class LinearDiscriminant(NamedTuple):
     """Distances to kinds in units of the spread within a kind.
 
-    means: [K, C]. directions: [r, C] in which examples of a kind differ; the square of one's length is the
-    share that it takes of the squared distance along it. spread: of all other directions.
+    Attributes:
+        means: [K, C], the mean descriptor of each kind.
+        directions: [r, C], directions in which examples of a kind differ. A direction's squared length is
+            the share by which it reduces the squared distance along it.
+        spread: Variance along all other directions.
     """
 
     means: Floats
@@ -43,7 +46,7 @@ class LinearDiscriminant(NamedTuple):
 
     @classmethod
     def fit(cls, descriptors: Floats, labels: NDArray[np.intp], count: int) -> LinearDiscriminant:
-        """Fits to descriptors [N, C] of `count` kinds, each with one at least."""
+        """Fits to descriptors [N, C] with labels [N] of `count` kinds, each with an example at least."""
         means = np.stack([descriptors[labels == k].mean(0) for k in range(count)])
         within = descriptors - means[labels]
         freedom = max(1, len(labels) - count)
@@ -53,7 +56,7 @@ class LinearDiscriminant(NamedTuple):
         return cls(means, np.sqrt(variances / (variances + spread))[:, None] * directions, spread)
 
     def distances(self, descriptors: Floats) -> Floats:
-        """Squared distances [N, K] of descriptors [N, C]."""
+        """Returns the squared distances [N, K] of descriptors [N, C] to the kinds."""
         away = descriptors[:, None] - self.means
         squares = (away**2).sum(2) - ((away @ self.directions.T) ** 2).sum(2)
         return np.asarray(np.maximum(squares, 0) / self.spread)
@@ -61,7 +64,12 @@ class LinearDiscriminant(NamedTuple):
 
 @dataclass(frozen=True)
 class KindClassifier:
-    """Classifier of regions. tensor: [K + r, C] float32, the discriminant's means, then its directions."""
+    """Classifier of a region's kind of defect.
+
+    Attributes:
+        kinds: Names of the kinds, and the numbers that decide between them.
+        tensor: [K + r, C] float32, the discriminant's means, then its directions.
+    """
 
     kinds: Kinds
     tensor: NDArray[np.float32]
@@ -73,7 +81,7 @@ class KindClassifier:
         return LinearDiscriminant(rows[:count], rows[count:], self.kinds.spread)
 
     def classify(self, descriptors: NDArray[np.floating[Any]]) -> list[KindSet]:
-        """Names the kinds of regions with these descriptors [N, C]. InputError: they have another C."""
+        """Returns the kinds of regions with descriptors [N, C]. InputError where the model has another C."""
         if descriptors.shape[1] != self.kinds.shape[1]:
             raise InputError("the model's kinds of defects do not fit its cells: run `flawscope kinds` anew")
         lengths, directions = to_length_1(descriptors)
@@ -90,19 +98,21 @@ class KindClassifier:
 
 
 def to_length_1(descriptors: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:
-    """Lengths [N, 1] of descriptors [N, C], and these, each of length 1; zeros stay."""
+    """Returns the lengths [N, 1] of descriptors [N, C], and the descriptors at length 1; zeros stay."""
     values = descriptors.astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     return lengths, values / np.maximum(lengths, 1e-12)
 
 
 def combined_p_values(squares: Floats, distances: Floats, margins: Floats, share: float) -> Floats:
-    """P-values [N, K] of squared distances [N, K]: twice the smaller of two, of the nearest kind's distance,
-    less `share` of the average, among `distances` [n] and of how much farther each kind is among `margins`
-    [n] (Bonferroni).
+    """Returns p-values [N, K] of kinds from squared distances [N, K]: twice the smaller of two (Bonferroni).
 
-    The first compares the likelihoods of the nearest kind and of a new one: around the middle of all, with
-    1/share of the covariance. Equal values of examples count as beyond, so that 1/(n + 1) is the least.
+    The first ranks the nearest kind's distance, less `share` of the average distance, among `distances` [n].
+    It compares the likelihoods of the nearest kind and of a new one: around the middle of all kinds, with
+    1/share of the covariance. The second ranks how much farther each kind is than the nearest among
+    `margins` [n].
+
+    Equal values of examples count as beyond: the least rank is 1/(n + 1).
     """
     nearest = squares.min(1, keepdims=True)
     alike = _ranks(nearest - share * squares.mean(1, keepdims=True), distances)
@@ -117,12 +127,17 @@ def _ranks(values: Floats, examples: Floats) -> Floats:
 def learn(
     descriptors: NDArray[np.floating[Any]], labels: Sequence[str], error: float = DEFAULT_ERROR
 ) -> KindClassifier:
-    """Learns kinds from descriptors [N, C] of regions and their labels [N], each region of another part.
+    """Learns kinds from labelled regions, each of another part.
 
     Kinds with fewer than `MIN_EXAMPLES` examples are passed over.
 
+    Args:
+        descriptors: [N, C] of the regions.
+        labels: [N], kind of each region.
+        error: Share of answers that may lack the true kind.
+
     Raises:
-        InputError: no kind has so many, or `error` is not between 0 and 1.
+        InputError: No kind has `MIN_EXAMPLES` examples, or `error` is not between 0 and 1.
     """
     if not 0 < error < 1:
         raise InputError(f"an error of {error:g} is not between 0 and 1: give a share such as 0.1")
@@ -133,30 +148,34 @@ def learn(
         raise InputError(
             f"no kind of defect has {MIN_EXAMPLES} examples with a region ({counted}): label more"
         )
-    order = np.array([k for name in names for k, label in enumerate(labels) if label == name])
-    of = np.array([names.index(labels[k]) for k in order])
-    lengths, examples = to_length_1(descriptors[order])
-    folds = np.arange(len(of)) % min(len(of), MAX_FOLDS)  # sorted by kind: no fold takes much of one
-    squares = np.empty((len(of), len(names)))
+    by_kind = np.array([row for name in names for row, label in enumerate(labels) if label == name])
+    kind_of = np.array([names.index(labels[row]) for row in by_kind])
+    lengths, examples = to_length_1(descriptors[by_kind])
+    count = len(examples)
+    folds = np.arange(count) % min(count, MAX_FOLDS)  # sorted by kind: a fold takes few of each
+    squares = np.empty((count, len(names)))
     for fold in range(folds.max() + 1):
         out = folds == fold
-        squares[out] = LinearDiscriminant.fit(examples[~out], of[~out], len(names)).distances(examples[out])
-    each, own = np.bincount(of), (np.arange(len(of)), of)
-    squares[own] *= 1 - 1 / each[of] ** 2  # (1 + 1/n) / (1 + 1/(n - 1)): its mean was one of n - 1
+        rest = LinearDiscriminant.fit(examples[~out], kind_of[~out], len(names))
+        squares[out] = rest.distances(examples[out])
+    sizes = np.bincount(kind_of)
+    own = np.arange(count), kind_of
+    # (1 + 1/n) / (1 + 1/(n - 1)): the mean of its kind was that of n - 1 examples
+    squares[own] *= 1 - 1 / sizes[kind_of] ** 2
     squares *= lengths**POWER
     distances = squares.min(1) - SHARE * squares.mean(1)
     margins = squares[own] - squares.min(1)
-    whole = LinearDiscriminant.fit(examples, of, len(names))
+    whole = LinearDiscriminant.fit(examples, kind_of, len(names))
     tensor = np.concatenate([whole.means, whole.directions]).astype(np.float32)
     kinds = Kinds(
         names,
-        tuple(each.tolist()),
+        tuple(sizes.tolist()),
         error,
         whole.spread,
         (len(tensor), tensor.shape[1]),
         tuple(distances.tolist()),
         tuple(margins.tolist()),
-        _confusion(squares, of, distances, margins, error),
+        _confusion(squares, kind_of, distances, margins, error),
         POWER,
         SHARE,
     )
@@ -164,13 +183,18 @@ def learn(
 
 
 def _confusion(
-    squares: Floats, of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
+    squares: Floats, kind_of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
 ) -> tuple[tuple[int, ...], ...]:
-    """Counts of answers (`Kinds.confusion`) on examples left out, each judged by the others' distances."""
-    count, least = squares.shape[1], max(error, 2 / len(of))
+    """Returns `Kinds.confusion`: answers on examples left out, each judged by the others' distances."""
+    count, least = squares.shape[1], max(error, 2 / len(kind_of))
+    several, new = count, count + 1  # columns beside those of the kinds
     table = np.zeros((count, count + 2), np.int64)
-    for k in range(len(of)):
+    for k in range(len(kind_of)):
         others = np.delete(distances, k), np.delete(margins, k)
         inside = np.flatnonzero(combined_p_values(squares[k : k + 1], *others, SHARE)[0] > least)
-        table[of[k], inside[0] if len(inside) == 1 else count if len(inside) else count + 1] += 1
+        if len(inside) == 1:
+            answer = int(inside[0])
+        else:
+            answer = several if len(inside) else new
+        table[kind_of[k], answer] += 1
     return tuple(tuple(row) for row in table.tolist())

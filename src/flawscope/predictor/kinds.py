@@ -28,8 +28,13 @@ from flawscope.results.prediction import Prediction
 
 
 class Example(NamedTuple):
-    """Picture with a defect of a kind. mask: [H, W] bool where it is, or a function that makes it for the
-    picture's size (H, W); None, or nothing marked: in the strongest region.
+    """Picture with a defect of a kind.
+
+    Attributes:
+        picture: The picture.
+        kind: The kind's name.
+        mask: [H, W] bool, True where the defect is, or a function that makes it for the picture's size
+            (H, W). None, or all False: the defect is in the strongest region.
     """
 
     picture: PictureSource
@@ -39,8 +44,12 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class LearntKinds:
-    """Model that has learnt kinds. notes: lines on examples that it could not learn from; failures: pictures
-    that could not be read, each with the reason.
+    """Model that has learnt kinds.
+
+    Attributes:
+        model: The model.
+        notes: Lines on examples that it could not learn from.
+        failures: Pictures that could not be read, each with the reason.
     """
 
     model: Predictor
@@ -55,16 +64,19 @@ def learn_kinds(
     step: ProgressCallback = ignore_progress,
     total: int | None = None,
 ) -> LearntKinds:
-    """Learns kinds of defects from labelled pictures: of each the strongest region that its mask touches.
+    """Learns kinds of defects from labelled pictures: from each, the strongest region that its mask touches.
 
     Pictures of one part, by the model's pattern or as near-duplicates, are one example of a kind.
 
     Args:
-        error: how often an answer may lack the true kind.
-        total: number of examples, for `step`.
+        predictor: The model.
+        examples: The labelled pictures.
+        error: Share of answers that may lack the true kind.
+        step: Gets the progress.
+        total: Number of examples, for `step`.
 
     Raises:
-        InputError: no kind has `MIN_EXAMPLES`, or the model cannot name kinds.
+        InputError: No kind has `MIN_EXAMPLES` examples, or the model cannot name kinds.
     """
     predictor.session.residuals(np.zeros((1, 3, *predictor.session.size), np.float32))  # or it cannot
     seen = LabelledRegions()
@@ -85,7 +97,7 @@ def learn_kinds(
 
 
 class LabelledRegions:
-    """Regions of labelled pictures: descriptor, kind, name and look of each."""
+    """Regions of labelled pictures: the descriptor, kind, name and look of each."""
 
     def __init__(self) -> None:
         self.descriptors: list[NDArray[np.float64]] = []
@@ -97,6 +109,14 @@ class LabelledRegions:
         self._hashes: set[tuple[str, str]] = set()
 
     def add(self, predictor: Predictor, example: Example) -> None:
+        """Adds the strongest region of a picture that its mask touches.
+
+        A picture with the pixels and the kind of an earlier one is passed over; one without such a region is
+        counted in `missed`.
+
+        Raises:
+            InputError: The picture cannot be read or judged.
+        """
         how = predictor.manifest.preprocess
         picture = how.decode(example.picture)
         if (key := (pixel_hash(picture), example.kind)) in self._hashes:
@@ -116,6 +136,11 @@ class LabelledRegions:
         self.looks.append(Look.of(first_channels(picture, how.channels)))
 
     def learn(self, predictor: Predictor, error: float) -> LearntKinds:
+        """Returns the model with the kinds learnt from the regions, one region per part and kind.
+
+        Raises:
+            InputError: No kind has `MIN_EXAMPLES` examples, or two kinds differ in upper case alone.
+        """
         examples = named_rows(self.names, self.looks)
         units = units_of(examples, part_of=stored_part_reader(predictor.manifest)).numbers
         first = {pair: k for k, pair in reversed([*enumerate(zip(units, self.kinds, strict=True))])}
@@ -149,7 +174,7 @@ class LabelledRegions:
 
 
 def _touched_region(prediction: Prediction, mask: NDArray[np.bool_] | None) -> int | None:
-    """Number of the strongest region that the mask [H, W] of the picture touches; None: there is none."""
+    """Returns the number of the strongest region that the picture's mask [H, W] touches, or None."""
     if mask is None or not mask.any() or not prediction.region_pixels:
         return 0 if prediction.region_pixels else None
     numbers = np.full(prediction.geometry.size, -1)

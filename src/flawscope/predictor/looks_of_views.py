@@ -1,4 +1,4 @@
-"""Learns what each view of a part looks like to the model of another, so that exchanged views are named."""
+"""Learns how each view of a part looks to the models of the other views, to name exchanged views."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOOKED_AT = 24  # good pictures of each view, evenly drawn, that are compared
 
 
 def looked_at(pictures: Sequence[PictureSource]) -> list[PictureSource]:
-    """The pictures of a view that are compared with those of others."""
+    """Returns at most `LOOKED_AT` pictures of a view, evenly spread, that stand for how it looks."""
     chosen = np.linspace(0, len(pictures) - 1, min(len(pictures), LOOKED_AT)).round().astype(int)
     return [pictures[number] for number in np.unique(chosen)]
 
@@ -27,13 +27,14 @@ def looked_at(pictures: Sequence[PictureSource]) -> list[PictureSource]:
 def with_looks_of_views(
     models: Mapping[str, Predictor], pictures: Mapping[str, Sequence[PictureSource]]
 ) -> dict[str, Predictor]:
-    """Returns the models of views, each of which knows what the pictures of all views look like as it sees
-    them. A picture is decoded once for all models that read its channels alike.
+    """Returns the models of views, each with the looks of all views as it sees them.
+
+    A picture is decoded once for all models that read its channels alike.
 
     Args:
-        models: by view.
-        pictures: good ones by view. Those that a model cannot see are left out; where a view has too few,
-            the model knows what it knew before.
+        models: The models, by view.
+        pictures: Good pictures, by view. Pictures that a model cannot see are left out; where a view has too
+            few, the model keeps the looks that it has.
     """
     looks: dict[str, dict[str, list[NDArray[np.float32]]]] = {name: {} for name in models}
     for view, own in pictures.items():
@@ -46,7 +47,7 @@ def with_looks_of_views(
 
 
 def _looks(models: Mapping[str, Predictor], source: PictureSource) -> dict[str, NDArray[np.float32]]:
-    """Thumbnails of a picture as the models see it that can, by their names."""
+    """Returns a picture's thumbnail as each model sees it, by the model's name, where it can see it."""
     decoded: dict[Channels | None, NDArray[np.generic]] = {}
     looks = {}
     for name, model in models.items():
@@ -62,7 +63,7 @@ def _looks(models: Mapping[str, Predictor], source: PictureSource) -> dict[str, 
 
 
 def _knowing(model: Predictor, looks: Mapping[str, Sequence[NDArray[np.float32]]]) -> Predictor:
-    """The model with these looks of views."""
+    """Returns the model with these looks of views."""
     facts = model.manifest.facts
     expected = ExpectedPictures.from_facts(facts).with_views(looks)
     return model.with_manifest(replace(model.manifest, facts=expected.to_facts(facts)))

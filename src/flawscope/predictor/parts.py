@@ -1,4 +1,4 @@
-"""Decides on parts by their views' predictions (`calibration.parts`)."""
+"""Decides on parts by the predictions of their views (`calibration.parts`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flawscope.views.view_looks import ViewLooks, find_identical
 
 
 def compare_view(looks: ViewLooks | None, view: str, found: Prediction) -> Prediction:
-    """Returns the prediction of a picture that is named as a view, with a finding where it shows another."""
+    """Returns the prediction of a view's picture, with a finding where the picture shows another view."""
     known = any(finding.code == VIEW_EXCHANGED for finding in found.findings)
     if looks is None or found.look is None or known:
         return found
@@ -33,7 +33,7 @@ def compare_view(looks: ViewLooks | None, view: str, found: Prediction) -> Predi
 
 
 def named_as_another(manifest: Manifest, looks: ViewLooks, found: Prediction) -> Prediction:
-    """Returns the prediction as `compare_view`, of the view that the file's name tells, if it tells any."""
+    """Returns the prediction, with a finding where the picture shows another view than its file names."""
     pattern = stored_part_pattern(manifest)
     with suppress(InputError):
         if pattern is not None and found.path is not None:
@@ -42,10 +42,12 @@ def named_as_another(manifest: Manifest, looks: ViewLooks, found: Prediction) ->
 
 
 def no_parts_error() -> InputError:
+    """Returns the error for a model that was fitted without `part` and cannot decide on parts."""
     return InputError("the model judges single pictures: fit it with --part")
 
 
 def unknown_view_error(name: str, view: str, known: Iterable[str]) -> InputError:
+    """Returns the error for a picture `name` of a view that is not among the known ones."""
     return InputError(f"{name}: the model knows no view {view:.60}: name it by one of {', '.join(known)}")
 
 
@@ -53,11 +55,12 @@ class PartCollector:
     """Collects predictions until all views of their part are there, and decides on the part.
 
     Attributes:
-        pattern: that tells parts and views apart.
-        calibrations: of the parts of each product, by its name; of one product under "".
+        pattern: Pattern by which file names name part and view.
+        calibrations: Calibration of each product's parts, by the product's name; of a single product under
+            "".
 
     Raises:
-        InputError: the model was fitted without --part, or was calibrated on pictures whose names tell no
+        InputError: The model was fitted without --part, or was calibrated on pictures whose names tell no
             part.
     """
 
@@ -83,10 +86,10 @@ class PartCollector:
         return [*dict.fromkeys(view for one in self.calibrations.values() for view in one.views)]
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
-        """Adds a prediction of a file. Returns its part's, where this was the last view.
+        """Adds a file's prediction. Returns the part's prediction if this was its last view, otherwise None.
 
         Raises:
-            InputError: the file's name tells no part or an unknown view, or this view is there already.
+            InputError: The file's name tells no part or an unknown view, or this view is there already.
         """
         name = PurePath(prediction.path or "").as_posix()
         part, view = self.pattern.parse(name)
@@ -106,12 +109,13 @@ class PartCollector:
 
     @property
     def expected_rate(self) -> float:
-        """Share of new good parts that are expected to be called anomalous; of products the largest."""
+        """Share of new good parts expected to be called anomalous; of several products the largest share."""
         return max(one.expected_rate for one in self.calibrations.values())
 
     def group(self, paths: Sequence[Path]) -> list[Path]:
-        """Returns files in their order, but those of a part together: a part is decided on when its last view
-        is there, and until then its pictures wait in memory.
+        """Returns files in their order, with the files of a part moved to its first one.
+
+        A part is decided on when its last view is there; until then its pictures wait in memory.
         """
         first = dict[str, int]()
         for number, path in enumerate(paths):
@@ -119,18 +123,18 @@ class PartCollector:
         return sorted(paths, key=lambda path: first[self.name_part(str(path))])
 
     def name_part(self, path: str) -> str:
-        """Name of the part that a file shows; of one whose name tells none, the file's without its ending."""
+        """Returns the name of the part that a file shows; the file's stem where its name tells no part."""
         with suppress(InputError):
             return self.pattern.parse_part(PurePath(path).as_posix())
         return PurePath(path).stem
 
     def check_view(self, name: str, view: str) -> None:
-        """Checks a picture's view. InputError, which names the known views, for another."""
+        """Raises an InputError, which lists the known views, where a picture's view is unknown."""
         if view not in self.views:
             raise unknown_view_error(name, view, self.views)
 
     def decide_incomplete(self) -> Iterator[PartPrediction]:
-        """Decides on the parts that lack views."""
+        """Yields the predictions of the parts that still lack views, and forgets these parts."""
         while self._open:
             part = next(iter(self._open))
             yield self.decide(part, self._open.pop(part))
@@ -138,10 +142,12 @@ class PartCollector:
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
     ) -> PartPrediction:
-        """Decides on a part by its views' predictions.
+        """Decides on a part by the predictions of its views.
 
         Args:
-            pictures: of the views; None: they are files, which the predictions name.
+            part: The part's name.
+            views: The prediction of each view, by the view's name.
+            pictures: The picture of each view. None: they are files, whose paths the predictions hold.
         """
         return self._decide(self.calibration, self._looks[""], part, views)
 
@@ -160,14 +166,17 @@ class PartCollector:
         return found.called_anomalous() if findings or not all_found else found
 
     def promise(self) -> str:
-        """Line for a person: the false alarms expected among parts with all views."""
+        """Returns a line for a person: the false alarms expected among parts with all views."""
         lines = []
         for name, one in self.calibrations.items():
             lines.append(f"{name}: {one.promise()}" if name else one.promise())
         return "; ".join(lines)
 
     def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
-        """Judges by so many new good parts whether the promise was kept; None: none was made, or several."""
+        """Judges whether the promise was kept, by the number of false alarms among new good parts.
+
+        None where no promise was made, or each of several products has its own.
+        """
         if len(self.calibrations) > 1:  # of each product its own
             return None
         return self.calibration.judge(alarms, good)
@@ -179,10 +188,8 @@ class PartCollector:
 class RoutedParts(PartCollector):
     """Collects predictions of a router.
 
-    A part's product is recognised from all its views together, and where one of them shows none of the
-    products, or lies too far from the part's, the part is anomalous.
-
-    judge: judges a picture as one of a product.
+    A part's product is recognised from all its views together. The part is anomalous where a view shows none
+    of the products, or lies too far from the part's product.
     """
 
     def __init__(
@@ -195,7 +202,10 @@ class RoutedParts(PartCollector):
         return self.calibrations[self._recognise_product(views).nearest]
 
     def _recognise_product(self, views: Mapping[str, Prediction]) -> Recognition:
-        """Product that the views show together, among those that have these views, if any has."""
+        """Recognises the product that the views show together.
+
+        It is chosen among the products that have these views; among all where none has them.
+        """
         recognised = [one.recognition for one in views.values() if one.recognition is not None]
         said = [shown for shown in recognised if not shown.distances]
         if said:  # the caller named the product of all pictures
@@ -208,6 +218,10 @@ class RoutedParts(PartCollector):
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
     ) -> PartPrediction:
+        """Decides on a part by the model of the product that its views show together.
+
+        A view that was judged as another product is judged anew; it is left out where it cannot be read.
+        """
         shown = self._recognise_product(views)
         same_product = dict[str, Prediction]()
         for view, one in views.items():

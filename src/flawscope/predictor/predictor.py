@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +61,20 @@ from flawscope.views.tiles import RegionOfInterest
 from flawscope.views.view_looks import thumbnail
 from flawscope.views.views import PartFrameViews, Views
 
+if TYPE_CHECKING:
+    from flawscope.runtime.torch import Detector, TorchSession
+
 SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
 
 
-def open_fitted(artefact: Artefact, device: str = "auto", detector: Any = None) -> Predictor:
-    """Opens a fitted model in memory in torch. detector: its network, if there is one already."""
+def open_fitted(artefact: Artefact, device: str = "auto", detector: Detector | None = None) -> Predictor:
+    """Opens a fitted model in memory in torch.
+
+    Args:
+        artefact: The model.
+        device: auto, cpu, cuda or mps.
+        detector: The model's network. None: it is made from the artefact.
+    """
     if detector is None:
         return Predictor(artefact, open_session(artefact, f"model{TRAINED_SUFFIX}", device=device))
     from flawscope.runtime.torch import TorchSession
@@ -78,7 +87,7 @@ def fitted_artefact(model: str | os.PathLike[str] | Artefact | Predictor) -> Art
     """Returns the artefact of a fitted model, given its file, the artefact or an open predictor.
 
     Raises:
-        InputError: it is an exported one, or its file cannot be read.
+        InputError: The model is an exported one, or its file cannot be read.
     """
     if isinstance(model, Artefact):
         return model
@@ -93,14 +102,14 @@ class Predictor(AnyModel["Predictor"]):
     """Fitted model that judges pictures: paths, bytes, PIL images, numpy `[H, W, 3]` uint8.
 
     Attributes:
-        manifest: facts and settings of the model.
-        calibration: score to p-value, severity and decision.
-        appearance: range of the training pictures as a whole; None in models without it.
-        view_looks: what good pictures of each view of a part look like; None: it is not known.
-        known_sizes: (H, W) of the training pictures, the extreme ones; empty in models without them.
-        mm_per_pixel: length of a pixel of the pictures in millimetres; None: not known.
-        size_bounds: how much larger a defect may be than what the map doubts.
-        failures: pictures that `fit` could not use, each with the reason.
+        manifest: Facts and settings of the model.
+        calibration: Score to p-value, severity and decision.
+        appearance: Range of the training pictures' appearance as a whole; None in models without it.
+        view_looks: Looks of good pictures of each view of a part; None: they are not known.
+        known_sizes: Extreme sizes (H, W) of the training pictures; empty in models without them.
+        mm_per_pixel: Length of a picture's pixel in millimetres; None: not known.
+        size_bounds: Bounds on a defect's size beyond the area that the map marks.
+        failures: Pictures that `fit` could not use, each with the reason.
     """
 
     def __init__(self, artefact: Artefact, session: Session, failures: Sequence[str] = ()):
@@ -128,13 +137,13 @@ class Predictor(AnyModel["Predictor"]):
         device: str = "auto",
         threads: int | None = None,
     ) -> Predictor:
-        """Opens a file of one product's model, as `flawscope.load` does. InputError for one of several."""
+        """Opens the model file of one product (`flawscope.load`). InputError for a model of several."""
         artefact = read_one(path)
         return cls(artefact, open_session(artefact, path, engine, device, threads))
 
     @property
     def manifest(self) -> Manifest:
-        """All that the model file says of the model."""
+        """Facts and settings of the model, as its file holds them."""
         return self.artefact.manifest
 
     @property
@@ -144,21 +153,22 @@ class Predictor(AnyModel["Predictor"]):
 
     @property
     def _shows_a_view(self) -> bool:
-        """Whether its pictures are views of a part, which may be exchanged."""
+        """Whether the model's pictures are views of a part, which may be exchanged."""
         return PART in self.manifest.facts or self.view_looks is not None
 
     @property
-    def detector(self) -> Any:
+    def detector(self) -> Detector:
         """Network of a fitted model, in torch: a `flawscope.methods.detector.Detector`."""
-        return cast(Any, self.session).model
+        return cast("TorchSession", self.session).model
 
     @property
     def products(self) -> dict[str, Predictor]:  # type: ignore[override]
-        """The model alone, without a name."""
+        """The model itself, under the name ""."""
         return {"": self}
 
     @property
     def mapping(self) -> ModelMapping:
+        """The model as a mapping of one product, to be stored or opened like several."""
         return ModelMapping.of(self.artefact)
 
     @property
@@ -167,12 +177,14 @@ class Predictor(AnyModel["Predictor"]):
         return self.session
 
     def with_product(self, name: str, model: Predictor) -> Predictor:
-        """Returns the other model, as `Router.with_product` does with one of several."""
+        """Returns `model`: it takes the place of the only product (`Router.with_product`)."""
         return model
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Predictor:
-        """Returns the model as it is: it learns the looks of a part's views where it is fitted or calibrated,
-        a `Router` of views here.
+        """Returns the model unchanged.
+
+        A model of one product learns the looks of a part's views where it is fitted or calibrated; only a
+        `Router` of views learns them here.
         """
         return self
 
@@ -214,9 +226,14 @@ class Predictor(AnyModel["Predictor"]):
         return self.see(source, read_picture(source, bgr, leave_out, self.manifest.preprocess.decode))
 
     def see(self, source: PictureSource, picture: PictureSource) -> Loaded:
-        """A picture's views, and its appearance as a whole. picture: what `source`, which errors name, holds.
+        """Returns a picture's views, and its appearance as a whole.
 
-        InputError where it cannot be used.
+        Args:
+            source: Origin of the picture, which errors name.
+            picture: The picture that `source` holds, decoded or not.
+
+        Raises:
+            InputError: The picture cannot be used.
         """
         counted = self.artefact.counted
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
@@ -251,7 +268,7 @@ class Predictor(AnyModel["Predictor"]):
     def _name_kinds(
         self, found: Prediction | InputError, source: PictureSource, loaded: LoadResult
     ) -> Prediction | InputError:
-        """Names the kinds of the regions' defects, in a model that knows some."""
+        """Names the kinds of the regions' defects, where the model knows kinds."""
         if self.kind_classifier is None or isinstance(found, InputError) or isinstance(loaded, InputError):
             return found
         try:
@@ -279,7 +296,7 @@ class Predictor(AnyModel["Predictor"]):
         scores: NDArray[Any],
         maps: Sequence[NDArray[Any]],
     ) -> list[SourceResult]:
-        """Decides by the scores and maps of the pictures that could be read."""
+        """Decides on pictures by the scores and maps of those that could be read."""
         c = self.calibration
         values = c.p_values(scores), c.severity(scores), c.is_anomalous(scores)
         answers = zip(scores, maps, *values, strict=True)
@@ -336,7 +353,7 @@ class Predictor(AnyModel["Predictor"]):
         return found if self.view_looks is None else named_as_another(self.manifest, self.view_looks, found)
 
     def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:
-        """Returns the model with other thresholds. notes: added to those of the model."""
+        """Returns the model with another calibration, and with `notes` added to its own."""
         notes = (*self.manifest.notes, *notes)
         manifest = replace(self.manifest, calibration=calibration, notes=notes)
         return self.with_manifest(with_decided_defects(manifest))
@@ -356,7 +373,7 @@ class Predictor(AnyModel["Predictor"]):
         return self.with_manifest(self.manifest.asking(*lines))
 
     def accept(self) -> Predictor:
-        """Returns the model without open questions: somebody says that the pictures are good."""
+        """Returns the model without open questions: a person has confirmed that the pictures are good."""
         return self.with_manifest(self.manifest.accepted())
 
     def with_manifest(self, manifest: Manifest) -> Predictor:
@@ -364,11 +381,11 @@ class Predictor(AnyModel["Predictor"]):
         return Predictor(replace(self.artefact, manifest=manifest), self.session, self.failures)
 
     def with_failures(self, failures: Sequence[str]) -> Predictor:
-        """Returns the model that could not use these pictures, each with the reason."""
+        """Returns the model with `failures`: pictures that it could not use, each with the reason."""
         return Predictor(self.artefact, self.session, failures)
 
     def with_scale(self, mm_per_pixel: float) -> Predictor:
-        """Returns the model of pictures whose pixels are so long, in millimetres: regions have sizes."""
+        """Returns the model with the length of a pixel in millimetres, which gives regions a size."""
         return self.with_manifest(replace(self.manifest, facts={**self.manifest.facts, SCALE: mm_per_pixel}))
 
     def with_rate(self, false_alarm_rate: Rate) -> Predictor:
@@ -382,19 +399,21 @@ class Predictor(AnyModel["Predictor"]):
         *,
         force: bool = False,
     ) -> Predictor:
-        """Returns the model with thresholds from new good pictures: the camera or the light has changed.
+        """Returns the model with thresholds from new good pictures, for a changed camera or light.
 
         Pictures that the model was fitted on would score too low, and copies would count twice: both are
         left out, found by their decoded pixels.
 
         Args:
-            good: the pictures, or a folder, as for `stream`. Those of one part, by the model's pattern or
-                as near-duplicates, count as one.
-            force: they are good, and nothing is asked where they are too few to promise what the model
-                promised, show nothing, or are as far out as defects are: else the new model's `questions` do.
+            good: The pictures, or a folder of them, as for `stream`. Pictures of one part, by the model's
+                pattern or as near-duplicates, count as one.
+            step: Gets the progress.
+            force: The pictures are good without doubt. Otherwise the new model has `questions` where they
+                are too few to promise what the model promised, show nothing, or are as far out as defects.
 
         Raises:
-            InputError: there are none, or none could be read. Single failures are collected in `failures`.
+            InputError: There are no pictures, or none could be read. Single failures are collected in
+                `failures`.
         """
         pictures = list(resolve_pictures(good))
         refuse_masks(pictures)
@@ -403,8 +422,9 @@ class Predictor(AnyModel["Predictor"]):
         return self.with_manifest(found.manifest).with_failures(found.failures)
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
-        """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
-        border, and lie in the region of interest.
+        """Returns the mask [H, W], at the size of a prediction's map, of the pixels that count.
+
+        They show the picture, not a letterbox's border, and lie in the region of interest.
         """
         how, size = self.manifest.preprocess, geometry.size
         if how.several is not None:
@@ -421,7 +441,9 @@ class Predictor(AnyModel["Predictor"]):
         return RegionOfInterest(region, whole, size, visible).window(0, 0, *size)
 
     def self_test(self) -> Certificate:
-        """Runs the artefact's sample pictures on this machine, and compares the answers with the trained
-        model's, or with those that a model of reduced precision gave where it was exported.
+        """Runs the artefact's sample pictures on this machine, and compares the answers with stored ones.
+
+        The stored answers are the trained model's, or those that a model of reduced precision gave where it
+        was exported.
         """
         return certify_samples(self.session, self.artefact)

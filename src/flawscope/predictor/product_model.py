@@ -1,4 +1,4 @@
-"""Model of one product, as modules use it that stand below `Predictor`."""
+"""Interface of a model of one product, for modules that stand below `Predictor`."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ from flawscope.views.geometry import Geometry
 
 
 class ProductModel(Protocol):
-    """Model of one product: its artefact, the session that runs it, and how it judges.
-
-    `Predictor` is one, and describes the methods.
-    """
+    """Model of one product: its artefact, the session that runs it, and its judging. `Predictor` is one."""
 
     @property
-    def artefact(self) -> Artefact: ...
+    def artefact(self) -> Artefact:
+        """Manifest and tensors, as the model file holds them."""
 
     @property
-    def manifest(self) -> Manifest: ...
+    def manifest(self) -> Manifest:
+        """Facts and settings of the model."""
 
     @property
-    def session(self) -> Session: ...
+    def session(self) -> Session:
+        """Engine with the model's network."""
 
-    def load(self, source: PictureSource | PictureOf) -> tuple[PictureSource, LoadResult]: ...
+    def load(self, source: PictureSource | PictureOf) -> tuple[PictureSource, LoadResult]:
+        """Reads a picture as the network sees it; returns an `InputError` where it cannot be read."""
 
-    def see(self, source: PictureSource, picture: PictureSource) -> Loaded: ...
+    def see(self, source: PictureSource, picture: PictureSource) -> Loaded:
+        """Returns the views and the appearance of `picture`; an InputError names `source`."""
 
-    def judge(self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Run) -> list[SourceResult]: ...
+    def judge(self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Run) -> list[SourceResult]:
+        """Judges pictures that are computed together by `run`."""
 
     def stream(
         self,
@@ -43,6 +46,8 @@ class ProductModel(Protocol):
         *,
         bgr: bool = False,
         leave_out: Collection[str] = (),
-    ) -> Iterator[SourceResult]: ...
+    ) -> Iterator[SourceResult]:
+        """Yields every picture with its prediction, or with the reason why there is none, in order."""
 
-    def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]: ...
+    def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
+        """Mask [H, W] at the map's size: pixels of the picture, no border, in the region of interest."""

@@ -32,9 +32,11 @@ from flawscope.views.light import within_range
 
 @dataclass(frozen=True)
 class Recalibration:
-    """Model's manifest after a calibration on new good pictures.
+    """Result of a calibration on new good pictures.
 
-    manifest: with the new thresholds. failures: pictures that cannot be used, each with the reason.
+    Attributes:
+        manifest: The model's manifest with the new thresholds.
+        failures: Pictures that cannot be used, each with the reason.
     """
 
     manifest: Manifest
@@ -45,8 +47,11 @@ class Recalibration:
 class _NewPictures:
     """New good pictures of a calibration.
 
-    units: of all that the model does not know by their pixels. failures: why others cannot be used. left_out:
-    how many show parts that the model has learnt from, or are copies.
+    Attributes:
+        scored: The pictures that were scored.
+        units: Units of all pictures whose pixels the model does not know.
+        failures: A line for each picture that cannot be used, with the reason.
+        left_out: Number of pictures of parts that the model has learnt from, and of copies.
     """
 
     scored: ScoredRows
@@ -64,11 +69,11 @@ class _NewPictures:
 
     @property
     def lost(self) -> list[str]:
-        """Names of the pictures that count as above all."""
+        """Names of the pictures that count as above all scores."""
         return [row.name for row in self.scored.lost.values()]
 
     def looks_of_views(self, manifest: Manifest) -> dict[str, list[NDArray[np.float32]]]:
-        """Thumbnails of the pictures of each view of a part; empty where the model judges single pictures."""
+        """Returns the pictures' thumbnails by view of a part; empty where the model has no parts."""
         pattern = stored_part_pattern(manifest)
         found = dict[str, list[NDArray[np.float32]]]()
         for number, row in self.scored.rows.items():
@@ -78,7 +83,7 @@ class _NewPictures:
         return found
 
     def notes(self) -> Iterator[str]:
-        """Lines of the new model on what it was calibrated on."""
+        """Yields the new model's notes on the pictures of its calibration."""
         yield f"calibrated anew on {pluralize(len(self.usable), 'good picture')}"
         if self.lost:
             yield lost_note(self.lost)
@@ -103,7 +108,15 @@ def _judge_new(
     known: Sequence[Picture],
     step: ProgressCallback,
 ) -> _NewPictures:
-    """Judges the good pictures that a model has not learnt from. known: rows that it has learnt from."""
+    """Judges the good pictures that a model has not learnt from.
+
+    Args:
+        model: The model.
+        good: The pictures, decoded.
+        names: Their names.
+        known: Rows that the model has learnt from.
+        step: Gets the progress.
+    """
     table = PictureTable.read(good, names, CALIBRATE, step)
     hashes = {row.hash for row in known}
     fresh = [number for number in table.distinct() if table.rows[number].hash not in hashes]
@@ -119,7 +132,7 @@ def _judge_new(
 
 
 def _check_usable(new: _NewPictures, given: int) -> None:
-    """InputError where a model can be calibrated on none of so many given pictures."""
+    """Raises an InputError where none of the `given` pictures can be calibrated on."""
     if new.usable:
         return
     if new.lost:
@@ -144,7 +157,14 @@ def recalibrate(
     """Calibrates a model on new good pictures, as `Predictor.calibrate` does.
 
     Args:
-        names: of the pictures, which tell their parts.
+        model: The model.
+        good: The pictures, decoded.
+        names: Names of the pictures, which tell their parts.
+        step: Gets the progress.
+        force: Whether the pictures are good without doubt: open questions become notes.
+
+    Raises:
+        InputError: No picture can be used, or no part would have all views.
     """
     manifest, before = model.manifest, model.manifest.calibration
     pattern = stored_part_pattern(manifest)

@@ -20,7 +20,7 @@ MIN_LIMIT = 1e-4  # least limit: copies of one picture have no distance
 
 
 class KnownProduct:
-    """Distances of pictures to a product's good ones, and how far these lie from each other."""
+    """Distances of pictures to a product's good pictures, and of the good pictures to each other."""
 
     def __init__(self, pictures: ProductDescriptors):
         self._pictures, self._good = pictures, pictures.good.astype(np.float64)
@@ -28,8 +28,14 @@ class KnownProduct:
     def distances(
         self, descriptors: NDArray[np.float32], left_out: NDArray[np.int32] | None = None
     ) -> NDArray[np.float64]:
-        """Distance [B] of each descriptor [B, D] to the nearest good picture, for each without those of the
-        group in `left_out` [B].
+        """Returns the distance [B] of each descriptor [B, D] to the nearest good picture.
+
+        Args:
+            descriptors: [B, D] of pictures.
+            left_out: [B], for each picture the group whose good pictures are not compared; None: all are.
+
+        Raises:
+            InputError: The good pictures' descriptors have another D.
         """
         if descriptors.shape[1] != self._good.shape[1]:
             raise InputError("the descriptors of the model's products do not fit its network: fit anew")
@@ -49,8 +55,11 @@ class KnownProduct:
 
     @cached_property
     def limit(self) -> float:
-        """Distance beyond which a picture shows another product: three times the largest of a good picture to
-        another part, 0.4 at most, and more where simulated defects need it: they must be recognised too.
+        """Distance beyond which a picture shows another product.
+
+        Three times the largest distance of a good picture to another part, and 0.4 at most. Pictures with
+        simulated defects must be recognised too: the limit is 1.25 times their largest distance where that
+        is more. It is 0.0001 at least.
         """
         farthest = max(one[-1] for one in self.leave_one_out)
         found = [min(GOOD_DISTANCE_FACTOR * farthest, MAX_GOOD_LIMIT), MIN_LIMIT]
@@ -59,7 +68,7 @@ class KnownProduct:
         return float(max(found))
 
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Conformal p-values, (1 + #{good distances >= distance}) / (n + 1): the largest over the lights."""
+        """Returns conformal p-values, (1 + #{good distances >= distance}) / (n + 1), largest over lights."""
         found = [
             (1 + len(one) - np.searchsorted(one, distances, side="left")) / (len(one) + 1)
             for one in self.leave_one_out
@@ -88,11 +97,14 @@ class Recogniser:
     def recognise_group(
         self, distances: NDArray[np.float64], among: Collection[str] | None = None
     ) -> Recognition:
-        """Recognises pictures of one part together by their distances [pictures, products]: the product with
-        the least sum, or none where a picture lies beyond its limit. The p-value is the smallest.
+        """Recognises the product of several pictures of one part together.
+
+        It is the product with the least sum of distances, or none where a picture lies beyond that product's
+        limit. The p-value is the smallest of the pictures'.
 
         Args:
-            among: products that it may be; None: all.
+            distances: [pictures, products], of each picture to each product.
+            among: Names of the products that it may be; None: all.
         """
         names = [*self._known]
         allowed = [k for k, name in enumerate(names) if among is None or name in among]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ Points = tuple[NDArray[Any], NDArray[Any]]  # y and x [n] in the picture
 def name_kinds(
     model: ProductModel, classifier: KindClassifier, views: Views, prediction: Prediction
 ) -> Prediction:
-    """Names the kinds of a picture's regions. It is looked at again only where it has some."""
+    """Names the kinds of a picture's regions; a picture without regions is not run again."""
     if not prediction.region_pixels:
         return prediction
     answers = classifier.classify(region_descriptors(model, views, prediction))
@@ -32,31 +33,53 @@ def name_kinds(
 def region_descriptors(
     model: ProductModel, views: Views, prediction: Prediction, only: int | None = None
 ) -> NDArray[np.float64]:
-    """Descriptors [N, C] of a picture's regions, or of one of them: how the cells there differ from good
-    ones, on average. In tiles, the tiles count. InputError: the model does not say how pictures differ.
+    """Returns descriptors [N, C] of a picture's regions: the mean difference of their cells from good ones.
+
+    Where a picture is seen in tiles, the cells of the tiles count.
+
+    Args:
+        model: The model that found the regions.
+        views: The picture's views.
+        prediction: The prediction with the regions.
+        only: Number of the only region to describe; None: all.
+
+    Raises:
+        InputError: The model's network does not give differences.
     """
     chosen = slice(None) if only is None else slice(only, only + 1)
-    points = [_in_picture(model, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
+    regions = [_in_picture(model, prediction, pixels) for pixels in prediction.region_pixels[chosen]]
     numbers = views.view_numbers()
     finest = [number for number in numbers if views.is_tile(number)] or numbers
-    hits = {number: [_inside(views, number, some) for some in points] for number in finest}
-    most = sorted(finest, key=lambda number: -sum(len(y) for y, _ in hits[number]))
-    best = [max(most, key=lambda number: len(hits[number][k][0])) for k in range(len(points))]
-    used = [*dict.fromkeys([*best, *(n for n in most[:MAX_VIEWS] if any(len(y) for y, _ in hits[n]))])]
-    counts = [[max(1, sum(len(hits[number][k][0]) for number in used))] for k in range(len(points))]
+    hits = {number: [_inside(views, number, points) for points in regions] for number in finest}
+    used = _views_to_run(hits)
+    counts = [[max(1, sum(len(hits[number][k][0]) for number in used))] for k in range(len(regions))]
     session, sums = model.session, []
     for start in range(0, len(used), session.batch):
-        these = used[start : start + session.batch]
-        for number, cells in zip(these, session.residuals(views.images(these)), strict=True):
+        batch = used[start : start + session.batch]
+        for number, cells in zip(batch, session.residuals(views.images(batch)), strict=True):
             _, h, w = cells.shape
             sums.append([cells[:, (y * h).astype(int), (x * w).astype(int)].sum(1) for y, x in hits[number]])
     return np.asarray(np.array(sums).sum(0, dtype=np.float64) / counts)
 
 
+def _views_to_run(hits: Mapping[int, Sequence[Points]]) -> list[int]:
+    """Returns the numbers of the views with most of the regions, and of each region's best view.
+
+    Args:
+        hits: For each view, the points of each region that it shows.
+    """
+    totals = {number: sum(len(y) for y, _ in regions) for number, regions in hits.items()}
+    falling = sorted(hits, key=lambda number: -totals[number])
+    region_count = len(hits[falling[0]])
+    best = [max(falling, key=lambda number: len(hits[number][k][0])) for k in range(region_count)]
+    most = [number for number in falling[:MAX_VIEWS] if totals[number]]
+    return [*dict.fromkeys([*best, *most])]
+
+
 def _in_picture(
     model: ProductModel, prediction: Prediction, pixels: tuple[NDArray[np.intp], NDArray[np.intp]]
 ) -> Points:
-    """Points of a region in the picture as the views show it."""
+    """Returns points of a region in the picture as the views show it, at most about `MAX_POINTS`."""
     how, geometry = model.manifest.preprocess, prediction.geometry
     if how.corrections:
         region = np.zeros(prediction.map.shape, np.bool_)
@@ -70,7 +93,7 @@ def _in_picture(
 
 
 def _inside(views: Views, number: int, points: Points) -> Points:
-    """The points that a view shows, as shares 0..1 of its height and width."""
+    """Returns the points that a view shows, as shares 0..1 of its height and width."""
     place = views.placement(number)
     y, x = (at / side for at, side in zip(place.locate(*points), place.size, strict=True))
     seen = (y >= 0) & (y < 1) & (x >= 0) & (x < 1)

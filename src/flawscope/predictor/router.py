@@ -1,4 +1,4 @@
-"""Hands each picture to the model of its product, which it recognises, or of the view that its name tells."""
+"""Recognises the product of a picture, or reads its view from its name, and runs that model on it."""
 
 from __future__ import annotations
 
@@ -61,23 +61,24 @@ def load(
     threads: int | None = None,
     false_alarm_rate: Rate | None = None,
 ) -> Predictor | Router:
-    """Opens a model file: a `Predictor`, or of several products or views a `Router`.
+    """Opens a model file: a `Predictor`, or a `Router` for several products or views.
 
     Args:
-        path: .safetensors or .onnx, or .zip of an exported router.
-        engine: that runs an exported model, onnxruntime or openvino; None: ONNX Runtime, or OpenVINO where
+        path: File that ends in .safetensors or .onnx, or .zip of an exported router.
+        engine: Engine of an exported model, onnxruntime or openvino; None: ONNX Runtime, or OpenVINO where
             the model's precision is bf16. A .safetensors model runs in torch.
         device: auto, cpu, cuda or mps; in OpenVINO cpu, gpu or npu.
-        threads: that compute one batch on a CPU, 1 or more; None leaves it to the engine. torch has one
-            number for the whole process, so that of a .safetensors model holds for all that torch does.
-        false_alarm_rate: another target than the one stored, 0.05 or "5%".
+        threads: Number of threads, 1 or more, that compute one batch on a CPU; None leaves it to the engine.
+            torch has one number for the whole process: that of a .safetensors model holds for all that
+            torch does.
+        false_alarm_rate: Target rate instead of the stored one, 0.05 or "5%".
 
     Warns:
-        UserWarning: the good pictures are too few for `false_alarm_rate`; the lowest rate that they allow,
+        UserWarning: The good pictures are too few for `false_alarm_rate`; the lowest rate that they allow,
             1 / (n + 1), is used.
 
     Raises:
-        InputError: the file is missing, damaged, hostile or made by a newer version, or what runs it is not
+        InputError: The file is missing, damaged, hostile or made by a newer version, or its engine is not
             installed.
     """
     check_threads(threads)
@@ -97,7 +98,7 @@ def open_models(mapping: ModelMapping, device: str = "auto") -> Predictor | Rout
 
 
 def _opened(model: OpenModel) -> Predictor | Router:
-    """A model of one product needs nothing that tells products apart."""
+    """Returns the `Predictor` of one product, or the `Router` of several."""
     if model.mapping.kind == ONE:
         return Predictor(model.mapping.products[ONE], model.sessions[ONE])
     return Router.opened(model)
@@ -108,8 +109,15 @@ def open_joined(
     device: str = "auto",
     failures: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Router:
-    """Opens a router in memory in torch. failures: lines on pictures that could not be used, by the models'
-    names. InputError where names tell no part.
+    """Opens a router in memory in torch.
+
+    Args:
+        mapping: The models.
+        device: auto, cpu, cuda or mps.
+        failures: Lines on pictures that could not be used, by the model's name.
+
+    Raises:
+        InputError: The models were calibrated on pictures whose names tell no part.
     """
     found = Router.opened(open_model(mapping, device=device))
     for name, lines in failures.items():
@@ -119,7 +127,7 @@ def open_joined(
 
 
 def accept_questions(model: Predictor | Router) -> tuple[Predictor | Router, list[str]]:
-    """Returns the model without open questions of any product (`Predictor.accept`), and these, each once."""
+    """Returns the model without open questions (`Predictor.accept`), and the questions, each once."""
     asked = [line for product in model.products.values() for line in product.questions]
     for name, product in model.products.items():
         model = model.with_product(name, product.accept())
@@ -127,14 +135,14 @@ def accept_questions(model: Predictor | Router) -> tuple[Predictor | Router, lis
 
 
 class Router(AnyModel[Predictor]):
-    """Models of several products.
+    """Models of several products, or of several views of a part.
 
-    It says which product a picture shows (`Recogniser` has the rule), and that product's own model judges the
-    picture. Or of several views of a part: the name of a picture's file tells its view.
+    The router recognises which product a picture shows (`Recogniser` has the rule), and that product's own
+    model judges the picture. With views, the name of a picture's file names the view.
 
     Attributes:
-        products: the model of each product, or view, by its name.
-        views: the pattern that tells views; None: they are products.
+        products: The model of each product, or view, by its name.
+        views: Pattern by which file names name the view; None: `products` are products.
     """
 
     def __init__(self, artefact: ModelMapping, products: Mapping[str, Predictor], describe: Describe | None):
@@ -151,11 +159,12 @@ class Router(AnyModel[Predictor]):
 
     @property
     def artefact(self) -> ModelMapping:
-        """The model as it is stored: the models of all products, and how these are recognised."""
+        """The router as its file holds it: all products' models, and the data that recognise products."""
         return replace(self._artefact, products={name: one.artefact for name, one in self.products.items()})
 
     @property
     def mapping(self) -> ModelMapping:
+        """The models as a file holds them; the same as `artefact`."""
         return self.artefact
 
     @property
@@ -165,7 +174,7 @@ class Router(AnyModel[Predictor]):
 
     @property
     def failures(self) -> list[str]:
-        """Pictures that could not be used when the models were made, each with the reason."""
+        """Pictures that could not be used when the models were fitted, each with the reason."""
         return [line for one in self.products.values() for line in one.failures]
 
     @property
@@ -178,10 +187,11 @@ class Router(AnyModel[Predictor]):
 
     @check_arguments()
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file, atomically: .safetensors, or .zip where it was exported.
+        """Writes the model file, atomically: .safetensors, or .zip of an exported router.
 
-        InputError where its models cannot stand in one file: they share too little, or would decide on no
-        whole part.
+        Raises:
+            InputError: The models cannot stand in one file: they share too little, or would decide on no
+                whole part.
         """
         self.facts.check()
         save_router(self.artefact, {name: one.session for name, one in self.products.items()}, path)
@@ -192,15 +202,19 @@ class Router(AnyModel[Predictor]):
         return Router(self._artefact, {**self.products, name: model}, self._describe)
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Router:
-        """Returns the router of views whose models know what the other views look like, so that exchanged
-        pictures are named.
+        """Returns the router of views whose models know the looks of the other views, to name exchanges.
 
         Args:
-            pictures: good ones by view, some of which are looked at.
+            pictures: Good pictures by view; at most 24 of each are compared.
         """
         return Router(self._artefact, with_looks_of_views(self.products, pictures), self._describe)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
+        """Returns the files of each view, by the view that a file's name names.
+
+        Raises:
+            InputError: A name tells no known view, or the router's models are not of views.
+        """
         if self.views is None:
             return super().sort_by_view(pictures)
         found: dict[str, list[PictureSource]] = {}
@@ -212,10 +226,10 @@ class Router(AnyModel[Predictor]):
         """Checks, for a model of views, that good parts with all views remain when views are calibrated anew.
 
         Args:
-            new: good pictures of each view that is calibrated on them; the others keep theirs.
+            new: Good pictures of each view that is calibrated on them; the others keep theirs.
 
         Raises:
-            InputError: no whole part would remain, or names tell no part.
+            InputError: No whole part would remain, or names tell no part.
         """
         self.facts.check_whole_parts({view: relative_names(pictures) for view, pictures in new.items()})
 
@@ -225,7 +239,11 @@ class Router(AnyModel[Predictor]):
         return Router(self._artefact, products, self._describe)
 
     def self_test(self) -> dict[str, Certificate]:
-        """Does with each product's samples as `Predictor.self_test`, and recognises good pictures of it."""
+        """Runs `Predictor.self_test` of each product, and counts stored good pictures taken for another.
+
+        Returns:
+            The certificate of each product, by its name; `mistaken` is None for models of views.
+        """
         found, by = {}, self._artefact.recognition
         for name, one in self.products.items():
             try:
@@ -243,11 +261,11 @@ class Router(AnyModel[Predictor]):
     # ---- the product of a picture
 
     def _recognise(self, images: NDArray[np.float32]) -> Recognition:
-        """Recognises what one picture [1, 3, H, W] shows."""
+        """Recognises the product that one picture [1, 3, H, W] shows."""
         assert self._describe is not None
         return self._recogniser.recognise(self._describe(images))[0]
 
-    def _tell(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
+    def _recognise_picture(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
         if (by := self._artefact.recognition) is not None:
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
             return self._recognise(by.preprocess.views(picture, name).images([0]))
@@ -255,7 +273,7 @@ class Router(AnyModel[Predictor]):
         return Recognition(view, view, 1.0)
 
     def _view(self, source: PictureSource) -> str:
-        """View that a picture shows, by its name. InputError where the name tells none that is known."""
+        """Returns the view that a picture's file name names. InputError where it names no known view."""
         assert self.views is not None
         if not isinstance(source, str | os.PathLike):
             raise InputError("the model knows views by the names of files: say which it is, product=VIEW")
@@ -278,7 +296,7 @@ class Router(AnyModel[Predictor]):
             view = self._view(source)
             return (*self.products[view]._load(source, bgr, leave_out)[:2], Recognition(view, view, 1.0))
         picture = read_picture(source, bgr, leave_out)
-        shown = self._tell(source, picture)
+        shown = self._recognise_picture(source, picture)
         return (*self.products[shown.nearest].see(source, picture)[:2], shown)
 
     def judge(
@@ -302,7 +320,7 @@ class Router(AnyModel[Predictor]):
         return [judged[k] for k in range(len(batch))]
 
     def _finished(self, result: Result, shown: Recognition) -> Result:
-        """The answer of a product's model, with the product that was recognised, or what is told of views."""
+        """Returns a model's answer with the recognised product, or with a finding on an exchanged view."""
         if self.views is None:
             return _with_recognition(result, shown)
         if isinstance(result, InputError):
@@ -316,7 +334,7 @@ class Router(AnyModel[Predictor]):
         return source, self._finished(found, Recognition(product, product, 1.0))
 
     def _check_view(self, source: PictureSource, result: Result, view: str) -> Result:
-        """The result, or an error where the picture's name tells another view than was said."""
+        """Returns the result, or an error where the picture's name names another view than the caller."""
         try:
             named_view = self._view(source) if isinstance(source, str | os.PathLike) else view
         except InputError:  # the name tells none
@@ -327,6 +345,10 @@ class Router(AnyModel[Predictor]):
     # ---- parts
 
     def parts(self) -> PartCollector | None:
+        """Returns a collector that decides on each part; None where the models were fitted without `part`.
+
+        With several products, it recognises a part's product from all views of the part together.
+        """
         if self.views is not None or self.facts.parts is None:
             return super().parts()
         again = lambda picture, product: self.predict(picture, product=product)  # noqa: E731
@@ -334,9 +356,7 @@ class Router(AnyModel[Predictor]):
 
 
 class _Runner:
-    """Stands for the sessions of all products where pictures are streamed: `run` and `run_alone` choose those
-    of the product's own session.
-    """
+    """Runner of a router's products: `run` and `run_alone` return those of a product's session."""
 
     runtime = "router"
     size = (0, 0)
@@ -353,7 +373,7 @@ class _Runner:
 
 
 def _with_recognition(result: Result, shown: Recognition) -> Result:
-    """The prediction with the product that was recognised. What is none of the products is no good part."""
+    """Returns the prediction with the recognised product; anomalous where it is none of the products."""
     if not isinstance(result, Prediction):
         return result
     result = replace(result, recognition=shown)

@@ -1,8 +1,8 @@
 """Scores good pictures as if the model had not learnt from their parts.
 
-`score` is the only place that fills what a row says of its picture's map, or counts a picture as lost. Who
-has other pictures gives another `ModelPictures`: of a session (`SessionPictures`), of a fit
-(`fitting.judging`), of a reduced precision beside the trained one (`export.recalibrate`).
+`score` is the only place that fills a row's values of its map, or counts a picture as lost. Each source of
+pictures is a `ModelPictures` of its own: of a session (`SessionPictures`), of a fit (`fitting.judging`), of a
+reduced precision beside the trained one (`export.recalibrate`).
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ LOST_FINDINGS = (PART_NOT_FOUND, COUNT_WRONG)  # with which a good picture is ca
 class Answer(NamedTuple):
     """Answer of a model on a good picture.
 
-    values: [lights, 3], `Values` in each light, its own first; `LOST` where its parts are not found or
-        counted wrong.
-    measured: its appearance; empty: its row has it. look: its thumbnail (`view_looks`), of a model of parts
-        in views.
+    Attributes:
+        values: [lights, 3], `Values` in each light, the picture's own first; `LOST` where the picture's parts
+            are not found or counted wrong.
+        measured: The picture's appearance; empty: its row has it.
+        look: The picture's thumbnail (`view_looks`), of a model of parts in views.
     """
 
     values: NDArray[np.float64]
@@ -50,15 +51,18 @@ class Answer(NamedTuple):
 
     @property
     def is_lost(self) -> bool:
+        """Whether the picture's parts are not found or counted wrong in some light."""
         return bool(np.isnan(self.values).any())
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of a model on pictures, by number.
+    """Answers of a model on pictures, by the picture's number.
 
-    failures: why others cannot be used. excluded: numbers of those that the model has learnt from and cannot
-    leave out.
+    Attributes:
+        pictures: The answers.
+        failures: Reasons why other pictures cannot be used.
+        excluded: Numbers of the pictures that the model has learnt from and cannot leave out.
     """
 
     pictures: dict[int, Answer] = field(default_factory=dict)
@@ -66,7 +70,7 @@ class Answers:
     excluded: list[int] = field(default_factory=list)
 
     def in_order(self) -> Answers:
-        """All answers, by rising numbers."""
+        """Returns the same answers, sorted by number."""
         pictures = dict(sorted(self.pictures.items()))
         failures = dict(sorted(self.failures.items()))
         return Answers(pictures, failures, sorted(self.excluded))
@@ -76,16 +80,23 @@ class ModelPictures(Protocol):
     """Good pictures, and a model that answers on them."""
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
-        """Answers on the pictures of rows, which are given by number, in each light, the first of which is
-        their own.
+        """Returns the model's answers on the pictures of rows, in each light.
+
+        Args:
+            rows: The rows, by number.
+            run_of: Returns the run that has not learnt from a row's unit.
+            lights: The lights; the first is the pictures' own.
         """
 
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Rows that were scored, by number, and what they were scored by.
+    """Rows that were scored, by number.
 
-    rows: those of which there is an answer. unlit: the same, as they score in their own light.
+    Attributes:
+        rows: The rows with an answer, scored in all lights.
+        unlit: The same rows, scored in their own light alone.
+        answers: The model's answers that they were scored by.
     """
 
     rows: dict[int, Picture]
@@ -94,6 +105,7 @@ class ScoredRows:
 
     @property
     def usable(self) -> list[Picture]:
+        """Rows with a score: their parts are found in all light."""
         return [row for row in self.rows.values() if not row.is_lost]
 
     @property
@@ -105,11 +117,13 @@ class ScoredRows:
 def score(
     table: ModelPictures, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]
 ) -> ScoredRows:
-    """Scores rows, and counts them: those whose parts are lost in one of the lights above all others.
+    """Scores rows and marks them as counted; a row whose parts are lost in a light counts above all scores.
 
     Args:
-        table: of their pictures. rows: by number.
-        lights: of the model's preprocessing (`Preprocess.lights`), or the first of them alone.
+        table: The rows' pictures, and the model.
+        rows: The rows, by number.
+        run_of: Returns the run that has not learnt from a row's unit.
+        lights: Lights of the model's preprocessing (`Preprocess.lights`), or the first of them alone.
     """
     answers = table.answers(rows, run_of, lights)
     numbers = [number for number in rows if number in answers.pictures]
@@ -127,7 +141,7 @@ def score(
 
 
 def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
-    """Returns what gives a picture of a known row's unit the run that has not learnt from it."""
+    """Returns the `RunOf` of a model: for a picture of a known row's unit, the run without that unit."""
     units = {row.unit for row in known if row.learnt}
 
     def run_of(row: Picture) -> Run | None:
@@ -139,7 +153,7 @@ def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
 
 
 def lost_note(names: Sequence[str]) -> str:
-    """Note on good pictures that count as above all scores, by their names."""
+    """Returns the note on good pictures, by name, that count as above all scores."""
     return data_checks.LOST_PARTS.coded(
         "parts not found, counted wrong or lost in some light, and so counted as anomalous: "
         f"{join_names(names)}"
@@ -151,13 +165,14 @@ def lost_note(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class SessionPictures:
-    """Good pictures that a model judges as it judges any."""
+    """Good pictures that a model judges in its session, like any others."""
 
     model: ProductModel
     pictures: DecodedPictures
     step: ProgressCallback = ignore_progress
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
+        """Returns the model's answers on the pictures of rows, and reports the progress to `step`."""
         found = _SessionAnswers(self.model, self.pictures, lights[1:])
 
         def judge_batch(batch: Sequence[tuple[int, LoadResult]], run: Run) -> list[int]:
@@ -174,7 +189,7 @@ class SessionPictures:
 
 @dataclass
 class _SessionAnswers:
-    """Answers of a model on good pictures, as they come. lights: further ones."""
+    """Collects the answers of a model on good pictures. `lights` are those beside the pictures' own."""
 
     model: ProductModel
     pictures: DecodedPictures
@@ -188,7 +203,7 @@ class _SessionAnswers:
         rows: Mapping[int, Picture],
         run_of: RunOf,
     ) -> None:
-        """Judges loaded pictures: those that the model has learnt from one by one, others together."""
+        """Judges loaded pictures: one by one where the model has learnt from them, the others together."""
         alike = list[tuple[int, LoadResult]]()
         for number, loaded in batch:
             try:
@@ -203,7 +218,7 @@ class _SessionAnswers:
         self._judge(alike, run)
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
-        """Judges loaded pictures by one run, in their own light together, in others one by one."""
+        """Judges loaded pictures by one run: together in their own light, one by one in the others."""
         shown = [(self.pictures.sources[number], loaded) for number, loaded in batch]
         try:
             results = self.model.judge(shown, run)
@@ -246,5 +261,5 @@ class _SessionAnswers:
 
 
 def _refusal(found: Prediction) -> Finding | None:
-    """The finding that decides about a picture instead of its score; None: there is none."""
+    """Returns the finding that decides on a picture instead of its score, or None."""
     return next((one for one in found.findings if one.decides), None)

@@ -26,11 +26,15 @@ def with_parts(
     how: Preprocess,
     known: Calibration,
 ) -> Prediction:
-    """The prediction of a picture's worst part, with all its parts.
+    """Returns the prediction of a picture's worst part, with all parts of the picture.
 
     Args:
-        scores: [n], of the views.
-        numbers: [H, W], of the parts where they lie in the views' geometry.
+        found: The prediction of the worst part.
+        views: Views of the parts.
+        scores: [n], a score for each view.
+        numbers: [H, W], at each pixel of the views' geometry the number of its part.
+        how: Preprocessing of the model; its `reference` and `several` are set.
+        known: Calibration of the model.
     """
     reference, several = how.reference, how.several
     assert reference is not None

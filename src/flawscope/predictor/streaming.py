@@ -27,6 +27,9 @@ PREFETCH_BATCHES = 4  # decoded while one is being computed
 LARGE_PICTURE_PIXELS = 50_000_000  # from more on, a picture is in memory alone
 
 T = TypeVar("T")
+Source = TypeVar("Source")  # of a picture, or its number
+Key = TypeVar("Key")  # names a picture in the results: its source, or its number
+Judged = TypeVar("Judged")
 
 # A picture's views, and its appearance as a whole; of a `Router` also how its product was recognised
 Loaded = tuple[Views, FeatureValues] | tuple[Views, FeatureValues, Recognition]
@@ -36,9 +39,7 @@ SourceResult = tuple[PictureSource, Prediction | InputError]
 
 @dataclass(frozen=True)
 class PictureOf:
-    """Picture with the product, or view, that it is said to show: `stream` and `prepare` take it in the
-    picture's place.
-    """
+    """Picture with the name of its product or view; `stream` and `prepare` take it in the picture's place."""
 
     source: PictureSource = field(repr=False)
     product: str
@@ -53,14 +54,23 @@ class PreparedPicture:
 
 
 def stream_predictions(
-    pictures: Iterable[Any],
-    load: Callable[[Any], tuple[Any, Any]],
-    judge: Callable[[Sequence[tuple[Any, Any]], Callable[..., Any]], list[Any]],
+    pictures: Iterable[Source],
+    load: Callable[[Source], tuple[Key, LoadResult]],
+    judge: Callable[[Sequence[tuple[Key, LoadResult]], Callable[..., Any]], list[Judged]],
     session: Runner,
     batch: int | None,
     tiled: bool,
-) -> Iterator[Any]:
-    """Yields every picture with its prediction, or with the reason why there is none (`Predictor.stream`)."""
+) -> Iterator[Judged]:
+    """Yields the results of `judge` on pictures, in their order (`Predictor.stream`).
+
+    Args:
+        pictures: Pictures, or their numbers.
+        load: Reads a picture.
+        judge: Judges loaded pictures that are computed together, by a run.
+        session: Engine whose `run` or `run_alone` is handed to `judge`.
+        batch: Number of pictures that are computed together; None: the fastest number.
+        tiled: Whether pictures are seen in tiles, and each is computed by itself.
+    """
     lanes = session.lanes if batch is None and not tiled else 1
     sources = iter(pictures)
     first = list(islice(sources, 1 if batch == 1 else max(2, lanes)))
@@ -70,7 +80,7 @@ def stream_predictions(
             yield from judge([load(source)], session.run)
     elif 1 < lanes == len(first):  # each on one core, from its path to its answer: none waits for another
 
-        def answer(source: Any) -> tuple[bool, list[Any]]:
+        def answer(source: Source) -> tuple[bool, list[Judged]]:
             loaded = load(source)
             return _is_small(loaded), judge([loaded], session.run_alone)
 
@@ -85,14 +95,20 @@ def stream_predictions(
 
 
 def _prefetch(
-    sources: Iterator[Any],
-    work: Callable[[Any], T],
+    sources: Iterator[Source],
+    work: Callable[[Source], T],
     threads: int,
     ahead: int,
     may_go_on: Callable[[T], bool],
 ) -> Iterator[T]:
-    """Yields results of `work` in order, for `ahead` sources at once; where `may_go_on` denies a result, no
-    further work is begun beside it.
+    """Yields results of `work` in order, computed ahead in threads.
+
+    Args:
+        sources: Arguments of `work`.
+        work: Makes a result.
+        threads: Number of threads.
+        ahead: Number of sources that are worked on at once.
+        may_go_on: Whether further work may begin while the caller holds a result.
     """
     with ThreadPoolExecutor(threads) as pool:
         queue = deque(pool.submit(work, source) for source in islice(sources, ahead))
@@ -109,8 +125,8 @@ def _prefetch(
                 future.cancel()
 
 
-def _is_small(loaded: tuple[PictureSource, LoadResult]) -> bool:
-    """Whether another picture may be held beside this one."""
+def _is_small(loaded: tuple[object, LoadResult]) -> bool:
+    """Whether a loaded picture is small enough for others to be held in memory beside it."""
     one = loaded[1]
     return isinstance(one, InputError) or math.prod(one[0].geometry.picture_size) <= LARGE_PICTURE_PIXELS
 
@@ -119,9 +135,10 @@ def collect_predictions(
     pictures: PictureSource | list[PictureSource],
     stream: Callable[[list[PictureSource]], Iterator[SourceResult]],
 ) -> Prediction | list[Prediction]:
-    """The prediction of one picture, or a list for a list or a batch `[B, H, W, 3]`.
+    """Returns the prediction of one picture, or a list for a list or a batch `[B, H, W, 3]`.
 
-    InputError: a picture cannot be read.
+    Raises:
+        InputError: A picture cannot be read.
     """
     if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
         pictures = list(pictures)
@@ -141,7 +158,7 @@ def _prediction_or_raise(result: Prediction | InputError) -> Prediction:
 def memory_errors(
     batch: Sequence[tuple[PictureSource, LoadResult]], error: MemoryError
 ) -> list[SourceResult]:
-    """Results for pictures for which there is not enough memory: errors."""
+    """Returns an error for each picture of a batch that memory does not suffice for."""
     return [
         (source, one if isinstance(one, InputError) else InputError(error_reason(error, f"{source!s:.200}")))
         for source, one in batch
@@ -149,7 +166,7 @@ def memory_errors(
 
 
 def resolve_pictures(pictures: Iterable[PictureSource] | PictureSource) -> Iterable[PictureSource]:
-    """Resolves the argument of `stream`: a folder's pictures, a single picture, or any number of them."""
+    """Returns the pictures of `stream`'s argument: a folder's, a single picture, or any number of them."""
     if isinstance(pictures, str | os.PathLike):
         return list_pictures(pictures)
     if isinstance(pictures, bytes | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
@@ -166,7 +183,18 @@ def read_picture(
     leave_out: Collection[str] = (),
     read: Callable[[PictureSource], NDArray[Any]] = decode,
 ) -> NDArray[Any]:
-    """Decodes a picture. leave_out: as `Predictor.stream` takes it."""
+    """Decodes a picture.
+
+    Args:
+        source: The picture.
+        bgr: Whether it is a numpy array with the channels in OpenCV's order.
+        leave_out: Hashes of decoded pixels (`pixel_hash`) of pictures that are refused.
+        read: Decodes it.
+
+    Raises:
+        ExcludedPictureError: The picture's hash is in `leave_out`.
+        InputError: The picture cannot be read.
+    """
     picture = read(from_bgr(source) if bgr else source)
     if len(leave_out) and pixel_hash(picture) in leave_out:
         raise ExcludedPictureError(f"{source!s:.200} is one of the pictures to leave out")
@@ -174,7 +202,7 @@ def read_picture(
 
 
 def reading_error(error: Exception, source: PictureSource) -> InputError:
-    """Error that tells why a picture cannot be read."""
+    """Returns the InputError that says why a picture cannot be read."""
     return error if isinstance(error, InputError) else InputError(error_reason(error, source_name(source)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import ParamSpec
 
 from flawscope.errors import InputError, join_names
 from flawscope.predictor.predictor import Predictor
@@ -14,12 +14,14 @@ from flawscope.results.tolerance import ANY, apply_tolerances
 from flawscope.results.tolerance import Tolerances as Tolerances
 
 Tolerate = Callable[[Prediction], Prediction]
+StreamArguments = ParamSpec("StreamArguments")
 
 
 def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
     """Returns a function that applies tolerances to a prediction of a model.
 
-    InputError: a rule is for a kind that it does not name.
+    Raises:
+        InputError: A rule is for a kind that the model does not name.
     """
     named = [one.manifest.kinds for one in model.products.values() if one.manifest.kinds is not None]
     names = [name for kinds in named for name in kinds.names]
@@ -42,11 +44,14 @@ def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
 
 
 def tolerating(
-    model: Predictor | Router, stream: Callable[..., Iterator[SourceResult]], tolerances: Tolerances
-) -> Callable[..., Iterator[SourceResult]]:
-    """Returns a model's `stream` after which the tolerances are applied.
+    model: Predictor | Router,
+    stream: Callable[StreamArguments, Iterator[SourceResult]],
+    tolerances: Tolerances,
+) -> Callable[StreamArguments, Iterator[SourceResult]]:
+    """Returns a model's `stream` with the tolerances applied to its predictions.
 
-    InputError as of `tolerator`, and where the model decides on parts in views.
+    Raises:
+        InputError: A rule is for a kind that the model does not name, or the model decides on parts in views.
     """
     if model.parts() is not None:
         raise InputError(
@@ -55,7 +60,7 @@ def tolerating(
         )
     tolerate = tolerator(model, tolerances)
 
-    def streamed(*given: Any, **how: Any) -> Iterator[SourceResult]:
+    def streamed(*given: StreamArguments.args, **how: StreamArguments.kwargs) -> Iterator[SourceResult]:
         for source, found in stream(*given, **how):
             yield source, found if isinstance(found, InputError) else tolerate(found)
 

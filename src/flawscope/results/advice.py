@@ -1,6 +1,6 @@
-"""Advises what to do next: at most three steps, each with its reason; none where nothing is to be gained.
+"""Advises the next steps: at most three, each with its reason; none where no step would help.
 
-Torch-free. What is known before a fit and after an evaluation is gathered by the caller.
+Torch-free. Callers gather the facts before a fit and after an evaluation.
 """
 
 from __future__ import annotations
@@ -33,12 +33,18 @@ LIES = {
 
 
 class Advice(NamedTuple):
-    """A step, as flags of `flawscope fit` or in words, and why."""
+    """A step to take next, with its reason.
+
+    Attributes:
+        step: The step, as flags of `flawscope fit` or in words.
+        reason: Why it helps.
+    """
 
     step: str
     reason: str
 
     def line(self) -> str:
+        """Returns the reason and the step in one line."""
         return f"{self.reason}: {self.step}"
 
 
@@ -60,24 +66,25 @@ def advice(
     remedies: Sequence[str] = (),
     blind: str = "",
 ) -> list[Advice]:
-    """Returns the steps that are worth most, at most three, the first first, by what is known.
+    """Returns the steps that help most, at most three, the best first.
 
     Args:
-        lies: `--align` that good parts ask for; None: they lie alike, or are aligned already.
-        rate, missing: the false-alarm rate asked for, and what it needs beside, as `describe_missing`
-            words it; empty: nothing.
-        learnt: few good pictures learnt from by the default, of a method with a preset `accurate`; 0: many,
-            or by another.
-        marks: length of the largest piece of each missed defect that is marked, in pixels of the pictures.
-        pictures, network: sizes (H, W) of pictures, and the one that they are scaled to; None where they are
-            seen in tiles.
-        defects, missed: how many were judged, and not found.
-        lies_elsewhere: tells whether parts lie elsewhere; asked only where it decides.
-        sole, hidden: name of the good picture that alone sets the threshold, and how many of the missed
-            defects would be found without it.
-        looser: a false-alarm rate that would find many more of them, and what it costs.
-        remedies: what may help a model that does not see the defects (`remedies`).
-        blind: words on simulated defects that it hardly sees; empty: it does.
+        lies: `--align` that good parts need; None: they lie alike, or are aligned already.
+        rate: The requested false-alarm rate.
+        missing: Words on the good pictures that the rate still needs, by `describe_missing`; empty: none.
+        learnt: Number of good pictures learnt from by the default of a method with a preset `accurate`, where
+            they are few; 0: many, or by other settings.
+        marks: Length of the largest piece of each missed defect that is marked, in pixels of the pictures.
+        pictures: Sizes (H, W) of pictures.
+        network: Size (H, W) that pictures are scaled to; None: they are seen in tiles.
+        defects: Number of defects that were judged.
+        missed: Number of defects that were not found.
+        lies_elsewhere: Returns whether parts lie elsewhere; called only where it decides.
+        sole: Name of the good picture that alone sets the threshold.
+        hidden: Number of missed defects that would be found without that picture.
+        looser: A false-alarm rate that would find many more of them, and what it costs.
+        remedies: Steps that may help a model that does not see the defects (`remedies`).
+        blind: Words on simulated defects that it hardly sees; empty: it does.
     """
     steps = _steps_to_see_better(lies, marks, pictures, network)
     misses = f"{missed} of {pluralize(defects, 'defect')} are missed"
@@ -135,13 +142,14 @@ def join_words(words: Sequence[str]) -> str:
 def remedies(
     *, learnt: int, pictures: Sequence[Size], network: Size | None, accurate: bool, tried: bool
 ) -> list[str]:
-    """Returns what may help a model that does not see the defects, the likeliest first.
+    """Returns steps that may help a model that does not see the defects, the likeliest first.
 
     Args:
-        learnt: number of good parts that it learnt from.
-        pictures, network: as `advice` takes them.
-        accurate: whether its method has a preset `accurate` that it was not fitted with.
-        tried: whether settings were tried (`--auto`).
+        learnt: Number of good parts that it learnt from.
+        pictures: Sizes (H, W) of pictures.
+        network: Size (H, W) that pictures are scaled to; None: they are seen in tiles.
+        accurate: Whether its method has a preset `accurate` that it was not fitted with.
+        tried: Whether settings were tried (`--auto`).
     """
     found = ["--preset accurate"] if accurate else []
     if is_reduced(pictures, network):
@@ -155,13 +163,13 @@ def remedies(
 def looser_rate(
     decided: Sequence[tuple[bool, bool, float]], rates: Sequence[float], auroc: float | None
 ) -> Advice | None:
-    """Advises a higher false-alarm rate where the scores tell good from defective and the decisions do not.
+    """Advises a higher false-alarm rate where scores separate good from defective and decisions do not.
 
     Args:
-        decided: of each test picture, or part, whether it is defective, whether it is called anomalous, and
+        decided: Of each test picture, or part: whether it is defective, whether it is called anomalous, and
             its p-value.
-        rates: that may be chosen, all above the model's own.
-        auroc: of the scores.
+        rates: Rates to choose from, all above the model's own.
+        auroc: AUROC of the scores.
 
     Returns:
         None: no rate finds so many more that it is worth its false alarms.
@@ -194,8 +202,10 @@ def looser_rate(
 
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
-    """Whether most pictures are scaled down to the default size: a larger one, which a search tries, shows
-    more. Sides are rounded to the network's step, so that a few percent less is as they are.
+    """Returns whether most pictures are scaled down to the default size.
+
+    A larger size, which a search tries, shows more. Sides are rounded to the network's step: a few percent
+    less do not count.
     """
     if network is None or not pictures or network != default_network(pictures):
         return False

@@ -31,7 +31,12 @@ MAX_PICTURES = 24  # pictures that are drawn
 
 @dataclass(frozen=True)
 class Poses:
-    """Poses of the parts in a picture. problem: why it is no good picture to learn from; empty: it is one."""
+    """Poses of the parts in a picture.
+
+    Attributes:
+        poses: Pose of each part.
+        problem: Why the picture is not good to learn from; empty: it is.
+    """
 
     poses: list[PartPose]
     problem: str = ""
@@ -44,8 +49,14 @@ class Poses:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Poses of the parts in the pictures of a data set. problem: why nothing can be learnt from them; empty:
-    it can.
+    """Poses of the parts in the pictures of a data set.
+
+    Attributes:
+        reference: Reference that was learnt from the good pictures.
+        poses: Poses by the picture.
+        root: Folder of the data set.
+        learnt: Settings for several parts in a picture; None: each shows one.
+        problem: Why nothing can be learnt from the poses; empty: it can.
     """
 
     reference: PoseReference
@@ -64,9 +75,20 @@ class Alignment:
         progress: Callable[[int, int], None],
         several: bool = False,
     ) -> Alignment:
-        """Learns the reference from good pictures, and finds the parts in all; those that cannot be read are
-        left out. several: each shows several parts. InputError: there are too few good pictures, or they show
-        nothing to be found.
+        """Learns the reference from good pictures, and finds the parts in all.
+
+        Pictures that cannot be read are left out.
+
+        Args:
+            good: Good pictures.
+            others: All other pictures.
+            kind: Poses that occur.
+            root: Folder of the data set.
+            progress: Called with the number of pictures read, and of all.
+            several: Whether each picture shows several parts.
+
+        Raises:
+            InputError: There are too few good pictures, or they show nothing to be found.
         """
         small, sizes = {}, {}
         for done, path in enumerate([*good, *others], start=1):
@@ -164,9 +186,10 @@ class Alignment:
         return {"part_found": not one.problem, "part_pose": poses[0] if poses else None}
 
     def drawings(self) -> Iterator[tuple[NDArray[np.uint8], str, str]]:
-        """Yields drawings [H, W, 3], each with a name and what is said of it: the reference, and the pictures
-        with the squares around their parts, those without a part first, then the farthest from the
-        reference.
+        """Yields drawings [H, W, 3], each with a name and a remark.
+
+        The reference comes first. Pictures with the squares around their parts follow: those without a part
+        first, then the farthest from the reference.
         """
         yield np.repeat(self.reference.part_image()[..., None], 3, 2), "reference", self.reference.describe()
         for path, one in sorted(self.poses.items(), key=lambda one: -one[1].error)[:MAX_PICTURES]:

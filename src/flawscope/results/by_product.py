@@ -12,13 +12,16 @@ from flawscope.results.prediction import MismatchDetector, Prediction
 class ProductCounts(MismatchDetector):
     """Collects predictions of a joint model, and counts the pictures of each product.
 
-    pictures_by_product: all that were added. anomalous_by_product: those among them that are anomalous.
+    Attributes:
+        pictures_by_product: Number of pictures that were added, by product.
+        anomalous_by_product: Number of anomalous pictures among them, by product.
     """
 
     pictures_by_product: Counter[str] = field(default_factory=Counter)
     anomalous_by_product: Counter[str] = field(default_factory=Counter)
 
     def add(self, prediction: Prediction) -> None:
+        """Adds a prediction, and counts its picture for its product."""
         super().add(prediction)
         self.pictures_by_product[prediction.product_name] += 1
         self.anomalous_by_product[prediction.product_name] += prediction.decision == "anomalous"

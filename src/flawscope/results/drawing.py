@@ -91,9 +91,10 @@ def colour_map(values: Values, low: float, high: float) -> Pixels:
 
 
 def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity: float = 0.5) -> Pixels:
-    """The map `values` [H, W] over the photo [H, W, 3] uint8: invisible at `low`, `opacity` (0..1) in the
-    middle, which is the mask threshold, and nearly invisible again at `high` and above, so that a defect
-    shows inside its halo.
+    """Returns the map `values` [H, W] over the photo [H, W, 3] uint8.
+
+    It is invisible at `low`, has the `opacity` (0..1) in the middle, which is the mask threshold, and is
+    nearly invisible again at `high` and above: a defect shows inside its halo.
     """
     size = (picture.shape[0], picture.shape[1])
     share = np.linspace(0, 1, 256, dtype=np.float32)
@@ -135,11 +136,15 @@ def contour(
     *,
     dashed: bool = False,
 ) -> Pixels:
-    """A copy of the picture with a line just outside the mask's edge and a dark rim around the line.
+    """Returns a copy of the picture with a line just outside the mask's edge and a dark rim around the line.
 
-    `mask` [H, W] bool at the picture's size, or smaller and then stretched over it. `width` in pixels;
-    default: 1/150 of the shorter side, so that a thumbnail of a large picture still shows it. `dashed`: with
-    gaps.
+    Args:
+        picture: The picture.
+        mask: [H, W] bool at the picture's size, or smaller and then stretched over it.
+        colour: Colour of the line.
+        width: Width in pixels; None: 1/150 of the shorter side, which a thumbnail of a large picture still
+            shows.
+        dashed: Whether the line has gaps.
     """
     size = (picture.shape[0], picture.shape[1])
     if mask.shape != size:
@@ -179,7 +184,13 @@ def contour(
 
 
 class Square(NamedTuple):
-    """Square around a part: corners (x, y) [4, 2], the reference's upper left one first; a text; a colour."""
+    """Square around a part.
+
+    Attributes:
+        corners: [4, 2], corners (x, y), the reference's upper left one first.
+        text: Text beside it; empty: none.
+        colour: Colour of its lines.
+    """
 
     corners: NDArray[np.floating]
     text: str = ""
@@ -191,9 +202,9 @@ class Square(NamedTuple):
 
 
 def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
-    """A copy of the picture [H, W, 3] with squares and their texts.
+    """Returns a copy of the picture [H, W, 3] with squares and their texts.
 
-    A dot marks the first corner, so that turn and side can be told.
+    A dot marks the first corner: it shows turn and side.
     """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
@@ -242,9 +253,10 @@ def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> P
 
 
 def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pixels:
-    """Returns the picture [H, W, 3] with a text in the corner where it covers the least of the squares, the
-    upper left one where that is all the same; a longer text in two small lines, as much as there is room for.
-    Itself where the text is empty.
+    """Returns the picture [H, W, 3] with a text in a corner; an empty text leaves it as it is.
+
+    The corner is the one where the text covers the least of the squares, the upper left one where all are
+    equal. A longer text takes two small lines, and is cut at their end.
     """
     if not words:
         return picture
@@ -281,8 +293,10 @@ def _covered(box: tuple[float, float, float, float], squares: Sequence[Square]) 
 
 
 def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
-    """Pixels of a line [H, W] bool that are drawn: squares of a chequerboard, turned so that no line along an
-    edge or a diagonal of the picture stays on squares of one kind; of short lines all.
+    """Returns the pixels of a line [H, W] bool that are drawn: dashes of a length; of short lines all.
+
+    The dashes are squares of a chequerboard. It is turned: no line along an edge or a diagonal of the picture
+    stays on squares of the same kind.
     """
     from scipy import ndimage
 
@@ -386,4 +400,5 @@ def _as_image(image: Drawable) -> Image.Image:
 
 @functools.lru_cache(maxsize=8)
 def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Returns Pillow's own font in a size in pixels."""
     return ImageFont.load_default(size=size)

@@ -33,7 +33,13 @@ VERDICT_STYLES = {
 
 
 class Column(NamedTuple):
-    """Column of a sheet. width: in characters. number_format: Excel's, of numbers and times in it."""
+    """Column of a sheet.
+
+    Attributes:
+        heading: Text of its first cell.
+        width: Width in characters.
+        number_format: Excel's format of numbers and times in it.
+    """
 
     heading: str
     width: float
@@ -41,8 +47,11 @@ class Column(NamedTuple):
 
 
 class Link(NamedTuple):
-    """Cell that opens a file or an address. target: with forward slashes, relative to the workbook, or a
-    whole address.
+    """Cell that opens a file or an address.
+
+    Attributes:
+        text: Text of the cell.
+        target: Path relative to the workbook, with forward slashes, or a whole address.
     """
 
     text: str
@@ -64,7 +73,8 @@ def _cell_content(value: object) -> object:
 class Workbook:
     """A workbook that is written row by row. A text computes nothing, and a verdict has a colour.
 
-    sheets: columns by the name of the sheet. Each has a heading that stays in view, and a filter.
+    Args:
+        sheets: Columns by the name of the sheet. Each sheet has a heading that stays in view, and a filter.
     """
 
     def __init__(self, sheets: Mapping[str, Sequence[Column]]):

@@ -1,4 +1,4 @@
-"""Holds what was noticed about a picture beside its score, and decides what it does to the decision."""
+"""Holds the findings on a picture beside its score, and how they change the decision."""
 
 from __future__ import annotations
 
@@ -52,13 +52,15 @@ def describe_reasons(reasons: Sequence[Reason]) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """Finding on a picture: something that was noticed beside its score.
+    """Finding on a picture beside its score.
 
-    code: its kind, for programs. words: one line for a person.
-    p_value: how often a good picture shows as much of it, 0..1; None: not known, or not a part of the
-        picture's own.
-    decides: it alone makes the picture anomalous.
-    reasons: of one about tolerances, what `words` say.
+    Attributes:
+        code: Kind of the finding, for programs.
+        words: One line for a person.
+        p_value: How often a good picture shows as much of it, 0..1; None: not known, or not a part of the
+            picture's own.
+        decides: Whether it alone makes the picture anomalous.
+        reasons: Content of `words` for programs, of a finding about tolerances.
     """
 
     code: str
@@ -73,11 +75,12 @@ class Finding:
         return self.code in BEYOND_PROMISE and not self.decides
 
     def to_dict(self) -> Json:
+        """Returns the fields by their names, as JSON knows them."""
         return {**asdict(self), "reasons": [*self.reasons]}
 
 
 def severity_text(severity: float) -> str:
-    """A severity for a person: a number, or a dash where a picture is anomalous by what was noticed alone."""
+    """Returns a severity for a person: a number, or a dash where only a finding decides."""
     return "-" if severity == MIN_ANOMALOUS_SEVERITY else f"{severity:+.1f}"
 
 
@@ -89,7 +92,7 @@ class Decision(NamedTuple):
     is_anomalous: bool
 
     def after(self, findings: Sequence[Finding]) -> Decision:
-        """Returns the decision where these were noticed."""
+        """Returns the decision after these findings."""
         deciding = [finding for finding in findings if finding.decides]
         if not deciding:
             return self
@@ -111,12 +114,20 @@ WITHIN_TOLERANCE, BEYOND_TOLERANCE = "within_tolerance", "beyond_tolerance"
 
 
 def part_not_found(p_value: float | None) -> Finding:
-    """A picture without its part is not good. p_value: of the most similar place."""
+    """Returns the finding that the part is not in a picture, which is not good.
+
+    `p_value` is that of the most similar place; None: not known.
+    """
     return Finding(PART_NOT_FOUND, "part not found", p_value, decides=True)
 
 
 def count_wrong(words: str, p_value: float | None) -> Finding:
-    """Another number of parts, or other objects. p_value: how often a good picture is counted wrong."""
+    """Returns the finding on another number of parts, or on other objects.
+
+    Args:
+        words: How the numbers differ.
+        p_value: How often a good picture is counted wrong; None: not known.
+    """
     return Finding(COUNT_WRONG, words, p_value, decides=True)
 
 
@@ -131,19 +142,23 @@ def outside_light() -> Finding:
 
 
 def other_form(words: str, decides: bool) -> Finding:
-    """The picture has another form or size than those learnt from. decides: the form, for it is stretched or
-    shows more or less, and nobody knows what its score means.
+    """Returns the finding that the picture has another form or size than those learnt from.
+
+    Args:
+        words: How they differ.
+        decides: Whether the form differs: the picture is stretched or shows more or less, and its score means
+            nothing.
     """
     return Finding(OTHER_FORM, words, decides=decides)
 
 
 def view_exchanged(view: str, shown: str) -> Finding:
-    """The picture of one view shows another, so that nobody has looked at its own."""
+    """Returns the finding that the picture of a view shows another: nobody has looked at its own."""
     return Finding(VIEW_EXCHANGED, f"named as view {view}, looks like {shown}", decides=True)
 
 
 def same_picture(first: str, second: str) -> Finding:
-    """Two views of a part have one picture, so that nobody has looked at one of them."""
+    """Returns the finding that two views of a part have one picture: nobody has looked at one of them."""
     return Finding(SAME_PICTURE, f"{first} and {second} are the same picture", decides=True)
 
 
@@ -153,15 +168,25 @@ def shown_part(words: str, is_incomplete: bool) -> Finding:
 
 
 def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Finding:
-    """Says whether a person's rules tolerate an anomalous picture, and why. rules: their name."""
+    """Returns the finding whether a person's rules tolerate an anomalous picture, and why.
+
+    Args:
+        within: Whether they tolerate it.
+        reasons: The reasons.
+        rules: Name of the rules.
+    """
     which, said = (WITHIN_TOLERANCE, "within") if within else (BEYOND_TOLERANCE, "beyond")
     words = f"anomalous, {said} tolerance: {describe_reasons(reasons)} ({rules})"
     return Finding(which, words, reasons=(*reasons,))
 
 
 def no_product(name: str, p_value: float | None) -> Finding:
-    """A picture that shows none of the products is not good. p_value: of the nearest one, which is no part of
-    the picture's own and told in words alone.
+    """Returns the finding that a picture shows none of the products, and is not good.
+
+    Args:
+        name: Name of no product.
+        p_value: p-value of the nearest product, which is not the picture's own and only shown in words; None:
+            not known.
     """
     return Finding("no_product", name if p_value is None else f"{name}, p {p_value:.3f}", decides=True)
 

@@ -39,8 +39,14 @@ Pixels = NDArray[np.uint8]
 
 
 class RenderedPrediction(NamedTuple):
-    """Picture as it is shown [H, W, 3], the same with its heat map and the squares of its parts, the outlined
-    pixels [H, W] bool, the colour of the outline, and the prediction.
+    """Picture and prediction, rendered for people.
+
+    Attributes:
+        picture: [H, W, 3], the picture as it is shown.
+        heat: [H, W, 3], the same with its heat map and the squares of its parts.
+        marked: [H, W] bool, pixels within the outline.
+        colour: Colour of the outline.
+        prediction: The prediction.
     """
 
     picture: Pixels
@@ -61,7 +67,7 @@ class RenderedPrediction(NamedTuple):
 
     @property
     def overlay(self) -> Pixels:
-        """Heat map with outlines, and what was noticed."""
+        """Returns the heat map with outlines, and with the findings in a note."""
         return self.prediction.with_note(drawing.contour(self.heat, self.marked, self.colour))
 
 
@@ -69,10 +75,17 @@ class RenderedPrediction(NamedTuple):
 class PictureWriter:
     """Writes under `out`: overlays/, maps/ and masks/, in the folders' own names.
 
-    root: results are named by the pictures' paths below it.
-    inputs: all pictures, where they are known beforehand: those that would share a name keep their suffix.
-    maps: one of `MAPS`, or none.
-    failures: pictures that could not be read again, each with the reason; they have a map and a mask only.
+    Attributes:
+        out: The results folder.
+        root: Folder whose inner paths name the results; None: the working folder.
+        maps: One of `MAPS`, or none.
+        inputs: All pictures, where they are known beforehand: those that would share a name keep their
+            suffix.
+        owners: Pictures by the name of their results, in lower case.
+        names: Names of results by the picture.
+        failures: Pictures that could not be read again, each with the reason; they only have a map and a
+            mask.
+        own: Files of the folder that flawscope wrote.
     """
 
     out: Path
@@ -91,7 +104,10 @@ class PictureWriter:
     def add(self, path: Path, prediction: Prediction, source: PictureSource | None = None) -> None:
         """Writes the picture's overlay, map and mask.
 
-        `source`: the picture itself, where nothing lies at `path`.
+        Args:
+            path: File of the picture.
+            prediction: Prediction to draw.
+            source: The picture itself, where nothing lies at `path`.
         """
         name = self.name(path)
         drawn = None
@@ -130,9 +146,10 @@ class PictureWriter:
         self.own.path("maps/scale.json").write_text(f"{text}\n", encoding="utf-8")
 
     def name(self, path: Path) -> str:
-        """Name of the picture's results, another one for each picture also where upper and lower case are
-        the same. Without the suffix, unless a.png and a.jpg lie beside each other, or where that is not known
-        yet: then only a PNG's is left off.
+        """Returns the name of a picture's results, which no other picture has, in upper or lower case.
+
+        It has no suffix, unless pictures share a name but for it, such as a.png and a.jpg. Where this is not
+        known yet, only a PNG's suffix is left off.
         """
         if (known := self.names.get(path)) is not None:
             return known
@@ -145,8 +162,10 @@ class PictureWriter:
         return name
 
     def _stem(self, path: Path) -> str:
-        """Path below the root or the working folder; of a picture elsewhere, its folder's name and its own,
-        so that it never leads out of the output folder.
+        """Returns the picture's path below the root or the working folder, without its suffix.
+
+        For a picture elsewhere it is its folder's name and its own: a path never leads out of the output
+        folder.
         """
         full = _absolute(path)
         for root in (self.root, Path()):
@@ -157,12 +176,12 @@ class PictureWriter:
 
 
 def _folded(name: str) -> str:
-    """The name as a file system sees it that knows no upper case, and one way to write an umlaut."""
+    """Returns the name as a file system compares it that ignores case and the form of an umlaut."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _short(name: str) -> str:
-    """The name, which with another suffix may be too long for a file, with a hash in its end's place."""
+    """Returns the name; where it would be too long for a file, a hash replaces its end."""
     folder, _, last = name.rpartition("/")
     encoded = os.fsencode(last)
     if len(encoded) <= MAX_NAME_BYTES:

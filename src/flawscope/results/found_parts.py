@@ -19,11 +19,13 @@ MAX_NAMED = 3  # anomalous parts that a remark names
 class FoundPart:
     """Part in a picture.
 
-    part_index: its number in the picture, from 1: from the top, and from the left where parts lie beside each
-        other.
-    p_value: how often the worst part of a good picture scores as high.
-    is_anomalous: its score alone makes the picture anomalous.
-    part_p_value: how often a good part is as far from the reference.
+    Attributes:
+        part_index: Its number in the picture, from 1: from the top, and from the left where parts lie beside
+            each other.
+        p_value: How often the worst part of a good picture scores as high.
+        is_anomalous: Whether its score alone makes the picture anomalous.
+        part_p_value: How often a good part is as far from the reference.
+        part_pose: Place of the part.
     """
 
     part_index: int
@@ -44,8 +46,12 @@ class FoundPart:
 class FoundParts:
     """Parts in a picture, and how many there should be.
 
-    least, most: parts in good pictures. objects: boxes (x0, y0, x1, y1) around other objects, in the
-    picture's pixels. wrong: what is wrong with these numbers; empty: nothing.
+    Attributes:
+        parts: The parts that were found.
+        least: Fewest parts in good pictures.
+        most: Most parts in good pictures.
+        objects: Boxes (x0, y0, x1, y1) around other objects, in the picture's pixels.
+        wrong: Says how these numbers are wrong; empty: they are not.
     """
 
     parts: tuple[FoundPart, ...]
@@ -55,8 +61,10 @@ class FoundParts:
     wrong: str = ""
 
     def findings(self, p_value: float | None) -> tuple[Finding, ...]:
-        """Findings: the numbers, or else the parts that make the picture anomalous. p_value: how often those
-        of a good picture are counted wrong.
+        """Returns the finding on wrong numbers of parts, else on the parts that make the picture anomalous.
+
+        Args:
+            p_value: How often those of a good picture are counted wrong; None: not known.
         """
         if self.wrong:
             return (count_wrong(self.wrong, p_value),)
@@ -66,8 +74,9 @@ class FoundParts:
         return (anomalous_parts(words),) if bad else ()
 
     def squares(self) -> list[drawing.Square]:
-        """Squares around the parts, with their numbers, and boxes around other objects; of anomalous parts
-        and of objects in a colour of their own.
+        """Returns squares around the parts, with their numbers, and boxes around other objects.
+
+        Anomalous parts and other objects have a colour of their own.
         """
         boxes = [np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) for x0, y0, x1, y1 in self.objects]
         colours = drawing.POSE_COLOUR, drawing.BAD_COLOUR
@@ -96,13 +105,14 @@ class FoundParts:
 class PartSearch:
     """Answer of the search for the part in a picture, or for several.
 
-    p_value: how often a good part is as far from the good ones, where it was found or anywhere; where several
-        are looked for, how often those of a good picture are counted wrong; None: not known.
-    pose: where the part lies; None where it was not found, or several are looked for.
-    several: the parts, where several are looked for; else None.
-    searched: False: of a model that looks for none.
-    numbers: [H, W] of the map, where several are looked for: `part_index` of the one that is inspected there;
-        0: none, or more than one.
+    Attributes:
+        p_value: How often a good part is as far from the good ones, where it was found or anywhere; of
+            several parts, how often those of a good picture are counted wrong; None: not known.
+        pose: Place of the part; None: it was not found, or the search is for several.
+        several: The parts, where the search is for several; else None.
+        searched: Whether the model searches for parts.
+        numbers: [H, W] of the map, where the search is for several: `part_index` of the part that is
+            inspected there; 0: none, or more than one.
     """
 
     p_value: float | None

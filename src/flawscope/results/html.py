@@ -1,5 +1,7 @@
-"""Makes HTML: the environment of the pages' templates, data inside a page, and small pictures and tables for
-notebooks. Jinja2 is loaded when it is used.
+"""Makes HTML for pages and notebooks; Jinja2 is loaded when it is used.
+
+It holds the environment of the pages' templates, data inside a page, and small pictures and tables for
+notebooks.
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ JPEG_QUALITY = 80  # of its JPEG
 
 
 def environment(text_of: Callable[[str], str]) -> Environment:
-    """Environment of Jinja: escapes, refuses unknown names; `code` shows code in a text. text_of: name of a
-    template -> its text.
+    """Returns Jinja's environment: it escapes, and refuses unknown names; `code` shows code in a text.
+
+    Args:
+        text_of: Returns the text of a template by its name.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 

@@ -27,7 +27,11 @@ Polygon = NDArray[np.float64]  # [N, 2]: x, y in pixels
 
 
 class LabelledRegion(NamedTuple):
-    """Region of a picture. score: the largest value of the map in it."""
+    """Region of a picture.
+
+    Attributes:
+        score: Largest value of the map in it.
+    """
 
     outline: Polygon
     area: int
@@ -35,7 +39,14 @@ class LabelledRegion(NamedTuple):
 
 
 class LabelledPicture(NamedTuple):
-    """Picture of size (H, W) with its regions; a good one has none. name: as labels have it."""
+    """Picture with its regions; a good one has none.
+
+    Attributes:
+        name: Name of the picture in the labels.
+        size: (H, W) in pixels.
+        p_value: p-value of the picture.
+        regions: Its regions.
+    """
 
     name: Path
     size: tuple[int, int]
@@ -44,8 +55,9 @@ class LabelledPicture(NamedTuple):
 
 
 def require_own_files(form: str, pictures: Iterable[Path]) -> None:
-    """InputError where two pictures would share a file of labels: YOLO's and LabelMe's tools look for a
-    picture's by its name without the suffix.
+    """Raises InputError where two pictures would share a file of labels.
+
+    The tools of YOLO and LabelMe look for it by the picture's name without the suffix.
     """
     named: dict[Path, Path] = {}
     for picture in pictures if form in ("yolo", "labelme") else ():
@@ -70,11 +82,14 @@ def _below_common_folder(pictures: Sequence[LabelledPicture]) -> list[LabelledPi
 
 
 class LabelWriter:
-    """Collects pictures and writes their labels: `labels.json` of COCO, `label_studio.json`, YOLO's
-    `labels/NAME.txt`, `data.yaml` and `scores.json`, or LabelMe's `labels/NAME.json`. Pictures are named
-    below the folder that they share.
+    """Collects pictures and writes their labels, by names below the folder that the pictures share.
 
-    form: coco, labelstudio, yolo or labelme. own: the files of the run.
+    The files are `labels.json` of COCO, `label_studio.json`, YOLO's `labels/NAME.txt`, `data.yaml` and
+    `scores.json`, or LabelMe's `labels/NAME.json`.
+
+    Args:
+        form: coco, labelstudio, yolo or labelme.
+        own: Files of the run.
     """
 
     def __init__(self, form: str, own: OutputFiles):
@@ -82,6 +97,7 @@ class LabelWriter:
         self._pictures: list[LabelledPicture] = []
 
     def add(self, prediction: Prediction) -> None:
+        """Adds a picture, with the marked regions of an anomalous one; a good one has none."""
         regions = list(marked_regions(prediction)) if prediction.is_anomalous else []
         path, size = Path(os.path.abspath(prediction.path or "picture")), prediction.geometry.picture_size
         self._pictures.append(LabelledPicture(path, size, prediction.p_value, regions))
@@ -130,8 +146,10 @@ class LabelWriter:
 def coco_document(
     pictures: Iterable[tuple[str, tuple[int, ...], Iterable[Json]]],
 ) -> Json:
-    """COCO data set of pictures: the name, size (H, W) and marks of each, with all of an annotation but its
-    numbers.
+    """Returns the COCO data set of pictures.
+
+    Args:
+        pictures: Name, size (H, W) and marks of each; a mark has all of an annotation except its numbers.
     """
     images: list[Json] = []
     annotations: list[Json] = []
@@ -199,7 +217,7 @@ def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
 def trace_outline(mask: NDArray[np.bool_]) -> Polygon:
     """Traces the outline of a mask as one polygon, within `TOLERANCE`.
 
-    Holes, and what touches at a corner only, are joined by a line there and back, so that filling by the
+    Holes, and pieces that only touch at a corner, are joined by a line there and back: filling by the
     even-odd rule gives the mask.
     """
     loops = [_simplified(loop) for loop in _loops(mask)]

@@ -19,18 +19,21 @@ GOOD, ANOMALOUS = "good", "anomalous"  # decisions, beside INCOMPLETE
 class PartPrediction:
     """Decision on a part.
 
-    part: its name.
-    score: how many standard deviations of the good parts' its most unusual view lies above their mean.
-    p_value: conformal p-value of the part, in 1/(n+1)..1.
-    worst: view with the largest score.
-    near: called good, near the threshold (`calibration.near_threshold`).
-    severity: by how much the score exceeds the limit; comparable from part to part, and above 0 exactly where
-        the part is anomalous.
-    views: prediction of each view that was judged.
-    missing: views without a picture.
-    findings: what was noticed about the views together, beside their own findings.
-    product: that the part is, of a joint model; None: none of its products, and then the part is anomalous.
-        None of other models, too.
+    Attributes:
+        part: Name of the part.
+        score: Number of standard deviations of the good parts by which its most unusual view lies above their
+            mean.
+        p_value: Conformal p-value of the part, in 1/(n+1)..1.
+        is_anomalous: The decision.
+        worst: View with the largest score.
+        severity: By how much the score exceeds the limit; comparable from part to part, and above 0 exactly
+            where the part is anomalous.
+        views: Prediction of each view that was judged.
+        missing: Views without a picture.
+        product: Product of the part, by a joint model; None: it is none of its products, and anomalous. None
+            by other models, too.
+        findings: Findings on the views together, beside their own findings.
+        near: Whether it is called good, near the threshold (`calibration.near_threshold`).
     """
 
     part: str
@@ -51,8 +54,9 @@ class PartPrediction:
         return replace(self, is_anomalous=True, severity=severity, near=False)
 
     def pictures(self) -> dict[str, Prediction]:
-        """Predictions of the views by their names, each with the decision on the part: a picture of a good
-        part is not anomalous. Scores and maps are the pictures' own.
+        """Returns the predictions of the views by their names, each with the decision on the part.
+
+        A picture of a good part is not anomalous. Scores and maps are the pictures' own.
         """
         found = dict[str, Prediction]()
         for view, one in self.views.items():
@@ -81,8 +85,9 @@ class PartPrediction:
 
     @property
     def decision(self) -> str:
-        """The decision in a word: good, anomalous, or incomplete, for a part that was not seen whole is not
-        good.
+        """The decision in a word: good, anomalous or incomplete.
+
+        A part that was not seen whole is not called good, but incomplete.
         """
         return ANOMALOUS if self.is_anomalous else INCOMPLETE if self.missing else GOOD
 

@@ -1,5 +1,7 @@
-"""Holds a detector's answer about one picture, in numpy only and the same from every runtime; and detects
-whether many pictures are unlike a model's training pictures: another product, camera or light.
+"""Holds a model's answer about a picture, in numpy only and the same from every runtime.
+
+It also detects whether many pictures are unlike a model's training pictures: another product, camera or
+light.
 """
 
 from __future__ import annotations
@@ -60,11 +62,12 @@ def outcome(anomalous: bool, called: bool) -> str:
 class ScoreLevels:
     """Levels of scores and of a map's values; all are fixed by calibration, the same for every picture.
 
-    score_threshold: a picture is anomalous when its score is above this.
-    mask_threshold: pixels whose map value is above this make a region.
-    colour_range: map values at both ends of the colours.
-    outline: how much of a region is marked (`outlined`); 0: all of it.
-    nearby: how far around a pixel a region's peak is looked for, as a share of the map's longer side.
+    Attributes:
+        score_threshold: A picture is anomalous when its score is above this.
+        mask_threshold: Pixels whose map value is above this make a region.
+        colour_range: Map values at both ends of the colours.
+        outline: How much of a region is marked (`outlined`); 0: all of it.
+        nearby: How far around a pixel a region's peak is searched, as a share of the map's longer side.
     """
 
     score_threshold: float
@@ -79,13 +82,13 @@ class ScoreLevels:
         return doubted_level(self.colour_range[0], self.mask_threshold)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """The regions marked in a map [H, W] at any size, NaN where the network does not look.
+        """Returns the regions marked in a map [H, W] at any size, NaN where the network does not look.
 
-        Of each 8-connected region above the mask threshold, the pixels that are at least `outline` of the way
-        from the level of good pictures (the dark end of the colours) to the region's peak nearby. A map is
-        smooth, so that what is around a strong defect is above the threshold, too; but a large defect is not
-        equally strong everywhere. A picture has a mask exactly where its map is above the threshold
-        somewhere.
+        Of each 8-connected region above the mask threshold, the pixels are marked that are at least `outline`
+        of the way from the level of good pictures (the dark end of the colours) to the region's peak nearby.
+        A map is smooth: pixels around a strong defect are above the threshold, too. The peak nearby counts,
+        as a large defect is not equally strong everywhere. A picture has a mask exactly where its map is
+        above the threshold somewhere.
         """
         above = values > self.mask_threshold
         if not self.outline or not above.any():
@@ -105,12 +108,14 @@ class ScoreLevels:
 
 
 class Recognition(NamedTuple):
-    """Answer about a picture.
+    """Answer to the question which product a picture shows.
 
-    product: its name; None: the picture shows none of the products.
-    nearest: the product with the nearest good picture, also where the picture shows none.
-    p_value: conformal, of the distance to it: rank among the nearest product's leave-one-out distances.
-    distances: to each product, in the products' order.
+    Attributes:
+        product: Name of the product; None: the picture shows none of the products.
+        nearest: The product with the nearest good picture, also where the picture shows none.
+        p_value: Conformal p-value of the distance to it: rank among the nearest product's leave-one-out
+            distances.
+        distances: Distance to each product, in the products' order.
     """
 
     product: str | None
@@ -123,30 +128,34 @@ class Recognition(NamedTuple):
 class Prediction:
     """Score, decision and map of a picture.
 
-    path: of the picture's file; None: it came without one.
-    is_anomalous: the decision.
-    geometry: where the map lies in the picture.
-    levels: the thresholds that it was decided by.
-    NO_PRODUCT_NAME: name of the product where a picture shows none of a joint model's.
-    score: raw, higher is more anomalous, unbounded.
-    p_value: how often a good picture scores as high; small is anomalous.
-    severity: how bad: the score above the score threshold in units of good pictures' spread, comparable
-        between models (`Calibration.severity`); above 0 exactly where it is anomalous.
-    map: [H, W] float32 at the size of the network; `picture_map()` brings it to the picture's size.
-    shifts: how far the picture as a whole lies outside of the training pictures, for each of
-        `appearance.FEATURES`; empty for a model that does not know.
-    brightness: mean of the channels, 0..1, over the pixels that count; None where these are too few.
-    outside_light: its light lies outside of the range that the rate holds for; None for a model without one.
-    recognition: what the picture shows, of a joint model; a product that the caller said has no distances.
-        Where it shows none of the products, score and map are those of the nearest. None of other models.
-    parts: where the part lies, or each of several. Where none is found, score and map are those of the
-        picture as it lies; of several parts, the score is that of the worst.
-    look: thumbnail by which the views of a part are compared (`views.view_looks`); None: it is part of
-        none.
-    findings: what was noticed beside the score (`noticing`).
-    region_kinds: kinds of the regions' defects, in their order; empty for a model that knows none.
-    near: called good, near the threshold (`calibration.near_threshold`): a person looks at these, too.
-    size_bounds: how much larger a defect may be than what the map doubts.
+    Attributes:
+        NO_PRODUCT_NAME: Name of the product where a picture shows none of a joint model's.
+        score: Raw score, higher is more anomalous, unbounded.
+        p_value: How often a good picture scores as high; small is anomalous.
+        severity: The score above the score threshold in units of good pictures' spread, comparable between
+            models (`Calibration.severity`); above 0 exactly where the picture is anomalous.
+        is_anomalous: The decision.
+        map: [H, W] float32 at the size of the network; `picture_map()` brings it to the picture's size.
+        geometry: Place of the map in the picture.
+        levels: Thresholds of the decision.
+        path: The picture's file; None: it came without one.
+        shifts: How far the picture as a whole lies outside of the training pictures, for each of
+            `appearance.FEATURES`; empty for a model that does not know.
+        brightness: Mean of the channels, 0..1, over the pixels that count; None where these are too few.
+        outside_light: Whether its light lies outside of the range that the rate holds for; None for a model
+            without one.
+        recognition: Product that the picture shows, by a joint model; a product that the caller named has no
+            distances. Where it shows none of the products, score and map are those of the nearest. None by
+            other models.
+        parts: Place of the part, or of each of several. Where none is found, score and map are those of the
+            picture as it lies; of several parts, the score is that of the worst.
+        look: Thumbnail by which the views of a part are compared (`views.view_looks`); None: it is part of
+            none.
+        findings: Findings beside the score (`noticing`).
+        region_kinds: Kinds of the regions' defects, in their order; empty for a model that knows none.
+        size_bounds: How much larger a defect may be than the place that the map doubts.
+        near: Whether it is called good, near the threshold (`calibration.near_threshold`): a person looks at
+            these, too.
     """
 
     NO_PRODUCT_NAME: ClassVar[str] = "none of these"  # of a joint model's products
@@ -188,8 +197,9 @@ class Prediction:
 
     @property
     def product_p_value(self) -> float | None:
-        """P-value of the recognition: how often a good picture of the nearest product is as far from the
-        others; None where the product was said, or the model has one only.
+        """P-value of the recognition: share of the nearest product's good pictures as far from the others.
+
+        It is None where the call named the product, or the model has only one.
         """
         recognition = self.recognition
         return recognition.p_value if recognition and recognition.distances else None
@@ -216,8 +226,10 @@ class Prediction:
 
     @property
     def decision(self) -> str:
-        """good, anomalous, or "within tolerance": anomalous, but tolerated by a person's rules; or, of a
-        picture whose part in several views was not seen whole, incomplete.
+        """The decision in words: "good", "anomalous", "within tolerance" or "incomplete".
+
+        Within tolerance is an anomalous picture that a person's rules tolerate. Incomplete is a picture of a
+        part in several views that was not seen whole.
         """
         if self.is_tolerated:
             return WITHIN
@@ -239,7 +251,7 @@ class Prediction:
         return self.outlined(self.map)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """The regions marked in this picture's map at any size (`ScoreLevels.outlined`)."""
+        """Returns the regions marked in this picture's map at any size (`ScoreLevels.outlined`)."""
         return self.levels.outlined(values)
 
     @property
@@ -258,8 +270,9 @@ class Prediction:
 
     @cached_property
     def doubted_pixels(self) -> tuple[Pixels, ...]:
-        """Rows and columns of the map's pixels that may be wrong around each of `regions`, in their order:
-        the connected place above `ScoreLevels.doubted`, which several regions may share.
+        """Rows and columns of the map's pixels that may be wrong around each of `regions`, in their order.
+
+        They are the connected place above `ScoreLevels.doubted`, which several regions may share.
         """
         labels, parts = connected_parts(self.map > self.levels.doubted)
         return tuple(parts[labels[rows[0], columns[0]] - 1] for rows, columns in self.region_pixels)
@@ -290,8 +303,9 @@ class Prediction:
         return [found[id(rows)] for rows, _ in self.doubted_pixels]
 
     def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-        """Map at the picture's size, or over the picture scaled to `size` (height, width); NaN where the
-        network does not look. It takes 4 bytes a pixel, and is made only when asked for.
+        """Returns the map at the picture's size, or over the picture scaled to `size` (height, width).
+
+        It is NaN where the network does not look. It takes 4 bytes a pixel, and is computed by each call.
         """
         return (self.geometry if size is None else self.geometry.with_picture_size(size)).warp(self.map)
 
@@ -300,8 +314,13 @@ class Prediction:
         return self.outlined(self.picture_map())
 
     def over(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_], drawing.Colour]:
-        """Heat map over the picture [H, W, 3] at any size, the marked pixels [H, W] bool, and the colour of
-        their outline.
+        """Returns the heat map over a picture, the marked pixels, and the colour of their outline.
+
+        Args:
+            picture: [H, W, 3], the picture at any size.
+
+        Returns:
+            The heat map [H, W, 3]; the pixels [H, W] bool; the colour.
         """
         values = self.picture_map((picture.shape[0], picture.shape[1]))
         heat = drawing.overlay(picture, values, *self.levels.colour_range)
@@ -311,8 +330,9 @@ class Prediction:
         return named, marked, drawing.outline_colour(self.is_tolerated)
 
     def _named_places(self, size: tuple[int, int]) -> list[tuple[float, float, str]]:
-        """Lower left corners x, y of the strongest regions' boxes in the picture scaled to (H, W), and their
-        kinds; none where the model names none.
+        """Returns the lower left corners x, y of the strongest regions' boxes, each with the region's kinds.
+
+        They are in pixels of the picture scaled to (H, W). There are none where the model names no kinds.
         """
         if not self.region_kinds:
             return []
@@ -437,8 +457,9 @@ def _regions_html(regions: Sequence[Region]) -> str:
 
 
 def prediction_html(prediction: Prediction, caption: str = "") -> str:
-    """The picture, its heat map, and the decision; the heat map alone where the picture cannot be read.
-    caption: beside the decision.
+    """Returns HTML with the picture, its heat map and the decision.
+
+    The heat map is alone where the picture cannot be read. `caption` stands beside the decision.
     """
     name = prediction.path or ""
     words = [
@@ -496,11 +517,18 @@ def codes_beyond_promise(found: Prediction) -> list[str]:
 class MismatchDetector:
     """Collects predictions, and warns of pictures that do not belong to the model.
 
-    false_alarm_rate: share of good pictures that is expected to be called anomalous.
-    noun: name of the pictures in the warning.
-    defective: some pictures are known to be defective, so that all of them may be anomalous.
-    anomalous: of those added; the tolerated ones are counted apart. near: called good, near the threshold.
-    beyond_promise: of those called good, for how many the rate is not promised, by the finding's code.
+    Attributes:
+        false_alarm_rate: Share of good pictures that is expected to be called anomalous.
+        noun: Name of the pictures in the warning.
+        defective: Whether some pictures are known to be defective: all of them may be anomalous then.
+        count: Number of pictures added.
+        anomalous: Number of anomalous pictures, without the tolerated ones.
+        tolerated: Number of tolerated pictures.
+        near: Number of pictures called good, near the threshold.
+        beyond_promise: Number of pictures called good for which the rate is not promised, by the finding's
+            code.
+        severities: Severities of the latest pictures.
+        shifts: Shifts of their features.
     """
 
     false_alarm_rate: float
@@ -515,6 +543,7 @@ class MismatchDetector:
     shifts: deque[FeatureValues] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
 
     def add(self, prediction: Prediction) -> None:
+        """Adds a prediction, and counts it."""
         self.count += 1
         self.anomalous += prediction.is_anomalous and not prediction.is_tolerated
         self.tolerated += prediction.is_tolerated

@@ -18,8 +18,10 @@ from flawscope.views.geometry import Geometry
 class KindSet(NamedTuple):
     """Kinds that a region may be of.
 
-    kinds: likeliest first; none: it is like no known kind. kind_p_values: of all kinds by name, 0..1; a kind
-    is in the set where its own is above the error.
+    Attributes:
+        kinds: Likeliest first; empty: it is like no known kind.
+        kind_p_values: p-values of all kinds by name, 0..1; a kind is in the set where its own is above the
+            error.
     """
 
     kinds: tuple[str, ...]
@@ -35,12 +37,21 @@ def describe_kinds(kinds: Sequence[str]) -> str:
 class Region:
     """A connected part of the mask, in the pixels of the picture (x to the right, y down).
 
-    box: x0, y0, x1, y1, the upper bounds exclusive. area: square pixels. peak: largest map value in it.
-    centroid: x, y. kinds: of defects that it may be of, likeliest first; empty: something new; None: the
-    model names none. kind_p_values: of all kinds by name, 0..1. length_mm, width_mm: sides of the smallest
-    rectangle around it, at any angle; area_mm2: its area; None: how long a pixel is was not said.
-    length_mm_at_most, width_mm_at_most, area_mm2_at_most: how large what is wrong there may be, beyond the
-    outline too (`SizeBounds`), and box_at_most the place that the map doubts; None likewise.
+    Sizes in mm are None where the length of a pixel is not known.
+
+    Attributes:
+        box: x0, y0, x1, y1, the upper bounds exclusive.
+        area: Area in square pixels.
+        peak: Largest map value in it.
+        centroid: x, y.
+        kinds: Kinds of defects that it may be of, likeliest first; empty: something new; None: the model
+            names none.
+        kind_p_values: p-values of all kinds by name, 0..1.
+        length_mm, width_mm: Sides of the smallest rectangle around it, at any angle.
+        area_mm2: Its area.
+        length_mm_at_most, width_mm_at_most, area_mm2_at_most: Largest size that the defect there may have,
+            beyond the outline too (`SizeBounds`).
+        box_at_most: Place that the map doubts; None as the sizes.
     """
 
     box: tuple[float, float, float, float]
@@ -118,8 +129,15 @@ def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: 
 def bound_sizes(
     rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry, bounds: SizeBounds
 ) -> Json:
-    """Bounds what is wrong within a place that the map doubts, of a map's pixels [N], as entries of `Region`;
-    empty where the length of the picture's pixels is not known.
+    """Returns bounds of the defect's size within a place that the map doubts, as entries of `Region`.
+
+    They are empty where the length of the picture's pixels is not known.
+
+    Args:
+        rows: [N], rows of the map's pixels.
+        columns: [N], their columns.
+        geometry: Place of the map in the picture.
+        bounds: Factors from the place's size to the bounds.
     """
     if not (sizes := measure_region(rows, columns, geometry)):
         return {}

@@ -1,4 +1,4 @@
-"""Writes results as a workbook for people: what was judged, each place in a sheet of its own, and totals."""
+"""Writes results as a workbook for people, with sheets of the judged pictures, their places, and totals."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ Totals = Iterable[tuple[str, object]]
 class ResultWorkbook:
     """Workbook of results, for `predict` and for a station's export.
 
-    names: of the values that are known, among `COLUMNS`. more: names of others, which stand behind these.
+    Args:
+        names: Names of the values that are known, among `COLUMNS`.
+        more: Names of further values, whose columns stand behind these.
     """
 
     def __init__(self, names: Iterable[str], more: Iterable[str] = ()):
@@ -100,7 +102,13 @@ class ResultWorkbook:
         return Workbook({JUDGED: judged, PLACES: PLACE_COLUMNS, TOTALS: totals})
 
     def add(self, values: Mapping[str, object], places: Iterable[tuple[str, Region]], link: str = "") -> None:
-        """Adds what was judged. places: each with the name of its file. link: opens the picture."""
+        """Adds the row of a judged picture, and the rows of its places.
+
+        Args:
+            values: Values by their names.
+            places: Regions, each with the name of its file.
+            link: Target that the picture's name opens; empty: none.
+        """
         shown = {**values, "path": _linked(values.get("path"), link)}
         self.book.add(JUDGED, [shown.get(name) for name in (*self.names, *self.more)])
         for number, (name, one) in enumerate(places, start=1):
@@ -116,8 +124,12 @@ class ResultWorkbook:
         return self.book.is_full(JUDGED)
 
     def save(self, file: IO[bytes], totals: Totals, parts: Sequence[Sequence[object]] = ()) -> None:
-        """Writes the workbook, once. totals: by their names. parts: rows on parts in several views, the
-        heading first.
+        """Writes the workbook, once.
+
+        Args:
+            file: File to write to.
+            totals: Totals by their names.
+            parts: Rows on parts in several views, the heading first.
         """
         if parts:
             self.book.add_sheet(PARTS, fitting_columns(parts), 0)
@@ -133,8 +145,9 @@ def _linked(text: object, link: str) -> object:
 
 
 def file_link(path: str, folder: Path) -> str:
-    """Link from a workbook in a folder to a file: relative where one leads there, so that both can be moved
-    together; empty where no file is there.
+    """Returns the link from a workbook in a folder to a file; empty where no file is there.
+
+    It is relative where possible: both can be moved together.
     """
     if not path or not os.path.lexists(path):
         return ""
@@ -156,8 +169,11 @@ class ExcelTable:
         self.book = ResultWorkbook((*table_columns(model=model, **columns), "remark"))
 
     def add_result(self, result: Prediction | Unjudged, link: str = "") -> None:
-        """Adds the row of an input, one for each of several parts in it, and its places. link: what the name
-        of the file opens, relative to the table; the file itself where none is given.
+        """Adds the row of an input, a row for each of several parts in it, and its places.
+
+        Args:
+            result: The input's prediction, or why it was not judged.
+            link: Target of the file's name, relative to the table; empty: the file itself.
         """
         link = link or file_link(result.path or "", self.path.parent)
         regions = result.regions if isinstance(result, Prediction) else ()
@@ -178,8 +194,12 @@ class ExcelTable:
 
 
 def open_table(path: str, *, decimal_comma: bool, **form: Unpack[TableForm]) -> TableWriter | ExcelTable:
-    """Opens a table of results, .csv or .xlsx, which has no decimal commas of its own. form: as `TableWriter`
-    takes it.
+    """Opens a table of results, .csv or .xlsx, to write.
+
+    Args:
+        path: File of the table.
+        decimal_comma: Whether a .csv has decimal commas; Excel shows an .xlsx in its own language.
+        form: Columns, as `TableWriter` takes them.
     """
     if path.lower().endswith(EXCEL_SUFFIX):
         return ExcelTable(path, **form)
@@ -204,6 +224,7 @@ FACTS = {
 
 
 def run_totals(facts: Facts) -> list[tuple[str, object]]:
+    """Returns the totals of a run by their names for the workbook, from the facts of its summary."""
     bad = facts["anomalous"] + facts.get("within_tolerance", 0)
     known = {**facts, "good": facts["judged"] - bad}
     found = [(word, known[name]) for name, word in FACTS.items() if known.get(name) is not None]

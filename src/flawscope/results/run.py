@@ -30,8 +30,9 @@ MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most
 
 
 def earlier_product(folder: Path) -> str:
-    """Product whose model wrote the results in a folder, by their summary; empty: there are none, or it is
-    not known.
+    """Returns the product whose model wrote the results in a folder, by their summary.
+
+    It is empty where there are none, or the product is not known.
     """
     try:
         found = json.loads((folder / SUMMARY_NAME).read_bytes())
@@ -51,13 +52,16 @@ def earlier_paths(folder: Path) -> list[str]:
 
 
 class WriteErrors:
-    """Errors of files that cannot be written: what comes after them is tried all the same, for it may be one
-    name, or a disk on which there is space again.
+    """Errors of files that cannot be written, where the files after them are tried all the same.
 
-    say: gets a line for each new error, of a kind of files at most `MAX_REPORTED`; that a disk is full once.
+    The error may be of a single name, or the disk may have space again.
+
+    Args:
+        say: Gets a line for each new error, at most `MAX_REPORTED` for a kind of files, and a single line for
+            a full disk.
 
     Attributes:
-        counts: how many files, by their kind.
+        counts: Number of files by their kind.
     """
 
     def __init__(self, say: Say):
@@ -66,7 +70,7 @@ class WriteErrors:
 
     @contextmanager
     def collect(self, kind: str) -> Iterator[None]:
-        """Catches a FlawscopeError of a file. kind: such as "row" or "picture"."""
+        """Catches a FlawscopeError of a file. `kind` is the kind of file, such as "row" or "picture"."""
         try:
             yield
         except FlawscopeError as error:
@@ -85,22 +89,25 @@ class WriteErrors:
         return is_new
 
     def lines(self) -> list[str]:
-        """Says in a line how many files of which kind could not be written; none: all are there."""
+        """Returns a line on how many files of which kind could not be written; none: all are there."""
         missing = [pluralize(count, kind) for kind, count in self.counts.items() if count]
         return [f"could not be written: {', '.join(missing)}; all others are there"] if missing else []
 
 
 class ResultsFolder:
-    """Results folder.
+    """Results folder of a run.
 
-    Files of an earlier run are removed, of which `say` gets a line; files of others stay. InputError where
-    one of them has the name of a file that is to be written.
-
-    shown: predictions for a page with their maps, at most `MAX_MAP_BYTES` bytes of them, most severe first.
+    Files of an earlier run are removed, and `say` gets a line on them; other files stay. InputError: another
+    file has the name of a file that is to be written.
 
     Args:
-        root, inputs, maps: as `PictureWriter` takes them.
-        form: of the tables, as `TableWriter` takes it.
+        out: The folder.
+        root: Folder whose inner paths name the results; None: the working folder.
+        say: Gets remarks.
+        inputs: All pictures, where they are known beforehand.
+        maps: Form of the maps, of `folder.MAPS`, or none.
+        decimal_comma: Whether the table has decimal commas.
+        form: Columns of the tables, as `TableWriter` takes them.
     """
 
     def __init__(
@@ -146,6 +153,7 @@ class ResultsFolder:
 
     @property
     def shown(self) -> list[Prediction]:
+        """Predictions for a page, with their maps, most severe first."""
         return [prediction for _, _, prediction in sorted(self._severe, reverse=True)]
 
     def write_summary(self, facts: Facts) -> None:

@@ -1,5 +1,7 @@
-"""Writes and reads files of a run's results: the table, `results.csv`, with a row for every input, judged or
-not; and the list of the files that flawscope wrote: only these are ever replaced or removed.
+"""Writes and reads files of a run's results.
+
+They are the table, `results.csv`, with a row for every input, judged or not; and the list of the files that
+flawscope wrote: only these are ever replaced or removed.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ DIGITS = 7  # of a number in a CSV file: as many as a float32 has
 class Unjudged(NamedTuple):
     """Input without a prediction.
 
-    path: of its file.
-    error: the reason, in one line.
+    Attributes:
+        path: Path of its file.
+        error: The reason, in one line.
     """
 
     path: str
@@ -52,7 +55,7 @@ PartOf = Callable[[str], str]
 
 
 def file_stem(path: str) -> str:
-    """The file's name without its ending: the part's number where nothing else tells it."""
+    """Returns the file's name without its ending: the part's number where there is no other."""
     return PurePath(path).stem
 
 
@@ -68,17 +71,28 @@ def file_time(path: str) -> str:
 class ResultRow:
     """Row of a table: an input, or one of several parts that were found in it.
 
-    Of an unjudged one only the path and the error are known.
+    Of an unjudged input only the path and the error are known.
 
-    decision: good or anomalous. near: "true" of a good one that is near the threshold, else "false".
-    threshold: the score threshold. regions: boxes in the picture's pixels, x0 y0 x1 y1, the strongest first,
-    with semicolons between them. kinds: of the regions' defects, such as "scratch; scratch or dent; something
-    new"; only a model that names kinds has them. product: of a joint model, also "none of these". part_found,
-    part_mirrored: "true" or "false"; the columns of the part are those of `PartPose`, and only a model that
-    aligns parts has them. part_index: of a part's row. part_count: parts that were found, where several are
-    looked for. part: its number, by the file's name. places: how many regions; of the largest the longer side
-    of its box in the picture's pixels, its length in mm where the scale is known, and its centre. time: when
-    the file was written last, in local time. remark: findings. model: its file's name.
+    Attributes:
+        threshold: The score threshold.
+        decision: good or anomalous.
+        regions: Boxes in the picture's pixels, x0 y0 x1 y1, the strongest first, with semicolons between
+            them.
+        kinds: Kinds of the regions' defects, such as "scratch; scratch or dent; something new"; only by a
+            model that names kinds.
+        product: Product by a joint model, also "none of these".
+        part_found, part_mirrored: "true" or "false"; the columns of the part are those of `PartPose`, and
+            only a model that aligns parts has them.
+        part_index: Number of a part, in its row.
+        part_count: Number of parts that were found, where the model searches for several.
+        near: "true" of a good picture that is near the threshold, else "false".
+        part: Number of the part, by the file's name.
+        places: Number of regions.
+        largest_px, largest_mm, largest_x, largest_y: Of the largest region the longer side of its box in the
+            picture's pixels, its length in mm where the scale is known, and its centre.
+        time: Time when the file was written last, in local time.
+        remark: Findings.
+        model: File name of the model.
     """
 
     path: str
@@ -117,7 +131,13 @@ class ResultRow:
     def from_result(
         cls, result: Prediction | Unjudged, *, part_of: PartOf = file_stem, model: str = ""
     ) -> ResultRow:
-        """Row of an input. part_of: the part's number by the file's path. model: its file's name."""
+        """Returns the row of an input.
+
+        Args:
+            result: The input's prediction, or why it was not judged.
+            part_of: Returns the part's number for the file's path.
+            model: File name of the model.
+        """
         path = result.path or ""
         known: Json = {"part": part_of(path), "time": file_time(path), "model": model}
         if isinstance(result, Unjudged):
@@ -148,11 +168,12 @@ class ResultRow:
     def rows(
         cls, result: Prediction | Unjudged, *, part_of: PartOf = file_stem, model: str = ""
     ) -> Iterator[ResultRow]:
-        """Yields the row of an input, then one for each of several parts in it.
+        """Yields the row of an input, then a row for each of several parts in it.
 
         Args:
-            part_of: tells the part's number by the file's path.
-            model: file name of the model.
+            result: The input's prediction, or why it was not judged.
+            part_of: Returns the part's number for the file's path.
+            model: File name of the model.
         """
         row = cls.from_result(result, part_of=part_of, model=model)
         yield row
@@ -170,6 +191,7 @@ class ResultRow:
 
     @property
     def boxes(self) -> list[tuple[float, ...]]:
+        """Boxes (x0, y0, x1, y1) of the regions, in pixels of the picture."""
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
 
 
@@ -216,7 +238,7 @@ def table_columns(
 
 
 def csv_line(values: Sequence[object], *, decimal_comma: bool = False) -> str:
-    """Returns a line of a CSV file. decimal_comma: with semicolons and decimal commas."""
+    """Returns a line of a CSV file. `decimal_comma` writes it with semicolons and decimal commas."""
     text = io.StringIO()
     cells = [float(f"{one:.{DIGITS}g}") if isinstance(one, float) else csv_cell(one) for one in values]
     if decimal_comma:
@@ -278,18 +300,19 @@ class TableWriter:
             self.add(row)
 
     def add(self, row: ResultRow) -> None:
+        """Adds a row. FlawscopeError: the file cannot be written."""
         with self._report_errors():
             self._write([getattr(row, name) for name in self.columns])
 
     def close(
         self, totals: Iterable[tuple[str, object]] = (), parts: Sequence[Sequence[object]] = ()
     ) -> None:
-        """Ends the table. totals, parts: of a workbook (`ExcelTable.close`); CSV has rows alone."""
+        """Ends the table. `totals` and `parts` are for a workbook (`ExcelTable.close`); CSV only has rows."""
         with self._report_errors():
             self.file.close()
 
     def _write(self, values: Sequence[str | float | None], mark: bytes = b"") -> None:
-        """Writes a line, whole or not at all. mark: what stands before it."""
+        """Writes a line, whole or not at all. `mark` stands before it."""
         text = csv_line(values, decimal_comma=self.decimal_comma)
         line = mark + text.encode("utf-8", "backslashreplace")
         start = self.file.tell()
@@ -349,7 +372,7 @@ def _has_commas(header: str) -> bool:
 
 
 def _parse_row(values: dict[str, str | None], comma: bool) -> ResultRow:
-    """Reads a line of a table. comma: its numbers have a decimal comma."""
+    """Reads a line of a table. `comma` says that its numbers have a decimal comma."""
     texts: dict[str, str] = {}
     numbers: dict[str, float | None] = {}
     for column in fields(ResultRow):
@@ -404,8 +427,9 @@ class OutputFiles:
         return True
 
     def check(self, *names: str) -> None:
-        """InputError, before anything is changed: a file of an earlier run cannot be removed, or one of these
-        names is that of a file that flawscope did not write.
+        """Raises InputError where files of an earlier run cannot be replaced; nothing is changed.
+
+        It raises it, too, where a name of `names` is that of a file which flawscope did not write.
         """
         for name in names:
             self._refuse_foreign(name)

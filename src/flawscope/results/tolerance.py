@@ -1,5 +1,7 @@
-"""Decides whether a person's rules tolerate an anomalous picture: by the kind, the size, the place and the
-number of its regions. Applied after the detector; what is not known is never tolerated.
+"""Decides whether a person's rules tolerate an anomalous picture.
+
+A rule limits the kind, the size, the place and the number of regions. It is applied after the model; what is
+not known is never tolerated.
 """
 
 from __future__ import annotations
@@ -38,8 +40,13 @@ Zone = tuple[float, float, float, float] | Mask
 
 
 class Measured(NamedTuple):
-    """Size of a region beside a rule's limit. limit: its name. most: its value. size: the region's; bound:
-    how large it may be; None: it is not known.
+    """Size of a region beside a rule's limit.
+
+    Attributes:
+        limit: Name of the limit.
+        most: Value of the limit.
+        size: Size of the region; None: not known.
+        bound: Size that the defect has at most; None: not known.
     """
 
     limit: str
@@ -67,10 +74,14 @@ class Measured(NamedTuple):
 class Rule:
     """Rule of what is tolerated.
 
-    kind: of the region, or `ANY`. length, width, area: limits in mm and mm², inclusive; at least one is set.
-    zone: box x0, y0, x1, y1 in the picture's pixels, or mask [H, W] of the picture, that holds all of the
-    region without touching its edge; None: anywhere. number: regions of a picture that the rule holds for at
-    most; of more it tolerates none. None: any number.
+    Attributes:
+        kind: Kind of the region, or `ANY`.
+        length, width: Limits in mm, inclusive; None: there is none. At least one limit of the three is set.
+        area: Limit in mm², inclusive; None: there is none.
+        zone: Box x0, y0, x1, y1 in the picture's pixels, or mask [H, W] of the picture, that holds all of the
+            region without touching its edge; None: anywhere.
+        number: Most regions of a picture that the rule tolerates; of more it tolerates none. None: any
+            number.
     """
 
     kind: str
@@ -125,13 +136,20 @@ class Verdict(NamedTuple):
 
     @classmethod
     def beyond(cls, code: str, **values: float) -> Verdict:
+        """Returns the verdict that a picture is not tolerated for a reason, by its code and values."""
         return cls(False, ({"code": code, **values},))
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """Rules of a file. version: its own. sha256: of the file and its masks. picture: (H, W) of the pictures
-    that it holds for. masks: their files.
+    """Rules of a file.
+
+    Attributes:
+        version: Version that the file names.
+        sha256: Digest of the file and its masks.
+        picture: (H, W) of the pictures that it holds for.
+        rules: The rules, in the file's order.
+        masks: Files of the masks.
     """
 
     version: str
@@ -177,8 +195,9 @@ class Tolerances:
         return {"version": self.version, "sha256": self.sha256}
 
     def judge(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict:
-        """Judges the regions of an anomalous picture of (H, W) pixels: each needs a rule for every kind that
-        it may be of.
+        """Judges the regions of an anomalous picture of (H, W) pixels.
+
+        Each region needs a rule for every kind that it may be of.
         """
         refused = self._refuse(regions, picture_size)
         if refused is not None:
@@ -210,8 +229,11 @@ class Tolerances:
         return None
 
     def _match(self, regions: Sequence[Region]) -> tuple[dict[tuple[int, str | None], Rule], Reason]:
-        """The first rule that tolerates each region, by its number and kind; and the reason why a rule that
-        would tolerate more regions than it may tolerates none.
+        """Finds the first rule that tolerates each region.
+
+        Returns:
+            The rules by the region's number and kind; and the reason why a rule that would tolerate more
+            regions than it may tolerates none, empty where there is none.
         """
         pairs = [(number, kind) for number, region in enumerate(regions) for kind in _kinds(region)]
         tolerating: dict[tuple[int, str | None], Rule] = {}
@@ -236,12 +258,15 @@ class Tolerances:
 
 
 def apply_tolerances(found: Prediction, numbers: Array, tolerances: Tolerances) -> Prediction:
-    """Returns a prediction with what the rules say of it, where it is anomalous; of several parts each
-    anomalous one is judged by itself.
+    """Returns an anomalous prediction with the verdict of the rules; a good one stays as it is.
+
+    Of several parts each anomalous one is judged by itself.
 
     Args:
-        numbers: [H, W] of the map: the number of the part that is inspected there, 1 or True where there is
-            one alone; 0: nothing is. A region at an edge between them is not tolerated.
+        found: The prediction.
+        numbers: [H, W] of the map: number of the part that is inspected there, 1 or True where there is only
+            one; 0: nothing is inspected. A region at an edge between them is not tolerated.
+        tolerances: The rules.
     """
     if not found.is_anomalous:
         return found
@@ -377,8 +402,9 @@ def _read_zone(name: str, place: str, folder: Path, size: tuple[int, int]) -> Ma
 
 
 def _number(text: object, kind: type[float]) -> float:
-    """Number that a text says, with a point or a decimal comma; 0 where it is no whole one, NaN where it is
-    none.
+    """Returns the number that a text gives, with a point or a decimal comma.
+
+    It is NaN for a text without a number, or 0 where `kind` is int and it gives no whole number.
     """
     none = 0 if kind is int else math.nan
     if not isinstance(text, str | int | float):

@@ -1,4 +1,4 @@
-"""Opens model files in the engines that run them. An engine is imported when a session is opened in it."""
+"""Opens model files in the engines that run them. Each engine is imported when its first session opens."""
 
 from __future__ import annotations
 
@@ -45,13 +45,18 @@ def open_session(
     device: str = "auto",
     threads: int | None = None,
 ) -> Session:
-    """Opens a session for the artefact that was read from `path`.
+    """Open a session for one product's model.
 
     Args:
-        engine: one of `ENGINES` for an .onnx model; None: ONNX Runtime, or OpenVINO for a model in bf16.
+        artefact: The model, as read from `path`.
+        path: The model file, or its place in a .zip.
+        engine: One of `ENGINES` for an .onnx model; None: ONNX Runtime, or OpenVINO for a model in bf16.
+            For a .safetensors model: torch or None.
+        device: Name of a device of the engine; auto: torch chooses, the other engines take the CPU.
+        threads: Number of CPU threads; None: the engine's default.
 
     Raises:
-        InputError: the engine does not run such a file or is not installed, or it cannot use this model.
+        InputError: The engine does not run such a file or is not installed, or it cannot use this model.
     """
     precision = artefact.manifest.calibration.precision
     chosen = _choose_engine(f"model {path}", is_fitted(path), precision, engine)
@@ -62,8 +67,12 @@ def open_session(
 
 
 class OpenModel(NamedTuple):
-    """Model as it runs: a session for each of its products or views. describe: turns images into descriptors;
-    None where nothing is recognised.
+    """Model that is ready to run.
+
+    Attributes:
+        mapping: The models of all products or views.
+        sessions: The session of each product or view, by its name.
+        describe: Turns images into descriptors; None where nothing is recognised.
     """
 
     mapping: ModelMapping
@@ -77,8 +86,17 @@ def open_model(
     device: str = "auto",
     threads: int | None = None,
 ) -> OpenModel:
-    """Opens a model file of any kind, or a fitted model in memory; arguments and errors as of
-    `open_session`.
+    """Open a model file of any kind, or a fitted model in memory.
+
+    Args:
+        model: The model file, or a fitted model.
+        engine: One of `ENGINES` for an exported model; None: ONNX Runtime, or OpenVINO for a model in bf16.
+            For a fitted model: torch or None.
+        device: Name of a device of the engine; auto: torch chooses, the other engines take the CPU.
+        threads: Number of CPU threads; None: the engine's default.
+
+    Raises:
+        InputError: The file cannot be read, or the engine is not installed or cannot use the model.
     """
     if isinstance(model, ModelMapping):
         stored = StoredModel(model, dict.fromkeys(model.products, f"model{TRAINED_SUFFIX}"))
@@ -104,7 +122,11 @@ def open_model(
 
 
 def save_router(mapping: ModelMapping, sessions: Mapping[str, Session], path: Path) -> None:
-    """Writes a router, fitted or exported as its sessions are, atomically. InputError: another suffix."""
+    """Write a router atomically, fitted or exported as its sessions are.
+
+    Raises:
+        InputError: The suffix of `path` is not the one of such a router.
+    """
     networks = {}
     for name, one in sessions.items():
         if isinstance(one, ExportedSession) and one.network is not None:
@@ -123,7 +145,7 @@ def _import_torch_runtime() -> ModuleType:
 
 
 def exported_engine(name: str) -> Engine:
-    """The engine of this name, one of `ENGINES`. InputError where it is not installed."""
+    """Return the engine of this name, one of `ENGINES`; raise InputError where it is not installed."""
     if name == "openvino":
         from flawscope.runtime.openvino import OpenVino
 
@@ -134,7 +156,17 @@ def exported_engine(name: str) -> Engine:
 
 
 def _choose_engine(model: str, trained: bool, precision: str, engine: str | None) -> str:
-    """The engine that runs a model, `engine` where it is given. InputError where that does not run it."""
+    """Return the name of the engine that runs a model.
+
+    Args:
+        model: Names the model in errors.
+        trained: Whether it is fitted; else it is exported.
+        precision: The precision that it was calibrated in.
+        engine: The wanted engine; None: any.
+
+    Raises:
+        InputError: The wanted engine does not run the model.
+    """
     if engine not in (None, *(["torch"] if trained else ENGINES)):
         runs = "torch runs it; export it first" if trained else f"use one of {', '.join(ENGINES)}"
         raise InputError(f"cannot run {model} with engine {engine!s:.20}: {runs}")
@@ -147,7 +179,7 @@ def _choose_engine(model: str, trained: bool, precision: str, engine: str | None
 
 
 def check_threads(threads: int | None) -> None:
-    """InputError if the number of threads is below 1."""
+    """Raise InputError if the number of threads is below 1."""
     if threads is not None and threads < 1:
         raise InputError(f"cannot compute with {threads} threads: give 1 or more")
 

@@ -1,10 +1,10 @@
-"""Writes and reads model files: a mapping of names to models, fitted in a .safetensors file, exported in a
-.zip. One product alone stands in a .safetensors or .onnx file, as `artefact.model_file` and `onnx_file` have
-it.
+"""Writes and reads model files of any kind: of one product, or of several products or views.
 
-Several models have a document, of one form in both files: format, versions, a row of `products` with the name
-of each model, and what tells which of them judges a picture: `recognition`, or `views`, the pattern of names.
-Two stores say where the rest lies:
+The model of one product is a .safetensors or .onnx file: `artefact.model_file` and `onnx_file`. Several
+models stand in a .safetensors file where they are fitted, in a .zip where they are exported. Both have a
+document of the same form: format, versions, a row of `products` for each model with its name, and
+`recognition` or `views` (the pattern of names), which assign a picture to a model. The rest lies elsewhere in
+the file:
 
 | | `_TensorFile`, .safetensors | `_Archive`, .zip, not compressed |
 |---|---|---|
@@ -60,19 +60,24 @@ Path = str | os.PathLike[str]
 
 
 class StoredModel(NamedTuple):
-    """A model of a file. places: where the networks of exported ones stand, by name."""
+    """Model that was read from a file.
+
+    Attributes:
+        mapping: The models of all products or views.
+        places: Where each model stands, by its name.
+    """
 
     mapping: ModelMapping
     places: dict[str, Place]
 
 
 def is_fitted(path: Place) -> bool:
-    """Whether a model file is a fitted one; else it is exported."""
+    """Whether a model file is fitted; else it is exported."""
     return not isinstance(path, Member) and _suffix(path) == TRAINED_SUFFIX
 
 
 def is_router(path: Path) -> bool:
-    """Whether a model file has models of several products or views. InputError: missing or damaged."""
+    """Whether a model file has several products or views; raise InputError if it is missing or damaged."""
     if _suffix(path) != TRAINED_SUFFIX:
         return _suffix(path) == ARCHIVE_SUFFIX
     with files.open_file(path) as file:
@@ -83,13 +88,15 @@ def is_router(path: Path) -> bool:
 
 
 def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) -> None:
-    """Writes the models of several products, or views, atomically. An old file stays where that fails.
+    """Write the models of several products, or views, atomically: if that fails, an old file stays.
 
     Args:
-        networks: of the models, where they are exported; empty: they are fitted.
+        model: The models.
+        path: The file to write: a .zip for exported models, a .safetensors file for fitted ones.
+        networks: The network of each exported model, by its name; empty: the models are fitted.
 
     Raises:
-        FlawscopeError: the file cannot be written.
+        FlawscopeError: The file cannot be written.
     """
     store = _ArchiveWriter(networks) if networks else _TensorWriter()
     rows = [{"name": name, **store.add_model(name, one)} for name, one in model.products.items()]
@@ -103,14 +110,16 @@ def write(model: ModelMapping, path: Path, networks: Mapping[str, NetworkFile]) 
 
 
 class _Writer(Protocol):
-    """Takes what a document only refers to, and returns what the document says of it."""
+    """Writer of a file of several models: it collects the models, and writes them with their document."""
 
-    def add_model(self, name: str, model: Artefact) -> Json: ...
+    def add_model(self, name: str, model: Artefact) -> Json:
+        """Add a model, and return its row of the document, without the name."""
 
-    def add_recognition(self, model: DescriptorModel) -> Json: ...
+    def add_recognition(self, model: DescriptorModel) -> Json:
+        """Add the network that recognises products, and return its entry in the document."""
 
     def write(self, document: Json, path: Path) -> None:
-        """Writes the document, and what was added."""
+        """Write the document, and everything that was added."""
 
 
 class _TensorWriter:
@@ -132,7 +141,7 @@ class _TensorWriter:
         }
 
     def _add(self, given: Mapping[str, Array]) -> dict[str, str]:
-        """Keeps tensors, and returns the key of each: its hash."""
+        """Keep tensors, and return the key of each: its hash."""
         keys = {}
         for name, values in given.items():
             about = f"{values.dtype.str} {values.shape}".encode()
@@ -156,7 +165,7 @@ class _ArchiveWriter:
         return {"file": file}
 
     def _file_name(self, name: str) -> str:
-        """A file's name for a model, which no other one has."""
+        """Return a file name for a model that no other file of the archive has."""
         number = len(self._models)
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
         file = f"{plain or number}.onnx"
@@ -186,7 +195,7 @@ class _ArchiveWriter:
 
 
 def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """Opens a file of an archive to be written: the same bytes whenever that is done."""
+    """Open a file of an archive to be written. Its bytes do not depend on the time."""
     return archive.open(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), "w", force_zip64=True)
 
 
@@ -194,10 +203,10 @@ def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 
 def read(path: Path) -> StoredModel:
-    """Reads and checks a model file of any kind. Networks of exported models are checked, and not loaded.
+    """Read and check a model file of any kind. Networks of exported models are checked, and not loaded.
 
     Raises:
-        InputError: one line that says what is wrong with the file.
+        InputError: The file is missing, damaged or no model; one line names the fault.
     """
     if not is_router(path):
         return StoredModel(ModelMapping.of(read_one(path)), {"": path})
@@ -212,21 +221,21 @@ def read(path: Path) -> StoredModel:
 
 
 def read_one(path: Path) -> Artefact:
-    """Reads and checks the model of one product. InputError, for a file of several, too."""
+    """Read and check the model of one product; raise InputError for a damaged file or one of several."""
     if files.suffix_of(path) == ARCHIVE_SUFFIX:
         raise files.several_products_error(path)
     return model_file.read(path) if is_fitted(path) else onnx_file.read(path)
 
 
 def read_fitted(path: Path) -> ModelMapping:
-    """Reads and checks a fitted model of any kind. InputError, for an exported one, too."""
+    """Read and check a fitted model of any kind; raise InputError for a damaged or an exported file."""
     if not is_fitted(path):
         raise files.exported_error(path)
     return read(path).mapping
 
 
 def read_facts(path: Path) -> ModelFacts:
-    """Reads what a model file of any kind says of its models. Tensors and networks are not checked."""
+    """Read the facts of a model file of any kind. Tensors and networks are not checked."""
     if not is_router(path):
         return ModelFacts.of(read_manifest(path))
     with _opened(path) as (document, store):
@@ -235,26 +244,29 @@ def read_facts(path: Path) -> ModelFacts:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Reads the manifest of one product's model. InputError for a file of several."""
+    """Read the manifest of one product's model; raise InputError for a file of several."""
     if files.suffix_of(path) == ARCHIVE_SUFFIX:
         raise files.several_products_error(path)
     return model_file.read_manifest(path) if is_fitted(path) else onnx_file.read_manifest(path)
 
 
 class _Reader(Protocol):
-    """Finds what a document refers to. Any error of a wrong reference is raised, as it comes."""
+    """Reader of the models to which a document refers; any error of a wrong reference is raised unchanged."""
 
-    def read_manifest(self, row: Facts) -> Manifest: ...
+    def read_manifest(self, row: Facts) -> Manifest:
+        """Read the manifest of a row's model. Tensors and network are not checked."""
 
-    def read_model(self, row: Facts) -> Artefact: ...
+    def read_model(self, row: Facts) -> Artefact:
+        """Read and check a row's model."""
 
-    def read_recognition(self, about: Facts) -> DescriptorModel: ...
+    def read_recognition(self, about: Facts) -> DescriptorModel:
+        """Read the network that recognises products, from its entry in the document."""
 
     def place(self, row: Facts) -> Place:
-        """Returns where a model stands."""
+        """Return where a row's model stands."""
 
     def check_all_is_used(self) -> None:
-        """KeyError where the file holds what nothing referred to."""
+        """Raise KeyError where the file holds a tensor to which nothing referred."""
 
 
 class _TensorFile:
@@ -282,7 +294,7 @@ class _TensorFile:
         return DescriptorModel.from_stored(about, tensors, known, samples)
 
     def _find(self, keys: Mapping[str, str]) -> Tensors:
-        """The tensors of these keys, by their names."""
+        """Return the tensors of these keys, by their names."""
         if self._read is None:  # a manifest is read without them
             self._read = read_tensors(self._file, self._header, self._path)
         self._used |= {*keys.values()}
@@ -321,7 +333,7 @@ class _Archive:
         return DescriptorModel.from_stored(about, graph, known, samples)
 
     def place(self, row: Facts) -> Member:
-        """Finds where a file in the archive stands. InputError where it is compressed."""
+        """Find where a file of the archive stands; raise InputError where it is compressed."""
         info = self._archive.getinfo(str(row["file"]))
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise files.unusable_file_error(
@@ -335,14 +347,15 @@ class _Archive:
         return Member(os.fspath(self._path), info.filename, start, info.file_size)
 
     def check_all_is_used(self) -> None:
-        """Does nothing: a file that somebody put to the archive harms nobody."""
+        """Do nothing: a file that somebody added to the archive harms nobody."""
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
-    """Opens a file of several models: its document, and where to find what that refers to.
+    """Open a file of several models; yield its document, and a reader of everything that it refers to.
 
-    InputError where it is no such file, or damaged.
+    Raises:
+        InputError: The file is damaged, or no model of several products.
     """
     with files.open_file(path) as file:
         try:
@@ -365,7 +378,7 @@ def _opened(path: Path) -> Iterator[tuple[Json, _Reader]]:
 
 
 def _rows(document: Facts) -> dict[str, Facts]:
-    """The row of each model, by its name. ValueError, TypeError or KeyError where the list is damaged."""
+    """Return each model's row by its name; raise ValueError, TypeError or KeyError for a damaged list."""
     rows = document["products"]
     found: dict[str, Facts] = {row["name"]: row for row in rows}
     if not isinstance(rows, list) or not 0 < len(found) == len(rows) <= MAX_PRODUCTS:

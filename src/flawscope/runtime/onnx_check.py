@@ -1,10 +1,10 @@
-"""Checks the network in an .onnx file, before ONNX Runtime sees it, against a list of what is allowed.
+"""Checks the network in an .onnx file against lists of allowed parts, before ONNX Runtime loads it.
 
-Whoever makes a file can make its hashes right, so they say nothing about what the network does. ONNX Runtime
-runs whatever it finds: a Loop that never ends, partly already while loading, or functions that call each
-other 2^30 times. So everything that is not listed here is refused: operators, and also fields of the format,
-above all those for graphs inside graphs, functions and other files. An accepted network ends after as many
-steps as it has nodes. It may still ask for much memory; only the session can limit that.
+Whoever makes a file can make its hashes right: they prove nothing about the network. ONNX Runtime runs
+anything: a Loop that never ends, partly already while it loads, or functions that call each other 2^30 times.
+Everything that is not listed here is therefore refused: operators, and also fields of the format, above all
+those for graphs inside graphs, functions and other files. An accepted network ends after as many steps as it
+has nodes. It may still need much memory; only the session can limit that.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ FieldContent = tuple[int, int, int]  # a field's number, where its content begin
 
 
 def check(data: Buffer) -> None:
-    """Checks an .onnx file. ValueError, with the reason, unless it is made of the known parts alone."""
+    """Raise ValueError, with the reason, unless an .onnx file is made of allowed parts alone."""
     nodes = 0
-    for number, begin, end in _allowed(data, 0, len(data), _MODEL_FIELDS, "a model"):
+    for number, begin, end in _allowed_fields(data, 0, len(data), _MODEL_FIELDS, "a model"):
         if number != GRAPH:
             continue
-        for part, start, stop in _allowed(data, begin, end, _GRAPH_FIELDS, "a graph"):
+        for part, start, stop in _allowed_fields(data, begin, end, _GRAPH_FIELDS, "a graph"):
             if part == NODE:
                 nodes += 1
                 if nodes > MAX_NODES:
@@ -84,7 +84,7 @@ def check(data: Buffer) -> None:
 
 
 def _check_node(data: Buffer, begin: int, end: int) -> None:
-    parts = list(_allowed(data, begin, end, _NODE_FIELDS, "a node"))
+    parts = list(_allowed_fields(data, begin, end, _NODE_FIELDS, "a node"))
     operator, domain = (_read_text(data, parts, number) for number in (OP_TYPE, DOMAIN))
     if operator not in OPERATORS.get(domain, ()):
         raise ValueError(
@@ -96,7 +96,7 @@ def _check_node(data: Buffer, begin: int, end: int) -> None:
 
 
 def _check_attribute(data: Buffer, begin: int, end: int) -> None:
-    parts = list(_allowed(data, begin, end, _ATTRIBUTE_FIELDS, "an attribute"))
+    parts = list(_allowed_fields(data, begin, end, _ATTRIBUTE_FIELDS, "an attribute"))
     name = _read_text(data, parts, NAME)
     for number, start, stop in parts:
         if number == TENSOR:
@@ -113,15 +113,17 @@ def _check_attribute(data: Buffer, begin: int, end: int) -> None:
 
 
 def _check_tensor(data: Buffer, begin: int, end: int) -> None:
-    for number, start, stop in _allowed(data, begin, end, _TENSOR_FIELDS, "a tensor"):
+    for number, start, stop in _allowed_fields(data, begin, end, _TENSOR_FIELDS, "a tensor"):
         if number == EXTERNAL_DATA or (number == DATA_LOCATION and _read_integer(data, start, stop)):
             raise ValueError("its weights lie in other files")  # anywhere on the disk
         if number == DATA_TYPE and _read_integer(data, start, stop) not in _DATA_TYPES:
             raise ValueError("its network has tensors of text, or of another type that is not allowed")
 
 
-def _allowed(data: Buffer, begin: int, end: int, numbers: set[int], what: str) -> Iterator[FieldContent]:
-    """Yields the fields of a message. ValueError for one whose number is not allowed."""
+def _allowed_fields(
+    data: Buffer, begin: int, end: int, numbers: set[int], what: str
+) -> Iterator[FieldContent]:
+    """Yield the fields of a message; raise ValueError for a field whose number is not allowed."""
     for number, _, start, stop in parse_fields(data, begin, end):
         if number not in numbers:
             raise ValueError(f"its network has {what} with parts that are not allowed (field {number})")
@@ -129,7 +131,10 @@ def _allowed(data: Buffer, begin: int, end: int, numbers: set[int], what: str) -
 
 
 def _read_text(data: Buffer, parts: list[FieldContent], number_wanted: int) -> str:
-    """Text of the one field with this number, or empty. ValueError for several: readers could differ."""
+    """Return the text of the field with this number, or an empty text; raise ValueError for several fields.
+
+    Of several fields, readers could take different ones.
+    """
     found = [bytes(data[start:stop]) for number, start, stop in parts if number == number_wanted]
     if len(found) > 1:
         raise ValueError("its network says one thing twice")
@@ -137,12 +142,12 @@ def _read_text(data: Buffer, parts: list[FieldContent], number_wanted: int) -> s
 
 
 def _read_integer(data: Buffer, begin: int, end: int) -> int:
-    """Reads an integer of any width, so that a value that wraps around is not taken for a small one."""
+    """Read an integer of any width: a value that wraps around is not taken for a small one."""
     return sum((data[k] & 127) << 7 * (k - begin) for k in range(begin, min(end, begin + 10)))
 
 
 def _is_64_bit(data: Buffer, begin: int, end: int) -> bool:
-    """Whether an integer from `begin` to `end` is beyond 32 bits; a negative one is written as 2^64 less."""
+    """Whether an integer from `begin` to `end` is beyond 32 bits; a negative n is written as 2^64 + n."""
     while begin < end:
         value, begin = read_varint(data, begin, end)
         if 2**31 <= value % 2**64 < 2**64 - 2**31:
@@ -156,7 +161,7 @@ def _is_64_bit(data: Buffer, begin: int, end: int) -> bool:
 
 
 def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Field]:
-    """Yields the fields of one message. ValueError if the data are no message."""
+    """Yield the fields of a message; raise ValueError if the data are no message."""
     end = len(data) if end is None else end
     for _ in range(MAX_FIELDS):
         if begin == end:
@@ -180,7 +185,7 @@ def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterat
 
 
 def read_varint(data: Buffer, begin: int, end: int) -> tuple[int, int]:
-    """Reads a number of seven bits a byte, lowest first; returns it and the place where it ends."""
+    """Read a number of seven bits a byte, lowest first; return it and the place where it ends."""
     value = 0
     for k in range(min(10, end - begin)):
         byte = data[begin + k]

@@ -1,10 +1,11 @@
-"""Reads and writes the .onnx model file: a network and, in its metadata, the contents of a .safetensors
-model's header: the manifest, the sample pictures, the region of interest, and hashes of all this and of the
+"""Reads and writes the .onnx model file: a network, with the rest of the model in its metadata.
+
+The metadata hold the manifest, the sample pictures, the region of interest, and hashes of these and of the
 network.
 
-An .onnx file is one protobuf message, ModelProto. Metadata are its fields 14, each a key (1) and a value (2):
-they are read by skipping the rest, and exchanged while every other byte, the weights above all, stays as it
-is, without the onnx package. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+An .onnx file is one protobuf message, ModelProto. Metadata are its fields 14, each a key (1) and a value (2).
+They are read and exchanged without the onnx package: other fields are skipped, and every other byte stays
+unchanged, above all the weights. https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from __future__ import annotations
@@ -49,7 +50,14 @@ MAX_TENSOR_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safete
 
 
 class Member(NamedTuple):
-    """File that stands in another one as it is, `size` bytes from `start` on."""
+    """File that stands in another file, not compressed.
+
+    Attributes:
+        path: The outer file.
+        name: The inner file's name.
+        start: Where it begins in the outer file, in bytes.
+        size: Its length in bytes.
+    """
 
     path: str
     name: str
@@ -60,6 +68,7 @@ class Member(NamedTuple):
         return f"{self.path} ({self.name})"
 
     def read(self) -> bytes:
+        """Return the inner file's bytes; raise InputError where the outer file is missing or too short."""
         with _memory_map(self) as data:
             return bytes(data)
 
@@ -68,16 +77,16 @@ Place = str | os.PathLike[str] | Member
 
 
 def read_manifest(path: Place) -> Manifest:
-    """Reads the manifest alone. Weights are neither read nor checked."""
+    """Read the manifest alone. Weights are neither read nor checked."""
     with _memory_map(path) as data:
         return _parse_manifest(_read_entries(data, path), path)
 
 
 def read(path: Place) -> Artefact:
-    """Reads manifest, sample pictures and region of interest. Weights are checked, and not loaded.
+    """Read manifest, sample pictures and region of interest. Weights are checked, and not loaded.
 
     Raises:
-        InputError: one line that says what is wrong with the file.
+        InputError: The file is missing, damaged or no model; one line names the fault.
     """
     with _memory_map(path) as data:
         entries = _read_entries(data, path)
@@ -96,7 +105,7 @@ def read(path: Place) -> Artefact:
 
 
 def write(artefact: Artefact, network: Buffer, path: str | os.PathLike[str]) -> None:
-    """Writes a network (an .onnx file's bytes) with this artefact's manifest and samples, atomically."""
+    """Write a network (an .onnx file's bytes) with this artefact's manifest and samples, atomically."""
     with files.atomic_write(path) as file:
         _write_network(artefact, network, file)
 
@@ -108,13 +117,19 @@ def _write_network(artefact: Artefact, network: Buffer, file: IO[bytes]) -> None
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """Network in a file, as a session opened it. `digest`: its SHA-256, which `read` has compared."""
+    """Network in a file, as it was when a session opened it.
+
+    Attributes:
+        path: The file, or its place in a .zip.
+        digest: SHA-256 (hex) of the network, which `read` has compared; None: the file has none.
+    """
 
     path: str | Member
     digest: str | None
 
     @classmethod
     def open(cls, path: Place) -> NetworkFile:
+        """Read the digest of a file's network; raise InputError where the file is missing or damaged."""
         with _memory_map(path) as data:
             place = path if isinstance(path, Member) else os.fspath(path)
             return cls(place, _read_entries(data, path).get(SHA256))
@@ -128,12 +143,12 @@ class NetworkFile:
             return False
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """Writes the network with another manifest; weights are copied byte by byte."""
+        """Write the network with another manifest, atomically; weights are copied byte by byte."""
         with files.atomic_write(path) as file:
             self.write_to(file, artefact)
 
     def write_to(self, file: IO[bytes], artefact: Artefact) -> None:
-        """Writes to an open file what `save` writes."""
+        """Write the network with another manifest to an open file; raise InputError where it has changed."""
         with _memory_map(self.path) as data:
             if sha256_hex(without_metadata(data)) != self.digest:
                 raise files.unusable_file_error(
@@ -143,7 +158,7 @@ class NetworkFile:
 
 
 def sha256_hex(pieces: Iterable[bytes | memoryview]) -> str:
-    """SHA-256 (hex)."""
+    """Return the SHA-256 (hex) of the pieces in their order."""
     found = hashlib.sha256()
     for piece in pieces:
         found.update(piece)
@@ -151,7 +166,7 @@ def sha256_hex(pieces: Iterable[bytes | memoryview]) -> str:
 
 
 def metadata_hash(entries: Mapping[str, str]) -> str:
-    """SHA-256 (hex) of all entries but the hash itself."""
+    """Return the SHA-256 (hex) of all entries but the hash itself."""
     ours = {k: v for k, v in entries.items() if k != METADATA_SHA256}
     return sha256_hex([json.dumps(ours, sort_keys=True).encode()])
 
@@ -171,7 +186,7 @@ def _memory_map(path: Place) -> Iterator[memoryview]:
 
 
 def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
-    """Metadata for a network of this digest. ASCII only."""
+    """Return the metadata for a network of this digest. ASCII only."""
     stored = artefact.stored_tensors()
     tensors = {}
     for entry, (name, kind) in KEPT_TENSORS.items():
@@ -197,7 +212,7 @@ def _read_entries(data: memoryview, path: object) -> dict[str, str]:
 
 
 def _parse_manifest(entries: Mapping[str, str], path: object) -> Manifest:
-    """Reads the manifest. InputError, naming the file, if there is none or it was altered."""
+    """Read the manifest; raise InputError, with the file's name, if it is missing or was altered."""
     try:
         content = json.loads(entries[METADATA_KEY], parse_constant=files.reject_constant)
         if not isinstance(content, dict):
@@ -214,7 +229,7 @@ def _parse_manifest(entries: Mapping[str, str], path: object) -> Manifest:
 
 
 def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object) -> dict[str, Array]:
-    """Reads sample pictures and region of interest, where they are kept."""
+    """Read the tensors of `KEPT_TENSORS` that the metadata have; raise InputError where they are damaged."""
     size = manifest.preprocess.network_size
     count = len(manifest.samples)
     grid = tuple(-(-side // MAP_STRIDE) for side in size)
@@ -236,7 +251,11 @@ def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: object
 
 
 def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the looks, whose number the file does not say elsewhere. zlib.error or ValueError."""
+    """Return the shapes of the looks, whose number follows from the length of their rows.
+
+    Raises:
+        ValueError, zlib.error: The rows are damaged.
+    """
     packed = entries.get(f"{METADATA_KEY}.{LOOK_ROWS}")
     if packed is None:
         return {}
@@ -247,7 +266,10 @@ def _look_shapes(entries: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
 
 
 def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[np.generic]) -> Array:
-    """Unpacks an array. ValueError or zlib.error if it has another size; no more than that is unpacked."""
+    """Unpack an array of this shape and type; raise ValueError or zlib.error if its size is another.
+
+    Of a longer array, no more than that size and a byte is unpacked.
+    """
     size = math.prod(shape) * kind.itemsize
     if size > MAX_TENSOR_BYTES:
         raise ValueError
@@ -262,12 +284,12 @@ def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[np.generic])
 
 
 def parse_entries(data: Buffer) -> dict[str, str]:
-    """Reads our metadata. ValueError if the file is damaged."""
+    """Return the metadata whose keys are flawscope's; raise ValueError if the file is damaged."""
     return {key: value for key, value, _, _ in _iterate_metadata(data) if key.startswith(METADATA_KEY)}
 
 
 def without_metadata(data: Buffer) -> Iterator[Buffer]:
-    """Yields the file without our metadata, in pieces."""
+    """Yield the file without flawscope's metadata, in pieces."""
     begin = 0
     for key, _, start, after in _iterate_metadata(data):
         if key.startswith(METADATA_KEY):
@@ -277,7 +299,7 @@ def without_metadata(data: Buffer) -> Iterator[Buffer]:
 
 
 def write_entries(file: IO[bytes], pieces: Iterable[Buffer], entries: Mapping[str, str]) -> None:
-    """Writes a body, and metadata behind it."""
+    """Write a network's pieces, and metadata behind them."""
     for piece in pieces:
         file.write(piece)
     for key, value in entries.items():
@@ -286,7 +308,7 @@ def write_entries(file: IO[bytes], pieces: Iterable[Buffer], entries: Mapping[st
 
 
 def _iterate_metadata(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
-    """Yields key, value, begin and end of each entry."""
+    """Yield key, value, begin and end of each entry."""
     for number, start, content, after in parse_fields(data):
         if number == METADATA_PROPS:
             parts = {n: bytes(data[a:b]).decode() for n, _, a, b in parse_fields(data, content, after)}

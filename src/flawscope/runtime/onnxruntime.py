@@ -21,6 +21,10 @@ class OnnxRuntime(Engine):
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
     ) -> Graph:
+        """Open an .onnx file, or its bytes, on the CPU or with CUDA; `precision` has no effect.
+
+        Only a file on the CPU has lanes: each call on one core needs a second engine, opened from that file.
+        """
         engine = _open_session(network, device, threads)
         inputs = {}
         for given in engine.get_inputs():
@@ -39,7 +43,7 @@ class OnnxRuntime(Engine):
 
 
 def _run_for(engine: onnxruntime.InferenceSession, wanted: list[str], outputs: list[str]) -> Compute:
-    """Function that computes some of the outputs, and nothing that these do not need."""
+    """Return a function that computes some of the outputs, and nothing that these do not need."""
     options = onnxruntime.RunOptions()
     options.only_execute_path_to_fetches = wanted != outputs
     return partial(engine.run, wanted, run_options=options)

@@ -34,10 +34,10 @@ _core: openvino.Core | None = None
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Stops OpenVINO's packages, imported in this block, from sending data.
+    """Stop OpenVINO's packages, imported in this block, from sending data.
 
     Unless somebody opted out, `import openvino` reports to its makers and stores an identifier in the home
-    folder. It works without its package for that, so the block makes that package look missing.
+    folder. It works without its package for that: the block makes that package look missing.
     """
     name = "openvino_telemetry"
     with _import_lock:
@@ -52,7 +52,7 @@ def without_telemetry() -> Iterator[None]:
 
 
 def import_openvino() -> ModuleType:
-    """The package openvino. InputError if it is not installed."""
+    """Return the package openvino; raise InputError if it is not installed."""
     try:
         if "openvino" in sys.modules:  # imported by other code, telemetry or not
             import openvino
@@ -66,16 +66,20 @@ def import_openvino() -> ModuleType:
 
 
 def shared_core() -> openvino.Core:
-    """Returns OpenVINO's `Core`: one, for the life of the process.
+    """Return OpenVINO's `Core`: a single object for the life of the process.
 
     Each `Core` loads a CPU plugin, which replaces this thread's stack for signal handlers, and restores the
-    former one when it is unloaded. Of two plugins that are not unloaded in reverse order, the second restores
-    the first one's stack, which is gone: the next signal, such as Ctrl-C, ends the process with a
+    former stack when it is unloaded. Of two plugins that are not unloaded in reverse order, the second
+    restores the first one's stack, which is gone: the next signal, such as Ctrl-C, ends the process with a
     segmentation fault (OpenVINO 2026.4).
 
     The core has run once before it is returned. When several threads run it for the first time together,
-    they can deadlock: one holds Python's lock while it waits for the binding's first import of numpy, and the
-    thread that does this import waits for Python's lock.
+    they can deadlock: a thread holds Python's lock while it waits for the binding's first import of numpy,
+    and the thread that does this import waits for Python's lock.
+
+    Raises:
+        InputError: OpenVINO is not installed.
+        FlawscopeError: OpenVINO cannot run here.
     """
     global _core
     with _core_lock:
@@ -90,7 +94,7 @@ def shared_core() -> openvino.Core:
 
 
 def _run_once(core: openvino.Core) -> None:
-    """Runs a network with inputs and outputs of the two types that networks here have."""
+    """Run a network with inputs and outputs of the two types that networks here have."""
     ov = import_openvino()
     parameters = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
     model = ov.Model([ov.opset13.result(one) for one in parameters], parameters)
@@ -107,7 +111,7 @@ def _run_once(core: openvino.Core) -> None:
 
 
 class OpenVino(Engine):
-    """OpenVINO. Its devices are auto (the CPU), cpu, gpu and npu; its precisions `PRECISION_HINTS`."""
+    """OpenVINO. Its devices are auto (the CPU), cpu, gpu and npu; its precisions are fp32, int8 and bf16."""
 
     runtime, name = "openvino", "OpenVINO"
 
@@ -117,6 +121,10 @@ class OpenVino(Engine):
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
     ) -> Graph:
+        """Open an .onnx file, or its bytes; raise InputError where the device or its precision is missing.
+
+        A network in bf16 is split: its features are computed in bf16, the rest in fp32.
+        """
         device = _find_device(shared_core(), device)
         hint = _precision_hint(shared_core(), device, precision)
         # not converted: converting makes constants of tensors computed from the memory bank, too
@@ -142,7 +150,7 @@ class OpenVino(Engine):
             parts = _split_network(model)
 
         def compiled(**others: str | int | bool) -> Compute:
-            """Compiles the network's parts; all but the first compute in fp32."""
+            """Compile the network's parts; all but the first compute in fp32."""
             chosen = options | others
             rest = chosen | {"INFERENCE_PRECISION_HINT": "f32"}
             made = [
@@ -164,7 +172,7 @@ class OpenVino(Engine):
 
 
 def _take_residuals(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
-    """Divides the network into what computes `RESIDUALS` (None: it does not) and what computes the rest."""
+    """Divide the network into the part that computes `RESIDUALS`, None if it has none, and the rest."""
     ov = import_openvino()
     apart = [result for result in model.get_results() if RESIDUALS in result.input_value(0).names]
     if not apart:
@@ -181,7 +189,7 @@ def _shape(given: openvino.Output) -> list[int | None]:
 def _run_parts(
     parts: Sequence[openvino.CompiledModel], names: Sequence[str], given: Mapping[str, Array]
 ) -> list[Array]:
-    """Results of a network's parts, one after the other, by their names."""
+    """Run a network's parts one after the other, and return the results of these names."""
     found = dict(given)
     for part in parts:  # a request of its own for each call: several threads may call at once
         inputs = {name: found[name] for i in part.inputs for name in i.names if name in STEP_INPUTS}
@@ -191,9 +199,9 @@ def _run_parts(
 
 
 def _split_network(model: openvino.Model) -> list[openvino.Model]:
-    """Splits the network into its two steps: images to features, and features to all other results.
+    """Split the network into its two steps: images to features, and features to all other results.
 
-    The second is given the images too: OpenVINO reads the batch size from them.
+    The second step gets the images too: OpenVINO reads the batch size from them.
     """
     ov = import_openvino()
 

@@ -1,5 +1,6 @@
-"""Defines the session, an engine with a model's network in it, as a `Predictor` uses it; and the sessions of
-exported networks, the same in all engines.
+"""Defines sessions, which run a model's network in an engine, and the session of exported networks.
+
+A `Predictor` uses any session; `ExportedSession` is the same for all engines of exported networks.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ class Runner(Protocol):
         """Number of concurrent calls of `run_alone` that is fastest; 1: `run` is as fast."""
 
     @property
-    def run(self) -> Callable[..., Any]: ...
+    def run(self) -> Callable[..., Any]:
+        """Function that runs a batch of images on all threads."""
 
     @property
     def run_alone(self) -> Callable[..., Any]:
-        """Does as `run`, on one core."""
+        """Function with the arguments and results of `run` that computes on one core."""
 
 
 class Session(Runner, Protocol):
@@ -56,22 +58,23 @@ class Session(Runner, Protocol):
     suffix: str  # of the model files it runs
 
     def run(self, images: NDArray[np.float32]) -> Answers:
-        """Runs images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32."""
+        """Return scores `[B]` and maps `[B, H, W]`, float32, of images `[B, 3, H, W]` float32 in 0..1."""
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32.
+        """Return differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32.
 
-        InputError: the network does not say.
+        Raises:
+            InputError: The network does not compute them.
         """
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
-        """Returns `run` as if the artefact's pictures of a unit had not been learnt from.
+        """Return a `run` that computes as if the artefact's pictures of a unit had not been learnt from.
 
         The run raises an ExcludedPictureError where they cannot be left out.
         """
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """Writes the model file, atomically."""
+        """Write the model file, atomically."""
 
 
 # ------------------------------------------------------------------------------------------ exported networks
@@ -83,13 +86,16 @@ Compute = Callable[[Inputs], Sequence[Array]]  # inputs by name to the results, 
 
 
 class Graph(NamedTuple):
-    """Network in an engine.
+    """Exported network, opened in an engine.
 
-    inputs: type, f32 or i64, and shape of each by its name; None: any number.
-    results: their names, without `RESIDUALS`.
-    lanes: number of concurrent calls that is fastest, each on one core; 1: `run` is as fast.
-    open_alone: opens the network for such calls.
-    open_residuals: opens what computes `RESIDUALS`; None: the network has none.
+    Attributes:
+        inputs: Type, f32 or i64, and shape of each input, by its name; a side of None may have any length.
+        results: Names of the results, without `RESIDUALS`.
+        on_cpu: Whether it runs on the CPU.
+        run: Computes the results.
+        lanes: Number of concurrent calls that is fastest, each on one core; 1: `run` is as fast.
+        open_alone: Opens the network for calls on one core.
+        open_residuals: Opens the part that computes `RESIDUALS`; None: the network has none.
     """
 
     inputs: Mapping[str, tuple[str, Sequence[int | None]]]
@@ -102,7 +108,12 @@ class Graph(NamedTuple):
 
 
 class Engine(ABC):
-    """Engine of exported networks. name: for people."""
+    """Engine of exported networks.
+
+    Attributes:
+        runtime: The engine's name in options, one of `ENGINES`.
+        name: The engine's name in messages.
+    """
 
     runtime: str
     name: str
@@ -111,10 +122,17 @@ class Engine(ABC):
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
     ) -> Graph:
-        """Opens an .onnx file, or its bytes. InputError, or any error of the engine.
+        """Open an .onnx file, or its bytes.
 
         Args:
-            threads: that compute one picture; None: as many as there are cores.
+            network: Path of the file, or its bytes.
+            device: Name of a device of this engine; auto: the CPU.
+            threads: Number of threads that compute one picture; None: as many as there are cores.
+            precision: The precision that the model was calibrated in: fp32, int8 or bf16.
+
+        Raises:
+            InputError: The engine lacks the device or the precision, or cannot use the network.
+            Exception: Any error of the engine itself.
         """
 
     def open_checked(
@@ -126,14 +144,18 @@ class Engine(ABC):
         threads: int | None = None,
         precision: str = "fp32",
     ) -> Graph:
-        """Opens a network as `open`.
+        """Open a network, turn all errors of the engine into InputError, and check the names of its results.
 
         Args:
-            what: names it in errors, such as `model part.onnx`.
-            results: names that its results must have, in this order, `RESIDUALS` apart.
+            network: Path of an .onnx file, or its bytes.
+            what: Names the network in errors, such as `model part.onnx`.
+            results: Names that its results must have, in this order; `RESIDUALS` may be there besides.
+            device: Name of a device of this engine; auto: the CPU.
+            threads: Number of threads that compute one picture; None: as many as there are cores.
+            precision: The precision that the model was calibrated in: fp32, int8 or bf16.
 
         Raises:
-            InputError: it cannot be used, or has other results.
+            InputError: The network cannot be used, or has other results.
         """
         try:
             graph = self.open(network, device, threads, precision)
@@ -146,14 +168,14 @@ class Engine(ABC):
         return graph
 
     def run_checked(self, run: Compute, given: Inputs) -> Sequence[NDArray[np.float32]]:
-        """Results of a network. FlawscopeError where the engine fails."""
+        """Return a network's results as float32; raise FlawscopeError where the engine fails."""
         try:
             return [one.astype(np.float32, copy=False) for one in run(given)]
         except Exception as error:  # engines have no common class of errors
             raise FlawscopeError(f"{self.name} failed: {one_line_message(error)}") from None
 
     def score(self, run: Compute, given: Inputs, count: int, size: tuple[int, int]) -> Answers:
-        """Scores and maps of so many pictures. FlawscopeError where there are other results."""
+        """Return scores `[count]` and maps `[count, *size]`; raise FlawscopeError for any other shape."""
         scores, maps = self.run_checked(run, given)
         if (scores.shape, maps.shape) != ((count,), (count, *size)):
             raise FlawscopeError("the model's results have other shapes than they should: export it anew")
@@ -161,15 +183,26 @@ class Engine(ABC):
 
 
 def mismatch_error(what: str) -> InputError:
+    """Return the error for a network, named by `what`, whose inputs or outputs are not the expected ones."""
     return InputError(f"cannot use {what}: it has other inputs and outputs; export it anew")
 
 
 class ExportedSession:
-    """Session that runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]` by the network of
-    an .onnx file, or by its bytes, in any engine. device, threads, precision: as for `Engine.open`.
+    """Session of an exported network, from an .onnx file or its bytes, in any engine.
+
+    It runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`.
+
+    Args:
+        engine: The engine that runs the network.
+        model: Path of the .onnx file, or its bytes.
+        device: Name of a device of the engine; auto: the CPU.
+        threads: Number of threads that compute one picture; None: as many as there are cores.
+        precision: The precision that the model was calibrated in: fp32, int8 or bf16.
 
     Attributes:
-        network: of the file that it was opened from; None: it came from none.
+        network: The network in its file; None: it was opened from bytes.
+        graph: The network as the engine has opened it.
+        size: Height and width of its images, in pixels.
     """
 
     suffix = ".onnx"
@@ -209,7 +242,7 @@ class ExportedSession:
         threads: int | None = None,
         precision: str = "fp32",
     ) -> Self:
-        """The session of the artefact that was read from `path`. InputError if they do not fit."""
+        """Open the session of an artefact that was read from `path`; raise InputError if they do not fit."""
         network = path.read() if isinstance(path, Member) else path
         session = cls(engine, network, device, threads, precision)
         if session.size != tuple(artefact.manifest.preprocess.network_size):
@@ -218,7 +251,7 @@ class ExportedSession:
         return session
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickles where the network lies, not the network: another process opens the file again."""
+        """Pickle the place of the network, not the network: another process opens the file again."""
         if self.network is None:
             raise FlawscopeError("a network without a file cannot be pickled")
         return _open_again, (type(self.engine), self.network, *self._how)
@@ -236,12 +269,18 @@ class ExportedSession:
 
     @property
     def lanes(self) -> int:
+        """Number of concurrent calls of `run_alone` that is fastest; 1: `run` is as fast."""
         return self.graph.lanes
 
     def run(self, images: NDArray[np.float32]) -> Answers:
+        """Return scores `[B]` and maps `[B, H, W]` of images `[B, 3, H, W]`, on the session's threads."""
         return self._answers(self.graph.run, images)
 
     def run_alone(self, images: NDArray[np.float32]) -> Answers:
+        """Return scores `[B]` and maps `[B, H, W]` of images `[B, 3, H, W]`, on one core.
+
+        The first call opens the network again for this; where that is impossible, all threads compute.
+        """
         with self._alone_lock:
             if self._run_alone is None:
                 same = self.network is None or self.network.is_unchanged()  # else the file has another one
@@ -250,6 +289,7 @@ class ExportedSession:
         return self._answers(self._run_alone, images)
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return differences `[B, C, h, w]` of images from good ones; raise InputError if there are none."""
         if self.graph.open_residuals is None:
             raise InputError(
                 "this exported model does not say how pictures differ: `flawscope kinds` takes the "
@@ -262,6 +302,8 @@ class ExportedSession:
         return cells
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
+        """Return a function that raises ExcludedPictureError: nothing can be left out of such a network."""
+
         def refuse(images: NDArray[np.float32]) -> Answers:
             raise ExcludedPictureError("an exported network cannot leave out what it has learnt from")
 
@@ -271,7 +313,7 @@ class ExportedSession:
         return self.engine.score(run, {"images": images}, len(images), self.size)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """Writes this network with the artefact's manifest, atomically."""
+        """Write this network with the artefact's manifest, atomically."""
         if self.network is None:
             raise FlawscopeError("a network without a file cannot be saved")
         self.network.save(artefact, path)
@@ -280,7 +322,7 @@ class ExportedSession:
 def _open_again(
     engine: type[Engine], network: NetworkFile, device: str, threads: int | None, precision: str
 ) -> ExportedSession:
-    """Opens a pickled session. InputError where its file is gone, or has another network by now."""
+    """Open a pickled session; raise InputError where its file is gone, or has another network by now."""
     if not network.is_unchanged():
         raise files.unusable_file_error(network.path, "it is gone or has changed since; load it again")
     path = network.path
@@ -291,9 +333,16 @@ def _open_again(
 
 
 class ExportedDescriptors:
-    """The function of a router's exported descriptor network. device, threads: as for `Engine.open`.
+    """Function from images `[B, 3, H, W]` to descriptors `[B, D]`: a router's exported descriptor network.
 
-    InputError where the network does something that is not known, or has other outputs.
+    Args:
+        engine: The engine that runs the network.
+        graph: The network, as bytes of an .onnx file.
+        device: Name of a device of the engine; auto: the CPU.
+        threads: Number of threads that compute one picture; None: as many as there are cores.
+
+    Raises:
+        InputError: The network has unknown operations, or other outputs.
     """
 
     def __init__(self, engine: Engine, graph: bytes, device: str = "auto", threads: int | None = None):
@@ -306,6 +355,7 @@ class ExportedDescriptors:
         self._run = engine.open_checked(graph, what, ["descriptors"], device, threads).run
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return descriptors `[B, D]` of images `[B, 3, H, W]`; raise FlawscopeError if the engine fails."""
         return self._engine.run_checked(self._run, {"images": images})[0]
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -16,7 +16,8 @@ from flawscope.errors import InputError
 from flawscope.machine import LARGE_BATCH, SMALL_BATCH, batch_size_for
 from flawscope.methods import registry
 from flawscope.methods.descriptors import DescriptorNetwork
-from flawscope.methods.detector import Detector, resolve_device
+from flawscope.methods.detector import Detector as Detector
+from flawscope.methods.detector import resolve_device
 from flawscope.methods.task import LeaveOut
 from flawscope.methods.threads import set_thread_count, workers
 from flawscope.pictures.table import learnt_units
@@ -24,7 +25,7 @@ from flawscope.runtime.session import Answers, Run
 
 
 class TorchSession:
-    """Session: images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, numpy in and out."""
+    """Session of a fitted model: images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`."""
 
     runtime = "torch"
     suffix = ".safetensors"
@@ -37,7 +38,10 @@ class TorchSession:
 
     @classmethod
     def open(cls, artefact: Artefact, device: str = "auto", threads: int | None = None) -> TorchSession:
-        """Opens a session of an artefact. `threads` holds for all that torch does in this process."""
+        """Open a session of an artefact; raise InputError where its tensors do not fit its configuration.
+
+        `threads` is set for everything that torch computes in this process; None: torch's number stays.
+        """
         set_thread_count(threads)
         tensors = {k: torch.from_numpy(np.asarray(v)) for k, v in artefact.tensors.items() if k != "samples"}
         try:
@@ -60,6 +64,7 @@ class TorchSession:
         return torch.get_num_threads() if self.device.type == "cpu" else 1
 
     def run_alone(self, images: NDArray[np.float32]) -> Answers:
+        """Return scores `[B]` and maps `[B, H, W]` of images `[B, 3, H, W]`; on a CPU, by one thread."""
         if self.device.type != "cpu":
             return self.run(images)
         with workers(self.device) as each:
@@ -67,6 +72,7 @@ class TorchSession:
         return scores.float().numpy(), maps.float().numpy()
 
     def run(self, images: NDArray[np.float32]) -> Answers:
+        """Return scores `[B]` and maps `[B, H, W]`, float32, of images `[B, 3, H, W]`."""
         batch = torch.from_numpy(images)
         if self.device.type == "cpu" and len(batch) > 1:
             # One picture a thread: no thread waits for another, which matters most on a busy machine
@@ -79,11 +85,13 @@ class TorchSession:
         return scores.float().cpu().numpy(), maps.float().cpu().numpy()
 
     def residuals(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return differences of images `[B, 3, H, W]` from good ones, cells `[B, C, h, w]` float32."""
         with workers(self.device) as each:  # on a CPU by one thread: others go on beside it
             [cells] = each(self.model.residuals, [torch.from_numpy(images).to(self.device)])
         return np.asarray(cells.float().cpu().numpy())
 
     def run_without(self, artefact: Artefact, unit: int) -> Run:
+        """Return a `run` that computes as if the artefact's pictures of a unit had not been learnt from."""
         if self._leave_out is None or self._leave_out[0] is not artefact:
             kept = {name: one for name, one in artefact.tensors.items() if name != "samples"}
             tensors = {name: torch.from_numpy(np.asarray(one)) for name, one in kept.items()}
@@ -92,13 +100,12 @@ class TorchSession:
         return self._leave_out[1].run(unit)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
+        """Write the artefact as a .safetensors file, atomically."""
         model_file.write(artefact, path)
 
 
 def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact]) -> None:
-    """Lets sessions have one copy of the tensors that their artefacts share: those that are the same
-    arrays.
-    """
+    """Let sessions have one copy of each tensor that is the same array in their artefacts."""
     first: dict[tuple[int, torch.dtype], Tensor] = {}
     for session, artefact in zip(sessions, artefacts, strict=True):
         for name, own in session.model.state_dict(keep_vars=True).items():
@@ -109,12 +116,13 @@ def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact
 
 
 class Describing:
-    """Function from images `[B, 3, H, W]` to descriptors `[B, D]`, for several threads."""
+    """Function from images to descriptors, which several threads may call at once."""
 
     def __init__(self, network: DescriptorNetwork):
         self._network = network
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return descriptors `[B, D]` of images `[B, 3, H, W]`, both float32."""
         device, batch = self._network.roi.device, torch.from_numpy(images)
         if device.type == "cpu" and torch.get_num_threads() > 1:  # others go on beside it
             with workers(device) as each:

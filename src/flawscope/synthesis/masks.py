@@ -52,14 +52,14 @@ def pixel_count(total: int, area: Area, rng: np.random.Generator) -> int:
 
 
 def draw_centre(within: Mask, rng: np.random.Generator) -> tuple[int, int]:
-    """A random True pixel (row, column)."""
+    """Returns a random True pixel (row, column)."""
     places = np.flatnonzero(within)
     row, column = divmod(int(places[rng.integers(len(places))]), int(within.shape[1]))
     return row, column
 
 
 def allowed_area(shape: tuple[int, int], foreground: Mask | None) -> Mask:
-    """`foreground`, or every pixel where it is None or all False. Raises `InputError` for another size."""
+    """Returns `foreground`, or all True where it is None or all False. InputError for another size."""
     if foreground is None or not foreground.any():
         return np.ones(shape, np.bool_)
     if foreground.shape != shape:
@@ -68,7 +68,7 @@ def allowed_area(shape: tuple[int, int], foreground: Mask | None) -> Mask:
 
 
 def bounding_box(mask: Mask, pad: int = 0) -> tuple[slice, slice]:
-    """The smallest window that holds all of a non-empty `mask`, widened by `pad` within the picture."""
+    """Returns the smallest window with all of a non-empty `mask`, widened by `pad` within the picture."""
     rows = np.flatnonzero(mask.any(1))
     columns = np.flatnonzero(mask.any(0))
     return (
@@ -78,7 +78,7 @@ def bounding_box(mask: Mask, pad: int = 0) -> tuple[slice, slice]:
 
 
 def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Perlin noise turned by up to 90 degrees either way, without empty corners.
+    """Returns Perlin noise turned by up to 90 degrees either way, without empty corners.
 
     It is drawn on as few pixels as its cells need and enlarged smoothly while it turns.
     """
@@ -104,9 +104,10 @@ def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.rand
 
 
 def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) -> Mask:
-    """Mask of the pixels where Perlin noise exceeds `threshold`, as in DRAEM (ICCV 2021), MemSeg and PRN.
+    """Returns the mask where Perlin noise exceeds `threshold`, as in DRAEM (ICCV 2021), MemSeg and PRN.
 
-    Never empty: where no noise exceeds the threshold, the threshold is lowered to what there is.
+    The mask is never empty: where no noise exceeds the threshold, the threshold is lowered below the
+    largest value.
     """
     cells = (int(rng.choice(np.asarray(PERLIN_CELLS))), int(rng.choice(np.asarray(PERLIN_CELLS))))
     shape: tuple[int, int] = (within.shape[0], within.shape[1])
@@ -116,8 +117,9 @@ def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) 
 
 
 def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
-    """Perlin noise above a random threshold: half of the time all its islands, as published, else one
-    to three of them, as most real defects are.
+    """Returns the mask of islands of Perlin noise above a random threshold.
+
+    Half of the time all islands are kept, as published; otherwise one to three, like most real defects.
     """
     from scipy import ndimage
 
@@ -135,8 +137,15 @@ def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
 
 
 def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: float = 0.35) -> Mask:
-    """A compact, irregular spot with a share of the picture drawn from `area`: an ellipse of random turn and
-    aspect whose edge is roughened by fractal noise of height `roughness`.
+    """Returns the mask of a compact, irregular spot.
+
+    It is an ellipse of random angle and aspect with a rough edge.
+
+    Args:
+        within: [H, W] bool, the pixels that the spot may cover.
+        rng: Source of size, place and shape.
+        area: Range of the spot's share of the picture.
+        roughness: Height of the fractal noise that roughens the edge.
     """
     count = pixel_count(within.size, area, rng)
     row, column = draw_centre(within, rng)
@@ -159,16 +168,16 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
 def ellipse(
     x: NDArray[Number], y: NDArray[Number], angle: float, aspect: float
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Coordinates along and across an ellipse about (0, 0), scaled so that it becomes a circle."""
+    """Returns coordinates along and across an ellipse about (0, 0), scaled to make it a circle."""
     cos, sin = math.cos(angle), math.sin(angle)
     return (x * cos + y * sin) / aspect, (y * cos - x * sin) * aspect
 
 
 def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask) -> Mask:
-    """A connected region of `count` pixels about `seed`, of the highest `field`, inside `allowed`.
+    """Returns a connected region of `count` pixels around `seed` with the highest `field` in `allowed`.
 
-    Fewer pixels only where the connected part of `allowed` holds no more. A level set that jumps past
-    `count` (two hills merge) is filled up ring by ring instead.
+    It is smaller only where the connected part of `allowed` is. A level set that jumps past `count` (two
+    hills merge) is filled up ring by ring instead.
     """
     from scipy import ndimage
 
@@ -206,9 +215,12 @@ def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask
 
 
 def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDArray[np.float64]) -> Floats:
-    """The share of every pixel that a line covers, `[H, W]` float32 in 0..1.
+    """Returns the share of every pixel that a line covers, `[H, W]` float32 in 0..1.
 
-    `path [N, 2]` holds points (row, column), pixel centres at half integers; `widths [N]` in pixels.
+    Args:
+        shape: (H, W).
+        path: [N, 2], points (row, column); pixel centres are at half integers.
+        widths: [N], widths of the line at the points, in pixels.
     """
     reach = float(widths.max()) / 2 + 1
     low = np.clip(np.floor(path.min(0) - reach), 0, np.asarray(shape) - 1).astype(int)
@@ -232,10 +244,15 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
 
 
 def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: float = 0.0) -> Mask:
-    """A thin bent line with a share of the picture drawn from `area`, less where `within` clips it.
+    """Returns the mask of a thin bent line: a scratch, a scuff of nearly parallel strokes, or a crack.
 
-    It is longer first, then wider, then there are more strokes, nearly parallel: a scuff. `jagged` > 0, in
-    pixels, makes a crack of it: the path turns at random, and the strokes branch off it.
+    With a growing share it becomes longer first, then wider, then there are more strokes.
+
+    Args:
+        within: [H, W] bool, the pixels that the line may cover; it is clipped there.
+        rng: Source of size, place and shape.
+        area: Range of the line's share of the picture, before it is clipped.
+        jagged: Size of random turns in pixels; above 0 the line is a crack, and its strokes branch off.
     """
     side = min(within.shape)
     count = pixel_count(within.size, area, rng)
@@ -261,7 +278,7 @@ def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: flo
 
 
 def _curved_path(length: float, jagged: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A gently bent path `[N, 2]` (row, column) of about `length` pixels, its middle at (0, 0)."""
+    """Returns a gently bent path `[N, 2]` (row, column) of about `length` pixels, its middle at (0, 0)."""
     along = np.linspace(-0.5, 0.5, max(8, int(length / 6) + 2))
     heading = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5) * along
     heading += rng.normal(0, 0.25) * np.sin(3 * np.pi * along)
@@ -271,5 +288,5 @@ def _curved_path(length: float, jagged: float, rng: np.random.Generator) -> NDAr
 
 
 def _tapered_widths(width: float, path: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Widths `[N]` along a path: thickest in the middle, running out thinly."""
+    """Returns widths `[N]` along a path: thickest in the middle, thin at both ends."""
     return np.asarray(width * (1 - 0.6 * np.linspace(-1, 1, len(path)) ** 2), np.float64)

@@ -33,17 +33,23 @@ def is_grey(picture: Picture) -> bool:
 
 
 def to_grey(picture: Picture) -> Picture:
-    """The picture in greys, still `[H, W, 3]`."""
+    """Returns the picture in greys, still `[H, W, 3]`."""
     return to_eight_bits(np.asarray(Image.fromarray(picture).convert("L"))[..., None])
 
 
 def change_appearance(
     picture: Picture, rng: np.random.Generator, *, count: int = 3, strong: bool = False
 ) -> Picture:
-    """`count` different random changes of brightness, contrast, gamma, colour, sharpness or noise.
+    """Returns a picture with random changes of brightness, contrast, gamma, colour, sharpness or noise.
 
-    `picture [H, W, 3]` uint8 stays `[H, W, 3]` uint8, and a grey one stays grey. `strong` changes more, and
-    may also solarise, posterise or equalise: for a picture that is to look like other material.
+    A grey picture stays grey.
+
+    Args:
+        picture: [H, W, 3] uint8.
+        rng: Source of the changes.
+        count: Number of different changes.
+        strong: Whether to change more, and also to solarise, posterise or equalise: for a picture that is to
+            look like other material.
     """
     known = _CHANGES + _STRONG if strong else _CHANGES
     for index in rng.permutation(len(known))[:count]:
@@ -52,7 +58,7 @@ def change_appearance(
 
 
 def _apply_table(picture: Picture, values: NDArray[np.float64]) -> Picture:
-    """The picture through a table of 256 values."""
+    """Returns the picture with its levels replaced by a table of 256 values."""
     table: Picture = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return table[picture]
 
@@ -110,7 +116,7 @@ def _posterise(picture: Picture, rng: np.random.Generator, strength: float) -> P
 
 
 def _equalise(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    """Grey levels made equally frequent, by one curve for all channels."""
+    """Makes grey levels equally frequent, by one curve for all channels."""
     counts = np.bincount(picture[::2, ::2].ravel(), minlength=256)
     return _apply_table(picture, 255 * np.cumsum(counts) / counts.sum())
 
@@ -127,8 +133,13 @@ Textures = Callable[[np.random.Generator], Picture]
 
 
 class DefectRequest(NamedTuple):
-    """A good picture `[H, W, 3]` uint8, where a defect may lie (`[H, W]` bool, not all False), what share of
-    the picture it takes and where textures come from.
+    """Request for a defect on a good picture.
+
+    Attributes:
+        picture: [H, W, 3] uint8, the good picture.
+        allowed: [H, W] bool, the pixels that a defect may cover; not all False.
+        area: Range of the defect's share of the picture.
+        textures: Draws textures.
     """
 
     picture: Picture
@@ -138,8 +149,9 @@ class DefectRequest(NamedTuple):
 
 
 def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Foreign material: a part of a texture in other light, stretched over the picture as published, or over
-    the defect where that has a size.
+    """Returns the picture with foreign material: a part of a texture in other light.
+
+    It is stretched over the whole picture, as published, or over the defect where its size was asked for.
     """
     drawn = request.textures(rng)
     check_picture(drawn, "texture")
@@ -156,12 +168,12 @@ def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator
 
 
 def shuffled_structure(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Right material, wrong place: the picture itself, its appearance changed and its cells shuffled."""
+    """Returns the picture with the right material in the wrong place: changed light, shuffled cells."""
     return shuffle_cells(change_appearance(request.picture, rng, strong=True), mask, rng)
 
 
 def shuffle_cells(picture: Picture, mask: Mask, rng: np.random.Generator) -> Picture:
-    """The picture with a shuffled 8 x 8 mosaic of itself in the mask (MemSeg)."""
+    """Returns the picture with a shuffled 8 x 8 mosaic of itself in the mask (MemSeg)."""
     height, width = mask.shape
     rows, columns = min(_CELLS, height), min(_CELLS, width)
     order = rng.permutation(rows * columns)
@@ -179,7 +191,10 @@ def shuffle_cells(picture: Picture, mask: Mask, rng: np.random.Generator) -> Pic
 
 
 def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Another place of the object, turned and resized a little: CutPaste (CVPR 2021), NSA (ECCV 2022)."""
+    """Pastes another place of the object, turned and resized a little.
+
+    Source: CutPaste (CVPR 2021), NSA (ECCV 2022).
+    """
     box = bounding_box(mask)
     height, width = mask[box].shape
     zoom = math.exp(rng.uniform(-0.25, 0.25))
@@ -200,7 +215,7 @@ def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) ->
 
 
 def displaced_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """The surface moved, most in the middle of the mask and not at its edge, as a bend or a snag."""
+    """Moves the surface, most in the middle of the mask and not at its edge, like a bend or a snag."""
     from scipy import ndimage
 
     box, radius = bounding_box(mask), _radius(mask)
@@ -214,7 +229,7 @@ def displaced_surface(request: DefectRequest, mask: Mask, rng: np.random.Generat
 
 
 def smeared_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """A rubbed or molten place. Invisible where there is nothing to blur."""
+    """Blurs the surface, like a rubbed or molten place; invisible where there is nothing to blur."""
     from scipy import ndimage
 
     sigma = float(rng.uniform(0.3, 0.7)) * _radius(mask) + 1
@@ -224,7 +239,7 @@ def smeared_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator
 
 
 def stained_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator, *, sign: int) -> Picture:
-    """A darker (`sign` -1), a brighter (1) or a discoloured place (0), soft at its edge and uneven.
+    """Stains the surface: a darker (`sign` -1), brighter (1) or discoloured (0) place with a soft edge.
 
     The structure of the surface stays visible.
     """
@@ -239,14 +254,14 @@ def stained_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator
 
 
 def shaded_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator, *, dark: float) -> Picture:
-    """An even shade, darker than the surface with the probability `dark`, else brighter: of thin lines."""
+    """Shades thin lines evenly: darker than the surface with the probability `dark`, else brighter."""
     contrast = math.exp(rng.uniform(math.log(20), math.log(100))) * (-1 if rng.random() < dark else 1)
     box = bounding_box(mask)
     return _insert(request.picture, box, request.picture[box] + np.float32(contrast))
 
 
 def grown_surroundings(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """The surroundings grow over the mask, with as much grain as they have: a missing part."""
+    """Fills the mask with its surroundings and their grain, like a missing part."""
     from scipy import ndimage
 
     radius = _radius(mask)
@@ -262,7 +277,7 @@ def grown_surroundings(request: DefectRequest, mask: Mask, rng: np.random.Genera
 
 
 def paint_blot(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """A blot that hides the surface: paint, dirt, a drop, a burr."""
+    """Paints a blot that hides the surface: paint, dirt, a drop, a burr."""
     box = bounding_box(mask)
     shades = fractal_noise(mask[box].shape, (2, 2), rng)[..., None] * rng.uniform(10, 60)
     grain = rng.normal(0, rng.uniform(1, 8), shades.shape)
@@ -278,14 +293,14 @@ def _insert(picture: Picture, box: tuple[slice, slice], values: NDArray[np.float
 
 
 def _radius(mask: Mask) -> float:
-    """The radius of a disc as large as the mask."""
+    """Returns the radius of a disc of the mask's area, in pixels."""
     return math.sqrt(float(mask.sum()) / math.pi)
 
 
 def _feathered_weights(mask: Mask, feather: float) -> Floats:
-    """Weights 1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
+    """Returns weights: 1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
 
-    The feather shrinks in masks that are too thin for it, so that the middle always gets 1.
+    The feather shrinks in masks that are too thin for it: the middle always has 1.
     """
     from scipy import ndimage
 

@@ -1,9 +1,9 @@
-"""The simulator: a good picture in, the same picture with a defect and its exact mask out.
+"""Simulator of defects: a good picture in, the same picture with a defect and its exact mask out.
 
-All kinds follow one recipe: a shape within the foreground, filled with a material and blended; then one rule
-of what is visible, and a plain spot where nothing is. `KINDS` names the shape and the material of each kind.
-Without a scale, "texture" and "structure" are what PRN is trained on (CVPR 2023, 3.4; the split into two is
-MemSeg's), and so are the seen defects that `extend_defect` puts on other good pictures.
+All kinds follow one recipe: a shape within the foreground is filled with a material and blended; one rule
+keeps the visible part, and a plain spot takes the place of an invisible defect. `KINDS` names the shape and
+the material of each kind. PRN is trained on "texture" and "structure" without a scale (CVPR 2023, 3.4; the
+split into two is MemSeg's), and on the seen defects that `extend_defect` puts on other good pictures.
 """
 
 from __future__ import annotations
@@ -55,11 +55,13 @@ _SPOT_CONTRAST = 45  # grey levels: visible on any picture
 
 
 class SimulatedDefect(NamedTuple):
-    """A good picture with a defect.
+    """Good picture with a defect.
 
-    `picture [H, W, 3]` uint8 differs from the good one in every pixel where `mask [H, W]` bool is True, and
-    in no other. `kind` is a key of `KINDS` or "seen"; it is "spot" where what was asked for is not visible.
-    `difference` is the mean over the mask of the largest channel difference, in grey levels.
+    Attributes:
+        picture: [H, W, 3] uint8; differs from the good picture in every pixel of the mask, and in no other.
+        mask: [H, W] bool, True on the defect.
+        kind: A key of `KINDS`, or "seen"; "spot" where the kind that was asked for is not visible.
+        difference: Mean over the mask of the largest channel difference, in grey levels.
     """
 
     picture: Picture
@@ -69,11 +71,13 @@ class SimulatedDefect(NamedTuple):
 
 
 class DefectKind(NamedTuple):
-    """A kind of defect: its shape, within a mask and with a share of the picture, and the material that fills
-    the shape.
+    """Kind of defect: a shape and the material that fills it.
 
-    A `translucent` one is blended with a random opacity, and must differ by more where the surface is lively,
-    because a faint change is lost there.
+    Attributes:
+        shape: Draws a shape within a mask, with a share of the picture.
+        material: Fills the shape.
+        translucent: Whether the material is blended with a random opacity. It must differ by more where the
+            surface is lively: a faint change is lost there.
     """
 
     shape: Callable[[Mask, Area, np.random.Generator], Mask]
@@ -82,7 +86,7 @@ class DefectKind(NamedTuple):
 
 
 def _patch_shape(allowed: Mask, area: Area, rng: np.random.Generator) -> Mask:
-    """A spot of the size asked for, or islands of any size."""
+    """Returns a spot with a share of the picture in `area`, or islands of any size."""
     if area == ANY_SIZE:
         return islands_mask(allowed, rng)
     return blob_mask(allowed, rng, area=area, roughness=float(rng.uniform(0.1, 0.5)))
@@ -120,17 +124,24 @@ def simulate_defect(
     textures: Textures | None = None,
     foreground: Mask | None = None,
 ) -> SimulatedDefect:
-    """A simulated defect on a good `[H, W, 3]` uint8 picture.
-
-    With a `scale`, a single defect of `kind`, any of `KINDS` where that is None, with at least half of the
-    scale's smallest area and at most its largest. Without, one of `PAPER_KINDS` of any size: all or a few
-    islands of Perlin noise; for the other kinds a scale is drawn. `textures` gives the material of "texture"
-    (None: generated). `foreground [H, W]` bool limits the place (None or all False: everywhere).
+    """Simulates a defect on a good picture.
 
     A defect that is too faint or too strong (`VISIBLE_CHANGE`) is drawn again, in the end as a plain spot.
-    With a `contrast` it is then faded, or made stronger, until its `difference` is about so many grey levels,
-    less where the picture's range ends.
-    Raises `InputError` for a picture below 16 x 16, an unknown kind or an unknown scale.
+
+    Args:
+        picture: [H, W, 3] uint8, the good picture.
+        rng: Source of the defect.
+        kind: A key of `KINDS`. None: any of them with a scale, any of `PAPER_KINDS` without.
+        scale: Range of the defect's size: at least half of the scale's smallest area and at most its largest.
+            None: a kind of `PAPER_KINDS` has any size, all or a few islands of Perlin noise; for the other
+            kinds a scale is chosen at random.
+        contrast: Grey levels to which the defect's `difference` is faded or strengthened, about; less where
+            the picture's range ends. None: unchanged.
+        textures: Draws the material of "texture"; None: it is generated.
+        foreground: [H, W] bool, the pixels where the defect may lie; None or all False: everywhere.
+
+    Raises:
+        InputError: The picture is below 16 x 16, or the kind or the scale is unknown.
     """
     within = _check_area(picture, foreground)
     _check_kind_and_scale(kind, scale)
@@ -149,7 +160,7 @@ def simulate_defect(
 
 
 def _check_kind_and_scale(kind: str | None, scale: DefectScale | str | None) -> None:
-    """InputError for a kind or a scale that is unknown."""
+    """Raises an InputError for an unknown kind or scale."""
     if kind is not None and kind not in KINDS:
         raise InputError(f"There is no kind of defect {kind!r}: choose of {', '.join(KINDS)}.")
     if scale is not None and scale not in list(DefectScale):
@@ -159,8 +170,9 @@ def _check_kind_and_scale(kind: str | None, scale: DefectScale | str | None) -> 
 def _draw_visible_defect(
     request: DefectRequest, kinds: Sequence[str], rng: np.random.Generator
 ) -> SimulatedDefect | None:
-    """Draws a defect of one of the kinds, of the size asked for; None: none of several trials is visible, and
-    of that size.
+    """Draws a defect of one of the kinds, of the requested size.
+
+    None: no defect of several trials is visible and of that size.
     """
     smallest, largest = request.area
     least = max(MIN_PIXELS, smallest / 2 * request.allowed.size)
@@ -181,14 +193,22 @@ def extend_defect(
     *,
     foreground: Mask | None = None,
 ) -> SimulatedDefect:
-    """A seen defect on a good `[H, W, 3]` uint8 picture: cut out by its mask, transformed, pasted.
+    """Puts a seen defect on a good picture: cuts it out by its mask, transforms and pastes it.
 
-    `defect [h, w, 3]` uint8 and `defect_mask [h, w]` bool are stretched over the picture where their size
-    differs. The cut is turned, mirrored, resized, distorted a little, and seen in other light. It is pasted
-    where that leaves it if more than 2/3 of it lies in `foreground [H, W]` bool (None or all False:
-    everywhere); otherwise each of its connected parts moves to a random place of the foreground, inside the
-    frame. What is pasted in place may reach over the object's edge, as a bent lead does; what moves may not.
-    Raises `InputError` for a picture below 16 x 16, and a mask that is empty or not of its picture's size.
+    The cut is turned, mirrored, resized, distorted a little, and shown in other light. It is pasted at the
+    place where this leaves it if more than 2/3 of it lies in the foreground. Otherwise each of its connected
+    parts moves to a random place of the foreground, inside the frame. A cut pasted in place may reach over
+    the object's edge, like a bent lead; a part that moves may not.
+
+    Args:
+        picture: [H, W, 3] uint8, the good picture.
+        defect: [h, w, 3] uint8, a picture with the defect; stretched to the good picture's size.
+        defect_mask: [h, w] bool, True on the defect; stretched likewise.
+        rng: Source of the transformation.
+        foreground: [H, W] bool; None or all False: everywhere.
+
+    Raises:
+        InputError: The picture is below 16 x 16, or the mask is empty or not of its picture's size.
     """
     within = _check_area(picture, foreground)
     check_picture(defect, "picture of a defect")
@@ -213,13 +233,13 @@ def extend_defect(
 
 
 def largest_change(good: Picture, changed: Picture) -> Picture:
-    """The difference of the channel that differs most, `[H, W]` uint8."""
+    """Returns the difference of the channel that differs most, `[H, W]` uint8."""
     apart = np.maximum(good, changed) - np.minimum(good, changed)
     return np.asarray(np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2]))
 
 
 def visible_part(intended: Mask, difference: NDArray[np.uint8]) -> Mask:
-    """The part of a mask on, or next to, one of its pixels that changed by at least `VISIBLE_LEVEL`."""
+    """Returns a mask's pixels on, or next to, a pixel of it that changed by at least `VISIBLE_LEVEL`."""
     from scipy import ndimage
 
     return np.asarray(
@@ -228,7 +248,7 @@ def visible_part(intended: Mask, difference: NDArray[np.uint8]) -> Mask:
 
 
 def _check_area(picture: Picture, foreground: Mask | None) -> Mask:
-    """Mask of the pixels where a defect may lie, after the refusals that simulated and seen ones share."""
+    """Returns the mask of the pixels that a defect may cover. InputError for an unusable picture."""
     check_picture(picture)
     height, width = picture.shape[:2]
     if min(height, width) < _SMALLEST_SIDE:
@@ -237,7 +257,7 @@ def _check_area(picture: Picture, foreground: Mask | None) -> Mask:
 
 
 def _draw_defect(request: DefectRequest, name: str, rng: np.random.Generator) -> SimulatedDefect | None:
-    """A single attempt at a defect of a kind; None where the defect is not visible."""
+    """Draws a defect of a kind, in a single attempt; None where the defect is not visible."""
     kind, picture = KINDS[name], request.picture
     mask = kind.shape(request.allowed, request.area, rng)
     source = kind.material(request, mask, rng)
@@ -251,7 +271,10 @@ def _draw_defect(request: DefectRequest, name: str, rng: np.random.Generator) ->
 def _blend_material(
     picture: Picture, mask: Mask, source: Picture, opacity: float, rng: np.random.Generator
 ) -> Picture:
-    """The picture with `opacity` of the source inside the mask, whose edge is hard or up to 2 pixels soft."""
+    """Returns the picture with `opacity` of the source inside the mask, with a hard or a soft edge.
+
+    A soft edge is up to 2 pixels wide.
+    """
     box = bounding_box(mask)
     inside = mask[box]
     softness = float(rng.choice([0.0, 0.7, 1.5]))
@@ -266,7 +289,7 @@ def _blend_material(
 
 
 def _grain(picture: Picture, mask: Mask) -> float:
-    """The variation of the picture's surface under the mask within 7 pixels, in grey levels."""
+    """Returns the variation of the picture's surface under the mask within 7 pixels, in grey levels."""
     box = bounding_box(mask, 3)
     grey = Image.fromarray(picture[box]).convert("L")
     smooth = np.asarray(grey.filter(ImageFilter.BoxBlur(3)), np.int16)
@@ -276,10 +299,11 @@ def _grain(picture: Picture, mask: Mask) -> float:
 def _keep_visible(
     good: Picture, changed: Picture, intended: Mask, kind: str, grain: float = 0.0
 ) -> SimulatedDefect | None:
-    """The visible part of a change, or None where that is too little or too much.
+    """Returns the visible part of a change, or None where that is too small, too faint or too strong.
 
-    Kept is `visible_part` of the pixels that changed, without specks; all else goes back to the good picture.
-    The mean change must lie in `VISIBLE_CHANGE`, whose beginning rises by the `grain` of the surface.
+    The `visible_part` of the changed pixels is kept, without specks; all other pixels are those of the good
+    picture. The mean change must lie in `VISIBLE_CHANGE`, whose lower end rises by the `grain` of the
+    surface.
     """
     from scipy import ndimage
 
@@ -302,7 +326,7 @@ def _keep_visible(
 
 
 def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Generator) -> SimulatedDefect:
-    """A spot of another brightness, visible on any picture."""
+    """Draws a spot of another brightness, visible on any picture."""
     mask = blob_mask(within, rng, area=area)
     away = np.where(picture[mask] < 128, _SPOT_CONTRAST, -_SPOT_CONTRAST)
     changed = picture.copy()
@@ -311,7 +335,7 @@ def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Gener
 
 
 def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> SimulatedDefect:
-    """The defect with all its changes multiplied by one factor."""
+    """Returns the defect at a mean contrast in grey levels: all changes are multiplied by one factor."""
     box = bounding_box(defect.mask)
     change = defect.picture[box].astype(np.float32) - good[box]
     faded = np.clip(np.rint(good[box] + change * (contrast / defect.difference)), 0, 255).astype(np.uint8)
@@ -324,7 +348,7 @@ def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> S
 
 
 def _resize_defect(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Picture, Mask]:
-    """A picture and its mask at another size (H, W); a mask never vanishes."""
+    """Returns a picture and its mask at another size (H, W); the mask never vanishes."""
     size = (shape[1], shape[0])
     resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
     share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))

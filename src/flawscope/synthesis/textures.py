@@ -116,8 +116,9 @@ _TEXTURES = (_clouds, _clouds, _stripes, _checker, _speckle)  # clouds twice as 
 
 
 def generated_texture(shape: tuple[int, int], rng: np.random.Generator) -> Picture:
-    """A random texture `[H, W, 3]` uint8, where there is no folder of textures: clouds, stripes, checks or
-    speckle in a random family of colours, with a little grain.
+    """Returns a random texture `[H, W, 3]` uint8, for use without a folder of textures.
+
+    It has clouds, stripes, checks or speckle in a random family of colours, with a little grain.
     """
     field, colours = _TEXTURES[int(rng.integers(len(_TEXTURES)))](shape, rng)
     texture = _ramp(field, _colour_family(colours, rng))
@@ -126,10 +127,10 @@ def generated_texture(shape: tuple[int, int], rng: np.random.Generator) -> Pictu
 
 
 class TextureFolder:
-    """The textures of a folder and its subfolders, read once and kept in memory; `draw` gives one.
+    """Textures of a folder and its subfolders, read once and kept in memory; `draw` returns one of them.
 
-    Reads any format of `decode`. Larger textures are reduced to `side` pixels. Of more than fit into
-    `memory` bytes, every n-th in natural order is kept, so that all subfolders are represented.
+    All formats of `decode` are read. Larger textures are reduced to `side` pixels. Where the textures do not
+    fit into `memory` bytes, every n-th in natural order is kept: all subfolders are represented.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, side: int = 512, memory: int = 256 << 20):
@@ -153,12 +154,12 @@ class TextureFolder:
         return len(self.pictures)
 
     def draw(self, rng: np.random.Generator) -> Picture:
-        """A random texture `[h, w, 3]` uint8. Not a copy: do not write into it."""
+        """Returns a random texture `[h, w, 3]` uint8, which is not a copy and is read-only."""
         return self.pictures[int(rng.integers(len(self.pictures)))]
 
 
 def _shrink_texture(picture: Picture, side: int) -> Picture:
-    """The picture at most `side` pixels high and wide, proportions kept."""
+    """Returns the picture at most `side` pixels high and wide, read-only; proportions are kept."""
     image = Image.fromarray(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     reduced: Picture = np.asarray(image)

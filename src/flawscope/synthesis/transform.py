@@ -1,4 +1,4 @@
-"""Moving a cut-out defect: turn, mirror, resize and distort it, find a place for it, paste it."""
+"""Moves a cut-out defect: turns, mirrors, resizes and distorts it, finds a place for it, and pastes it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ _MAX_PLACES = 8  # places that are tried for a part
 
 
 class Cut(NamedTuple):
-    """A cut-out: `pixels [h, w, 3]` uint8, `opacity [h, w]` float32 in 0..1, 0 outside it, and where its top
-    left corner lies in the picture (row, column), which may be outside the frame.
+    """Cut-out defect.
+
+    Attributes:
+        pixels: [h, w, 3] uint8.
+        opacity: [h, w] float32 in 0..1; 0 outside the defect.
+        corner: Place (row, column) of its top left corner in the picture, which may be outside the frame.
     """
 
     pixels: Picture
@@ -28,21 +32,26 @@ class Cut(NamedTuple):
 
     @property
     def mask(self) -> Mask:
+        """[h, w] bool, True where the cut is not fully transparent."""
         return self.opacity > 0
 
 
 def blend(old: Picture, new: Picture, opacity: Floats) -> Picture:
-    """`(1 - opacity) * old + opacity * new`, `opacity [h, w]` float32 in 0..1."""
+    """Returns `(1 - opacity) * old + opacity * new`, rounded; `opacity` is [h, w] float32 in 0..1."""
     before = old.astype(np.float32)
     return np.rint(before + opacity[..., None] * (new - before)).astype(np.uint8)
 
 
 def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
-    """Cut out the part of `picture [H, W, 3]` uint8 that `mask [H, W]` bool (not empty) marks, and move it at
-    random.
+    """Cuts out the marked part of a picture, and moves it at random.
 
-    Half of the time the cut is mirrored and turned about its own middle, so that it stays where it was; else
-    about the picture's, as if the whole picture had been turned.
+    Half of the time the cut is mirrored and turned about its own middle and stays at its place; otherwise
+    about the picture's middle, as if the whole picture had been turned.
+
+    Args:
+        picture: [H, W, 3] uint8.
+        mask: [H, W] bool, True on the part to cut out; not all False.
+        rng: Source of the movement.
     """
     box = bounding_box(mask, 1)
     layers = np.concatenate([picture[box], mask[box][..., None] * np.uint8(255)], 2)
@@ -69,7 +78,7 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
 
 
 def _random_matrix(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Source -> target, `[2, 2]` in (row, column): mirror, stretch, turn."""
+    """Returns a random matrix [2, 2] from source to target (row, column): mirror, stretch, turn."""
     mirror = np.diag(rng.choice([-1.0, 1.0], 2))
     stretch = np.diag(np.exp(rng.uniform(-0.3, 0.3) + rng.uniform(-0.1, 0.1, 2)))
     quarter = int(rng.choice([0, 0, 1])) * math.pi / 2
@@ -82,7 +91,7 @@ def _random_matrix(rng: np.random.Generator) -> NDArray[np.float64]:
 def _distorted_mesh(
     canvas: NDArray[np.int_], size: NDArray[np.int_], inverse: NDArray[np.float64], rng: np.random.Generator
 ) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
-    """Pillow's mesh: rectangles of the canvas, each with the corners of its part of the source."""
+    """Returns Pillow's mesh: rectangles of the canvas, each with the corners of its part of the source."""
     rows, columns = (np.unique(np.linspace(0, n, _MESH_CELLS + 1).round().astype(int)) for n in canvas)
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
     source = (grid - canvas / 2) @ inverse.T + size / 2
@@ -97,9 +106,16 @@ def _distorted_mesh(
 
 
 def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    """The picture with the cut in place, or with its parts at random places in `within [H, W]` bool.
+    """Pastes a cut in place, or its parts at random places.
 
-    Returns the picture and the mask of what was pasted, empty where nothing found room.
+    Args:
+        picture: [H, W, 3] uint8.
+        cut: The cut.
+        within: [H, W] bool, the pixels where parts may be placed.
+        rng: Source of the places.
+
+    Returns:
+        The picture, and the mask of the pasted pixels, all False where nothing found room.
     """
     changed, mask = picture.copy(), np.zeros_like(within)
     if _share_within(cut, within) > IN_PLACE:
@@ -117,7 +133,7 @@ def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator
 
 
 def _connected_parts(cut: Cut) -> list[Cut]:
-    """The connected parts, each in its own window."""
+    """Returns the connected parts of a cut, each in its own window."""
     from scipy import ndimage
 
     labels, _ = ndimage.label(cut.mask, np.ones((3, 3)))
@@ -130,7 +146,7 @@ def _connected_parts(cut: Cut) -> list[Cut]:
 
 
 def _place(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.random.Generator) -> Cut:
-    """Place a part with its middle at one of the places, or as near to it as the frame allows."""
+    """Returns the part with its middle at one of the places, or as near to it as the frame allows."""
     middle = divmod(int(places[rng.integers(len(places))]), frame[1])
     top, left = (
         min(max(0, at - size // 2), whole - size)
@@ -140,7 +156,7 @@ def _place(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.
 
 
 def _overlap_windows(cut: Cut, frame: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Window of the picture that a cut covers, and window of the cut that lies in the picture."""
+    """Returns the window of the picture that a cut covers, and the window of the cut in the picture."""
     there, here = [], []
     for at, size, whole in zip(cut.corner, cut.opacity.shape, frame, strict=True):
         start = max(0, at)

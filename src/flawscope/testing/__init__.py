@@ -1,4 +1,4 @@
-"""The contract of methods that other packages add: checks of the promises of every `Method`.
+"""Contract of methods that other packages add: checks that every `Method` must pass.
 
     from flawscope.testing import check_method
     check_method(METHOD, settings={"size": "64"})
@@ -29,13 +29,13 @@ __all__ = ["Case", "Check", "check_method", "checks_for", "draw_good_part", "mus
 
 @dataclass(frozen=True)
 class Check:
-    """A part of the contract; the docstring of `run` says what it checks."""
+    """Check of one rule of the contract; the docstring of `run` is the rule."""
 
     name: str
     run: Callable[[Case], None]
 
     def __call__(self, case: Case) -> None:
-        """Run the check. An AssertionError names the method and the check."""
+        """Run the check; an AssertionError names the method, the check and the rule."""
         try:
             self.run(case)
         except AssertionError as error:
@@ -47,7 +47,7 @@ class Check:
 
 
 def checks_for(method: Method) -> list[Check]:
-    """Checks of a method: what it declares must hold, and what it does not declare must be refused.
+    """Return the checks of a method: features that it declares must work, all others must be refused.
 
     Exports are checked for the engines that are installed.
     """
@@ -63,12 +63,13 @@ def check_method(
     """Run all checks.
 
     Args:
-        settings: of the method, to make it small: it is fitted about a dozen times, on 8 pictures.
-        data: a category of pictures: 8 good ones to learn from, 2 good and 2 defective ones for testing;
-            None: drawn ones of 96x96.
+        method: The method.
+        settings: Settings that make the method small: it is fitted about a dozen times, on 8 pictures.
+        data: Folder of a category: 8 good pictures to learn from, 2 good and 2 defective ones for testing;
+            None: generated pictures of 96x96.
 
     Raises:
-        AssertionError: the first check that fails.
+        AssertionError: A check fails; the first one is reported.
     """
     case = Case(method, settings or {}, data)
     for check in checks_for(method):

@@ -32,25 +32,25 @@ TOLERANCE = 1e-5  # relative: the same numbers, added up in another order
 
 
 def must(condition: object, message: str) -> None:
-    """Raise AssertionError unless the condition holds: unlike `assert` also under `python -O`."""
+    """Raise an AssertionError unless the condition holds, unlike `assert` also under `python -O`."""
     if not condition:
         raise AssertionError(message)
 
 
 def draw_good_part(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw a picture of a good part, [96, 96, 3]: each is another one."""
+    """Draw a picture of a good part, [96, 96, 3] uint8; each call gives another picture."""
     return draw_picture(next(iter(CATEGORIES)), rng, size=96)[0]
 
 
 def must_be_close(found: ArrayLike, wanted: ArrayLike, message: str, tolerance: float = TOLERANCE) -> None:
-    """Raise AssertionError unless values are close, relative to the largest value wanted."""
+    """Raise an AssertionError unless values are close, relative to the largest wanted value."""
     wanted = np.asarray(wanted)
     reach = tolerance * float(np.abs(wanted).max())
     np.testing.assert_allclose(np.asarray(found), wanted, rtol=0, atol=reach, err_msg=message)
 
 
 def must_refuse(call: Callable[[], object], message: str) -> str:
-    """Return the text of the InputError that the call must raise, and that must be one line."""
+    """Return the text of the InputError that the call must raise; it must be a single line."""
     try:
         call()
     except InputError as error:
@@ -60,8 +60,13 @@ def must_refuse(call: Callable[[], object], message: str) -> str:
 
 
 class FitResult(NamedTuple):
-    """A fitted model as read from its file; its outputs for `Case.prediction_pictures` before it was saved;
-    the failures of the fit, and its progress in order: (stage, done, total).
+    """Fitted model, and records of its fit.
+
+    Attributes:
+        model: The model, read from its file.
+        outputs: Scores and maps for `Case.prediction_pictures` before the model was saved.
+        failures: Failures of the fit.
+        progress: Progress of the fit in order: (stage, done, total).
     """
 
     model: Predictor
@@ -72,12 +77,15 @@ class FitResult(NamedTuple):
 
 @dataclass
 class Case:
-    """A method, settings that make it small, and the pictures; what was fitted is kept for other checks.
+    """Method, settings that make it small, and pictures; fitted models are kept for other checks.
 
     A model has variants: "plain", "region" (of interest, with pairs of pictures of one part) and "padded" (of
     wide strips, which it pads above and below).
 
-    data: a category in a layout that `open_dataset` reads; None: one is drawn.
+    Attributes:
+        method: The method.
+        settings: Settings that make it small.
+        data: Folder of a category in a layout that `open_dataset` reads; None: one is generated.
     """
 
     method: Method
@@ -93,6 +101,7 @@ class Case:
 
     @cached_property
     def dataset(self) -> Dataset:
+        """Category in `data`, or a generated one of 96x96 pixels."""
         if self.data is not None:
             return open_dataset(os.fspath(self.data))
         folder = Path(self._temporary_folder.name)
@@ -102,18 +111,19 @@ class Case:
 
     @property
     def good_pictures(self) -> list[PictureSource]:
+        """Paths of the first `GOOD_COUNT` training pictures."""
         return [item.path for item in self.dataset.train[:GOOD_COUNT]]
 
     @property
     def probes(self) -> list[PictureSource]:
-        """Pictures to predict, which no model has seen: good ones and defects."""
+        """Test pictures that no model has seen: two good ones, then two with defects."""
         defects = [item.path for item in self.dataset.test if item.anomalous]
         others = [item.path for item in self.dataset.test if not item.anomalous]
         return [*others[:2], *defects[:2]]
 
     @cached_property
     def defect(self) -> NDArray[np.uint8]:
-        """A good part with a conspicuous block, left and low."""
+        """Picture of a good part with a conspicuous block, left and low."""
         picture = np.array(decode(self.good_pictures[0]))
         height, width = picture.shape[:2]
         picture[height * 5 // 8 : height * 7 // 8, width // 8 : width * 3 // 8] = (255, 0, 255)
@@ -122,12 +132,15 @@ class Case:
 
     @property
     def pair_pattern(self) -> str:
-        """A pattern of names: the first two good pictures are one part, the next two another, and so on."""
+        """Pattern of names by which the first six good pictures are three parts, two pictures each."""
         names = [re.escape(Path(cast(Path, source)).name) for source in self.good_pictures]
         return "|".join(f"(?:{one}|{other})()" for one, other in zip(names[:6:2], names[1:6:2], strict=True))
 
     def training_pictures(self, variant: str) -> list[PictureSource]:
-        """Pictures that the model is fitted on: among others a copy, and something that is not a picture."""
+        """Return the pictures that a variant is fitted on, with a copy and bytes that are no picture.
+
+        The "padded" variant has neither.
+        """
         if variant == "padded":
             return [cut_strip(source) for source in self.good_pictures]
         return [*self.good_pictures, decode(self.good_pictures[0]), b"no picture"]
@@ -135,7 +148,7 @@ class Case:
     # ---- models
 
     def fit_options(self, variant: str) -> Json:
-        """Arguments of `fit`, without the pictures."""
+        """Return the arguments of `fit` for a variant, without the pictures."""
         of_variant: dict[str, Json] = {
             "region": {"roi": "0,0,0.5,1", "group": self.pair_pattern},
             "padded": {"keep_aspect": True},
@@ -146,13 +159,20 @@ class Case:
     def fit(
         self, pictures: Sequence[PictureSource] | None = None, variant: str = "plain", **more: object
     ) -> Predictor:
+        """Fit a variant of the model.
+
+        Args:
+            pictures: Good pictures; None: `training_pictures`.
+            variant: Name of the variant.
+            **more: Arguments of `fit` that replace those of `fit_options`.
+        """
         from flawscope.fitting.fitting import fit
 
         given = self.training_pictures(variant) if pictures is None else list(pictures)
         return fit(given, **{"check": False, **self.fit_options(variant), **more})
 
     def fit_result(self, variant: str = "plain") -> FitResult:
-        """A variant of the model, fitted at the first call, saved and read."""
+        """Return a variant of the model, which is fitted, saved and read at the first call."""
         if variant not in self._fit_results:
             progress: list[tuple[str, int, int]] = []
             given: Json = {
@@ -169,19 +189,19 @@ class Case:
         return self._fit_results[variant]
 
     def fitted(self, variant: str = "plain") -> Predictor:
-        """The model of a variant, as it is read from its file."""
+        """Return the model of a variant, read from its file."""
         return self.fit_result(variant).model
 
     def outputs(self, variant: str = "plain") -> ScoresAndMaps:
-        """The model's answers for each of `shown` before it was saved."""
+        """Return the model's scores and maps for `prediction_pictures` before it was saved."""
         return self.fit_result(variant).outputs
 
     def prediction_pictures(self, variant: str = "plain") -> list[PictureSource]:
-        """Pictures that the model of a variant predicts: if it pads, also a picture without padding."""
+        """Return the pictures that a variant predicts; the "padded" one also a picture without padding."""
         return [*map(cut_strip, self.probes[::2]), self.probes[-1]] if variant == "padded" else self.probes
 
     def exported_path(self, variant: str) -> Path:
-        """Path of the model of a variant as an ONNX file."""
+        """Return the path of a variant's ONNX file, which is exported at the first call."""
         from flawscope.export.export import export
 
         path = Path(self._temporary_folder.name) / f"{variant}.onnx"
@@ -191,14 +211,14 @@ class Case:
 
 
 def cut_strip(source: PictureSource) -> NDArray[np.uint8]:
-    """Cut a strip from the middle, as 320x80: a model that keeps the aspect pads it above and below."""
+    """Cut a strip from a picture's middle, 320x80: a model that keeps the aspect pads it above and below."""
     middle = decode(source)
     high = middle.shape[0] // 4
     return np.asarray(Image.fromarray(middle[high : 3 * high]).resize((320, 80)))
 
 
 def preprocess_pictures(model: Predictor, pictures: Sequence[PictureSource]) -> Floats:
-    """Preprocess pictures as the network takes them, `[N, 3, H, W]`."""
+    """Preprocess pictures for the network: `[N, 3, H, W]` float32."""
     return np.concatenate([model.manifest.preprocess(picture)[0] for picture in pictures])
 
 
@@ -214,6 +234,7 @@ def predict_scores_and_maps(
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
+    """Set torch's number of threads for a `with` block, and check that the block does not change it."""
     import torch
 
     before = torch.get_num_threads()

@@ -103,9 +103,10 @@ def pictures_have_roles(case: Case) -> None:
 
 
 def calibration_is_honest(case: Case) -> None:
-    """Calibration scores are answers for pictures that were not learnt from: this model's, where they were
-    held out; else near those of a model that is fitted without them. Maxima and level of maps come from what
-    counts alone.
+    """Calibration scores are answers for pictures that were not learnt from.
+
+    They are this model's answers where pictures were held out, and otherwise near those of a model that is
+    fitted without the pictures. Maxima and level of maps come from the pixels that count alone.
     """
     for variant in ("plain", "region", "padded"):
         model = case.fitted(variant)
@@ -139,12 +140,12 @@ def calibration_is_honest(case: Case) -> None:
 
 
 def _scored(model: Predictor) -> list[Picture]:
-    """Rows of the calibration's scores, in their order."""
+    """Return the rows of the calibration's scores, in their order."""
     return [row for row in model.manifest.pictures if row.counted and row.score is not None]
 
 
 def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[float, float, float]:
-    """Score of a picture, and maximum and median of its map inside the region that counts."""
+    """Return a picture's score, and the maximum and median of its map inside the region that counts."""
     import torch
 
     detector, image = model.detector, torch.from_numpy(preprocess_pictures(model, [source]))
@@ -156,7 +157,7 @@ def _score_and_map_levels(model: Predictor, source: PictureSource) -> tuple[floa
 
 
 def _left_out_score(model: Predictor, source: PictureSource, group: int) -> float | None:
-    """Score of a picture by `Detector.left_out`; None where the method has none."""
+    """Return a picture's score by `Detector.left_out`; None where the method has none."""
     import torch
 
     detector, image = model.detector, torch.from_numpy(preprocess_pictures(model, [source]))
@@ -185,8 +186,9 @@ def groups_stay_together(case: Case) -> None:
 
 
 def same_again(case: Case) -> None:
-    """The same settings and pictures give the same tensors; of a method that does not learn in steps, with
-    any number of threads.
+    """The same settings and pictures give the same tensors.
+
+    For a method that does not learn in steps, this holds with any number of threads.
     """
     with torch_threads(2):
         _must_equal(case.fitted(), case.fit(), "fitted with two threads")
@@ -200,12 +202,13 @@ def _must_equal(one: Predictor, other: Predictor, text: str) -> None:
 
 
 def progress_and_interruption(case: Case) -> None:
-    """Every stage of progress ends at its total. Whoever interrupts gets control back, and leaves neither
-    threads nor another number of torch's threads.
+    """Every stage of progress ends at its total, and an interrupted fit leaves no traces.
+
+    It leaves neither threads nor another number of torch's threads.
     """
 
     def count_threads() -> int:
-        """Threads, less those that stay."""
+        """Return the number of threads, without flawscope's own that stay."""
         return sum(not thread.name.startswith("flawscope") for thread in threading.enumerate())
 
     stages: dict[str, tuple[int, int]] = {}
@@ -231,9 +234,10 @@ def progress_and_interruption(case: Case) -> None:
 
 
 def resumes(case: Case) -> None:
-    """A run that was stopped and goes on ends as one that was not, with the same tensors; so does one
-    that was stopped after its last step; the checkpoint of another run, or of other pictures, is refused. A
-    method that does not learn in steps refuses `minutes` and `resume`.
+    """A run that was stopped and resumed ends with the same tensors as a run without a stop.
+
+    A run that was stopped after its last step does, too. The checkpoint of another run, or of other pictures,
+    is refused. A method that does not learn in steps refuses `minutes` and `resume`.
     """
     from flawscope.fitting.preparation import prepare
     from flawscope.methods.task import Budget
@@ -266,8 +270,9 @@ def resumes(case: Case) -> None:
 
 
 def says_what_it_would_miss(case: Case) -> None:
-    """A fit measures what share of simulated defects is found, as many of each size, on pictures that it has
-    not learnt from; the check can be left out, and takes nothing else along.
+    """A fit measures the share of simulated defects that is found, on pictures that it has not learnt from.
+
+    There are equally many defects of each size. The measurement can be left out, and nothing else with it.
     """
     model, key = case.fitted(), "simulated_defects"
     found = model.manifest.facts.get(key, {})
@@ -278,8 +283,10 @@ def says_what_it_would_miss(case: Case) -> None:
 
 
 def extends(case: Case) -> None:
-    """A model that was extended keeps its calibration scores, knows the new pictures, and passes its
-    self-test; pictures that it knows are left out. A method that does not extend says so.
+    """A model that was extended keeps its calibration scores and knows the new pictures.
+
+    It passes its self-test, and pictures that it knew before are left out. A method that does not extend
+    refuses.
     """
     from flawscope.fitting.fitting import partial_fit
 

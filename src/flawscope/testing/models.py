@@ -1,4 +1,4 @@
-"""Checks of a fitted model: what it has not learnt from, its answers, its file, its exports."""
+"""Checks of a fitted model: pictures that must not count, its answers, its file, its exports."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 
 def answers_have_their_form(case: Case) -> None:
-    """Images `[B, 3, H, W]` become scores `[B]` and maps `[B, H, W]`, finite float32; `forward` is `score` of
-    `embed`, in eval mode, and changes neither the images nor the model.
+    """Images `[B, 3, H, W]` become scores `[B]` and maps `[B, H, W]`, finite float32.
+
+    `forward` is `score` of `embed`, in eval mode, and changes neither the images nor the model.
     """
     import torch
 
@@ -71,7 +72,7 @@ def any_batch(case: Case) -> None:
 
 
 def saved_and_read(case: Case) -> None:
-    """A model that was saved and read says the same, bit for bit, and passes its self-test."""
+    """A model that was saved and read gives the same answers, bit for bit, and passes its self-test."""
     for variant in ("padded", "region", "plain"):
         model, (scores, maps) = case.fitted(variant), case.outputs(variant)
         found = predict_scores_and_maps(model, case.prediction_pictures(variant)[:2])
@@ -103,14 +104,15 @@ def damaged_files_are_refused(case: Case) -> None:
 
 
 def _must_be_lowest_outside(maps: Floats, inside: NDArray[np.bool_]) -> None:
-    """maps, inside: [N, H, W]."""
+    """Raise an AssertionError where a map value outside exceeds one inside; both arrays are [N, H, W]."""
     for drawn, counts in zip(maps, inside, strict=True):
         must(drawn[~counts].max() <= drawn[counts].min(), "a value outside is above the lowest inside")
 
 
 def region_of_interest(case: Case) -> None:
-    """Pixels outside the region have the lowest map value, and decide no score: where the region excludes
-    the most anomalous ones, the score is lower.
+    """Pixels outside the region of interest have the lowest map value, and decide no score.
+
+    Where the region excludes the most anomalous pixels, the score is lower.
     """
     import torch
 
@@ -134,7 +136,7 @@ def region_of_interest(case: Case) -> None:
 
 
 def _half_without_maximum(drawn: Tensor, side: int) -> Tensor:
-    """Mask [H, W] of the half, along axis `side`, without the maximum of the map [H, W]."""
+    """Return the mask [H, W] of the half, along axis `side`, without the maximum of the map [H, W]."""
     import torch
 
     top = divmod(int(drawn.argmax()), drawn.shape[1])[side]
@@ -145,8 +147,9 @@ def _half_without_maximum(drawn: Tensor, side: int) -> Tensor:
 
 
 def padding(case: Case) -> None:
-    """Padding counts nowhere: its map value is the lowest, it decides no score, and marks are not taken for
-    brightness.
+    """Padding counts nowhere: its map value is the lowest, and it decides no score.
+
+    The marks of padding are not taken for brightness.
     """
     import torch
 
@@ -159,7 +162,7 @@ def padding(case: Case) -> None:
         inside = detector.inside(images)
         must(inside is not None and 0 < float(inside.float().mean()) < 1, "`inside` does not know padding")
         features = detector.embed(images)
-        detector.filled = lambda images: images
+        detector.filled = lambda images: images  # type: ignore[method-assign]
         marked = detector.embed(images)
         del detector.filled  # the class has its own
         must(not torch.equal(features, marked), "`embed` takes marks for pixels")
@@ -190,19 +193,23 @@ def many_threads_predict(case: Case) -> None:
 
 
 def exports_onnx(case: Case) -> None:
-    """An exported model that knows padding passes its certificate, can be opened, and says the same in any
-    batch, of pictures with padding and without.
+    """An exported model passes its certificate, can be opened, and gives the same answers in any batch.
+
+    This holds for pictures with padding and without.
     """
     _check_export(case, "onnxruntime")
 
 
 def exports_openvino(case: Case) -> None:
-    """The same in OpenVINO."""
+    """A model exported for OpenVINO passes its certificate, and gives the same answers in any batch.
+
+    This holds for pictures with padding and without.
+    """
     _check_export(case, "openvino")
 
 
 def _check_export(case: Case, engine: str) -> None:
-    """An export on `engine` answers as the model does; on strips, because their pictures are padded."""
+    """Check that an export on `engine` gives the model's answers, on strips: these are padded."""
     variant = "padded"
     trained = case.fitted(variant)
     shown = case.prediction_pictures(variant)
@@ -219,7 +226,7 @@ def _check_export(case: Case, engine: str) -> None:
 
 
 def exports() -> list[Callable[[Case], None]]:
-    """Checks for the engines that are installed."""
+    """Return the checks of exports for the engines that are installed."""
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         return []
     openvino = [exports_openvino] if importlib.util.find_spec("openvino") else []
@@ -227,9 +234,7 @@ def exports() -> list[Callable[[Case], None]]:
 
 
 def held_out_is_not_learnt(case: Case) -> None:
-    """A method that holds pictures out learns the same whatever is on them, but for the tensors that it
-    declares as `calibrated`.
-    """
+    """The content of held-out pictures changes only the tensors that a method declares as `calibrated`."""
     if not case.method.holds_out:
         return
     model = case.fitted()
@@ -241,7 +246,7 @@ def held_out_is_not_learnt(case: Case) -> None:
         picture = decode(source)
         if (digest := pixel_hash(picture)) in learnt:
             return source
-        # each moved by so much of its own that they are no copies of each other
+        # each is moved by another distance: they are no copies of each other
         moved: Array = np.roll(picture.max() - picture, int(digest, 16) % picture.size)
         return moved
 
@@ -250,9 +255,10 @@ def held_out_is_not_learnt(case: Case) -> None:
 
 
 def outside_is_not_learnt(case: Case) -> None:
-    """Pixels outside of the region of interest change neither the learnt tensors nor a score: give networks
-    `Detector.filled`. The region itself counts: without it other tensors are learnt. Learn from the cells
-    that `Detector.inside` counts.
+    """Pixels outside of the region of interest change neither the learnt tensors nor a score.
+
+    Give networks `Detector.filled`. The region itself counts: without it, other tensors are learnt. Learn
+    from the cells that `Detector.inside` counts.
     """
     options: Json = {"group": None, "samples": 0}
     model = case.fit(case.good_pictures, "region", **options)
@@ -271,8 +277,9 @@ def outside_is_not_learnt(case: Case) -> None:
 
 
 def padding_is_not_learnt(case: Case) -> None:
-    """Padding is no part of what is learnt: of the same pixels as a picture without padding other tensors are
-    learnt. Learn from the cells that `Detector.inside` counts.
+    """Padding is not learnt: the same pixels as a picture without padding give other tensors.
+
+    Learn from the cells that `Detector.inside` counts.
     """
     model = case.fitted("padded")
     whole: list[PictureSource] = [_network_view(model, source) for source in case.training_pictures("padded")]
@@ -281,7 +288,7 @@ def padding_is_not_learnt(case: Case) -> None:
 
 
 def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32]:
-    """Picture [H, W, 3] at the network's size, with padding and outside filled (`Detector.filled`)."""
+    """Return a picture [H, W, 3] at the network's size, padding and outside filled (`Detector.filled`)."""
     import torch
 
     image = model.detector.filled(torch.from_numpy(preprocess_pictures(model, [source])))
@@ -289,7 +296,7 @@ def _network_view(model: Predictor, source: PictureSource) -> NDArray[np.float32
 
 
 def _learnt_tensors(case: Case, model: Predictor) -> dict[str, bytes]:
-    """Tensors that a fit learns, as bytes, without those that depend on held-out pictures."""
+    """Return the tensors that a fit learns, as bytes, without those that depend on held-out pictures."""
     others = {"roi", "samples", "sample_maps", *model.detector.calibrated}
     return {k: v.tobytes() for k, v in model.artefact.tensors.items() if k not in others}
 

@@ -63,7 +63,12 @@ class Aligned(NamedTuple):
 
 
 class Lying(NamedTuple):
-    """Poses in which parts lie; and what was learnt to tell, where it is of these poses."""
+    """Poses in which parts lie.
+
+    Attributes:
+        kind: The poses.
+        learnt: Parts that were aligned by these poses; None: the poses were found without.
+    """
 
     kind: PoseKind
     learnt: Aligned | None
@@ -72,7 +77,7 @@ class Lying(NamedTuple):
 def learn_reference(
     pictures: Sequence[Float32], kind: PoseKind, learnt: Aligned | None = None
 ) -> PoseReference:
-    """Learns the reference as `learn_cross_validated` does, without those of groups."""
+    """Learns the reference as `learn_cross_validated` does, without references for groups."""
     return learn_cross_validated(pictures, kind, None, None, learnt)[0]
 
 
@@ -83,21 +88,23 @@ def learn_cross_validated(
     groups: Sequence[int] | None = None,
     learnt: Aligned | None = None,
 ) -> tuple[PoseReference, dict[int, PoseReference]]:
-    """Learns the reference, with the errors of good parts that were left out of it (10-fold); and for each
-    group whose pictures it was learnt from, a reference that was learnt without them.
+    """Learns the reference, with the errors of good parts that were left out of it (10-fold).
 
-    Two references are learnt, each from half of the pictures. The angles on which they agree give the
-    period: the part looks the same after a share of a turn, or after any.
+    Two references are learnt, each from half of the pictures. The angles on which they agree give the period:
+    the part looks the same after a share of a turn, or after any.
 
     Args:
         pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`.
-        kind: poses that occur.
-        ground: level around the parts, where these lie in the middle of the pictures.
-        groups: of every picture: those of one group are left out together. None: each stands alone.
-        learnt: what `poses_needed` learnt of the same pictures and poses, which is not done again.
+        kind: Poses that occur.
+        ground: Level around the parts, where these lie in the middle of the pictures.
+        groups: Group of each picture: those of one group are left out together. None: each is a group.
+        learnt: Result of `poses_needed` for the same pictures and poses, which is not computed again.
+
+    Returns:
+        The reference; and for each group whose pictures it was learnt from, a reference learnt without them.
 
     Raises:
-        InputError: there are too few pictures, or they show nothing to be found.
+        InputError: There are too few pictures, or they show nothing to be found.
     """
     if len(pictures) < MIN_REFERENCE_PICTURES:
         raise InputError(
@@ -117,10 +124,10 @@ def learn_cross_validated(
 def _learn_folds(
     pictures: Sequence[Float32], aligned: Aligned, groups: Sequence[int]
 ) -> tuple[list[float], dict[int, PoseReference]]:
-    """Learns references from all pictures but those of some groups, for 10 folds.
+    """Learns references from all pictures except those of some groups, for 10 folds.
 
-    Returns the errors of the pictures that each was learnt without, and for each group the reference that
-    was.
+    Returns:
+        The errors of the pictures that a reference was learnt without; and that reference for each group.
     """
     reference, poses = aligned
     levels = _border_quantiles(pictures)
@@ -138,12 +145,14 @@ def _learn_folds(
 
 
 def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | None:
-    """Returns the poses in which parts lie, where they do not lie alike; None also where fewer than four of
-    five pictures show one part, or where it fills them.
+    """Returns the poses in which parts lie; None where they lie alike, or cannot be found.
+
+    They cannot be found where fewer than four of five pictures show one part, or where it fills them.
 
     Args:
-        pictures: as `learn_reference` takes them; fewer than `MIN_REFERENCE_PICTURES` tell nothing.
-        full: parts may lie mirrored or at another scale, too, which takes twice as long.
+        pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`; with fewer than
+            `MIN_REFERENCE_PICTURES` the answer is None.
+        full: Whether parts may lie mirrored or at another scale, too, which takes twice as long.
     """
     pictures = [pictures[i] for i in spread_numbers(len(pictures), MAX_PICTURES)]
     if len(pictures) < MIN_REFERENCE_PICTURES:
@@ -180,9 +189,10 @@ def _found_among(poses: Sequence[Pose]) -> list[Pose]:
 
 
 def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
-    """Poses in which parts may lie, in the order in which they are asked for, and whether the first are sure.
+    """Returns the poses in which parts may lie, in the order to try them, and whether the first is sure.
 
-    Empty: parts lie alike, or there is none. A few pictures, each as the reference, take a tenth of the time.
+    There are none where parts lie alike, or no part is there. A few pictures, each as the reference, take a
+    tenth of the time of all.
     """
     upright, alike = _count_upright(singles)
     if alike == 2:
@@ -201,8 +211,13 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
 
 
 def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
-    """Counts the pictures, of a few that are tried as the reference, by which most parts are found well
-    without being turned, and those of them by which these lie alike; up to two of these.
+    """Counts the references by which most parts are found without a turn, and those by which they lie alike.
+
+    A few pictures are tried as the reference.
+
+    Returns:
+        The number of pictures by which most parts are found well; and of those by which the parts lie alike.
+        The count ends at two that lie alike, and early where no picture finds most parts.
     """
     count = len(singles.pictures)
     found = list[int]()
@@ -281,8 +296,9 @@ def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> Pos
 
 
 def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
-    """Quantiles of the grey levels along the pictures' edges, evenly spaced: the ground's, however large the
-    parts are.
+    """Returns evenly spaced quantiles of the grey levels along the pictures' edges.
+
+    They are the ground's, however large the parts are.
     """
     strips = (strip for one in pictures for way in (one, one.T) for strip in (way[:_BORDER], way[-_BORDER:]))
     every = np.concatenate([strip.ravel() for strip in strips])
@@ -290,7 +306,10 @@ def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
 
 
 class _SingleReferences:
-    """Pictures [h, w], each as the first reference. What differs from the others, as all lie, is its part."""
+    """Pictures [h, w], each tried as the first reference.
+
+    Its part is there where it differs from the other pictures, unaligned, or from the ground.
+    """
 
     def __init__(self, pictures: Sequence[Float32], ground: float | None = None):
         from scipy import ndimage
@@ -348,8 +367,15 @@ class _SingleReferences:
 def _average(
     pictures: Sequence[tuple[Float32, Pose]], previous: PoseReference, levels: Float32
 ) -> PoseReference:
-    """Returns the median of the pictures, aligned by their poses to the previous reference. levels: as
-    `_border_quantiles` gives them.
+    """Returns the median of the pictures as a reference, aligned by their poses to the previous reference.
+
+    Args:
+        pictures: Small pictures, each with its pose.
+        previous: Reference that the poses are against.
+        levels: Quantiles of the ground's levels (`_border_quantiles`).
+
+    Raises:
+        InputError: Most pictures show no part, or none in common.
     """
     from scipy import ndimage
 

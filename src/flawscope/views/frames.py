@@ -1,9 +1,10 @@
-"""The frame: what a model looks at in a picture, as a picture of its own. Torch-free.
+"""The frame: the place that a model inspects in a picture, as a picture of its own. Torch-free.
 
-Without an alignment it is the picture. With one it shows the part as the reference lies, and what is around
-it: regions of interest lie in it and tiles are cut from it as in a picture, and so both move with the part.
-Of several parts each has a frame. Others do not count in it, and are covered with the ground: neighbours lie
-differently in every picture, and a network's answer for a pixel depends on its surroundings, too.
+Without an alignment it is the picture. With one it shows the part as the reference lies, and its
+surroundings. Regions of interest lie in the frame and tiles are cut from it as from a picture: both move with
+the part. Of several parts each has a frame. Other parts do not count in it, and are covered with the ground:
+neighbours lie differently in every picture, and a network's answer for a pixel depends on its surroundings,
+too.
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ class Neighbours(NamedTuple):
 class Frame:
     """Frame of a picture.
 
-    divisor: of the picture's values. size: (H, W) in pixels as large as the picture's. turned: place in the
-    picture of the frame scaled to the network; None: the frame is the picture. pose: of the part. neighbours:
-    of a part among several.
+    Attributes:
+        picture: Picture that the frame lies in.
+        divisor: Value of the picture that is white.
+        size: (H, W) in pixels as large as the picture's.
+        turned: Place in the picture of the frame scaled to the network; None: the frame is the picture.
+        pose: Pose of the part.
+        neighbours: Other parts and objects, of a part among several.
     """
 
     picture: Raster
@@ -71,8 +76,14 @@ class Frame:
         )
 
     def scaled(self, canvas: Geometry) -> tuple[Array, Mask | None]:
-        """The frame scaled to a canvas that lies so in it, of the picture's depth, and which of its pixels
-        [H, W] show the picture and no other part; None: all.
+        """Returns the frame scaled to a canvas, and which of the canvas's pixels show its part.
+
+        Args:
+            canvas: Place of the canvas in the frame.
+
+        Returns:
+            The canvas in the picture's depth; and a mask [H, W] of the pixels that show the picture and no
+            other part, None: all do.
         """
         if self.turned is None:
             return resized(self.picture, canvas.size, full_box(self.picture)), None
@@ -103,19 +114,25 @@ class WholePicture:
     words = "it has"
 
     def size(self, picture: Size, network: Size) -> Size:
+        """Returns the size of the frame, which is the picture's."""
         return picture
 
     def find(self, small: Callable[[], Float32]) -> Pose | None:
+        """Returns None: no part is looked for, and `small` is not computed."""
         return None
 
     def frame(self, picture: Raster, divisor: float, network: Size, pose: Pose | None) -> Frame:
+        """Returns the frame of the picture, which is all of it."""
         return Frame(picture, divisor, picture_size(picture))
 
 
 @dataclass(frozen=True)
 class AlignedPart:
-    """Makes frames around the part in a picture. side: the longer one of the small picture in which it is
-    found.
+    """Makes frames around the part in a picture.
+
+    Attributes:
+        reference: Reference by which the part is found.
+        side: Longer side of the small picture in which it is found.
     """
 
     reference: PoseReference
@@ -123,8 +140,9 @@ class AlignedPart:
     words = "its part and what is around it have"
 
     def size(self, picture: Size, network: Size) -> Size:
-        """Size of the frame in a picture (H, W), in pixels as large as the picture's: of the shape in which
-        the network (H, W) sees it.
+        """Returns the size of the frame in a picture (H, W), in pixels as large as the picture's.
+
+        Its shape is that in which the network (H, W) sees it.
         """
         pixel = 2 * self.reference.extent * max(picture) / self.side / min(network)
         height, width = (max(1, round(length * pixel)) for length in network)
@@ -143,8 +161,14 @@ class AlignedPart:
 
 
 def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
-    """Covers the hidden pixels [H, W, C], in place, with the ground at the other sides of the part, else with
-    its middle colour.
+    """Covers the hidden pixels of a frame, in place, with the ground at the other sides of the part.
+
+    Where there is no ground, they get its median colour.
+
+    Args:
+        planes: [H, W, C], the frame.
+        hidden: [H, W], pixels to cover.
+        ground: [H, W], pixels that show the ground.
     """
     if not hidden.any() or not ground.any():
         return
@@ -160,9 +184,13 @@ def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
 class PartPose:
     """Place of a part, and the square around it that is inspected.
 
-    x, y: middle of the square in pixels, x to the right, y down. angle: degrees from the reference,
-    clockwise, -180 to 180. scale: size against the reference. mirrored: the reference was mirrored before it
-    was turned. side: of the square, pixels. error: root mean square distance to the good parts, in spreads.
+    Attributes:
+        x, y: Middle of the square in pixels, x to the right, y down.
+        angle: Degrees from the reference, clockwise, -180 to 180.
+        scale: Size against the reference.
+        mirrored: Whether the reference was mirrored before it was turned.
+        side: Side of the square in pixels.
+        error: Root mean square distance to the good parts, in spreads.
     """
 
     x: float
@@ -190,8 +218,9 @@ class PartPose:
         return cls(x, y, angle, scale, pose.mirrored, square, error)
 
     def corners(self) -> NDArray[np.float64]:
-        """Corners (x, y) of the square [4, 2] in pixels: those of the reference from the upper left one,
-        clockwise as the reference shows them.
+        """Returns the corners (x, y) of the square [4, 2] in pixels.
+
+        The first is the reference's upper left one; the others follow clockwise as the reference shows them.
         """
         cos = math.cos(math.radians(self.angle))
         sin = math.sin(math.radians(self.angle))
@@ -200,13 +229,19 @@ class PartPose:
         return np.asarray(square @ turn + (self.x, self.y))
 
     def to_dict(self) -> Json:
+        """Returns the fields by their names, as JSON knows them."""
         return asdict(self)
 
 
 class PartFrames(NamedTuple):
-    """Parts in a picture. frames: of each; of the picture as it lies where there are none. middle: frame of a
-    part that lies as the reference does. objects: boxes (x0, y0, x1, y1) around other objects, in the
-    picture's pixels. count_error: what is wrong with the number of parts and objects; empty: nothing.
+    """Parts in a picture, each with its frame.
+
+    Attributes:
+        frames: Frame of each part; where there are none, that of the picture as it lies.
+        middle: Frame of a part that lies as the reference does.
+        poses: Place of each part.
+        objects: Boxes (x0, y0, x1, y1) around other objects, in the picture's pixels.
+        count_error: Says how the number of parts or objects differs from good pictures; empty: it does not.
     """
 
     frames: list[Frame]

@@ -26,8 +26,11 @@ Mask = NDArray[np.bool_]
 class Geometry:
     """Place of the network's view in the picture: network = picture * scale + offset, per axis (y, x).
 
-    matrix: of a turned view, (yy, yx, xy, xx): network = matrix picture + offset. `scale` is how long a pixel
-        of the picture is in the network then.
+    Of a turned view it is network = matrix picture + offset.
+
+    Attributes:
+        scale: Length in the network of a pixel of the picture, also of a turned view.
+        matrix: (yy, yx, xy, xx) of a turned view; None: it is upright.
     """
 
     picture_size: tuple[int, int]
@@ -44,8 +47,9 @@ class Geometry:
     another view, or in a file."""
 
     def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Network box (x0, y0, x1, y1) -> picture box, clipped to the picture; of a turned view, the box
-        around the turned one.
+        """Returns the picture's box of a box (x0, y0, x1, y1) in the network's view, clipped to the picture.
+
+        Of a turned view it is the box around the turned one.
         """
         (sy, sx), (oy, ox), (height, width) = self.scale, self.offset, self.picture_size
         if self.matrix is not None:
@@ -70,8 +74,9 @@ class Geometry:
         return x0, y0, x1, y1
 
     def to_network(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Picture box (x0, y0, x1, y1) -> network box, not clipped; of a turned view, the box around the
-        turned one.
+        """Returns the box in the network's view of a box (x0, y0, x1, y1) in the picture, not clipped.
+
+        Of a turned view it is the box around the turned one.
         """
         (sy, sx), (oy, ox) = self.scale, self.offset
         if self.matrix is not None:
@@ -105,7 +110,10 @@ class Geometry:
         return replace(self, picture_size=(height, width), offset=offset)
 
     def nearest_indices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Network rows of the picture's rows, and likewise columns, for views that show the whole picture."""
+        """Returns the network's row of each row of the picture, and its column of each column.
+
+        The view must show the whole picture.
+        """
         return self._nearest(0)[1], self._nearest(1)[1]
 
     def visible_mask(self) -> Mask:
@@ -241,8 +249,11 @@ class Geometry:
         return seen, centres.astype(np.intp)  # searchsorted keeps 0 <= centre < size
 
     def _bilinear(self, axis: int) -> tuple[slice, NDArray[np.intp], NDArray[np.intp], Float32]:
-        """Pixels of the picture that the network sees; the lower and the upper neighbour of each, and the
-        upper one's weight; edges are repeated.
+        """Returns the picture's pixels along an axis that the network sees, and how each is interpolated.
+
+        Returns:
+            The pixels; the lower and the upper neighbour of each in the network's map, edges repeated; and
+            the upper neighbour's weight.
         """
         seen, centres = self._centres(axis)
         last = self.size[axis] - 1

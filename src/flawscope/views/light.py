@@ -23,10 +23,11 @@ MAX_RANGE = 0.3  # of light: beyond it pictures are clipped at white, and contra
 class Light:
     """Change of a decoded picture `[H, W, C]` of any depth; the default changes nothing.
 
-    brightness: factor of all channels.
-    contrast: factor of the distance from the picture's mean, of each channel.
-    white_balance: share by which red rises and blue falls; negative: the other way.
-    blur: standard deviation of a Gaussian, as a share of the picture's longer side.
+    Attributes:
+        brightness: Factor of all channels.
+        contrast: Factor of the distance from the picture's mean, of each channel.
+        white_balance: Share by which red rises and blue falls; negative: the other way.
+        blur: Standard deviation of a Gaussian, as a share of the picture's longer side.
     """
 
     brightness: float = 1.0
@@ -78,8 +79,9 @@ def check_range(share: float) -> None:
 
 
 def light_variations(share: float) -> list[Light]:
-    """Ends of a range of light: brightness and contrast from 1 - share to 1 + share, white balance from
-    -share / 2 to share / 2; one change at a time, the unchanged light first.
+    """Returns the ends of a range of light, one change at a time, the unchanged light first.
+
+    Brightness and contrast go from 1 - share to 1 + share, white balance from -share / 2 to share / 2.
     """
     lights = [Light()]
     lights += [Light(brightness=factor) for factor in (1 - share, 1 + share)]
@@ -93,9 +95,12 @@ MIN_DEVIATION = 1 / 255  # standard deviation: a flat picture has no contrast to
 
 
 class ToneCorrection(NamedTuple):
-    """Linear correction of a picture's light: gain and shift of each channel [3].
+    """Linear correction of a picture's light.
 
-    inside: whether the picture's light lies within the range that can be corrected wholly.
+    Attributes:
+        gain: [3], factor of each channel.
+        shift: [3], summand of each channel.
+        inside: Whether the picture's light lies within the range that can be corrected wholly.
     """
 
     gain: Float32
@@ -114,12 +119,16 @@ class ToneCorrection(NamedTuple):
 
 @dataclass(frozen=True)
 class Normalization:
-    """Brings pictures to the light of the good training pictures: the mean and the standard deviation of each
-    channel become those of the middle one (Reinhard et al., Color Transfer between Images, IEEE CG&A 21,
-    2001), as far as light within a range explains them. So content is not explained away.
+    """Brings pictures to the light of the good training pictures.
 
-    share: range of the light (`light_variations`), 0..1.
-    means, deviations: of the good pictures, for each channel, 0..1.
+    The mean and the standard deviation of each channel become those of the middle picture (Reinhard et al.,
+    Color Transfer between Images, IEEE CG&A 21, 2001), as far as light within a range explains them: content
+    is not explained away.
+
+    Attributes:
+        share: Range of the light (`light_variations`), 0..1.
+        means: Values of the good pictures' means for each channel, 0..1.
+        deviations: Values of the good pictures' standard deviations for each channel, 0..1.
     """
 
     share: float
@@ -169,6 +178,7 @@ class Normalization:
         return ToneCorrection(gain.astype(np.float32), shift.astype(np.float32), inside)
 
     def to_dict(self) -> Json:
+        """Returns values that JSON knows, for the model file."""
         return {"share": self.share, "means": [*self.means], "deviations": [*self.deviations]}
 
     @classmethod
@@ -185,15 +195,21 @@ class Normalization:
 
 
 def within_range(normalization: Normalization | None) -> str:
-    """Words that follow how a model was calibrated: the lights in each of which its rate holds, if any."""
+    """Returns words that end a sentence on the calibration: the range of light in which the rate holds.
+
+    They are empty where light is not corrected.
+    """
     return "" if normalization is None else f", in each light within {normalization.share:.0%}"
 
 
 def channel_statistics(
     image: Float32, counted: Mask | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Mean and standard deviation of each channel of a picture [3, H, W], 0..1, padding marked, over the
-    pixels that count [H, W] (None: all); None where none does.
+    """Returns the mean and the standard deviation of each channel; None where no pixel counts.
+
+    Args:
+        image: [3, H, W], 0..1, padding marked, which does not count.
+        counted: [H, W], pixels that count; None: all.
     """
     mask = image[0] >= 0 if counted is None else counted & (image[0] >= 0)
     pixels = image.reshape(3, -1) if mask.all() else image[:, mask]

@@ -52,9 +52,12 @@ MAX_ERROR = 2.0  # spreads: farther from the good parts lies no part; broken one
 class Pose:
     """Pose of a part: a point q of the reference, from its middle, lies at centre + scale R(angle) F q.
 
-    x, y: the centre, in pixels of the small picture.
-    mirrored: F turns x around before the part is turned.
-    error: root mean square distance to the good parts, in their spreads; infinite where none was found.
+    Attributes:
+        x, y: The centre, in pixels of the small picture.
+        angle: Angle of the rotation R, in radians.
+        scale: Size against the reference.
+        mirrored: Whether F turns x around before the part is turned.
+        error: Root mean square distance to the good parts, in their spreads; infinite where none was found.
     """
 
     x: float
@@ -66,6 +69,7 @@ class Pose:
 
     @property
     def found(self) -> bool:
+        """Whether the part was found: its error is finite."""
         return math.isfinite(self.error)
 
     def matrix(self) -> NDArray[np.float64]:
@@ -77,8 +81,14 @@ class Pose:
 
 
 class _Samples(NamedTuple):
-    """Points of the reference: positions [2, N] from its middle, levels [N], weights [N], and the Jacobian of
-    the levels by each parameter of the pose, the gain and the offset [n + 2, N].
+    """Points of the reference, with what a step of the refinement needs.
+
+    Attributes:
+        positions: [2, N] from its middle.
+        levels: [N].
+        weights: [N].
+        jacobian: [n + 2, N], derivatives of the levels by each parameter of the pose, the gain and the
+            offset.
     """
 
     positions: Float32
@@ -91,12 +101,13 @@ class _Samples(NamedTuple):
 class PoseReference:
     """The good part: its grey levels, and how far good parts are from them.
 
-    kind: poses that occur: "shift", "turn" (and shifted), "full" (mirrored and at another scale, too).
-    levels: [SIDE, SIDE] uint8, 255 is white; the part is in the middle.
-    spread: [SIDE, SIDE] uint8, standard deviation in 1 / `SPREAD_SCALE`; 0: the pixel does not count.
-    extent: from the middle to the edge of the square that shows the part, in pixels.
-    period: turns by a circle's share of 1 / period look the same; 0: every turn does.
-    errors: of good parts that the reference did not know, ascending.
+    Attributes:
+        kind: Poses that occur: "shift", "turn" (and shifted), "full" (mirrored and at another scale, too).
+        levels: [SIDE, SIDE] uint8, 255 is white; the part is in the middle.
+        spread: [SIDE, SIDE] uint8, standard deviation in 1 / `SPREAD_SCALE`; 0: the pixel does not count.
+        extent: From the middle to the edge of the square that shows the part, in pixels.
+        period: Turns by a circle's share of 1 / period look the same; 0: every turn does.
+        errors: Errors of good parts that the reference did not know, ascending.
     """
 
     kind: PoseKind
@@ -121,15 +132,18 @@ class PoseReference:
         return hash((self.kind, self.extent, self.levels.tobytes()))
 
     def find(self, picture: Float32) -> Pose:
-        """Finds the part; the pose has an infinite error where there is none. picture: [h, w] float32 in
-        0..1, the longer side `SIDE`.
+        """Finds the part in a picture; the pose has an infinite error where there is none.
+
+        Args:
+            picture: [h, w] float32 in 0..1, the longer side `SIDE`.
         """
         square = _pad_to_square(picture)
         return self.refine(square, self._coarse_poses(square, picture))
 
     def refine(self, square: Float32, poses: Sequence[Pose]) -> Pose:
-        """Refines all poses in a blurred small picture [SIDE, SIDE], and returns the nearest to the good
-        parts; its error is infinite where there is no part.
+        """Refines poses in a blurred small picture [SIDE, SIDE], and returns the nearest to the good parts.
+
+        Its error is infinite where there is no part.
         """
         few, many = self._points
         fitted = [self._fit_pose(square, one, few, _ITERATIONS[0]) for one in poses]
@@ -146,9 +160,16 @@ class PoseReference:
     def geometry(
         self, pose: Pose, picture_size: tuple[int, int], size: tuple[int, int], side: int = SIDE
     ) -> Geometry:
-        """Place in a picture (H, W) of a view (H, W) that shows the part as the reference does, and what is
-        around it; of the whole picture, upright, where no part was found. side: the longer one of the small
-        picture that the pose is of.
+        """Returns the place in a picture of a view that shows the part as the reference does.
+
+        The view shows the part's surroundings, too. Where no part was found it shows the whole picture,
+        upright.
+
+        Args:
+            pose: Pose of the part.
+            picture_size: (H, W) of the picture.
+            size: (H, W) of the view.
+            side: Longer side of the small picture that the pose is in.
         """
         small, extent = reduced_size(picture_size, side), self.extent
         if not pose.found:
@@ -162,6 +183,7 @@ class PoseReference:
         return Geometry(size, picture_size, (length, length), (y, x), (yy, yx, xy, xx)).inverse()
 
     def describe(self) -> str:
+        """Returns a sentence on the poses, the errors of good parts, and how many were not found."""
         looks = f"turns by 1/{self.period} look" if self.period else "every angle looks"
         same = "" if self.period == 1 else f"; {looks} the same"
         known = [one for one in self.errors if math.isfinite(one)]
@@ -193,8 +215,10 @@ class PoseReference:
         return np.asarray(angles, np.float64)
 
     def kernels(self, size: int) -> list[tuple[Pose, Float32, Float32]]:
-        """The normalized reference and its weights [size, size], at every few degrees and on each side; pixel
-        i shows what lies i - size / 2 beside the reference's middle, in steps of SIDE / size.
+        """Returns the normalized reference and its weights [size, size], turned by every few degrees.
+
+        Where parts may be mirrored, both sides are there. Pixel i shows the reference at i - size / 2 from
+        its middle, in steps of SIDE / size.
         """
         weights, levels = self._weights, np.divide(self.levels, 255, dtype=np.float32)
         coarse, middle = _downsample(weights, size), size / 2
@@ -363,8 +387,10 @@ def reduced_size(size: tuple[int, int], longer: int = SIDE) -> tuple[int, int]:
 
 
 def align(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
-    """Warps the part in a picture [h, w] to the reference's frame [SIDE, SIDE], and returns also which of
-    its pixels lie in the picture.
+    """Warps the part in a picture [h, w] to the reference's frame [SIDE, SIDE].
+
+    Returns:
+        The warped picture; and a mask of its pixels that lie in the picture.
     """
     y, x = np.mgrid[:SIDE, :SIDE] + np.float32(0.5 - HALF_SIDE)
     at_x, at_y = _project(pose, np.stack([x, y]).reshape(2, -1).astype(np.float32))

@@ -69,8 +69,12 @@ class Correction(Protocol):
         """Mask [H, W] of a picture as taken, as one of the corrected picture."""
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None) -> tuple[Array, Geometry]:
-        """Map of a corrected picture, and its place there, as of the picture as taken; fill: where the map
-        shows nothing; None: its middle value.
+        """Returns the map of a corrected picture as one of the picture as taken, and its place there.
+
+        Args:
+            drawn: Map of the corrected picture.
+            placed: Place of the map in the corrected picture.
+            fill: Value where the map shows nothing; None: its middle value.
         """
 
 
@@ -88,30 +92,35 @@ STAGES = {**LEARNT_STAGES, **CORRECTIONS}
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Picture -> network input, the same for training and every runtime; stored in the manifest.
+    """Turns a picture into the network's input, the same for training and every runtime.
 
-    A picture becomes views in this order: corrections, frames (the picture, the aligned part or each of
-    several), light, the region of interest, which lies in the frame, sizes and tiles.
+    It is stored in the manifest. A picture becomes views in this order: corrections, frames (the picture, the
+    aligned part or each of several), light, the region of interest, which lies in the frame, sizes and tiles.
 
-    `crop` None: the whole picture, stretched to `size`, or with `keep_aspect` fitted into it, centred, its
-    edge pixels repeated outwards (letterbox). With `crop`: the picture is stretched to `size`, or with
-    `keep_aspect` scaled until it covers `size` (the PatchCore paper's 256 -> 224), and the central `crop`
-    is kept. Resampling is Pillow's antialiased bilinear. Without a `white_level` the model learnt from 8-bit
-    pictures and sees others so, too, uint16 divided by 65535, floats by 1. With one, pictures are resampled
-    in float32, and deep ones scaled so that it is 1 and `black_level` 0; 8-bit ones always by 255. All are
-    clipped to 0..1; with a `black_level` before they are resampled, so that a stray pixel stays one. Nothing
-    depends on what one picture holds. The value v of a repeated edge pixel stands as -1 - v, so that
-    detectors can tell it from the product.
+    Resampling is Pillow's antialiased bilinear. Values are clipped to 0..1; with a `black_level` before they
+    are resampled: a stray pixel stays one pixel. Nothing depends on the content of a single picture. The
+    value v of a repeated edge pixel stands as -1 - v: methods distinguish it from the product.
 
-    - `tile`: the frame is seen in tiles of (height, width) of its pixels as well, each scaled to `size`;
-      two neighbours share `overlap` of a tile (`Views`).
-    - `normalization`: brings pictures to the light of the good ones.
-    - `reference`: the part is found, and the network sees it turned and moved as the reference is, not
-      stretched, with what is around it; what lies outside of the picture is marked as padding. A part that
-      is not found leaves the picture as it lies.
-    - `several`: all parts in a picture are found; each is seen so, in tiles and in its light as well.
-    - `undistort`: pictures are undistorted first, in files of earlier versions.
-    - `channels`: a picture has any number of channels, seen in views of one or three, judged together.
+    Attributes:
+        size: (H, W) that a frame is scaled to. Without `crop` the whole frame is stretched to it.
+        keep_aspect: Whether the frame is fitted into `size` instead, centred, its edge pixels repeated
+            outwards (letterbox); with `crop` it is scaled until it covers `size` (the PatchCore paper's 256
+            -> 224).
+        crop: (H, W) of the centre that is kept after scaling; None: all.
+        white_level: Value that is 1 in deep pictures; all pictures are resampled in float32, and 8-bit ones
+            divided by 255. None: the model learnt from 8-bit pictures and sees others as such, uint16 divided
+            by 65535, floats by 1.
+        black_level: Value that is 0 in deep pictures; None: 0.
+        tile: (H, W) of the frame's pixels: the frame is seen in tiles as well, each scaled to `size`; None:
+            it is not.
+        overlap: Share of a tile that two neighbours have in common (`Views`).
+        normalization: Brings pictures to the light of the good ones.
+        reference: The part is found, and the network sees it turned and moved as the reference is, not
+            stretched, with its surroundings; pixels outside of the picture are marked as padding. A part that
+            is not found leaves the picture as it lies.
+        several: All parts in a picture are found; each is seen by itself, in tiles and in its light as well.
+        undistort: Pictures are undistorted first, in files of earlier versions.
+        channels: A picture has any number of channels, seen in views of one or three, judged together.
     """
 
     size: tuple[int, int] = DEFAULT_SIZE
@@ -198,15 +207,21 @@ class Preprocess:
         return self if self.tile is None else replace(self, tile=None)
 
     def __call__(self, source: PictureSource, name: str | None = None) -> tuple[Float32, Geometry]:
-        """Turns a source that `decode` reads into [T, 3, H, W] float32 in 0..1, RGB, padding marked, and the
-        geometry of its map. T is 1 without tiles; `views` reads large pictures in parts.
+        """Returns the network's input for a source that `decode` reads, and the geometry of its map.
+
+        The input is [T, 3, H, W] float32 in 0..1, RGB, padding marked. T is 1 without tiles; `views` reads
+        large pictures in parts.
         """
         views = self.views(source, name)
         return views.images(range(len(views))), views.geometry
 
     def read(self, source: PictureSource | HashedPicture, name: str | None = None) -> Raster:
-        """Reads a picture, with all of its channels [H, W, N] where the model knows them; else as
-        `load_picture` does. InputError as of `decode`.
+        """Reads a picture, with all of its channels [H, W, N] where the model knows them.
+
+        Else it reads it as `load_picture` does.
+
+        Raises:
+            InputError: It cannot be read, as `decode` says.
         """
         return load_picture(source, name) if self.channels is None else self.channels.read(source, name)
 
@@ -218,17 +233,26 @@ class Preprocess:
         """Cuts a picture into the network's views.
 
         Args:
+            source: Picture that `decode` reads.
+            name: Name for errors; None: the source's.
             counted: [H, W], region of interest as the view of the whole picture shows it, whose light is
                 measured; None: all of it.
 
         Raises:
-            InputError: it cannot be read, or is smaller than a tile.
+            InputError: It cannot be read, or is smaller than a tile.
         """
         name = name or source_name(source)
         return self.cut(self.read(source, name), name, counted)
 
     def cut(self, raster: Raster, name: str, counted: Mask | None = None) -> Views:
-        """Cuts a picture that `read` or `decode` returned, as `views` does. name: for errors."""
+        """Cuts a picture that `read` or `decode` returned into the network's views.
+
+        Args:
+            raster: The picture.
+            name: Name for errors.
+            counted: [H, W], region of interest as the view of the whole picture shows it, whose light is
+                measured; None: all of it.
+        """
         if self.channels is not None:
             return self._channel_views(self.channels, np.asarray(raster), counted, name)
         picture, divisor = self._corrected(raster, name)
@@ -276,8 +300,13 @@ class Preprocess:
         )
 
     def lit(self, first: Float32, counted: Mask | None) -> tuple[Float32, ToneCorrection | None]:
-        """Brings the view of a whole picture [1, 3, H, W] to the light of good ones; returns also the
-        correction. Without `normalization` the view stays as it is.
+        """Returns the view of a whole picture in the light of good ones, and the correction.
+
+        Without `normalization` the view stays as it is, and the correction is None.
+
+        Args:
+            first: [1, 3, H, W], the view.
+            counted: [H, W], pixels whose light is measured; None: all.
         """
         if self.normalization is None:
             return first, None
@@ -285,9 +314,14 @@ class Preprocess:
         return tone(first[0])[None], tone
 
     def small(self, picture: Array, side: int = SIDE) -> Float32:
-        """Reduces a decoded picture to a grey one, as finding poses takes it; side: the longer one.
+        """Reduces a decoded picture to a grey one, in which poses are found.
 
-        InputError for values off the white level.
+        Args:
+            picture: The picture.
+            side: Longer side of the result, in pixels.
+
+        Raises:
+            InputError: Its values are far off the white level.
         """
         if self.channels is not None:
             picture = mean_channel(picture)
@@ -300,8 +334,12 @@ class Preprocess:
         return mask
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
-        """Map of a corrected picture, which lies so in it, as one of the picture as taken; and its place.
-        fill: where the map shows nothing; None: its middle value.
+        """Returns the map of a corrected picture as one of the picture as taken, and its place there.
+
+        Args:
+            drawn: Map of the corrected picture.
+            placed: Place of the map in the corrected picture.
+            fill: Value where the map shows nothing; None: its middle value.
         """
         corrected = placed
         for stage in reversed(self.corrections):
@@ -309,8 +347,9 @@ class Preprocess:
         return drawn, placed if placed is corrected else replace(placed, corrected=corrected)
 
     def frame_size(self, picture_size: tuple[int, int]) -> tuple[int, int]:
-        """Size (H, W) of the frame of a picture of (H, W) pixels: the picture's, or that of the aligned part
-        with what is around it.
+        """Returns the size (H, W) of the frame of a picture of (H, W) pixels.
+
+        It is the picture's, or that of the aligned part with its surroundings.
         """
         return self.framing.size(picture_size, self.size)
 
@@ -440,9 +479,12 @@ class Preprocess:
         return picture, divisor
 
     def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
-        """Picture with the depth of those that the model learnt from: the same picture gives the same view
-        whatever its type. uint8 without a white level, else deep. Returns also the divisor of its values.
-        InputError for values far off the white level, which would show all black or white.
+        """Returns the picture with the depth that the model learnt from, and the divisor of its values.
+
+        A picture gives the same view whatever its type. Without a white level it is uint8, else deep.
+
+        Raises:
+            InputError: Its values are far off the white level, and it would be all black or white.
         """
         if isinstance(picture, Image.Image) or picture.dtype == np.uint8:
             if self.white_level is None:

@@ -18,19 +18,28 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def picture_size(picture: Raster) -> tuple[int, int]:
+    """Returns the size (H, W) of a picture."""
     if isinstance(picture, Image.Image):
         return picture.height, picture.width
     return picture.shape[0], picture.shape[1]
 
 
 def full_box(picture: Raster) -> Box:
+    """Returns the box (y0, x0, y1, x1) of a whole picture."""
     height, width = picture_size(picture)
     return 0.0, 0.0, float(height), float(width)
 
 
 def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
-    """Scales the part (y0, x0, y1, x1) of a picture to (H, W): uint8 [H, W] or [H, W, 3], or float32 [H, W,
-    C] for a deep picture.
+    """Returns the part of a picture in a box, scaled to a size.
+
+    Args:
+        picture: Picture of any depth.
+        size: (H, W) of the result.
+        box: (y0, x0, y1, x1) of the part, in pixels.
+
+    Returns:
+        uint8 [H, W] or [H, W, 3], or float32 [H, W, C] for a deep picture.
     """
     (h, w), (y0, x0, y1, x1) = size, box
 
@@ -57,8 +66,12 @@ def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
 
 
 def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Float32:
-    """Reduces a picture of any size and depth to a grey one [h, w] in 0..1, as `PoseReference.find` takes it.
-    side: the longer one.
+    """Reduces a picture of any size and depth to a grey one [h, w] in 0..1, for `PoseReference.find`.
+
+    Args:
+        picture: Picture of any depth.
+        divisor: Value that becomes 1.
+        side: Longer side of the result, in pixels.
     """
     planes = resized(picture, reduced_size(picture_size(picture), side), full_box(picture))
     image = np.empty((3, *planes.shape[:2]), np.float32)

@@ -39,9 +39,10 @@ def split_picture(spec: Drawn) -> tuple[Drawn, str]:
 
 
 def drawn_size(spec: Drawn) -> tuple[int, int] | None:
-    """Size (H, W) of the picture that a region is drawn on; None where fractions do not tell.
+    """Returns the size (H, W) of the picture that a region is drawn on; None for a box in fractions.
 
-    InputError: it is a mask that cannot be read.
+    Raises:
+        InputError: It is a mask that cannot be read.
     """
     if isinstance(spec, np.ndarray):
         return (spec.shape[0], spec.shape[1]) if spec.ndim == 2 else None
@@ -65,7 +66,7 @@ def _read_drawn(spec: str | os.PathLike[str]) -> Mask:
 
 
 def needs_picture_size(spec: Drawn) -> bool:
-    """Whether a region is a box in pixels that does not tell of how large a picture."""
+    """Whether a region is a box in pixels without the size of its picture."""
     match = _BOX.fullmatch(spec) if isinstance(spec, str) else None
     return match is not None and not match[5] and max(float(match[i]) for i in range(1, 5)) > 1
 
@@ -76,14 +77,21 @@ def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] = ()) -> Mask:
-    """The region of interest [H, W] bool at network size: the pixels whose centre lies in it.
+    """Returns the region of interest [H, W] bool at network size: the pixels whose centre lies in it.
 
-    `spec` is a mask at the pictures' size (an array, of which what is above 0 counts, or a file that
-    `read_mask` reads), or a box "x0,y0,x1,y1", or these four numbers: fractions of the picture, or pixels of
-    a picture of W x H as "x0,y0,x1,y1@WxH". Fractions alone say nothing about the picture's shape, so they
-    are refused where it matters, with `keep_aspect`. drawn_on: places of views in the picture that the region
-    is drawn on, of which that one counts that shows most of it; a box may be in its pixels, then. Raises
-    InputError; also where the region holds no pixel that the network sees.
+    A box in fractions says nothing about the picture's shape, and is refused where that matters, with
+    `keep_aspect`.
+
+    Args:
+        spec: A mask at the pictures' size: an array, whose values above 0 count, or a file that `read_mask`
+            reads. Or a box "x0,y0,x1,y1", or these four numbers: fractions of the picture; or pixels of a
+            picture of W x H as "x0,y0,x1,y1@WxH".
+        preprocess: Preprocessing of the model.
+        drawn_on: Places of views in the picture that the region is drawn on; the view that shows most of it
+            counts. A box may be in pixels of that picture, then.
+
+    Raises:
+        InputError: The region cannot be read, or holds no pixel that the network sees.
     """
     if isinstance(spec, list | tuple):
         spec = _box_text(spec)
@@ -100,8 +108,12 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
 
 
 def _roi_from_mask(mask: Mask, preprocess: Preprocess, drawn_on: Sequence[Geometry]) -> Mask:
-    """A mask at network size, seen from the place, of those that the region is drawn on, that shows most of
-    it; without such places as the whole picture.
+    """Returns a mask at network size, by the place that shows most of it.
+
+    Args:
+        mask: [H, W], at the size of the picture that it is drawn on.
+        preprocess: Preprocessing of the model.
+        drawn_on: Places of views in that picture; none: the view of the whole picture.
     """
     size = (mask.shape[0], mask.shape[1])
     corrected = preprocess.corrected_mask(mask)
@@ -122,8 +134,12 @@ def _box_text(numbers: Sequence[float]) -> str:
 def _drawn_mask(
     spec: str | os.PathLike[str] | Array, box: re.Match[str] | None, drawn_on: Sequence[Geometry]
 ) -> Mask:
-    """Mask [H, W] of a region, at the size of the picture that it is drawn on. box: `spec`, where it is one,
-    which is drawn on the first of these places.
+    """Returns the mask [H, W] of a region, at the size of the picture that it is drawn on.
+
+    Args:
+        spec: Mask, its file, or a box as text.
+        box: Match of `spec` where it is a box.
+        drawn_on: Places of views in the picture; a box is drawn at the size of the first one's picture.
     """
     if isinstance(spec, np.ndarray):
         if spec.ndim != 2 or spec.size == 0:
@@ -134,7 +150,14 @@ def _drawn_mask(
 
 
 def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, roi: Mask) -> str:
-    """Says how much of what the network sees counts, of a mask, which may be inverted; empty for a box."""
+    """Returns a sentence on the share of the picture that counts by a mask, which may be inverted.
+
+    It is empty for a box.
+
+    Args:
+        spec: The region, as `read_roi` takes it.
+        roi: [H, W], the region at network size.
+    """
     if isinstance(spec, list | tuple) or (isinstance(spec, str) and _BOX.fullmatch(spec)):
         return ""
     name = spec if isinstance(spec, str | os.PathLike) else "given"
@@ -145,16 +168,23 @@ def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, 
 
 @dataclass(frozen=True, eq=False)
 class FrameRegion:
-    """Region of interest [H, W] in the frames of parts that an earlier reference aligned; None: of corrected
-    pictures.
+    """Region of interest in the frames of an earlier model.
+
+    Attributes:
+        mask: [H, W], pixels that count.
+        reference: Reference that aligned the earlier model's parts; None: frames are corrected pictures.
     """
 
     mask: Mask
     reference: PoseReference | None
 
     def carried(self, preprocess: Preprocess) -> Mask:
-        """The region at network size, in the frames of another reference: the earlier one finds the part in
-        it, as in a picture. InputError where it does not.
+        """Returns the region at network size, in the frames of another reference.
+
+        The earlier reference finds the part in the new one as in a picture.
+
+        Raises:
+            InputError: It does not find it.
         """
         reference = preprocess.reference
         if reference is None or self.reference is None or reference == self.reference:

@@ -39,8 +39,12 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1, in shares of the pict
 
 
 class PartDetections(NamedTuple):
-    """Parts and other objects that were found. poses: in pixels of the small picture, by rows from the top.
-    part_masks: [n, h / 2, w / 2] bool. objects: boxes around other objects.
+    """Parts and other objects that were found.
+
+    Attributes:
+        poses: Poses in pixels of the small picture, by rows from the top.
+        part_masks: [n, h / 2, w / 2] bool.
+        objects: Boxes around other objects.
     """
 
     poses: list[Pose]
@@ -52,10 +56,12 @@ class PartDetections(NamedTuple):
 class SeveralParts:
     """Settings by which several parts are found in a picture.
 
-    span: side of the square that the reference shows, as a share of the picture's longer side.
-    object_area: least area of another object, as a share of a square of the longer side.
-    sought: places that are looked at.
-    least, most: parts in good pictures.
+    Attributes:
+        span: Side of the square that the reference shows, as a share of the picture's longer side.
+        object_area: Least area of another object, as a share of a square of the longer side.
+        sought: Number of places that are examined.
+        least: Fewest parts in good pictures.
+        most: Most parts in good pictures.
     """
 
     span: float
@@ -89,7 +95,7 @@ class SeveralParts:
         return f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
 
     def count_error(self, count: int, objects: int) -> str:
-        """Says what is wrong with the number of parts and of other objects; empty: nothing."""
+        """Returns how the number of parts differs, or that other objects are there; empty: all is right."""
         shown = f"{pluralize(count, 'part')} found, {self.count_text} expected"
         found = f"{self.least - count} missing: {shown}" if count < self.least else ""
         found = f"{count - self.most} too many: {shown}" if count > self.most else found
@@ -102,8 +108,12 @@ class SeveralParts:
         return round(SIDE / self.span)
 
     def find(self, small: Float32, overview: Float32, reference: PoseReference) -> PartDetections:
-        """Finds parts and other objects. small: [h, w] float32 in 0..1, the longer side `side`. overview:
-        the same picture, the longer side `OVERVIEW_SIDE`.
+        """Finds parts and other objects in a picture.
+
+        Args:
+            small: [h, w] float32 in 0..1, the longer side `side`.
+            overview: The same picture, the longer side `OVERVIEW_SIDE`.
+            reference: Reference of the part.
         """
         finder = _matcher(reference)
         covered = np.zeros([-(-length // 2) for length in small.shape], np.bool_)
@@ -167,7 +177,10 @@ def _sort_into_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
 class _PartMatcher:
     """Matches a reference with pictures at every place.
 
-    part_points: [2, N] the part's pixels, from the middle. pose_angles: poses of `PoseReference.kernels`.
+    Attributes:
+        reference: Reference of the part.
+        part_points: [2, N], the part's pixels, from the middle.
+        pose_angles: Poses of `PoseReference.kernels`.
     """
 
     reference: PoseReference

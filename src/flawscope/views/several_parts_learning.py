@@ -63,8 +63,13 @@ def _find_components(overview: Float32) -> tuple[NDArray[np.int32], list[_Compon
 
 
 class LearnedParts(NamedTuple):
-    """settings, reference: find the parts. counts: of parts in each good picture. wrong: what is wrong with
-    each count by a model that was learnt without the picture; empty: nothing.
+    """Settings that find several parts, and the counts of good pictures that they were learnt from.
+
+    Attributes:
+        settings: Settings by which parts are found.
+        reference: Reference by which parts are found.
+        counts: Number of parts in each good picture.
+        count_errors: How a model learnt without the picture counts each wrong; empty: it counts it right.
     """
 
     settings: SeveralParts
@@ -89,7 +94,11 @@ class LearnedParts(NamedTuple):
 
 
 class PartsCountedWrongError(InputError):
-    """Parts are counted wrong in most good pictures. learnt: by which they were."""
+    """Parts are counted wrong in most good pictures.
+
+    Attributes:
+        learnt: Settings and reference by which they were counted.
+    """
 
     def __init__(self, message: str, learnt: LearnedParts):
         super().__init__(message)
@@ -268,8 +277,9 @@ def _crop_part(picture: Float32, labels: NDArray[np.int32], one: _Component, lev
 
 
 def expected_counts(counts: Sequence[int]) -> tuple[int, int]:
-    """Least and largest number of parts of good pictures, where there are any; the same where nearly all
-    have it.
+    """Returns the least and the largest number of parts in good pictures that have any.
+
+    Both are the same number where nearly all pictures have it.
     """
     numbers, times = np.unique([one for one in counts if one] or [1], return_counts=True)
     if times.max() >= _MIN_EQUAL_COUNTS * times.sum():

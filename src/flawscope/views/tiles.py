@@ -75,9 +75,10 @@ class TileGrid:
 
     @cached_property
     def weights(self) -> tuple[Float32, Float32]:
-        """Weights of the tiles along their height [rows, h] and width [columns, w]: 1 where a tile is alone,
-        falling linearly to the edge where a neighbour overlaps. The products of all tiles that show a pixel
-        sum to 1.
+        """Weights of the tiles along their height [rows, h] and width [columns, w].
+
+        They are 1 where a tile is alone, and fall linearly to the edge where a neighbour overlaps. The
+        products of all tiles that show a pixel sum to 1.
         """
         return self._axis_weights(0), self._axis_weights(1)
 
@@ -104,9 +105,12 @@ class TileGrid:
 class Fusion:
     """Settings that combine the maps of a picture's views into its score and its map; stored in the model.
 
-    score: "map": the score is the map's maximum; "views": the largest score of a view.
-    factor, shift: bring the whole view's map, and its score, to the scale of the tiles': value * factor +
-        shift.
+    The whole view's map, and its score, are brought to the scale of the tiles': value * factor + shift.
+
+    Attributes:
+        score: "map": the score is the map's maximum; "views": the largest score of a view.
+        factor: Factor of the whole view's values.
+        shift: Summand of the whole view's values.
     """
 
     score: str = "map"
@@ -124,6 +128,7 @@ class Fusion:
             )
 
     def to_dict(self) -> Json:
+        """Returns values that JSON knows, for `from_dict`."""
         return {"score": self.score, "factor": self.factor, "shift": self.shift}
 
     @classmethod
@@ -140,8 +145,11 @@ class Fusion:
 class RegionOfInterest:
     """Region of interest on a canvas, never expanded to the canvas's size, which may be large.
 
-    mask: [H, W], as the view of the whole frame shows it. whole: where that view lies in the frame. visible:
-    the canvas's pixels [H, W] that show the picture; None: all.
+    Args:
+        mask: [H, W], as the view of the whole frame shows it.
+        whole: Place of that view in the frame.
+        canvas: (H, W) of the canvas.
+        visible: [H, W], pixels of the canvas that show the picture; None: all.
     """
 
     def __init__(self, mask: Mask, whole: Geometry, canvas: tuple[int, int], visible: Mask | None = None):
@@ -166,8 +174,12 @@ class RegionOfInterest:
 class TileSummary(NamedTuple):
     """Answers for a frame, of its tiles and of its whole view.
 
-    scores: the largest of a tile, and the whole view's. maxima, means: of both maps. whole_peak: maximum of
-    the whole view's map at its own size. pixels: [2, n], some values of both maps, at the same places.
+    Attributes:
+        scores: Largest score of a tile, and the whole view's score.
+        maxima: Maxima of both maps.
+        means: Means of both maps.
+        whole_peak: Maximum of the whole view's map at its own size.
+        pixels: [2, n], some values of both maps, at the same places.
     """
 
     scores: tuple[float, float]
@@ -178,7 +190,7 @@ class TileSummary(NamedTuple):
 
     @classmethod
     def of_view(cls, score: float, view_map: Float32, inside: Mask) -> TileSummary:
-        """Answers for a frame of one view. inside: the pixels [H, W] that count."""
+        """Returns the answers for a frame of one view. `inside` are the pixels [H, W] that count."""
         counted = view_map[inside] if inside.any() else view_map.ravel()
         pixels = np.stack([counted, np.full(counted.shape, -np.inf, np.float32)])
         tops = (score, -math.inf), (float(view_map.max()), -math.inf)
@@ -196,7 +208,10 @@ class TileSummary(NamedTuple):
 class TileBlender:
     """Map and score of a picture, put together from its views one by one.
 
-    whole: where the view of the whole frame lies in it. region: pixels that count; None: all.
+    Args:
+        grid: Places of the tiles.
+        whole: Place in the frame of its whole view.
+        region: Pixels that count; None: all.
     """
 
     def __init__(self, grid: TileGrid, whole: Geometry, region: RegionOfInterest | None = None):
@@ -220,7 +235,9 @@ class TileBlender:
     ) -> None:
         """Replaces maps of tiles that may be too high by sure ones, until the maximum lies in sure ones.
 
-        unsure: the maps, by the number of the view; gets empty. sure_maps: gives others for such numbers.
+        Args:
+            unsure: The maps, by the number of the view; it is emptied.
+            sure_maps: Returns sure maps for numbers of views.
         """
         width, region = self.grid.canvas[1], self.region
         counted = None if region is None else region.window(0, 0, *self.grid.canvas)
@@ -243,8 +260,10 @@ class TileBlender:
         self.tiles[y : y + height, x : x + width] += view_map * down[:, None] * across
 
     def summary(self, shown: Mask) -> TileSummary:
-        """Summarises the answers for a fusion that is not known yet. shown: the whole view's pixels [H, W]
-        that count.
+        """Summarises the answers for a fusion that is not known yet.
+
+        Args:
+            shown: [H, W], pixels of the whole view that count.
         """
         assert self.view is not None
         score, whole_map = self.view

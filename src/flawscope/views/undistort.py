@@ -1,8 +1,7 @@
-"""Undistorts pictures by the coefficients of a lens, Brown-Conrady as OpenCV has it, for model files that
-hold some. Torch-free.
+"""Undistorts pictures by a lens's coefficients, Brown-Conrady as OpenCV has it. Torch-free.
 
-No fit makes such a model any more: a camera's SDK or OpenCV straighten pictures before they are written.
-Files of format 5 may hold coefficients, and their pictures have to be seen as they were learnt.
+Model files of format 5 may hold coefficients, and their pictures have to be seen as they were learnt. No fit
+makes such a model any more: a camera's SDK or OpenCV straighten pictures before they are written.
 
 A pixel (u, v) of the undistorted picture, with x = (u - cx) / fx, y = (v - cy) / fy and r² = x² + y², shows
 the picture as taken at u' = fx x' + cx, v' = fy y' + cy, where
@@ -38,8 +37,12 @@ _BLOCK = 1 << 18  # pixels that are sampled together
 
 @dataclass(frozen=True)
 class Undistortion:
-    """Camera matrix and coefficients of a lens. width, height: of the pictures that it was calibrated on, in
-    pixels; 0: not known, and taken for those of any picture.
+    """Camera matrix and coefficients of a lens.
+
+    Attributes:
+        width: Width of the pictures that it was calibrated on, in pixels; 0: unknown, and taken for any
+            picture's.
+        height: Height of those pictures, in pixels; 0: unknown, and taken for any picture's.
     """
 
     fx: float
@@ -108,8 +111,12 @@ class Undistortion:
         return np.asarray(_sampled(mask.astype(np.float32), *_places_as_taken(self, size)) > 0.5)
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
-        """Map of an undistorted picture, which lies so in it, as one of the picture as taken, and its place.
-        fill: where the map shows nothing; None: its middle value.
+        """Returns the map of an undistorted picture as one of the picture as taken, and its place there.
+
+        Args:
+            drawn: Map of the undistorted picture.
+            placed: Place of the map in the undistorted picture.
+            fill: Value where the map shows nothing; None: its middle value.
         """
         if self._changes_nothing:
             return drawn, placed

@@ -1,8 +1,8 @@
-"""Tells which view of a part a picture shows, or which light: a model of all views finds nothing in pictures
-that were exchanged, and a model of one view cannot say why they are anomalous. Torch-free.
+"""Finds out which view of a part, or which light, a picture shows. Torch-free.
 
-A picture is compared by a thumbnail with the mean of each view's good pictures, in the spread of these. Views
-that good pictures do not tell apart clearly are never called exchanged.
+A model of all views finds nothing in pictures that were exchanged, and a model of one view cannot say why
+they are anomalous. A picture is compared by a thumbnail with the mean of each view's good pictures, in the
+spread of these. Views that good pictures do not distinguish clearly are never called exchanged.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def find_identical(looks: Mapping[str, Floats]) -> tuple[str, str] | None:
 def look_different(looks: Mapping[str, Sequence[Floats]]) -> bool:
     """Whether good pictures of all views look so different that each view needs a model of its own.
 
-    Every two views have to be told apart by their pictures (`ViewLooks.are_distinct`) in the same light:
-    each colour of a thumbnail is divided by its mean. Pictures of one surface by a darker camera, or one with
+    Every two views have to be distinct by their pictures (`ViewLooks.are_distinct`) in the same light: each
+    colour of a thumbnail is divided by its mean. Pictures of one surface by a darker camera, or one with
     another white balance, look alike.
 
     Args:
-        looks: thumbnails of good pictures by view; False where these are too few to tell.
+        looks: Thumbnails of good pictures by view; where they are too few, the answer is False.
     """
     levelled = {view: [_without_light(one) for one in several] for view, several in looks.items()}
     learnt = ViewLooks.learn(levelled)
@@ -71,9 +71,13 @@ def _without_light(look: Floats) -> Floats:
 class ViewLooks:
     """Looks of the good pictures of each view.
 
-    views: their names. means: [V, D]. spread: [D], of a view's pictures. limits: [V, V]: a picture that is by
-    more farther from the row's view than from the column's shows the latter; infinite for views that are not
-    told apart. reach: [V], distance of a picture that shows the view.
+    Attributes:
+        views: Names of the views.
+        means: [V, D], mean thumbnail of each view.
+        spread: [D], deviations within a view.
+        limits: [V, V]: a picture that is by more farther from the row's view than from the column's shows the
+            latter; infinite for views that are not distinguished.
+        reach: [V], largest distance of a picture that shows the view.
     """
 
     views: tuple[str, ...]
@@ -99,7 +103,7 @@ class ViewLooks:
         return plain
 
     def _set_limits(self, every: Sequence[NDArray[np.float64]]) -> None:
-        """Sets reach and limits by the thumbnails of each view, of which its mean was learnt."""
+        """Sets reach and limits by the thumbnails of each view that its mean was learnt from."""
         distances = [np.array([self.distances(one) for one in several]) for several in every]
         for v, several in enumerate(every):
             distances[v][:, v] *= len(several) / (len(several) - 1)
@@ -115,13 +119,14 @@ class ViewLooks:
 
     @property
     def are_distinct(self) -> bool:
-        """Whether every two views look so different that good pictures tell them apart."""
+        """Whether good pictures distinguish every two views clearly."""
         others = ~np.eye(len(self.views), dtype=bool)
         return bool(np.isfinite(self.limits[others]).all())
 
     def shown_instead(self, view: str, look: Floats) -> str | None:
-        """The other view that a picture named as `view` shows; None: it shows its own, or that is not
-        known.
+        """Returns the other view that a picture named as `view` shows.
+
+        None means that it shows its own view, or that the view is not known.
         """
         if view not in self.views:
             return None
@@ -158,8 +163,14 @@ class ViewLooks:
 
 
 def _limit_between(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    """Middle of the gap between the pictures of a view and those of another, by how much farther each lies
-    from the mean of the one than from that of the other; inf: the gap is too narrow, or there is none.
+    """Returns the middle of the gap between the pictures of a view and those of another.
+
+    Args:
+        mine: How much farther each picture of the view lies from its own mean than from the other's.
+        theirs: The same difference of the other view's pictures.
+
+    Returns:
+        The limit; inf: the gap is too narrow, or there is none.
     """
     is_wide = theirs.min() - mine.max() >= MIN_GAP * max(np.ptp(mine), np.ptp(theirs))
     return float((theirs.min() + mine.max()) / 2) if is_wide else math.inf

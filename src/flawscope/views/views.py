@@ -1,8 +1,8 @@
-"""Views of a picture for a network: the whole of a frame and its tiles, of a frame or of several, and how the
-answers for them are combined. Torch-free.
+"""Views of a picture for a network, and the combination of its answers for them. Torch-free.
 
-A picture is scaled once, to its canvas, and tiles are cut from it at whole pixels, so that neighbours show
-the same pixels where they overlap. Sizes are (height, width), places (y, x).
+The views are the whole of a frame and its tiles; a picture has a frame or several. A picture is scaled once,
+to its canvas, and tiles are cut from it at whole pixels: neighbours show the same pixels where they overlap.
+Sizes are (height, width), places (y, x).
 """
 
 from __future__ import annotations
@@ -33,14 +33,21 @@ RunModel = Callable[[Any], Any]
 
 
 class Views:
-    """Views of a picture: 0 is the whole frame, the others are its tiles, row by row, made when they are
-    asked for. A frame of exactly one tile has that one view.
+    """Views of a picture: 0 is the whole frame, the others are its tiles, row by row.
 
-    geometry: where the map of the picture lies in it: at the canvas's size with tiles. whole: where view 0
-    lies in the frame. grid: of the tiles; None: there is one view. tone: correction of the picture's light,
-    which `first` has had already; None: it is left as it is. pose: of the part, as the view shows it; None:
-    pictures are not aligned. placed: where view 0 lies in the picture. visible: the canvas's pixels [H, W]
-    that show the picture; None: all.
+    Tiles are made when they are read. A frame of exactly one tile has that single view.
+
+    Args:
+        first: [1, 3, H, W], view 0.
+        geometry: Place in the picture of its map: at the canvas's size with tiles.
+        whole: Place of view 0 in the frame; None: `geometry`.
+        grid: Places of the tiles; None: there is one view.
+        canvas: Scaled frame that tiles are cut from.
+        divisor: Value of the canvas that is white.
+        tone: Correction of the picture's light, which `first` has had already; None: the light stays.
+        pose: Pose of the part, as the view shows it; None: pictures are not aligned.
+        placed: Place of view 0 in the picture; None: `geometry`.
+        visible: [H, W], pixels of the canvas that show the picture; None: all.
     """
 
     def __init__(
@@ -86,8 +93,9 @@ class Views:
         return self.first.nbytes + (0 if self.canvas is None else self.canvas.nbytes)
 
     def with_roi(self, mask: Mask | None) -> Views:
-        """Sets a region of interest [H, W], as the whole view shows it, and returns itself: pixels outside
-        are marked like padding, and `numbers` leaves out tiles without a pixel inside.
+        """Sets a region of interest [H, W], as the whole view shows it, and returns these views.
+
+        Pixels outside are marked like padding, and `view_numbers` leaves out tiles without a pixel inside.
         """
         if mask is not None:
             self.region = RegionOfInterest(mask, self.whole, self.geometry.size, self.visible)
@@ -101,6 +109,7 @@ class Views:
         return number > 0
 
     def placement(self, number: int) -> Geometry:
+        """Returns the place of a view in the picture."""
         if not number or self.grid is None:
             return self.placed
         (y, x), (down, across) = self.grid.corner(number - 1), self.geometry.offset
@@ -119,8 +128,12 @@ class Views:
         return images[0][None] if len(images) == 1 else np.stack(images)  # one is not copied
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
-        """The picture's score, and its map at `geometry.size`. fusion: None: there is one view. batch: views
-        run at a time.
+        """Returns the picture's score, and its map at `geometry.size`.
+
+        Args:
+            run: Runs the model.
+            fusion: Settings that join the answers for the whole view and its tiles; None: there is one view.
+            batch: Views that run at a time.
         """
         if self.grid is None or fusion is None:
             scores, maps = run(self.images([0]))
@@ -128,8 +141,13 @@ class Views:
         return self.blend(run, batch).result(fusion)
 
     def blend(self, run: RunModel, batch: int = 1, bound: RunModel | None = None) -> TileBlender:
-        """The answers for all views of a frame that has tiles, put together. bound: a faster run, whose
-        maps are nowhere lower: where the map's maximum lies `run` decides.
+        """Runs the views of a frame with tiles, and puts their answers together.
+
+        Args:
+            run: Runs the model.
+            batch: Views that run at a time.
+            bound: A faster run for tiles, whose maps are nowhere lower; where the map's maximum lies, `run`
+                decides. None: `run` judges all.
         """
         assert self.grid is not None
         blended = TileBlender(self.grid, self.whole, self.region)
@@ -149,11 +167,13 @@ class Views:
     def summary(
         self, run: RunModel, counted: Mask, batch: int = 1, bound: RunModel | None = None
     ) -> TileSummary:
-        """Summarises the answers for a frame until the fusion is known by which `predict` joins them.
+        """Summarises the answers for a frame, until the fusion is known by which `predict` joins them.
 
         Args:
-            counted: pixels [H, W] of the region of interest that the network knows.
-            batch, bound: as `blend` takes them.
+            run: Runs the model.
+            counted: [H, W], pixels of the region of interest that the network knows.
+            batch: Views that run at a time.
+            bound: A faster run for tiles, as `blend` takes it; None: there is none.
         """
         shown = self.images([0])[0, 0] >= 0
         if self.grid is not None:
@@ -190,9 +210,11 @@ class Views:
 
 
 class FrameViews(Views):
-    """Views of several frames of a picture, those of one after the other, as many of each.
+    """Views of several frames of a picture, frame by frame, as many of each.
 
-    geometry: where the picture's map lies in it.
+    Args:
+        frames: Views of each frame.
+        geometry: Place in the picture of its map.
     """
 
     def __init__(self, frames: Sequence[Views], geometry: Geometry):
@@ -201,6 +223,7 @@ class FrameViews(Views):
 
     @property
     def frames(self) -> Sequence[Views]:
+        """Views of each frame."""
         return self._frames
 
     def __len__(self) -> int:
@@ -208,38 +231,50 @@ class FrameViews(Views):
 
     @property
     def outside_light(self) -> bool | None:
+        """Whether a frame's light cannot be corrected wholly; None: it is left as it is."""
         outside = [frame.outside_light for frame in self.frames]
         return None if None in outside else any(outside)
 
     @property
     def nbytes(self) -> int:
+        """Bytes in memory of all frames."""
         return sum(frame.nbytes for frame in self.frames)
 
     def with_roi(self, mask: Mask | None) -> FrameViews:
+        """Sets a region of interest [H, W] in each frame, and returns these views."""
         for frame in self.frames:
             frame.with_roi(mask)
         return self
 
     def is_tile(self, number: int) -> bool:
+        """Whether a view, counted over all frames, is a tile of its frame."""
         return number % len(self.frames[0]) > 0
 
     def placement(self, number: int) -> Geometry:
+        """Returns the place in the picture of a view, counted over all frames."""
         each = len(self.frames[0])
         return self.frames[number // each].placement(number % each)
 
     def view_numbers(self) -> list[int]:
+        """Numbers of the views with pixels that count, counted over all frames."""
         each = len(self.frames[0])
         return [k * each + view for k, frame in enumerate(self.frames) for view in frame.view_numbers()]
 
     def images(self, numbers: Iterable[int]) -> Float32:
+        """Returns views [n, 3, H, W] float32 in 0..1, padding marked, by their numbers over all frames."""
         each = len(self.frames[0])  # as many views of every frame
         return np.concatenate([self.frames[number // each].images([number % each]) for number in numbers])
 
     def predict_each(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None
     ) -> tuple[Array, Array]:
-        """Scores [n] and maps [n, h, w] of each. batch: views that are computed together; None: all, of tiles
-        one.
+        """Returns the scores [n] and the maps [n, h, w] of all frames.
+
+        Args:
+            run: Runs the model.
+            fusion: Settings that join the answers for a whole view and its tiles; None: each frame is one
+                view.
+            batch: Views that run at a time; None: all, or one by one where there are tiles.
         """
         if fusion is None:  # each is one view
             images = self.images(range(len(self)))
@@ -253,9 +288,12 @@ class FrameViews(Views):
 
 
 class PartFrameViews(FrameViews):
-    """Views of all parts in a picture, those of a part one after the other.
+    """Views of all parts in a picture, part by part.
 
-    frames: views of each part. found: the parts. scale: pixels of their maps for one of the picture's.
+    Args:
+        frames: Views of each part.
+        found: The parts.
+        scale: Pixels of their maps for a pixel of the picture.
     """
 
     def __init__(self, frames: Sequence[Views], found: PartFrames, scale: float):
@@ -268,22 +306,39 @@ class PartFrameViews(FrameViews):
 
     @property
     def unusable(self) -> str:
+        """Says how the parts are counted wrong, which leaves nothing to learn; empty: they are not."""
         return f"its parts are counted wrong: {self.count_error}" if self.count_error else ""
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+        """Returns the picture's score, and its map at `geometry.size`.
+
+        The score is the largest of the parts; the map is that of `predict_parts`.
+
+        Args:
+            run: Runs the model.
+            fusion: Settings that join the answers for the whole view and its tiles; None: each frame is one
+                view.
+            batch: Views that run at a time.
+        """
         scores, drawn, _ = self.predict_parts(run, fusion, batch)
         return float(scores.max()), drawn
 
     def predict_parts(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None, roi: Mask | None = None
     ) -> tuple[Array, Float32, NDArray[np.uint16]]:
-        """Scores of all parts [n], the picture's map: the largest value where parts overlap, and the middle
-        one where there is none, and the number of the part that is inspected there, from 1; 0: none, or
-        several.
+        """Judges each part.
 
         Args:
-            batch: views that are computed together; None: all, of tiles one.
-            roi: region of interest [H, W] that the network knows, as a part's view shows it.
+            run: Runs the model.
+            fusion: Settings that join the answers for a whole view and its tiles; None: each part is one
+                view.
+            batch: Views that run at a time; None: all, or one by one where there are tiles.
+            roi: [H, W], region of interest that the network knows, as a part's view shows it; None: all.
+
+        Returns:
+            The scores of all parts [n]. The picture's map: the largest value where parts overlap, and the
+            middle value where there is none. At each of its pixels the number of the part that is inspected
+            there, from 1; 0: none, or several.
         """
         scores, maps = self.predict_each(run, fusion, batch)
         whole = np.full(self.geometry.size, -np.inf, np.float32)
@@ -305,13 +360,14 @@ class PartFrameViews(FrameViews):
         return scores, whole, numbers
 
     def valid_mask(self) -> Mask:
+        """Mask [H, W] at `geometry.size`: all of the picture, also between the parts."""
         return np.ones(self.geometry.size, np.bool_)
 
 
 class ChannelViews(FrameViews):
-    """Views of all channels of a picture, those of a group one after the other.
+    """Views of all channels of a picture, channel group by channel group.
 
-    The picture's score is the largest of them, and so is its map at each place.
+    The picture's score is the largest of the groups, and its map has at each place the largest value.
     """
 
     def __init__(self, frames: Sequence[Views]):
@@ -319,25 +375,40 @@ class ChannelViews(FrameViews):
         self.whole, self.placed, self.pose = frames[0].whole, frames[0].placed, frames[0].pose
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+        """Returns the picture's score, and its map at `geometry.size`.
+
+        Both are the largest of all channel groups.
+
+        Args:
+            run: Runs the model.
+            fusion: Settings that join the answers for the whole view and its tiles; None: each frame is one
+                view.
+            batch: Views that run at a time.
+        """
         scores, maps = self.predict_each(run, fusion, batch)
         return float(scores.max()), np.max(maps, axis=0)
 
     def valid_mask(self) -> NDArray[np.bool_]:
+        """Mask [H, W] at `geometry.size`, the same for all channels."""
         return self.frames[0].valid_mask()
 
 
 def remove_padding_marks(images: Float32) -> tuple[Float32, Mask]:
-    """Removes the marks of padding: images `[..., 3, H, W]` in 0..1, and a mask `[..., H, W]` bool of the
-    pixels that are not padding.
+    """Returns images `[..., 3, H, W]` in 0..1 without the marks of padding, and where they are not padding.
+
+    The mask is `[..., H, W]` bool.
     """
     inside: Mask = images[..., 0, :, :] >= 0
     return np.where(images < 0, -1 - images, images), inside
 
 
 def hide_outside_roi(image: Float32, source: NDArray[np.int64] | None) -> Float32:
-    """Hides the pixels outside of the region of interest in an image `[3, H, W]`, padding marked. source:
-    [H W], the index of the pixel whose value each pixel gets; None: the image is a tile's, which is grey
-    where it is marked.
+    """Hides the pixels outside of the region of interest in an image `[3, H, W]`, padding marked.
+
+    Args:
+        image: Whole view, or a tile.
+        source: [H W], index of the pixel whose value each pixel gets; None: the image is a tile, which
+            becomes grey where it is marked.
     """
     if source is None:
         return np.where(image < 0, -1 - HIDDEN_GREY, image)

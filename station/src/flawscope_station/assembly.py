@@ -1,4 +1,4 @@
-"""The station as it is served: the core and its features, each of which adds itself at the same seams."""
+"""The station as it is served: the core and its features, which add themselves by `core.extension`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flawscope_station.web import challenge_api, drift_api, models_api, plugin_p
 
 
 def open_station(settings: Settings, say: Callable[[str], None] = lambda line: None) -> Station:
-    """Make a station with all features. InputError as of `Station`."""
+    """Make a station with all features. InputError: folder, data base or a model cannot be used."""
     return Station(settings, say, FEATURES)
 
 

@@ -1,4 +1,4 @@
-"""Checks of a plugin's sources, sinks and pages, each in a real station on drawn pictures."""
+"""Checks of a plugin's sources, sinks and pages, each in a real station on generated pictures."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from flawscope import testing
 if TYPE_CHECKING:
     from flawscope_station.core.station import Station
     from flawscope_station.settings.plugins import ConfiguredPlugin, Plugin
+    from flawscope_station.settings.sinks import SinkSettings
 
 WAIT_TIMEOUT = 60.0  # seconds that `_wait_for` waits
 STOP_TIMEOUT = 35.0  # seconds in which a source or sink must end
@@ -36,13 +37,17 @@ def check_source(
     away: Callable[[], None] | None = None,
     back: Callable[[], None] | None = None,
 ) -> None:
-    """Check a source: it gives pictures, or one for each trigger, and ends when it is told to.
+    """Check a source: it gives pictures, or one for each trigger, and ends when it is stopped.
+
+    With `away` and `back`, a camera that is away is checked, too: its state, its problem, and that a trigger
+    is refused meanwhile.
 
     Args:
+        plugin: of the source.
         settings: as below its name in `station.yaml`; paths are absolute.
         model: exported, small: it judges the pictures.
-        away, back: take the camera away and bring it back; given, the state, the problem, and that a trigger
-            is refused meanwhile are checked, too.
+        away: takes the camera away.
+        back: brings the camera back.
 
     Raises:
         AssertionError: what does not hold.
@@ -78,7 +83,7 @@ def check_source(
 
 
 def _check_triggers(station: Station) -> None:
-    """Each trigger is an inspection of its own, also of several at once, and is withdrawn without harm."""
+    """Check that each of several triggers is an inspection of its own, and can be withdrawn without harm."""
     from flawscope_station.sources.trigger import shoot
     from flawscope_station.store.inspection import make_label
 
@@ -99,7 +104,7 @@ def _check_triggers(station: Station) -> None:
 
 
 def _check_disconnection(station: Station, away: Callable[[], None], back: Callable[[], None]) -> None:
-    """A camera that is away is a state and a problem, refuses triggers, and comes back by itself."""
+    """Check that a camera that is away shows it, refuses triggers, and comes back by itself."""
     from flawscope_station.sources.source import AWAY, RUNNING, AwayError, NoFrameError, TriggeredSource
 
     (source,) = station.sources[PRODUCT]
@@ -129,11 +134,14 @@ def _check_disconnection(station: Station, away: Callable[[], None], back: Calla
 def check_sink(
     plugin: Plugin, settings: Mapping[str, object], model: Path, received: Callable[[], Sequence[str]]
 ) -> None:
-    """Check a sink: it gets every inspection in order, and none counts twice for the other side, although the
-    station sends what it is not sure of again after it was killed.
+    """Check a sink: it gets every inspection in order, and none counts twice for the other side.
+
+    A station that was killed sends a message again where it does not know whether the message was taken.
 
     Args:
-        settings, model: as of `check_source`.
+        plugin: of the sink.
+        settings: as below its name in `station.yaml`; paths are absolute.
+        model: exported, small: it judges the pictures.
         received: returns the ids of the messages about inspections that the other side has, the first first.
 
     Raises:
@@ -173,11 +181,14 @@ def check_sink(
 
 
 def check_page(plugin: Plugin, settings: Mapping[str, object], model: Path) -> None:
-    """Check a page: with parts and without, in each language, for the roles that may see it and no
-    others, and that browsers refuse nothing of it.
+    """Check a page, with parts and without, in each language, and that browsers refuse nothing of it.
+
+    The roles that may see it get the page, and no others.
 
     Args:
-        settings, model: as of `check_source`.
+        plugin: of the page.
+        settings: as below its name in `station.yaml`; paths are absolute.
+        model: exported, small: it judges the pictures.
 
     Raises:
         AssertionError: what does not hold.
@@ -235,7 +246,13 @@ async def _check_answers(station: Station, name: str) -> None:
 
 
 class _PageReader(HTMLParser):
-    """Reader of what a page asks for. files: addresses. refused: what the Content-Security-Policy forbids."""
+    """Reader of the addresses that a page asks for.
+
+    Attributes:
+        files: addresses of the station.
+        refused: what the Content-Security-Policy forbids, in words.
+        has_main: the page has an element with the id `main`.
+    """
 
     def __init__(self, text: str):
         super().__init__()
@@ -277,17 +294,20 @@ def _read_settings(plugin: Plugin, settings: Mapping[str, object]) -> Configured
 
 @contextmanager
 def _station(
-    folder: Path, model: Path, pages: Sequence[ConfiguredPlugin] = (), **given: Any
+    folder: Path,
+    model: Path,
+    *,
+    pages: tuple[ConfiguredPlugin, ...] = (),
+    sources: tuple[ConfiguredPlugin, ...] = (),
+    sinks: tuple[SinkSettings, ...] = (),
 ) -> Iterator[Station]:
-    """Run a station with one product and without a web server. given: settings of the product."""
+    """Run a station with one product, which has these sources and sinks, and without a web server."""
     from flawscope_station.assembly import open_station
     from flawscope_station.settings.station import ProductSettings, Settings
 
-    product = ProductSettings(str(model), drift=None, camera_checks=False, **given)
+    product = ProductSettings(str(model), drift=None, camera_checks=False, sources=sources, sinks=sinks)
     store = str(folder / "store")
-    station = open_station(
-        Settings({PRODUCT: product}, store=store, device="cpu", threads=1, pages=tuple(pages))
-    )
+    station = open_station(Settings({PRODUCT: product}, store=store, device="cpu", threads=1, pages=pages))
     try:
         station.start()
         yield station

@@ -24,8 +24,10 @@ WAYS = {
     "Windows, up to the browser": (["windows.html"], "flawscope serve"),
     "from anomalib": (["coming-from.html"], "anomalib train --model Patchcore"),
     "the papers' tables": (["benchmark.html"], "--methods patchcore,efficientad,prnet --seeds 0,1,2"),
-    "packaging": (["releasing.html"], "SBOM"),
-    "a new layout": (["repository/CONTRIBUTING.html", "testing.html"], "_layout_of"),
+    "packaging: licences": (["releasing.html"], "SBOM"),
+    "packaging: an archive without internet": (["releasing.html", "station-install.html"], "make bundle"),
+    "packaging: containers": (["releasing.html", "install.html"], "docker build --target runtime"),
+    "a new layout": (["testing.html"], "_layout_of"),
 }
 LISTEN = """
 document.addEventListener("copy", () => {

@@ -1,7 +1,8 @@
-"""Industrial cameras as sources: Basler's (extra `basler`), and GigE Vision and USB3 Vision at large, by
-Aravis (extra `genicam`): docs/station-cameras.md.
+"""Industrial cameras as sources: docs/station-cameras.md.
 
-Two plugins of the group `flawscope.sources`, which share all but the library. Importing this loads neither.
+There are two plugins of the group `flawscope.sources`: Basler's cameras (extra `basler`), and all GigE Vision
+and USB3 Vision cameras, by Aravis (extra `genicam`). They share all code except the library's. Importing this
+package loads neither library.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 def make_camera(
     line: SourceContext, settings: IndustrialCameraSettings, number: int, opener: DeviceFactory
 ) -> LiveCamera:
-    """Return a camera that the station triggers, or a signal. opener: opens the device."""
+    """Return a camera, triggered by the station or by a signal.
+
+    Args:
+        line: Access to the station.
+        settings: Settings of the camera.
+        number: Number among the product's cameras, from 1.
+        opener: Opens the device.
+    """
     from flawscope_line.industrial_cameras.camera import TriggeredCamera
     from flawscope_line.industrial_cameras.signalled import SignalledCamera
 

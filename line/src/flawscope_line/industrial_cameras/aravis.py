@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,15 +27,18 @@ BAYER_PATTERNS = {"BayerRG": "rggb", "BayerBG": "bggr", "BayerGR": "grbg", "Baye
 class Buffer(Protocol):
     """Frame of Aravis."""
 
-    def get_image_height(self) -> int: ...
+    def get_image_height(self) -> int:
+        """Return the height in pixels."""
 
-    def get_image_width(self) -> int: ...
+    def get_image_width(self) -> int:
+        """Return the width in pixels."""
 
-    def get_data(self) -> bytes: ...
+    def get_data(self) -> bytes:
+        """Return the bytes of the frame, row by row in the camera's pixel format."""
 
 
 class Bounds(Protocol):
-    """Least and greatest value of a feature, as Aravis has them."""
+    """Smallest and largest value of a feature in Aravis."""
 
     min: float
     max: float
@@ -46,8 +50,8 @@ class LibraryError(Protocol):
     message: str
 
 
-def load_aravis() -> Any:
-    """Return Aravis. InputError where it is not installed."""
+def load_aravis() -> ModuleType:
+    """Return the library Aravis. InputError where it is not installed."""
     import gi
 
     try:
@@ -58,7 +62,8 @@ def load_aravis() -> Any:
         ) from None
     from gi.repository import Aravis
 
-    return Aravis
+    library: ModuleType = Aravis
+    return library
 
 
 class AravisDevice:
@@ -129,12 +134,18 @@ class AravisDevice:
             camera.set_gain(settings.gain)
 
     def trigger(self) -> None:
+        """Trigger an exposure by software. CameraLostError where the camera fails."""
         try:
             self._camera.software_trigger()
         except self._error_type as error:
             raise CameraLostError(_error_text(error)) from None
 
     def next(self, seconds: float) -> NumberedFrame | None:
+        """Return the oldest frame that waits; None: none comes within `seconds`.
+
+        Raises:
+            CameraLostError: The camera is gone.
+        """
         buffer = self._stream.timeout_pop_buffer(int(seconds * 1e6))
         if buffer is None:
             if self._is_gone:
@@ -157,7 +168,7 @@ class AravisDevice:
         return VideoFrame.from_ndarray(np.left_shift(array, shift, dtype=array.dtype), format=pixel_format)
 
     def close(self) -> None:
-        """Close the camera. Aravis does so with the last reference, which an error may still hold."""
+        """Close the camera; Aravis frees it with the last reference, which an error may still hold."""
         if not self._is_gone:
             with suppress(self._error_type):  # gone meanwhile
                 self._camera.stop_acquisition()
@@ -167,7 +178,15 @@ class AravisDevice:
 
 
 def _ffmpeg_format(name: str, known: list[str]) -> tuple[str, int]:
-    """Return FFmpeg's name of a pixel format, and the left shift of its values in bits. InputError."""
+    """Return FFmpeg's name of a pixel format, and the left shift of its values in bits.
+
+    Args:
+        name: GenICam's name of the format.
+        known: GenICam's names of the camera's formats, for the error.
+
+    Raises:
+        InputError: The format cannot be read.
+    """
     formats = {one: (kind, 0) for one, kind in (GREY_FORMATS | COLOUR_FORMATS).items()}
     for rows, kind in BAYER_PATTERNS.items():
         formats |= {f"{rows}8": (f"bayer_{kind}8", 0)}

@@ -1,7 +1,7 @@
-"""Triggers, frame numbers and reconnecting of industrial cameras, whatever library speaks with them.
+"""Triggers, frame numbers and reconnecting of industrial cameras, for any camera library.
 
-A camera numbers its exposures. With a software trigger the station alone orders them, one at a time, so it
-knows the number of the frame that a trigger exposes: the one after the last. No other frame answers it.
+A camera numbers its exposures. With a software trigger the station alone orders them, one at a time, and
+knows the number of the frame that a trigger exposes: the number after the last. No other frame answers it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,12 @@ MAX_MISSED_FRAMES = 2  # triggers in a row without a frame; then the camera is o
 
 @dataclass(frozen=True)
 class NumberedFrame:
-    """Frame with its number from the camera. picture: None where parts of it did not arrive. clock: ticks of
-    the camera's clock at the exposure; None: it has none.
+    """Frame with its number from the camera.
+
+    Attributes:
+        number: The frame's number.
+        picture: The frame; None where parts of it did not arrive.
+        clock: Ticks of the camera's clock at the exposure; None: the camera has no clock.
     """
 
     number: int
@@ -52,7 +56,7 @@ class Device(Protocol):
         """Trigger an exposure, as soon as the camera is ready."""
 
     def next(self, seconds: float) -> NumberedFrame | None:
-        """Return the oldest frame that was not returned yet; None: there is none within so many seconds."""
+        """Return the oldest frame that was not returned yet; None: there is none within `seconds`."""
 
     def close(self) -> None:
         """Close the camera, so that others can open it."""
@@ -62,7 +66,7 @@ DeviceFactory = Callable[[IndustrialCameraSettings], Device]
 
 
 def frames_after(last: int, number: int) -> int:
-    """Return the number of frames from the last one to this one; 0 or less: it is no newer."""
+    """Return the number of frames from frame `last` to frame `number`; 0 or less: it is not newer."""
     step = number - last
     return step + MAX_FRAME_NUMBER if step < -MAX_FRAME_NUMBER // 2 else step
 
@@ -81,7 +85,7 @@ def select_camera(settings: IndustrialCameraSettings, serials: list[str]) -> int
 
 
 def check_pixel_format(name: str, known: list[str]) -> None:
-    """Raise InputError for a pixel format that the camera does not have."""
+    """Raise an InputError for a pixel format that the camera does not have."""
     if name not in known:
         raise InputError(f"format: the camera has no {name:.60}: {suggest_name(name, known)}")
 
@@ -105,7 +109,7 @@ class TriggeredCamera(LiveCamera):
         """Do nothing: parts may stand still for hours, and the device says by itself that it is gone."""
 
     def _answer_triggers(self, device: Device, backoff: Backoff) -> None:
-        """Trigger an exposure for the triggers that wait, again and again until the end."""
+        """Trigger an exposure for waiting triggers, repeatedly until the station ends."""
         # the first frame shows that the camera answers, and its number; it answers no trigger
         first = self._take_first(device)
         last, ordered, missed_in_row = first.number, 0, 0  # ordered: exposures after the last frame
@@ -144,7 +148,7 @@ class TriggeredCamera(LiveCamera):
     def _answer_with(
         self, frame: NumberedFrame, triggers: dict[Future[Shot], Trigger], is_awaited: bool
     ) -> None:
-        """Answer triggers with a frame. is_awaited: it is of the last exposure."""
+        """Answer triggers with a frame; `is_awaited`: whether the frame is of the last exposure."""
         is_new = self._is_new_frame(frame)
         if frame.picture is None or not is_awaited:
             self._fail_triggers(triggers, "it did not arrive whole")
@@ -171,9 +175,9 @@ class TriggeredCamera(LiveCamera):
         return None
 
     def _is_new_frame(self, frame: NumberedFrame) -> bool:
-        """Whether a frame is whole and another than the one before.
+        """Whether a frame is whole and differs from the frame before.
 
-        Each that comes is remembered, also one that came too late to answer a trigger: the camera may send it
+        Every frame is remembered, also one that came too late to answer a trigger: the camera may send it
         again.
         """
         return frame.picture is not None and self._is_new(frame.picture, frame.clock)

@@ -1,4 +1,4 @@
-"""Basler cameras, by pypylon, which brings pylon's runtime. `PYLON_CAMEMU=2` gives two emulated ones."""
+"""Basler cameras, by pypylon with pylon's runtime. `PYLON_CAMEMU=2` gives two emulated cameras."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ GREY_FORMATS = {8: "gray", 10: "gray10le", 12: "gray12le", 16: "gray16le"}  # by
 
 
 class GrabResult(Protocol):
-    """Frame of pylon. PixelType: number of its pixel format."""
+    """Frame of pylon.
+
+    Attributes:
+        PixelType: Number of its pixel format.
+        Array: Its pixels.
+    """
 
     PixelType: int
     Array: NDArray[np.uint8]
@@ -73,7 +78,16 @@ class PylonDevice:
             self._write_feature(GAIN_FEATURES, settings.gain)
 
     def _write_feature(self, names: tuple[str, ...], value: str | float, is_needed: bool = True) -> None:
-        """Set the first of these features that the camera has. InputError."""
+        """Set the first of several features that the camera has.
+
+        Args:
+            names: Names of the features.
+            value: The value.
+            is_needed: Whether it is an error where the camera has none of the features.
+
+        Raises:
+            InputError: The camera has none of the features, or refuses the value.
+        """
         nodes = (self._camera.GetNodeMap().GetNode(name) for name in names)
         node = next((one for one in nodes if one is not None and genicam.IsWritable(one)), None)
         if node is None:
@@ -86,6 +100,11 @@ class PylonDevice:
             raise InputError(f"{names[0]} cannot be {value}: {_error_text(error)}") from None
 
     def trigger(self) -> None:
+        """Trigger an exposure by software, as soon as the camera is ready; waits up to `READY_TIMEOUT_MS`.
+
+        Raises:
+            CameraLostError: The camera fails, or does not become ready.
+        """
         try:
             if self._camera.CanWaitForFrameTriggerReady():
                 self._camera.WaitForFrameTriggerReady(READY_TIMEOUT_MS, pylon.TimeoutHandling_ThrowException)
@@ -94,6 +113,11 @@ class PylonDevice:
             raise CameraLostError(_error_text(error)) from None
 
     def next(self, seconds: float) -> NumberedFrame | None:
+        """Return the oldest frame that waits; None: none comes within `seconds`.
+
+        Raises:
+            CameraLostError: The camera fails, or is gone.
+        """
         try:
             result = self._camera.RetrieveResult(int(seconds * 1000), pylon.TimeoutHandling_Return)
             if not result.IsValid():
@@ -114,6 +138,7 @@ class PylonDevice:
         return VideoFrame.from_ndarray(array, format=GREY_FORMATS[bits])
 
     def close(self) -> None:
+        """Close the camera, so that others can open it."""
         self._camera.Close()
 
 

@@ -15,12 +15,14 @@ SOFTWARE_TRIGGER = "software"
 class IndustrialCameraSettings:
     """Settings of an industrial camera, the same for every library.
 
-    serial: number on the camera; None: the only one there is.
-    trigger: `software`, by the station, or `hardware line 1`, by a signal at that input.
-    exposure: such as `5 ms`; None: as the camera is set. gain: as the camera counts it.
-    timeout: time from a trigger in which the frame must be there.
-    format: of pixels, as the camera names it, such as Mono12; None: as the camera is set.
-    view: of a part, which all frames show.
+    Attributes:
+        serial: Number on the camera; None: the only camera that is connected.
+        trigger: `software`, by the station, or `hardware line 1`, by a signal at that input.
+        exposure: Time such as `5 ms`; None: the camera's present setting.
+        gain: Gain in the camera's own unit; None: the camera's present setting.
+        timeout: Time from a trigger within which the frame must arrive.
+        format: Camera's name of the pixel format, such as Mono12; None: the camera's present setting.
+        view: View of a part that all frames show.
     """
 
     serial: str | None = None
@@ -38,25 +40,28 @@ class IndustrialCameraSettings:
 
     @property
     def every(self) -> str:
-        """Frames that are taken without a request: all of a signal at the camera, or none."""
+        """Frames that are taken without a request: all where a signal triggers, otherwise none."""
         return ON_TRIGGER if self.trigger == SOFTWARE_TRIGGER else EVERY_FRAME
 
     frame_interval = None  # every frame is taken
 
     @property
     def frame_timeout(self) -> float:
+        """Time `timeout` in seconds. InputError where it is not a time."""
         return time_of(self.timeout, "timeout", "a time such as 1 s")
 
     @property
     def exposure_microseconds(self) -> float | None:
+        """Exposure in microseconds; None: the camera's present setting. InputError: it is not a time."""
         example = "a time such as 5 ms"
         return None if self.exposure is None else 1e6 * time_of(self.exposure, "exposure", example)
 
     @property
     def trigger_source(self) -> str:
-        """Source of the trigger, as GenICam names it."""
+        """GenICam's name of the trigger's source: Software, or Line1."""
         return "Software" if self.trigger == SOFTWARE_TRIGGER else f"Line{self.trigger[-1]}"
 
     @property
     def display_name(self) -> str:
+        """Name of the camera for a person: its serial number, or "the only one"."""
         return self.serial or "the only one"

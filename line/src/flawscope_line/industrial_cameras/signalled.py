@@ -1,4 +1,4 @@
-"""Cameras that a signal at the part triggers: each frame is a part, which is inspected or told."""
+"""Cameras that a signal at the part triggers: each frame is a part, which is inspected or reported."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ class SignalledCamera(LiveCamera):
         self._reported_at, self._why_missed = -math.inf, ""
 
     def stop(self, seconds: float = 30.0) -> None:
+        """Stop the camera within `seconds`, and report the waiting parts as not inspected."""
         super().stop(seconds)
         self._note_missed(len(self._pending), "the station ended")
-        self._tell_missed(0.0)
+        self._report_missed(0.0)
 
     def _run_session(self, backoff: Backoff) -> str:
         """Take the frames that come, until the end."""
@@ -64,7 +65,7 @@ class SignalledCamera(LiveCamera):
                 frame = device.next(CHECK_INTERVAL)
                 self._go_on()
                 if frame is None:
-                    self._tell_missed()  # the others may all wait for room in the queue
+                    self._report_missed()  # the others may all wait for room in the queue
                     continue
                 step = 1 if last is None else frames_after(last, frame.number)
                 lost, last = max(0, step - 1) + (frame.picture is None), frame.number
@@ -83,7 +84,7 @@ class SignalledCamera(LiveCamera):
         return "the station ends"
 
     def _handle_repeat(self, triggers: dict[Future[Shot], Trigger]) -> None:
-        """Tell that the part which such a frame should show is not inspected."""
+        """Report that the part which a repeated frame should show is not inspected."""
         super()._handle_repeat(triggers)
         error = self._lost_error()
         self._report_frozen()
@@ -117,17 +118,19 @@ class SignalledCamera(LiveCamera):
         self._note_missed(1, why_refused(error))
 
     def _check_silence(self) -> None:
-        """Tell of the parts that were not inspected; silence is none, for parts may stand still for hours."""
-        self._tell_missed()
+        """Report parts that were not inspected; silence is no fault: parts may stand still for hours."""
+        self._report_missed()
 
     def _note_missed(self, count: int, why: str) -> None:
         with self._changed:
             self._missed.extend([time.monotonic()] * count)
             self._unreported, self._why_missed = self._unreported + count, why
 
-    def _tell_missed(self, interval: float = MISSED_INTERVAL) -> None:
-        """Tell of the parts that were not inspected: as an event once a second, and as a problem for an
-        hour.
+    def _report_missed(self, interval: float = MISSED_INTERVAL) -> None:
+        """Report parts that were not inspected: as an event once a second, and as a problem for an hour.
+
+        Args:
+            interval: Smallest time between two events, in seconds.
         """
         at = time.monotonic()
         with self._changed:

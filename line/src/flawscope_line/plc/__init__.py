@@ -1,7 +1,7 @@
 """Handshake of a station with a PLC, over Modbus TCP or OPC UA (extra `plc`): docs/station-plc.md.
 
-Two plugins of the group `flawscope.connections`, which share all but the wire. Importing this loads neither
-protocol.
+There are two plugins of the group `flawscope.connections`, which share all code except the protocol's.
+Importing this package loads neither protocol.
 """
 
 from __future__ import annotations

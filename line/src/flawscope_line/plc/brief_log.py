@@ -1,4 +1,4 @@
-"""Logs of the libraries of protocols: whoever reaches a port can make them write without end."""
+"""Limits the logs of protocol libraries: any client that reaches a port could make them write endlessly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_LENGTH = 160  # characters of a line
 
 
 class _BriefHandler(logging.Handler):
-    """Passes a library's errors on as one line, then none for a while."""
+    """Handler that passes on a library's errors as one line, at most every `INTERVAL` seconds."""
 
     def __init__(self, name: str):
         super().__init__(logging.ERROR)
@@ -29,7 +29,7 @@ class _BriefHandler(logging.Handler):
 
 
 def log_briefly(library: str) -> None:
-    """Have a library's loggers write one line a minute, at most."""
+    """Limit a library's loggers to one line a minute."""
     logger = logging.getLogger(library)
     if not any(isinstance(one, _BriefHandler) for one in logger.handlers):
         logger.handlers, logger.propagate = [_BriefHandler(library)], False

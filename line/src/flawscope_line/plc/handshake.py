@@ -1,10 +1,15 @@
 """Handshake with a PLC as a state machine, the same for every protocol. Pure: no clock, no threads, no store.
 
-`step` takes what came since the last step, and returns the next state; `outputs` gives the PLC's view of it.
-OK stands only in the answer to the trigger that still stands, which came in time, from a picture that was
-taken for it and judged good, or within a person's tolerances, by the model of the recipe that the PLC still
-asks for, while the PLC's heartbeat beats. Everything else is Error, or nothing at all. docs/station-plc.md
-draws it.
+`step` takes the observations since the last step, and returns the next state; `outputs` gives the PLC's view
+of it. OK is set only in an answer that meets all of these conditions:
+
+- It answers the trigger that is still set, and came in time.
+- Its picture was taken for this trigger.
+- The picture was judged good, or within a person's tolerances, by the model of the recipe that the PLC still
+  asks for.
+- The PLC's heartbeat beats.
+
+In every other case Error is set, or nothing at all. docs/station-plc.md has a diagram.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from typing import NamedTuple
 
 
 class Phase(StrEnum):
-    """Phase of a part. WAITING: for the PLC, whose heartbeat does not beat."""
+    """Phase of a part. In WAITING the PLC's heartbeat does not beat."""
 
     WAITING = "waiting"
     IDLE = "idle"
@@ -46,7 +51,7 @@ class Code(IntEnum):
 
 
 class Kind(IntEnum):
-    """Kind of a defect that is none of the model's alone; theirs count from 1."""
+    """Number of a defect's kind where it is not a single kind of the model; those count from 1."""
 
     UNKNOWN = 0  # none, or the model names no kinds
     SEVERAL = 254  # several fit
@@ -55,7 +60,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Signals of the PLC."""
+    """Signals from the PLC to the station."""
 
     trigger: bool = False
     heartbeat: int = 0
@@ -65,8 +70,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Signals of the station. result: 0 none, 1 good, 2 anomalous, 3 not judged, 4 within tolerance. kind: of
-    an anomalous or tolerated part's defect (`Kind`). tolerated: within tolerance, beside OK.
+    """Signals from the station to the PLC.
+
+    Attributes:
+        result: 0 none, 1 good, 2 anomalous, 3 not judged, 4 within tolerance.
+        kind: Kind of the defect on an anomalous or tolerated part (`Kind`).
+        tolerated: Whether the part is within tolerance; set beside OK.
     """
 
     ready: bool = False
@@ -89,9 +98,17 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to a trigger. job: its number. good: the part may pass; None where it was not judged; `code`
-    says why. kind: of an anomalous or tolerated one's defect (`Kind`). tolerated: it may pass, for it is
-    within tolerance.
+    """Answer to a trigger.
+
+    Attributes:
+        job: Number of the trigger.
+        good: Whether the part may pass; None where it was not judged.
+        code: Reason why it was not judged.
+        score: Score of the part.
+        regions: Number of anomalous regions.
+        inspection: Number in the station's records.
+        kind: Kind of the defect on an anomalous or tolerated part (`Kind`).
+        tolerated: Whether the part may pass because it is within tolerance.
     """
 
     job: int
@@ -106,7 +123,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class RecipeLoaded:
-    """Recipe whose model was opened, or cannot be (`code`)."""
+    """Recipe whose model was opened, or cannot be opened, with the reason in `code`."""
 
     recipe: int
     code: Code = Code.NONE
@@ -116,8 +133,12 @@ class RecipeLoaded:
 class Observation:
     """Observations since the last step.
 
-    now: seconds of a monotonic clock. plc: None where it could not be read. fault: why no picture could be
-    inspected at the moment.
+    Attributes:
+        now: Seconds of a monotonic clock.
+        plc: Signals of the PLC; None where they could not be read.
+        answer: Answer of an inspection that ended.
+        loaded: Recipe whose model was loaded, or failed to load.
+        fault: Reason why no picture could be inspected at the moment.
     """
 
     now: float
@@ -129,8 +150,12 @@ class Observation:
 
 @dataclass(frozen=True)
 class Rules:
-    """Time limits of a line, in seconds. budgets: from trigger to answer, by recipe. watchdog: after which a
-    heartbeat that stands still means that the PLC is away; 0: it is not watched.
+    """Time limits of a line, in seconds.
+
+    Attributes:
+        budgets: Time from trigger to answer, by recipe.
+        watchdog: Time after which a heartbeat that stands still means that the PLC is away; 0: the heartbeat
+            is not watched.
     """
 
     budgets: Mapping[int, float]
@@ -138,12 +163,12 @@ class Rules:
 
     @property
     def only_recipe(self) -> int:
-        """The recipe, where there is one alone; else 0."""
+        """Number of the recipe where there is a single one; otherwise 0."""
         return next(iter(self.budgets)) if len(self.budgets) == 1 else 0
 
 
 class Triggered(NamedTuple):
-    """Part that a trigger is for, and the recipe as which it is judged."""
+    """Part of a trigger, and the recipe by which it is judged."""
 
     part: str = ""
     recipe: int = 0
@@ -153,10 +178,21 @@ class Triggered(NamedTuple):
 class State:
     """State of the handshake.
 
-    plc: the PLC's last signals. last_beat: time of the last change of its heartbeat. recipe: whose model is
-    loaded. requested_recipe: the last to be loaded; load_error: why it could not be. triggered: the part and
-    recipe of the last trigger. job: number of the last accepted one; its answer is due at `due`. last_code:
-    of the last trigger, where it was withdrawn.
+    Attributes:
+        phase: Phase of the part.
+        now: Time of the last step, in seconds of a monotonic clock.
+        plc: Last signals of the PLC; None: none were read yet.
+        last_beat: Time of the last change of the PLC's heartbeat.
+        is_alive: Whether the PLC's heartbeat beats.
+        fault: Reason why no picture could be inspected at the moment.
+        recipe: Recipe whose model is loaded; 0: none.
+        requested_recipe: Last recipe whose model was to be loaded.
+        load_error: Reason why that model could not be loaded.
+        job: Number of the last accepted trigger.
+        due: Time at which its answer is due.
+        triggered: Part and recipe of the last trigger.
+        answer: Answer to the last trigger, if there is one.
+        last_code: Code of the last trigger, where it was withdrawn.
     """
 
     phase: Phase = Phase.WAITING
@@ -176,14 +212,15 @@ class State:
 
     @property
     def is_triggered(self) -> bool:
+        """Whether the PLC's Trigger is set."""
         return self.plc is not None and self.plc.trigger
 
 
 def step(state: State, observation: Observation, rules: Rules) -> State:
     """Return the next state.
 
-    The caller inspects for a new `job` while Busy, and loads a new `requested_recipe` other than 0; the
-    inspection of a phase that is over is of no use any more.
+    The caller inspects for a new `job` while Busy, and loads a new `requested_recipe` other than 0. The
+    answer of an inspection whose phase is over is ignored.
     """
     state = _apply_observation(state, observation, rules)
     if not state.is_alive:
@@ -216,7 +253,7 @@ def outputs(state: State, rules: Rules) -> Outputs:
 
 
 def _outputs_without_answer(state: State, answer: Answer | None, rules: Rules) -> Outputs:
-    """Return the signals that do not depend on what an answer says."""
+    """Return the signals that do not depend on the content of an answer."""
     blocking_code = Code.LINK if not state.is_alive else _blocking_code(state, rules)
     is_idle = state.phase in (Phase.IDLE, Phase.WAITING)
     is_judged = state.phase is Phase.BUSY or (answer is not None and answer.good is not None)
@@ -233,7 +270,7 @@ def _outputs_without_answer(state: State, answer: Answer | None, rules: Rules) -
 
 
 def _with_answer(without_answer: Outputs, answer: Answer) -> Outputs:
-    """Return the signals with an answer, which the PLC reads while Done is there."""
+    """Return the signals with an answer, which the PLC reads while Done is set."""
     tolerated = answer.good is True and answer.tolerated
     result = {True: 1, False: 2, None: 3}[answer.good]
     return replace(
@@ -298,7 +335,7 @@ def _accept_trigger(state: State, rules: Rules) -> State:
 
 
 def _note_trigger(state: State, rules: Rules) -> State:
-    """Note the part of a trigger, and the recipe as which it is judged."""
+    """Note the part of a trigger, and the recipe by which it is judged."""
     assert state.plc is not None
     triggered = Triggered(state.plc.part, _wanted_recipe(state, rules))
     return replace(state, triggered=triggered, last_code=Code.NONE)

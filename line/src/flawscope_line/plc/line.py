@@ -85,43 +85,50 @@ TransportFactory = Callable[[InputsHandler], "Transport"]
 
 
 class TransportError(Exception):
-    """The PLC cannot be reached, or not any more."""
+    """Error where the PLC cannot be reached, or the connection is lost."""
 
 
 class Transport(Protocol):
     """Connection to a PLC by a protocol. All methods are called in the line's event loop.
 
     Attributes:
-        every: seconds between two exchanges, at most.
+        every: Largest time between two exchanges, in seconds.
     """
 
     every: float
 
     async def open(self) -> None:
-        """Connect, or begin to listen. TransportError."""
+        """Connect, or begin to listen. TransportError where it is not possible."""
 
     async def exchange(self) -> None:
-        """Pass the PLC's inputs, None where they are unknown, to the handler, and write the outputs that it
-        returns. Nothing comes in between, and no answer stands beside another's values. TransportError.
+        """Pass the PLC's inputs to the handler, None where unknown, and write the outputs that it returns.
+
+        Nothing comes in between, and the PLC never reads an answer beside the values of another.
+
+        Raises:
+            TransportError: The connection is lost.
         """
 
     async def close(self) -> None:
-        """End."""
+        """Close the connection, or stop listening."""
 
 
 class PlcLine:
     """Connection of a station to one PLC.
 
     Args:
-        name: of the protocol. make_transport: opens it, and is given the handler of the PLC's inputs.
-        clock: of all time limits and pauses.
+        name: Name of the protocol.
+        context: Services of the station for a connection.
+        settings: Settings of the handshake.
+        make_transport: Makes the transport, given the handler of the PLC's inputs.
+        clock: Clock of all time limits and pauses.
 
     Attributes:
-        number: among the station's connections, from 1; tells their problems apart.
+        number: Number among the station's connections, from 1, which its problems are reported under.
 
     Raises:
-        InputError: the settings name a product or a camera that the station has not, or a camera that says
-            nothing of when a frame was exposed.
+        InputError: The settings name a product or a camera that the station does not have, or a camera that
+            does not report the time of an exposure.
     """
 
     number = 1
@@ -164,9 +171,11 @@ class PlcLine:
         self.threads = [GuardedThread(name, self._run_loop, self._ended, clock)]
 
     def start(self) -> None:
+        """Start the thread that runs the handshake."""
         self.threads[0].start()
 
     def stop(self) -> None:
+        """End the handshake: the PLC reads Error with `Code.ENDING`; waits `STOP_TIMEOUT` for the thread."""
         self._ended.set()
         self._wake()
         self.threads[0].join(STOP_TIMEOUT)
@@ -179,7 +188,7 @@ class PlcLine:
         return found
 
     def _wake(self) -> None:
-        """Exchange signals at once. For any thread."""
+        """Exchange signals at once; may be called from any thread."""
         with suppress(RuntimeError):  # the loop has ended
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._changed.set)
@@ -187,12 +196,12 @@ class PlcLine:
     # ---- the loop
 
     def _run_loop(self) -> None:
-        """Run the loop, whose steps are watched: one that waits for something stops all of the line."""
+        """Run the event loop, whose steps are watched: a step that waits stops the whole line."""
         with self.threads[0].call(HANGING_SECONDS):
             asyncio.run(self._run())
 
     async def _run(self) -> None:
-        """Exchange signals over a transport, which is opened again and again until the end."""
+        """Exchange signals over a transport, which is opened anew after a failure, until the end."""
         self._changed, backoff = asyncio.Event(), Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         self._loop = asyncio.get_running_loop()
         self._tasks, self._is_loading = set(), False  # of a loop that failed
@@ -221,7 +230,7 @@ class PlcLine:
             task.cancel()
 
     async def _exchange(self, transport: Transport) -> None:
-        """Exchange signals, and wait until there is something new."""
+        """Exchange signals, and wait for a change or the next exchange."""
         self._changed.clear()
         await transport.exchange()
         if self._link_error is not None:  # also after a break that no watchdog noticed
@@ -237,10 +246,10 @@ class PlcLine:
                 await self._changed.wait()
 
     def _note_time(self, answer: Answer, seconds: float) -> None:
-        """Note how long an answer took from its trigger.
+        """Note the time from a trigger to its answer.
 
-        A part that was refused at once, or that the camera did not show, says nothing of how fast parts are
-        judged.
+        Parts that were not judged are passed over, unless the answer came too late: a part that was refused
+        at once, or that the camera did not show, does not tell how fast parts are judged.
         """
         is_late = answer.code is Code.LATE
         if answer.good is None and not is_late:
@@ -269,7 +278,7 @@ class PlcLine:
                 return outputs(state, self.rules)
 
     def _follow_step(self, before: State, state: State, answer: Answer | None) -> None:
-        """Do what a step asks for: inspect, load, and tell of what has ended."""
+        """Begin the work that a step asks for: inspect, load, and report parts that ended."""
         if state.job != before.job:
             self._trigger_time = state.now
             recipe = self.settings.recipes[state.recipe]
@@ -287,8 +296,9 @@ class PlcLine:
             self._report_link()
 
     def _give_up_answer(self, before: State, state: State, answer: Answer | None) -> None:
-        """Write down that the PLC did not get the answer of a part that is recorded, or will be: it withdrew
-        the part, or the answer came too late.
+        """Record that the PLC did not get the answer of a part: it withdrew the part, or it came too late.
+
+        The part is recorded already, or will be.
         """
         why = LATE if state.answer is not None and state.answer.code is Code.LATE else WITHDRAWN
         was_busy = before.phase is Phase.BUSY
@@ -300,14 +310,14 @@ class PlcLine:
             self._mark_unanswered(before.answer, state, why)  # the PLC may not have read it
 
     def _mark_unanswered(self, answer: Answer | None, state: State, why: str) -> None:
-        """Write down that the PLC did not get an answer, unless it is the present one."""
+        """Record that the PLC did not get an answer, unless it is the present answer."""
         if answer is None or not answer.inspection or state.answer is answer:
             return
         mark = partial(self.context.store.set_unanswered, answer.inspection, why)
         self._spawn(asyncio.to_thread(mark))
 
     def _note_refusal(self, before: State, state: State) -> None:
-        """Tell the pages of a part that this step ended without a judgement."""
+        """Report to the pages a part that this step ended without a judgement."""
         code = _code_of_end(before, state)
         product = self.settings.recipes.get(state.triggered.recipe)
         if not code or product is None:
@@ -346,7 +356,7 @@ class PlcLine:
     # ---- work that a step requests
 
     async def _inspect_part(self, job: int, product: str, part: str, due: float) -> None:
-        """Inspect the part that lies under the camera."""
+        """Inspect the part under the camera, and post the answer to the job."""
         try:
             cameras = partial(self._cameras, product)
             found = await shoot(self.context, product, cameras, _label_of(part), due)
@@ -367,7 +377,7 @@ class PlcLine:
         self._post_event(RecipeLoaded(recipe, code))
 
     def _load_if_due(self) -> None:
-        """Load the recipe that is asked for, unless one is being loaded, or it failed a moment ago."""
+        """Load the requested recipe, unless a recipe is being loaded, or it failed a moment ago."""
         if not self._is_loading and self.clock.monotonic() >= self._load_due:
             self._is_loading = True
             self._spawn(self._load_recipe(self.state.requested_recipe))
@@ -381,7 +391,7 @@ class PlcLine:
         return Code.NONE if is_open else Code.NO_MODEL
 
     def _check_readiness(self) -> None:
-        """Check now and then whether a picture could be inspected; try again to load a model that failed."""
+        """Check every `CHECK_INTERVAL` whether a picture could be inspected; load a failed model again."""
         state, now = self.state, self.clock.monotonic()
         if now - self._last_check < CHECK_INTERVAL:
             return
@@ -396,13 +406,13 @@ class PlcLine:
         self._fault = Code.NONE if product is None else self._find_fault(product)
 
     def _doubt_camera(self) -> None:
-        """Take Ready away until the camera, which failed a trigger, gives a frame."""
+        """Clear Ready after a camera failed a trigger, until it gives a frame or `DOUBT_SECONDS` are over."""
         if (product := self.settings.recipes.get(self.state.recipe)) is not None:
             last = [camera.state.last for camera in self._cameras(product)]
             self._doubt = last, self.clock.monotonic() + DOUBT_SECONDS
 
     def _camera_fault(self) -> Code:
-        """Return whether the recipe's camera is lost, or failed its last trigger."""
+        """Return `Code.CAMERA` where the recipe's camera is lost or failed its last trigger, else `NONE`."""
         product, (last, until) = self.settings.recipes.get(self.state.recipe), self._doubt
         if product is None:
             return Code.NONE
@@ -422,12 +432,12 @@ class PlcLine:
 
 
 def _label_of(part: str) -> Label:
-    """Return the label under which the part of a PLC's text is recorded."""
+    """Return the label for the records of a part, given the PLC's text of its number."""
     return make_label(part_number(part), None)
 
 
 def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Answer:
-    """Return the answer of an inspection that is on the disk."""
+    """Return the answer to a job from its recorded inspection."""
     assert isinstance(inspection, RecordedInspection), "a trigger of a PLC has no key"
     outcome = inspection.inspection
     decision, regions = outcome.decision, len(outcome.regions)
@@ -436,7 +446,7 @@ def _answer_of_inspection(job: int, inspection: RecordedInspection | int) -> Ans
 
 
 def _code_of_end(before: State, state: State) -> Code:
-    """Return the code of a part that a step ended without a judgement; NONE: it ended none."""
+    """Return the code of a part that a step ended without a judgement; NONE: there is no such part."""
     if before.phase is Phase.BUSY and state.phase is Phase.IDLE:
         return Code.WITHDRAWN
     if state.phase is Phase.DONE and state.answer is not None and state.answer is not before.answer:
@@ -445,7 +455,7 @@ def _code_of_end(before: State, state: State) -> Code:
 
 
 def kind_number(regions: Sequence[RegionFacts]) -> int:
-    """Return the strongest region's kind: from 1 in the order of the model's kinds, or one of `Kind`."""
+    """Return the strongest region's kind: from 1 in the order of the model's kinds, or a `Kind`."""
     if not regions or "kinds" not in regions[0]:
         return Kind.UNKNOWN
     kinds = regions[0]["kinds"]
@@ -457,5 +467,5 @@ def kind_number(regions: Sequence[RegionFacts]) -> int:
 
 
 def error_code(error: Exception) -> Code:
-    """Return why a part was not judged."""
+    """Return the code of an error that kept a part from being judged."""
     return next((code for kind, code in _CODES_OF_ERRORS if isinstance(error, kind)), Code.REFUSED)

@@ -1,4 +1,4 @@
-"""Modbus TCP: the station is the server that a PLC reads and writes, or the client of a PLC that serves.
+"""Modbus TCP: the station is the server that a PLC reads and writes, or the client of a PLC as server.
 
 All signals of a side are read and written together, in one request.
 """
@@ -31,7 +31,7 @@ TIMEOUT = 1.0  # seconds in which a PLC must answer
 
 
 class ModbusServer:
-    """Server whose holding registers the PLC reads and writes; input registers are the same ones."""
+    """Server whose holding registers the PLC reads and writes; its input registers are the same."""
 
     every = 1.0
 
@@ -42,6 +42,7 @@ class ModbusServer:
         self._is_written = False
 
     async def open(self) -> None:
+        """Begin to listen. TransportError where the address cannot be used."""
         log_briefly("pymodbus")
         settings, kind = self.settings, DataType.REGISTERS
         blocks = [
@@ -78,15 +79,20 @@ class ModbusServer:
         return None
 
     async def exchange(self) -> None:
+        """Pass the registers that the PLC wrote to the handler, and keep the outputs for its next request.
+
+        The inputs are None until the PLC has written.
+        """
         inputs = Inputs(**unpack(self._input_registers, TO_STATION)) if self._is_written else None
         self._output_registers = pack(self._handle_inputs(inputs), TO_PLC)
 
     async def close(self) -> None:
+        """Stop listening."""
         await self._server.shutdown()  # type: ignore[no-untyped-call]
 
 
 class ModbusClient:
-    """Client of a PLC that is the server: its registers are read again and again."""
+    """Client of a PLC that is the server: its registers are read at a fixed interval."""
 
     def __init__(self, settings: ModbusSettings, handle_inputs: InputsHandler):
         self.settings, self.every, self._handle_inputs = settings, settings.poll_interval, handle_inputs
@@ -95,11 +101,17 @@ class ModbusClient:
         self._client = AsyncModbusTcpClient(host, port=port, timeout=TIMEOUT, retries=0, reconnect_delay=0)
 
     async def open(self) -> None:
+        """Connect to the PLC. TransportError where it does not answer."""
         log_briefly("pymodbus")
         if not await self._client.connect():
             raise TransportError(f"the PLC at {':'.join(map(str, self.settings.address))} does not answer")
 
     async def exchange(self) -> None:
+        """Read the PLC's signals, pass them to the handler, and write the outputs where they have changed.
+
+        Raises:
+            TransportError: The connection is lost, or the PLC refuses the registers.
+        """
         settings = self.settings
         length = register_count(TO_STATION)
         unit = self.settings.unit
@@ -114,11 +126,16 @@ class ModbusClient:
             self._written_outputs = outputs
 
     async def close(self) -> None:
+        """Close the connection."""
         self._client.close()
 
 
 async def _await_response(request: Awaitable[ModbusPDU], first: int, count: int) -> ModbusPDU:
-    """Return the PLC's response on `count` registers. TransportError."""
+    """Return the PLC's response to a request on `count` registers from `first` on.
+
+    Raises:
+        TransportError: The connection is lost, or the PLC refuses the registers.
+    """
     try:
         response = await request
     except (ModbusException, OSError) as error:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from pathlib import Path
-from typing import Any
 
 from asyncua import Server as UaServer
 from asyncua import ua
@@ -50,6 +49,7 @@ class OpcUaServer:
         self._last_outputs = Outputs()
 
     async def open(self) -> None:
+        """Begin to listen. TransportError where the address or the certificate cannot be used."""
         log_briefly("asyncua")
         host, port = self.settings.address
         core = _Core(self._take_inputs, self.settings)
@@ -79,12 +79,16 @@ class OpcUaServer:
             raise TransportError(f"{host}:{port} cannot be used: {error.strerror}") from None
 
     async def _take_inputs(self) -> None:
-        """Handle what a client has written."""
+        """Pass the signals that a client has written to the handler."""
         values = {name: await node.read_value() for name, (node, _) in self._inputs.items()}
         self._last_inputs = Inputs(**{**values, "part": values["part"] or ""})
         await self.exchange()
 
     async def exchange(self) -> None:
+        """Pass the last inputs to the handler, and write the outputs that have changed in `write_order`.
+
+        The inputs are None until a client has written.
+        """
         async with self._exchange_lock:
             outputs = self._handle_inputs(self._last_inputs)
             for name in write_order(self._last_outputs, outputs):
@@ -94,11 +98,12 @@ class OpcUaServer:
             self._last_outputs = outputs
 
     async def close(self) -> None:
+        """Stop the server."""
         await self._server.stop()
 
 
 class _Plc(UserManager):
-    """Whoever signs in may do the same, and no more: asyncua's own makes `admin` the administrator.
+    """User manager that gives every client the same rights: asyncua's own makes `admin` an administrator.
 
     Where the settings name a user, nobody else signs in.
     """
@@ -118,16 +123,17 @@ class _Plc(UserManager):
 
 
 class _Core(InternalServer):
-    """Server core of which a client may read everything and write `writable`, and nothing else.
+    """Server core where a client may read everything, and write only the nodes in `writable`.
 
-    A session is its connection's: asyncua would give it to whoever names its token, which can be guessed.
+    A session belongs to its connection: asyncua would give it to any client that names its token, which can
+    be guessed.
 
     Args:
-        take_inputs: handles what was written.
-        settings: say who may sign in.
+        take_inputs: Handles signals that were written.
+        settings: Settings with the user who may sign in.
 
     Attributes:
-        writable: types by node.
+        writable: Type of each node that a client may write.
     """
 
     def __init__(self, take_inputs: Callable[[], Awaitable[None]], settings: OpcUaSettings):
@@ -146,7 +152,7 @@ class _Core(InternalServer):
 
 
 class _Session(InternalSession):
-    """Session of a client, which has a subscription service of its own: it reaches no other's."""
+    """Session of a client with its own subscription service: it cannot reach that of another."""
 
     iserver: _Core
 
@@ -161,7 +167,7 @@ class _Session(InternalSession):
         return results
 
     def _refusal(self, one: ua.WriteValue) -> int:
-        """Return why a value cannot be written; 0: it can."""
+        """Return the status code that says why a value cannot be written; 0: it can be written."""
         kind, value = self.iserver.writable.get(one.NodeId), one.Value
         if kind is None or one.AttributeId != ua.AttributeIds.Value:
             return ua.StatusCodes.BadUserAccessDenied
@@ -174,16 +180,19 @@ class _Session(InternalSession):
         return 0 if is_alone else ua.StatusCodes.BadTypeMismatch
 
     async def create_subscription(
-        self, params: ua.CreateSubscriptionParameters, *given: Any, **more: Any
+        self, params: ua.CreateSubscriptionParameters, *given: object, **more: object
     ) -> ua.CreateSubscriptionResult:
+        """Create a subscription that notifies at most every `MIN_PUBLISHING_MS` milliseconds."""
         wanted = params.RequestedPublishingInterval
         params.RequestedPublishingInterval = wanted if wanted > MIN_PUBLISHING_MS else MIN_PUBLISHING_MS
-        return await super().create_subscription(params, *given, **more)
+        # asyncua's callbacks, whose number differs between its versions
+        return await super().create_subscription(params, *given, **more)  # type: ignore[arg-type]
 
 
 def write_order(before: Outputs, now: Outputs) -> list[str]:
-    """Return the changed signals in the order of writing, for a PLC sees them one by one: bits that fall,
-    then values, then bits that rise, `done` the last.
+    """Return the names of the changed signals in the order of writing: a PLC sees them one by one.
+
+    Bits that fall come first, then values, then bits that rise; `done` is the last.
     """
     changed = [one for one in TO_PLC if getattr(before, one.name) != getattr(now, one.name)]
 
@@ -195,7 +204,7 @@ def write_order(before: Outputs, now: Outputs) -> list[str]:
 
 
 async def add_nodes(server: UaServer) -> tuple[Nodes, Nodes]:
-    """Add the nodes to a server; return those of the inputs and of the outputs by signal."""
+    """Add the nodes to a server. Return the nodes of the inputs and of the outputs, each by signal."""
     space = await server.register_namespace(NAMESPACE)
     home = await server.nodes.objects.add_object(
         _node_id(ROOT_NODE, space), ua.QualifiedName(ROOT_NODE, space)

@@ -15,11 +15,12 @@ MAX_RECIPE = 65535  # a number of 16 bits
 class PlcSettings:
     """Settings of a handshake, the same for every protocol.
 
-    recipes: product by the number that the PLC gives it, from 1.
-    camera: product whose camera is triggered for all of them, or `PRODUCT/2`, its second one; None: each its
-    own.
-    watchdog: time after which a heartbeat of the PLC that stands still is an error; None: it is not watched.
-    deadline: time from trigger to answer of products without a `deadline` of their own.
+    Attributes:
+        recipes: Product by the number that the PLC gives it, from 1.
+        camera: Product whose camera is triggered for all products, or `PRODUCT/2` for its second camera;
+            None: each product's own camera.
+        watchdog: Time after which a PLC's heartbeat that stands still is an error; None: it is not watched.
+        deadline: Time from trigger to answer for products without a `deadline` of their own.
     """
 
     recipes: Mapping[int, str]
@@ -34,15 +35,17 @@ class PlcSettings:
 
     @property
     def watchdog_seconds(self) -> float:
+        """Time `watchdog` in seconds; 0: the heartbeat is not watched. InputError: it is not a time."""
         return 0.0 if self.watchdog is None else time_of(self.watchdog, "watchdog", "a time such as 2 s")
 
     @property
     def deadline_seconds(self) -> float:
+        """Time `deadline` in seconds. InputError where it is not a time."""
         return time_of(self.deadline, "deadline", "a time such as 800 ms")
 
     @property
     def camera_number(self) -> int | None:
-        """Number of the camera among the product's; None: it has one alone."""
+        """Number of the camera among the product's; None: no number is given. InputError: not a number."""
         _, found, number = (self.camera or "").partition("/")
         if found and not number.isdigit():
             raise InputError(f"camera: {self.camera!r:.60} is not a product, or PRODUCT/2")
@@ -57,9 +60,13 @@ class PlcSettings:
 class ModbusSettings(PlcSettings):
     """Settings of Modbus TCP.
 
-    listen: `HOST:PORT` at which the PLC reads and writes. connect: `HOST:PORT` of a PLC whose registers the
-    station reads and writes, `every` so often, as `unit`.
-    inputs, outputs: first holding register of the PLC's and of the station's signals.
+    Attributes:
+        listen: `HOST:PORT` of the station's server, which the PLC reads and writes; None: `connect` is set.
+        connect: `HOST:PORT` of a PLC whose registers the station reads and writes; None: `listen` is set.
+        unit: Modbus unit of the PLC.
+        every: Time between two reads of the PLC.
+        inputs: First holding register of the PLC's signals.
+        outputs: First holding register of the station's signals.
     """
 
     listen: str | None = None
@@ -84,11 +91,12 @@ class ModbusSettings(PlcSettings):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port."""
+        """Host and port of `listen` or `connect`."""
         return parse_host_port(self.listen or self.connect or "", "listen" if self.listen else "connect")
 
     @property
     def poll_interval(self) -> float:
+        """Time `every` in seconds. InputError where it is not a time."""
         return time_of(self.every, "every", "a time such as 10 ms")
 
 
@@ -96,9 +104,12 @@ class ModbusSettings(PlcSettings):
 class OpcUaSettings(PlcSettings):
     """Settings of OPC UA.
 
-    listen: `HOST:PORT` of the station's server.
-    certificate_file, key_file: of the server, which takes encrypted channels alone then.
-    user, password_file: with which the PLC signs in; None: it need not.
+    Attributes:
+        listen: `HOST:PORT` of the station's server.
+        certificate_file: Certificate of the server, which then accepts only encrypted channels.
+        key_file: Key of the certificate.
+        user: Name with which the PLC signs in; None: it need not sign in.
+        password_file: File with the user's password.
     """
 
     listen: str = "127.0.0.1:4840"
@@ -119,12 +130,12 @@ class OpcUaSettings(PlcSettings):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port."""
+        """Host and port of `listen`."""
         return parse_host_port(self.listen, "listen")
 
 
 def parse_host_port(text: str, name: str) -> tuple[str, int]:
-    """Return host and port. InputError."""
+    """Return the host and port of a text. InputError, which names the setting `name`: it is not HOST:PORT."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise InputError(f"{name}: {text!r:.60} is not HOST:PORT, such as 127.0.0.1:502")

@@ -30,8 +30,14 @@ ROOT_NODE = "Flawscope"  # object of the nodes
 
 @dataclass(frozen=True)
 class Signal:
-    """Signal. name: the field of `Inputs` or `Outputs`. register: first one, from that of its side; bit: the
-    lowest one of a bit or byte, 0 to 15.
+    """Signal of the PLC or the station.
+
+    Attributes:
+        name: Field of `Inputs` or `Outputs`.
+        kind: Type of the value.
+        register: First register, counted from the first of its side.
+        meaning: Meaning in words, for programmers of PLCs.
+        bit: Lowest bit of a bit or byte in its register, 0 to 15; None for other kinds.
     """
 
     name: str
@@ -84,7 +90,7 @@ def register_count(signals: Sequence[Signal]) -> int:
 
 
 def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
-    """Return the registers of signals: numbers high word first, two letters in each, the first one high."""
+    """Return the registers of signals: numbers high word first, texts two letters a register, first high."""
     words = [0] * register_count(signals)
     for signal in signals:
         value: Any = getattr(values, signal.name)
@@ -103,7 +109,7 @@ def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
 
 
 def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
-    """Return the values of registers, by signal."""
+    """Return the values in registers, by the signal's name."""
     values: dict[str, Any] = {}
     for signal in signals:
         registers = words[signal.register : signal.register + REGISTERS[signal.kind]]
@@ -121,17 +127,21 @@ def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
 
 
 def part_number(text: str) -> str:
-    """Return the number that is meant by a PLC's text of a part, which ends at NUL and may be padded.
+    """Return the part's number in a PLC's text, which ends at NUL and may be padded.
 
-    The PLC gets the text itself back, byte for byte: it may compare it.
+    The PLC gets the text itself back, byte for byte: it may compare the two.
     """
     return text.partition("\0")[0].strip(PADDING)
 
 
 def signals_csv(inputs: int = 0, outputs: int = 100) -> str:
-    """Return all signals as CSV, for programmers of PLCs. inputs, outputs: first registers of both sides.
+    """Return all signals as CSV, for programmers of PLCs.
 
     The column `reference` is Modicon's number of a holding register, 40001 and more.
+
+    Args:
+        inputs: First register of the PLC's signals.
+        outputs: First register of the station's signals.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

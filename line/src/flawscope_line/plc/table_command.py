@@ -10,6 +10,7 @@ from flawscope.errors import InputError, require_installed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to a parser."""
     parser.add_argument(
         "--format",
         choices=("csv", "nodeset"),
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print or write the table of the signals, and return the exit code."""
     if args.format == "csv":
         from flawscope_line.plc.signals import signals_csv
 

@@ -29,7 +29,7 @@ from flawscope.pictures.folder_words import says_good
 from flawscope.pictures.listing import subfolders, walk_files
 from flawscope.pictures.mask_files import fold, is_mask_folder, is_picture_folder, plain_names
 
-Texts = list[tuple[str, str]]  # what is said of a picture, each under the name of its column or tag
+Texts = list[tuple[str, str]]  # texts on a picture, each behind the name of its column or tag
 # Files beside pictures of the same name that say nothing of the part: of cameras and programs
 _HARMLESS = {
     *RAW_SUFFIXES,
@@ -50,12 +50,19 @@ CORNER, CHANCE = 0.7, 0.001  # share of the sides, and of sets whose marks all l
 
 @dataclass(frozen=True, eq=False)
 class PictureLabels(os.PathLike[str]):
-    """Marks of the label file at `path` in one picture, made on it at `size` (H, W).
+    """Marks of the label file at `path` in one picture.
 
-    Every shape is a defect, whatever its name; those whose name says good are not among them. `boxes`: number
-    of shapes that are boxes, which mark more than the defect. kinds: the name of each shape's label. form: of
-    the file. turn: EXIF orientation that the mask gets, where the picture was marked as it is stored.
-    is_doubtful: it may have been, and nothing tells.
+    Every shape is a defect, whatever its name; marks whose name says good are not among the shapes.
+
+    Attributes:
+        path: The label file.
+        size: Height and width of the picture on which the marks were made; None where unknown.
+        shapes: Marks of defects.
+        boxes: Number of shapes that are boxes, which mark more than the defect.
+        kinds: Name of each shape's label.
+        form: Form of the label file, such as "COCO".
+        turn: EXIF orientation that the mask gets, where the picture was marked as it is stored.
+        is_doubtful: Whether the picture may have been marked as it is stored, and nothing decides it.
     """
 
     path: Path
@@ -68,7 +75,11 @@ class PictureLabels(os.PathLike[str]):
     is_doubtful: bool = False
 
     def read(self) -> NDArray[np.bool_]:
-        """Draws the mask [H, W], upright. InputError: it is damaged, or nobody knows its size."""
+        """Draw the mask [H, W], upright.
+
+        Raises:
+            InputError: The marks are damaged, or the picture's size is not known.
+        """
         if self.size is None:
             raise InputError(f"{self.path} does not say how large its picture is: export it again")
         mask = np.zeros(self.size, np.bool_)
@@ -92,9 +103,17 @@ class PictureLabels(os.PathLike[str]):
 
 
 class _Entry(NamedTuple):
-    """Entry of a label file for one picture: its folders, folded, and its name; the suffix, if it says that.
-    left_out: kinds of marks that are none. source: the file, or the form of files of one picture each. about:
-    what is said of the whole picture. good: kinds of marks of good parts.
+    """Entry of a label file for one picture.
+
+    Attributes:
+        folders: Folders of the picture, folded.
+        stem: Name of the picture without its suffix.
+        suffix: Suffix of the picture, where the file states it.
+        labels: Marks of defects that can be drawn.
+        left_out: Kinds of marks that cannot be drawn.
+        source: Name of the file, or the form of files of one picture each.
+        about: Texts on the whole picture, each under its column or tag.
+        good: Kinds of marks of good parts.
     """
 
     folders: tuple[str, ...]
@@ -127,8 +146,14 @@ class _Found:
 
 @dataclass
 class FormSummary:
-    """Label files of a form: their marks by kind, what was left out of them, and what they say of whole
-    pictures.
+    """Counts over the label files of a form.
+
+    Attributes:
+        files: The label files.
+        pictures: Number of pictures with a mark.
+        kinds: Number of marks by kind.
+        left_out: Number of marks that are left out, by kind.
+        about: Number of texts on whole pictures, by text.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -154,12 +179,18 @@ class LabelFiles:
         above: int = 0,
         good_kinds: Iterable[str] = (),
     ):
-        """files: instead of those anywhere below `root`. above: how many levels the pictures' own folder lies
-        below `root`, where only a part of what is there is meant. good_kinds: of marks that are no defects,
-        beside those that say so.
+        """Find label files, which are read when first used.
+
+        Args:
+            root: Folder below which label files are searched for.
+            pictures: Pictures that the files may mean.
+            files: Label files to use instead of those anywhere below `root`.
+            above: How many levels the pictures' own folder lies below `root`, where only some of the pictures
+                below `root` are meant; else 0.
+            good_kinds: Kinds of marks that are no defects, beside kinds whose name says so.
 
         Attributes:
-            given: the pictures as they were given, by their paths below `root`.
+            given: Pictures as the caller names them, by their paths below `root`.
         """
         self.root, self._files, self._above = root, files, above
         self._good_kinds = {*map(fold, good_kinds)}
@@ -168,12 +199,15 @@ class LabelFiles:
         self._names = PictureNames(self._pictures)
 
     def find(self, picture: Path) -> tuple[PictureLabels, ...]:
-        """The labels of one of the pictures that can be used."""
+        """Return the usable labels of a picture."""
         return tuple(self._by_picture[picture].labels) if picture in self._by_picture else ()
 
     def marked(self) -> dict[Path, tuple[str, tuple[str, ...], bool]]:
-        """Pictures in which something is marked, each with the source, the kinds of the marks, and whether a
-        defect is among them: of boxes around good parts alone none is.
+        """Return the pictures in which something is marked.
+
+        Returns:
+            Of each picture the source, the kinds of the marks, and whether one of them is a defect: boxes
+            around good parts are none.
         """
         found: dict[Path, tuple[str, tuple[str, ...], bool]] = {}
         # defects last: they win where a picture has marks of both
@@ -189,7 +223,7 @@ class LabelFiles:
         return says_good(kind) is True or fold(kind) in self._good_kinds
 
     def left_out(self, picture: Path) -> tuple[str, ...]:
-        """Why marks in one of the pictures cannot be used; a file that cannot be read may have marked it."""
+        """Return why marks in a picture cannot be used; a file that cannot be read may have marked it."""
         found = self._by_picture.get(picture, _Found())
         reasons = [*found.left_out]
         if not found.labels:
@@ -202,8 +236,9 @@ class LabelFiles:
         return {path: document.fault for path, document in self._documents if document.fault}
 
     def scale_doubts(self) -> Iterator[tuple[str, str]]:
-        """Yields sources whose marks all lie in a corner, as marks of smaller pictures do, and why
-        that is a doubt.
+        """Yield sources whose marks may have been made on smaller pictures, each with the reason.
+
+        The sign is that all marks lie in a corner of their pictures, which hardly happens by chance.
         """
         for source, reach in self._reach.items():
             share, count = reach.max(0), len(reach)
@@ -243,8 +278,9 @@ class LabelFiles:
 
     @cached_property
     def _reach(self) -> dict[str, NDArray[np.float64]]:
-        """Reach of the marks to the right and down [N, 2] in each picture, in shares of it, by sources that
-        do not say how large their pictures are.
+        """Reach of the marks to the right and down [N, 2], by source, as shares of each picture's size.
+
+        Sources that state the size of their pictures are left out.
         """
         reach: dict[str, list[NDArray[np.float64]]] = {}
         for entry, pictures in self._assigned:
@@ -284,8 +320,12 @@ class LabelFiles:
     def _closest_by_plain_name(
         self, entry: _Entry, free: Mapping[str, Sequence[Path]], folders: Set[str]
     ) -> list[Path]:
-        """Pictures that an entry means by a name without what tools add. free: pictures by their plain names,
-        without those that another entry marks by the exact name. folders: of the pictures.
+        """Return the pictures that an entry means by its name without what labelling tools add.
+
+        Args:
+            entry: Entry whose exact name no picture has.
+            free: Pictures by their plain names, without those that another entry marks by the exact name.
+            folders: Names of the pictures' folders.
         """
         # folders of the tool say nothing
         without_folders = entry if folders & {*entry.folders} else entry._replace(folders=())
@@ -300,7 +340,7 @@ class LabelFiles:
         return _fold_folders(picture.relative_to(self.root).parent.parts)
 
     def _closest(self, entry: _Entry, pictures: Iterable[Path]) -> list[Path]:
-        """Pictures whose folders fit best; of these the defective ones, if any."""
+        """Return the pictures whose folders fit an entry best; the defective ones among them, if any."""
         fits: dict[int, list[Path]] = {}
         for picture in pictures:
             folders = self._folders(picture)
@@ -312,7 +352,7 @@ class LabelFiles:
         return [path for path in best if fold(path.suffix) == entry.suffix] or best
 
     def _entries(self, names: Mapping[str, object]) -> Iterator[_Entry]:
-        """Yields what the files say of each picture. names: folded names of the pictures."""
+        """Yield the entries of all files; `names` holds the folded names of the pictures."""
         for path, document in self._documents:
             source = self._name(path) if len(document.entries) > 1 else document.form
             for entry in document.entries:
@@ -324,7 +364,7 @@ class LabelFiles:
                 yield self._entry(path, document.form, place, source, entry)
 
     def _entry(self, path: Path, form: str, place: PurePosixPath, source: str, entry: LabelEntry) -> _Entry:
-        """Entry of what a file says of a picture, which lies at `place` by the file."""
+        """Make the entry for a picture, which lies at `place` according to the file."""
         good = [mark for mark in entry.marks if self._is_of_good_part(mark.kind)]
         defects = [mark for mark in entry.marks if mark not in good]
         return _Entry(
@@ -342,9 +382,9 @@ class LabelFiles:
         return path.relative_to(self.root).as_posix()
 
     def class_texts(self) -> dict[str, dict[Path, Texts]]:
-        """Sorts what is said of whole pictures by source and picture.
+        """Return texts on whole pictures, by source and picture.
 
-        A name that several pictures have says something of those nearest to the file.
+        A name that several pictures have means those nearest to the file.
         """
         found: dict[str, dict[Path, Texts]] = {}
         for entry, every in self._assigned:
@@ -359,8 +399,10 @@ class LabelFiles:
 
     @cached_property
     def unsure_sources(self) -> set[str]:
-        """Lists in the folder above the pictures' own that name pictures without their folder: they may be of
-        others. A folder of labels beside the pictures' is theirs.
+        """Lists in the folder above the pictures' folder that name pictures without a folder.
+
+        They may be about other pictures. A folder of labels beside the pictures' folder belongs to these
+        pictures.
         """
         found: set[str] = set()
         if not self._above:
@@ -374,7 +416,7 @@ class LabelFiles:
         return found
 
     def _meant(self, entry: _Entry, pictures: list[Path]) -> list[Path]:
-        """Chooses the pictures that a file above them means: bare names may be of others."""
+        """Return the pictures that a file above them means; bare names may be those of other pictures."""
         if not self._above or entry.folders:
             return pictures
         return [path for path in pictures if self._above == 1 and not self._is_elsewhere(path, entry)]
@@ -414,6 +456,7 @@ class LabelFiles:
         return documents
 
     def summaries(self) -> dict[str, FormSummary]:
+        """Return counts over the label files, by form."""
         found: dict[str, FormSummary] = {}
         for path, document in self._documents:
             if document.form:
@@ -437,8 +480,10 @@ class LabelFiles:
         return self._names.is_exact(path.stem)
 
     def not_understood(self) -> list[str]:
-        """Names of files that seem to tell of the pictures, and of which nobody knows what: tables that
-        nearly name them, marks of as many others, and files of a form of their own for each.
+        """Return names of files that seem to describe the pictures, and are not understood.
+
+        These are tables that nearly name the pictures, files that mark about as many other pictures, and
+        files of an unknown form that are named like a picture.
         """
         near = [path for path, document in self._documents if document.seems_list]
         near += [path for path, document in self._documents if self._marks_others(path, document)]
@@ -454,14 +499,12 @@ class LabelFiles:
 
     @staticmethod
     def _is_foreign(path: Path) -> bool:
-        """Whether a file is no picture, none that cameras and programs leave beside them, and of no form that
-        is read.
-        """
+        """Whether a file is of an unknown kind, which neither cameras nor programs usually leave there."""
         suffix = path.suffix.lower()
         return suffix not in _HARMLESS and suffix not in SUFFIXES and not is_picture(path)
 
     def _marks_others(self, path: Path, document: LabelDocument) -> bool:
-        """Whether a tool's file marks about as many pictures as there are, and none of them."""
+        """Whether a tool's file marks about as many pictures as there are, but none of them."""
         count = len(document.entries)
         if document.form in ("", LIST) or not self._names.count / 2 <= count <= 2 * self._names.count:
             return False
@@ -495,9 +538,11 @@ Reading = tuple[Path, PictureLabels, str]  # of a picture, its labels, and why t
 
 
 def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
-    """The labels on the picture as it is shown, and as it is stored where that is turned, as far as its size
-    and the marks allow. The labels as they are where the picture cannot be read, or has another size: who
-    reads it tells that.
+    """Return the possible readings of labels: on the picture as it is shown, and as it is stored.
+
+    They differ where the picture is stored turned. A reading that does not fit the labels' size or whose
+    marks reach beyond the picture is left out. Where the picture cannot be read or has another size, the
+    labels are returned as they are: the code that reads them reports it.
     """
     try:
         height, width = _upright_size(picture)
@@ -515,8 +560,12 @@ def _readings(labels: PictureLabels, picture: Path) -> list[PictureLabels]:
 
 
 def _choose_readings(several: list[tuple[Path, PictureLabels, list[PictureLabels]]]) -> Iterator[Reading]:
-    """Chooses a reading of each picture of a source: the only one that fits, else the reading of the source's
-    others; as shown where nothing tells.
+    """Yield the reading that holds for each picture of a source.
+
+    It is the only one that fits, else the reading of the source's other pictures, else the one as shown.
+
+    Args:
+        several: Each picture with its labels and their possible readings (`_readings`).
     """
     are_shown: set[bool] = set()  # of pictures that one reading fits: whether that is as they are shown
     for picture, labels, readings in several:
@@ -538,7 +587,11 @@ def _choose_readings(several: list[tuple[Path, PictureLabels, list[PictureLabels
 
 
 def _upright_size(picture: Path) -> Size:
-    """Reads the size from the header, if Pillow knows the format. InputError: the picture cannot be read."""
+    """Return a picture's height and width, from the header if Pillow knows the format.
+
+    Raises:
+        InputError: The picture cannot be read.
+    """
     try:
         with Image.open(picture) as header:
             return upright_size(header)

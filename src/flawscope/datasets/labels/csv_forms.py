@@ -28,12 +28,16 @@ _PICTURE = (
 )
 _LABEL = ("class", "label", "class_name", "labelname", "label_name", "name")
 _EDGES = (("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"), ("x1", "y1", "x2", "y2"))
-_SURE = ("confidence", "score")  # what a model has found, unless it is 1
+_SURE = ("confidence", "score")  # columns of a model's findings, unless the value is 1
 _REGION = ("region_shape_attributes", "region_attributes", "file_attributes")
 
 
 class _Box(NamedTuple):
-    """edges: x0, y0, x1, y1 in pixels, or all in shares of the picture; None: nothing is marked in it."""
+    """A box of a table.
+
+    Attributes:
+        edges: x0, y0, x1, y1 in pixels, or all as shares of the picture; None: nothing is marked in it.
+    """
 
     picture: str
     label: str
@@ -43,6 +47,7 @@ class _Box(NamedTuple):
 
 
 def load_csv(data: bytes) -> Rows:
+    """Return the non-empty rows of a CSV file, cut at the most frequent of comma, semicolon and tab."""
     text = table_text(data)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     rows = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
@@ -50,8 +55,9 @@ def load_csv(data: bytes) -> Rows:
 
 
 def is_boxes(rows: Rows) -> bool:
-    """Whether each line is a box: its columns have the usual names, or it has none and the order of
-    makesense.ai or of Keras RetinaNet.
+    """Whether each line is a box.
+
+    Its columns have the usual names, or no names and the order of makesense.ai or of Keras RetinaNet.
     """
     if not rows:
         return False
@@ -74,6 +80,7 @@ def parse_boxes(rows: Rows, _own: str) -> Iterator[Entry]:
 
 
 def is_via(rows: Rows) -> bool:
+    """Whether rows are annotations of VIA 2: the first row has the names of its columns."""
     return bool(rows) and {"filename", *_REGION} <= set(_header(rows))
 
 
@@ -90,7 +97,7 @@ def parse_via(rows: Rows, own: str) -> Iterator[Entry]:
 
 
 def _header(rows: Rows) -> list[str]:
-    """Names of the columns, folded; empty where the first line is one of values."""
+    """Return the names of the columns, folded; empty where the first line holds values."""
     names = [name.casefold() for name in rows[0]]
     return [] if any(is_picture(PurePosixPath(name)) for name in names) else names
 
@@ -102,7 +109,7 @@ def _records(rows: Rows) -> Iterator[dict[str, str]]:
 
 
 def _columns(header: Sequence[str]) -> tuple[str, Sequence[str], str] | None:
-    """Names of the columns of the picture, of the edges, and of the label, which may be empty."""
+    """Return the columns of picture, edges and label, which may be empty; None without picture or edges."""
     edges = next((names for names in _EDGES if set(names) <= set(header)), None)
     picture, label = (next((n for n in names if n in header), "") for names in (_PICTURE, _LABEL))
     return (picture, edges, label) if picture and edges else None

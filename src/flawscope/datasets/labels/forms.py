@@ -31,8 +31,13 @@ EXPECTED = (
 
 
 class LabelDocument(NamedTuple):
-    """Content of a file. form: empty where it has none that is read. fault: why it could not be read.
-    seems_list: it seems to tell of the pictures, and names none as it is called.
+    """Content of a file.
+
+    Attributes:
+        form: Form of the file; empty where it has none that is read.
+        entries: What the file says of each picture.
+        fault: Why it could not be read.
+        seems_list: Whether it seems to describe the pictures, but names none exactly.
     """
 
     form: str
@@ -44,12 +49,15 @@ class LabelDocument(NamedTuple):
 def read_label_file(
     path: Path, own: str, settings: Callable[[Path], yolo.YoloSettings], names: PictureNames
 ) -> LabelDocument | None:
-    """Reads a file of labels; None where its name says that it is none.
+    """Read a file of labels; None where its name says that it is none, or where it is empty or too large.
 
-    Whatever is wrong with it is its `fault`: nobody else's work ends because of it.
+    A file that cannot be read has a `fault`, and does not end the work on others.
 
-    own: the path of the picture of which the file may have the name. settings: finds YOLO's for a folder.
-    names: of the pictures.
+    Args:
+        path: The file.
+        own: Path of the picture whose name the file may have.
+        settings: Finds YOLO's settings for a folder.
+        names: Names of the pictures.
     """
     suffix = path.suffix.lower()
     if (suffix not in MAX_BYTES and suffix not in tables.SUFFIXES) or path.name in yolo.SETTINGS:
@@ -68,7 +76,7 @@ def read_label_file(
 
 
 def _read_list(suffix: str, data: bytes, own: str, names: PictureNames) -> LabelDocument | None:
-    """Reads a file as a list of pictures; None: it is no such list."""
+    """Read a file as a list of pictures; None where it is no such list."""
     if suffix not in tables.SUFFIXES:
         return None
     try:
@@ -81,7 +89,7 @@ def _read_list(suffix: str, data: bytes, own: str, names: PictureNames) -> Label
 
 
 def _listed(suffix: str, data: bytes, own: str, names: PictureNames) -> tuple[list[Entry], bool]:
-    """Entries of a list that say something of pictures; where there are none, whether it seems to be one."""
+    """Return the entries of a list of pictures; without any, whether it seems to be such a list."""
     is_known = names.is_name if suffix in tables.TABLES else names.is_exact
 
     @cache
@@ -112,7 +120,7 @@ def _may_numbers_name(suffix: str, data: bytes) -> bool:
 def _read_form(
     path: Path, suffix: str, data: bytes, own: str, settings: Callable[[Path], yolo.YoloSettings]
 ) -> LabelDocument | None:
-    """Reads a file of a labelling tool; of no form where it is none, None where nothing is in it."""
+    """Read a file of a labelling tool; of no form where it is none, None where nothing is in it."""
     try:
         document = _load(suffix, data)
     except Exception as error:
@@ -140,7 +148,7 @@ def _damage(error: Exception) -> str:
 
 
 def _form_of(suffix: str, document: object) -> _Form | None:
-    """Finds the form of what a file holds; None where it is of no tool."""
+    """Return the form of a file's content; None where no tool wrote it."""
     try:
         return next((form for form in _FORMS if form.suffix == suffix and form.fits(document)), None)
     except Exception:  # of whatever a file of no tool makes a test raise
@@ -148,7 +156,7 @@ def _form_of(suffix: str, document: object) -> _Form | None:
 
 
 def _without_other_labels(entry: Entry) -> Entry:
-    """The entry without what is marked as no defect."""
+    """Return the entry without marks of labels that are no defects, such as "background"."""
     marks = [
         Mark(None, f"label {mark.kind}")
         if mark.draw and mark.kind.strip("_ ").casefold() in NO_DEFECT
@@ -172,7 +180,7 @@ def _load(suffix: str, data: bytes) -> object:
 class _Form(NamedTuple):
     name: str
     suffix: str
-    fits: Callable[..., bool]  # whether what a file of the suffix holds has the form
+    fits: Callable[..., bool]  # whether the content of a file of the suffix has the form
     parse: Callable[..., Iterable[Entry]]
 
 

@@ -45,6 +45,7 @@ _COCO_PLACES = {"bbox", "segmentation", "keypoints", "caption"}  # without any: 
 
 
 def is_coco(document: object) -> bool:
+    """Whether a document is COCO's: it has lists of images and of annotations."""
     lists = ("images", "annotations")
     return isinstance(document, dict) and all(is_records(document.get(name)) for name in lists)
 
@@ -73,7 +74,7 @@ def _coco_has_place(annotation: Record) -> bool:
 
 @dataclass
 class _CocoPicture:
-    """An image of a COCO file, and what its annotations say. classes: of the whole picture."""
+    """An image of a COCO file with its annotations; `classes` are those of the whole picture."""
 
     image: Record
     size: Size | None
@@ -81,7 +82,7 @@ class _CocoPicture:
     classes: list[str] = field(default_factory=list)
 
     def add(self, annotation: Record, kind: str, are_classes: bool) -> None:
-        """Adds an annotation of a kind. are_classes: one without a place says the class of the picture."""
+        """Add an annotation of a kind; with `are_classes`, one without a place states the picture's class."""
         if annotation.get("score") is not None:  # a model's findings are no ground truth
             self.marks.append(Mark(None, "finding of a model"))
             return
@@ -98,7 +99,7 @@ class _CocoPicture:
             self.marks.append(Mark(None, NO_PLACE))
 
     def _segments(self, annotation: Record, kind: str) -> list[Mark]:
-        """Reads the polygons and the run lengths of an annotation."""
+        """Read the polygons and the run lengths of an annotation."""
         marks = []
         for part in _coco_segmentation(annotation):
             if isinstance(part, dict):
@@ -149,6 +150,7 @@ def _to_id(value: object) -> str:
 
 
 def is_labelme(document: object) -> bool:
+    """Whether a document is LabelMe's: it names a picture and has a list of shapes."""
     return isinstance(document, dict) and "imagePath" in document and is_records(document.get("shapes"))
 
 
@@ -194,6 +196,7 @@ def _via_pictures(document: object) -> Record | None:
 
 
 def is_via(document: object) -> bool:
+    """Whether a document is VIA's: a project or annotations, whose entries have a file's name and regions."""
     pictures = _via_pictures(document)
     if pictures is None:
         return False
@@ -213,7 +216,7 @@ def parse_via(document: Record, _own: str) -> Iterator[Entry]:
 
 
 def _via_texts(name: str, value: object) -> tuple[tuple[str, str], ...]:
-    """Reads an attribute of a picture; of several that may be ticked those that are."""
+    """Read an attribute of a picture; of several boxes, those that are ticked."""
     if not isinstance(value, dict):
         return picture_texts(f"label {name}", [value])
     return picture_texts(f"label {name}", [key for key, ticked in value.items() if ticked])
@@ -286,6 +289,7 @@ def _json_min_regions(task: Record) -> list[Record]:
 
 
 def is_label_studio(document: object) -> bool:
+    """Whether a document is an export of Label Studio, JSON or JSON_MIN."""
     return bool(_label_studio_tasks(document))
 
 
@@ -296,7 +300,7 @@ def parse_label_studio(document: object, _own: str) -> Iterator[Entry]:
 
 
 class _LabelStudioTask:
-    """Reads what the annotators of a task say of its pictures."""
+    """Reads the annotations of a task's pictures, by all annotators."""
 
     def __init__(self, task: Record):
         self._task = task
@@ -318,7 +322,7 @@ class _LabelStudioTask:
             yield Entry("", None, [Mark(None, "task without a picture")])
 
     def _read_regions(self) -> Iterable[Record]:
-        """Joins the shape and the label of each region, which share an id, and notes the pictures' sizes."""
+        """Join the shape and the label of each region, which share an id, and note the pictures' sizes."""
         regions: dict[tuple[int, object], Record] = {}
         for annotation in self._task.get("annotations") or self._task.get("completions") or ():
             if annotation.get("was_cancelled"):
@@ -334,9 +338,9 @@ class _LabelStudioTask:
         return regions.values()
 
     def _add(self, region: Record) -> None:
-        """Adds a region to the picture that it marks, or to what is said of the whole picture."""
+        """Add a region to the picture that it marks, or to the texts on the whole picture."""
         picture = self._marked_picture(region)
-        if picture is None:  # nobody knows which: none of them is marked wholly
+        if picture is None:  # it is not known which: none of them is marked wholly
             for path in self._paths:
                 self._marks[path] = [Mark(None, "mark in one of several pictures")]
             return
@@ -371,7 +375,7 @@ def _task_pictures(task: Record) -> dict[str, list[str]]:
 
 
 def _label_studio_texts(region: Record) -> tuple[tuple[str, str], ...]:
-    """Reads what was chosen for a whole picture; a choice for a region has its place, and is none."""
+    """Read the choices for a whole picture; a choice for a region has a place, and is left out."""
     value = region["value"]
     if value.keys() & _PLACED:
         return ()
@@ -395,7 +399,7 @@ def _label_studio_mark(region: Record, size: Size | None) -> Mark:
     if not kind:
         return Mark(None, str(region.get("type") or NO_PLACE))
     outline = _PERCENT[kind]
-    if not len(outline(value, (1, 1))):  # what is damaged is told now, too
+    if not len(outline(value, (1, 1))):  # damaged values are reported now, too
         return Mark(None, NO_PLACE)
     is_loose = kind == "radiusX" or bool(value.get("rotation"))
     return Mark(shapes.placed(partial(outline, value), is_loose=is_loose), label, kind == "height")
@@ -431,7 +435,7 @@ def _percent_box(value: Record, size: Size) -> Polygon:
     return shapes.turn(corners, corners[0], float(value.get("rotation") or 0))
 
 
-# by what a value has; all in percent of the picture. A key point has a width, and no height
+# by the keys of a value; all in percent of the picture. A key point has a width, and no height
 _PERCENT: dict[str, Callable[[Record, Size], Polygon]] = {
     "points": _percent_polygon,
     "radiusX": _percent_ellipse,

@@ -22,7 +22,7 @@ _POWER = re.compile(r"(\d)[.,](\d+)E\+?(\d+)", re.I)
 
 
 def name_of(text: str) -> str:
-    """Returns what a text calls a picture, without the suffix of a file."""
+    """Return the name of a picture in a text, without the suffix of a file."""
     place = PurePosixPath(picture_path(text.strip()).replace("\\", "/"))
     return place.stem if is_picture(place) or place.suffix[1:].isalpha() else place.name
 
@@ -40,6 +40,7 @@ class PictureNames:
 
     @property
     def count(self) -> int:
+        """Number of pictures."""
         return len(self._pictures)
 
     @cached_property
@@ -55,9 +56,7 @@ class PictureNames:
         return self._is_in(self._exact, text)
 
     def is_name(self, text: str) -> bool:
-        """Whether a text is the name or the path of one of the pictures, or was before a number lost its
-        zeros.
-        """
+        """Whether a text is the name or the path of a picture, also where a number in it lost its zeros."""
         return self._is_in(self._known, text)
 
     def _is_in(self, known: Collection[str], text: str) -> bool:
@@ -72,7 +71,7 @@ class PictureNames:
     def are_near(self, texts: Collection[str]) -> bool:
         """Whether texts nearly name half of the pictures, such as by a part's number within their names.
 
-        Of a single picture it cannot be told.
+        For a single picture this is not known: false.
         """
         if self.count < 2:
             return False

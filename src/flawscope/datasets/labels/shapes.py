@@ -30,18 +30,20 @@ Polygon = NDArray[np.float64]  # [N, 2]: x, y in pixels
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """Draws what is marked, [H, W].
+    """Mark that can be drawn.
 
-    draw: the mask in a picture of a size. reach: points [N, 2] that lie inside of such a picture, if the mark
-    belongs to it; None: it has the picture's size. A round or a turned shape may hang over the border: of it
-    the centre is one.
+    Attributes:
+        draw: Draws the mask [H, W] in a picture of a size.
+        reach: Returns points [N, 2] that lie inside a picture of a size, if the mark belongs to it; None: the
+            mark has the picture's size. A round or a turned shape may hang over the border: its point is the
+            centre.
     """
 
     draw: Callable[[Size], Mask]
     reach: Callable[[Size], Polygon] | None = None
 
     def hangs_over(self, size: Size) -> bool:
-        """Whether it reaches farther beyond the border than tools let a hand slip."""
+        """Whether the mark reaches beyond the border by more than a hand slips in a labelling tool."""
         if self.reach is None:
             return False
         points, sides = self.reach(size), np.array(size[::-1], float)
@@ -50,8 +52,12 @@ class Shape:
 
 
 class Mark(NamedTuple):
-    """Mark in a picture. draw: None where it is left out, and `kind` then says what it is, such as a caption.
-    kind: the name of its label.
+    """Mark in a picture.
+
+    Attributes:
+        draw: Shape of the mark; None where it is left out.
+        kind: Name of its label; where it is left out, the reason, such as "caption".
+        is_box: Whether it is a box, which marks more than the defect.
     """
 
     draw: Shape | None
@@ -60,9 +66,14 @@ class Mark(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """Entry of a label file for a picture. name: its path in the file, without suffix. size: None where the
-    file does not say it. suffix: of the picture, where the file says it. about: what is said of the whole
-    picture, each text under the name of a column, a tag or a question.
+    """Entry of a label file for a picture.
+
+    Attributes:
+        name: Path of the picture in the file, without suffix.
+        size: Height and width of the picture; None where the file does not state it.
+        marks: Marks in the picture.
+        suffix: Suffix of the picture, where the file states it.
+        about: Texts on the whole picture, each under the name of a column, a tag or a question.
     """
 
     name: str
@@ -79,12 +90,16 @@ def name_entry(name: str, size: Size | None, marks: list[Mark]) -> Entry:
 
 
 def picture_path(address: object) -> str:
-    """Path of a picture in its address, which may have a query, or a path in it as Label Studio's."""
+    """Return the path in a picture's address without a query; Label Studio's is the path in the query."""
     return re.sub(r"(\.\w+)\?.*|^.*\?d=", r"\1", str(address))  # ^: a long text is read once
 
 
 def read_size(height: Number, width: Number) -> Size | None:
-    """Size of a picture; None where the file does not know it."""
+    """Return height and width of a picture; None where the file does not state them.
+
+    Raises:
+        ValueError: A side is negative, or the picture has more than `MAX_PIXELS`.
+    """
     size = int(height or 0), int(width or 0)
     if min(size) < 0 or size[0] * size[1] > MAX_PIXELS:
         raise ValueError
@@ -92,6 +107,11 @@ def read_size(height: Number, width: Number) -> Size | None:
 
 
 def to_points(values: ArrayLike) -> Polygon:
+    """Return coordinates as points [N, 2] in pixels.
+
+    Raises:
+        ValueError: A coordinate is NaN or not below `MAX_COORDINATE`.
+    """
     points = np.array(values, float).reshape(-1, 2)
     if not (np.abs(points) < MAX_COORDINATE).all():  # nor is NaN
         raise ValueError
@@ -99,20 +119,21 @@ def to_points(values: ArrayLike) -> Polygon:
 
 
 def box(edges: Iterable[float | str], degrees: float = 0) -> Polygon:
-    """Corners of a box from its edges x0, y0, x1, y1. It is turned clockwise around its centre."""
+    """Return the corners of a box from its edges x0, y0, x1, y1, turned clockwise around its centre."""
     x0, y0, x1, y1 = map(float, edges)
     corners = to_points([x0, y0, x1, y0, x1, y1, x0, y1])
     return turn(corners, corners.mean(0), degrees)
 
 
 def ellipse(centre: ArrayLike, radii: ArrayLike, degrees: float = 0.0) -> Polygon:
+    """Return an ellipse as a polygon of 180 points, turned clockwise around its centre."""
     angles = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     middle = to_points(centre)
     return turn(middle + to_points(radii) * np.stack([np.cos(angles), np.sin(angles)], 1), middle, degrees)
 
 
 def turn(points: Polygon, around: Polygon, degrees: float) -> Polygon:
-    """Turns points clockwise, as they are seen (y down)."""
+    """Turn points clockwise as seen on the picture (y down)."""
     if not abs(degrees) < MAX_COORDINATE:
         raise ValueError
     if not degrees:
@@ -123,7 +144,7 @@ def turn(points: Polygon, around: Polygon, degrees: float) -> Polygon:
 
 
 def filled(polygon: Polygon, *, is_loose: bool = False) -> Shape:
-    """Shape of a polygon. is_loose: it is round or turned."""
+    """Return the shape of a polygon; `is_loose` where it is round or turned."""
     return placed(lambda _: polygon, is_loose=is_loose)
 
 
@@ -149,6 +170,7 @@ def mark_points(points: Polygon, label: str, is_closed: bool) -> Mark:
 
 
 def pasted(part: Mask, left: int, top: int) -> Shape:
+    """Return the shape of a mask that lies with its upper left corner at (left, top), in pixels."""
     corners = np.array([[left, top], [left + part.shape[1], top + part.shape[0]]], float)
     return Shape(partial(_paste, part, left, top), lambda _: corners)
 
@@ -177,6 +199,7 @@ def fill_polygon(polygon: Polygon, size: Size) -> Mask:
 
 
 def draw_line(points: Polygon, size: Size) -> Mask:
+    """Draw a line through points, one pixel wide, [H, W] bool; a single point is drawn as a pixel."""
     canvas = Image.new("1", size[::-1])
     with_first_twice = points[[0, *range(len(points))]]  # a point alone is a line, too
     pixels = [(x, y) for x, y in np.floor(with_first_twice)]
@@ -220,7 +243,7 @@ def decompress_runs(text: str) -> NDArray[np.int64]:
 
 
 def unpack_bitmask(address: str, size: Size) -> Mask:
-    """A mask [H, W] from Label Studio's PNG in a `data:` address; marked is what is more than half opaque."""
+    """Return a mask [H, W] from Label Studio's PNG in a `data:` address; more than half opaque is marked."""
     image = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
     if image.size != size[::-1]:
         raise InputError(f"a bitmask does not have {size[1]}x{size[0]} pixels: export it again")
@@ -228,12 +251,12 @@ def unpack_bitmask(address: str, size: Size) -> Mask:
 
 
 def unpack_brush(packed: bytes, size: Size) -> Mask:
-    """A mask [H, W] from Label Studio's run lengths, of the bytes R, G, B, A of each pixel; marked is what is
-    more than half opaque.
+    """Return a mask [H, W] from Label Studio's run lengths; more than half opaque is marked.
 
-    A stream of bits: the number of values (32), bits of a value less 1 (5), and four widths less 1 (4 each).
-    Then runs: whether a value is repeated (1), which width their length less 1 has (2), the length, and the
-    value, or as many values. https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack
+    They hold the bytes R, G, B, A of each pixel in a stream of bits: the number of values (32), bits of a
+    value less 1 (5), and four widths less 1 (4 each). Then runs: whether a value is repeated (1), which width
+    their length less 1 has (2), the length, and the value, or as many values.
+    https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack
     """
     bits = "".join(f"{byte:08b}" for byte in packed)
     at = 0

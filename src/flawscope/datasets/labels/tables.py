@@ -1,8 +1,7 @@
-"""Reads lists of pictures and of what is said of each: CSV, text, Excel, JSON and XML of no labelling tool,
-and files of one picture each.
+"""Reads lists of pictures that no labelling tool wrote: CSV, text, Excel, JSON, XML, files of one picture.
 
-Such a list has no form of its own. What makes it one is that a column names pictures that are there, or that
-the file has a picture's name; what the other columns say is read elsewhere (`datasets.class_labels`).
+Such a list has no form of its own. It is a list because a column names pictures that are there, or because
+the file has a picture's name. The other columns are read elsewhere (`datasets.class_labels`).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ SUFFIXES = (".json", ".xml", *JSON_LINES, *TABLES)
 _DELIMITERS = (",", ";", "\t", "|", " ", "=", ":")
 _OWN_TEXT = 200  # characters of a file of one picture that say something of it
 LISTED = "listed in"  # column of a list of names alone: the name of the file, or of the sheet
-# Columns of what a model found, which is no ground truth
+# Columns of a model's findings, which are no ground truth
 _OF_A_MODEL = {"p_value", "largest, px", "area, px²"}
 
 IsName = Callable[[str], bool]
@@ -41,13 +40,15 @@ Row = dict[str, list[str]]  # texts by the column's name
 def read_list(
     data: bytes, suffix: str, own: str, is_name: IsName, *, is_own: bool = False, count: int = 0
 ) -> list[Entry]:
-    """Entries of a list; empty where the file is none.
+    """Return the entries of a list; empty where the file is none.
 
     Args:
-        own: the path of the file without its suffix.
-        is_name: whether a text names a picture.
-        is_own: the file has a picture's name.
-        count: of the pictures.
+        data: Content of the file.
+        suffix: Suffix of the file.
+        own: Path of the file without its suffix.
+        is_name: Returns whether a text names a picture.
+        is_own: Whether the file has a picture's name.
+        count: Number of pictures.
     """
     rows = _rows(data, suffix, is_name)
     headers = list(dict.fromkeys(chain.from_iterable(rows)))
@@ -62,8 +63,9 @@ def read_list(
 
 
 def _column_of_names(rows: Sequence[Row], headers: Iterable[str], is_name: IsName) -> tuple[str, set[str]]:
-    """The column whose first texts name most pictures, and these names: numbers in other columns may be
-    names, too.
+    """Return the column whose first texts name most pictures, with these names.
+
+    Numbers in other columns may be names of pictures, too.
     """
     column, named = "", set[str]()
     for header in headers:
@@ -81,8 +83,9 @@ def _own_entry(data: bytes, suffix: str, own: str) -> list[Entry]:
 
 
 def _is_by_chance(named: Collection[str], suffix: str, is_first: bool, count: int) -> bool:
-    """Whether texts may be something else than pictures' names: numbers that name few of the pictures, or
-    values behind a key.
+    """Whether texts may be something other than pictures' names, although they are equal to some.
+
+    They may be where they are numbers that name few of the pictures, or values behind a key.
     """
     if suffix in KEYS_AND_VALUES and suffix != ".txt" and not is_first:
         return True
@@ -91,7 +94,7 @@ def _is_by_chance(named: Collection[str], suffix: str, is_first: bool, count: in
 
 
 def _own_row(data: bytes, suffix: str) -> Row:
-    """Reads what a file of one picture says: keys and values, or its text."""
+    """Return the row of a file of one picture: its keys and values, or its text."""
     if suffix not in TABLES:
         document = _document(data, suffix)
         return _record_row(document if isinstance(document, dict) else {"label": document})
@@ -110,7 +113,7 @@ def _own_row(data: bytes, suffix: str) -> Row:
 
 
 def _cut_pair(line: str) -> tuple[str, str] | None:
-    """Key and value of a line; None: it has none."""
+    """Cut a line into key and value; None where it has none."""
     for sign in ("=", ":", "\t"):
         key, found, value = line.partition(sign)
         if found and key.strip():
@@ -148,7 +151,7 @@ def _rows(data: bytes, suffix: str, is_name: IsName) -> list[Row]:
 
 
 def _document(data: bytes, suffix: str) -> object:
-    """The content of JSON, of lines of JSON, or of XML as JSON would have it."""
+    """Return the content of JSON or of lines of JSON; XML in the form of JSON."""
     if suffix == ".xml":
         return xml_forms.to_document(data)
     text = table_text(data)
@@ -158,14 +161,21 @@ def _document(data: bytes, suffix: str) -> object:
 
 
 def _sheet_rows(title: str, table: list[list[str]], is_name: IsName) -> Iterator[Row]:
-    """Rows of a sheet. Of one that has names alone its title says what of."""
+    """Yield rows of a sheet; where it has names alone, its title describes the pictures."""
     for row in _table_rows(table, is_name):
         yield row if len(row) > 1 else {**row, LISTED: [title]}
 
 
 def seems_list(data: bytes, suffix: str, names: PictureNames) -> bool:
-    """Whether a table that names no picture seems to tell of the pictures all the same: it has about as many
-    rows, and a column says good or defective, or one nearly names the pictures beside one that sorts them.
+    """Whether a table that names no picture seems to describe the pictures all the same.
+
+    It has about as many rows as there are pictures, and a column says good or defective, or a column nearly
+    names the pictures beside one that sorts them.
+
+    Args:
+        data: Content of the file.
+        suffix: Suffix of the file.
+        names: Names of the pictures.
     """
     if suffix not in TABLES:
         return False
@@ -203,7 +213,7 @@ def _widest_cut(text: str) -> list[list[str]]:
 
 
 def _cuts(text: str) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yields each delimiter that can cut a text, and the rows that it makes."""
+    """Yield each delimiter that can cut a text, with the rows that it makes."""
     lines = text.splitlines()
     for delimiter in _DELIMITERS:
         try:
@@ -214,7 +224,7 @@ def _cuts(text: str) -> Iterator[tuple[str, list[list[str]]]]:
 
 
 def _table_rows(table: list[list[str]], is_name: IsName) -> Iterator[Row]:
-    """Yields the rows of a table. Its first line names the columns, unless it names a picture."""
+    """Yield the rows of a table, whose first line names the columns unless it names a picture."""
     stripped = [[cell.strip() for cell in cells] for cells in table]
     lines = [cells for cells in stripped if any(cells)]
     width = max(map(len, lines), default=0)
@@ -244,9 +254,7 @@ def _make_distinct(keys: Sequence[str]) -> list[str]:
 
 
 def _column_of_words(lines: Iterable[Sequence[str]], width: int, is_name: IsName) -> int | None:
-    """The only column that has words in each row, and no picture's name; None where there is none, or
-    several.
-    """
+    """Return the only column that has words and no picture's name in every row; None without exactly one."""
     full = [cells for cells in lines if len(cells) == width]
     found = []
     for number in range(width):
@@ -265,7 +273,7 @@ def _is_word(text: str) -> bool:
 
 
 def table_text(data: bytes) -> str:
-    """Text as Excel, PowerShell and editors store it."""
+    """Decode a text as Excel, PowerShell and editors store it."""
     try:
         return decode_text(data)
     except ValueError:
@@ -273,8 +281,9 @@ def table_text(data: bytes) -> str:
 
 
 def _best_cut(text: str, is_name: IsName) -> list[list[str]]:
-    """Rows of a text, cut where most pictures' names and something beside them come out; else one cell a
-    row.
+    """Return the rows of a text, cut where most rows name a picture and have something beside the name.
+
+    Where no cut does, each line is a row of one cell.
     """
     best = [[line] for line in text.splitlines()]
     most = 0
@@ -326,8 +335,10 @@ def _texts(value: object) -> list[str]:
 
 
 def _json_rows(document: object, is_name: IsName) -> Iterator[Row]:
-    """Rows of a list of records, at the top or within a record; of records or values by a picture's name; or
-    of lists of pictures by what is said of them.
+    """Yield the rows of a JSON document.
+
+    It is a list of records, at the top or within a record; or records or values by a picture's name; or lists
+    of pictures by their class.
     """
     if isinstance(document, list):
         for record in document:
@@ -351,8 +362,10 @@ def _rows_by_picture(records: Mapping[str, object]) -> Iterator[Row]:
 
 
 def _rows_of_record(record: Mapping[str, object], is_name: IsName) -> Iterator[Row]:
-    """Rows of a record: itself where it names one picture; else its lists of pictures, by what is said of
-    them; else the records in it.
+    """Yield the rows of a record.
+
+    It is a row itself where it names one picture; else its lists of pictures are rows, by their class; else
+    the records in it are read.
     """
     row = _record_row(record)
     if len(_named_in(row, is_name)) == 1:
@@ -372,7 +385,7 @@ def _rows_of_record(record: Mapping[str, object], is_name: IsName) -> Iterator[R
 
 
 def _named_in(record: Row, is_name: IsName) -> set[str]:
-    """The pictures that a record names: by their files' names, or else by others."""
+    """Return the pictures that a record names: by their files' names, or else by other texts."""
     named = {text for texts in record.values() for text in texts if is_name(text)}
     files = {name_of(text) for text in named if is_picture(PurePosixPath(text))}
     return files or named
@@ -399,5 +412,5 @@ def _record_row(record: Mapping[str, object], above: str = "") -> Row:
 
 
 def picture_texts(header: str, values: Iterable[object]) -> tuple[tuple[str, str], ...]:
-    """Texts that a labelling tool says of a whole picture, under a name."""
+    """Return a labelling tool's texts on a whole picture, each under the name `header`."""
     return tuple((header, text) for value in values for text in _texts(value) if text)

@@ -20,9 +20,10 @@ XmlValue: TypeAlias = "str | dict[str, XmlValue] | list[XmlValue]"
 
 
 def load_xml(data: bytes) -> Element:
-    """Reads XML.
+    """Parse XML.
 
-    ValueError: it has a document type, in which entities grow and files are named, or it is damaged.
+    Raises:
+        ValueError: It has a document type, in which entities grow and files are named, or it is damaged.
     """
     builder, parser = TreeBuilder(), expat.ParserCreate()
     parser.StartDoctypeDeclHandler = _refuse
@@ -40,9 +41,10 @@ def _refuse(*_: object) -> None:
 
 
 def to_document(data: bytes) -> dict[str, XmlValue]:
-    """The content of any XML as JSON would have it: attributes, texts and elements by their names.
+    """Return any XML in the form of JSON: attributes, texts and elements by their names.
 
-    ValueError: as `load_xml`.
+    Raises:
+        ValueError: As in `load_xml`.
     """
     root = load_xml(data)
     return {root.tag: _element_value(root)}
@@ -62,13 +64,16 @@ def _element_value(element: Element) -> XmlValue:
 
 
 def is_voc(document: object) -> TypeGuard[Element]:
+    """Whether a document is of Pascal VOC: its root is `annotation`."""
     return isinstance(document, Element) and document.tag == "annotation"
 
 
 def parse_voc(document: Element, own: str) -> Iterator[Entry]:
-    """Entry of a file of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC), as LabelImg, CVAT, Label Studio
-    and Roboflow write it, the latter with polygons; also of LabelMe for the web. The edges of a box are taken
-    as places between pixels, as all of them write, not as the first and the last pixel.
+    """Yield the entry of a file of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC).
+
+    LabelImg, CVAT, Label Studio and Roboflow write it, the latter with polygons; LabelMe for the web, too.
+    The edges of a box are taken as places between pixels, as all of these tools write them, not as the first
+    and the last pixel.
     """
     size = read_size(document.findtext("size/height"), document.findtext("size/width"))
     suffix = PurePosixPath(document.findtext("filename") or "").suffix
@@ -103,6 +108,7 @@ def _voc_corners(outline: Element) -> Polygon:
 
 
 def is_cvat(document: object) -> TypeGuard[Element]:
+    """Whether a document is of CVAT for images: its root is `annotations`."""
     return isinstance(document, Element) and document.tag == "annotations"
 
 

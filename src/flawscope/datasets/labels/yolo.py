@@ -15,7 +15,7 @@ from flawscope.errors import InputError
 from flawscope.pictures.text_files import load_yaml, read_text
 
 SETTINGS = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
-ROUNDING = 0.01  # how far outside of the picture what is at its edge may be written
+ROUNDING = 0.01  # how far outside of the picture marks at its edge may lie
 
 
 class YoloSettings(NamedTuple):
@@ -26,7 +26,7 @@ class YoloSettings(NamedTuple):
 
 
 def find_settings(root: Path, folder: Path) -> YoloSettings:
-    """Reads the settings that lie next to a folder of labels, there or above, within the root."""
+    """Read the settings that lie next to a folder of labels, there or above, within the root."""
     for place in (folder, *folder.parents):
         for path in (place / name for name in SETTINGS):
             if path.is_file():
@@ -40,6 +40,8 @@ def _read_settings(path: Path) -> YoloSettings:
     try:
         text = read_text(path)
         document = load_yaml(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
+        if not isinstance(document, dict):
+            raise TypeError(document)
         names = document.get("names") or {}
         numbered = names if isinstance(names, dict) else dict(enumerate(names))
         return YoloSettings({int(k): str(v) for k, v in numbered.items()}, "kpt_shape" in document)
@@ -50,13 +52,14 @@ def _read_settings(path: Path) -> YoloSettings:
 
 
 def is_yolo(lines: list[list[str]]) -> bool:
+    """Whether lines of words are YOLO's, by the first line."""
     return bool(lines) and any(_read_line(lines[0], key_points) for key_points in (False, True))
 
 
 def _read_line(words: list[str], key_points: bool) -> tuple[int, list[float]] | None:
-    """Kind and coordinates of a line, in shares of the picture; None: it is none of YOLO.
+    """Return kind and coordinates of a line, as shares of the picture; None where it is not YOLO's.
 
-    Of key points the third number is 2 where they are visible.
+    The third number of a key point is 2 where it is visible.
     """
     try:
         kind, *numbers = map(float, words)
@@ -69,7 +72,7 @@ def _read_line(words: list[str], key_points: bool) -> tuple[int, list[float]] | 
 
 
 def have_key_points(lines: list[list[str]]) -> bool | None:
-    """Whether key points follow the box of each line, which no settings say; None: they may be corners.
+    """Whether key points follow the box of each line, by the numbers alone; None: they may be corners.
 
     With visibility, every third number is 0, 1 or 2. Without it, key points lie in the box that the first
     four numbers are; the second corner of a polygon would hardly be the only one outside.
@@ -102,8 +105,9 @@ def _are_boxes(table: NDArray[np.float64]) -> bool:
 
 
 def _are_visible_points(triples: NDArray[np.float64], boxes: NDArray[np.float64]) -> bool:
-    """Whether [N, K, 3] are points of boxes with their visibility; of those that are not seen the place does
-    not matter.
+    """Whether [N, K, 3] are points of boxes with their visibility.
+
+    The place of an unseen point does not matter.
     """
     visibility = triples[..., 2]
     is_in_place = _in_box(triples[..., :2], boxes) | (visibility == 0)
@@ -111,15 +115,21 @@ def _are_visible_points(triples: NDArray[np.float64], boxes: NDArray[np.float64]
 
 
 def _in_box(points: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Finds points [N, K, 2] that lie in the box of their row, [N, K]. boxes [N, 4]: centre and sides."""
+    """Find points [N, K, 2] that lie in the box of their row, [N, K] bool.
+
+    Args:
+        points: x and y, as shares of the picture.
+        boxes: Centre and sides [N, 4], as shares of the picture.
+    """
     distance = np.abs(points - boxes[:, None, :2])
     inside: NDArray[np.bool_] = np.all(distance <= boxes[:, None, 2:] / 2 + ROUNDING, axis=-1)
     return inside
 
 
 def parse_yolo(lines: list[list[str]], own: str, settings: YoloSettings) -> Iterator[Entry]:
-    """Entry of a file of YOLO (https://docs.ultralytics.com/datasets/segment): boxes by centre and size, also
-    with key points, boxes by four corners, polygons.
+    """Yield the entry of a file of YOLO (https://docs.ultralytics.com/datasets/segment).
+
+    A line is a box by centre and size, also with key points, a box by four corners, or a polygon.
     """
     marks = []
     key_points = settings.key_points or have_key_points(lines)

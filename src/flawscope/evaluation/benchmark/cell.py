@@ -37,7 +37,14 @@ DOCUMENT_FORMAT = 1  # of a cell's document
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Options of running a grid: `jobs` cells at a time, `threads` threads each. root: folder of the data."""
+    """Options of running a grid.
+
+    Attributes:
+        root: Folder of the data.
+        jobs: Number of cells that run at a time.
+        threads: Number of threads of each.
+        keep_models: Whether the model files are kept.
+    """
 
     root: str
     jobs: int
@@ -128,7 +135,7 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
 def _fit_model(
     cell: Cell, dataset: Dataset, model: Path, threads: int, step: ProgressCallback, say: Say
 ) -> Json:
-    """Fits and writes the model; returns what the cell's document says of the fit."""
+    """Fits and writes the model; returns the facts of the fit for the cell's document."""
     from flawscope.artefact.files import checkpoint_path
     from flawscope.fitting.fitting import fit
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count
@@ -175,11 +182,12 @@ def _fit_model(
 
 
 def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """Keeps `count` good pictures to learn from, the first in an order drawn by the seed, so that a larger
-    count includes the pictures of a smaller one. Test pictures stay.
+    """Returns the data set with `count` good pictures to learn from, drawn by the seed. Test pictures stay.
+
+    The pictures are the first in the drawn order: a larger count includes the pictures of a smaller one.
 
     Raises:
-        InputError: there are fewer.
+        InputError: There are fewer.
     """
     train = list(dataset.train)
     if len(train) < count:
@@ -236,6 +244,7 @@ class CellStore:
         shutil.rmtree(self.work_folder(cell), ignore_errors=True)
 
     def model_path(self, cell: Cell) -> Path:
+        """Path of the cell's model file, where models are kept."""
         return self.root / "models" / f"{cell.name}.safetensors"
 
     def prepare(self) -> None:

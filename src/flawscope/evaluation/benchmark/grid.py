@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.calibration.threshold import parse_false_alarm_rate
@@ -44,11 +44,12 @@ MAX_HASHED_FILES = 20_000  # files in a folder that a setting names, beyond whic
 class Cell:
     """Cell of a benchmark: a category, a method, a seed, and their settings.
 
-    options: the method's settings, all of them.
-    seen: defects that it learns from too, as `fitting.fit` takes them; they are not tested on.
-    shared: values of `SHARED_OPTIONS`, by their names.
-    identity: everything that decides the result; files that settings name count by content, not by place.
-    shots: number of good pictures that it learns from, drawn by the seed; 0: all.
+    Attributes:
+        options: The method's settings, all of them.
+        seen: Defects that it learns from too, as `fitting.fit` takes them; they are not tested on.
+        shared: Values of `SHARED_OPTIONS`, by their names.
+        identity: All that decides the result; files that settings name count by content, not by place.
+        shots: Number of good pictures that it learns from, drawn by the seed; 0: all.
     """
 
     category: str
@@ -72,6 +73,7 @@ class Cell:
 
     @property
     def label(self) -> str:
+        """Category, method and seed, for a person."""
         return f"{self.category} {self.method} seed {self.seed}"
 
     @property
@@ -81,7 +83,12 @@ class Cell:
 
 
 class CellSettings(NamedTuple):
-    """Settings of a method for a category. seen: defects that it learns from, as `Cell.seen`."""
+    """Settings of a method for a category.
+
+    Attributes:
+        config: Settings of the method.
+        seen: Defects that it learns from, as `fitting.fit` takes them.
+    """
 
     config: PictureSettings
     seen: int | str
@@ -91,11 +98,13 @@ class CellSettings(NamedTuple):
 class Grid:
     """The cells of a call.
 
-    rows: categories in the order of the tables.
-    seeds: by method.
-    missing: categories that the data do not have.
-    unusable: other categories, each with the reason.
-    cells: in the order they are worked off: the first seed of everything comes first.
+    Attributes:
+        rows: Categories in the order of the tables.
+        methods: Columns of the tables: methods, with `--shots` for each number of pictures.
+        seeds: Seeds by method.
+        cells: Cells in the order in which they run: the first seed of everything comes first.
+        missing: Categories that the data do not have.
+        unusable: Other categories that cannot be used, each with the reason.
     """
 
     rows: tuple[str, ...]
@@ -119,18 +128,24 @@ def plan_grid(
     shots: str | None = None,
     **shared: object,
 ) -> Grid:
-    """The grid of a call of `flawscope benchmark`, whose options these are, with every setting checked.
+    """Plans the grid of a call of `flawscope benchmark`, whose options these are, with every setting checked.
 
-    Loads no torch.
+    It loads no torch.
 
     Args:
-        root: folder of categories in any layout that `open_dataset` reads, or one category.
-        sets: `METHOD.key=value`; win over the files of `configs`. `METHOD.seeds=LIST` wins over `seeds`.
-        steps, seen: for the methods that know them.
-        shared: values of `SHARED_OPTIONS`; one that is lacking is its default.
+        root: Folder of categories in any layout that `open_dataset` reads, or one category.
+        categories: Names with commas, textures, objects or all.
+        methods: Names with commas.
+        seeds: Numbers with commas.
+        configs: `METHOD=FILE`, YAML files of settings.
+        sets: `METHOD.key=value`, which win over the files. `METHOD.seeds=LIST` wins over `seeds`.
+        steps: Training steps, for the methods that learn in steps; None: by default.
+        seen: Defects to learn from, for the methods that learn from them; None: none.
+        shots: Numbers of good pictures with commas; each gives every method a column. None: all pictures.
+        shared: Values of `SHARED_OPTIONS`; a missing option has its default.
 
     Raises:
-        InputError: an unknown method or setting, no category that could be worked with.
+        InputError: A method or setting is unknown, or there is no usable category.
     """
     chosen = split_names(methods, "--methods", "name one or more, such as patchcore,efficientad")
     for name in chosen:
@@ -205,8 +220,14 @@ def _cells(
     settings: Mapping[tuple[str, str], CellSettings],
     shared: Json,
 ) -> Iterator[Cell]:
-    """Yields the cells: the first seed of everything, then the second. settings: by method and category.
-    shared: options of all cells, minutes only for methods that learn in steps.
+    """Yields the cells: the first seed of everything, then the second.
+
+    Args:
+        methods: Methods of the grid.
+        seeds: Seeds by method.
+        datasets: Data sets by category.
+        settings: Settings by method and category.
+        shared: Options of all cells; `minutes` is only for methods that learn in steps.
     """
     known: dict[str, str] = {}
     data = {category: _dataset_digest(dataset, known) for category, dataset in datasets.items()}
@@ -292,7 +313,7 @@ def _cell_settings(
         raise InputError(f"{where} is not for {method}: mend its `method`, or give the right file")
     if seen != 0 and not _learns_from_defects(method):
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
-    config = registry.configure(registry.method(method), preset, values)
+    config: Any = registry.configure(registry.method(method), preset, values)
     if options["minutes"] is not None and _learns_in_steps(method):
         config = replace(config, steps=None)  # as many as fit
     return CellSettings(config, int(seen) if str(seen).isdecimal() else str(seen))
@@ -347,8 +368,9 @@ def _digest(value: object) -> str:
 
 
 def _dataset_digest(dataset: Dataset, known: dict[str, str]) -> str:
-    """Digest of the content of a category's pictures and masks, and of everything else that decides the
-    split or the metrics, wherever the folder lies.
+    """Returns the digest of a category's pictures and masks, and of all else that decides split or metrics.
+
+    The content counts, not the place of the folder.
     """
     items = [item for split in dataset.splits.values() for item in split]
     paths = [path for item in items for path in (item.path, *item.masks)]
@@ -361,7 +383,7 @@ def _dataset_digest(dataset: Dataset, known: dict[str, str]) -> str:
 
 
 def _settings_identity(config: PictureSettings, known: dict[str, str]) -> Json:
-    """Settings, of which those that name files are a name and a digest. `known` spares hashing."""
+    """Returns the settings, with name and digest for files that they name. `known` has digests by path."""
     settings = asdict(config)
     for key in config.PATHS:
         settings[key] = _path_identity(settings[key], known)

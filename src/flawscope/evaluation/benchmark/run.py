@@ -36,11 +36,16 @@ def run_grid(
 ) -> None:
     """Runs the cells that are not done yet.
 
-    One failure does not stop the rest. An interrupt ends the running cells; finished ones stay, and the next
+    A failure does not stop the rest. An interrupt ends the running cells; finished ones stay, and the next
     call goes on.
 
     Args:
-        on_update: called with the results before the first cell and after each.
+        grid: Cells to run.
+        store: Files of the benchmark.
+        plan: Options of running the grid.
+        pool: Processes that run the cells.
+        live: Shows the progress.
+        on_update: Called with the results before the first cell and after each.
     """
     report = _Report(grid, finished_cells(grid, store), plan.jobs, live)
     for cell in grid.cells:
@@ -70,7 +75,10 @@ def run_grid(
 class _Report:
     """Cells of a run that have ended, and a line on each.
 
-    done: documents by the cells' names. failed: reasons by the cells' names. new: cells that this run did.
+    Attributes:
+        done: Documents by the cells' names.
+        failed: Reasons by the cells' names.
+        new: Cells that this run did.
     """
 
     grid: Grid
@@ -84,11 +92,13 @@ class _Report:
         return Results(self.grid, dict(self.done), dict(self.failed))
 
     def add(self, cell: Cell, store: CellStore, found: object, rest: Sequence[Cell]) -> None:
-        """Takes a cell in that has ended.
+        """Adds a cell that has ended, and prints its line.
 
         Args:
-            found: its document, or a FlawscopeError, after which the document may be stored all the same.
-            rest: cells that have not ended.
+            cell: The cell.
+            store: Files of the benchmark.
+            found: Its document, or a FlawscopeError, after which the document may be stored all the same.
+            rest: Cells that have not ended.
         """
         reason = str(found) if isinstance(found, FlawscopeError) else ""
         document = found if isinstance(found, dict) else store.read_cell(cell)
@@ -171,7 +181,11 @@ def jobs_and_threads(
 
 
 class Pool(Protocol):
-    """Processes, here or on a cluster. most: calls that may be started and not ended."""
+    """Processes, here or on a cluster.
+
+    Attributes:
+        most: Number of calls that may be started and not ended.
+    """
 
     most: int
 
@@ -208,13 +222,16 @@ class Processes:
         self.stopped = False
 
     def start(self, label: str, function: Callable[..., object], *given: object) -> None:
+        """Starts a process that calls `function`; `label` names the call in `ended` and `step`."""
         self.running[self.waiters.submit(self._run_process, label, pickle.dumps((function, given)))] = label
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
+        """Waits up to `seconds` for a call to end, and returns the label and the result of each that has."""
         done, _ = wait(self.running, seconds, FIRST_COMPLETED)
         return [(self.running.pop(one), one.result()) for one in done]
 
     def stop(self) -> None:
+        """Kills all processes, and waits for their threads."""
         self.stopped = True  # for one that is just being started
         for process in [*self.processes]:
             process.kill()

@@ -1,5 +1,7 @@
-"""Builds the literature's tables from finished cells: means over seeds, averages over categories, and the
-remarks that single figures need. A missing figure stays None; nothing is filled in.
+"""Builds the literature's tables from finished cells.
+
+The tables hold means over seeds, averages over categories, and the remarks that single figures need. A
+missing figure stays None; nothing is filled in.
 """
 
 from __future__ import annotations
@@ -52,8 +54,11 @@ OTHER_METHOD = "none"  # the `method` of sources about methods that are not impl
 class Aggregate:
     """Mean of a metric over the seeds of a category, or over the categories of a group.
 
-    deviation: standard deviation of a sample (n - 1), over seeds; None, like the mean, where it is missing.
-    count, of: how many seeds, or categories, it covers, and how many there are.
+    Attributes:
+        mean: The mean; None: no value is there.
+        deviation: Standard deviation of a sample (n - 1), over seeds; None: it is missing.
+        count: Number of seeds, or categories, that it covers.
+        of: Number of seeds, or categories, that there are.
     """
 
     mean: float | None
@@ -71,8 +76,10 @@ class Group:
 
 
 def category_groups(rows: Sequence[str]) -> list[Group]:
-    """Groups of categories that are averaged: MVTec AD's textures, objects and both; other data sets whose
-    categories are all there; and what is left.
+    """Returns the groups of categories that are averaged.
+
+    They are MVTec AD's textures, objects and both; other data sets whose categories are all there; and the
+    rest.
     """
     known = (("textures", TEXTURES), ("objects", OBJECTS))
     found = [Group(name, group) for name, group in known if not set(rows).isdisjoint(group)]
@@ -92,7 +99,10 @@ def category_groups(rows: Sequence[str]) -> list[Group]:
 class Results:
     """Results of a grid so far.
 
-    done: documents of finished cells by name. failed: why others failed, by name.
+    Attributes:
+        grid: The grid.
+        done: Documents of finished cells by name.
+        failed: Reasons of failed cells by name.
     """
 
     grid: Grid
@@ -102,6 +112,7 @@ class Results:
     # ---- figures
 
     def document(self, cell: Cell) -> Json | None:
+        """Returns the document of a cell; None: it is not done."""
         return self.done.get(cell.name)
 
     def documents(self, method: str, category: str) -> list[Json]:
@@ -128,6 +139,7 @@ class Results:
         return found
 
     def value(self, metric: str, method: str, category: str) -> Aggregate:
+        """Returns the mean of a metric over a method's seeds in a category, with its deviation."""
         values = list(self.seeds(metric, method, category).values())
         return Aggregate(_mean(values), _deviation(values), len(values), len(self.grid.seeds[method]))
 
@@ -142,8 +154,10 @@ class Results:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Groups of the rows, and where MVTec AD is not complete, its measured categories, so that published
-        figures can be averaged over the same ones.
+        """Groups of the rows that are averaged.
+
+        Where MVTec AD is not complete, its measured categories are a group: published figures can be averaged
+        over the same.
         """
         found = category_groups(self.grid.rows)
         measured = tuple(c for c in MVTEC if any(self.seeds("image_auroc", m, c) for m in self.grid.methods))
@@ -185,6 +199,7 @@ class Results:
         }
 
     def state(self, cell: Cell) -> str:
+        """Returns a cell's state: done, failed or not done."""
         if cell.name in self.done:
             return "done"
         return "failed" if cell.name in self.failed else "not done"
@@ -269,8 +284,10 @@ def methods_and_seeds(grid: Grid) -> str:
 
 
 def published_average(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
-    """Average of a source over a group, and the number of categories that it covers: as printed, for a whole
-    data set, else computed from the source's cells, without a mark.
+    """Returns the average of a source over a group, and the number of categories that it covers; None: none.
+
+    For a whole data set it is the printed average, where there is one, else it is computed from the source's
+    cells, without a mark.
     """
     if group.categories == DATA_SETS[source.data_set] and metric in source.means:
         return source.means[metric], len(group.categories)
@@ -306,10 +323,12 @@ class Figure:
 class Source:
     """Published set of results.
 
-    method: the one it is about, "none" if that is not implemented here.
-    table: stands as a column beside the measured figures.
-    decimals: digits that it gives, as a share in 0..1.
-    cells: by metric and category. means: by metric, over all categories of `data_set`, as it prints them.
+    Attributes:
+        method: Method of the results; "none": it is not implemented here.
+        table: Whether it stands as a column beside the measured figures.
+        decimals: Digits that it gives, as a share in 0..1.
+        cells: Figures by metric and category.
+        means: Figures by metric, over all categories of `data_set`, as it prints them.
     """
 
     id: str
@@ -330,12 +349,14 @@ def published_sources(methods: Iterable[str]) -> list[Source]:
 
 
 def mark_meanings() -> dict[str, str]:
+    """Returns the meanings of the marks beside published figures, by mark."""
     return _read_published()[1]
 
 
 @cache
 def _read_published() -> tuple[list[Source], dict[str, str]]:
     data = read_yaml(PUBLISHED_FILE)
+    assert isinstance(data, dict)
     return [_parse_source(**entry) for entry in data["sources"]], data["marks"]
 
 

@@ -37,13 +37,17 @@ __all__ = [
 
 
 def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
-    """AUROC, AP and best F1 of one score per picture.
+    """Returns AUROC, AP and best F1 of one score per picture.
 
-    `labels`: [N] bool or 0/1, 1 = anomalous. `scores`: [N], higher = more anomalous. Scores are compared as
-    they are (float64 inside), never rescaled or squashed. With labels of one class everything is NaN: no
-    mistake would be possible.
+    Scores are compared as they are (float64 inside), never rescaled or squashed. With labels of one class
+    everything is NaN: no mistake would be possible.
 
-    Raises InputError (a ValueError) for NaN scores, other labels, or shapes that differ.
+    Args:
+        labels: [N] bool or 0/1, 1 = anomalous.
+        scores: [N], higher = more anomalous.
+
+    Raises:
+        InputError: (a ValueError) Scores are NaN, labels have other values, or shapes differ.
     """
     truth = check_flags(labels, "labels")
     values = check_scores(scores, truth)
@@ -53,20 +57,29 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the ROC curve: the chance that an anomalous score beats a normal one, a tie counting half.
+    """Returns the area under the ROC curve: the chance that an anomalous score beats a normal score.
 
-    Exact (Mann-Whitney U over the number of pairs). Arguments and errors as for `image_metrics`; NaN where
-    only one class is present.
+    A tie counts half. Exact (Mann-Whitney U over the number of pairs); NaN where only one class is present.
+
+    Args:
+        labels: [N] bool or 0/1, 1 = anomalous.
+        scores: [N], higher = more anomalous.
+
+    Raises:
+        InputError: (a ValueError) Scores are NaN, labels have other values, or shapes differ.
     """
     return image_metrics(labels, scores).auroc
 
 
 def f1_at(labels: ArrayLike, decisions: ArrayLike) -> float:
-    """F1 = 2 TP / (2 TP + FP + FN) of given decisions; both [N], bool or 0/1.
+    """Returns F1 = 2 TP / (2 TP + FP + FN) of decisions; NaN where only one class is present.
 
-    NaN where only one class is present.
+    Args:
+        labels: [N] bool or 0/1, 1 = anomalous.
+        decisions: [N] bool or 0/1, 1 = called anomalous.
 
-    Raises InputError for other values or shapes that differ.
+    Raises:
+        InputError: Labels or decisions have other values, or shapes differ.
     """
     truth = check_flags(labels, "labels")
     flagged = check_flags(decisions, "decisions")

@@ -71,8 +71,18 @@ def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.flo
 def iterate_checked(
     maps: Maps, truths: Truths[Truth], valid: Valid | None, name: str
 ) -> Iterator[tuple[int, Array, Truth, NDArray[np.bool_] | None]]:
-    """Yields index, map [H, W], truth and valid pixels of every picture with a ground truth: maps are real,
-    without NaN where they count. Every element is asked for once.
+    """Yields index, map [H, W], truth and valid pixels of every picture with a ground truth.
+
+    Maps are checked to be real, without NaN where they count. Every element is read once.
+
+    Args:
+        maps: Maps of the pictures.
+        truths: Ground truth of each picture; None: it has none.
+        valid: Pixels that count, of each picture; None: all.
+        name: Names the truths in errors.
+
+    Raises:
+        InputError: The lengths differ, or a map or mask is invalid.
     """
     if len(maps) != len(truths):
         raise InputError(f"{len(maps)} maps and {len(truths)} {name}, expected as many of each")
@@ -127,9 +137,12 @@ BATCH = 1 << 25
 class ImageMetrics:
     """AUROC, AP and the best F1, of pictures or of pixels, 0..1, higher is better; NaN where undefined.
 
-    `f1` is the best over all thresholds and `f1_threshold` the one it is reached at, in the scores' own unit.
-    Both are chosen on the labels that they judge: a bound on what a threshold could do, never a threshold to
-    use.
+    Best F1 and its threshold are chosen on the labels that they judge: a bound on any threshold, never a
+    threshold to use.
+
+    Attributes:
+        f1: Best F1 over all thresholds.
+        f1_threshold: Threshold of the best F1, in the scores' own unit.
     """
 
     auroc: float
@@ -171,8 +184,9 @@ def gather_regions(
     count: int,
     dtypes: set[np.dtype[np.generic]],
 ) -> Regions:
-    """Gathers the anomalous scores of `count` regions from their pieces; float32, or wider where a map of
-    `dtypes` needs it to be kept exactly.
+    """Gathers the anomalous scores of `count` regions from their pieces.
+
+    The scores are float32, or wider where a map of `dtypes` needs it to be kept exactly.
     """
     dtype = np.result_type(np.float32, *dtypes)
     sizes = np.array([piece.size for piece in pieces], np.int64)
@@ -186,8 +200,13 @@ def gather_regions(
 
 
 def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
-    """Counts batches of normal scores, of the dtype of the anomalous ones; the order in the batches is
-    changed. Needs about 32 bytes for each anomalous score.
+    """Counts normal scores below anomalous ones, and up to them.
+
+    It needs about 32 bytes for each anomalous score.
+
+    Args:
+        regions: The anomalous scores.
+        normal: Batches of normal scores, of the dtype of the anomalous ones; each is sorted in place.
     """
     order = np.argsort(regions.scores)
     scores = regions.scores[order]
@@ -211,7 +230,7 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
 def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[np.generic]) -> Iterator[Scores]:
     """Yields the values of all pieces, `total` at the most, in arrays of up to `BATCH`.
 
-    An array is valid until the next one is asked for.
+    An array is valid until the next one is taken.
     """
     batch = np.empty(min(BATCH, total), dtype=dtype)
     end = 0

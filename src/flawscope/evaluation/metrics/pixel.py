@@ -40,9 +40,13 @@ Masks = Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_]
 class PixelMetrics:
     """Pixel-level metrics over a whole test set, 0..1, higher is better; NaN where undefined.
 
-    `f1` is the best over all thresholds and `f1_threshold` the one it is reached at (decision: map >=
-    threshold), both chosen on the masks that they judge. `regions` is the number of ground-truth regions
-    behind `au_pro`. `au_pro_05` is AU-PRO up to a false-positive rate of .05, as MVTec AD 2 has it.
+    Best F1 and its threshold are chosen on the masks that they judge.
+
+    Attributes:
+        f1: Best F1 over all thresholds.
+        f1_threshold: Threshold of the best F1 (decision: map >= threshold).
+        au_pro_05: AU-PRO up to a false-positive rate of .05, as MVTec AD 2 has it.
+        regions: Number of ground-truth regions behind `au_pro`.
     """
 
     auroc: float
@@ -55,12 +59,7 @@ class PixelMetrics:
 
 
 def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> PixelMetrics:
-    """All pixel metrics, exact, without binning.
-
-    `maps`: a sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array; higher = more
-    anomalous; float32 is compared as float32. `masks`: bool of the same shapes, True = anomalous. A good
-    picture has a mask that is all False; a picture whose mask is None takes no part. `valid`: bool of the
-    same shapes, or None for a picture: only these pixels count, and a map may have any value elsewhere.
+    """Returns all pixel metrics, exact, without binning.
 
     AU-PRO is the area under the per-region overlap curve for false-positive rates 0..limit, divided by the
     limit. A region is an 8-connected component of a mask, as far as its pixels are valid; each weighs the
@@ -69,10 +68,19 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
     al., IJCV 129 (2021), and the connectivity of the evaluation code published with it.
 
     Without an anomalous or without a normal pixel everything is NaN. The sequences are read twice, one
-    picture after the other, so they may read from a file. The memory needed beside is some 32 bytes for each
+    picture after the other: they may read from a file. The memory needed beside is some 32 bytes for each
     anomalous pixel and 200 MB. The arguments are left as they are.
 
-    Raises InputError (a ValueError) for NaN in a map, for masks that are not bool, or shapes that differ.
+    Args:
+        maps: A sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array; higher =
+            more anomalous; float32 is compared as float32.
+        masks: Bool of the same shapes, True = anomalous. A good picture has a mask that is all False; a
+            picture whose mask is None takes no part.
+        valid: Bool of the same shapes, or None for a picture: only these pixels count, and a map may have any
+            value elsewhere.
+
+    Raises:
+        InputError: (a ValueError) A map has NaN, masks are not bool, or shapes differ.
     """
     counted, regions = _count_masks(maps, masks, valid)
     ranking = rank_metrics(counted)
@@ -133,33 +141,44 @@ LIMITS = (0.05, 0.3)
 def au_spro(
     maps: Maps, regions: SaturatedRegions, limits: Sequence[float] = LIMITS, *, valid: Valid | None = None
 ) -> dict[float, float]:
-    """Area under the sPRO curve up to each of `limits`, divided by it.
+    """Returns the area under the sPRO curve up to each of `limits`, divided by it.
 
-    `maps`, `valid`: as for `pixel_metrics`. `regions`: for each picture the list of its regions, one per mask
-    file (not per connected component), as ([H, W] bool mask, saturation in pixels); an empty list for a good
-    picture, None for a picture that takes no part. sPRO is the mean over all regions of min(overlap /
-    saturation, 1) with the saturation capped at the region's area; the false-positive rate is over the pixels
-    outside every region. Regions may overlap. A mask without a pixel (lost in resizing) is no region. The
-    saturation is in pixels of the mask given: see `saturation_pixels`. Same curve and integral as AU-PRO,
-    which it equals where no region saturates early and regions are connected. The paper takes the logical and
-    the structural anomalies apart, each with all good pictures, and averages the two results.
+    sPRO is the mean over all regions of min(overlap / saturation, 1) with the saturation capped at the
+    region's area; the false-positive rate is over the pixels outside every region. Regions may overlap. A
+    mask without a pixel (lost in resizing) is no region. Curve and integral are those of AU-PRO, which it
+    equals where no region saturates early and regions are connected. The paper takes the logical and the
+    structural anomalies apart, each with all good pictures, and averages the two results.
 
-    NaN without a region or without a normal pixel. Raises InputError for NaN in a map, masks that are not
-    bool, shapes that differ, or a saturation that is not above 0.
+    Without a region or without a normal pixel it is NaN.
+
+    Args:
+        maps: Maps of the pictures, as `pixel_metrics` takes them.
+        regions: For each picture the list of its regions, one per mask file (not per connected component), as
+            ([H, W] bool mask, saturation in pixels of this mask: see `saturation_pixels`); an empty list for
+            a good picture, None for a picture that takes no part.
+        limits: False-positive rates up to which the area is taken.
+        valid: Pixels that count, as `pixel_metrics` takes them.
+
+    Raises:
+        InputError: A map has NaN, masks are not bool, shapes differ, or a saturation is not above 0.
     """
     counted, found = _count_regions(maps, regions, valid)
     return {float(limit): overlap_area(counted, found, limit) for limit in limits}
 
 
 def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: float = 1.0) -> float:
-    """The saturation in pixels of a region of `area` pixels, from its entry in LOCO's `defects_config.json`.
+    """Returns the saturation in pixels of a region, from its entry in LOCO's `defects_config.json`.
 
-    `threshold` is `saturation_threshold`, `relative` is `relative_saturation`: a share of the area, cut to
-    whole pixels as the published code does (but at least one), or a number of pixels of the original picture,
-    at most the area. `scale` is (pixels of the mask in use) / (pixels of the original mask) where the mask
-    was resized.
+    Args:
+        area: Pixels of the region.
+        threshold: `saturation_threshold` of the entry.
+        relative: `relative_saturation` of the entry. True: the threshold is a share of the area, cut to whole
+            pixels as the published code does (but at least one). False: it is a number of pixels of the
+            original picture, at most the area.
+        scale: (pixels of the mask in use) / (pixels of the original mask) where the mask was resized.
 
-    Raises InputError if the area, the threshold or the scale is not above 0.
+    Raises:
+        InputError: The area, the threshold or the scale is not above 0.
     """
     if min(area, threshold, scale) <= 0:
         raise InputError(f"area {area}, threshold {threshold} and scale {scale} must all be above 0")
@@ -201,10 +220,10 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
 
 
 def _counting_pieces(scores: Array, saturation: float) -> Iterator[tuple[Array, float]]:
-    """Yields the scores of a region, in rising order, that count, with what each of them counts for.
+    """Yields the scores of a region that count, in rising order, each piece with the weight of its scores.
 
-    Once `saturation` pixels are found, more add nothing, so lower ones never count. The last one that does
-    counts for the fraction that is still missing. Among equal scores it is all one.
+    When `saturation` pixels are found, more add nothing: lower scores never count. The last score that does
+    counts for the fraction that is still missing. Among equal scores the choice does not matter.
     """
     whole = math.floor(saturation)
     end = scores.size - whole

@@ -37,7 +37,7 @@ def import_timm() -> ModuleType:
 
     A CPU build of torch beside torchvision's default build is common on machines without a GPU. Importing
     torchvision then fails because two operators of its extension are unknown. timm needs its picture
-    transforms only, so declaring the two (never calling them) is enough.
+    transforms only: it is enough to declare the two operators, and never to call them.
     """
     if "timm" not in sys.modules:
         try:
@@ -62,11 +62,11 @@ def _declare_torchvision_operators() -> None:
 
 
 class Backbone(nn.Module):
-    """Images `[B, 3, H, W]` float in 0..1 to one feature map `[B, C_j, H_j, W_j]` per chosen stage.
+    """Network from images `[B, 3, H, W]` in 0..1 to a feature map `[B, C_j, H_j, W_j]` per chosen stage.
 
-    Frozen: no parameter takes a gradient, and `train()` leaves it in eval mode, so that batch
-    normalisation never drifts. Stages are counted as timm counts them: for convolutional networks stage j
-    has stride 2**(j + 1) (ResNet's layer2 is 2), for transformers they are block numbers.
+    Frozen: no parameter takes a gradient, and `train()` leaves it in eval mode: batch normalisation never
+    drifts. Stages have timm's numbers: in convolutional networks stage j has stride 2**(j + 1) (ResNet's
+    layer2 is 2), in transformers they are block numbers.
     """
 
     mean: Tensor
@@ -89,11 +89,15 @@ class Backbone(nn.Module):
         self.eval()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickles it so that another process imports timm by `import_timm` before it meets timm's classes."""
+        """Pickle it: another process imports timm by `import_timm` before it meets timm's classes."""
         return _new_backbone, (type(self),), self.__dict__
 
     def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
-        """(C_j, H_j, W_j) of every map for images of `size`; must be called before images of it come."""
+        """Return (C_j, H_j, W_j) of every map for images of `size`; call it before images of this size come.
+
+        Raises:
+            InputError: The network does not take this size.
+        """
         if self.fixed and size != self.size:
             raise InputError(f"backbone {self.name} takes one picture size only: give one --size")
         if isinstance(self.network, Transformer):
@@ -102,16 +106,18 @@ class Backbone(nn.Module):
             return [tuple(m.shape[1:]) for m in self(torch.zeros(1, 3, *size, device=self.mean.device))]
 
     def train(self, mode: bool = True) -> Backbone:
+        """Stay in eval mode."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Return a feature map `[B, C_j, H_j, W_j]` per chosen stage of images `[B, 3, H, W]` in 0..1."""
         images = (images - self.mean) / self.std
         maps = self.network(images)
         return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else list(maps)
 
 
 def _pretrained_facts(network: nn.Module) -> Json:
-    """Facts that timm keeps about a network's pretrained weights."""
+    """Return the facts that timm keeps about a network's pretrained weights."""
     return cast("Json", network.pretrained_cfg)
 
 
@@ -126,16 +132,20 @@ def load_backbone(
     size: tuple[int, int],
     weights: str | Path | None = None,
 ) -> tuple[Backbone, dict[str, str]]:
-    """Build `name` with its pretrained weights; the second value says where they came from.
+    """Build a backbone with its pretrained weights.
 
     Args:
-        name: any timm model.
-        stages: feature indices as timm counts them.
-        size: (H, W) of the images it will see.
-        weights: a safetensors file or a checkpoint that opens with `weights_only=True`.
+        name: Any timm model.
+        stages: Feature indices, in timm's numbers.
+        size: (H, W) of the images that it will see.
+        weights: A safetensors file, or a checkpoint that opens with `weights_only=True`; None: the weights
+            that `weights.locate` finds.
+
+    Returns:
+        The backbone, and the weights' name, origin and licence.
 
     Raises:
-        InputError: unknown model or stage, no weights at hand, or a file that does not fit.
+        InputError: The model or a stage is unknown, no weights are found, or a file does not fit.
     """
     timm = import_timm()
     if not timm.is_model(name):
@@ -158,7 +168,7 @@ def load_backbone(
 
 
 def _read_weights(path: Path, wanted: dict[str, Tensor], packaged: bool) -> dict[str, Tensor]:
-    """Read the tensors of a file. wanted: those of timm's network, by whose order packaged ones are named."""
+    """Read the tensors of a file; packaged tensors are named by the order of `wanted`, timm's network's."""
     if path.suffix == ".onnx":
         return read_graph(path)
     state = _read_checkpoint(path)
@@ -166,7 +176,7 @@ def _read_weights(path: Path, wanted: dict[str, Tensor], packaged: bool) -> dict
 
 
 def _fill_absent(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as a network wants them; those that are not there become NaN."""
+    """Return the tensors that a network wants; absent ones are NaN, or 0 if they hold whole numbers."""
     filled = {}
     for key, value in wanted.items():
         if key in state and (state[key].shape == value.shape or "pos_embed" in key):
@@ -178,7 +188,7 @@ def _fill_absent(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[st
 
 
 def _check_filled(network: nn.Module, file_name: str, name: str, stages: tuple[int, ...]) -> None:
-    """InputError for a network whose stages use tensors that the file of its weights lacks."""
+    """Raise InputError for a network whose stages use tensors that the file of its weights lacks."""
     unfilled = [k for k, v in network.state_dict().items() if v.is_floating_point() and v.isnan().any()]
     if unfilled:
         raise InputError(
@@ -194,14 +204,18 @@ def empty_backbone(
     tensors: Mapping[str, Tensor],
     prefix: str = "backbone.",
 ) -> Backbone:
-    """Build the backbone of a model file as `load_backbone` does, its tensors still to be filled.
+    """Build the backbone of a model file as `load_backbone` does, without its weights.
 
     Args:
-        tensors: of the file. Those called `prefix…` must hold as many numbers as the network has, so that a
-            small file cannot allocate gigabytes by naming a large network.
+        name: Any timm model.
+        stages: Feature indices, in timm's numbers.
+        size: (H, W) of the images that it will see.
+        tensors: Tensors of the file. Those whose names begin with the prefix must hold as many numbers as the
+            network has: a small file cannot allocate gigabytes by naming a large network.
+        prefix: Beginning of the names of the backbone's tensors.
 
     Raises:
-        InputError: timm does not have it, or the file's tensors are too few.
+        InputError: timm does not have the model, or the file's tensors are too few.
     """
     timm = import_timm()
     if not timm.is_model(name):
@@ -215,7 +229,7 @@ def empty_backbone(
 
 
 def _folded(name: str, stages: tuple[int, ...], size: tuple[int, int], network: nn.Module) -> Backbone:
-    """The backbone of a network, with batch normalization folded into its convolutions."""
+    """Return the backbone of a network, with batch normalisation folded into its convolutions."""
     backbone = Backbone(name, stages, size, network)
     fold_batch_norm(backbone.network, torch.zeros(1, 3, *size))
     return backbone
@@ -230,8 +244,15 @@ def stored_backbone(
 ) -> Backbone:
     """Build the backbone of a model file with its weights.
 
-    Arguments and errors are those of `empty_backbone`; InputError also where the tensors have other names or
-    shapes than the network's.
+    Args:
+        name: Any timm model.
+        stages: Feature indices, in timm's numbers.
+        size: (H, W) of the images that it will see.
+        tensors: Tensors of the file, by their names.
+        prefix: Beginning of the names of the backbone's tensors.
+
+    Raises:
+        InputError: timm does not have the model, or the tensors' names or shapes are not the network's.
     """
     backbone = empty_backbone(name, stages, size, tensors, prefix)
     own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -243,7 +264,7 @@ def stored_backbone(
 
 
 class _LinspaceOnCpu(TorchFunctionMode):
-    """Keeps `torch.linspace` on the CPU: timm computes with its values while it builds a network."""
+    """Mode that keeps `torch.linspace` on the CPU: timm computes with its values to build a network."""
 
     def __torch_function__(
         self,
@@ -256,7 +277,7 @@ class _LinspaceOnCpu(TorchFunctionMode):
 
 
 def _meta_network(name: str) -> nn.Module:
-    """The network with names and shapes only."""
+    """Return the network with names and shapes only."""
     with torch.device("meta"), _LinspaceOnCpu():
         network: nn.Module = import_timm().create_model(name, pretrained=False)
     return network
@@ -270,7 +291,10 @@ def _is_transformer(name: str) -> bool:
 
 @cache
 def _element_count(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> int:
-    """Elements of the network's tensors of two or more dimensions, which folding keeps; none is allocated."""
+    """Return the number of elements in tensors of at least two dimensions, which folding keeps.
+
+    Nothing is allocated for it.
+    """
     with torch.device("meta"), _LinspaceOnCpu():
         network = _create(name, stages, size, pretrained=False)
     return sum(tensor.numel() for tensor in network.state_dict().values() if tensor.ndim > 1)
@@ -302,7 +326,7 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
 
 
 def _drop_unused_blocks(network: nn.Module) -> nn.Module:
-    """Timm's EfficientNets compute all blocks, whatever stages are asked for: drop those after the last."""
+    """Drop the blocks after the last chosen stage, which timm's EfficientNets would compute too."""
     blocks = getattr(network, "blocks", None)
     used = getattr(network, "_stage_out_idx", None)
     if isinstance(blocks, nn.Sequential) and used:
@@ -345,7 +369,7 @@ def _read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _open_checkpoint(path: Path) -> object:
-    """Load what a file of weights holds, without running code of it. InputError: it cannot be opened."""
+    """Load a file of weights without running its code; raise InputError where it cannot be opened."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -360,7 +384,7 @@ def _open_checkpoint(path: Path) -> object:
 
 
 def _rename_by_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors by position; every shape must agree."""
+    """Rename tensors by position; raise InputError unless every shape agrees."""
     source = [k for k in state if not k.endswith("num_batches_tracked")]
     target = [k for k in wanted if not k.endswith("num_batches_tracked")]
     if [state[k].shape for k in source] != [wanted[k].shape for k in target]:
@@ -369,10 +393,10 @@ def _rename_by_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dic
 
 
 def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
-    """Fold every batch normalisation that directly follows a convolution into it; returns how many.
+    """Fold every batch normalisation that directly follows a convolution into it; return their number.
 
-    Exact in real arithmetic, and halves the time of EfficientNet-Lite on a CPU. Which layer follows which
-    is observed in one forward pass, so it holds for any architecture. A convolution whose output is also
+    This is exact in real arithmetic, and halves the time of EfficientNet-Lite on a CPU. The order of the
+    layers is observed in a forward pass: it holds for any architecture. A convolution whose output is also
     read elsewhere (the shortcuts of pre-activation networks) keeps its normalisation.
     """
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
@@ -391,8 +415,10 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
 def _find_normalised(
     network: nn.Module, layers: Sequence[nn.Module], example: Tensor
 ) -> list[tuple[nn.BatchNorm2d, nn.Conv2d]]:
-    """Find the normalisations, each with the convolution whose output it alone reads, both used once in a
-    pass of `example`. A shared layer, or one whose plain output is needed, is left as it is.
+    """Find the normalisations that can be folded, each with its convolution.
+
+    It alone reads the convolution's output, and both are used once in a pass of `example`. Shared layers, and
+    convolutions whose plain output is needed, are left out.
     """
     producer: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps outputs alive, so ids stay unique
     uses: Counter[nn.Module] = Counter()
@@ -427,7 +453,7 @@ def _find_normalised(
 
 
 def _rest_of(norm: nn.BatchNorm2d) -> nn.Module:
-    """Layers that are left of a normalisation which is folded: timm's BatchNormAct2d holds the activation."""
+    """Return the layers that remain of a folded normalisation: timm's BatchNormAct2d holds an activation."""
     rest = nn.Sequential(getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity()))
     kept = [m for m in rest if not isinstance(m, nn.Identity)]
     if not kept:

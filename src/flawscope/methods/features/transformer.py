@@ -1,5 +1,6 @@
-"""Plain vision transformers of timm: maps of patch tokens, at any size that is a multiple of the patch; and
-the weights of one that come as an ONNX graph.
+"""Plain vision transformers of timm: maps of patch tokens, at any size that is a multiple of the patch.
+
+Also reads the weights of a transformer from an ONNX graph.
 """
 
 from __future__ import annotations
@@ -30,22 +31,23 @@ TRAINED_CELLS = 37 * 37  # with a position embedding each
 
 
 class Transformer(nn.Module):
-    """Images `[B, 3, H, W]`, normalised, to one map `[B, C, h, w]` of patch tokens of length 1 per chosen
-    block, without class and register tokens.
+    """Network from normalised images `[B, 3, H, W]` to a map `[B, C, h, w]` per chosen block.
 
-    Tokens of every block pass the network's final normalisation, and are then divided by their length, so
-    that Euclidean distances order them as cosines do. Position embeddings stay as they were trained: each
-    size that is announced by `shapes_at` has two matrices that resize them, one a side, bicubic and
-    antialiased, as timm does it where it loads weights.
+    The maps hold patch tokens of length 1, without class and register tokens. Tokens of every block pass the
+    network's final normalisation, and are then divided by their length: Euclidean distances order them as
+    cosines do. Position embeddings keep their trained values: each size that is announced by `shapes_at` has
+    a matrix a side that resizes them, bicubic and antialiased, as timm does when it loads weights.
     """
 
     def __init__(self, vit: nn.Module, blocks: tuple[int, ...]):
-        """Args:
-            vit: timm's network, of which the blocks after the last chosen one are dropped.
-            blocks: as timm counts them, from 0.
+        """Drop the blocks after the last chosen block.
+
+        Args:
+            vit: timm's network.
+            blocks: Numbers of the chosen blocks, from 0.
 
         Raises:
-            IndexError, AssertionError, ValueError: there is no such block.
+            IndexError, AssertionError, ValueError: There is no such block.
         """
         super().__init__()
         model: Any = vit
@@ -55,10 +57,10 @@ class Transformer(nn.Module):
         model.patch_embed.strict_img_size = False
 
     def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
-        """(C, h, w) of every map for images of `size`; must be called before images of it come.
+        """Return (C, h, w) of every map for images of `size`; call it before images of this size come.
 
         Raises:
-            InputError: the patches do not divide it.
+            InputError: The size is no multiple of the patches.
         """
         embed = self.model.patch_embed
         grid = tuple(max(1, round(side / patch)) for side, patch in zip(size, embed.patch_size, strict=True))
@@ -74,6 +76,7 @@ class Transformer(nn.Module):
         return [(self.model.embed_dim, *grid) for _ in self.blocks]
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Return a map `[B, C, h, w]` per chosen block of normalised images of an announced size."""
         vit = copy(self.model)  # shares its tensors: at the same time other threads see other sizes
         vit._parameters = {key: value for key, value in vit._parameters.items() if key != "pos_embed"}
         vit.pos_embed = self._positions(*vit.patch_embed.dynamic_feat_size(images.shape[-2:]))
@@ -83,7 +86,7 @@ class Transformer(nn.Module):
         return [F.normalize(tokens, dim=1) for tokens in found]
 
     def _positions(self, h: int, w: int) -> Tensor:
-        """Position embeddings `[1, prefix + h w, C]` of a grid."""
+        """Return the position embeddings `[1, prefix + h w, C]` of a grid."""
         trained, grid = self.model.pos_embed, tuple(self.model.patch_embed.grid_size)
         if (h, w) == grid:
             return trained
@@ -95,16 +98,19 @@ class Transformer(nn.Module):
 
 
 def is_transformer(network: nn.Module) -> bool:
-    """Whether a network of timm is a plain vision transformer with position embeddings: one grid of tokens
-    from the first block to the last, then a normalisation.
+    """Whether a network of timm is a plain vision transformer with position embeddings.
+
+    It has the same grid of tokens from the first block to the last, then a normalisation.
     """
     models = sys.modules["timm.models"]
     return isinstance(network, models.VisionTransformer) and getattr(network, "pos_embed", None) is not None
 
 
 def read_graph(path: Path) -> dict[str, Tensor]:
-    """Tensors of a DINOv2 ViT, under timm's names, from an ONNX graph that torch exported of Hugging Face's
-    model. Matrices lost their names there: the nodes that multiply by them have them.
+    """Read the tensors of a DINOv2 ViT, under timm's names, from an ONNX graph.
+
+    torch exported the graph from Hugging Face's model. Matrices lost their names in it; the nodes that
+    multiply by them have the names.
 
     Raises:
         InputError: `onnx` is not installed, or the file is no such graph.
@@ -123,7 +129,7 @@ def read_graph(path: Path) -> dict[str, Tensor]:
 
 
 class _Node(Protocol):
-    """A node of an ONNX graph."""
+    """Node of an ONNX graph."""
 
     name: str
     op_type: str
@@ -133,7 +139,7 @@ class _Node(Protocol):
 def _name_tensors(
     nodes: Iterable[_Node], stored: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-    """Tensors by Hugging Face's names, and the position embeddings by the number of their cells."""
+    """Return tensors by Hugging Face's names, and the position embeddings by the number of their cells."""
     given = {name.removeprefix("backbone."): tensor for name, tensor in stored.items()}
     positions: dict[int, Tensor] = {}
     for node in nodes:
@@ -149,7 +155,7 @@ def _name_tensors(
 
 
 def _name_as_timm(given: Mapping[str, Tensor], positions: Mapping[int, Tensor]) -> dict[str, Tensor]:
-    """Tensors by timm's names. KeyError: some are not there."""
+    """Return the tensors by timm's names; raise KeyError where some are missing."""
     found = {
         "cls_token": given["embeddings.cls_token"],
         "pos_embed": torch.cat([positions[1], positions[TRAINED_CELLS]], 1),

@@ -1,5 +1,6 @@
-"""Search for a backbone's weights, in this order: a file that was named, a package on this machine, the local
-hub cache, a download. The search imports no torch.
+"""Search for a backbone's weights. The search imports no torch.
+
+Its order is: a named file, a package on this machine, the local hub cache, a download.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ HUB = ("huggingface.co", 443)
 
 
 def find_in_package(package: str, file: str) -> Path | None:
-    """Return the path of a file inside an installed package, or None. Does not import the package."""
+    """Return the path of a file inside an installed package, or None; the package is not imported."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         return None
@@ -34,8 +35,8 @@ def find_in_package(package: str, file: str) -> Path | None:
 class PackagedWeights:
     """Weights that come as an ordinary Python package.
 
-    A checkpoint lists its tensors in timm's order under other names, so they are mapped by position
-    (`num_batches_tracked` left out) and every shape is compared. Those of an ONNX graph have names.
+    A checkpoint lists its tensors in timm's order under other names: they are mapped by position
+    (`num_batches_tracked` left out), and every shape is compared. Tensors of an ONNX graph have names.
     """
 
     package: str  # import name
@@ -46,11 +47,11 @@ class PackagedWeights:
 
     @property
     def install(self) -> str:
-        """The command that installs the package."""
+        """Command that installs the package."""
         return install_command(self.distribution, package=self.distribution)
 
     def find(self) -> Path | None:
-        """The checkpoint on this machine, or None. Does not import the package."""
+        """Return the checkpoint on this machine, or None; the package is not imported."""
         return find_in_package(self.package, self.file)
 
 
@@ -107,6 +108,7 @@ class FoundWeights:
 
 
 def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -115,8 +117,8 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWe
     """Find the weights of `backbone` (a timm name).
 
     Raises:
-        InputError: the file is missing, a packaged file was altered, or the weights are neither on this
-            machine nor reachable. It says what to do, at once.
+        InputError: The file is missing, a packaged file was altered, or the weights are neither on this
+            machine nor reachable. It names the remedy, within seconds.
     """
     if file is not None:
         path = Path(file)
@@ -145,6 +147,7 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWe
 
 
 def hub_cache() -> Path:
+    """Return the folder of the local hub cache, which need not exist."""
     home = os.environ.get("HF_HOME", os.path.join(os.path.expanduser("~"), ".cache", "huggingface"))
     return Path(os.environ.get("HF_HUB_CACHE", os.path.join(home, "hub")))
 
@@ -157,13 +160,13 @@ def cached_in_hub(backbone: str) -> bool:
 
 
 def cached_models() -> list[str]:
-    """Timm models whose checkpoint the local hub cache holds."""
+    """Return the names of the timm models whose checkpoint the local hub cache holds."""
     folders = {p.parents[2].name for p in hub_cache().glob("models--timm--*/snapshots/*/model.safetensors")}
     return sorted(name.removeprefix("models--timm--").split(".")[0] for name in folders)
 
 
 def hub_reachable() -> bool:
-    """Whether the hub answers one attempt within seconds: without network nobody has to wait longer."""
+    """Whether the hub answers a single attempt within seconds: without a network nobody waits longer."""
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         return False
     if any(os.environ.get(name) for name in ("HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "ALL_PROXY")):

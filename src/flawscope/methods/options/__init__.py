@@ -1,8 +1,8 @@
-"""Options of a fit: each is one record, which command line, files, updates, searches, station and docs read.
+"""Options of a fit: each is a record, which command line, files, updates, searches, station and docs read.
 
-`record` has the type of a record, `arguments` those that `fit` takes, `call` the others, `stored` how they
-are read from a model, `table` all of them, `conflicts` which do not go together. Without torch and numpy:
-help and the pages of a station ask them.
+`record` has the type of a record, `arguments` the options that `fit` takes, `call` the others, `stored` the
+functions that read them from a model, `table` all options, `conflicts` those that do not go together. It
+imports neither torch nor numpy: help and the pages of a station use the options.
 """
 
 from flawscope.methods.options.conflicts import Conflict as Conflict

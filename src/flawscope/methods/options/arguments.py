@@ -1,6 +1,6 @@
 """Arguments of `fit` that are no settings of a method.
 
-Each field is an option, with its record: a further one is a field here and the line that uses it.
+Each field is an option, with its record: a further option is a field here and the line that uses it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Arguments of `fit` on which pictures are learnt from, and what is promised."""
+    """Arguments of `fit` for the pictures to learn from, and for the false-alarm rate."""
 
     category: str | None = option(
         None,
@@ -139,7 +139,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Seeing:
-    """Arguments of `fit` on how pictures are seen."""
+    """Arguments of `fit` for the views of pictures."""
 
     roi: RoiSource | None = option(
         None,
@@ -245,10 +245,11 @@ class Seeing:
 
 @dataclass(frozen=True, kw_only=True)
 class Learning:
-    """Arguments of `fit` on how long it may learn, and what is kept.
+    """Arguments of `fit` for the time of learning, and for the kept pictures and files.
 
-    checkpoint: file that holds the state of a method that learns in steps while it learns, .safetensors,
-        and after it, too; who has saved the model removes it.
+    Attributes:
+        checkpoint: The .safetensors file that holds the state of a method that learns in steps, also after
+            it has learnt; the caller removes it once the model is saved.
     """
 
     checkpoint: str | os.PathLike[str] | None = None
@@ -328,7 +329,7 @@ ARGUMENTS = (Reading, Seeing, Learning)
 
 
 def types_of(arguments: type[DataclassInstance]) -> dict[str, object]:
-    """Types of arguments by their names."""
+    """Return the types of arguments by their names."""
     from flawscope.calibration.threshold import Rate
     from flawscope.pictures.channels import Channels
     from flawscope.pictures.decoding import SeenDefects

@@ -1,4 +1,4 @@
-"""Options of a fit that do not go together. Torch-free: `fit` and the pages of a station ask these rules."""
+"""Options of a fit that do not go together. Torch-free: `fit` and the pages of a station use these rules."""
 
 from __future__ import annotations
 
@@ -14,14 +14,24 @@ _NO_ALIGNMENT = ("none", "auto")  # auto may choose none
 
 
 class Conflict(NamedTuple):
-    """Two options that do not go together, or, where `is_missing`, a second one that the first needs."""
+    """Two options that do not go together, or a needed option that is missing.
+
+    Attributes:
+        first: Name of the first option.
+        second: Name of the second option.
+        is_missing: Whether the first option needs the second, which is not given.
+    """
 
     first: str
     second: str
     is_missing: bool
 
     def describe(self, named: Callable[[str], str] | None = None) -> str:
-        """Says it in one line. named: names an option as it was given; None: as the command line does."""
+        """Describe the conflict in a line.
+
+        Args:
+            named: Returns an option's name for the text; None: its name on the command line.
+        """
         first, second = map(named or flag_of, (self.first, self.second))
         if self.is_missing:
             return f"{first} needs {second}: {_NEEDS[self.first][1]}"
@@ -29,7 +39,11 @@ class Conflict(NamedTuple):
 
 
 class ConflictError(InputError):
-    """Options that do not go together. conflicts: all of them; the text is of the first."""
+    """Error for options that do not go together; its text is of the first conflict.
+
+    Attributes:
+        conflicts: All conflicts.
+    """
 
     def __init__(self, conflicts: list[Conflict]):
         super().__init__(conflicts[0].describe())
@@ -37,10 +51,10 @@ class ConflictError(InputError):
 
 
 def find_conflicts(options: Mapping[str, object]) -> list[Conflict]:
-    """Finds the options that do not go together.
+    """Find the options that do not go together.
 
     Args:
-        options: values by the names of a fit's options; None and False: not given.
+        options: Values by the names of a fit's options; None and False: not given.
     """
     given = {name for name, value in options.items() if value is not None and value is not False}
     if options.get("align") in _NO_ALIGNMENT:
@@ -56,6 +70,6 @@ def find_conflicts(options: Mapping[str, object]) -> list[Conflict]:
 
 
 def check_options(options: Mapping[str, object]) -> None:
-    """Checks that options go together, as `find_conflicts` takes them. ConflictError."""
+    """Raise ConflictError where options, by their names, do not go together (`find_conflicts`)."""
     if found := find_conflicts(options):
         raise ConflictError(found)

@@ -39,11 +39,14 @@ ALL_CELLS, ITS_METHODS = "all cells", "its methods"
 class FormField:
     """Field by which New product of a station asks for an option.
 
-    kind: region, number, percent (of a share), choice or switch; or of the page's own, which has a control
-        for it alone. text: of the API alone, without a field.
-    least, most: of a number, as it is typed. above: of a number in the API, which is larger.
-    choices: that can be asked for.
-    pattern: regular expression of a text.
+    Attributes:
+        kind: Kind of the field. It is region, number, percent (of a share), choice or switch; with own, the
+            page has a special control; with text, only the API has it.
+        least: Smallest number, as it is typed.
+        most: Largest number, as it is typed.
+        above: Bound of a number in the API, which must be larger.
+        choices: Values that can be asked for.
+        pattern: Regular expression of a text.
     """
 
     kind: Literal["region", "number", "percent", "choice", "switch", "own", "text"]
@@ -56,27 +59,36 @@ class FormField:
 
 @dataclass(frozen=True, kw_only=True)
 class FitOption:
-    """An option of a fit.
+    """Option of a fit.
 
-    name: on the command line, where it has dashes, and in a file. argument: of `fit`, where it is one.
-    default: of the argument.
-    meaning: in Python and in the docs.
-    group: of the help. of: what it is. file: where it may stand in a YAML file.
-    value, metavar, choices, help: on the command line. shared: it is added by `cli.common.add_SHARED`, as
-        other commands have it. exclusive: options of one such word are not given together.
-    switched: the argument's value where a switch is given.
-    rare: `--help-all` alone shows it.
-    names_files: its value names files that are read.
-    computes: what is computed depends on it.
-    kept_by_update: `--update` keeps the model's, and refuses another.
-    stored: reads it from a model, so that a training anew has it. fact: key among a model's facts, which has
-        the value where it is not the default. chooses: settings of the method, which are stored in its place.
-    changes_input: the network sees other pictures with it.
-    search: what `--auto` makes of it.
-    benchmark: `flawscope benchmark` has it, too, for these cells; empty: it does not.
-    apart: options that it does not go with. needs: the one that it makes no sense without, and how to give
-        that.
-    form: New product of a station asks for it so; None: it does not.
+    Attributes:
+        name: Name on the command line, where it has dashes, and in a file.
+        argument: Name of the argument of `fit`; empty: it is none.
+        default: Default of the argument.
+        meaning: Description in Python and in the docs.
+        group: Group of the help.
+        of: Its kind: an argument of `fit`, a setting of methods, or a part of the call.
+        file: Where it may stand in a YAML file: in each category, above all of them, or nowhere.
+        value: Form of its value on the command line.
+        metavar: Name of its value in the help.
+        choices: Values on the command line.
+        help: Its line in the help.
+        shared: The function `cli.common.add_SHARED` adds it, for other commands too; empty: it is not shared.
+        exclusive: Options with the same word here are not given together.
+        switched: The argument's value where a switch is given.
+        rare: Whether `--help-all` alone shows it.
+        names_files: Whether its value names files that are read.
+        computes: Whether the computed result depends on it.
+        kept_by_update: Whether `--update` keeps the model's value, and refuses another.
+        stored: Reads it from a model, for a training anew; None: it is not stored by itself.
+        fact: Key among a model's facts, which has the value where it is not the default.
+        chooses: Settings of the method that are stored in its place.
+        changes_input: Whether the network sees other pictures with it.
+        search: How `--auto` treats it.
+        benchmark: The cells of `flawscope benchmark` that have it; empty: none.
+        apart: Options with which it cannot be given.
+        needs: The option without which it makes no sense, and how to give that; None: it needs none.
+        form: Its field of New product of a station; None: it has none.
     """
 
     name: str = ""
@@ -109,7 +121,7 @@ class FitOption:
 
     @property
     def can_be_read(self) -> bool:
-        """Whether a model tells its value."""
+        """Whether its value can be read from a model."""
         return self.stored is not None or self.fact != ""
 
     @property
@@ -118,7 +130,7 @@ class FitOption:
         return self.can_be_read or self.of == SETTING or self.chooses != ()
 
     def read(self, model: Artefact) -> object:
-        """Reads the argument's value from a model that tells it (`can_be_read`)."""
+        """Read the argument's value from a model; call it only where `can_be_read`."""
         if self.stored is not None:
             return self.stored(model)
         return model.manifest.facts.get(self.fact, self.default)
@@ -127,20 +139,20 @@ class FitOption:
 def option(
     default: T, meaning: str, *, record: FitOption, stored: Callable[[Artefact], T] | None = None
 ) -> T:
-    """Makes the field of an argument of `fit` that is an option.
+    """Make the field of an argument of `fit` that is an option.
 
     Args:
-        default: of the argument.
-        meaning: in Python and in the docs.
-        record: all else that is known of it. Its name is the argument's, where it has none.
-        stored: reads it from a model.
+        default: Default of the argument.
+        meaning: Description in Python and in the docs.
+        record: The rest of its record. Without a name, it has the argument's.
+        stored: Reads it from a model; None: it is not stored by itself.
     """
     known = replace(record, of=ARGUMENT, default=default, meaning=meaning, stored=stored)
     return field(default=default, metadata={RECORD: known})
 
 
 def records_of(arguments: type[DataclassInstance]) -> tuple[FitOption, ...]:
-    """Returns the records of the options among these arguments of `fit`."""
+    """Return the records of the options among these arguments of `fit`."""
     found = list[FitOption]()
     for one in fields(arguments):
         record = one.metadata.get(RECORD)

@@ -22,8 +22,12 @@ BENCHMARK = tuple(option for option in FIT_OPTIONS if option.benchmark)
 
 
 def names_of(of: str | None = None, *, search: str | None = None, file: str | None = None) -> tuple[str, ...]:
-    """Names of the options that are this, of which a search makes this, and which may stand there in a file;
-    None: any.
+    """Return the names of the options whose fields have these values; None: any value.
+
+    Args:
+        of: Value of `FitOption.of`.
+        search: Value of `FitOption.search`.
+        file: Value of `FitOption.file`.
     """
     return tuple(
         option.name

@@ -36,7 +36,7 @@ MIN_SECOND_BANK = 4000  # of a second backbone
 
 
 def bank_size(config: Config, branch: int, patches: int) -> int:
-    """Number of elements kept of a branch's patches; branches are counted from the smallest size."""
+    """Return the number of elements to keep of a branch's patches; branch 0 is of the smallest size."""
     if config.count is not None:
         wanted = config.count
     elif config.branch_specs[branch].second:
@@ -60,12 +60,15 @@ def select_banks(job: FitJob, patches: Patches) -> list[SelectedBank]:
 def select_bank(
     job: FitJob, v: int, points: Tensor, groups: Tensor, patches: int, stage: str
 ) -> SelectedBank:
-    """Select a coreset of one branch's points, and put it into the model as its memory bank, or add it to the
-    bank that is extended.
+    """Select a coreset of a branch's points, and make it the model's memory bank, or add it to the old bank.
 
     Args:
-        points, groups: [N, D], absolute, and [N].
-        patches: number of patches that the points stand for.
+        job: The fit.
+        v: Number of the branch.
+        points: Absolute features `[N, D]`.
+        groups: Group of each point, `[N]`.
+        patches: Number of patches that the points stand for.
+        stage: Name of the stage in the progress.
     """
     branch, config = job.branches[v], job.config
     progress = job.progress(job.stage_name(stage, branch))
@@ -88,9 +91,14 @@ def select_bank(
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Shards the features are split into, and the process's predicted peak in bytes.
+    """Plan of a fit's memory.
 
-    kept: number of pictures to calibrate on whose features stay in memory beside a shard's.
+    Attributes:
+        shards: Number of shards into which the features are split.
+        peak: Predicted peak of the process, in bytes.
+        features: Size of all features, in bytes.
+        free: Free memory, in bytes.
+        kept: Number of pictures to calibrate on whose features stay in memory beside a shard's.
     """
 
     shards: int
@@ -100,6 +108,7 @@ class MemoryPlan:
     kept: int
 
     def describe(self) -> str:
+        """Return a line for a person, with a remedy where the memory may not suffice."""
         how = (
             "features stay in memory"
             if self.shards == 1
@@ -111,7 +120,7 @@ class MemoryPlan:
 
 
 def predict_peak(model: Model, task: Task) -> int:
-    """Peak memory of the process of `fit` in bytes, as predicted when it begins."""
+    """Predict the peak memory of the process of `fit`, in bytes, before it begins."""
     copies = choose_orientations(FitJob(model, task))
     return plan_memory(model, task, task.count * (1 + len(copies))).peak
 
@@ -120,10 +129,12 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
     """Predict the peak of a process, and split the pictures until it fits.
 
     Args:
-        count: pictures, with their copies.
+        model: The model that is fitted.
+        task: The task of the fit.
+        count: Number of pictures, with their copies.
 
     Raises:
-        InputError: not even a single picture's features fit, or the pictures are fewer than the setting
+        InputError: Not even a single picture's features fit, or the pictures are fewer than the setting
             `shards`.
     """
     config, device = model.config, model.roi.device
@@ -175,14 +186,16 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
 
 
 def _calibrated_count(config: Config, task: Task) -> int:
-    """Number of pictures to calibrate on, each taken for a part."""
+    """Return the number of pictures to calibrate on, where each counts as a part."""
     own = task.calibration_pictures
     return min(task.count, config.calibration_pictures if own is None else own)
 
 
 def _activation_bytes(model: Model) -> int:
-    """Bytes that one picture takes in the backbone at once: the widest layer's input and output, and the
-    copies that convolutions make of them (padding, memory layout).
+    """Return the bytes that a picture takes in the backbone at once.
+
+    They are the widest layer's input and output, and the copies that convolutions make of them (padding,
+    memory layout).
     """
     widest = 0
 

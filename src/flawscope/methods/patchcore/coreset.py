@@ -1,16 +1,15 @@
 """Greedy k-center selection, exact and fast.
 
-The textbook loop (PatchCore, Algorithm 1) brings all N distances up to date after every pick: N·D reads a
-pick, bound by memory. Distances only shrink, so it is enough to look at the P farthest points as long as
-the farthest of them is farther than everything outside: inside that pool the picks are the same as the
-textbook's. When the pool is exhausted, all N points meet the whole batch of picks in one matrix product,
-which is bound by arithmetic instead.
+The textbook loop (PatchCore, Algorithm 1) updates all N distances after every pick: N·D reads a pick, bound
+by memory. Distances only shrink: as long as the farthest point of a pool of P points is farther than all
+points outside, the picks inside the pool are the same as the textbook's. When the pool is exhausted, all N
+points meet the whole batch of picks in a single matrix product, which is bound by arithmetic.
 
-Where the processor multiplies bytes faster still, a lower bound leaves few pairs of points and picks for fp32
+Where a CPU multiplies bytes faster still, a lower bound leaves few pairs of points and picks for fp32
 (`quantized_search.py`).
 
-Blocks of rows have a fixed size and each runs on one thread, so the result does not depend on how many
-threads there are.
+Blocks of rows have a fixed size, and each runs on a single thread: the result does not depend on the number
+of threads.
 """
 
 from __future__ import annotations
@@ -40,14 +39,15 @@ Progress = Callable[[int, int], None]  # picks made, picks wanted
 
 @dataclass(frozen=True)
 class Coreset:
-    """A selection and what it covers.
+    """Selection of points, and the distances of all points to it.
 
-    indices: [count] int64, in order of picking.
-    distances: [N] float32, every point's distance to the selection. Its maximum is the covering radius.
-    leave_out: [N] float32 or None, every point's distance to the picks of *other* groups; infinite where
-        there are none.
-    nearest: [N] int32 or None, the number of the pick that every point is nearest to, counted from the first
-        of `start`.
+    Attributes:
+        indices: Numbers of the picks, `[count]` int64, in the order of picking.
+        distances: Every point's distance to the selection, `[N]` float32. Its maximum is the covering radius.
+        leave_out: Every point's distance to the picks of *other* groups, `[N]` float32, infinite where there
+            are none; None: there are no groups.
+        nearest: Number of the pick nearest to every point, `[N]` int32, counted from the first of `start`;
+            None: there are no groups.
     """
 
     indices: Tensor
@@ -57,6 +57,7 @@ class Coreset:
 
     @property
     def radius(self) -> float:
+        """Covering radius: the largest distance of a point to the selection."""
         return float(self.distances.max())
 
 
@@ -71,23 +72,26 @@ def select(
     until: float = 0.0,
     progress: Progress | None = None,
 ) -> Coreset:
-    """Select points by the greedy k-center rule: each pick is the point farthest from all picks so far; of
-    equals the one with the lowest index, and no point twice.
+    """Select points by the greedy k-center rule: each pick is the point farthest from all earlier picks.
 
-    Identical to the plain loop where fp32 is exact (integer features whose squared norms stay below 2**24);
-    elsewhere rounding may reorder picks, and the covering radius agrees within 1e-5. Source: Roth et al.
-    (CVPR 2022), Algorithm 1; Gonzalez 1985 for the greedy rule.
+    Of equals the point with the lowest index is picked, and no point twice. The result is identical to the
+    plain loop's where fp32 is exact (integer features whose squared norms stay below 2**24). Elsewhere
+    rounding may reorder picks, and the covering radius agrees within 1e-5. Source: Roth et al. (CVPR 2022),
+    Algorithm 1; Gonzalez 1985 for the greedy rule.
 
     Args:
-        features: [N, D] float32, on any device.
-        count: how many to pick, 1..N; with `start` also 0.
-        first: the first pick, unless `start` is given.
-        groups: [N] integer, rows of one group next to each other. With it, the distance to the picks of
-            other groups and the nearest pick are tracked beside the distance to all picks, at almost no cost.
-        start: [M, D] float32, points that already are in the selection (a bank that is being extended).
-        start_groups: [M] integer, their groups; without it they belong to no group of `groups`.
-        until: stop early once every point is this close to the selection.
-        progress: called with (picks made, count).
+        features: Points `[N, D]` float32, on any device.
+        count: Number of picks, 1..N; with `start` also 0.
+        first: The first pick, unless `start` is given.
+        groups: Group of each point, `[N]` integer; rows of a group are next to each other. With it, the
+            distance to the picks of other groups and the nearest pick are computed too, at almost no cost.
+        start: Points that are in the selection already, `[M, D]` float32 (a bank that is being extended).
+        start_groups: Their groups, `[M]` integer; None: they belong to no group of `groups`.
+        until: Stop early once every point is this close to the selection.
+        progress: Called with (picks made, count).
+
+    Raises:
+        InputError: The points do not allow this number of picks, or are not finite numbers.
     """
     has_start = start is not None and len(start) > 0
     _check_picks(len(features), count, first, least=0 if has_start else 1)
@@ -126,7 +130,7 @@ def select(
 
 
 def _check_picks(total: int, count: int, first: int, *, least: int) -> None:
-    """InputError for a number of picks, or a first pick, that so many points do not allow."""
+    """Raise InputError for a number of picks, or a first pick, that `total` points do not allow."""
     if not least <= count <= total:
         raise InputError(f"cannot pick {count} of {pluralize(total, 'point')}: ask for {least} to {total}")
     if not 0 <= first < total:
@@ -134,13 +138,15 @@ def _check_picks(total: int, count: int, first: int, *, least: int) -> None:
 
 
 def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
-    """Pick points by the greedy rule until each is within the radius, above 0, of a pick or of `start`.
+    """Pick points by the greedy rule until each is within the radius of a pick or of `start`.
 
     Args:
-        points, start: [N, D] and [M, D] float32, near the origin.
+        points: Points `[N, D]` float32, near the origin.
+        start: Points that are in the selection already, `[M, D]` float32, near the origin.
+        radius: The radius, above 0.
 
     Returns:
-        Rows [K], in order of picking.
+        Rows of the picks, `[K]`, in the order of picking.
     """
     norms = (points * points).sum(1)
     left = norms.new_full((len(points),), torch.inf)
@@ -166,7 +172,7 @@ def cover(points: Tensor, start: Tensor, radius: float) -> Tensor:
 
 
 class _Distances:
-    """Squared distances of all points to the selection, brought up to date with batches of picks."""
+    """Squared distances of all points to the selection, updated with batches of picks."""
 
     def __init__(self, features: Tensor, groups: Tensor | None, each: MapBlocks):
         total = len(features)
@@ -225,8 +231,16 @@ class _Distances:
         bound: PickBound | None,
         b: int,
     ) -> None:
-        """Compare block `b` of the points with the picks numbered `which` of the groups `of`; `columns` are
-        those of a group. `bound` knows which points may be near to which picks.
+        """Compare a block of the points with a batch of picks.
+
+        Args:
+            norms: Squared lengths of the picks, `[K]`.
+            doubled: The picks times -2, `[D, K]`.
+            pick_numbers: Numbers of the picks in the selection, `[K]`.
+            columns: Columns of each group's picks.
+            pick_groups: Groups of the picks, `[K]`; None: they belong to none.
+            bound: Finds the pairs of points and picks that may be near; None: all pairs are compared.
+            b: Number of the block.
         """
         rows = self.rows[b]
         if bound is not None:
@@ -271,7 +285,7 @@ class _Distances:
         points: Tensor,
         picks: Tensor,
     ) -> None:
-        """Compare point points[i] with pick picks[i] of the batch, and no other pairs."""
+        """Compare point `points[i]` with pick `picks[i]` of the batch, and no other pairs."""
         some = self.features.index_select(0, points) - self.origin
         away = (some * doubled.T.index_select(0, picks)).sum(1) + norms[picks]
         away += self.norms[points]
@@ -291,15 +305,16 @@ class _Distances:
 
 
 def _equal_runs(groups: Tensor) -> list[tuple[int, int, int]]:
-    """Runs of equal values: (value, start, stop)."""
+    """Return the runs of equal values: (value, start, stop)."""
     values, counts = groups.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0).tolist()
     return list(zip(values.tolist(), [0, *stops[:-1]], stops, strict=True))
 
 
 def _pool_picks(features: Tensor, update: _Distances, wanted: int, until: float) -> Tensor:
-    """The next picks by running the greedy rule inside a pool: at most `wanted`, and at least one unless all
-    squared distances are at most `until`.
+    """Return the next picks, found by the greedy rule inside a pool of the farthest points.
+
+    They are at most `wanted`, and at least 1 unless all squared distances are at most `until`.
     """
     squared = update.squared
     top, pool = squared.topk(min(POOL_SIZE, len(squared)))

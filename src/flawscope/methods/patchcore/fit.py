@@ -60,8 +60,9 @@ ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until th
 
 
 def fit(model: Model, task: Task) -> Fitted:
-    """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
-    its own group in calibration.
+    """Fill `model` with the memory banks of good pictures, and calibrate it.
+
+    In calibration a picture is never compared with its own group.
     """
     old = task.old
     job = FitJob(model, task, None if old is None else ExistingBank.read_all(old, model))
@@ -86,7 +87,7 @@ def fit(model: Model, task: Task) -> Fitted:
 
 
 def _summarise(facts: Json) -> list[str]:
-    """Lines for people on the memory banks, and the memory that selecting them took."""
+    """Return lines for people on the memory banks, and on the memory of their selection."""
     radii = ", ".join(f"{radius:.4g}" for radius in facts["covering_radius"])
     used = facts["memory_peak"] / 2**30
     predicted = facts["memory_predicted"] / 2**30
@@ -104,8 +105,10 @@ def _require_pictures(used: Sequence[int]) -> None:
 
 
 def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
-    """Rows of the pictures to calibrate on, of those `used`, by the seed: all of a part, which are judged
-    together, unless the caller calibrates again.
+    """Choose the pictures to calibrate on by the seed, and return their rows in `used`.
+
+    All pictures of a part are chosen together, because they are judged together; single pictures are chosen
+    where the caller calibrates again.
     """
     own, count = job.task.calibration_pictures, job.task.count
     unit_of = np.arange(count) if own is not None else np.array(job.task.groups)
@@ -123,8 +126,9 @@ def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
 
 
 def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> float:
-    """The score beyond which a good picture is suspicious, as its worst view is; an extended model keeps its
-    own.
+    """Return the score beyond which a good picture is suspicious.
+
+    A picture counts by its worst view. A model that is extended keeps its own limit.
     """
     known = None if job.task.old is None else job.task.old.manifest.suspicious_above
     if known is not None:
@@ -138,7 +142,7 @@ def _suspicion_limit(job: FitJob, good: GoodValues, numbers: Sequence[int]) -> f
 
 
 def _find_suspects(job: FitJob, good: GoodValues, pictures: Sequence[int]) -> dict[int, float]:
-    """Suspicious pictures among those calibrated on, with their scores."""
+    """Return the suspicious pictures among those for calibration, with their scores."""
     scores = zip(pictures, good.scores.tolist(), strict=True)
     return dict(suspicious(scores, _suspicion_limit(job, good, pictures)))
 
@@ -150,7 +154,15 @@ def _make_result(
     used: list[int],
     selections: Sequence[SelectedBank],
 ) -> Fitted:
-    """The result of a fit that was calibrated on `pictures`; selections: of each branch's bank."""
+    """Make the result of a fit.
+
+    Args:
+        job: The fit.
+        good: Leave-one-out values of the pictures for calibration.
+        pictures: Numbers of these pictures.
+        used: Numbers of the pictures learnt from.
+        selections: The selected bank of each branch.
+    """
     alone = len({job.task.groups[i] for i in used}) == len(used)
     limit = _suspicion_limit(job, good, pictures)
     facts = {
@@ -171,10 +183,10 @@ def _make_result(
 
 
 def _keep_old_facts(fitted: Fitted, job: FitJob, old: Artefact) -> None:
-    """Keep what the old pictures gave.
+    """Add the facts of the old pictures to those of a model that was extended.
 
-    Their scores stay: with a bank that only grows their patch distances can only shrink (their scores nearly
-    so: Eq. 7's weight may move either way).
+    The old pictures' scores stay. With a bank that only grows, their patch distances can only shrink; their
+    scores nearly always shrink too, though Eq. 7's weight may move either way.
     """
     before, facts = old.manifest.calibration, old.manifest.facts
     radii = zip(fitted.facts["covering_radius"], facts["covering_radius"], strict=True)
@@ -236,7 +248,7 @@ def _find_all_suspects(
     patches: Patches,
     selections: list[SelectedBank],
 ) -> dict[int, float]:
-    """Scores of suspicious pictures, highest first, also of those that calibration did not score."""
+    """Return the scores of suspicious pictures, highest first, also of pictures outside calibration."""
     found = _find_suspects(job, good, calibrated)
     others = [i for i, picture in enumerate(patches.pictures) if picture not in {*calibrated}]
     limit = _suspicion_limit(job, good, calibrated)
@@ -245,7 +257,7 @@ def _find_all_suspects(
 
 
 def _pictures_of_parts(job: FitJob, patches: Patches, found: Iterable[int]) -> list[int]:
-    """Pictures of the same parts as those found: what is wrong with a part, its other pictures show."""
+    """Return the pictures of the same parts as those found: a part's other pictures show its fault too."""
     groups = job.task.groups
     parts = {groups[picture] for picture in found}
     return [picture for picture in patches.pictures if groups[picture] in parts]
@@ -254,7 +266,7 @@ def _pictures_of_parts(job: FitJob, patches: Patches, found: Iterable[int]) -> l
 def _calibrate(
     job: FitJob, patches: Patches, selections: list[SelectedBank], alone: bool
 ) -> tuple[GoodValues, list[int]]:
-    """Calibrate, and return the pictures used for it; `alone`: all pictures show one part."""
+    """Calibrate, and return the pictures used for it; `alone`: all pictures show a single part."""
     if alone:
         return calibrate_one_part(job, patches, selections), patches.pictures
     chosen = _draw_calibration(job, patches.pictures)
@@ -265,11 +277,11 @@ def _calibrate(
 
 
 def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
-    """Merge and reduce: a coreset of every shard of pictures, then a coreset of their union.
+    """Merge and reduce: select a coreset of every shard of pictures, then a coreset of their union.
 
-    A point is at most its shard's radius from the union and the union at most the last radius from the
-    bank, so their sum bounds the covering radius. The union is twice the bank, however many shards there are:
-    another level between them would add a radius and save nothing.
+    A point is at most its shard's radius from the union, and the union at most the last radius from the bank:
+    their sum bounds the covering radius. The union is twice the bank for any number of shards: another level
+    between them would add a radius and save nothing.
     """
     drawn = {*_draw_calibration(job, range(job.task.count))[: planned.kept]}
     selected = (_select_shard(job, planned.shards, shard, drawn) for shard in range(planned.shards))
@@ -299,8 +311,14 @@ def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
 
 @dataclass
 class _ShardCoresets:
-    """Coresets of a part of the pictures, per branch: elements [M, D] with their groups [M], the radius, and
-    the number of patches selected from. kept: all patches of those that are calibrated on.
+    """Coresets of a shard of the pictures, per branch.
+
+    Attributes:
+        pictures: Numbers of the shard's pictures.
+        kept: All patches of the pictures for calibration.
+        chosen: Elements `[M, D]` of each branch, with their groups `[M]`.
+        radii: Covering radius of each branch.
+        patches: Number of patches of each branch from which the elements were selected.
     """
 
     pictures: list[int]
@@ -311,8 +329,16 @@ class _ShardCoresets:
 
 
 def _select_shard(job: FitJob, shards: int, shard: int, drawn: Container[int]) -> _ShardCoresets | None:
-    """Select the coresets of one of `shards` equal parts of the pictures, and keep the patches of those
-    drawn; None where none is used.
+    """Select the coresets of a shard, and keep the patches of the pictures for calibration.
+
+    Args:
+        job: The fit.
+        shards: Number of equal shards of the pictures.
+        shard: Number of this shard.
+        drawn: Numbers of the pictures for calibration.
+
+    Returns:
+        The coresets; None where no picture of the shard is used.
     """
     count = job.task.count
     indices = range(shard * count // shards, (shard + 1) * count // shards)
@@ -341,9 +367,7 @@ def _select_shard(job: FitJob, shards: int, shard: int, drawn: Container[int]) -
 def _calibrate_streamed(
     job: FitJob, used: list[int], selections: list[SelectedBank], kept: Sequence[Patches]
 ) -> tuple[list[int], GoodValues]:
-    """Calibrate on pictures drawn by the seed: on their patches where these were `kept`; the others are read
-    again.
-    """
+    """Calibrate on pictures chosen by the seed; those whose patches were not `kept` are read again."""
     chosen = [used[i] for i in _draw_calibration(job, used)]
     found: dict[int, LeftOutPicture] = {}
     unknown = [None] * len(selections)

@@ -38,8 +38,10 @@ EXCESS, EXCESS_GROUPS = "left_out_excess", "left_out_groups"
 
 
 def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
-    """Tells how much higher `left_out` puts score and map's maximum of a group's pictures than a fit, which
-    selects the bank anew; of a group that was not compared the median of the others, of older files 0.
+    """Return by how much `left_out` overestimates the score and the map's maximum of a group's pictures.
+
+    It is compared with a fit, which selects the bank anew. A group that was not compared has the median of
+    the others. Older files give 0.
     """
     excess, groups = kept.get(EXCESS), kept.get(EXCESS_GROUPS)
     if excess is None or groups is None or not len(excess):
@@ -50,8 +52,13 @@ def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tup
 
 
 def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of `left_out_excess`, of the pictures of a fit in these groups [N]: the mean of each group.
-    kept: tensors of the model that is extended, whose other groups keep theirs.
+    """Return the tensors for `left_out_excess`: the mean of each group's pictures.
+
+    Args:
+        good: Leave-one-out values of the pictures.
+        groups: Groups of the pictures, `[N]`.
+        kept: Tensors of the model that is extended, whose other groups keep their values; empty: there is
+            none.
     """
     by_group: dict[int, list[tuple[float, float]]] = {}
     for group, (score, maximum), values in zip(groups, good.poorer, good.values, strict=True):
@@ -68,9 +75,10 @@ def measured_excess(good: GoodValues, groups: Sequence[int], kept: Mapping[str, 
 def left_out(
     model: Model, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Score and map by the bank's other elements alone, which stays as poor where the group's own ones were.
+    """Return score `[1]` and map `[1, H, W]` by the bank's other elements alone.
 
-    While a model is fitted, `LeaveOutOfBanks` does better.
+    The bank has holes where the group's own elements were. While a model is fitted, `LeaveOutOfBanks` is more
+    exact.
     """
     scores, distances = [], []
     for v, (branch, part) in enumerate(zip(model.branches, model.parts(features), strict=True)):
@@ -88,9 +96,12 @@ def left_out(
 
 @dataclass(frozen=True)
 class LeftOutPicture:
-    """Image score and patch distances [P] of every branch; the pixels [H, W] that count, None: the region.
+    """Picture that was compared with banks without its group.
 
-    poorer: the branches by the banks' other elements alone, as `left_out` has them; empty: not known.
+    Attributes:
+        branches: Image score and patch distances `[P]` of every branch.
+        inside: The pixels `[H, W]` that count; None: the region of interest.
+        poorer: The same by the banks' other elements alone (`left_out`); empty: not known.
     """
 
     branches: Sequence[tuple[Tensor, Tensor]]
@@ -99,19 +110,19 @@ class LeftOutPicture:
 
     @classmethod
     def settled(cls, model: Model, banks: Sequence[BankWithout], inside: Tensor | None) -> LeftOutPicture:
-        """The picture of these banks, which look at what decides."""
+        """Return the picture of these banks, after they are exact around the patches that decide."""
         poorer = [(bank.score(), bank.distances) for bank in banks]
         settle(banks, model.join)
         return cls([(bank.score(), bank.distances) for bank in banks], inside, poorer)
 
     def combine(self, model: Model) -> tuple[Tensor, Tensor]:
-        """Score [1] and map [1, H, W]."""
+        """Return score `[1]` and map `[1, H, W]`."""
         scores = [score[None] for score, _ in self.branches]
         distances = [distance[None] for _, distance in self.branches]
         return model.combine(scores, distances, None if self.inside is None else self.inside[None])
 
     def combine_poorer(self, model: Model) -> tuple[float, float] | None:
-        """Score and map's maximum by the banks' other elements alone; None: not known."""
+        """Return score and map's maximum by the banks' other elements alone; None: not known."""
         if not self.poorer:
             return None
         score, drawn = replace(self, branches=self.poorer).combine(model)
@@ -119,13 +130,18 @@ class LeftOutPicture:
 
 
 class LeaveOutOfBanks(LeaveOut):
-    """Leaves groups out of the banks by selecting these anew. selections: of each branch's bank."""
+    """Scorer that leaves groups out of the banks by selecting these anew.
+
+    Attributes:
+        selections: The selected bank of each branch.
+    """
 
     has_bound = True
     model: Model
     selections: Sequence[SelectedBank]
 
     def score(self, group: int, features: Tensor, inside: Tensor | None) -> LeftOut | None:
+        """Return score `[1]` and map `[1, H, W]` of an image as if its group had not been learnt from."""
         if group not in self.learnt:
             return self.bound(group, features, inside)
         model = self.model
@@ -134,10 +150,13 @@ class LeaveOutOfBanks(LeaveOut):
 
 @dataclass(frozen=True)
 class GoodValues:
-    """Leave-one-out values of the good pictures [N].
+    """Leave-one-out values of N good pictures.
 
-    strengths: [N, sizes], each size's own score. poorer: score and map's maximum of each by the banks' other
-    elements alone, where that is known.
+    Attributes:
+        values: Values of each picture.
+        strengths: Each branch's own score, `[N, branches]`.
+        poorer: Score and map's maximum of each by the banks' other elements alone; the values themselves
+            where that is not known.
     """
 
     values: list[Values]
@@ -146,6 +165,7 @@ class GoodValues:
 
     @property
     def scores(self) -> np.ndarray:
+        """Score of each picture, `[N]`."""
         return np.array([one.score for one in self.values])
 
 
@@ -174,10 +194,10 @@ def leave_one_out(
 def scores_above(
     limit: float, model: Model, patches: Patches, selections: Sequence[SelectedBank], rows: Sequence[int]
 ) -> dict[int, float]:
-    """Scores beyond a limit, by number, of left-out pictures in `rows`.
+    """Return the scores beyond a limit of left-out pictures in `rows`, by their numbers.
 
-    The elements of other groups in the banks as they are give a score that is hardly ever lower, in a
-    fraction of the time.
+    The elements of other groups in the present banks give a score that is hardly ever lower, in a fraction of
+    the time: pictures below the limit by it are not compared further.
     """
     known = distances_to_others(patches, selections)
 
@@ -196,7 +216,7 @@ def scores_above(
 
 
 def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) -> list[Tensor]:
-    """Distances [N, P] to the elements of other groups, per branch, known from selecting the banks."""
+    """Return the distances `[N, P]` to elements of other groups, per branch, known from the selection."""
     known = [selection.result.leave_out for selection in selections]
     return [patches.scatter_values(v, values) for v, values in enumerate(known) if values is not None]
 
@@ -204,7 +224,7 @@ def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) ->
 def bank_without(
     patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor | None = None
 ) -> BankWithout:
-    """Branch v's bank as if the group of picture i had never been there (`SelectedBank.without_group`)."""
+    """Return branch v's bank as if picture i's group had never been there (`SelectedBank.without_group`)."""
     branch = selection.branch
     features = to_grid(patches.features[v][i], branch.inside.bool())
     valid_mask = patches.pixel_mask(i)
@@ -214,7 +234,7 @@ def bank_without(
 
 
 def distances_in_branch(patches: Patches, i: int, v: int, selection: SelectedBank) -> Tensor:
-    """Distances [P] of picture i to the bank of branch v alone (`bank_without`)."""
+    """Return the distances `[P]` of picture i to the bank of branch v alone (`bank_without`)."""
     bank = bank_without(patches, i, v, selection)
     settle([bank], itemgetter(0))
     return bank.distances
@@ -227,8 +247,14 @@ def left_out_picture(
     selections: Sequence[SelectedBank],
     distances: Sequence[Tensor | None],
 ) -> LeftOutPicture:
-    """Compare picture i with the banks as if its group had never been there. distances: [P] of each branch,
-    to the elements of other groups, where they are known.
+    """Compare picture i with the banks as if its group had never been there.
+
+    Args:
+        model: The model.
+        patches: Patches of the pictures.
+        i: Row of the picture.
+        selections: The selected bank of each branch.
+        distances: Distances `[P]` of each branch to the elements of other groups; None: not known.
     """
     pairs = zip(selections, distances, strict=True)
     banks = [bank_without(patches, i, v, *pair) for v, pair in enumerate(pairs)]
@@ -238,8 +264,14 @@ def left_out_picture(
 def score_left_out(
     model: Model, selections: Sequence[SelectedBank], features: Tensor, group: int, inside: Tensor | None
 ) -> LeftOutPicture:
-    """Compare a picture, its features [P of all branches, D] absolute, with the banks as if its group had
-    never been there. inside: [H, W] bool, the pixels that count; None: the region of interest.
+    """Compare a picture with the banks as if its group had never been there.
+
+    Args:
+        model: The model.
+        selections: The selected bank of each branch.
+        features: Absolute features of all branches' patches, `[P, D]`.
+        group: The group.
+        inside: The pixels that count, `[H, W]` bool; None: the region of interest.
     """
     parts = features.split([selection.branch.inside.numel() for selection in selections])
     pairs = [
@@ -250,21 +282,23 @@ def score_left_out(
 
 
 def valid_mask_of(branch: BankBranch, inside: Tensor | None) -> Tensor:
-    """The patches [P] of one picture that count."""
+    """Return which patches `[P]` of a picture count, 1 or 0."""
     return branch.valid_mask(None if inside is None else inside[None]).view(-1)
 
 
 def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
-    """Bring the maps of all branches to one scale, unless an earlier fit has done it; return each branch's
-    own scores [N, branches], distances: good pictures spread alike in their units.
+    """Bring the maps of all branches to the same scale, unless an earlier fit has done it.
+
+    On this scale good pictures' values spread alike.
+
+    Returns:
+        Each branch's own scores, `[N, branches]`, which are distances.
     """
     model, found = job.model, list[tuple[float, ...]]()
     of_map = model.score_is_map_maximum
 
     def look(v: int, picture: LeftOutPicture) -> tuple[float, np.ndarray, float, float]:
-        """The mean of a picture's map values in one branch, some of them, their maximum, and the branch's own
-        score.
-        """
+        """Return mean, sample and maximum of a branch's map values, and the branch's own score."""
         score, distances = picture.branches[v]
         drawn = model.branches[v].anomaly_map(distances[None])[0]
         values = some_pixels(drawn, model.region(picture.inside)).cpu()
@@ -291,13 +325,13 @@ def set_scales(job: FitJob, raw: Sequence[LeftOutPicture]) -> np.ndarray:
 
 
 def some_pixels(values: Tensor, region: Tensor) -> Tensor:
-    """Values [H, W] at every `STRIDE`-th pixel, of those in a region; all of these in a tiny one."""
+    """Return values `[H, W]` of a region at every `STRIDE`-th pixel; all values of a tiny region."""
     some = (slice(STRIDE // 2, None, STRIDE),) * 2
     return values[some][region[some]] if bool(region[some].any()) else values[region]
 
 
 def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
-    """Bring the sizes to one scale, unless an earlier fit has done it, and combine them."""
+    """Bring the branches to the same scale, unless an earlier fit has done it, and combine them."""
     model, strengths = job.model, set_scales(job, raw)
 
     def join(picture: LeftOutPicture) -> tuple[Values, tuple[float, float]]:
@@ -312,8 +346,13 @@ def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
 
 
 def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
-    """The maps' fences, joined as the maps are, from strengths `[N, maps]`: beyond it a picture is far out in
-    any.
+    """Return the fence of good pictures' scores: the maps' own fences, joined as the maps are.
+
+    Beyond it, a picture is far out in some map.
+
+    Args:
+        model: The model.
+        strengths: Each map's own scores, `[N, maps]`.
     """
     limits = [upper_fence(column) for column in strengths.T]
     if len(limits) == 1:
@@ -327,9 +366,9 @@ def suspicion_fence(model: Model, strengths: np.ndarray) -> float:
 
 
 def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[SelectedBank]) -> GoodValues:
-    """Calibrate where all pictures show one part: each against the banks as if it had never been there.
+    """Calibrate where all pictures show a single part: each against the banks as if it had never been there.
 
-    The only one is compared with its elements elsewhere, and no patch is nearer than to the whole bank.
+    A single picture is compared with its elements elsewhere, and no patch is nearer than to the whole bank.
     """
     patches = replace(patches, groups=torch.tensor(patches.numbers, device=patches.groups.device))
     banks = []
@@ -357,14 +396,15 @@ def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[Selec
 
 
 def distances_elsewhere(features: Tensor, chosen: Tensor, grid: tuple[int, int], region: Tensor) -> Tensor:
-    """Distances [P] from each patch of a picture to the nearest of some of its patches that is not around it;
-    0 outside the region, and where there is none.
+    """Return each patch's distance `[P]` to the nearest chosen patch of the same picture elsewhere.
+
+    Chosen patches around it do not count. It is 0 outside the region, and where there is no such patch.
 
     Args:
-        features: [K, D], of the patches in the region.
-        chosen: [M], numbers of some of them.
-        grid: patches in a column and in a row.
-        region: [P] bool.
+        features: Features of the patches in the region, `[K, D]`.
+        chosen: Numbers of the chosen patches among these, `[M]`.
+        grid: Number of patches in a column and in a row.
+        region: Which patches lie in the region, `[P]` bool.
     """
     places = region.nonzero().flatten()
     at = torch.stack([places // grid[1], places % grid[1]], 1)

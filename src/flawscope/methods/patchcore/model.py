@@ -1,4 +1,4 @@
-"""PatchCore's inference path: embed the patches, find their nearest good ones, score and draw the map."""
+"""PatchCore's inference path: embed the patches, find their nearest good patches, make score and map."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ GPU_BLOCK = 8192  # on a GPU, 256 MiB: starting a product costs more than a smal
 
 
 class Model(PatchDetector):
-    """Roth et al., Towards Total Recall in Industrial Anomaly Detection (CVPR 2022), at one picture size or
-    at several, by one memory bank a size or, at larger ones, one for each stage of the backbone.
+    """The PatchCore detector (Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022).
 
-    With several sizes the picture comes at the largest and is reduced here for the others. The map of each
-    bank is brought to one scale by the mean and the spread of good pictures' maps (`normal`), and all are
-    joined (`fuse`).
+    It sees a picture at a single size or at several. The smallest size has a memory bank; larger sizes have a
+    bank for each stage of the backbone. With several sizes the picture comes at the largest, and is reduced
+    here for the others. The maps of the banks are brought to the same scale by the mean and the spread of
+    good pictures' maps (`normal`), and joined (`fuse`).
     """
 
     METHOD = METHOD
@@ -63,14 +63,17 @@ class Model(PatchDetector):
         self.eval()
 
     def branch(self, spec: BranchSpec) -> BankBranch:
+        """Build a branch with an empty memory bank."""
         return BankBranch(self.config, self.backbones[spec.second], spec, self.roi)
 
     @property
     def picture_score(self) -> PictureScore:
+        """Record of the setting `score`."""
         return SCORES[self.config.score]
 
     @property
     def score_is_map_maximum(self) -> bool:
+        """Whether a score is its map's maximum, by the setting `score`."""
         return self.picture_score.is_map_maximum
 
     # ---- scores
@@ -87,7 +90,7 @@ class Model(PatchDetector):
         return self.combine(scores, distances, inside)
 
     def residuals(self, images: Tensor) -> Tensor:
-        """Patches of the largest size less their nearest bank elements, on the finest grid of that size."""
+        """Return patches of the largest size minus their nearest bank elements, on its finest grid."""
         pairs = zip(self.branches, self.parts(self.embed(images)), strict=True)
         largest = [(branch, part) for branch, part in pairs if branch.size == self.config.network_sizes[-1]]
         grid, cells = max((branch.grid for branch, _ in largest), key=math.prod), []
@@ -99,9 +102,15 @@ class Model(PatchDetector):
     def combine(
         self, scores: list[Tensor], distances: list[Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Image scores `[B]` and patch distances `[B, P]` of all branches to scores and maps `[B, H, W]`.
+        """Combine all branches' image scores `[B]` and patch distances `[B, P]`.
 
-        Image scores are read where the score is not of the joined map.
+        Args:
+            scores: Image scores of each branch; unused where the score is the joined map's maximum.
+            distances: Patch distances of each branch.
+            inside: The pixels that count, `[B, H, W]` bool; None: those of the region of interest.
+
+        Returns:
+            Scores `[B]` and maps `[B, H, W]`.
         """
         maps = [branch.anomaly_map(d) for branch, d in zip(self.branches, distances, strict=True)]
         normal = [self.normal[v] for v in range(len(maps))]
@@ -118,19 +127,21 @@ class Model(PatchDetector):
         return torch.stack(scores).amax(0), drawn
 
     def join(self, maps: Sequence[Tensor]) -> Tensor:
-        """Bring the maps of all banks to one scale, and fuse them; of one bank alone it is as it is."""
+        """Bring the maps of all banks to the same scale, and fuse them; a single map does not change."""
         return maps[0] if len(maps) == 1 else self.fuse(self.scaled(maps))
 
     def scaled(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Bring the maps of all banks to one scale; of one bank alone it is as it is."""
+        """Bring the maps of all banks to the same scale; a single map does not change."""
         if len(maps) == 1:
             return [*maps]
         normal = [self.normal[v] for v in range(len(maps))]
         return [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
 
     def fuse(self, maps: Sequence[Tensor]) -> Tensor:
-        """Join the maps of all banks, on one scale: the root of the sum of squares of what lies above an
-        ordinary good picture's. What a second backbone sees raises it.
+        """Join the maps of all banks, which are on the same scale.
+
+        The joined map is the root of the sum of squares of the values above an ordinary good picture's. The
+        map of a second backbone raises it.
         """
         first = torch.stack(
             [one for branch, one in zip(self.branches, maps, strict=True) if not branch.second]
@@ -138,8 +149,9 @@ class Model(PatchDetector):
         return self.raised(first.clamp(min=0).square().sum(0).sqrt(), maps)
 
     def raised(self, joined: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Raise the other banks' joined map by what a second backbone sees: times √(1 + v²), v being its own
-        map, 1 where it is as large as the usual maximum of a good picture's.
+        """Raise the other banks' joined map by the map v of a second backbone: multiply it by √(1 + v²).
+
+        v is 1 where it is as large as the usual maximum of a good picture's map.
         """
         for branch, one in zip(self.branches, maps, strict=True):
             if branch.second:
@@ -147,9 +159,15 @@ class Model(PatchDetector):
         return joined
 
     def outlined(self, drawn: Tensor, maps: Sequence[Tensor], counted: Tensor) -> Tensor:
-        """Draw joined maps `[B, H, W]` sharper, their maxima as they are: the stages of a size are joined
-        before the sizes, by other powers than the norm's, and what a second backbone sees raises the rest.
-        0 where `counted`, bool, does not hold.
+        """Sharpen joined maps `[B, H, W]`; their maxima do not change.
+
+        The stages of a size are joined before the sizes, by other powers than the norm's, and the map of a
+        second backbone raises the result.
+
+        Args:
+            drawn: The joined maps.
+            maps: The maps of all banks, on the same scale.
+            counted: The pixels that count, bool; the others become 0.
         """
         at_sizes: dict[tuple[int, int], list[Tensor]] = {}
         for branch, one in zip(self.branches, maps, strict=True):
@@ -171,14 +189,16 @@ class Model(PatchDetector):
     # ---- calibration and comparison of an exported model
 
     def for_export(self) -> None:
+        """Prepare the search of all branches for an exported graph."""
         for branch in self.branches:
             branch.for_export()
 
     def operators(self) -> dict[Operator, Operator]:
+        """Return the ONNX translation of the operator for products of bytes."""
         return onnx_translations()
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Whether Eq. 6's farthest patch or its nearest element is tied with another one, within 1e-5."""
+        """Return, `[B]` bool, whether Eq. 6's farthest patch or its nearest element has a tie within 1e-5."""
         if self.score_is_map_maximum:
             return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
@@ -192,6 +212,7 @@ class Model(PatchDetector):
     # ---- artefact
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over a model file's tensors; raise InputError where a bank does not fit the settings."""
         for i, branch in enumerate(self.branches):  # as large as the artefact says
             branch.load_bank(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
         super().fill(tensors)
@@ -201,10 +222,10 @@ class Model(PatchDetector):
 
 
 class BankBranch(PatchBranch):
-    """PatchCore at one picture size.
+    """PatchCore at a single picture size.
 
-    The memory bank is kept relative to its mean (`centre`), which keeps fp32 distances accurate, together
-    with each element's `neighbours` nearest elements, so that Eq. 7 needs no search of its own.
+    The memory bank is kept relative to its mean (`centre`), which keeps fp32 distances accurate. Each
+    element's `neighbours` nearest elements are kept too: Eq. 7 needs no separate search.
     """
 
     centre: Tensor  # [D]
@@ -231,7 +252,7 @@ class BankBranch(PatchBranch):
         self._install(bank - self.centre)
 
     def extend_bank(self, more: Tensor) -> None:
-        """Add absolute features `[K, D]`; the elements already there stay as they are, bit for bit."""
+        """Add absolute features `[K, D]`; the old elements do not change in any bit."""
         self._install(torch.cat([self.bank, more - self.centre]))
 
     def _install(self, bank: Tensor) -> None:
@@ -240,7 +261,7 @@ class BankBranch(PatchBranch):
             self.table = neighbour_table(bank, min(self.config.neighbours, len(bank)))
 
     def load_bank(self, bank: Tensor, table: Tensor) -> None:
-        """Take over a bank and its table from a `state_dict`. InputError where these do not fit `config`."""
+        """Take over a `state_dict`'s bank and table; raise InputError if they do not fit `config`."""
         if (
             bank.dim() != 2
             or bank.shape[-1:] != self.centre.shape[-1:]
@@ -257,7 +278,7 @@ class BankBranch(PatchBranch):
         self.screen = None
 
     def for_export(self) -> None:
-        """Make what the exported graph searches with."""
+        """Build the screen with which an exported graph searches, if the bank is large enough for it."""
         # with norms that are not finite there is no bound
         bounded = len(self.bank) >= MIN_BANK and bool(self.norms.isfinite().all())
         confirmed = len(self.inside) * KEPT_GROUPS * GROUP_SIZE * self.bank.shape[1] * 4  # bytes a picture
@@ -266,12 +287,12 @@ class BankBranch(PatchBranch):
     # ---- patches to distances and scores
 
     def search(self, features: Tensor, valid_mask: Tensor, norms: Tensor | None = None) -> Tensor:
-        """Distance `[B, P]` of every patch to its nearest bank element; 0 for patches that do not count.
+        """Return each patch's distance `[B, P]` to its nearest bank element; 0 where it does not count.
 
         Args:
-            features: `[B, P, D]`, relative to `centre`.
-            valid_mask: as the method `valid_mask` gives it.
-            norms: |m|² of the bank, infinite for elements to be ignored.
+            features: Patches `[B, P, D]`, relative to `centre`.
+            valid_mask: Which patches count, 1 or 0, from the method `valid_mask`.
+            norms: |m|² of the bank, infinite for elements to be ignored; None: its own.
         """
         batch, patches, width = features.shape
         queries = features.reshape(-1, width)
@@ -283,9 +304,9 @@ class BankBranch(PatchBranch):
         return distances.view(batch, patches) * valid_mask
 
     def nearest_square(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
-        """The smallest |m|² - 2xm `[N]` of queries x `[N, D]`: the part of |x - m|² that depends on m.
+        """Return the smallest |m|² - 2xm `[N]` of queries x `[N, D]`: the part of |x - m|² that depends on m.
 
-        In blocks that stay in the processor's cache: the [N, M] products never travel to memory.
+        It computes in blocks that stay in the CPU's cache: the `[N, M]` products never travel to memory.
         """
         norms = self.norms if norms is None else norms
         exported = torch.compiler.is_exporting()
@@ -295,7 +316,7 @@ class BankBranch(PatchBranch):
         return torch.cat([smallest(products(part, norms, self.bank, block)) for part in parts])
 
     def nearest(self, features: Tensor) -> Tensor:
-        """The bank element `[B, P, D]` nearest to each patch `[B, P, D]`, absolute; of equals the first."""
+        """Return the bank element nearest to each patch `[B, P, D]`, absolute; of equals the first."""
         queries = (features - self.centre).flatten(0, 1)
         squares, places = zip(
             *(part.min(1) for part in products(queries, self.norms, self.bank)), strict=True
@@ -306,7 +327,7 @@ class BankBranch(PatchBranch):
 
 
 def power_sum(maps: Sequence[Tensor], p: float) -> Tensor:
-    """(the sum of x^p)^(1/p) of maps x from 0 on; p is half of an odd number."""
+    """Return (the sum of x^p)^(1/p) of maps x of 0 or more; p is half of an odd number."""
     if len(maps) == 1:
         return maps[0]
     # by products: `pow` takes several times as long
@@ -315,20 +336,28 @@ def power_sum(maps: Sequence[Tensor], p: float) -> Tensor:
 
 
 def products(queries: Tensor, norms: Tensor, bank: Tensor, block: int = BLOCK) -> Iterator[Tensor]:
-    """|m|² - 2xm of queries x [N, D] and elements m [M, D] with these norms [M]: the part of |x - m|² that
-    depends on m, [N, block] of elements at a time.
+    """Yield |m|² - 2xm of queries x and elements m: the part of |x - m|² that depends on m.
+
+    Args:
+        queries: Queries x, `[N, D]`.
+        norms: |m|² of the elements, `[M]`.
+        bank: Elements m, `[M, D]`.
+        block: Number of elements at a time.
+
+    Yields:
+        Products `[N, block]`.
     """
     for square, part in zip(norms.split(block), bank.split(block), strict=True):
         yield torch.addmm(square, queries, part.T, alpha=-2)
 
 
 def smallest(blocks: Iterable[Tensor]) -> Tensor:
-    """The smallest value of each row of products, which are in the cache one block at a time."""
+    """Return the smallest value of each row of products, which are in the cache a block at a time."""
     return reduce(torch.minimum, (block.amin(-1) for block in blocks))
 
 
 def neighbour_table(bank: Tensor, b: int) -> Tensor:
-    """Every bank element's `b` nearest elements, itself first: [M, b] int32."""
+    """Return every bank element's `b` nearest elements, itself first: `[M, b]` int32."""
     norms = (bank * bank).sum(1)
 
     def rows(start: int) -> Tensor:

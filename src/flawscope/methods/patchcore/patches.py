@@ -42,11 +42,15 @@ ORIENTATIONS: dict[str, tuple[int, ...]] = {
 
 @dataclass
 class FitJob:
-    """A fit: the model that is filled, its task, and how long each stage took.
+    """Fit in progress.
 
-    existing_banks: one per branch, if a model is being extended.
-    orientations: of the copies of pictures in the bank (`choose_orientations`).
-    cells: as `Fitted` has them.
+    Attributes:
+        model: The model that is filled.
+        task: The task of the fit.
+        existing_banks: Bank of each branch, if a model is being extended.
+        orientations: Ways of turning pictures for copies in the bank (`choose_orientations`).
+        cells: Features `[C, D]` of the cells of a coarse grid on a picture, by its number (`Fitted.cells`).
+        stage_times: End of each stage, in seconds on `time.perf_counter`'s clock; the first is the start.
     """
 
     model: Model
@@ -58,30 +62,35 @@ class FitJob:
 
     @property
     def config(self) -> Config:
+        """Settings of the model."""
         return self.model.config
 
     @property
     def branches(self) -> list[BankBranch]:
+        """Branches of the model."""
         return list(self.model.branches)
 
     @property
     def device(self) -> torch.device:
+        """Device of the model."""
         return self.model.roi.device
 
     def groups_of(self, pictures: Sequence[int]) -> Tensor:
-        """Group numbers [N] of the pictures, as the model's banks number them."""
+        """Return the group numbers `[N]` of the pictures, which the model's banks use."""
         return torch.tensor([self.task.groups[i] for i in pictures], device=self.device)
 
     def record_time(self, stage: str) -> None:
+        """Record the end of a stage."""
         self.stage_times[stage] = time.perf_counter()
 
     def seconds(self) -> dict[str, float]:
+        """Return the seconds of each stage."""
         names = list(self.stage_times)
         times = list(self.stage_times.values())
         return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}
 
     def stage_name(self, stage: str, branch: BankBranch) -> str:
-        """The stage's name, with the size, and the stage of the backbone, where there are several."""
+        """Return the stage's name, with the size and the stage of the backbone where there are several."""
         if len(self.branches) == 1:
             return stage
         alone = [one.size for one in self.branches].count(branch.size) == 1
@@ -89,13 +98,18 @@ class FitJob:
         return f"{stage} at {branch.size[0]}{of_stage}"
 
     def progress(self, stage: str) -> Callable[[int, int], None]:
+        """Return a function that reports a stage's progress: the number done, and the number of all."""
         return partial(self.task.step, stage)
 
 
 @dataclass(frozen=True)
 class ExistingBank:
-    """The bank of a branch that is being extended: elements [M, D], absolute, the group of each [M] (numbers
-    that the new pictures do not have), and its covering radius: what is closer is nothing new.
+    """Bank of a branch that is being extended.
+
+    Attributes:
+        bank: Absolute elements, `[M, D]`.
+        groups: Group of each element, `[M]`: numbers that the new pictures do not have.
+        radius: Covering radius; patches that are closer to an element are nothing new.
     """
 
     bank: Tensor
@@ -104,6 +118,7 @@ class ExistingBank:
 
     @classmethod
     def read_all(cls, old: Artefact, model: Model) -> list[ExistingBank]:
+        """Return the banks of all branches of a fitted model, with the facts of its artefact."""
         starts = []
         for v, branch in enumerate(model.branches):
             groups = torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(branch.bank.device)
@@ -114,12 +129,14 @@ class ExistingBank:
 
 @dataclass
 class Patches:
-    """The patches of N pictures, copies included, which come last.
+    """Patches of N pictures, with their copies, which come last.
 
-    features: per branch [N, P, D], of the patches in the region of interest.
-    valid_mask: per branch [N, P] bool, those that are not padding; None: all of them.
-    inside: [N, H, W] bool, the pixels that count; None: those of the region of interest.
-    numbers: [N], of the pictures; a copy has its picture's. groups: [N], as the banks number them.
+    Attributes:
+        features: Features of the patches in the region of interest, per branch `[N, P, D]`.
+        valid_mask: Which patches are not padding, per branch `[N, P]` bool; None: all of them.
+        inside: The pixels that count, `[N, H, W]` bool; None: those of the region of interest.
+        numbers: Numbers of the N pictures; a copy has its picture's number.
+        groups: Groups of the pictures, `[N]`, which the banks use.
     """
 
     features: list[Tensor]
@@ -134,7 +151,7 @@ class Patches:
         return list(dict.fromkeys(self.numbers))
 
     def points(self, v: int) -> tuple[Tensor, Tensor]:
-        """The patches [K, D] of a branch that count, and the group of each [K]."""
+        """Return the patches `[K, D]` of a branch that count, and the group of each, `[K]`."""
         own = self.features[v]
         groups = self.groups.repeat_interleave(own.shape[1])
         if self.valid_mask is None:
@@ -143,25 +160,34 @@ class Patches:
         return own.flatten(0, 1)[mask], groups[mask]
 
     def place(self, v: int, i: int, points: Tensor) -> Tensor:
-        """Numbers [M] in picture i's own patches of those of a branch's points [L] that are its own."""
+        """Return which of a branch's points are picture i's own, as numbers among its own patches.
+
+        Args:
+            v: Number of the branch.
+            i: Row of the picture.
+            points: Numbers of points in `points(v)`, `[L]`.
+
+        Returns:
+            Numbers `[M]` of patches of the picture.
+        """
         count = self.features[v].shape[1]
         if self.valid_mask is not None:
             points = self.valid_mask[v].flatten().nonzero().flatten()[points]
         return points[points // count == i] % count
 
     def pixel_mask(self, i: int) -> Tensor | None:
-        """The pixels [H, W] of a picture that count; None: those of the region of interest."""
+        """Return the pixels `[H, W]` of a picture that count; None: those of the region of interest."""
         return None if self.inside is None else self.inside[i]
 
     @property
     def patch_count(self) -> int:
-        """Patches that count, of all branches."""
+        """Number of patches that count, of all branches."""
         if self.valid_mask is None:
             return sum(own.shape[0] * own.shape[1] for own in self.features)
         return sum(int(mask.sum()) for mask in self.valid_mask)
 
     def scatter_values(self, v: int, values: Tensor) -> Tensor:
-        """Values [K] of the points of a branch, as [N, P]; 0 for patches that do not count."""
+        """Return values `[K]` of a branch's points as `[N, P]`; 0 for patches that do not count."""
         shape = self.features[v].shape[:2]
         if self.valid_mask is None:
             return values.view(shape)
@@ -170,15 +196,16 @@ class Patches:
         return whole
 
     def select(self, rows: Sequence[int]) -> Patches:
+        """Return a copy of the patches at `rows`."""
         return self._map_tensors(lambda own: own[list(rows)], rows)
 
     def keep(self, rows: Sequence[int]) -> Patches:
-        """Keep the patches of the pictures at `rows`, rising, and of their copies, in place."""
+        """Keep the patches of the pictures at rising `rows`, and of their copies, in place."""
         kept = {self.numbers[i] for i in rows}
         return self.keep_rows([row for row, picture in enumerate(self.numbers) if picture in kept])
 
     def keep_rows(self, rows: Sequence[int]) -> Patches:
-        """Keep the patches at `rows`, rising, moved to the front in place: a second copy may not fit."""
+        """Keep the patches at rising `rows`, moved to the front in place: a second copy may not fit."""
 
         def moved(own: Tensor) -> Tensor:
             for new, old in enumerate(rows):
@@ -199,14 +226,14 @@ class Patches:
 
 
 def orient(image: Tensor, way: int) -> Tensor:
-    """Image [..., H, W] turned by quarters and mirrored, in one of the ways of `ORIENTATIONS`."""
+    """Return an image `[..., H, W]`, turned by quarters and mirrored in a way of `ORIENTATIONS`."""
     if way & 4:
         image = image.transpose(-1, -2)
     return image.flip([axis for axis, bit in ((-2, 1), (-1, 2)) if way & bit]).contiguous()
 
 
 def to_grid(values: Tensor, mask: Tensor) -> Tensor:
-    """Values of the patches inside the region, back at their places; 0 elsewhere."""
+    """Return the values of patches inside the region at their places on the grid; 0 elsewhere."""
     if len(values) == len(mask):
         return values
     whole = values.new_zeros(len(mask), *values.shape[1:])
@@ -215,8 +242,10 @@ def to_grid(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def coarse_cells(branch: BankBranch, patches: Tensor) -> NDArray[np.float32]:
-    """Averages a picture's patches [P, D] in a branch over the cells of a coarse grid, [C, D]; 0 outside the
-    region of interest.
+    """Average a picture's patches `[P, D]` in a branch over the cells of a coarse grid.
+
+    Returns:
+        Means of the cells, `[C, D]` float32; patches outside the region of interest count as 0.
     """
     inside = branch.inside.to(patches).view(-1, 1)
     maps = (patches * inside).T.reshape(1, -1, *branch.grid)
@@ -280,7 +309,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
 def _embed_once(
     job: FitJob, load: LoadPicture, numbers: Sequence[int], store: StoreFeatures, stage: str
 ) -> None:
-    """`embed_pictures`, but for those that a fit before has embedded, if fits share them."""
+    """Embed pictures, except those that an earlier fit has embedded, if fits share a memory."""
     memory, keys = feature_memory.current(), dict[int, bytes]()
     if memory is None or job.device.type != "cpu":
         embed_pictures(job.model, load, numbers, store, job.task.step, stage)
@@ -304,7 +333,7 @@ def _embed_once(
 
 
 def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
-    """Distances [P] from features [P, D] to the nearest of elements [K, D]."""
+    """Return the distances `[P]` from features `[P, D]` to the nearest of elements `[K, D]`."""
     square = torch.addmm((elements * elements).sum(1), features, elements.T, alpha=-2).amin(1)
     return (square + (features * features).sum(1)).clamp(min=0).sqrt()
 
@@ -313,12 +342,14 @@ def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
 
 
 def choose_orientations(job: FitJob) -> tuple[int, ...]:
-    """Ways in which pictures are turned and mirrored for the bank: those of the setting; with `auto` those of
-    the model that is extended; or, of few pictures, every way, until `keep_helpful_copies` has decided, and
-    none where parts are turned upright. Only ways that keep the sides' lengths and the region of interest.
+    """Choose the ways in which pictures are turned and mirrored for copies in the bank.
+
+    They are the setting's. With `auto` they are those of the model that is extended; else, of few pictures,
+    every way until `keep_helpful_copies` has decided, and none where parts are turned upright. Only ways
+    count that keep the sides' lengths and the region of interest.
 
     Raises:
-        InputError: the setting names ways, and none is possible.
+        InputError: The setting names ways, and none is possible.
     """
     old = job.task.old
     roi = job.model.roi
@@ -336,19 +367,19 @@ def choose_orientations(job: FitJob) -> tuple[int, ...]:
 
 
 def possible_orientations(augment: str, roi: Tensor) -> tuple[int, ...]:
-    """The ways that leave a region of interest [H, W] bool as it is."""
+    """Return the ways of a setting that do not change a region of interest `[H, W]` bool."""
     return tuple(way for way in ORIENTATIONS[augment] if torch.equal(orient(roi, way), roi))
 
 
 def augment_name(job: FitJob) -> str:
-    """Name of the setting that describes the copies in the bank."""
+    """Return the value of the setting that describes the copies in the bank."""
     if job.config.augment != "auto":
         return job.config.augment
     return "all" if job.orientations else "none"
 
 
 def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
-    """Keep the copies only where they bring left-out pictures nearer, or where one part is all there is."""
+    """Keep the copies only where they bring left-out pictures nearer, or where there is a single part."""
     one_part = len(patches.groups.unique()) == 1
     if not one_part and (gain := distance_gain(patches)) < MIN_GAIN:
         job.orientations = ()
@@ -359,7 +390,7 @@ def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
 
 
 def distance_gain(patches: Patches) -> float:
-    """Mean share by which copies reduce the farthest patches' distances, at the smallest size."""
+    """Return the mean share by which copies reduce the farthest patches' distances, at the smallest size."""
     features = patches.features[0]
     originals = len(patches.pictures)
     gains = []

@@ -1,16 +1,17 @@
-"""Lower bounds of distances by products of bytes, which leave few pairs for fp32: exact, at a quarter of the
-multiplications' time where bytes are multiplied faster.
+"""Lower bounds of distances by products of bytes, which leave few pairs for fp32.
 
-`ByteScreen` finds the nearest bank element in exported graphs: in torch, which makes new memory for every
-step, nothing would be gained. `ByteBound` finds the points that a batch of picks may come nearer to while a
-coreset is selected, on processors that multiply bytes several times as fast as fp32.
+The search stays exact, and takes a quarter of the multiplications' time where bytes are multiplied faster.
+
+`ByteScreen` finds the nearest bank element in exported graphs: in torch, which takes new memory for every
+step, nothing would be gained. `ByteBound` finds the points to which a batch of picks may come nearer while a
+coreset is selected, on CPUs that multiply bytes several times as fast as fp32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -41,16 +42,18 @@ ROUNDING = 1e-5  # of the squares that fp32 subtracts from each other
 
 @torch.library.custom_op("flawscope::group_minima", mutates_args=())
 def group_minima(queries: Tensor, weights: Tensor, group: int) -> Tensor:
-    """Products of whole numbers, and of every `group` of them the least.
+    """Multiply whole numbers, and return the smallest product of every group.
 
-    An operator of its own, because an exported graph writes it in its engine's way (`export.onnx_graph`).
+    It is a separate operator, because an exported graph writes it in its engine's way (`export.onnx_graph`).
 
     Args:
-        queries: `[N, K]` float32, whole numbers in -127..127.
-        weights: `[blocks, K, M]` int8. Group i of a block is products i, i + M / group, i + 2 M / group, ...
+        queries: Whole numbers in -127..127, `[N, K]` float32.
+        weights: Whole numbers, `[blocks, K, M]` int8. Group i of a block is products i, i + M / group,
+            i + 2 M / group, ...
+        group: Number of products in a group.
 
     Returns:
-        `[N, blocks * M / group]` float32.
+        The smallest products, `[N, blocks * M / group]` float32.
     """
     minima = []
     for block in weights:
@@ -65,14 +68,16 @@ def _(queries: Tensor, weights: Tensor, group: int) -> Tensor:
 
 
 def random_rotation(width: int) -> Tensor:
-    """Fixed random rotation [D, D], which spreads single large features over all."""
+    """Return a fixed random rotation `[D, D]`, which spreads single large features over all."""
     random = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return torch.linalg.qr(random).Q.float()
 
 
 def split_digits(numbers: Tensor, count: int, most: int) -> list[Tensor]:
-    """Split whole numbers [N] into `count` digits, each at most `most` and to be multiplied by `QUERY_MAX`,
-    and a last one below `QUERY_MAX`, to be added.
+    """Split whole numbers `[N]` into digits.
+
+    There are `count` digits of at most `most`, which are multiplied by `QUERY_MAX`, and a last digit below
+    `QUERY_MAX`, which is added.
     """
     high, digits = torch.div(numbers, QUERY_MAX, rounding_mode="floor"), []
     for _ in range(count):
@@ -82,28 +87,27 @@ def split_digits(numbers: Tensor, count: int, most: int) -> list[Tensor]:
 
 
 class ByteScreen(nn.Module):
-    """A lower bound of every distance from bytes; the exact one only where the bound leaves a doubt.
+    """Search by a lower bound of every distance from bytes; the exact distance only where a doubt is left.
 
     Queries x and elements m are rotated, which changes no distance but spreads single large features over
-    all, and rounded: x to whole numbers x' of steps, m to even ones 2 m'. In steps, for x = x' + e_x and
+    all, and rounded: x to whole numbers x' of steps, m to even numbers 2 m'. In steps, for x = x' + e_x and
     m = 2 m' + e_m (triangle inequality),
 
         |x - m| >= |x' - 2 m'| - |e_x| - |e_m|,   |x' - 2 m'|² = |x'|² + 4 (|m'|² - x'm').
 
-    |m'|² is written in digits to the base 127 into further rows of the product of bytes, so that the product
-    itself is |m'|² - x'm', and only its minima over groups are looked at. The `KEPT_GROUPS` lowest groups are
-    searched in fp32. Where the next group's bound is not above the distance found, the query is unsure and
-    compared with the whole bank.
+    |m'|² is written in digits to the base 127 into further rows of the product of bytes: the product itself
+    is |m'|² - x'm', and only its minima over groups are used. The `KEPT_GROUPS` lowest groups are searched in
+    fp32. Where the next group's bound is not above the distance found, the query is unsure and compared with
+    the whole bank.
 
-    Nothing is kept but the rotation: bytes and digits are made of the bank, which an engine does once, when
-    it opens the file.
+    Only the rotation is kept: an engine makes bytes and digits of the bank once, when it opens the file.
     """
 
     rotation: Tensor  # [D, D], divided by the step
     tail: Tensor  # [K - D], what every query has after its D numbers
 
     def __init__(self, bank: Tensor):
-        """bank: [M, D] float32."""
+        """Choose the rotation and the step for a bank `[M, D]` float32."""
         super().__init__()
         width = bank.shape[1]
         rotation = random_rotation(width).to(bank.device)
@@ -123,11 +127,11 @@ class ByteScreen(nn.Module):
         self.rounding = QUERY_MAX * ELEMENT_MAX * (width + len(tail)) * 2.0**-20
 
     def _quantise(self, bank: Tensor) -> Tensor:
-        """The elements [M, D], rotated, in whole numbers of two steps."""
+        """Return the elements `[M, D]`, rotated, in whole numbers of two steps."""
         return (bank @ (self.rotation / 2.0)).round().clamp(-ELEMENT_MAX, ELEMENT_MAX)
 
     def weights(self, bank: Tensor) -> Tensor:
-        """Matrix `[blocks, K, BLOCK]` int8 for the queries: the elements in whole numbers, then the digits.
+        """Return the matrix `[blocks, K, BLOCK]` int8 for the queries: elements' whole numbers, then digits.
 
         Elements that follow each other in the bank are a group.
         """
@@ -144,11 +148,13 @@ class ByteScreen(nn.Module):
     def forward(
         self, queries: Tensor, bank: Tensor, norms: Tensor, plain: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """The smallest |m|² - 2xm `[N]` of queries `[N, D]`.
+        """Return the smallest |m|² - 2xm `[N]` of queries x.
 
         Args:
-            bank, norms: [M, D] that the screen was made of, and |m|² [M].
-            plain: the plain search, for the queries that are unsure.
+            queries: Queries x, `[N, D]`.
+            bank: Elements m of the bank for which the screen was made, `[M, D]`.
+            norms: |m|², `[M]`.
+            plain: The plain search, for the queries that are unsure.
         """
         best, unsure = self.search_groups(queries, bank, norms)
         # one query too many, so that there is always one: not every engine can work on none
@@ -156,7 +162,7 @@ class ByteScreen(nn.Module):
         return best.index_put((again,), plain(queries[again]))
 
     def search_groups(self, queries: Tensor, bank: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
-        """The smallest |m|² - 2xm of the groups kept, and whether another might be smaller."""
+        """Return the smallest |m|² - 2xm of the kept groups, and whether another might be smaller."""
         turned = queries @ self.rotation
         whole = turned.round().clamp(-QUERY_MAX, QUERY_MAX)
         longer = torch.cat([whole, self.tail.expand(queries.shape[0], -1)], 1)
@@ -176,22 +182,25 @@ class ByteScreen(nn.Module):
 
 
 class ByteBound:
-    """A lower bound of squared distances, from points and picks rounded to whole multiples of a step.
+    """Lower bound of squared distances, from points and picks rounded to whole multiples of a step.
 
     Both are taken relative to the points' mean, and rotated, which changes no distance and spreads single
     large features over all: x = s x' + e_x, p = s p' + e_p. Then (Cauchy-Schwarz)
 
         |x - p|² >= |x|² + |p|² - 2 s² x'p' - 2 |e_x| |p| - 2 (|x| + |e_x|) |e_p|.
 
-    |e_x| and |e_p| are replaced by the largest ones. What depends on p alone is written in digits beside p',
-    so that the least of a row of products is all that is looked at. Only pairs that the bound leaves are met
-    in fp32, so that selecting is as exact as without.
+    |e_x| and |e_p| are replaced by their largest values. The part that depends on p alone is written in
+    digits beside p': only the smallest of a row of products is used. Pairs that the bound leaves are compared
+    in fp32: the selection is as exact as without it.
     """
 
     def __init__(self, features: Tensor, rows: list[slice], each: MapBlocks):
-        """Args:
-        features: [N, D] float32 on the CPU.
-        rows: the blocks that `PickBound.pairs` is asked about.
+        """Round the points.
+
+        Args:
+            features: Points `[N, D]` float32 on the CPU.
+            rows: Blocks of the points, for `PickBound.pairs`.
+            each: Maps the blocks, several at a time.
         """
         width = features.shape[1]
         self.rotation, self.rows = random_rotation(width), rows
@@ -222,13 +231,13 @@ class ByteBound:
         return (points - self.middle) @ self.rotation
 
     def _quantise_points(self, turned: Tensor) -> tuple[Tensor, Tensor]:
-        """Points in whole steps, and their errors [N], with a little more for the rotation's own rounding."""
+        """Return points in whole steps, and their errors `[N]` with a margin for the rotation's rounding."""
         whole = (turned / self.step).round_().clamp_(-QUERY_MAX, QUERY_MAX)
         off = torch.linalg.vector_norm(turned - whole * self.step, dim=1)
         return whole, off + 1e-5 * torch.linalg.vector_norm(turned, dim=1)
 
     def for_picks(self, picks: Tensor) -> PickBound:
-        """The bound for a batch of picks [K, D]."""
+        """Return the bound for a batch of picks `[K, D]`."""
         turned = self._rotate(picks)
         norms, (whole, off) = turned.square().sum(1), self._quantise_points(turned)
         unit = 2.0 * self.step * self.step
@@ -245,18 +254,25 @@ class ByteBound:
 
 @dataclass(frozen=True)
 class PickBound:
-    """The bound for one batch of picks."""
+    """Bound for a batch of picks."""
 
     bound: ByteBound
     columns: Tensor  # [D and digits, K] int8
-    unit: float  # what a product of whole numbers counts for
-    middle: float  # added to all of them
+    unit: float  # squared distance for each 1 of a product
+    middle: float  # squared distance that is added to every bound
     max_error: float  # the largest |e_p|
     largest: float  # the largest |p|²
 
     def pairs(self, b: int, squared: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Points, numbered within block b, and picks that may be nearer to them than `squared` [R]: two
-        [P] int64. None where these are so many that all may as well be looked at.
+        """Find the pairs of a point and a pick that may be nearer to each other than a bound.
+
+        Args:
+            b: Number of the block of points.
+            squared: Squared distance of each point of the block, `[R]`, below which a pick is wanted.
+
+        Returns:
+            Numbers of the points within the block, and of the picks, both `[P]` int64; None where there are
+            too many pairs: comparing all is as fast then.
         """
         bound, rows = self.bound, self.bound.rows[b]
         norms = bound.norms[rows]
@@ -276,23 +292,22 @@ class PickBound:
 
 
 def row_bytes(features: int) -> int:
-    """Bytes of a point's row in `ByteBound.quantised`, a multiple of 16."""
+    """Return the bytes of a point's row in `ByteBound.quantised`, a multiple of 16."""
     return -(-(features + HIGH_DIGITS + 1) // 16) * 16
 
 
 def is_faster() -> bool:
-    """Whether this processor multiplies bytes several times as fast as fp32 in this torch.
+    """Whether this CPU multiplies bytes several times as fast as fp32 in this torch.
 
-    Nothing is timed: rounding may change the picks, and two fits here must be the same.
+    Nothing is timed: rounding may change the picks, and two fits on a machine must be the same.
     """
     return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_vnni_supported()) and sums_are_exact()
 
 
 def sums_are_exact() -> bool:
-    """Whether sums of products of bytes are right.
+    """Whether sums of products of bytes are exact.
 
-    Without VNNI they are cut off at 16 bits, and oneDNN may have been told not to use it
-    (ONEDNN_MAX_CPU_ISA).
+    Without VNNI they are cut off at 16 bits, and oneDNN may be set not to use it (ONEDNN_MAX_CPU_ISA).
     """
     if not hasattr(torch, "_int_mm"):
         return False
@@ -300,14 +315,20 @@ def sums_are_exact() -> bool:
     return bool((torch._int_mm(most, -most) == -QUERY_MAX * QUERY_MAX * 64).all())
 
 
+class _OnnxValue(Protocol):
+    """Value in an ONNX graph that the exporter builds."""
+
+    shape: tuple[int, ...]
+
+
 def onnx_translations() -> dict[Operator, Operator]:
-    """{torch operator: a function that builds it of ONNX operators}, for the exporter."""
+    """Return {torch operator: a function that builds it of ONNX operators}, for the exporter."""
     from onnx import TensorProto, helper
     from onnxscript import opset18
 
-    op: Any = opset18  # its annotations are of values, and what is given here are names of values
+    op: Any = opset18  # its annotations are of values, and here it is called with names of values
 
-    def group_minima(queries: Any, weights: Any, group: int) -> Any:
+    def group_minima(queries: _OnnxValue, weights: _OnnxValue, group: int) -> object:
         # as the quantised networks' layers are written: an engine that knows them multiplies bytes, any other
         # multiplies the same whole numbers in fp32
         one, to_unsigned, none = (

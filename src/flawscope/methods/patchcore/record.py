@@ -1,4 +1,4 @@
-"""PatchCore's record: its settings, presets and what it can do. Torch-free."""
+"""PatchCore's record: its settings, presets and abilities. Torch-free."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class Config(PatchSettings):
     FIXED: ClassVar[Mapping[str, object]] = {"layers": "apart", "fusion": "sizes", "positions": "shared"}
 
     def rules(self) -> Iterable[Rule]:
+        """Return the rules of PatchCore's own settings."""
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
         yield self.dimensions is None or self.dimensions >= 1, "dimensions must be at least 1"
         yield 0 < self.ratio <= 1, "ratio must be above 0 and at most 1"
@@ -67,6 +68,7 @@ class Config(PatchSettings):
 
     @property
     def branch_specs(self) -> tuple[BranchSpec, ...]:
+        """Size and stages of each branch: smallest size, each stage of larger sizes, second backbone."""
         smallest, *larger = super().branch_specs
         # stages are joined to one vector at the smallest size; at larger ones each has a bank of its own
         apart = [BranchSpec(branch.size, (stage,)) for branch in larger for stage in branch.stages]

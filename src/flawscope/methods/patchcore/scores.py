@@ -1,7 +1,7 @@
-"""Scores of a picture, by its patches' distances to the memory bank: one record for each value of the setting
-`score`, which inference, calibration and comparison ask.
+"""Scores of a picture by its patches' distances to the memory bank: a record for each value of `score`.
 
-A further score is a value of `Config.score` and a record in `SCORES`; the contract's checks run for each.
+Inference, calibration and comparison use the record of the setting. A further score is a value of
+`Config.score` and a record in `SCORES`; the contract's checks run for each.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ TIE_TOLERANCE = 1e-5  # relative
 
 
 class MemoryBank(Protocol):
-    """Memory bank as a score asks it (`model.BankBranch`).
+    """Memory bank that a score uses (`model.BankBranch`).
 
-    centre: [D], the mean of its elements. bank, norms: [M, D] relative to it, and their squared lengths [M].
-    table: [M, b], the nearest elements of each, itself first.
+    Attributes:
+        config: Settings of the model.
+        centre: Mean of the elements, `[D]`.
+        bank: Elements relative to the mean, `[M, D]`.
+        norms: Squared lengths of these, `[M]`.
+        table: Nearest elements of each element, itself first, `[M, b]`.
     """
 
     config: Config
@@ -33,10 +37,11 @@ class MemoryBank(Protocol):
 
 
 class PictureScore(ABC):
-    """A score of pictures, by one memory bank.
+    """Score of pictures, by a memory bank.
 
-    is_map_maximum: it is the maximum of all banks' joined map, so that a bank has none of its own.
-    needs_table: it asks for the neighbours of bank elements.
+    Attributes:
+        is_map_maximum: Whether it is the maximum of all banks' joined map; then a bank has no own score.
+        needs_table: Whether it needs the neighbours of bank elements.
     """
 
     is_map_maximum = False
@@ -46,7 +51,14 @@ class PictureScore(ABC):
     def of_pictures(
         self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor
     ) -> Tensor:
-        """Scores `[B]` of patches `[B, P, D]`, relative to the bank's centre, at these distances `[B, P]`."""
+        """Return the scores `[B]` of pictures.
+
+        Args:
+            branch: The memory bank.
+            features: Patches `[B, P, D]`, relative to the bank's centre.
+            distances: Distances of the patches to the bank, `[B, P]`.
+            valid_mask: Which patches count, 1 or 0.
+        """
 
     @abstractmethod
     def without(
@@ -58,35 +70,39 @@ class PictureScore(ABC):
         distances: Tensor,
         added: Tensor,
     ) -> Tensor:
-        """Score of one picture as if the `hidden` [M] elements were not there, and `added` [K, D], relative
-        to the centre, were.
+        """Return the score of a picture by a bank with other elements.
 
         Args:
-            features: [P, D], absolute.
-            distances: [P], to the elements that are there.
+            branch: The memory bank.
+            features: Absolute patches of the picture, `[P, D]`.
+            hidden: Elements to be ignored, `[M]` bool.
+            valid_mask: Which patches count, `[P]`, 1 or 0.
+            distances: Distances of the patches to the remaining and the added elements, `[P]`.
+            added: Further elements, `[K, D]`, relative to the centre.
         """
 
     @abstractmethod
     def of_distances(self, distances: Tensor) -> Tensor:
-        """Score by distances [P] alone, where the bank's elements are of the picture itself."""
+        """Return the score by distances `[P]` alone, where the bank's elements are of the picture itself."""
 
     @abstractmethod
     def deciding_patches(self, distances: Tensor) -> Tensor:
-        """Numbers of the patches that decide it, by their distances [P]: these have to be exact."""
+        """Return the patches, by number, that decide the score of distances `[P]`: these must be exact."""
 
     @abstractmethod
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-        """Whether the score of each picture, `[B]` bool, rests on a tie that rounding alone decides."""
+        """Return, `[B]` bool, whether rounding alone decides a tie on which a picture's score rests."""
 
 
 class MapMaximum(PictureScore):
-    """The maximum of the map."""
+    """Score that is the maximum of the map."""
 
     is_map_maximum = True
 
     def of_pictures(
         self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor
     ) -> Tensor:
+        """Return zeros `[B]`: the joined map has the score."""
         return distances.new_zeros(len(distances))  # the joined map has it
 
     def without(
@@ -98,26 +114,31 @@ class MapMaximum(PictureScore):
         distances: Tensor,
         added: Tensor,
     ) -> Tensor:
+        """Return 0: the joined map has the score."""
         return distances.new_zeros(())
 
     def of_distances(self, distances: Tensor) -> Tensor:
+        """Return the largest distance."""
         return distances.amax()
 
     def deciding_patches(self, distances: Tensor) -> Tensor:
-        return distances.argmax()[None]  # beside those at the maxima of maps
+        """Return the number of the farthest patch; patches at the maxima of maps decide too."""
+        return distances.argmax()[None]
 
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
+        """Return False for each picture: no tie changes a maximum."""
         return torch.zeros(len(features), dtype=torch.bool)
 
 
 class Reweighted(PictureScore):
-    """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
+    """Score of Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
 
     needs_table = True
 
     def of_pictures(
         self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor
     ) -> Tensor:
+        """Return the scores `[B]` by the farthest patches' nearest elements and the table of neighbours."""
         patch = farthest_patch(features, distances, valid_mask)  # m_t*, [B, D]
         nearest = torch.addmm(branch.norms, patch, branch.bank.T, alpha=-2).argmin(1)  # m*
         neighbours = branch.bank[branch.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
@@ -132,6 +153,7 @@ class Reweighted(PictureScore):
         distances: Tensor,
         added: Tensor,
     ) -> Tensor:
+        """Return the score of a picture; the neighbours are searched among the present elements."""
         patch = farthest_patch((features - branch.centre)[None], distances[None], valid_mask)[0]
         # the bank is not copied: every thread would need room for another one
         parts = [(branch.bank, branch.norms.masked_fill(hidden, torch.inf)), (added, (added * added).sum(1))]
@@ -153,14 +175,21 @@ class Reweighted(PictureScore):
         return reweight(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * valid_mask.amax(-1)
 
     def of_distances(self, distances: Tensor) -> Tensor:
-        return distances.amax()  # without the weight, at most 1: the neighbours would be of the patch itself
+        """Return the largest distance, without the weight of at most 1.
+
+        The neighbours for the weight would be of the patch itself.
+        """
+        return distances.amax()
 
     def deciding_patches(self, distances: Tensor) -> Tensor:
+        """Return the number of the farthest patch."""
         return distances.argmax()[None]
 
     def ties(self, branch: MemoryBank, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-        """Pictures with another patch as far as the farthest, or another element as near to it as the
-        nearest, within 1e-5 of the distance. Equal ones are no choice: they give the same score.
+        """Return, `[B]` bool, whether another patch is as far, or another element as near, within 1e-5.
+
+        The patch is compared with the farthest patch, the element with its nearest element; 1e-5 is relative
+        to the distance. Equal patches or elements do not count: they give the same score.
         """
         found, patches = [], farthest_patch(features, distances, valid_mask)
         for own, away, patch in zip(features, distances, patches, strict=True):
@@ -176,19 +205,19 @@ SCORES: Mapping[str, PictureScore] = {"map": MapMaximum(), "reweighted": Reweigh
 
 
 def farthest_patch(features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
-    """The patch `[B, D]` with the largest distance (Eq. 6), of those that count."""
+    """Return the patch `[B, D]` with the largest distance (Eq. 6) among those that count."""
     index = distances.masked_fill(valid_mask == 0, -1.0).argmax(1)
     return features[torch.arange(features.shape[0], device=features.device), index]
 
 
 def reweight(distances: Tensor) -> Tensor:
-    """Eq. 7: s = (1 - softmax over N_b(m*) of ||m_t* - m||, taken at m*) * ||m_t* - m*||.
+    """Return Eq. 7: s = (1 - softmax over N_b(m*) of ||m_t* - m||, taken at m*) * ||m_t* - m*||.
+
+    With b = 1 the factor would be 0, and is left out. The softmax subtracts the maximum: distances beyond 88
+    do not overflow.
 
     Args:
-        distances: [B, b], of the farthest patch to N_b(m*), m* itself first.
-
-    With b = 1 the factor would be 0 and is left out. The softmax subtracts the maximum, so that distances
-    beyond 88 do not overflow.
+        distances: Distances of the farthest patch to N_b(m*), m* itself first, `[B, b]`.
     """
     if distances.shape[1] == 1:
         return distances[:, 0]

@@ -1,10 +1,10 @@
-"""A memory bank as if a group, all pictures of one part, had never been there.
+"""A memory bank as if a group, all pictures of a part, had never been there.
 
-To take a picture's own elements out of the bank is not enough. They kept patches of other pictures out, so
-that there are holes where they were, which a picture that was never there does not meet. Therefore the bank
-is selected anew where it matters: around the patches of the left-out picture that are farthest from it, and
-that decide the score then. What was picked before the picture's own elements would have been picked without
-them, and stays (decision 0016).
+It is not enough to take a picture's own elements out of the bank. They kept patches of other pictures out,
+and leave holes that a picture which was never there does not meet. Therefore the bank is selected anew where
+it matters: around the patches of the left-out picture that are farthest from it and decide the score.
+Elements picked before the picture's own elements would have been picked without them, and stay (decision
+0016).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ ONE_PART = "leave-one-out needs pictures of at least two parts: give more good p
 
 
 class SelectedBank:
-    """A branch's bank, in the order in which its elements were picked, and the patches it is picked from.
+    """Bank of a branch in the order of picking, with the patches from which it was picked.
 
-    Every patch belongs to the cell of the element that is nearest to it.
+    Every patch belongs to the cell of its nearest element.
     """
 
     def __init__(
@@ -48,10 +48,14 @@ class SelectedBank:
         point_groups: Tensor,
         result: coreset.Coreset,
     ):
-        """Args:
-        groups: [M], of the bank's elements.
-        points, point_groups: [N, D], absolute, and [N].
-        result: of selecting the bank from them, with groups.
+        """Divide the patches into cells.
+
+        Args:
+            branch: The branch that has the bank.
+            groups: Groups of the bank's elements, `[M]`.
+            points: Absolute patches, `[N, D]`.
+            point_groups: Groups of the patches, `[N]`.
+            result: Selection of the bank from the patches, with groups.
         """
         assert result.nearest is not None
         self.branch, self.groups, self.points, self.point_groups = branch, groups, points, point_groups
@@ -64,12 +68,12 @@ class SelectedBank:
             self.next_elements = self._find_next_elements()
 
     def cell(self, element: int) -> Tensor:
-        """Rows of the patches that are nearest to an element."""
+        """Return the rows of the patches whose nearest element this is."""
         first = int(self.cell_starts[element])
         return self.points_by_cell[first : first + int(self.cell_sizes[element])]
 
     def _find_next_elements(self) -> Tensor:
-        """Numbers [N, K] of further elements that cover each patch; M, which is none, where fewer do."""
+        """Return numbers `[N, K]` of further elements that cover each patch; M where fewer do."""
         bank, norms = self.branch.bank, self.branch.norms
         shape = len(self.points), NEXT_ELEMENTS
         numbers = torch.full(shape, len(bank), dtype=torch.int32, device=bank.device)
@@ -95,14 +99,16 @@ class SelectedBank:
     def without_group(
         self, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor | None = None
     ) -> BankWithout:
-        """The bank as if a group had never been there, for one picture of it.
-
-        InputError where there is no other group.
+        """Return the bank as if a group had never been there, for a picture of the group.
 
         Args:
-            features: [P, D], absolute.
-            valid_mask: [P], 1 where a patch counts.
-            distances: [P], to the elements of other groups, where they are known.
+            features: Absolute patches of the picture, `[P, D]`.
+            group: The group.
+            valid_mask: Which patches count, `[P]`, 1 or 0.
+            distances: Distances to the elements of other groups, `[P]`; None: not known.
+
+        Raises:
+            InputError: There is no other group.
         """
         if bool((self.groups == group).all()):
             raise InputError(ONE_PART)
@@ -112,15 +118,15 @@ class SelectedBank:
 
 
 class BankWithout:
-    """A selected bank as if a group had never been there.
+    """Selected bank as if a group had never been there.
 
-    It is selected anew around some patches of a picture of that group, those that are looked at (`look_at`).
+    It is selected anew around some patches of a picture of that group (`look_at`).
 
     Attributes:
-        missing: [M] bool, elements that are not there.
-        added: [K, D], patches of other pictures that take their place, relative to the branch's centre.
-        distances: [P], of the picture's patches; exact for those looked at and beside them, elsewhere as if
-            all elements of other groups had stayed.
+        missing: Elements that are not there, `[M]` bool.
+        added: Patches of other pictures that take their place, `[K, D]`, relative to the branch's centre.
+        distances: Distances of the picture's patches, `[P]`: exact for patches of `look_at` and beside them,
+            elsewhere as if all elements of other groups had stayed.
     """
 
     def __init__(
@@ -138,28 +144,34 @@ class BankWithout:
 
     @property
     def picture_score(self) -> PictureScore:
+        """Record of the setting `score`."""
         return SCORES[self.branch.config.score]
 
     def score(self) -> Tensor:
-        """The image score."""
+        """Return the image score."""
         features = self.features + self.branch.centre
         return self.picture_score.without(
             self.branch, features, self.missing, self.valid_mask, self.distances, self.added
         )
 
     def coarse_map(self) -> Tensor:
-        """Every `STRIDE`-th pixel of the anomaly map, from the middle of the first ones on, [h, w]."""
+        """Return every `STRIDE`-th pixel of the anomaly map, from pixel `STRIDE // 2` on, `[h, w]`."""
         rows, columns = (one[STRIDE // 2 :: STRIDE] for one in (self.branch.rows, self.branch.columns))
         return rows @ self.distances.view(self.branch.grid) @ columns.T
 
     def patch_at(self, pixel: Tensor, shape: torch.Size) -> Tensor:
-        """Number of the patch at a pixel of a map of this shape."""
+        """Return the number of the patch at a pixel of a map of this shape."""
         (height, width), (h, w) = shape, self.branch.grid
         return (pixel // width * h // height) * w + pixel % width * w // width
 
     def look_at(self, patches: Tensor) -> bool:
-        """Select the bank anew around patches, by number, and around those that are farthest now; return
-        whether there was one that was not looked at before.
+        """Select the bank anew around some patches, and around those that are farthest now.
+
+        Args:
+            patches: Numbers of the patches.
+
+        Returns:
+            Whether the bank was not selected anew around some of them before.
         """
         far = patches[self._left[patches]]
         if not len(far):
@@ -176,7 +188,7 @@ class BankWithout:
         return True
 
     def _select_again(self, far: Tensor) -> tuple[Tensor, Tensor]:
-        """Further elements [L] missing and patches [K, D] added around patches [Q, D]."""
+        """Return further missing elements `[L]` and added patches `[K, D]` around patches `[Q, D]`."""
         bank, own = self.branch.bank, self.own
         square = torch.addmm(self.branch.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
         to_own = square[:, own]
@@ -195,8 +207,14 @@ class BankWithout:
         return freed, candidates[coreset.cover(candidates, start, self.selected.radius)]
 
     def _uncovered(self, freed: Tensor, emptied: Tensor) -> Tensor:
-        """Patches [K, D], relative to the centre, of other groups in the cells of the elements `emptied` [L],
-        but for those known to be near to elements that stay when others are `freed`.
+        """Return patches of other groups that may have lost the element that covered them.
+
+        Args:
+            freed: Elements that are taken out.
+            emptied: Elements whose cells hold the patches, `[L]`.
+
+        Returns:
+            Patches `[K, D]`, relative to the centre, without those known to be near to an element that stays.
         """
         selected = self.selected
         sizes = selected.cell_sizes[emptied]
@@ -209,8 +227,14 @@ class BankWithout:
         return selected.points[rows[wanted]] - self.branch.centre
 
     def _distances(self, freed: Tensor, picks: Tensor) -> Tensor:
-        """Distances [P] when elements were `freed` and `picks` [K, D] added; exact for the patches looked at
-        and for those beside them, which the map is smoothed over; elsewhere freed elements still count.
+        """Return the distances `[P]` after elements were taken out and others added.
+
+        They are exact for patches of `look_at` and for those beside them, over which the map is smoothed;
+        elsewhere freed elements still count.
+
+        Args:
+            freed: Elements that were taken out.
+            picks: Patches that were added, `[K, D]`.
         """
         found, features = self.distances.clone(), self.features
         if len(freed):
@@ -228,11 +252,14 @@ class BankWithout:
 
 
 def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tensor]) -> None:
-    """Have the banks of a picture's branches look at patches until what decides is exact: in each branch the
-    patches that decide its score and the map's maximum, and that of all maps together.
+    """Select the banks of a picture's branches anew until the deciding patches are exact.
+
+    These are in each branch the patches that decide its score and its map's maximum, and the patch at the
+    joined map's maximum.
 
     Args:
-        join: the maps of all branches to one.
+        banks: Bank of each branch without the picture's group.
+        join: Joins the maps of all branches.
     """
     maps = [bank.coarse_map() for bank in banks]
     is_settled = False
@@ -246,8 +273,16 @@ def settle(banks: Sequence[BankWithout], join: Callable[[Sequence[Tensor]], Tens
 
 
 def distances_without(branch: BankBranch, features: Tensor, hidden: Tensor, valid_mask: Tensor) -> Tensor:
-    """Distances `[P]` of one picture's patches `[P, D]`, absolute, to a branch's bank as if its `hidden` [M]
-    elements were not there; 0 where `valid_mask` [P] is.
+    """Return the distances `[P]` of a picture's patches to a branch's bank without some elements.
+
+    Args:
+        branch: The branch.
+        features: Absolute patches, `[P, D]`.
+        hidden: Elements to be ignored, `[M]` bool.
+        valid_mask: Which patches count, `[P]`, 1 or 0; the others have distance 0.
+
+    Raises:
+        InputError: No element is left.
     """
     norms = branch.norms.masked_fill(hidden, torch.inf)
     if not bool(norms.isfinite().any()):

@@ -1,4 +1,4 @@
-"""Methods that learn in steps, and what they share: their fit, trainer, checkpoints and log.
+"""Methods that learn in steps, and their common parts: fit, trainer, checkpoints and log.
 
 Fitting, predicting and exporting know them by their names in `methods.registry` alone.
 """

@@ -35,11 +35,11 @@ REGION_SETTINGS = ("hidden",)  # follow from the region of interest
 
 
 class TrainedFit:
-    """A fit with a training. Make it first, so that errors that need no pictures come at once.
+    """Fit with a training. Make it first: then errors that need no pictures come at once.
 
     Attributes:
-        images: the good pictures to learn from, after `divide`.
-        held: those held out.
+        images: The good pictures to learn from, after `divide`.
+        held: The good pictures that are held out, after `divide`.
     """
 
     images: GoodPictures
@@ -54,15 +54,16 @@ class TrainedFit:
         self.deciding_facts: Json = {}
 
     def divide(self, more: int = 0) -> HeldOut:
-        """Read the pictures, and hold some out, as `hold_out` does."""
+        """Read the pictures, and hold some out; `more` beyond the need of the rate, as for `hold_out`."""
         share, room = self.config.held_out, self.max_bytes // 2
         self.images, self.held = self.task.divide(self.method, self.model, share=share, more=more, room=room)
         return self.held
 
     def features(self) -> PatchFeatures:
-        """Patches of the pictures to learn from, for a `PatchDetector` with one picture size; after `divide`.
+        """Return the patches of the pictures to learn from; call it after `divide`.
 
-        They come from its backbone in its precision, which therefore decide the result too.
+        The model must be a `PatchDetector` with a single picture size. Its backbone and its precision decide
+        the result too.
         """
         assert isinstance(self.model, PatchDetector)
         self.deciding_facts = {
@@ -88,10 +89,11 @@ class TrainedFit:
         """Train, and put the number of steps into the model's settings.
 
         Args:
-            calibrate: the work after the training, on some of the pictures held out; it may be done more than
-                once. None: `HeldOut.values`.
-            later: settings that training does not depend on, beside `POST_TRAINING`.
-            decisive: facts that decide the result beside the settings, the pictures and the seen defects.
+            trainer: Trains the networks.
+            calibrate: Does the work after the training on some of the pictures held out; it may be called
+                more than once. None: `HeldOut.values`.
+            later: Settings on which training does not depend, beside `POST_TRAINING`.
+            decisive: Facts that decide the result beside the settings, the pictures and the seen defects.
         """
         left_out = [*self.config.PATHS, *POST_TRAINING]
         left_out += [*REGION_SETTINGS, *later]
@@ -107,7 +109,7 @@ class TrainedFit:
         self.model.config = replace(self.config, steps=trainer.steps)
 
     def _rehearse(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
-        """Seconds of the work after the training, measured on a few pictures, and of the check."""
+        """Return the seconds of the work after the training, measured on a few pictures, and of the check."""
         budget, held, self.held.step = self.task.budget, self.held.numbers, ignore_progress
         some = held[:TIMED_PICTURES]
         begun = time.monotonic()
@@ -128,11 +130,12 @@ class TrainedFit:
         learnt: str = "",
         scored: dict[int, Values] | None = None,
     ) -> Fitted:
-        """The trained model, calibrated by all that were held out.
+        """Return the output of the fit, whose calibration uses the pictures held out.
 
         Args:
-            learnt: what it was trained on, in words; empty: how many pictures.
-            scored: values of the pictures that it is calibrated by; None: all that were held out.
+            trainer: The trainer that has trained the model.
+            learnt: The training pictures in words; empty: their number.
+            scored: Values of the pictures for the calibration, by their numbers; None: all held out.
         """
         numbers, steps = self.images.numbers, trainer.steps or 0
         facts: Json = {
@@ -160,10 +163,12 @@ class TrainedFit:
 
 
 class PatchFeatures(FeatureCache):
-    """Patches that count, picture by picture, in fp16: as many as there is room for, the others are computed
-    again when they are wanted.
+    """Patches that count, picture by picture, in fp16.
 
-    statistics: moments of the D numbers, over the patches that count of all pictures.
+    As many pictures' patches are kept as there is room for; the others are computed again when needed.
+
+    Attributes:
+        statistics: Moments of the D numbers, over the counted patches of all pictures.
     """
 
     def __init__(self, model: PatchDetector, images: GoodPictures, room: int, step: ProgressCallback):
@@ -173,14 +178,16 @@ class PatchFeatures(FeatureCache):
         (self.statistics,) = self.moments(step, "features")
 
     def compute(self, images: Tensor) -> list[Tensor]:
+        """Return the patches of images `[B, 3, H, W]` as a single map `[B, D, h, w]`."""
         return [self.model.embed(images).mT.unflatten(2, self.branch.grid)]
 
     def valid_cells(self, places: Sequence[int], images: Tensor) -> list[Tensor]:
+        """Return which patches of the images count, `[B, h, w]` bool."""
         valid_mask = self.branch.valid_mask(self.model.inside(images.to(self.device))) > 0
         return [valid_mask.view(-1, *self.branch.grid).expand(len(images), -1, -1)]
 
     def patches(self, place: int) -> Tensor:
-        """Patches [K, D] fp16, on the CPU, of the picture `images.numbers[place]`."""
+        """Return the patches `[K, D]` fp16, on the CPU, of the picture `images.numbers[place]`."""
         (features,), (valid_mask,) = self[place], self.valid_cells([place], self.image(place)[None])
         return features.permute(1, 2, 0)[valid_mask[0].cpu()]
 

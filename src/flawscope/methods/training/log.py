@@ -18,8 +18,10 @@ FLUSH_ROWS, FLUSH_SECONDS = 64, 2.0  # after which rows are written: reading a l
 
 
 class TrainingLog:
-    """A CSV file with a row for every step: step, loss, its parts if there are several, rate (the learning
-    rate), seconds (of training, without interruptions), and what is measured now and then.
+    """CSV file with a row for every step of a training.
+
+    The columns are step, loss, the loss's parts if there are several, rate (the learning rate), seconds (of
+    training, without interruptions), and values that are measured at times.
     """
 
     def __init__(
@@ -30,14 +32,16 @@ class TrainingLog:
         *,
         done: int = 0,
     ):
-        """Args:
-            path: of the CSV file; None: there is none.
-            losses: names of the parts.
-            measured: names of what is measured now and then.
-            done: steps of a training that goes on. Rows of later steps, which are done again, are removed.
+        """Start the file; a training that continues keeps its rows.
+
+        Args:
+            path: The CSV file; None: there is none.
+            losses: Names of the parts of the loss.
+            measured: Names of the values that are measured at times.
+            done: Steps that are done. Rows of later steps, which are done again, are removed.
 
         Raises:
-            FlawscopeError: the file cannot be written.
+            FlawscopeError: The file cannot be written.
         """
         self.path, self.parts, self.measured = path, tuple(losses) if len(losses) > 1 else (), tuple(measured)
         self.columns = ("step", "loss", *self.parts, "rate", "seconds", *self.measured)
@@ -61,7 +65,7 @@ class TrainingLog:
         """Write the rows that wait.
 
         Raises:
-            FlawscopeError: the disk is full.
+            FlawscopeError: The file cannot be written: the disk is full.
         """
         waiting, self._pending, self._written = self._pending, [], time.monotonic()
         if not waiting:
@@ -79,6 +83,7 @@ class TrainingLog:
                 raise FlawscopeError(f"cannot write {self.path}: {error.strerror}; free some space") from None
 
     def close(self) -> None:
+        """Write the rows that wait."""
         self.flush()
 
     def _start_file(self, path: Path, done: int) -> None:
@@ -97,7 +102,7 @@ class TrainingLog:
 
 
 def _format_value(name: str, value: float | None) -> str:
-    """Text of a value for the CSV file."""
+    """Return the text of a value for the CSV file."""
     if value is None:
         return ""
     return f"{value:.2f}" if name == "seconds" else str(value) if name == "step" else f"{value:.6g}"

@@ -1,4 +1,4 @@
-"""Pictures that a training learns from: their features in bounded memory, and the part's place on them."""
+"""Pictures from which a training learns: their features in bounded memory, and the part's place on them."""
 
 from __future__ import annotations
 
@@ -44,18 +44,21 @@ class Moments:
         self.count = total
 
     def std(self) -> Tensor:
+        """Return the standard deviations `[C]` float64."""
         found: Tensor = (self.squares / self.count).sqrt()
         return found
 
     def spread(self) -> Tensor:
-        """Standard deviations `[C]`, infinite where a channel never changes: standardised it becomes zero."""
+        """Return standard deviations `[C]`, infinite where a channel never changes: divided, it becomes 0."""
         std = self.std()
         return torch.where(std > 1e-6 * self.mean.abs() + 1e-12, std, torch.inf)
 
 
 class FeatureCache(ABC):
-    """Feature maps of training pictures in fp16, as many as there is room for; the others are computed again
-    when they are wanted. A picture is given by its place in `learnt`, the numbers of those learnt from.
+    """Feature maps of training pictures in fp16.
+
+    As many pictures' maps are kept as there is room for; the others are computed again when needed. A picture
+    is named by its place in `learnt`, the numbers of the pictures to learn from.
     """
 
     def __init__(
@@ -67,11 +70,15 @@ class FeatureCache(ABC):
         room: int,
         where: torch.device = CPU,
     ):
-        """Args:
-        device: on which the maps are computed.
-        shapes: [C, H, W] of the maps that are kept, the first of those that `compute` gives.
-        room: bytes.
-        where: the device on which they are kept.
+        """Set up an empty cache; `moments` fills it.
+
+        Args:
+            images: The good pictures.
+            learnt: Numbers of the pictures to learn from.
+            device: The device on which the maps are computed.
+            shapes: `[C, H, W]` of the maps that are kept: the first maps of `compute`.
+            room: Bytes of the maps that are kept, at most.
+            where: The device on which they are kept.
         """
         self.images, self.learnt, self.device, self.cache_device = images, list(learnt), device, where
         self.scales = len(shapes)
@@ -80,18 +87,18 @@ class FeatureCache(ABC):
 
     @abstractmethod
     def compute(self, images: Tensor) -> list[Tensor]:
-        """The maps `[B, C, H, W]` float32 of images `[B, 3, H, W]` on the device."""
+        """Return the maps `[B, C, H, W]` float32 of images `[B, 3, H, W]` on the device."""
 
     @abstractmethod
     def valid_cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
-        """The cells of each map `[B, H, W]` bool that count, on the device; None: all of them."""
+        """Return which cells of each map count, `[B, H, W]` bool on the device; None: all of them."""
 
     def finish_maps(self, place: int, maps: list[Tensor]) -> list[Tensor]:
-        """A picture's maps `[C, H, W]` as `__getitem__` returns them, from those computed or kept."""
+        """Return a picture's maps `[C, H, W]` for `__getitem__`, from the maps computed or kept."""
         return maps
 
     def moments(self, step: ProgressCallback, stage: str) -> list[Moments]:
-        """Moments of each map's cells that count, over all pictures. Keeps the maps that have room."""
+        """Return the moments of each map's counted cells over all pictures, and keep the maps that fit."""
         found: list[Moments] = []
 
         def work(places: Sequence[int], images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -113,11 +120,11 @@ class FeatureCache(ABC):
         return found
 
     def image(self, place: int) -> Tensor:
-        """Picture [3, H, W] float32 in 0..1, padding marked."""
+        """Return picture `[3, H, W]` float32 in 0..1, padding marked."""
         return self.images[self.learnt[place]]
 
     def __getitem__(self, place: int) -> list[Tensor]:
-        """Maps of a picture, `[C, H, W]` fp16."""
+        """Return the maps of a picture, `[C, H, W]` fp16."""
         maps = self.kept.get(place)
         if maps is None:
             with torch.inference_mode():
@@ -130,7 +137,7 @@ class FeatureCache(ABC):
 
 
 def unmark(image: Tensor) -> Tensor:
-    """Remove the padding marks of an image, to learn from it: outside of the region it is hidden already."""
+    """Remove an image's padding marks, to learn from it: pixels outside the region are hidden already."""
     return torch.where(image < 0, -1 - image, image)
 
 
@@ -138,11 +145,14 @@ class PartMasks:
     """Masks of the part on each picture, computed when they are first asked for."""
 
     def __init__(self, images: GoodPictures, learnt: Sequence[int], most: int, region: Mask | None = None):
-        """Args:
-        learnt: numbers of the pictures that are learnt from.
-        most: pictures from which the part is learnt; 0: it is found on each picture alone, since they
-            show different places.
-        region: [H, W], where anything counts; None: everywhere.
+        """Learn the part's place from some of the pictures.
+
+        Args:
+            images: The good pictures.
+            learnt: Numbers of the pictures to learn from.
+            most: Largest number of pictures from which the part is learnt; 0: it is found on each picture
+                alone, since pictures show different places.
+            region: Where pixels count, `[H, W]`; None: everywhere.
         """
         self.images, self.region = images, region
         self.shape = (0, 0)  # of the pictures, all alike
@@ -151,7 +161,7 @@ class PartMasks:
         self.kept: dict[int, Pixels] = {}  # eight pixels a byte
 
     def __getitem__(self, index: int) -> Mask:
-        """Mask [H, W] bool of the part where it counts; where none of it counts, of all that counts."""
+        """Return the mask `[H, W]` bool of the part's counted pixels; if there are none, of all counted."""
         if index not in self.kept:
             pixels, inside = to_pixels(self.images[index])
             box, found = bounding_box(inside), np.zeros_like(inside)

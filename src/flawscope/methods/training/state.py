@@ -1,5 +1,6 @@
-"""State of a training: fresh weights, precision, checkpoints; its pace, also where it ends at a time whatever
-the machine's speed, and the learning rate that follows from it.
+"""State of a training: fresh weights, precision, checkpoints, pace and learning rate.
+
+The pace lets a training end at a given time on a machine of any speed; the learning rate follows from it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ DROP_AT, DROP = 0.95, 0.1  # Batzner et al., A.1
 
 
 def pick_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
-    """bf16 where the device computes with it, unless something was asked for."""
+    """Return the precision asked for; for auto, bf16 where the device computes with it, else fp32."""
     if asked != "auto":
         return asked
     if device.type == "cuda":
@@ -40,7 +41,7 @@ def pick_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.device)
 
 
 def upload(values: Tensor, device: torch.device) -> Tensor:
-    """The values on the device. A GPU gets them from pinned memory, so that the CPU does not wait."""
+    """Return the values on the device. A GPU gets them from pinned memory: the CPU does not wait."""
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
@@ -51,12 +52,12 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Fresh weights as torch draws them, from `generator`, which is the CPU's, instead of the process's.
+    """Give a network fresh weights, with torch's distributions, from a generator on the CPU.
 
-    Norms scale by 1. A module with parameters of another kind has a method `initialise(generator)` itself.
+    Norms scale by 1. A module with parameters of another kind needs its own method `initialise(generator)`.
 
     Raises:
-        TypeError: a module has none.
+        TypeError: Such a module lacks the method.
     """
     for name, layer in network.named_modules():
         if isinstance(layer, LAYERS):
@@ -73,7 +74,7 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def _draw_weights(layer: nn.Linear | nn.modules.conv._ConvNd, generator: torch.Generator) -> None:
-    """Draw weights and bias as `kaiming_uniform_` with a = sqrt(5) does, and torch for the bias."""
+    """Draw weights as `kaiming_uniform_` with a = sqrt(5) does, and the bias as torch's layers do."""
     bound = layer.weight[0].numel() ** -0.5
     for values in (layer.weight, layer.bias):
         if values is None:
@@ -85,7 +86,7 @@ def _draw_weights(layer: nn.Linear | nn.modules.conv._ConvNd, generator: torch.G
 
 
 def network_digest(network: nn.Module) -> str:
-    """SHA-256 of a network's weights."""
+    """Return the SHA-256 (hex) of a network's weights."""
     digest = hashlib.sha256()
     for values in network.state_dict().values():
         digest.update(values.cpu().contiguous().numpy().tobytes())
@@ -94,7 +95,7 @@ def network_digest(network: nn.Module) -> str:
 
 @contextmanager
 def checkpoint_errors() -> Iterator[None]:
-    """Context that turns errors of a checkpoint that does not fit into a one-line CheckpointError."""
+    """Turn errors of a checkpoint that does not fit into a one-line CheckpointError."""
     try:
         yield
     except (InputError, torch.OutOfMemoryError):
@@ -110,7 +111,7 @@ def restore_adam(
     optimiser: torch.optim.Optimizer,
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Load parameters and Adam's state of `save`. KeyError or RuntimeError where they do not fit."""
+    """Load parameters and Adam's state of `save`; raise KeyError or RuntimeError where they do not fit."""
     # Adam in one kernel counts its steps on the device, else on the CPU
     fused = bool(optimiser.param_groups[0].get("fused"))
     with torch.no_grad():
@@ -127,8 +128,10 @@ def restore_adam(
 
 
 def describe_difference(facts: Facts, identity: Facts) -> str:
-    """Describe the first difference between a checkpoint's run and this one, "another rate 0.1, this one has
-    0.2"; empty where nothing differs. Steps and minutes that are not given are the checkpoint's.
+    """Describe the first difference between a checkpoint's run and this run; empty where nothing differs.
+
+    An example is "another rate 0.1, this one has 0.2". Steps and minutes that are not given are the
+    checkpoint's.
     """
     with checkpoint_errors():
         theirs = dict(facts["identity"])
@@ -140,27 +143,29 @@ def describe_difference(facts: Facts, identity: Facts) -> str:
 
 
 def json_settings(settings: Mapping[str, object], without: Iterable[str]) -> Json:
-    """Settings but for those `without`, as they come back from JSON."""
+    """Return the settings except those `without`, with the types that JSON gives back."""
     left_out = {*without}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if k not in left_out}
 
 
 class Pace:
-    """The share of a training's time that is used, and whether it is over.
+    """Clock of a training that ends at a given time.
 
     The work after the training is counted in steps: a machine that becomes slower takes longer for both.
 
     Attributes:
-        share: of the time of the training that is used, 0..1.
-        per_step: seconds of a step, the mean of this run's.
+        share: Share of the training's time that is used, 0..1.
+        per_step: Seconds of a step, the mean of this run's steps.
     """
 
     def __init__(self, until: float, after: float, per_step: float, used: float = 0.0):
-        """Args:
-        until: when all must be done, on `time.monotonic`'s clock.
-        after: seconds of the work after the training, at the present speed.
-        per_step: seconds of a step, at the present speed.
-        used: seconds of training in earlier runs.
+        """Start the clock.
+
+        Args:
+            until: When all must be done, on `time.monotonic`'s clock.
+            after: Seconds of the work after the training, at the present speed.
+            per_step: Seconds of a step, at the present speed.
+            used: Seconds of training in earlier runs.
         """
         self.deadline, self.spent, self.per_step = until, used, per_step
         self.steps_after = after / per_step
@@ -172,7 +177,7 @@ class Pace:
         self.share = self.spent / (self.spent + max(self.seconds_left(), self.per_step))
 
     def seconds_left(self) -> float:
-        """Seconds of training that are left; below 0 where it should have ended."""
+        """Return the seconds of training that are left; below 0 where it should have ended."""
         return self.deadline - time.monotonic() - self.steps_after * self.per_step
 
     def tick(self) -> None:
@@ -184,17 +189,18 @@ class Pace:
 
     @property
     def is_over(self) -> bool:
-        """Whether the time is nearer without another step than with one."""
+        """Whether the training ends nearer to its time without another step than with it."""
         return self.seconds_left() < self.per_step / 2
 
     def state(self) -> dict[str, float]:
-        """Seconds of training so far and to come, for a checkpoint."""
+        """Return the seconds of training so far (`used`) and to come (`left`), for a checkpoint."""
         return {"used": self.spent + time.monotonic() - self.begun, "left": max(self.seconds_left(), 0.0)}
 
 
 def one_cycle(step: int, steps: int) -> float:
-    """The share of the largest learning rate in step 0, 1, ... of `steps`: torch's `OneCycleLR`, a cosine up
-    over 30 % of the steps and one down. Adam's momentum is left alone.
+    """Return the share of the largest learning rate in step 0, 1, ... of `steps`, as torch's `OneCycleLR`.
+
+    It rises over 30 % of the steps and then falls, each as a cosine. Adam's momentum does not change.
     """
     top, last = WARM_UP * steps - 1, steps - 1
 
@@ -207,14 +213,14 @@ def one_cycle(step: int, steps: int) -> float:
 
 
 def learning_rate_share(schedule: str, step: int, steps: int) -> float:
-    """The share of the largest learning rate in a step. `drop`: a tenth after 95 % of the steps."""
+    """Return the share of the largest learning rate in a step. `drop`: a tenth after 95 % of the steps."""
     if schedule == "one_cycle":
         return one_cycle(step, steps)
     return DROP if schedule == "drop" and step >= DROP_AT * steps else 1.0
 
 
 class TrainingState:
-    """State of a training as in a checkpoint: its networks, the optimiser's state and the losses so far."""
+    """State of a training for a checkpoint: its networks, the optimiser's state and the losses up to now."""
 
     NETWORKS: ClassVar[tuple[str, ...]]  # their names in a checkpoint
     LOSSES: ClassVar[tuple[str, ...]]
@@ -222,8 +228,12 @@ class TrainingState:
     FUSED_ADAM: ClassVar[bool] = True  # Adam in one kernel, where the device has it
 
     def __init__(self, networks: Sequence[nn.Module], settings: TrainingFields, device: torch.device):
-        """Args:
-        settings: a `TrainingSettings`, or what has the same fields for training.
+        """Set up the optimiser.
+
+        Args:
+            networks: The networks to train, in the order of `NETWORKS`.
+            settings: A `TrainingSettings`, or another class with the same fields for training.
+            device: The device on which they train.
         """
         self.networks, self.settings, self.device = tuple(networks), settings, device
         self.precision = pick_precision(settings.training, device)
@@ -241,18 +251,19 @@ class TrainingState:
         self.steps_since_check = 0
 
     def state(self) -> Mapping[str, Tensor]:
-        """Tensors that a checkpoint holds beside the networks; restored in place."""
+        """Return the tensors that a checkpoint holds beside the networks; they are restored in place."""
         return {}
 
     def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
-        """Generator of a `Stream`, or of a purpose that another package has numbered by itself."""
+        """Return the generator of a `Stream`, or of a purpose to which another package gave a number."""
         return np.random.default_rng([self.settings.seed, purpose, *numbers])
 
     def drawn(self, purpose: int, number: int, count: int) -> int:
-        """Item `number` of a sequence that shows all of `count` once, in random order, before any again."""
+        """Return item `number` of a sequence: all of `count` come once, in random order, before any again."""
         return int(self.rng(purpose, number // count).permutation(count)[number % count])
 
     def torch_seed(self, purpose: int, *numbers: int) -> int:
+        """Return a seed for torch's generators, from 0 to 2^62 - 1, by the same arguments as `rng`."""
         return int(self.rng(purpose, *numbers).integers(2**62))
 
     def initialise(self, purpose: int) -> None:
@@ -262,9 +273,9 @@ class TrainingState:
             initialise(network, generator)
 
     def groups(self, networks: Sequence[nn.Module]) -> list[Json]:
-        """Parameter groups of these networks, or copies, as `torch.optim` takes them.
+        """Return the parameter groups of these networks, or of copies, for `torch.optim`.
 
-        A group's `lr` is its largest learning rate; without it the settings' rate is.
+        A group's `lr` is its largest learning rate; without it, the settings' rate holds.
         """
         return [{"params": [v for network in networks for v in network.parameters()]}]
 
@@ -282,7 +293,7 @@ class TrainingState:
                     yield f"{name}.{key}", values
 
     def _other_tensors(self) -> dict[str, Tensor]:
-        """Tensors of a checkpoint that are no parameters: buffers such as running means, and `state`."""
+        """Return the tensors of a checkpoint that are no parameters: buffers, such as means, and `state`."""
         found = dict(self.state())
         for name, network in zip(self.NETWORKS, self.networks, strict=True):
             parameters = dict(network.named_parameters())
@@ -322,7 +333,11 @@ class TrainingState:
         write_state(path, arrays, "checkpoint", facts)
 
     def restore(self, found: Arrays, facts: Json, identity: Json) -> dict[str, float] | None:
-        """Go on from a checkpoint of `save`, if it belongs to this run. Returns the state of the pace."""
+        """Continue from a checkpoint of `save`, and return the state of its pace, or None.
+
+        Raises:
+            CheckpointError: The checkpoint is of another run, or does not fit this version.
+        """
         with checkpoint_errors():
             if other := describe_difference(facts, identity):
                 raise CheckpointError(

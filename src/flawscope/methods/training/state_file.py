@@ -27,7 +27,7 @@ MAX_TEACHER_BYTES = 2**30  # bytes of a teacher, which comes from anywhere; it h
 def write_state(
     path: str | os.PathLike[str], tensors: Mapping[str, Array], kind: str, facts: Mapping[str, object]
 ) -> None:
-    """Writes tensors, `facts` as JSON and a hash over both to a safetensors file, whole or not at all."""
+    """Write tensors, `facts` as JSON and a hash over both to a safetensors file, whole or not at all."""
     from safetensors.numpy import save
 
     plain = {k: np.asarray(v, order="C") for k, v in sorted(tensors.items())}
@@ -38,9 +38,16 @@ def write_state(
 
 
 def load_checkpoint(path: Path | None, resume: bool, say: Say) -> tuple[Arrays, Json] | None:
-    """Returns the state to go on from, if there is one.
+    """Return the state from which to continue; None: there is none.
 
-    resume: going on was asked for, and an unusable checkpoint is an error; else it is put aside.
+    Args:
+        path: The checkpoint; None: there is none.
+        resume: Whether to continue was asked for: then an unusable checkpoint is an error, else it is put
+            aside.
+        say: Called with lines for a person.
+
+    Raises:
+        CheckpointError: The checkpoint is unusable, and `resume` is set.
     """
     if path is None or not path.exists():
         if path is not None and resume:
@@ -56,14 +63,14 @@ def load_checkpoint(path: Path | None, resume: bool, say: Say) -> tuple[Arrays, 
 
 
 def set_aside_checkpoint(path: Path, reason: str, say: Say) -> None:
-    """Renames a checkpoint that this run does not go on from, and says so."""
+    """Rename a checkpoint from which this run does not continue, and say why."""
     kept = path.with_name(f"{path.stem.removesuffix('.checkpoint')}.earlier{path.suffix}")
     path.replace(kept)
     say(f"{reason}; begins at the first step, and keeps it as {kept.name}")
 
 
 def checkpoint_progress(checkpoint: Path) -> tuple[int, int] | None:
-    """Numbers of steps done and of all steps in a checkpoint; None where it cannot be read."""
+    """Return the numbers of steps done and of all steps in a checkpoint; None where it cannot be read."""
     try:
         with open(checkpoint, "rb") as file:
             facts = json.loads(_read_header(file)["__metadata__"][METADATA_KEY])
@@ -73,14 +80,16 @@ def checkpoint_progress(checkpoint: Path) -> tuple[int, int] | None:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Arrays, Json]:
-    """Reads a training's state that `write_state` wrote. CheckpointError says what is wrong in it."""
+    """Read a training's state that `write_state` wrote; raise CheckpointError where it is unusable."""
     path = Path(path)
     return parse_state(path, read_state_bytes(path, "checkpoint"), "checkpoint", "remove it and begin anew")
 
 
 def read_state_bytes(path: Path, kind: str) -> bytes:
-    """Reads the whole file, but no teacher larger than any, nor a large file whose length is not the one in
-    its header: checkpoints and prototypes may have some GiB.
+    """Read the whole file, and refuse a file that is far too large.
+
+    A teacher has at most `MAX_TEACHER_BYTES`. Checkpoints and prototypes may have some GiB: a large file must
+    have the length that its header declares.
     """
     with files.open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -91,7 +100,7 @@ def read_state_bytes(path: Path, kind: str) -> bytes:
 
 
 def _read_header(file: BinaryIO) -> Json:
-    """Reads a safetensors file's header up to its end. ValueError or struct.error if there is none."""
+    """Read a safetensors file's header up to its end; raise ValueError or struct.error if there is none."""
     (length,) = struct.unpack("<Q", file.read(8))
     if length > model_file.MAX_HEADER_BYTES:
         raise ValueError("a header larger than any")
@@ -99,7 +108,7 @@ def _read_header(file: BinaryIO) -> Json:
 
 
 def _declared_size(file: BinaryIO) -> int | None:
-    """Length in bytes of a safetensors file by its header; None where there is no such header."""
+    """Return the length in bytes of a safetensors file by its header; None where there is no such header."""
     try:
         tensors = [one for name, one in _read_header(file).items() if name != "__metadata__"]
         return file.tell() + max([int(one["data_offsets"][1]) for one in tensors], default=0)
@@ -108,7 +117,7 @@ def _declared_size(file: BinaryIO) -> int | None:
 
 
 def parse_state(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, Json]:
-    """Returns the arrays and facts that `write_state` wrote; refuses another kind, and altered ones."""
+    """Return the arrays and facts that `write_state` wrote; raise an error if altered or of another kind."""
     from safetensors.numpy import load
 
     try:

@@ -32,13 +32,13 @@ B = TypeVar("B")
 
 
 class Trainer(TrainingState, ABC, Generic[B]):
-    """Trains networks for a number of steps.
+    """Trainer of networks, for a number of steps.
 
-    Each use of random numbers has an RNG stream of its own, made of the seed, its purpose and numbers such as
-    the step's: so a resumed run needs no generator's state, and batches are made ahead.
+    Each use of random numbers has its own RNG stream, made of the seed, its purpose and numbers such as the
+    step's. A resumed run therefore needs no generator's state, and batches can be made ahead.
     """
 
-    MEASUREMENTS: ClassVar[tuple[str, ...]] = ()  # names of what `measurements` gives
+    MEASUREMENTS: ClassVar[tuple[str, ...]] = ()  # names of the values of `measurements`
     CPU_STEPS: ClassVar[int]  # the devices' defaults
     GPU_STEPS: ClassVar[int]
     STAGE: ClassVar[str] = "training"  # in the progress
@@ -60,29 +60,29 @@ class Trainer(TrainingState, ABC, Generic[B]):
 
     @abstractmethod
     def batch(self, step: int) -> B:
-        """The batch of a step. Called ahead, by another thread."""
+        """Make the batch of a step. It is called ahead, by another thread."""
 
     @abstractmethod
     def losses(self, networks: Sequence[nn.Module], batch: B, step: int) -> list[Tensor]:
-        """The losses named in `LOSSES`, which have the same weight."""
+        """Return the losses that `LOSSES` names; all have the same weight."""
 
     def prepare(self, resumed: bool) -> None:
-        """Prepare the first step. Called once, after a checkpoint has been restored."""
+        """Prepare the first step. It is called once, after a checkpoint has been restored."""
 
     def measurements(self) -> dict[str, float]:
-        """Values for the curve, measured at every check."""
+        """Return values for the curve, measured at every check, by the names of `MEASUREMENTS`."""
         return {}
 
     # ---- their tools
 
     def autocast(self) -> torch.autocast:
-        """Context in which networks compute in the precision of training."""
+        """Return a context in which networks compute in the precision of training."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     # ---- how many steps
 
     def measure_step_time(self) -> float:
-        """Seconds of a step, measured on copies of the networks."""
+        """Return the seconds of a step, measured on copies of the networks."""
         networks = copy.deepcopy(self.networks)
         optimiser, begun = self._make_adam(networks), 0.0
         for k in range(TIMED_STEPS):
@@ -93,8 +93,15 @@ class Trainer(TrainingState, ABC, Generic[B]):
     def _plan_steps(
         self, budget: Budget, kept: dict[str, float] | None, after: Callable[[], tuple[float, float]]
     ) -> None:
-        """Set the number of steps: the device's default; with minutes, as many as fit into them, or into the
-        time `kept` of an earlier run, by the time of a few, planned again while the training runs.
+        """Set the number of steps.
+
+        It is the device's default. With minutes, it is the number that fits into them, or into the rest of an
+        earlier run's time, by the time of a few steps; it is planned again while the training runs.
+
+        Args:
+            budget: Minutes of the training.
+            kept: Seconds of training that an earlier run has used and left; None: there is no such run.
+            after: Measures the seconds of the work after the training, and of work set aside (`learn`).
         """
         per_step = self.measure_step_time()
         if kept is None and budget.until is None:
@@ -118,7 +125,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
             self.steps = self.planned_steps = fitting
 
     def plan(self) -> str:
-        """Description of the coming training, in one line."""
+        """Describe the coming training in one line."""
         where = {"cpu": "this processor", "cuda": "the graphics card"}.get(self.device.type, "this device")
         return (
             f"{'' if self.pace is None else 'about '}{pluralize(self.steps or 0, 'step')} of "
@@ -137,16 +144,16 @@ class Trainer(TrainingState, ABC, Generic[B]):
         """Run the whole training.
 
         Args:
-            budget: its end fixes a number of steps that is open. A resumed training takes the time that it
-                had left, whenever that is.
-            found: the checkpoint to go on from.
-            identity: facts that decide the result: a checkpoint of another run is refused.
-            after: measures the seconds that the work after the training takes, and gives those that are set
-                aside for work that can take any time.
+            budget: Its end decides the number of steps where the settings do not. A resumed training takes
+                the time that it had left, whenever it is resumed.
+            found: The checkpoint from which to continue; None: there is none.
+            identity: Facts that decide the result: a checkpoint with other facts is refused.
+            after: Measures the seconds of the work after the training; returns them with the seconds that are
+                set aside for work that can take any time.
 
         Raises:
-            InputError: a checkpoint of another run, or no time for a step.
-            FlawscopeError: NaN loss.
+            InputError: The checkpoint is of another run, or there is no time for a step.
+            FlawscopeError: The loss is NaN.
         """
         self.minutes, kept = budget.minutes, None
         known = {**identity, "minutes": budget.minutes}
@@ -165,7 +172,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
         self._run(budget, {**identity, "steps": self.steps, "minutes": self.minutes})
 
     def _run(self, budget: Budget, identity: Json) -> None:
-        """Go on from step `done` to the last one."""
+        """Continue from step `done` to the last step."""
         first, saved = self.done, time.monotonic()
         self.seconds -= saved
         for network in self.networks:
@@ -197,22 +204,23 @@ class Trainer(TrainingState, ABC, Generic[B]):
         self.seconds += time.monotonic()
 
     def _show_progress(self, first: int, over: bool) -> None:
-        """Show how far the training is that began with step `first`: after each step of the CPU, and at times
-        on other devices, which would wait for it.
+        """Show the progress of a training that began with step `first`.
+
+        It is shown after each step on a CPU, and at times on other devices, which would wait for it.
         """
         if self.device.type == "cpu" or self.done % 64 == 0 or over:
             expected = self.done if over else self._expected()
             self.step(f"{self.STAGE}{self._loss_text()}", self.done - first, expected - first)
 
     def _interrupt(self, checkpoint: Path | None) -> KeyboardInterrupt:
-        """The interrupt that ends the training, with what is kept of it."""
+        """Return the interrupt that ends the training; its message names the checkpoint, if there is one."""
         steps = f"step {self.done:,} of {self._expected():,}"
         if checkpoint is None:
             return KeyboardInterrupt(f"{steps} is lost: there is no checkpoint")
         return KeyboardInterrupt(f"{steps} is kept in {checkpoint}; the same call goes on from there")
 
     def _step(self, batch: B) -> bool:
-        """Learn from a batch, log its losses, and return whether it was the last one."""
+        """Learn from a batch, log its losses, and return whether it was the last batch."""
         share = learning_rate_share(self.settings.schedule, self.done, self._expected())
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * share
@@ -236,8 +244,10 @@ class Trainer(TrainingState, ABC, Generic[B]):
         return Fraction(self.done, self._expected()) if self.pace is None else self.pace.share
 
     def _expected(self) -> int:
-        """Steps in all, as far as that is known: the learning rate follows the share of them that is done, in
-        a training that ends at a time the share of the time.
+        """Return the expected number of all steps.
+
+        The learning rate follows the share of these steps that is done; in a training that ends at a given
+        time, this is the share of the time.
         """
         assert self.steps is not None
         if self.pace is None or not self.done or not self.pace.share:
@@ -247,7 +257,7 @@ class Trainer(TrainingState, ABC, Generic[B]):
     def _optimise(
         self, networks: Sequence[nn.Module], optimiser: torch.optim.Optimizer, batch: B, step: int
     ) -> Tensor:
-        """Make one step, and return its losses, those of `LOSSES`."""
+        """Make a step, and return its losses in the order of `LOSSES`."""
         losses = torch.stack(self.losses(networks, batch, step))
         optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()

@@ -1,7 +1,7 @@
-"""Writes the report of an evaluation and the pages of other runs: each one HTML file that opens from disk,
-with its figures and its pictures.
+"""Writes the report of an evaluation and the pages of other runs.
 
-matplotlib and Jinja2 are loaded when a page is written, and only then.
+Each page is a single HTML file that opens from disk and holds its figures and pictures. matplotlib and Jinja2
+are loaded only when a page is written.
 """
 
 from __future__ import annotations
@@ -35,11 +35,16 @@ def write_report(
     """Writes the report of `evaluate(predictor, dataset)` to `path`, atomically, and returns it.
 
     Args:
-        model: the model file's name, as the report shows it.
+        path: Path of the HTML file.
+        result: The evaluation.
+        predictor: The model that was evaluated.
+        dataset: The data set that it was evaluated on.
+        model: Name of the model file, for the report.
+        step: Gets the progress.
 
     Raises:
         InputError: matplotlib or WebP is missing.
-        FlawscopeError: the file cannot be written.
+        FlawscopeError: The file cannot be written.
     """
     require_libraries()
     from flawscope.pages.report.collect import compute_figures
@@ -55,7 +60,7 @@ def write_report(
 
 
 def write_page(path: str | os.PathLike[str], text: str) -> Path:
-    """Writes a page to `path`, atomically, and returns it. FlawscopeError: it cannot be written."""
+    """Writes a page to `path`, atomically, and returns the path. FlawscopeError: it cannot be written."""
     from flawscope.artefact.files import atomic_write
 
     with atomic_write(path) as file:

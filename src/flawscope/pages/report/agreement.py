@@ -18,7 +18,7 @@ from flawscope.pages.report.words import percent, range_text, time_text
 from flawscope.pictures.listing import printable
 from flawscope.results import html
 
-ALLOWED_MISSES = range(4)  # that a claim is told for
+ALLOWED_MISSES = range(4)  # numbers of missed parts that a claim is shown for
 MAX_PARTS = 100  # parts that are listed; --json has all
 ENOUGH_PARTS = 50  # AIAG's example
 NEW_PICTURES = (
@@ -58,19 +58,24 @@ def at_most(rate: float) -> str:
 
 
 def claim_sentence(rate: float) -> str:
-    """Says how many defective parts the claim of a miss rate needs."""
+    """Returns a sentence on the number of defective parts that the claim of a miss rate needs."""
     needed = [f"{agreement.parts_needed(rate, k):,} with {k or 'none'} missed" for k in ALLOWED_MISSES]
     return f"to claim misses of at most {at_most(rate)}, 95 % sure, defective parts: {', '.join(needed)}"
 
 
 def shown_sentence(one: Appraisal) -> str:
-    """Says which miss rate an appraiser's trials show."""
+    """Returns a sentence on the miss rate that an appraiser's trials show."""
     parts = f"{one.ever_missed.number or 'none'} of {pluralize(one.ever_missed.of, 'defective part')}"
     return f"{one.name} missed {parts} at least once: misses at most {at_most(one.misses_at_most)}, 95 % sure"
 
 
 def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
-    """Yields what makes a study say less than it seems to. learnt: pictures that the model was fitted on."""
+    """Yields remarks on weaknesses of a study.
+
+    Args:
+        read: The study.
+        learnt: Number of its pictures that the model was fitted on.
+    """
     if (count := len(read.study.parts)) < ENOUGH_PARTS:
         yield f"{pluralize(count, 'part')} show little, whatever the grade: take {ENOUGH_PARTS} at least"
     for name, parts in read.same_pictures.items():
@@ -85,9 +90,17 @@ def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
 def agreement_page(
     read: ReadStudy, found: Agreement, claim: float, model: Sequence[tuple[str, str]], remarks: Iterable[str]
 ) -> str:
-    """The page of a study. claim: miss rate to be shown. model: facts of the model.
+    """Returns the page of a study.
 
-    InputError: Jinja2 or WebP is missing.
+    Args:
+        read: The study.
+        found: Its results.
+        claim: Miss rate that is to be shown.
+        model: Facts of the model, as (name, value).
+        remarks: Remarks on the study.
+
+    Raises:
+        InputError: Jinja2 or WebP is missing.
     """
     require_libraries(plots=False)
     study, environment = read.study, html.environment(read_asset)
@@ -124,11 +137,12 @@ def agreement_page(
 
 
 def spaced(key: str) -> str:
+    """Returns a key with spaces in place of underscores, for a person."""
     return key.replace("_", " ")
 
 
 def limits_text(name: str) -> tuple[str, str]:
-    """AIAG's limits of a rate in words: acceptable, and marginal."""
+    """Returns AIAG's limits of a rate, acceptable and marginal, in words; dashes where there are none."""
     if name not in agreement.LIMITS:
         return "–", "–"
     first, second = agreement.LIMITS[name]
@@ -137,7 +151,7 @@ def limits_text(name: str) -> tuple[str, str]:
 
 
 def _disputed(read: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
-    """Yields parts that somebody decided wrongly in a trial: name, reference, decisions of each appraiser."""
+    """Yields parts with a wrong decision in any trial: name, reference, decisions of each appraiser."""
     study = read.study
     for k, part in enumerate(study.parts):
         decisions = [called[k] for called in study.decisions.values()]
@@ -148,5 +162,5 @@ def _disputed(read: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _letters(decisions: NDArray[np.bool_]) -> str:
-    """The decisions of an appraiser on a part: D (defective) or G (good), trial by trial."""
+    """Returns an appraiser's decisions on a part: D (defective) or G (good), trial by trial."""
     return " ".join("D" if one else "G" for one in decisions)

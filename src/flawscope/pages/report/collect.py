@@ -1,4 +1,4 @@
-"""Computes the report's figures of the test pictures, once for every part of the page."""
+"""Computes the report's figures from the test pictures, once for all parts of the page."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DASH = "–"
 
 
 class Metric(NamedTuple):
-    """Line of the table of metrics; `step` is the least change that these pictures can show."""
+    """Line of the table of metrics; `step` is the smallest change that these pictures can show."""
 
     name: str
     value: str
@@ -58,10 +58,16 @@ class Metric(NamedTuple):
 class Figures:
     """Figures of a report.
 
-    rows: the test pictures in the order of the evaluation, each with the values that the page shows, sorts
-        and filters by. `margin` is the severity on the wrong side of the score threshold, negative on the
-        right one. kinds: lines of the table of types. plots: SVG by name, those that can be drawn.
-        parts: cards of parts. alignment: how well the parts were found; empty where none are looked for.
+    Attributes:
+        rows: Test pictures in the order of the evaluation, each with the values that the page shows, sorts
+            and filters by. `margin` is the severity on the wrong side of the score threshold, negative on the
+            right side.
+        metrics: Lines of the table of metrics.
+        kinds: Lines of the table of types.
+        tally: Numbers of test pictures, and of wrong decisions.
+        plots: SVG by name, for the plots that can be drawn.
+        parts: Cards of parts.
+        alignment: Errors of the parts' poses; empty where parts are not looked for.
     """
 
     rows: list[Json]
@@ -86,7 +92,14 @@ class Figures:
 def compute_figures(
     result: Evaluation, calibration: Calibration, dataset: Dataset, reference: PoseReference | None = None
 ) -> Figures:
-    """Counts everything once. reference: of the parts' poses, where they are looked for."""
+    """Returns all figures of an evaluation.
+
+    Args:
+        result: The evaluation.
+        calibration: Calibration of the model.
+        dataset: The data set.
+        reference: Reference of the parts' poses; None: parts are not looked for.
+    """
     rows = [_picture_row(item, prediction, dataset) for item, prediction, *_ in result.pictures]
     decided = result.decided
     anomalous = np.array([one.anomalous for one in decided], dtype=bool)
@@ -111,7 +124,7 @@ def compute_figures(
 
 
 def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -> Json:
-    """Errors of the parts in spreads, by kind of picture, and the pictures to be looked at."""
+    """Returns the errors of the parts' poses in spreads, by kind of picture, and the worst pictures."""
     errors = np.array([_alignment_error(one.prediction) for one in result.pictures])
     several = any(one.prediction.found_parts for one in result.pictures)
     bad = np.array([row["anomalous"] for row in rows], bool)
@@ -140,7 +153,7 @@ def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -
 
 
 def _alignment_error(prediction: Prediction) -> float:
-    """Error of the part in a picture, or the largest of its parts'; infinite where they are not found."""
+    """Returns the pose error of a picture's part, or the largest of several; infinite if not found."""
     if (parts := prediction.found_parts) is not None:
         return np.inf if parts.wrong else max(one.part_pose.error for one in parts.parts)
     return prediction.part_pose.error if prediction.part_pose else np.inf
@@ -230,7 +243,7 @@ def _why_no_interval(name: str) -> str:
 
 
 def _kind_rows(result: Evaluation) -> list[Json]:
-    """Counts of each type, with its AUROC against the good test pictures."""
+    """Returns the counts of each type, with its AUROC against the good test pictures."""
     good = [one.score for one in result.decided if not one.anomalous]
     found = []
     for name, values in result.kinds.items():
@@ -288,7 +301,7 @@ def _histogram_plot(rows: list[Json], calibration: Calibration) -> str:
 
 
 def image_curves(anomalous: NDArray[np.bool_], scores: Array) -> tuple[Array, Array, Array]:
-    """False-positive rate, recall and precision [K] at every distinct score, thresholds falling."""
+    """Returns false-positive rate, recall and precision [K] at every distinct score, in falling order."""
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are called together
     hits = np.cumsum(anomalous[order])[last]

@@ -1,4 +1,4 @@
-"""Checks for the libraries that a page needs, when one is written."""
+"""Checks, when a page is written, that the libraries that it needs are installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from flawscope.errors import InputError, require_installed
 
 
 def require_libraries(*, plots: bool = True) -> None:
-    """InputError where a library that a page needs is not installed. plots: the page has curves."""
+    """Raises an InputError where a library that a page needs is not installed.
+
+    Args:
+        plots: Whether the page has curves, which need matplotlib.
+    """
     from PIL import features
 
     if plots:

@@ -1,4 +1,4 @@
-"""Renders pages, each in one file with style and script; and the page of an evaluation."""
+"""Renders pages as single files with style and script, and the page of an evaluation."""
 
 from __future__ import annotations
 
@@ -67,7 +67,15 @@ def evaluation_page(
     layers: Sequence[Layers | str],
     manifest: Manifest,
 ) -> str:
-    """Renders the page of an evaluation. layers: in the order of `found.rows`."""
+    """Renders the page of an evaluation.
+
+    Args:
+        result: The evaluation.
+        figures: Its figures.
+        facts: Facts on model and run (`words.collect_facts`).
+        layers: Layers of each picture, or the reason why there are none, in the order of `figures.rows`.
+        manifest: Manifest of the model.
+    """
     from markupsafe import Markup
 
     calibration = manifest.calibration
@@ -115,12 +123,12 @@ def evaluation_page(
 
 
 def _entries(figures: Figures, layers: Sequence[Layers | str]) -> list[Json]:
-    """Entries of the pictures, with their layers, or the reason why there are none."""
+    """Returns the pictures' entries, each with its layers, or the reason why there are none."""
     return [row | {"layers": made} for row, made in zip(figures.rows, layers, strict=True)]
 
 
 def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]:
-    """The sections of the page with their titles; those that would be empty are left out."""
+    """Returns the page's sections with their titles; those that would be empty are left out."""
     content = {"rate": points, "parts": figures.parts, "alignment": figures.alignment}
     sections = []
     for name in SECTIONS:
@@ -131,17 +139,23 @@ def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]
 
 
 def _present_point(points: Sequence[Json]) -> int:
-    """Place of the model's own threshold; 0 where there are no points."""
+    """Returns the place of the model's own threshold among the points; 0 where there are none."""
     return next((place for place, point in enumerate(points) if point["now"]), 0)
 
 
 def _shares(points: Sequence[Json], counted: str, total: str) -> list[float]:
-    """Share of the good or defective pictures that a threshold takes for the other, for each point."""
+    """Returns for each point the share of pictures that its threshold judges wrongly.
+
+    Args:
+        points: The points.
+        counted: Key of the number of pictures judged wrongly.
+        total: Key of the number of all pictures.
+    """
     return [point[counted] / max(point[total], 1) for point in points]
 
 
 def colour_scale(known: Calibration | ScoreLevels) -> dict[str, float]:
-    """Map values at both ends of the colours and in the middle."""
+    """Returns the map values at both ends of the colours and in the middle."""
     low, high = known.colour_range
     return {"low": low, "middle": known.mask_threshold, "high": high}
 
@@ -150,10 +164,11 @@ def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **co
     """Renders a page from a template that extends `base.html.j2`; all text is escaped.
 
     Args:
-        pictures: each with name, size, facts and layers (or the reason why there are none); its other entries
-            serve for sorting and filtering.
-        scripts: files that become its one script.
-        context: the template's values; title, sections, toggles and panels in any case.
+        template: File name of the template.
+        pictures: Entries of the pictures, each with name, size, facts and layers (or the reason why there are
+            none); other keys serve for sorting and filtering.
+        scripts: Files that become the page's only script.
+        context: Values of the template; title, sections, toggles and panels are required.
     """
     from markupsafe import Markup
 
@@ -175,7 +190,7 @@ def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **co
 
 
 def read_asset(name: str) -> str:
-    """Text of a template, style or script in this folder."""
+    """Returns the text of a template, style or script in this folder."""
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
@@ -183,8 +198,14 @@ def read_asset(name: str) -> str:
 
 
 def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: Calibration) -> list[Json]:
-    """Thresholds from the fewest alarms to the most, each the k-th largest calibration score, with their
-    effect on the test pictures; empty where there is only one.
+    """Returns thresholds from the fewest alarms to the most, with their effect on the test pictures.
+
+    Each is the k-th largest calibration score. Empty where there is only one threshold.
+
+    Args:
+        scores: Scores of the test pictures.
+        anomalous: Whether each test picture is defective.
+        calibration: Calibration of the model.
     """
     units = calibration.unit_count + 1
     last = max(1, int(MAX_RATE * units))
@@ -204,8 +225,15 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
 
 
 def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
-    """Effect of a threshold. rate: the promised share of good parts above it; None: nothing is promised.
-    option: the argument that sets it. Intervals hold 95 %.
+    """Returns the effect of a calibration's threshold on the test pictures.
+
+    In the result, `rate` is the promised share of good parts above the threshold, None without a promise, and
+    `option` the argument that sets the threshold. Intervals hold 95 %.
+
+    Args:
+        calibration: The calibration.
+        good: Scores of the good test pictures.
+        bad: Scores of the defective test pictures.
     """
     rate, threshold = calibration.expected_rate, calibration.score_threshold
     missed = int((bad <= threshold).sum())

@@ -61,13 +61,18 @@ def predictions_page(
     *,
     parts: Sequence[PartPrediction] = (),
 ) -> str:
-    """The page of `predict --out`, of every input of the run. InputError: WebP is missing.
+    """Returns the page of `predict --out`, with every input of the run.
 
     Args:
-        shown: predictions with their maps, most severe first; pictures of the others are not shown.
-        facts: of the run, as in `results.json`.
-        levels: of deep pictures (`Preprocess.levels`).
-        parts: that were decided on, where the model decides on parts.
+        table: Rows of all inputs.
+        shown: Predictions with their maps, most severe first; pictures of the other rows are not shown.
+        facts: Facts of the run, like those in `results.json`.
+        levels: Levels of deep pictures (`Preprocess.levels`).
+        step: Gets the progress.
+        parts: Predictions of parts, where the model decides on parts.
+
+    Raises:
+        InputError: WebP is missing.
     """
     require_libraries(plots=False)
     judged = sorted((row for row in table if not row.error), key=lambda row: -(row.severity or 0.0))
@@ -116,7 +121,7 @@ def _expected_rate(facts: Facts) -> str:
 def _row_entries(
     rows: Sequence[ResultRow], shown: Sequence[Prediction], levels: Levels | None, step: ProgressCallback
 ) -> list[Json]:
-    """Entries of the pictures that are listed, those that are shown with their layers."""
+    """Returns the entries of the pictures that are listed; pictures that are shown have layers."""
     predictions = {str(one.path): one for one in shown}
     wanted = [predictions[row.path] for row in rows if row.path in predictions]
     seen = [EvaluatedPicture(Item(Path(str(one.path)), "", False), one, None) for one in wanted]
@@ -138,7 +143,14 @@ def _part_cards(parts: Sequence[PartPrediction], rows: Sequence[ResultRow]) -> l
 
 
 def _summary(judged: int, anomalous: int, tolerated: int | None, parts: Sequence[PartPrediction]) -> str:
-    """The headline of a run. tolerated: pictures within tolerance; None: there are no tolerances."""
+    """Returns the headline of a run.
+
+    Args:
+        judged: Number of judged pictures.
+        anomalous: Number of anomalous pictures.
+        tolerated: Number of pictures within tolerance; None: there are no tolerances.
+        parts: Predictions of parts, where the model decides on parts.
+    """
     text = f"{anomalous} of {pluralize(judged, 'picture')} anomalous"
     if tolerated is not None:
         text += f", {tolerated} within tolerance"
@@ -149,7 +161,7 @@ def _summary(judged: int, anomalous: int, tolerated: int | None, parts: Sequence
 
 
 def _common_folder(paths: Sequence[str]) -> str:
-    """The folder that all paths have in common; empty where there is none."""
+    """Returns the folder that all paths have in common; empty where there is none."""
     try:
         return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     except ValueError:  # no path, or on several drives
@@ -199,8 +211,17 @@ def _run_facts(facts: Facts) -> list[tuple[str, str]]:
 
 
 def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None = None) -> str:
-    """The page of `data check --out`: a picture of each form that was met, with what is marked in it, and
-    where parts are found. InputError: WebP is missing.
+    """Returns the page of `data check --out`.
+
+    It shows a picture of each form in the data set with its marked defects, and the places of parts.
+
+    Args:
+        dataset: The data set.
+        report: Result of the check.
+        aligned: Places of the parts; None: they were not looked for.
+
+    Raises:
+        InputError: WebP is missing.
     """
     require_libraries(plots=False)
     rows: list[Json] = []
@@ -249,7 +270,7 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
 
 
 def _near_duplicate_entries(report: CheckReport) -> list[Json]:
-    """Entries of pictures that are nearly the same, side by side."""
+    """Returns the entries of pairs of near-duplicates, side by side."""
     near = [finding for finding in report.findings if finding.code.startswith("nearly")]
     pairs = []
     for finding in near[:MAX_PAIRS]:
@@ -261,14 +282,14 @@ def _near_duplicate_entries(report: CheckReport) -> list[Json]:
 
 
 def _card(name: str, drawn: NDArray[np.uint8], fact: tuple[str, str]) -> Json:
-    """Entry of a drawn picture, with a fact on it."""
+    """Returns the entry of a drawn picture [H, W, 3], with a fact about it."""
     size = f"{drawn.shape[1]} × {drawn.shape[0]}"
     layers = {"photo": image_uri(drawn, MAX_SIDE)}
     return {"name": printable(name), "size": size, "facts": [fact], "layers": layers}
 
 
 def _side_by_side(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Two pictures beside each other, [H, W, 3], in the height of the lower one."""
+    """Returns two pictures beside each other, [H, W, 3], at the height of the lower picture."""
     shown = [Image.fromarray(to_eight_bits(first_group(path)[0])) for path in paths]
     height = min(one.height for one in shown)
     scaled = [one.resize((max(1, round(one.width * height / one.height)), height)) for one in shown]

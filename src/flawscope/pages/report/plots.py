@@ -1,7 +1,7 @@
 """Draws curves and histograms as SVG for the page.
 
-Colours are names of CSS variables, so that they follow light and dark; lines also differ in dashes and groups
-in their place, so that no difference is by colour alone.
+Colours are names of CSS variables and follow the light or dark theme. Lines also differ in dashes, and groups
+in their place: no difference is by colour alone.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SETTINGS: Any = {  # whose keys matplotlib alone types
 
 
 class Curve(NamedTuple):
-    """Points and name of a line."""
+    """Name and points of a line."""
 
     name: str
     x: Array
@@ -65,7 +65,7 @@ class Curve(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Scores of one kind of pictures for the histograms."""
+    """Scores of a kind of pictures, for a row of the histograms."""
 
     name: str
     scores: Array
@@ -81,7 +81,16 @@ def curve_plot(
     limit: float = 1.0,
     chance: bool = False,
 ) -> str:
-    """Draws curves in the unit square, the first one solid; `mark` is the point of the score threshold."""
+    """Draws curves in the unit square, the first with a solid line.
+
+    Args:
+        name: Name of the plot, for its ids.
+        curves: The curves.
+        labels: Labels of the x axis and the y axis.
+        mark: Point of the score threshold; None: none.
+        limit: End of the x axis.
+        chance: Whether to draw the diagonal, labelled "chance".
+    """
 
     def draw(axes: Axes) -> None:
         if chance:
@@ -99,7 +108,7 @@ def curve_plot(
 
 
 def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
-    """Draws a histogram row for each group on a common axis, ticks for its pictures, and the threshold."""
+    """Draws a row for each group on a common axis, with a histogram and ticks, and the threshold."""
     every = np.concatenate([*(group.scores for group in groups), [threshold]])
     edges = bin_edges(float(every.min()), float(every.max()), threshold)
 
@@ -145,7 +154,7 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
 
 
 def _known_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]] | None:
-    """Rates that are known, and their rows; None: none is."""
+    """Returns the rates that are known, and their rows; None: none are."""
     known = [(rate, row) for row, rate in enumerate(rates) if rate is not None]
     if not known:
         return None
@@ -153,8 +162,11 @@ def _known_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]
 
 
 def loss_plot(name: str, facts: Mapping[str, object]) -> str:
-    """Draws the losses of a training by its steps, each line named and dashed in its own way; empty where a
-    model file's `facts` have none that can be drawn.
+    """Draws the losses of a training by its steps, each line with its own name and dashes.
+
+    Args:
+        name: Name of the plot, for its ids.
+        facts: Facts of a model file. The result is empty where they have no losses that can be drawn.
     """
     try:
         lines = [line for line in _loss_curves(facts) if len(line.x) > 1]
@@ -186,14 +198,14 @@ def _loss_curves(facts: Facts) -> list[Curve]:
 
 
 def bin_edges(low: float, high: float, threshold: float) -> Array:
-    """Rising edges of bins around low..high, one of them the threshold: no bar is half anomalous."""
+    """Returns ascending edges of bins around low..high; one is the threshold: no bar is half anomalous."""
     step = (high - low) / BINS or 0.1
     below, above = (int(np.ceil(reach / step)) + 1 for reach in (threshold - low, high - threshold))
     return threshold + step * np.arange(-below, above + 1)
 
 
 def bin_counts(scores: Array, edges: Array) -> Array:
-    """Number of scores in each bin, its upper edge included: a score at the threshold is good."""
+    """Returns the number of scores in each bin, its upper edge included: good at the threshold."""
     return np.histogram(-scores, -edges[::-1])[0][::-1]
 
 
@@ -203,8 +215,10 @@ def _trim(name: str) -> str:
 
 
 def _render_svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
-    """Draws a part of an HTML page: no prologue, no addresses, no fonts and rules that would hold for the
-    whole page, ids of its own.
+    """Draws a plot as SVG to stand in an HTML page.
+
+    It has no prologue, no addresses, no fonts and no rules that would hold for the whole page; its ids begin
+    with the plot's name.
     """
     import matplotlib
     from matplotlib.figure import Figure

@@ -56,10 +56,17 @@ def thumbnails(
     levels: Levels | None = None,
     step: ProgressCallback = ignore_progress,
 ) -> list[Layers | str]:
-    """Layers of every picture, `MAX_SIDE` large or as small as they must be for `PAGE_BYTES`, or the reason
-    why there are none: `UNREADABLE` where a picture has gone or was changed since it was evaluated;
-    `PAGE_FULL` where even at `MIN_SIDE` not all find room, and the first ones in `order`, indices of all
-    pictures, are shown.
+    """Returns the layers of every picture, or the reason why there are none.
+
+    Pictures are `MAX_SIDE` large, or smaller where `PAGE_BYTES` requires it. The reason is `UNREADABLE` where
+    a picture is gone or was changed since it was evaluated, and `PAGE_FULL` where not all pictures fit even
+    at `MIN_SIDE`.
+
+    Args:
+        pictures: The pictures.
+        order: Indices of all pictures, those to be shown first at the front.
+        levels: Levels of deep pictures; None: `picture_layers` chooses them.
+        step: Gets the progress.
     """
 
     def draw(k: int, side: int) -> Layers | str:
@@ -96,10 +103,19 @@ def picture_layers(
     side: int,
     levels: Levels | None,
 ) -> Layers:
-    """Layers of one picture file, as large in area as a square of `side` pixels.
+    """Returns the layers of a picture file, as large in area as a square of `side` pixels.
 
-    levels: of a deep picture; None: up to 65535, or 1 of floats. Masks that cannot be read are left out: the
-    evaluation reports them. Raises InputError where the picture cannot be read (any more).
+    Masks that cannot be read are left out: the evaluation reports them.
+
+    Args:
+        path: The picture file.
+        prediction: Its prediction.
+        masks: Masks of its defects.
+        side: Side of the square in pixels.
+        levels: Levels of a deep picture; None: 0 to 65535, or 0 to 1 for floats.
+
+    Raises:
+        InputError: The picture cannot be read (any more).
     """
     picture, _ = first_group(path)
     levels = levels or Levels(0.0, 65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
@@ -111,8 +127,13 @@ def picture_layers(
 def truth_layers(
     picture: Array, masks: tuple[Mask, ...], side: int, levels: Levels | None
 ) -> tuple[Layers, tuple[int, int]]:
-    """Layers of a decoded picture and what its masks mark, and their size. levels: as `to_eight_bits` takes
-    them.
+    """Returns the layers of a decoded picture and its marked defects, and their size (height, width).
+
+    Args:
+        picture: [H, W] or [H, W, C], the picture.
+        masks: Masks of its defects.
+        side: Side of a square of the same area, in pixels.
+        levels: Levels of a deep picture; None: the picture's own (`to_eight_bits`).
     """
     photo = _fit_area(to_eight_bits(picture, levels), side)
     size = (photo.shape[0], photo.shape[1])
@@ -126,7 +147,7 @@ def truth_layers(
 
 
 def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
-    """Heat map and outline as layers, and the map, of a picture that is shown in `size`."""
+    """Returns heat map and contour as layers, and the map, of a picture shown at `size` (height, width)."""
     marked = prediction.outlined(prediction.picture_map(size))
     half = (-(-size[0] // 2), -(-size[1] // 2))
 
@@ -145,7 +166,7 @@ def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
 
 
 def rgba_layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Image:
-    """RGBA layer that `draw` adds to a picture [H, W, 3] of `size`, if it only blends.
+    """Returns the RGBA layer that `draw` adds to a picture [H, W, 3] of `size`; `draw` may only blend.
 
     Blending makes `keep * picture + added` of a pixel: on black that shows what is added, on white also how
     much is kept.
@@ -159,7 +180,7 @@ def rgba_layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image
 
 
 def image_uri(picture: Pixels, side: int) -> str:
-    """Picture [H, W, 3] without layers, as a data: URI."""
+    """Returns a picture [H, W, 3], as large in area as a square of `side` pixels, as a data: URI."""
     return _webp_uri(Image.fromarray(_fit_area(picture, side)), QUALITY)
 
 

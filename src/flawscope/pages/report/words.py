@@ -1,4 +1,4 @@
-"""Words rates, counts and results in plain sentences for the reports; and facts of parts, model and run."""
+"""Plain sentences on rates, counts and results for the reports, and facts of parts, model and run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MAX_PARTS = 60  # parts that a page shows; the table has all
 
 
 class Tally(NamedTuple):
-    """Numbers of good and defective test pictures, and how many of each were judged wrongly."""
+    """Numbers of good and defective test pictures, and of those of each that were judged wrongly."""
 
     good: int
     false_alarms: int
@@ -48,11 +48,12 @@ class Tally(NamedTuple):
 
     @property
     def found(self) -> int:
+        """Number of defective pictures that were called anomalous."""
         return self.defective - self.missed
 
 
 def size_text(prediction: Prediction) -> str:
-    """Text with the size of a picture, width first, as on every page."""
+    """Returns the size of a picture as "width × height"."""
     height, width = prediction.geometry.picture_size
     return f"{width} × {height}"
 
@@ -68,12 +69,12 @@ def range_text(low: float, high: float) -> str:
 
 
 def time_text() -> str:
-    """The time of now, as on the clock of this machine: 2026-11-29 10:13 (UTC+0100)."""
+    """Returns the present time of this machine's clock: 2026-11-29 10:13 (UTC+0100)."""
     return time.strftime("%Y-%m-%d %H:%M (UTC%z)")
 
 
 def headline(tally: Tally, noun: str = "picture") -> str:
-    """Verdict in one line on pictures, or on parts."""
+    """Returns the verdict on pictures, or on parts, in one line."""
     parts = []
     if tally.defective:
         parts.append(f"{tally.found} of {pluralize(tally.defective, f'defective {noun}')} found")
@@ -83,18 +84,18 @@ def headline(tally: Tally, noun: str = "picture") -> str:
 
 
 def score_facts(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
-    """Severity, p-value and score of a picture, as every page shows them."""
+    """Returns rows with severity, p-value and score of a picture, for a page."""
     return [("Severity", severity_text(severity)), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
 
 
 def _view_text(how: Preprocess) -> str:
-    """Says what an aligned view shows."""
+    """Describes the content of an aligned view; empty where views are not aligned."""
     which = "the part" if how.several is None else f"each part ({how.several.count_text} in a picture)"
     return f"{which}, aligned ({how.reference.kind})" if how.reference else ""
 
 
 def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
-    """Pose of the part in a picture, as every page shows it; empty where none was found or looked for."""
+    """Returns rows with the pose of each part in a picture; empty where none was found or looked for."""
     if (several := prediction.found_parts) is not None:
         expected = f"{several.least}" if several.least == several.most else f"{several.least}-{several.most}"
         every = [("Parts", f"{len(several.parts)} found, {expected} expected")]
@@ -110,7 +111,7 @@ def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
 
 
 def finding_facts(prediction: Prediction) -> list[tuple[str, str]]:
-    """Kinds of the defects in a picture and findings on it, as every page shows them."""
+    """Returns rows with the kinds of the defects in a picture, and with its findings."""
     kinds = [region.kinds_text for region in prediction.regions if region.kinds_text]
     facts = []
     if kinds:
@@ -121,15 +122,17 @@ def finding_facts(prediction: Prediction) -> list[tuple[str, str]]:
 
 
 def part_cards(parts: Iterable[tuple[PartPrediction, str]], places: Mapping[str, int]) -> list[Json]:
-    """Makes the cards of parts: mistakes first, then the most unusual ones. parts: each with the word on
-    its badge: the decision, or its outcome where the truth is known. places: index among the page's
-    pictures by path.
+    """Returns the cards of parts: mistakes first, then the most unusual parts.
+
+    Args:
+        parts: Each part with the word on its badge: the decision, or its outcome where the truth is known.
+        places: Index of each picture on the page, by the picture's path.
     """
     return [_part_card(found, word, places) for found, word in sorted(parts, key=_rank_of_card)]
 
 
 def _rank_of_card(part: tuple[PartPrediction, str]) -> tuple[bool, float, float]:
-    """Sorts mistakes to the front, then the most unusual parts."""
+    """Returns the sorting key of a card: mistakes first, then the most unusual parts."""
     found, word = part
     return word not in (MISSED, FALSE_ALARM), found.p_value, -found.severity
 
@@ -155,11 +158,14 @@ def _part_card(found: PartPrediction, word: str, places: Mapping[str, int]) -> J
 def sentences(
     tally: Tally, calibration: Calibration, broken: bool, remarks: Iterable[str] = (), parts: str = ""
 ) -> list[str]:
-    """Says what is promised, whether that was kept, and how many defects were missed.
+    """Returns sentences on the promise, whether it was kept, and the number of missed defects.
 
     Args:
-        remarks: on defects that the pixel metrics do not cover.
-        parts: what a model that decides on parts promises; empty: it decides on pictures.
+        tally: Numbers of test pictures, or parts, and of wrong decisions.
+        calibration: Calibration of the model.
+        broken: Whether the promise was broken.
+        remarks: Remarks to add, such as on defects that the pixel metrics do not cover.
+        parts: Promise of a model that decides on parts; empty: it decides on pictures.
     """
     noun, promise = "picture", _promise(calibration)
     if parts:
@@ -213,9 +219,14 @@ Pairs = list[tuple[str, str]]
 
 
 def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str) -> Json:
-    """Lists the facts of model and run: tables of (what, value), and lists of names.
+    """Returns the facts of model and run: tables of (name, value), and lists of names.
 
-    runtime: name of the engine. model: name of the model's file.
+    Args:
+        result: The evaluation.
+        manifest: Manifest of the model.
+        dataset: The data set.
+        runtime: Name of the engine.
+        model: Name of the model file.
     """
     left_out = "left out of the test: the model was fitted or calibrated on them"
     pictures: dict[str, list[str]] = {}
@@ -256,8 +267,11 @@ PARTS_PROMISE = re.compile(r"parts of \d+ views? \(")  # of a fit's summary in m
 
 
 def _decision_facts(manifest: Manifest, parts: KnownParts | None) -> Pairs:
-    """Describes what a model promises: of parts where these are decided on. parts: as `model_facts` takes
-    them.
+    """Returns rows on the promise of a model, on parts where it decides on parts.
+
+    Args:
+        manifest: Manifest of the model.
+        parts: Good parts, where the model is of one view and decides together with other models.
     """
     c = manifest.calibration
     if parts is not None:
@@ -272,10 +286,12 @@ def _decision_facts(manifest: Manifest, parts: KnownParts | None) -> Pairs:
 
 
 def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
-    """Describes a model and its origin.
+    """Returns rows that describe a model and its origin.
 
     Args:
-        parts: good parts of a model of one view, which decides with others (`ModelFacts.parts_of`).
+        manifest: Manifest of the model.
+        parts: Good parts, where the model is of one view and decides together with other models
+            (`ModelFacts.parts_of`).
     """
     calibration = manifest.calibration
     facts = manifest.facts
@@ -312,7 +328,7 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
 
 
 def _picture_text(manifest: Manifest) -> str:
-    """Describes what becomes of a picture before the network sees it."""
+    """Describes the steps between a picture and the network's input."""
     preprocess = manifest.preprocess
     texts = [preprocess.described()]
     sizes = str(manifest.config.get("size", ""))

@@ -1,8 +1,8 @@
 """Review page for a folder of results, in a browser on the same machine.
 
-Only this machine can connect. The address holds a random token, without which every request is refused, so
-that other pages in the same browser can neither read nor decide anything. A request must name this machine as
-its host, so that no other name can be made to point here.
+Only this machine can connect. The address holds a random token, without which every request is refused: other
+pages in the same browser can neither read nor decide anything. A request must name this machine as its host:
+no other name can be made to point here.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ Response = tuple[str, bytes]  # media type, body
 
 
 class ReviewServer:
-    """Serves a session until `stop`, or until the person ends it in the page.
+    """Server of a review session, until `stop` or until the person ends the review in the page.
 
     Args:
-        port: 0 takes a free one.
+        session: The session.
+        title: Title of the page.
+        port: Port to listen at; 0: any free port.
 
     Raises:
-        InputError: the port is taken.
+        InputError: The port is in use.
     """
 
     def __init__(self, session: ReviewSession, title: str, port: int = 0):
@@ -79,7 +81,12 @@ class ReviewServer:
     # ---- the station's API for one page: its `inspections` are the pictures, counted from 1
 
     def page(self, language: str, theme: str | None) -> Response:
-        """Return the page. language: header Accept-Language of the browser."""
+        """Return the page.
+
+        Args:
+            language: Header Accept-Language of the browser.
+            theme: Theme that the person chose; None: the browser's theme.
+        """
         page_texts = PAGES.texts_for(None, language)
         root = f"/{self.token}"
         decided = self.session.decisions().items()
@@ -95,7 +102,8 @@ class ReviewServer:
     def get(self, path: str, query: Mapping[str, str]) -> Response:
         """Return the answer to GET of a path below the token, except for the page.
 
-        KeyError for an unknown path.
+        Raises:
+            KeyError: The path is unknown.
         """
         match path.split("/"):
             case ["static", *name]:
@@ -111,7 +119,12 @@ class ReviewServer:
         raise KeyError(path)
 
     def post(self, path: str, body: Json) -> Response:
-        """Return the answer to POST. KeyError for an unknown path, FlawscopeError where it cannot be done."""
+        """Return the answer to POST.
+
+        Raises:
+            KeyError: The path is unknown.
+            FlawscopeError: The decision cannot be recorded.
+        """
         match path.split("/"):
             case ["api", "done"]:
                 threading.Thread(target=self.stop).start()  # after this answer
@@ -138,14 +151,14 @@ class ReviewServer:
         return int(text) - 1
 
     def _list_waiting(self, limit: int, after: int) -> Json:
-        """Return pictures without a decision, from the number `after` on, and how many there are in all."""
+        """Return up to `limit` pictures without a decision from number `after` on, and the number of all."""
         decided = self.session.decisions().keys() | self._skipped
         waiting = [number for number in range(len(self.session.pictures)) if number not in decided]
         items = [self._facts(number) for number in waiting if number >= after][:limit]
         return {"inspections": items, "waiting": len(waiting), "problems": []}
 
     def _facts(self, number: int) -> Json:
-        """Return a picture as the page's script reads an inspection."""
+        """Return the facts of a picture in the form of the station's inspections, for the page's script."""
         picture = self.session.pictures[number]
         height, width = self._picture_size(number)
         p_value = "" if picture.row.p_value is None else f"p {picture.row.p_value:.3f} · "
@@ -273,7 +286,7 @@ def _read_picture(picture: ReviewPicture) -> NDArray[np.uint8]:
 
 
 def _draw_overlay(picture: ReviewPicture) -> NDArray[np.uint8]:
-    """Return the run's overlay, [H, W, 3]; where there is none, the picture with outlines of its regions."""
+    """Return the run's overlay, [H, W, 3]; where there is none, the picture with contours of its regions."""
     if picture.overlay is not None:
         return np.asarray(Image.open(picture.overlay).convert("RGB"))
     mask = proposed_mask(picture)
@@ -281,7 +294,11 @@ def _draw_overlay(picture: ReviewPicture) -> NDArray[np.uint8]:
 
 
 def _decode_mask(encoded: str, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Decode a mask that a person drew, a PNG in base64, to [H, W] bool of this size (height, width)."""
+    """Decode a mask that a person drew, a PNG in base64, to [H, W] bool of a size (height, width).
+
+    Raises:
+        InputError: The mask is empty.
+    """
     mask = read_mask(base64.b64decode(encoded, validate=True))
     if not mask.any():
         raise InputError("the outline is empty: draw where the defect is, or discard it")

@@ -1,5 +1,6 @@
-"""Review of a run: its pictures, a file to which each decision is added at once, and folders of copies that
-follow from that file.
+"""Review of a run: its pictures, a file of decisions, and folders with copies of decided pictures.
+
+Each decision is added to the file at once; the copies follow from the file.
 
 `good/` and `defect/` hold copies of pictures, `masks/defect/` masks of defects. Together they are a data set
 for `fit --update`, `evaluate` and `compare`; `defect/` with its masks is for `--seen`.
@@ -42,7 +43,15 @@ DECISIONS_FILE = "review.csv"  # `open_dataset` recognizes the folder by this fi
 
 @dataclass(frozen=True)
 class ReviewPicture:
-    """Picture of a run. name: of its files in the results. overlay, mask: such files; None: not written."""
+    """Picture of a run.
+
+    Attributes:
+        row: Its row in the table of results.
+        path: Its file.
+        name: Name of its files in the results, without suffix.
+        overlay: File with the overlay; None: not written.
+        mask: File with the mask; None: not written.
+    """
 
     row: ResultRow
     path: Path
@@ -52,15 +61,16 @@ class ReviewPicture:
 
 
 def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False) -> list[ReviewPicture]:
-    """Return the anomalous pictures of a run and the good ones near the threshold, most severe first; each
-    path once, as it was judged last.
+    """Return a run's anomalous pictures, and good ones near the threshold, most severe first.
+
+    A path comes once, with its last judgement.
 
     Args:
-        results: a folder that `predict --out` or `evaluate --out` wrote, or a table of results.
-        every: return all good ones, too.
+        results: Folder that `predict --out` or `evaluate --out` wrote, or a table of results.
+        every: Whether to return all other good pictures, too.
 
     Raises:
-        InputError: there is no table, or none of its pictures is there.
+        InputError: There is no table, or none of its pictures is there.
     """
     folder = Path(results)
     table = folder / TABLE_NAME if folder.is_dir() else folder
@@ -81,7 +91,7 @@ def read_review_pictures(results: str | os.PathLike[str], *, every: bool = False
 
 
 def _last_judged(rows: Iterable[ResultRow]) -> list[ResultRow]:
-    """Return the rows of judged pictures; of a path that comes again the last one."""
+    """Return the rows of judged pictures; for a repeated path, its last row."""
     last = {}
     for row in rows:
         if row.score is not None and row.severity is not None:
@@ -101,7 +111,7 @@ def _read_picture(row: ResultRow, folder: Path, name: str | None) -> ReviewPictu
 
 
 def _result_names(folder: Path) -> dict[str, str]:
-    """Map each picture's path to the name of its result files, as the JSON files of the run tell."""
+    """Return the name of each picture's result files, by the picture's path, from the run's JSON files."""
     names = {}
     for file in (folder / PREDICTIONS_FOLDER).rglob("*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -111,10 +121,10 @@ def _result_names(folder: Path) -> dict[str, str]:
 
 
 def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
-    """Return the model's mask, [H, W] bool at the picture's size; None where it outlined nothing.
+    """Return the model's mask, [H, W] bool at the picture's size; None where it marked nothing.
 
-    The run's mask has the network's size, the boxes of its regions are in the picture's pixels. So the mask's
-    bounding box is resized to that of all boxes. Without a mask the boxes are filled.
+    The run's mask has the network's size, and the boxes of its regions are in the picture's pixels: the
+    mask's bounding box is resized to that of all boxes. Without a mask, the boxes are filled.
     """
     boxes = [[round(edge) for edge in box] for box in picture.row.boxes]
     if not boxes:
@@ -140,8 +150,16 @@ def proposed_mask(picture: ReviewPicture) -> NDArray[np.bool_] | None:
 
 @dataclass(frozen=True)
 class Decision:
-    """Line of the file. copy: file name of the picture's copy. severity, score: when it was decided. pixels:
-    hash of the picture that was decided; empty in files of earlier versions.
+    """Line of the file of decisions.
+
+    Attributes:
+        time: Time of the decision, UTC, ISO 8601.
+        path: Path of the picture.
+        decision: `GOOD`, `DEFECT` or `UNDONE`.
+        copy: File name of the picture's copy.
+        severity: Severity of the picture when it was decided.
+        score: Score of the picture when it was decided.
+        pixels: Hash of the picture's pixels when it was decided; empty in files of earlier versions.
     """
 
     time: str
@@ -164,7 +182,7 @@ class DecisionLog:
     The last decision on a picture counts; `undone` takes it back.
 
     Raises:
-        InputError: the file cannot be read, or is no file of decisions.
+        InputError: The file cannot be read, or is not a file of decisions.
     """
 
     def __init__(self, path: Path):
@@ -201,7 +219,7 @@ class DecisionLog:
     def add(
         self, path: str, decision: str, copy: str, severity: str = "", score: str = "", pixels: str = ""
     ) -> None:
-        """Add a decision. FlawscopeError where it cannot be written: then it does not count."""
+        """Add a decision. FlawscopeError where it cannot be written; it does not count then."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = Decision(now, path, decision, copy, severity, score, pixels)
         buffer = io.StringIO()
@@ -226,15 +244,15 @@ class DecisionLog:
 class ReviewSession:
     """Pictures of a review by number, from 0, with decisions and copies. Thread-safe.
 
-    A decision is one on pixels: where another picture lies under the path of a decided one by now, it is
-    undecided, and the decided one's copy stays. A new session copies again what earlier decisions need and
+    A decision concerns pixels: where the path of a decided picture now holds another picture, that one is
+    undecided, and the copy of the decided one stays. A new session makes the copies of earlier decisions that
     `out` lacks. Only copies that the file names are removed; originals are only read. The copies are listed
-    as flawscope's own files, so that who reads a folder above this one does not take the pictures twice.
+    as flawscope's own files: a reader of a folder above this one does not take the pictures twice.
 
     Attributes:
-        pictures: in the order of the review.
-        problems: copies of earlier decisions that could not be made again.
-        replaced: paths under which other pictures lie than those that were decided.
+        pictures: Pictures in the order of the review.
+        problems: Lines on copies of earlier decisions that could not be made again.
+        replaced: Paths that hold other pictures than those that were decided.
     """
 
     def __init__(self, pictures: Sequence[ReviewPicture], out: Path):
@@ -273,7 +291,7 @@ class ReviewSession:
         return Counter(self.decisions().values())
 
     def copies(self) -> list[tuple[ReviewPicture, str, Path]]:
-        """Return picture, good or defect, and path of the copy for each decision."""
+        """Return for each decision the picture, good or defect, and the path of the copy."""
         chosen = [(self.pictures[number], decision) for number, decision in self.decisions().items()]
         return [(picture, kind, self.out / kind / self._copy_name(picture)) for picture, kind in chosen]
 
@@ -281,11 +299,13 @@ class ReviewSession:
         """Record a decision on a picture.
 
         Args:
-            mask: [H, W] bool at the picture's size, as a person drew it; None: the model's outline, unless
+            number: Number of the picture.
+            decision: `GOOD` or `DEFECT`.
+            mask: [H, W] bool at the picture's size, drawn by a person; None: the model's contour, unless
                 there is a mask already.
 
         Raises:
-            FlawscopeError: it cannot be recorded; nothing has changed.
+            FlawscopeError: The decision cannot be recorded; nothing has changed.
         """
         if decision not in (GOOD, DEFECT) or not 0 <= number < len(self.pictures):
             raise InputError(f"no decision {decision!r} on picture {number}")
@@ -300,7 +320,7 @@ class ReviewSession:
             self._undecided.discard(picture.row.path)
 
     def note_shown(self, number: int) -> None:
-        """Notes that a person sees a picture: a decision on it is one on the file as it is now."""
+        """Note that a person sees a picture: `decide` refuses if its file is written anew afterwards."""
         self._shown[number] = _file_stamp(self.pictures[number].path)
 
     def undo(self, number: int) -> None:
@@ -316,10 +336,7 @@ class ReviewSession:
         return self.out / _mask_name(self._copy_name(self.pictures[number]))
 
     def _is_decided(self, picture: ReviewPicture, line: Decision) -> bool:
-        """Whether a decision is on the picture that lies under its path.
-
-        Where nothing lies there any more, it stands.
-        """
+        """Whether the file at a picture's path is the picture that was decided; True where it is gone."""
         copy = self.out / line.decision / line.copy
         try:
             if not picture.path.is_file() or (copy.is_file() and filecmp.cmp(copy, picture.path, False)):
@@ -332,8 +349,10 @@ class ReviewSession:
         return (line.severity, line.score) == _strength(picture.row)
 
     def _copy_name(self, picture: ReviewPicture) -> str:
-        """Return the name of the picture's copy: that of an earlier decision on it, else a new one, which is
-        unique also without its suffix, since masks are called after it.
+        """Return the file name of a picture's copy.
+
+        It is the name of an earlier decision's copy, or else a new one. A new name is unique also without its
+        suffix: masks are named after it.
         """
         copies = {line.path: line.copy for line in self.log.lines}
         if picture.row.path in copies and picture.row.path not in self._undecided:
@@ -355,8 +374,19 @@ class ReviewSession:
         mask: NDArray[np.bool_] | None = None,
         is_new: bool = False,
     ) -> None:
-        """Copy a picture, add a new decision to the file, write a defect's mask; a crash at any point loses
-        nothing. FlawscopeError: nothing has changed.
+        """Copy a picture, add a new decision to the file, and write a defect's mask.
+
+        A crash at any point loses nothing.
+
+        Args:
+            picture: The picture.
+            decision: `GOOD` or `DEFECT`.
+            copy: File name of the copy.
+            mask: [H, W] bool, drawn by a person; None: the model's contour, unless there is a mask already.
+            is_new: Whether the decision is new, and is added to the file.
+
+        Raises:
+            FlawscopeError: The copy or the line cannot be written; nothing has changed.
         """
         target = self._own_files.path(f"{decision}/{copy}")
         partial = target.with_name(f"{target.name}.part")
@@ -386,12 +416,12 @@ class ReviewSession:
 
 
 def _strength(row: ResultRow) -> tuple[str, str]:
-    """Severity and score of a picture, as the file of decisions has them."""
+    """Return the texts of a picture's severity and score for the file of decisions."""
     return f"{row.severity:.4g}", f"{row.score:.6g}"
 
 
 def _pixels(file: Path) -> str:
-    """Hash of a picture's pixels; of a file that needs options to be read, or cannot be, of its bytes."""
+    """Return the hash of a picture's pixels; that of the file's bytes where it cannot be decoded alone."""
     try:
         return pixel_hash(decode(file))
     except InputError:
@@ -399,7 +429,7 @@ def _pixels(file: Path) -> str:
 
 
 def _file_stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file, by which it is known again; of none (0, 0)."""
+    """Return size and time of a file, by which it is known again; (0, 0) where there is none."""
     try:
         facts = os.stat(path)
     except OSError:

@@ -1,1 +1,1 @@
-"""A data set that is drawn, so that nothing has to be downloaded."""
+"""Generated data set: nothing has to be downloaded."""

@@ -1,8 +1,7 @@
-"""A drawn data set in MVTec AD layout: no network, no files needed, the same for the same seed.
+"""Generated data set in MVTec AD layout: no network, no files needed, the same for the same seed.
 
-Two categories look the same at any size: "plate", an object, and "fabric", a texture. Every picture is drawn
-from a generator of (seed, category, split, type, index) alone, so that it does not depend on how many others
-there are.
+Two categories look the same at any size: "plate", an object, and "fabric", a texture. Every picture comes
+from a generator of (seed, category, split, type, index) alone: it does not depend on the number of others.
 """
 
 from __future__ import annotations
@@ -28,7 +27,12 @@ _MIN_CHANGE = 5.0  # mean change over the mask in grey levels below which a defe
 
 
 class Category(NamedTuple):
-    """A category that can be drawn: its types of defect, and the function that draws."""
+    """Category that can be drawn.
+
+    Attributes:
+        defects: Names of its types of defect.
+        render: Draws a part of a size, with a generator, and a flaw or None.
+    """
 
     defects: tuple[str, ...]
     render: Callable[[int, np.random.Generator, scene.Flaw | None], Floats]
@@ -50,10 +54,18 @@ def draw_picture(
 ) -> tuple[Picture, Mask]:
     """Draw a picture `[size, size, 3]` uint8 and the exact mask `[size, size]` bool of its defect.
 
-    `defect` is one of `CATEGORIES[category].defects`, or None for a good part and an empty mask.
-    `difficulty` goes from 0 (large, strong) to 1 (small, faint). For the same state of `rng` the good and the
-    defective picture show the same part in the same light, equal in every pixel outside the mask.
-    `InputError`: the defect cannot be seen at this size.
+    For the same state of `rng`, the good and the defective picture show the same part in the same light,
+    equal in every pixel outside the mask.
+
+    Args:
+        category: Name of the category.
+        rng: Generator of the picture.
+        defect: A name in `CATEGORIES[category].defects`; None: a good part, with an empty mask.
+        difficulty: 0 (large, strong) to 1 (small, faint).
+        size: Side of the picture in pixels.
+
+    Raises:
+        InputError: The defect cannot be seen at this size.
     """
     known = CATEGORIES[category]
     part, light, flaw = (int(s) for s in rng.integers(2**63, size=3))
@@ -82,7 +94,7 @@ def draw_picture(
 
 
 def _seeded_generator(seed: int, *names: str | int) -> np.random.Generator:
-    """A generator that depends on the seed and the names alone."""
+    """Return a generator that depends on the seed and the names alone."""
     keys = [zlib.crc32(str(name).encode()) for name in names]
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=keys))
 

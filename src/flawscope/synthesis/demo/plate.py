@@ -1,4 +1,4 @@
-"""The drawn category "plate": a brushed and printed metal plate with a turned boss, holes and screws.
+"""Generated category "plate": a brushed and printed metal plate with a turned boss, holes and screws.
 
 Good plates differ in position (4 units), angle (2 degrees), the grain of the metal, the place of the
 highlight, how the screws are turned, and the serial number with its bar code.
@@ -68,7 +68,7 @@ def _draw_variation(size: int, rng: np.random.Generator) -> _PlateVariation:
 
 
 def _brushed(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
-    """The grain of brushed metal along the plate, about -1..1: streaks of several lengths."""
+    """Returns the grain of brushed metal along the plate, about -1..1: streaks of several lengths."""
     side = math.ceil(1.2 * size)
     streaks = np.zeros((side, side), np.float32)
     for columns, height in ((3, 0.35), (10, 0.5), (40, 0.5)):
@@ -86,7 +86,7 @@ def _brushed(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
 
 
 def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
-    """A plate as light, `[size, size, 3]` float32 in about 0..255; with a flaw, otherwise the same plate."""
+    """Draws a plate as light, `[size, size, 3]` float32 in about 0..255; a flaw changes nothing else."""
     part = _draw_variation(size, rng)
     frame, scale = part.frame, part.frame.scale
     u, v = frame.u, frame.v
@@ -124,7 +124,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
 
 
 def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
-    """A turned, slightly raised ring about the bore: grooves, and the two-winged shine of a lathe."""
+    """Draws a turned, slightly raised ring around the bore: grooves, and the two-winged shine of a lathe."""
     scale = part.frame.scale
     u = part.frame.u - np.float32(_BOSS[0])
     v = part.frame.v - np.float32(_BOSS[1])
@@ -152,7 +152,7 @@ def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
 
 
 def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float) -> None:
-    """A drilled hole with a chamfer."""
+    """Draws a drilled hole with a chamfer."""
     distance, towards = np.hypot(u, v), light_on_slope(u, v)
     composite(
         canvas, (150 - 70 * towards)[..., None], pixel_coverage(distance - np.float32(radius + 1.8), scale)
@@ -162,7 +162,7 @@ def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float
 
 
 def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, there: bool) -> None:
-    """A brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
+    """Draws a brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
     distance, towards = np.hypot(u, v), light_on_slope(u, v)
     # chamfer of the counterbore, and the dark gap inside it
     composite(
@@ -200,7 +200,7 @@ def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> None:
-    """The label in three inks; the metal's grain shows through. A misprint spoils the printing plate."""
+    """Draws the label in three inks on the metal's grain; a misprint spoils the printing plate."""
     n = _PRINT_SCALE
     width = round(2 * _LABEL_HALF[0] * n)
     height = round(2 * _LABEL_HALF[1] * n)
@@ -252,7 +252,7 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
 
 
 def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
-    """Ink missing, ink dragged along, or a part printed twice."""
+    """Spoils the print: missing ink, ink dragged along, or a part printed twice."""
     rng, n = flaw.rng, _PRINT_SCALE
     inked = np.asarray(plate, np.float32)
     places = np.flatnonzero(inked.max(-1) > 128)
@@ -277,7 +277,7 @@ def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
 
 
 def _choose_missing(flaw: Flaw) -> str:
-    """Name of the part to leave out: a screw is missed at once, an undrilled hole less easily."""
+    """Returns the name of the part to leave out: a missing screw is easier to see than a missing hole."""
     if flaw.difficulty < 0.55:
         return f"screw{int(flaw.rng.integers(len(_SCREWS)))}"
     if flaw.difficulty < 0.8:

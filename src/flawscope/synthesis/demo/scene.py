@@ -1,4 +1,4 @@
-"""Drawing with light: coordinates, shapes, and the flaws that the drawn categories share.
+"""Drawing with light: coordinates, shapes, and the flaws that the generated categories share.
 
 A canvas is `[H, W, 3]` float32 in 0..255. Lengths are in units of a 320th of the picture's side, so that a
 scene looks the same at any size; shapes are signed distances in units (negative inside), which makes edges
@@ -23,32 +23,47 @@ LIGHT = (-0.6, -0.8)  # where the light comes from: (right, down)
 
 
 class Flaw(NamedTuple):
-    """A defect to draw: its name, 0 (easy to see) .. 1 (hard), and the generator of all its details."""
+    """Defect to draw.
+
+    Attributes:
+        name: Name of the defect.
+        difficulty: 0 (easy to see) to 1 (hard to see).
+        rng: Generator of all its details.
+    """
 
     name: str
     difficulty: float
     rng: np.random.Generator
 
     def grade(self, easy: float, hard: float) -> float:
-        """The value for this difficulty, on a geometric scale, up to a tenth off."""
+        """Returns a value between `easy` and `hard` on a geometric scale, by the difficulty, within 8 %."""
         value = easy * (hard / easy) ** self.difficulty
         return float(value * self.rng.uniform(0.92, 1.08))
 
     def choose(self, choices: Sequence[Colour]) -> Colour:
+        """Returns a colour chosen at random."""
         return choices[int(self.rng.integers(len(choices)))]
 
 
 class Frame(NamedTuple):
-    """The coordinates of an object in a picture: `u` right and `v` down from its centre, in units."""
+    """Coordinates of an object in a picture.
+
+    Attributes:
+        u: [H, W], distance to the right of the object's centre, in units.
+        v: [H, W], distance below the object's centre, in units.
+        scale: Pixels per unit.
+        angle: Angle of the object, in radians.
+        shift: Shift (right, down) of the object from the picture's centre, in units.
+    """
 
     u: Floats
     v: Floats
-    scale: float  # pixels per unit
+    scale: float
     angle: float
     shift: tuple[float, float]
 
     def pixel(self, u: float, v: float) -> tuple[float, float]:
-        """Pixel (row, column) of a point of the frame."""
+        """Returns the pixel (row, column) of a point of the frame."""
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         x = cos * u - sin * v + UNITS / 2 + self.shift[0]
         y = sin * u + cos * v + UNITS / 2 + self.shift[1]
@@ -56,7 +71,7 @@ class Frame(NamedTuple):
 
 
 def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: float) -> Frame:
-    """A frame moved by up to `shift` units and turned by up to `degrees` either way."""
+    """Returns a frame moved by up to `shift` units and turned by up to `degrees` either way."""
     dx, dy = (float(d) for d in rng.uniform(-shift, shift, 2))
     angle = math.radians(float(rng.uniform(-degrees, degrees)))
     scale = size / UNITS
@@ -71,8 +86,9 @@ def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: 
 def window_around(
     canvas: Floats, frame: Frame, centre: tuple[float, float], reach: float
 ) -> tuple[Floats, Floats, Floats]:
-    """The canvas, `u` and `v` near a point, as far as `reach` units: slices of the canvas, `u` and `v` from
-    the point. Small parts are drawn in it.
+    """Returns the canvas, `u` and `v` within `reach` units of a point, to draw small parts in.
+
+    The canvas is a slice of the whole one; `u` and `v` are measured from the point.
     """
     row, column = frame.pixel(*centre)
     half = reach * frame.scale + 2
@@ -83,7 +99,7 @@ def window_around(
 
 
 def rounded_box(u: Floats, v: Floats, half: tuple[float, float], radius: float) -> Floats:
-    """Signed distance from a rectangle of half sides `half` with round corners."""
+    """Returns the signed distance from a rectangle of half sides `half` with round corners."""
     a = np.abs(u) - (half[0] - radius)
     b = np.abs(v) - (half[1] - radius)
     outside = np.hypot(np.maximum(a, 0), np.maximum(b, 0))
@@ -91,25 +107,25 @@ def rounded_box(u: Floats, v: Floats, half: tuple[float, float], radius: float) 
 
 
 def hexagon(u: Floats, v: Floats, radius: float, angle: float) -> Floats:
-    """Signed distance (exact on the sides) from a hexagon of inner `radius`."""
+    """Returns the signed distance (exact on the sides) from a hexagon of inner `radius`."""
     turn = np.arctan2(v, u) - angle
     turn = np.mod(turn, np.pi / 3) - np.pi / 6
     return np.asarray(np.hypot(u, v) * np.cos(turn) - radius, np.float32)
 
 
 def pixel_coverage(distance: NDArray[np.floating], scale: float) -> Floats:
-    """The share of each pixel that a shape covers, 0..1, from its signed distance in units."""
+    """Returns the share of each pixel that a shape covers, 0..1, from its signed distance in units."""
     return np.asarray(np.clip(0.5 - distance * np.float32(scale), 0, 1), np.float32)
 
 
 def smooth(value: NDArray[np.floating]) -> Floats:
-    """Smooth step over 0..1."""
+    """Returns a smooth step over 0..1."""
     value = np.clip(value, 0, 1)
     return np.asarray(value * value * (3 - 2 * value), np.float32)
 
 
 def light_on_slope(u: Floats, v: Floats) -> Floats:
-    """The light on a slope that faces away from the origin, -1..1."""
+    """Returns the light, -1..1, on a slope that faces away from the origin."""
     radius = np.maximum(np.hypot(u, v), 1e-3)
     return np.asarray((u * LIGHT[0] + v * LIGHT[1]) / radius, np.float32)
 
@@ -120,7 +136,10 @@ def composite(canvas: Floats, colour: NDArray[np.floating], opacity: NDArray[np.
 
 
 def simulate_sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Light as a camera gives it: brightness within 5 %, uneven light, a vignette, shot and read noise."""
+    """Returns the canvas as a camera shows it, in uint8.
+
+    Brightness is within 5 %; uneven light, a vignette, and shot and read noise are added.
+    """
     height, width = canvas.shape[:2]
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     tilt = rng.normal(0, 0.02, 2)
@@ -135,19 +154,19 @@ def simulate_sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint
 
 
 def offsets_from(canvas: Floats, centre: tuple[int, int]) -> tuple[Floats, Floats]:
-    """`x [1, W]` and `y [H, 1]` from a pixel (row, column)."""
+    """Returns the distances `x [1, W]` and `y [H, 1]` of pixels from a pixel (row, column)."""
     y, x = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
     return (x - centre[1]).astype(np.float32), (y - centre[0]).astype(np.float32)
 
 
 def _path_along(centre: tuple[int, int], heading: NDArray[np.float64], length: float) -> NDArray[np.float64]:
-    """A path `[N, 2]` of this length that goes where `heading [N]` points, its middle on a pixel."""
+    """Returns a path `[N, 2]` of a length along the directions `heading [N]`, its middle on a pixel."""
     path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1) * length / len(heading), 0)
     return np.asarray(path + (np.asarray(centre) + 0.5 - path[len(path) // 2]), np.float64)
 
 
 def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tints: Sequence[Colour]) -> None:
-    """A dried stain: a soft tinge, darker at its edge, through which the surface shows."""
+    """Draws a dried stain: a soft tinge, darker at its edge, through which the surface shows."""
     rng, tint = flaw.rng, flaw.choose(tints)
     x, y = offsets_from(canvas, draw_centre(allowed, rng))
     radius = flaw.grade(36, 13) * scale
@@ -161,7 +180,7 @@ def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tints: S
 
 
 def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
-    """A groove: a bright flank, a dark one beside it, running out at both ends."""
+    """Draws a groove: a bright flank, a dark one beside it, running out at both ends."""
     rng = flaw.rng
     centre = draw_centre(allowed, rng)
     length = flaw.grade(130, 45) * scale
@@ -179,7 +198,7 @@ def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> Non
 
 
 def draw_dent(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
-    """A dimple: its wall towards the light is in shade, the other one shines."""
+    """Draws a dimple: its wall towards the light is in shade, the other one shines."""
     rng = flaw.rng
     x, y = offsets_from(canvas, draw_centre(allowed, rng))
     sigma = flaw.grade(9, 3.6) * scale
@@ -192,7 +211,7 @@ def draw_dent(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
 
 
 def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
-    """A particle that does not belong here, with its shadow."""
+    """Draws a foreign particle with its shadow."""
     rng = flaw.rng
     centre = draw_centre(allowed, rng)
     radius = flaw.grade(8.5, 2.4) * scale
@@ -214,7 +233,7 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
 
 
 def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw: Flaw, scale: float) -> None:
-    """A jagged break with branches that starts at `start` (row, column in pixels) and thins out."""
+    """Draws a jagged break with branches from `start` (row, column in pixels) that thins out."""
     rng = flaw.rng
     length = flaw.grade(78, 34) * scale
     width = flaw.grade(2.6, 1.3) * scale
@@ -241,7 +260,7 @@ def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw:
 
 
 def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colours: Sequence[Colour]) -> None:
-    """A loose piece of yarn that lies on the surface and throws a shadow."""
+    """Draws a loose piece of yarn that lies on the surface and throws a shadow."""
     rng, colour = flaw.rng, flaw.choose(colours)
     centre = draw_centre(allowed, rng)
     length = flaw.grade(150, 42) * scale

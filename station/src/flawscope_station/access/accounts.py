@@ -98,6 +98,11 @@ class Users(Accounts):
         self.passwords = Passwords()
 
     def add(self, name: str, password: str, role: str, *, who: str = COMMAND_LINE) -> None:
+        """Add a person who signs in with a password; the store gets its hash alone.
+
+        Raises:
+            InputError: the name, the password or the role is not allowed, or the name is taken.
+        """
         if role == SENDER:
             raise InputError("a sender is no person: `flawscope station token add` makes one for a program")
         name = check_name(name)
@@ -118,13 +123,18 @@ class Users(Accounts):
             connection.execute(delete(sessions).where(sessions.c.user_id == row.id))
 
     def find(self, name: str) -> UserRow | None:
+        """Return the user of a name in lower case; None where there is none."""
         if not _NAME_PATTERN.fullmatch(name):  # not every text is allowed in the data base
             return None
         return self.database.row(select(users).where(users.c.name == name))
 
     def confirm(self, connection: Connection, user: UserRow, new_hash: str | None) -> bool:
-        """Lock a user within a transaction, and store a new hash of the same password; return False where the
-        user or the password was changed meanwhile.
+        """Lock a user within a transaction; return False where user or password was changed meanwhile.
+
+        Args:
+            connection: of the transaction.
+            user: as it was read before the transaction.
+            new_hash: of the same password, which is stored; None: the stored hash stays.
         """
         is_unchanged = (users.c.id == user.id) & (users.c.password == user.password)
         if connection.scalar(select(users.c.id).where(is_unchanged).with_for_update()) is None:
@@ -155,7 +165,17 @@ class Tokens(Accounts):
     table, shown = tokens, ("name", "role", "created_at", "used_at", "expires_at")
 
     def add(self, name: str, role: str, *, expires: float | None = None, who: str = COMMAND_LINE) -> str:
-        """Add a token and return the secret, which is never shown again. expires: seconds; None: never."""
+        """Add a token and return the secret, which is never shown again.
+
+        Args:
+            name: of the token.
+            role: of its program.
+            expires: seconds from now; None: never.
+            who: adds it.
+
+        Raises:
+            InputError: name, role or time is not allowed, or the name is taken.
+        """
         if expires is not None and not 0 < expires <= MAX_TOKEN_SECONDS:
             raise InputError("a token that expires holds for more than nothing and at most 100 years")
         name = check_name(name)
@@ -167,14 +187,20 @@ class Tokens(Accounts):
         return secret
 
     def find(self, hashed: str) -> TokenRow | None:
+        """Return the token whose secret has this SHA-256, also one that has expired; None: there is none."""
         return self.database.row(select(tokens).where(tokens.c.hash == hashed))
 
     def note_use(self, number: int, at: int) -> None:
+        """Store when a token was last used (microseconds since 1970).
+
+        Nothing is stored where the store cannot be used.
+        """
         with suppress(StoreError), self.database.writing() as connection:
             connection.execute(update(tokens).where(tokens.c.id == number).values(used_at=at))
 
 
 def digest(secret: str) -> str:
+    """Return the SHA-256 of a token's or cookie's secret, as hexadecimal digits."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -184,6 +210,11 @@ def normalize_name(name: str) -> str:
 
 
 def check_name(name: str) -> str:
+    """Return the name of an account in its stored form, which is lower case.
+
+    Raises:
+        InputError: it has other signs or too many, mixes alphabets that look alike, or means everybody.
+    """
     normalized = normalize_name(name)
     if not _NAME_PATTERN.fullmatch(normalized):
         rule = "use letters, digits and . _ - + @, beginning with a letter, 64 at most"

@@ -62,8 +62,13 @@ _BOUNDS = (
 
 
 class AuditEvent(TypedDict):
-    """Event of the audit, as the API shows it. who: user, token, `command line`, `station`, or empty where
-    nobody is known. address: of the request's sender. product: its name.
+    """Event of the audit, as the API shows it.
+
+    Attributes:
+        at: Time in ISO 8601.
+        who: User, token, `command line`, `station`, or empty where nobody is known.
+        address: Of the request's sender; None where no request caused the event.
+        product: Its name; None where the event is of no product.
     """
 
     id: int
@@ -88,10 +93,13 @@ def search(
     """Return events as records, newest first.
 
     Args:
+        database: of the station.
         text: part of the event's who, address, kind or text, in any case.
         about: a key of `SUBJECTS`; "": all events.
-        since, until: microseconds since 1970.
+        since: microseconds since 1970, of the earliest event.
+        until: microseconds since 1970; events from then on are left out.
         before: number of a record; only older ones are returned.
+        limit: number of records at most.
 
     Raises:
         InputError: the text or `about` is not allowed.
@@ -110,7 +118,7 @@ def search(
 
 
 def _conditions(text: str, about: str) -> list[ColumnElement[bool]]:
-    """Conditions of a search for a text and a subject. InputError where one is not allowed."""
+    """Return the conditions of a search for a text and a subject. InputError where one is not allowed."""
     if about and about not in SUBJECTS:
         raise InputError(f"about: {about!r:.40} is none of {', '.join(SUBJECTS)}")
     if not (text.isprintable() and len(text) <= 200):
@@ -156,7 +164,13 @@ def trim_events(
     bounds: Sequence[tuple[ColumnElement[bool], int]] = _BOUNDS,
     pause: Callable[[], object] = lambda: None,
 ) -> None:
-    """Remove the oldest records beyond the bounds, a few at a time. pause: is called after each."""
+    """Remove the oldest records beyond the bounds, a few at a time.
+
+    Args:
+        database: of the station.
+        bounds: condition of some kinds of events, and the number of them that is kept.
+        pause: is called between two transactions, each of which removes `DELETED_AT_ONCE` at most.
+    """
     for is_of_kinds, limit in bounds:
         query = select(events.c.id).where(is_of_kinds).order_by(events.c.id.desc()).offset(limit).limit(1)
         with database.reading() as connection:

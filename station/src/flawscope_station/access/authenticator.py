@@ -1,5 +1,7 @@
-"""Finds who sends a request: a person with a session, a program with a token, or everybody on the machine of
-a station that has neither.
+"""Find who sends a request, by a session or a token.
+
+A person has a session, a program a token. Where a station has no accounts, the sender is everybody on its
+machine.
 """
 
 from __future__ import annotations
@@ -130,6 +132,8 @@ class Access:
 
         Args:
             subject: issuer and ID of the account. No name of a provider leads to an account of the station.
+            name: of the member; it becomes the user's name at the first sign-in.
+            role: of now, which is stored.
             address: of the client, whose try was begun.
 
         Raises:
@@ -178,8 +182,9 @@ class Access:
         return None if known is None else known.current_person()
 
     def authenticate_known(self, request: HTTPConnection) -> Person | None:
-        """Return the sender as it was known within the last minutes, for a data base that does not answer;
-        None where it was not.
+        """Return the sender from memory, `KNOWN_SECONDS` old at most; None where it is not there.
+
+        It is for a data base that does not answer.
         """
         known = self._cached(self._credential_keys(request)[0], KNOWN_SECONDS)
         return None if known is None else known.current_person()
@@ -247,5 +252,5 @@ class Access:
 
 
 def _member_name(address: str) -> str:
-    """Name, which no user can have, under which tries with a company's account count."""
+    """Return the name under which tries with a company's account count; no user can have it."""
     return f"a company's member at {subnet(address)}"

@@ -27,7 +27,11 @@ LIMITS = PAIR_LIMIT, NAME_LIMIT, ADDRESS_LIMIT = (5, 60.0), (20, 60.0), (20, 1.0
 
 
 class SignInError(InputError):
-    """The sign-in failed. wait: seconds until the next try is allowed; 0: name or password is wrong."""
+    """The sign-in failed.
+
+    Attributes:
+        wait: seconds until the next try is allowed; 0: name or password is wrong.
+    """
 
     def __init__(self, text: str, wait: int = 0):
         super().__init__(text)
@@ -125,10 +129,11 @@ MAX_PENDING_PER_ADDRESS = 4  # of MAX_PENDING, from one address
 
 
 class Passwords:
-    """Hashes and verifies passwords, few at a time: a flood of sign-ins must not take the station's memory
-    and cores, and a flood from one address must not keep all others out. Thread-safe.
+    """Hashes and verifies passwords, few at a time. Thread-safe.
 
-    Methods raise SignInError where too many wait. address: of the client; "" if it has signed in there.
+    A flood of sign-ins must not take the station's memory and cores, and a flood from one address must not
+    keep all others out. Methods raise SignInError where too many wait. Their `address` is the client's, and
+    "" where the user has signed in from it before.
     """
 
     def __init__(self) -> None:
@@ -138,6 +143,7 @@ class Passwords:
         self._dummy_hash = ""  # of a random password, for names that do not exist
 
     def hash(self, password: str, address: str = "") -> str:
+        """Return the argon2 hash of a password, with its salt and parameters. SignInError: too many wait."""
         with self._slot(address):
             return self.hasher.hash(_encode(password))
 

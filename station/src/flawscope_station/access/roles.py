@@ -12,7 +12,13 @@ SENDER, VIEWER, OPERATOR, ENGINEER, ADMIN = ROLES = ("sender", "viewer", "operat
 
 @dataclass(frozen=True)
 class Person:
-    """Sender of a request. has_token: it is a program, in whose name no web site can send requests."""
+    """Sender of a request.
+
+    Attributes:
+        name: Of the user or the token.
+        role: One of `ROLES`.
+        has_token: It is a program, in whose name no web site can send requests.
+    """
 
     name: str
     role: str

@@ -30,6 +30,7 @@ class Sessions:
         return cookie
 
     def end(self, cookie: str) -> None:
+        """Remove the session of a cookie, if there is one."""
         self.database.change(delete(sessions).where(sessions.c.hash == digest(cookie)))
 
     def remove_ended(self) -> None:

@@ -74,8 +74,14 @@ class ChallengeOpenError(InputError):
 
 @dataclass(frozen=True)
 class State:
-    """Challenge parts of a product, by name, their stored pictures, and its history. wanted: those that have
-    none yet. number: of the last challenge.
+    """Challenge parts of a product, their stored pictures, and its history.
+
+    Attributes:
+        history: Of its challenges.
+        parts: Challenge parts with a stored picture, by name.
+        wanted: Challenge parts without one yet, by name.
+        views: Stored pictures, by number of the challenge part and view.
+        number: Of the last challenge; None: there was none.
     """
 
     history: History
@@ -86,7 +92,14 @@ class State:
 
 
 class StoredView(NamedTuple):
-    """Picture of a challenge part to be stored. view: "": the only one. boxes: JSON of its regions."""
+    """Picture of a challenge part to be stored.
+
+    Attributes:
+        view: That it shows; "": the part has one view.
+        pixels: Hash of its pixels.
+        boxes: JSON of the boxes of its regions.
+        picture: WebP.
+    """
 
     view: str
     pixels: str | None
@@ -97,8 +110,13 @@ class StoredView(NamedTuple):
 class ChallengeFacts(records.ChallengeRecords):
     """Challenges of a product, as the API shows them.
 
-    asked: the settings ask for challenges. ready: nothing is held back; else `cause` says why.
-    missing: names of the parts to be shown. next_at: when the next challenge is due.
+    Attributes:
+        asked: The settings ask for challenges.
+        ready: No answer is held back.
+        cause: Why answers are held back; None: they are not.
+        under_way: A challenge has begun and has no outcome yet.
+        missing: Names of the parts to be shown.
+        next_at: When the next challenge is due, in ISO 8601; None: at no time.
     """
 
     asked: bool
@@ -113,12 +131,15 @@ class Challenge(BackgroundThread):
     """Interlock that holds answers back until the challenge parts have passed; reports it as a problem.
 
     Args:
-        settings: by number of the product. runs_by: engine and device of models.
-        names: by number, which may grow.
+        settings: returns the settings of a product by its number.
+        runs_by: engine and device of models.
+        shifts: settings of shifts, which may name the times of challenges.
+        names: of products, by number; they may grow.
+        renderer: of stored pictures.
         report: reports a problem, as `Problems.report`.
 
     Attributes:
-        products: numbers of those that need challenges, or have challenge parts that want a picture.
+        products: numbers of the products that need challenges, or have a challenge part without a picture.
     """
 
     def __init__(
@@ -142,6 +163,7 @@ class Challenge(BackgroundThread):
         self._memory = MemoryBudget(0)
 
     def add_product(self, product_id: int) -> None:
+        """Read the challenges of a product, and from now on check it where its settings ask for them."""
         is_challenged = self.settings(product_id).challenge is not None
         if is_challenged:
             self._unchallenged.discard(product_id)
@@ -163,8 +185,11 @@ class Challenge(BackgroundThread):
             self._hold(product_id, state, self._version(product_id))
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Return a challenge part with its purpose; raise NotReadyError for others unless the product is
-        ready with the version that has judged.
+        """Return the record as it may be answered; that of a challenge part gets its purpose.
+
+        Raises:
+            NotReadyError: the product is not ready with the version that has judged, and the part is none of
+                its challenge parts.
         """
         state = self._states.get(record.product_id)
         if state is None:
@@ -305,8 +330,10 @@ class Challenge(BackgroundThread):
         return Instant(self.wall(), self.clock.monotonic())
 
     def _state_hash(self, product_id: int, state: State) -> str:
-        """Return a hash of what a decision depends on beside the version: how models are run, the challenge
-        parts and the tolerances of a product. Another setting, or release, asks for no challenge.
+        """Return a hash of the facts, beside the version, that a decision depends on.
+
+        They are engine and device, the product's challenge parts and its tolerances. Another setting, or
+        release, asks for no challenge.
         """
         rules = self.renderer.inspector.judge.tolerances.in_force(product_id)
         parts = [part.id for part in state.parts.values()]
@@ -396,6 +423,11 @@ class Challenge(BackgroundThread):
         """Begin a challenge in the place of the last, and return the state with it. In the lock.
 
         Args:
+            product_id: number of the product.
+            state: of the product, before.
+            cause: why the product is not ready.
+            version: number of the version that judges.
+            who: begins it.
             override_reason: why a person lets the product be ready without challenge parts: the challenge is
                 over with it. None: nobody does.
         """
@@ -420,13 +452,18 @@ class Challenge(BackgroundThread):
     def add_part(
         self, product_id: int, number: int | None, name: str, expected: str, note: str, who: str
     ) -> records.PartFacts:
-        """Keep the part of an inspection as a challenge part, and return it as the API shows it; one in
-        several views with all of them.
+        """Keep the part of an inspection as a challenge part, and return it as the API shows it.
+
+        A part in several views is kept with all of them.
 
         Args:
+            product_id: number of the product.
             number: of the inspection; None: the first picture of the part that comes is kept, also while
-                nothing else is answered. name: the `part` under which it will be shown.
+                nothing else is answered.
+            name: the `part` under which it will be shown.
             expected: good or anomalous.
+            note: one line for people, `MAX_NOTE_LENGTH` characters at most.
+            who: adds it.
 
         Raises:
             InputError: the name is taken or cannot be one.
@@ -489,7 +526,7 @@ class Challenge(BackgroundThread):
         return encode_webp(reduce_picture(data, name, VIEW_SIDE, self._memory))
 
     def remove_part(self, product_id: int, number: int, who: str) -> None:
-        """Remove a challenge part; what was shown of it stays. NotFoundError."""
+        """Remove a challenge part; records of its inspections stay. NotFoundError."""
         with self._lock:
             state = self._states[product_id]
             for part in (*state.parts.values(), *state.wanted.values()):
@@ -504,7 +541,7 @@ class Challenge(BackgroundThread):
             self._load(product_id)
 
     def view(self, product_id: int, number: int, view: str | None = None) -> bytes:
-        """Return the stored picture of a challenge part, as WebP. view: of the part; None: the first.
+        """Return the stored picture of a challenge part, as WebP; without a view, that of its first one.
 
         NotFoundError.
         """

@@ -1,4 +1,4 @@
-"""Whether a product may answer, by what was shown of its challenge parts: functions of the history alone."""
+"""Whether a product may answer, by the challenge parts that were shown: functions of the history alone."""
 
 from __future__ import annotations
 
@@ -26,9 +26,15 @@ class Instant:
 class Shown:
     """Challenge part as it was shown and judged.
 
-    number: of the part. inspection: number of the record. at: microseconds since 1970. decision: on it.
-    resemblance: least one of its pictures to the stored ones, -1 to 1. is_at_place: a region lies where a
-    stored one does. pixels: hashes of its pictures. is_copy: some had been shown before the challenge.
+    Attributes:
+        number: Of the challenge part.
+        inspection: Number of the record.
+        at: Microseconds since 1970.
+        decision: On the part.
+        resemblance: Of its pictures to the stored ones, the lowest, -1 to 1.
+        is_at_place: A region lies where a stored one does.
+        pixels: Hashes of its pictures.
+        is_copy: Some pictures had been taken before the challenge.
     """
 
     number: int
@@ -41,7 +47,12 @@ class Shown:
     is_copy: bool = False
 
     def outcome(self, expected: str, before: Iterable[Shown] = ()) -> str:
-        """Return passed, failed, wrong_part or old_picture. before: what the challenge was shown before."""
+        """Return passed, failed, wrong_part or old_picture.
+
+        Args:
+            expected: good or anomalous.
+            before: parts that were shown before in the same challenge.
+        """
         if self.is_copy or any(self.pixels & other.pixels for other in before):
             return OLD_PICTURE
         if self.resemblance < LEAST:
@@ -53,10 +64,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class Run:
-    """Challenge.
+    """Challenge of a product.
 
-    judging: number of the version that judges, and a hash of settings and parts. parts: expected decision
-    of each, by number. shown: in this order. reason: of who overrode it; None: it was not.
+    Attributes:
+        judging: Number of the version that judges, and a hash of settings and parts.
+        parts: Expected decision of each challenge part, by its number.
+        begun_at: Microseconds since 1970.
+        cause: Why it was due.
+        who: Began it.
+        reason: Of the person who overrode it; None: nobody did.
+        shown: Challenge parts in the order in which they were shown.
     """
 
     judging: tuple[int, str]
@@ -92,8 +109,12 @@ class Run:
 class History:
     """Challenges of a product as they were read.
 
-    parts: names of its challenge parts, by number. last: challenge. read: when.
-    next_due: returns the first moment after another at which a challenge is due; None: there is none.
+    Attributes:
+        read: When.
+        parts: Names of its challenge parts, by number.
+        last: The last challenge; None: there was none.
+        next_due: Returns the first moment after another at which a challenge is due (microseconds since
+            1970); None: there is none.
     """
 
     read: Instant
@@ -103,6 +124,7 @@ class History:
 
     @property
     def is_under_way(self) -> bool:
+        """Whether the last challenge has no outcome yet."""
         return self.last is not None and self.last.outcome is None
 
     def passed(self) -> frozenset[int]:
@@ -112,8 +134,12 @@ class History:
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a product may answer. cause: why not; None: it may. missing: names of the challenge parts that
-    are still to be shown. next_at: when the next challenge is due; None: at no time.
+    """Whether a product may answer.
+
+    Attributes:
+        cause: Why it may not; None: it may.
+        missing: Names of the challenge parts that are still to be shown.
+        next_at: When the next challenge is due (microseconds since 1970); None: at no time.
     """
 
     cause: str | None
@@ -122,11 +148,15 @@ class Readiness:
 
 
 def readiness(history: History, judging: tuple[int | None, str], now: Instant) -> Readiness:
-    """Return whether a product may answer: its last challenge has passed, or was overridden, with the
-    version, settings and parts that judge now, and none is due since.
+    """Return whether a product may answer by its last challenge.
+
+    That challenge must have passed, or was overridden, with the version, settings and parts that judge now,
+    and none may be due since.
 
     Args:
+        history: challenges of the product.
         judging: number of the version and hash of settings and parts, as they are now.
+        now: the present time.
     """
     last = history.last
     outcome, ended, _ = (None, None, None) if last is None else last.result

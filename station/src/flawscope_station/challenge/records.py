@@ -27,7 +27,14 @@ MAX_SHOWN, MAX_CHALLENGES = 500, 20  # of a product, that people see
 
 
 class ShownRow(NamedTuple):
-    """Challenge part as it was shown. run: number of the challenge; None: none was due."""
+    """Challenge part as it was shown, with its score.
+
+    Attributes:
+        run: Number of the challenge; None: none was due.
+        score: Of the inspection.
+        score_threshold: That the score was compared with.
+        shown: The part, and what the judgement depends on.
+    """
 
     run: int | None
     score: float
@@ -71,8 +78,14 @@ def find_runs(connection: Connection, product_id: int, count: int = 1) -> list[t
 def find_shown(
     connection: Connection, product_id: int, *, runs: Sequence[int] | None = None
 ) -> list[ShownRow]:
-    """Return what was shown of challenge parts, in this order: in some challenges, or at any time, then
-    `MAX_SHOWN` at most. Those that a part was kept from are not among them.
+    """Return the showings of a product's challenge parts, the oldest first.
+
+    The pictures from which a challenge part was kept are not among them.
+
+    Args:
+        connection: to the data base.
+        product_id: number of the product.
+        runs: numbers of the challenges; None: all showings, the latest `MAX_SHOWN` at most.
     """
     column = inspections.c
     query = select(inspections, pictures.c.pixels).select_from(inspections.join(pictures))
@@ -98,7 +111,7 @@ def _shown(row: ChallengeInspectionRow) -> ShownRow:
 
 
 def was_taken_before(connection: Connection, product_id: int, pixels: str) -> bool:
-    """Whether these pixels are those of a stored picture, or of one that was shown as a challenge part."""
+    """Whether a stored picture of a challenge part, or one that was shown before, has these pixels."""
     stored = select(challenge_views.c.part_id).join_from(challenge_views, challenge_parts)
     stored = stored.where(challenge_parts.c.product_id == product_id, challenge_views.c.pixels == pixels)
     is_same = pictures.c.product_id == product_id, pictures.c.pixels == pixels
@@ -125,7 +138,13 @@ class ResultFacts(TypedDict):
 
 
 class PartFacts(TypedDict):
-    """Challenge part with its results, the oldest first. views: those of which a picture is stored."""
+    """Challenge part with its results, as the API shows it.
+
+    Attributes:
+        expected: good or anomalous.
+        views: Views with a stored picture.
+        results: The oldest first.
+    """
 
     id: int
     name: str
@@ -136,7 +155,15 @@ class PartFacts(TypedDict):
 
 
 class RunFacts(TypedDict):
-    """Challenge. outcome: None while it is under way."""
+    """Challenge, as the API shows it.
+
+    Attributes:
+        version_id: Number of the version that judged.
+        cause: Why it was due.
+        who: Began it.
+        outcome: passed, failed, overridden or replaced; None while it is under way.
+        reason: Of the person who overrode it.
+    """
 
     id: int
     version_id: int | None

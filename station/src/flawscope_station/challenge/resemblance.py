@@ -1,7 +1,8 @@
-"""Whether a picture shows the challenge part that was asked for, as far as its look can tell.
+"""Whether a picture shows the wanted challenge part, as far as its look can show.
 
-The look at 64 x 64 pixels tells other products, an empty place and a part that lies otherwise, not one good
-part from another of the same kind. A defective part must have a region where its stored picture has one.
+The look at 64 x 64 pixels distinguishes other products, an empty place, and a part that lies otherwise. It
+does not distinguish two good parts of the same kind. A defective part must have a region where its stored
+picture has one.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def lies_alike(boxes: Sequence[Box], stored: Sequence[Box]) -> bool:
 
 
 def _cut(picture: NDArray[np.float64], y: int, x: int) -> NDArray[np.float64]:
-    """Return what is left of a picture when it is moved by so many pixels."""
+    """Return the cut-out that stays in a picture's frame when the picture is moved by `y` and `x` pixels."""
     return picture[max(0, y) : SIDE + min(0, y), max(0, x) : SIDE + min(0, x)]
 
 

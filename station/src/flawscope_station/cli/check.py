@@ -33,7 +33,7 @@ Check = tuple[str, Callable[[], object]]  # what is looked at, and what raises a
 
 
 def find_faults(settings: Settings) -> Iterator[str | None]:
-    """Yield for each thing that is looked at what is wrong, one line; None: nothing."""
+    """Yield the fault of each checked thing, in one line; None: it has none."""
     for what, check in _checks(settings):
         try:
             check()

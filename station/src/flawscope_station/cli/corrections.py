@@ -33,7 +33,8 @@ COLUMNS = ("file", "station", "product", "inspection", "part", "view", "verdict"
 class ReviewedPicture:
     """Picture of an inspection that a person reviewed.
 
-    view: that it shows; None: the part has one.
+    Attributes:
+        view: That it shows; None: the part has one view.
     """
 
     client: Client
@@ -67,7 +68,7 @@ Found = dict[str, list[ReviewedPicture]]  # by the hash of the file
 
 
 def collect(addresses: Iterable[StationAddress], target: Path, say: Callable[[str], None]) -> int:
-    """Fetch the corrections of all stations; return how many pictures the set has.
+    """Fetch the corrections of all stations; return the number of pictures in the set.
 
     Raises:
         InputError: the folder is not empty.
@@ -95,7 +96,7 @@ def collect(addresses: Iterable[StationAddress], target: Path, say: Callable[[st
 
 
 def _agreed(found: Found) -> tuple[Found, int]:
-    """Return the corrected pictures of which all say the same, and the number of the others."""
+    """Return the corrected pictures whose verdicts all agree, and the number of the others."""
     corrected = {digest: same for digest, same in found.items() if any(p.is_correction for p in same)}
     agreed = {digest: same for digest, same in corrected.items() if not _contradicts(same)}
     return agreed, len(corrected) - len(agreed)
@@ -106,8 +107,9 @@ def _contradicts(same: Iterable[ReviewedPicture]) -> bool:
 
 
 def _reviewed(client: Client, product: str | None) -> Iterator[ReviewedPicture]:
-    """Yield the pictures on which a person gave a verdict, the right decisions among them: they tell what
-    people do not agree about.
+    """Yield the pictures on which a person gave a verdict.
+
+    The right decisions are among them: they show where people do not agree.
     """
     names = [one.name for one in client.products()] if product is None else [product]
     for name in names:

@@ -41,7 +41,7 @@ MISSING_FILE = "missing.txt"
 
 
 def write_report(settings: Settings, target: str | os.PathLike[str]) -> list[str]:
-    """Write the archive; return what is missing in it, a line each.
+    """Write the archive; return a line for each piece that is missing in it.
 
     Raises:
         InputError: there is such a file, or no store.
@@ -77,7 +77,7 @@ def _pieces(settings: Settings) -> dict[str, Callable[[], str]]:
 
 
 def _collect(pieces: dict[str, Callable[[], str]]) -> tuple[dict[str, str], list[str]]:
-    """Make all pieces at once; return those that came in time, and why the others did not."""
+    """Make all pieces at once; return the pieces that came in time, and a line on each other piece."""
     found: dict[str, str] = {}
     failures: dict[str, str] = {}
 
@@ -106,8 +106,9 @@ def _json(value: object) -> str:
 
 
 def _settings_text(settings: Settings) -> str:
-    """Return the settings of the file, which hold from the next start on; `running/settings.json` has those
-    that hold now.
+    """Return the settings of the file, which hold from the next start on.
+
+    The archive's `running/settings.json` has the settings of the running station.
     """
     values = asdict(settings)
     return _json({"hash": hash_settings(values), "settings": mask_settings(values)})

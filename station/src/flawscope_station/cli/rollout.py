@@ -1,10 +1,10 @@
 """`flawscope station rollout`: a model for many stations, over their API.
 
-The first station of the list is the canary: it gets the model and works with it for a time. The others follow
-where nothing was told meanwhile, one after another, and are watched together for as long. Where something is
-wrong with the product, each that has the model goes back to the version before; so it does where the roll-out
-is interrupted. Every activation names the hash of the file that is meant. A station that does not answer then
-is named, with what may judge there and the command that goes on.
+The first station of the list is the canary: it gets the model and works with it for a time. Where it reports
+no problem meanwhile, the others follow one after another, and are watched together for as long. Where
+something is wrong with the product, or the roll-out is interrupted, each station that has the model goes back
+to the version before. Every activation names the hash of its file. A station that does not answer then is
+named, with the versions that may judge there and the command that goes on.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ STORE_PROBLEMS = ("disk_full", "store_unreachable", "store_silent")  # why nothi
 class StationAddress(Section):
     """Station of a list.
 
-    url: https://line3.example. product: None: its only one.
-    token_file: of an engineer's token; None: that of the environment, FLAWSCOPE_TOKEN.
+    Attributes:
+        url: https://line3.example.
+        product: Its name; None: the station's only product.
+        token_file: Holds an engineer's token; None: the environment has it in FLAWSCOPE_TOKEN.
     """
 
     url: str
@@ -113,9 +115,9 @@ class RolloutStation:
         return "version " + " or ".join(known or [str(self._active.id)])
 
     def look(self, say: Callable[[str], None]) -> str:
-        """Return what is wrong since the model judges, "" where nothing is.
+        """Return the new problems of the product since the model judges, in one line; "": there are none.
 
-        What is not of the product is said once.
+        A problem that is not of the product is said once.
         """
         try:
             own, others = self._alarms()
@@ -141,10 +143,10 @@ class RolloutStation:
 
         An alarm of drift is a problem.
         """
-        state = self.client.read(self._path)
+        state = self._read(self._path)
         kinds = zip(state["problems"], state["problem_products"], strict=True)
         own_kinds = {kind for kind, product in kinds if product in (None, self.product)}
-        problems: list[dict[str, Any]] = self.client.read("status")["problems"]
+        problems: list[dict[str, Any]] = self._read("status")["problems"]
         is_stopped = any(one["kind"] in STORE_PROBLEMS for one in problems)
         own, others = dict[str, str](), dict[str, str]()
         for one in problems:
@@ -156,6 +158,10 @@ class RolloutStation:
         if promise is not None and promise["state"] == "broken":
             own[f"promise {promise['version']}"] = "more false alarms than the version promises"
         return own, others
+
+    def _read(self, path: str) -> dict[str, Any]:
+        """Return the JSON object that the station answers to GET; empty where it answers null."""
+        return self.client.read(path) or {}
 
 
 class Rollout:
@@ -180,7 +186,7 @@ class Rollout:
         self.reached: list[RolloutStation] = []
 
     def give(self, stations: Sequence[RolloutStation]) -> str:
-        """Let stations use the model, one after another; return what is wrong, "" where nothing is."""
+        """Let stations use the model, one after another; return the first problem, "" where there is none."""
         for station in stations:
             self.reached.append(station)
             try:
@@ -192,7 +198,7 @@ class Rollout:
         return ""
 
     def watch(self, stations: Sequence[RolloutStation], seconds: float) -> str:
-        """Look at stations for so many seconds; return what is wrong, "" where nothing is."""
+        """Look at stations for some seconds; return the first problem, "" where there is none."""
         left = seconds if stations else 0.0
         while left > 0:
             pause = min(left, LOOK_SECONDS)
@@ -203,7 +209,7 @@ class Rollout:
         return ""
 
     def look(self, stations: Sequence[RolloutStation]) -> str:
-        """Return what is wrong at the first station where something is."""
+        """Return the problem of the first station that has one, with its name; "": none has."""
         for station in stations:
             if why := station.look(self.say):
                 return f"{station.name}: {why}"
@@ -250,9 +256,12 @@ def roll_out(
     """Give the model to the stations; return whether all have it: else each judges as before.
 
     Args:
+        model: file.
+        addresses: of the stations; the first is the canary.
         seconds: for which the canary works before the others follow, and these work together.
         say: gets a line for each step of a station.
-        command: that goes on, for who reads what is said.
+        command: that goes on, for the person who reads the lines.
+        wait: sleeps for the seconds that it is given.
 
     Raises:
         FlawscopeError: a station cannot be asked; nothing was changed.

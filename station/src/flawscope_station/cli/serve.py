@@ -24,6 +24,7 @@ STOP_SECONDS = 75.0  # after which the process ends whatever hangs: service mana
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `flawscope serve`."""
     inspected = parser.add_argument_group("what is inspected")
     inspected.add_argument(
         "model",
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run a station until it is ended, by Ctrl-C or SIGTERM; return the exit code 0."""
     from flawscope_station.inspecting.memory import limit_malloc
     from flawscope_station.monitoring.background import Log, log_line
 
@@ -120,7 +122,7 @@ def _end_process(say: Callable[[str], None]) -> None:
 
 
 def station_settings(args: argparse.Namespace) -> Settings:
-    """Reads the settings file; arguments of the call win over it."""
+    """Return the settings of the file that the call names; arguments of the call win over it."""
     from flawscope_station.settings.station import Settings, override_settings, read_settings
 
     if args.model is None:
@@ -146,7 +148,7 @@ def station_settings(args: argparse.Namespace) -> Settings:
 
 
 def _model_settings(model: str, product: str | None, folder: str | None) -> Settings:
-    """Returns the settings of a station for a model file. product: None: the file says its name."""
+    """Return the settings of a station for a model file; without `product`, the file gives the name."""
     from flawscope.predictor import router
     from flawscope_station.settings.station import single_product_settings, suggest_product_name
 

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = _add_subparsers(parser, "WHAT")
+    """Add the subcommands of `flawscope station`, each with its arguments."""
+    commands = _add_subparsers(parser, "WHAT")
     user = _add_subparsers(
-        _add_parser(what, "user", "Manage the people who sign in with a password."), "VERB"
+        _add_parser(commands, "user", "Manage the people who sign in with a password."), "VERB"
     )
     text = "Let a person sign in. The password is asked for, or read from standard input as one line."
     add = _add_verb(user, "add", _add_user, text)
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_verb(user, "list", _list_users, "List the users, with role and date.")
 
     token = _add_subparsers(
-        _add_parser(what, "token", "Manage the tokens by which programs are known."), "VERB"
+        _add_parser(commands, "token", "Manage the tokens by which programs are known."), "VERB"
     )
     add = _add_verb(token, "add", _add_token, "Make a token, and print it: nobody can see it again.")
     _add_name(add)
@@ -53,29 +54,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_verb(token, "list", _list_tokens, "List the tokens, with role, dates and last use.")
 
     text = "Copy what a station keeps into one file, while it runs. Copy a PostgreSQL database with pg_dump."
-    made = _add_verb(what, "backup", _backup, text)
-    _add_file(made, "File to make; it must not be there yet.")
-    made.add_argument(
+    backup = _add_verb(commands, "backup", _backup, text)
+    _add_file(backup, "File to make; it must not be there yet.")
+    backup.add_argument(
         "--tables", action="store_true", help="Copy the SQLite database alone, as before an upgrade."
     )
     text = "Make a station from a backup, in an empty folder. Restore a PostgreSQL database with pg_restore."
-    there = _add_verb(what, "restore", _restore, text)
-    _add_file(there, "Backup to restore.")
+    restore = _add_verb(commands, "restore", _restore, text)
+    _add_file(restore, "Backup to restore.")
     text = "Replace the database of the same station, which must not be running, by the backup's."
-    which = there.add_mutually_exclusive_group()
-    which.add_argument("--tables", action="store_true", help=text)
-    which.add_argument(
+    mode = restore.add_mutually_exclusive_group()
+    mode.add_argument("--tables", action="store_true", help=text)
+    mode.add_argument(
         "--verify", action="store_true", help="Read and check the whole backup; restore nothing."
     )
 
     text = (
         "Write one archive for support: settings without secrets, problems, threads, events, versions, disk."
     )
-    report = _add_verb(what, "report", _report, text)
+    report = _add_verb(commands, "report", _report, text)
     report.add_argument("--out", metavar="FILE.zip", required=True, help="Archive to write.")
 
     text = "Give a model to many stations: to the first, then to the others. After alarms all go back."
-    rollout = _add_parser(what, "rollout", text)
+    rollout = _add_parser(commands, "rollout", text)
     rollout.set_defaults(call=_rollout, debug=False)
     rollout.add_argument("model", metavar="MODEL", help="Model file.")
     rollout.add_argument(
@@ -88,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollout.add_argument("--minutes", type=float, default=60.0, metavar="N", help=text)
 
     text = "Fetch the pictures that people corrected at many stations, as one training set."
-    corrections = _add_parser(what, "corrections", text)
+    corrections = _add_parser(commands, "corrections", text)
     corrections.set_defaults(call=_corrections, debug=False)
     corrections.add_argument(
         "--stations",
@@ -99,12 +100,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     corrections.add_argument("--out", metavar="DIR", required=True, help="Folder for the pictures.")
 
     text = "Check the settings and all that they name, and start nothing."
-    check = _add_parser(what, "check", text)
+    check = _add_parser(commands, "check", text)
     check.set_defaults(call=_check, debug=False)
     check.add_argument("settings", metavar="SETTINGS", help="The station.yaml to check.")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the chosen subcommand and return its exit code."""
     return int(args.call(args) or 0)
 
 
@@ -175,7 +177,7 @@ def _list_tokens(args: argparse.Namespace) -> None:
 
 
 def _password(name: str) -> str:
-    """Asks for the password, or reads it from stdin: all users can see a process's arguments."""
+    """Ask for the password, or read it from stdin: all users can see a process's arguments."""
     if sys.stdin.isatty():
         password = getpass(f"password of {name}: ")
         if getpass("the same again: ") != password:
@@ -264,7 +266,7 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _rollout(args: argparse.Namespace) -> int:
-    """Ends with 1 where the stations went back."""
+    """Roll a model out; return 1 where the stations went back, else 0."""
     from flawscope_station.cli.rollout import read_stations, roll_out
 
     stations = read_stations(args.stations)
@@ -287,7 +289,7 @@ def _corrections(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    """Ends with 1 where something is wrong."""
+    """Check the settings and show their faults; return 1 where there are some, else 0."""
     from flawscope_station.cli.check import find_faults
     from flawscope_station.settings.station import read_settings
     from flawscope_station.web.templates import PAGES
@@ -303,7 +305,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def station_settings(args: argparse.Namespace) -> Settings:
-    """Settings by `--settings` or `--station`."""
+    """Return the settings that `--settings` or `--station` names."""
     from flawscope_station.settings.station import DEFAULT_FOLDER, Settings, read_settings
 
     return read_settings(args.settings) if args.settings else Settings(store=args.station or DEFAULT_FOLDER)
@@ -311,9 +313,11 @@ def station_settings(args: argparse.Namespace) -> Settings:
 
 @contextmanager
 def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
-    """Opens users and tokens of a station. Its tables are not migrated, for a station may run on them.
+    """Open users and tokens of a station. Its tables are not migrated, for a station may run on them.
 
-    make: a missing station is created.
+    Args:
+        args: of the command.
+        make: a missing station is created.
     """
     from flawscope_station.access.authenticator import Access
     from flawscope_station.settings.station import DATABASE_FILE
@@ -364,7 +368,7 @@ def _add_parser(verbs: Verbs, name: str, text: str) -> argparse.ArgumentParser:
 def _add_verb(
     verbs: Verbs, name: str, call: Callable[[argparse.Namespace], int | None], text: str
 ) -> argparse.ArgumentParser:
-    """Adds a sub-command that `call` runs."""
+    """Add a subcommand that `call` runs."""
     parser = _add_parser(verbs, name, text)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--station", metavar="DIR", help="Folder of the station (default: station).")

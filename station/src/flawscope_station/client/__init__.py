@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from urllib.parse import quote
 
 import httpx
@@ -52,11 +52,21 @@ FIRST_WAIT = 0.2  # seconds before the second try; each further one waits twice 
 _RETRY_STATUSES = (408, 502, 503, 504)  # temporary failures of a station or its proxy
 
 
+class _Message(TypedDict, total=False):
+    """Headers and body of a request, as httpx takes them."""
+
+    headers: dict[str, str]
+    content: bytes | None
+    files: list[tuple[str, tuple[str, bytes]]]
+    json: Mapping[str, object]
+
+
 class RefusedError(InputError):
     """The station refused a request.
 
     Attributes:
-        status: of HTTP. code: the station's word for the reason.
+        status: HTTP status.
+        code: the station's word for the reason.
     """
 
     def __init__(self, text: str, status: int, code: str):
@@ -88,9 +98,9 @@ class Client:
         token = os.environ.get(TOKEN_VARIABLE) or None if token is None else token
         headers = {"User-Agent": f"flawscope/{__version__}"}
         headers |= {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
-        way = httpx.HTTPTransport(proxy=find_proxy(self.url))
+        transport = httpx.HTTPTransport(proxy=find_proxy(self.url))
         self._http = httpx.Client(
-            base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout, transport=way
+            base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout, transport=transport
         )
         self._default_products: dict[bool, str] = {}
 
@@ -101,6 +111,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close the connections to the station; the client cannot be used afterwards."""
         self._http.close()
 
     # ---- inspecting
@@ -121,10 +132,12 @@ class Client:
 
         Args:
             picture: a file, an encoded picture, a PIL image, or an array as `Predictor.predict` takes it.
+            product: its name; None: the only one.
             name: of the picture, for the station; by default the file's name.
             key: any text that names this request, 184 characters at most. Repeated with the same picture and
                 part it gets the same answer; with others it is refused.
-            part, batch: of the part, 100 characters each; a part may be inspected many times.
+            part: its number, 100 characters at most; a part may be inspected many times.
+            batch: of the part, 100 characters at most.
             view: of the part, where the model judges it by one named view.
             deadline: milliseconds in which the station must answer. The request is sent once; FlawscopeError
                 where the part was not judged in time.
@@ -143,8 +156,15 @@ class Client:
         batch: str | None = None,
         deadline: int | None = None,
     ) -> Inspection:
-        """Have a part judged by pictures of all its views, by their names; it is recorded whole or not at
-        all. The rest as of `inspect`.
+        """Send a part of several views, to be judged and recorded whole or not at all.
+
+        Args:
+            pictures: of all its views, by the view's name; each as `inspect` takes it.
+            part: its number, 100 characters at most; a part may be inspected many times.
+            product: its name; None: the only one.
+            key: any text that names this request, as for `inspect`.
+            batch: of the part, 100 characters at most.
+            deadline: milliseconds in which the station must answer, as for `inspect`.
         """
         query = {"part": part, "batch": batch, "deadline": deadline}
         files = [("files", (view, encode_picture(picture)[0])) for view, picture in pictures.items()]
@@ -177,9 +197,14 @@ class Client:
         """Trigger a camera: its next frame, the first that is decoded from now on, is judged and recorded.
 
         Args:
+            product: its name; None: the only one.
             camera: its number among the product's; can be left out where there is one.
             seconds: in which the frame must come, 60 at most.
-            key, part, batch, view, deadline: as for `inspect`.
+            key: any text that names this request, as for `inspect`.
+            part: its number, 100 characters at most.
+            batch: of the part, 100 characters at most.
+            view: of the part, where the model judges it by one named view.
+            deadline: milliseconds in which the station must answer, as for `inspect`.
         """
         query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch, "view": view}
         query["deadline"] = deadline
@@ -188,12 +213,14 @@ class Client:
     # ---- inspections
 
     def inspection(self, number: int, product: str | None = None) -> Inspection:
+        """Return the inspection of this number. RefusedError where there is none."""
         return parse(Inspection, self._call("GET", f"{self._path(product)}/inspections/{number:d}"))
 
     def search(self, product: str | None = None, **filters: FilterValue) -> Iterator[Inspection]:
-        """All inspections that match, the newest first, fetched page by page.
+        """Yield all inspections that match, the newest first, fetched page by page.
 
         Args:
+            product: its name; None: the only one.
             filters: query parameters of the API: since, until (exclusive; times without a zone are UTC),
                 decision, verdict (good, defect or none), review, purpose, unanswered, score_min, score_max,
                 version, file (name of the picture), part, batch; A12* is any that begins with A12.
@@ -211,6 +238,8 @@ class Client:
         """Return the picture file of an inspection as it was sent, and its ending, such as `.png`.
 
         Args:
+            number: of the inspection.
+            product: its name; None: the only one.
             view: of the part; None: the most unusual one.
         """
         path = f"{self._path(product)}/inspections/{number:d}/picture"
@@ -237,7 +266,11 @@ class Client:
         """Give a verdict on an inspection. RefusedError where another person's verdict would be replaced.
 
         Args:
+            number: of the inspection.
+            verdict: good, defect, skip, or undo, which takes the last verdict back.
             mask: [H, W] bool at the picture's size, True where the defect is.
+            note: text for other people.
+            product: its name; None: the only one.
             kind: of the defect.
             replaces: `verdict_id` of the inspection as it was seen, 0 where it had none; None: one's own
                 verdict, or none.
@@ -253,14 +286,15 @@ class Client:
     # ---- products and their models
 
     def products(self) -> list[Product]:
+        """Return all products of the station."""
         return [parse(Product, item) for item in self._call("GET", "products")["products"]]
 
     def product(self, name: str | None = None) -> Product:
-        """Product of this name; None: the only product."""
+        """Return the product of this name; None: the only product."""
         return parse(Product, self._call("GET", self._path(name)))
 
     def versions(self, product: str | None = None) -> list[Version]:
-        """Model versions of a product, the newest first."""
+        """Return the model versions of a product, the newest first."""
         items = self._call("GET", f"{self._path(product)}/versions")["versions"]
         return [parse(Version, item) for item in items]
 
@@ -273,21 +307,31 @@ class Client:
         return parse(Version, self._call("POST", path, query={"name": name}, content=data, headers=headers))
 
     def activate(self, product: str | None, number: int, hash: str | None = None) -> Product:
-        """Activate a version: it judges from now on. hash: that its file must have, else it is refused."""
+        """Activate a version: it judges from now on.
+
+        Args:
+            product: its name; None: the only one.
+            number: of the version.
+            hash: SHA-256 that its file must have, else it is refused; None: any.
+        """
         body = {} if hash is None else {"hash": hash}
         path = f"{self._path(product)}/versions/{number:d}/activate"
         return parse(Product, self._call("POST", path, json=body))
 
     # ---- the station
 
-    def read(self, path: str) -> Any:
-        """Return what a GET of the API answers, as JSON has it. path: below /api/v1, such as `status`."""
+    def read(self, path: str) -> dict[str, Any] | None:
+        """Return the JSON object that the API answers to GET; None where it answers null.
+
+        Args:
+            path: below /api/v1, such as `status`.
+        """
         return self._call("GET", path)
 
     # ---- requests
 
     def _product_name(self, product: str | None, joint: bool = False) -> str:
-        """Return a product's name, by default the only one. joint: a joint model's name will do, too."""
+        """Return a product's name, by default the only one; with `joint`, also that of a joint model."""
         if product is not None:
             return product
         if joint not in self._default_products:
@@ -302,23 +346,39 @@ class Client:
     def _path(self, product: str | None, joint: bool = False) -> str:
         return f"products/{quote(self._product_name(product, joint), safe='')}"
 
-    def _call(self, method: str, path: str, **request: Any) -> Any:
-        response = self._request(method, path, **request)
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        tries: int | None = None,
+        **message: Unpack[_Message],
+    ) -> dict[str, Any]:
+        """Send a request and return the JSON object of the answer."""
+        response = self._request(method, path, query=query, tries=tries, **message)
         try:
-            return response.json()
+            answer: dict[str, Any] = response.json()
         except ValueError:
             text = f"{redact_address(self.url)} answers otherwise than a station: check the address"
             raise FlawscopeError(text) from None
+        return answer
 
     def _request(
-        self, method: str, path: str, *, query: Query | None = None, tries: int | None = None, **request: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        tries: int | None = None,
+        **message: Unpack[_Message],
     ) -> httpx.Response:
         """Send a request, again where it fails: no request does harm if it arrives twice."""
         params = {key: value for key, value in (query or {}).items() if value is not None}
         tries = tries or self.tries
         for tries_left in reversed(range(tries)):
             try:
-                response = self._http.request(method, path, params=params, **request)
+                response = self._http.request(method, path, params=params, **message)
             except httpx.TransportError as error:
                 if not tries_left:
                     problem = f"cannot be reached ({one_line_message(error)[:160]})"

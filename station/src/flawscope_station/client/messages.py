@@ -48,6 +48,7 @@ def _is_station_url(url: str) -> bool:
 
 
 def check_token(text: str) -> str:
+    """Return a token without the spaces around it. InputError where it is empty or has other signs."""
     token = text.strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise InputError("the token is none: it begins with fls_ and has no spaces")
@@ -73,6 +74,7 @@ def encode_picture(picture: PictureSource) -> tuple[bytes, str]:
 
 
 def read_file(path: Path, kind: str) -> bytes:
+    """Return a file's bytes. InputError, which names the kind of file, where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -28,7 +28,15 @@ MAX_TIMES = 1000  # latest times of a product, which are kept
 
 
 class TimingFacts(TypedDict):
-    """Times of a product's triggers, of the latest `MAX_TIMES`. missed: not answered within the budget."""
+    """Times of a product's latest triggers, `MAX_TIMES` at most.
+
+    Attributes:
+        triggers: Their number.
+        p50_ms: Median of the milliseconds from a trigger to its output.
+        p99_ms: 99th percentile of these milliseconds.
+        budget_ms: Of the last trigger; None: it had none.
+        missed: Number of triggers since the start that were not answered within the budget.
+    """
 
     triggers: int
     p50_ms: float
@@ -90,11 +98,13 @@ class ConnectionContext:
 
     `sources.trigger.shoot` takes a picture and inspects it.
 
-    sources: by product, which may grow.
-    report: reports a problem under a code; None: it is over.
-    listen: gets a name and a function, which is told of each problem that begins and ends, and whether it is
-        over, in a thread of its own: for a mail, a lamp, a message.
-    refusals: take note of each part that is not judged.
+    Attributes:
+        sources: By product, which may grow.
+        timing: Times from triggers to their outputs.
+        report: Reports a problem under a code; None: it is over.
+        listen: Gets a name and a function. The function is called with each problem that begins or ends, and
+            whether it is over, in a thread of its own: for a mail, a lamp, a message.
+        refusals: Take note of each part that is not judged.
     """
 
     addresses: Addresses
@@ -117,9 +127,19 @@ class ConnectionContext:
     def cameras(
         self, name: str, number: int | None = None, owner: str | None = None
     ) -> Sequence[TriggeredSource]:
-        """Return the cameras that a trigger takes: that of each view, where the product's model judges parts
-        in views and no number is given, else the one. owner: whose they are; None: the product's. InputError,
-        NotFoundError.
+        """Return the cameras that a trigger takes pictures with, in the order of the views.
+
+        Where the product's model judges parts in views, and no number is given, these are the cameras of all
+        views; else it is a single camera.
+
+        Args:
+            name: of the product.
+            number: of the camera among the owner's; None: its only one, or those of all views.
+            owner: product or entry that has the cameras; None: the product.
+
+        Raises:
+            InputError: a view has no camera, or no single camera was chosen.
+            NotFoundError: there is no such product.
         """
         owner = owner or name
         parts = self.inspector.judge.parts
@@ -135,8 +155,9 @@ class ConnectionContext:
         return [by_view[view] for view in views]
 
     def deadline(self, name: str) -> float | None:
-        """Return the seconds in which the settings of a product want its parts answered; None: they name
-        none. NotFoundError.
+        """Return the seconds in which a product's parts must be answered, by its settings; None: no limit.
+
+        NotFoundError.
         """
         return self.addresses.settings_of(name).deadline
 
@@ -183,4 +204,5 @@ class Connections:
             connection.start()
 
     def stop(self) -> None:
+        """Stop all connections at once, and return when they have stopped, or after a while."""
         stop_all([connection.stop for connection in self._all])

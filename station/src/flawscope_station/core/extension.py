@@ -1,7 +1,7 @@
-"""Seams of a station, at which a part adds itself when it is made: those of the core, and features that the
-core does not know; `assembly` lists these.
+"""Interface by which a part adds itself to a station when it is made.
 
-Sources, sinks and connections of other packages have seams of their own (`plugins`).
+Parts of the core use it, and features that the core does not know, which `assembly` lists. Sources, sinks and
+connections of other packages have interfaces of their own (`plugins`).
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ class HasThreads(Protocol):
     """Part whose threads are watched; they may change."""
 
     @property
-    def threads(self) -> Sequence[GuardedThread]: ...
+    def threads(self) -> Sequence[GuardedThread]:
+        """Return the threads as they are now."""
+        ...
 
 
 class Service(HasThreads, Protocol):
     """Part that works beside the pictures, such as a `BackgroundThread`."""
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Begin to work in threads of its own, and return at once."""
 
     def end(self) -> None:
         """Ask it to begin nothing more; return at once."""
@@ -54,7 +57,8 @@ class Service(HasThreads, Protocol):
 class Input(Protocol):
     """Part by which pictures come."""
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Begin to take pictures, and return at once."""
 
     def stop(self) -> None:
         """Take nothing more, and return when what was taken is answered."""
@@ -64,9 +68,11 @@ class Input(Protocol):
 class MenuLink:
     """Link in the menu of the pages.
 
-    address: of a page; with `{product}` in it, which stands for the product, only products' pages show it.
-    title: key of its text, or texts by language, of which the English one stands for those that are missing.
-    role: of people who see it; higher ones do, too.
+    Attributes:
+        address: Of a page. With `{product}` in it, in the place of the product's name, only pages of a
+            product show the link.
+        title: Key of its text, or texts by language; the English text is taken where a language is missing.
+        role: Lowest role of the people who see it.
     """
 
     address: str
@@ -74,14 +80,16 @@ class MenuLink:
     role: str = VIEWER
 
     def is_shown(self, person: Person | None, product: str | None) -> bool:
-        """Whether a person sees it on a page. product: of that page."""
+        """Whether a person sees it on a page of `product`, or on one of no product."""
         has_address = product is not None or "{product}" not in self.address
         return has_address and has_role(person, self.role)
 
     def href(self, product: str | None) -> str:
+        """Return the address with the product's name in it, quoted for a URL."""
         return self.address.replace("{product}", quote(product or "", safe=""))
 
     def text(self, texts: pages.Texts) -> str:
+        """Return the title in the language of the texts, in English where it has none in that language."""
         if isinstance(self.title, str):
             return texts(self.title)
         return self.title.get(texts.language, self.title["en"])
@@ -95,21 +103,26 @@ class Menu(list[MenuLink]):
 class Extension:
     """Contribution of a part to a station.
 
-    components: that routes ask for, each by its class.
-    services: are started in this order when pictures come, all asked to end before the last picture is
-    answered, stopped in the reverse order, and watched meanwhile.
-    inputs: are started after all services, and stopped before any of these ends.
-    inspecting: pictures wait where a thread of theirs fails or hangs. watched: they do not.
-    ends: functions that end the part, called in the reverse order, after those of all that was added later.
-    observers: get every new inspection after it was recorded and answered, in a thread of their own
-    (`Observers`).
-    interlocks: may hold pictures back. gates: may do so before one is taken.
-    on_verdict: get the number of a product when somebody gave a verdict.
-    on_added: get number, name and settings of a product that the station has from now on.
-    gauges: return metrics at once, from memory. store_gauges: may ask the store.
-    routers: of the API and of pages, in the order in which they are asked.
-    menu: links of the menu, in their order.
-    request_enders: end what requests wait for, when the server ends, or soon after.
+    Attributes:
+        components: Objects that routes ask for, each by its class.
+        services: Are started in this order when pictures come, all asked to end before the last picture is
+            answered, stopped in the reverse order, and watched meanwhile.
+        inputs: Are started after all services, and stopped before any service ends.
+        inspecting: Parts whose threads are watched; where a thread fails or hangs, pictures wait.
+        watched: Parts whose threads are watched; where a thread fails or hangs, pictures do not wait.
+        ends: Functions that end the part, called in the reverse order, after those of all that was added
+            later.
+        observers: Get every new inspection after it was recorded and answered, in a thread of their own
+            (`Observers`).
+        interlocks: May hold answers back.
+        gates: May refuse a picture before it is taken.
+        on_verdict: Get the number of a product when somebody gave a verdict.
+        on_added: Get number, name and settings of a product that the station has from now on.
+        gauges: Return metrics at once, from memory.
+        store_gauges: Return metrics, for which they may ask the store.
+        routers: Of the API and of pages, in the order in which they are asked.
+        menu: Links of the menu, in their order.
+        request_enders: End what requests wait for, when the server ends, or soon after.
     """
 
     components: Sequence[object] = ()
@@ -131,8 +144,10 @@ class Extension:
 
 
 class Observers(list[Observer]):
-    """Observers of recorded inspections, told in a thread: one that fails harms no other, and is a problem
-    until it works; for one that hangs neither the recorder nor an answer waits.
+    """Observers of recorded inspections, which are called in a thread of their own.
+
+    An observer that fails harms no other, and is a problem until it works. Where one hangs, neither the
+    recorder nor an answer waits for it.
 
     In their order: counts for Prometheus, open pages, housekeeping where space is short, maps that are kept,
     sinks, which are woken; then those of features: drift, and checks of the camera. None asks the disk or the
@@ -154,14 +169,14 @@ class Observers(list[Observer]):
         self.threads[0].start()
 
     def __call__(self, recorded: RecordedInspection) -> None:
-        """Tell all of an inspection, soon; where too many wait, nobody hears of it."""
+        """Queue an inspection for all observers; where too many wait, nobody gets it."""
         if len(self._queue) < MAX_UNHEARD:
             self._queue.put(recorded)
         else:
             self._untold += 1
 
     def close(self) -> None:
-        """Return when all are told of what was recorded, or after a while."""
+        """Return when the observers have got all recorded inspections, or after `STOP_TIMEOUT` seconds."""
         self._queue.put(None)
         self.threads[0].join(STOP_TIMEOUT)
 
@@ -174,7 +189,7 @@ class Observers(list[Observer]):
         self._ended.set()
 
     def _tell(self, recorded: RecordedInspection) -> None:
-        """Tell all of an inspection, and report who does not work."""
+        """Call all observers with an inspection, and report those that do not work."""
         for observe in self:
             self._failures.pop(observe, None)
             try:
@@ -186,7 +201,7 @@ class Observers(list[Observer]):
             self._report_failures()
 
     def _report_failures(self) -> None:
-        """Report who does not work, and what nobody heard of; or that it is over."""
+        """Report observers that do not work, and inspections that nobody got; or that this is over."""
         untold, self._untold = self._untold, 0
         failures = [*self._failures.values()]
         if untold:

@@ -1,4 +1,4 @@
-"""Checks of a station by itself: its store, its models and its threads; and what people are told of them."""
+"""Checks of a station by itself, of its store, its models and its threads; their faults become problems."""
 
 from __future__ import annotations
 
@@ -108,8 +108,10 @@ class Health:
     def state_of(
         self, name: str, number: str | None = None, cameras: Sequence[State] | None = None
     ) -> Standstill | None:
-        """Return why nothing of a product is judged, the one answer for `/readyz`, pages and metrics; None:
-        it is judged. It asks `Intake`, as requests, triggers and PLCs do. NotFoundError.
+        """Return why nothing of a product is judged; None: it is judged.
+
+        `/readyz`, pages and metrics all show this answer. It asks `Intake`, as requests, triggers and PLCs
+        do. NotFoundError.
 
         Args:
             name: of the product, or of an entry that finds it.
@@ -159,7 +161,7 @@ class Health:
         return False
 
     def oldest_seconds(self) -> float:
-        """Seconds for which the oldest part that is not answered has waited; 0: none waits."""
+        """Return the seconds for which the oldest part that is not answered has waited; 0: none waits."""
         oldest = self.inspector.intake.oldest()
         return 0.0 if oldest is None else time.monotonic() - oldest.since
 

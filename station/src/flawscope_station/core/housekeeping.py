@@ -30,7 +30,7 @@ CONFIRM_KEEP = Action("/api/v1/keep/confirm", "problems.keep_is_right")
 
 
 class Housekeeping(BackgroundThread):
-    """Checks the clock and removes what is kept too long.
+    """Checks the clock, and removes pictures and records that are kept too long.
 
     Args:
         report: reports a problem, as `Problems.report`.
@@ -65,6 +65,7 @@ class Housekeeping(BackgroundThread):
         self._sweeper = threading.Thread(target=files.sweep, name="sweep", daemon=True)
 
     def start(self) -> None:
+        """Check the clock, remove unneeded files of the store in a thread, and begin to work."""
         self.check_clock()
         self._sweeper.start()
         super().start()
@@ -106,8 +107,10 @@ class Housekeeping(BackgroundThread):
         self.wake()
 
     def _may_remove(self) -> bool:
-        """Whether pictures and records may be removed: where a start would remove much at once, a person is
-        asked before, for a bound may be wrong by a letter.
+        """Whether pictures and records may be removed.
+
+        Where a start would remove much at once, a person is asked before, for a bound may be wrong by a
+        letter.
         """
         if self._question is None and not self.clock.jump:
             with suppress(FlawscopeError):  # the next round looks again
@@ -150,7 +153,7 @@ class Housekeeping(BackgroundThread):
                 self.store.note_event(CLOCK_JUMPED, "station", self.jumps.last())
 
     def _make_room(self) -> None:
-        """Remove pictures for space alone, at once; the hourly removal says what is wrong."""
+        """Remove pictures for space alone, at once; errors are left to the hourly removal."""
         with suppress(Exception):
             self._removed += self._retention.make_room()
 

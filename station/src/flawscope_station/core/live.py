@@ -50,8 +50,9 @@ class EventBroadcaster:
     async def stream(
         self, product_ids: Iterable[int], states: Callable[[], Sequence[Mapping[str, object]]]
     ) -> AsyncIterator[str]:
-        """Yield inspections and refusals of products as they come, and every second the states, until there
-        are none.
+        """Yield inspections and refusals of products as they come, and every second the states.
+
+        It ends when there are no states any more.
         """
         queue: asyncio.Queue[str | None] = asyncio.Queue(MAX_QUEUED_MESSAGES)
         loop = asyncio.get_running_loop()
@@ -78,9 +79,11 @@ class EventBroadcaster:
 
     @property
     def listeners(self) -> int:
+        """Return the number of open streams."""
         return len(self._listeners)
 
     def gauges(self) -> Gauges:
+        """Return the number of open pages as a metric."""
         return {"listeners": ("Pages that are open.", {"": float(self.listeners)})}
 
 
@@ -118,7 +121,7 @@ class ReviewLeases:
 
     @contextmanager
     def choosing(self) -> Iterator[None]:
-        """Let one reader at a time see what is leased, choose, and lease: two would choose the same."""
+        """Let one reader at a time see the leases, choose, and lease: two would choose the same pictures."""
         with self._lock:
             yield
 
@@ -181,7 +184,8 @@ class Metrics(Collector):
 
     Attributes:
         gauges: functions that return values at once, from memory.
-        store_gauges: those that ask the store, which may take its time. What fails is left out.
+        store_gauges: functions that ask the store, which may take long. The values of one that fails are
+            left out.
     """
 
     def __init__(self) -> None:

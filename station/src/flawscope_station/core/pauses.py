@@ -1,8 +1,8 @@
-"""Pauses: products of which a person wants nothing inspected for a while, such as a line that is set up.
+"""Pauses: a person wants nothing of a product inspected for a while, such as on a line that is set up.
 
 A paused product is no fault: its senders are refused with a code, a PLC sees it as not ready, and the station
-counts as ready all the same. The audit is where a pause is kept: the latest event of a product tells whether
-it is paused, also after a start.
+counts as ready all the same. A pause is kept in the audit: the latest event of a product shows whether it is
+paused, also after a start.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from flawscope_station.store.schema import events, products
 
 @dataclass(frozen=True)
 class Pause:
-    """Pause of a product. at: microseconds since 1970."""
+    """Pause of a product.
+
+    Attributes:
+        by: Who paused it.
+        at: Microseconds since 1970.
+        reason: In that person's words.
+    """
 
     by: str
     at: int
@@ -92,15 +98,17 @@ class Pauses:
             raise PausedError(f"{self.names[product_id]} was paused by {pause.by}: send it when it goes on")
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Return a part that was taken before the pause; raise PausedError where its joint model found a
-        product that is paused.
+        """Return the record of a part that was taken before the pause.
+
+        Raises:
+            PausedError: a joint model found the part's product, and that product is paused.
         """
         if record.product_id != part.product_id:
             self.check(record.product_id, record.part)
         return record
 
     def recorded(self, found: RecordedInspection) -> None:
-        """Hold nothing back: what is recorded is answered."""
+        """Hold nothing back: each recorded part is answered."""
 
 
 def _latest_event(kind: str) -> ScalarSelect[int]:

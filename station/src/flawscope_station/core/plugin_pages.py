@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 class PluginPage:
     """Page of a plugin, which the plugin's `open` returns.
 
-    title: text of its link in the menu, by language; that of "en" stands for those that are missing.
-    router: its routes; the path "/" is the page itself.
-    assets: folder of its templates (`NAME.html.j2`), scripts, styles, and texts (`texts/LANGUAGE.yaml`, the
-    English ones complete).
-    role: of people who may see it; higher ones may, too.
+    Attributes:
+        title: Text of its link in the menu, by language; that of "en" is taken where a language is missing.
+        router: Its routes; the path "/" is the page itself.
+        assets: Folder of its templates (`NAME.html.j2`), scripts, styles, and texts (`texts/LANGUAGE.yaml`,
+            the English ones complete).
+        role: Lowest role of the people who may see it.
     """
 
     title: Mapping[str, str]
@@ -41,14 +42,27 @@ class PageContext(Protocol):
         """Return the product that a request names as `product`, else the first. NotFoundError."""
 
     def inspections(self, product: str, **filters: str) -> Iterator[InspectionFacts]:
-        """Yield the inspections that a search finds, the newest first, as the API shows them. filters: as the
-        API's parameters. NotFoundError, InputError, StoreError.
+        """Yield the inspections that a search finds, the newest first, as the API shows them.
+
+        Args:
+            product: its name.
+            filters: as the API's parameters.
+
+        Raises:
+            NotFoundError: there is no such product.
+            InputError: a filter is not allowed.
+            StoreError: the data base cannot be used.
         """
 
     def person(self, request: Request, role: str = VIEWER) -> Person:
         """Return who sent a request; 403 where the role is lower."""
 
     def render(self, request: Request, template: str, *, status: int = 200, **values: object) -> Response:
-        """Render a page from a template of the plugin's, which is named without its suffix; `data` among the
-        values is for the page's script.
+        """Return a page that is rendered from a template of the plugin.
+
+        Args:
+            request: that asks for the page.
+            template: its name without the suffix.
+            status: HTTP status of the response.
+            values: of the template; `data` among them is for the page's script.
         """

@@ -29,7 +29,7 @@ class Records:
     """Inspections, and verdicts on them.
 
     Attributes:
-        turns: of what is drawn or counted for people.
+        turns: at drawing and counting for people, few at a time.
         on_verdict: functions that get the number of a product when somebody gave a verdict.
     """
 
@@ -39,10 +39,19 @@ class Records:
         self._leases = ReviewLeases()
 
     def search(self, product_id: int, filters: Filters) -> InspectionPage:
+        """Return a page of a product's inspections that the filters match, when it has its turn."""
         with self.turns.take():
             return search(self.store.database, product_id, filters)
 
     def trends(self, product_id: int, zone: tzinfo | None, since: int | None, until: int | None) -> Trends:
+        """Return scores and counts of a product between two times, when it has its turn.
+
+        Args:
+            product_id: number of the product.
+            zone: whose days are counted; None: this machine's.
+            since: microseconds since 1970; None: from the beginning.
+            until: microseconds since 1970; None: until now.
+        """
         with self.turns.take():
             return trends(self.store.database, product_id, since, until, zone)
 
@@ -66,11 +75,17 @@ class Records:
         return page
 
     def release(self, reader: str) -> None:
-        """Give what is leased to a reader to others."""
+        """End all leases of a reader, so that others get the pictures."""
         self._leases.release(reader)
 
     def note_verdict(self, product_id: int, number: int, reader: str = "") -> None:
-        """Tell those who wait for a verdict, and end the lease of the inspection. reader: who gave it."""
+        """Call `on_verdict`, end the lease of the inspection, and renew the reader's other leases.
+
+        Args:
+            product_id: number of the product.
+            number: of the inspection.
+            reader: page on which the verdict was given; "": none.
+        """
         self._leases.end(number)
         if reader:
             self._leases.renew(reader)
@@ -81,8 +96,14 @@ class Records:
 def _fair_share(
     waiting: Sequence[InspectionFacts], own: Collection[int], limit: int
 ) -> list[InspectionFacts]:
-    """Return the inspections that a reader gets, in their order: those of `own`, and of the others at most
-    half, rounded up. waiting: up to twice as many as the limit.
+    """Return the inspections that a reader gets, in their order.
+
+    These are the reader's own, and at most half of the others, rounded up.
+
+    Args:
+        waiting: up to twice as many inspections as the limit.
+        own: numbers of those that are leased to the reader.
+        limit: number of inspections at most.
     """
     free = [one["id"] for one in waiting if one["id"] not in own]
     half = -(-len(free) // 2)
@@ -229,7 +250,7 @@ class Overview:
         }
 
     def _machine_gauges(self) -> Gauges:
-        """Return what is known of disk, memory and backup."""
+        """Return metrics of disk, memory and backup, as far as they are known."""
         gauges: Gauges = {}
         state = self.inspector.intake.machine.state
         if state.disk.free_bytes is not None:
@@ -267,10 +288,10 @@ class Overview:
         }
 
     def _promises(self) -> dict[str, float]:
-        """Return what is known of each product's promise.
+        """Return 1 for each product whose promise is kept, 0 where it is broken.
 
-        One at a time is held against the line anew, and none more than every ten minutes, for that reads
-        thousands of records.
+        A call checks one product's promise anew, and each at most every ten minutes, for that reads thousands
+        of records.
         """
         before = time.monotonic() - PROMISE_INTERVAL
         for name, number in list(self.addresses.products.items()):

@@ -1,6 +1,6 @@
 """Refusals: pictures and triggers that were not judged.
 
-Each has a code for programs, is counted, and is told to the open pages of its product, where it stands in the
+Each has a code for programs, is counted, and is sent to the open pages of its product, where it stands in the
 place of an earlier part's decision.
 """
 
@@ -37,7 +37,15 @@ def sender_text(error: BaseException) -> str:
 
 
 class Refusal(TypedDict):
-    """Refusal as the pages show it. picture: what its sender calls it. product: its name."""
+    """Refusal as the pages show it.
+
+    Attributes:
+        at: Time in ISO 8601.
+        code: For programs.
+        part: Its number; None: not known.
+        picture: Its name at the sender; None: not known.
+        product: Its name.
+    """
 
     at: str
     code: str
@@ -72,8 +80,10 @@ class Refusals:
 
         Args:
             name: of the product, or of an entry that finds it: then each of its products hears of it.
+            error: why it was refused.
+            part: its number; None: not known.
             code: "": that of the error.
-            picture: what its sender calls it.
+            picture: its name at the sender.
         """
         code = code or status_and_code(error)[1]
         is_known = name in self.addresses

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 
 class Station:
-    """Station without its pages and its API, which get those of its components that they ask for.
+    """Station without its pages and its API, which ask for its components.
 
     Args:
         say: gets a line for the person who started the station.
@@ -65,7 +65,8 @@ class Station:
 
     Attributes:
         components: by class, for routes.
-        routers: of the features. menu: links of its pages.
+        routers: of the features.
+        menu: links of its pages.
 
     Raises:
         InputError: the folder, the data base or a model cannot be used.
@@ -118,7 +119,7 @@ class Station:
         self.settings = replace(settings, products=self.addresses.settings)
 
     def _make_components(self, settings: Settings) -> None:
-        """Make the components above the store, each after those that it calls."""
+        """Make the components above the store, each after the components that it calls."""
         decoding.raise_pixel_limit(settings.limits.pixels)
         self._make_housekeeping(settings)
         self._make_inspector(settings)
@@ -126,7 +127,7 @@ class Station:
         self._make_sinks(settings)
 
     def _make_housekeeping(self, settings: Settings) -> None:
-        """Make what watches the machine, and what removes old files and rows."""
+        """Make the watch of the machine, and the housekeeping, which removes old files and rows."""
         # the shifts of the last days have reports
         needs = 0 if settings.shifts is None else (REPORT_DAYS + 1) * 86400
         self.machine = MachineWatch(self.database, self.files, self.report)
@@ -136,7 +137,7 @@ class Station:
         self.machine.on_clock_jump.append(self.housekeeping.note_clock_jump)
 
     def _make_inspector(self, settings: Settings) -> None:
-        """Make what judges and records parts, and what may keep an answer back."""
+        """Make the components that judge and record parts, and those that may hold an answer back."""
         self.observers = Observers(self.report)
         self.pauses = Pauses(self.store, self.addresses.names)
         self.interlocks = Interlocks()
@@ -156,7 +157,7 @@ class Station:
         self.renderer = InspectionRenderer(self.store, self.inspector)
 
     def _make_sources(self, settings: Settings) -> None:
-        """Make what gives pictures, and what says whether they can be inspected."""
+        """Make the sources of pictures, and the checks whether pictures can be inspected."""
         self.live = EventBroadcaster()
         self.records = Records(self.store, self.inspector.memory.turns)
         self.refusals = Refusals(self.addresses, self.live)
@@ -192,7 +193,7 @@ class Station:
         self.connections = Connections(settings.connections, self.context)
 
     def _make_sinks(self, settings: Settings) -> None:
-        """Make what results are given to, and what is measured of the station."""
+        """Make the sinks of results, and the metrics of the station."""
         self.sinks = Sinks(
             settings,
             self.files.identity(),
@@ -302,8 +303,9 @@ class Station:
             one.start()
 
     def end_requests(self) -> None:
-        """End what requests wait for: news for open pages, trials of new products, and parts that are not
-        answered soon.
+        """End what requests wait for.
+
+        These are news for open pages, trials of new products, and parts that are not answered soon.
         """
         for end in self._request_enders:
             end()
@@ -342,7 +344,7 @@ class Station:
             self.metrics.unanswered.labels(name, inspection.unanswered).inc()
 
     def _publish(self, recorded: RecordedInspection) -> None:
-        """Tell the open pages of an inspection."""
+        """Send an inspection to the open pages of its product."""
         product_id = recorded.inspection.product_id
         if self.live.listeners:
             name = self.addresses.names[product_id]

@@ -1,7 +1,7 @@
 """Events of a station to a syslog server, each as a line of JSON, by UDP.
 
-UDP says nothing of what is lost on the way. What the station itself could not send waits: the number of the
-last event that was sent is a file in the store.
+UDP does not report lines that are lost on the way. Lines that the station itself could not send wait: the
+number of the last event that was sent is a file in the store.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class EventForwarder(BackgroundThread):
         self._known = 0  # number of the newest event at the look before: all up to it are written for good
 
     def stop(self, seconds: float | None = 5.0) -> None:
+        """End the thread as `BackgroundThread.stop` does, and close the socket."""
         super().stop(seconds)
         if self._handler is not None:
             self._handler.close()

@@ -16,7 +16,8 @@ class Drift:
     """Test of the scores of each product, and checks of its camera.
 
     Args:
-        settings: by number of the product. names: by number, which may grow.
+        settings: by number of the product.
+        names: of products, by number; they may grow.
         report: reports a problem, as `Problems.report`.
     """
 
@@ -35,12 +36,14 @@ class Drift:
             self.add_product(product_id, names[product_id], product)
 
     def add_product(self, product_id: int, name: str, product: ProductSettings) -> None:
+        """Follow the scores of a product and check its camera, as far as its settings ask for that."""
         if (bound := product.drift) is not None:
             self.monitor.add_product(product_id, bound)
         if product.camera_checks:
             self._checked[product_id] = name
 
     def observe(self, recorded: RecordedInspection) -> None:
+        """Check the camera by a recorded inspection; its score is tested later, in a thread."""
         self.monitor.mark_new(recorded.inspection.product_id)
         self.camera.observe(recorded)
 

@@ -44,8 +44,11 @@ _Label = tuple[str | None, str | None]  # number of a part, and its batch
 class _Shown:
     """Picture that was let pass.
 
-    key: of its request. recorded_at: None while it is not recorded; until then its sender may send it again.
-    is_frozen: it came again as another part.
+    Attributes:
+        key: Of its request.
+        recorded_at: Seconds of the monotonic clock; None while it is not recorded: until then its sender may
+            send it again.
+        is_frozen: It came again as another part.
     """
 
     pixels: str
@@ -62,8 +65,8 @@ class _Recent:
     A sensor never gives the same pixels twice, so a picture with the pixels of an earlier one shows no other
     part.
 
-    The number and batch of a part tell that a picture is sent again only where they name one part: nests,
-    pallets and types of parts come again with other pictures.
+    Number and batch of a part show that a picture is sent again only where they name a single part: those of
+    nests, pallets and types of parts come again with other pictures.
 
     Attributes:
         comes_again: numbers and batches, the last ones last, and whether each had more than one picture.
@@ -120,7 +123,7 @@ class CameraChecks:
     Args:
         products: names of the products that are checked, by number; more may be added.
         report: reports a problem, as `Problems.report`.
-        clock: tells the time in which a picture may be sent again.
+        clock: measures the time in which a picture may be sent again.
     """
 
     def __init__(
@@ -151,8 +154,10 @@ class CameraChecks:
     # ---- interlock
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Raise FrozenError for a part with a picture that repeats the picture of another part, or of a part
-        that nobody can name.
+        """Return the record of a part whose pictures are new, or were sent again.
+
+        Raises:
+            FrozenError: a picture repeats the picture of another part, or of a part that nobody can name.
         """
         if record.product_id not in self.products or record.source == "camera":
             return record
@@ -166,9 +171,7 @@ class CameraChecks:
         return record
 
     def _note_pictures(self, part: Part, record: NewInspection) -> bool:
-        """Remember the pictures of a part, or note that some came before as another part's; return whether
-        any did.
-        """
+        """Return whether some pictures of a part came before as another part's; if not, remember all."""
         label = (record.part, record.batch)
         at = self._clock.monotonic()
         views = [(self._recent_of(record.product_id, one.view), one) for one in record.pictures]
@@ -193,6 +196,7 @@ class CameraChecks:
     # ---- observer
 
     def observe(self, recorded: RecordedInspection) -> None:
+        """Check brightness and form of a recorded inspection's pictures, and report faults of the camera."""
         found = recorded.inspection
         if found.product_id not in self.products:
             return

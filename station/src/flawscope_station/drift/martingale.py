@@ -60,15 +60,21 @@ class Ranks:
         self.epoch, self._sorted = epoch, array("d")
 
     def p_value(self, number: float, u: float) -> float:
-        """Return the p-value of the next number, in (0, 1); small for a high one. u: in (0, 1]."""
+        """Return the p-value of the next number, in (0, 1), which is small for a high number.
+
+        Args:
+            number: is not NaN, and is remembered.
+            u: random number in (0, 1].
+        """
         if len(self._sorted) >= self.epoch:
             self._sorted = array("d")
         greater, equal = self.add(number)
         return min((greater + u * equal) / len(self._sorted), 1 - 2**-53)
 
     def add(self, number: float) -> tuple[int, int]:
-        """Insert a number that is not NaN; return how many of all, itself among them, are greater, and how
-        many are equal.
+        """Insert a number that is not NaN; return how many numbers are greater, and how many equal.
+
+        The number itself counts among the equal ones.
         """
         insort(self._sorted, number)
         not_more = bisect_right(self._sorted, number)
@@ -108,7 +114,7 @@ class Capital:
 
 
 def score_bets(p: Floats) -> Floats:
-    """Logarithm of what the bets on scores pay for p-values [...]: [..., 12]."""
+    """Return the logarithm of the factors that the bets on scores pay for p-values [...]: [..., 12]."""
     z = np.array([_normal(1 - one) for one in p.ravel()]).reshape(*p.shape, 1)
     return np.asarray(_LINEAR * z + _SQUARE * (z * z) + _CONSTANT)
 

@@ -27,8 +27,10 @@ _ACKNOWLEDGED_PATTERN = re.compile(r"after inspection (?P<inspection>\d+)")
 
 
 class DriftMonitor(BackgroundThread):
-    """Reads inspections in the order of their numbers and tests them for drift; after a restart it begins
-    with the newest of them (`HISTORY`), and with the alarm that was noted and not acknowledged.
+    """Reads inspections in the order of their numbers and tests them for drift.
+
+    After a restart it begins with the newest of them (`HISTORY`), and with the alarm that was noted and not
+    acknowledged.
 
     Args:
         names: names by product.

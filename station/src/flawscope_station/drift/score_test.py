@@ -35,7 +35,12 @@ _NOTED = re.compile(
 
 
 class JudgedScore(NamedTuple):
-    """Score of an inspection. number: of the inspection. at: microseconds since 1970."""
+    """Score of an inspection.
+
+    Attributes:
+        number: Of the inspection.
+        at: Microseconds since 1970.
+    """
 
     number: int
     at: int
@@ -47,10 +52,12 @@ class JudgedScore(NamedTuple):
 class Change:
     """Change of the scores of good parts.
 
-    inspection: at which it was found.
-    since, first: time (microseconds since 1970) and inspection of its most likely beginning.
-    how: way in which they changed.
-    now: share of earlier good scores that a new one is above; None: not known any more.
+    Attributes:
+        inspection: At which it was found.
+        since: Time of its most likely beginning, microseconds since 1970.
+        first: Inspection of its most likely beginning.
+        how: Way in which they changed: higher, lower, wider or narrower.
+        now: Share of earlier good scores that a new one is above; None: not known any more.
     """
 
     inspection: int
@@ -60,6 +67,7 @@ class Change:
     now: float | None = None
 
     def to_dict(self) -> dict[str, object]:
+        """Return the change as the API shows it, with `since` in ISO 8601."""
         return {**vars(self), "since": iso(self.since)}
 
     def describe(self) -> str:
@@ -90,8 +98,9 @@ def read_note(text: str) -> Change | None:
 
 
 class ScoreTest:
-    """Martingale on the scores of pictures that the model passed: whatever the share of defects does, these
-    stay exchangeable while the good parts do.
+    """Martingale on the scores of pictures that the model passed.
+
+    These scores stay exchangeable while those of good parts do, whatever the share of defects does.
 
     The beginning of a change is the maximum-likelihood estimate: the place after which the bet that won most
     has won most (Page 1954).
@@ -121,7 +130,7 @@ class ScoreTest:
         return self._capital.log / math.log(10)
 
     def facts(self) -> dict[str, object]:
-        """Return what was seen and found, as the API shows it."""
+        """Return the state of the test, as the API shows it."""
         since = None if self.begun is None else iso(self.begun)
         alarm = None if self.alarm is None else self.alarm.to_dict()
         return {

@@ -1,6 +1,6 @@
 """Asking for inspections: how a request over HTTP or of a PLC hands parts in, and waits for their answers.
 
-Both run in event loops, which wait for nothing else: what asks the store runs in a thread, with an end.
+Both run in event loops, which must not block: calls of the store run in a thread, with a time limit.
 """
 
 from __future__ import annotations
@@ -42,15 +42,19 @@ class InspectingStation(Protocol):
 def check_room(
     station: InspectingStation, name: str, due: float = math.inf, number: str | None = None
 ) -> None:
-    """Check before a part is taken whether it could be judged, and whether there is place and time.
+    """Check, before a part is taken, whether it could be judged, and whether there is room and time.
 
-    It waits for nothing: neither disk nor data base is asked.
+    It waits for nothing: neither disk nor database is asked.
 
     Args:
-        name: of the product or entry. due, number: deadline and number of the part.
+        station: Station that inspects.
+        name: Name of the product or entry.
+        due: Deadline of the part, as `time.monotonic` counts.
+        number: Number of the part; None: not known.
 
     Raises:
-        FlawscopeError: as of `Intake.check`; NotFoundError.
+        NotFoundError: there is no such product or entry.
+        FlawscopeError: errors of `Intake.check`.
     """
     station.inspector.intake.check(station.addresses.address_id(name), number, due)
 
@@ -61,17 +65,21 @@ async def submit_parts(
     request: KeyedRequest | None,
     answered: dict[int, int] | None = None,
 ) -> tuple[dict[int, int], dict[int, Waiter]]:
-    """Submit the parts of a request that were not answered before, all or none; return the numbers of the
-    inspections that answered the others, and who waits for those submitted, by place.
+    """Submit the parts of a request that were not answered before, all or none.
 
     Args:
-        parts: of one product or entry, and with one deadline.
-        request: under whose key they came; None: under none.
-        answered: as of `Store.find_answers`, where that is known already.
+        station: Station that inspects.
+        parts: Parts of the same product or entry, with the same deadline.
+        request: Request with the key under which they came; None: they have no key.
+        answered: Result of `Store.find_answers`, where it is known already.
+
+    Returns:
+        The number of the earlier inspection, and the waiter of each submitted part, both by place of the
+            part.
 
     Raises:
-        KeyUsedError: another request has come under its key.
-        LateError, StoreError: whether it was answered before is not known in time.
+        KeyUsedError: another request came under the key.
+        LateError, StoreError: the store did not say in time whether the request was answered before.
     """
     inspector = station.inspector
     address = parts[0].product_id
@@ -97,10 +105,12 @@ def _submit_others(
 
 
 async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> RecordedInspection:
-    """Wait for the inspection.
+    """Wait for an inspection until its waiter's deadline.
 
-    LateError where it is not recorded by the waiter's deadline. A task that is cancelled with one of
-    `schema.UNANSWERED` leaves for that reason.
+    A task that is cancelled with a reason of `schema.UNANSWERED` leaves for that reason.
+
+    Raises:
+        LateError: it was not recorded by the deadline.
     """
     waiting, call = asyncio.wrap_future(waiter), station.inspector.in_thread
     waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody asks
@@ -121,10 +131,15 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
 
 
 async def _withdraw(station: InspectingStation, waiter: Waiter, why: object) -> None:
-    """Let a waiter leave whose sender is gone. why: one of `schema.UNANSWERED`.
+    """Let a waiter leave whose sender is gone.
 
-    Where its part is recorded, or its waiters are just about to be told, the record has the reason
+    Where its part is recorded, or its waiters are about to get the answer, the record gets the reason
     afterwards, unless another waiter has the answer.
+
+    Args:
+        station: Station that inspects.
+        waiter: Waiter of the part.
+        why: Reason of `schema.UNANSWERED`; nothing happens for another value.
     """
     if not isinstance(why, str) or why not in UNANSWERED or waiter.leave(why):
         return
@@ -142,10 +157,13 @@ async def _withdraw(station: InspectingStation, waiter: Waiter, why: object) -> 
 async def describe_recorded(
     station: InspectingStation, address: int, recorded: RecordedInspection, due: float
 ) -> InspectionFacts:
-    """Return an inspection as the API answers it.
+    """Return an inspection as the API shows it.
 
     Args:
-        address: number of the product or entry to which the request went. due: its deadline.
+        station: Station that inspects.
+        address: Number of the product or entry to which the request went.
+        recorded: Inspection on the disk.
+        due: Deadline of the request, as `time.monotonic` counts.
     """
     if recorded.is_new:
         name = station.addresses.names[recorded.inspection.product_id]
@@ -156,7 +174,7 @@ async def describe_recorded(
 async def describe_again(
     station: InspectingStation, address: int, number: int, due: float
 ) -> InspectionFacts:
-    """Return the inspection that answered the same request before, which its sender gets now."""
+    """Return the inspection that answered the same request before, and note that its sender has it now."""
     call = station.inspector.in_thread
     await call(due, station.inspector.judge.recorder.note_answered, number)
     inspection = await call(due, station.store.inspection, address, number)
@@ -171,8 +189,16 @@ async def describe_again(
 
 @dataclass(frozen=True)
 class SentPictures:
-    """Request that sends pictures. is_form: they came in a form. key: its sender's; None: it has none. due:
-    deadline of the answer, as `time.monotonic` counts.
+    """Request that sends pictures.
+
+    Attributes:
+        address: Product or entry to which it went.
+        pictures: Pictures in the request's order.
+        is_form: Whether they came in a form.
+        label: Label of the pictures.
+        key: Key from the sender; None: it has none.
+        due: Deadline of the answer, as `time.monotonic` counts.
+        purpose: Purpose of the inspections.
     """
 
     address: Address
@@ -185,8 +211,13 @@ class SentPictures:
 
 
 class PartAnswer(NamedTuple):
-    """Answer to one part of a request: its inspection, or why there is none. name: of its picture. is_new: it
-    was not recorded before.
+    """Answer to a part of a request.
+
+    Attributes:
+        name: Name of its picture.
+        inspection: Its inspection; None: there is none.
+        error: Why there is no inspection; else None.
+        is_new: Whether it was not recorded before.
     """
 
     name: str
@@ -197,9 +228,13 @@ class PartAnswer(NamedTuple):
 
 @dataclass
 class Asking:
-    """Request that sends pictures, on its way from its key to its answers.
+    """Request that sends pictures, from its key to its answers.
 
-    waiters: by place of their part, as soon as the parts are taken. left: why its sender has left.
+    Attributes:
+        station: Station that inspects.
+        sent: Pictures with their label and key.
+        waiters: Waiters by place of their part, filled when the parts are taken.
+        left: Why the sender has left; None: it has not.
     """
 
     station: InspectingStation
@@ -208,15 +243,16 @@ class Asking:
     left: str | None = None
 
     def leave(self, why: str) -> None:
-        """Let the sender leave, for one of `schema.UNANSWERED`: what was sent is judged all the same."""
+        """Let the sender leave for a reason of `schema.UNANSWERED`; its parts are judged all the same."""
         self.left = why
         for waiter in self.waiters.values():
             waiter.leave(why)
 
     async def answers(self) -> list[PartAnswer]:
-        """Have the parts judged, and return their answers in their order.
+        """Have the parts judged, and return their answers in order.
 
-        FlawscopeError where none is taken.
+        Raises:
+            FlawscopeError: no part is taken.
         """
         station, sent = self.station, self.sent
         is_several = sent.is_form and not station.inspector.judge.parts.takes_views(sent.address.number)
@@ -236,7 +272,7 @@ class Asking:
         return answers
 
     def _look_up(self, key: str, *, is_several: bool) -> tuple[KeyedRequest, dict[int, int]]:
-        """Return the request under its key, and what answered it before, as of `Store.find_answers`."""
+        """Return the request under its key, and its earlier answers from `Store.find_answers`."""
         sent = self.sent
         data = [one.data for one in sent.pictures]
         own = request_key(sent.address.scheme, key)
@@ -244,8 +280,11 @@ class Asking:
         return keyed, self.station.store.find_answers(sent.address.number, keyed)
 
     def _parts(self, keyed: KeyedRequest | None, *, is_several: bool) -> list[Part]:
-        """Return the parts of the request. is_several: each picture is a part of its own; else all are views
-        of one part.
+        """Return the parts of the request.
+
+        Args:
+            keyed: Request under its key; None: it has none.
+            is_several: Whether each picture is a part of its own; else all are views of the same part.
         """
         sent, pictures = self.sent, self.sent.pictures
         if keyed is not None:
@@ -270,7 +309,13 @@ class Asking:
         ]
 
     async def _answer(self, place: int, part: Part, number: int | None) -> PartAnswer:
-        """Return the answer to a part. number: of the inspection that answered it before."""
+        """Return the answer to a part.
+
+        Args:
+            place: Place of the part in the request.
+            part: Part as it was submitted.
+            number: Number of the inspection that answered it before; None: there is none.
+        """
         station = self.station
         address = part.product_id
         name = part.pictures[0].name

@@ -1,8 +1,9 @@
-"""Work on the parts that are taken: what becomes of a ticket between its place and the judge, and its end.
+"""Work on parts that were taken: a ticket's steps from its place to the judge, and its end.
 
-A part that is taken (`intake`) is checked and kept in a thread, and waits to be judged (`judge`). One with
-large pictures claims memory for all of them at once, and they are decoded beside the others before. Nothing
-waits for ever: what has no answer for `Limits.wait` seconds fails, and all that is left at the station's end.
+A part that is taken (`intake`) is checked and kept in a thread, and waits to be judged (`judge`). A part with
+large pictures claims memory for all of them at once, and they are decoded in another thread first. Nothing
+waits for ever: a part without an answer after `Limits.wait` seconds fails, and so do all that are left when
+the station ends.
 """
 
 from __future__ import annotations
@@ -65,13 +66,17 @@ class Inspector:
     """Takes parts, and answers them when they are judged and recorded.
 
     Args:
-        judge: gets them when they can be judged.
-        machine, products: as of `Intake`.
+        judge: Gets parts when they can be judged.
+        store: Records of the station.
+        files: Files of the station.
+        machine: Measures disk and database, for `Intake`.
+        limits: Limits of the settings.
+        products: Numbers by name of products and of entries, for `Intake`.
 
     Attributes:
-        intake: gives parts their places.
-        memory: for decoding large pictures; its turns wait until all parts are answered.
-        has_ended: all threads have, for which the process would wait.
+        intake: Gives parts their places.
+        memory: Memory for decoding large pictures; its turns wait until all parts are answered.
+        has_ended: Whether all threads have ended, for which the process would wait.
     """
 
     has_ended = False
@@ -99,25 +104,29 @@ class Inspector:
     # ---- taking
 
     def submit(self, part: Part) -> Waiter:
-        """Take a part; who waits for it is told when the inspection is on the disk.
+        """Take a part; its waiter gets the inspection when that is on the disk.
 
-        It is told InputError where a picture cannot be read, KeyUsedError, ModelError, StoreError, LateError,
-        OverdueError, or EndingError. Raises as `Intake.take`.
+        The waiter may get an error instead: InputError where a picture cannot be read, KeyUsedError,
+        ModelError, StoreError, LateError, OverdueError, or EndingError. The call itself raises the errors of
+        `Intake.take`.
         """
         return self.submit_all([part])[0]
 
     def submit_all(self, parts: Sequence[Part]) -> list[Waiter]:
-        """Take the parts of a request, all or none. Errors as of `submit`."""
+        """Take the parts of a request, all or none; errors are those of `submit`."""
         waiters, taken = self.intake.take(parts, self._end)
         for ticket in taken:
             self._run(self._pool, ticket, self._read)
         return waiters
 
     def abandon(self, waiter: Waiter) -> LateError | None:
-        """Let one leave whose deadline has passed.
+        """Let a waiter leave whose deadline has passed.
 
-        Where nobody else waits for the part, its place is free again, or its record says so where it is being
-        judged. Return the error; None: the answer is there already.
+        Where nobody else waits for the part, its place is free again; a part that is being judged gets the
+        reason into its record.
+
+        Returns:
+            The error for the sender; None: the answer is there already.
         """
         error, ticket = LateError("its deadline has passed"), waiter.ticket
         with self.intake.changed:  # nobody joins meanwhile
@@ -129,7 +138,7 @@ class Inspector:
         return error
 
     def _run(self, pool: WatchedPool, ticket: Ticket, step: Callable[[Ticket], None]) -> None:
-        """Run a step of a part's way in a pool; its error is the part's end, whatever it is."""
+        """Run a step of a part in a pool; any error of the step ends the part."""
 
         def run() -> None:
             if ticket.has_ended:  # a pool that could start no thread runs it all the same, later
@@ -169,14 +178,14 @@ class Inspector:
             self._keep_file(ticket, view)
 
     def _keep_file(self, ticket: Ticket, view: View) -> None:
-        """Write a picture's file, for which the recorder waits."""
+        """Write a picture's file; the recorder waits for it."""
         picture = view.picture
         digest = self.files.keep(PICTURES, picture.data, view.suffix, hold=True, known=picture.hash)
         if not ticket.keep(view, digest):
             self.judge.recorder.add(ticket)
 
     def _decode(self, ticket: Ticket, memory: int) -> None:
-        """Decode a part's pictures, for which memory is claimed at once, and queue it.
+        """Decode a part's pictures, with memory claimed for all at once, and queue the part.
 
         Runs in a thread for large pictures.
         """
@@ -197,7 +206,7 @@ class Inspector:
     # ---- their end
 
     def _end(self, ticket: Ticket, outcome: Outcome) -> None:
-        """Note what became of a part, and give back what it held."""
+        """Note the outcome of a part, and give back its place, memory and files."""
         self._note_outcome(ticket, outcome)
         self._release(ticket)
         if ticket.files and ticket.state is State.FAILED:
@@ -206,7 +215,7 @@ class Inspector:
             self.judge.wake()
 
     def _note_outcome(self, ticket: Ticket, outcome: Outcome) -> None:
-        """Note how it goes: of what parts fail, and how many a second are answered."""
+        """Note an outcome for the station's state: why parts fail, and how many a second are answered."""
         product_id, at = ticket.part.product_id, time.monotonic()
         if isinstance(outcome, RecordedInspection):
             product_id = outcome.inspection.product_id
@@ -227,12 +236,18 @@ class Inspector:
     # ---- requests
 
     async def in_thread(self, due: float, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
-        """Run a function of a request for an inspection, which may ask the store.
+        """Run a function of a request for an inspection in a thread; it may ask the store.
 
-        It waits for no request of another kind, which may take all threads of the server.
+        Its threads are its own: requests of other kinds may take all threads of the server.
 
         Args:
-            due: deadline of the request, as `time.monotonic` counts.
+            due: Deadline of the request, as `time.monotonic` counts.
+            function: Function to run.
+            *args: Arguments of the function.
+            **given: Keyword arguments of the function.
+
+        Returns:
+            The function's result.
 
         Raises:
             LateError: the deadline has passed.
@@ -254,21 +269,23 @@ class Inspector:
 
     @property
     def threads(self) -> list[GuardedThread]:
-        """Calls of the pools, which are watched."""
+        """Calls of the pools, for the thread watch."""
         return [self._beside.calls, self._pool.calls, self._requests.calls]
 
     def run_beside(self, function: Callable[P, T], *args: P.args, **given: P.kwargs) -> Future[T]:
-        """Run what is not urgent and waits for nothing else that runs here: large pictures are decoded there,
-        which may wait until others are judged.
+        """Run a function that is not urgent, beside the parts, in the pool that decodes large pictures.
+
+        It must not wait for another function that runs here. It may have to wait until other pictures are
+        judged.
         """
         return self._beside.submit(function, *args, **given)
 
     # ---- how it goes
 
     def end_overdue(self) -> None:
-        """Fail the parts that have waited too long: their places and memory are free again, whatever holds
-        them up, and an event says so. Those that are being recorded are the recorder's: who waits for one is
-        told no sooner than after as long as a transaction may take.
+        """Fail the parts that have waited too long: their places and memory are free, and an event says so.
+
+        Parts that are being recorded belong to the recorder for as long as a transaction may take.
         """
         at = time.monotonic()
         is_over = time.monotonic() >= self._ends_at
@@ -286,9 +303,10 @@ class Inspector:
                 self._beside.submit(self._note_missed, ticket.part, text)
 
     def _give_up(self, ticket: Ticket, error: FlawscopeError) -> bool:
-        """Let all leave who wait for a part, whose place is free again also where it is still recorded.
+        """Let all waiters of a part leave, and free its place, even where the part is still being recorded.
 
-        Return False where they are answered just now.
+        Returns:
+            False where the waiters are just getting their answer.
         """
         is_given_up = ticket.give_up(error)
         if is_given_up and not ticket.has_ended:
@@ -305,18 +323,19 @@ class Inspector:
         return part.product_id if is_known else None
 
     def failure(self) -> str | None:
-        """Return why the last part could not be inspected, for a while; None: it could, or that was its own
-        fault.
+        """Return why the last part could not be inspected, for some seconds after it failed.
+
+        None where it could be inspected, or the fault was its own.
         """
         until, why = self._failure
         return why if time.monotonic() < until else None
 
     def backlog(self, product_id: int | None = None) -> int:
-        """Number of parts that are not answered yet."""
+        """Return the number of parts that are not answered yet, of a product or of all (None)."""
         return self.intake.backlog(product_id)
 
     def end_soon(self) -> None:
-        """Take nothing more; what is not answered in `END_SECONDS` fails."""
+        """Take no more parts; those not answered within `END_SECONDS` fail."""
         with self.intake.changed:
             if self.intake.is_ending:
                 return
@@ -331,16 +350,16 @@ class Inspector:
             self.end_overdue()
 
     def close(self) -> None:
-        """Take nothing more; return when all parts are answered, or have failed."""
+        """Take no more parts; return when all are answered, or have failed."""
         self.end_soon()
         self.judge.begin_end()
         self._end_waiting()
         self.judge.end(FAILED_SECONDS)
 
     def close_pools(self) -> None:
-        """Return when what runs beside the parts is done, or after a moment.
+        """Wait until the work beside the parts is done, for a few seconds at most.
 
-        Observers of the last ones still need that. Parts that the recorder did not answer either fail.
+        Observers of the last parts still need it. Parts that the recorder has not answered fail.
         """
         for ticket in self.intake.tickets():
             self._give_up(ticket, EndingError())

@@ -1,9 +1,9 @@
-"""Intake of parts: whether one may be taken now, and the places of those that are not answered yet.
+"""Intake of parts: the checks before a part is taken, and the places of parts that are not answered yet.
 
-Whoever hands a part in, a client, a PLC, a folder or a camera, does so by `Intake.take`. All that may refuse
-a part before it has a place is asked here, in one order: the disk and the data base, the model, interlocks,
-room and time. Nothing of it asks disk or data base: `MachineWatch` has measured them. Who asks before a
-picture is read (`check`) gets the same answer, and there alone whether the disk has room for it.
+A client, a PLC, a folder and a camera hand a part in by `Intake.take`. All reasons to refuse a part before it
+has a place are checked here, in the same order: the disk and the database, the model, interlocks, room and
+time. No check asks disk or database: `MachineWatch` has measured them. A caller may ask before it reads a
+picture (`check`) and gets the same answer; only there the room on the disk for the picture is checked.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ BURST = 1000  # microseconds by which the times of parts that come at once may l
 
 
 class Intake:
-    """Places of the parts that are not answered yet, and all checks before one is given.
+    """Places of the parts that are not answered yet, and all checks before a part gets a place.
 
     Args:
-        judge: knows the models, how they see parts in views, and how long parts take.
-        machine: knows whether the disk and the data base can keep them.
-        products: numbers by name of those that are inspected, and of entries; they may change.
+        judge: Knows the models, how they see parts in views, and how long parts take.
+        machine: Knows whether the disk and the database can keep parts.
+        limits: Limits of the settings.
+        products: Numbers by name of inspected products, and of entries; they may change.
 
     Attributes:
-        changed: told when a part has left. Held by whoever looks at several facts at once.
-        is_ending: nothing more is taken.
-        interlocks: may hold parts back.
+        changed: Notified when a part has left; held while several facts are read together.
+        is_ending: Whether no more parts are taken.
+        interlocks: May hold parts back.
     """
 
     is_ending = False
@@ -63,8 +64,9 @@ class Intake:
     # ---- whether one may be taken
 
     def standstill(self, product_id: int, number: str | None = None) -> Standstill | None:
-        """Return why no part of a product or entry is taken, or not the part with this number; None: nothing
-        but room and time may hold it up.
+        """Return why no part of a product or entry is taken, or not the part with this number.
+
+        None: only room and time may still refuse it.
         """
         try:
             self.check_standstill(product_id, number)
@@ -79,24 +81,26 @@ class Intake:
         return None
 
     def check_standstill(self, product_id: int, number: str | None = None) -> None:
-        """Raise what `standstill` says: StoreError, NoModelError or NotReadyError."""
+        """Raise the error of `standstill`: StoreError, NoModelError or NotReadyError."""
         self.machine.check_room(self.limits.upload)
         self._check_model(product_id)
         self.interlocks.check(product_id, number)
 
     def _check_model(self, product_id: int) -> None:
-        """Check whether anything of a product or entry can be judged."""
+        """Raise NoModelError where no model judges a product or entry."""
         if product_id not in self._judge.versions.models.active:
             raise NoModelError
 
     def check(self, product_id: int, number: str | None = None, due: float = math.inf) -> None:
-        """Raise why a part could not be taken now.
+        """Raise the reason why a part could not be taken now.
 
         Args:
-            number: of the part; some pass an interlock. due: its deadline, as `time.monotonic` counts.
+            product_id: Number of the product or entry.
+            number: Number of the part, which may pass an interlock; None: not known.
+            due: Deadline of the part, as `time.monotonic` counts.
 
         Raises:
-            StoreError, NoModelError, NotReadyError: nothing of the product, or of this number, is judged.
+            StoreError, NoModelError, NotReadyError: no part of the product, or of this number, is judged.
             BusyError: there is no room.
             LateError: it cannot be judged in time.
         """
@@ -104,7 +108,7 @@ class Intake:
         self._check_room(product_id, due, 1, 0)
 
     def _check_room(self, product_id: int, due: float, count: int, size: int) -> None:
-        """Check whether there is a place and time for parts that come together."""
+        """Raise BusyError or LateError where parts that come together have no place, or no time."""
         with self.changed:
             is_too_large = 0 < self._bytes > 4 * self.limits.upload - size
             if self.is_ending or is_too_large or self._is_full(product_id, count):
@@ -112,7 +116,7 @@ class Intake:
             self._check_time(product_id, due)
 
     def _is_full(self, product_id: int, count: int) -> bool:
-        """Whether `count` more parts would take places that are reserved for other products."""
+        """Return whether `count` more parts would take places that are reserved for other products."""
         products = [number for numbers in self._products for number in list(numbers.values())]
         # half of all places are divided among the products
         own = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
@@ -138,16 +142,19 @@ class Intake:
     def take(
         self, parts: Sequence[Part], ended: Callable[[Ticket, Outcome], object]
     ) -> tuple[list[Waiter], list[Ticket]]:
-        """Give parts that came together a place each, all or none; return who waits for each, and the tickets
-        of those that are not under way already.
+        """Give parts that came together a place each, all or none.
 
         Args:
-            ended: as of `Ticket`.
+            parts: Parts of a request.
+            ended: Called at the end of each ticket, as in `Ticket`.
+
+        Returns:
+            The waiter of each part, and the tickets of the parts that were not under way already.
 
         Raises:
-            InputError: the pictures are not all views of one part.
+            InputError: the pictures are not all views of a part.
             KeyUsedError: another request under the same key is not answered yet.
-            FlawscopeError: as of `check`.
+            FlawscopeError: errors of `check`.
         """
         self.machine.check_room(self.limits.upload)
         for product_id in {one.product_id for one in parts}:
@@ -163,7 +170,7 @@ class Intake:
         return waiters, taken
 
     def _check_new(self, parts: Sequence[Part]) -> None:
-        """Check whether interlocks, room and time let these parts be taken, which came together."""
+        """Raise an error where interlocks, room or time refuse these parts, which came together."""
         size = sum(one.size for one in parts)
         for one in parts:
             self.interlocks.check(one.product_id, one.number)
@@ -177,7 +184,7 @@ class Intake:
                     raise KeyUsedError(UNANSWERED_REQUEST)
 
     def _join(self, part: Part) -> Waiter | None:
-        """Wait with others for a part that came under the same key; None: it did not, or has its answer."""
+        """Return a further waiter for the part under way with the same key; None: there is none."""
         ticket = self._by_key.get((part.product_id, part.key)) if part.key else None
         return None if ticket is None else ticket.join(part.due)
 
@@ -194,8 +201,9 @@ class Intake:
         return waiter
 
     def _moment(self) -> int:
-        """Return the present time, microseconds since 1970, which no other part has: by it, its product and
-        its picture a part is known.
+        """Return the present time, microseconds since 1970, that no other part has.
+
+        A part is known by it, its product and its picture.
         """
         at = now()
         if 0 <= self._last_moment - at < BURST:
@@ -218,17 +226,17 @@ class Intake:
             return True
 
     def tickets(self) -> list[Ticket]:
-        """The parts that have a place, the oldest first."""
+        """Return the parts that have a place, the oldest first."""
         with self.changed:
             return list(self._tickets)
 
     def oldest(self) -> Ticket | None:
-        """The part that has waited longest for its answer; None: none waits."""
+        """Return the part that has waited longest for its answer; None: no part waits."""
         with self.changed:
             return next(iter(self._tickets), None)
 
     def backlog(self, product_id: int | None = None) -> int:
-        """Number of parts that are not answered yet."""
+        """Return the number of parts that are not answered yet, of a product or of all (None)."""
         return self._counts.total() if product_id is None else self._counts[product_id]
 
     def wait_idle(self, seconds: float) -> None:
@@ -248,19 +256,19 @@ class Intake:
         self._late_times[product_id] = time.monotonic()
 
     def late_products(self, seconds: float) -> list[int]:
-        """Return the products of which a part was not judged in time within the last seconds."""
+        """Return the products with a part that was not judged in time within the last seconds."""
         since = time.monotonic() - seconds
         return [product for product, at in list(self._late_times.items()) if at >= since]
 
     def rate(self, product_id: int) -> float:
-        """Parts a second that were answered in the last minute."""
+        """Return the parts a second that were answered in the last minute."""
         since = time.monotonic() - RATE_SECONDS
         with self.changed:
             return sum(at >= since for at in self._answer_times.get(product_id, ())) / RATE_SECONDS
 
 
 def _is_other_request(part: Part, under_way: Part) -> bool:
-    """Whether a part came by another request under the same key."""
+    """Return whether a part came by another request under the same key."""
     if part.request is None or under_way.request is None:
         return False
     return part.request.key == under_way.request.key and part.request != under_way.request

@@ -1,4 +1,4 @@
-"""Interlocks hold the answers of a station back, though it could inspect."""
+"""Interlocks: they hold the answers of a station back, though it could inspect."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class NotReadyError(RefusalError):
     The same part may be sent again, and others may be taken meanwhile.
 
     Attributes:
-        seconds: after which it may be sent again.
+        seconds: Seconds after which it may be sent again.
     """
 
     code, seconds = "not_ready", RETRY_SECONDS
 
 
 class FrozenError(NotReadyError):
-    """A sender's camera repeats a picture: it is not answered, also not when it is sent again."""
+    """A sender's camera repeats a picture: the part is not answered, even if it is sent again."""
 
     code = "camera_frozen"
 
@@ -36,14 +36,15 @@ PAUSED = "paused"  # code of the refusal, and kind of the standstill
 
 
 class PausedError(NotReadyError):
-    """A person paused the product, which is no fault: nobody is told of a problem."""
+    """A person paused the product; no problem is reported."""
 
     code = PAUSED
 
 
 class NotProductionError(RefusalError):
-    """The part was judged for an interlock and recorded with another purpose than production: its decision is
-    not answered. It is done with, and not sent again.
+    """The part was judged for an interlock, and recorded with another purpose than production.
+
+    Its decision is not answered. It is done with, and not sent again.
     """
 
     status, code = 409, "not_production"
@@ -54,30 +55,28 @@ class Interlock(Protocol):
 
     @property
     def products(self) -> Container[int]:
-        """Numbers of the products of which it may hold parts back at the moment; of others it is not
-        asked.
-        """
+        """Numbers of the products whose parts it may hold back now; it is not asked about others."""
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
-        """Return a judged part as it is to be recorded, maybe with another purpose than production; raise
-        NotReadyError where it may not be.
+        """Return a judged part as it is to be recorded, perhaps with another purpose than production.
+
+        Raises:
+            NotReadyError: it may not be recorded.
         """
 
     def recorded(self, found: RecordedInspection) -> None:
-        """Raise NotProductionError in the place of the answer to a part that was recorded with another
-        purpose than production.
-        """
+        """Raise NotProductionError as the answer to a part recorded with another purpose than production."""
 
 
 class Gate(Protocol):
-    """Knows before a part is taken that it may not be. Waits for nothing."""
+    """Refuses parts before they are taken. Waits for nothing."""
 
     @property
     def products(self) -> Container[int]:
-        """Numbers of the products and entries of which it may refuse parts at the moment."""
+        """Numbers of the products and entries whose parts it may refuse now."""
 
     def check(self, product_id: int, number: str | None) -> None:
-        """Raise NotReadyError where a part of this product or entry, of this number, may not be taken now."""
+        """Raise NotReadyError where the part with this number may not be taken now."""
 
 
 class Interlocks:
@@ -88,21 +87,26 @@ class Interlocks:
         self._intake: list[Gate] = []
 
     def add(self, *, answers: Sequence[Interlock] = (), intake: Sequence[Gate] = ()) -> None:
-        """Ask further interlocks from now on, after the earlier ones.
+        """Add interlocks, which are asked after the earlier ones.
 
         Args:
-            answers: before a judged part is recorded and answered.
-            intake: before a part is taken.
+            answers: Asked before a judged part is recorded and answered.
+            intake: Asked before a part is taken.
         """
         self._answers += answers
         self._intake += intake
 
     def check(self, product_id: int, number: str | None) -> None:
+        """Raise NotReadyError where a part of this product or entry may not be taken now."""
         for gate in self._intake:
             if product_id in gate.products:
                 gate.check(product_id, number)
 
     def release(self, part: Part, record: NewInspection) -> NewInspection:
+        """Return a judged part as it is to be recorded; raise NotReadyError where an interlock holds it back.
+
+        A trial passes: no part of the line waits for it, and it shows nothing of the line's camera.
+        """
         if part.purpose == TRIAL:  # no part of the line waits for it, and it shows nothing of its camera
             return record
         for interlock in self._answers:
@@ -111,5 +115,6 @@ class Interlocks:
         return record
 
     def recorded(self, found: RecordedInspection) -> None:
+        """Raise NotProductionError where an interlock answers the recorded part with it."""
         for interlock in self._answers:
             interlock.recorded(found)

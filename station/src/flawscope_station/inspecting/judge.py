@@ -1,4 +1,4 @@
-"""Judging of parts: they wait in a queue, in which several products take turns, for the model."""
+"""Judging of parts: they wait for the model in a queue in which products take turns."""
 
 from __future__ import annotations
 
@@ -35,8 +35,14 @@ MAX_MODEL_CALLS = 8  # that wait until no part does: further ones are refused
 
 
 class _Judged(NamedTuple):
-    """Part on which a version has decided: its views, and what is found on each. decided: on several views;
-    rate: false-alarm rate of such decisions.
+    """Part on which a version has decided.
+
+    Attributes:
+        product: Product with the version that judged.
+        views: Pictures of the part.
+        found: Prediction of each picture.
+        decided: Decision on several views; None: the part has a single picture.
+        rate: False-alarm rate of such decisions.
     """
 
     product: ProductModel
@@ -50,10 +56,12 @@ class Judge:
     """Judges parts in the order in which they came, and hands them to the recorder.
 
     Args:
-        interlocks: may hold answers back.
-        near: as in `Settings`.
-        tolerances: rules that are applied to what the models say.
-        report_error: gets an error of the model, "" when it works again.
+        versions: Versions with their models.
+        recorder: Gets the judged parts.
+        interlocks: May hold answers back.
+        near: Setting `near`.
+        tolerances: Rules that are applied to predictions.
+        report_error: Gets an error of the model; "" when it works again.
     """
 
     def __init__(
@@ -76,33 +84,38 @@ class Judge:
         self.threads = [GuardedThread("judge", self._work, self._ended, queue=self._queue)]
 
     def start(self, backlog: Callable[[], int]) -> None:
-        """Begin. backlog: number of parts that are not answered; those that are not here yet will come."""
+        """Start the thread.
+
+        Args:
+            backlog: Returns the number of unanswered parts; those that do not wait here yet will come.
+        """
         self._backlog = backlog
         self.threads[0].start()
 
     def put(self, ticket: Ticket) -> None:
-        """Let a part wait that was read."""
+        """Queue a part whose pictures were read."""
         with self._changed:
             if ticket.queue():
                 self._queue.put(ticket.part.product_id, ticket)
                 self._changed.notify_all()
 
     def remove(self, ticket: Ticket) -> bool:
-        """Take back a part; return False where it does not wait."""
+        """Take a part from the queue; return False where it does not wait."""
         with self._changed:
             return bool(self._queue.remove(lambda waiting: waiting is ticket))
 
     def expected_delay(self, product_id: int, unanswered: Counter[int]) -> float:
-        """Return the seconds until a further part is judged; 0 where none waits: then it is not known."""
+        """Return the seconds until a further part is judged; 0 where no part waits: then it is not known."""
         with self._changed:
             return self._queue.expected_delay(product_id, unanswered)
 
     def wake(self) -> None:
+        """Wake the thread, to see whether it may end."""
         with self._changed:
             self._changed.notify_all()
 
     def begin_end(self) -> None:
-        """End when all parts are answered."""
+        """Let the thread end when all parts are answered."""
         with self._changed:
             self._ending = True
             self._changed.notify_all()
@@ -120,7 +133,7 @@ class Judge:
         self._ended.set()
 
     def _judge_next(self) -> bool:
-        """Judge the waiting parts; return False at the end. None is held while the next is waited for."""
+        """Judge the waiting parts; return False at the end. It holds no ticket while it waits for more."""
         first = self._next_ticket()
         if first is None:
             return False
@@ -145,7 +158,7 @@ class Judge:
     def _next_ticket(self) -> Ticket | None:
         """Return the oldest part that is in time; None at the end.
 
-        While no part waits, run the functions of `run_between`, and look after each whether one has come.
+        While no part waits, run the functions of `run_between`, and look for a part after each.
         """
         while True:
             with self._changed:
@@ -161,7 +174,7 @@ class Judge:
                 return ticket
 
     def _wait_for_work(self) -> bool:
-        """Wait for a part or a function; return False at the end. In the lock."""
+        """Wait for a part or a function; return False at the end. The caller holds the lock."""
         while not self._queue and not self._model_calls:
             if self._ending and not self._backlog():
                 return False
@@ -177,9 +190,12 @@ class Judge:
         return False
 
     def run_between(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function that uses a model as soon as no part waits: most engines do one thing at a time.
+        """Run a function that uses a model when no part waits: most engines cannot do two things at once.
 
-        A future that is cancelled by then is not run. BusyError where too many wait.
+        Cancelling the future in time keeps the function from running.
+
+        Raises:
+            BusyError: too many functions wait.
         """
         answer: Future[T] = Future()
 
@@ -205,8 +221,10 @@ class Judge:
             self._model_calls.remove(run)
 
     def _judge(self, tickets: list[Ticket], *, feed: bool) -> None:
-        """Judge a part, and where `feed` is set also the parts of its address that come meanwhile: they are
-        appended to `tickets`. The product of an entry's parts is known from here on.
+        """Judge parts of the same address together.
+
+        Where `feed` is set, parts of the address that come meanwhile are judged, too, and appended to
+        `tickets`. From here on the product of an entry's parts is known.
         """
         address = tickets[0].part.product_id
         begun = time.monotonic()
@@ -228,8 +246,10 @@ class Judge:
     def _take_result(
         self, ticket: Ticket, view: View, result: Prediction | InputError, judging: AddressModel
     ) -> bool:
-        """Note what the model says of a picture, and decide on its part where that was the last one; return
-        whether the model works.
+        """Keep the prediction of a picture, and decide on its part after the last one.
+
+        Returns:
+            Whether the model works: True where it made the prediction of a part that has not ended.
         """
         if ticket.has_ended:
             return False
@@ -295,9 +315,10 @@ class Judge:
     def _feed(
         self, tickets: list[Ticket], model: Model, fed: list[tuple[Ticket, View]], most: int
     ) -> Iterator[PictureSource]:
-        """Yield pictures while others are computed, so that they are decoded meanwhile, all of a part one
-        after another. Ends when none waits, when it is another product's turn, and after `most` pictures:
-        another model may be active.
+        """Yield pictures while others are computed: they are decoded meanwhile, a part's pictures in a row.
+
+        It ends when no part waits, when it is another product's turn, and after `most` pictures: another
+        model may be active by then.
         """
         for ticket in tickets:  # which grow
             ticket.begun = time.monotonic()
@@ -317,5 +338,5 @@ class Judge:
 
 
 def _matching_product(judging: AddressModel, result: Prediction) -> ProductModel:
-    """Return the product that a picture shows, or is most like."""
+    """Return the product that a picture shows, or resembles most."""
     return judging.products["" if result.recognition is None else result.recognition.nearest]

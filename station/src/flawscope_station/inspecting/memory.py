@@ -1,4 +1,4 @@
-"""Memory for pictures, and turns of what people see. `intake` says whether a part has a place."""
+"""Memory for decoding pictures, and turns for work that people wait for. `intake` gives parts places."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class BusyError(RefusalError):
     """The queue or the memory is full: nothing was taken.
 
     Attributes:
-        seconds: time until there should be room.
+        seconds: Time until there should be room.
     """
 
     code = "busy"
@@ -62,11 +62,17 @@ class BusyError(RefusalError):
 class MemoryBudget:
     """Bytes for decoding large pictures, all together.
 
-    Who needs some claims all of it at once, and holds none while waiting, in the order in which they came. A
-    picture that needs more than `most` bytes is decoded alone.
+    A caller claims all bytes that it needs at once, and holds none while it waits. Callers are served in the
+    order in which they came. A picture that needs more than `most` bytes is decoded alone.
+
+    Args:
+        most: Bytes of all pictures together.
+        turns: Turns of callers that decode pictures for people.
 
     Attributes:
-        turns: of whoever decodes pictures for people.
+        limit: Bytes of all pictures together.
+        used: Bytes that are claimed.
+        turns: Turns of callers that decode pictures for people.
     """
 
     def __init__(self, most: int, turns: Turns | None = None):
@@ -78,8 +84,15 @@ class MemoryBudget:
     def acquire(
         self, count: int, seconds: float = math.inf, is_over: Callable[[], bool] = lambda: False
     ) -> bool:
-        """Wait for room and take it, to be given back; return False where there is none in time, or where it
-        is not wanted any more.
+        """Wait for memory and claim it; `release` gives it back.
+
+        Args:
+            count: Bytes.
+            seconds: Longest wait.
+            is_over: Returns whether the memory is not wanted any more.
+
+        Returns:
+            False where there was none in time, or it is not wanted any more.
         """
         mine, until = object(), time.monotonic() + seconds
         with self._changed:
@@ -97,13 +110,18 @@ class MemoryBudget:
                 self._changed.notify_all()
 
     def release(self, count: int) -> None:
+        """Give back claimed bytes."""
         with self._changed:
             self.used -= count
             self._changed.notify_all()
 
     @contextmanager
     def hold(self, data: bytes, name: str, seconds: float = MEMORY_TIMEOUT) -> Iterator[None]:
-        """Hold memory to decode a picture; small ones do not wait. BusyError where there is none in time."""
+        """Hold the memory to decode a picture; a small picture needs none.
+
+        Raises:
+            BusyError: there is none in time.
+        """
         count = decoding_bytes(decoding.read_picture_header(data, name))
         if not count:
             yield
@@ -124,15 +142,15 @@ YIELD_SECONDS = 0.25  # seconds for which a turn waits until all pictures are an
 
 
 class Turns:
-    """Turns of what is drawn, decoded or counted for people, so that it takes few cores from inspections.
+    """Turns for drawing, decoding and counting for people, which take few cores from inspections.
 
     A turn begins when no picture is unanswered, or a moment later: on a line that never rests people see
     something all the same.
 
     Args:
-        most: turns at the same time; None: one for each four cores.
-        most_waiting: that wait for a turn; others are refused at once.
-        wait_idle: returns when no picture is unanswered, or after so many seconds.
+        most: Turns at the same time; None: a turn for every four cores.
+        most_waiting: Callers that may wait for a turn; further ones are refused at once.
+        wait_idle: Returns when no picture is unanswered, or after so many seconds.
     """
 
     def __init__(
@@ -148,7 +166,14 @@ class Turns:
 
     @contextmanager
     def take(self, *, patient: bool = False) -> Iterator[None]:
-        """Take a turn. BusyError where too many wait, or none comes in time; patient: it waits for ever."""
+        """Take a turn.
+
+        Args:
+            patient: Wait for ever, however many wait.
+
+        Raises:
+            BusyError: too many wait, or no turn comes in time.
+        """
         with self._changed:
             if not patient and self._waiting >= self.most_waiting:
                 raise BusyError(1.0, "too many wait to see something")
@@ -175,7 +200,7 @@ def decoding_bytes(picture: decoding.Header) -> int:
 
 
 def without_traceback(error: E) -> E:
-    """Return the error without its frames, to be kept: they hold the picture, and often what holds the error.
+    """Return the error without its frames, to be kept: they hold the picture, and often the error's holder.
 
     Python collects such circles only now and then, thousands of pictures later.
     """

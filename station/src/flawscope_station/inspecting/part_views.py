@@ -1,6 +1,6 @@
-"""Parts that are seen in several views: which models judge them.
+"""Parts that are seen in several views, and the models that judge them.
 
-What an entry and a joint model are, `store.addresses` says.
+`store.addresses` explains entries and joint models.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CACHE_SIZE = 32  # versions whose calibration is in memory
 
 
 class PartsCache:
-    """Cache of how versions decide on parts, by version; None for a version that judges single pictures."""
+    """Cache of the collectors that decide on parts in views."""
 
     def __init__(self, versions: ModelRegistry):
         self.versions = versions
@@ -32,9 +32,15 @@ class PartsCache:
     def for_version(
         self, product_id: int, version: int, facts: ModelFacts | None = None
     ) -> PartCollector | None:
-        """Return how a version decides on parts; None where it judges single pictures.
+        """Return the collector that decides on a version's parts; None where it judges single pictures.
 
-        InputError where the version's parts are damaged. facts: of the version; None: its model is opened.
+        Args:
+            product_id: Number of the product.
+            version: Number of the version.
+            facts: Facts of the version's model; None: the model is opened.
+
+        Raises:
+            InputError: the version's parts are damaged.
         """
         with suppress(KeyError):
             return self._cache[version]
@@ -47,9 +53,13 @@ class PartsCache:
         return found
 
     def for_address(self, address: int) -> PartCollector | None:
-        """Return how the model that judges pictures of an address decides on parts; of a joint one, whose
-        products all have views or none, also which product a part is. NoModelError; InputError as
-        `for_version`.
+        """Return the collector that decides on an address's parts; None where single pictures are judged.
+
+        A joint model's collector also finds the product of a part: all its products have views, or none has.
+
+        Raises:
+            NoModelError: no model of the address is open.
+            InputError: the version's parts are damaged.
         """
         judging = self.versions.models.active[address]
         # a sender may also name one product of a joint model: that product's own model judges then
@@ -62,8 +72,9 @@ class PartsCache:
         return known[1]
 
     def views(self, product_id: int) -> list[str]:
-        """Return the views in which the active version judges parts; none where it judges single pictures, or
-        finds the product of each.
+        """Return the views in which the active version judges parts.
+
+        Empty where it judges single pictures, finds the product of each part, or cannot be used.
         """
         if product_id in self.versions.joint_entries:
             return []
@@ -73,8 +84,9 @@ class PartsCache:
         return []
 
     def label(self, part: Part) -> tuple[str | None, str | None]:
-        """Return number and view that a part of one picture has, or that the picture's name tells; None: it
-        tells none.
+        """Return number and view of a part with a single picture, from the part or the picture's name.
+
+        None for a number or view that neither has.
         """
         with suppress(FlawscopeError):
             if (judge := self.for_address(part.product_id)) is not None:
@@ -82,9 +94,16 @@ class PartsCache:
         return part.number, part.pictures[0].view
 
     def takes_views(self, address: int) -> bool:
-        """Whether all pictures of a request are one part; else each is one. NoModelError."""
+        """Return whether all pictures of a request are the same part; else each is a part.
+
+        Raises:
+            NoModelError: no model of the address is open.
+        """
         return self.for_address(address) is not None
 
     def named(self, part: Part) -> Part:
-        """Return a part with its number and its pictures' views. Errors as of `with_views`; NoModelError."""
+        """Return a part with its number and its pictures' views.
+
+        It may raise the errors of `with_views`, and NoModelError.
+        """
         return with_views(part, self.for_address(part.product_id))

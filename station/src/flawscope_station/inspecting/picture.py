@@ -33,8 +33,12 @@ class TooLargeError(RefusalError):
 class Picture:
     """Picture of a part, as it came.
 
-    view: of the part; None: its name tells it, or the part has one. key: of a folder's file. hash: SHA-256 of
-    the data, where it is known.
+    Attributes:
+        data: Bytes of the file.
+        name: Name from the sender.
+        view: View of the part; None: its name says it, or the part has a single picture.
+        key: Key of a folder's file; None: it comes from no folder.
+        hash: SHA-256 of the data; "": not computed yet.
     """
 
     data: bytes = field(repr=False)
@@ -44,18 +48,25 @@ class Picture:
     hash: str = ""
 
     def decoding_error(self, error: InputError) -> InputError:
-        """Error of decoding, with the sender's name of the picture."""
+        """Return an error of decoding with the sender's name of the picture."""
         return InputError(str(error).replace(f"({len(self.data)} bytes)", self.name))
 
 
 @dataclass(frozen=True)
 class Part:
-    """Part to be inspected, as it came, in 1 to n pictures: the unit of all work.
+    """Part to be inspected, as it came, in one or several pictures: the unit of all work.
 
-    product_id: number of the product, or of an entry that finds the product.
-    number, batch: of the part, as its sender says. key: a part with the same key is taken once.
-    request: where its sender gave a key. triggers: number that its frames answer. due: deadline of the
-    answer, as `time.monotonic` counts. purpose: production, or trial.
+    Attributes:
+        product_id: Number of the product, or of an entry that finds the product.
+        pictures: Pictures of the part.
+        source: Where it came from, such as http, folder or camera.
+        number: Number of the part, from its sender.
+        batch: Batch of the part, from its sender.
+        key: Key of the part; a part with the same key is taken once.
+        request: Request with the sender's key; None: it has none.
+        triggers: Number of triggers that its frames answer; None: it came without a trigger.
+        due: Deadline of the answer, as `time.monotonic` counts.
+        purpose: production, or trial.
     """
 
     product_id: int
@@ -80,15 +91,15 @@ class Part:
         return sum(len(one.data) for one in self.pictures)
 
     def without_data(self) -> Part:
-        """Return what is known of it without its pictures' bytes."""
+        """Return the part without its pictures' bytes."""
         return replace(self, pictures=tuple(replace(one, data=b"") for one in self.pictures))
 
 
 def with_views(part: Part, judge: PartCollector | None) -> Part:
-    """Return a part with its number and its pictures' views: the sender's, else those in the pictures' names.
+    """Return a part with its number and its pictures' views: the sender's, else those in the names.
 
     Raises:
-        InputError: the pictures are not one of each view of one part, or the model judges single pictures.
+        InputError: the pictures are not exactly the views of a part, or the model judges single pictures.
     """
     if judge is None:
         _check_single(part)
@@ -118,7 +129,7 @@ def _check_single(part: Part) -> None:
 
 
 def _check_whole(number: str, seen: Sequence[str], judge: PartCollector) -> None:
-    """Raise InputError where the pictures of a part are not one of each view."""
+    """Raise InputError where the pictures of a part do not show each view once."""
     view_sets = _known_views(judge)  # products of a joint model may have views of their own
     expected = next((views for views in view_sets if {*views} == {*seen}), view_sets[0])
     if missing := [view for view in expected if view not in seen]:
@@ -130,7 +141,11 @@ def _check_whole(number: str, seen: Sequence[str], judge: PartCollector) -> None
 
 
 def label_of(part: Part, picture: Picture, judge: PartCollector) -> tuple[str, str]:
-    """Return number of the part and view that a picture shows. InputError where they are not known."""
+    """Return the number of the part and the view that a picture shows.
+
+    Raises:
+        InputError: they are not known.
+    """
     number, view = part.number, picture.view
     if part.source != "camera":  # whose pictures the station names
         number, view = _label_by_name(picture, judge, number, view)
@@ -147,7 +162,7 @@ def label_of(part: Part, picture: Picture, judge: PartCollector) -> tuple[str, s
 def _label_by_name(
     picture: Picture, judge: PartCollector, number: str | None, view: str | None
 ) -> tuple[str | None, str | None]:
-    """Return number and view with what a picture's name tells of those that are not known."""
+    """Return number and view; the picture's name gives those that are None."""
     with suppress(InputError):  # the name does not tell both
         found = judge.pattern.parse(picture.name)
         number, view = number or found.part, view or found.view
@@ -158,17 +173,17 @@ def _label_by_name(
 
 
 def _known_views(judge: PartCollector) -> list[Sequence[str]]:
-    """Views of each product that a model judges."""
+    """Return the views of each product that a model judges."""
     return [one.views for one in judge.calibrations.values()]
 
 
 def base_name(name: str) -> str:
-    """Return the last part of what a sender calls a picture, without characters that cannot be shown."""
+    """Return the last part of a sender's path, without characters that cannot be shown."""
     return "".join(c for c in re.split(r"[/\\]", name)[-1] if unicodedata.category(c)[0] != "C")
 
 
 def check_picture(data: bytes, name: str, limits: Limits) -> tuple[str, decoding.Header]:
-    """Return the ending of the kept file, and the picture's header; nothing is decoded.
+    """Return the suffix for the kept file, and the picture's header; nothing is decoded.
 
     Raises:
         InputError: the data is no picture.

@@ -1,8 +1,8 @@
-"""Queues of a station: turns of products before the judge, and groups of what is to be recorded or told.
+"""Queues of a station: turns of products before the judge, and groups of items to record or announce.
 
-Each has one reader, a thread that is watched (`monitoring.background.GuardedThread`). The queue knows whether
-its reader works: from the moment it takes something until it asks again. Places and refusals are not made
-here, but in `intake`.
+Each queue has a single reader, a thread that is watched (`monitoring.background.GuardedThread`). The queue
+knows whether its reader works: from the moment it takes something until it asks again. Places and refusals
+are made in `intake`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class GroupQueue(Generic[J]):
     """Jobs that are taken several at a time, the oldest first. Thread-safe.
 
     Attributes:
-        taken_at: when the reader took what it works on, as `time.monotonic` counts; None: it waits.
+        taken_at: When the reader took its present jobs, as `time.monotonic` counts; None: it waits.
     """
 
     taken_at: float | None = None
@@ -37,7 +37,7 @@ class GroupQueue(Generic[J]):
         return self._jobs.qsize()
 
     def take(self, most: int, seconds: float | None = None) -> list[J]:
-        """Wait for a job, at most for so many seconds, and take up to `most` that are there by then."""
+        """Wait for a job, for so many seconds at most, and take up to `most` jobs that are there by then."""
         self.taken_at = None
         group = list[J]()
         try:
@@ -54,7 +54,7 @@ class FairQueue(Generic[J]):
     """Jobs by product, taken in turns (round robin), and the time that each takes. Not thread-safe.
 
     Attributes:
-        taken_at: as of `GroupQueue`; or when the reader went on last.
+        taken_at: When the reader took its job, or went on last, as `time.monotonic` counts; None: it waits.
     """
 
     taken_at: float | None = None
@@ -70,6 +70,7 @@ class FairQueue(Generic[J]):
         return sum(map(len, self._waiting.values()))
 
     def put(self, product: int, job: J) -> None:
+        """Add a job of a product."""
         self._waiting.setdefault(product, deque()).append(job)
 
     def pop(self) -> J:
@@ -85,11 +86,11 @@ class FairQueue(Generic[J]):
         return self._take(product)
 
     def rest(self) -> None:
-        """Note that the reader waits: what it took is done."""
+        """Note that the reader waits: its last job is done."""
         self.taken_at = None
 
     def go_on(self) -> None:
-        """Note that the reader has taken something, or got on with it."""
+        """Note that the reader has taken a job, or made progress."""
         self.taken_at = time.monotonic()
 
     def remove(self, matches: Callable[[J], bool]) -> list[J]:
@@ -123,10 +124,11 @@ class FairQueue(Generic[J]):
         return statistics.median(known) if known else 0.0
 
     def expected_delay(self, product: int, taken: dict[int, int]) -> float:
-        """Return the seconds until a further part is judged; 0 where none waits: then it is not known.
+        """Return the seconds until a further part is judged; 0 where no part waits: then it is not known.
 
         Args:
-            taken: number of parts by product that are not judged yet.
+            product: Number of the further part's product.
+            taken: Number of parts, by product, that are not judged yet.
         """
         own = taken.get(product, 0)
         others = sum(

@@ -1,4 +1,4 @@
-"""Record that is made of a judged part."""
+"""Record of a judged part."""
 
 from __future__ import annotations
 
@@ -24,22 +24,27 @@ _SAID_OTHERWISE = {one.name for one in fields(NewInspection)} | {
 
 
 class DecidedPart(Protocol):
-    """Decision of the library on a part in several views. worst: its most unusual view."""
+    """Decision of the library on a part in several views."""
 
     @property
-    def is_anomalous(self) -> bool: ...
+    def is_anomalous(self) -> bool:
+        """Whether the part is anomalous."""
 
     @property
-    def score(self) -> float: ...
+    def score(self) -> float:
+        """Score of the part."""
 
     @property
-    def p_value(self) -> float: ...
+    def p_value(self) -> float:
+        """p-value of the part."""
 
     @property
-    def worst(self) -> str: ...
+    def worst(self) -> str:
+        """Most unusual view of the part."""
 
     @property
-    def findings(self) -> Sequence[Finding]: ...
+    def findings(self) -> Sequence[Finding]:
+        """Findings about the part, beside those of its views."""
 
 
 def new_inspection(
@@ -52,16 +57,17 @@ def new_inspection(
     rate: float = 0.0,
     tolerances: dict[str, str] | None = None,
 ) -> NewInspection:
-    """Record of a judged part, whose files are still being written.
+    """Return the record of a judged part whose files are still being written.
 
     Args:
-        views: its pictures, in the order in which they are recorded.
-        product: product and version that judged.
-        found: prediction of each picture.
-        near: multiple of the false-alarm rate up to which a good part's p-value is near the threshold.
-        rate: false-alarm rate of the decision.
-        decided: the library's decision on a part in views; None: it has one picture, which decides.
-        tolerances: version and sha256 of the rules in force; None: none are.
+        ticket: Ticket of the part.
+        views: Pictures of the part, in the order in which they are recorded.
+        product: Product and version that judged.
+        found: Prediction of each picture.
+        near: Multiple of the false-alarm rate up to which a good part's p-value is near the threshold.
+        decided: Decision of the library on a part in views; None: the part's only picture decides.
+        rate: False-alarm rate of the decision.
+        tolerances: Version and SHA-256 of the rules in force; None: there are none.
     """
     part = ticket.part
     own: dict[str, object] = {"triggers": part.triggers, "tolerances": tolerances}
@@ -117,9 +123,9 @@ def _shown_product(product: ProductModel, found: Prediction) -> str | None:
 
 
 def _shown_picture(seen: Sequence[SeenPicture], decided: DecidedPart) -> SeenPicture:
-    """Most unusual picture of a part, with the decision on the part and what was noticed of all.
+    """Return the most unusual picture of a part, with the part's decision and the findings about all views.
 
-    The part is within tolerance where all is that makes it anomalous.
+    The part is within tolerance where every picture that makes it anomalous is.
     """
     worst = next(one for one in seen if one.view == decided.worst)
     flagged = [one for one in seen if one.anomalous or one is worst]

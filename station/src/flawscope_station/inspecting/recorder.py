@@ -1,4 +1,4 @@
-"""Recorder of judged parts: several are written in one transaction, before anybody is answered."""
+"""Recorder of judged parts: it writes several in a transaction, before their senders are answered."""
 
 from __future__ import annotations
 
@@ -32,8 +32,13 @@ MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs
 
 @dataclass(frozen=True, eq=False)
 class Doubt:
-    """Part whose sender was refused while nobody knew whether its record stands. number: of the record; None:
-    not known yet. since: as `time.monotonic` counts.
+    """Part whose sender was refused while nobody knew whether its record stands.
+
+    Attributes:
+        inspection: Record of the part.
+        predictions: Predictions of its pictures.
+        since: Time of the doubt, as `time.monotonic` counts.
+        number: Number of the record; None: not known yet.
     """
 
     inspection: NewInspection
@@ -42,18 +47,18 @@ class Doubt:
     number: int | None = None
 
     def is_sent_again(self, inspection: NewInspection) -> bool:
-        """Whether a part is this one, sent again: the same files and labels, without a key."""
+        """Return whether a part is this one, sent again: the same files and labels, without a key."""
         return inspection.key is None and _content(inspection) == _content(self.inspection)
 
 
 def _content(one: NewInspection) -> tuple[object, ...]:
-    """Return what its sender knows of a part."""
+    """Return the properties of a part by which its sender knows it."""
     seen = tuple((view.view, view.picture, view.name) for view in one.pictures)
     return one.product_id, one.address, one.source, one.purpose, one.part, one.batch, seen
 
 
 def _record_of(ticket: Ticket) -> NewInspection:
-    """Return the record of a part that is being recorded, with its files."""
+    """Return the record of a part that is judged."""
     assert ticket.record is not None, "it is judged"
     return ticket.record
 
@@ -67,7 +72,7 @@ def _with_files(ticket: Ticket) -> NewInspection:
 
 
 def _seconds(ticket: Ticket) -> dict[str, float]:
-    """Return what each stage of a part took that is recorded now."""
+    """Return the seconds of each stage of a part that was recorded just now."""
     judged = ticket.times[State.JUDGED]
     return {
         "wait": ticket.begun - ticket.since,
@@ -79,12 +84,14 @@ def _seconds(ticket: Ticket) -> dict[str, float]:
 class Recorder:
     """Thread that records judged parts in groups, and removes the files of parts that failed.
 
-    The answer to a COMMIT may be lost with the connection: then the record of a part is looked for, by its
-    own product, time and picture, before its sender is refused; and later, where the data base is away.
+    The answer to a COMMIT may be lost with the connection. Then the recorder looks for the part's record, by
+    product, time and picture, before it refuses the sender; where the database is away, it looks again later.
 
     Args:
-        announce: gets every new inspection of the production after it was recorded.
-        refuse: gets every inspection of a challenge, and raises the error that answers its sender.
+        store: Records of the station.
+        files: Files of the station.
+        announce: Gets every new inspection of the production after it was recorded.
+        refuse: Gets every inspection of a challenge, and raises the error that answers its sender.
     """
 
     def __init__(
@@ -108,15 +115,17 @@ class Recorder:
         self._queue.put(ticket)
 
     def note_answered(self, number: int) -> None:
-        """Note that the sender of a record has it, having sent its key again: then the record is answered,
-        though somebody left before, or was refused while nobody knew of the record.
+        """Note that the sender of a record has its answer, after it sent its key again.
+
+        The record then counts as answered, though a waiter left before, or was refused while the record was
+        not known.
         """
         with self._settling:
             if self._doubts or self._queue.taken_at is not None:
                 self._answered.add(number)
 
     def close(self) -> None:
-        """Return when all is written, or after a while: a disk may hang."""
+        """Return when all parts are written, or after a while: a disk may hang."""
         self._queue.put(None)
         self.threads[0].join(STOP_TIMEOUT)
 
@@ -126,7 +135,7 @@ class Recorder:
         self._ended.set()
 
     def _record_next(self) -> bool:
-        """Record the waiting parts; return False at the end. None is held while the next is waited for."""
+        """Record the waiting parts; return False at the end. It holds no ticket while it waits for more."""
         # where doubts are to be settled, it waits no longer for a part
         group = self._queue.take(MAX_GROUP, LOOK_INTERVAL if self._doubts else None)
         tickets = [one for one in group if one is not None]
@@ -142,7 +151,7 @@ class Recorder:
         return None not in group
 
     def _fail(self, ticket: Ticket, error: BaseException) -> None:
-        """End a part after an error that nobody foresaw."""
+        """End a part after an unexpected error."""
         plain = without_traceback(error)
         if not ticket.fail(plain) and not ticket.has_ended:
             ticket.fail_recording(plain, may_have_record=True)
@@ -165,8 +174,9 @@ class Recorder:
             self._release_files(one)
 
     def _release_files(self, ticket: Ticket) -> None:
-        """Let go of the files of a part that has ended; those of one that has no record are removed, unless
-        another inspection has them.
+        """Let go of the files of a part that has ended.
+
+        Files of a part without a record are removed, unless another inspection has them.
         """
         if not ticket.has_ended:
             return
@@ -182,7 +192,7 @@ class Recorder:
         return not self.store.has_picture(digest)
 
     def _record_ready(self, ready: list[Ticket]) -> None:
-        """Record parts whose files are there, in one transaction, and answer each."""
+        """Record parts whose files are there, in a transaction, and answer each."""
         is_in_doubt = False
         found: Sequence[tuple[int, bool] | None]
         try:
@@ -202,9 +212,7 @@ class Recorder:
                 self._answer(one, *record)
 
     def _record_each(self, ready: list[Ticket], error: BaseException) -> None:
-        """Record parts one by one after they failed together: an error of one part does not harm the
-        others.
-        """
+        """Record parts one by one after they failed together: a part's error does not harm the others."""
         for one in ready:
             if len(ready) == 1 or isinstance(error, FlawscopeError):
                 one.fail_recording(without_traceback(error))
@@ -212,7 +220,7 @@ class Recorder:
                 self._record_ready([one])
 
     def _answer(self, one: Ticket, number: int, is_new: bool) -> None:
-        """Answer a part that is recorded, and tell who listens."""
+        """Answer a part that is recorded, and announce it."""
         inspection = _record_of(one)
         if is_new:
             inspection = self._with_unanswered_reason(one, number)
@@ -231,10 +239,14 @@ class Recorder:
     # ---- the answer to COMMIT was lost
 
     def _find_standing(self, ready: list[Ticket]) -> Sequence[tuple[int, bool] | None] | None:
-        """Return what `Store.record` would have returned, for each part whose record stands: all records
-        stand or none does. None for a part without a record, and for a part whose key had a record before:
-        whoever sends that key again gets the record. None in place of the list where this cannot be known
-        soon; then the parts are remembered.
+        """Find the records of parts after a COMMIT whose answer was lost: all records stand, or none does.
+
+        Returns:
+            The results of `Store.record` for the parts. None for a part without a record, and for a part
+                whose key had
+            a record before: a sender of that key gets that record. None in place of the list where the
+                database does
+            not answer soon; then the parts are remembered as doubts.
         """
         ends = time.monotonic() + LOOK_SECONDS
         inspections = [_record_of(one) for one in ready]
@@ -251,8 +263,9 @@ class Recorder:
             time.sleep(LOOK_INTERVAL)
 
     def _settle_doubts(self) -> None:
-        """Look whether the records of doubted inspections were written, and note each that was: its sender
-        was refused. A doubt that is too old is dropped.
+        """Look whether the records of doubted parts were written, and note those that were.
+
+        A doubt that is too old is dropped.
         """
         since = time.monotonic() - RESENT_SECONDS
         self._doubts = [one for one in self._doubts if one.number is None or one.since > since]
@@ -270,8 +283,9 @@ class Recorder:
                 self._note_standing(doubt, number)
 
     def _note_standing(self, doubt: Doubt, number: int) -> None:
-        """Note that the record of a part stands whose sender was refused, and may have it by now; who listens
-        is told.
+        """Note that the record of a part stands whose sender was refused, and announce it.
+
+        The sender may have got the record by now.
         """
         with self._settling:
             why = None if number in self._answered else LATE
@@ -286,8 +300,10 @@ class Recorder:
                 self.announce(recorded)
 
     def _answer_resent(self, one: Ticket) -> bool:
-        """Answer a part that its sender sends again because it was refused, though its record stands; return
-        whether it is one.
+        """Answer a part that was refused though its record stands, when its sender sends it again.
+
+        Returns:
+            Whether it is such a part.
         """
         for doubt in self._doubts:
             if doubt.number is None or not doubt.is_sent_again(_record_of(one)):
@@ -310,8 +326,10 @@ class Recorder:
         return RuntimeError(f"nobody answers an inspection with purpose {recorded.inspection.purpose}")
 
     def _with_unanswered_reason(self, one: Ticket, number: int) -> NewInspection:
-        """Return the inspection with the reason why nobody got its answer: all who waited may have left since
-        it was written. None in its place: somebody waits for the answer, or has it.
+        """Return the inspection with the reason why nobody got its answer.
+
+        All waiters may have left since it was written. The reason is None where somebody waits for the
+        answer, or has it.
         """
         inspection, why = _record_of(one), one.decide()
         with self._settling:
@@ -324,8 +342,12 @@ class Recorder:
         return replace(inspection, unanswered=why)
 
     def _answer_resender(self, one: Ticket, number: int) -> Exception | None:
-        """Let the record that stands under the part's key answer whoever sent the part again: the first
-        sender may have left without an answer. Return an error where it cannot.
+        """Let the record under the part's key answer the sender that sent the part again.
+
+        The first sender may have left without an answer.
+
+        Returns:
+            An error where the record cannot answer; else None.
         """
         if (used := self._key_conflict(_record_of(one))) is not None:
             return used
@@ -337,7 +359,7 @@ class Recorder:
         return None
 
     def _key_conflict(self, taken: NewInspection) -> Exception | None:
-        """Return an error where the key is another request's, recorded while this one was under way."""
+        """Return an error where another request with the key was recorded while this one was under way."""
         try:
             rows = self.store.find_by_keys(taken.address or taken.product_id, [taken.key or ""])
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Pictures of an inspection as people look at them: the file, its view, overlay, map and mask."""
+"""Renderings of an inspection for people: the picture file, its view, overlay, map and mask."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REDRAW_TIMEOUT = 10.0  # seconds to wait until no picture waits, for one to be j
 
 
 class InspectionRenderer:
-    """Renders pictures of inspections. Maps to be reviewed are kept as files, others computed again."""
+    """Renders pictures of inspections. Maps to be reviewed are kept as files, others are computed again."""
 
     def __init__(self, store: Store, inspector: Inspector):
         self.store, self.inspector = store, inspector
@@ -47,7 +47,7 @@ class InspectionRenderer:
     # ---- as inspections come
 
     def keep_map(self, recorded: RecordedInspection) -> None:
-        """Keep the maps in memory for a while, and as files where the part is to be reviewed."""
+        """Keep the maps of a part in memory for a while, and as files where it is to be reviewed."""
         taken = recorded.inspection
         for seen, prediction in zip(taken.pictures, recorded.predictions, strict=False):
             self._remember(seen.picture, taken.version_id, prediction)
@@ -78,10 +78,12 @@ class InspectionRenderer:
     # ---- as somebody looks
 
     def picture(self, product_id: int, number: int, seen: str | None = None) -> tuple[bytes, str, str]:
-        """Return the file as it came, its ending and the name that its sender gave it.
+        """Return the file as it was sent, its suffix, and its name from the sender.
 
         Args:
-            seen: view of the part; None: the most unusual one, or the only picture.
+            product_id: Number of the product.
+            number: Number of the inspection.
+            seen: View of the part; None: the most unusual one, or the only picture.
 
         Raises:
             NotFoundError: there is no such inspection, or its picture was removed.
@@ -95,8 +97,11 @@ class InspectionRenderer:
         """Return WebP of the picture, the longer side at most `side` pixels.
 
         Args:
-            seen: view of the part; None: the most unusual one, or the only picture.
-            patient: wait for a turn, however many people do.
+            product_id: Number of the product.
+            number: Number of the inspection.
+            side: Pixels of the longer side.
+            seen: View of the part; None: the most unusual one, or the only picture.
+            patient: Wait for a turn, however many people wait.
 
         Raises:
             NotFoundError: there is no such inspection, or its picture was removed.
@@ -109,13 +114,16 @@ class InspectionRenderer:
     def overlay(
         self, product_id: int, number: int, side: int, seen: str | None = None, *, patient: bool = False
     ) -> bytes:
-        """Return WebP of the picture with heat map, outlines and part's square.
+        """Return WebP of the picture with heat map, contours and the part's square.
 
-        A prediction that is not kept is made anew.
+        A prediction that is not kept is made again.
 
         Args:
-            seen: view of the part; None: the most unusual one, or the only picture.
-            patient: wait for a turn, however many people do.
+            product_id: Number of the product.
+            number: Number of the inspection.
+            side: Pixels of the longer side.
+            seen: View of the part; None: the most unusual one, or the only picture.
+            patient: Wait for a turn, however many people wait.
 
         Raises:
             NotFoundError: there is no such inspection, or its picture was removed.
@@ -138,7 +146,7 @@ class InspectionRenderer:
             return encode_png(np.round(share * 65535).astype(np.uint16)), low, high
 
     def mask(self, product_id: int, number: int) -> bytes:
-        """Return PNG at the picture's size, 255 at the defect, as a person drew it, else as the model did."""
+        """Return PNG at the picture's size, 255 at the defect: a person's mask, else the model's."""
         row = self._row(product_id, number)
         if drawn := self.store.mask_hash(number):
             return self.files.read(MASKS, drawn, MASK_SUFFIX)
@@ -171,7 +179,7 @@ class InspectionRenderer:
     def _judge_again(self, product_id: int, row: PictureRecord) -> Prediction:
         """Compute a prediction while no picture waits.
 
-        A large picture is decoded only then, too: earlier it would hold memory that the pictures of the line
+        A large picture is decoded only then, too: before, it would hold memory that the pictures of the line
         need.
         """
         data, memory = self.files.read(PICTURES, row.hash, row.suffix), self.inspector.memory
@@ -206,7 +214,11 @@ def _read_map(path: Path) -> Prediction | None:
 
 
 def reduce_picture(data: bytes, name: str, side: int, memory: MemoryBudget) -> NDArray[np.uint8]:
-    """Return a picture upright, the longer side at most `side` pixels. InputError where it is damaged."""
+    """Return a picture upright, the longer side at most `side` pixels, uint8 [H, W, 3].
+
+    Raises:
+        InputError: it is damaged.
+    """
     with memory.hold(data, name):
         picture = load_displayed(data, name)
         share = min(1.0, side / max(picture.size))
@@ -216,9 +228,12 @@ def reduce_picture(data: bytes, name: str, side: int, memory: MemoryBudget) -> N
 
 
 def load_displayed(data: bytes, name: str) -> Image.Image:
-    """Open a picture for a person; of more channels than three the first view.
+    """Open a picture for a person; of more than three channels the first view.
 
-    A large one stays encoded until it is resized. InputError where it is damaged.
+    A large picture stays encoded until it is resized.
+
+    Raises:
+        InputError: it is damaged.
     """
     try:
         picture = decoding.load_picture(data, name)
@@ -232,13 +247,14 @@ def load_displayed(data: bytes, name: str) -> Image.Image:
 
 
 def encode_webp(picture: NDArray[np.uint8]) -> bytes:
+    """Encode a picture [H, W, 3] as WebP."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "WEBP", quality=WEBP_QUALITY, method=2)
     return buffer.getvalue()
 
 
 def encode_png(values: NDArray[Any]) -> bytes:
-    """Encode a grey picture [H, W], uint8 or uint16."""
+    """Encode a grey picture [H, W], uint8 or uint16, as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()

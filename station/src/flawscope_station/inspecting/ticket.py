@@ -1,7 +1,7 @@
-"""Ticket of a part: what carries it through the station, from its place to its end. Its life is told here.
+"""Ticket of a part: it carries the part through the station, from its place to its end.
 
-A part has one ticket with one state, moved under one lock. Whoever moves it on holds it until the next one
-does; each step is one object in one file of this folder:
+A part has one ticket with one state, moved under one lock. The object that moved it last holds it until the
+next one moves it. Each step is one object in one file of this folder:
 
     step    state      by whom, and what happens
     ask                `web.inspect_api` reads a request over HTTP; `asking.Asking` makes parts of it and
@@ -76,7 +76,11 @@ class IllegalMoveError(RuntimeError):
 
 
 class LateError(RefusalError):
-    """A part cannot be judged before its deadline, or was not. why: for a person."""
+    """A part cannot be judged before its deadline, or was not.
+
+    Args:
+        why: Reason, for a person.
+    """
 
     status, code = 504, "late"
 
@@ -113,8 +117,14 @@ class ModelError(RefusalError):
 
 @dataclass(frozen=True)
 class RecordedInspection:
-    """Inspection that is on the disk. is_new: False where its key had been taken before. predictions: of its
-    pictures, where they are still known. seconds: that each stage took.
+    """Inspection that is on the disk.
+
+    Attributes:
+        number: Number of the inspection.
+        inspection: Its record.
+        is_new: Whether it is new; False where its key had been recorded before.
+        predictions: Predictions of its pictures, where they are still known.
+        seconds: Seconds of each stage.
     """
 
     number: int
@@ -129,9 +139,15 @@ Outcome = RecordedInspection | BaseException
 
 @dataclass
 class View:
-    """Picture of a part that was read. suffix: of its file. file: SHA-256 of its file, as soon as that is on
-    the disk. prepared: as decoded for a model, where that is done. found: what the model said; None: nothing
-    yet.
+    """Picture of a part that was read.
+
+    Attributes:
+        picture: Picture as it was sent.
+        suffix: Suffix of its file.
+        source: Its data for the library, with hashes.
+        file: SHA-256 of its file; None until that is on the disk.
+        prepared: Model and the picture as decoded for it; None: not decoded.
+        found: Prediction; None: there is none yet.
     """
 
     picture: Picture
@@ -142,9 +158,7 @@ class View:
     found: Prediction | None = None
 
     def model_input(self, model: Model) -> PictureSource:
-        """The picture as decoded for this model, else its data: the library takes both in a picture's
-        place.
-        """
+        """Return the picture as decoded for this model, else its data: the library takes both."""
         given: object = self.source
         if self.prepared is not None and self.prepared[0] is model:
             given = self.prepared[1]
@@ -161,13 +175,16 @@ class KeptFile(NamedTuple):
 
 
 class Waiter(Future[RecordedInspection]):
-    """Somebody who asks for a part: a client, a PLC, a folder, a camera.
+    """Waiter for a part: a client, a PLC, a folder or a camera.
 
-    It is told what became of the part, once, and may leave before.
+    It gets the outcome of the part, once, and may leave before.
+
+    Args:
+        ticket: Ticket of the part.
+        due: Its own deadline, as `time.monotonic` counts.
 
     Attributes:
-        due: its own deadline, as `time.monotonic` counts.
-        has_left: it waits no more.
+        has_left: Whether it waits no more.
     """
 
     has_left = False
@@ -178,13 +195,15 @@ class Waiter(Future[RecordedInspection]):
         self.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
 
     def leave(self, why: str) -> bool:
-        """Wait no more, for one of the reasons `schema.UNANSWERED`; return False where the part has ended, or
-        is about to: then this one is told.
+        """Stop waiting, for a reason of `schema.UNANSWERED`.
+
+        Returns:
+            False where the part has ended, or is about to: then this waiter gets the outcome.
         """
         return self.has_left or self.ticket.leave(self, why)
 
     def tell(self, outcome: Outcome) -> None:
-        """Tell it what became of the part."""
+        """Give it the outcome of the part."""
         if isinstance(outcome, BaseException):
             self.set_exception(outcome)
         else:
@@ -192,26 +211,27 @@ class Waiter(Future[RecordedInspection]):
 
 
 class Ticket:
-    """A part on its way.
+    """Part on its way through the station.
 
     Args:
-        part: as it came.
-        at: microseconds since 1970, which no other part has: a record is known by them, its product and its
+        part: Part as it came.
+        at: Microseconds since 1970, which no other part has: a record is known by them, its product and its
             picture.
-        ended: is told once what became of it, before its waiters are told.
+        ended: Gets the outcome once, before the waiters get it.
 
     Attributes:
-        state: moved under one lock.
-        times: when it came into each state, as `time.monotonic` counts.
-        begun: when the model began with it.
-        due: the last deadline of all who asked.
-        unanswered: why nobody waits for it any more, as the last who left said; None: somebody does.
-        size: bytes of its pictures. They are held no more when it has ended, whoever holds the ticket.
-        memory: bytes that are claimed to decode it.
-        views: its pictures, as soon as it is read.
-        files: on the disk, which are held for it.
-        record: as soon as it is judged. predictions: of its pictures.
-        may_have_record: a record names its files, or may do so.
+        state: State, moved under a single lock.
+        times: Time of entry into each state, as `time.monotonic` counts.
+        begun: When the model began with it.
+        due: Last deadline of all waiters.
+        unanswered: Why nobody waits for it any more, from the last waiter that left; None: somebody waits.
+        size: Bytes of its pictures, which it holds no more when it has ended.
+        memory: Bytes that are claimed to decode it.
+        views: Pictures, set when they are read.
+        files: Files on the disk that are held for it.
+        record: Record, set when it is judged.
+        predictions: Predictions of its pictures, set with the record.
+        may_have_record: Whether a record names its files, or may do so.
     """
 
     def __init__(self, part: Part, at: int, ended: Callable[[Ticket, Outcome], object]):
@@ -234,6 +254,7 @@ class Ticket:
 
     @property
     def has_ended(self) -> bool:
+        """Whether it is done or has failed."""
         return self.state in ENDS
 
     @property
@@ -244,7 +265,7 @@ class Ticket:
     # ---- its way
 
     def read(self, views: Sequence[View]) -> bool:
-        """Its pictures can be judged. As of all moves: False where it has failed meanwhile."""
+        """Keep its pictures, which can be judged; like all moves, return False where it has failed before."""
         with self._changed:
             if not self._move(State.TAKEN, State.READ):
                 return False
@@ -257,7 +278,7 @@ class Ticket:
             return self._move(State.READ, State.QUEUED)
 
     def judge(self, record: NewInspection, predictions: tuple[Prediction, ...]) -> bool:
-        """Keep what the model said: it is to be recorded."""
+        """Keep its record and predictions: it is to be recorded."""
         with self._changed:
             if not self._move(State.QUEUED, State.JUDGED):
                 return False
@@ -265,7 +286,7 @@ class Ticket:
             return True
 
     def begin_recording(self) -> bool:
-        """The recorder has it, and ends it."""
+        """Give it to the recorder, which ends it."""
         with self._changed:
             return self._move(State.JUDGED, State.RECORDING)
 
@@ -283,14 +304,14 @@ class Ticket:
         self._changed.notify_all()
 
     def is_recording(self, seconds: float) -> bool:
-        """Whether the recorder has had it for no longer than so many seconds."""
+        """Return whether the recorder has had it for no longer than so many seconds."""
         is_recording = self.state is State.RECORDING
         return is_recording and time.monotonic() < self.times[State.RECORDING] + seconds
 
     # ---- its end
 
     def fail(self, error: BaseException) -> bool:
-        """End it: it cannot be judged or recorded; return False where the recorder has or had it."""
+        """End it, because it cannot be judged or recorded; return False where the recorder has or had it."""
         with self._changed:
             if self.state not in BEFORE_RECORDING:
                 return False
@@ -299,10 +320,12 @@ class Ticket:
         return True
 
     def give_up(self, error: BaseException) -> bool:
-        """Let all leave who wait, with an error.
+        """Let all waiters leave, with an error.
 
-        It fails, unless the recorder has it, which ends it later. Return False where it has ended, or is
-        about to: they are told.
+        It fails, unless the recorder has it, which ends it later.
+
+        Returns:
+            False where it has ended, or is about to: the waiters get that outcome.
         """
         if self.fail(error):
             return True
@@ -317,7 +340,7 @@ class Ticket:
         return True
 
     def finish(self, recorded: RecordedInspection) -> None:
-        """Its record stands. For the recorder, as `fail_recording`."""
+        """End it with its record, which stands. Only the recorder calls this."""
         with self._changed:
             if self.state is not State.RECORDING:
                 raise IllegalMoveError(self.state, State.DONE)
@@ -326,7 +349,7 @@ class Ticket:
         self._tell(waiters, recorded)
 
     def fail_recording(self, error: BaseException, *, may_have_record: bool = False) -> None:
-        """End it: it could not be recorded, or it is not known whether it was."""
+        """End it: it could not be recorded, or nobody knows whether it was. Only the recorder calls this."""
         with self._changed:
             if self.state is not State.RECORDING:
                 raise IllegalMoveError(self.state, State.FAILED)
@@ -335,11 +358,11 @@ class Ticket:
         self._tell(waiters, error)
 
     def refuse_recorded(self, error: BaseException) -> None:
-        """End it: its record stands, and those who wait get an error in place of it."""
+        """End it: its record stands, and its waiters get an error in place of it."""
         self.fail_recording(error, may_have_record=True)
 
     def _end(self, state: State) -> list[Waiter]:
-        """End, and return who is to be told."""
+        """End it; return the waiters that are to get the outcome."""
         self._enter(state)
         self.part, self.views = self.part.without_data(), ()
         waiters, self._waiters = self._waiters, []
@@ -354,7 +377,7 @@ class Ticket:
     # ---- who waits
 
     def join(self, due: float) -> Waiter | None:
-        """Return one more who waits for it, with a deadline of its own; None where it has ended."""
+        """Return a further waiter, with a deadline of its own; None where it has ended."""
         with self._changed:
             if self.has_ended:
                 return None
@@ -366,7 +389,7 @@ class Ticket:
             return waiter
 
     def leave(self, waiter: Waiter, why: str) -> bool:
-        """Let one who waits leave (`Waiter.leave`)."""
+        """Let a waiter leave (`Waiter.leave`)."""
         with self._changed:
             if self._is_decided or self.has_ended:
                 return False
@@ -376,14 +399,14 @@ class Ticket:
             return True
 
     def note_gone(self, waiter: Waiter) -> bool:
-        """Note that one who was told of its end is gone without the answer; return whether all are."""
+        """Note that a waiter that got the outcome is gone without the answer; return whether all are."""
         with self._changed:
             self._answered -= not waiter.has_left
             waiter.has_left = True
             return self._answered == 0
 
     def decide(self) -> str | None:
-        """Return why nobody waits for it; nobody leaves any more. For the recorder, before it ends it."""
+        """Return why nobody waits for it, and let nobody leave from now on. The recorder calls this first."""
         with self._changed:
             self._is_decided = True
             return self.unanswered
@@ -391,7 +414,7 @@ class Ticket:
     # ---- what it holds
 
     def claim(self, memory: int) -> bool:
-        """Note memory that is given back when it ends; False where it has ended."""
+        """Note memory that is given back when it ends; return False where it has ended."""
         with self._changed:
             if self.has_ended:
                 return False
@@ -399,8 +422,10 @@ class Ticket:
             return True
 
     def keep(self, view: View, digest: str) -> bool:
-        """Note that the file of a picture is on the disk; False where the part has ended: the recorder looks
-        after its files once more.
+        """Note that the file of a picture is on the disk.
+
+        Returns:
+            False where the part has ended: the recorder then looks after its files again.
         """
         with self._changed:
             view.file = digest
@@ -409,7 +434,7 @@ class Ticket:
             return not self.has_ended
 
     def wait_for_files(self) -> bool:
-        """Return whether all files are on the disk, as soon as that is known; False where it has failed."""
+        """Wait until all files are on the disk; return False where it has failed."""
         with self._changed:
             self._changed.wait_for(lambda: self.has_ended or all(one.file for one in self.views))
             return not self.has_ended

@@ -1,7 +1,7 @@
-"""Tolerances of products: a person's rules, applied after the model, and read anew when their file changes.
+"""Tolerances of products: a person's rules, applied after the model, and read again when their file changes.
 
-What a file says is recorded as an event before it is in force. A change is in force once two looks have read
-the same, so that no half-written file tolerates anything; until then the rules before it hold.
+The rules of a file are recorded as an event before they are in force. A change is in force once two looks
+have read the same, so that no half-written file tolerates anything; until then the rules before it hold.
 """
 
 from __future__ import annotations
@@ -29,9 +29,14 @@ Stamp = list[tuple[int, ...] | None]
 class _File:
     """File of a product's rules.
 
-    rules: in force; None: nothing is tolerated. problem: why; "" where there are rules. recorded: text of the
-    event about them. last: the same of what was read last, with the stamp of the files then; is_settled: two
-    looks have read that, and it is in force.
+    Attributes:
+        path: Path of the file.
+        rules: Rules in force; None: nothing is tolerated.
+        problem: Why there are no rules; "": there are.
+        recorded: Text of the event about the rules in force.
+        last: Text of the event for the content that was read last.
+        stamp: Stamp of the files at that time.
+        is_settled: Whether two looks have read that content, and it is in force.
     """
 
     path: Path
@@ -47,7 +52,9 @@ class ProductTolerances(BackgroundThread):
     """Rules of all products that have a file of them, and the thread that looks at the files.
 
     Args:
-        report: reports a problem, as `Problems.report`.
+        store: Records of the station.
+        versions: Versions with their models.
+        report: Reports a problem, as `Problems.report`.
     """
 
     def __init__(
@@ -63,7 +70,7 @@ class ProductTolerances(BackgroundThread):
         self._tolerators: dict[tuple[int, str], tuple[Predictor, object, tolerating.Tolerate | str]] = {}
 
     def add_product(self, product_id: int, name: str, settings: ProductSettings) -> None:
-        """Read the rules of a product, and let them be in force."""
+        """Read the rules of a product, and put them in force."""
         if settings.tolerances is None:
             return
         file = _File(Path(settings.tolerances))
@@ -72,15 +79,22 @@ class ProductTolerances(BackgroundThread):
         self.wake()
 
     def in_force(self, product_id: int) -> dict[str, str] | None:
-        """Return version and sha256 of a product's rules; None: nothing is tolerated."""
+        """Return version and SHA-256 of a product's rules; None: nothing is tolerated."""
         file = self._files.get(product_id)
         return file.rules.to_dict() if file is not None and file.rules is not None else None
 
     def apply(
         self, product: ProductModel, found: Prediction, view: str | None = None
     ) -> tuple[Prediction, dict[str, str] | None]:
-        """Return a prediction with what the rules in force say of it, and version and sha256 of these. view:
-        that the picture shows.
+        """Apply the rules in force to a prediction.
+
+        Args:
+            product: Product with its version and model.
+            found: Prediction of a picture.
+            view: View that the picture shows.
+
+        Returns:
+            The prediction, and version and SHA-256 of the rules; None: there are none.
         """
         file = self._files.get(product.product_id)
         if file is None or (rules := file.rules) is None:
@@ -90,7 +104,7 @@ class ProductTolerances(BackgroundThread):
         return (found, None) if isinstance(tolerate, str) else (tolerate(found), rules.to_dict())
 
     def check(self) -> None:
-        """Look at all files, and report what keeps rules from being in force."""
+        """Look at all files, and report why rules are not in force."""
         for product_id, file in list(self._files.items()):
             with suppress(FlawscopeError):  # a store that cannot be used is a problem of its own
                 self._read(product_id, file)
@@ -101,8 +115,10 @@ class ProductTolerances(BackgroundThread):
             self.report(f"tolerances_{product_id}", problem and f"{problem}; nothing is tolerated")
 
     def _reason_against(self, product_id: int, rules: tolerating.Tolerances) -> str:
-        """Return why rules cannot be applied to a product's model, or to the model of one of its views; "":
-        they can. NoModelError.
+        """Return why rules cannot be applied to a product's model, or to a view's model; "": they can.
+
+        Raises:
+            NoModelError: no model of the product is open.
         """
         for name, model in self.versions.active(product_id)[1].products.items():
             tolerate = self._tolerator((product_id, name), model, rules)
@@ -113,8 +129,12 @@ class ProductTolerances(BackgroundThread):
     def _tolerator(
         self, key: tuple[int, str], model: Predictor, rules: tolerating.Tolerances
     ) -> tolerating.Tolerate | str:
-        """Return a function that applies rules to a model's predictions, or why there can be none. key:
-        product, and view that has a model of its own.
+        """Return a function that applies rules to a model's predictions, or the reason why there is none.
+
+        Args:
+            key: Number of the product, and the view that has a model of its own.
+            model: Model of the product or view.
+            rules: Rules in force.
         """
         made = self._tolerators.get(key)
         if made is None or made[0] is not model or made[1] is not rules:
@@ -128,7 +148,7 @@ class ProductTolerances(BackgroundThread):
         return made[2]
 
     def _read(self, product_id: int, file: _File, *, at_once: bool = False) -> None:
-        """Read a product's file where it has changed; what two looks have read is in force."""
+        """Read a product's file where it has changed; content that two looks have read is in force."""
         stamp = _stamp([file.path, *(file.rules.masks if file.rules is not None else ())])
         if file.rules is not None and file.is_settled and file.stamp == stamp:
             return
@@ -148,7 +168,7 @@ class ProductTolerances(BackgroundThread):
         file.is_settled = True
 
     def _note(self, product_id: int, said: str) -> None:
-        """Note which rules are in force from now on, unless that was noted last."""
+        """Record which rules are in force from now on, unless the last event says so."""
         before = self.store.events(TOLERANCES_EVENT, product_id)[:1]
         if [event.text for event in before] != [said]:
             self.store.note_event(TOLERANCES_EVENT, "station", said, product_id)
@@ -160,7 +180,7 @@ class ProductTolerances(BackgroundThread):
 
 
 def _stamp(paths: list[Path]) -> Stamp:
-    """Stamp of files, which changes with their content; None for one that is not there."""
+    """Return the stamp of files, which changes with their content; None for a file that is not there."""
     stamp: Stamp = []
     for path in paths:
         try:

@@ -1,3 +1,4 @@
-"""Learning from verdicts: candidates for the next version of a model are made beside the inspections, judged,
-and activated by a person.
+"""Learning from verdicts.
+
+Candidates for the next version of a model are made beside the inspections, judged, and activated by a person.
 """

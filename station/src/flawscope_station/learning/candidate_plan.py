@@ -49,8 +49,15 @@ MAX_CORRECTIONS = 5000  # the latest, that are judged
 
 @dataclass(frozen=True)
 class ActiveVersion:
-    """Version that judges now. file: its model. method, precision: of the model. fences: scores above which a
-    good picture is suspicious, by view, or one score for all pictures under ""; None: not known.
+    """Version that judges now.
+
+    Attributes:
+        number: Of the version.
+        file: Its model.
+        method: Of the model.
+        precision: Of the model, such as fp32.
+        fences: Scores above which a good picture is suspicious, by view, or one score for all pictures under
+            ""; None: not known.
     """
 
     number: int
@@ -69,7 +76,7 @@ class ActiveVersion:
         return cls(number, file, method, precision, fences)
 
     def fence(self, view: str | None) -> float | None:
-        """Score above which a good picture of a view is suspicious."""
+        """Return the score above which a good picture of a view is suspicious; None: not known."""
         return self.fences.get(view or "", self.fences.get(""))
 
     @property
@@ -116,7 +123,12 @@ def reason_not_to_learn(active: ActiveVersion | None, learn: LearningSettings, h
 class ValidVerdict(NamedTuple):
     """Verdict on an inspection that was not taken back.
 
-    verdict_id: its number. is_confirmed: it was given twice in a row.
+    Attributes:
+        inspection: Its row.
+        verdict: good or defect.
+        verdict_id: Number of the verdict.
+        is_confirmed: It was given twice in a row.
+        mask: Hash of the mask that a person drew; None: nobody drew one.
     """
 
     inspection: ReviewedRow
@@ -127,10 +139,12 @@ class ValidVerdict(NamedTuple):
 
     @property
     def number(self) -> int:
+        """Return the number of the inspection."""
         return int(self.inspection.id)
 
     @property
     def is_correction(self) -> bool:
+        """Whether the verdict contradicts the model: a false alarm or a miss."""
         return bool(self.inspection.anomalous) != (self.verdict == DEFECT)
 
 
@@ -138,10 +152,11 @@ class ValidVerdict(NamedTuple):
 class ValidVerdicts:
     """Verdicts on a product's inspections that were not taken back.
 
-    judged: the latest corrections up to `MAX_CORRECTIONS`, and the latest others up to `MAX_REVIEWED`, oldest
-    first, with their pictures.
-    gone: inspections whose pictures were removed.
-    contradictory: inspections of a file that was called both good and a defect.
+    Attributes:
+        judged: The latest corrections up to `MAX_CORRECTIONS`, and the latest others up to `MAX_REVIEWED`,
+            oldest first, with their pictures.
+        gone: Inspections whose pictures were removed.
+        contradictory: Inspections of a file that was called both good and a defect.
     """
 
     judged: list[ValidVerdict] = field(default_factory=list)
@@ -150,6 +165,7 @@ class ValidVerdicts:
 
     @cached_property
     def corrections(self) -> list[ValidVerdict]:
+        """Return the verdicts that contradict the model, oldest first."""
         return [verdict for verdict in self.judged if verdict.is_correction]
 
     @property
@@ -186,22 +202,30 @@ def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
 
 
 def _may_teach(table: FromClause) -> ColumnElement[bool]:
-    """Condition of reviewed inspections: one that is good within tolerance may pass, and is not so made."""
+    """Return the condition of reviewed inspections that a model may learn from.
+
+    A part that was called good within tolerance is left out: its rule lets it pass, and the model must go on
+    to find its defect.
+    """
     return ~table.c.tolerated | (table.c.verdict == DEFECT)
 
 
 def _contradicts() -> ColumnElement[bool]:
-    """Condition of an inspection of a file that another verdict was given on, too."""
+    """Return the condition of an inspection whose file has another verdict, too."""
     other = inspections.alias()
     same = (other.c[name] == inspections.c[name] for name in ("product_id", "picture", "purpose"))
     return exists().where(*same, other.c.verdict != inspections.c.verdict, _may_teach(other))
 
 
 def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int] = ()) -> list[int]:
-    """Return the inspections that must be called good once more before they are learnt from: false alarms of
-    the active version that look like defects, and inspections that learning asked about before.
+    """Return the inspections that must be called good once more before they are learnt from.
+
+    These are false alarms of the active version that look like defects, and inspections that learning asked
+    about before.
 
     Args:
+        valid: verdicts on the product's inspections.
+        active: the version that judges now.
         asked: inspections that the last candidate did not learn from.
     """
     own = [verdict for verdict in valid.judged if verdict.inspection.version_id == active.number]
@@ -221,8 +245,10 @@ def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int
 def draw_good_pictures(
     connection: Connection, product_id: int, count: int, seed: int
 ) -> list[LearntPictureRow]:
-    """Draw at most `count` of the line's good parts, of several views one each: each has the same chance,
-    whether the model passed it or a person corrected the model.
+    """Draw at most `count` of the line's good parts, with one picture of each.
+
+    Each part has the same chance, whether the model passed it or a person corrected the model. Of a part in
+    several views, a view is drawn.
 
     A passed picture counts as good unless a verdict says otherwise. Where some flagged pictures are not
     reviewed yet, the same share of the passed pictures is left out, so that false alarms keep their share. No
@@ -263,8 +289,10 @@ def draw_good_pictures(
 
 
 def _good_of_line(rows: Sequence[LatestRow], rng: random.Random) -> list[int]:
-    """Return the numbers of the good parts among the line's: of those that passed the share that is reviewed
-    of the flagged ones, and all false alarms.
+    """Return the numbers of the good parts among the line's, in order.
+
+    These are all false alarms, and a share of the passed parts: the share of the flagged parts that is
+    reviewed.
     """
     flagged = [row for row in rows if row.anomalous]
     reviewed = [row for row in flagged if row.verdict is not None]
@@ -275,7 +303,7 @@ def _good_of_line(rows: Sequence[LatestRow], rng: random.Random) -> list[int]:
 
 
 def _with_picture(row: DrawnRow, seen: ViewRow) -> LearntPictureRow:
-    """Row of an inspection with the picture of one of its views."""
+    """Return the row of an inspection with the picture of one of its views."""
     return SimpleNamespace(
         id=row.id, name=seen.name, view=seen.view, picture=seen.picture, suffix=seen.suffix
     )
@@ -288,8 +316,11 @@ def _with_picture(row: DrawnRow, seen: ViewRow) -> LearntPictureRow:
 class Plan:
     """Plan of a candidate.
 
-    start: the version whose corrections the candidate keeps. learnt: inspections that it learnt from.
-    verdicts: those not taken back. pictures: reviewed and drawn ones, each as the fields of `Reviewed`.
+    Attributes:
+        start: The version whose corrections the candidate keeps.
+        learnt: Inspections that this version learnt from.
+        verdicts: Those not taken back.
+        pictures: Reviewed and drawn ones, each as the fields of `Reviewed`.
     """
 
     start: int
@@ -299,8 +330,10 @@ class Plan:
 
 
 def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: Files, seed: int) -> Plan:
-    """Plan a candidate on the active version, or, where a correction that it learnt from holds no longer, on
-    the latest one before it of which all hold.
+    """Plan a candidate on the active version, or on an earlier one.
+
+    Where a correction that the active version learnt from holds no longer, it is the latest version before it
+    whose corrections all hold.
     """
     valid = read_verdicts(conn, product_id)
     good = {verdict.number for verdict in valid.judged if verdict.verdict == GOOD} | set(valid.gone)
@@ -326,8 +359,14 @@ def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: F
 def _reviewed_fields(
     verdict: ValidVerdict, active: ActiveVersion, files: Files, *, is_drawn: bool, is_new: bool
 ) -> dict[str, object]:
-    """Fields of `Reviewed` of a reviewed picture. is_drawn: among the line's, too. is_new: it was not learnt
-    from before.
+    """Return the fields of `Reviewed` of a reviewed picture.
+
+    Args:
+        verdict: on the picture.
+        active: the version that judges now.
+        files: of the store.
+        is_drawn: it is among the line's drawn pictures, too.
+        is_new: it was not learnt from before.
     """
     row, is_good = verdict.inspection, verdict.verdict == GOOD
     return _picture_fields(row, files) | {

@@ -25,6 +25,8 @@ UNUSED = (READY, REJECTED)
 
 
 class Correction(BaseModel):
+    """Verdict that contradicted a model, as the API shows it; `id` is the inspection's."""
+
     id: int
     verdict: Literal["good", "defect"]
     verdict_id: int
@@ -51,7 +53,7 @@ class Candidate(BaseModel):
 
     @classmethod
     def of(cls, row: CandidateRow, step: JobStep | None = None) -> Candidate:
-        """Return a candidate of its row. step: progress, while it is being made."""
+        """Return the candidate of a row, with its progress while it is being made."""
         times = {name: iso(getattr(row, name)) for name in ("created_at", "changed_at")}
         version = None if row.version_state == REMOVED else row.version_id
         own = {"id": row.id, "status": status_of(row), "start": row.start_version_id, "version": version}
@@ -61,7 +63,7 @@ class Candidate(BaseModel):
 
 
 def status_of(row: CandidateRow) -> str:
-    """Status of a candidate by its job and by the state of the version that it became."""
+    """Return the status of a candidate by its job and by the state of the version that it became."""
     if row.version_state in (ACTIVE, RETIRED):
         return LIVE
     if row.version_state == REMOVED or (row.status == DONE and row.version_id is None):
@@ -100,8 +102,12 @@ def list_history(database: Database, product_id: int, limit: int) -> list[dict[s
 
 
 class Advice(NamedTuple):
-    """Advice for a person. use: whether to activate the version. reason: end of the text's key below
-    `advice`. values: numbers in the text.
+    """Advice for a person.
+
+    Attributes:
+        use: Whether to activate the version.
+        reason: End of the text's key below `advice`.
+        values: Numbers in the text.
     """
 
     use: bool
@@ -110,8 +116,11 @@ class Advice(NamedTuple):
 
 
 def advice(candidate: Candidate, active: int | None) -> Advice | None:
-    """Return advice on a candidate; None where it is not made yet or was not judged. active: the version in
-    use.
+    """Return advice on a candidate; None where it is not made yet or was not judged.
+
+    Args:
+        candidate: on which a person decides.
+        active: number of the version in use; None: there is none.
     """
     if (judged := candidate.judgement) is None:
         return None

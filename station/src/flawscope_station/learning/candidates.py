@@ -94,7 +94,7 @@ class Learning:
         queue.looks.append(self._look)
 
     def wake(self) -> None:
-        """Look for what is to be learnt."""
+        """Look for corrections to learn from, soon."""
         self.queue.wake()
 
     def candidate(self, product_id: int, number: int) -> records.Candidate:
@@ -130,8 +130,15 @@ class Learning:
         return self.candidate(product_id, number)
 
     def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> int:
-        """Activate a version and return its number, which is a new one where it had open questions: they are
-        accepted by that.
+        """Activate a version and return its number.
+
+        Open questions of a version are accepted by that, which makes a version with a new number.
+
+        Args:
+            product_id: number of the product.
+            number: of the version.
+            who: activates it.
+            losing: inspections of which the person knows that they are at risk.
 
         Raises:
             DefectsLostError: `losing` does not name all inspections that are at risk.
@@ -146,8 +153,9 @@ class Learning:
         return used
 
     def losses(self, product_id: int, versions: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
-        """Return for each version, as the API shows it, the inspections that must be named to activate it;
-        none where it judged before, for a person agreed then.
+        """Return for each version, as the API shows it, the inspections that must be named to activate it.
+
+        There are none where it judged before, for a person agreed then.
         """
         made = self.candidates.by_version(product_id)
         return {
@@ -215,8 +223,9 @@ class Learning:
     # ---- the work
 
     def _look(self) -> None:
-        """Look at products of which something was said or made since the last look: reading all of their
-        corrections takes long.
+        """Look at products about which a verdict was given, or a model made, since the last look.
+
+        Reading all corrections of a product takes long.
         """
         for product_id, learn in self.settings.items():
             state = self.candidates.state(product_id)
@@ -297,7 +306,7 @@ class Learning:
             self.files.remove_temporary(out)
 
     def _disk_full_error(self, product_id: int) -> StoreError | None:
-        """Error where the disk has no room for another version and its temporary file."""
+        """Return the error of a disk without room for a version and its temporary file; None: it has room."""
         try:
             path = self.versions.path(product_id, self.versions.number(product_id))
             self.files.check_free_space(2 * path.stat().st_size)
@@ -347,8 +356,9 @@ class Learning:
         out: Path,
         begun: float,
     ) -> None:
-        """Add the worker's model as a version, which is ready once the candidate says what it learnt from;
-        remove those beyond `keep` that nobody used.
+        """Add the worker's model as a version, and remove unused versions beyond `keep`.
+
+        The version is ready once the candidate's row says what it learnt from.
         """
         product_id, valid = row.product_id, plan.verdicts
         learnt = sorted({*plan.learnt, *judgement.learnt})

@@ -1,5 +1,7 @@
-"""Models in the making, one after another, in a process beside the inspections: versions from corrections,
-and models of new products. Each is a row, so that a station that was killed goes on where it was.
+"""Models that are made one after another in a process beside the inspections.
+
+They are versions from corrections, and models of new products. Each is a row, so that a station that was
+killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection, Select, delete, func, or_, select, update
@@ -29,6 +31,8 @@ from flawscope_station.store.schema import (
     verdicts,
     versions,
 )
+
+T = TypeVar("T")
 
 # kinds: a version from corrections, the model of a new product
 CORRECTIONS, FIT = "corrections", "fit"
@@ -68,8 +72,15 @@ class Jobs:
         start: int | None = None,
         draft: str | None = None,
     ) -> int:
-        """Queue a job and return its number. start: version that it begins with. draft: name of the new
-        product, of which the last job of a kind is kept.
+        """Queue a job and return its number.
+
+        Args:
+            kind: of the job.
+            who: asked for it.
+            facts: stored with it, as JSON.
+            product_id: number of the product; None: it is a new one.
+            start: version that it begins with.
+            draft: name of the new product, of which the last job of a kind is kept.
         """
         at = now()
         row = {"kind": kind, "product_id": product_id, "draft": draft, "start_version_id": start}
@@ -102,11 +113,20 @@ class Jobs:
         only: tuple[str, ...] = (),
         **columns: int | None,
     ) -> bool:
-        """Set a job's status and note an event of this kind; return False and change nothing where its status
-        is not among `only`, or it was removed. With DONE, the version that it became is ready by that.
+        """Set a job's status and note an event; return whether that was done.
+
+        Nothing is changed where the job was removed, or has another status than `only` allows. With DONE, the
+        version that it became is ready by that.
 
         Args:
+            number: of the job.
+            status: from now on.
+            kind: of the event; "": none is noted.
+            who: of the event.
+            text: of the event, after the candidate's number.
             facts: added to those of the job.
+            only: statuses that it may have before; empty: any.
+            columns: further values of its row, such as `version_id`.
         """
         with self.database.writing() as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == number).with_for_update()).one_or_none()
@@ -126,8 +146,9 @@ class Jobs:
         self.database.change(update(jobs).where(jobs.c.id == number).values(version_id=version))
 
     def state(self, product_id: int) -> tuple[object, ...]:
-        """Return the active version, the last verdict, and the status of the latest jobs: what is learnt
-        depends on them alone.
+        """Return the active version, the last verdict, and the status of the latest jobs.
+
+        What is learnt depends on them alone.
         """
         last = select(verdicts.c.id).where(verdicts.c.product_id == product_id)
         last = last.order_by(verdicts.c.id.desc()).limit(1)
@@ -186,12 +207,13 @@ class Jobs:
 
 
 def _with_version_state() -> Select[tuple[object, ...]]:
-    """Query of jobs, each with the state of the version that it became; NULL: it became none."""
+    """Return the query of jobs, each with the state of the version that it became; NULL: it became none."""
     became = jobs.outerjoin(versions, versions.c.id == jobs.c.version_id)
     return select(jobs, versions.c.state.label("version_state")).select_from(became)
 
 
 def job_of_version(connection: Connection, product_id: int, version: int) -> JobRow | None:
+    """Return the last job that became a version; None: it was made otherwise."""
     ours = jobs.c.product_id == product_id, jobs.c.version_id == version
     return connection.execute(select(jobs).where(*ours).order_by(jobs.c.id.desc()).limit(1)).one_or_none()
 
@@ -223,6 +245,7 @@ class JobQueue(BackgroundThread):
         self._due = 0.0  # until when the present step's time holds
 
     def start(self) -> None:
+        """Start the thread, which looks for unfinished jobs at once."""
         self.wake()
         super().start()
 
@@ -244,6 +267,10 @@ class JobQueue(BackgroundThread):
         """Queue a job, and return its number.
 
         Args:
+            kind: of the job, for which there is a maker.
+            who: asked for it.
+            facts: stored with it, as JSON.
+            product_id: number of the product; None: it is a new one.
             start: version that it begins with.
             draft: name of the new product, of which the last job of a kind is kept.
         """
@@ -261,9 +288,25 @@ class JobQueue(BackgroundThread):
             is_late = step is not None and step.left is not None and time.monotonic() > self._due
         return step.model_copy(update={"left": None}) if step is not None and is_late else step
 
-    def stop_job(self, number: int, status: str = STOPPED, **how: Any) -> bool:
-        """Give a job that is not done this status, and end its work; how: as of `Jobs.change`."""
-        is_changed = self.jobs.change(number, status, **{"only": UNFINISHED, **how})
+    def stop_job(
+        self,
+        number: int,
+        status: str = STOPPED,
+        *,
+        only: tuple[str, ...] = UNFINISHED,
+        kind: str = "",
+        who: str = "",
+    ) -> bool:
+        """Give a job this status, and end its work; return False where it has none of the statuses `only`.
+
+        Args:
+            number: of the job.
+            status: from now on.
+            only: statuses that it may have before.
+            kind: of the event that is noted; "": none is.
+            who: of the event.
+        """
+        is_changed = self.jobs.change(number, status, kind=kind, who=who, only=only)
         if is_changed:
             self._if_current(number, self.worker.stop)
         return is_changed
@@ -277,8 +320,8 @@ class JobQueue(BackgroundThread):
             if self._current is not None and self._current.id == number:
                 do()
 
-    def run(self, work: JobFunction, job: dict[str, Any]) -> Any:
-        """Return the result of a job's work. WorkerError as of `Worker.run`."""
+    def run(self, work: JobFunction[T], job: dict[str, Any]) -> T:
+        """Return the result of a job's work. WorkerError: it cannot be done, or the process ended."""
         return self.worker.run(work, job, self._note_step)
 
     def pause(self, seconds: float) -> bool:

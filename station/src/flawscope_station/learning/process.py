@@ -1,5 +1,7 @@
-"""Process that makes models, beside the station: torch is loaded there alone, and it has a low priority, so
-that inspections go on. It stays for the next job until `IDLE_SECONDS`, and ends with the station.
+"""Process that makes models, beside the station.
+
+Torch is loaded there alone, and it has a low priority, so that inspections go on. It stays for the next job
+until `IDLE_SECONDS`, and ends with the station.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
 
 from flawscope.artefact import files
 from flawscope.artefact import judgement as judgements
@@ -26,7 +28,8 @@ STEP_SECONDS = 3600.0  # in which a job must say how far it is
 LEARNING_NICENESS = 19  # the lowest priority: on a busy machine it gets a seventieth of a core
 TRIAL_NICENESS = 5  # a person waits: a quarter of a core at least
 ProgressCallback = Callable[[str, int, int], None]
-JobFunction = Callable[[dict[str, Any], ProgressCallback], Any]
+T = TypeVar("T")
+JobFunction = Callable[[dict[str, Any], ProgressCallback], T]
 SPAWN_CONTEXT = multiprocessing.get_context("spawn")
 
 
@@ -66,8 +69,13 @@ class Worker:
         process = self._process
         return process.pid if process is not None and process.is_alive() else None
 
-    def run(self, work: JobFunction, job: dict[str, Any], step: ProgressCallback) -> Any:
-        """Return the result of a job. work: does it there: a function of a module.
+    def run(self, work: JobFunction[T], job: dict[str, Any], step: ProgressCallback) -> T:
+        """Return the result of a job, which the process does.
+
+        Args:
+            work: a function of a module, which the process calls.
+            job: the function's first argument.
+            step: gets the name of a stage, the steps that are done, and the steps in all.
 
         Raises:
             WorkerError: the job cannot be done, or the process ended.
@@ -80,7 +88,8 @@ class Worker:
                 if kind == "step":
                     step(*found)
                 elif kind == "done":
-                    return found
+                    result: T = found
+                    return result
                 elif kind == "full":
                     raise FullDiskWorkerError(found)
                 else:
@@ -113,8 +122,9 @@ class Worker:
             self._end()
 
     def interrupt(self, stages: str) -> None:
-        """Have the job that runs get a KeyboardInterrupt, as from Ctrl-C, at its next step of a stage whose
-        name begins with `stages`; at other stages it goes on.
+        """Interrupt the job that runs at its next step of a stage whose name begins with `stages`.
+
+        It gets a KeyboardInterrupt, as from Ctrl-C. At other stages it goes on.
         """
         with self._lock, suppress(OSError):
             if self._pipe is not None:
@@ -147,10 +157,16 @@ class Worker:
 
 
 def run_jobs(pipe: Connection, pixels: int, niceness: int) -> None:
-    """Answer jobs until the station ends. pixels: the most that a picture may have."""
+    """Answer jobs until the station ends.
+
+    Args:
+        pipe: to the station.
+        pixels: number of pixels of a picture at most.
+        niceness: of this process, 0 to 19.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the station, which ends this process
     os.dup2(2, 1)  # output of libraries goes to the log
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads leave the processor to others
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads leave the CPU to others
     with suppress(OSError, AttributeError):
         os.nice(niceness)
     if niceness == LEARNING_NICENESS:
@@ -174,7 +190,7 @@ def _end_with_station() -> None:
     os._exit(1)
 
 
-def _run_job(work: JobFunction, job: dict[str, Any], pipe: Connection) -> tuple[str, Any]:
+def _run_job(work: JobFunction[object], job: dict[str, Any], pipe: Connection) -> tuple[str, object]:
     """Return the outcome, its name first.
 
     An interrupt ends a search as Ctrl-C does: the work catches it and keeps the best.
@@ -204,11 +220,13 @@ def _run_job(work: JobFunction, job: dict[str, Any], pipe: Connection) -> tuple[
 
 
 def make_candidate(job: dict[str, Any], step: ProgressCallback) -> judgements.Judgement:
-    """Make a candidate's model file, and return its judgement: it is made and compared in
-    `flawscope.fitting.candidate`.
+    """Make a candidate's model file, and return its judgement.
+
+    It is made and compared in `flawscope.fitting.candidate`.
 
     Args:
-        job: its arguments by name.
+        job: arguments of `flawscope.fitting.make_candidate` by name.
+        step: gets the name of a stage, the steps that are done, and the steps in all.
 
     Raises:
         InputError: no candidate can be made.

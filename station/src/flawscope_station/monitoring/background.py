@@ -1,7 +1,7 @@
 """Threads of a station: how they are begun again, watched and ended, and pauses between tries.
 
-Every thread of a station is a `GuardedThread`: work that fails is begun again. A `ThreadWatch` tells people
-of it, and begins a thread anew that is not there any more, whatever ended it.
+Every thread of a station is a `GuardedThread`: work that fails is begun again. A `ThreadWatch` reports that
+as a problem, and begins a thread anew that is not there any more, whatever ended it.
 """
 
 from __future__ import annotations
@@ -72,25 +72,28 @@ class Backoff:
 
 
 class Working(Protocol):
-    """Queue that knows since when its reader works; None: it waits."""
+    """Queue that knows since when its reader works."""
 
     @property
-    def taken_at(self) -> float | None: ...
+    def taken_at(self) -> float | None:
+        """Return when the reader took its present work, in seconds of the monotonic clock; None: it waits."""
+        ...
 
 
 class GuardedThread:
-    """Thread whose work is begun again when it fails, or ends before it is told to.
+    """Thread whose work is begun again when it fails, or ends before it should.
 
     Args:
         work: returns when `ended` is set.
         ended: set when the work is to end.
         clock: of the pauses before it is begun again.
-        queue: from which the work takes what it does, each of which should end soon.
+        queue: from which the work takes its pieces; each piece should end soon.
 
     Attributes:
         failure: why the work ended last; None: it never did.
         failed_at: when, as `clock` counts.
-        stops_all: nothing is inspected while such a call hangs; else its owner says what is not.
+        stops_all: nothing is inspected while a call of this thread hangs. False: other things go on, and the
+            thread's owner reports what does not.
     """
 
     stops_all = True
@@ -123,6 +126,7 @@ class GuardedThread:
                 self._start_thread()
 
     def join(self, seconds: float | None = None) -> None:
+        """Wait until the thread has ended, at most for so many seconds; None: no limit."""
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(seconds)
 
@@ -137,8 +141,12 @@ class GuardedThread:
 
     @contextmanager
     def call(self, patience: float | None = None) -> Iterator[None]:
-        """Mark a call that should return, or `go_on`, within so many seconds: into a model, the data base, a
-        disk that may be a network's, a plugin, another process.
+        """Mark a call that should return, or `go_on`, within so many seconds.
+
+        It is a call into a model, the data base, a disk that may be a network's, a plugin, another process.
+
+        Args:
+            patience: seconds; None: `STUCK_SECONDS`.
         """
         self._patience = patience
         self._called_at = self._clock.monotonic()
@@ -216,7 +224,7 @@ class GuardedThread:
 
 
 class WatchedCalls(GuardedThread):
-    """Calls of a pool of threads, several at once, which are watched as those of one thread.
+    """Calls of a pool of threads, several at once, which are watched like the calls of a single thread.
 
     It has no thread of its own.
 
@@ -231,6 +239,7 @@ class WatchedCalls(GuardedThread):
 
     @contextmanager
     def call(self, patience: float | None = None) -> Iterator[None]:
+        """Mark a call beside others; `patience` is that of the pool."""
         call = object()
         self.begun[call] = self._clock.monotonic()
         try:
@@ -240,6 +249,7 @@ class WatchedCalls(GuardedThread):
 
     @property
     def is_stuck(self) -> bool:
+        """Whether the call that began first has taken longer than it may."""
         oldest = min(list(self.begun.values()), default=math.inf)
         return self._clock.monotonic() > oldest + self.patience
 
@@ -256,6 +266,8 @@ class WatchedPool(ThreadPoolExecutor):
         self.calls = WatchedCalls(name, patience)
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **given: P.kwargs) -> Future[T]:
+        """Schedule a call, as `ThreadPoolExecutor.submit` does, which is watched from its begin on."""
+
         def watched() -> T:
             with self.calls.call():
                 return function(*args, **given)
@@ -278,12 +290,13 @@ class BackgroundThread:
         self.threads = [GuardedThread(name, self._work, self._ended, clock)]
 
     def start(self) -> None:
+        """Start the thread; a lazy one waits for the first call of `wake`, which may have been before."""
         self._may_run = True
         if self._woken.is_set() or not self._waits_for_wake:
             self.threads[0].start()
 
     def wake(self) -> None:
-        """Tell the thread that there is something to do."""
+        """Wake the thread, for there is something to do."""
         self._woken.set()
         if self._waits_for_wake and self._may_run and not self._ended.is_set():
             self.threads[0].start()
@@ -313,7 +326,7 @@ class BackgroundThread:
 
 
 class ThreadWatch(BackgroundThread):
-    """Looks at all threads: starts those anew that are not there any more, and reports those that failed.
+    """Watch of all threads: it starts a thread anew that is not there any more, and reports failures.
 
     Args:
         threads: returns all threads, and whether pictures cannot be inspected without it.
@@ -376,8 +389,9 @@ def _duration(seconds: float) -> str:
 
 
 def stop_all(stops: Sequence[Callable[[], object]], seconds: float = STOP_TIMEOUT) -> None:
-    """Stop several things at once; return when all have stopped, or after so many seconds: one that hangs
-    does not keep the station from ending.
+    """Call several functions that stop something, at once; return when all have returned, or in time.
+
+    One that hangs does not keep the station from ending: after `seconds` nobody waits for it.
     """
     threads = [threading.Thread(target=stop, name="stop", daemon=True) for stop in stops]
     ends = time.monotonic() + seconds
@@ -398,12 +412,18 @@ def unfailing(say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 class Said(str):
-    """Line of the log, with its level (info, warning, error) and what programs look for in it."""
+    """Line of the log, with its level and the fields that programs look for in it.
+
+    Attributes:
+        level: info, warning or error.
+        fields: values by name, which `log_line` writes before the text.
+    """
 
     level: str
     fields: dict[str, object]
 
     def __new__(cls, text: str, level: str = "info", **fields: object) -> Said:
+        """Return the text as a string that has the level and the fields, too."""
         made = super().__new__(cls, text)
         made.level, made.fields = level, fields
         return made
@@ -419,8 +439,9 @@ def log_line(line: str) -> str:
 
 
 class Log:
-    """Log that nobody waits for: a thread of its own writes the lines, for a pipe that is full and that
-    nobody reads blocks whoever writes into it.
+    """Log that nobody waits for: a thread of its own writes the lines.
+
+    A pipe that is full and that nobody reads blocks whoever writes into it.
 
     Args:
         write: writes a line.
@@ -433,6 +454,7 @@ class Log:
         self._thread.start()
 
     def __call__(self, line: str) -> None:
+        """Queue a line to be written; it is dropped where `MAX_LINES` wait."""
         with suppress(Full):
             self._lines.put_nowait(line)
 

@@ -1,9 +1,8 @@
 """Facts that the station knows of its computer: one thread measures it each second, and everybody else reads.
 
-Disk, data base, clock and memory may hang or lie. Whoever answers a sender, a PLC or a scrape asks none of
-them: it reads the last `Machine`, which is in memory. `store.files.Files.measure` asks the
-disk. One that is too old says that the disk or the data base
-does not answer, which is a standstill of its own.
+Disk, data base, clock and memory may hang or lie. A thread that answers a sender, a PLC or a scrape asks
+none of them, and reads the last `Machine`, which is in memory. Where that one is too old, the disk or the
+data base does not answer, which is a standstill of its own.
 """
 
 from __future__ import annotations
@@ -31,9 +30,12 @@ DISK, DATABASE = "the disk", "the data base"  # what may not answer
 
 @dataclass(frozen=True)
 class Machine:
-    """State of the computer, as it was measured. at: when, as `time.monotonic` counts.
+    """State of the computer, as it was measured.
 
-    database: why the data base cannot be used; None: it can. available_bytes: of memory; None: not known.
+    Attributes:
+        at: When, as `time.monotonic` counts.
+        database: Why the data base cannot be used; None: it can.
+        available_bytes: Of memory; None: not known.
     """
 
     at: float
@@ -71,6 +73,7 @@ class MachineWatch(BackgroundThread):
         self.state = Machine(clock.monotonic(), files.disk, None, None)
 
     def start(self) -> None:
+        """Begin to measure; from now on the data base asks whether it is silent before each use."""
         self._started_at = self._clock.monotonic()
         self.database.silence = self.database_silence
         super().start()
@@ -112,14 +115,14 @@ class MachineWatch(BackgroundThread):
     # ---- what others read
 
     def silence(self) -> StoreError | None:
-        """Return that the disk or the data base does not answer; None: what is known is young enough."""
+        """Return the error of a disk or a data base that does not answer; None: the last facts are young."""
         if self._started_at is None or self._ended.is_set():
             return None
         age = self._clock.monotonic() - max(self.state.at, self._started_at)
         return silent_error(self._step, age) if age > MAX_AGE else None
 
     def database_silence(self) -> StoreError | None:
-        """Return that the data base does not answer, so that nobody waits for it; None: it may."""
+        """Return the error of a data base that does not answer, so that nobody waits for it; None: it may."""
         error = self.silence()
         if error is not None:
             return error if self.database.is_sqlite or self._step == DATABASE else None
@@ -163,7 +166,7 @@ def silent_error(what: str, seconds: float) -> StoreError:
 
 
 def elapsed_seconds() -> float:
-    """Return seconds that never go back, and go on while the computer sleeps, where it tells them."""
+    """Return seconds that never go back; where the system has such a clock, they go on while it sleeps."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -175,7 +178,8 @@ class ClockJumps:
     Parts between two of them have wrong times: the problem names the span.
 
     Args:
-        wall: microseconds since 1970. monotonic: seconds that never go back.
+        wall: microseconds since 1970.
+        monotonic: seconds that never go back.
     """
 
     def __init__(self, wall: Callable[[], int] = now, monotonic: Callable[[], float] = elapsed_seconds):
@@ -212,7 +216,7 @@ class ClockJumps:
         return f"the computer's clock jumped {self._texts[-1][1]}" if self._texts else ""
 
     def confirm(self) -> None:
-        """Tell of the jumps so far no more."""
+        """Forget the jumps up to now, which are not reported any more."""
         self._texts = []
 
     def _present_offset(self) -> float:

@@ -1,4 +1,4 @@
-"""Problems that a person should see to: what is wrong at the moment, and who has acknowledged it.
+"""Problems that a person should see to at the moment, and who has acknowledged them.
 
 The pages name a kind of problem, and say who does what about it, in the words of the shop floor: a title
 below `wrong` and a text below `remedy` in `web/assets/texts`. A kind without texts is shown as `other`.
@@ -25,7 +25,9 @@ _CODE_PATTERN = re.compile(r"(?P<kind>.+?)(?:_(?P<product>\d+))?(?:_(?P<number>\
 class Action:
     """Button beside a problem, for engineers and administrators.
 
-    route: gets an empty JSON object by POST, as `/api/v1/clock/confirm`. label: key of its text.
+    Attributes:
+        route: Gets an empty JSON object by POST, as `/api/v1/clock/confirm`.
+        label: Key of its text.
     """
 
     route: str
@@ -39,9 +41,14 @@ CONFIRM_CLOCK = Action("/api/v1/clock/confirm", "problems.clock_is_right")
 class Problem:
     """Problem that a person should see to.
 
-    code: the kind, and the numbers of the product and of the camera, folder or sink concerned, if any:
-    `camera_away_1_2`. text: for engineers. since: microseconds since 1970. stops: nothing is inspected, of
-    the product concerned or of all.
+    Attributes:
+        code: The kind, and the numbers of the product and of the camera, folder or sink concerned, if any:
+            `camera_away_1_2`.
+        text: For engineers.
+        since: Microseconds since 1970.
+        action: Button beside it; None: it has none.
+        stops: Nothing is inspected, of the product concerned or of all.
+        acknowledged_by: Who acknowledged it; None: nobody.
     """
 
     code: str
@@ -53,18 +60,21 @@ class Problem:
 
     @property
     def kind(self) -> str:
+        """Return the code without numbers, such as `camera_away`."""
         return self._parts["kind"]
 
     @property
     def product(self) -> int | None:
+        """Return the number of the product concerned; None: the problem is the station's."""
         return int(self._parts["product"]) if self._parts["product"] else None
 
     @property
     def number(self) -> int | None:
+        """Return the number of the product's camera, folder or sink concerned; None: it is of none."""
         return int(self._parts["number"]) if self._parts["number"] else None
 
     def stops_product(self, product_ids: Collection[int]) -> bool:
-        """Whether nothing of a product is inspected. product_ids: its number, and that of its entry."""
+        """Whether nothing of a product is inspected, which has its own number and that of its entry."""
         return self.stops and (self.product is None or self.product in product_ids)
 
     @property
@@ -87,8 +97,9 @@ class Problem:
 class Standstill:
     """Why nothing of a product is judged at the moment.
 
-    kind: of the problem that people are told. error: with which a part is refused; None: whoever tries may
-    find that it is over, and nobody else would.
+    Attributes:
+        kind: Of the problem that people see.
+        error: With which a part is refused; None: a part is tried, for only that can show that it is over.
     """
 
     kind: str
@@ -114,7 +125,14 @@ class Problems:
     def report(
         self, code: str, why: str | None, action: Action | None = None, *, stops: bool = False
     ) -> None:
-        """Report a problem; None or empty: it is over. stops: nothing is inspected meanwhile."""
+        """Report that a problem begins, goes on, or is over.
+
+        Args:
+            code: of the problem.
+            why: text for engineers; None or empty: it is over.
+            action: button beside it.
+            stops: nothing is inspected meanwhile.
+        """
         why = why or None
         with self._lock:
             before = self._active.get(code)
@@ -127,7 +145,13 @@ class Problems:
         self._tell(code, None if before is None else before.text, why)
 
     def _tell(self, code: str, before: str | None, why: str | None) -> None:
-        """Say that a problem begins, changes or ends, and wake the listeners. before: why it was one."""
+        """Say that a problem begins, changes or ends, and wake the listeners.
+
+        Args:
+            code: of the problem.
+            before: its text before; None: there was no such problem.
+            why: its text now; None: it is over.
+        """
         if before != why:
             level = "warning" if why else "info"
             self.say(Said(f"{code}: {why or 'over'}", level, code=code))
@@ -150,16 +174,16 @@ class Problems:
     # ---- who is told
 
     def listen(self, name: str, listener: Listener, problems: Callable[[], list[Problem]]) -> None:
-        """Tell a listener of each problem that begins and ends, in a thread of its own: a slow one delays
-        nobody.
+        """Call a listener with each problem that begins or ends, in a thread of its own.
 
-        Problems that are there already begin now; one that comes and goes while the listener is busy is not
-        told. Where the listener raises, it is told the same again, with growing pauses, and the thread that
-        failed is a problem itself.
+        A slow listener delays nobody. Problems that are there already begin now. A problem that comes and
+        goes while the listener is busy is left out. Where the listener raises, it is called with the same
+        problem again, with growing pauses, and the thread that failed is a problem itself.
 
         Args:
             name: of the thread.
-            problems: checks the station, and returns what is wrong.
+            listener: gets a problem, and whether it is over.
+            problems: checks the station, and returns its problems.
         """
         thread = _ListenerThread(name, listener, problems)
         self._listeners.append(thread)
@@ -167,16 +191,16 @@ class Problems:
 
     @property
     def threads(self) -> list[GuardedThread]:
-        """Threads of those who listen."""
+        """Threads of the listeners."""
         return [thread for listener in self._listeners for thread in listener.threads]
 
     def stop(self) -> None:
-        """Tell nobody any more."""
+        """Call the listeners no more; return when their threads have ended, or after a while."""
         stop_all([listener.stop for listener in self._listeners])
 
 
 class _ListenerThread(BackgroundThread):
-    """Tells one listener what changed since it was told last."""
+    """Thread that calls a listener with each problem that has begun or ended since the last look."""
 
     def __init__(self, name: str, listener: Listener, problems: Callable[[], list[Problem]]):
         super().__init__(name)

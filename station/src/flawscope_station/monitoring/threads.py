@@ -13,8 +13,13 @@ from flawscope_station.monitoring.background import GuardedThread
 
 
 class ThreadFacts(TypedDict):
-    """State of a thread. inspects: pictures cannot be inspected without it. calling_seconds: since it began
-    something that should end soon; None: it does no such thing.
+    """State of a thread.
+
+    Attributes:
+        inspects: Pictures cannot be inspected without it.
+        state: running, failed or hangs.
+        failure: Why its work ended last; None: it never did.
+        calling_seconds: Since it began something that should end soon; None: it does no such thing.
     """
 
     name: str

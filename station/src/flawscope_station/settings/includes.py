@@ -25,7 +25,7 @@ def read_file(path: str | Path) -> dict[str, object]:
 
 
 def settings_files(path: str | Path) -> list[Path]:
-    """Return a settings file and those that it includes, each once. InputError as of `read_file`."""
+    """Return a settings file and the files that it includes, each once. InputError: one cannot be read."""
     found: dict[Path, None] = {}
     waiting = [Path(path)]
     while waiting:
@@ -60,7 +60,7 @@ def _with_included(path: Path, above: Sequence[Path]) -> dict[str, object]:
 
 
 def _merged(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
-    """Return both; of a setting that both have the one above, of `key: value` lines those of both."""
+    """Return the settings of both; where both have a setting, `above` wins, and sections are merged."""
     found = {**below, **above}
     for key in below.keys() & above.keys():
         lower, upper = below[key], above[key]

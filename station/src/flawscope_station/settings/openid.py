@@ -17,13 +17,15 @@ Role = Literal["viewer", "operator", "engineer", "admin"]
 class OpenIdSettings(Section):
     """Settings of an OpenID Connect provider, such as Entra ID, Keycloak, Okta.
 
-    issuer: address of the provider, below which `.well-known/openid-configuration` stands.
-    client: ID under which the station is registered there.
-    groups: role of each group's members; the highest one counts.
-    secret_file: holds the client's secret; None: it has none (PKCE is used in any case).
-    group_claim, name_claim: claims of the ID token with the groups, and with the name shown here.
-    scope: what the station asks for; some providers want `groups` in it.
-    ca_file: certificates to trust beside the usual.
+    Attributes:
+        issuer: Address of the provider, below which `.well-known/openid-configuration` stands.
+        client: ID under which the station is registered there.
+        groups: Role of each group's members; the highest one counts.
+        secret_file: Holds the client's secret; None: it has none (PKCE is used in any case).
+        group_claim: Claim of the ID token with the groups.
+        name_claim: Claim of the ID token with the name shown here.
+        scope: That the station asks for; some providers want `groups` in it.
+        ca_file: Certificates to trust beside the usual.
     """
 
     issuer: str

@@ -31,14 +31,16 @@ _OWN = [
 class Plugin:
     """Source, sink, connection or page; docs/adding-a-connection.md shows one of each.
 
-    name: as in the entry point and in `station.yaml`.
-    settings: a frozen dataclass; a text in the place of its `key: value` lines is its first field. It raises
-    InputError where values do not fit each other. Those of a sink may have an `address`, which identifies it
-    where it has no name, and a `label` for people, without secrets.
-    open: makes it, without starting anything. A source of `SourceContext`, settings and its number among the
-    product's that are no folders; a sink of settings and `MessagePictures`; a connection of
-    `ConnectionContext` and settings; a page of `PageContext` and settings: it returns a `PluginPage`.
-    paths: fields with paths, which are relative to `station.yaml`.
+    Attributes:
+        name: As in the entry point and in `station.yaml`.
+        settings: A frozen dataclass; a text in the place of its `key: value` lines is its first field. It
+            raises InputError where values do not fit each other. The settings of a sink may have an
+            `address`, which identifies it where it has no name, and a `label` for people, without secrets.
+        open: Makes the plugin's object, without starting anything. For a source, its arguments are
+            `SourceContext`, settings, and its number among the product's sources that are no folders; for a
+            sink, settings and `MessagePictures`; for a connection, `ConnectionContext` and settings; for a
+            page, `PageContext` and settings. A page's object is a `PluginPage`.
+        paths: Fields with paths, which are relative to `station.yaml`.
     """
 
     name: str

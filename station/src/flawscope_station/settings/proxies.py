@@ -46,8 +46,10 @@ def _is_here(host: str) -> bool:
 
 
 def _matches(entry: str, target: SplitResult, host: str) -> bool:
-    """Whether an entry of `no_proxy` names the host: `*`, a name, `.domain`, `*.domain`, an IP address, a
-    network such as 10.0.0.0/8 or 10.*, each perhaps with a port; `<local>`: a name without a domain.
+    """Whether an entry of `no_proxy` names the host.
+
+    An entry is `*`, a name, `.domain`, `*.domain`, an IP address, or a network such as 10.0.0.0/8 or 10.*,
+    each perhaps with a port. `<local>` means a name without a domain.
     """
     if entry == "<local>":
         return "." not in host and ":" not in host

@@ -40,8 +40,9 @@ def _time_of_day(text: str) -> str:
 class ShiftSettings(Section):
     """Settings of shifts.
 
-    begin: when each begins, by name, such as `early: "06:00"`; it ends where the next one begins.
-    zone: whose clocks count, such as Europe/Berlin; None: this machine's.
+    Attributes:
+        begin: When each begins, by name, such as `early: "06:00"`; it ends where the next one begins.
+        zone: Whose clocks count, such as Europe/Berlin; None: this machine's.
     """
 
     REMOVED: ClassVar[Mapping[str, str]] = dict.fromkeys(
@@ -100,11 +101,13 @@ def times_of_day(names: Sequence[str], shifts: ShiftSettings | None) -> list[tim
 def moments(times: Iterable[time], zone: tzinfo | None, at: int, days: range) -> Iterator[tuple[int, time]]:
     """Yield the moment of each time of day on each day, microseconds since 1970, and the time.
 
-    One that the clocks skip counts, one that comes twice counts once.
+    A time that the clocks skip counts, one that comes twice counts once.
 
     Args:
+        times: of day.
         zone: whose clocks count; None: this machine's.
-        days: counted from that of `at`, microseconds since 1970.
+        at: microseconds since 1970.
+        days: counted from that of `at`, which is 0.
     """
     first = datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).date()
     for day, begin in product(days, times):

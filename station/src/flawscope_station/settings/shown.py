@@ -21,7 +21,12 @@ _PLUGIN_FIELDS = {"name", "values", "open"}
 
 
 def with_products(settings: Settings, products: Mapping[str, ProductSettings]) -> dict[str, object]:
-    """Return settings as nested dictionaries. products: that hold, also those that were made on the pages."""
+    """Return settings as nested dictionaries, with the products that hold.
+
+    Args:
+        settings: of the file.
+        products: that hold, also those that were made on the pages.
+    """
     return {**asdict(settings), "products": {name: asdict(one) for name, one in list(products.items())}}
 
 

@@ -20,11 +20,12 @@ BROKER = "mqtt"  # the sink of all products, a setting of its own
 class SinkSettings(Section):
     """Settings of a sink.
 
-    plugin: what it is, with its own settings.
-    name: identifies the sink's cursor in the records; a new name begins anew. None: its address or folder;
-    where that changes, its place among the product's sinks.
-    only: every inspection, or anomalous ones, without those within tolerance. verdicts: verdicts are sent,
-    too, also those taken back.
+    Attributes:
+        plugin: Its kind, with the settings of that kind.
+        name: Identifies the sink's cursor in the records; a new name begins anew. None: its address or
+            folder; where that changes, its place among the product's sinks.
+        only: Every inspection, or anomalous ones, without those within tolerance.
+        verdicts: Verdicts are sent, too, also those taken back.
     """
 
     plugin: ConfiguredPlugin
@@ -34,6 +35,7 @@ class SinkSettings(Section):
 
     @property
     def kind(self) -> str:
+        """Return the name of its plugin, such as `webhook`."""
         return self.plugin.name
 
     @property

@@ -59,7 +59,7 @@ def _split_device(address: str) -> tuple[str, str] | None:
 
 
 def check_address(address: str) -> None:
-    """Raise InputError for what is no address of a stream or a device."""
+    """Raise InputError unless this is the address of a stream or a device."""
     if not address or not address.isprintable():
         raise InputError("camera has no address: write rtsp://HOST/PATH or /dev/video0")
     if "://" in address:
@@ -76,7 +76,7 @@ def check_address(address: str) -> None:
 
 
 def _check_stream(address: str) -> None:
-    """Raise InputError for what is no address of a stream."""
+    """Raise InputError unless this is the address of a stream."""
     try:
         parts = urlsplit(address)
         is_valid = bool(parts.hostname) and (parts.port or 1) > 0
@@ -93,8 +93,10 @@ def _check_stream(address: str) -> None:
 
 
 def quote_password(address: str) -> str:
-    """Return a stream's address with the signs of its password quoted, for rtsp://admin:pa#ss@host/path ends
-    at the # as it stands. One that a program can read stays as it is.
+    """Return a stream's address with the signs of its password quoted.
+
+    As it stands, rtsp://admin:pa#ss@host/path would end at the #. An address that a program can read stays as
+    it is.
     """
     match = re.fullmatch(r"([a-z]+://[^:/?#@]+:)(.+)@(.*)", address)
     if match is None:
@@ -189,10 +191,11 @@ def _options(given: object) -> object:
 class FolderSourceSettings(Section):
     """Settings of a folder of pictures.
 
-    then: what happens to a file when its inspection is on the disk: `keep`, or a folder to move to.
-    pattern: a regular expression that is searched for in the path below the folder; its groups `part`,
-    `batch` and `view` name the part of a picture, and the view of it.
-    view: of a part, which all its pictures show.
+    Attributes:
+        then: Whether a file is kept when its inspection is on the disk (`keep`), or the folder to move it to.
+        pattern: A regular expression that is searched for in the path below the folder; its groups `part`,
+            `batch` and `view` name the part of a picture, and the view of it.
+        view: Of a part, which all its pictures show.
     """
 
     folder: FilePath
@@ -205,15 +208,16 @@ class FolderSourceSettings(Section):
 class CameraSourceSettings(Section):
     """Settings of a camera.
 
-    camera: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `udp://…`, `/dev/video0`, `avfoundation:NAME` or
-    `dshow:video=NAME`.
-    every: `frame`, a time such as `1 s`, or `trigger`.
-    password_file: holds the password that the address leaves out.
-    lost_after: seconds without a frame after which a camera is away.
-    options: of FFmpeg, such as `video_size: 1920x1080`.
-    view: of a part, which all frames show.
-    latency: seconds from the exposure of a frame until it is decoded, at most; None: not known, and no
-    trigger is answered.
+    Attributes:
+        camera: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `udp://…`, `/dev/video0`,
+            `avfoundation:NAME` or `dshow:video=NAME`.
+        every: `frame`, a time such as `1 s`, or `trigger`.
+        password_file: Holds the password that the address leaves out.
+        lost_after: Seconds without a frame after which a camera is away.
+        options: Of FFmpeg, such as `video_size: 1920x1080`.
+        view: Of a part, which all frames show.
+        latency: Seconds from the exposure of a frame until it is decoded, at most; None: not known, and no
+            trigger is answered.
     """
 
     camera: str = field(repr=False)
@@ -231,6 +235,7 @@ class CameraSourceSettings(Section):
 
     @property
     def frame_timeout(self) -> float:
+        """Seconds without a frame after which the camera is away."""
         return self.lost_after
 
     @property

@@ -59,8 +59,9 @@ def check_product_name(name: str) -> str:
 
 
 def find_namesake(name: str, known: Iterable[str]) -> str:
-    """Return the known product whose name differs in capital letters alone, or "": files that are named by
-    products, such as reports, would be one on Windows and macOS.
+    """Return the known product whose name differs in capital letters alone; "": there is none.
+
+    Files that are named by products, such as reports, would be one on Windows and macOS.
     """
     return next((one for one in known if one != name and one.lower() == name.lower()), "")
 
@@ -97,10 +98,11 @@ def _one_of_engines(engine: str) -> str:
 class LearningSettings(Section):
     """Settings of learning from verdicts.
 
-    after: number of corrections after which a version is made.
-    keep: number of versions that were made and never used and are kept.
-    trained: the trained model (.safetensors) of which `model` is an export.
-    pictures: folder of the pictures that the model was fitted on, for methods that are trained anew.
+    Attributes:
+        after: Number of corrections after which a version is made.
+        keep: Number of versions that were made and never used and are kept.
+        trained: The trained model (.safetensors) from which `model` was exported.
+        pictures: Folder of the pictures that the model was fitted on, for methods that are trained anew.
     """
 
     REMOVED: ClassVar[Mapping[str, str]] = {
@@ -117,22 +119,24 @@ class LearningSettings(Section):
 class ProductSettings(Section):
     """Settings of an inspected product.
 
-    model: a model file of any kind; a joint one stands for all of its products, which have these settings;
-    None: one that is made on the station's pages.
-    folder: pictures that appear in it are inspected, too.
-    drift: bound of the probability of a false alarm of drift; None: drift is not tested.
-    camera_checks: pictures that are dark, overexposed or of another size are reported; a picture that repeats
-    that of an earlier part is not answered.
-    sinks: where its inspections go.
-    sources: folders and cameras beside `folder`.
-    learn: how versions are made from corrections by themselves; None: only on request.
-    deadline: time in which a request that names none must be answered; None: it waits.
-    part_deadline: time for which a folder waits for the other views of a part before it says what is missing.
-    false_alarm_rate: share of good parts that may be called anomalous, `2 %`, whichever version judges; None:
-    as the version was made, and as people change it on the page of models.
-    challenge: times of day and names of shifts at which the challenge parts must pass, as after every change;
-    None: never.
-    tolerances: file of the rules that tolerate an anomalous part; None: nothing is tolerated.
+    Attributes:
+        model: A model file of any kind; a joint one stands for all of its products, which have these
+            settings. None: a model that is made on the station's pages.
+        folder: Pictures that appear in it are inspected, too.
+        drift: Bound of the probability of a false alarm of drift; None: drift is not tested.
+        camera_checks: Pictures that are dark, overexposed or of another size are reported; a picture that
+            repeats that of an earlier part is not answered.
+        sinks: Where its inspections go.
+        sources: Folders and cameras beside `folder`.
+        learn: How versions are made from corrections by themselves; None: only on request.
+        deadline: Seconds in which a request that names none must be answered; None: it waits.
+        part_deadline: Seconds for which a folder waits for the other views of a part before it reports those
+            that are missing.
+        false_alarm_rate: Share of good parts that may be called anomalous, `2 %`, whichever version judges;
+            None: as the version was made, and as people change it on the page of models.
+        challenge: Times of day and names of shifts at which the challenge parts must pass, as after every
+            change; None: never.
+        tolerances: File of the rules that tolerate an anomalous part; None: nothing is tolerated.
     """
 
     model: FilePath | None = None
@@ -168,12 +172,14 @@ class ProductSettings(Section):
 class Limits(Section):
     """Limits that are checked before a picture is decoded.
 
-    queue: parts that wait or are being judged, at most; more are refused with 503.
-    wait: time in which a part must be answered; one that is not fails, and gives back its place and memory.
-    upload: bytes of a request; all that are being received or answered hold four times as many, at most.
-    pixels: of a picture; large ones, and those of one part, take ten times as many bytes together while they
-    are decoded, at most.
-    stalled: seconds after which a client that sends nothing more or does not read its answer is cut off.
+    Attributes:
+        queue: Parts that wait or are being judged, at most; more are refused with 503.
+        wait: Seconds in which a part must be answered; one that is not fails, and gives back its place and
+            memory.
+        upload: Bytes of a request; all that are being received or answered hold four times as many, at most.
+        pixels: Of a picture; large ones, and those of one part, take ten times as many bytes together while
+            they are decoded, at most.
+        stalled: Seconds after which a client that sends nothing more or does not read its answer is cut off.
     """
 
     queue: AtLeastOne = 64
@@ -190,15 +196,17 @@ class Limits(Section):
 
 @dataclass(frozen=True, config=CONFIG)
 class RetentionSettings(Section):
-    """Times for which pictures are kept, by kind; null is for ever. Records stay when a picture is removed.
-
-    good: the model passed it, and nobody reviewed it.
-    anomalous: the model flagged it, and nobody reviewed it.
-    reviewed: there is a verdict.
-    records: inspections themselves, with their verdicts; trends are kept for ever.
-    space: of all pictures together; beyond it the oldest are removed, good ones first, reviewed ones last.
+    """Seconds for which pictures are kept, by kind; None: forever. Records stay when a picture is removed.
 
     A picture that a model version learnt from is never removed.
+
+    Attributes:
+        good: The model passed it, and nobody reviewed it.
+        anomalous: The model flagged it, and nobody reviewed it.
+        reviewed: There is a verdict.
+        records: Inspections themselves, with their verdicts; trends are kept forever.
+        space: Bytes of all pictures together; beyond it the oldest are removed, good ones first, reviewed
+            ones last.
     """
 
     good: Age | None = 30 * 86400.0
@@ -227,22 +235,31 @@ def _host_and_port(text: str) -> str:
 class Settings(Section):
     """Settings of a station.
 
-    name: of the station, in messages to other systems.
-    store: folder of everything that the station keeps.
-    database: URL of a PostgreSQL data base (`postgresql://user:password@host/name`); None: SQLite in the
-    store.
-    password_file: holds the password that the URL leaves out.
-    host, port: where the station listens; another host than this machine requires users or tokens.
-    public: names and addresses of the station beside this machine's.
-    proxy: a proxy on this machine stands in front and names the client (X-Forwarded-For, X-Forwarded-Proto).
-    engine, device, threads: as for `predict`; None: ONNX Runtime, all cores but one.
-    near: good pictures with p-values up to this multiple of the model's false-alarm rate are reviewed, too.
-    mqtt: the broker that gets all inspections.
-    connections: plugins that have pictures judged and are answered, such as a PLC.
-    pages: plugins whose pages the station shows beside its own.
-    shifts: when shifts begin.
-    openid: the provider of a company's accounts; None: people have accounts of the station alone.
-    syslog: HOST:PORT of a syslog server, which gets the events; None: nobody does.
+    Attributes:
+        products: Settings of each product, by name.
+        name: Of the station, in messages to other systems.
+        store: Folder of everything that the station keeps.
+        database: URL of a PostgreSQL data base (`postgresql://user:password@host/name`); None: SQLite in the
+            store.
+        password_file: Holds the password that the URL leaves out.
+        host: Where the station listens; another host than this machine requires users or tokens.
+        port: Where the station listens.
+        public: Names and addresses of the station beside this machine's.
+        proxy: A proxy on this machine stands in front and names the client (X-Forwarded-For,
+            X-Forwarded-Proto).
+        engine: As for `predict`; None: ONNX Runtime.
+        device: As for `predict`.
+        threads: As for `predict`; None: all cores but one.
+        near: Good pictures with p-values up to this multiple of the model's false-alarm rate are reviewed,
+            too.
+        limits: Of parts and requests.
+        keep: How long pictures and records are kept.
+        mqtt: The broker that gets all inspections.
+        connections: Plugins that have pictures judged and are answered, such as a PLC.
+        pages: Plugins whose pages the station shows beside its own.
+        shifts: When shifts begin.
+        openid: The provider of a company's accounts; None: people have accounts of the station alone.
+        syslog: HOST:PORT of a syslog server, which gets the events; None: nobody does.
     """
 
     products: Annotated[
@@ -281,7 +298,7 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_null(cls, given: object) -> object:
-        """A setting without a value has its default."""
+        """Leave out settings without a value, which have their default."""
         if not isinstance(given, Mapping):
             return given
         return {name: value for name, value in given.items() if value is not None}
@@ -317,7 +334,7 @@ class Settings(Section):
 
 
 def read_settings(path: str | Path) -> Settings:
-    """Read a settings file; paths in it, and in those that it includes, are relative to the file.
+    """Read a settings file; paths in it, and in files that it includes, are relative to the file.
 
     Raises:
         InputError: the file cannot be read, or has unknown settings or values of the wrong kind.
@@ -342,7 +359,8 @@ def single_product_settings(model: str, name: str, folder: str | None = None) ->
         return Settings({name: ProductSettings(model, folder)})
 
 
-def override_settings(settings: Settings, **values: Any) -> Settings:
+def override_settings(settings: Settings, **values: object) -> Settings:
     """Return the settings with the values that are not None, as the command line gives them. InputError."""
+    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     with worded_errors():
-        return replace(settings, **{name: value for name, value in values.items() if value is not None})
+        return replace(settings, **given)

@@ -1,5 +1,6 @@
-"""Values of settings: how they are read and their errors worded, numbers with units, paths, secrets in files,
-and addresses without secrets.
+"""Values of settings: how they are read, and how their errors are worded.
+
+They are numbers with units, paths, secrets in files, and addresses without secrets.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ _KINDS = {  # of values, by the beginning of pydantic's name of an error
 class Section:
     """Settings that stand together in `station.yaml`.
 
-    REMOVED: settings of earlier versions, each with what is to be done instead.
+    Attributes:
+        REMOVED: Settings of earlier versions, each with its remedy.
     """
 
     REMOVED: ClassVar[Mapping[str, str]] = {}
@@ -281,6 +283,7 @@ def secret(path: str, what: str) -> str:
     """Return the line in a file, read anew each time: passwords change.
 
     Args:
+        path: of the file.
         what: begins the error, such as "setting password_file".
 
     Raises:
@@ -303,6 +306,8 @@ def with_password(address: str, password: str, right: str) -> str:
     """Return `scheme://user@host/path` with the password. InputError where it has one, or no user.
 
     Args:
+        address: with a user and no password.
+        password: is quoted in the address.
         right: begins the error with the right form, such as `password_file: write the address as ...`.
     """
     match = re.match(r"([a-z+]+://)([^:/@?]+)@", address)
@@ -314,7 +319,16 @@ def with_password(address: str, password: str, right: str) -> str:
 def tls_context(
     ca_file: str | None, certificate_file: str | None = None, key_file: str | None = None
 ) -> ssl.SSLContext:
-    """Return a TLS context that trusts the system and `ca_file`, with an own certificate. InputError."""
+    """Return a TLS context that trusts the system and `ca_file`, and has the station's own certificate.
+
+    Args:
+        ca_file: certificates to trust beside the system's.
+        certificate_file: the station's own certificate.
+        key_file: key of that certificate.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
     context = ssl.create_default_context()
     try:
         if (file := ca_file) is not None:
@@ -327,4 +341,5 @@ def tls_context(
 
 
 def error_text(error: Exception) -> str:
+    """Return the operating system's words for an error, else the error's own message, as one line."""
     return (isinstance(error, OSError) and error.strerror) or one_line_message(error)

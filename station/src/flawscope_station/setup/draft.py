@@ -74,8 +74,13 @@ class GoodQuestionError(InputError):
 
 
 class AddedPicture(NamedTuple):
-    """Result of adding a picture. name: as it is kept, or was sent. error: why it was refused; code: the same
-    for a program, where it has one.
+    """Result of adding a picture.
+
+    Attributes:
+        name: As it is kept, or was sent.
+        status: known: the same picture was there already.
+        error: Why it was refused.
+        code: Why it was refused, for a program; None where the reason has no code.
     """
 
     name: str
@@ -87,14 +92,13 @@ class AddedPicture(NamedTuple):
     def refused(
         cls, name: str, error: FlawscopeError, text: str, other_code: RefusalCode | None = None
     ) -> AddedPicture:
+        """Return the result of a picture that an error kept out; `other_code` where the error has no code."""
         is_too_large = isinstance(error, TooLargeError)
         return cls(name, "refused", text, "too_large" if is_too_large else getattr(error, "code", other_code))
 
 
 def refuse_defect_folder(name: str) -> None:
-    """Raise DefectFolderError where the name of a picture, or of a folder on its path, says that it is
-    defective.
-    """
+    """Raise DefectFolderError where a picture is defective by its name, or that of a folder on its path."""
     try:
         parts = [part for part in re.split(r"[/\\\\]", name) if part != ".." and ":" not in part]
         usual = "/".join(filter(None, parts))
@@ -110,10 +114,13 @@ class Draft:
     """Pictures and state of a product that is being made. Thread-safe.
 
     Args:
-        limits: of pictures. memory: for decoding large ones.
+        limits: of pictures.
+        memory: for decoding large ones.
 
     Attributes:
-        folder: of the pictures. model: file that is learnt. version: grows with each change of the pictures.
+        folder: of the pictures.
+        model: file that is learnt.
+        version: grows with each change of the pictures.
     """
 
     def __init__(self, files: Files, name: str, limits: Limits, memory: MemoryBudget):
@@ -146,15 +153,17 @@ class Draft:
         return {"waiting": QUEUED, "learning": QUEUED, "ready": DONE}.get(stage, stage), facts
 
     def forget_earlier(self, *kept: str) -> None:
-        """Keep of the state of an earlier flawscope what is still said there, and these keys."""
+        """Drop all keys of an earlier flawscope's state but `KEPT` and these."""
         with self._lock:
             self.state = {key: self.state[key] for key in (*KEPT, *kept) if key in self.state}
             self.change()
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """Result of the last learning that ended well, with its options, pictures and time; None: there is
-        none yet. It stays while something else is learnt, and if that fails.
+        """Return the result of the last learning that ended well; None: there is none yet.
+
+        It has the options, pictures and time of that learning. It stays while something else is learnt, and
+        if that fails.
         """
         return self.state.get("result")
 
@@ -179,8 +188,9 @@ class Draft:
         return _picture_names(self.folder)
 
     def refuse_unknown(self) -> None:
-        """Raise GoodQuestionError where the names of the pictures to learn from do not call all good, or
-        none, as `fit` does.
+        """Raise GoodQuestionError where names leave open which of the pictures to learn from are good.
+
+        They leave nothing open where they call all good, or none, as for `fit`.
         """
         try:
             refuse_unknown_names(
@@ -190,6 +200,7 @@ class Draft:
             raise GoodQuestionError(str(error)) from None
 
     def left_out(self) -> list[str]:
+        """List the pictures that were left out, in natural order."""
         return _picture_names(self.left_out_folder)
 
     def add(self, data: bytes, name: str) -> AddedPicture:
@@ -312,7 +323,7 @@ class Draft:
         return bool(self._checkpoints())
 
     def discard_training(self) -> None:
-        """Remove the checkpoints of a training; what was learnt before stays until there is another."""
+        """Remove the checkpoints of a training; the model that was learnt before stays until the next."""
         for one in self._checkpoints():
             one.unlink(missing_ok=True)
 
@@ -323,14 +334,16 @@ class Draft:
 
 
 def checkpoints_of_views(whole: Path) -> list[Path]:
-    """List the checkpoints of the models of a part's views. whole: that of one model for all."""
+    """List the checkpoints of the models of a part's views, beside `whole`, that of one model for all."""
     return [*whole.parent.glob(f"*-{whole.name}")]
 
 
 def describe_result(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a result with `shown`: found and all simulated defects, and the 95 % interval of their share, by
-    size; empty where too few of a size were tried. A result of an earlier flawscope does not say what its
-    promise counts: these are pictures.
+    """Return a result with `shown`, which has a row for each size of simulated defects.
+
+    A row has the found defects, all defects, and the ends of the 95 % interval of the found share. `shown` is
+    empty where too few of a size were tried. A result of an earlier flawscope does not say what its promise
+    counts: these are pictures.
     """
     tried = result["found"]
     intervals = {size: rates.found_interval(*counts) for size, counts in tried.items()}
@@ -358,7 +371,9 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
     """Yield each file with its name, or the reason why it is refused; nothing is unpacked to the disk.
 
     Args:
+        path: of the zip.
         name: as its sender calls the zip.
+        limits: of the upload, which each file in the zip must keep.
 
     Raises:
         OtherFileError: it is a document, or a package of a program.

@@ -1,4 +1,4 @@
-"""Products that are being made: drafts, the check of their pictures, and what is learnt of them."""
+"""Products that are being made: drafts, the check of their pictures, and their learning."""
 
 from __future__ import annotations
 
@@ -125,11 +125,14 @@ class Drafts:
         """Begin a product, or go on with the one of this name.
 
         Args:
-            products: names that the station knows already. taken: those that nothing can be taught to.
+            name: of the product.
+            who: begins it.
+            products: names that the station knows already.
+            taken: those of products whose model is from elsewhere, which no draft can replace.
 
         Raises:
-            InputError: no product can be called so.
-            TakenError: another product is.
+            InputError: no product can have this name.
+            NameTakenError: another product has it.
         """
         check_product_name(name)
         with self._lock:
@@ -197,6 +200,8 @@ class Drafts:
             InputError: the method or its preset is unknown, or there is nothing to learn from.
 
         Args:
+            draft: with the pictures.
+            who: asks for it.
             given: `FIT_OPTIONS` as `flawscope fit` takes them; `minutes` of a method that learns in steps;
                 `auto`: minutes in which settings of PatchCore are tried.
             go_on: where a stopped training of the same settings left off.
@@ -224,7 +229,7 @@ class Drafts:
             self.queue.add(FIT, who, facts, draft=draft.name)
 
     def stop_learning(self, draft: Draft) -> None:
-        """Stop what is learnt of a draft; it can go on later.
+        """Stop the learning of a draft; it can go on later.
 
         A search for settings ends at the first stop, and the best so far is learnt.
         """
@@ -320,7 +325,12 @@ class Drafts:
         return False
 
     def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
-        """Return the state of a draft, as the API shows it. looked_at: its pictures are to be checked."""
+        """Return the state of a draft, as the API shows it.
+
+        Args:
+            draft: of the product.
+            looked_at: a person looks at it, for whom its pictures are checked.
+        """
         result, job = draft.result, self.jobs.of_draft(draft.name)
         stage = _stage(job)
         asked: dict[str, Any] = {} if job is None else json.loads(job.facts)
@@ -363,8 +373,9 @@ def _stage(job: JobRow | None) -> str:
 
 
 def _options_behind(error: str, given: Mapping[str, Any]) -> list[str]:
-    """Return the given options that an error of a fit is about: those that it names, else all that concern
-    what is seen in the pictures.
+    """Return the given options that an error of a fit is about.
+
+    These are the options that it names, else all that change how pictures are seen.
     """
     named = [one for one in given if re.search(rf"--{one.replace('_', '-')}(?![\w-])", error)]
     known = ("minutes", *PICTURE_OPTIONS)
@@ -382,16 +393,19 @@ class Checks(BackgroundThread):
         self._process: subprocess.Popen[str] | None = None
 
     def end(self) -> None:
+        """End the thread, and the check that runs."""
         super().end()
         if (process := self._process) is not None:
             process.kill()
 
     def request(self, draft: Draft) -> None:
+        """Ask for a check of a draft's pictures, unless the last one was of the same pictures."""
         if self._findings.get(draft, (0, {}))[0] != draft.version:
             self._requested.add(draft)
             self.wake()
 
     def forget(self, draft: Draft) -> None:
+        """Forget the findings of a draft that is removed."""
         self._findings.pop(draft, None)
 
     def findings(self, draft: Draft) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ def run_job(job: dict[str, Any], step: ProgressCallback) -> dict[str, Any]:
 
     Args:
         job: `do`: fit or try; `threads`, `device`; the other keys as the functions below use them.
+        step: gets the name of a stage, the steps that are done, and the steps in all.
 
     Raises:
         InputError: it cannot be done.
@@ -104,7 +105,7 @@ def _unusual_pictures(models: Sequence[Predictor]) -> list[dict[str, Any]]:
 
 
 def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predictor:
-    """Fit with the settings that the pictures need; goes on with what was tried for the model before."""
+    """Fit with the settings that the pictures need; trials for the model before are used again."""
     from flawscope import fitting, open_dataset
 
     given = dict(job["given"])
@@ -133,7 +134,7 @@ def _fit_auto(job: dict[str, Any], model: Path, step: ProgressCallback) -> Predi
 
 
 def search_facts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what was tried before the fit; None: nothing was."""
+    """Return the settings that were tried before the fit; None: none were."""
     from flawscope import fitting
 
     choice = fitting.Choice.from_facts(facts)

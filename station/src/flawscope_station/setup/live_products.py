@@ -58,8 +58,10 @@ class LiveProducts:
 
     @staticmethod
     def _mark(draft: Draft, who: str, learnt: int | None) -> DraftMark:
-        """Fact of a version that a draft went live as. begun: when, by which one knows a draft from a later
-        one of its name. learnt: when its learning was asked for.
+        """Return the fact that is stored with a version that a draft went live as.
+
+        It has the time at which the draft was begun, which distinguishes it from a later draft of the same
+        name, and the time at which its learning was asked for.
         """
         return {"begun": draft.state.get("at"), "by": who, "learnt": learnt}
 
@@ -93,8 +95,10 @@ class LiveProducts:
         self.store.note_event(REMOVED_EVENT, who, f"pictures of the new product {name}")
 
     def go_live(self, name: str, who: str) -> None:
-        """Let the model of a draft inspect from now on, as a product of the station: its open questions are
-        accepted by that. InputError where nothing was learnt, or the model cannot be opened.
+        """Let the model of a draft inspect from now on, as a product of the station.
+
+        Its open questions are accepted by that. InputError where nothing was learnt, or the model cannot be
+        opened.
         """
         draft = self.drafts.draft(name)
         if draft.result is None:
@@ -127,7 +131,7 @@ class LiveProducts:
         return is_made and name not in self.asked_for
 
     def remove_live(self, name: str, who: str) -> None:
-        """Inspect a product no more that was made on the pages.
+        """Remove a product that was made on the pages: it is inspected no more.
 
         Its records are kept, and its draft can go live again. NotFoundError; NameTakenError where the
         settings name it.

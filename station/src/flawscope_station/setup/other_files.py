@@ -1,5 +1,7 @@
-"""Files that are no pictures, though some hold pictures: each is refused by its own name, and nothing in it
-is learnt. A report of a defect, dropped among the pictures of good parts, would teach the defect.
+"""Files that are no pictures, though some hold pictures.
+
+Each is refused by its own name, and nothing in it is learnt. A report of a defect, dropped among the pictures
+of good parts, would teach the defect.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def check_zip_name(name: str) -> None:
 
 
 def check_zip_entries(name: str, entries: Collection[str]) -> None:
-    """Raise OtherFileError for a zip that is a document or a package of a program. entries: names in it."""
+    """Raise OtherFileError for a zip that is a document or a package of a program, by the names in it."""
     for mark, kind in _MARKS.items():
         if mark in entries:
             raise OtherFileError(name, "document" if kind == "document" else "archive")

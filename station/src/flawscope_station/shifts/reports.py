@@ -26,7 +26,7 @@ HEAT_MAP_CELLS = 64  # fields of the heat map, to either side
 
 
 def shift_data(product: str, shift: Shift, found: PeriodSummary, zone: tzinfo | None) -> dict[str, object]:
-    """Counts of a shift, with its times by the clocks of a zone."""
+    """Return the counts of a shift, with its times by the clocks of a zone."""
     times = shift.to_dict(zone)
     return {
         "product": product,
@@ -40,7 +40,7 @@ def shift_data(product: str, shift: Shift, found: PeriodSummary, zone: tzinfo | 
 
 
 def hourly_rows(found: PeriodSummary, zone: tzinfo | None) -> list[list[str | int]]:
-    """Counts of each hour by the clocks of a zone, below a header."""
+    """Return rows with the counts of each hour by the clocks of a zone, below a header."""
     rows: list[list[str | int]] = [["hour", *COUNT_NAMES]]
     for hour in found.hours:
         counts = [hour[name] for name in COUNT_NAMES]
@@ -49,15 +49,18 @@ def hourly_rows(found: PeriodSummary, zone: tzinfo | None) -> list[list[str | in
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Rows as CSV."""
+    """Return rows as CSV, with a line feed after each."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 class ReportImages(TypedDict):
-    """Pictures of a report as data URLs. heat: None where no part is there to draw it on. worst: by the
-    numbers of their inspections.
+    """Pictures of a report as data URLs.
+
+    Attributes:
+        heat: Heat map; None where there is no part to draw it on.
+        worst: The most severe anomalous parts, by the number of their inspection.
     """
 
     heat: str | None
@@ -107,7 +110,7 @@ def heat_map(picture: NDArray[np.uint8], boxes: list[Box]) -> NDArray[np.uint8]:
 
 
 def _cells_between(low: float, high: float) -> slice:
-    """Cells of the heat map, one at least, between two shares of a side."""
+    """Return the cells of the heat map between two shares of a side, one at least."""
     first = int(low * HEAT_MAP_CELLS)
     end = int(np.ceil(high * HEAT_MAP_CELLS))
     return slice(first, max(first + 1, end))

@@ -18,7 +18,7 @@ class Shift(NamedTuple):
     until: int
 
     def to_dict(self, zone: tzinfo | None) -> dict[str, str]:
-        """Return values that JSON knows. zone: whose clocks show the times; None: this machine's."""
+        """Return the shift for JSON, with its times by the clocks of a zone; None: this machine's."""
         return {
             "name": self.name,
             "since": local_time(self.since, zone),
@@ -27,7 +27,12 @@ class Shift(NamedTuple):
 
 
 def local_time(at: int, zone: tzinfo | None) -> str:
-    """Return a time, microseconds since 1970, as 2026-11-22T06:00:00+01:00. zone: None: this machine's."""
+    """Return a time as 2026-11-22T06:00:00+01:00.
+
+    Args:
+        at: microseconds since 1970.
+        zone: whose clocks show it; None: this machine's.
+    """
     return datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).isoformat(timespec="seconds")
 
 

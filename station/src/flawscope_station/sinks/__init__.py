@@ -81,6 +81,7 @@ class Sinks:
         return self.store.product_names(numbers - {*self.products.values()})
 
     def start(self) -> None:
+        """Start all deliveries."""
         for one in self.deliveries:
             one.start()
 
@@ -98,6 +99,7 @@ class Sinks:
             self._broker.outboxes.append(self._make_outbox(name, BROKER_PLACE, self.settings.mqtt))
 
     def observe(self, recorded: RecordedInspection) -> None:
+        """Wake the sinks of the product of a recorded inspection."""
         self.wake(recorded.inspection.product_id)
 
     def wake(self, product_id: int) -> None:
@@ -110,9 +112,11 @@ class Sinks:
 
     @property
     def threads(self) -> list[GuardedThread]:
+        """Threads of all deliveries."""
         return [thread for one in self.deliveries for thread in one.threads]
 
     def end(self) -> None:
+        """Ask all deliveries to end, and return at once."""
         for one in self.deliveries:
             one.end()
 
@@ -146,7 +150,7 @@ class Sinks:
         ]
 
     def send_again(self, name: str, who: str) -> int:
-        """Send again what was refused for good of a product; return how many messages. StoreError."""
+        """Send messages of a product that were refused for good again; return their number. StoreError."""
         count = sum(box.undelivered.request_again() for _, box in self.for_product(name))
         if count:
             text = f"{pluralize(count, 'message')} of {name} that were refused are sent again"
@@ -166,7 +170,7 @@ class Sinks:
         }
 
     def store_gauges(self) -> SinkGauges:
-        """Return those for which the store is asked. StoreError."""
+        """Return the metrics for which the store is asked. StoreError."""
         what = f"Messages that wait for a sink, up to {MAX_COUNTED:,}."
         return {"sink_backlog": (what, self._count(Outbox.waiting))}
 
@@ -186,7 +190,14 @@ class Sinks:
         return made
 
     def _open(self, settings: SinkSettings, place: int, names: Iterable[str], code: str) -> Delivery:
-        """Make a sink and its delivery. names: of the products that it serves. code: of its problem."""
+        """Make a sink and its delivery.
+
+        Args:
+            settings: of the sink.
+            place: among a product's sinks, from 1; `BROKER_PLACE` of the broker.
+            names: of the products that it serves.
+            code: of its problem.
+        """
         sink: Sink = settings.plugin.open(settings.plugin.values, self._context)
         sink.kind, sink.label = settings.kind, settings.label
         sink.outboxes = outboxes = [self._make_outbox(name, place, settings) for name in names]
@@ -219,8 +230,10 @@ class Sinks:
         )
 
     def _drop(self, cursors: list[StoredCursor]) -> None:
-        """Delete the cursors of sinks that are not in the settings any more, and tell what they had not had:
-        as an event, in the log and as a problem until the next start.
+        """Delete the cursors of sinks that are not in the settings any more, and report what is not sent.
+
+        The records that such a sink had not had are counted in an event, in the log, and in a problem until
+        the next start.
         """
         names = {number: name for name, number in self.products.items()}
         lost_texts: dict[str, list[str]] = {}  # by the problem's code

@@ -21,7 +21,14 @@ from flawscope_station.store.schema import deliveries, undelivered
 
 @dataclass(frozen=True)
 class StoredCursor:
-    """Cursor in the store. place: of its sink among the product's, from 1, 0 of the broker."""
+    """Cursor in the store.
+
+    Attributes:
+        row: As it is stored.
+        kind: Of its sink, such as webhook.
+        hash: Of its sink's name or address.
+        place: Of its sink among the product's, from 1; 0 of the broker.
+    """
 
     row: DeliveryRow
     kind: str
@@ -30,6 +37,7 @@ class StoredCursor:
 
     @staticmethod
     def of(row: DeliveryRow) -> StoredCursor:
+        """Return the cursor of a row, whose key is taken apart."""
         kind, digest, place = row.sink.split(":")
         return StoredCursor(row, kind, digest, int(place))
 
@@ -40,15 +48,17 @@ def cursor_key(sink: SinkSettings, place: int) -> str:
 
 
 def cursor_conditions(product_id: int, key: str) -> Sequence[ColumnElement[bool]]:
+    """Return the conditions of the row of a cursor, by product and key."""
     return deliveries.c.product_id == product_id, deliveries.c.sink == key
 
 
 def hand_on_cursors(
     database: Database, sinks: Mapping[int, Mapping[int, SinkSettings]]
 ) -> list[StoredCursor]:
-    """Store each cursor under the key that its sink has now; return those of which no sink is left.
+    """Store each cursor under the key that its sink has now; return the cursors whose sinks are gone.
 
     Args:
+        database: of the station.
         sinks: by product, then by place.
 
     Raises:

@@ -28,9 +28,10 @@ class MessagePictures:
     """Pictures of messages; None where there is none: `missing_picture_fields` says why.
 
     Attributes:
-        station, sender: the station's name, and what begins the ids of its messages.
+        station: its name.
+        sender: begins the ids of its messages.
         problems: returns the present problems, as the API shows them.
-        products: numbers by name of those that are inspected, which change.
+        products: numbers of the inspected products, by name; they change.
         removed: names of products that were there before the start, and are no more.
     """
 
@@ -48,7 +49,7 @@ class MessagePictures:
         self.removed = removed
 
     def original(self, message: Message, view: str | None = None) -> tuple[bytes, str] | None:
-        """Return the file as it came, and its ending. view: of the part; None: the most unusual one."""
+        """Return the file as it came, and its ending; without a view, that of the part's most unusual one."""
         found = _read_or_none(lambda: self.renderings.picture(message.product_id, message.number, view))
         return None if found is None else found[:2]
 
@@ -58,8 +59,9 @@ class MessagePictures:
         return _read_or_none(lambda: view(message.product_id, number, PICTURE_SIDE, patient=True))
 
     def overlay(self, message: Message) -> bytes | None:
-        """Return WebP with heat map and outlines; None for inconspicuous pictures, whose maps are not kept:
-        computing them again would delay inspections.
+        """Return WebP with heat map and contours; None for an inconspicuous picture.
+
+        The map of such a picture is not kept, and computing it again would delay inspections.
         """
         if not _is_suspicious(message):
             return None
@@ -71,6 +73,7 @@ def missing_picture_fields(message: Message, found: Mapping[str, str | None]) ->
     """Return a message's fields about missing pictures; empty where none is missing.
 
     Args:
+        message: that gets the fields.
         found: picture and overlay, as far as they are wanted; None: there is none.
     """
     if None not in found.values():
@@ -109,8 +112,9 @@ class UndeliveredError(FlawscopeError):
 
 
 def _blames_message(error: Exception) -> bool:
-    """Whether an error is of this message alone: the other side refuses it, or it cannot be made, such as of
-    a picture that is damaged.
+    """Whether an error is of this message alone.
+
+    The other side refuses the message, or it cannot be made, such as of a picture that is damaged.
     """
     if isinstance(error, UndeliveredError):
         return error.blames_message
@@ -141,8 +145,9 @@ class Sink:
         raise NotImplementedError
 
     def refresh(self) -> float:
-        """Send states, which are no messages; called after each page of messages, and after the seconds that
-        it returned. UndeliveredError.
+        """Send states, which are no messages; return the seconds until the next call. UndeliveredError.
+
+        It is called after each page of messages, too.
         """
         return POLL_INTERVAL
 
@@ -162,7 +167,7 @@ class Delivery(BackgroundThread):
         outboxes: of the products whose inspections are sent, which may grow.
         report: reports the problem, or its end with None.
         refused: is called with a message that was given up, and the reason.
-        tell: gets the sink's remark.
+        tell: gets the sink's remark; None: it has none.
 
     Attributes:
         error: why the last try failed; None: it went well.
@@ -186,7 +191,7 @@ class Delivery(BackgroundThread):
         self._polled_at = time.monotonic()  # when all outboxes were read; a new one is due
 
     def stop(self, seconds: float | None = STOP_TIMEOUT) -> None:
-        """End; a message under way has so many seconds, or is sent again after the next start."""
+        """End; a message that is not taken in these seconds is sent again after the next start."""
         super().stop(seconds)
         self.sink.close()
 
@@ -213,8 +218,10 @@ class Delivery(BackgroundThread):
             self._pause(max(requested, self._backoff.next()))
 
     def _deliver_pages(self) -> float:
-        """Deliver a page of each outbox that has messages, or may have some that nobody told of; return the
-        seconds until the next round, 0 where there is more.
+        """Deliver a page of each outbox that may have messages; return the seconds until the next round.
+
+        They are 0 where there are more messages. Every `POLL_INTERVAL`, all outboxes are read: an outbox may
+        have messages although nobody woke its sink.
         """
         is_complete, is_poll = True, time.monotonic() - self._polled_at >= POLL_INTERVAL
         if is_poll:
@@ -262,8 +269,9 @@ class Delivery(BackgroundThread):
                     box.save()
 
     def _tell_if_behind(self) -> None:
-        """Report that messages have always waited for a while, also in the midst of a page: each message may
-        take long.
+        """Report that messages have always waited for a while.
+
+        It is called in the midst of a page, too, for each message may take long.
         """
         self._behind_since = self._behind_since or time.monotonic()
         if time.monotonic() - self._behind_since > BEHIND_SECONDS:

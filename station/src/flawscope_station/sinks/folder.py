@@ -27,23 +27,31 @@ MAX_NAME_LENGTH = 60  # characters of the sender's name
 
 @dataclass(frozen=True)
 class FolderSinkSettings:
-    """Settings of a folder. folder: where files are written. picture: pictures to send."""
+    """Settings of a folder.
+
+    Attributes:
+        folder: Where files are written.
+        picture: Pictures that are written beside the JSON.
+    """
 
     folder: str
     picture: Literal["none", "picture", "overlay", "both"] = "both"
 
     @property
     def address(self) -> str:
+        """Return the folder, which identifies the sink where it has no name."""
         return self.folder
 
     label = address
 
 
 class FolderSink(Sink):
-    """Writes `DIR/2026-11-22/000017-name.json`, with `.png` (the picture as it came; of a part in several
-    views one for each, with its name) and `-overlay.webp` beside it; for a verdict
-    `000017-name-verdict-5.json`. An existing file is never changed: a name that is taken by something else
-    gets `-2`, `-3` and so on.
+    """Sink that writes files into a folder, named by number and name of the inspection.
+
+    An inspection is `DIR/2026-11-22/000017-name.json`, with `000017-name.png` and `000017-name-overlay.webp`
+    beside it. The first is the picture as it came; a part in several views has a picture for each view, with
+    the view's name. A verdict is `000017-name-verdict-5.json`. An existing file is never changed: a name that
+    is taken by something else gets `-2`, `-3` and so on.
     """
 
     def __init__(self, settings: FolderSinkSettings, pictures: MessagePictures):
@@ -64,6 +72,7 @@ class FolderSink(Sink):
             ) from None
 
     def send(self, message: Message) -> None:
+        """Write the files of a message; return when they are on the disk. UndeliveredError."""
         try:
             if not self.folder.is_dir():
                 raise UndeliveredError("the folder is not there; it is written when it is back")
@@ -104,6 +113,9 @@ class FolderSink(Sink):
         """Write the pictures as they came; return False where a name is taken by something else.
 
         Args:
+            day: folder of the message's day.
+            stem: begins the names of the files.
+            message: about an inspection.
             written: gets the name of each file, by what it shows; None: there is no picture.
         """
         views: list[str | None] = [view["view"] for view in message.data["views"]]
@@ -151,8 +163,12 @@ def _holds_message(path: Path, id: str) -> bool:
 
 
 def _write_new_file(path: Path, data: bytes, id: str) -> bool:
-    """Write a whole file, flushed; return False where another one is there. id: of the message: what a killed
-    station had begun is overwritten. OSError.
+    """Write a whole file, flushed; return False where a file with other content is there. OSError.
+
+    Args:
+        path: of the file.
+        data: its content.
+        id: of the message; a file that a killed station had begun for it is overwritten.
     """
     temporary = path.parent / f".{path.name}.{id}{files.PARTIAL_SUFFIX}"
     try:

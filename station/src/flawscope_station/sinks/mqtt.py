@@ -53,11 +53,14 @@ _STATE_FIELDS = (
 class MqttSettings:
     """Settings of the station's broker.
 
-    broker: `mqtt://host:1883`, or `mqtts://host:8883` with TLS.
-    user, password_file: the station's credentials.
-    ca_file: certificates to trust beside the usual.
-    certificate_file, key_file: the station's own.
-    topic: begins all topics.
+    Attributes:
+        broker: `mqtt://host:1883`, or `mqtts://host:8883` with TLS.
+        user: Of the station at the broker; None: it has none.
+        password_file: Holds the user's password.
+        ca_file: Certificates to trust beside the usual.
+        certificate_file: The station's own certificate.
+        key_file: Key of that certificate.
+        topic: Begins all topics.
     """
 
     broker: str
@@ -96,6 +99,7 @@ class MqttSettings:
 
     @property
     def address(self) -> str:
+        """Return the broker's URL, which holds no password."""
         return self.broker
 
     @property
@@ -106,6 +110,7 @@ class MqttSettings:
 
     @property
     def label(self) -> str:
+        """Return scheme, host and port of the broker."""
         return redact_address(self.broker)
 
     def password(self) -> str | None:
@@ -134,13 +139,16 @@ class MqttSink(Sink):
         self._sent_states: dict[str, tuple[float, Cursor]] = {}  # by product: time and cursor of the last
 
     def prepare(self, *, is_new: bool) -> None:
-        self.make_client()  # its files can be read
+        """Check that password and certificates can be read. InputError."""
+        self.make_client()
 
     @property
     def is_connected(self) -> bool:
+        """Whether there is a connection to the broker."""
         return self._lost_reason is None
 
     def send(self, message: Message) -> None:
+        """Publish a message below its product's topic; return when the broker has it. UndeliveredError."""
         self._connect()
         kind = message.type.partition(".")[0]  # inspection, verdict
         text = json.dumps(message.envelope(), ensure_ascii=False, separators=(",", ":"))
@@ -185,6 +193,7 @@ class MqttSink(Sink):
 
     @property
     def remark(self) -> str | None:
+        """Words on another station of this name, heard at the broker a moment ago; None: there is none."""
         if time.monotonic() > self._heard_at + OTHER_STATION_SECONDS:
             return None
         return (
@@ -193,7 +202,7 @@ class MqttSink(Sink):
         )
 
     def _hear_status(self, client: paho.Client, data: object, message: paho.MQTTMessage) -> None:
-        """Hear the station's own topic: what it has not written there comes from another station."""
+        """Note a message on the station's own topic: one that it has not written is another station's."""
         if message.retain:  # what was there before
             return
         if message.payload == ONLINE.encode() and self._own_statuses:
@@ -215,6 +224,7 @@ class MqttSink(Sink):
         self._publish(f"{self._base_topic}/status", ONLINE, retain=True)
 
     def close(self) -> None:
+        """Publish that the station is offline, and end the connection."""
         with suppress(UndeliveredError):  # else the broker publishes the will
             if self.is_connected:
                 self._publish(f"{self._base_topic}/status", OFFLINE, retain=True, timeout=DISCONNECT_TIMEOUT)
@@ -223,7 +233,7 @@ class MqttSink(Sink):
             self._client.loop_stop()
 
     def _product_state(self, box: Outbox) -> dict[str, object]:
-        """State of a product, which the broker keeps."""
+        """Return the state of a product, which the broker keeps."""
         product_id, store = box.product_id, self._renderings.store
         counts = store.counts(product_id)
         of_day = store.counts_since(product_id, now() - DAY)
@@ -249,8 +259,9 @@ class MqttSink(Sink):
     # ---- messages
 
     def _retain(self, topic: str, payload: str) -> None:
-        """Publish a message that the broker keeps, unless the broker has it already, or ended the connection
-        at this topic again and again: others may be taken.
+        """Publish a message that the broker keeps, unless the broker has it already.
+
+        A topic at which the broker ended the connection again and again is left out: others may be taken.
         """
         if self._retained.get(topic) == payload or self._cuts[topic] >= MAX_REFUSALS:
             return

@@ -23,7 +23,12 @@ SAVE_INTERVAL = 60.0  # seconds after which a cursor is stored that passed unwan
 
 
 class MessageData(InspectionFacts):
-    """Inspection that a message is about. link: address of its page; None: others cannot reach it."""
+    """Inspection that a message is about.
+
+    Attributes:
+        station: Its name.
+        link: Address of the inspection's page; None: others cannot reach it.
+    """
 
     station: str
     link: str | None
@@ -51,8 +56,14 @@ class SaidFacts(TypedDict):
 class Message:
     """Message about an inspection or a verdict.
 
-    id: unique, and the same whenever the message is sent again. at: microseconds since 1970. number: of the
-    inspection. verdict: number of the verdict; None: none was given. data: content for the other side.
+    Attributes:
+        id: Unique, and the same whenever the message is sent again.
+        type: `INSPECTION` or `VERDICT`.
+        at: Of the inspection or the verdict, microseconds since 1970.
+        product_id: Number of the product.
+        number: Of the inspection.
+        verdict: Number of the verdict; None: the message is about an inspection.
+        data: Content for the other side.
     """
 
     id: str
@@ -64,8 +75,9 @@ class Message:
     data: MessageData | VerdictData
 
     def envelope(self, **more: object) -> dict[str, object]:
-        """Return the body of Standard Webhooks: type, timestamp, data; and the id, for receivers without
-        headers. more: of the data.
+        """Return the body of Standard Webhooks: type, timestamp and data, with `more` added to the data.
+
+        It has the id, too, for receivers that do not see headers.
         """
         return {"id": self.id, "type": self.type, "timestamp": iso(self.at), "data": {**self.data, **more}}
 
@@ -78,7 +90,13 @@ class Cursor(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Page of messages, oldest first. end: the cursor after them. is_last: no others wait now."""
+    """Page of messages, oldest first.
+
+    Attributes:
+        messages: Of the page.
+        end: The cursor after them.
+        is_last: No others wait now.
+    """
 
     messages: list[Message]
     end: Cursor
@@ -89,14 +107,19 @@ class Outbox:
     """Messages of one product that one sink has not had. A new sink begins with what comes from now on.
 
     Args:
-        only, verdicts: select the messages, as `SinkSettings`.
+        product_id: number of the product.
+        product: its name.
+        key: of the sink's cursor.
+        only: selects inspections, as `SinkSettings.only`.
+        verdicts: whether verdicts are messages, too.
         station: its name, which every message has.
         sender: distinguishes the ids of messages from those of other stations.
         address: of the station's pages, where others can reach them.
 
     Attributes:
         cursor: of the sink.
-        delivered, refused: numbers of messages, ever.
+        delivered: number of messages that were taken, ever.
+        refused: number of messages that were refused for good, ever.
         failed: number of tries since the start.
         undelivered: messages that were refused for good.
         is_due: there may be messages that were not read yet.
@@ -141,8 +164,9 @@ class Outbox:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the cursor that is stored has been another one for a while: records that it has not passed
-        are kept.
+        """Whether the stored cursor has been behind this one for `SAVE_INTERVAL`.
+
+        Records that the stored cursor has not passed are kept.
         """
         return self._progress != self._saved and time.monotonic() - self._saved_at >= SAVE_INTERVAL
 

@@ -16,7 +16,15 @@ NO_VERDICT = 0  # in the place of a verdict's number: the message is about the i
 
 
 class RefusedMessage(TypedDict):
-    """Message as the API shows it. verdict: that it is about; None: it is about the inspection."""
+    """Message that was refused for good, as the API shows it.
+
+    Attributes:
+        inspection: Its number.
+        verdict: Number of the verdict that it is about; None: it is about the inspection.
+        why: Reason of the refusal.
+        at: Time in ISO 8601.
+        again: A person wants it to be sent again.
+    """
 
     inspection: int
     verdict: int | None
@@ -26,7 +34,7 @@ class RefusedMessage(TypedDict):
 
 
 class RefusedBySink(RefusedMessage):
-    """The same with the label of its sink."""
+    """Refused message with the label of its sink."""
 
     sink: str
 
@@ -42,7 +50,7 @@ class Undelivered:
         self.database, self.product_id, self.key = database, product_id, key
 
     def keep(self, inspection: int, verdict: int | None, why: str) -> None:
-        """Remember a message that was refused. verdict: None: it is about the inspection itself."""
+        """Remember a message that was refused; without a verdict it is about the inspection itself."""
         row = {**self._key_of(inspection, verdict), "at": now(), "why": why, "again": False}
         values = {name: row[name] for name in ("at", "why", "again")}
         with self.database.writing() as connection:
@@ -61,12 +69,12 @@ class Undelivered:
         self.database.change(delete(undelivered).where(*same))
 
     def request_again(self) -> int:
-        """Have all messages sent again; return how many there are."""
+        """Mark all messages to be sent again; return their number."""
         self.database.change(update(undelivered).where(*self._own).values(again=True))
         return self.count()
 
     def count(self) -> int:
-        """Return how many messages were refused."""
+        """Return the number of messages that were refused."""
         with self.database.reading() as connection:
             query = select(func.count()).select_from(undelivered).where(*self._own)
             return int(connection.scalar(query) or 0)

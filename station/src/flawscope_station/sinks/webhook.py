@@ -1,5 +1,7 @@
-"""Webhooks: each message is a POST, signed according to Standard Webhooks (standardwebhooks.com,
-specification 1.0.0, "Signature scheme"): HMAC-SHA256 of `id.timestamp.body`.
+"""Webhooks: each message is a POST, signed according to Standard Webhooks.
+
+The signature is HMAC-SHA256 of `id.timestamp.body` (standardwebhooks.com, specification 1.0.0, "Signature
+scheme").
 """
 
 from __future__ import annotations
@@ -38,8 +40,11 @@ MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64  # as the specification says
 class WebhookSettings:
     """Settings of a webhook.
 
-    webhook: an address that gets a POST. picture: pictures to send.
-    secret_file: lines `whsec_...` to sign with. ca_file: certificates to trust beside the usual.
+    Attributes:
+        webhook: An address that gets a POST.
+        picture: Pictures to send.
+        secret_file: Lines `whsec_...` to sign with.
+        ca_file: Certificates to trust beside the usual.
     """
 
     webhook: str
@@ -52,10 +57,12 @@ class WebhookSettings:
 
     @property
     def address(self) -> str:
+        """Return the whole address, which may hold secrets."""
         return self.webhook
 
     @property
     def label(self) -> str:
+        """Return scheme, host and port of the address, without secrets."""
         return redact_address(self.webhook)
 
 
@@ -79,6 +86,7 @@ class Webhook(Sink):
         )
 
     def send(self, message: Message) -> None:
+        """POST a message; return when it was answered with a status of success. UndeliveredError."""
         body = json.dumps(self.body(message), ensure_ascii=False, separators=(",", ":")).encode()
         headers = self._headers(message.id, body)
         try:
@@ -100,6 +108,7 @@ class Webhook(Sink):
             return answer, await _first_line(answer)
 
     def close(self) -> None:
+        """Close the connection, unless an exchange is under way, which ends by itself."""
         with suppress(RuntimeError):  # an exchange is under way, and ends by itself
             self._loop.run_until_complete(self._client.aclose())
             self._loop.close()
@@ -194,6 +203,9 @@ def signature_header(keys: list[bytes], id: str, timestamp: int, body: bytes) ->
     """Return the header `webhook-signature`: `v1,` and base64 for each key, with a space between.
 
     Args:
+        keys: to sign with.
+        id: of the message, the header `webhook-id`.
+        body: of the request.
         timestamp: seconds since 1970, the header `webhook-timestamp`.
     """
     content = f"{id}.{timestamp}.".encode() + body

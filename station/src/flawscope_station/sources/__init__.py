@@ -34,9 +34,13 @@ class Sources(dict[str, list[Source]]):
     """Sources by product, in the order of the settings.
 
     Args:
-        refused: gets the name of a product, and why one of its parts was not judged.
-        check: raises why no part of a product and a number is taken now (`Intake.check_standstill`).
-        parts: knows which products are judged in views.
+        submit: Queues a part for inspection.
+        report: Reports a problem.
+        addresses: Products and entries of the station.
+        limits: Limits of the settings.
+        refused: Gets the name of a product, and the error of a part of it that was not judged.
+        check: Raises why no part of a product with a number is taken now (`Intake.check_standstill`).
+        parts: Knows which products are judged in views.
     """
 
     def __init__(
@@ -57,7 +61,8 @@ class Sources(dict[str, list[Source]]):
     def start(self) -> None:
         """Make all sources, then start them.
 
-        InputError: PyAV is not installed, and a camera is named; or a plugin cannot be used.
+        Raises:
+            InputError: a camera is named, and PyAV is not installed; or a plugin cannot be used.
         """
         products, number = self._addresses.configured, self._addresses.address_id
         excluded = _folders_moved_to(products.values())
@@ -73,13 +78,14 @@ class Sources(dict[str, list[Source]]):
         return [thread for source in self._all_sources() for thread in getattr(source, "threads", ())]
 
     def stop(self) -> None:
+        """Stop all sources together; each has half a minute for it."""
         stop_all([source.stop for source in self._all_sources()], STOP_TIMEOUT + 5)  # which each has
 
     def _all_sources(self) -> list[Source]:
         return [source for sources in self.values() for source in sources]
 
     def _submit_reported(self, refused: Callable[..., object], part: Part) -> Future[RecordedInspection]:
-        """Submit a part, and tell where it is refused. One for which there is no room now waits."""
+        """Submit a part, and report a refusal. A part for which there is no room now waits."""
         refused = partial(refused, part=part.number, picture=part.pictures[0].name)
         try:
             answer = self._submit(part)
@@ -128,13 +134,18 @@ class Sources(dict[str, list[Source]]):
 
 
 def _folders_moved_to(products: Iterable[ProductSettings]) -> list[str]:
-    """Return the folders that pictures are moved to: no source takes them again."""
+    """Return the folders that pictures are moved to; no source takes pictures from them."""
     sources = [one for product in products for one in product.all_sources]
     return [one.then for one in sources if isinstance(one, FolderSourceSettings) and one.then != KEEP]
 
 
 def find_camera(name: str, sources: Sequence[Source], number: int | None = None) -> TriggeredSource:
-    """Return a product's triggered camera by its number; None: the only one. InputError, NotFoundError."""
+    """Return a product's triggered camera by its number; None: the only one.
+
+    Raises:
+        InputError: the product has no camera, or several and no number is given.
+        NotFoundError: it has no camera with this number.
+    """
     cameras = {one.number: one for one in sources if isinstance(one, TriggeredSource)}
     if not cameras:
         raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")

@@ -1,11 +1,11 @@
 """Pictures that appear in a folder: which are new, and when each is whole.
 
 The folder is listed again and again. File-system events would be faster by a fraction of a second, but they
-do not come from network shares, they get lost when too many come at once, and they do not tell when a file is
+do not come from network shares, they get lost when too many come at once, and they do not say when a file is
 whole: listings would be needed beside them. A folder's own time of change is a hint to look for new names.
 
-Names, inodes and times say which files are to be read, and never that a picture is known: only its content
-does. So that a listing takes little, it asks for the times of a part of the known files, in turn.
+Names, inodes and times decide which files are read, but never that a picture is known: only its content does.
+To keep a listing short, it asks for the times of a part of the known files, in turn.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SELF_CHECKING = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".jp2"})
 
 
 class FileStamp(NamedTuple):
-    """Identity of a file, whatever its name. `inode` is 0 where the file system has none."""
+    """Identity of a file, whatever its name; `inode` is 0 where the file system has none."""
 
     size: int
     modified_ns: int  # ns
@@ -39,6 +39,7 @@ class FileStamp(NamedTuple):
 
     @classmethod
     def from_stat(cls, facts: os.stat_result) -> FileStamp:
+        """Return the stamp in the result of `os.stat`."""
         return cls(facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 
@@ -46,14 +47,23 @@ NO_STAMP = FileStamp(0, 0, 0)  # of a system's file, which is written again and 
 
 
 class _Listed(NamedTuple):
-    """File of a listing. touched_ns: time of the last change of its content, name or rights, in ns."""
+    """File of a listing.
+
+    Attributes:
+        stamp: Identity of the file.
+        touched_ns: Time of the last change of its content, name or rights, in ns.
+    """
 
     stamp: FileStamp
     touched_ns: int
 
     @classmethod
     def of(cls, path: str, *, follow: bool = True) -> _Listed:
-        """Ask for a file's times. OSError. On Windows the entries of a folder have no inode."""
+        """Ask for a file's times; a folder's entries have no inode on Windows.
+
+        Raises:
+            OSError: the file is gone, or cannot be asked.
+        """
         facts = os.stat(path, follow_symlinks=follow)
         return cls(FileStamp.from_stat(facts), facts.st_ctime_ns)
 
@@ -77,16 +87,15 @@ class Arrivals:
     when its size and time of change are the same twice, and in formats that do not show whether they are
     whole for `settle` seconds; in the order of the times of change. The caller answers with `done`, with
     `failed` where the picture cannot be read, or with `later`. A picture that failed is given out again, less
-    and less often, until it has not changed for `patience` seconds. Whatever has another name, inode or time
-    than what was judged is given out, also a file that was renamed or touched alone: `content_known`, and
-    the caller's store, tell whether the picture is known.
+    and less often, until it has not changed for `patience` seconds. A file with another name, inode or time
+    than the judged one is given out, also after a mere renaming or touch: `content_known`, and the caller's
+    store, decide whether the picture is known.
 
     Attributes:
-        at_start: paths of the pictures that were there before.
-        gone: pictures that went away before they could be judged, with the stamps that they had.
-        overwritten: pictures in whose place another file came before they could be judged, with their stamps.
-        others: files that are no pictures, hidden and systems' files and folders, by the last scan.
-        took: seconds of the last scan.
+        at_start: Paths of the pictures that were there before.
+        gone: Pictures that went away before they could be judged, with their last stamps.
+        overwritten: Pictures that another file replaced before they could be judged, with their stamps.
+        took: Seconds of the last scan.
     """
 
     def __init__(
@@ -100,10 +109,11 @@ class Arrivals:
         """List the folder for the first time.
 
         Args:
-            folder: with its subfolders.
-            patience: seconds that a file which cannot be read may still be incomplete.
-            settle: seconds that a file of a format that is not `SELF_CHECKING` must not have changed.
-            apart: folders in it that are left out.
+            folder: Watched folder, with its subfolders.
+            patience: Seconds that a file which cannot be read may still be incomplete.
+            settle: Seconds without a change after which a file of a format that is not `SELF_CHECKING` is
+                whole.
+            apart: Folders in it that are left out.
 
         Raises:
             InputError: there is no such folder, or it cannot be read.
@@ -131,6 +141,7 @@ class Arrivals:
 
     @property
     def others(self) -> list[Path]:
+        """Files that are no pictures, hidden and systems' files and folders, by the last scan."""
         return [Path(path) for path in self._others]
 
     def scan(self, now: float) -> list[Path]:
@@ -161,8 +172,9 @@ class Arrivals:
         return self._in_order(ready)
 
     def look(self, now: float) -> list[Path]:
-        """Return the pictures that are whole by now, of those that wait and of new names: the next scan finds
-        what a folder's time of change does not tell.
+        """Return the pictures that are whole by now, among those that wait and new names.
+
+        The next scan finds new files that a folder's time of change does not show.
         """
         for folder in self._folders:
             with suppress(OSError):
@@ -181,8 +193,9 @@ class Arrivals:
         return self._in_order(ready)
 
     def passed_over(self, now: float) -> dict[Path, str]:
-        """Return files that are not given out (`others`), each once, with the reason: those that have not
-        changed for `patience` seconds, since pictures may have another name while they are written.
+        """Return files that are not given out (`others`), each once, with the reason.
+
+        They have not changed for `patience` seconds: pictures may have another name while they are written.
         """
         found = [
             path
@@ -193,16 +206,16 @@ class Arrivals:
         return {Path(p): WRITTEN if p in self._written else listing.reason_not_judged(p) for p in found}
 
     def other_stamp(self, path: Path) -> FileStamp:
-        """Return the stamp of one of `others`; `NO_STAMP`: its name alone counts."""
+        """Return the stamp of a file in `others`; `NO_STAMP`: its name alone counts."""
         return self._asides[str(path)][0]
 
     def content_known(self, path: Path, digest: bytes) -> bool:
-        """Whether a picture that was given out was judged with this content, of this name and time."""
+        """Return whether a picture that was given out was judged with this content, name and time."""
         known = self._done.get(str(path))
         return known is not None and known.digest == digest and known.listed.stamp[:2] == self.stamp(path)[:2]
 
     def stamp(self, path: Path) -> FileStamp:
-        """Return the stamp, when it was last seen, of a picture that was given out and not answered."""
+        """Return the last stamp of a picture that was given out and not answered."""
         return self._pending[str(path)].listed.stamp
 
     def unchanged_since(self, path: Path) -> float:
@@ -214,11 +227,12 @@ class Arrivals:
         return {Path(path) for path in self._pending}
 
     def done(self, path: Path, *, removed: bool = False, digest: bytes | None = None) -> None:
-        """Answer that a picture was judged, as it was when it was last seen.
+        """Answer that a picture was judged, as it was at its last stamp.
 
         Args:
-            removed: so was the file, by the caller: another of the same name is new.
-            digest: of the content; None: nobody read it.
+            path: Path of the picture.
+            removed: Whether the caller removed the file: another file of its name is new.
+            digest: SHA-256 of the content; None: nobody read it.
         """
         name = str(path)
         listed = self._pending.pop(name).listed
@@ -232,7 +246,11 @@ class Arrivals:
         return self._done[name].listed.stamp if name in self._done and name not in self._left else None
 
     def check(self, path: Path, digest: bytes) -> bool:
-        """Compare the content of a picture that was judged; where it is another, it is given out again."""
+        """Compare the content of a judged picture; a picture with another content is given out again.
+
+        Returns:
+            Whether the content is the same.
+        """
         known = self._done[str(path)]
         if known.digest not in (None, digest):
             self._forget_done(str(path))
@@ -241,8 +259,9 @@ class Arrivals:
         return True
 
     def is_coarse(self, path: Path) -> bool:
-        """Whether the times of a picture that was judged are of a file system that rounds them: they do not
-        tell that it was written anew.
+        """Return whether the times of a judged picture come from a file system that rounds them.
+
+        Such times do not show that the file was written again.
         """
         known = self._done.get(str(path))
         return known is not None and known.listed.touched_ns % COARSE_NS == 0
@@ -253,12 +272,14 @@ class Arrivals:
         return judged | {one.listed.stamp for one in self._pending.values()}
 
     def later(self, path: Path, again: float) -> None:
-        """Answer that a picture is to be given out again, not before this moment."""
+        """Answer that a picture is to be given out again, not before the moment `again`."""
         self._pending[str(path)].retry_at = again
 
     def failed(self, path: Path, now: float) -> bool:
-        """Answer that a picture cannot be read; return whether it is to be given up: it had time to become
-        whole.
+        """Answer that a picture cannot be read.
+
+        Returns:
+            Whether it is to be given up: it had time to become whole.
         """
         pending = self._pending[str(path)]
         if now - pending.changed_at >= self.patience:
@@ -277,7 +298,7 @@ class Arrivals:
         return False
 
     def _is_whole(self, path: str, listed: _Listed, now: float) -> bool:
-        """Whether a picture that is not judged is to be given out now."""
+        """Return whether a picture that is not judged is to be given out now."""
         pending = self._pending.get(path)
         if pending is not None and pending.listed.stamp == listed.stamp:
             pending.listed = listed
@@ -289,7 +310,7 @@ class Arrivals:
         return False
 
     def _take_new_names(self, folder: str, now: float) -> None:
-        """Let pictures wait that came to a folder since it was listed, as far as its time of change tells."""
+        """Let pictures wait that came to a folder since it was listed, as far as its time of change shows."""
         changed = os.stat(folder).st_mtime_ns
         if changed == self._folders[folder]:
             return
@@ -307,7 +328,7 @@ class Arrivals:
                     self._is_whole(path, listed, now)
 
     def _parents(self, folder: str) -> list[str]:
-        """The folders between the watched one and a folder in it, the watched one included."""
+        """Return the folders between the watched one and a folder in it, the watched one included."""
         root = os.fspath(self.folder)
         return [os.fspath(one) for one in Path(folder).parents if one.is_relative_to(root)]
 
@@ -316,8 +337,9 @@ class Arrivals:
         return [Path(path) for path in paths]
 
     def _recognise_folder(self) -> None:
-        """Take the files of a share that was away for those from before, whatever their inodes are now, until
-        their content is compared.
+        """Take the files of a share that is back as the files from before, whatever their inodes are now.
+
+        Their content is compared later.
         """
         identity = _identity(self.folder)
         if identity == self._identity or not self._present:
@@ -334,7 +356,7 @@ class Arrivals:
         self._done.pop(path, None)
 
     def _forget(self) -> None:
-        """Forget files that are gone. A folder that is away, or another, is no evidence."""
+        """Forget files that are gone; a folder that is away, or another in its place, is no evidence."""
         present = self._present
         if gone := self._pending.keys() - present.keys():
             stamps = {listed.stamp for listed in present.values()}
@@ -352,8 +374,10 @@ class Arrivals:
     def _list_files(self) -> None:
         """List the folder, unsorted, for there may be very many files.
 
-        Of a part of the known ones, in turn, the times are asked for. InputError where the folder itself
-        cannot be read.
+        It asks for the times of a part of the known files, in turn.
+
+        Raises:
+            InputError: the folder itself cannot be read.
         """
         begun = time.monotonic()
         self._present: dict[str, _Listed] = {}  # pictures
@@ -389,7 +413,7 @@ class Arrivals:
     def _sort_entries(self, folder: str, entries: list[os.DirEntry[str]]) -> list[str]:
         """Sort the entries of a folder into pictures and others; return its subfolders.
 
-        Files that vanish meanwhile are left out, and what macOS notes beside a file that is there.
+        Files that vanish meanwhile are left out, and files that macOS keeps beside a file that is there.
         """
         folders: list[str] = []
         names = self._names[folder]
@@ -408,8 +432,9 @@ class Arrivals:
         return folders
 
     def _pass_known(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-        """Take known files, of which there may be very many, as they were; return the entries whose times are
-        to be asked for.
+        """Take known files, of which there may be very many, as they were; return the other entries.
+
+        Their times are to be asked for.
         """
         done = self._done
         present = self._present
@@ -446,14 +471,14 @@ class Arrivals:
 
 
 def _written_below(folder: str) -> set[str]:
-    """Paths below a folder that flawscope wrote, its list included."""
+    """Return the paths below a folder that flawscope wrote, its list included."""
     return {
         os.fspath(path) for path in (Path(folder, listing.OUTPUT_LIST), *listing.written_below(Path(folder)))
     }
 
 
 def _is_among(stamp: FileStamp, others: Collection[FileStamp]) -> bool:
-    """Whether a file that went away is there under another name.
+    """Return whether a file that went away is there under another name.
 
     Where times are rounded, another file may have its inode, size and time.
     """
@@ -461,8 +486,9 @@ def _is_among(stamp: FileStamp, others: Collection[FileStamp]) -> bool:
 
 
 def _came_in_its_place(before: FileStamp, after: FileStamp) -> bool:
-    """Whether another file came under a file's name, which held something; else it is written in place, or
-    its file system has no inodes.
+    """Return whether another file replaced a file that held something.
+
+    False where the file was written in place, or its file system has no inodes.
     """
     is_another = before.inode != after.inode and 0 not in (before.inode, after.inode)
     return is_another and before[:2] != after[:2] and before.size > 0

@@ -1,9 +1,10 @@
 """Live cameras: frames that come faster than they are inspected are dropped, so that the newest counts.
 
-One thread decodes and never waits for anything else, so that no frame gets old in a buffer; others encode the
+A thread decodes and never waits for anything else, so that no frame gets old in a buffer; others encode the
 newest frame and submit it. A camera that is lost is opened again, for ever. A trigger gets a frame that was
-exposed after it, or none: see `LiveCamera.next_shot`. A frame counts once: with the pixels of one of the last
-it is none, and the camera is frozen until a new one comes. FFmpeg reads the cameras in `frames`.
+exposed after it, or none: see `LiveCamera.next_shot`. A frame counts once: a frame with the pixels of a
+recent one does not count, and the camera is frozen until a new one comes. FFmpeg reads the cameras in
+`frames`.
 """
 
 from __future__ import annotations
@@ -54,7 +55,12 @@ RECENT_FRAMES = 64  # whose pixels are remembered: buffers give their last ones 
 
 @dataclass(frozen=True)
 class Trigger:
-    """Trigger that waits for a frame. request: behind it. at: when it came, as `time.monotonic` counts."""
+    """Trigger that waits for a frame.
+
+    Attributes:
+        request: Request that caused it.
+        at: Time at which it came, as `time.monotonic` counts.
+    """
 
     request: object
     at: float
@@ -62,8 +68,13 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Shot:
-    """Frame of a camera. at: microseconds since 1970. triggers: number of those that it answers.
-    exposed_at: as `time.monotonic` counts, as far as that is known.
+    """Frame of a camera.
+
+    Attributes:
+        frame: Decoded frame.
+        at: Time, microseconds since 1970, which no other frame of the camera has.
+        triggers: Number of triggers that it answers.
+        exposed_at: Time of the exposure, as `time.monotonic` counts, as far as it is known.
     """
 
     frame: VideoFrame
@@ -74,8 +85,10 @@ class Shot:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def encode(self, pixels: int) -> bytes:
-        """Return the frame as `encode_png` does, made once: two threads that convert one frame, for two
-        triggers that share it, end the process.
+        """Return the frame encoded by `encode_png`, which is called once.
+
+        Two threads that convert a frame at the same time, for two triggers that share it, would end the
+        process.
         """
         with self._lock:
             if not self._encoded:
@@ -84,34 +97,42 @@ class Shot:
 
 
 class LiveCameraSettings(Protocol):
-    """Settings of a live camera, as `CameraSourceSettings` has them."""
+    """Settings of a live camera; `CameraSourceSettings` has them."""
 
     @property
-    def view(self) -> str | None: ...
+    def view(self) -> str | None:
+        """View of a part that it shows; None: it shows whole parts."""
 
     @property
-    def every(self) -> str: ...
+    def every(self) -> str:
+        """Frames that it takes: setting `every`."""
 
     @property
-    def frame_interval(self) -> float | None: ...
+    def frame_interval(self) -> float | None:
+        """Seconds between two frames that are inspected; None: all frames."""
 
     @property
-    def frame_timeout(self) -> float: ...
+    def frame_timeout(self) -> float:
+        """Seconds without a frame after which the camera is away."""
 
     @property
-    def display_name(self) -> str: ...
+    def display_name(self) -> str:
+        """Name for people, without a password."""
 
 
 class LiveCamera:
-    """Source of the frames that the settings select, and of one for each trigger; each kind of camera defines
-    `_run_session`.
+    """Source of the frames that the settings select, and of a frame for each trigger.
+
+    Each kind of camera defines `_run_session`.
 
     Args:
-        number: among the product's cameras, from 1.
+        line: Access to the station.
+        settings: Settings of the camera.
+        number: Number among the product's cameras, from 1.
 
     Attributes:
-        untimed: why nothing is known of when a frame was exposed, so that no trigger can be answered; None:
-            it is known.
+        untimed: Why the time of a frame's exposure is not known, so that no trigger can be answered; None: it
+            is known.
     """
 
     untimed: str | None = None
@@ -140,11 +161,12 @@ class LiveCamera:
         self.threads[0].stops_all = False  # one camera's driver hangs: `_check_driver` says so
 
     def start(self) -> None:
+        """Start the threads that read and submit frames."""
         for thread in self.threads:
             thread.start()
 
     def stop(self, seconds: float = 30.0) -> None:
-        """Take nothing more; return when the submitted frames are answered, or after so many seconds."""
+        """Take no more frames; return when the submitted ones are answered, or after so many seconds."""
         deadline = time.monotonic() + seconds
         self._ended.set()
         self._fail_waiting_triggers(AwayError("the station ends"))
@@ -157,9 +179,13 @@ class LiveCamera:
     # ---- triggers
 
     def next_shot(self, request: KeyedRequest | None = None) -> Future[Shot]:
-        """Return the first frame that was certainly exposed from now on; where `untimed` says that this is
-        not known, the first that comes. AwayError where the camera is lost, CameraFrozenError where it
-        repeats a frame.
+        """Return the first frame that was certainly exposed from now on, as a future.
+
+        Where `untimed` says that exposures are not known, it is the first frame that comes.
+
+        Raises:
+            AwayError: the camera is lost.
+            CameraFrozenError: it repeats a frame.
         """
         if self.state.is_lost:
             raise self._lost_error()
@@ -175,7 +201,11 @@ class LiveCamera:
             self._triggers.pop(waiting, None)
 
     def picture(self, shot: Shot) -> Picture:
-        """Encode a frame as a picture of a part. InputError where the frame is too large."""
+        """Encode a frame as a picture of a part.
+
+        Raises:
+            TooLargeError: the frame has more pixels than are accepted.
+        """
         data = shot.encode(self.line.share.limits.pixels)
         return Picture(data, f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png", self.view)
 
@@ -192,7 +222,7 @@ class LiveCamera:
             trigger.set_exception(error)
 
     def _lost_error(self) -> AwayError:
-        """Return why no trigger is answered."""
+        """Return the error for triggers while the camera is lost."""
         kind = CameraFrozenError if self.state.state == FROZEN else AwayError
         return kind(f"{self._label} is {self.state.state}: {self.state.why}; trigger again when it is back")
 
@@ -214,9 +244,12 @@ class LiveCamera:
             self._ended.wait(backoff.next())
 
     def _run_session(self, backoff: Backoff) -> str:
-        """Open the camera and pass its frames to `_handle_frame`; return why it ended.
+        """Open the camera and pass its frames to `_handle_frame`; return why the session ended.
 
-        It calls `_go_on` each time that the driver has returned. InputError.
+        It calls `_go_on` each time that the driver has returned.
+
+        Raises:
+            InputError: the camera cannot be opened for a reason that the settings can mend.
         """
         raise NotImplementedError
 
@@ -233,9 +266,11 @@ class LiveCamera:
             self._report("camera_away", why, stops=True)
 
     def _is_new(self, frame: VideoFrame, clock: int | None = None) -> bool:
-        """Whether a frame differs from the last ones. It is remembered as one of them.
+        """Return whether a frame differs from the recent ones, and remember it.
 
-        clock: time of the exposure by the camera's clock; None: the camera does not say it.
+        Args:
+            frame: Decoded frame.
+            clock: Time of the exposure by the camera's clock; None: the camera does not give it.
         """
         self._go_on()
         pixels, clock_before = pixel_hash(frame), self._newest_clock
@@ -247,7 +282,7 @@ class LiveCamera:
         return True
 
     def _handle_repeat(self, triggers: dict[Future[Shot], Trigger]) -> None:
-        """Refuse the triggers, and all that come until a new frame is there."""
+        """Refuse these triggers, and all that come until a new frame is there."""
         self.state.change(FROZEN, FROZEN_TEXT)
         waiting = triggers | self._take_triggers()
         error = self._lost_error()
@@ -263,7 +298,13 @@ class LiveCamera:
     def _handle_frame(
         self, frame: VideoFrame, triggers: dict[Future[Shot], Trigger], exposed_at: float | None = None
     ) -> None:
-        """Answer the triggers with a new frame, and keep it where it is due. exposed_at: None: now."""
+        """Answer the triggers with a new frame, and queue it where it is due.
+
+        Args:
+            frame: Decoded frame.
+            triggers: Triggers that it answers.
+            exposed_at: Time of the exposure, as `time.monotonic` counts; None: now.
+        """
         self._go_on()
         at = max(now(), (self.state.last or 0) + 1)
         exposed_at = time.monotonic() if exposed_at is None else exposed_at
@@ -290,7 +331,11 @@ class LiveCamera:
             self._report("camera_frozen", None)
 
     def _is_due(self, answers: bool) -> bool:
-        """Whether a frame is inspected without a trigger. answers: it answers some."""
+        """Return whether a frame is inspected without a trigger.
+
+        Args:
+            answers: Whether it answers triggers.
+        """
         if answers or self.settings.every == ON_TRIGGER:
             return False
         seconds = self.settings.frame_interval
@@ -324,8 +369,9 @@ class LiveCamera:
                 self._take_turn(size)
 
     def _take_turn(self, size: int) -> None:
-        """Submit the next frame, which counts as being in flight until it is answered; also where the thread
-        is ended meanwhile, so that it does not count for ever.
+        """Submit the next frame, which counts as in flight until it is answered.
+
+        Where the thread is ended meanwhile it stops counting, too, so that it does not count for ever.
         """
         is_submitted = False
         try:
@@ -340,7 +386,7 @@ class LiveCamera:
         return bool(self._pending) and self._in_flight < self._most_in_flight
 
     def _submit_next_frame(self, size: int) -> bool:
-        """Submit the frame that is next, for which the share has room; return whether it is inspected."""
+        """Submit the next frame, for which the share has room; return whether it is inspected."""
         with self._changed:  # newer by now, or another thread has it
             shot = self._pending.popleft() if self._pending else None
         answer = part = None
@@ -379,7 +425,7 @@ class LiveCamera:
         return True
 
     def _check_single(self) -> None:
-        """Raise InputError where the model judges parts in views: a frame that comes by itself is one."""
+        """Raise InputError where the model judges parts in views: a frame that comes by itself shows one."""
         views = [] if self.line.parts is None else self.line.parts.views(self.line.product_id)
         if views:
             raise InputError(
@@ -389,7 +435,7 @@ class LiveCamera:
             )
 
     def _submit_part(self, part: Part) -> Future[RecordedInspection] | None:
-        """Submit a frame; where the queue is full it is dropped, for a newer one comes."""
+        """Submit a frame; where the queue is full it is dropped, for a newer frame comes."""
         try:
             return self.line.submit(part)
         except BusyError:
@@ -428,7 +474,7 @@ class LiveCamera:
 
 
 def why_refused(error: BaseException) -> str:
-    """Return why a frame was not inspected, for engineers."""
+    """Return the reason why a frame was not inspected, for engineers."""
     return str(error) if isinstance(error, FlawscopeError) else f"{type(error).__name__} in the decoder"
 
 

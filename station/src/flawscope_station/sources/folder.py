@@ -1,17 +1,17 @@
 """Folders: each picture that appears is inspected once, even after a restart, and none is lost.
 
-Every picture is inspected, whatever its name: masks are for learning. What is not inspected is an event with
-its name: a file that cannot be read, that went away, that is no picture, or that was inspected before.
+Every picture is inspected, whatever its name: masks are for learning. A file that is not inspected is an
+event with its name: it cannot be read, went away, is no picture, or was inspected before.
 
-A picture's key in the store is its path, time of change and size; its content tells whether it is known. A
+A picture's key in the store is its path, time of change and size; its content decides whether it is known. A
 crash after a picture was recorded, before its file was moved, leaves a file whose key and content are known:
-the next start moves it. Files that are kept are taken as known at a start, and read
-again one after another, a little at a time, for they may have been written anew meanwhile; so are, for ever,
-those whose times the file system rounds.
+the next start moves it. Files that are kept are taken as known at a start, and read again in turn, a little
+at a time, for they may have been written again meanwhile; files whose times the file system rounds are read
+again for ever.
 
 Files of a part in views are handed in together, where they were written at most the part's deadline apart;
-folders that show a view each are watched together. A part that lacks views, or comes twice, and one that a
-frozen camera repeats, are told and done with.
+folders that show a view each are watched together. A part that lacks views, or comes twice, and a part that a
+frozen camera repeats, are reported and done with.
 """
 
 from __future__ import annotations
@@ -85,7 +85,14 @@ CODE_WAITING, CODE_UNREADABLE, CODE_NOT_REMOVED = "folder_waits", "folder_unread
 
 @dataclass
 class _ProblemFile:
-    """File that is tried again, for ever, or that cannot be read. why: the last reason."""
+    """File that is tried again, for ever, or that cannot be read.
+
+    Attributes:
+        code: Code of the problem.
+        stamp: Stamp of the file when the problem began.
+        since: Begin of the problem, as `time.monotonic` counts.
+        why: Last reason.
+    """
 
     code: str
     stamp: FileStamp
@@ -98,12 +105,15 @@ Known = tuple[Path, bool]  # a picture, and whether the store has its key, of an
 
 
 class WatchedFolder:
-    """A folder with its subfolders: which of its pictures are to be inspected, and what becomes of the files.
+    """Folder with its subfolders: it finds pictures to inspect, and deals with their files afterwards.
 
     Args:
-        number: of the folder among the product's, from 1.
-        excluded: folders below it that are left out: pictures are moved there.
-        thread: that watches it. clock: of its waits.
+        line: Access to the station.
+        settings: Settings of the folder.
+        number: Number of the folder among the product's, from 1.
+        excluded: Folders below it that are left out: pictures are moved there.
+        thread: Thread that watches it.
+        clock: Clock of its waits.
     """
 
     def __init__(
@@ -137,21 +147,24 @@ class WatchedFolder:
         self.is_blocked = False  # the cause that put off a picture would put off others, too
 
     def start(self) -> None:
-        """Do nothing: the source that watches it begins."""
+        """Do nothing: the source that watches it starts."""
 
     def stop(self) -> None:
-        """Do nothing: the source that watches it ends."""
+        """Do nothing: the source that watches it stops."""
 
     # ---- a round
 
     @property
     def arrivals(self) -> Arrivals:
+        """Pictures of the folder; it was looked for before."""
         assert self._arrivals is not None, "it is looked for first"
         return self._arrivals
 
     def look(self) -> float:
-        """List the folder, or look at the files that wait; return the seconds that its pictures may be
-        inspected for. InputError where it is away.
+        """List the folder, or look at the files that wait; return the seconds for inspecting its pictures.
+
+        Raises:
+            InputError: the folder is away.
         """
         at, self.is_blocked, self.found = self._clock.monotonic(), False, {}
         with self._thread.call():  # a share may hang
@@ -169,15 +182,17 @@ class WatchedFolder:
         return max(MIN_RETRY_DELAY, WORK_RATIO * arrivals.took)
 
     def _give_back(self, arrivals: Arrivals) -> None:
-        """Give files their names again that were to be moved: a crash, or a file that was written under their
-        name meanwhile, left them hidden. They are pictures at the next listing.
+        """Give files their names back that were hidden to be moved.
+
+        A crash, or another file that was written under their name meanwhile, left them hidden. They are
+        pictures at the next listing.
         """
         for path in arrivals.others:
             if is_taken(path):
                 give_back(path)
 
     def finish_round(self) -> None:
-        """Say what became of the files, and read some of the known ones again."""
+        """Report the outcomes of the files, and read some of the known ones again."""
         arrivals = self.arrivals
         if self._is_listed:
             self._report_scan(arrivals)
@@ -189,22 +204,22 @@ class WatchedFolder:
         self._check_known_files(arrivals)
 
     def show_away(self, error: InputError | None) -> None:
-        """Say that the folder is away; None: it is there."""
+        """Report that the folder is away; None: it is there."""
         why = None if error is None else to_utf8(f"{error}; pictures are taken when it is back")
         there = RUNNING if self.state.taken else WAITING
         self.state.state, self.state.why = there if why is None else AWAY, why
         self._report("folder_away", why)
 
     def show_failure(self, error: Exception) -> None:
-        """Say that a round failed, such as for a store that is away: the next one tries again."""
+        """Report that a round failed, such as for a store that is away; the next round tries again."""
         self._report(CODE_WAITING, f"pictures wait in {self.folder}: {message_with_type(error)}")
 
     # ---- pictures
 
     def unknown_files(self) -> Iterator[Known]:
-        """Yield each picture that was not inspected, and whether the store has its key, of another content.
+        """Yield each picture that was not inspected, and whether the store has its key, with another content.
 
-        What was is done with; a file that is kept since an earlier start is read later.
+        Files that were inspected are done with; a file that is kept since an earlier start is read later.
         """
         arrivals, found = self.arrivals, self.found
         for path, known in self._known.match(found):
@@ -226,7 +241,7 @@ class WatchedFolder:
                 yield path, True
 
     def seen_view(self, path: Path, is_known: bool = False) -> SeenView:
-        """Return which view of which part a file shows, as far as its name tells."""
+        """Return the part and the view that a file shows, as far as its name says."""
         label = self._parse_label(self._known.name(path))
         picture = Picture(b"", self._known.name(path), label.view)
         part = Part(self.line.product_id, (picture,), SOURCE, label.part, label.batch)
@@ -238,19 +253,23 @@ class WatchedFolder:
         return SeenView(path, (part.number, part.batch), picture.view, changed, is_known)
 
     def pending_views(self) -> list[SeenView]:
-        """Return the views that files show which are not whole yet."""
+        """Return the parts and views that files show which are not whole yet."""
         return [self.seen_view(path) for path in self.arrivals.pending() - self.found.keys()]
 
     def waits_since(self, path: Path) -> float:
-        """Time at which a file was last seen to change."""
+        """Return the time at which a file was last seen to change."""
         return self.arrivals.unchanged_since(path)
 
     def read_picture(self, path: Path, is_known: bool) -> tuple[Picture, Label] | None:
-        """Read a picture, with what its name says; return None where it is not to be inspected, or not now.
-        is_known: the store has its key.
+        """Read a picture with the label in its name; return None where it is not inspected, or not now.
+
+        Args:
+            path: Path of the picture.
+            is_known: Whether the store has its key, with another content.
 
         Raises:
-            TooLargeError. NotReadyError: an interlock holds.
+            TooLargeError: the file is larger than `limits: upload`.
+            NotReadyError: an interlock holds.
         """
         arrivals, stamp = self.arrivals, self.found[path]
         key = self._known.key(path, stamp)
@@ -281,7 +300,12 @@ class WatchedFolder:
         return Picture(data, name, label.view, key), label
 
     def handle_answer(self, path: Path, error: BaseException | None) -> None:
-        """Do with a file what the answer to its part says. error: None: the part is recorded."""
+        """Deal with a file after the answer to its part.
+
+        Args:
+            path: Path of the file.
+            error: Error of the part; None: it is recorded.
+        """
         arrivals = self.arrivals
         if isinstance(error, InputError | TooLargeError):
             self._handle_unreadable(arrivals, path, error)
@@ -300,7 +324,7 @@ class WatchedFolder:
             self._finish_file(arrivals, path)
 
     def _read_digest(self, arrivals: Arrivals, path: Path, stamp: FileStamp) -> bytes | None:
-        """Return the hash of a file's content, which is remembered; None where it cannot be read now."""
+        """Return the hash of a file's content, and remember it; None where it cannot be read now."""
         try:
             with self._thread.call():
                 digest = hash_unchanged(path, stamp)
@@ -312,7 +336,7 @@ class WatchedFolder:
         return digest
 
     def _check_known_files(self, arrivals: Arrivals) -> None:
-        """Read some of the known files again; those of another content are pictures that wait."""
+        """Read some of the known files again; files with another content are pictures that wait."""
         if self._clock.monotonic() < self._check_at:
             return
         begun, left = time.monotonic(), len(self._to_check)
@@ -332,7 +356,13 @@ class WatchedFolder:
         self._check_at = self._clock.monotonic() + max(SETTLE, CHECK_RATIO * (time.monotonic() - begun))
 
     def _finish_file(self, arrivals: Arrivals, path: Path, stays: bool | None = None) -> None:
-        """Move or keep the file of a recorded picture, as the settings say. stays: it is kept."""
+        """Move or keep the file of a recorded picture, as the settings say.
+
+        Args:
+            arrivals: Pictures of the folder.
+            path: Path of the file.
+            stays: Whether it is kept; None: as in the settings.
+        """
         stamp = arrivals.stamp(path)
         stays = self.then == KEEP if stays is None else stays
         try:
@@ -352,15 +382,19 @@ class WatchedFolder:
     def _finish_repeated(
         self, arrivals: Arrivals, path: Path, stamp: FileStamp, digest: bytes, stays: bool | None = None
     ) -> None:
-        """Be done with a file that was inspected before, and tell of it, unless it was touched or renamed."""
+        """Be done with a file that was inspected before; note an event unless it was touched or renamed."""
         is_there = arrivals.content_known(path, digest)
         if not is_there and (self.then != KEEP or not self._known.was_moved(stamp, digest)):
             self._note(REPEATED, path, stamp, "it was inspected before, and is not inspected again")
         self._finish_file(arrivals, path, stays)
 
     def give_up(self, paths: Sequence[Path], error: FlawscopeError) -> bool:
-        """Note files of a part that is not inspected, and be done with them, also after a restart; return
-        whether there are any. One that was inspected under another name is not noted.
+        """Note files of a part that is not inspected, and be done with them, also after a restart.
+
+        A file that was inspected under another name is not noted.
+
+        Returns:
+            Whether a file was noted.
         """
         arrivals, given_up = self.arrivals, []
         for path in paths:
@@ -385,7 +419,7 @@ class WatchedFolder:
         arrivals.later(path, self._clock.monotonic() + problem.backoff.next())
 
     def _hold(self, arrivals: Arrivals, path: Path, error: NotReadyError) -> None:
-        """Keep a picture that an interlock holds back for later, and go on: challenge parts may be behind."""
+        """Keep a picture that an interlock holds back, and go on: challenge parts may come after it."""
         if isinstance(error, PausedError):
             self._problem_files.pop(path, None)
         else:
@@ -393,14 +427,14 @@ class WatchedFolder:
         arrivals.later(path, self._clock.monotonic() + HELD_SECONDS)
 
     def _problem(self, arrivals: Arrivals, path: Path, code: str) -> _ProblemFile:
-        """Return the problem of a file, which begins now unless it has that."""
+        """Return the problem of a file; it begins now unless the file has a problem with this code."""
         if (known := self._problem_files.get(path)) is None or known.code != code:
             stamp, since = arrivals.stamp(path), self._clock.monotonic()
             known = self._problem_files[path] = _ProblemFile(code, stamp, since)
         return known
 
     def _handle_unreadable(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
-        """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""
+        """Try an unreadable picture again, for it may not be whole yet; at last note an event, once."""
         self._problem_files.pop(path, None)
         if not arrivals.failed(path, self._clock.monotonic()):
             return
@@ -409,8 +443,10 @@ class WatchedFolder:
         self._set_aside(arrivals, path, error)
 
     def _set_aside(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
-        """Be done with a file that is not inspected, and move it beside those that are; what a frozen camera
-        repeats stays where it is. Its event is noted before: where the store is away, all is done again.
+        """Be done with a file that is not inspected, and move it beside those that are.
+
+        A picture that a frozen camera repeats stays in its place. The event is noted before: where the store
+        is away, all is done again.
         """
         place, stamp = path, arrivals.stamp(path)
         if self.target is not None and not isinstance(error, FrozenError):
@@ -448,7 +484,7 @@ class WatchedFolder:
         self.line.show(code, None if self.number == 1 else self.number, why)
 
     def _note(self, kind: str, path: Path, stamp: FileStamp, why: str) -> None:
-        """Note once that a file is not inspected."""
+        """Note, once, that a file is not inspected."""
         texts = [self._describe_file(path, stamp, why)]
         self.line.store.note_new_events(kind, SOURCE, texts, self.line.product_id)
 
@@ -458,7 +494,7 @@ class WatchedFolder:
         return f"{self._known.name(path)} of {iso(stamp.modified_ns // 1000)}, {stamp.size} bytes: {why}"
 
     def _note_passed_over(self, arrivals: Arrivals) -> None:
-        """Name the first files that are passed over for a reason; of more, tell now and then how many."""
+        """Name the first files that are passed over for a reason; then report their number now and then."""
         texts, more = [], dict[str, Path]()
         for path, why in arrivals.passed_over(self._clock.monotonic()).items():
             if is_taken(path):  # it gets its name back when that is free
@@ -476,7 +512,7 @@ class WatchedFolder:
         self.line.store.note_new_events(PASSED_OVER, SOURCE, texts, self.line.product_id)
 
     def _note_overwritten(self, arrivals: Arrivals) -> None:
-        """Name the first pictures in whose place another file came; of more, tell now and then how many."""
+        """Name the first pictures that another file replaced; after that report their number now and then."""
         texts = []
         for path, stamp in arrivals.overwritten:
             self._overwritten += 1
@@ -512,11 +548,16 @@ class WatchedFolder:
 
 
 class FolderSource(BackgroundThread):
-    """Source of the parts that a folder and its subfolders show, or several folders with a view of each part
-    in each, the oldest first, those already there included.
+    """Source of the parts in a folder and its subfolders, or in several folders with a view of each part.
+
+    The oldest parts come first; pictures that are there at the start are included.
 
     Args:
-        number, excluded, clock: as of `WatchedFolder`.
+        line: Access to the station.
+        settings: Settings of the folder.
+        number: Number of the folder among the product's, from 1.
+        excluded: Folders below it that are left out: pictures are moved there.
+        clock: Clock of its waits.
     """
 
     def __init__(
@@ -535,7 +576,7 @@ class FolderSource(BackgroundThread):
     def add_folder(
         self, settings: FolderSourceSettings, number: int, excluded: Iterable[str] = ()
     ) -> WatchedFolder:
-        """Watch a further folder, before it is started."""
+        """Watch a further folder; to be called before the start."""
         folder = WatchedFolder(self.line, settings, number, excluded, self.threads[0], self._clock)
         self.folders.append(folder)
         return folder
@@ -545,7 +586,7 @@ class FolderSource(BackgroundThread):
             pass
 
     def work_once(self) -> float:
-        """Work off what is whole by now; return the seconds until the next round."""
+        """Work off the pictures that are whole by now; return the seconds until the next round."""
         there, seconds = list[WatchedFolder](), MIN_RETRY_DELAY
         if not self._handle_answers(self.folders):  # of a round that failed
             return MIN_RETRY_DELAY
@@ -569,7 +610,7 @@ class FolderSource(BackgroundThread):
         return POLL_INTERVAL if len(there) == len(self.folders) else MIN_RETRY_DELAY
 
     def _finish_round(self, there: Sequence[WatchedFolder]) -> bool:
-        """Say what became of the files; return whether that could be done."""
+        """Report the outcomes of the files; return whether that could be done."""
         try:
             for folder in there:
                 folder.finish_round()
@@ -592,9 +633,9 @@ class FolderSource(BackgroundThread):
                 self._handle_first_answer()
 
     def _handle_answers(self, there: Sequence[WatchedFolder]) -> bool:
-        """Wait for the answers of all parts that are handed in; return whether each could be worked off.
+        """Wait for the answers of all parts that are handed in; return whether all could be worked off.
 
-        One that could not, such as for a store that is away, is so at the next round.
+        An answer that could not, such as for a store that is away, is worked off in the next round.
         """
         try:
             while self._in_flight:
@@ -614,10 +655,10 @@ class FolderSource(BackgroundThread):
         self._in_flight.popleft()
 
     def _parts_of(self, there: Sequence[WatchedFolder]) -> Iterator[list[_File]]:
-        """Yield the files of each part together: one, or all views.
+        """Yield the files of each part together: a single file, or all views.
 
-        What lacks views waits for them, or for files of its number that are not whole, and is given up; while
-        a folder is away all wait.
+        A part that lacks views waits for them, or for files with its number that are not whole, and is then
+        given up; while a folder is away all parts wait.
         """
         parts = self.line.parts
         views = [] if parts is None else parts.views(self.line.product_id)
@@ -642,7 +683,7 @@ class FolderSource(BackgroundThread):
         folder_of: Mapping[Path, WatchedFolder],
         seen: Sequence[SeenView],
     ) -> Iterator[list[_File]]:
-        """Yield the files of parts of which all views are there, and give up those that are over."""
+        """Yield the files of parts whose views are all there, and give up the parts that are over."""
         not_whole = {one.part for folder in there for one in folder.pending_views()}
         ready = [one for one in seen if one.part not in not_whole]
         ready.sort(key=lambda one: (one.changed_ns, one.path))
@@ -656,7 +697,7 @@ class FolderSource(BackgroundThread):
                 self._give_up(files, FlawscopeError(group.why))
 
     def _give_up(self, files: Sequence[_File], error: FlawscopeError) -> None:
-        """Tell of a part that is not inspected, and be done with its files."""
+        """Report a part that is not inspected, and be done with its files."""
         noted = [one.folder.give_up([one.path], error) for one in files]
         if any(noted):
             self.line.refused(error)
@@ -680,14 +721,25 @@ class FolderSource(BackgroundThread):
 
 
 class _InFlight(NamedTuple):
-    """Part that is handed in. files: those whose answer is not worked off yet."""
+    """Part that is handed in.
+
+    Attributes:
+        files: Files whose answer is not worked off yet.
+        answer: Answer to the part.
+    """
 
     files: list[_File]
     answer: Future[RecordedInspection]
 
 
 class _File(NamedTuple):
-    """Picture of a watched folder. is_known: the store has its key, of another content."""
+    """Picture of a watched folder.
+
+    Attributes:
+        folder: Folder that has it.
+        path: Path of the picture.
+        is_known: Whether the store has its key, with another content.
+    """
 
     folder: WatchedFolder
     path: Path

@@ -45,12 +45,14 @@ class FrameReader:
     """Iterator over the frames of a camera, from its opening to its end or loss.
 
     Args:
-        pixels: of a frame, at most.
+        settings: Settings of the camera.
+        pixels: Pixels that a frame may have.
 
     Attributes:
-        broken: packets and frames that could not be decoded.
-        is_recording: the stream has a length, as a video file has: it may show a still picture for long.
-        arrived: when the last frame came, as `time.monotonic` counts, or a moment before that.
+        broken: Packets and frames that could not be decoded.
+        is_recording: Whether the stream has a length, like a video file, which may show a still picture for
+            long.
+        arrived: When the last frame came, as `time.monotonic` counts, or a moment before that.
 
     Raises:
         CameraLostError: it cannot be opened.
@@ -87,10 +89,15 @@ class FrameReader:
         context.thread_type = "SLICE"
 
     def close(self) -> None:
+        """Close the stream."""
         self._container.close()
 
     def __iter__(self) -> Iterator[VideoFrame | None]:
-        """Yield each frame; None for a damaged one. CameraLostError where a camera sends no more."""
+        """Yield each frame; None for a damaged one.
+
+        Raises:
+            CameraLostError: the camera sends no more.
+        """
         broken_in_row = 0
         packets = self._container.demux(self._stream)
         while True:
@@ -118,12 +125,16 @@ class FrameReader:
                 yield None if frame.is_corrupt else frame
 
     def _note_arrival(self, asked: float, read: float) -> None:
-        """Note when a packet was asked for, and read.
+        """Note when a packet arrived.
 
-        One that the reader did not have to wait for may have lain in a buffer since the last one that it
+        A packet that the reader did not have to wait for may have lain in a buffer since the last one that it
         waited for. While other threads or processes keep the reader waiting, for Python's lock or for a core,
-        that part of its wait is no evidence, and the packet may have come so much earlier. In a wait that is
-        longer than usual it is only known that the packet had not come when it was asked for.
+        that part of its wait is no evidence, and the packet may have come that much earlier. After a wait
+        that is longer than usual it is only known that the packet had not come when it was asked for.
+
+        Args:
+            asked: Time at which it was asked for, as `time.monotonic` counts.
+            read: Time at which it was there.
         """
         usual = np.median(np.diff(self._read_at)) if len(self._read_at) > 1 else 0.0
         self._read_at.append(read)
@@ -135,7 +146,7 @@ class FrameReader:
             self.arrived = read - held_up if read - asked <= MAX_WAIT_RATIO * usual else asked
 
     def _describe_error(self, error: Exception) -> str:
-        """Return a reason without the address: a password may be in it."""
+        """Return a reason without the address, which may hold a password."""
         name = type(error).__name__
         if name == "EOFError":
             return "the stream ended"
@@ -147,7 +158,7 @@ class FrameReader:
 
 
 def _waited_for_core() -> float:
-    """Return the seconds for which this thread could run, and others did; 0 where nobody counts them."""
+    """Return the seconds for which this thread could run, but others did; 0 where nobody counts them."""
     try:
         with open("/proc/thread-self/schedstat", "rb") as file:
             return int(file.read().split()[1]) / 1e9
@@ -156,6 +167,7 @@ def _waited_for_core() -> float:
 
 
 def too_large_error(width: int, height: int, pixels: int) -> TooLargeError:
+    """Return the error of a camera whose frames have more than `pixels` pixels."""
     return TooLargeError(
         f"its frames have {height * width / 1e6:.0f} megapixels, {pixels / 1e6:.0f} are accepted: let it "
         "send smaller ones, or raise `limits: pixels`"
@@ -182,7 +194,7 @@ def pixel_hash(frame: VideoFrame) -> int:
 
 
 def _rows(frame: VideoFrame) -> list[NDArray[np.uint8]]:
-    """Return the bytes of the pixels of each plane [H, bytes of a row], without what fills the rows up."""
+    """Return the bytes of the pixels of each plane [H, bytes of a row], without the padding of the rows."""
     planes: list[Any] = list(frame.planes)
     bits = [0.0] * len(planes)
     for one in frame.format.components:  # more than 8 bits lie in whole bytes
@@ -203,8 +215,12 @@ def encode_png(frame: VideoFrame, pixels: int) -> bytes:
     of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures are kept
     (bench/NOTES.md).
 
+    Args:
+        frame: Decoded frame.
+        pixels: Pixels that it may have.
+
     Raises:
-        TooLargeError: the frame has more pixels than are accepted.
+        TooLargeError: it has more.
     """
     import av
 
@@ -245,8 +261,10 @@ def _run_png_encoder(frame: VideoFrame) -> bytes:
 
 
 def _deinterlace(frame: VideoFrame) -> VideoFrame:
-    """Keep every other line and interpolate those between: the lines of an interlaced frame are of two
-    moments. Deinterlacers that use neighbouring frames would hold each back until the next has come.
+    """Keep every other line of an interlaced frame, and interpolate the lines between.
+
+    Its lines come from two moments. Deinterlacers that use neighbouring frames would hold each frame back
+    until the next has come.
     """
     import av
 

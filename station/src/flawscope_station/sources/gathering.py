@@ -1,4 +1,4 @@
-"""Files of a folder that belong together: all views of a part, none of another one of its number."""
+"""Files of a folder that belong together: all views of a part, and none of another part with its number."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ ROUNDED = 2 * SECOND  # ns by which file systems may round times: FAT
 class SeenView:
     """File that shows a view of a part.
 
-    part: number and batch. changed_ns: when the file says that it was written, in ns. is_known: the store has
-    its key, of another content.
+    Attributes:
+        path: Path of the file.
+        part: Number and batch of the part.
+        view: View that it shows; None: its name says none.
+        changed_ns: Time of change of the file, in ns.
+        is_known: Whether the store has its key, with another content.
     """
 
     path: Path
@@ -28,7 +32,13 @@ class SeenView:
 
 
 class Group(NamedTuple):
-    """Files of a part. why: why they are not all its views; "": they are. is_over: no other is to come."""
+    """Files of a part.
+
+    Attributes:
+        files: Files in the order of the views where all are there.
+        why: Why they are not all its views; "": they are.
+        is_over: Whether no other file is to come.
+    """
 
     files: list[SeenView]
     why: str
@@ -38,10 +48,13 @@ class Group(NamedTuple):
 def gather(files: Iterable[SeenView], views: Sequence[str], seconds: float) -> Iterator[Group]:
     """Yield the files of each part, in the order of the views where all are there.
 
+    Two files with the same view, of which one may belong to a part that lacks another view, are not assigned
+    by a guess: neither belongs to it.
+
     Args:
-        files: in the order of their times.
-        seconds: from the first to the last file of a part, at most. Which of two files with the same view
-            belongs to a part that lacks another view is not guessed: none does.
+        files: Files in the order of their times.
+        views: Views in which the model judges parts.
+        seconds: Longest time from the first to the last file of a part.
     """
     begun: dict[tuple[str | None, str | None], list[SeenView]] = {}
     for one in files:
@@ -58,13 +71,13 @@ def gather(files: Iterable[SeenView], views: Sequence[str], seconds: float) -> I
 
 
 def _longest(first: SeenView, last: SeenView, seconds: float) -> float:
-    """Return the time between two files of a part, at most, in ns."""
+    """Return the longest time between two files of a part, in ns."""
     is_rounded = first.changed_ns % SECOND == last.changed_ns % SECOND == 0
     return seconds * SECOND + (ROUNDED if is_rounded else 0)
 
 
 def _clocks_differ(group: Sequence[SeenView], later: SeenView) -> str:
-    """Return a hint, where a view that a part lacks came later than it may: a clock may be wrong."""
+    """Return a hint that a clock may be wrong, where a missing view came later than it may; else ""."""
     apart = (later.changed_ns - group[0].changed_ns) / SECOND
     if later.view in [one.view for one in group] or apart > MOST_CLOCKS_DIFFER:
         return ""

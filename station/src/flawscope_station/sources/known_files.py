@@ -1,6 +1,7 @@
 """Files of a folder that need no inspection: the store has their key, and their content.
 
-A file's key is its path, time of change and size. Files of the same key have keys of their own by content.
+A file's key is its path, time of change and size. A file whose key another file has gets a key by its
+content.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LOOKUP_BATCH = 256  # keys that are looked up at once
 
 
 class KnownFiles:
-    """Files of a folder that were inspected, or given up, as the store knows them."""
+    """Files of a folder that were inspected, or given up, by the store's records."""
 
     def __init__(self, store: Store, product_id: int, folder: Path):
         self.store, self.product_id, self.folder = store, product_id, folder
@@ -38,7 +39,13 @@ class KnownFiles:
         return to_utf8(path.relative_to(self.folder).as_posix())
 
     def key(self, path: Path, stamp: FileStamp, digest: bytes = b"") -> str:
-        """Return the key of a picture. digest: of its content, where another has its name, time and size."""
+        """Return the key of a picture.
+
+        Args:
+            path: Path of the picture.
+            stamp: Stamp of the picture.
+            digest: SHA-256 of its content, where another picture has its name, time and size.
+        """
         name = self.name(path)
         exact = path.relative_to(self.folder).as_posix()
         ends = _ending(stamp)
@@ -48,8 +55,9 @@ class KnownFiles:
         return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact) + digest).hexdigest()}{ends}"
 
     def match(self, found: Mapping[Path, FileStamp]) -> Iterator[tuple[Path, tuple[int, str] | None]]:
-        """Yield each picture with the record's number and the hash of the content that the store has under
-        its key; None: it has none.
+        """Yield each picture with the record under its key: the record's number and its picture's hash.
+
+        None in their place where the store does not have the key.
         """
         paths = list(found)
         for first in range(0, len(paths), LOOKUP_BATCH):
@@ -58,14 +66,15 @@ class KnownFiles:
             yield from ((path, known.get(key)) for path, key in keys.items())
 
     def has(self, path: Path, stamp: FileStamp, digest: bytes) -> bool:
-        """Whether a picture of this name, time and size was inspected, or given up, with this content."""
+        """Return whether a picture of this name, time, size and content was inspected or given up."""
         keys = [self.key(path, stamp), self.key(path, stamp, digest)]
         known = self.store.known_files(self.product_id, keys)
         return digest.hex() in {picture for _, picture in known.values()}
 
     def was_moved(self, stamp: FileStamp, digest: bytes) -> bool:
-        """Whether a file was inspected under another name, which is gone or another file's by now: programs
-        sort files into folders.
+        """Return whether a file was inspected under another name, where it is no more.
+
+        Programs sort files into folders.
         """
         query = select(inspections.c.key).where(
             is_at_address(self.product_id),
@@ -85,16 +94,17 @@ class KnownFiles:
         )
 
     def give_up(self, path: Path, stamp: FileStamp, digest: bytes) -> None:
-        """Note that a file is not to be inspected, also not after a restart."""
+        """Record that a file is not to be inspected, also not after a restart."""
         key = self.key(path, stamp)
         if key in self.store.known_files(self.product_id, [key]):
             key = self.key(path, stamp, digest)
         keep_given_up(self.store.database, self.product_id, key, digest.hex())
 
     def forget(self, there: Collection[FileStamp]) -> None:
-        """Forget the keys of files that went away after their records did, or without one.
+        """Forget the keys of files that went away after their records did, or without a record.
 
-        A file that was moved is there.
+        Args:
+            there: Stamps of the files that are there; a file that was moved is there.
         """
         endings = {_ending(stamp) for stamp in there}
         forget_file_keys(self.store.database, self.product_id, self._prefix, endings)

@@ -1,8 +1,8 @@
 """Files of a folder that other programs write: read, and moved, only as long as they have not changed.
 
-Whoever writes pictures under one name again and again may do so between any two steps. So a file that is to
-be moved gets a hidden name in its folder first, in one step: what it is now stays, and what is written under
-the old name is another file, which is not touched.
+A program that writes pictures under the same name again and again may do so between any two steps. So a file
+that is to be moved first gets a hidden name in its folder, in a single step: its present content stays, and a
+file written under the old name later is another file, which is not touched.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ _TAKEN_NAME = re.compile(r"\.(.+)~[0-9a-f]{4}~", re.DOTALL)  # short: file syste
 
 
 def read_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
-    """Return the file's bytes; None where it changed or went away. OSError."""
+    """Return the file's bytes; None where it changed or went away.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read(stamp.size + 1)
@@ -38,7 +42,11 @@ def read_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
 
 
 def hash_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
-    """Return the SHA-256 of a file; None where it changed or went away. OSError."""
+    """Return the SHA-256 of a file; None where it changed or went away.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
@@ -48,7 +56,7 @@ def hash_unchanged(path: Path, stamp: FileStamp) -> bytes | None:
 
 
 def is_unchanged(path: Path, stamp: FileStamp) -> bool:
-    """Whether the file is there and unchanged."""
+    """Return whether the file is there and unchanged."""
     try:
         return FileStamp.from_stat(os.stat(path))[:2] == stamp[:2]
     except OSError:
@@ -56,10 +64,16 @@ def is_unchanged(path: Path, stamp: FileStamp) -> bool:
 
 
 def move_unchanged(path: Path, stamp: FileStamp, target: Path, digest: bytes | None = None) -> Path | None:
-    """Move a file to `target`, or to a free name beside it; return None where it has changed: then it stays.
+    """Move a file to `target`, or to a free name beside it.
 
     Args:
+        path: Path of the file.
+        stamp: Stamp that it must have.
+        target: Path to move it to; its folder is made.
         digest: SHA-256 of its content, which is compared where the file system rounds times.
+
+    Returns:
+        The new path; None where the file has changed, and stays.
 
     Raises:
         OSError: it cannot be moved, and has its name again.
@@ -119,14 +133,14 @@ def _move_taken(taken: Path, target: Path) -> Path | None:
 
 
 def is_taken(path: Path) -> bool:
-    """Whether a file has the hidden name of one that was to be moved."""
+    """Return whether a file has the hidden name of a file that was to be moved."""
     return _TAKEN_NAME.fullmatch(path.name) is not None
 
 
 def give_back(taken: Path) -> None:
-    """Give a file with a hidden name its own one again.
+    """Give a file with a hidden name its own name back.
 
-    Where another file has that by now it stays hidden, and is to be given back later.
+    Where another file has that name by now, it stays hidden, to be given back later.
     """
     match = _TAKEN_NAME.fullmatch(taken.name)
     assert match is not None, taken
@@ -139,7 +153,11 @@ def _has_same_content(other: Path, path: Path) -> bool:
 
 
 def _link_or_copy(path: Path, target: Path) -> None:
-    """Give the file a second name, which must be free. FileExistsError."""
+    """Give a file a second name, or copy it where that is not possible.
+
+    Raises:
+        FileExistsError: there is a file of that name.
+    """
     try:
         os.link(path, target)
     except FileExistsError:

@@ -1,4 +1,4 @@
-"""Contract of sources, and the parts that they share."""
+"""Interface of sources, and the parts that they share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
+
+from typing_extensions import TypeVar
 
 from flawscope_station.inspecting.memory import BusyError
 from flawscope_station.inspecting.part_views import PartsCache
@@ -26,24 +28,33 @@ Submit = Callable[[Part], Future[RecordedInspection]]
 
 
 class ReportProblem(Protocol):
-    """Reports a problem under a code; None: it is over. stops: nothing is inspected meanwhile, of the product
-    in the code.
+    """Function that reports a problem under a code; None in place of the reason: it is over.
+
+    `stops` says that the product in the code is not inspected meanwhile.
     """
 
-    def __call__(self, code: str, why: str | None, *, stops: bool = False) -> None: ...
+    def __call__(self, code: str, why: str | None, *, stops: bool = False) -> None:
+        """Report a problem under a code, or its end."""
 
 
 @dataclass
 class State:
     """State of a source, which its threads keep up to date.
 
-    kind: folder or camera. name: in names of pictures. place: folder or address, without a password.
-    takes: which frames (setting `every`); of a folder, what happens to an inspected file (`then`).
-    state: `waiting` for a first picture, `running`, `away`, or `frozen`: the camera repeats a frame. why: the
-    reason, where it is away or frozen.
-    last: microseconds since 1970 of the last picture. taken: pictures since the start.
-    dropped: frames that came while others were inspected. broken: frames that failed or were refused.
-    listeners: functions that `change` calls, in the source's thread: they return at once and raise nothing.
+    Attributes:
+        kind: folder or camera.
+        name: Name of the source in names of pictures.
+        place: Folder or address, without a password.
+        takes: Frames that it takes (setting `every`); of a folder, what happens to an inspected file
+            (`then`).
+        state: `waiting` for a first picture, `running`, `away`, or `frozen`: the camera repeats a frame.
+        why: Reason where it is away or frozen.
+        last: Time of the last picture, microseconds since 1970.
+        taken: Pictures since the start.
+        dropped: Frames that came while others were inspected.
+        broken: Frames that failed or were refused.
+        listeners: Functions that `change` calls, in the source's thread: they return at once and raise
+            nothing.
     """
 
     kind: str
@@ -59,7 +70,7 @@ class State:
     listeners: set[Callable[[], object]] = field(default_factory=set, repr=False, compare=False)
 
     def change(self, state: str, why: str | None = None) -> None:
-        """Enter a state, and tell the listeners: a PLC is not to wait until somebody looks."""
+        """Enter a state, and call the listeners: a PLC is not to wait until somebody looks."""
         self.state, self.why = state, why
         for tell in tuple(self.listeners):
             tell()
@@ -70,12 +81,13 @@ class State:
         return self.state in (AWAY, FROZEN)
 
     def to_dict(self) -> dict[str, object]:
+        """Return the state as JSON shows it, with `last` as text and without the listeners."""
         shown = {name: value for name, value in vars(self).items() if name != "listeners"}
         return {**shown, "last": None if self.last is None else iso(self.last)}
 
 
 def lost_camera(cameras: Iterable[State]) -> Standstill | None:
-    """Return why no part can be seen by all of these cameras; None: it can."""
+    """Return the standstill of parts that all of these cameras must show; None: no camera is lost."""
     lost = next((camera for camera in cameras if camera.is_lost), None)
     if lost is None:
         return None
@@ -86,7 +98,7 @@ def lost_camera(cameras: Iterable[State]) -> Standstill | None:
 
 
 class Source(Protocol):
-    """Takes pictures by itself.
+    """Source that takes pictures by itself.
 
     A source is made of a `SourceContext`, its settings, and its number among the product's sources of its
     kind, from 1.
@@ -98,34 +110,43 @@ class Source(Protocol):
         """Begin, and return at once: an unreachable source is a problem, not an error."""
 
     def stop(self) -> None:
-        """Take nothing more, and return when the submitted pictures are answered, or after half a minute: a
-        share that hangs does not keep the station from ending.
+        """Take no more pictures, and return when the submitted ones are answered, or after half a minute.
+
+        A share that hangs does not keep the station from ending.
         """
 
 
-@runtime_checkable
-class TriggeredSource(Source, Protocol):
-    """Source that takes a picture when it is told to: a camera.
+ShotOf = TypeVar("ShotOf", default=Any)  # frame of a kind of camera
 
-    One that shows a view of a part says which by an attribute `view`.
+
+@runtime_checkable
+class TriggeredSource(Source, Protocol[ShotOf]):
+    """Source that takes a picture on a trigger: a camera.
+
+    A camera that shows a view of a part says which by an attribute `view`.
 
     Attributes:
-        number: among the product's cameras, from 1.
+        number: Number among the product's cameras, from 1.
     """
 
     number: int
 
-    def next_shot(self, request: KeyedRequest | None = None) -> Future[Any]:
+    def next_shot(self, request: KeyedRequest | None = None) -> Future[ShotOf]:
         """Return the first frame that is exposed from now on; a request that is sent again counts once.
 
-        AwayError where the camera is lost.
+        Raises:
+            AwayError: the camera is lost.
         """
 
-    def forget(self, waiting: Future[Any]) -> None:
+    def forget(self, waiting: Future[ShotOf]) -> None:
         """Withdraw a trigger."""
 
-    def picture(self, shot: Any) -> Picture:
-        """Encode a frame as a picture of a part. InputError where it cannot be inspected."""
+    def picture(self, shot: ShotOf) -> Picture:
+        """Encode a frame as a picture of a part.
+
+        Raises:
+            InputError: it cannot be inspected.
+        """
 
 
 class AwayError(RefusalError):
@@ -161,7 +182,7 @@ class QueueShare:
         self._changed = threading.Condition()
 
     def acquire(self, size: int, ended: threading.Event) -> bool:
-        """Wait for room for a part of so many bytes; return False where the source ends before."""
+        """Wait for room for a part of `size` bytes; return False where the source ends before."""
         with self._changed:
             while self._count and (
                 self._count >= max(1, self.limits.queue // 2) or self._bytes + size > 2 * self.limits.upload
@@ -183,15 +204,17 @@ class QueueShare:
 class SourceContext:
     """Access of a product's sources to the station.
 
-    submit: queues a part for inspection.
-    report: reports a problem under a code, or with None its end.
-    store: holds the keys of pictures that were inspected before.
-    share: of the queue, one for all sources of a station.
-    refused: gets why a part was not judged, where it was not submitted.
-    check: raises why no part of this number is taken now (`Intake.check_standstill`): StoreError,
-        NoModelError, or NotReadyError where an interlock holds it back. Asked before a picture is read.
-    parts: knows whether the model judges parts in views; None: it does not.
-    part_seconds: for which the other views of a part may be missing before that is told.
+    Attributes:
+        product_id: Number of the product or entry.
+        submit: Queues a part for inspection.
+        report: Reports a problem under a code, or with None its end.
+        store: Holds the keys of pictures that were inspected before.
+        share: Share of the queue, the same for all sources of a station.
+        refused: Gets the reason why a part was not judged that was not submitted.
+        check: Raises why no part with this number is taken now (`Intake.check_standstill`): StoreError,
+            NoModelError, or NotReadyError where an interlock holds it back. Called before a picture is read.
+        parts: Knows whether the model judges parts in views; None: it does not.
+        part_seconds: Seconds for which the other views of a part may be missing before that is reported.
     """
 
     product_id: int
@@ -206,7 +229,12 @@ class SourceContext:
 
     def show(self, code: str, number: int | None, why: str | None, *, stops: bool = False) -> None:
         """Report a source's problem, such as `camera_away_1_2` of source 2 of product 1, from any thread.
-        why: None: the problem is over. stops: the product is not inspected meanwhile.
+
+        Args:
+            code: Code of the problem, without numbers.
+            number: Number of the source; None: the code names the product alone.
+            why: Reason; None: the problem is over.
+            stops: Whether the product is not inspected meanwhile.
         """
         ending = "" if number is None else f"_{number}"
         why = None if why is None else to_utf8(why)
@@ -238,5 +266,5 @@ class SourceContext:
 
 
 def to_utf8(text: str) -> str:
-    """Replace lone surrogates, which no data base takes: a file's name can hold bytes that are no text."""
+    """Replace lone surrogates, which no database takes: a file's name can hold bytes that are no text."""
     return text.encode("utf-8", "replace").decode("utf-8")

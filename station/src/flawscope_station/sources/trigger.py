@@ -1,5 +1,6 @@
-"""Triggers: frames of cameras are taken and inspected as one part in a bounded time, for requests and for
-connections such as that of a PLC.
+"""Triggers: frames of cameras are taken and inspected as a part, in a bounded time.
+
+They come from requests, and from connections such as that of a PLC.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from flawscope.errors import InputError
 from flawscope_station.inspecting.asking import (
@@ -20,7 +20,7 @@ from flawscope_station.inspecting.asking import (
 from flawscope_station.inspecting.picture import Part
 from flawscope_station.inspecting.ticket import RecordedInspection
 from flawscope_station.sources.camera import SOURCE, LiveCamera, Shot
-from flawscope_station.sources.source import ApartError, NoFrameError, TriggeredSource, lost_camera
+from flawscope_station.sources.source import ApartError, NoFrameError, ShotOf, TriggeredSource, lost_camera
 from flawscope_station.store.inspection import KeyedRequest, Label
 
 MOST_APART = 1.0  # seconds between the exposures of the views of a part, where `part_deadline` is not less
@@ -35,15 +35,20 @@ async def shoot(
     seconds: float = 5.0,
     request: KeyedRequest | None = None,
 ) -> RecordedInspection | int:
-    """Inspect the part that lies under the cameras, by the first frame of each that is exposed from now on;
-    return the inspection, which is on the disk, or the number of the one that answered the same request
-    before.
+    """Inspect the part that lies under the cameras, by the first frame of each that is exposed from now on.
 
     Args:
-        name: of the product that it is judged as.
-        find: returns the camera, or those of all views.
-        due: deadline, as `time.monotonic` counts. seconds: within which the frames must come.
-        request: the one that triggers, where it has a key.
+        station: Station that inspects.
+        name: Name of the product or entry that judges it.
+        find: Returns the camera, or the cameras of all views.
+        label: Number and batch of the part, and the view where it shows one.
+        due: Deadline, as `time.monotonic` counts.
+        seconds: Seconds within which the frames must come.
+        request: Request that triggers, where it has a key.
+
+    Returns:
+        The inspection, which is on the disk; or the number of the inspection that answered the same request
+            before.
 
     Raises:
         FlawscopeError: AwayError, NoFrameError, LateError, BusyError, NoModelError, ModelError, StoreError,
@@ -78,7 +83,7 @@ async def shoot(
 
 
 def check_triggers(camera: TriggeredSource) -> None:
-    """Raise InputError for a camera of which nobody knows when a frame was exposed."""
+    """Raise InputError where nobody knows when a camera's frames are exposed."""
     if isinstance(camera, LiveCamera) and camera.untimed is not None:
         raise InputError(camera.untimed)
 
@@ -91,8 +96,9 @@ def check_there(cameras: Sequence[TriggeredSource]) -> None:
 
 
 def check_together(shots: Sequence[object], most: float) -> None:
-    """Raise ApartError where the first and the last frame of a part were exposed more than `most` seconds
-    apart: on a belt they show two parts.
+    """Raise ApartError where the frames of a part were exposed more than `most` seconds apart.
+
+    On a belt such frames show two parts.
     """
     times = [shot.exposed_at for shot in shots if isinstance(shot, Shot)]
     apart = max(times, default=0.0) - min(times, default=0.0)
@@ -103,8 +109,20 @@ def check_together(shots: Sequence[object], most: float) -> None:
         )
 
 
-async def wait_for_shot(camera: TriggeredSource, seconds: float, request: KeyedRequest | None) -> Any:
-    """Return the first frame of a camera from now on. NoFrameError, AwayError."""
+async def wait_for_shot(
+    camera: TriggeredSource[ShotOf], seconds: float, request: KeyedRequest | None
+) -> ShotOf:
+    """Return the first frame of a camera from now on.
+
+    Args:
+        camera: Camera of any kind.
+        seconds: Seconds within which the frame must come.
+        request: Request that triggers, where it has a key.
+
+    Raises:
+        NoFrameError: no frame came in time.
+        AwayError: the camera is lost.
+    """
     waiting = camera.next_shot(request)
     try:
         return await asyncio.wait_for(asyncio.wrap_future(waiting), seconds)

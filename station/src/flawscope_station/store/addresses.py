@@ -1,8 +1,8 @@
-"""Addresses of a station: its products, and the entries of the settings whose joint model finds the product.
+"""Addresses of a station: its products, and the entries of the settings with a joint model.
 
-A joint model is one of several products: it finds the product that a picture shows, and judges the picture
-with the model of that product (`ModelFacts.is_joint`). The entry is the one block of the settings that names
-a joint model. Each product of the joint model is a product of the station, with records and versions of its
+A joint model is a model of several products: it finds the product that a picture shows, and judges the
+picture with that product's model (`ModelFacts.is_joint`). The entry is the block of the settings that names
+the joint model. Each product of the joint model is a product of the station, with records and versions of its
 own; its row in `products` names the entry. The entry has a row there, too, and versions of the same files,
 but its name is an address for pictures alone: nothing is recorded under it.
 """
@@ -32,8 +32,13 @@ STATION_USER = "station"  # who did something that no person did
 
 
 class Address(NamedTuple):
-    """Product or entry to which a request goes. scheme: of the keys of its requests. deadline: seconds in
-    which its settings want parts answered; None: they name none.
+    """Product or entry to which a request goes.
+
+    Attributes:
+        name: Name of the product or entry.
+        number: Its number in `products`.
+        scheme: Prefix of the keys of its requests in the store.
+        deadline: Seconds in which its settings want parts answered; None: no limit.
     """
 
     name: str
@@ -42,11 +47,11 @@ class Address(NamedTuple):
     deadline: float | None
 
     def due(self, deadline: int | None = None, since: float | None = None) -> float:
-        """Return when an answer must be there, as `time.monotonic` counts.
+        """Return the time at which an answer must be there, as `time.monotonic` counts; infinity: never.
 
         Args:
-            deadline: milliseconds; None: as the settings say, which may be never.
-            since: when the request came; None: now.
+            deadline: Milliseconds from the request; None: as in the settings.
+            since: Time of the request, as `time.monotonic` counts; None: now.
         """
         seconds = self.deadline if deadline is None else deadline / 1000
         since = time.monotonic() if since is None else since
@@ -57,12 +62,18 @@ class Addresses:
     """Products and entries by name, and the versions of their models.
 
     Args:
-        say: gets a line for the person who started the station.
+        settings: Settings of the station.
+        store: Records of the station.
+        versions: Versions of models.
+        say: Gets a line for the person who started the station.
 
     Attributes:
-        configured: the settings by name, as they were given. settings: those of each product.
-        products, entries: numbers by name. names: of both, by number, and of products removed meanwhile.
-        on_added: functions that get number, name and settings of a product that is added later.
+        configured: Blocks of the settings by name: products, and entries.
+        settings: Settings of each product, by name.
+        products: Numbers of products, by name.
+        entries: Numbers of entries, by name.
+        names: Names of both by number, and of products that were removed since the start.
+        on_added: Functions that get number, name and settings of a product that is added later.
 
     Raises:
         InputError: the joint models and the settings do not fit each other.
@@ -99,7 +110,7 @@ class Addresses:
             return is_of_joint_model(self.versions.active_facts(number))
 
     def _add_joint_products(self, name: str, number: int) -> None:
-        """Make the products of an entry's joint model products of the station."""
+        """Add the products of an entry's joint model to the station."""
         product = self.configured[name]
         if product.learn is not None:
             raise InputError(f"product {name}: {CANNOT_LEARN}; leave out `learn`")
@@ -136,7 +147,11 @@ class Addresses:
         return added not in before, added
 
     def _product_names(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:
-        """Map the product names in a joint model to those at the station. InputError where one is taken."""
+        """Return the station's names of a joint model's products, by their names in the model.
+
+        Raises:
+            InputError: a name is taken, or the model is of a single product.
+        """
         facts = router.read_facts(model)
         if not facts.is_joint:
             raise InputError(f"cannot use {model}: it is a model of one product, and {entry} has several")
@@ -153,7 +168,7 @@ class Addresses:
         return found
 
     def _load_products(self, entry: str) -> None:
-        """Add the products of an entry that are not here yet, also those that only earlier models knew."""
+        """Add the recorded products of an entry that are not loaded yet, also those of earlier models."""
         query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
         for row in self.store.database.rows(query.order_by(products.c.id)):
             number, name = row.id, row.name
@@ -166,9 +181,10 @@ class Addresses:
     # ---- the models
 
     def open(self) -> None:
-        """Activate each file that is new; else resume the active version, even without the file.
+        """Activate each model file that is new, else resume the active version, even where its file is gone.
 
-        InputError where a model in the settings cannot be used.
+        Raises:
+            InputError: a model in the settings cannot be used.
         """
         for name, product in self.configured.items():
             self._open(name, product)
@@ -198,8 +214,18 @@ class Addresses:
             self.say(f"{name}: version {resumed} goes on, as it was activated; {product.model} is {added}")
 
     def add_version(self, name: str, model: str | os.PathLike[str], origin: str, who: str) -> int:
-        """Keep a model file as a version of a product, a joint one as a version of each of its products, and
-        return the product's version. InputError where the file is not of the kind that the settings name.
+        """Keep a model file as a version of a product; return the product's version.
+
+        A joint model becomes a version of each of its products.
+
+        Args:
+            name: Name of the product.
+            model: Path of the model file.
+            origin: Where the file came from, for a person.
+            who: Person who adds it.
+
+        Raises:
+            InputError: the file is no model of the kind that the settings name.
         """
         product_id = self.product_id(name)
         entry = self._entry_of.get(name)
@@ -222,13 +248,22 @@ class Addresses:
         who: str,
         facts: Mapping[str, object] = MappingProxyType({}),
     ) -> int:
-        """Add a product with its model, which judges from now on, or give the product a further version.
+        """Add a product with its model, which judges from now on, or a further version of a product.
 
-        Return the number of the version; open questions are accepted by that. InputError where the model
-        cannot be opened.
+        Open questions of the fit are accepted by that.
 
         Args:
-            facts: of the version, beside those of the file.
+            name: Name of the product.
+            product: Settings of the product.
+            origin: Where the model came from, for a person.
+            who: Person who adds it.
+            facts: Facts of the version, beside those of the file.
+
+        Returns:
+            The number of the version.
+
+        Raises:
+            InputError: the model cannot be opened.
         """
         with self._changing:
             return self._add_product(name, product, origin, who, facts)
@@ -263,7 +298,7 @@ class Addresses:
             self.configured.pop(name, None)
 
     def is_removed(self, number: int) -> bool:
-        """Whether a number is that of a product which was removed."""
+        """Return whether this is the number of a product that was removed since the start."""
         return number in self.names and number not in self.numbers()
 
     def _tell_added(self, name: str) -> None:
@@ -276,16 +311,20 @@ class Addresses:
         return name in self.entries or name in self.products
 
     def numbers(self) -> list[int]:
-        """Numbers of the products and entries at which pictures are taken now."""
+        """Return the numbers of the products and entries at which pictures are taken now."""
         return [*list(self.products.values()), *list(self.entries.values())]
 
     def configured_numbers(self) -> dict[str, int]:
-        """Numbers of the addresses that the settings or the pages name, by name."""
+        """Return the numbers of the addresses that the settings or the pages name, by name."""
         found = {name: self.entries.get(name, self.products.get(name)) for name in list(self.configured)}
         return {name: number for name, number in found.items() if number is not None}
 
     def settings_of(self, name: str) -> ProductSettings:
-        """Settings of a product, or of its entry. NotFoundError."""
+        """Return the settings of a product, or of its entry.
+
+        Raises:
+            NotFoundError: there is no such product, or it was removed.
+        """
         configured = self.configured.get(self.configured_name(name))
         if configured is None:
             self.product_id(name)
@@ -293,17 +332,25 @@ class Addresses:
         return configured
 
     def removed(self) -> dict[str, int]:
-        """Numbers by name of the products that were removed and have records: these can be read."""
+        """Return the numbers, by name, of removed products that have records."""
         return self.store.removed_products(self.numbers())
 
     def records_id(self, name: str) -> int:
-        """Number of a product whose records are read: it is inspected, or was removed. NotFoundError."""
+        """Return the number of a product, inspected or removed, for reading its records.
+
+        Raises:
+            NotFoundError: there is no such product.
+        """
         if name not in self and (number := self.removed().get(name)) is not None:
             return number
         return self.product_id(name)
 
     def product_id(self, name: str) -> int:
-        """Number of a product. NotFoundError names the products that there are."""
+        """Return the number of a product.
+
+        Raises:
+            NotFoundError: there is no such product; the text names those that there are.
+        """
         if name in self.entries:
             own = ", ".join(one for one, entry in list(self._entry_of.items()) if entry == name)
             raise NotFoundError(
@@ -317,16 +364,24 @@ class Addresses:
         return number
 
     def address_id(self, name: str) -> int:
-        """Number of a product, or of an entry that finds the product. NotFoundError."""
+        """Return the number of a product or an entry.
+
+        Raises:
+            NotFoundError: there is no such address.
+        """
         return self.entries[name] if name in self.entries else self.product_id(name)
 
     def find(self, name: str) -> Address:
-        """Return a product or entry with what a request needs of it. NotFoundError."""
+        """Return the address of a request, by the name of its product or entry.
+
+        Raises:
+            NotFoundError: there is no such address.
+        """
         number, deadline = self.address_id(name), self.settings_of(name).deadline
         return Address(name, number, ENTRY if name in self.entries else HTTP, deadline)
 
     def configured_name(self, name: str) -> str:
-        """Name in the settings: a product's own, or that of its entry."""
+        """Return the name in the settings: a product's own, or that of its entry."""
         return self._entry_of.get(name, name)
 
 

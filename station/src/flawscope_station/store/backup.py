@@ -1,9 +1,8 @@
-"""Backup of a station to one archive: SQLite's data base at one moment, the files of its folder, and its
-settings file.
+"""Backup of a station to an archive: SQLite's database at one moment, the folder's files, and the settings.
 
 Pictures, masks and models are named by their content and never change, so the station keeps running
-meanwhile. The data base is copied first and written last, before the folder's identity: where that is there,
-all is. PostgreSQL's data base is for pg_dump.
+meanwhile. The database is copied first and written last, before the folder's identity: an archive with the
+identity is complete. A PostgreSQL database needs pg_dump.
 """
 
 from __future__ import annotations
@@ -39,15 +38,19 @@ def backup(
 ) -> int:
     """Write a station, which may be running, to a new file; of a station with PostgreSQL only its files.
 
-    Return the number of bytes written.
-
     Args:
-        tables_only: SQLite's data base alone, as before an upgrade, which changes no picture and no model.
-        settings_files: of the station, the first one includes the others. Passwords are in files of their
-            own, which are not copied.
+        settings: Settings of the station.
+        target: Path of the new file.
+        tables_only: Copy SQLite's database alone, as before an upgrade, which changes no picture and no
+            model.
+        settings_files: Settings files of the station; the first includes the others. Passwords are in files
+            of their own, which are not copied.
+
+    Returns:
+        The number of bytes written.
 
     Raises:
-        InputError: there is no such station, its data base cannot be read, or the file exists.
+        InputError: there is no such station, its database cannot be read, or the file exists.
         FlawscopeError: the file cannot be written.
     """
     path, home = Path(target).absolute(), Path(settings.store)
@@ -74,7 +77,15 @@ def backup(
 def _write(
     path: Path, home: Path, database: Path | None, tables_only: bool, settings_files: Sequence[Path]
 ) -> int:
-    """Write the archive, and return its bytes. database: the copy of SQLite's."""
+    """Write the archive; return its bytes.
+
+    Args:
+        path: Path of the archive.
+        home: Folder of the station.
+        database: Copy of SQLite's database; None: the station has none.
+        tables_only: Leave the files out.
+        settings_files: Settings files of the station.
+    """
     with files.atomic_write(path) as file:
         if hasattr(os, "fchmod"):  # it holds password hashes
             os.fchmod(file.fileno(), 0o600)
@@ -101,7 +112,7 @@ def _check_target(path: Path, home: Path, has_database: bool) -> None:
 
 
 def _add_files(tar: tarfile.TarFile, home: Path) -> None:
-    """Add the files of a station's folder that are not added by themselves, or made again."""
+    """Add the files of a station's folder, except those that are added apart or can be made again."""
     for one in home.rglob("*"):
         place = one.relative_to(home)
         if place.parts[0].startswith(LEFT_OUT):
@@ -112,14 +123,19 @@ def _add_files(tar: tarfile.TarFile, home: Path) -> None:
 
 
 def _add_settings(tar: tarfile.TarFile, settings_files: Sequence[Path]) -> None:
-    """Add the settings file, and those that it includes by their numbers: two may have the same name."""
+    """Add the settings file and the files that it includes, with numbers: two may have the same name."""
     for number, one in enumerate(settings_files):
         name = f"{number}-{one.name}" if number else one.name
         tar.add(one, f"{SETTINGS}/{name}")
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
-    """Copy a data base at one moment. InputError where it is damaged; OSError where the copy has no room."""
+    """Copy a database as it is at one moment.
+
+    Raises:
+        InputError: it is damaged.
+        OSError: the copy has no room.
+    """
     try:
         with (
             closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as original,
@@ -141,9 +157,21 @@ def check_sqlite(connection: sqlite3.Connection) -> None:
 
 
 def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
-    """Put the tables of a backup of the same station, which is not running, into the place of its present
-    ones, and return where these are kept, with their copies from before migrations; what an earlier restore
-    kept goes. InputError: the file is no such backup; nothing has changed.
+    """Replace a station's tables by those of its backup; the station must not run.
+
+    The present tables are kept, with their copies from before migrations; tables that an earlier restore kept
+    are removed.
+
+    Args:
+        source: Backup of the same station.
+        settings: Settings of the station.
+
+    Returns:
+        The folder of the tables that were replaced.
+
+    Raises:
+        InputError: the file is no such backup; nothing has changed.
+        FlawscopeError: the folder cannot be written.
     """
     home = Path(settings.store)
     files_of_station = Files(home)
@@ -177,16 +205,21 @@ def restore_tables(source: str | os.PathLike[str], settings: Settings) -> Path:
 
 
 def members_of(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield what is in an archive, in its order, and remember nothing of it: there may be millions."""
+    """Yield the members of an archive in order, without keeping them in memory: there may be millions."""
     while (part := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]
         yield part
 
 
 def restore(source: str | os.PathLike[str], settings: Settings) -> int:
-    """Restore a station from a backup into an empty folder.
+    """Restore a station from a backup into an empty folder; with PostgreSQL only its files.
 
-    With PostgreSQL only the files are restored. Return the backup's bytes.
+    Args:
+        source: Backup file.
+        settings: Settings of the station.
+
+    Returns:
+        The backup's bytes.
 
     Raises:
         InputError: the file is no whole backup, or the folder is not empty. Nothing is left.
@@ -218,7 +251,11 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> int:
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """Write what is in a backup into a folder. EOFError where the backup was cut off: its end is missing."""
+    """Unpack a backup into a folder.
+
+    Raises:
+        EOFError: the backup was cut off: its end is missing.
+    """
     with tarfile.open(path, "r:") as tar:
         for part in members_of(tar):
             tar.extract(part, folder, filter="data")
@@ -227,8 +264,11 @@ def _unpack(path: Path, folder: Path) -> None:
 
 
 def _check_unpacked(path: Path, folder: Path, settings: Settings) -> None:
-    """Raise InputError where a backup is of a station with the other kind of data base; sqlite3.Error where
-    the data base in the backup is damaged.
+    """Check that an unpacked backup fits the station.
+
+    Raises:
+        InputError: it is of a station with the other kind of database.
+        sqlite3.Error: its database is damaged.
     """
     has_database = (folder / DATABASE_FILE).exists()
     if has_database and settings.database is not None:

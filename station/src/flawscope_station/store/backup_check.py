@@ -1,4 +1,4 @@
-"""Check of a backup without restoring it: what is in it is what was there."""
+"""Check of a backup without restoring it: its files are complete and undamaged."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ _HASH = re.compile("[0-9a-f]{64}")
 class VerifiedBackup:
     """Contents of a backup that is whole.
 
-    inspections: in its data base; None: it has none, as of a station with PostgreSQL.
-    missing: pictures and masks that the records name and that are not in it.
-    settings_file: whether the station's settings are in it.
+    Attributes:
+        files: Number of files.
+        inspections: Inspections in its database; None: it has none, as of a station with PostgreSQL.
+        missing: Pictures and masks that the records name, but the backup does not have.
+        settings_file: Whether it has the station's settings.
     """
 
     files: int
@@ -37,9 +39,9 @@ class VerifiedBackup:
 
 
 def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
-    """Read a whole backup: files that are named by their content hold that, and the data base is whole.
+    """Read a whole backup: files named by a hash must have it, and the database must be whole.
 
-    Nothing is written but a temporary copy of the data base.
+    Nothing is written but a temporary copy of the database.
 
     Raises:
         InputError: it is no whole backup, or a file in it is damaged.
@@ -62,9 +64,11 @@ def verify(source: str | os.PathLike[str]) -> VerifiedBackup:
 
 
 def _read_members(path: Path, folder: str) -> set[str]:
-    """Read all files of a backup, and return their names; the data base is copied to a folder.
+    """Read all files of a backup, and return their names; the database is copied to a folder.
 
-    EOFError where the backup was cut off; InputError where a file does not hold what its name says.
+    Raises:
+        EOFError: the backup was cut off.
+        InputError: a file does not have the hash in its name.
     """
     names = set[str]()
     with tarfile.open(path, "r:") as tar:
@@ -82,7 +86,7 @@ def _read_members(path: Path, folder: str) -> set[str]:
 
 
 def _is_right(tar: tarfile.TarFile, part: tarfile.TarInfo) -> bool:
-    """Read a file to its end; return whether it holds what its name says, where that is a hash."""
+    """Read a file to its end; return whether it has the hash in its name, where that is a hash."""
     digest, size = hashlib.sha256(), 0
     content = tar.extractfile(part)
     assert content is not None, part.name
@@ -101,7 +105,7 @@ def _is_right(tar: tarfile.TarFile, part: tarfile.TarInfo) -> bool:
 
 
 def _check_records(database: Path, names: set[str]) -> tuple[int, int]:
-    """Return the number of inspections, and of the files that records name and that are not there."""
+    """Return the number of inspections, and of files that the records name but the backup does not have."""
     wanted = (
         (PICTURES, "SELECT DISTINCT hash, suffix FROM pictures WHERE removed_at IS NULL"),
         (MASKS, f"SELECT DISTINCT mask, '{MASK_SUFFIX}' FROM verdicts WHERE mask IS NOT NULL"),

@@ -1,4 +1,4 @@
-"""The data base: SQLite in a file or PostgreSQL by URL."""
+"""Database of a station: SQLite in a file, or PostgreSQL by URL."""
 
 from __future__ import annotations
 
@@ -52,12 +52,14 @@ class StoreError(RefusalError):
     """The store cannot be read or written now; the request had no effect.
 
     Args:
-        sender_text: for who sends parts, without names of this machine; "": the text.
+        text: Text for the log and for engineers.
+        code: disk_full, store_unreachable, store_silent or file_missing.
+        sender_text: Text for senders of parts, without names of this machine; "": `text`.
 
     Attributes:
-        code: disk_full, store_unreachable, store_silent or file_missing.
-        is_in_doubt: whether it came while a transaction was being committed, so that it may have had its
-            effect all the same.
+        code: Reason, for programs.
+        is_in_doubt: Whether it came while a transaction was being committed, so that the transaction may have
+            had its effect all the same.
     """
 
     is_in_doubt = False
@@ -74,16 +76,17 @@ def now() -> int:
 
 
 class Database:
-    """Connections and transactions of a data base.
+    """Connections and transactions of a database.
 
     Attributes:
-        full: why there was no room for the last write; "" where there was.
-        failure: why the last write failed; "" where it did not.
-        is_doubted: it is being asked whether it answers, or did not answer when it was. silence: returns then
-            the error for everybody who would ask a data base that is known not to answer; None: it may.
+        full: Why there was no room for the last write; "" where there was.
+        failure: Why the last write failed; "" where it did not.
+        is_doubted: Whether a probe is waiting for the database's answer, or has waited in vain.
+        silence: Returns, while `is_doubted`, the error for everybody who would ask a database that is known
+            not to answer; None: it may answer.
 
     Raises:
-        InputError: the URL is not the address of a data base.
+        InputError: the URL is not the address of a database.
     """
 
     def __init__(self, url: str):
@@ -107,11 +110,12 @@ class Database:
 
     @property
     def is_sqlite(self) -> bool:
+        """Whether the database is SQLite, else PostgreSQL."""
         return self.engine.dialect.name == "sqlite"
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a connection whose reads all see the data base at one moment."""
+        """Open a connection whose reads all see the database at one moment."""
         self._check_silence()
         with self._translated_errors(), self._reader.connect() as connection:
             self._set_patience(connection, ANSWER_TIMEOUT)
@@ -135,8 +139,10 @@ class Database:
 
     @contextmanager
     def writing_unchecked(self) -> Iterator[Connection]:
-        """Open a transaction in which SQLite does not look for rows that refer to a removed row: tables may
-        be made anew, and where no index finds such rows, a table of millions is not read from end to end.
+        """Open a transaction in which SQLite does not look for rows that refer to a removed row.
+
+        Tables may be made anew in it. And where no index finds such rows, a table of millions is not read
+        from end to end.
         """
         with self._translated_errors(), self._turn(), self._writer.connect() as connection:
             self._set_patience(connection, None)  # a table of millions takes its time
@@ -157,14 +163,18 @@ class Database:
         return cast(sqlite3.Connection, connection.connection.driver_connection)
 
     def _check_silence(self) -> None:
-        """Raise StoreError where the data base is known not to answer: nobody more waits for it."""
+        """Raise StoreError where the database is known not to answer: nobody else waits for it."""
         if self.is_doubted and (error := self.silence()) is not None:
             raise error
 
     def _set_patience(self, connection: Connection, seconds: float | None) -> None:
-        """Say how long the answers to a connection's statements are waited for; None: for ever.
+        """Set how long to wait for the answers to a connection's statements.
 
-        SQLite answers by itself.
+        SQLite needs no limit.
+
+        Args:
+            connection: Connection to PostgreSQL or SQLite.
+            seconds: Limit; None: no limit.
         """
         if not self.is_sqlite:
             own: Any = connection.connection.driver_connection
@@ -172,9 +182,15 @@ class Database:
 
     @contextmanager
     def _turn(self, seconds: float | None = None) -> Iterator[None]:
-        """Wait until no other thread writes to SQLite, which has one writer at a time: left to itself it asks
-        whether it may at growing intervals, whoever came first. StoreError after `LOCK_TIMEOUT`, or so many
-        seconds.
+        """Wait until no other thread writes to SQLite, which has one writer at a time.
+
+        SQLite itself would retry at growing intervals, without regard to who came first.
+
+        Args:
+            seconds: Limit; None: `LOCK_TIMEOUT`.
+
+        Raises:
+            StoreError: another write took longer.
         """
         seconds = LOCK_TIMEOUT if seconds is None else seconds
         if not self.is_sqlite:
@@ -189,23 +205,35 @@ class Database:
                 self._writes.release()
 
     def rows(self, query: Executable) -> list[Row[Any]]:
-        """Return all rows of a query. StoreError."""
+        """Return all rows of a query.
+
+        Raises:
+            StoreError: the database cannot be used.
+        """
         with self.reading() as connection:
             return list(connection.execute(query))
 
     def row(self, query: Executable) -> Row[Any] | None:
-        """Return the one row of a query; None: there is none. StoreError."""
+        """Return the only row of a query; None: there is none.
+
+        Raises:
+            StoreError: the database cannot be used.
+        """
         with self.reading() as connection:
             return connection.execute(query).one_or_none()
 
     def change(self, statement: Executable) -> None:
-        """Carry out a statement in a transaction of its own. StoreError."""
+        """Carry out a statement in a transaction of its own.
+
+        Raises:
+            StoreError: the database cannot be used.
+        """
         with self.writing() as connection:
             connection.execute(statement)
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Turn errors that an operator can remedy into StoreError."""
+        """Convert errors that an operator can remedy to StoreError."""
         try:
             yield
         except (DBAPIError, PoolTimeoutError) as error:
@@ -233,7 +261,7 @@ class Database:
         return StoreError(f"{text}; {remedy}", code, f"{sender_text}; {remedy}")
 
     def _is_silent(self, origin: BaseException | None) -> bool:
-        """Whether the server said nothing in time."""
+        """Return whether the error says that the server did not answer in time."""
         if self.is_sqlite:
             return False
         from flawscope_station.store import postgres
@@ -241,7 +269,7 @@ class Database:
         return postgres.is_silent(origin)
 
     def _is_of_server(self, origin: BaseException | None) -> bool:
-        """Whether an error says something of the data base, and not of the statement."""
+        """Return whether the error is about the database, and not about the statement."""
         if self.is_sqlite:  # its file is damaged
             return type(origin) is sqlite3.DatabaseError and "malformed" in str(origin)
         from flawscope_station.store import postgres
@@ -251,10 +279,13 @@ class Database:
     # ---- whoever watches it
 
     def check_answers(self) -> None:
-        """Ask the data base something, on a connection of its own.
+        """Ask the database a question on a connection of its own, to see whether it answers.
 
-        StoreError where it cannot be used, with the code `store_silent` where it says nothing for
-        `PROBE_TIMEOUT`; SQLite may hang with its disk.
+        SQLite may hang with its disk.
+
+        Raises:
+            StoreError: it cannot be used; with the code `store_silent` where it does not answer within
+                `PROBE_TIMEOUT`.
         """
         with self._translated_errors(), self._prober.connect() as connection:
             if self.is_sqlite:
@@ -267,7 +298,7 @@ class Database:
             raise self._unusable_error("it is read-only", "store_unreachable")
 
     def try_write(self) -> None:
-        """See whether it can be written again, after a write that failed: `full` and `failure` are over."""
+        """Try to write after a write that failed; clear `full` and `failure` where it works."""
         prober = self._prober.execution_options(writes=True)
         try:
             with self._translated_errors(), self._turn(PROBE_TIMEOUT), prober.begin() as connection:
@@ -279,9 +310,10 @@ class Database:
             self.full = self.failure = ""
 
     def tune(self) -> None:
-        """Update the statistics by which SQLite chooses an index, of tables that grew by a tenth since; the
-        first time of all. They hold for the connections that are opened from now on: the open ones go.
-        PostgreSQL does so by itself.
+        """Update the statistics by which SQLite chooses an index, of tables that grew by a tenth.
+
+        The first call updates all tables. New connections use the statistics; the open ones are closed for
+        it. PostgreSQL does this by itself.
         """
         if not self.is_sqlite:
             return
@@ -299,8 +331,9 @@ class Database:
             self.engine.dispose()
 
     def give_space_back(self) -> bool:
-        """Give some of the pages that SQLite does not use any more back to the disk; return whether there are
-        more. PostgreSQL uses them again by itself.
+        """Give some pages that SQLite does not use any more back to the disk; return whether there are more.
+
+        PostgreSQL uses such pages again by itself.
         """
         if not self.is_sqlite:
             return False
@@ -312,7 +345,7 @@ class Database:
         return bool(is_on and free)
 
     def size(self) -> int:
-        """Bytes of the data base."""
+        """Return the bytes of the database."""
         with self.reading() as connection:
             if self.is_sqlite:
                 pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
@@ -320,19 +353,21 @@ class Database:
             return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
 
     def close(self) -> None:
+        """Close all connections."""
         self.engine.dispose()
         self._prober.dispose()
 
     # ---- versions of the tables
 
     def migrate(self) -> None:
-        """Make the tables, or migrate them to this version, for a station that begins: no other one may run
-        on them. SQLite's, whose folder the station has locked, are copied beside the file before, as
-        `station.sqlite.0001` with their version. Those of PostgreSQL are for pg_dump, and an advisory lock
-        lets one program at a time migrate.
+        """Make the tables, or migrate them to this version, for a station that starts.
+
+        No other station may run on them. SQLite's tables, whose folder the station has locked, are first
+        copied beside the file, with their version in the name: `station.sqlite.0001`. Copies of PostgreSQL
+        need pg_dump; an advisory lock lets one program at a time migrate.
 
         Raises:
-            InputError: that fails.
+            InputError: the tables cannot be made or migrated.
         """
         with self._table_errors():
             with self.reading() as connection:
@@ -349,7 +384,11 @@ class Database:
                 migrate(connection)
 
     def make_tables(self) -> None:
-        """Make the tables where there are none; those that are there stay as they are. InputError."""
+        """Make the tables where there are none; existing tables stay as they are.
+
+        Raises:
+            InputError: the tables cannot be made.
+        """
         with self._table_errors():
             with self.reading() as connection:
                 if table_version(connection) is not None:
@@ -364,7 +403,7 @@ class Database:
 
     @contextmanager
     def _table_errors(self) -> Iterator[None]:
-        """Turn errors of whoever makes or migrates tables into InputError."""
+        """Convert errors while tables are made or migrated to InputError."""
         try:
             yield
         except UnknownVersionError as error:
@@ -378,7 +417,11 @@ class Database:
             raise InputError(f"{self.name} is no store of flawscope: {one_line_message(error)}") from None
 
     def check_tables(self) -> bool:
-        """Return whether there are tables, unchanged. InputError where they are of another version."""
+        """Return whether there are tables, and change nothing.
+
+        Raises:
+            InputError: they are of another version.
+        """
         try:
             with self.reading() as connection:
                 is_right = is_current(connection)
@@ -401,7 +444,7 @@ class Database:
     def _let_shrink(self) -> None:
         """Let SQLite's file become smaller when records are removed.
 
-        A file that was made without this is written anew for it, where there is room.
+        An older file is written anew for it, where there is room.
         """
         if not self.is_sqlite:
             return
@@ -413,7 +456,11 @@ class Database:
                     raw.execute("VACUUM")
 
     def _copy_before(self, version: str) -> None:
-        """Copy the tables to a file of their own before they are migrated, once a version. StoreError."""
+        """Copy the tables to a file of their own before a migration, once for each version.
+
+        Raises:
+            StoreError: the copy cannot be written.
+        """
         path = Path(f"{self.engine.url.database}.{version}")
         if not path.exists():
             partial = path.with_name(path.name + files.PARTIAL_SUFFIX)
@@ -423,7 +470,7 @@ class Database:
             partial.replace(path)
 
     def _check_encoding(self, connection: Connection) -> None:
-        """Raise InputError unless the data base stores all letters: names of pictures may have any."""
+        """Raise InputError unless the database stores all letters: names of pictures may have any."""
         letters = connection.execute(text("SHOW server_encoding")).scalar_one()
         if letters != "UTF8":
             raise InputError(
@@ -432,7 +479,7 @@ class Database:
             )
 
     def lock_exclusively(self, connection: Connection) -> None:
-        """Hold a lock until the transaction ends; others wait for it. SQLite has one writer at a time."""
+        """Hold a lock until the transaction ends; other programs wait for it. SQLite needs none."""
         if not self.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_ID})
 
@@ -443,7 +490,12 @@ def upsert(dialect: str, table: Table) -> sqlite.Insert | postgresql.Insert:
 
 
 def _create_engine(url: str, *, is_probe: bool = False) -> Engine:
-    """Make the connections of a data base. is_probe: one, which waits for nothing long."""
+    """Make the connections of a database.
+
+    Args:
+        url: URL of the database.
+        is_probe: Make a single connection with short limits.
+    """
     size = 1 if is_probe else POOL_SIZE
     more = 0 if is_probe else POOL_SIZE
     if url.startswith("sqlite"):

@@ -42,11 +42,13 @@ DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class DiskState:
-    """State of the station's disk, as it was measured.
+    """State of the station's disk at its last measurement.
 
-    free_bytes: None where the folder is gone. written: `Files.written` at the time. error: why no file can be
-    written; None: files can. backup_at: when the folder was backed up last, seconds since 1970; None: not
-    known.
+    Attributes:
+        free_bytes: Free bytes; None: the folder is gone.
+        written: `Files.written` at that time.
+        error: Why no file can be written; None: files can be written.
+        backup_at: Time of the folder's last backup, seconds since 1970; None: not known.
     """
 
     free_bytes: int | None
@@ -91,7 +93,11 @@ class Files:
         self._opened_at = time.time()
 
     def lock(self) -> None:
-        """Lock the folder until the process ends. InputError where another station runs on it."""
+        """Lock the folder until the process ends.
+
+        Raises:
+            InputError: another station runs on the folder.
+        """
         self._lock_handle = open(self.folder / LOCK_FILE, "a+b")  # noqa: SIM115 (held open)
         try:
             _lock_file(self._lock_handle)
@@ -107,10 +113,15 @@ class Files:
 
     @property
     def identity_path(self) -> Path:
+        """Path of the file with the folder's identity."""
         return self.folder / IDENTITY_FILE
 
     def identity(self) -> str:
-        """Identity of the folder for a data base, 32 hexadecimal digits. InputError where unreadable."""
+        """Return the folder's identity for a database, 32 hexadecimal digits; make it where there is none.
+
+        Raises:
+            InputError: it cannot be read, or is damaged.
+        """
         path = self.identity_path
         try:
             if not path.exists():
@@ -123,22 +134,25 @@ class Files:
         return found
 
     def has_files(self, kind: str) -> bool:
-        """Whether there is a file of this kind."""
+        """Return whether there is a file of this kind."""
         return any(not _is_unfinished(path.name) for path in (self.folder / kind).glob("*/*"))
 
     def path(self, kind: str, digest: str, suffix: str) -> Path:
-        """Path of the file with this hash, in a folder named by its first three digits."""
+        """Return the path of the file with this hash, in a folder named by its first three digits."""
         return self.folder / kind / digest[:3] / f"{digest}{suffix}"
 
     def map_path(self, picture: str, version: int) -> Path:
-        """Path of the map that a model version made of a picture."""
+        """Return the path of the map that a model version made of a picture."""
         return self.path(MAPS, picture, f".{version}.npz")
 
     def keep(self, kind: str, data: bytes, suffix: str, *, hold: bool = False, known: str = "") -> str:
         """Write a file unless it is there already; return its SHA-256.
 
         Args:
-            hold: call `hold` as well.
+            kind: Folder of its kind, such as `PICTURES`.
+            data: Content.
+            suffix: End of the file's name.
+            hold: Also protect the file as `Files.hold` does.
             known: SHA-256 of the data, where it was computed before.
 
         Raises:
@@ -165,14 +179,14 @@ class Files:
         return digest
 
     def hold(self, digest: str) -> None:
-        """Protect a file from `discard` until `release`: the data base does not know the file yet."""
+        """Protect a file from `discard` until `release`, while the database does not know the file yet."""
         with self._lock:
             self._held[digest] += 1
             for one in [one for one in self._leaving if digest.startswith(one)]:
                 del self._leaving[one]  # it stays
 
     def release(self, digest: str) -> None:
-        """End a `hold`, or the hold of `keep`."""
+        """End the protection by `hold` or `keep`."""
         with self._lock:
             self._held[digest] -= 1
             if not self._held[digest]:
@@ -180,16 +194,17 @@ class Files:
                 self._held_sizes.pop(digest, None)
 
     def held_bytes(self) -> int:
-        """Bytes of the new pictures that are held: those that the data base may not know."""
+        """Return the bytes of held new pictures, which the database may not know yet."""
         with self._lock:
             return sum(self._held_sizes.values())
 
     def discard(self, path: Path, digest: str, is_unneeded: Callable[[], bool]) -> bool:
-        """Remove a file, or the folder of a model, unless it is held or needed; return whether it is gone.
+        """Remove a file, or a model's folder, unless it is held or needed; return whether it was removed.
 
         Args:
-            digest: its hash, or how that begins.
-            is_unneeded: asks the data base, while others hold and release files.
+            path: Path of the file or folder.
+            digest: SHA-256 of the file, or its first digits.
+            is_unneeded: Asks the database, while others hold and release files.
         """
         with self._lock:
             if any(held.startswith(digest) for held in self._held):
@@ -213,11 +228,20 @@ class Files:
             return True
 
     def model_folder(self, digest: str) -> Path:
-        """Folder of the model file with this hash."""
+        """Return the folder of the model file with this hash."""
         return self.folder / MODELS / digest[:MODEL_FOLDER_DIGITS]
 
     def write(self, path: Path, data: bytes, *, durable: bool = True) -> None:
-        """Write a file. durable: the file is on the disk on return. StoreError where it cannot be written."""
+        """Write a file.
+
+        Args:
+            path: Path of the file; its folder is made.
+            data: Content.
+            durable: Return only when the file is on the disk.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
         try:
             is_new = not path.parent.is_dir()
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +255,11 @@ class Files:
             raise write_error(path, error) from None
 
     def read(self, kind: str, digest: str, suffix: str) -> bytes:
-        """Read a file. StoreError where it cannot be read."""
+        """Return the content of a file.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
         path = self.path(kind, digest, suffix)
         try:
             return path.read_bytes()
@@ -261,7 +289,11 @@ class Files:
         return digest.hexdigest()
 
     def move(self, source: Path, target: Path) -> None:
-        """Move a file that is on the disk to its place, durably. StoreError."""
+        """Move a file that is on the disk to its place, durably.
+
+        Raises:
+            StoreError: it cannot be moved.
+        """
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             source.replace(target)
@@ -271,16 +303,21 @@ class Files:
             raise write_error(target, error) from None
 
     def temporary_path(self, name: str) -> Path:
-        """Path of a temporary file, in a folder of its own that the caller makes; `drop` removes both."""
+        """Return a new path for a temporary file, in a folder of its own that the caller makes.
+
+        `remove_temporary` removes both.
+        """
         return self.folder / MODELS / files.partial_name(secrets.token_hex(4)) / name
 
     def remove_temporary(self, temporary: Path) -> None:
+        """Remove a temporary file and its folder."""
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove unfinished files of an earlier run that was cut off: files that neither this process nor a
-        process that it started, such as for a fit, has written since. Walks through the whole store, which
-        may take minutes.
+        """Remove unfinished files of an earlier run that was cut off.
+
+        These are files that neither this process nor a process that it started, such as for a fit, has
+        written since the start. The walk through the whole store may take minutes.
         """
         for folder, folders, names in os.walk(self.folder):
             for name in [*folders, *names]:
@@ -298,20 +335,25 @@ class Files:
                         left.unlink(missing_ok=True)
 
     def _is_of_this_run(self, path: Path) -> bool:
-        """Whether a file was changed since the start.
+        """Return whether a file was changed since the start.
 
         A file with a time in the future is older than the start: the clock was ahead when it was written.
         """
         return self._opened_at <= path.stat().st_mtime <= time.time()
 
     def free_bytes(self) -> int:
-        """Ask the disk how much is free on it. OSError."""
+        """Ask the disk for its free bytes.
+
+        Raises:
+            OSError: the folder is not there.
+        """
         return shutil.disk_usage(self.folder).free
 
     def measure(self) -> DiskState:
-        """Ask the disk how it is, which may take for ever: only who measures the computer does so.
+        """Ask the disk for its state, and keep it as `disk`.
 
-        Everybody else reads `disk`.
+        It may hang with the disk: only the thread that measures the computer calls it; everybody else reads
+        `disk`.
         """
         written = self.written
         free = None
@@ -334,7 +376,7 @@ class Files:
             return None
 
     def check_writable(self) -> None:
-        """Raise StoreError where no file can be written, whatever room there is."""
+        """Raise StoreError where no file can be written, however much room there is."""
         path = self.folder / PROBE_FILE
         try:
             with files.replace_file(path, durable=False) as file:
@@ -344,7 +386,7 @@ class Files:
             raise write_error(path, error) from None
 
     def check_free_space(self, size: int) -> None:
-        """Raise StoreError where a file of `size` bytes could fill the disk, as it was measured last."""
+        """Raise StoreError where a file of `size` bytes could fill the disk, by its last measurement."""
         if self.disk.free_bytes is None:
             return  # nobody knows
         written_since = self.written - self.disk.written
@@ -356,13 +398,19 @@ class Files:
 
 
 class StrayFiles:
-    """Removes files that no record needs. pause: called with the seconds that a piece of work took."""
+    """Removal of files that no record needs.
+
+    Args:
+        database: Database of the station.
+        files: Files of the station.
+        pause: Called with the seconds that a piece of work took.
+    """
 
     def __init__(self, database: Database, files: Files, pause: Callable[[float], None]):
         self.database, self.files, self.pause = database, files, pause
 
     def discard(self, kind: str, digest: str, suffix: str) -> bool:
-        """Remove a picture with its maps, or a mask. False where a record needs the file by now."""
+        """Remove a picture with its maps, or a mask; return False where a record needs the file by now."""
         return self._remove(kind, self.files.path(kind, digest, suffix), digest)
 
     def sweep(self) -> int:
@@ -389,7 +437,10 @@ class StrayFiles:
             return False
 
     def _old_files(self, kind: str) -> Iterator[tuple[Path, str]]:
-        """Path and hash of each file that is not young. Models are folders, named by part of a hash."""
+        """Yield path and hash of each file that is older than `STRAY_AGE`.
+
+        Models are folders, named by the first digits of the hash.
+        """
         youngest, of_model = time.time() - STRAY_AGE, kind == MODELS
         for path in (self.files.folder / kind).glob("*" if of_model else "*/*"):
             digest = path.name if of_model else path.name.partition(".")[0]
@@ -399,7 +450,7 @@ class StrayFiles:
                     yield path, digest
 
     def needed_hashes(self, kind: str, digests: list[str]) -> set[str]:
-        """Hashes of the files that a record names, and whose picture was not removed."""
+        """Return the hashes among `digests` that a record needs; a removed picture is not needed."""
         if kind == MODELS:
             query = select(versions.c.file).where(IS_KEPT)
         elif kind == MASKS:
@@ -417,7 +468,11 @@ def _is_unfinished(name: str) -> bool:
 
 
 def _lock_file(file: IO[bytes]) -> None:
-    """Lock a file until the process ends. OSError where another process holds the lock."""
+    """Lock a file until the process ends.
+
+    Raises:
+        OSError: another process holds the lock.
+    """
     if sys.platform == "win32":
         import msvcrt
 
@@ -429,7 +484,7 @@ def _lock_file(file: IO[bytes]) -> None:
 
 
 def write_error(path: Path, error: OSError) -> StoreError:
-    """Return the error of a file of the station that cannot be written."""
+    """Return the StoreError for a file of the station that cannot be written."""
     if error.errno in DISK_FULL_ERRORS:
         sender_text = "the station's disk is full; free some space"
         return StoreError(f"the disk of {path.parent} is full; free some space", "disk_full", sender_text)
@@ -438,7 +493,12 @@ def write_error(path: Path, error: OSError) -> StoreError:
 
 
 def rename_without_overwrite(part: Path, path: Path) -> None:
-    """Rename a file without overwriting another: FileExistsError where there is one; OSError."""
+    """Rename a file without overwriting another.
+
+    Raises:
+        FileExistsError: there is a file of that name.
+        OSError: it cannot be renamed.
+    """
     try:
         os.link(part, path)  # unlike a renaming, it overwrites nothing
     except FileExistsError:

@@ -1,10 +1,9 @@
 """Filters of a search of inspections: a row for each, in `FILTERS`.
 
-From a row come the column of `inspections` and its index (`schema`), what is recorded there (`insert`), the
+A row defines the column of `inspections` and its index (`schema`), the value recorded there (`insert`), the
 condition (`search`), the parameter of the API with its words, the field in the form of the history, and the
-column of the tables that are exported. Whoever adds a filter adds a row here, a step in `steps`, and the text
-`history.NAME` of each language. What the library says of a picture (`Prediction.to_dict`) is recorded by its
-name there.
+column of exported tables. To add a filter, add a row here, a step in `steps`, and the text `history.NAME` of
+each language. Facts of the library (`Prediction.to_dict`) are recorded under their names there.
 """
 
 from __future__ import annotations
@@ -28,7 +27,13 @@ WITH_TRIALS = "with trials"  # word of the filter `purpose`
 
 @dataclass(frozen=True)
 class Choice:
-    """Word that a filter may have. text: key of its text in the form; "": it is not offered there."""
+    """Word that a filter may have.
+
+    Attributes:
+        word: Word in an address.
+        condition: Condition of inspections that it finds.
+        text: Key of its text in the form; "": the form does not offer it.
+    """
 
     word: str
     condition: ColumnElement[bool]
@@ -37,13 +42,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Filter:
-    """Way to search inspections.
+    """Filter of inspections.
 
-    name: in addresses of the history, and in its form, where `history.NAME` is its text.
-    columns: of `inspections` that it asks; the first holds what is compared.
-    says: what the API says of it. parameter: its name there; "": `name`.
-    fact: name in an inspection of what it asks for; "": `name`.
-    default: word that holds where none is asked for; "": any will do.
+    Attributes:
+        name: Name in addresses of the history, and in its form, where `history.NAME` is its text.
+        kind: How it compares.
+        columns: Columns of `inspections` that it asks; the first holds the compared value.
+        says: Description in the API.
+        choices: Words of a choice.
+        parameter: Name in the API; "": `name`.
+        fact: Name of the searched field of an inspection; "": `name`.
+        default: Word that holds where none is asked for; "": any value passes.
     """
 
     name: str
@@ -57,10 +66,12 @@ class Filter:
 
     @property
     def column(self) -> Column[Any]:
+        """Column of `inspections` that holds the compared value."""
         return self.columns[0]
 
     @property
     def words(self) -> tuple[str, ...]:
+        """Words that the filter may have; empty: it is no choice."""
         return tuple(one.word for one in self.choices)
 
 
@@ -112,10 +123,10 @@ FILTERS: tuple[Filter, ...] = (
         "since",
         "since",
         (at,),
-        "2026-11-22 or 2026-11-22T14:30 in the zone of `shifts`, or 2026-11-22T14:30:00Z",
+        "begin: 2026-11-22 or 2026-11-22T14:30 in the zone of `shifts`, or 2026-11-22T14:30:00Z",
         fact="at",
     ),
-    Filter("until", "until", (at,), "before this time", fact="at"),
+    Filter("until", "until", (at,), "end, in the same form; not included", fact="at"),
     Filter("decision", "choice", (anomalous, tolerated), choices=DECISIONS),
     Filter("verdict", "choice", (verdict,), choices=VERDICTS),
     Filter("review", "choice", (review,), choices=REVIEWS),
@@ -123,35 +134,46 @@ FILTERS: tuple[Filter, ...] = (
         "purpose",
         "choice",
         (purpose,),
-        "challenge: challenge parts; trial: what was tried by hand. Neither is found else",
+        "challenge: challenge parts; trial: tries by hand. Neither is found without this filter",
         PURPOSES,
         default=PRODUCTION,
     ),
-    Filter("unanswered", "choice", (unanswered,), "why its sender did not get the answer", ANSWERS),
+    Filter("unanswered", "choice", (unanswered,), "why the sender did not get the answer", ANSWERS),
     *bounds("score", Column("score", Double, nullable=False)),
     Filter("version", "number", (Column("version_id", Key, ForeignKey("versions.id"), nullable=False),)),
     Filter(
         "name",
         "text",
         (Column("name", Name, nullable=False),),
-        "what its sender calls it; A12* begins with A12",
+        "name of the picture, from its sender; A12* finds all names that begin with A12",
         parameter="file",
     ),
     # number that the sender gives; a part may come many times
-    Filter("part", "label", (Column("part", Name),), "its number; 4711* begins with 4711"),
-    Filter("batch", "label", (Column("batch", Name),), "that the part belongs to; 47* begins with 47"),
+    Filter(
+        "part",
+        "label",
+        (Column("part", Name),),
+        "number of the part; 4711* finds all numbers that begin with 4711",
+    ),
+    Filter(
+        "batch",
+        "label",
+        (Column("batch", Name),),
+        "batch of the part; 47* finds all batches that begin with 47",
+    ),
 )
 BY_NAME = {one.name: one for one in FILTERS}
 
 
 def asked_columns(filters: Sequence[Filter] = FILTERS) -> list[Column[Any]]:
-    """Return the columns that filters ask, each once, in their order."""
+    """Return the columns that filters ask, each once, in the filters' order."""
     return list(dict.fromkeys(column for one in filters for column in one.columns))
 
 
 def further_facts() -> list[str]:
-    """Return the names of the facts that are searched, and that `Inspection` does not name: they are the
-    library's, and have columns of their own in what is exported.
+    """Return the names of searched facts that `Inspection` does not name.
+
+    They are the library's, and have columns of their own in exports.
     """
     facts = dict.fromkeys(one.fact or one.name for one in FILTERS)
     return [name for name in facts if name not in Inspection.model_fields]

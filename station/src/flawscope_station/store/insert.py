@@ -38,10 +38,19 @@ MAX_NAME_LENGTH = 300  # characters
 class SeenPicture:
     """Judged picture of a part.
 
-    picture: hash of the file, "" while the file is being written. key: of a folder's file, or of the part.
-    brightness: 0..1; None: unknown. record: fields of `Inspection` that nothing is searched by, the library's
-    answer first. view: None: the part has one. pixels: `pixel_hash` of the picture, by which copies of it are
-    known. tolerated: it is anomalous by its score, and within tolerance.
+    Attributes:
+        picture: SHA-256 of the file; "" while the file is being written.
+        suffix: End of the file's name.
+        bytes: Size of the file.
+        width: Columns of the picture.
+        height: Rows of the picture.
+        name: Name from the sender.
+        tolerated: Whether it is anomalous by its score, and within tolerance.
+        record: Fields of `Inspection` that no filter searches, beginning with the library's answer.
+        key: Key of a folder's file, or of the part.
+        brightness: 0 to 1; None: unknown.
+        view: View of the part; None: the part has a single picture.
+        pixels: `pixel_hash` of the picture, by which copies of it are known.
     """
 
     picture: str
@@ -64,27 +73,39 @@ class SeenPicture:
 
     @cached_property
     def decision(self) -> str:
+        """Decision on the picture: good, anomalous or within tolerance."""
         return decision_of(self)
 
     @property
     def regions(self) -> list[RegionFacts]:
+        """Anomalous regions, the strongest first."""
         return list(self.record.get("regions", ()))
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
+        """Findings about the picture beside its score."""
         return tuple(Finding(**one) for one in self.record.get("findings", ()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewInspection(SeenPicture):
-    """Judged part, to be recorded, with its picture; of several views with the most unusual one, and the
-    decision and p-value of the part.
+    """Judged part to be recorded, with its picture.
 
-    at: microseconds since 1970. key: the sender's, which is recorded once. request_hash: hash of all that
-    came under the key. address: number of the product or entry in the request, where that is not the product.
-    views: all of its pictures, where there are several. unanswered: why its sender did not get the answer
-    (`schema.UNANSWERED`); None: it did. purpose: as in `schema`. challenge_id, challenge_part_id:
-    numbers of the challenge that it belongs to and of the part that it shows.
+    Of a part in several views it has the most unusual picture, and the decision and p-value of the part.
+
+    Attributes:
+        at: Time, microseconds since 1970.
+        source: Where the part came from.
+        near: Whether it is good, but near the threshold.
+        part: Number of the part.
+        batch: Batch of the part.
+        request_hash: SHA-256 of all that came under the sender's `key`, which is recorded once.
+        address: Number of the product or entry in the request, where that is not the product.
+        views: All pictures of the part, where there are several.
+        unanswered: Why its sender did not get the answer (`schema.UNANSWERED`); None: it did.
+        purpose: Purpose, as in `schema`.
+        challenge_id: Number of the challenge that it belongs to.
+        challenge_part_id: Number of the challenge part that it shows.
     """
 
     product_id: int
@@ -104,6 +125,7 @@ class NewInspection(SeenPicture):
 
     @cached_property
     def pictures(self) -> tuple[SeenPicture, ...]:
+        """All pictures of the part."""
         return self.views or (self,)
 
 
@@ -130,7 +152,7 @@ ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
 
 
 def lock_products(connection: Connection, product_ids: Collection[int]) -> None:
-    """Lock these products: until the transaction ends, no other one adds or removes their inspections."""
+    """Lock these products: until the transaction ends, no other adds or removes their inspections."""
     where = select(products.c.id).where(products.c.id.in_(product_ids)).order_by(products.c.id)
     connection.execute(where.with_for_update(key_share=True)).all()
 
@@ -157,7 +179,7 @@ def insert_inspections(connection: Connection, several: Sequence[NewInspection])
 
 @cache
 def _build_statements(dialect: str) -> tuple[sqlite.Insert | postgresql.Insert, ReturningInsert[Any]]:
-    """Statements that keep a picture and add an inspection; building them costs more than running them."""
+    """Return statements that keep a picture and add an inspection; building them is slower than running."""
     new = upsert(dialect, pictures)
     keep = new.on_conflict_do_update(index_elements=["product_id", "hash"], set_={"removed_at": None})
     return keep, inspections.insert().returning(inspections.c.id)
@@ -192,28 +214,32 @@ def add_product(connection: Connection, name: str, entry_id: int | None) -> int:
 
 
 def is_at_address(address: int, column: ColumnElement[int] = inspections.c.product_id) -> ColumnElement[bool]:
-    """Condition that an inspection, or what the column is of, is of the product with this number, or of one
-    that this entry finds.
+    """Return the condition that a row is of a product, or of a product that an entry finds.
+
+    Args:
+        address: Number of the product or entry.
+        column: Column with the number of the row's product.
     """
     where = or_(products.c.id == address, products.c.entry_id == address)
     return column.in_(select(products.c.id).where(where))
 
 
 def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
-    """Number of the inspection under a key; None where there is none."""
+    """Return the number of the inspection under a key; None: there is none."""
     return connection.scalar(select(inspections.c.id).where(is_at_address(address), inspections.c.key == key))
 
 
 def review_state(one: NewInspection | InspectionRow) -> str:
-    """State of the review of an inspection without a verdict; a person's rules have decided on one within
-    tolerance.
+    """Return the state of the review of an inspection without a verdict.
+
+    An inspection within tolerance needs none: a person's rules have decided on it.
     """
     is_doubtful = decision_of(one) == ANOMALOUS or one.near
     return WAITING if is_doubtful and one.purpose == PRODUCTION else NO_REVIEW
 
 
 def decision_of(row: DecisionRow) -> str:
-    """Decision on a recorded inspection, or one to be recorded."""
+    """Return the decision on an inspection, recorded or to be recorded."""
     if row.tolerated:
         return WITHIN
     return ANOMALOUS if row.anomalous else GOOD
@@ -225,7 +251,7 @@ def _picture_columns(one: NewInspection, seen: SeenPicture) -> dict[str, object]
 
 
 def inspection_columns(one: NewInspection) -> dict[str, object]:
-    """Columns of a new inspection."""
+    """Return the columns of a new inspection."""
     values = {name: getattr(one, name) for name in _INSPECTION_FIELDS}
     values |= {name: one.record.get(name) for name in _RECORD_FIELDS}
     return values | {
@@ -236,7 +262,7 @@ def inspection_columns(one: NewInspection) -> dict[str, object]:
 
 
 def _view_columns(number: int, one: NewInspection) -> list[dict[str, object]]:
-    """Columns of the views of a new inspection."""
+    """Return the columns of the views of a new inspection."""
     rows = []
     for place, seen in enumerate(one.views):
         row = {name: getattr(seen, name) for name in _VIEW_FIELDS}

@@ -1,8 +1,8 @@
 """Inspections, and the keys and labels that name them.
 
 The API answers with an `Inspection`; the client returns it, sinks send it and exports list it. A sender's key
-names a request: the same request gets the same answer however often it is sent, and another one under its key
-is refused. Number and batch name a part, which may be inspected many times.
+names a request: the same request gets the same answer however often it is sent, and another request under its
+key is refused. Number and batch name a part, which may be inspected many times.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ EXAMPLE: JsonDict = {
 
 
 def format_time(moment: datetime) -> str:
-    """Text of a time, as 2026-11-22T02:04:51.123Z; a time without a zone is UTC."""
+    """Return a time as 2026-11-22T02:04:51.123Z; a time without a zone is UTC."""
     known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return known.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -87,7 +87,7 @@ class SeenView(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
     view: str
-    name: str = Field(description="what the sender calls it")
+    name: str = Field(description="name of the picture, from its sender")
     picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
     width: int
     height: int
@@ -101,27 +101,29 @@ class SeenView(BaseModel):
 
 
 class Inspection(BaseModel):
-    """A part that was judged; numbers as in `Prediction`.
+    """Part that was judged; numbers as in `Prediction`.
 
-    Of a part in several views, `decision` and `p_value` are the part's, and what is said of a picture is of
-    the most unusual one. The fields are the columns of an export. What the library says besides
-    (`Prediction.to_dict`) has its own name there, and in an export it is `more`.
+    Of a part in several views, `decision` and `p_value` are the part's; the other numbers are those of its
+    most unusual picture. The fields are the columns of an export. Further facts of the library
+    (`Prediction.to_dict`) have their own names there; an export has them as `more`.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", json_schema_extra={"example": EXAMPLE})
     id: int
-    at: Time = Field(description="when it arrived, UTC")
+    at: Time = Field(description="time at which the picture arrived, UTC")
     product: str
-    version: int = Field(description="the model version that judged")
-    name: str = Field(description="what the sender calls it")
+    version: int = Field(description="number of the model version that judged")
+    name: str = Field(description="name of the picture, from its sender")
     source: str
-    decision: Decision = Field(description="the last: anomalous, and tolerated by a person's rules")
+    decision: Decision = Field(description="within tolerance: anomalous, and tolerated by a person's rules")
     score: float
     p_value: float
     severity: float
     score_threshold: float
-    verdict: Literal["good", "defect"] | None = Field(description="what a person said")
-    verdict_id: int | None = Field(None, description="its number, as `replaces` of a later verdict names it")
+    verdict: Literal["good", "defect"] | None = Field(description="verdict of a person; null: there is none")
+    verdict_id: int | None = Field(
+        None, description="number of the verdict, for `replaces` of a later verdict"
+    )
     verdict_at: Time | None
     verdict_by: str | None
     note: str
@@ -131,49 +133,53 @@ class Inspection(BaseModel):
     picture: str | None = Field(description="SHA-256 of the file; null when it was removed")
     regions: tuple[WrittenRegion, ...] = Field(
         (),
-        description="the strongest first, with the `kinds` of defects that it may be of; none: something new",
+        description="anomalous regions, the strongest first, each with the possible `kinds` of its defect; "
+        "empty `kinds`: something new",
     )
-    part: str | None = Field(description="number of the part, as its sender says")
-    batch: str | None = Field(description="that the part belongs to")
+    part: str | None = Field(description="number of the part, from its sender")
+    batch: str | None = Field(description="batch of the part")
     triggers: int | None = Field(
-        None, description="how many triggers the frame answers; null: none asked for it"
+        None, description="number of triggers that the frame answers; null: it came without a trigger"
     )
     shows: str | None = Field(
-        None, description='the product that was recognised, or "none of these"; null where it was said'
+        None,
+        description='product that was recognised, or "none of these"; null: the address names the product',
     )
     product_p_value: float | None = Field(
-        None, description="how often a good part of the product looks as different; null where it was said"
+        None,
+        description="p-value of the recognition: how often a good part of the product looks as different; "
+        "null: the address names the product",
     )
     part_found: bool | None = Field(
         None, description="false: the picture shows no part; null: the model aligns no parts"
     )
     part_pose: PartPose | None = Field(
-        None, description="where the part lies; null: none was found, or none is looked for"
+        None, description="pose of the part; null: no part was found, or none is looked for"
     )
     found_parts: FoundParts | None = Field(
-        None, description="each of several parts, judged; null: the model does not look for several"
+        None, description="parts in the picture, each judged; null: the model does not look for several parts"
     )
-    near: bool = Field(description="good, but near the threshold")
-    has_mask: bool = Field(description="a person drew where the defect is")
-    view: str | None = Field(description="that the picture shows; null: the part has one")
+    near: bool = Field(description="true: good, but near the threshold")
+    has_mask: bool = Field(description="true: a person drew a mask of the defect")
+    view: str | None = Field(description="view that the picture shows; null: the part has a single picture")
     views: tuple[SeenView, ...] = Field(
-        (), description="all pictures of a part in several views; none: it has one picture"
+        (), description="all pictures of a part in several views; empty: it has a single picture"
     )
     findings: tuple[Finding, ...] = Field(
-        (), description="what was noticed beside the score; one that decides makes it anomalous"
+        (), description="findings beside the score; a finding that `decides` makes the picture anomalous"
     )
-    kind: str | None = Field(None, description="of the defect, as a person named it")
+    kind: str | None = Field(None, description="kind of the defect, as a person named it")
     tolerances: dict[str, str] | None = Field(
-        None, description="version and sha256 of the rules in force; null: none were"
+        None, description="version and SHA-256 of the tolerance rules in force; null: there were none"
     )
     unanswered: Literal["late", "withdrawn", "abandoned"] | None = Field(
         None,
-        description="why its sender did not get the answer: not in time, the line or client did not wait "
+        description="why the sender did not get the answer: it was late, or the line or client did not wait "
         "for it; null: it was answered",
     )
     purpose: Literal["production", "challenge", "trial"] = Field(
         "production",
-        description="challenge: a challenge part; trial: tried by hand, no part of the line. Neither counts "
+        description="challenge: a challenge part; trial: a try by hand, no part of the line. Neither counts "
         "in any figure",
     )
 
@@ -184,7 +190,7 @@ class Inspection(BaseModel):
 
 
 class RegionFacts(TypedDict):
-    """Region as it is recorded; JSON has lists where `flawscope.Region` has tuples."""
+    """Region as it is recorded: JSON has lists where `flawscope.Region` has tuples."""
 
     box: tuple[float, float, float, float]
     area: float
@@ -195,14 +201,14 @@ class RegionFacts(TypedDict):
 
 
 class FindingFacts(TypedDict):
-    """Finding as it is recorded: what the station itself reads of one."""
+    """Finding as it is recorded: the fields that the station itself reads."""
 
     code: str
     words: str
 
 
 class ViewFacts(TypedDict):
-    """Picture of a part in several views, as JSON: those fields of `SeenView` that the station reads."""
+    """Picture of a part in several views, as JSON: the fields of `SeenView` that the station reads."""
 
     view: str
     name: str
@@ -214,7 +220,7 @@ class ViewFacts(TypedDict):
 
 
 class InspectionFacts(TypedDict):
-    """Inspection as JSON: those fields of `Inspection` that the station itself reads."""
+    """Inspection as JSON: the fields of `Inspection` that the station itself reads."""
 
     id: int
     at: str
@@ -239,7 +245,7 @@ class InspectionFacts(TypedDict):
 
 
 def other_fields(inspection: Mapping[str, object]) -> dict[str, object]:
-    """Entries of an inspection that the library has named, beside the fields of `Inspection`."""
+    """Return the entries of an inspection that are no fields of `Inspection`: the library names them."""
     return {name: value for name, value in inspection.items() if name not in Inspection.model_fields}
 
 
@@ -254,11 +260,12 @@ PADDING = " \t\r\n\0"  # around a label
 class RefusalError(FlawscopeError):
     """A picture, or a trigger, is not judged.
 
-    Each kind stands for itself, so that whoever hands pictures in decides about each: none is `InputError`,
-    after which a picture is given up as unreadable, and none but `BusyError` says that others wait, too.
+    Its kinds are no `InputError`, after which a picture is given up as unreadable. Callers decide about each
+    kind; only `BusyError` says that others wait, too.
 
     Attributes:
-        status: of HTTP. code: for programs.
+        status: HTTP status.
+        code: Reason, for programs.
     """
 
     status, code = 503, "failed"
@@ -277,7 +284,7 @@ class KeyUsedError(RefusalError):
 
 
 class Label(NamedTuple):
-    """Part that a picture shows, as the sender names it: its number and its batch; and the view of it."""
+    """Part that a picture shows, as the sender names it: number and batch of the part, and the view."""
 
     part: str | None = None
     batch: str | None = None
@@ -289,14 +296,15 @@ class Label(NamedTuple):
 
 
 def make_label(part: str | None, batch: str | None, view: str | None = None) -> Label:
-    """Label of a picture; empty texts become None. Whatever a text holds, the picture is inspected."""
+    """Return the label of a picture; empty texts become None. No text is refused."""
     return Label(*(label_text(text or "") or None for text in (part, batch, view)))
 
 
 def label_text(text: str) -> str:
-    r"""Return a part's number, batch or view as it is kept and shown everywhere: another number has another
-    text. What cannot be printed is written by its sign, such as ␝ for GS, or as \u00a0; of more than
-    `MAX_LABEL_LENGTH` characters the end is a hash.
+    r"""Return a part's number, batch or view as it is kept and shown; different numbers stay different.
+
+    A character that cannot be printed is written as a sign, such as ␝ for GS, or as \u00a0. The end of a text
+    of more than `MAX_LABEL_LENGTH` characters is replaced by a hash.
     """
     kept = "".join(c if c.isprintable() else _sign(ord(c)) for c in text.strip(PADDING))
     if len(kept) <= MAX_LABEL_LENGTH:
@@ -306,7 +314,7 @@ def label_text(text: str) -> str:
 
 
 def _sign(code: int) -> str:
-    """Return how a character that cannot be printed is shown: control pictures are those of Unicode."""
+    """Return the sign of a character that cannot be printed: Unicode's control picture, or its code."""
     return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else f"\\u{code:04x}"
 
 
@@ -314,9 +322,11 @@ def _sign(code: int) -> str:
 class KeyedRequest:
     """Request under a key.
 
-    key: the sender's behind the scheme of the address, made at the door: it is compared and stored as it is.
-    keys: of its parts; one that is a single part has the request's own. hash: SHA-256 of all that was sent.
-    pictures: SHA-256 of each file; a trigger has none.
+    Attributes:
+        key: Sender's key behind the scheme of the address, from `request_key`; compared and stored like this.
+        keys: Keys of its parts; a request of a single part has its own key there.
+        hash: SHA-256 of all that was sent.
+        pictures: SHA-256 of each file; a trigger has none.
     """
 
     key: str
@@ -325,20 +335,23 @@ class KeyedRequest:
     pictures: tuple[str, ...] = ()
 
     def possible_keys(self) -> list[str]:
-        """Keys under which any request with the sender's key may have been recorded."""
+        """Return the keys under which any request with the sender's key may have been recorded."""
         is_several = self.keys != (self.key,)
         return [self.key, *part_keys(self.key, MAX_FILES if is_several else 1)]
 
 
 def request_key(scheme: str, key: str) -> str:
-    """Return the key of a request, as it is stored. scheme: of the address; keys of an entry, which finds the
-    product, are not those of products.
+    """Return the key of a request as it is stored.
+
+    Args:
+        scheme: Scheme of the address: keys of an entry, which finds the product, are not those of products.
+        key: Key from the sender.
     """
     return f"{scheme}:{key}"
 
 
 def part_keys(key: str, count: int) -> tuple[str, ...]:
-    """Return the keys of the parts of a request that sends several. They look like no request's key."""
+    """Return the keys of the parts of a request that sends several; none can be a request's own key."""
     scheme, _, own = key.partition(":")
     return tuple(f"{scheme}/{place}:{own}" for place in range(count))
 
@@ -351,10 +364,17 @@ def upload_request(
     label: Label,
     purpose: str = PRODUCTION,
 ) -> KeyedRequest:
-    """Request that sends pictures.
+    """Return a request that sends pictures, with the hash of its content.
 
-    A trial is another one than the same of the production, which no trial's answer may answer. key: of
-    `request_key`. is_several: each picture is a part of its own; else they are one part.
+    A trial has another hash than the same request of the production: no trial's answer may answer that.
+
+    Args:
+        key: Key from `request_key`.
+        files: Content of each file.
+        is_form: Whether the pictures came in a form.
+        is_several: Whether each picture is a part of its own; else they are one part.
+        label: Label of the pictures.
+        purpose: Purpose of the inspections.
     """
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
     said = [label.part, label.batch, *pictures, *_view_fields(label)]
@@ -365,14 +385,20 @@ def upload_request(
 
 
 def trigger_request(key: str, camera: int | None, label: Label) -> KeyedRequest:
-    """Request that takes a frame of a camera. key: of `request_key`."""
+    """Return a request that takes a frame of a camera, with the hash of its content.
+
+    Args:
+        key: Key from `request_key`.
+        camera: Number of the camera; None: the product's only one.
+        label: Label of the part.
+    """
     number = None if camera is None else str(camera)
     hashed = _hash("trigger", number, label.part, label.batch, *_view_fields(label))
     return KeyedRequest(key, (key,), hashed)
 
 
 def _view_fields(label: Label) -> tuple[str, ...]:
-    """View of a request; nothing where none is given."""
+    """Return the view of a label for its hash; empty where it has none."""
     return () if label.view is None else (f"view={label.view}",)
 
 

@@ -1,5 +1,6 @@
-"""Counts of defects by kind, for a Pareto: of each inspection the kind that a person named, else those of its
-strongest region.
+"""Counts of defects by kind, for a Pareto chart.
+
+An inspection counts by the kind that a person named, else by the kinds of its strongest region.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from flawscope_station.store.inspection import RegionFacts
 class KindCounts(NamedTuple):
     """Counts of inspections by kind of defect; an inspection without a known kind is not counted.
 
-    named: where one kind fits, by kind, the most frequent first. several: where several kinds fit. new: where
-    no kind fits.
+    Attributes:
+        named: Counts where one kind fits, by kind, the most frequent first.
+        several: Count where several kinds fit.
+        new: Count where no kind fits.
     """
 
     named: dict[str, int]
@@ -29,7 +32,11 @@ class KindCounts(NamedTuple):
 
 
 def count_kinds(rows: Iterable[tuple[str | None, Sequence[RegionFacts]]]) -> KindCounts:
-    """Count inspections by kind. rows: what a person named, and the regions, the strongest first."""
+    """Count inspections by kind.
+
+    Args:
+        rows: Kind that a person named, and the regions, the strongest first, of each inspection.
+    """
     sets: list[Sequence[str]] = []
     for named_kind, regions in rows:
         if named_kind:

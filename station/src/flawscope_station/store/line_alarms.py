@@ -1,4 +1,4 @@
-"""Holds the false-alarm rate that the active version promises against what people said of the line."""
+"""False-alarm rate of the active version: the expected rate beside the rate counted on the line."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ RECENT_PARTS = 10_000  # latest inspections that are counted
 
 
 class LineAlarms(NamedTuple):
-    """Count of a version's parts, each once.
+    """Counts of a version's parts, each part once.
 
-    good: parts that nobody called a defect, passed or flagged.
-    alarms: flagged parts that a person called good.
-    unreviewed: flagged parts that nobody has reviewed.
+    Attributes:
+        good: Parts that nobody called a defect, passed or flagged.
+        alarms: Flagged parts that a person called good.
+        unreviewed: Flagged parts that nobody has reviewed.
     """
 
     good: int
@@ -44,7 +45,7 @@ class LineAlarms(NamedTuple):
 def active_promise(
     versions: ModelRegistry, product_id: int
 ) -> tuple[int, ModelFacts, rates.Promise] | tuple[None, None, None]:
-    """Return the active version, its model's facts and what it promises; None: none is active."""
+    """Return the active version, its model's facts and its expected rate; None: no version is active."""
     try:
         version, model = versions.active(product_id)
     except NoModelError:
@@ -53,13 +54,13 @@ def active_promise(
 
 
 class ActivePromise(rates.PromiseFacts):
-    """Promise of the active version."""
+    """Expected false-alarm rate of the active version."""
 
     version: int
 
 
 def active_promise_facts(versions: ModelRegistry, product_id: int) -> ActivePromise | None:
-    """Return what the active version promises, as the API shows it; None: none is active."""
+    """Return the active version's expected rate as the API shows it; None: no version is active."""
     version, facts, _ = active_promise(versions, product_id)
     if version is None or facts is None:
         return None
@@ -67,8 +68,13 @@ def active_promise_facts(versions: ModelRegistry, product_id: int) -> ActiveProm
 
 
 class KeptPromise(TypedDict):
-    """Promise of a version beside what was counted on the line (`LineAlarms`). rate, interval: as promised.
-    line_interval: of the rate on the line. state: nothing, kept, broken or open.
+    """Expected false-alarm rate of a version beside the counts on the line (`LineAlarms`).
+
+    Attributes:
+        rate: Expected rate.
+        interval: 95 % interval of the expected rate.
+        line_interval: 95 % interval of the rate on the line.
+        state: nothing, kept, broken or open.
     """
 
     version: int
@@ -82,8 +88,9 @@ class KeptPromise(TypedDict):
 
 
 def hold_promise(versions: ModelRegistry, product_id: int) -> KeptPromise | None:
-    """Return what the active version promises, what was counted on the line, and the verdict of
-    `Promise.judge_line`, as the API shows it; None without a promise.
+    """Compare the active version's expected rate with the counts on the line, as the API shows it.
+
+    The verdict is that of `Promise.judge_line`. None where no version is active, or it has no expected rate.
     """
     version, _, promise = active_promise(versions, product_id)
     if version is None or promise is None or not promise.is_made:

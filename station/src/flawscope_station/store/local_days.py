@@ -1,4 +1,4 @@
-"""Days of a zone in statements that know UTC alone."""
+"""Days of a time zone in SQL statements, which know UTC alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ _FIRST_DAY = date(1970, 1, 1)
 
 
 def local_day(at: ColumnElement[int], zone: tzinfo | None, since: int, until: int) -> ColumnElement[int]:
-    """Return the expression of the day that a time lies in, counted from 1970-01-01.
+    """Return the SQL expression of a time's day, counted from 1970-01-01.
 
     Args:
-        at: microseconds since 1970, from `since` to below `until`.
-        zone: whose clocks count; None: this machine's.
+        at: Microseconds since 1970, from `since` to below `until`.
+        zone: Zone of the days; None: this machine's.
+        since: First possible value of `at`.
+        until: End of the possible values of `at`.
     """
     *earlier, (_, last) = offsets(zone, since, until)
     local = at + literal(last, BigInteger)
@@ -28,18 +30,25 @@ def local_day(at: ColumnElement[int], zone: tzinfo | None, since: int, until: in
 
 
 def date_of(day: int) -> date:
-    """Return the date of a day that `local_day` counts."""
+    """Return the date of a day number from `local_day`."""
     return _FIRST_DAY + timedelta(days=day)
 
 
 def midnight(day: date, zone: tzinfo | None) -> float:
-    """Return when a day begins in a zone, seconds since 1970; where clocks skip midnight, what follows."""
+    """Return a day's beginning in a zone, seconds since 1970; where clocks skip midnight, the next moment."""
     return datetime.combine(day, time(), zone).timestamp()
 
 
 def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]]:
-    """Return how far a zone is ahead of UTC, in the order of time: the hour up to which it is, and how far;
-    both in microseconds.
+    """Return a zone's offsets from UTC between two times, in order.
+
+    Args:
+        zone: Zone; None: this machine's.
+        since: Begin, microseconds since 1970.
+        until: End, microseconds since 1970.
+
+    Returns:
+        The end of each offset, on a whole hour except the last, and the offset itself, both in microseconds.
     """
     found = list[tuple[int, int]]()
     begin = since // HOUR * HOUR
@@ -53,6 +62,6 @@ def offsets(zone: tzinfo | None, since: int, until: int) -> list[tuple[int, int]
 
 
 def offset_at(zone: tzinfo | None, at: int) -> int:
-    """Return how far a zone is ahead of UTC at a time, both in microseconds."""
+    """Return a zone's offset from UTC at a time; both in microseconds."""
     ahead = datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).utcoffset()
     return 0 if ahead is None else round(ahead.total_seconds() * 1e6)

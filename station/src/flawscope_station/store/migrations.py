@@ -1,9 +1,9 @@
 """Migration of the tables to this version, by Alembic.
 
-Whoever changes `schema` adds a step to the folder `steps`: a file with the next version that says by itself
-what it does. No step reads `schema`, which goes on changing; a test compares the migrated tables with
-`schema`, and migrates a store of each version before. Alembic notes the version in the table
-`alembic_version`. The tables are copied before (`Database.migrate`).
+A change of `schema` needs a step in the folder `steps`: a file with the next version that contains all it
+needs. No step reads `schema`, which goes on changing; a test compares the migrated tables with `schema`, and
+migrates a store of each version before. Alembic keeps the version in the table `alembic_version`. The tables
+are copied before (`Database.migrate`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _one_at_once = threading.Lock()  # Alembic's operations, which the steps call, a
 
 
 class UnknownVersionError(Exception):
-    """The tables are of no version that this flawscope knows; its text says what they are."""
+    """The tables are of no version that this flawscope knows; the text describes them."""
 
 
 def table_version(connection: Connection) -> str | None:
-    """Version of the tables; None where there are none.
+    """Return the version of the tables; None where there are none.
 
     Raises:
         UnknownVersionError: this flawscope does not know it, or there are tables and no version.
@@ -54,19 +54,27 @@ def _refuse_tables(connection: Connection) -> None:
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether the tables are there and of this version. UnknownVersionError."""
+    """Return whether the tables are there and of this version.
+
+    Raises:
+        UnknownVersionError: this flawscope does not know their version.
+    """
     return table_version(connection) == newest_version()
 
 
 def newest_version() -> str:
-    """Version of the tables that `schema` describes."""
+    """Return the version of the tables that `schema` describes."""
     version = _steps(STEPS).get_current_head()
     assert version is not None
     return version
 
 
 def migrate(connection: Connection) -> None:
-    """Make the tables, or migrate them to this version. UnknownVersionError: nothing has changed."""
+    """Make the tables, or migrate them to this version.
+
+    Raises:
+        UnknownVersionError: this flawscope does not know their version; nothing has changed.
+    """
     if table_version(connection) is None:
         make_tables(connection)
         return
@@ -81,7 +89,7 @@ def migrate(connection: Connection) -> None:
 
 
 def make_tables(connection: Connection) -> None:
-    """Make the tables of this version in an empty data base."""
+    """Make the tables of this version in an empty database."""
     _copied(metadata).create_all(connection, checkfirst=False)
     connection.execute(text(create_view_sql(connection.dialect.name)))
     MigrationContext.configure(connection).stamp(_steps(STEPS), newest_version())

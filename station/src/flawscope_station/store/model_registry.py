@@ -1,6 +1,6 @@
-"""Model versions: files that are kept unchanged, one of them active for each product.
+"""Model versions: files that are kept unchanged, with one active version for each product.
 
-What an entry and a joint model are, `addresses` says.
+`addresses` explains entries and joint models.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ RATE_OF = "rate_of"  # fact of a version that differs from another one, which th
 
 
 class Switch(TypedDict):
-    """Activation of a version: when, and by whom."""
+    """Activation of a version, with its time and person."""
 
     at: str
     by: str
@@ -67,8 +67,11 @@ class Switch(TypedDict):
 class VersionFacts(TypedDict):
     """Version as the API shows it: the fields that the station reads.
 
-    Further fields are facts of its model; the version of an entry has none of these. rate_of: the version
-    that it differs from by its rate alone. product: of a joint model, the name of the product in it.
+    Further fields are facts of its model; the version of an entry has none of these.
+
+    Attributes:
+        rate_of: Number of the version that it differs from by its rate alone.
+        product: Name of the product in its joint model.
     """
 
     id: int
@@ -86,15 +89,24 @@ class VersionFacts(TypedDict):
 
 
 class VersionList(TypedDict):
-    """Versions of a product, the newest first. active: number of the one that judges."""
+    """Versions of a product, the newest first.
+
+    Attributes:
+        versions: All versions.
+        active: Number of the version that judges; None: no version does.
+    """
 
     versions: list[VersionFacts]
     active: int | None
 
 
 class DraftMark(TypedDict):
-    """Draft that went live as a version. begun: when, by which one knows it from a later one of its name.
-    learnt: when its learning was asked for.
+    """Draft that went live as a version.
+
+    Attributes:
+        begun: Time at which the draft was begun, which tells it from a later draft of its name.
+        by: Person who took it live.
+        learnt: Time at which its learning was asked for.
     """
 
     begun: str | None
@@ -113,13 +125,21 @@ class MadeVersion(TypedDict):
 class ModelRegistry:
     """Model versions of all products, and their open models.
 
-    A version is `making` until its file is kept and whoever made it says that it is ready; then `ready`,
-    `active` while it judges, `retired` after that. One that never judged can be `removed`. Each step is one
-    statement that names the states which it may come from, so that of two steps at once one finds nothing to
-    change; that a product has one active version at most is an index.
+    A version is `making` until its file is kept and its maker calls it ready; then `ready`, `active` while it
+    judges, and `retired` after that. A version that never judged can be `removed`. Each step is a single
+    statement that names the states which it may come from: the second of two steps at once finds nothing to
+    change. An index allows a product one active version at most.
 
     Args:
-        device, threads, engine: to open models with.
+        database: Database of the station.
+        files: Files of the station.
+        device: Device for open models.
+        threads: Threads for open models; None: the default.
+        engine: Engine for open models; None: the default.
+
+    Attributes:
+        joint_entries: Numbers of entries whose settings name a joint model.
+        rates: False-alarm rates that the settings name, by product.
     """
 
     def __init__(
@@ -150,14 +170,19 @@ class ModelRegistry:
         *,
         is_ready: bool = True,
     ) -> int:
-        """Keep a copy of a model file as a version; return its number. The same content is the same version.
+        """Keep a copy of a model file as a version; return its number. Identical files are the same version.
 
         Args:
-            facts: beside those of the file.
-            is_ready: otherwise it is `making` until `make_ready`, or until the station ends.
+            product_id: Number of the product.
+            model: Path of the model file.
+            origin: Where the file came from, for a person.
+            who: Person who adds it.
+            facts: Facts beside those of the file.
+            is_ready: Whether it is ready at once; otherwise it is `making` until `make_ready`, or until the
+                station ends.
 
         Raises:
-            InputError: the file is no model of one product, or damaged.
+            InputError: the file is no model of a single product, or damaged.
             StoreError: the copy cannot be kept.
         """
         with self._copy(Path(model), origin) as (copy, file):
@@ -181,12 +206,12 @@ class ModelRegistry:
             self.remove(row.product_id, row.id)
 
     def add_at_rate(self, product_id: int, number: int, rate: float, who: str) -> int:
-        """Keep a version's model at another false-alarm rate as a version; return its number.
+        """Keep a version's model at another false-alarm rate as a version; return the new number.
 
         Raises:
             NotFoundError: the product has no such version.
-            InputError: its good pictures do not support the rate, or it is of a joint model.
-            StoreError: it cannot be kept.
+            InputError: the version's good pictures do not support the rate, or it is of a joint model.
+            StoreError: the new version cannot be kept.
         """
         row = self._row(product_id, number)
         facts = json.loads(row.facts)
@@ -204,7 +229,7 @@ class ModelRegistry:
             return self.add(product_id, path, origin, who, {RATE_OF: facts.get(RATE_OF, number)})
 
     def _at_configured_rate(self, product_id: int, number: int) -> int:
-        """The version, or one that has the rate of the settings. Errors of `add_at_rate`."""
+        """Return the version, or a new one at the rate of the settings; may raise as `add_at_rate` does."""
         rate = self.rates.get(product_id)
         if rate is None or router.read_facts(self.path(product_id, number)).rate == rate:
             return number
@@ -213,11 +238,19 @@ class ModelRegistry:
     def add_joint(
         self, entry_id: int, model: str | os.PathLike[str], names: Mapping[str, str], origin: str, who: str
     ) -> dict[int, int]:
-        """Keep a copy of a joint model as a version of the entry and of each product, which become the
-        entry's; return the versions, by product and entry. Errors as of `add`.
+        """Keep a copy of a joint model as a version of its entry and of each of its products.
+
+        The products become the entry's. Errors are those of `add`.
 
         Args:
-            names: of the products at the station, by those in the model.
+            entry_id: Number of the entry.
+            model: Path of the model file.
+            names: Names of the products at the station, by their names in the model.
+            origin: Where the file came from, for a person.
+            who: Person who adds it.
+
+        Returns:
+            The numbers of the versions, by product and entry.
         """
         with self._copy(Path(model), origin) as (copy, file):
             manifests = router.read_facts(copy).manifests
@@ -244,8 +277,9 @@ class ModelRegistry:
 
     @contextmanager
     def _copy(self, path: Path, origin: str) -> Iterator[tuple[Path, dict[str, str]]]:
-        """Yield a copy of a model file, which is protected from removal until the block ends, and its columns
-        in `versions`. Hash and content are of one read: the file may be replaced meanwhile.
+        """Yield a copy of a model file, which stays until the block ends, and its columns in `versions`.
+
+        Hash and copy come from the same read: the file may be replaced meanwhile.
         """
         with ExitStack() as stack:
             digest = self._hold(stack, files.file_sha256(path))
@@ -266,7 +300,7 @@ class ModelRegistry:
         return digest
 
     def _keep(self, copy: Path, file: Mapping[str, str]) -> None:
-        """Move a temporary copy to its place; one that is there already stays."""
+        """Move a temporary copy to its place; a file that is there already stays."""
         kept = self.files.folder / file["file"]
         if copy != kept and not kept.exists():
             self.files.move(copy, kept)
@@ -279,7 +313,7 @@ class ModelRegistry:
         facts: Mapping[str, object],
         model: ModelFacts | None = None,
     ) -> int:
-        """Add a version that is being made unless it is there; return its number."""
+        """Add a version in the state `making` unless the product has the same file; return its number."""
         values = {**file, "product_id": product_id, "facts": json.dumps(facts), "created_at": now()}
         values["state"] = MAKING
         new = upsert(connection.dialect.name, versions).values(values).on_conflict_do_nothing()
@@ -293,15 +327,18 @@ class ModelRegistry:
         return int(number)
 
     def removable(self, product_id: int) -> list[int]:
-        """Return the versions that never judged, that nothing names, and that are of no joint model."""
+        """Return the ready versions that never judged, that nothing names, and that are of no joint model."""
         query = select(versions).where(versions.c.product_id == product_id, _is_removable())
         rows = self.database.rows(query.where(versions.c.state == READY).order_by(versions.c.id))
         return [row.id for row in rows if not _is_joint(row)]
 
     def remove(self, product_id: int, number: int, who: str = "station") -> bool:
-        """Remove a version that never judged, and its file unless another one needs it.
+        """Remove a version that never judged, and its file unless another version needs it.
 
-        False where it judged, or something names it, or it is of a joint model, a version of others, too.
+        Returns:
+            Whether it was removed; False where it judged, something names it, or it is of a joint model, and
+                so a
+            version of other products, too.
         """
         row = self.database.row(select(versions).where(versions.c.id == number))
         if row is None or _is_joint(row):
@@ -326,7 +363,11 @@ class ModelRegistry:
     # ---- the active version
 
     def number(self, product_id: int) -> int:
-        """Number of the version that judges. NoModelError."""
+        """Return the number of the version that judges a product.
+
+        Raises:
+            NoModelError: no model of the product is open.
+        """
         return self.active(product_id)[0]
 
     def activate(self, product_id: int, number: int, who: str, *, goes_live: bool = False) -> None:
@@ -336,10 +377,14 @@ class ModelRegistry:
         does not know have none.
 
         Args:
-            goes_live: also where the product was removed: it is one of the station again.
+            product_id: Number of the product or entry.
+            number: Number of the version.
+            who: Person who activates it.
+            goes_live: Also activate it where the product was removed, which becomes a product of the station
+                again.
 
         Raises:
-            NotFoundError: the product has no such version, or somebody removed one of them meanwhile.
+            NotFoundError: the product has no such version, or somebody removed a version meanwhile.
             InputError: the model cannot be opened; the version before goes on.
         """
         number = self._at_configured_rate(product_id, number)
@@ -357,7 +402,7 @@ class ModelRegistry:
             self._removed.discard(product_id)
 
     def deactivate(self, product_id: int, who: str, why: str) -> None:
-        """Let no version of a product judge any more, until it goes live again; an event has the reason."""
+        """Let no version of a product judge until it goes live again; an event keeps the reason `why`."""
         with self._switch_lock:
             with self.database.writing() as connection:
                 own = versions.c.product_id == product_id, IS_ACTIVE
@@ -367,10 +412,14 @@ class ModelRegistry:
             self._removed.add(product_id)
 
     def accept_questions(self, product_id: int, number: int, who: str) -> int:
-        """Accept the open questions of the fit, which a person has to accept.
+        """Accept the open questions of a version's fit, for a person.
 
-        Return the version without them: the version itself where it has none, else a new one of the same
-        model. Errors as of `activate`; StoreError.
+        Errors are those of `activate`, and StoreError.
+
+        Returns:
+            The number of the version without questions: the version itself where it has none, else a new
+                version of
+            the same model.
         """
         rows = self._same_file_rows(product_id, number)
         model, asked = router.accept_questions(self._load_model(rows[0]))
@@ -394,7 +443,11 @@ class ModelRegistry:
 
     @contextmanager
     def _saved(self, model: Model, file: str) -> Iterator[Path]:
-        """Yield a temporary file of a model, named as a version's. StoreError where it cannot be written."""
+        """Yield a temporary file of a model, with the name of a version's file.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
         temporary = self.files.temporary_path(Path(file).name)
         try:
             temporary.parent.mkdir()
@@ -406,7 +459,7 @@ class ModelRegistry:
             self.files.remove_temporary(temporary)
 
     def resume(self, product_id: int) -> int | None:
-        """Open the version that was active when the station ended; return its number, None without one."""
+        """Open the version that was active when the station ended; return its number, or None."""
         with self.database.reading() as connection:
             number = _active_number(connection, product_id)
         if number is not None:
@@ -420,24 +473,28 @@ class ModelRegistry:
         return number
 
     def active_facts(self, product_id: int) -> dict[str, object]:
-        """Facts of the version that was active last; empty without one.
+        """Return the facts of the version that was active last; empty: there is none.
 
-        That of an entry has `products`, of a product of a joint model `product`.
+        An entry's version has `products`, the version of a joint model's product `product`.
         """
         row = self.active_row(product_id)
         return {} if row is None else dict(json.loads(row.facts))
 
     def active_row(self, product_id: int) -> VersionRow | None:
-        """Row of the version that was active last; None: there is none."""
+        """Return the row of the version that was active last; None: there is none."""
         return self.database.row(select(versions).where(versions.c.product_id == product_id, IS_ACTIVE))
 
     def active(self, product_id: int) -> tuple[int, Model]:
-        """Number and model of the version that judges a product. NoModelError where none could be opened."""
+        """Return number and model of the version that judges a product.
+
+        Raises:
+            NoModelError: no model of the product is open.
+        """
         (one,) = self.models.active[product_id].products.values()
         return one.number, one.model
 
     def open(self, product_id: int, number: int) -> Model:
-        """Model of a version, which is opened unless it is open."""
+        """Return the model of a version, opened unless it is open."""
         if (found := self.models.model_of_version(number)) is not None:
             return found
         row = self._row(product_id, number)
@@ -445,8 +502,13 @@ class ModelRegistry:
         return model.product(json.loads(row.facts)["product"]) if model.facts.is_joint else model
 
     def _same_file_rows(self, product_id: int, number: int) -> Sequence[CalledVersionRow]:
-        """The version, or of a joint model the versions of the entry and of all its products, with `called`,
-        the product's name. NotFoundError; InputError where the settings name a model of another kind.
+        """Return the versions that are activated together, each with its product's name as `called`.
+
+        It is the version alone; of a joint model it is the entry's version and those of all its products.
+
+        Raises:
+            NotFoundError: the product has no such version.
+            InputError: the settings name a model of the other kind.
         """
         found = self._row(product_id, number)
         query = select(versions, products.c.name.label("called")).where(IS_THERE)
@@ -467,7 +529,7 @@ class ModelRegistry:
             return connection.execute(query.where(versions.c.hash == found.hash, own)).all()
 
     def _load_models(self, rows: Sequence[CalledVersionRow]) -> dict[int, AddressModel]:
-        """Judging of the versions of one file, by product; of a joint model by its entry, too."""
+        """Return the opened model of versions of the same file, by product, and by entry of a joint model."""
         model = self._load_model(rows[0])
         if not model.facts.is_joint:
             found = (ProductModel(row.product_id, row.id, model) for row in rows)
@@ -484,14 +546,14 @@ class ModelRegistry:
         return {**alone, **dict.fromkeys(entries, AddressModel(model, products))}
 
     def _load_model(self, row: VersionRow) -> Model:
-        """Open model of a version's file, which versions of the same file share."""
+        """Return the opened model of a version's file; versions of the same file share it."""
         path = self.files.folder / str(row.file)
         engine = self.engine_for(path)
         how = partial(router.load, path, engine=engine, device=self.device, threads=self.threads)
         return self.models.get_or_load(row.hash, how)
 
     def engine_for(self, path: Path) -> str | None:
-        """Engine to open a model file with; None: the default."""
+        """Return the engine to open a model file with; None: the default."""
         return None if path.suffix.lower() == files.TRAINED_SUFFIX else self.engine
 
     def made_as(self, product_id: int, origin: str) -> list[MadeVersion]:
@@ -501,7 +563,11 @@ class ModelRegistry:
         return [_describe_made(row) for row in rows]
 
     def note_draft(self, number: int, mark: DraftMark) -> None:
-        """Note with a version which draft went live as it. StoreError."""
+        """Record with a version which draft went live as it.
+
+        Raises:
+            StoreError: the database cannot be written.
+        """
         own = versions.c.id == number
         with self.database.writing() as connection:
             facts = json.loads(connection.execute(select(versions.c.facts).where(own)).scalar_one())
@@ -511,11 +577,15 @@ class ModelRegistry:
     # ---- facts for people
 
     def path(self, product_id: int, number: int) -> Path:
-        """Path of a version's model file. NotFoundError."""
+        """Return the path of a version's model file.
+
+        Raises:
+            NotFoundError: the product has no such version.
+        """
         return self.files.folder / str(self._row(product_id, number).file)
 
     def list_versions(self, product_id: int) -> VersionList:
-        """All versions of a product as the API shows them, the newest first."""
+        """Return all versions of a product as the API shows them, the newest first."""
         with self.database.reading() as connection:
             rows = connection.execute(
                 select(versions)
@@ -528,14 +598,18 @@ class ModelRegistry:
         return {"versions": listed, "active": active}
 
     def version(self, product_id: int, number: int) -> VersionFacts:
-        """A version as the API shows it. NotFoundError."""
+        """Return a version as the API shows it.
+
+        Raises:
+            NotFoundError: the product has no such version.
+        """
         row = self._row(product_id, number)
         with self.database.reading() as connection:
             switches = _activations(connection, product_id, number).get(number, [])
         return _describe_version(row, switches)
 
     def previous_version(self, product_id: int, active: int | None) -> int | None:
-        """Number of the version that was active before `active`; None: there was none."""
+        """Return the number of the version that was active before `active`; None: there was none."""
         query = (
             select(events.c.text)
             .where(events.c.kind == VERSION_ACTIVATED, events.c.product_id == product_id)
@@ -556,13 +630,13 @@ class ModelRegistry:
 
 
 def rate_root(connection: Connection, number: int) -> int:
-    """Number of the version that a version differs from by its false-alarm rate alone; else its own."""
+    """Return the number in a version's `rate_of` fact, else the version's own number."""
     facts = connection.execute(select(versions.c.facts).where(versions.c.id == number)).scalar_one()
     return int(json.loads(facts).get(RATE_OF, number))
 
 
 def _version_facts(model: ModelFacts) -> dict[str, object]:
-    """Facts of a model of one product, as the API shows them.
+    """Return facts of a model of a single product, as the API shows them.
 
     A product with a model for each view has no threshold of pictures: `score_threshold` and `spread` are
     None.
@@ -587,7 +661,7 @@ def _version_facts(model: ModelFacts) -> dict[str, object]:
 
 
 def make_ready(connection: Connection, number: int, who: str) -> None:
-    """Let a version that was being made be activated; any other one stays as it is."""
+    """Change a version from `making` to `ready`; leave a version in another state unchanged."""
     change = update(versions).where(versions.c.id == number, versions.c.state == MAKING).values(state=READY)
     row = connection.execute(change.returning(versions.c.product_id, versions.c.origin)).one_or_none()
     if row is not None:
@@ -595,8 +669,10 @@ def make_ready(connection: Connection, number: int, who: str) -> None:
 
 
 def _activate(connection: Connection, product_ids: Collection[int], numbers: Sequence[int]) -> None:
-    """Let these versions judge, and retire all others of the products and of products whose entry is among
-    them. NotFoundError where a version was removed since its row was read.
+    """Activate versions, and retire all other versions of their products and their entries' products.
+
+    Raises:
+        NotFoundError: a version was removed since its row was read.
     """
     products_of_entries = select(products.c.id).where(products.c.entry_id.in_(product_ids))
     own = or_(versions.c.product_id.in_(product_ids), versions.c.product_id.in_(products_of_entries))
@@ -616,7 +692,7 @@ def _active_number(connection: Connection, product_id: int) -> int | None:
 
 
 def _is_removable() -> ColumnElement[bool]:
-    """Condition of versions that never judged and that nothing names."""
+    """Return the condition of versions that never judged and that nothing names."""
     number, product_id = versions.c.id, versions.c.product_id
     inspected = inspections.c.product_id == product_id, inspections.c.version_id == number
     uses = (
@@ -632,8 +708,9 @@ def _is_removable() -> ColumnElement[bool]:
 
 
 def is_of_joint_model(facts: Mapping[str, object]) -> bool:
-    """Whether a version is of a joint model: its facts name the model's `products` where it is an entry's,
-    and the one `product` where it is a product's.
+    """Return whether a version is of a joint model, by its facts.
+
+    An entry's version has the facts `products`, a product's version `product`.
     """
     return "product" in facts or "products" in facts
 
@@ -654,7 +731,13 @@ def _forget_removed(connection: Connection, product_id: int) -> None:
 def _activations(
     connection: Connection, product_id: int, number: int | None = None
 ) -> dict[int, list[Switch]]:
-    """Time and person of each activation by version; number: of this version alone."""
+    """Return time and person of each activation, by version.
+
+    Args:
+        connection: Connection to the database.
+        product_id: Number of the product.
+        number: Number of the only version wanted; None: all.
+    """
     query = select(events.c.text, events.c.at, events.c.who).where(
         events.c.kind == VERSION_ACTIVATED, events.c.product_id == product_id
     )

@@ -1,5 +1,6 @@
-"""Open models: every model that judges, and the last one that judged before, for overlays of its
-inspections.
+"""Open models: every model that judges, and the last one that judged before.
+
+The last one is for overlays of its inspections.
 """
 
 from __future__ import annotations
@@ -26,8 +27,13 @@ class NoModelError(RefusalError):
 
 
 class ProductModel(NamedTuple):
-    """Product with its active version and model, which may have one for each view. name: at the station,
-    where the product is recognised.
+    """Product with its active version and model, which may have a model for each view.
+
+    Attributes:
+        product_id: Number of the product.
+        number: Number of the version.
+        model: Opened model.
+        name: Name at the station, where the product is recognised; else None.
     """
 
     product_id: int
@@ -39,7 +45,9 @@ class ProductModel(NamedTuple):
 class AddressModel(NamedTuple):
     """Model that judges the pictures of an address.
 
-    products: of an entry by their names in its joint model; of a product itself alone, under "".
+    Attributes:
+        model: Opened model.
+        products: Products of an entry, by their names in its joint model; a product itself, under "".
     """
 
     model: Model
@@ -52,11 +60,12 @@ class AddressModel(NamedTuple):
 
     @classmethod
     def single(cls, product: ProductModel) -> AddressModel:
+        """Return the model of a product's own address, where nothing is recognised."""
         return cls(product.model, {"": product._replace(name=None)})
 
 
 class ActiveModels(dict[int, AddressModel]):
-    """Models that judge, by product or entry. NoModelError where none is open."""
+    """Models that judge, by product or entry; a missing key raises NoModelError."""
 
     def __missing__(self, address: int) -> NoReturn:
         raise NoModelError
@@ -66,7 +75,7 @@ class OpenModels:
     """Open models. Thread-safe.
 
     Attributes:
-        active: the models that judge. At each change a new mapping takes its place: reading needs no lock.
+        active: Models that judge. Each change replaces the mapping: reading needs no lock.
     """
 
     def __init__(self) -> None:
@@ -75,12 +84,12 @@ class OpenModels:
         self._open: OrderedDict[str, Model] = OrderedDict()  # by the file's hash, the last used last
 
     def model_of_version(self, number: int) -> Model | None:
-        """Model of the version with this number, if it judges."""
+        """Return the model of the version with this number if it judges, else None."""
         products = (one for judging in self.active.values() for one in judging.products.values())
         return next((one.model for one in products if one.number == number), None)
 
     def get_or_load(self, digest: str, load: Callable[[], Model]) -> Model:
-        """Model of the file with this hash, loaded unless it is open."""
+        """Return the model of the file with this hash, loaded unless it is open."""
         with self._lock:
             if digest in self._open:
                 self._open.move_to_end(digest)
@@ -92,7 +101,7 @@ class OpenModels:
         return model
 
     def activate(self, models: Mapping[int, AddressModel]) -> None:
-        """Let models judge from now on. Products that their entry's new model does not know lose theirs."""
+        """Let models judge from now on; products that their entry's new model does not know lose theirs."""
         with self._lock:
             before = self._active_model_ids()
             active = ActiveModels(self.active)

@@ -1,8 +1,7 @@
-"""Connections to PostgreSQL that wait for no answer for ever.
+"""Connections to PostgreSQL that never wait for an answer for ever.
 
-A server that is frozen, or a network that swallows what is sent, keeps a connection open and says nothing:
-no option of libpq ends that, because the other machine acknowledges each packet. So each wait has an end
-here.
+A server that is frozen, or a network that swallows packets, keeps a connection open and says nothing. No
+option of libpq ends that, because the other machine acknowledges each packet. So each wait has an end here.
 """
 
 from __future__ import annotations
@@ -35,14 +34,19 @@ class Connection(psycopg.Connection[TupleRow]):
     patience: float | None = IDLE_PATIENCE
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-        """Wait for an answer. SilentServerError where there is none in time."""
+        """Wait for an answer.
+
+        Raises:
+            SilentServerError: there is none within `patience`.
+        """
         if self.patience is None:
             return super().wait(gen, interval, timeout)
         return super().wait(self._in_time(gen, self.patience), interval, timeout)
 
     def _in_time(self, gen: PQGen[T], seconds: float) -> PQGen[T]:
-        """Yield what an exchange with the server waits for, until it is done, or its time is over. psycopg
-        sends 0 several times a second while nothing comes.
+        """Yield the states that an exchange with the server waits for, until it is done or its time is over.
+
+        psycopg sends 0 several times a second while nothing comes.
         """
         ends = time.monotonic() + seconds
         try:
@@ -59,9 +63,7 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 def use_patient_connections(engine: Engine) -> None:
-    """Let an engine make each connection as a `Connection`, whose patience is short again when it goes back
-    to the pool.
-    """
+    """Let an engine make each connection as a `Connection`; back in the pool, its patience is short again."""
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: object, record: object, args: Sequence[str], given: Mapping[str, Any]) -> Connection:
@@ -74,12 +76,10 @@ def use_patient_connections(engine: Engine) -> None:
 
 
 def is_silent(error: BaseException | None) -> bool:
-    """Whether the server said nothing in time, which is another thing than refusing."""
+    """Return whether the error says that the server did not answer in time, unlike a refusal."""
     return isinstance(error, SilentServerError | errors.ConnectionTimeout)
 
 
 def is_of_server(sqlstate: str) -> bool:
-    """Whether an error with this code is the server's, which an operator can remedy, and not the
-    statement's.
-    """
+    """Return whether an error code is about the server, not the statement: an operator can remedy it."""
     return sqlstate.startswith(_STATES)

@@ -12,19 +12,22 @@ class Sink(BaseModel):
 
     name: str
     kind: str = Field(description="webhook, folder, mqtt, or a plugin's name")
-    delivered: int = Field(description="messages, since the sink is there")
-    refused: int = Field(description="messages that the other side did not want")
-    waiting: int = Field(description="messages, counted up to 1,000")
+    delivered: int = Field(description="messages that were delivered since the sink was added")
+    refused: int = Field(description="messages that the receiver refused")
+    waiting: int = Field(description="messages that wait, counted up to 1,000")
     error: str | None = Field(description="why messages wait")
 
 
 class Source(BaseModel):
     """Source from which pictures come by themselves."""
 
-    kind: str = Field(description="folder, camera, or what a plugin says")
-    name: str = Field(description="what its pictures are called after")
+    kind: str = Field(description="folder, camera, or the kind that a plugin gives")
+    name: str = Field(description="name of the source, as in names of its pictures")
     place: str = Field(description="folder, file or address, without a password")
-    takes: str = Field(description="every frame, a time, or trigger; of a folder what happens to a file then")
+    takes: str = Field(
+        description="frames that a camera takes: every frame, an interval, or trigger; of a folder: the next "
+        "step of a file"
+    )
     state: Literal["waiting", "running", "away", "frozen"]
     why: str | None = Field(description="why it is away or frozen")
     last: str | None = Field(description="when the last picture came, UTC")
@@ -36,33 +39,39 @@ class Source(BaseModel):
 class Timing(BaseModel):
     """Times from triggers of a connection to their outputs, such as those of a PLC."""
 
-    triggers: int = Field(description="that the times are of: the last ones, 1,000 at most")
-    p50_ms: float = Field(description="half of them took less")
-    p99_ms: float = Field(description="99 of 100 took less")
-    budget_ms: int | None = Field(description="time after which an error is told")
-    missed: int = Field(description="not answered in time, since the start")
+    triggers: int = Field(description="number of triggers that were timed: the last ones, 1,000 at most")
+    p50_ms: float = Field(description="median of the times, ms")
+    p99_ms: float = Field(description="99th percentile of the times, ms")
+    budget_ms: int | None = Field(description="ms after which an error is reported")
+    missed: int = Field(description="triggers that were not answered in time, since the start")
 
 
 class RefusedPart(BaseModel):
     """Picture or trigger that was not judged."""
 
     at: str
-    code: str = Field(description="as of the error that its sender got")
+    code: str = Field(description="code of the error that its sender got")
     part: str | None
-    picture: str | None = Field(None, description="what its sender calls it")
+    picture: str | None = Field(None, description="name of the picture, from its sender")
     product: str | None = None
 
 
 class PromiseFacts(BaseModel):
     """Promise of a model about good parts."""
 
-    promised: bool = Field(description="false: its good pictures show one part alone, and promise nothing")
-    rate: float = Field(description="share of good parts that will be called anomalous, mean of such models")
-    calibrated: int = Field(description="good pictures, or parts, that the rate comes from")
-    missing: int = Field(description="more of them that the wanted rate needs")
+    promised: bool = Field(
+        description="false: its good pictures show only one part, and no rate can be expected"
+    )
+    rate: float = Field(
+        description="expected share of good parts that are called anomalous: the mean over such models"
+    )
+    calibrated: int = Field(description="number of good pictures, or parts, that the rate comes from")
+    missing: int = Field(
+        description="number of good pictures, or parts, that are missing for the wanted rate"
+    )
     wanted_rate: float
-    of_parts: bool = Field(description="it counts parts, not pictures")
-    several: bool = Field(description="a picture shows several parts, and the rate is that of pictures")
+    of_parts: bool = Field(description="true: it counts parts, not pictures")
+    several: bool = Field(description="true: a picture shows several parts, and the rate is that of pictures")
 
 
 class Promised(PromiseFacts):
@@ -82,21 +91,25 @@ class Pause(BaseModel):
 class ProductState(BaseModel):
     """Product at a moment."""
 
-    backlog: int = Field(description="parts that are not answered yet")
+    backlog: int = Field(description="number of parts that are not answered yet")
     rate: float = Field(description="parts a second in the last minute")
-    views: list[str] = Field(description="in which the model judges parts; none: a part has one picture")
-    problem: str | None
-    problems: list[str] = Field(description="kinds of those that nobody has acknowledged, oldest first")
-    problem_products: list[str | None] = Field(
-        description="the product of each of them; null: of all, or of the only one"
+    views: list[str] = Field(
+        description="views in which the model judges parts; empty: a part has one picture"
     )
-    stopped: str | None = Field(description="kind of the problem for which nothing is inspected; null: none")
-    paused: Pause | None = Field(description="of a product that a person paused")
-    refused: RefusedPart | None = Field(description="the last part that was not judged, since the start")
-    started: str = Field(description="when the station began: what came before is no present part")
+    problem: str | None
+    problems: list[str] = Field(
+        description="kinds of the problems that nobody has acknowledged, the oldest first"
+    )
+    problem_products: list[str | None] = Field(
+        description="product of each problem; null: all products, or the only one"
+    )
+    stopped: str | None = Field(description="kind of the problem that stops inspection; null: none does")
+    paused: Pause | None = Field(description="pause by a person; null: it is not paused")
+    refused: RefusedPart | None = Field(description="last part since the start that was not judged")
+    started: str = Field(description="time at which the station started")
     sources: list[Source]
-    timing: Timing | None = Field(description="none: nothing was triggered by a connection yet")
-    promised: Promised | None = Field(description="null: no model is open")
+    timing: Timing | None = Field(description="times of triggers; null: no connection has triggered yet")
+    promised: Promised | None = Field(description="expected false-alarm rate; null: no model is open")
 
 
 class Product(ProductState):
@@ -109,12 +122,13 @@ class Product(ProductState):
     score_threshold: float | None
     false_alarm_rate: float | None
     inspections: int
-    waiting: int = Field(description="for a review")
+    waiting: int = Field(description="number of inspections that wait for a review")
     folder: str | None
     found_at: str | None = Field(
-        None, description="the address that finds this product in a picture, of a joint model"
+        None,
+        description="address of the joint model that finds this product; null: it has its own model",
     )
     tolerances: dict[str, str] | None = Field(
-        None, description="version and sha256 of the rules in force; null: nothing is tolerated"
+        None, description="version and SHA-256 of the rules in force; null: nothing is tolerated"
     )
     sinks: list[Sink]

@@ -98,7 +98,7 @@ MAX_IDS_PER_QUERY = 10_000  # inspections that one query names; SQLite takes 32,
 
 
 def _unsaid_fields() -> dict[str, object]:
-    """Return the fields of an inspection of which nothing is said, with their values."""
+    """Return the default value of each field of an inspection."""
     values: dict[str, object] = {}
     for name, field in Inspection.model_fields.items():
         default = field.get_default()
@@ -119,10 +119,10 @@ class NotFoundError(InputError):
 
 
 class DecidedError(InputError):
-    """Another verdict holds than the one that is to be replaced: whoever gives this one decides anew.
+    """Another verdict holds than the verdict to be replaced: its giver has to decide anew.
 
     Attributes:
-        details: the verdict that holds, as the API tells it; each None where none holds any more.
+        details: Verdict that holds, as the API shows it; each value None where none holds any more.
     """
 
     status, code = 409, "decided"
@@ -147,8 +147,16 @@ class DecidedError(InputError):
 
 
 class PictureRecord(NamedTuple):
-    """Picture of an inspection. removed_at: microseconds since 1970; None while the file is there. tolerated:
-    the part is within tolerance. view: of the part, where it has several.
+    """Picture of an inspection.
+
+    Attributes:
+        hash: SHA-256 of the file.
+        suffix: End of the file's name.
+        removed_at: Time of the file's removal, microseconds since 1970; None: it is there.
+        name: Name from the sender.
+        version: Number of the version that judged.
+        tolerated: Whether the part is within tolerance.
+        view: View of a part in several views; else None.
     """
 
     hash: str
@@ -168,13 +176,19 @@ class WaitingInspections(TypedDict):
 
 
 def iso(at: int) -> str:
-    """Microseconds since 1970 as 2026-11-22T02:04:51.123Z."""
+    """Return a time, microseconds since 1970, as 2026-11-22T02:04:51.123Z."""
     return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at))
 
 
 def parse_time(text: str, zone: tzinfo | None = UTC) -> int:
-    """Microseconds since 1970 of a date, or date and time. zone: whose clocks count where it says no offset;
-    None: this machine's. InputError for other texts.
+    """Return a date, or date and time, as microseconds since 1970.
+
+    Args:
+        text: Time in ISO format.
+        zone: Zone of a time without an offset; None: this machine's.
+
+    Raises:
+        InputError: the text is no time.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -186,14 +200,14 @@ def parse_time(text: str, zone: tzinfo | None = UTC) -> int:
 
 
 def valid_id_or_zero(number: int) -> int:
-    """The number if a column can hold it, else 0, which no record has."""
+    """Return the number if a column can hold it, else 0, which no record has."""
     return number if 0 <= number < 2**63 else 0
 
 
 class Store:
-    """Products, pictures, inspections and verdicts in the data base.
+    """Products, pictures, inspections and verdicts in the database.
 
-    Every method is one transaction and raises `StoreError` where the data base cannot be used.
+    Every method is a transaction and raises StoreError where the database cannot be used.
     """
 
     def __init__(self, database: Database):
@@ -207,28 +221,34 @@ class Store:
     # ---- products
 
     def add_product(self, name: str, entry_id: int | None = None) -> int:
-        """Add a product unless it is there; return its number. entry_id: of the entry that finds it."""
+        """Add a product unless it is there; return its number.
+
+        Args:
+            name: Name of the product.
+            entry_id: Number of the entry that finds it; None: it has its own model.
+        """
         with self.database.writing() as connection:
             return add_product(connection, name, entry_id)
 
     def find_product(self, name: str) -> ProductRow | None:
-        """Row of the product of a name, also of one that was removed."""
+        """Return the row of the product with this name, also of a removed one; None: there is none."""
         return self.database.row(select(products).where(products.c.name == name))
 
     def removed_products(self, present: Collection[int]) -> dict[str, int]:
-        """Numbers of the products by name that have records and are none of those that are present."""
+        """Return the numbers, by name, of products with records that are not among `present`."""
         has_records = exists().where(inspections.c.product_id == products.c.id)
         query = select(products.c.name, products.c.id).where(products.c.id.not_in(present), has_records)
         return {row.name: int(row.id) for row in self.database.rows(query.order_by(products.c.name))}
 
     def product_names(self, numbers: Collection[int]) -> list[str]:
-        """Names of the products that have these numbers."""
+        """Return the names of the products with these numbers."""
         query = select(products.c.name).where(products.c.id.in_(numbers))
         return [row.name for row in self.database.rows(query.order_by(products.c.name))]
 
     def free_name(self, name: str, who: str) -> str:
-        """Give the product of this name, which was removed, a name that says so, and return that: its records
-        stay its own when another part gets the name.
+        """Rename a removed product so that another may take its name; return the new name.
+
+        Its records stay its own under the new name, which says when it was removed.
         """
         with self.database.writing() as connection:
             taken = {*connection.scalars(select(products.c.name))}
@@ -244,12 +264,12 @@ class Store:
         return new_name
 
     def totals(self, product_id: int) -> dict[str, int]:
-        """Number of inspections, and of those that wait for a review, up to `MAX_WAITING`."""
+        """Return the number of inspections, and of those that wait for a review, up to `MAX_WAITING`."""
         count = self.counts(product_id)["inspected"]
         return {"inspections": count, "waiting": self.waiting_count(product_id)}
 
     def last_at(self, product_id: int) -> int | None:
-        """Return when the last part of a product came from the line, microseconds since 1970, or None."""
+        """Return the time of a product's last part on the line, microseconds since 1970, or None."""
         with self.database.reading() as connection:
             at = inspections.c.at
             latest = select(at).where(on_line(product_id)).order_by(at.desc()).limit(1)
@@ -257,12 +277,12 @@ class Store:
         return found
 
     def waiting_count(self, product_id: int) -> int:
-        """Number of inspections that wait for a review, up to `MAX_WAITING`."""
+        """Return the number of inspections that wait for a review, up to `MAX_WAITING`."""
         with self.database.reading() as connection:
             return _waiting_count(connection, product_id)
 
     def counts(self, product_id: int) -> Counter[str]:
-        """Numbers of all inspections of a product: `COUNTED`. They are read once, and counted on."""
+        """Return the numbers of all inspections of a product, by `COUNTED`: read once, then kept current."""
         with self._counting:
             known = self._counts.get(product_id)
             if known is not None:
@@ -275,7 +295,7 @@ class Store:
         return found
 
     def counts_since(self, product_id: int, since: int) -> dict[str, int]:
-        """Numbers of inspections since a time: `COUNTED`."""
+        """Return the numbers of inspections since a time, microseconds since 1970, by `COUNTED`."""
         first_hour = -(-since // HOUR)  # that is whole
         sums = [func.coalesce(func.sum(hours.c[name]), 0) for name in COUNTED]
         whole = select(*sums).where(hours.c.product_id == product_id, hours.c.hour >= first_hour)
@@ -292,7 +312,11 @@ class Store:
 
     @contextmanager
     def _counted(self, changes: Callable[[], Iterable[tuple[int, Mapping[str, int]]]]) -> Iterator[None]:
-        """Count what a write changes, when it is done. changes: returns them, by product."""
+        """Update the kept counts when a write is done.
+
+        Args:
+            changes: Returns the changes of the counts, by product.
+        """
         with self._counting:
             self._writing += 1
         done: Iterable[tuple[int, Mapping[str, int]]] = ()
@@ -312,7 +336,8 @@ class Store:
     def record(self, several: Sequence[NewInspection]) -> list[tuple[int, bool]]:
         """Write inspections, all or none; return the number of each, and whether it is new.
 
-        An inspection under a known key gets the number of the inspection that was recorded under it before.
+        An inspection under a known key gets the number of the inspection that was recorded under the key
+        before.
         """
         found: list[tuple[int, bool]] = []
 
@@ -326,10 +351,10 @@ class Store:
         return found
 
     def find_recorded(self, several: Sequence[NewInspection]) -> list[int | None]:
-        """Number of each inspection, of which the answer to COMMIT was lost; None where it was not recorded.
+        """Return the number of each inspection after a COMMIT whose answer was lost; None: not recorded.
 
-        A part is known by its product, the microsecond in which it was taken, and its picture. What was
-        counted before is counted anew.
+        A part is known by its product, the microsecond of its picture, the picture and the key. Kept counts
+        of the products are read anew.
         """
         found = list[int | None]()
         with self.database.reading() as connection:
@@ -348,8 +373,10 @@ class Store:
         return found
 
     def known_files(self, product_id: int, keys: Sequence[str]) -> dict[str, tuple[int, str]]:
-        """Number of the inspection under each key, and hash of its picture; of a folder's files also where
-        the record was removed, or where there was none (`GIVEN_UP`).
+        """Return the inspection's number and the picture's hash under each known key.
+
+        Keys of a folder's files are known also where the record was removed, or where there was none
+        (`GIVEN_UP`).
         """
         removed = find_file_keys(self.database, product_id, removed_files.c.key.in_(keys))
         of_part = is_at_address(product_id, views.c.product_id), views.c.key.in_(keys)
@@ -362,13 +389,13 @@ class Store:
         return known
 
     def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[KeyedInspectionRow]:
-        """Inspections under these keys, with the hash of the request that each came from."""
+        """Return the inspections under these keys, each with the hash of its request."""
         column = inspections.c
         query = select(column.id, column.key, column.picture, column.source, column.request_hash)
         return self.database.rows(query.where(is_at_address(product_id), column.key.in_(keys)))
 
     def find_answers(self, product_id: int, request: KeyedRequest) -> dict[int, int]:
-        """Inspections that a request led to before: place of its part -> number.
+        """Return the inspections that a request led to before: place of its part -> number.
 
         Raises:
             KeyUsedError: the key names another request.
@@ -380,7 +407,11 @@ class Store:
         return {place: int(rows[key].id) for place, key in enumerate(request.keys) if key in rows}
 
     def inspection(self, product_id: int, number: int) -> InspectionFacts:
-        """An inspection as the API shows it, of a product or of those of an entry. NotFoundError."""
+        """Return an inspection of a product, or of an entry's products, as the API shows it.
+
+        Raises:
+            NotFoundError: there is no such inspection.
+        """
         query = inspection_query().where(is_at_address(product_id), inspections.c.id == number)
         with self.database.reading() as connection:
             found = describe_inspections(connection, connection.execute(query).all())
@@ -389,7 +420,7 @@ class Store:
         return found[0]
 
     def inspections_by_number(self, product_id: int, numbers: Collection[int]) -> dict[int, InspectionFacts]:
-        """Inspections as the API shows them, by number; numbers without an inspection are left out."""
+        """Return inspections as the API shows them, by number; numbers without an inspection are left out."""
         query = inspection_query().where(
             inspections.c.product_id == product_id, inspections.c.id.in_(numbers)
         )
@@ -400,11 +431,13 @@ class Store:
     def waiting(
         self, product_id: int, limit: int, after: int = 0, without: Sequence[int] = ()
     ) -> WaitingInspections:
-        """Oldest inspections that wait for a review, and the number of all that wait.
+        """Return the oldest inspections that wait for a review, and the number of all that wait.
 
         Args:
-            after: number of an inspection; later ones are returned.
-            without: numbers of inspections that are not returned.
+            product_id: Number of the product.
+            limit: Largest number of inspections.
+            after: Number of an inspection; later ones are returned.
+            without: Numbers of inspections that are not returned.
         """
         where = inspections.c.product_id == product_id, IS_WAITING
         query = (
@@ -416,8 +449,9 @@ class Store:
             return {"inspections": describe_inspections(connection, rows), "waiting": count}
 
     def last_defective(self, product_id: int) -> InspectionFacts | None:
-        """The last part that was called anomalous, as the API shows it; None where a person called the latest
-        `MAX_FLAGGED` good.
+        """Return the last part that was called anomalous, as the API shows it.
+
+        None where there is none, or where a person called the latest `MAX_FLAGGED` good.
         """
         column = inspections.c
         flagged = select(column.id, column.verdict).where(on_line(product_id), column.anomalous)
@@ -428,13 +462,22 @@ class Store:
         return None if number is None else self.inspection(product_id, number)
 
     def has_picture(self, picture: str) -> bool:
-        """Whether this station has an inspection of the picture with this hash."""
+        """Return whether this station has an inspection of the picture with this hash."""
         query = select(pictures.c.hash).where(pictures.c.hash == picture)
         with self.database.reading() as connection:
             return connection.execute(query).first() is not None
 
     def picture(self, product_id: int, number: int, view: str | None = None) -> PictureRecord:
-        """Picture of an inspection. view: of the part; None: the inspection's own picture. NotFoundError."""
+        """Return the picture of an inspection.
+
+        Args:
+            product_id: Number of the product.
+            number: Number of the inspection.
+            view: View of the part; None: the inspection's own picture.
+
+        Raises:
+            NotFoundError: there is no such inspection or view.
+        """
         of_picture = select(pictures.c.hash, pictures.c.suffix, pictures.c.removed_at)
         if view is None:
             query = of_picture.add_columns(
@@ -456,7 +499,7 @@ class Store:
         return PictureRecord(*tuple(row))
 
     def set_unanswered(self, number: int, why: str | None) -> None:
-        """Write down why an inspection's sender did not get the answer; None: it did, after all."""
+        """Record why an inspection's sender did not get the answer; None: the sender did get it after all."""
         changes = dict[int, dict[str, int]]()
         with self._counted(changes.items), self.database.writing() as connection:
             query = select(inspections).where(inspections.c.id == number).with_for_update()
@@ -487,15 +530,23 @@ class Store:
         """Record a person's verdict on an inspection; `undo` takes the last verdict back.
 
         Args:
-            mask: hash of the file that holds the mask.
-            key: the sender's. A verdict is recorded once under its key.
-            kind: of the defect, as the person names it; empty: not said.
-            replaces: number of the verdict that the person saw there, 0 for none; None: the person's own, or
+            product_id: Number of the product.
+            number: Number of the inspection.
+            verdict: good, defect, skip or undo.
+            who: Person who gives it.
+            mask: SHA-256 of the file that holds the mask.
+            note: Note of the person.
+            key: Key from the sender; a verdict is recorded once under its key.
+            kind: Kind of the defect, as the person names it; empty: not named.
+            replaces: Number of the verdict that the person saw there, 0 for none; None: the person's own, or
                 none.
+
+        Returns:
+            The inspection as the API shows it.
 
         Raises:
             NotFoundError: there is no such inspection.
-            DecidedError: another verdict holds than the one that is replaced.
+            DecidedError: another verdict holds than the replaced one.
             KeyUsedError: the key was used for another verdict.
             InputError: the verdict is unknown, there is none to take back, the note is too long, the kind is
                 no name or not of a defect, or the inspection shows a challenge part.
@@ -529,7 +580,7 @@ class Store:
             return describe_inspections(connection, rows)[0]
 
     def mask_hash(self, number: int) -> str | None:
-        """Hash of the mask of the last verdict; None where it has none."""
+        """Return the SHA-256 of the last verdict's mask; None: it has none."""
         with self.database.reading() as connection:
             last = last_verdicts(connection, [number]).get(number)
         return None if last is None else last.mask
@@ -537,6 +588,7 @@ class Store:
     # ---- events
 
     def note_event(self, kind: str, who: str, text: str, product_id: int | None = None) -> None:
+        """Record an event."""
         self.note_events(kind, who, [text], product_id)
 
     def note_events(self, kind: str, who: str, texts: Sequence[str], product_id: int | None = None) -> None:
@@ -549,7 +601,7 @@ class Store:
     def note_new_events(self, kind: str, who: str, texts: Sequence[str], product_id: int) -> None:
         """Record an event for each text that no event of the kind and product has yet.
 
-        All of these are read, which is no time to keep others from writing.
+        Texts are compared before the transaction: reading keeps nobody from writing.
         """
         for start in range(0, len(texts), MAX_EVENTS):
             batch = texts[start : start + MAX_EVENTS]
@@ -562,13 +614,18 @@ class Store:
             self.note_events(kind, who, new, product_id)
 
     def events(self, kind: str, product_id: int | None = None) -> Sequence[EventRow]:
-        """Events of a kind and product, None: of the station itself, the latest first, 500 at most."""
+        """Return the latest 500 events of a kind and product, the latest first.
+
+        Args:
+            kind: Kind of the events.
+            product_id: Number of the product; None: events of the station itself.
+        """
         query = select(events).where(events.c.kind == kind, events.c.product_id == product_id)
         return self.database.rows(query.order_by(events.c.id.desc()).limit(MAX_EVENTS))
 
 
 def _count_where(condition: ColumnElement[bool]) -> ColumnElement[int]:
-    """Number of rows for which a condition holds."""
+    """Return the SQL expression for the number of rows that meet a condition."""
     ones = case((condition, 1), else_=0)
     return func.coalesce(func.sum(ones), 0)
 
@@ -580,7 +637,7 @@ def _waiting_count(connection: Connection, product_id: int) -> int:
 
 
 def _counts_of(one: NewInspection) -> dict[str, int]:
-    """Numbers that an inspection adds to `Store.counts`."""
+    """Return the numbers that an inspection adds to `Store.counts`."""
     is_anomalous = one.decision == ANOMALOUS
     is_tolerated = one.decision == WITHIN
     is_unanswered = one.unanswered is not None
@@ -597,7 +654,16 @@ def add_event(
     *,
     address: str | None = None,
 ) -> None:
-    """Record an event in the transaction of its cause. address: None: that of the current request."""
+    """Record an event in the transaction of its cause.
+
+    Args:
+        connection: Connection of the transaction.
+        kind: Kind of the event.
+        who: Person who caused it.
+        text: Text of the event.
+        product_id: Number of the product; None: it is about the station.
+        address: IP address of the person; None: that of the current request.
+    """
     address = address or SENDER_ADDRESS.get()
     row = {"at": now(), "kind": kind, "who": who, "text": text, "product_id": product_id}
     connection.execute(events.insert().values(**row, address=address and address[:64]))
@@ -607,7 +673,11 @@ def add_event(
 
 
 def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> dict[str, str | None]:
-    """Check what a person says; return it by column of `verdicts`. InputError."""
+    """Check a person's verdict; return it by column of `verdicts`.
+
+    Raises:
+        InputError: a part of it is invalid.
+    """
     if verdict not in (GOOD, DEFECT, SKIP, UNDO):
         raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
     note = "".join(c for c in note if c == "\n" or unicodedata.category(c)[0] != "C")
@@ -620,7 +690,7 @@ def _verdict_content(verdict: str, mask: str | None, note: str, kind: str) -> di
 
 
 def _check_kind(kind: str, verdict: str) -> None:
-    """Raise InputError where a kind of defect cannot be one, or does not belong to the verdict."""
+    """Raise InputError where a kind of defect is no name, or does not fit the verdict."""
     if len(kind) > MAX_KIND_LENGTH or not kind.isprintable():
         raise InputError(f"kind={kind!r:.60} has not 1 to {MAX_KIND_LENGTH} characters that can be printed")
     if verdict != DEFECT:
@@ -645,14 +715,18 @@ def _check_replaced(
 
 
 def _replaced_text(verdict: str, last: VerdictRow | None) -> str:
-    """Return what the audit says of the verdict that another one replaces, or takes back."""
+    """Return the audit's words about a verdict that is replaced or taken back; "": there is none."""
     if last is None:
         return ""
     return f", {'takes back' if verdict == UNDO else 'replaces'} {last.verdict} by {last.who}"
 
 
 def _is_repeated(connection: Connection, number: int, key: str, content: Mapping[str, str | None]) -> bool:
-    """Whether this verdict came under this key before. KeyUsedError where another did."""
+    """Return whether this verdict came under this key before.
+
+    Raises:
+        KeyUsedError: another verdict came under the key.
+    """
     query = select(verdicts).where(verdicts.c.inspection_id == number, verdicts.c.key == key)
     before = connection.execute(query).one_or_none()
     if before is None:
@@ -663,7 +737,7 @@ def _is_repeated(connection: Connection, number: int, key: str, content: Mapping
 
 
 def _in_parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Yield numbers, as many as a query may name at once."""
+    """Yield the numbers in sequences that a query may name at once."""
     for start in range(0, len(numbers), MAX_IDS_PER_QUERY):
         yield numbers[start : start + MAX_IDS_PER_QUERY]
 
@@ -671,8 +745,11 @@ def _in_parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
 def verdict_stacks(
     connection: Connection, numbers: Sequence[int] | Select[tuple[object, ...]]
 ) -> dict[int, list[VerdictRow]]:
-    """Verdicts that hold, by inspection, the oldest first; those taken back are left out. numbers: of the
-    inspections, or their query.
+    """Return the verdicts that hold, by inspection, the oldest first; verdicts taken back are left out.
+
+    Args:
+        connection: Connection to the database.
+        numbers: Numbers of the inspections, or a query of them.
     """
     stacks: dict[int, list[VerdictRow]] = defaultdict(list)
     chunks = [select(numbers.subquery())] if isinstance(numbers, Select) else _in_parts(numbers)
@@ -688,12 +765,12 @@ def verdict_stacks(
 
 
 def last_verdicts(connection: Connection, numbers: Sequence[int]) -> dict[int, VerdictRow]:
-    """Last verdict that holds, by inspection; inspections without a verdict are left out."""
+    """Return the last verdict that holds, by inspection; inspections without a verdict are left out."""
     return {number: stack[-1] for number, stack in verdict_stacks(connection, numbers).items()}
 
 
 def _apply_verdicts(connection: Connection, before: InspectionRow) -> None:
-    """Update an inspection and its hour to the verdicts."""
+    """Update an inspection, and the counts of its hour, to its verdicts."""
     last = last_verdicts(connection, [before.id]).get(before.id)
     verdict = None if last is None or last.verdict == SKIP else last.verdict
     review = DONE if verdict else SKIPPED
@@ -722,19 +799,19 @@ def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
 
 
 def inspection_query() -> Select[tuple[object, ...]]:
-    """Query of the columns that `describe_inspections` needs."""
+    """Return a query of the columns that `describe_inspections` needs."""
     of_picture = (pictures.c[name] for name in ("width", "height", "removed_at"))
     there = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)
     return select(inspections, *of_picture, products.c.name.label("product")).select_from(there)
 
 
 def _is_of(table: Table) -> ColumnElement[bool]:
-    """Condition that a row of a table is about a picture."""
+    """Return the condition that a row of a table is about a picture."""
     return (pictures.c.product_id == table.c.product_id) & (pictures.c.hash == table.c.picture)
 
 
 def describe_new(number: int, taken: NewInspection, product: str) -> InspectionFacts:
-    """An inspection that was just recorded, as the API shows it."""
+    """Return an inspection that was just recorded, as the API shows it."""
     own = {one.name: getattr(taken, one.name) for one in fields(taken)}
     facts = {**own, **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
     seen = [_describe_view(one, one.record, one.picture) for one in taken.views]
@@ -743,7 +820,7 @@ def describe_new(number: int, taken: NewInspection, product: str) -> InspectionF
 
 
 def describe_inspections(connection: Connection, rows: Sequence[ShownInspectionRow]) -> list[InspectionFacts]:
-    """Inspections as the API shows them."""
+    """Return inspections as the API shows them."""
     last = last_verdicts(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
     seen: dict[int, list[ViewFacts]] = defaultdict(list)
     for one in find_views(connection, [row.id for row in rows if row.view is not None]):
@@ -753,7 +830,7 @@ def describe_inspections(connection: Connection, rows: Sequence[ShownInspectionR
 
 
 def find_views(connection: Connection, numbers: Sequence[int]) -> list[ViewRow]:
-    """Rows of `views` of inspections, in their order, with what is known of the files."""
+    """Return the rows of `views` of inspections, in order, with columns of their pictures."""
     known = (pictures.c[name] for name in ("suffix", "width", "height", "removed_at", "pixels"))
     query = select(views, *known).select_from(views.join(pictures, _is_of(views)))
     query = query.order_by(views.c.inspection_id, views.c.place)
@@ -767,7 +844,7 @@ _VIEW_FIELDS = ("view", "name", "width", "height", "score", "p_value", "severity
 
 
 def _describe_view(row: DecisionRow, record: Mapping[str, object], picture: str | None) -> ViewFacts:
-    """Fields of `SeenView`, by name, and others of the record."""
+    """Return the fields of a `SeenView`, by name, and other facts of its record."""
     facts: dict[str, object] = {"regions": [], "findings": [], **record}
     facts.update({name: getattr(row, name) for name in _VIEW_FIELDS})
     facts.update({"decision": decision_of(row), "picture": picture})
@@ -780,7 +857,14 @@ def _describe(
     last: VerdictRow | None,
     seen: list[ViewFacts],
 ) -> InspectionFacts:
-    """Fields of `Inspection`, by name, and others of the record. last: verdict. seen: its views."""
+    """Return the fields of an `Inspection`, by name, and other facts of its record.
+
+    Args:
+        row: Row of the inspection.
+        record: Facts that no filter searches.
+        last: Last verdict that holds; None: there is none.
+        seen: Views of the part.
+    """
     computed: dict[str, object] = {
         "views": seen,
         "version": row.version_id,
@@ -798,7 +882,7 @@ def _describe(
 
 
 def _describe_verdict(verdict: VerdictRow | None) -> dict[str, object]:
-    """Fields of `Inspection` about the verdict that holds."""
+    """Return the fields of `Inspection` about the verdict that holds."""
     if verdict is None:
         return {"verdict_id": None, "verdict_at": None, "verdict_by": None}
     return {"verdict_id": verdict.id, "verdict_at": iso(verdict.at), "verdict_by": verdict.who}

@@ -1,4 +1,4 @@
-"""Conditions of queries: the pictures and records that may be removed."""
+"""Conditions of queries for the pictures and records that may be removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PICTURE = tuple_(*KEY)
 
 
 def is_shown(*of_inspection: Condition) -> Condition:
-    """Condition that a picture belongs to an inspection of which this holds, as its own or as a view."""
+    """Return the condition that a picture is shown by an inspection, or its view, that meets conditions."""
     own = inspections.c.product_id == pictures.c.product_id, inspections.c.picture == pictures.c.hash
     seen = views.c.product_id == pictures.c.product_id, views.c.picture == pictures.c.hash
     as_view = select(views.c.place).join_from(views, inspections).where(*seen, *of_inspection)
@@ -59,12 +59,13 @@ HAS_VIEW = (  # of which the picture is there
 
 
 def last_with_verdict() -> ColumnElement[int]:
-    """Number of the inspection that has the last verdict; 0 where there is none."""
+    """Return the number of the inspection with the last verdict, as an SQL expression; 0: there is none."""
     last = select(verdicts.c.inspection_id).order_by(verdicts.c.id.desc()).limit(1)
     return func.coalesce(last.scalar_subquery(), 0)
 
 
 def is_of_kind(kind: str) -> Condition:
+    """Return the condition of inspections of a kind of `KINDS`; all inspections are of the kind `RECORDS`."""
     if kind == RECORDS:
         return inspections.c.id.is_not(None)
     if kind == REVIEWED:
@@ -75,6 +76,6 @@ def is_of_kind(kind: str) -> Condition:
 def removable_keys(
     connection: Connection, keys: list[tuple[int, str]], stays: Condition
 ) -> list[tuple[int, str]]:
-    """Keys of the pictures that are there and need not stay."""
+    """Return the keys among `keys` of pictures that are there and for which `stays` does not hold."""
     query = select(*KEY).where(PICTURE.in_(keys), pictures.c.removed_at.is_(None), ~stays)
     return [(row.product_id, row.hash) for row in connection.execute(query)]

@@ -1,5 +1,6 @@
-"""Keys of a folder's files that have no record, because it was removed, or because they were given up: a file
-that stays there is not inspected again.
+"""Keys of a folder's files that have no record: the record was removed, or the file was given up.
+
+A file with such a key that is still there is not inspected again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def keep_file_keys(connection: Connection, rows: Sequence[RemovableRow]) -> None
     """Keep the keys of records that are removed in this transaction.
 
     Args:
-        rows: id, product_id, key, and hash of the picture.
+        connection: Connection of the transaction.
+        rows: Removed records; those without a key are passed over.
     """
     values = [
         {"product_id": row.product_id, "key": row.key, "picture": row.hash, "inspection_id": row.id}
@@ -33,7 +35,14 @@ def keep_file_keys(connection: Connection, rows: Sequence[RemovableRow]) -> None
 
 
 def keep_given_up(database: Database, product_id: int, key: str, picture: str) -> None:
-    """Keep the key of a file that is not inspected, and that people were told of. picture: its hash."""
+    """Keep the key of a file that is not inspected, and that was reported to people.
+
+    Args:
+        database: Database of the station.
+        product_id: Number of the product.
+        key: Key of the file.
+        picture: SHA-256 of the file.
+    """
     values = {"product_id": product_id, "key": key, "picture": picture, "inspection_id": GIVEN_UP}
     database.change(
         upsert(database.engine.dialect.name, removed_files).values(**values).on_conflict_do_nothing()
@@ -41,16 +50,19 @@ def keep_given_up(database: Database, product_id: int, key: str, picture: str) -
 
 
 def find_file_keys(database: Database, address: int, *wanted: ColumnElement[bool]) -> Sequence[FileKeyRow]:
-    """Rows of `removed_files` of a product, or of those of an entry."""
+    """Return the rows of `removed_files` of a product, or of an entry's products, that meet conditions."""
     query = select(removed_files).where(_is_at_address(address), *wanted)
     return database.rows(query)
 
 
 def forget_file_keys(database: Database, address: int, prefix: str, there: Collection[str]) -> None:
-    """Forget the keys that begin with `prefix`, of files that went away.
+    """Forget the keys of files that are gone.
 
     Args:
-        there: endings of keys, `:TIME:SIZE`, of the files that are there.
+        database: Database of the station.
+        address: Number of the product or entry.
+        prefix: Beginning of the keys.
+        there: Endings of keys, `:TIME:SIZE`, of the files that are there.
     """
     rows = find_file_keys(database, address, removed_files.c.key.startswith(prefix, autoescape=True))
     endings = {row.key: ":" + ":".join(row.key.rsplit(":", 2)[1:]) for row in rows}

@@ -1,9 +1,9 @@
 """Removal of old pictures and records, a few at a time, while inspections go on.
 
-The data base is updated first, in short transactions; then the file is removed. A cut in between leaves a
-stray file, which a sweep finds. The last inspection that was checked is remembered for a day, so that
-an hourly run costs what it removes, not what is kept. Nothing is decoded: the data base has the hashes of the
-pixels, by which copies of training pictures are known.
+The database is updated first, in short transactions; then the file is removed. A cut in between leaves a
+stray file, which a sweep finds. The last inspection that was checked is remembered for a day: an hourly run
+costs time for the removed pictures, not for the kept ones. Nothing is decoded: the database has the hashes of
+the pixels, by which copies of training pictures are known.
 """
 
 from __future__ import annotations
@@ -66,8 +66,15 @@ MAX_ID = 2**63 - 1  # above every number of an inspection
 
 @dataclass
 class RemovalSummary:
-    """Result of a run. kept: pictures that were old enough, but a model version was learnt from. strays:
-    files that no record needed. problem: why pictures could not be removed.
+    """Result of a run.
+
+    Attributes:
+        pictures: Removed pictures.
+        bytes: Bytes of the removed pictures.
+        records: Removed records.
+        kept: Pictures that were old enough, but that a model version was learnt from.
+        strays: Removed files that no record needed.
+        problem: Why pictures could not be removed; "": they could.
     """
 
     pictures: int = 0
@@ -78,7 +85,7 @@ class RemovalSummary:
     problem: str = ""
 
     def __add__(self, other: RemovalSummary) -> RemovalSummary:
-        """Sum of two runs; the problem is the first run's."""
+        """Return the sum of two runs; the problem is the first run's."""
         numbers = {
             one.name: getattr(self, one.name) + getattr(other, one.name)
             for one in fields(self)
@@ -94,8 +101,14 @@ class RemovalSummary:
 
 @dataclass(frozen=True)
 class Due:
-    """Amount that `keep` would remove at a moment: pictures by age, of all that are there; bytes for space,
-    of all; share of the records.
+    """Pictures, bytes and records that `keep` would remove at a moment.
+
+    Attributes:
+        by_age: Pictures to remove for their age.
+        pictures: Pictures that are there.
+        by_space: Bytes to remove for space.
+        bytes: Bytes of all pictures.
+        records: Share of the records to remove.
     """
 
     by_age: int
@@ -106,18 +119,18 @@ class Due:
 
     @property
     def share(self) -> float:
-        """The largest share of what is there that would go; 0 where hardly anything is there."""
+        """Largest share to remove, of pictures, bytes or records; 0 where hardly any picture is there."""
         if self.pictures < LEAST_ASKED:
             return 0.0
         return max(self.by_age / self.pictures, self.space_share, self.records)
 
     @property
     def space_share(self) -> float:
-        """The share of the pictures' bytes that would go for space."""
+        """Share of the pictures' bytes to remove for space."""
         return self.by_space / max(1, self.bytes)
 
     def words(self) -> str:
-        """Return what would go as text."""
+        """Return the amount to remove as text."""
         parts = []
         if self.by_age:
             parts.append(f"{self.by_age} of {pluralize(self.pictures, 'picture')} for their age")
@@ -133,21 +146,24 @@ class _EndedError(Exception):
 
 
 class Retention:
-    """Removes old pictures and records of the station.
+    """Removal of old pictures and records of a station.
 
     Pictures go by age, each kept as long as the longest kept of its inspections; then by space, the oldest
-    first. A skipped picture counts as not reviewed. One with a drawn mask is never removed for space, and one
-    that a model version was learnt from is never removed.
+    first. A skipped picture counts as not reviewed. A picture with a drawn mask is never removed for space,
+    and a picture that a model version was learnt from is never removed.
 
     Records older than `keep.records` go once their picture is gone. Unreviewed pictures are kept no longer
-    than that. The newest record always stays, as do the hours, from which trends are drawn, what a sink waits
-    for, and the keys of a folder's files.
+    than that. These always stay: the newest record, the hours for the trends, records that a sink waits for,
+    and the keys of a folder's files.
 
     Args:
-        clock: knows the age of inspections.
-        ended: set to stop soon.
-        record_seconds: for which others need records, however short `keep.records` is.
-        going_on: is called after each piece of work.
+        database: Database of the station.
+        files: Files of the station.
+        keep: Setting `keep`.
+        clock: Knows the age of inspections.
+        ended: Set to stop soon.
+        record_seconds: Time for which others need records, however short `keep.records` is.
+        going_on: Called after each piece of work.
     """
 
     def __init__(
@@ -180,10 +196,10 @@ class Retention:
         self._next_rescan = 0  # time at which all inspections are checked again
 
     def run(self) -> RemovalSummary:
-        """Remove what is due; where the clock jumped, only what exceeds the space.
+        """Remove due pictures and records; where the clock jumped, only pictures that exceed the space.
 
         Raises:
-            StoreError: the data base cannot be used. What was removed until then stays removed.
+            StoreError: the database cannot be used; removals before that stay.
         """
         summary, is_dated = RemovalSummary(), not self.clock.jump
         is_rescan = is_dated and self.clock.at >= self._next_rescan
@@ -205,7 +221,11 @@ class Retention:
         return summary + freed
 
     def due(self) -> Due:
-        """Return what a run would remove now. StoreError."""
+        """Return the amount that a run would remove now.
+
+        Raises:
+            StoreError: the database cannot be used.
+        """
         last = {kind: self._newest_due(kind) for kind in KINDS}
         later = or_(*(and_(is_of_kind(kind), inspections.c.id > number) for kind, number in last.items()))
         there = select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0))
@@ -228,8 +248,12 @@ class Retention:
         return self._space is not None and self.used + self._came > FULL_SHARE * self._space
 
     def make_room(self) -> RemovalSummary:
-        """Remove what exceeds `keep.space`, and a little more, before it is exceeded: without a rest, because
-        pictures go on coming. StoreError.
+        """Remove pictures that exceed `keep.space`, and a few more, before it is exceeded.
+
+        It takes no rests, because pictures go on coming.
+
+        Raises:
+            StoreError: the database cannot be used.
         """
         summary = RemovalSummary()
         if self._space is not None:
@@ -244,7 +268,7 @@ class Retention:
 
     @property
     def used(self) -> int:
-        """Bytes of all pictures: those that were counted last, and the files that were written since."""
+        """Bytes of all pictures: those of the last count, and the files that were written since."""
         return self._used + self.files.written - self._written
 
     def _count_bytes(self) -> None:
@@ -253,7 +277,7 @@ class Retention:
             self._used = self._total_bytes() + self.files.held_bytes()
 
     def _skip_removed(self) -> None:
-        """Begin each kind with its oldest inspection whose picture is there: old records may be many."""
+        """Begin each kind with its oldest inspection whose picture is there: older records may be many."""
         with self.database.reading() as connection:
             newest = connection.scalar(select(func.coalesce(func.max(inspections.c.id), 0))) or 0
             for product_id in self._products(connection):
@@ -292,7 +316,7 @@ class Retention:
             summary.problem = f"pictures that must stay take {text}; raise it, or lower `keep: reviewed`"
 
     def _total_bytes(self) -> int:
-        """Bytes of all recorded pictures. Products may share a picture, which is one file."""
+        """Return the bytes of all recorded pictures; a picture that products share counts once."""
         sizes = select(pictures.c.bytes, pictures.c.hash).distinct().where(pictures.c.removed_at.is_(None))
         with self.database.reading() as connection:
             total = select(func.coalesce(func.sum(sizes.subquery().c.bytes), 0))
@@ -305,9 +329,9 @@ class Retention:
         stays: Condition,
         summary: RemovalSummary,
     ) -> None:
-        """Remove pictures, first in the data base, then as files.
+        """Remove pictures, first in the database, then as files.
 
-        A picture stays where `stays` says so, where an inspection after the `last` of its kind shows it, and
+        A picture stays where `stays` holds, where an inspection after the `last` of its kind shows it, and
         where a version has learnt from it.
         """
         begun = time.monotonic()
@@ -334,7 +358,7 @@ class Retention:
     def _not_learnt(
         self, there: Mapping[tuple[int, str], StoredPictureRow], stays: Condition, summary: RemovalSummary
     ) -> list[tuple[int, str]]:
-        """Keys of the pictures that need not stay, and that no model version was learnt from."""
+        """Return the keys of pictures that need not stay, and that no model version was learnt from."""
         with self.database.reading() as connection:
             free = removable_keys(connection, list(there), stays)
             due = removable_keys(connection, free, or_(stays, IS_LEARNT))
@@ -372,7 +396,7 @@ class Retention:
     # ---- inspections in their order
 
     def _newest_due(self, kind: str) -> int:
-        """Number of the newest inspection that is older than those of its kind are kept; 0: none is."""
+        """Return the number of the newest inspection older than its kind's age limit; 0: there is none."""
         return self.clock.newest_older_than(self._ages[kind]) if kind in self._ages else 0
 
     def _products(self, connection: Connection) -> list[int]:
@@ -381,8 +405,14 @@ class Retention:
     def _groups(
         self, kind: str, last: int, enough: Callable[[], float] = lambda: math.inf
     ) -> Iterator[list[StoredPictureRow]]:
-        """Pictures of inspections of a kind up to a number, the oldest first, in groups for one transaction
-        each, from where today's last run ended. enough: bytes of pictures after which a group ends.
+        """Yield pictures of a kind's inspections, the oldest first, in groups of a transaction each.
+
+        It goes on from the end of today's last run.
+
+        Args:
+            kind: Kind of `KINDS`, or `RECORDS`.
+            last: Number of the last inspection.
+            enough: Returns the bytes of pictures after which a group ends; 0 or less ends all.
         """
         with self.database.reading() as connection:
             known = self._products(connection)
@@ -422,7 +452,7 @@ class Retention:
             start = last if is_last else whole[-1][0].number
 
     def _pause(self, seconds: float) -> None:
-        """Pause as long as the work took: inspections get processor and data base half of the time."""
+        """Pause as long as the work took: inspections get CPU and database half of the time."""
         self._going_on()
         if self._ended.wait(0.0 if self._hastens else min(5.0, seconds)):
             raise _EndedError
@@ -435,7 +465,7 @@ def _number_of(row: StoredPictureRow) -> int:
 
 
 def _removable_inspections(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
-    """Read and lock the inspections among these whose pictures are gone, and that nothing needs any more."""
+    """Read and lock the inspections among `numbers` whose pictures are gone, and that nothing needs."""
     column = inspections.c
     is_newest_verdict = column.id == last_with_verdict()
     has_sinks = exists(select(deliveries.c.sink))
@@ -463,9 +493,7 @@ def _views_of(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
 
 
 def _take_group(oldest: Iterable[list[StoredPictureRow]], enough: float) -> list[StoredPictureRow]:
-    """Pictures of the next inspections: as many as a transaction removes, or fewer that have `enough`
-    bytes.
-    """
+    """Return the pictures of the next inspections: as many as a transaction removes, or `enough` bytes."""
     group: list[StoredPictureRow] = []
     size = 0
     for pictures_of in oldest:

@@ -1,7 +1,7 @@
-"""Rows that queries return, by the table that they are of: what columns the reader of a row may ask for.
+"""Rows that queries return: the columns that the reader of a row may ask for.
 
-SQLAlchemy's own `Row` knows no columns. Each class names those of its query; the columns themselves, with
-what they mean, stand in `schema`.
+SQLAlchemy's own `Row` knows no columns. Each class names those of its query; the columns themselves are
+explained in `schema`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MemberRow(Protocol):
 
 
 class AccountRow(Protocol):
-    """Account as lists show it; `used_at` and `expires_at` of tokens alone."""
+    """Account as lists show it; only tokens have `used_at` and `expires_at`."""
 
     name: str
     role: str
@@ -101,10 +101,12 @@ class DecisionRow(Protocol):
     """Judged picture: of an inspection, or of one of its views."""
 
     @property
-    def anomalous(self) -> bool: ...
+    def anomalous(self) -> bool:
+        """Whether it is anomalous by its score."""
 
     @property
-    def tolerated(self) -> bool: ...
+    def tolerated(self) -> bool:
+        """Whether it is within tolerance."""
 
 
 class InspectionRow(DecisionRow, Protocol):
@@ -132,7 +134,7 @@ class InspectionRow(DecisionRow, Protocol):
 
 
 class ShownInspectionRow(InspectionRow, Protocol):
-    """Inspection with what is known of its picture and product, as the API shows it."""
+    """Inspection with columns of its picture and product, as the API shows it."""
 
     picture: str
     width: int
@@ -142,8 +144,10 @@ class ShownInspectionRow(InspectionRow, Protocol):
 
 
 class ReviewedRow(Protocol):
-    """Reviewed inspection with what is known of its picture. contradicts: its file was called something else,
-    too.
+    """Reviewed inspection with columns of its picture.
+
+    Attributes:
+        contradicts: Whether another verdict on the same file disagrees.
     """
 
     id: int
@@ -161,7 +165,7 @@ class ReviewedRow(Protocol):
 
 
 class LatestRow(Protocol):
-    """Inspection of which it is asked whether its part is good."""
+    """Inspection for the question whether its part is good."""
 
     id: int
     anomalous: bool
@@ -169,15 +173,17 @@ class LatestRow(Protocol):
 
 
 class DrawnRow(InspectionRow, Protocol):
-    """Inspection whose picture is learnt from, with what is known of that."""
+    """Inspection whose picture is learnt from, with columns of the picture."""
 
     picture: str
     suffix: str
 
 
 class LearntPictureRow(Protocol):
-    """Picture that is learnt from: of a reviewed inspection, or of one that was drawn. view: of a part that
-    it shows.
+    """Picture that is learnt from: of a reviewed inspection, or of a random one.
+
+    Attributes:
+        view: View of the part that it shows.
     """
 
     id: int
@@ -225,7 +231,7 @@ class KeyedInspectionRow(Protocol):
 
 
 class ViewRow(DecisionRow, Protocol):
-    """Row of `views`, with what is known of its picture."""
+    """Row of `views`, with columns of its picture."""
 
     inspection_id: int
     place: int
@@ -273,7 +279,12 @@ class ChallengeViewRow(Protocol):
 
 
 class StoredPictureRow(Protocol):
-    """Picture that may be removed. number: of its inspection. picture: hash of the file."""
+    """Picture that may be removed.
+
+    Attributes:
+        number: Number of its inspection.
+        picture: SHA-256 of the file.
+    """
 
     number: int
     product_id: int
@@ -284,7 +295,12 @@ class StoredPictureRow(Protocol):
 
 
 class RemovableRow(Protocol):
-    """Inspection or view that is removed. id: of the inspection. hash: of the picture."""
+    """Inspection or view that is removed.
+
+    Attributes:
+        id: Number of the inspection.
+        hash: SHA-256 of the picture.
+    """
 
     id: int
     product_id: int
@@ -330,6 +346,6 @@ class JobRow(Protocol):
 
 
 class CandidateRow(JobRow, Protocol):
-    """Job, with the state of the version that it became, None where it became none."""
+    """Job with the state of the version that it became; None: it became none."""
 
     version_state: str | None

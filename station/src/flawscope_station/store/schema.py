@@ -1,7 +1,7 @@
-"""Tables of the data base. Times are microseconds since 1970 in UTC, which both data bases count alike.
+"""Tables of the database. Times are microseconds since 1970 in UTC, which both databases count alike.
 
-Whoever changes a table adds a step to the folder `steps` (see `migrations`); a test compares the migrated
-tables with these.
+A change of a table needs a step in the folder `steps` (see `migrations`); a test compares the migrated tables
+with these.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TIME_SQL = {  # a time as text in SQLite, as a timestamp with time zone in Post
 
 
 def create_view_sql(dialect: str) -> str:
-    """SQL that makes the view for other programs."""
+    """Return the SQL that makes the view for other programs."""
     at = _TIME_SQL[dialect].format("inspections.at")
     return f"""
 CREATE VIEW {REPORT_VIEW} AS SELECT
@@ -99,7 +99,7 @@ def _picture_foreign_key(table: str) -> ForeignKeyConstraint:
 def _partial_index(
     name: str, where: ColumnElement[bool], *columns: Column[Any], unique: bool = False
 ) -> None:
-    """Index of the rows that meet a condition."""
+    """Add an index of the rows that meet a condition."""
     Index(name, *columns, sqlite_where=where, postgresql_where=where, unique=unique)
 
 
@@ -152,7 +152,7 @@ Index("versions_hash", versions.c.hash)  # whether any product needs a file
 
 
 def active_version(product: Column[int] | int) -> ScalarSelect[int]:
-    """Number of a product's active version, as a part of a query; NULL: it has none."""
+    """Return the number of a product's active version, as a part of a query; NULL: it has none."""
     judging = versions.alias()  # the query may ask for versions itself
     is_active = judging.c.state == literal_column(f"'{ACTIVE}'")
     return select(judging.c.id).where(judging.c.product_id == product, is_active).scalar_subquery()
@@ -227,8 +227,9 @@ IS_PRODUCTION = inspections.c.purpose == literal_column(f"'{PRODUCTION}'")  # co
 
 
 def on_line(product_id: int) -> ColumnElement[bool]:
-    """Condition of a product's inspections that came from the line, and not from a challenge or from a trial
-    by hand. Whoever learns, draws or counts asks by it.
+    """Return the condition of a product's inspections from the line: neither challenges nor trials by hand.
+
+    Every query that learns, shows trends or counts uses it.
     """
     return and_(inspections.c.product_id == product_id, IS_PRODUCTION)
 

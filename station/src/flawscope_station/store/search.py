@@ -90,7 +90,7 @@ def _value_type(one: Filter) -> object:
 
 
 class _Read(BaseModel):
-    """Values of a search's address. Those of `FILTERS` are added below."""
+    """Values in a search's query; those of `FILTERS` are added below."""
 
     model_config = CONFIG
     cursor: Annotated[str, AfterValidator(_checked_cursor)] | None = None
@@ -103,10 +103,13 @@ _ReadFilters = create_model("_ReadFilters", __base__=_Read, **_fields)
 
 @dataclass(frozen=True)
 class Filters:
-    """Search: what is wanted, and which page of it.
+    """Search: the wanted values, and the page of its results.
 
-    wanted: values by the names of `FILTERS`; a text that ends with a star is the beginning of one, as A12*.
-    Times are microseconds since 1970. cursor: `next` of the page before. limit: inspections of a page.
+    Attributes:
+        wanted: Values by the names of `FILTERS`; a text that ends with a star is the beginning of a text, as
+            A12*. Times are microseconds since 1970.
+        cursor: `next` of the page before; None: the first page.
+        limit: Inspections of a page.
     """
 
     wanted: Mapping[str, Value] = field(default_factory=dict)
@@ -115,7 +118,11 @@ class Filters:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Filters:
-        """Filters from a URL's query; empty values and unknown names are ignored. InputError, one line."""
+        """Return the filters in a URL's query; empty values and unknown names are ignored.
+
+        Raises:
+            InputError: a value is invalid.
+        """
         texts = {name: query.get(name, "").strip(PADDING) for name in _ReadFilters.model_fields}
         read = read_as(_ReadFilters, {name: text for name, text in texts.items() if text}, None)
         wanted = {name: value for name in BY_NAME if (value := getattr(read, name)) is not None}
@@ -124,6 +131,8 @@ class Filters:
 
 @dataclass(frozen=True)
 class InspectionPage:
+    """Page of inspections that a search found, the newest first."""
+
     inspections: list[InspectionFacts]
     next: str | None  # cursor of the next page
 
@@ -133,7 +142,7 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
 
     Raises:
         InputError: the cursor is invalid.
-        StoreError: the data base cannot be used.
+        StoreError: the database cannot be used.
     """
     with database.reading() as connection:
         query = _build_query(connection, product_id, filters)
@@ -145,7 +154,7 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
 
 
 def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iterator[list[InspectionFacts]]:
-    """All inspections that match, a page at a time."""
+    """Yield all inspections that match, a page at a time."""
     cursor: str | None = filters.cursor
     while True:
         page = search(database, product_id, replace(filters, cursor=cursor, limit=MAX_PAGE_SIZE))
@@ -156,8 +165,10 @@ def iterate_pages(database: Database, product_id: int, filters: Filters) -> Iter
 
 
 def _match_many(connection: Connection, product_id: int, wanted: list[ColumnElement[bool]]) -> bool:
-    """Whether `MAX_SORTED_MATCHES` inspections match: then walking through all finds a page sooner than
-    sorting them. SQLite knows only the number of all; PostgreSQL decides by itself.
+    """Return whether `MAX_SORTED_MATCHES` inspections match.
+
+    Then a walk through all inspections finds a page sooner than sorting the matches. SQLite knows only the
+    number of all; PostgreSQL decides by itself, and gets False.
     """
     if not wanted or connection.dialect.name != "sqlite":
         return False
@@ -170,7 +181,7 @@ def _match_many(connection: Connection, product_id: int, wanted: list[ColumnElem
 def _build_query(connection: Connection, product_id: int, filters: Filters) -> Select[Any]:
     """Build the query of a search.
 
-    Of what has an index of its own, beginnings of texts and times, SQLite takes none where many match.
+    Beginnings of texts, and times, have an index of their own; SQLite is kept from it where many match.
     """
     defaults = {one.name: one.default for one in FILTERS if one.default}
     wanted = [(BY_NAME[name], value) for name, value in {**defaults, **filters.wanted}.items()]
@@ -190,7 +201,13 @@ def _build_query(connection: Connection, product_id: int, filters: Filters) -> S
 
 
 def condition(one: Filter, value: Value, walk: bool = False) -> ColumnElement[bool]:
-    """Return the condition of a filter. walk: SQLite shall take no index for it."""
+    """Return the condition of a filter.
+
+    Args:
+        one: Filter.
+        value: Wanted value.
+        walk: Keep SQLite from using an index for it.
+    """
     if one.kind == "choice":
         return next(choice.condition for choice in one.choices if choice.word == value)
     column: ColumnElement[Any] = one.column
@@ -206,7 +223,7 @@ def condition(one: Filter, value: Value, walk: bool = False) -> ColumnElement[bo
 
 
 def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool]:
-    """Return the condition that a column has this text, or begins with it where a star ends it."""
+    """Return the condition that a column has this text, or begins with it where it ends with a star."""
     if not text.endswith("*"):
         return column == text
     begin = text.rstrip("*")
@@ -216,7 +233,7 @@ def _text_condition(column: ColumnElement[Any], text: str) -> ColumnElement[bool
 
 
 def _prefix_end(begin: str) -> str | None:
-    """First text, by code point, after all that begin with `begin`; None: there is none."""
+    """Return the first text, by code point, after all that begin with `begin`; None: there is none."""
     begin = begin.rstrip("\U0010ffff")
     if not begin:
         return None
@@ -225,10 +242,16 @@ def _prefix_end(begin: str) -> str | None:
 
 
 def encode_cursor(number: int) -> str:
+    """Return the cursor of the page after the inspection with this number."""
     return base64.urlsafe_b64encode(f"{number}".encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str) -> int:
+    """Return the number in a cursor.
+
+    Raises:
+        InputError: the cursor is invalid.
+    """
     try:
         number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
         if valid_id_or_zero(number) != number:
@@ -254,7 +277,13 @@ Bucket = list[float | int]  # of a time: seconds, and what was counted in it
 
 
 class JudgingVersion(TypedDict):
-    """Version that has judged. since: its first hour."""
+    """Version that has judged.
+
+    Attributes:
+        threshold: Threshold of its scores.
+        spread: Spread of its scores, for severities; None for a version from before it was kept.
+        since: Beginning of its first hour.
+    """
 
     id: int
     threshold: float
@@ -275,8 +304,14 @@ class Trends(TypedDict):
 
 
 class TrendPeriod(NamedTuple):
-    """Time that trends are of. unit, length: of what is counted together, the length in microseconds. first,
-    until: microseconds since 1970. counts: query of the counts in it.
+    """Period of trends.
+
+    Attributes:
+        unit: Unit that is counted together: minute, hour or day.
+        length: Length of the unit, microseconds.
+        first: Begin, microseconds since 1970.
+        until: End, microseconds since 1970.
+        counts: Query of the counts in it.
     """
 
     unit: str
@@ -293,18 +328,27 @@ def trends(
     until: int | None = None,
     zone: tzinfo | None = UTC,
 ) -> Trends:
-    """Scores and counts between two times, microseconds since 1970; None: from the beginning, until now.
+    """Return scores and counts between two times.
+
+    Beyond three hours, hours are whole at both ends.
 
     Args:
-        zone: whose days are counted; None: this machine's. An hour of UTC is of the day in which it begins.
+        database: Database of the station.
+        product_id: Number of the product.
+        since: Begin, microseconds since 1970; None: the first inspection.
+        until: End, microseconds since 1970; None: now.
+        zone: Zone of the days; None: this machine's. An hour of UTC counts to the day in which it begins.
 
     Returns:
-        unit: inspection, minute, hour or day. points: of inspections [seconds, score, good 0, anomalous 1 or
-            within tolerance 2, verdict, id]. buckets: of longer units [seconds, inspected, anomalous, lowest,
-            mean and highest score, false alarms, misses, within tolerance]. days: dates of buckets that are
-            days, else none. totals, among them files that
-            were not inspected; versions with their thresholds; threshold, None where versions differ. Beyond
-            three hours, hours are whole at both ends.
+        unit: inspection, minute, hour or day.
+        points: of the unit inspection [seconds, score, class (0 good, 1 anomalous, 2 within tolerance),
+            verdict, id].
+        buckets: of the other units [seconds, inspected, anomalous, lowest, mean and highest score, false
+            alarms, misses, within tolerance].
+        days: dates of buckets that are days; else empty.
+        totals: sums of the counts, and the number of files that were not inspected.
+        versions: versions that have judged, with their thresholds.
+        threshold: of all versions; None where they differ.
     """
     until = now() if until is None else until
     points: list[Point] = []
@@ -343,7 +387,7 @@ def _first_moment(connection: Connection, product_id: int, since: int | None, un
 
 
 def _period_of(product_id: int, first: int, until: int) -> TrendPeriod:
-    """Choose the unit in which a period is counted, and its query."""
+    """Return the period with its unit and its query."""
     if until - first <= MAX_MINUTE_SPAN:
         rows = inspection_counts(product_id)
         unit, length = "minute", HOUR // 60
@@ -356,7 +400,7 @@ def _period_of(product_id: int, first: int, until: int) -> TrendPeriod:
 
 
 def _count_uninspected(connection: Connection, product_id: int, since: int, until: int) -> int:
-    """Count the files that were not inspected."""
+    """Return the number of files that were not inspected."""
     uninspected = select(func.count()).where(
         events.c.product_id == product_id,
         events.c.kind.in_(NOT_INSPECTED_EVENTS),
@@ -367,12 +411,12 @@ def _count_uninspected(connection: Connection, product_id: int, since: int, unti
 
 
 def _hour_counts(product_id: int) -> Select[tuple[object, ...]]:
-    """Query of `hours`, with `at` in microseconds."""
+    """Return a query of `hours`, with `at` in microseconds."""
     return select((hours.c.hour * HOUR).label("at"), hours).where(hours.c.product_id == product_id)
 
 
 def inspection_counts(product_id: int) -> Select[tuple[object, ...]]:
-    """Query of a product's inspections with the columns of `_hour_counts`: `at`, scores, `COUNT_NAMES`."""
+    """Return a query of a product's inspections with the columns of `_hour_counts`."""
     column = inspections.c
     anomalous = column.anomalous & ~column.tolerated
     counts = {
@@ -397,7 +441,7 @@ def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
 
 
 def _buckets(connection: Connection, counted: Subquery, length: int) -> list[Bucket]:
-    """Count together what lies in the same unit of so many microseconds."""
+    """Return the counts of each unit that has inspections; a unit has `length` microseconds."""
     unit = counted.c.at.op("/")(length)  # integer division in SQLite and PostgreSQL
     return [[number * length / 1e6, *counts] for number, counts in _counts_by(connection, counted, unit)]
 
@@ -418,7 +462,7 @@ def _days(
 def _counts_by(
     connection: Connection, counted: Subquery, number: ColumnElement[int]
 ) -> Iterator[tuple[int, Bucket]]:
-    """Count together what has the same number, and yield it with what follows the time of a bucket."""
+    """Yield each value of `number` with the counts of its rows, as they follow the time in a bucket."""
     column = counted.c
     unit = number.label("unit")
     inspected = func.sum(column.inspected)
@@ -451,9 +495,7 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
 
 
 def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVersion]:
-    """Versions that have judged, each with threshold and spread of its scores, which make severities of them
-    (None of one that was added before it was kept), and its first hour.
-    """
+    """Return the versions that have judged."""
     first = select(func.min(hours.c.hour)).where(
         hours.c.product_id == product_id, hours.c.version_id == versions.c.id
     )
@@ -484,12 +526,18 @@ Box = tuple[float, float, float, float]
 class PeriodSummary:
     """Inspections between two times.
 
-    counts: by `COUNT_NAMES`. hours: the same of each hour, with its beginning as `at`, microseconds since
-    1970. versions: numbers of the versions that judged. worst: numbers of the anomalous inspections that are
-    farthest above the threshold, unless a person called them good. good: number of an inspection of a good
-    part. boxes: x0 y0 x1 y1 of the regions of anomalous inspections, as shares of the picture's sides. kinds:
-    of the same inspections' defects. tolerated_kinds: of defects within tolerance. All are of the newest
-    `MAX_MAPPED`.
+    Regions and kinds are those of the newest `MAX_MAPPED` inspections.
+
+    Attributes:
+        counts: Counts by `COUNT_NAMES`.
+        hours: Counts of each hour, with its beginning as `at`, microseconds since 1970.
+        versions: Numbers of the versions that judged.
+        worst: Numbers of the anomalous inspections farthest above the threshold, unless a person called them
+            good.
+        good: Number of an inspection of a good part; None: there is none.
+        boxes: x0, y0, x1, y1 of the regions of anomalous inspections, as shares of the picture's sides.
+        kinds: Kinds of the defects of anomalous inspections.
+        tolerated_kinds: Kinds of the defects within tolerance.
     """
 
     counts: dict[str, int]
@@ -503,7 +551,11 @@ class PeriodSummary:
 
 
 def summarize_period(database: Database, product_id: int, since: int, until: int) -> PeriodSummary:
-    """Sum up the inspections from `since` to below `until`, microseconds since 1970. StoreError."""
+    """Sum up the inspections from `since` to below `until`, microseconds since 1970.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
     column = inspections.c
     within = (on_line(product_id), column.at >= since, column.at < until)
     with_picture = (pictures.c.product_id == column.product_id) & (pictures.c.hash == column.picture)

@@ -1,4 +1,4 @@
-"""Identity of a station in its data base; its clock."""
+"""Identity of a station in its database, and the station's clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from flawscope_station.store.schema import HOUR, inspections, products, stations
 
 
 def check_owner(database: Database, files: Files) -> None:
-    """Check before tables are migrated that they are not another station's, which may run. InputError."""
+    """Check that the tables are not those of another station, which may run; to be called before a migration.
+
+    Raises:
+        InputError: they are, or the database cannot be used.
+    """
     if database.is_sqlite:  # its file is in the folder, which is locked
         return
     try:
@@ -29,7 +33,7 @@ def check_owner(database: Database, files: Files) -> None:
 
 
 def _check_folder(database: Database, files: Files, known: str | None) -> None:
-    """Raise InputError where a data base knows another folder than the station's."""
+    """Raise InputError where a database knows another folder than the station's."""
     if known not in (None, files.identity()) and not database.is_sqlite:
         raise InputError(
             f"{database.name} is the data base of another station, whose folder is not {files.folder}: "
@@ -39,10 +43,10 @@ def _check_folder(database: Database, files: Files, known: str | None) -> None:
 
 
 def claim_identity(database: Database, files: Files, name: str) -> None:
-    """Claim the data base for the station of this folder, which is called so from now on.
+    """Claim the database for the station of this folder, which has this name from now on.
 
     Raises:
-        InputError: the data base is another station's, or the folder is another data base's.
+        InputError: the database is another station's, or the folder is another database's.
     """
     folder = files.identity()
     has_pictures = files.has_files(PICTURES)
@@ -62,7 +66,7 @@ def claim_identity(database: Database, files: Files, name: str) -> None:
 
 
 def get_or_add_station(connection: Connection) -> int:
-    """Number of the station, which is added where it was never started."""
+    """Return the number of the station, which is added where it was never started."""
     query = select(stations.c.id)
     if connection.execute(query).first() is None:
         new = upsert(connection.dialect.name, stations).values(name=DEFAULT_NAME)
@@ -71,7 +75,7 @@ def get_or_add_station(connection: Connection) -> int:
 
 
 def public_address(settings: Settings) -> str | None:
-    """Address at which others reach the pages; None: there is none."""
+    """Return the address at which others reach the pages; None: there is none."""
     bound = settings.host not in WILDCARD_HOSTS | LOOPBACK_HOSTS and settings.port
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     name = next(iter(settings.public), f"{host}:{settings.port}" if bound else None)
@@ -87,19 +91,22 @@ LONGEST_PAUSE = 21 * 24 * HOUR  # a longer one looks like a wrong clock
 
 
 class Clock:
-    """The computer's clock, and whether it can be right: not where it lies behind the last time at which it
-    was right, nor more than three weeks ahead of it.
+    """The computer's clock, and whether it can be right.
+
+    It cannot be right where it lies more than an hour behind the last time at which it was right, or more
+    than three weeks ahead of it.
 
     Args:
-        wall: the computer's clock, microseconds since 1970.
+        database: Database of the station.
+        wall: Returns the computer's time, microseconds since 1970.
 
     Attributes:
-        at: the last time at which the clock was right.
-        jump: microseconds by which the clock is ahead of `at`, below 0 where it is behind; 0 where it can be
+        at: Last time at which the clock was right, microseconds since 1970.
+        jump: Microseconds by which the clock is ahead of `at`, below 0 where it is behind; 0 where it can be
             right.
 
     Raises:
-        StoreError: the data base cannot be used; methods raise it, too.
+        StoreError: the database cannot be used; methods raise it, too.
     """
 
     def __init__(self, database: Database, wall: Callable[[], int] = now):
@@ -124,8 +131,9 @@ class Clock:
         self.jump = 0
 
     def newest_older_than(self, age: int) -> int:
-        """Number of the newest inspection that is at least `age` microseconds old, of those before the first
-        younger one: a time that is wrong makes no record old. 0: there is none.
+        """Return the number of the newest inspection that is at least `age` microseconds old; 0: none is.
+
+        Only inspections before the first younger one count: a wrong time makes no record old.
         """
         limit, column = self.at - age, inspections.c
         # walks on in the order of the numbers from where it found one, now or for a longer age

@@ -17,9 +17,7 @@ _DAY = 24 * HOUR
 
 
 def pictures_a_day(database: Database, product_id: int) -> float | None:
-    """Return how many parts of a product the line brings a day, by the last week; None: it has not run for a
-    day yet.
-    """
+    """Return a product's parts a day, by the last week; None: the line has not run for a day yet."""
     begin = now() // HOUR - RECENT_DAYS * 24
     where = hours.c.product_id == product_id, hours.c.hour >= begin
     query = select(func.coalesce(func.sum(hours.c.inspected), 0), func.min(hours.c.hour)).where(*where)
@@ -30,15 +28,24 @@ def pictures_a_day(database: Database, product_id: int) -> float | None:
 
 
 class ReviewedDefect(NamedTuple):
-    """Score of a picture, or of a part's most unusual one, and the p-value of what was decided on."""
+    """Scores of a part that a person called a defect.
+
+    Attributes:
+        score: Score of the picture, or of the part's most unusual one.
+        p_value: p-value of the decision.
+    """
 
     score: float
     p_value: float
 
 
 def reviewed_defects(database: Database, product_id: int, versions: Sequence[int]) -> list[ReviewedDefect]:
-    """Return what versions said of pictures, or parts, which a person called defects, the latest
-    `MAX_REVIEWED`.
+    """Return scores of parts that a person called defects, the latest `MAX_REVIEWED`.
+
+    Args:
+        database: Database of the station.
+        product_id: Number of the product.
+        versions: Numbers of the versions that judged the parts.
     """
     query = (
         select(inspections.c.score, inspections.c.p_value)

@@ -22,21 +22,29 @@ UserRole = Literal["viewer", "operator", "engineer", "admin"]
 
 
 class User(BaseModel):
+    """Account of a person who may sign in."""
+
     name: str
     role: str
     created_at: str
 
 
 class Token(User):
+    """Account of a program, with the use and the end of its token."""
+
     used_at: str | None
-    expires_at: str | None = Field(description="null: never")
+    expires_at: str | None = Field(description="end of the token; null: none")
 
 
 class Users(BaseModel):
+    """All accounts of people."""
+
     users: list[User]
 
 
 class Tokens(BaseModel):
+    """All accounts of programs."""
+
     tokens: list[Token]
 
 
@@ -50,6 +58,8 @@ class NewUser(BaseModel):
 
 
 class NewPassword(BaseModel):
+    """New password of a person."""
+
     model_config = ConfigDict(extra="forbid")
     password: str = Field(max_length=1000)
 
@@ -60,22 +70,30 @@ class NewToken(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "camera1"}})
     name: str = Field(max_length=64)
     role: Literal["sender", UserRole] = "operator"
-    expires: str | None = Field(None, max_length=40, description="such as 90 days; null: never")
+    expires: str | None = Field(
+        None, max_length=40, description="lifetime of the token, such as 90 days; null: no end"
+    )
 
 
 class Secret(BaseModel):
+    """New token of a program, in the only answer that shows it."""
+
     name: str
-    token: str = Field(description="nobody can see it again")
+    token: str = Field(description="the token itself: keep it, for no later answer shows it")
 
 
 @router.get("/users", response_model=Users)
 def users(access: AccessDep) -> Answer:
+    """List the accounts of people who may sign in."""
     return {"users": [_shown(row) for row in access.users.all()]}
 
 
 @router.post("/users", status_code=201, response_model=Users, responses=refusals(409))
 def add_user(new: NewUser, access: AccessDep, person: Admin) -> Answer:
-    """Let somebody sign in. On an open station it is an administrator: from then on everybody signs in."""
+    """Add a person who may sign in.
+
+    On an open station the first person must be an administrator, else 409: from then on everybody signs in.
+    """
     if person == LOCAL_PERSON and new.role != ADMIN:
         text = f"from now on everybody signs in, and {new.name} could add nobody: begin with an admin"
         raise RefusedError(409, text, "no_admin")
@@ -85,26 +103,30 @@ def add_user(new: NewUser, access: AccessDep, person: Admin) -> Answer:
 
 @router.post("/users/{user}/password", response_model=Users)
 def set_password(user: str, new: NewPassword, access: AccessDep, person: Admin) -> Answer:
-    """Give somebody a new password, and end the sessions."""
+    """Set a new password for a person, and end the person's sessions."""
     access.users.set_password(user, new.password, who=person.name)
     return users(access)
 
 
 @router.delete("/users/{user}", response_model=Users)
 def remove_user(user: str, access: AccessDep, person: Admin) -> Answer:
-    """Let somebody sign in no longer, and end the sessions."""
+    """Remove a person's account, and end the person's sessions."""
     access.users.remove(user, who=person.name)
     return users(access)
 
 
 @router.get("/tokens", response_model=Tokens)
 def tokens(access: AccessDep) -> Answer:
+    """List the accounts of programs, without their tokens."""
     return {"tokens": [_shown(row) for row in access.tokens.all()]}
 
 
 @router.post("/tokens", status_code=201, response_model=Secret, responses=refusals(409))
 def add_token(new: NewToken, access: AccessDep, person: Admin) -> Answer:
-    """Make a token, which is shown once. On an open station there is a user first."""
+    """Make a token for a program; no later answer shows it.
+
+    An open station refuses it with 409: add a user first.
+    """
     if person == LOCAL_PERSON:
         text = "a token ends the open access, and nobody could sign in at the pages: first add a user, with "
         raise RefusedError(
@@ -117,13 +139,13 @@ def add_token(new: NewToken, access: AccessDep, person: Admin) -> Answer:
 
 @router.delete("/tokens/{token}", response_model=Tokens)
 def remove_token(token: str, access: AccessDep, person: Admin) -> Answer:
-    """Accept a token no longer."""
+    """Remove a token: requests with it are refused from now on."""
     access.tokens.remove(token, who=person.name)
     return tokens(access)
 
 
 def _shown(row: AccountRow) -> dict[str, object]:
-    """Return an account; times as text."""
+    """Return an account's columns, with times as ISO text."""
     shown: dict[str, object] = {}
     for name, value in row._mapping.items():
         is_time = name.endswith("_at") and value is not None

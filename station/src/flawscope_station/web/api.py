@@ -73,12 +73,17 @@ _MEDIA_TYPES = {
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return FastAPI's `responses` for statuses whose body is a `Refusal`."""
     return {status: {"model": schemas.Refusal} for status in statuses}
 
 
 async def check_query_names(request: Request) -> None:
-    """Dependency of every route: refuse query parameters that the route does not declare, since a misspelt
-    filter would find everything. RequestValidationError names the nearest right parameter.
+    """Refuse query parameters that the route does not declare, or that come twice.
+
+    Every route depends on it: a misspelt filter would otherwise find everything.
+
+    Raises:
+        RequestValidationError: names the parameter, and the nearest one that the route has.
     """
     known = sorted(_query_names(request.scope["route"].dependant))
     given = [name for name, _ in request.query_params.multi_items()]
@@ -97,17 +102,25 @@ def _query_names(dependant: Dependant) -> set[str]:
 
 
 def api_router(*statuses: int, prefix: str = "/api/v1/products/{name}", role: str = VIEWER) -> APIRouter:
-    """Make a router for senders of this role or a higher one. statuses: of refusals beside the usual ones."""
+    """Make a router for senders with this role or a higher one.
+
+    Args:
+        statuses: HTTP statuses of refusals beside the usual ones.
+        prefix: Path before all routes.
+        role: Lowest role that may use the routes.
+    """
     responses = refusals(401, 403, 404, 421, 422, 503, *statuses)
     dependencies = [Depends(require_role(role)), Depends(check_query_names)]
     return APIRouter(prefix=prefix, dependencies=dependencies, responses=responses)
 
 
 SeenView = Annotated[
-    str | None, Query(alias="of", description="view of the part; left out: the most unusual one")
+    str | None, Query(alias="of", description="view of the part to show; left out: the most unusual one")
 ]
-Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer side, at most")]
-PictureName = Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")]
+Side = Annotated[int, Query(ge=64, le=4096, description="largest length of the longer side, pixels")]
+PictureName = Annotated[
+    str, Query(alias="name", max_length=300, description="name of the picture, of your choice")
+]
 RecordNumber = Annotated[int, Query(ge=0, lt=2**63)]
 
 
@@ -123,9 +136,13 @@ def file_body_schema(*media_types: str, allow_form: bool = False) -> dict[str, o
 
 
 def key_header_schema(effect: str) -> list[dict[str, object]]:
-    """Describe the header with the sender's key for OpenAPI. effect: what the same key does."""
+    """Describe the header with the sender's key for OpenAPI.
+
+    Args:
+        effect: Words after "the same key": the effect of sending it again.
+    """
     schema = {"type": "string", "maxLength": uploads.MAX_KEY_LENGTH}
-    text = f"the same key {effect}, however often it is sent"
+    text = f"key of the request: the same key {effect}, however often it is sent"
     return [
         {"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema, "description": text}
     ]
@@ -134,7 +151,7 @@ def key_header_schema(effect: str) -> list[dict[str, object]]:
 Reader = Annotated[
     str,
     Query(
-        max_length=64, description="page or program that reviews, of several at a time: any text of its own"
+        max_length=64, description="name of your page or program, where several review at a time: any text"
     ),
 ]
 Operator = Annotated[Person, Depends(require_role(OPERATOR))]
@@ -158,14 +175,16 @@ def products(overview: OverviewDep) -> Answer:
 
 @router.get("/removed-products", response_model=schemas.RemovedProducts)
 def removed_products(addresses: AddressesDep) -> Answer:
-    """List the products that were removed: their inspections can be found, seen and exported by these names,
-    for as long as they are kept.
+    """List the names of removed products.
+
+    Under these names their inspections can be searched, viewed and exported as long as they are kept.
     """
     return {"products": list(addresses.removed())}
 
 
 @product_router.get("")
 def one_product(name: str, overview: OverviewDep) -> Product:
+    """Return a product's state and facts."""
     return overview.facts(name)
 
 
@@ -178,8 +197,10 @@ def pause_product(
     person: Operator,
     body: schemas.PauseRequest | None = None,
 ) -> Product:
-    """Pause a product, also across starts: its parts are refused with 503 `paused`, and a PLC sees it as not
-    ready. It is no problem of the station.
+    """Pause a product; it stays paused when the station restarts.
+
+    Its parts are refused with 503 `paused`, and a PLC sees the product as not ready. A pause is no problem of
+    the station.
     """
     pauses.pause(product_id, person.name, "" if body is None else body.reason)
     return overview.facts(name)
@@ -189,27 +210,27 @@ def pause_product(
 def resume_product(
     name: str, product_id: ProductId, overview: OverviewDep, pauses: PausesDep, person: Operator
 ) -> Product:
-    """Take parts of a paused product again."""
+    """End the pause of a product: parts are taken again."""
     pauses.resume(product_id, person.name)
     return overview.facts(name)
 
 
 @product_router.get("/undelivered", response_model=schemas.UndeliveredMessages)
 def undelivered(name: str, product_id: ProductId, overview: OverviewDep) -> Answer:
-    """List the messages that a sink of the product refused for good."""
+    """List the messages that a sink refused for good."""
     return {"messages": overview.sinks.undelivered(name)}
 
 
 @product_router.post("/undelivered/again", response_model=schemas.UndeliveredMessages)
 def send_again(name: str, product_id: ProductId, overview: OverviewDep, person: Engineer) -> Answer:
-    """Send all messages again that a sink of the product refused for good."""
+    """Send all messages again that a sink refused for good."""
     overview.sinks.send_again(name, person.name)
     return {"messages": overview.sinks.undelivered(name)}
 
 
 @router.get("/status", response_model=schemas.Status)
 def status(health: HealthDep, overview: OverviewDep) -> Answer:
-    """Return the state of the station, with its problems."""
+    """Return the station's state, problems, version, settings hash and queue."""
     problems = [problem.to_dict() for problem in health.problems()]
     return {
         "state": "degraded" if problems else "ok",
@@ -222,16 +243,16 @@ def status(health: HealthDep, overview: OverviewDep) -> Answer:
 
 @router.get("/settings", response_model=schemas.SettingsInForce)
 def settings_in_force(overview: OverviewDep, person: Engineer) -> Answer:
-    """Return the settings that hold, also of products that were made on the pages.
+    """Return the settings in force, with those of products that were made on the pages.
 
-    What may be secret in an address is left out; passwords stand in files of their own.
+    Parts of an address that may be secret are left out; passwords stand in files of their own.
     """
     return overview.settings()
 
 
 @router.get("/threads", response_model=schemas.Threads)
 async def threads(health: HealthDep, person: Engineer) -> Answer:  # no thread: those of the pool may hang
-    """Return the threads of the station, and where each is at the moment."""
+    """Return the station's threads with their present place in the program."""
     return {"watched": describe_threads(health.watch.list_threads()), "stacks": thread_stacks()}
 
 
@@ -248,7 +269,7 @@ def confirm_clock(
     overview: OverviewDep,
     person: Engineer,
 ) -> Answer:
-    """Confirm the computer's clock after a jump. From then on old pictures are removed again."""
+    """Confirm the computer's clock after a jump: from now on old pictures are removed again."""
     housekeeping.confirm_clock(person.name)
     return status(health, overview)
 
@@ -260,7 +281,7 @@ def confirm_keep(
     overview: OverviewDep,
     person: Engineer,
 ) -> Answer:
-    """Confirm the setting `keep`, which would remove more than a tenth of what is there at once: it does."""
+    """Confirm that the setting `keep` may remove more than a tenth of the stored pictures at once."""
     housekeeping.confirm_keep(person.name)
     return status(health, overview)
 
@@ -275,14 +296,22 @@ def parse_filters(
     cursor: Annotated[str, Query(description="`next` of the page before")] = "",
     **texts: str,
 ) -> Filters:
-    """Return what a search asks for; texts: of the filters, as `_filter_parameters` names them."""
+    """Return the search that a query asks for.
+
+    Args:
+        request: HTTP request.
+        settings: Settings of the station; its zone reads times without an offset.
+        limit: Inspections of a page.
+        cursor: `next` of the page before; empty: the first page.
+        texts: Text of each filter, by its name in `_filter_parameters`.
+    """
     given = {one.name: text for one in FILTERS if (text := texts[f"{PREFIX}{one.name}"])}
     given = query_in_utc(given, station_zone(settings.shifts))
     return Filters.from_query({**given, "cursor": cursor, "limit": str(limit)})
 
 
 def _filter_parameters() -> Iterator[inspect.Parameter]:
-    """Yield a parameter for each filter, with a name of its own: `name` is the product's in the path."""
+    """Yield a parameter for each filter, named with a prefix: `name` is the product's in the path."""
     for one in FILTERS:
         words = Literal.__getitem__(("", *one.words)) if one.words else str
         query = Query("", alias=one.parameter or one.name, description=one.says or None)
@@ -303,13 +332,14 @@ FiltersDep = Annotated[Filters, Depends(parse_filters)]
 
 @product_router.get("/inspections", response_model=schemas.Inspections)
 def find_inspections(product_id: RecordsId, records: RecordsDep, filters: FiltersDep) -> Answer:
-    """Search inspections, the newest first."""
+    """Search a product's inspections, the newest first."""
     page = records.search(product_id, filters)
     return {"inspections": page.inspections, "next": page.next}
 
 
 @product_router.get("/inspections/{number}", response_model=Inspection)
 def one_inspection(product_id: RecordsId, number: int, store: StoreDep) -> InspectionFacts:
+    """Return an inspection."""
     return store.inspection(product_id, valid_id_or_zero(number))
 
 
@@ -346,15 +376,16 @@ def overlay(
     side: Side = DEFAULT_SIDE,
     seen: SeenView = None,
 ) -> Response:
-    """Return the picture with heat map and outlines, as WebP."""
+    """Return the picture with heat map and contours, as WebP."""
     data = renderer.overlay(product_id, valid_id_or_zero(number), side, seen)
     return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
 @product_router.get("/inspections/{number}/map", response_class=Response)
 def anomaly_map(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
-    """Return the anomaly map at the network's size, as 16-bit PNG; X-Map-Low and X-Map-High are the values of
-    0 and 65535.
+    """Return the anomaly map at the network's size, as 16-bit greyscale PNG.
+
+    The headers X-Map-Low and X-Map-High are the values of 0 and 65535.
     """
     data, low, high = renderer.map(product_id, valid_id_or_zero(number))
     headers = {"X-Map-Low": repr(low), "X-Map-High": repr(high), **_CACHE_A_DAY}
@@ -363,8 +394,9 @@ def anomaly_map(product_id: RecordsId, number: int, renderer: RendererDep) -> Re
 
 @product_router.get("/inspections/{number}/mask", response_class=Response)
 def mask(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
-    """Return the mask that a person drew, else that of the model, as PNG of the picture's size, 255 where the
-    defect is.
+    """Return the defect's mask at the picture's size, as PNG: 255 where the defect is.
+
+    It is the mask that a person drew, else the model's.
     """
     data = renderer.mask(product_id, valid_id_or_zero(number))
     return Response(data, media_type="image/png")
@@ -392,10 +424,10 @@ def decide(
     person: Operator,
     reader: Reader = "",
 ) -> InspectionFacts:
-    """Give a verdict on an inspection; `undo` takes the last verdict back.
+    """Record a person's verdict on an inspection; `undo` takes the last verdict back.
 
-    409: somebody else decided meanwhile; the answer says who and what, and the same with `replaces` replaces
-    it.
+    409: somebody else decided meanwhile. The answer names the person and the verdict; send the request again
+    with `replaces` to replace it.
     """
     store = records.store
     number = valid_id_or_zero(number)
@@ -425,7 +457,11 @@ def decide(
 
 
 def _read_mask(encoded: str, inspection: InspectionFacts, limits: Limits) -> bytes:
-    """Return a mask that a person drew, as it is kept. InputError."""
+    """Decode a mask that a person drew, and convert it to its stored form.
+
+    Raises:
+        InputError: it is too large, no PNG in base64, or not of the picture's shape.
+    """
     if len(encoded) > MAX_MASK_BYTES:
         raise InputError("the mask has more than 8 MB: send a PNG of two values")
     try:
@@ -444,10 +480,12 @@ def review(
     after: RecordNumber = 0,
     reader: Reader = "",
 ) -> WaitingInspections:
-    """List inspections that wait for a review, the oldest first, after the number `after`.
+    """List inspections that wait for a review, the oldest first.
 
-    With a reader they are lent: no other reader gets them until five minutes after this one's last verdict.
-    Of the last ones a reader gets half. `waiting` counts all, also those that are lent.
+    The list begins after the number `after`.
+
+    With a `reader` they are lent to it: no other reader gets them until five minutes after this reader's last
+    verdict. Of the last ones a reader gets half. `waiting` counts all, also those that are lent.
     """
     may_judge = has_role(request.scope[PERSON_KEY], OPERATOR)  # a viewer's reader takes none away
     return records.waiting(product_id, limit, after, reader if may_judge else "")
@@ -455,7 +493,7 @@ def review(
 
 @product_router.post("/review/release", status_code=204)
 def release_review(product_id: ProductId, records: RecordsDep, person: Operator, reader: Reader) -> None:
-    """Give back what was lent to a reader, who goes."""
+    """Give back the inspections that were lent to a reader."""
     records.release(reader)
 
 
@@ -467,7 +505,10 @@ def trends(
     since: str | None = None,
     until: str | None = None,
 ) -> Trends:
-    """Return scores over time: single inspections where they are few. Days are of the zone of `shifts`."""
+    """Return scores over time: single inspections where they are few, else buckets.
+
+    Days are of the zone of `shifts`.
+    """
     zone = station_zone(settings.shifts)
     begin = parse_time(since, zone) if since else None
     end = parse_time(until, zone) if until else None
@@ -477,16 +518,20 @@ def trends(
 # ------------------------------------------------------------------------------------------------------- live
 
 LIVE_TEXT = (
-    "Stream server-sent events: `inspection` for each new one, `refusal` for each part or trigger that is "
-    "not judged, `state` every second, with the time as `at` and the counts of the shift. Each names its "
-    "`product`."
+    "Stream server-sent events: `inspection` for each new inspection, `refusal` for each part or trigger "
+    "that is not judged, and `state` every second, with the time as `at` and the counts of the shift. Each "
+    "event names its `product`."
 )
 MAX_LIVE_PRODUCTS = 100  # of a stream
 EventsDep = Annotated[EventBroadcaster, component(EventBroadcaster)]
 
 
 def live_state(overview: Overview, shifts: ShiftSettings | None, name: str) -> dict[str, object]:
-    """Return how a product is at the moment, as the stream and the page *Live* show it. NotFoundError."""
+    """Return a product's present state, as the stream and the page *Live* show it.
+
+    Raises:
+        NotFoundError: there is no such product.
+    """
     product_id, at = overview.addresses.product_id(name), now()
     begin = shift_begin(shifts, at)
     counts = {"since": iso(begin), **overview.store.counts_since(product_id, begin)}
@@ -503,7 +548,10 @@ def _stream(
     shifts: ShiftSettings | None,
     broadcaster: EventBroadcaster,
 ) -> StreamingResponse:
-    """Return the events of products. It ends when nobody may see them any more, or none of them is there."""
+    """Stream the events of products.
+
+    The stream ends when the sender may not see them any more, or when none of the products is there.
+    """
 
     def states() -> list[dict[str, object]]:
         try:
@@ -530,8 +578,11 @@ async def live_products(
     access: AccessDep,
     settings: SettingsDep,
     broadcaster: EventsDep,
-    products: Annotated[str, Query(min_length=1, description="their names, with commas between them")],
+    products: Annotated[
+        str, Query(min_length=1, description="names of the products, with commas between them")
+    ],
 ) -> StreamingResponse:
+    """Stream the events of several products."""
     names = list(dict.fromkeys(products.split(",")))
     if len(names) > MAX_LIVE_PRODUCTS:
         raise InputError(f"a stream is of {MAX_LIVE_PRODUCTS} products at most: open several")
@@ -547,6 +598,7 @@ async def live(
     settings: SettingsDep,
     broadcaster: EventsDep,
 ) -> StreamingResponse:
+    """Stream the events of a product."""
     return _stream(request, [name], overview, access, settings.shifts, broadcaster)
 
 
@@ -554,5 +606,6 @@ router.include_router(product_router)
 
 
 def attachment(name: str) -> dict[str, str]:
+    """Return the header that makes a browser save the answer as a file of this name."""
     ascii_name = re.sub(r"[^A-Za-z0-9._-]", "_", name)
     return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name)}"}

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -86,7 +86,7 @@ def _add_health_routes(app: FastAPI) -> None:
     async def readyz(health: HealthDep) -> Response:  # no thread: all may wait for a store that hangs
         """Answer whether pictures can be inspected, and whether the clock jumped, which hinders nothing.
 
-        Who asks is unknown: problems have their kinds and times, not their texts, which name parts and
+        The sender is unknown: problems have their kinds and times, not their texts, which name parts and
         people.
         """
         problems = [problem for problem in health.problems() if problem.stops or problem.kind in CLOCK_KINDS]
@@ -102,10 +102,27 @@ def _add_health_routes(app: FastAPI) -> None:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-class HttpServer(uvicorn.Server):
-    """HTTP server at the settings' host and port. InputError where another program listens there."""
+class ServerOptions(TypedDict, total=False):
+    """Options of uvicorn that differ between the station's server and the one for a full disk."""
 
-    def __init__(self, settings: Settings, app: ASGIApp, **more: Any):
+    http: Literal["h11"]
+    interface: Literal["asgi3"]
+    backlog: int
+    limit_concurrency: int
+    proxy_headers: bool
+    forwarded_allow_ips: str
+    timeout_keep_alive: int
+    timeout_graceful_shutdown: int
+
+
+class HttpServer(uvicorn.Server):
+    """HTTP server at the host and port of the settings.
+
+    Raises:
+        InputError: when it starts, and another program listens there.
+    """
+
+    def __init__(self, settings: Settings, app: ASGIApp, **options: Unpack[ServerOptions]):
         self.settings = settings
         super().__init__(
             uvicorn.Config(
@@ -118,11 +135,16 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 lifespan="off",
                 ws="none",
-                **more,
+                **options,
             )
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen at the host and port.
+
+        Raises:
+            InputError: the address cannot be used.
+        """
         try:
             await super().startup(sockets)
         except SystemExit:  # how uvicorn says that the port is taken
@@ -132,7 +154,13 @@ class HttpServer(uvicorn.Server):
 
 
 class StationServer(HttpServer):
-    """HTTP server of a station. Shutdown ends requests that would go on for ever or for long."""
+    """HTTP server of a station, whose shutdown also ends requests that would go on for long or for ever.
+
+    Args:
+        station: Station that answers.
+        started: Called with the URL when the server listens.
+        ending: Called when the shutdown begins.
+    """
 
     def __init__(
         self,
@@ -142,21 +170,26 @@ class StationServer(HttpServer):
     ):
         settings = station.settings
         check_listen_address(settings, station.access)
-        proxy = {"proxy_headers": settings.proxy, "forwarded_allow_ips": "127.0.0.1,::1"}
-        timeouts = {"timeout_keep_alive": KEEP_ALIVE_SECONDS, "timeout_graceful_shutdown": SHUTDOWN_SECONDS}
-        options = {**proxy, **timeouts}
-        app = RequestTracker(create_app(station))
-        super().__init__(settings, app, http="h11", backlog=ACCEPT_BATCH, **options)
+        super().__init__(
+            settings,
+            RequestTracker(create_app(station)),
+            http="h11",
+            backlog=ACCEPT_BATCH,
+            proxy_headers=settings.proxy,
+            forwarded_allow_ips="127.0.0.1,::1",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
         self.station, self._on_started, self._on_ending = station, started, ending
         self.connections: set[ClientConnection] = set()
         self._limit_connections(max_connections())
 
     def _limit_connections(self, max_count: int) -> None:
-        """Let a `ClientConnection` stand before the protocol that uvicorn has chosen."""
+        """Put a `ClientConnection` before the HTTP protocol that uvicorn has chosen."""
         self.config.load()
         protocol: Any = self.config.http_protocol_class
 
-        def connect(app_state: dict[str, object], **given: Any) -> ClientConnection:
+        def connect(app_state: dict[str, object], **given: object) -> ClientConnection:
             def make_protocol(state: dict[str, object]) -> asyncio.Protocol:
                 made: asyncio.Protocol = protocol(app_state=app_state | state, **given)
                 return made
@@ -169,6 +202,7 @@ class StationServer(HttpServer):
         return self.station.settings.limits.stalled
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen with room for `LISTEN_BACKLOG` new connections, and report the URL."""
         await super().startup(sockets)
         for listener in self.servers[0].sockets:  # asyncio took its batch for the backlog, too
             with socket.fromfd(listener.fileno(), listener.family, listener.type) as duplicate:
@@ -183,12 +217,14 @@ class StationServer(HttpServer):
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def on_tick(self, counter: int) -> bool:
+        """Close connections that keep the station waiting, twice a second; return whether to stop."""
         if counter % 5 == 0:  # ten are a second
             for connection in list(self.connections):
                 connection.close_if_stalled()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the station's requests, then close the server."""
         self._on_ending()
         self.station.end_requests()
         await super().shutdown(sockets)
@@ -211,12 +247,14 @@ def wait_for_disk_space(settings: Settings, say: Callable[[str], None]) -> None:
 
 
 def has_disk_space(settings: Settings) -> bool:
+    """Return whether the disk of the store has the bytes free that a station needs to start."""
     folder = Path(settings.store).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.is_dir())
     return shutil.disk_usage(existing).free >= RESERVED_BYTES
 
 
 def disk_full_text(settings: Settings) -> str:
+    """Return the line that says how much must be free, and where."""
     return (
         f"less than {RESERVED_BYTES // 1024**2} MB are free on the disk of {settings.store}; free some space"
     )
@@ -226,10 +264,17 @@ class DiskFullServer(HttpServer):
     """HTTP server in place of the station's, until the disk has room."""
 
     def __init__(self, settings: Settings):
-        timeouts = {"timeout_keep_alive": 1, "timeout_graceful_shutdown": 1}
-        super().__init__(settings, self.serve_request, interface="asgi3", limit_concurrency=50, **timeouts)
+        super().__init__(
+            settings,
+            self.serve_request,
+            interface="asgi3",
+            limit_concurrency=50,
+            timeout_keep_alive=1,
+            timeout_graceful_shutdown=1,
+        )
 
     async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop: the disk has room (looked at once a second), or uvicorn says so."""
         is_over = counter % 10 == 0 and has_disk_space(self.settings)  # ten are a second
         return is_over or await super().on_tick(counter)
 

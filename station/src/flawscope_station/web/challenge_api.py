@@ -32,47 +32,51 @@ page_router = APIRouter(include_in_schema=False)
 
 
 class ChallengePart(BaseModel):
+    """Challenge part with its stored pictures and results."""
+
     id: int
     name: str = Field(description="the `part` under which it is shown")
     expected: Literal["good", "anomalous"]
     note: str
     views: list[str] = Field(
-        description="of the part, each with a stored picture; an empty one: the only; none: it has none yet"
+        description="views with a stored picture; an empty name: the only picture; empty: there is none yet"
     )
     results: list[dict[str, object]] = Field(
-        description="the oldest first: `at`, `outcome` (passed, failed, wrong_part, old_picture), `score`, "
-        f"`score_threshold`, `resemblance` to the stored picture, -1 to 1, of which {LEAST} is needed, and "
-        "`inspection`, its number"
+        description="results, the oldest first: `at`, `outcome` (passed, failed, wrong_part, old_picture), "
+        f"`score`, `score_threshold`, `resemblance` to the stored picture (-1 to 1; {LEAST} is needed), and "
+        "`inspection`, the number of the inspection"
     )
 
 
 class ChallengeRun(BaseModel):
+    """Challenge that was begun, with its cause and outcome."""
+
     id: int
     version_id: int
     cause: Literal["first", "version", "release", "settings", "time", "clock", "failed", "batch"]
     who: str
     begun_at: str
     outcome: Literal["passed", "failed", "overridden", "replaced"] | None = Field(
-        description="null: it is under way; replaced: another began in its place"
+        description="null: the challenge is under way; replaced: another began in its place"
     )
-    reason: str | None = Field(description="of who overrode it")
+    reason: str | None = Field(description="reason of the person who overrode it")
 
 
 class ChallengeState(BaseModel):
-    """Challenges of a product."""
+    """State of a product's challenges."""
 
-    asked: bool = Field(description="the settings ask for challenges")
+    asked: bool = Field(description="true: the settings ask for challenges")
     ready: bool = Field(description="false: nothing is answered until the challenge parts have passed")
-    cause: str | None = Field(description="why it is not ready")
+    cause: str | None = Field(description="why the product is not ready; null: it is")
     under_way: bool
     missing: list[str] = Field(description="challenge parts that are still to be shown")
     next_at: str | None = Field(description="when the next challenge is due")
     parts: list[ChallengePart]
-    challenges: list[ChallengeRun] = Field(description="the latest first")
+    challenges: list[ChallengeRun] = Field(description="challenges, the latest first")
 
 
 def _expected_decision(word: object) -> object:
-    """Return the decision that a word means, as names of folders mean it; other values as they are."""
+    """Return the decision that a word such as defective or NOK means; other values unchanged."""
     is_good = says_good(word) if isinstance(word, str) and word not in (GOOD, ANOMALOUS) else None
     if is_good is None:
         return word
@@ -82,26 +86,31 @@ def _expected_decision(word: object) -> object:
 Expected = Annotated[
     Literal["good", "anomalous"],
     BeforeValidator(_expected_decision),
-    Field(description="also in other words, such as defective, iO, NOK"),
+    Field(description="right decision on the part; also in other words, such as defective, iO, NOK"),
 ]
 
 
 class NewChallengePart(BaseModel):
-    """Part to be kept as a challenge part."""
+    """Wish to keep a part as a challenge part."""
 
     model_config = ConfigDict(
         extra="forbid",
         json_schema_extra={"example": {"inspection": 17, "name": "plate-03", "expected": "anomalous"}},
     )
     inspection: int | None = Field(
-        None, ge=1, lt=2**63, description="that shows it; null: its first picture that comes does"
+        None,
+        ge=1,
+        lt=2**63,
+        description="inspection that shows the part; null: the next picture with its name does",
     )
     name: str = Field(max_length=100, description="the `part` under which it will be shown")
     expected: Expected
-    note: str = Field("", max_length=200, description="such as scratched")
+    note: str = Field("", max_length=200, description="note for people, such as scratched")
 
 
 class Override(BaseModel):
+    """Reason for being ready without the challenge parts."""
+
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"reason": "plate-03 is lost"}})
     reason: str = Field(max_length=200)
 
@@ -116,8 +125,8 @@ def challenge_state(product_id: ProductId, challenge: ChallengeDep) -> Challenge
 def begin_challenge(product_id: ProductId, challenge: ChallengeDep, person: Operator) -> ChallengeFacts:
     """Begin a challenge, such as before a batch: nothing is answered until its parts have passed.
 
-    Each is sent or triggered as a picture whose `part` is its name; the answer is 409, `not_production`, with
-    what became of it.
+    Send or trigger each part as a picture whose `part` is its name. The answer is 409, `not_production`, with
+    the part's result.
     """
     challenge.begin(product_id, person.name)
     return challenge.facts(product_id)
@@ -127,7 +136,7 @@ def begin_challenge(product_id: ProductId, challenge: ChallengeDep, person: Oper
 def override_challenge(
     product_id: ProductId, challenge: ChallengeDep, person: Engineer, wish: Override
 ) -> ChallengeFacts:
-    """Be ready without the challenge parts, until the next challenge is due; the audit keeps the reason."""
+    """Be ready without the challenge parts until the next challenge is due; the audit keeps the reason."""
     challenge.override(product_id, wish.reason, person.name)
     return challenge.facts(product_id)
 
@@ -138,7 +147,7 @@ def add_challenge_part(
 ) -> PartFacts:
     """Keep the part of an inspection, with its picture, as a challenge part.
 
-    Without an inspection the next picture whose `part` is this name is kept, also while nothing else is
+    Without an inspection, the next picture whose `part` is this name is kept, also while nothing else is
     answered; its answer is 409, `not_production`.
     """
     wanted = new.inspection, new.name, new.expected, new.note
@@ -149,7 +158,7 @@ def add_challenge_part(
 def remove_challenge_part(
     product_id: ProductId, number: int, challenge: ChallengeDep, person: Engineer
 ) -> ChallengeFacts:
-    """Remove a challenge part; its results stay in the data base."""
+    """Remove a challenge part; its results stay in the database."""
     challenge.remove_part(product_id, number, person.name)
     return challenge.facts(product_id)
 
@@ -171,7 +180,16 @@ def challenge_page(
     records: RecordsDep,
     inspection: str = "",
 ) -> Response:
-    """Show the challenge parts. inspection: number of the one that is chosen to be kept."""
+    """Show the challenge parts.
+
+    Args:
+        product: Name of the product.
+        page: The product's page.
+        challenge: Challenges of all products.
+        context: Cameras and addresses of the station.
+        records: Records of inspections.
+        inspection: Number of the inspection that is chosen to be kept.
+    """
     chosen = int(inspection) if inspection.isdecimal() and len(inspection) < 20 else 0
     choices = _choices(records, page.product_id, chosen)
     state = challenge.facts(page.product_id)
@@ -201,7 +219,7 @@ def challenge_page(
 
 
 def _choices(records: Records, product_id: int, chosen: int) -> list[InspectionFacts]:
-    """Return inspections that may be kept: the newest, and the one that is chosen (0: none is) first."""
+    """Return inspections that may be kept: the chosen one (0: none) first, then the newest."""
     newest = records.search(product_id, Filters(limit=SHOWN_CHOICES)).inspections
     if not chosen or chosen in [one["id"] for one in newest]:
         return newest
@@ -209,7 +227,10 @@ def _choices(records: Records, product_id: int, chosen: int) -> list[InspectionF
 
 
 def score_chart(results: Sequence[ResultFacts]) -> dict[str, str] | None:
-    """Return points of scores and thresholds in their order, in pixels of a chart; None below two results."""
+    """Return the lines of scores and thresholds in a chart, as points in pixels.
+
+    The points are in the order of the results. None where there are fewer than two results.
+    """
     if len(results) < 2:
         return None
     scores = [one["score"] for one in results]

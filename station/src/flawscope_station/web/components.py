@@ -1,5 +1,6 @@
-"""Components of a station as dependencies of routes: each route names those that it needs, and gets no
-others.
+"""Components of a station as dependencies of routes.
+
+Each route names those that it needs, and gets no others.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 uvicorn closes connections that are idle between two requests. It waits for ever for the head of a request and
 for a client that does not read its answer, and accepts connections until the process has no files left. A
-`ClientConnection` stands between asyncio and uvicorn's protocol, which it passes everything on to, and
-`RequestTracker` tells it of the requests. Bodies are timed where they are read (`uploads`).
+`ClientConnection` stands between asyncio and uvicorn's protocol, passes everything on, and learns of requests
+from `RequestTracker`. Bodies are timed where they are read (`uploads`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ STATE_KEY = "connection"  # in the state of a request's scope
 
 
 class ClientConnection(asyncio.Protocol):
-    """A client's connection.
+    """Client's connection that closes when it keeps the station waiting.
 
-    Where there are too many, the one that has kept the station waiting for the longest time is closed, those
-    of signed-in people last; never one whose request is being answered.
+    Where there are too many connections, the one that has kept the station waiting for the longest time is
+    closed; those of signed-in people last, and never one whose request is being answered.
 
     Args:
-        make_protocol: makes the protocol that speaks HTTP, of a state that every request's scope has.
-        connections: of the server, this one among them while it is open.
-        max_count: connections that may be open.
-        timeout: returns the seconds in which the head of a request must come, a body that nobody reads
-            must end, and a client must go on reading its answer.
+        make_protocol: Makes the protocol that speaks HTTP, from a state that every request's scope has.
+        connections: Open connections of the server; this one is added to them.
+        max_count: Connections that may be open.
+        timeout: Returns the seconds in which the head of a request must come, a body that nobody reads must
+            end, and a client must go on reading its answer.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class ClientConnection(asyncio.Protocol):
     # ---- what asyncio tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Add the connection to the server's; where they are too many, close those that wait for longest."""
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
         self._protocol.connection_made(transport)
@@ -63,23 +64,28 @@ class ClientConnection(asyncio.Protocol):
             self._close_longest_waiting()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Remove the connection from the server's."""
         self._connections.discard(self)
         self._protocol.connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
+        """Pass bytes on; the first after an idle time begin a wait for a request."""
         if self._is_idle:
             self._is_idle, self._waiting_since = False, self._loop.time()
         self._tail = (self._tail + data)[-len(HEAD_END) :]
         self._protocol.data_received(data)
 
     def eof_received(self) -> bool | None:
+        """Pass on that the client sends no more."""
         return self._protocol.eof_received()
 
     def pause_writing(self) -> None:
+        """Note that the client does not read its answer: the wait for it begins."""
         self._is_write_paused, self._waiting_since = True, self._loop.time()
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
+        """Note that the client reads its answer again."""
         self._is_write_paused = False
         self._protocol.resume_writing()
 
@@ -117,7 +123,10 @@ class ClientConnection(asyncio.Protocol):
         return waits or (self._has_more_body and not self._is_signed_in)
 
     def _close_longest_waiting(self) -> None:
-        """Close up to an eighth at once: searching for each new connection is too slow under a flood."""
+        """Close the connection that waits for longest, and up to an eighth of all at once.
+
+        A search for each new connection is too slow under a flood.
+        """
         waiting = [one for one in self._connections if one._is_closable]
         waiting.sort(key=lambda one: (one is self, one._is_signed_in, one._waiting_since))
         last = waiting[1 : self._max_count // 8]
@@ -144,12 +153,13 @@ class ClientConnection(asyncio.Protocol):
 
 
 class RequestTracker:
-    """Tells a connection of its requests (ASGI)."""
+    """ASGI application that reports the beginning and end of each request to its connection."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, and report its beginning, the end of its body and its end to its connection."""
         connection = scope.get("state", {}).get(STATE_KEY)
         if connection is None:  # no request, or of a server without limits
             await self.app(scope, receive, send)

@@ -19,10 +19,11 @@ _DELAY = 5  # seconds of Retry-After, unless the error has its own
 
 
 class RefusedError(RefusalError, HTTPException):  # FastAPI passes an HTTPException on
-    """A request that is not served.
+    """Request that is not served.
 
     Attributes:
-        status: of the answer. code: for programs.
+        status: HTTP status of the answer.
+        code: Name of the reason, for programs.
     """
 
     __str__ = Exception.__str__
@@ -42,6 +43,7 @@ def error_response(error: FlawscopeError) -> Response:
 
 
 def error_headers(error: FlawscopeError) -> dict[str, str]:
+    """Return an error response's headers: how to sign in, how long to wait, or end the connection."""
     status = status_and_code(error)[0]
     if status == 401:
         return {"WWW-Authenticate": "Bearer"}
@@ -53,7 +55,10 @@ def error_headers(error: FlawscopeError) -> dict[str, str]:
 
 
 def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) -> None:
-    """Answer errors with JSON, or GET outside of /api with `render_page(request, status, text, error)`."""
+    """Answer errors with JSON; GET outside of /api with `render_page(request, status, text, error)`.
+
+    `error` is the program's own error, or None where FastAPI or Starlette raised it.
+    """
 
     async def handle(request: Request, error: Exception) -> Response:
         known_error = error if isinstance(error, FlawscopeError) else _to_refused_error(request, error)

@@ -46,20 +46,21 @@ MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
 
 Deadline = Annotated[
     int | None,
-    Query(ge=1, le=600_000, description="milliseconds in which it must be answered", examples=[800]),
+    Query(ge=1, le=600_000, description="milliseconds within which the answer must come", examples=[800]),
 ]
 LabelDep = Annotated[Label, Depends(uploads.parse_label)]
 Purpose = Annotated[
     Literal["production", "trial"],
-    Query(description="trial: tried by hand; it is recorded, and counts in no figure, sink or shift"),
+    Query(description="trial: a try by hand, which is recorded, but counts in no figure, sink or shift"),
 ]
 WRONG_REQUEST = "request"  # refusal, as pages show it, of a part whose request cannot be understood
 
 
 class JudgingRoute(APIRoute):
-    """Route of parts, which notes each that came and is not judged, whoever refuses it."""
+    """Route of parts that notes each part that came and is not judged, whoever refuses it."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
+        """Return a handler that notes parts that are not judged, and drops tracebacks of errors."""
         handle = super().get_route_handler()
 
         async def note(request: Request) -> Response:
@@ -109,8 +110,8 @@ async def inspect(
 ) -> Answer | Response:
     """Judge a part: the body is its picture.
 
-    Where the model judges parts in views, a form holds the pictures of all of them. Else a form may hold
-    several parts, whose results come in its order.
+    Where the model judges parts in views, a form holds the pictures of all views. Else a form may hold
+    several parts, whose results come in the form's order.
 
     The address of a joint model finds the product of each part: `product` and `shows` of the answer.
 
@@ -138,7 +139,7 @@ async def inspect(
 def _respond(
     context: ConnectionContext, response: Response, sent: SentPictures, answers: Sequence[PartAnswer]
 ) -> Answer | Response:
-    """Return the answer to a request whose parts have theirs."""
+    """Return the answer to a request, made of the answers to its parts."""
     results = [_part_result(context, sent, one) for one in answers]
     if all(one.inspection is None for one in answers):
         first_error = answers[0].error
@@ -152,7 +153,7 @@ def _respond(
 
 
 class PartResult(TypedDict, total=False):
-    """Result of a part: its inspection, or why there is none. name: of the picture."""
+    """Result of a part: its inspection, or the reason why there is none, with the picture's `name`."""
 
     inspection: InspectionFacts
     name: str
@@ -161,7 +162,7 @@ class PartResult(TypedDict, total=False):
 
 
 def _part_result(context: ConnectionContext, sent: SentPictures, answer: PartAnswer) -> PartResult:
-    """Return what a request is told of a part. One of the line that is not judged is noted."""
+    """Return the result of a part as its sender sees it; note a production part that is not judged."""
     if answer.inspection is not None:
         return {"inspection": answer.inspection}
     assert answer.error is not None, "it has one of them"
@@ -174,7 +175,7 @@ def _part_result(context: ConnectionContext, sent: SentPictures, answer: PartAns
 
 
 async def _watch_client(request: Request, leave: Callable[[], object]) -> None:
-    """Leave for a client that goes away before it has its answers; what was sent is recorded."""
+    """Call `leave` when the client goes away before it has its answers; recorded parts stay recorded."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     leave()
@@ -194,21 +195,30 @@ async def trigger(
     context: ContextDep,
     label: LabelDep,
     camera: Annotated[
-        int | None, Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1])
+        int | None,
+        Query(
+            ge=1,
+            le=1000,
+            description="number of the camera among the product's; left out: the only one",
+            examples=[1],
+        ),
     ] = None,
     seconds: Annotated[
-        float, Query(gt=0, le=MAX_FRAME_SECONDS, description="in which the frame must come", examples=[5.0])
+        float,
+        Query(
+            gt=0, le=MAX_FRAME_SECONDS, description="seconds within which the frame must come", examples=[5.0]
+        ),
     ] = 5.0,
     deadline: Deadline = None,
 ) -> Answer | Response:
-    """Judge what a camera shows now: the first frame that is decoded after the request.
+    """Judge the next frame of a camera: the first that is decoded after the request.
 
     Where the model judges parts in views, it is a frame of each view's camera.
 
     The answer is sent when the inspection is on the disk, as for a picture that is sent. 503: the camera is
-    away, or there is no room. 504: no frame came in time, or it was not judged in time. Then nothing is
-    recorded, except a frame that was just being judged. A frame may answer several triggers that came before
-    it: each is an inspection of its own, and `triggers` says how many.
+    away, or there is no room. 504: no frame came in time, or it was not judged in time. After either nothing
+    is recorded, except a frame that was just being judged. A frame may answer several triggers that came
+    before it: each is an inspection of its own, and `triggers` says how many.
     """
     address = context.addresses.find(name)
     due = address.due(deadline, request.scope.get(ARRIVED_KEY))

@@ -1,5 +1,6 @@
-"""Times as people write them: where they say no offset, the clocks of the station's zone count
-(`settings.shifts.station_zone`).
+"""Times as people write them.
+
+A time without an offset is by the clocks of the station's zone (`settings.shifts.station_zone`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from datetime import UTC, datetime, tzinfo
 
 
 def to_utc(text: str, zone: tzinfo | None) -> str:
-    """Return a time, or the beginning of a day, in UTC. Other text stays: a search refuses it.
+    """Return a time, or the beginning of a day, in UTC; other text unchanged, for a search to refuse.
 
     Args:
-        zone: of a time without an offset; None: this machine's.
+        text: Time or day in ISO format.
+        zone: Zone of a time without an offset; None: this machine's.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -30,7 +32,11 @@ def query_in_utc(query: Mapping[str, str], zone: tzinfo | None) -> dict[str, str
 
 
 def to_local_input(text: str, zone: tzinfo | None) -> str:
-    """Convert a time to a form's value by the clocks of the zone; the script changes it to the browser's."""
+    """Convert a time to a form's value in the zone; the page's script changes it to the browser's.
+
+    Returns:
+        `2026-11-22T14:30`, or "" where the text is no time.
+    """
     try:
         moment = datetime.fromisoformat(to_utc(text, zone)).astimezone(zone)
         return moment.replace(tzinfo=None).isoformat(timespec="minutes")

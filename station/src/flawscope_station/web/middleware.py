@@ -59,7 +59,10 @@ _LOOKUP_THREADS = 4  # for looking up people, since the threads of inspections m
 
 @cache
 def require_role(role: str) -> Callable[[Request], Awaitable[Person]]:
-    """Make a FastAPI dependency that returns the person, who has this role or a higher one, else 403."""
+    """Make a FastAPI dependency that returns the sender of a request, who has this role or a higher one.
+
+    It refuses a sender whose role is lower with 403, and unknown senders with 401.
+    """
 
     async def person(request: Request) -> Person:
         sender: Person | None = request.scope.get(PERSON_KEY)
@@ -72,12 +75,13 @@ def require_role(role: str) -> Callable[[Request], Awaitable[Person]]:
 
 
 def check_role(person: Person, role: str) -> None:
+    """Raise RefusedError (403) where a person's role is lower than `role`."""
     if not has_role(person, role):
         raise RefusedError(403, f"{person.name} is {person.role}; this needs {role}", "role_too_small")
 
 
 def set_cookie(response: Response, request: HTTPConnection, access: Access, value: str) -> None:
-    """Sign the browser in."""
+    """Set the browser's session cookie to `value`, which signs it in."""
     is_secure = _is_secure(request)
     response.set_cookie(
         access.cookie, value, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=is_secure
@@ -85,16 +89,17 @@ def set_cookie(response: Response, request: HTTPConnection, access: Access, valu
 
 
 def delete_cookie(response: Response, request: HTTPConnection, access: Access) -> None:
+    """Delete the browser's session cookie."""
     response.delete_cookie(access.cookie, httponly=True, samesite="strict", secure=_is_secure(request))
 
 
 def client_ip(request: HTTPConnection) -> str:
-    """Return the IP address of the sender, or "here" where there is none."""
+    """Return the sender's IP address, or "here" where there is none."""
     return request.client.host if request.client else "here"
 
 
 def local_path(text: str | None) -> str:
-    """Return the path to go to after signing in: this one, or "/" where it leads to another site."""
+    """Return the path to go to after signing in; "/" where the text is no path of this site."""
     return text if text and re.fullmatch(r"/(?![/\\])[^\x00-\x20\\\x7f]*", text) else "/"
 
 
@@ -109,21 +114,30 @@ def check_listen_address(settings: Settings, access: Access) -> None:
 
 
 def user_command(settings: Settings, store: str, verb: str = FIRST_USER) -> str:
-    """Return the words to type to keep users. store: the folder as it is typed."""
+    """Return the command line that keeps users.
+
+    Args:
+        settings: Settings of the station.
+        store: Folder of the station, as it is typed.
+        verb: Words after `flawscope station user`.
+    """
     options = f"--station {store}" if settings.database is None else "--settings station.yaml"
     options = "" if options == f"--station {DEFAULT_FOLDER}" else f" {options}"
     return f"flawscope station user {verb}{options}"
 
 
 class Guard:
-    """ASGI middleware: refuses requests that are not for the station, finds the person, and sets the headers
-    that keep browsers careful.
+    """ASGI middleware that refuses requests not meant for the station, and finds the person who sent each.
 
-    Without a person it answers 401 below /api, else redirects to the page that signs in. Each answer has the
-    request's number, that of its sender or a new one, by which the log names it where it fails.
+    It also sets the headers that keep browsers careful. Without a person it answers 401 below /api, else
+    redirects to the page that signs in. Each answer has the request's number, from its sender or new; the log
+    names a failed request by it.
 
     Args:
-        say: gets a line for the log.
+        app: Application behind it.
+        access: Users, tokens and sessions.
+        settings: Settings of the station.
+        say: Gets a line for the log.
     """
 
     def __init__(
@@ -136,6 +150,7 @@ class Guard:
         self._limiter = CapacityLimiter(_LOOKUP_THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request (ASGI)."""
         if scope["type"] == "websocket":
             await receive()
             return await send({"type": "websocket.close", "code": 1008})
@@ -157,9 +172,7 @@ class Guard:
         await (refusal or self.app)(scope, receive, send_with_headers)
 
     def _with_headers(self, request: HTTPConnection, send: Send) -> Send:
-        """Wrap `send` so that it adds the headers that the application did not set itself, and the request's
-        number.
-        """
+        """Wrap `send`: add the headers that the application did not set itself, and the request's number."""
         scope, path = request.scope, request.scope["path"]
         is_static = path.startswith("/static/")
         has_hash = bool(scope["query_string"])
@@ -203,7 +216,12 @@ class Guard:
         return _to_sign_in(scope)
 
     def _check_sender(self, request: HTTPConnection, person: Person | None) -> None:
-        """Refuse a request that its sender may not send from there. person: None: nobody knows the sender."""
+        """Raise RefusedError where a sender may not send this request from there.
+
+        Args:
+            request: HTTP request.
+            person: Person who sent it; None: unknown.
+        """
         is_safe = request.scope["method"] in _SAFE_METHODS
         has_token = person is not None and person.has_token
         if person == LOCAL_PERSON:
@@ -214,8 +232,13 @@ class Guard:
             check_role(person, VIEWER)  # senders read only the answers to their requests
 
     async def _look_up(self, request: HTTPConnection) -> Person | None:
-        """Look the sender up in the data base; where that does not answer in time, return who it was within
-        the last minutes. StoreError where that is not known.
+        """Look the sender up in the database.
+
+        Where the database does not answer in time, return the person who sent with the same cookie or token
+        within the last minutes.
+
+        Raises:
+            StoreError: the database does not answer, and the sender is not known from before.
         """
         look_up = self.access.authenticate
         try:
@@ -290,13 +313,14 @@ def _lookup_seconds(request: HTTPConnection) -> float:
 
 
 class FailedRequests:
-    """Tells the log of requests that failed, of one a second: thousands may."""
+    """Log of failed requests, with a line a second at most: thousands may fail."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say, self._clock = say, time.monotonic
         self._reported_at, self._unreported = -math.inf, 0
 
     def note(self, method: str, path: str, status: int, number: str) -> None:
+        """Log a request that failed, or count it for the next line."""
         at = self._clock()
         if at - self._reported_at < FAILED_INTERVAL:
             self._unreported += 1
@@ -335,7 +359,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_server_address(host: str, server: str) -> bool:
-    """Whether the host that a request names is the IP address at which it arrived."""
+    """Return whether the host in a request is the IP address at which it arrived."""
     address = _parse_ip(host)
     return address is not None and not address.is_unspecified and address == _parse_ip(server)
 
@@ -369,5 +393,5 @@ def _parse_host(address: str) -> str:
 
 
 def _is_secure(request: HTTPConnection) -> bool:
-    """Whether a request came by TLS, by which alone its cookie comes back then."""
+    """Return whether a request came by TLS; its cookie then comes back by TLS alone."""
     return bool(request.scope["scheme"] == "https")

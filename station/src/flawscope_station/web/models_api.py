@@ -63,8 +63,12 @@ class ActivationOptions(BaseModel):
     """Options of an activation."""
 
     model_config = ConfigDict(extra="forbid")
-    losing: list[int] = Field([], description="inspections of the known defects that it may lose (`at_risk`)")
-    hash: str | None = Field(None, description="SHA-256 that the version's file must have, else 409")
+    losing: list[int] = Field(
+        [], description="inspections of known defects that the version may lose (`at_risk`)"
+    )
+    hash: str | None = Field(
+        None, description="SHA-256 that the version's file must have, else it is refused with 409"
+    )
 
 
 class RateRequest(BaseModel):
@@ -79,49 +83,57 @@ class LearnOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"how": ""}})
     how: Literal["", "extended", "recalibrated", "retrained"] = Field(
-        "", description="empty: as the method can without a training"
+        "", description="way of making it; empty: the way that the method knows without a training"
     )
-    good: list[int] = Field([], description="inspections of `unsure` that are good, looked at once more")
+    good: list[int] = Field(
+        [], description="inspections of `unsure` that a person has looked at again, and found good"
+    )
 
 
 class LearningState(BaseModel):
     """State of a product's learning."""
 
-    why_not: str | None = Field(description="why it cannot")
-    after: int | None = Field(description="corrections after which a candidate is made by itself")
-    keep: int = Field(description="candidates that nobody used and that are kept, the newest")
+    why_not: str | None = Field(description="why the product cannot learn; null: it can")
+    after: int | None = Field(
+        description="number of corrections after which a candidate is made automatically; null: never"
+    )
+    keep: int = Field(description="number of unused candidates that are kept, the newest")
     false_alarms: int
     misses: int
     new: int = Field(description="corrections since the last candidate")
     contradictory: list[int]
     unsure: list[int] = Field(
-        description="called good once, but they look like defects: learnt from where they are called so again"
+        description="inspections called good that look like defects: learnt from once called good again"
     )
     candidates: list[Candidate]
 
 
 class KeptPromise(BaseModel):
-    """Promise of the version in use beside what was counted on the line, over the latest 10,000 parts that it
-    judged, each once. What lies within tolerance is left out, and what it has learnt from.
+    """Expected false-alarm rate of the version in use beside the rate counted on the line.
+
+    It counts the latest 10,000 parts that the version judged, each once. Parts within tolerance are left out,
+    and parts that it has learnt from.
     """
 
     version: int
     rate: float = Field(description="share of good parts expected to be called anomalous")
-    interval: list[float] = Field(description="low and high: where the rate of this one model lies with 95 %")
+    interval: list[float] = Field(description="95 % interval of this model's rate: low end, high end")
     good: int = Field(description="parts that nobody called a defect")
-    alarms: int = Field(description="of these called anomalous by the model and good by a person")
-    unreviewed: int = Field(description="of these called anomalous, and not reviewed yet")
+    alarms: int = Field(description="parts of `good` that the model called anomalous, and a person good")
+    unreviewed: int = Field(
+        description="parts of `good` that the model called anomalous, and nobody has reviewed yet"
+    )
     line_interval: list[float] = Field(
-        description="95 % interval of the share of good parts that are called anomalous: its low end as if "
-        "all unreviewed ones were defects, its high end as if all were good"
+        description="95 % interval of the share of good parts that are called anomalous; the low end takes "
+        "all unreviewed parts for defects, the high end for good"
     )
     state: Literal["nothing", "kept", "broken", "open"] = Field(
-        description="by the rule of `flawscope evaluate`; open: that depends on the unreviewed ones"
+        description="by the rule of `flawscope evaluate`; open: it depends on the unreviewed parts"
     )
 
 
 class TrailEntry(BaseModel):
-    """Event of the models, or verdict on a picture, for the trail."""
+    """Event of the models, or verdict on a picture."""
 
     at: str
     by: str
@@ -131,14 +143,16 @@ class TrailEntry(BaseModel):
 
 
 class AuditTrail(BaseModel):
+    """Events of a product's models and verdicts, the latest first."""
+
     entries: list[TrailEntry]
 
 
 @router.delete("", status_code=204, responses=refusals(409))
 def remove_product(name: str, live_products: LiveProductsDep, person: Engineer) -> None:
-    """Inspect a product no more that was made on the pages.
+    """Remove a product that was made on the pages: it is inspected no more.
 
-    Its records are kept. Refused where the settings name it.
+    Its records are kept. Refused where the settings name the product.
     """
     live_products.remove_live(name, person.name)
 
@@ -164,10 +178,15 @@ async def add_version(
     files: FilesDep,
     person: Engineer,
     sent_name: Annotated[
-        str, Query(alias="name", max_length=200, description="part.safetensors or .onnx, or .zip")
+        str,
+        Query(
+            alias="name",
+            max_length=200,
+            description="name of the file, such as part.safetensors, part.onnx or part.zip",
+        ),
     ],
 ) -> Answer:
-    """Add a model file as a version, which judges nothing until it is activated."""
+    """Add a model file as a version; it judges nothing until it is activated."""
     file_name = uploads.clean_name(sent_name)
     is_model = PurePosixPath(file_name).suffix.lower() in model_files.MODEL_SUFFIXES
     if not is_model or not re.fullmatch(r"\w[\w. -]*", file_name):
@@ -188,7 +207,7 @@ async def add_version(
 
 
 async def save_body(request: Request, path: Path) -> None:
-    """Write the body to a file in a new folder: it may be larger than the memory for all requests."""
+    """Write a request's body, which may be larger than the memory for bodies, to a file in a new folder."""
     body = get_body(request)
     body.max_bytes, body.is_in_memory = MAX_MODEL_BYTES, False
     try:
@@ -202,9 +221,9 @@ async def save_body(request: Request, path: Path) -> None:
 
 @router.delete("/versions/{number}", status_code=204, responses=refusals(409))
 def remove_version(product_id: ProductId, number: int, versions: VersionsDep, person: Engineer) -> None:
-    """Remove a version that was never used and belongs to no joint model, with its file.
+    """Remove a version and its file: one that was never used and belongs to no joint model.
 
-    Refused for any other, which inspections name.
+    Any other is refused: inspections name it.
     """
     number = versions.version(product_id, valid_id_or_zero(number))["id"]
     if not versions.remove(product_id, number, person.name):
@@ -223,11 +242,11 @@ def activate(
     person: Engineer,
     options: ActivationOptions | None = None,
 ) -> Product:
-    """Activate a version, which judges from now on.
+    """Activate a version: it judges from now on.
 
-    If it cannot be opened, the version before goes on. One that was learnt from corrections and loses known
-    defects is refused unless `losing` names all of their inspections; and one whose file is another than
-    `hash` says.
+    If it cannot be opened, the version before goes on. Refused: a version that was learnt from corrections
+    and loses known defects, unless `losing` names all of their inspections; and a version whose file does not
+    have the hash in `hash`.
     """
     options = options or ActivationOptions()  # type: ignore[call-arg]  # all have defaults
     number = valid_id_or_zero(number)
@@ -249,10 +268,10 @@ def change_rate(
     learning: LearningDep,
     person: Engineer,
 ) -> Answer:
-    """Make a version of another that has another false-alarm rate, and activate it.
+    """Make a version with another false-alarm rate from a version, and activate it.
 
-    A rate that the version's good pictures do not support is refused; so is any where the settings file names
-    one.
+    Refused: a rate that the version's good pictures do not support, and any rate where the settings file
+    names one.
     """
     if product_id in versions.rates:
         raise NameTakenError(f"`false_alarm_rate` of {name} stands in the settings file: change it there")
@@ -262,8 +281,9 @@ def change_rate(
 
 @router.get("/promise", response_model=KeptPromise | None)
 def promise(product_id: ProductId, versions: VersionsDep, records: RecordsDep) -> Answer | None:
-    """Return whether the version in use keeps its promised false-alarm rate on the line; null where it
-    promises none.
+    """Return whether the version in use keeps its expected false-alarm rate on the line.
+
+    Null where it has no expected rate.
     """
     with records.turns.take():
         return hold_promise(versions, product_id)
@@ -278,7 +298,7 @@ def version_file(product_id: ProductId, number: int, versions: VersionsDep, pers
 
 @router.get("/learning", response_model=LearningState)
 def learning(product_id: ProductId, records: RecordsDep, learning: LearningDep) -> Answer:
-    """Return corrections, and the candidates that were made of them, the newest first."""
+    """Return a product's corrections, and the candidates that were made of them, the newest first."""
     with records.turns.take():
         return learning.facts(product_id)
 
@@ -293,7 +313,7 @@ def learn(
 ) -> Candidate:
     """Make a candidate from verdicts, or return the one that waits already.
 
-    Those in `good` get the verdict good once more first.
+    The inspections in `good` first get the verdict good once more.
     """
     options = options or LearnOptions()  # type: ignore[call-arg]  # all have defaults
     known = learning.facts(product_id)["unsure"] if options.good else []
@@ -308,12 +328,13 @@ def learn(
 
 @router.get("/candidates/{number}", response_model=Candidate)
 def candidate(product_id: ProductId, number: int, learning: LearningDep) -> Candidate:
+    """Return a candidate."""
     return learning.candidate(product_id, valid_id_or_zero(number))
 
 
 @router.post("/candidates/{number}/reject", response_model=Candidate)
 def reject(product_id: ProductId, number: int, learning: LearningDep, person: Engineer) -> Candidate:
-    """Reject a candidate. Its version is kept, and can still be activated."""
+    """Reject a candidate; its version is kept, and can still be activated."""
     return learning.reject(product_id, valid_id_or_zero(number), person.name)
 
 
@@ -336,6 +357,7 @@ def models(
     store: StoreDep,
     live_products: LiveProductsDep,
 ) -> Response:
+    """Show the model versions, corrections and candidates of a product."""
     product_id = page.product_id
     listed = versions.list_versions(product_id)
     state = learning.facts(product_id)
@@ -385,8 +407,14 @@ def _shown_inspections(candidates: Sequence[Candidate], unsure: Sequence[int]) -
 
 
 class RateFacts(TypedDict):
-    """Meaning of other false-alarm rates for the active version. day: pictures a day. known_defects: how
-    many were reviewed.
+    """Meaning of other false-alarm rates for the active version.
+
+    Attributes:
+        rates: Rates on offer, each with its threshold and the defects that it would find.
+        day: Pictures a day; None: not known.
+        known_defects: Number of defects that people reviewed.
+        may_rate: Whether the person may change the rate here.
+        rate_by_file: Whether the settings file names the rate.
     """
 
     rates: list[dict[str, object]]
@@ -402,7 +430,7 @@ def _rate_facts(
     active: VersionFacts | None,
     listed: Sequence[VersionFacts],
 ) -> RateFacts:
-    """Return what other false-alarm rates would mean for the active version."""
+    """Return the meaning of other false-alarm rates for the active version."""
     product_id = page.product_id
     by_file = product_id in versions.rates
     is_joint = active is None or is_of_joint_model(active)
@@ -429,13 +457,15 @@ def _rate_facts(
 
 
 def _network_of(version: VersionFacts) -> int:
-    """Return the version that has this one's network; one that differs by its rate alone names another."""
+    """Return the number of the version whose network this one has: its own, or that of `rate_of`."""
     return version.get("rate_of", version["id"])
 
 
 def _describe_rates(model: ModelFacts, reviewed: Sequence[ReviewedDefect]) -> list[dict[str, object]]:
-    """Return the rates that are offered, each with what it would find: `hits` of `defects` that were
-    simulated, `known` of those that were reviewed. `is_own`: the version has this rate.
+    """Return the rates on offer, each with the defects that it would find.
+
+    Keys beside those of `rates.describe_rates`: `hits` of `defects` that were simulated, `known` of the
+    reviewed ones, and `is_own` where the model has this rate.
     """
     by_part = rates.promise_of(model).by_part
     rows = []

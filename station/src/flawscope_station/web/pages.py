@@ -69,7 +69,7 @@ class PageFacts(Protocol):
 
 
 class RemovedProduct(BaseModel):
-    """Removed product, of which its records alone are shown."""
+    """Facts about a removed product, whose records alone are shown."""
 
     waiting: int = 0
     problems: list[str] = []
@@ -84,15 +84,18 @@ class WaitingState(ProductState):
 
 
 class Page:
-    """Page that a request asks for: person, language and product.
+    """Page of a request, with its person, language and product.
 
     Args:
-        assets: templates, texts and scripts of the page.
-        root: prefix of the paths of its static files.
+        request: HTTP request.
+        page: Name of the page, for the menu.
+        product: Name of the product; None: the page has none.
+        assets: Templates, texts and scripts of the page.
+        root: Prefix of the paths of its static files.
 
     Attributes:
-        product_id: set on a product's pages.
-        is_removed: its product is inspected no more, and its records can be read.
+        product_id: Number of the product, set on a product's pages.
+        is_removed: Whether the product is inspected no more, and only its records can be read.
     """
 
     product_id: int
@@ -123,8 +126,13 @@ class Page:
     def render(
         self, template: str, status: int = 200, *, sections: Sequence[str] = (), **more: object
     ) -> Response:
-        """Render the page. sections: of the texts, for its script. more: for the template, but `data` for the
-        script.
+        """Render the page as an HTML response.
+
+        Args:
+            template: Name of the template, without suffix.
+            status: HTTP status.
+            sections: Sections of the texts that the page's script needs.
+            more: Values for the template; `data` is for the script.
         """
         product = self.product
         person = self.person
@@ -175,13 +183,15 @@ class Page:
         return [link for link in find_component(self.request, Menu) if link.is_shown(self.person, product)]
 
     def _user_commands(self, settings: Settings) -> list[str]:
-        """Return what an administrator types for people who sign in: the first, or any other."""
+        """Return the command lines for users: of the first one, or those of an administrator."""
         verbs = [FIRST_USER] if self.person == LOCAL_PERSON else [NEW_USER, NEW_PASSWORD, NO_USER]
         return [user_command(settings, os.path.abspath(settings.store), verb) for verb in verbs]
 
     def _product_facts(self, product: str) -> PageFacts:
-        """Return the product's facts; while the store is away only those that the page of problems needs, and
-        of a removed one those of any page.
+        """Return the product's facts for the frame of a page.
+
+        Of a removed product they are empty. While the store is away, the page of problems gets only the
+        state; other pages raise StoreError.
         """
         if self.is_removed:
             return RemovedProduct()
@@ -193,7 +203,7 @@ class Page:
             return WaitingState.model_validate(self.overview.state(product).model_dump())
 
     def _problem_bar(self, facts: PageFacts) -> str:
-        """Return the line on each page about problems that nobody has acknowledged, or ""."""
+        """Return the text of the bar about problems that nobody has acknowledged; "" where there are none."""
         kinds, products = facts.problems, facts.problem_products
         if not kinds:
             return ""
@@ -221,7 +231,7 @@ def error_page(request: Request, status: int, text: str, error: FlawscopeError |
 
 
 def asset_response(assets: pages.Pages, name: str) -> Response:
-    """Return a file of assets by its name, else 404."""
+    """Return an asset file by its name, else 404."""
     if (found := assets.static_files.get(name)) is None:
         return Response("not found", 404, media_type="text/plain")
     body, _, kind = found
@@ -234,10 +244,14 @@ def html_router(role: str) -> APIRouter:
 
 
 def product_page(name: str, *, of_records: bool = False) -> object:
-    """Make the dependency of a product's page.
+    """Make the dependency that opens a product's page.
 
-    NotFoundError where there is no such product. of_records: the page shows records, also of a product that
-    was removed.
+    Args:
+        name: Name of the page.
+        of_records: Whether the page shows records, also of a removed product.
+
+    Raises:
+        NotFoundError: in a request, where there is no such product.
     """
 
     def open_page(request: Request, product: str) -> Page:
@@ -252,6 +266,7 @@ def product_page(name: str, *, of_records: bool = False) -> object:
 
 @page_router.get("/")
 def start_page(request: Request) -> Response:
+    """Redirect to the first product; where there is none, engineers go to *New product*."""
     page = Page(request, "problem")
     if products := list(page.overview.addresses.products):
         return RedirectResponse(f"/{quote(products[0], safe='')}/live", 303)
@@ -274,6 +289,7 @@ def live(
     overview: OverviewDep,
     settings: SettingsDep,
 ) -> Response:
+    """Show the product live: newest inspections, state and counts."""
     product_id, store = page.product_id, records.store
     newest = records.search(product_id, Filters(limit=RECENT_PICTURES)).inspections
     last = store.last_defective(product_id)
@@ -305,7 +321,14 @@ def review(
     settings: SettingsDep,
     only: int | None = None,
 ) -> Response:
-    """Show the review; only: number of one inspection, whether it waits or not."""
+    """Show the review.
+
+    Args:
+        page: The product's page.
+        store: Records of inspections.
+        settings: Settings of the station.
+        only: Number of the only inspection to show, whether it waits or not; None: all that wait.
+    """
     inspection = None if only is None else store.inspection(page.product_id, valid_id_or_zero(only))
     data = {"only": inspection, "near": near_threshold.near_share(settings.near)}
     return page.render("review", sections=("review",), data=data)
@@ -319,6 +342,7 @@ def history(
     versions: VersionsDep,
     settings: SettingsDep,
 ) -> Response:
+    """Show a page of the inspections that the filters find."""
     zone = station_zone(settings.shifts)
     query = {key: value for key, value in page.request.query_params.items() if value.strip()}
     cursor = query.pop("cursor", "")
@@ -351,7 +375,7 @@ def history(
 
 
 def _search_query(query: Mapping[str, str], zone: tzinfo | None) -> dict[str, str]:
-    """Return the filters of a page's address as a search reads them: times in UTC, numbers with a point."""
+    """Return a page's query as filters of a search: times in UTC, numbers with a point."""
     numbers = [one.name for one in FILTERS if one.kind in ("least", "most")]
     search = query_in_utc(query, zone)
     for name in numbers:
@@ -361,7 +385,13 @@ def _search_query(query: Mapping[str, str], zone: tzinfo | None) -> dict[str, st
 
 
 class Field(TypedDict):
-    """Field of the form of the history. options: words of a choice with their texts; none: it is typed."""
+    """Field of the history's form.
+
+    Attributes:
+        name: Name of its filter.
+        kind: Kind of its filter.
+        options: Words of a choice with their texts; empty: the field is typed.
+    """
 
     name: str
     kind: str
@@ -369,7 +399,7 @@ class Field(TypedDict):
 
 
 def _form_fields(texts: pages.Texts, version_ids: Sequence[int]) -> list[Field]:
-    """Return the fields of the form of the history, one for each filter, in their order."""
+    """Return the fields of the history's form, one for each filter, in the filters' order."""
     form: list[Field] = []
     for one in FILTERS:
         options: list[tuple[object, str]] = [
@@ -388,6 +418,7 @@ def trends(
     versions: VersionsDep,
     range: str = "day",
 ) -> Response:
+    """Show scores over time, reports, and the expected false-alarm rate beside the counted one."""
     chosen_range = range if range in RANGE_SECONDS else "day"
     data = {"range": chosen_range, "seconds": RANGE_SECONDS[chosen_range]}
     listed = versions.list_versions(page.product_id)["versions"]
@@ -404,8 +435,12 @@ def trends(
 
 
 def _report_periods(shifts: ShiftSettings | None, seconds: float | None, begun: str) -> list[dict[str, str]]:
-    """Return the periods that a report can be of: the range on the page, and the last shifts. begun: when the
-    product had its first model; shifts that ended before have no report.
+    """Return the periods on offer for a report: the page's range, and the latest shifts.
+
+    Args:
+        shifts: Shifts of the settings.
+        seconds: Length of the page's range; None: it has no beginning.
+        begun: Time of the product's first model; shifts that ended before it have no report.
     """
     time = now()
     periods = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
@@ -439,7 +474,7 @@ def problems(page: Annotated[Page, product_page(PROBLEMS_PAGE)], health: HealthD
 
 
 def _undelivered(page: Page) -> dict[str, list[Mapping[str, object]]]:
-    """Return the messages that a receiver refused for good, by sink; none while the store is away."""
+    """Return the messages that a receiver refused for good, by sink; empty while the store is away."""
     found: dict[str, list[Mapping[str, object]]] = {}
     with suppress(StoreError):
         for message in page.overview.sinks.undelivered(page.product or ""):
@@ -451,6 +486,7 @@ def _undelivered(page: Page) -> dict[str, list[Mapping[str, object]]]:
 def inspection(
     number: int, page: Annotated[Page, product_page("inspection", of_records=True)], store: StoreDep
 ) -> Response:
+    """Show an inspection."""
     item = store.inspection(page.product_id, valid_id_or_zero(number))
     data = {"id": number, "verdict_id": item["verdict_id"]}
     return page.render(
@@ -459,12 +495,12 @@ def inspection(
 
 
 def _export_query(query: dict[str, str]) -> dict[str, str]:
-    """Return the filters of the history as a query of the API, by its names."""
+    """Return the filters of the history as a query, with the API's names."""
     return {one.parameter or name: query[name] for name, one in BY_NAME.items() if name in query}
 
 
 def _quick_links(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:
-    """Return name, address, and whether it is on the page, of each quick range of the history."""
+    """Return the links to the history's quick ranges: name, address, whether it is the present one."""
     other_filters = {key: text for key, text in given.items() if key not in ("since", "until", "period")}
     current = given.get("period", "all" if "since" not in given and "until" not in given else "")
     links = []

@@ -1,6 +1,6 @@
 """Pages of plugins, below `/-/pages/NAME`: each an application of its own, behind the checks of all pages.
 
-One that raises answers 500 and is a problem until it works again; it harms no other page.
+A page that raises answers 500 and is a problem until it works again; it harms no other page.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI
@@ -52,9 +52,15 @@ class StationForPage:
         self._addresses, self._records = addresses, records
 
     def products(self) -> Sequence[str]:
+        """Return the names of the products."""
         return list(self._addresses.products)
 
     def product(self, request: Request) -> str:
+        """Return the product that a request names as `product`, else the first.
+
+        Raises:
+            NotFoundError: there is no such product, or none at all.
+        """
         product = request.query_params.get("product") or next(iter(self.products()), None)
         if product is None:
             raise NotFoundError("the station has no product yet")
@@ -75,22 +81,47 @@ class StationForPage:
             wanted = replace(wanted, cursor=page.next)
 
     def person(self, request: Request, role: str = VIEWER) -> Person:
+        """Return the person who sent a request; RefusedError (403) where the role is lower than `role`."""
         person: Person = request.scope[PERSON_KEY]
         check_role(person, role)
         return person
 
-    def render(self, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
+    def render(
+        self,
+        request: Request,
+        template: str,
+        *,
+        status: int = 200,
+        sections: Sequence[str] = (),
+        **values: object,
+    ) -> Response:
+        """Render a page from a template of the plugin's.
+
+        Args:
+            request: HTTP request.
+            template: Name of the template, without suffix.
+            status: HTTP status.
+            sections: Sections of the texts that the page's script needs.
+            values: Values for the template; `data` is for the script.
+        """
         named = bool(request.query_params.get("product") or self.products())
         product = self.product(request) if named else None
-        return Page(request, "plugin", product, self.assets, self.root).render(template, status, **values)
+        page = Page(request, "plugin", product, self.assets, self.root)
+        return page.render(template, status, sections=sections, **values)
 
 
 class PluginPages:
-    """All pages of plugins. Attributes: router: leads to them. links: of the menu.
+    """All pages of plugins.
 
     Args:
-        components: of the station, for what stands above each page.
-        report: reports a problem under a code; None: it is over.
+        addresses: Products and their addresses.
+        records: Records of inspections.
+        components: Components of the station, for the frame of each page.
+        report: Reports a problem under a code; None: it is over.
+
+    Attributes:
+        links: Links of the menu.
+        router: Leads to the pages.
     """
 
     def __init__(
@@ -109,7 +140,11 @@ class PluginPages:
         self.router.routes += [Route(f"{ADDRESS}/{{page}}{below}", self) for below in ("", "/{path:path}")]
 
     def open(self, plugin: ConfiguredPlugin) -> None:
-        """Open the page of a plugin. InputError where it cannot be used."""
+        """Open the page of a plugin.
+
+        Raises:
+            InputError: the page cannot be used.
+        """
         name = plugin.name
         context = StationForPage(name, self._addresses, self._records)
         with _opening(name):
@@ -133,7 +168,12 @@ class PluginPages:
         return app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request of a page (ASGI). NotFoundError, RefusedError."""
+        """Answer a request of a page (ASGI).
+
+        Raises:
+            NotFoundError: there is no such page.
+            RefusedError: the person's role is too low, or too many requests are being answered.
+        """
         name = scope["path_params"]["page"]
         page = self._pages.get(name)
         if page is None:
@@ -157,7 +197,7 @@ class PluginPages:
             self._note(name, child, why)
 
     def _note(self, name: str, scope: Scope, why: str | None) -> None:
-        """Report that a function of a page raised, or works."""
+        """Report that a function of a page raised, or works again."""
         function = getattr(scope.get("endpoint"), "__qualname__", "")
         before = self._failures.copy()
         self._failures.pop((name, function), None)
@@ -169,14 +209,18 @@ class PluginPages:
 
 
 class _GuardedPage:
-    """Application of a page, for people of a role, and so many at a time."""
+    """Application of a page, for people with a role, and `MAX_REQUESTS` requests at a time."""
 
     def __init__(self, role: str, root: str, application: FastAPI):
         self._role, self._root, self._application = role, root, application
         self._open_requests = 0
 
     def enter(self, scope: Scope) -> Scope:
-        """Return the scope of a request as the application knows it. RefusedError."""
+        """Return a request's scope with the paths that the application expects.
+
+        Raises:
+            RefusedError: the person's role is too low, or too many requests are being answered.
+        """
         check_role(scope[PERSON_KEY], self._role)
         if self._open_requests >= MAX_REQUESTS:
             text = f"{self._root}: {MAX_REQUESTS} requests are being answered: try again soon"
@@ -194,14 +238,18 @@ class _GuardedPage:
 
 
 def check_page(plugin: ConfiguredPlugin, products: Sequence[str]) -> None:
-    """Open the page of a plugin without a station. InputError where it cannot be used."""
+    """Open the page of a plugin without a station, to check it.
+
+    Raises:
+        InputError: the page cannot be used.
+    """
     with _opening(plugin.name):
         page, _ = _open_page(plugin, _NoStation(products))
         FastAPI().include_router(page.router)
 
 
 class _NoStation:
-    """Station for a page that is opened to be checked: it has products, and no more (`PageContext`)."""
+    """Station for a page that is only checked: it has products' names alone (`PageContext`)."""
 
     def __init__(self, products: Sequence[str]):
         self._products = products
@@ -215,7 +263,7 @@ class _NoStation:
 
 @contextmanager
 def _opening(name: str) -> Iterator[None]:
-    """Say which page cannot be opened, and why, in one line."""
+    """Convert any error to InputError with one line that names the page and the reason."""
     try:
         yield
     except Exception as error:
@@ -245,7 +293,7 @@ def _check_page(page: object) -> None:
 
 
 async def failed_page(request: Request, error: Exception) -> Response:
-    """Render the answer of a page that raised. Only engineers see why."""
+    """Render the answer of a page that raised; only engineers see the reason."""
     page = Page(request, "problem")
     text = message_with_type(error) if has_role(page.person, ENGINEER) else page.texts("problem.page_failed")
     return page.render("problem", 500, title=page.texts("wrong.page_failed"), text=text)

@@ -50,7 +50,9 @@ router = api_router()
 audit_router = api_router(prefix="/api/v1", role=ADMIN)
 page_router = html_router(ADMIN)
 
-Subject = Annotated[str, Query(description=f"one of {', '.join(audit.SUBJECTS)}; all where it is left out")]
+Subject = Annotated[
+    str, Query(description=f"subject of the events: {', '.join(audit.SUBJECTS)}; left out: all")
+]
 TimeQuery = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
 PLACES = ("places", "largest_px", "largest_mm", "largest_x", "largest_y")  # of all its pictures
 FURTHER = further_facts()
@@ -65,6 +67,8 @@ BLOCK_BYTES = 1 << 20
 
 
 class AuditPage(TypedDict):
+    """Page of audit events, the latest first."""
+
     entries: list[audit.AuditEvent]
     next: Annotated[int | None, Field(description="`before` of the next page; null: there is none")]
 
@@ -105,15 +109,16 @@ def export(
 def audit_log(
     database: DatabaseDep,
     settings: SettingsDep,
-    text: Annotated[str, Query(description="part of who, address, kind or text")] = "",
+    text: Annotated[str, Query(description="text to find in the events: person, address, kind or text")] = "",
     about: Subject = "",
     since: TimeQuery = "",
     until: TimeQuery = "",
     before: Annotated[int | None, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
 ) -> AuditPage:
-    """List who did what, when and from where, the latest first: sign-ins good and bad, users, tokens,
-    settings, versions, verdicts, deletions.
+    """List audit events, the latest first: who did what, when and from where.
+
+    They are sign-ins, successful or not, users, tokens, settings, versions, verdicts and deletions.
     """
     zone = station_zone(settings.shifts)
     begin = parse_time(since, zone) if since else None
@@ -130,6 +135,7 @@ def audit_log(
 def audit_page(
     request: Request, addresses: AddressesDep, database: DatabaseDep, settings: SettingsDep
 ) -> Response:
+    """Show the audit."""
     page = Page(request, "audit", next(iter(addresses.products), None))
     names = ("text", "about", "since", "until", "before")
     texts = {name: request.query_params.get(name, "").strip() for name in names}
@@ -151,8 +157,12 @@ def audit_page(
 
 
 def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], R]) -> Iterator[R]:
-    """Yield the results of `work`; each item is read and worked on in a turn of its own, so that a long
-    export leaves room to others. BusyError before the first one.
+    """Yield the results of `work`, with a turn for each item.
+
+    An item is read and worked on in its turn: a long export leaves room to others.
+
+    Raises:
+        BusyError: before the first result, where no turn is free.
     """
     is_first = True
     while True:
@@ -166,7 +176,7 @@ def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], R]) -> Iterat
 
 
 def _table_pages(pages: Iterator[list[InspectionFacts]]) -> Iterator[list[Sequence[object]]]:
-    """Yield the header of a spreadsheet with the rows of the first page, then the rows of each page."""
+    """Yield the rows of each page of inspections; the first page's rows begin with the header."""
     header: list[Sequence[object]] = [COLUMNS]
     for page in pages:
         rows = [[_text_cell(value) for value in _cells(inspection)] for inspection in page]
@@ -181,12 +191,20 @@ def write_workbook(
     zone: tzinfo | None,
     totals: list[tuple[str, object]],
 ) -> IO[bytes]:
-    """Write a workbook of inspections to a temporary file, whose position is its beginning; closing removes
-    it. BusyError where too many wait.
+    """Write a workbook of inspections to a temporary file.
 
     Args:
-        address: of the pages of inspections, which names of pictures open. zone: of times; None: this
-            machine's. totals: to be told beside the counts.
+        pages: Pages of inspections.
+        turns: Turns in which they are read.
+        address: Address of the pages of inspections; names of pictures link below it.
+        zone: Zone of times; None: this machine's.
+        totals: Rows of the sheet of totals, before the counts.
+
+    Returns:
+        The file, at its beginning; closing removes it.
+
+    Raises:
+        BusyError: too many wait for a turn.
     """
     book = result_workbook.ResultWorkbook(SHEET_COLUMNS, FURTHER)
     counts = Counter[str]()
@@ -210,13 +228,13 @@ def write_workbook(
 
 
 def _places(inspection: InspectionFacts) -> list[tuple[str, Region]]:
-    """Return the regions of an inspection, of all its pictures, each with the picture's name."""
+    """Return the regions of all pictures of an inspection, each with its picture's name."""
     pictures: Sequence[InspectionFacts | ViewFacts] = inspection["views"] or [inspection]
     return [(str(one["name"]), Region(**region)) for one in pictures for region in one["regions"]]
 
 
 def _measured(inspection: InspectionFacts) -> dict[str, object]:
-    """Return the values of `PLACES`."""
+    """Return the values of the columns `PLACES`."""
     return findings.measure_places([region for _, region in _places(inspection)])
 
 
@@ -236,13 +254,14 @@ def _sheet_values(inspection: InspectionFacts, zone: tzinfo | None) -> dict[str,
 
 
 def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield a file's content in blocks of `BLOCK_BYTES`, and close it."""
     with file:
         while block := file.read(BLOCK_BYTES):
             yield block
 
 
 def _cells(inspection: InspectionFacts) -> list[object]:
-    """Return the values of the columns."""
+    """Return an inspection's values in the order of `COLUMNS`."""
     own = [inspection.get(name) for name in Inspection.model_fields]
     measured = _measured(inspection)
     places = [measured.get(name) for name in PLACES]
@@ -252,7 +271,7 @@ def _cells(inspection: InspectionFacts) -> list[object]:
 
 
 def _text_cell(value: object) -> object:
-    """Return a value as a cell of a spreadsheet; what is nested as JSON."""
+    """Return a value as a cell of a spreadsheet: a dict or list as JSON, None as ""."""
     if value is None:
         return ""
     return files.csv_cell(json.dumps(value) if isinstance(value, dict | list) else value)

@@ -18,7 +18,7 @@ class Refusal(BaseModel):
 
 
 class PartResult(BaseModel):
-    """Result of a part in a form: an inspection, or why there is none."""
+    """Result of a part in a form: an inspection, or the reason why there is none."""
 
     inspection: Inspection | None = None
     name: str | None = None
@@ -27,21 +27,29 @@ class PartResult(BaseModel):
 
 
 class PartResults(BaseModel):
+    """Results of the parts of a form, in the form's order."""
+
     results: list[PartResult]
 
 
 class RemovedProducts(BaseModel):
-    products: list[str] = Field(description="names of those that have records")
+    """Names of removed products."""
+
+    products: list[str] = Field(description="names of removed products that have records")
 
 
 class Inspections(BaseModel):
+    """Page of inspections that a search found."""
+
     inspections: list[Inspection]
     next: str | None = Field(description="`cursor` of the page after this one")
 
 
 class WaitingInspections(BaseModel):
+    """Inspections that wait for a review."""
+
     inspections: list[Inspection]
-    waiting: int = Field(description="all that wait, also those that are lent to other readers")
+    waiting: int = Field(description="number of all that wait, also of those that are lent to other readers")
 
 
 class UndeliveredMessage(BaseModel):
@@ -49,13 +57,17 @@ class UndeliveredMessage(BaseModel):
 
     sink: str
     inspection: int
-    verdict: int | None = Field(description="that the message is about; null: it is about the inspection")
+    verdict: int | None = Field(
+        description="verdict that the message is about; null: it is about the inspection"
+    )
     why: str
     at: str
-    again: bool = Field(description="it is being sent again")
+    again: bool = Field(description="true: it is being sent again")
 
 
 class UndeliveredMessages(BaseModel):
+    """Messages that a sink refused for good."""
+
     messages: list[UndeliveredMessage] = Field(description="the latest 1,000 of each sink, the latest first")
 
 
@@ -63,7 +75,7 @@ class Shift(BaseModel):
     """Shift that has ended, with the counts of its inspections. The fields are the columns of the CSV."""
 
     name: str
-    since: str = Field(description="by the clocks of the zone of `shifts`: 2026-11-22T06:00:00+01:00")
+    since: str = Field(description="begin in the zone of `shifts`, such as 2026-11-22T06:00:00+01:00")
     until: str
     inspected: int
     anomalous: int
@@ -83,16 +95,20 @@ class PauseRequest(BaseModel):
 
 
 class Products(BaseModel):
+    """Products that are inspected."""
+
     products: list[Product]
 
 
 class VersionSwitch(BaseModel):
+    """Activation of a version, with its time and person."""
+
     at: str
     by: str
 
 
 class Version(BaseModel):
-    """A model file, as it was when it was added."""
+    """Model version, as its file was when it was added."""
 
     id: int
     file: str
@@ -102,13 +118,19 @@ class Version(BaseModel):
     category: str
     created_at: str
     active: bool
-    score_threshold: float | None = Field(description="of pictures; null: each view has its own")
+    score_threshold: float | None = Field(
+        description="threshold of pictures' scores; null: each view has its own"
+    )
     false_alarm_rate: float = Field(description="share of good parts expected to be called anomalous")
     interval: list[float] | None = Field(
-        None, description="low and high: where the rate of this one model lies with 95 %; null: not known"
+        None, description="95 % interval of this model's rate: low end, high end; null: not known"
     )
-    wanted_rate: float | None = Field(None, description="that was asked for; null: not known any more")
-    rate_of: int | None = Field(None, description="version that it differs from by the rate alone")
+    wanted_rate: float | None = Field(
+        None, description="false-alarm rate that was asked for; null: not known any more"
+    )
+    rate_of: int | None = Field(
+        None, description="number of the version with the same network, from which only the rate differs"
+    )
     promise: str
     pictures: dict[str, int]
     size: list[int]
@@ -118,6 +140,8 @@ class Version(BaseModel):
 
 
 class Versions(BaseModel):
+    """Model versions of a product, and the number of the active one."""
+
     versions: list[Version]
     active: int | None
 
@@ -129,44 +153,52 @@ class Verdict(BaseModel):
     verdict: Literal["good", "defect", "skip", "undo"]
     mask: str | None = Field(
         None,
-        description="PNG in base64, as large as the picture or smaller in the same shape; not black: defect",
+        description="PNG in base64 of the picture's shape, as large or smaller; not black: defect",
     )
     note: str = Field("", max_length=2000)
-    kind: str = Field("", description="of the defect: one of the model's, or any name")
+    kind: str = Field("", description="kind of the defect: a kind that the model knows, or any name")
     replaces: int | None = Field(
         None,
         ge=0,
         lt=2**63,
-        description="`verdict_id` of the inspection as it was seen, 0 where it had none; left out: a verdict "
-        "of one's own may be replaced, and another's is refused with 409",
+        description="`verdict_id` of the inspection as you saw it, 0 where it had none; left out: only your "
+        "own verdict may be replaced, and a verdict over another person's is refused with 409",
     )
 
 
 class DecidedRefusal(Refusal):
-    """Somebody decided meanwhile. Each is null where no verdict holds, or the refusal has another reason."""
+    """Refusal of a verdict because somebody else decided meanwhile.
 
-    verdict_id: int | None = Field(None, description="of the verdict that holds: `replaces` replaces it")
+    Each field is null where no verdict holds, or where the refusal has another reason.
+    """
+
+    verdict_id: int | None = Field(None, description="number of the verdict that holds, for `replaces`")
     verdict: Literal["good", "defect"] | None = None
     by: str | None = None
     at: str | None = None
 
 
 class Trends(BaseModel):
-    """Scores over time; points [seconds, score, good 0, anomalous 1 or within tolerance 2, verdict, id], or
-    buckets [seconds, inspected, anomalous, lowest, mean and highest score, false alarms, misses, within
-    tolerance].
-    """
+    """Scores over time, as points or as buckets."""
 
     unit: Literal["inspection", "minute", "hour", "day"]
     threshold: float | None
-    points: list[list[object]]
-    buckets: list[list[float]]
+    points: list[list[object]] = Field(
+        description="where the unit is inspection: seconds since 1970, score, class (0 good, 1 anomalous, "
+        "2 within tolerance), verdict, id"
+    )
+    buckets: list[list[float]] = Field(
+        description="for the other units: seconds since 1970, inspected, anomalous, lowest, mean and highest "
+        "score, false alarms, misses, within tolerance"
+    )
     days: list[str] = Field(description="dates of buckets that are days, in the zone of `shifts`")
     totals: dict[str, int]
     versions: list[dict[str, object]]
 
 
 class Problem(BaseModel):
+    """Problem of the station that is not over."""
+
     code: str
     kind: str = Field(description="the code without its numbers of product, camera, folder or sink")
     text: str
@@ -175,6 +207,8 @@ class Problem(BaseModel):
 
 
 class Status(BaseModel):
+    """State of the station with its problems."""
+
     state: Literal["ok", "degraded"]
     problems: list[Problem]
     version: str
@@ -193,10 +227,12 @@ class WatchedThread(BaseModel):
     """Thread that the station watches."""
 
     name: str
-    inspects: bool = Field(description="pictures are not inspected without it")
+    inspects: bool = Field(description="true: pictures are not inspected without it")
     state: Literal["running", "failed", "hangs"]
-    failure: str | None = Field(description="why it was begun again last")
-    calling_seconds: float | None = Field(description="since it called what it waits for; null: nothing")
+    failure: str | None = Field(description="why it was started again the last time; null: it never was")
+    calling_seconds: float | None = Field(
+        description="seconds for which it has waited for its present call; null: it waits for nothing"
+    )
 
 
 class ThreadStack(BaseModel):
@@ -207,6 +243,8 @@ class ThreadStack(BaseModel):
 
 
 class Threads(BaseModel):
+    """Threads of the station: those that it watches, and the calls of all."""
+
     watched: list[WatchedThread]
     stacks: list[ThreadStack]
 
@@ -214,12 +252,12 @@ class Threads(BaseModel):
 class DriftChange(BaseModel):
     """Change of the scores of good parts."""
 
-    inspection: int = Field(description="at which it was found")
-    since: str = Field(description="the most likely beginning")
-    first: int = Field(description="the inspection there")
+    inspection: int = Field(description="inspection at which the change was found")
+    since: str = Field(description="most likely time of the change")
+    first: int = Field(description="inspection at the most likely time of the change")
     how: Literal["higher", "lower", "wider", "narrower"]
     now: float | None = Field(
-        description="share of earlier ones below a new one; null: it was found long before the last start"
+        description="share of earlier scores below a new score; null: found long before the last start"
     )
 
 
@@ -231,18 +269,18 @@ class CameraState(BaseModel):
 
 
 class DriftState(BaseModel):
-    """Whether the world in front of the camera is still the one that the model knows."""
+    """State of the drift test: whether good parts and the camera still look as the model knows them."""
 
     watched: bool
-    bound: float | None = Field(description="of the probability of a false alarm, ever")
-    ready: bool = Field(description="all that was recorded is counted")
+    bound: float | None = Field(description="bound on the probability that the test ever gives a false alarm")
+    ready: bool = Field(description="true: all recorded pictures are counted")
     version: int | None = None
-    since: str | None = Field(None, description="the first picture that counts")
+    since: str | None = Field(None, description="time of the first picture that counts")
     pictures: int = 0
-    good: int = Field(0, description="of them, called so: their scores are tested")
+    good: int = Field(0, description="pictures that were called good: their scores are tested")
     flagged: float | None = Field(None, description="share of pictures that were called anomalous")
-    value: float = Field(0.0, description="logarithm to base 10 of the martingale")
-    limit: float | None = Field(None, description="at which it alarms")
+    value: float = Field(0.0, description="logarithm to base 10 of the test's martingale")
+    limit: float | None = Field(None, description="value at which the test alarms")
     alarm: DriftChange | None = None
-    points: list[list[float]] = Field([], description="seconds since 1970, value then")
+    points: list[list[float]] = Field([], description="course of the value: seconds since 1970, value")
     camera: CameraState

@@ -98,12 +98,13 @@ def begin_draft(body: setup_schemas.NewProduct, live_products: LiveProductsDep, 
 
 @router.get("/{name}", response_model=setup_schemas.NewProductState)
 def draft_state(draft: DraftDep, drafts: DraftsDep) -> Answer:
+    """Return the state of a product that is being made."""
     return drafts.facts(draft)
 
 
 @router.delete("/{name}", status_code=204)
 def remove_draft(name: str, live_products: LiveProductsDep, person: Engineer) -> None:
-    """Remove a product that was begun, with its pictures. What went live stays."""
+    """Remove a product that was begun, with its pictures; versions that went live stay."""
     live_products.remove(name, person.name)
 
 
@@ -126,8 +127,9 @@ def pictures(draft: DraftDep) -> Answer:
 async def add_pictures(
     draft: DraftDep, request: Request, drafts: DraftsDep, files: FilesDep, file: PictureName = ""
 ) -> Answer:
-    """Add pictures of good parts: the body is a picture or a zip of them; a form may hold several. Those that
-    are kept are on the disk when the answer comes; the same content is kept once.
+    """Add pictures of good parts: the body is a picture or a zip of pictures; a form may hold several files.
+
+    Pictures that are kept are on the disk when the answer comes; identical files are kept once.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     refuse_defect_folder(file)
@@ -156,7 +158,7 @@ async def capture(
     context: ContextDep,
     renderer: RendererDep,
 ) -> Answer:
-    """Add what a camera shows now, or the picture of an inspection."""
+    """Add the present frame of a camera, or the picture of an inspection."""
     if body.inspection is not None:
         product_id = context.addresses.product_id(body.product)
         data, _, name = await asyncio.to_thread(renderer.picture, product_id, body.inspection)
@@ -229,7 +231,7 @@ def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, drafts: Draf
 
 @router.post("/{name}/options", response_model=setup_schemas.Conflicts)
 def check_options(draft: DraftDep, body: setup_schemas.LearningOptions) -> Answer:
-    """Return which of these options do not go together: nothing is learnt."""
+    """Return the pairs of options that do not go together; nothing is learnt."""
     given = body.model_dump(exclude={"go_on", "all_good"})
     return {"conflicts": [one._asdict() for one in options.find_conflicts(given)]}
 
@@ -240,7 +242,7 @@ def learn(
 ) -> Answer:
     """Learn from the pictures, as `flawscope fit` does, when the products before it are done.
 
-    Where their names leave open which are good, that is a question.
+    It ends with a question where the pictures' names leave open which are good.
     """
     asked = body or setup_schemas.LearningOptions.model_validate({})
     given = asked.model_dump(exclude={"go_on", "all_good"})
@@ -252,8 +254,8 @@ def learn(
 def stop(draft: DraftDep, drafts: DraftsDep) -> Answer:
     """Stop the learning.
 
-    A method that learns in steps can go on later. Of a search for settings the first stop ends the search:
-    the best so far is learnt.
+    A method that learns in steps can go on later. The first stop in a search for settings ends only the
+    search: learning goes on with the best settings found.
     """
     drafts.stop_learning(draft)
     return drafts.facts(draft)
@@ -268,7 +270,7 @@ def stop(draft: DraftDep, drafts: DraftsDep) -> Answer:
 async def try_pictures(
     draft: DraftDep, request: Request, drafts: DraftsDep, file: PictureName = ""
 ) -> Answer:
-    """Judge a few pictures with what was learnt; nothing is kept."""
+    """Judge a few pictures with the learnt model; nothing is kept."""
     uploaded, _ = await uploads.read_uploads(request, file)
     sent = [(upload.name, upload.data) for upload in uploaded]
     results = await asyncio.to_thread(drafts.try_model, draft, sent)
@@ -289,7 +291,7 @@ def example(draft: DraftDep, file: str) -> FileResponse:
 
 @router.post("/{name}/live")
 def go_live(name: str, live_products: LiveProductsDep, overview: OverviewDep, person: Engineer) -> Product:
-    """Let what was learnt inspect from now on, as a product of the station."""
+    """Let the learnt model inspect from now on, as a product of the station."""
     live_products.go_live(name, person.name)
     return overview.facts(name)
 
@@ -302,7 +304,7 @@ def model(draft: LearntDraftDep) -> FileResponse:
 
 @router.get("/{name}/report", response_class=Response)
 def report(draft: LearntDraftDep, request: Request) -> Response:
-    """Return what was learnt, what it promises and what it would miss, as an HTML file."""
+    """Return a report as an HTML file: results of learning, expected rates and missed defects."""
     page = Page(request, "new")
     result = draft.result
     name = draft.name
@@ -322,7 +324,7 @@ def report(draft: LearntDraftDep, request: Request) -> Response:
 
 @page_router.get("/-/new")
 def new_page(request: Request, drafts: DraftsDep, addresses: AddressesDep) -> Response:
-    """Show the products that are being made, and begin another; and where removed ones' records are."""
+    """Show the products that are being made, a form to begin another, and removed products' records."""
     facts = [drafts.facts(draft, looked_at=False) for draft in drafts]
     gone = list(addresses.removed())
     return Page(request, "new").render("new", sections=("new",), drafts=facts, gone=gone)
@@ -332,6 +334,7 @@ def new_page(request: Request, drafts: DraftsDep, addresses: AddressesDep) -> Re
 def draft_page(
     name: str, request: Request, draft: DraftDep, drafts: DraftsDep, context: ContextDep
 ) -> Response:
+    """Show a product that is being made."""
     page, state = Page(request, "new"), drafts.facts(draft)
     methods = {m.name: m.learns_in_steps for m in registry.loadable_methods()}
     cameras = []

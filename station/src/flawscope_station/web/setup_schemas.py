@@ -26,36 +26,47 @@ class PictureFinding(BaseModel):
     code: str
     message: str
     remedy: str
-    pictures: list[str] = Field(description="that are concerned; empty: all of them")
+    pictures: list[str] = Field(description="pictures with the fault; empty: all pictures")
 
 
 class PictureCheck(BaseModel):
+    """Result of the check of a product's pictures."""
+
     findings: list[PictureFinding]
-    sizes: list[dict[str, int]] = Field(description="width, height and number of pictures")
-    align: Literal["shift", "turn"] | None = Field(
-        None, description="how the parts lie by their outlines; null: alike, or it is not known"
+    sizes: list[dict[str, int]] = Field(
+        description="sizes of the pictures: width, height and number of pictures"
     )
-    current: bool = Field(description="of the pictures as they are now")
+    align: Literal["shift", "turn"] | None = Field(
+        None, description="how the parts lie, by their contours; null: alike, or not known"
+    )
+    current: bool = Field(description="true: the pictures have not changed since")
 
 
 class UnusualPicture(BaseModel):
+    """Good picture that looks unlike the others."""
+
     name: str
     score: float
     reason: str | None = Field(
         None,
-        description="why it deserves a look; null: it is among the most unlike ones",
+        description="why it deserves a look; null: it is among the most unusual pictures",
         examples=["nothing", "apart", "like_defects", "alone", "high"],
     )
 
 
 class SimulatedExample(BaseModel):
+    """Good picture with a simulated defect, and whether the model found it."""
+
     file: str
     size: str
     found: bool
 
 
 def _schema_of(option: options.FitOption) -> tuple[object, object]:
-    """Return type and field of an option that New product asks for; null: as `flawscope fit` has it."""
+    """Return type and field of an option of `flawscope fit` that *New product* shows.
+
+    The field's default, null, leaves the choice to `flawscope fit`.
+    """
     form, meaning = option.form, option.meaning
     assert form is not None, "New product asks for it"
     if form.choices:
@@ -84,65 +95,73 @@ class RateFacts(BaseModel):
     """Meaning of a false-alarm rate for a model."""
 
     rate: float
-    expected: float = Field(description="share of good pictures, or parts, that will be called anomalous")
+    expected: float = Field(
+        description="expected share of good pictures, or parts, that are called anomalous"
+    )
     at_most: float | None = Field(
         None,
-        description="bound on the rate of this one model, with 95 % for all rates at once: also for one that "
-        "was chosen after a look at what it finds; null: there is none",
+        description="95 % bound on this model's rate, for all rates at once: it also holds for a rate that "
+        "was chosen after a look at its results; null: there is none",
     )
-    supported: bool = Field(description="the good pictures are enough for it")
-    missing: int = Field(description="good pictures, or parts, more that it needs")
-    threshold: float | None = Field(description="null: each view has its own")
+    supported: bool = Field(description="true: there are enough good pictures for the rate")
+    missing: int = Field(description="number of good pictures, or parts, that are missing for the rate")
+    threshold: float | None = Field(description="threshold of scores; null: each view has its own")
     found: dict[str, list[int]] = Field(
         description="simulated defects by size: found, all; empty where too few of a size were tried"
     )
 
 
 class SeenHow(BaseModel):
-    """Way in which pictures are seen: the key of a text on the pages, and its value."""
+    """Preparation of pictures before the network: the key of a text on the pages, and its value."""
 
     key: str = Field(examples=["align_turn"])
     value: str = Field(examples=["256+768"])
 
 
 class TriedSettings(BaseModel):
+    """Settings that the search tried, with their results."""
+
     seen: list[SeenHow]
-    false_alarms: list[int] = Field(description="how many of how many good pictures that it had not seen")
-    found: list[int] = Field(description="how many of how many defects on them")
-    milliseconds: int = Field(description="of a picture")
+    false_alarms: list[int] = Field(description="good pictures not seen in learning: called anomalous, all")
+    found: list[int] = Field(description="simulated defects on these pictures: found, all")
+    milliseconds: int = Field(description="time for a picture")
 
 
 class SettingsSearch(BaseModel):
-    """Search for settings before learning: what was tried, and what was chosen."""
+    """Search for settings before learning, with its trials and its choice."""
 
     chosen: list[SeenHow]
     reason: str
-    options: dict[str, object] = Field(description="of `flawscope fit` that were chosen")
-    trials: list[TriedSettings] = Field(description="the last trial of each, the best first")
-    ended: bool = Field(description="there was time for all; else learning again goes on")
+    options: dict[str, object] = Field(description="chosen options of `flawscope fit`")
+    trials: list[TriedSettings] = Field(description="last trial of each settings, the best first")
+    ended: bool = Field(
+        description="true: there was time for all trials; else learning again goes on with the search"
+    )
 
 
 class LearningResult(PromiseFacts):
-    """Result of learning: what it promises and what it would miss."""
+    """Result of learning: expected rates, simulated defects found, and pictures to look at."""
 
     promise: str
-    threshold: float | None = Field(description="null: each view has its own")
+    threshold: float | None = Field(description="threshold of scores; null: each view has its own")
     interval: list[float] | None = Field(
-        None, description="low and high: where the rate of this one model lies with 95 %"
+        None, description="95 % interval of this model's rate: low end, high end"
     )
-    rates: list[RateFacts] = Field([], description="what other false-alarm rates would mean")
+    rates: list[RateFacts] = Field([], description="other false-alarm rates, with their results")
     pictures: int
     found: dict[str, list[int]] = Field(description="simulated defects by size: found, all")
     unusual: list[UnusualPicture] = Field(
-        alias="odd", description="good pictures that look most unlike the others"
+        alias="odd", description="good pictures that look unlike the others, the most unusual first"
     )
     failures: list[str]
     notes: list[str]
-    questions: list[str] = Field([], description="open ones; going live says that these pictures are good")
+    questions: list[str] = Field(
+        [], description="open questions about pictures; going live answers that they are good"
+    )
     seconds: float
     examples: list[SimulatedExample]
-    search: SettingsSearch | None = Field(None, description="null: nothing was tried")
-    options: FitOptions = Field(description="that it was learnt with")
+    search: SettingsSearch | None = Field(None, description="search for settings; null: there was none")
+    options: FitOptions = Field(description="options that were used")
     shown: dict[str, list[float]] = Field(
         description="simulated defects by size: found, all, and the 95 % interval of the share found; "
         "empty where too few of a size were tried"
@@ -150,10 +169,12 @@ class LearningResult(PromiseFacts):
 
 
 class LearningOptions(FitOptions):
+    """Options to learn with: the method, `flawscope fit`'s options, and how to go on."""
+
     model_config = ConfigDict(extra="forbid")
     method: str = "patchcore"
-    go_on: bool = Field(False, description="where a stopped training left off")
-    all_good: bool = Field(False, description="all pictures are good, whatever they are called")
+    go_on: bool = Field(False, description="true: go on where a stopped training ended")
+    all_good: bool = Field(False, description="true: all pictures are good, whatever their names say")
 
 
 class Conflict(BaseModel):
@@ -161,48 +182,62 @@ class Conflict(BaseModel):
 
     first: str
     second: str
-    is_missing: bool = Field(description="the first one needs the second one")
+    is_missing: bool = Field(
+        description="true: the first option needs the second; false: they exclude each other"
+    )
 
 
 class Conflicts(BaseModel):
+    """Pairs of options that do not go together."""
+
     conflicts: list[Conflict]
 
 
 class NewProductState(FitOptions):
-    """A product that is being made."""
+    """State of a product that is being made."""
 
     name: str
     stage: Literal["collecting", "queued", "running", "stopped", "failed", "ready"]
     version: int = Field(description="grows with each change of the pictures")
     pictures: int
     left_out: int
-    least: int = Field(description="pictures that it can learn from")
-    most: int = Field(description="pictures that a product takes")
+    least: int = Field(description="smallest number of pictures to learn from")
+    most: int = Field(description="largest number of pictures that it takes")
     check: PictureCheck | None
     method: str | None
-    advised_preset: Literal["accurate"] | None = Field(description="by the number of pictures")
-    before: int = Field(description="products that learn first")
+    advised_preset: Literal["accurate"] | None = Field(
+        description="preset that suits the number of pictures; null: the default"
+    )
+    before: int = Field(description="number of products that learn before it")
     step: JobStep | None
     error: str | None
     error_options: list[str] = Field(description="options of learning that the error is about")
-    disk_full: bool = Field(description="it failed for want of room on the disk, or waits for some")
-    goes_on: bool = Field(description="a stopped training can go on")
+    disk_full: bool = Field(description="true: it failed because the disk is full, or waits for room")
+    goes_on: bool = Field(description="true: a stopped training can go on")
     result: LearningResult | None
-    changed: bool = Field(description="the pictures have changed since it learnt from them")
-    live: dict[str, object] | None = Field(description="version and person, when it went live")
-    live_is_this: bool = Field(description="what was learnt last is what is live")
+    changed: bool = Field(description="true: the pictures have changed since it learnt from them")
+    live: dict[str, object] | None = Field(
+        description="version that went live, and the person who took it live; null: none did"
+    )
+    live_is_this: bool = Field(description="true: the last learnt model is live")
 
 
 class NewProducts(BaseModel):
+    """Products that are being made."""
+
     products: list[NewProductState]
 
 
 class NewPictures(BaseModel):
+    """Names of a product's pictures: those to learn from, and those left out."""
+
     pictures: list[str]
     left_out: list[str]
 
 
 class AddedPicture(BaseModel):
+    """Result for a picture that was sent: kept, known already, or refused."""
+
     name: str
     status: Literal["kept", "known", "refused"]
     error: str | None
@@ -210,7 +245,7 @@ class AddedPicture(BaseModel):
 
 
 class AddedPictures(BaseModel):
-    """Fate of each picture that was sent: those that are kept are on the disk."""
+    """Result for each picture that was sent; kept ones are on the disk."""
 
     results: list[AddedPicture]
 
@@ -219,19 +254,21 @@ class StillRequest(BaseModel):
     """Wish to measure a camera by frames of one part that lies still."""
 
     model_config = ConfigDict(extra="forbid")
-    product: str = Field(description="whose camera it is")
-    camera: int | None = Field(None, ge=1, le=1000, description="its number; null: the only one")
+    product: str = Field(description="product with the camera")
+    camera: int | None = Field(
+        None, ge=1, le=1000, description="number of the camera among the product's; null: the only one"
+    )
 
 
 class StillMeasurement(BaseModel):
     """Measured property of a camera's frames."""
 
-    code: str = Field(description="name for a program, such as noise or slow_movement")
-    value: float | None = Field(description="null: the part shows no edges that tell it")
+    code: str = Field(description="name of the property for programs, such as noise or slow_movement")
+    value: float | None = Field(description="measured value; null: the part has no edges to measure it by")
     unit: str
-    limit: float = Field(description="from which value on it is a fault")
+    limit: float = Field(description="value from which on it is a fault")
     fault: bool
-    cost: str = Field(description="in words, in English")
+    cost: str = Field(description="harm of the fault in words, in English")
     remedy: str
 
 
@@ -244,38 +281,46 @@ class StillState(BaseModel):
 
 
 class CaptureRequest(BaseModel):
-    """Wish to take a picture: what a camera shows now, or that of an inspection."""
+    """Wish to add a camera's present frame, or the picture of an inspection."""
 
     model_config = ConfigDict(extra="forbid")
-    product: str = Field(description="whose camera it is")
-    camera: int | None = Field(None, ge=1, le=1000, description="its number; null: the only one")
+    product: str = Field(description="product with the camera")
+    camera: int | None = Field(
+        None, ge=1, le=1000, description="number of the camera among the product's; null: the only one"
+    )
     inspection: int | None = Field(
         None,
         ge=1,
         lt=2**63,
-        description="of the product, whose picture is taken; null: what the camera shows",
+        description="inspection of the product whose picture is added; null: add the camera's present frame",
     )
     part: str | None = Field(
         None,
         pattern=r"^\w{1,64}$",
-        description="of which a camera with a view takes it: the picture is named by both",
+        description="number of the part, for a camera with a view: the picture is named by both",
     )
 
 
 class LeaveOutRequest(BaseModel):
+    """Wish to leave pictures out, or to take them back (`undo`)."""
+
     model_config = ConfigDict(extra="forbid")
     pictures: list[str] = Field(max_length=10_000)
     undo: bool = False
 
 
 class TriedPicture(BaseModel):
+    """Result for a picture that was tried: decision, score and overlay, or an error."""
+
     name: str
     decision: Literal["good", "anomalous"] | None = None
     score: float | None = None
     severity: float | None = None
-    overlay: str | None = Field(None, description="WebP in base64, with what was found")
+    overlay: str | None = Field(None, description="picture with heat map and contours, WebP in base64")
     error: str | None = None
 
 
 class TriedPictures(BaseModel):
+    """Results for the pictures that were tried."""
+
     results: list[TriedPicture]

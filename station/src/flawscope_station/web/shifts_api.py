@@ -42,8 +42,9 @@ def shifts(
     settings: SettingsDep,
     format: Literal["json", "csv"] = "json",
 ) -> Response | list[dict[str, str | int]]:
-    """List the shifts that ended in the last days with their counts, the latest first; none where the
-    settings name none.
+    """List the shifts of the last days that have ended, with their counts, the latest first.
+
+    The list is empty where the settings name no shifts.
     """
     zone = station_zone(settings.shifts)
     found = list[dict[str, str | int]]()
@@ -74,9 +75,10 @@ def shift_report(
     until: Annotated[str, Query(description="2026-11-22T14:00:00Z")],
     format: Literal["html", "csv", "xlsx", "json"] = "html",
 ) -> Response:
-    """Return what was inspected between two times: an HTML file with pictures, a table of its hours as CSV or
-    for Excel, or the counts. Times are by the clocks of the zone of `shifts`, also those that are given
-    without an offset.
+    """Report the inspections between two times.
+
+    It is an HTML file with pictures, a table of hours as CSV or for Excel, or the counts as JSON. Times are
+    by the clocks of the zone of `shifts`, also those without an offset in the request.
     """
     zone = station_zone(settings.shifts)
     begin, end = parse_time(since, zone), parse_time(until, zone)
@@ -111,7 +113,7 @@ def _render_report(
     found: PeriodSummary,
     drawings: ReportImages,
 ) -> str:
-    """Render a report as one HTML file."""
+    """Render a report as an HTML file."""
 
     def local(at: int) -> str:
         return datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).strftime("%Y-%m-%d %H:%M")

@@ -1,8 +1,8 @@
-"""Pages to sign in and out, and to choose a language; with a company's account where the setting `openid`
-names its provider.
+"""Pages to sign in and out, and to choose a language.
 
-That is OpenID Connect's authorization code flow with PKCE, by Authlib, which makes and checks state, nonce,
-code verifier, and the ID token's signature and claims. Keys of the provider are read again where one is new.
+Where the setting `openid` names a company's provider, people sign in with a company's account: OpenID
+Connect's authorization code flow with PKCE, by Authlib, which makes and checks state, nonce, code verifier,
+and the ID token's signature and claims. A new key of the provider is read when it first signs a token.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ page_router = APIRouter(include_in_schema=False)
 
 @page_router.get("/sign-in")
 def sign_in_page(request: Request, next: str = "/") -> Response:
+    """Show the page to sign in; a person who is signed in is led on."""
     page = Page(request, "sign-in")
     if page.person is not None:
         return RedirectResponse(local_path(next), 303)
@@ -55,6 +56,7 @@ def sign_in_page(request: Request, next: str = "/") -> Response:
 def sign_in(
     request: Request, access: AccessDep, name: str = Form(""), password: str = Form(""), next: str = Form("/")
 ) -> Response:
+    """Sign a person in with name and password, else show the page with the reason."""
     page = Page(request, "sign-in")
     try:
         cookie = access.sign_in(name, password, client_ip(request))
@@ -73,6 +75,7 @@ def sign_in(
 
 @page_router.post("/sign-out")
 def sign_out(request: Request, access: AccessDep) -> Response:
+    """End the session, and lead to the page to sign in."""
     access.sign_out(request)
     response = RedirectResponse("/sign-in", 303)
     delete_cookie(response, request, access)
@@ -81,7 +84,10 @@ def sign_out(request: Request, access: AccessDep) -> Response:
 
 @page_router.post("/language")
 def language(request: Request, language: str = Form(""), next: str = Form("/")) -> Response:
-    """Set the language. No secret and no right depends on it: whoever sees a page may choose."""
+    """Set the language of the pages.
+
+    No secret and no right depends on it: whoever sees a page may choose.
+    """
     response = RedirectResponse(local_path(next), 303)
     if language in PAGES.texts:
         secure = request.url.scheme == "https"
@@ -98,8 +104,12 @@ class ProviderError(FlawscopeError):
 
 @dataclass(frozen=True)
 class CompanyMember:
-    """A company's member, as the provider says. subject: issuer and ID of the account. role: "" where no
-    group of the member has a role.
+    """Member of a company, as its provider describes the account.
+
+    Attributes:
+        subject: Issuer and ID of the account.
+        name: Name of the person.
+        role: Highest role of the member's groups; "" where none has a role.
     """
 
     subject: str
@@ -108,7 +118,7 @@ class CompanyMember:
 
 
 class OpenIdProvider:
-    """An OpenID Connect provider. Methods raise ProviderError."""
+    """OpenID Connect provider. Methods raise ProviderError."""
 
     def __init__(self, settings: OpenIdSettings):
         from authlib.integrations.starlette_client import OAuth  # of an extra
@@ -136,7 +146,7 @@ class OpenIdProvider:
         )
 
     async def redirect(self, request: Request, return_url: str) -> Response:
-        """Redirect to the provider, which leads back to `return_url`. The session keeps the state."""
+        """Return the redirect to the provider, which leads back to `return_url`; the session keeps state."""
         try:
             await self._load_metadata()
             response: Response = await self._client.authorize_redirect(request, return_url)
@@ -145,7 +155,7 @@ class OpenIdProvider:
         return response
 
     async def read_member(self, request: Request) -> CompanyMember:
-        """Return who signed in."""
+        """Return the member who has signed in at the provider."""
         settings = self._settings
         options = {
             "iss": {"essential": True, "value": settings.issuer},
@@ -165,7 +175,11 @@ class OpenIdProvider:
         return CompanyMember(subject, name, max(roles, key=ROLES.index, default=""))
 
     async def _load_metadata(self) -> None:
-        """Read the provider's metadata, once, and check that it is the provider of the settings."""
+        """Read the provider's metadata once.
+
+        Raises:
+            InputError: its issuer is not that of the settings.
+        """
         metadata = await self._client.load_server_metadata()
         if metadata.get("issuer") != self._settings.issuer:
             metadata.pop("_loaded_at", None)
@@ -180,9 +194,9 @@ def _to_provider_error(error: Exception) -> ProviderError:
 
 
 def company_sign_in_app(components: Mapping[type, object], settings: OpenIdSettings) -> ASGIApp:
-    """Make the pages below `COMPANY` that lead to a company's sign-in and back.
+    """Make the pages below `COMPANY_PATH` that lead to a company's sign-in and back.
 
-    Their own cookie, which a provider's redirect brings along, keeps state, nonce and code verifier.
+    A cookie of their own, which comes along with a provider's redirect, keeps state, nonce and code verifier.
     """
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of an extra
 

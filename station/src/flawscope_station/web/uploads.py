@@ -1,5 +1,6 @@
-"""Bodies of requests: counted all together and timed while they are received; and the pictures, masks and
-keys in requests, before anything is decoded.
+"""Bodies of requests: limited in size and time while they are received.
+
+Also the pictures, masks and keys in requests, before anything is decoded.
 """
 
 from __future__ import annotations
@@ -44,8 +45,11 @@ MAX_KEY_LENGTH = 184  # characters, with room for the prefix in the store
 
 
 class RequestBody:
-    """Body of a request, as it is received. max_bytes: of the body. is_in_memory: the body stays in memory
-    until the request is answered.
+    """Body of a request while it is received.
+
+    Attributes:
+        max_bytes: Bytes that the body may have.
+        is_in_memory: Whether the body stays in memory until the request is answered.
     """
 
     def __init__(self, limiter: BodyLimiter, scope: Scope, receive: Receive):
@@ -58,7 +62,11 @@ class RequestBody:
         self.is_in_memory, self._is_complete = True, False
 
     async def receive(self) -> Message:
-        """Receive the next message. RefusedError where the body is too large, or nothing comes."""
+        """Receive the next message.
+
+        Raises:
+            RefusedError: the body is too large or too slow, or the memory for all bodies is in use.
+        """
         if self._is_complete:  # Starlette waits for the client to disconnect
             return await self._receive()
         self._check_size(self._announced - self._received)
@@ -96,15 +104,16 @@ class RequestBody:
             raise RefusedError(503, text, "busy")
 
     def release(self) -> None:
-        """Give the body's memory back, when the request is answered."""
+        """Give the body's memory back when the request is answered."""
         self.limiter.bytes_in_memory -= self._bytes_in_memory
         self._bytes_in_memory = 0
 
 
 class BodyLimiter:
-    """ASGI middleware: limits what the bodies of all requests hold together, until they are answered, to four
-    times the largest request. A quarter of it is for requests of ordinary size, so that a few large ones, or
-    ones that never end, keep nobody else out.
+    """ASGI middleware that limits the memory of all requests' bodies until they are answered.
+
+    All bodies together may hold four times the largest request. A quarter of that is for requests of an
+    ordinary size, so that a few large ones, or ones that never end, keep nobody else out.
     """
 
     def __init__(self, app: ASGIApp, limits: Callable[[], Limits]):
@@ -118,14 +127,16 @@ class BodyLimiter:
 
     @property
     def max_bytes(self) -> int:
+        """Bytes that all bodies together may hold."""
         return 4 * self.limits.upload
 
     def has_room(self, held_bytes: int, added: int) -> bool:
-        """Whether a request whose body has `held_bytes` in memory may have `added` bytes more."""
+        """Return whether a request whose body has `held_bytes` in memory may have `added` bytes more."""
         is_ordinary = held_bytes + added <= self.max_bytes // 16
         return self.bytes_in_memory + added <= (self.max_bytes if is_ordinary else self.max_bytes * 3 // 4)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request with a limited body (ASGI)."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         body = scope[_BODY_KEY] = RequestBody(self, scope, receive)
@@ -142,6 +153,7 @@ def get_body(request: Request) -> RequestBody:
 
 
 def too_large_error(max_bytes: int) -> RefusedError:
+    """Return the refusal (413) of a request with more than `max_bytes`."""
     size = f"{max_bytes / 1024**2:.0f} MB" if max_bytes >= 1024**2 else f"{max_bytes // 1024} KB"
     text = f"the request has more than {size}: send less at once, or raise `limits: upload`"
     return RefusedError(413, text, "too_large")
@@ -149,20 +161,29 @@ def too_large_error(max_bytes: int) -> RefusedError:
 
 @dataclass(frozen=True)
 class Upload:
-    """Picture file as it was sent. name: the last part of its path."""
+    """Picture file as it was sent.
+
+    Attributes:
+        name: Last part of its path.
+        data: Bytes of the file.
+    """
 
     name: str
     data: bytes = field(repr=False)
 
 
 async def read_uploads(request: Request, picture_name: str) -> tuple[list[Upload], bool]:
-    """Read the pictures of a request; the second value says whether they came in a form.
+    """Read the pictures of a request.
 
-    A body of any other type is a picture's file, whose bytes say what it is: programs send what they like, or
-    no type.
+    A body of any other type than a form is a picture's file, and its bytes decide the format: programs send
+    any type, or none.
 
     Args:
-        picture_name: of a body that is one picture.
+        request: HTTP request.
+        picture_name: Name of a body that is one picture.
+
+    Returns:
+        The pictures, and whether they came in a form.
 
     Raises:
         RefusedError: the body is too large, too slow, empty or encoded.
@@ -179,9 +200,10 @@ async def read_uploads(request: Request, picture_name: str) -> tuple[list[Upload
 
 
 class FormParser(MultiPartParser):
-    """Parser of forms that knows a file by `filename*` (RFC 5987), too, or by its type without a name."""
+    """Parser of forms that also knows a file by `filename*` (RFC 5987), or without a name by its type."""
 
     def on_headers_finished(self) -> None:
+        """Rewrite the part's Content-Disposition where it is a file, before the parser reads it."""
         part = self._current_part
         kind = dict(part.item_headers).get(b"content-type", b"text/plain")
         part.content_disposition = name_file(part.content_disposition or b"", kind)
@@ -189,7 +211,12 @@ class FormParser(MultiPartParser):
 
 
 def name_file(disposition: bytes, kind: bytes) -> bytes:
-    """Return the Content-Disposition of a form's part with a plain `filename`, where it is a file."""
+    """Return a form part's Content-Disposition with a plain `filename` where the part is a file.
+
+    Args:
+        disposition: Content-Disposition as it was sent.
+        kind: Content-Type of the part.
+    """
     if (found := _EXTENDED_NAME.search(disposition)) is not None:
         with suppress(LookupError):
             name = unquote_to_bytes(found[2]).decode(found[1].decode(), "replace")
@@ -238,8 +265,15 @@ async def _uploads_of(form: FormData) -> list[Upload]:
 
 
 def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> bytes:
-    """Convert a mask to the form that is kept: 8-bit PNG at the picture's size, 255 where the mask is not
-    black. A smaller mask of the same shape is enlarged, for not every browser can draw on large pictures.
+    """Convert a mask to its stored form: 8-bit PNG at the picture's size, 255 where the mask is not black.
+
+    A smaller mask of the same shape is enlarged: not every browser can draw on large pictures.
+
+    Args:
+        data: PNG file.
+        width: Columns of the picture.
+        height: Rows of the picture.
+        limits: Limits of pictures.
 
     Raises:
         InputError: the mask is no PNG, or of another shape.
@@ -258,12 +292,16 @@ def normalize_mask(data: bytes, width: int, height: int, limits: Limits) -> byte
 
 
 def clean_name(name: str) -> str:
-    """Return the last part of the path that a sender gave, 200 characters at most."""
+    """Return the last part of a sent path, 200 characters at most."""
     return base_name(name).strip()[:200]
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Return the sender's key of a request, or None. RefusedError where the key is invalid."""
+    """Return the sender's key of a request, or None.
+
+    Raises:
+        RefusedError: the key is invalid.
+    """
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
@@ -277,11 +315,12 @@ def idempotency_key(request: Request) -> str | None:
 
 
 async def parse_label(
-    part: Annotated[str, Query(description="its number")] = "",
-    batch: Annotated[str, Query(description="that the part belongs to")] = "",
+    part: Annotated[str, Query(description="number of the part")] = "",
+    batch: Annotated[str, Query(description="batch of the part")] = "",
     view: Annotated[
-        str, Query(description="of the part, where the model judges parts in several views")
+        str,
+        Query(description="view of the part in the picture, where the model judges parts in several views"),
     ] = "",
 ) -> Label:
-    """Dependency: return the label of a request's pictures."""
+    """Return the label of a request's pictures, from its query."""
     return make_label(part, batch, view)

@@ -29,7 +29,7 @@ POST_TRAINING = ("quantiles", "sigma", "weighed")  # settings that training does
 
 
 def fit(model: Model, task: Task) -> Fitted:
-    """Train `model` on good pictures but for some that are held out, and calibrate it on those."""
+    """Train `model` on most good pictures, and calibrate it on the others, which are held out."""
     config, run = model.config, TrainedFit("efficientad", model, task)
     other = natural_pictures(config.natural)
     unknown = ([other.name] if other else []) + (["simulated defects"] if config.defects else [])
@@ -81,21 +81,29 @@ SHARED = (
 
 @dataclass(frozen=True)
 class HeldOutSplit:
-    """Numbers of the pictures held out, rising; the same ones for both where they are few."""
+    """Numbers of the pictures held out, in rising order; few pictures serve for both purposes.
+
+    Attributes:
+        quantiles: Numbers of the pictures for the quantiles of the maps.
+        threshold: Numbers of the pictures for the threshold.
+    """
 
     quantiles: list[int]
     threshold: list[int]
 
     @property
     def all(self) -> list[int]:
+        """Numbers of all pictures held out, in rising order."""
         return sorted({*self.quantiles, *self.threshold})
 
     @property
     def shared(self) -> bool:
+        """Whether the same pictures serve for both purposes."""
         return self.quantiles == self.threshold
 
     @property
     def purpose(self) -> str:
+        """Purpose of the pictures in words, with their numbers."""
         if self.shared:
             return "for quantiles and threshold"
         return f"{len(self.quantiles)} for the quantiles, {len(self.threshold)} for the threshold"
@@ -104,8 +112,15 @@ class HeldOutSplit:
 def split_held_out(
     parts: list[list[int]], usable: int, rate: float, reserved: Collection[int]
 ) -> HeldOutSplit:
-    """Divide the units held out: a fifth, five at least, for the quantiles, the rest for the threshold; all
-    for both where they are too few. usable: units, with those that are learnt from.
+    """Divide the units held out: a fifth, at least five, for the quantiles, the rest for the threshold.
+
+    Where units are too few, all serve for both.
+
+    Args:
+        parts: Numbers of the pictures of each unit held out.
+        usable: Number of all units, with those that are learnt from.
+        rate: Target false-alarm rate.
+        reserved: Numbers of the pictures that the data set sets apart.
     """
     few = max(MIN_QUANTILE_PICTURES, len(parts) // 5)
     apart = not {*reserved}.isdisjoint(parts[0])
@@ -154,9 +169,9 @@ SPREAD_FLOOR = 0.1  # times the mean spread, added to that of every direction
 
 
 def difference_moments(model: Model, images: Iterable[Tensor]) -> Tensor:
-    """Second moments [2, C, C] float64 of the largest local and global differences on pictures [3, H, W].
+    """Return second moments `[2, C, C]` float64 of the largest local and global differences on pictures.
 
-    Give pictures that were learnt from: those held out must stay unseen, for the threshold's sake.
+    Give pictures `[3, H, W]` that were learnt from: pictures held out must stay unseen for the threshold.
     """
     moments = torch.zeros(2, model.channels, model.channels, dtype=torch.float64)
     for image in images:
@@ -168,7 +183,7 @@ def difference_moments(model: Model, images: Iterable[Tensor]) -> Tensor:
 
 
 def whiten_outputs(model: Model, moments: Tensor) -> None:
-    """Rescale the networks' outputs, so that both kinds of differences are in units of their spread."""
+    """Rescale the networks' outputs in place: both kinds of differences are then in units of their spread."""
     of_student, of_autoencoder = (_whitening_matrix(total).to(model.mean.device) for total in moments)
     with torch.no_grad():
         _multiply_outputs(model.teacher[-1], of_student / model.std, -of_student @ (model.mean / model.std))
@@ -179,7 +194,7 @@ def whiten_outputs(model: Model, moments: Tensor) -> None:
 
 
 def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Local and global differences [N, C] of the outputs that count."""
+    """Return local and global differences `[N, C]` of the outputs that count."""
     image = image[None].to(model.mean.device)
     valid_mask = model.valid_mask(model.inside(image)).view(model.grid)
     with torch.inference_mode():
@@ -193,14 +208,14 @@ def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _whitening_matrix(moments: Tensor) -> Tensor:
-    """Whitening matrix [C, C] float32 of differences with these second moments, its scale about 1."""
+    """Return the whitening matrix `[C, C]` float32 of differences with these moments; scale about 1."""
     spread, directions = torch.linalg.eigh(moments)
     mean = spread.mean().clamp(min=torch.finfo(torch.float64).tiny)
     return (directions / (spread.clamp(min=0) / mean + SPREAD_FLOOR).sqrt()).T.float()
 
 
 def _multiply_outputs(layer: nn.Module, matrix: Tensor, more: Tensor | None = None) -> None:
-    """Multiply a layer's outputs by a matrix [K, C] and add `more` [K], in place."""
+    """Multiply a layer's outputs by a matrix `[K, C]` and add `more` `[K]`, in place."""
     assert isinstance(layer, nn.Conv2d)
     assert layer.bias is not None
     layer.weight.copy_(torch.einsum("kc,cihw->kihw", matrix, layer.weight))

@@ -1,11 +1,13 @@
-"""EfficientAD's inference path: teacher, student and autoencoder look at the picture; where they disagree, it
-is not like the good ones (Batzner, Heckler and König, EfficientAD, WACV 2024).
+"""EfficientAD's inference path: where teacher, student and autoencoder disagree, a picture is anomalous.
+
+Batzner, Heckler and König, EfficientAD, WACV 2024.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +47,8 @@ RECEPTIVE_CENTRE = 16  # pixels from where a PDN's output begins to see to the m
 class Model(Detector):
     """The EfficientAD detector (3.1 to 3.4).
 
-    `embed` gives two small maps: where the student differs from the teacher (local) and from the autoencoder
-    (global). `score` brings them to the picture's size and to one scale, and takes their mean.
+    `embed` gives two small maps: differences of the student from the teacher (local) and from the autoencoder
+    (global). `score` enlarges them to the picture's size, brings both to the same scale, and averages them.
     """
 
     calibrated = ("quantiles",)
@@ -67,11 +69,14 @@ class Model(Detector):
         roi: Tensor | None = None,
         width: int | None = None,
     ):
-        """Args:
-        network: size of the PDNs, "xs", "s" or "m".
-        channels: of the teacher's outputs; 384, or fewer from a backbone that has fewer.
-        roi: as `Detector` takes it.
-        width: of the PDNs, as `pdn` takes it.
+        """Build the networks, untrained.
+
+        Args:
+            config: Settings of the method.
+            network: Size of the PDNs, "xs", "s" or "m".
+            channels: Number of the teacher's outputs: 384, or fewer from a backbone that has fewer.
+            roi: Region of interest, `[H, W]` bool at the size of the images; None: everywhere.
+            width: Channels of the PDNs' first layer; None: the size's (`pdn`).
         """
         super().__init__(config, roi)
         self.channels = channels
@@ -97,18 +102,21 @@ class Model(Detector):
     # ---- the two named steps
 
     def embed(self, images: Tensor) -> Tensor:
-        """Turn images `[B, 3, H, W]` into the local and the global map `[B, 2, h, w]` float32: squared
-        differences, averaged over the channels.
+        """Turn images `[B, 3, H, W]` into the local and the global map `[B, 2, h, w]` float32.
+
+        They are squared differences, averaged over the channels.
         """
         return torch.stack([part.square().mean(1) for part in self.differences(images)], 1)
 
     def residuals(self, images: Tensor) -> Tensor:
-        """The teacher less the student, and the autoencoder less it."""
+        """Return teacher minus student and autoencoder minus student, `[B, 2 C, h, w]`, of images."""
         return torch.cat(self.differences(images), 1)
 
     def differences(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Differences of the student's outputs from the teacher's and from the autoencoder's, `[B, C, h, w]`
-        float32 each, of images `[B, 3, H, W]`.
+        """Return the differences of the student's outputs on images `[B, 3, H, W]`.
+
+        Returns:
+            Teacher minus student, and autoencoder minus student, `[B, C, h, w]` float32 each.
         """
         seen = normalise(self.filled(images)).contiguous(memory_format=torch.channels_last)
         mirrored = mirror_border(seen, self.config.border)
@@ -124,7 +132,7 @@ class Model(Detector):
         return taught - learnt[:, : self.channels], rebuilt - learnt[:, self.channels :]
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Local and global maps `[B, 2, h, w]` to scores `[B]` and maps `[B, H, W]`."""
+        """Turn local and global maps `[B, 2, h, w]` into scores `[B]` and maps `[B, H, W]`."""
         low, high = self.quantiles.T.view(2, 1, 2, 1, 1)
         drawn = self.enlarge(features, None if inside is None else inside[:, None])
         maps = 0.1 * (drawn - low) / (high - low)
@@ -136,16 +144,18 @@ class Model(Detector):
     # ---- their parts, which training and calibration use too
 
     def standardise(self, taught: Tensor) -> Tensor:
-        """The teacher's outputs `[B, C, h, w]`, each channel with mean 0 and spread 1 on good pictures."""
+        """Return the teacher's outputs `[B, C, h, w]` with mean 0 and spread 1 a channel on good pictures."""
         return (taught - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
     def enlarge(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Enlarge maps `[..., h, w]` on the PDN's grid to `[..., H, W]`, bilinearly, every output where the
-        middle of its receptive field lies, and smooth them. Pixels beyond the outermost outputs have the
-        nearest one's value.
+        """Enlarge maps `[..., h, w]` on the PDN's grid bilinearly to `[..., H, W]`, and smooth them.
+
+        Every output stands in the middle of its receptive field. Pixels beyond the outermost outputs have the
+        nearest output's value.
 
         Args:
-            inside: `[..., H, W]` bool, the pixels that count; cells of others have no part in the result.
+            features: The maps.
+            inside: The pixels that count, `[..., H, W]` bool; cells of others have no part in the result.
         """
         if inside is None:
             return self.rows @ features @ self.columns
@@ -154,10 +164,10 @@ class Model(Detector):
         return (self.rows @ (features * valid_mask) @ self.columns) / share.clamp(min=MIN_SHARE)
 
     def valid_mask(self, inside: Tensor | None = None) -> Tensor:
-        """The cells `[..., h, w]` bool that have a part in the map of a pixel that counts.
+        """Return which cells, `[..., h, w]` bool, have a part in a pixel that counts.
 
         Args:
-            inside: `[..., H, W]` bool, the pixels that count; None: those of the region of interest.
+            inside: The pixels that count, `[..., H, W]` bool; None: those of the region of interest.
         """
         pixels = self.region(inside)
         return (self.row_parts @ pixels.to(self.row_parts.dtype) @ self.column_parts) > 0
@@ -166,7 +176,8 @@ class Model(Detector):
 
     @classmethod
     def rebuild(cls, config: Json, tensors: dict[str, Tensor]) -> Model:
-        typed = METHOD.parse_stored(config)
+        """Build the detector of a model file; raise InputError where settings and tensors do not fit."""
+        typed = cast(Config, METHOD.parse_stored(config))
         channels = tensors["mean"].numel()
         if typed.network is None or not 1 <= channels <= CHANNELS:
             raise InputError("the model does not say which teacher it has: fit anew")
@@ -182,7 +193,11 @@ class Model(Detector):
 
 
 def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
-    """A model with its teacher, untrained otherwise, and the teacher's name, origin and licence."""
+    """Build a model with its teacher, else untrained; raise InputError for a wrong teacher.
+
+    Returns:
+        The model, and the teacher's name, origin and licence.
+    """
     path = config.teacher or packaged_teacher(config.network or "s")
     state, facts = read_teacher(path)
     network: Size = facts["size"]
@@ -204,14 +219,14 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
 
 
 def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Model:
-    """A model with the teacher of a fitted one of the same settings, untrained otherwise.
+    """Build a model with the teacher of a fitted model of the same settings, else untrained.
 
-    Where differences are weighed (`weighed`), the fit changed the last layer of the teacher: flawscope's own
-    is taken anew then.
+    Where differences are weighed (`weighed`), the fit changed the last layer of the teacher: then flawscope's
+    own teacher is taken.
 
     Raises:
-        InputError: the fitted model had a folder of pictures, or a teacher of a file that was weighed; its
-            file does not hold them.
+        InputError: The fitted model learnt with a folder of pictures, or weighed the teacher of a file: its
+            own file does not hold these.
     """
     if config.natural not in (GENERATED, NONE):
         raise not_in_model_error("natural", config.natural)
@@ -231,17 +246,18 @@ def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor
 
 
 def mirror_border(images: Tensor, border: int) -> Tensor:
-    """Images `[B, 3, H, W]`, mirrored outwards by `border` pixels, so that a PDN's outputs are as near to
-    the picture's edges as to any other place.
+    """Return images `[B, 3, H, W]`, mirrored outwards by `border` pixels.
+
+    Then a PDN's outputs are as near to the picture's edges as to any other place.
     """
     return F.pad(images, (border,) * 4, mode="reflect") if border else images
 
 
 def interpolation_matrix(side: int, cells: int, first: int) -> Tensor:
-    """Bilinear weights `[side, cells]` float64 of each cell in each pixel.
+    """Return the bilinear weights `[side, cells]` float64 of each cell in each pixel.
 
-    Cell i stands on pixel `first + 4 * i`; pixels before the first cell or after the last one have that
-    cell's value.
+    Cell i stands on pixel `first + 4 * i`. Pixels before the first cell have its value, and pixels after the
+    last cell have the last one's.
     """
     place = ((torch.arange(side, dtype=torch.float64) - first) / STRIDE).clamp(0, cells - 1)
     distance = (place[:, None] - torch.arange(cells, dtype=torch.float64)).abs()

@@ -1,7 +1,7 @@
-"""EfficientAD's networks: the patch description network (PDN) as teacher and as student, and the autoencoder
-(Batzner, Heckler, König, EfficientAD, WACV 2024, appendix A.1, tables 5 to 7); and the file of a teacher.
+"""EfficientAD's networks: the patch description network (PDN) and the autoencoder; and a teacher's file.
 
-All networks take pictures as `normalise` returns them, as the published teachers do.
+The PDN serves as teacher and as student (Batzner, Heckler, König, EfficientAD, WACV 2024, appendix A.1,
+tables 5 to 7). All networks take pictures from `normalise`, as the published teachers do.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Images `[B, 3, H, W]` in 0..1, RGB, to the networks' input."""
+    """Turn images `[B, 3, H, W]` in 0..1, RGB, into the networks' input."""
     return (images - _channels(MEAN, images)) / _channels(STD, images)
 
 
 def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
-    """Values `[1, 3, 1, 1]` in the images' dtype, on their device.
+    """Return the values as `[1, 3, 1, 1]` in the images' dtype, on their device.
 
-    On a GPU each value is filled in there: a copy from the host would make it wait, and cannot be part of a
-    CUDA graph.
+    On a GPU each value is filled in there: a copy from the host would make the GPU wait, and cannot be part
+    of a CUDA graph.
     """
     if images.device.type == "cuda":
         found = torch.stack([images.new_full((), value) for value in values])
@@ -48,13 +48,14 @@ def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
 
 
 def pdn(size: Size, channels: int = CHANNELS, *, width: int | None = None) -> nn.Sequential:
-    """A PDN without padding (tables 5 and 6): `[B, 3, H, W]` normalised to `[B, channels, h, w]`, one
-    description per 4 pixels. Output i sees the 33 pixels from 4 i on and nothing else.
+    """Build a PDN without padding (tables 5 and 6): `[B, 3, H, W]` normalised to `[B, channels, h, w]`.
+
+    There is a description per 4 pixels. Output i sees the 33 pixels from 4 i on and nothing else.
 
     Args:
         size: "xs", "s" or "m".
-        channels: 384 for a teacher, 768 for a student: the second half predicts the autoencoder.
-        width: channels of the first layer, half of those that follow; None: the size's.
+        channels: 384 for a teacher, 768 for a student, whose second half predicts the autoencoder.
+        width: Channels of the first layer; the layers that follow have twice as many. None: the size's.
     """
     width = width or WIDTHS[size]
     table = [(4, width), (4, 2 * width)]  # kernel and outputs of the convolutions
@@ -75,7 +76,7 @@ def pdn(size: Size, channels: int = CHANNELS, *, width: int | None = None) -> nn
 
 
 def width_of(first: Tensor | Array | None, size: Size) -> int | None:
-    """The width of a PDN whose first layer has these weights; None where no PDN has it."""
+    """Return the width of a PDN whose first layer has these weights; None: no PDN has it."""
     width = 0 if first is None or first.ndim == 0 else first.shape[0]
     return width if 1 <= width <= WIDTHS[size] else None
 
@@ -89,28 +90,30 @@ def replace_last_layer(network: nn.Sequential, channels: int) -> nn.Sequential:
 
 
 def pdn_grid(size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of a PDN's output for pictures of (H, W) pixels."""
+    """Return (h, w) of a PDN's output for pictures of (H, W) pixels."""
     height, width = (-(-n // STRIDE) - 8 for n in size)
     return height, width
 
 
 def count_outputs(crop: int) -> int:
-    """Outputs a side of an unpadded PDN for `crop` pixels."""
+    """Return the number of outputs a side of an unpadded PDN for `crop` pixels a side."""
     return (crop - RECEPTIVE_FIELD) // STRIDE + 1
 
 
 class Autoencoder(nn.Module):
-    """Turns normalised images `[B, 3, H, W]`, 256 pixels a side at least, into `[B, 384, h, w]` on a PDN's
-    grid; sees whole pictures.
+    """Network that sees whole pictures, and predicts the teacher's outputs.
 
-    Table 7 is for 256 x 256 pixels. The decoder's sizes are shares of the input's, so that other sizes work
+    It turns normalised images `[B, 3, H, W]`, at least 256 pixels a side, into `[B, 384, h, w]` on a PDN's
+    grid. Table 7 is for 256 x 256 pixels. The decoder's sizes are shares of the input's: other sizes work
     too, also when the sides differ.
     """
 
     def __init__(self, channels: int = CHANNELS, *, border: int = 0):
-        """Args:
-        channels: of the teacher.
-        border: pixels that the PDN which it is compared with sees beyond each edge of the picture.
+        """Build the network.
+
+        Args:
+            channels: Number of the teacher's outputs.
+            border: Pixels beyond each edge of the picture that the PDN sees with which it is compared.
         """
         super().__init__()
         self.border = border
@@ -130,6 +133,7 @@ class Autoencoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return outputs `[B, C, h, w]` on the PDN's grid of normalised images `[B, 3, H, W]`."""
         height, width = images.shape[-2:]
         x = self.encoder(images)  # [B, 64, H/32 - 7, W/32 - 7]
         for layer, (h, w) in zip(
@@ -142,7 +146,7 @@ class Autoencoder(nn.Module):
 
 
 def decoder_sizes(side: int) -> list[int]:
-    """Sizes of the decoder's inputs: 3, 8, 15, 32, 63, 127 for 256 pixels. Each layer adds one."""
+    """Return the sizes of the decoder's inputs: 3, 8, 15, 32, 63, 127 for 256 pixels. Each layer adds 1."""
     return [side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1]
 
 
@@ -161,15 +165,16 @@ TEACHERS_PACKAGE = "flawscope_weights"
 def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Json]:
     """Read a teacher's weights and the facts about it.
 
-    The file is one of `write_teacher`, or a published state dict (.pth, .pt) in the layout of nelson1425's
-    EfficientAD: this is opened without unpickling any code, and its tensors are matched by order and shape.
+    The file comes from `write_teacher`, or is a published state dict (.pth, .pt) in the layout of
+    nelson1425's EfficientAD. This is opened without unpickling any code, and its tensors are matched by order
+    and shape.
 
     Returns:
         The state of `pdn(facts["size"])`, float32, and facts with at least `size` ("xs", "s" or "m"),
         `channels`, `backbone` (name, origin, licence) and `origin` (file and hash).
 
     Raises:
-        InputError: one line that says what is wrong with the file.
+        InputError: The file is missing, damaged or no teacher; one line names the fault.
     """
     path = Path(path)
     if not path.exists():
@@ -192,7 +197,7 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Json]
 
 
 def _teacher_tensors(size: Size, tensors: packed.Arrays) -> dict[str, Tensor]:
-    """Tensors, fresh, of a teacher of a size that is as wide as these; none: there is no such teacher."""
+    """Return fresh tensors of a teacher of this size, as wide as the given ones; empty: there is none."""
     if size not in WIDTHS:
         return {}
     width = width_of(tensors.get("conv1.weight"), size)
@@ -200,7 +205,7 @@ def _teacher_tensors(size: Size, tensors: packed.Arrays) -> dict[str, Tensor]:
 
 
 def _check_teacher_facts(path: Path, facts: Json) -> None:
-    """InputError for facts that do not say what a teacher was made from."""
+    """Raise InputError for facts that do not name the backbone from which a teacher was made."""
     rank = facts.get("rank", CHANNELS)
     is_rank = isinstance(rank, int) and 1 <= rank <= CHANNELS
     if not is_rank or not isinstance(facts.get("backbone"), dict):
@@ -211,7 +216,7 @@ def packaged_teacher(size: Size) -> Path:
     """Return the file of the teacher of this size in the package `flawscope_weights`.
 
     Raises:
-        InputError: the package is not installed, or holds no teacher of this size.
+        InputError: The package is not installed, or holds no teacher of this size.
     """
     path = find_in_package(TEACHERS_PACKAGE, f"pdn_{size}.safetensors")
     if path is not None:
@@ -230,19 +235,19 @@ def packaged_teacher(size: Size) -> Path:
 def write_teacher(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], facts: Mapping[str, object]
 ) -> None:
-    """Write a teacher atomically: fp16 tensors and `facts` as JSON in one safetensors file."""
+    """Write a teacher atomically: fp16 tensors and `facts` as JSON in a safetensors file."""
     packed.write_state(path, {k: v.half().cpu().numpy() for k, v in state.items()}, "teacher", facts)
 
 
 def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
-    """Matrix `[outputs, channels]` that expands fewer channels to 384; the identity where there are as many.
+    """Return the matrix `[outputs, channels]` that expands channels to more outputs; equal: the identity.
 
-    The columns are orthogonal and of length sqrt(outputs / channels), in fixed random directions. So mean
+    The columns are orthogonal and of length sqrt(outputs / channels), in fixed random directions. Mean
     squared differences of the 384 outputs are exactly those of the standardised channels, and no channel
     weighs more than another, as it would if some were repeated.
 
-    The last layer of a PDN is linear. So the teacher is distilled with one output a channel, which costs
-    less, and its last layer is multiplied afterwards: the same function, and the same loss.
+    The last layer of a PDN is linear: the teacher is distilled with an output a channel, which costs less,
+    and its last layer is multiplied afterwards. The function and the loss are the same.
     """
     if channels == outputs:
         return torch.eye(outputs)
@@ -253,9 +258,9 @@ def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
 
 
 def compact_teacher(state: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str, Tensor], int]:
-    """A teacher's state without its redundant outputs, and the number of outputs left.
+    """Return a teacher's state without its redundant outputs, and the number of outputs left.
 
-    Undoes `expansion_matrix`, for teachers of backbones with fewer than 384 channels: mean squared
+    This undoes `expansion_matrix`, for teachers of backbones with fewer than 384 channels: mean squared
     differences stay the same, and the last layers cost less.
     """
     channels = facts.get("rank", CHANNELS)
@@ -269,7 +274,7 @@ def compact_teacher(state: Mapping[str, Tensor], facts: Facts) -> tuple[dict[str
 
 
 def expand_teacher(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """Undo `compact_teacher`: 384 outputs of a network with fewer, on the CPU."""
+    """Undo `compact_teacher`: return the state of a network with 384 outputs, on the CPU."""
     widen = expansion_matrix(channels)
     wide = {k: v.detach().cpu().contiguous() for k, v in state.items()}
     weight, bias = list(wide)[-2:]

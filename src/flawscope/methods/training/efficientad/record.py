@@ -1,4 +1,4 @@
-"""EfficientAD's record: its settings, presets and what it can do. Torch-free."""
+"""EfficientAD's record: its settings, presets and abilities. Torch-free."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class Config(TrainingSettings):
     SMALLEST: ClassVar[int] = 256  # that the autoencoder's 8x8 layer needs
 
     def rules(self) -> Iterable[Rule]:
+        """Return the rules of EfficientAD's own settings."""
         low, high = self.quantiles
         yield 0 <= self.border <= 16 and self.border % 4 == 0, "border must be 0, 4, 8, 12 or 16 pixels"
         wide = self.window is None or self.window >= RECEPTIVE_FIELD

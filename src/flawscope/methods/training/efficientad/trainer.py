@@ -50,7 +50,7 @@ class Batch:
 
 
 class Trainer(trainer.Trainer[Batch]):
-    """Trains the student and the autoencoder together."""
+    """Trainer of the student and the autoencoder together."""
 
     NETWORKS = ("student", "autoencoder")
     LOSSES = ("hard", "penalty", "autoencoder", "student_autoencoder")
@@ -98,7 +98,7 @@ class Trainer(trainer.Trainer[Batch]):
     # ---- a step
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step. Every picture comes once, in random order, before any comes again."""
+        """Make the batch of a step. Every picture comes once, in random order, before any comes again."""
         rng = self.rng(Stream.EFFICIENTAD_STEP, step)
         count = len(self.training)
         images = []
@@ -148,7 +148,7 @@ class Trainer(trainer.Trainer[Batch]):
         )
 
     def _draw_window(self, valid_mask: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
-        """The first cell (row, column) of a random window in which something counts."""
+        """Return the first cell (row, column) of a random window in which some cell counts."""
         ys, xs = (_window_starts(n, m) for n, m in zip(self.model.grid, self.window, strict=True))
         if valid_mask is None:
             return ys[int(rng.integers(len(ys)))], xs[int(rng.integers(len(xs)))]
@@ -157,7 +157,7 @@ class Trainer(trainer.Trainer[Batch]):
         return places[int(rng.integers(len(places)))]
 
     def _cut_windows(self, images: Tensor, cells: list[tuple[int, int]]) -> Tensor:
-        """The windows `[B, 3, h, w]` of pictures [B, 3, H, W], as the PDNs see them."""
+        """Cut from pictures `[B, 3, H, W]` the windows `[B, 3, h, w]` that the PDNs see."""
         seen = mirror_border(images, self.config.border)
         height, width = self.window_pixels
         parts = [
@@ -167,7 +167,7 @@ class Trainer(trainer.Trainer[Batch]):
         return torch.stack(parts)
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
-        """L_hard, the penalty, L_AE and L_STAE (3.2 and 3.3)."""
+        """Return L_hard, the penalty, L_AE and L_STAE (3.2 and 3.3)."""
         student = cast(nn.Sequential, networks[0])
         autoencoder = networks[1]
         count = len(batch.images)
@@ -204,8 +204,17 @@ class Trainer(trainer.Trainer[Batch]):
     def _forward(
         self, student: nn.Sequential, windows: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Outputs of the student's first half on all windows but the recoloured ones, and of its second half
-        on those; outputs of the teacher on the windows of `batch.images`, and on the recoloured ones.
+        """Compute the outputs of the student and of the teacher on windows.
+
+        Args:
+            student: The student.
+            windows: Windows of `batch.images`, of pictures of other things, and of `batch.recoloured`.
+            batch: The batch.
+
+        Returns:
+            Outputs of the student's first half on all windows except the recoloured ones; of its second half
+            on the recoloured windows; of the teacher on the windows of `batch.images`; and of the teacher on
+            the recoloured windows.
         """
         channels, count = self.model.channels, len(batch.images)
         teacher = self.model.teacher
@@ -228,7 +237,7 @@ class Trainer(trainer.Trainer[Batch]):
     def _student_losses(
         self, learnt: Tensor, taught: Tensor, valid_mask: Tensor | None, spoilt: DefectOutputs
     ) -> tuple[Tensor, Tensor]:
-        """The hard-feature loss where there are no defects, and the penalty where there are."""
+        """Return the hard-feature loss where there are no defects, and the penalty where there are."""
         squares = (taught - learnt).square()
         none = learnt.new_zeros(())
         good, bad = ~spoilt.anywhere, spoilt.within  # on the CPU: `any` waits for no GPU
@@ -238,7 +247,7 @@ class Trainer(trainer.Trainer[Batch]):
         return hard, _select(learnt, self._cell_index(bad)).square().mean() if bad.any() else none
 
     def _cell_index(self, valid_mask: Tensor | None) -> CellIndex | None:
-        """The cells that count, as `_select` takes them.
+        """Return an index of the cells that count, for `_select`.
 
         A GPU gets their indices: with a mask the CPU would wait until the GPU has counted its elements.
         """
@@ -247,7 +256,7 @@ class Trainer(trainer.Trainer[Batch]):
         return tuple(state.upload(part, self.device) for part in valid_mask.nonzero(as_tuple=True))
 
     def _reconstruct(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
-        """Outputs of the autoencoder; its dropout depends on the step alone."""
+        """Return the outputs of the autoencoder; its dropout depends on the step alone."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.torch_seed(Stream.EFFICIENTAD_DROPOUT, step))
@@ -256,12 +265,12 @@ class Trainer(trainer.Trainer[Batch]):
 
 
 def _stack_any(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Stacks what a batch may have; None where it has none."""
+    """Stack the tensors of a batch; None where it has none."""
     return torch.stack(list(tensors)) if tensors else None
 
 
 def _window_starts(cells: int, window: int) -> list[int]:
-    """First cells of as few windows as cover all cells evenly: more would make the outer cells rarer."""
+    """Return the first cells of the fewest windows that cover all cells: with more, outer cells are rarer."""
     count = -(-cells // window)
     if count == 1:
         return [0]
@@ -273,12 +282,15 @@ def _last_layer(network: nn.Module) -> nn.Conv2d:
 
 
 def _select(values: Tensor, valid_mask: CellIndex | None) -> Tensor:
-    """The values [B, C, h, w] where they count: [N, C]."""
+    """Return the values `[N, C]` of `[B, C, h, w]` where they count."""
     return values if valid_mask is None else values.permute(0, 2, 3, 1)[valid_mask]
 
 
 def _hard_loss(squares: Tensor, share: float) -> Tensor:
-    """L_hard (3.2): mean of the values at or above their `share`-quantile; `torch.quantile` takes too few."""
+    """Return L_hard (3.2): the mean of the values at or above their `share`-quantile.
+
+    `torch.quantile` takes too few values for this.
+    """
     values = squares.flatten()
     count = values.numel() - math.ceil(share * (values.numel() - 1))
     return values.topk(max(1, count), sorted=False).values.mean()

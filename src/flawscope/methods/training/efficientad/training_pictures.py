@@ -1,5 +1,6 @@
-"""Training pictures of the student and the autoencoder, within bounded memory: good pictures with the
-teacher's outputs, simulated defects, and pictures of other things.
+"""Training pictures of the student and the autoencoder, within bounded memory.
+
+They are good pictures with the teacher's outputs, simulated defects, and pictures of other things.
 """
 
 from __future__ import annotations
@@ -55,16 +56,18 @@ class TeacherOutputs(FeatureCache):
         self.model.std.copy_(moments.spread())
 
     def compute(self, images: Tensor) -> list[Tensor]:
+        """Return the teacher's outputs `[B, C, h, w]` on images `[B, 3, H, W]`, as a single map."""
         seen = mirror_border(normalise(self.model.filled(images)), self.model.config.border)
         with without_tf32(images.device):
             return [self.model.teacher(seen).float()]
 
     def valid_cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
+        """Return which outputs of the pictures count, `[B, h, w]` bool; None: all of them."""
         masks = [mask for mask in map(self.valid_mask, places) if mask is not None]
         return [torch.stack(masks).to(self.device)] if masks else None
 
     def valid_mask(self, place: int) -> Tensor | None:
-        """The cells [h, w] bool of a picture that count; None: all of them."""
+        """Return which cells `[h, w]` bool of a picture count; None: all of them."""
         if not self.model.config.pads:
             return self.region
         if place not in self.padded:
@@ -77,7 +80,7 @@ class TeacherOutputs(FeatureCache):
 
 
 def natural_pictures(natural: str) -> GeneratedPictures | NaturalPictures | None:
-    """Source of the pictures that the student must not learn, by the setting `natural`."""
+    """Return the source of the pictures that the student must not learn, by the setting `natural`."""
     if natural == NONE:
         return None
     return GeneratedPictures() if natural == GENERATED else NaturalPictures(natural)
@@ -98,9 +101,14 @@ class NaturalPictures:
         sizes = " ".join(str(path.stat().st_size) for path in self.paths)
         digest = hashlib.sha256(sizes.encode()).hexdigest()[:12]
         self.name = f"{len(self.paths)} pictures of folder {Path(folder).name} ({digest})"
-        self.draw((1, 1), np.random.default_rng(0))  # what cannot be read is told before the training
+        self.draw((1, 1), np.random.default_rng(0))  # an unreadable folder is reported before the training
 
     def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
+        """Return a random part `[h, w, 3]` uint8 of a random picture.
+
+        Raises:
+            InputError: Many pictures cannot be read.
+        """
         for _ in range(self.TRIES):  # a file may be cut short behind its header
             with suppress(InputError):
                 return self._part(self.paths[int(rng.integers(len(self.paths)))], side, rng)
@@ -120,11 +128,12 @@ class NaturalPictures:
 
 
 class GeneratedPictures:
-    """The stand-in where there are no photographs: two drawn textures, one in patches on the other."""
+    """Stand-in where there are no photographs: patches of a generated texture on another one."""
 
     name = "generated textures, no photographs"
 
     def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
+        """Generate a picture `[h, w, 3]` uint8."""
         first = generated_texture(side, rng)
         second = generated_texture(side, rng)
         cells = (int(rng.integers(2, 6)), int(rng.integers(2, 6)))
@@ -138,8 +147,9 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's grey
 
 
 def recolour(image: Tensor, kind: int, factor: float) -> Tensor:
-    """Picture `[3, H, W]` in 0..1 with another brightness (kind 0), contrast (1) or saturation (2): blended
-    by `factor` with black, with its mean grey, or with its own greys (A.1).
+    """Return a picture `[3, H, W]` in 0..1 with another brightness (kind 0), contrast (1) or saturation (2).
+
+    It is blended by `factor` with black, with its mean grey, or with its own greys (A.1).
     """
     grey = (image * torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(3, 1, 1)).sum(0)
     other = (torch.zeros_like(grey), grey.mean(), grey)[kind]
@@ -154,7 +164,7 @@ MIDDLE_SIDE = 15  # pixels a side, in the middle of what an output sees: a defec
 
 @dataclass
 class DefectOutputs:
-    """Outputs `[..., h, w]` bool that see simulated defects."""
+    """Masks `[..., h, w]` bool of the outputs that see simulated defects."""
 
     anywhere: Tensor  # in their receptive field
     within: Tensor  # in its middle
@@ -162,7 +172,7 @@ class DefectOutputs:
 
 @dataclass
 class DefectSimulator:
-    """Puts simulated defects on good pictures. Each result depends on its generator alone."""
+    """Simulator of defects on good pictures. Each result depends on its generator alone."""
 
     images: GoodPictures
     training: Sequence[int]
@@ -174,8 +184,10 @@ class DefectSimulator:
         self.parts = PartMasks(self.images, self.training, 0 if self.tiled else PART_PICTURES, self.region)
 
     def __call__(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Picture `[3, H, W]` float32 in 0..1 with defects of any scale, unchanged elsewhere to the last bit,
-        and the defects' mask [H, W] bool.
+        """Put defects of any scale on a picture; elsewhere it is unchanged to the last bit.
+
+        Returns:
+            The picture `[3, H, W]` float32 in 0..1, and the defects' mask `[H, W]` bool.
         """
         image = self.images[index]
         pixels, inside = to_pixels(image)
@@ -191,7 +203,7 @@ class DefectSimulator:
 
 
 def outputs_seeing(defects: Tensor, border: int) -> DefectOutputs:
-    """PDN outputs that see the defects [H, W] bool of a picture that is mirrored outwards."""
+    """Return which PDN outputs see the defects `[H, W]` bool of a picture that is mirrored outwards."""
     seen = mirror_border(defects[None, None].float(), border)
     edge = (RECEPTIVE_FIELD - MIDDLE_SIDE) // 2
     anywhere = F.max_pool2d(seen, RECEPTIVE_FIELD, STRIDE)[0, 0] > 0

@@ -18,7 +18,7 @@ POST_TRAINING = ("top",)  # settings that training does not depend on
 
 
 def fit(model: Model, task: Task) -> Fitted:
-    """Train `model` on good pictures and the seen defects; calibrate it on good ones held out."""
+    """Train `model` on good pictures and seen defects; calibrate it on good pictures held out."""
     config = model.config
     run = TrainedFit("prnet", model, task)
     seen = task.seen

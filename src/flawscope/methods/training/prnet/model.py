@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,9 @@ from flawscope.types import Json
 
 
 class Model(Detector):
-    """Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization (CVPR 2023).
+    """The PRN detector: Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization.
 
-    The backbone is frozen, its last stage too, so that prototypes and features stay what they were.
+    CVPR 2023. The backbone is frozen, its last stage too: prototypes and features do not change.
     """
 
     config: Config
@@ -30,7 +31,7 @@ class Model(Detector):
     def __init__(
         self, config: Config, backbone: Backbone, roi: Tensor | None = None, counts: Sequence[int] = (1, 1, 1)
     ):
-        """`counts`: K, the number of prototypes, at strides 4, 8 and 16."""
+        """Build the networks, untrained; `counts` are the numbers of prototypes at strides 4, 8 and 16."""
         super().__init__(config, roi)
         self.backbone = backbone
         self.shapes = backbone.shapes_at(self.size)
@@ -55,11 +56,12 @@ class Model(Detector):
         self.eval()
 
     def train(self, mode: bool = True) -> Model:
-        """Stay in eval mode: no layer behaves otherwise in training, and the backbone is frozen."""
+        """Stay in eval mode: no layer behaves differently in training, and the backbone is frozen."""
         return super().train(False)
 
     @property
     def score_is_map_maximum(self) -> bool:
+        """False: a score is the mean of the map's largest pixels."""
         return False
 
     # ---- the two named steps
@@ -72,7 +74,7 @@ class Model(Detector):
         return logits[:, 0].float()
 
     def residuals(self, images: Tensor) -> Tensor:
-        """Features at strides 4, 8 and 16 less their nearest prototypes, on the grid of stride 8."""
+        """Return features at strides 4, 8 and 16 minus their nearest prototypes, on the grid of stride 8."""
         with self.reduced():
             _, (fine, middle, coarse) = self._compared(images, Prototypes.differences)
         grid = (middle.shape[2], middle.shape[3])
@@ -83,7 +85,7 @@ class Model(Detector):
     def _compared(
         self, images: Tensor, compare: Callable[[Prototypes, Tensor, Tensor | None], Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The stages' maps, and what `compare` makes of each scale's prototypes, map and cells that count."""
+        """Return the stages' maps, and `compare` of each scale's prototypes, map and counted cells."""
         inside = self.inside(images)
         maps = self.features(self.filled(images))
         # squared distances of whole maps overflow fp16: the first prototype would always be the nearest
@@ -99,15 +101,22 @@ class Model(Detector):
     # ---- their parts, which training uses too
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The four stages' maps `[B, C_j, H_j, W_j]`, float32."""
+        """Return the four stages' maps `[B, C_j, H_j, W_j]`, float32."""
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return [m.float() for m in maps]
 
     def mask_uncounted(
         self, maps: Sequence[Tensor], inside: Tensor | None
     ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
-        """The four stages' maps, neutral where no pixel counts, and per stage the cells `[B, 1, H_j, W_j]`
-        float32 that count, 1 or 0; None where pictures are not padded.
+        """Fill the four stages' maps with their channels' means where no pixel counts.
+
+        Args:
+            maps: The stages' maps `[B, C_j, H_j, W_j]`.
+            inside: The pixels that count, `[B, H, W]` bool; None: pictures are not padded.
+
+        Returns:
+            The filled maps, and per stage a mask `[B, 1, H_j, W_j]` float32, 1 where a cell counts, else 0;
+            None where pictures are not padded.
         """
         if inside is None:
             return list(maps), [None] * len(maps)
@@ -116,11 +125,11 @@ class Model(Detector):
         return [s.fill_with_mean(m, c) for s, m, c in stages], [c.float() for c in cells]
 
     def standardise(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """The stages' maps, each channel with mean 0 and spread 1 on good pictures."""
+        """Return the stages' maps with mean 0 and spread 1 a channel on good pictures."""
         return [scale(m) for scale, m in zip([*self.scales, self.last], maps, strict=True)]
 
     def logits(self, maps: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
-        """Logits `[B, 1, H, W]` of a defect."""
+        """Return the logits `[B, 1, H, W]` of a defect."""
         found: Tensor = self.network(self.standardise(maps), residuals)
         return found
 
@@ -128,7 +137,8 @@ class Model(Detector):
 
     @classmethod
     def rebuild(cls, config: Json, tensors: dict[str, Tensor]) -> Model:
-        typed = METHOD.parse_stored(config)
+        """Build the detector of a model file; raise InputError where settings and tensors do not fit."""
+        typed = cast(Config, METHOD.parse_stored(config))
         roi = stored_region(typed, tensors)
         backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
         counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
@@ -150,20 +160,25 @@ class Model(Detector):
 
 
 def valid_cells(inside: Tensor) -> list[Tensor]:
-    """The cells of the four stages `[B, 1, H_j, W_j]` bool in which a pixel of `[B, H, W]` bool counts."""
+    """Return the cells of the four stages, `[B, 1, H_j, W_j]` bool, in which a pixel of `inside` counts."""
     return [F.max_pool2d(inside[:, None].float(), stride) > 0 for stride in STRIDES]
 
 
 def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
-    """A model with its backbone, untrained otherwise, and the name, origin and licence of the weights."""
+    """Build a model with its backbone, else untrained; return it with the weights' origin.
+
+    Returns:
+        The model, and the name, origin and licence of the weights.
+    """
     backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
     return Model(config, backbone, roi), origin
 
 
 def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor]) -> Model:
-    """A model with the backbone of a fitted one of the same settings, untrained otherwise.
+    """Build a model with the backbone of a fitted model of the same settings, else untrained.
 
-    InputError where that was fitted with a folder of textures, which its file does not hold.
+    Raises:
+        InputError: The fitted model learnt with a folder of textures, which its file does not hold.
     """
     if config.textures != GENERATED:
         raise not_in_model_error("textures", config.textures)

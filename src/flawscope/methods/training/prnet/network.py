@@ -1,14 +1,15 @@
-r"""The part of PRN that is trained: from features and residuals of a picture to the logit of a defect, pixel
-by pixel (Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization, CVPR 2023,
-sections 3.3 and 3.4).
+r"""The trained part of PRN: from features and residuals of a picture to a logit of a defect at each pixel.
+
+Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization, CVPR 2023, sections 3.3
+and 3.4.
 
     features  -> fusion \
                           concatenated -> 3 x multi-size attention -> fusion -> decoder -> logits
     residuals -> fusion /
 
-Normalisation is over one whole picture and all its channels. It is the same in training and in use, whatever
-the batch. It comes only after features and residuals have met: alone, the weak residuals of a good picture
-would be blown up to the strength of a defect's.
+Normalisation is over a whole picture and all its channels: it is the same in training and in use, whatever
+the batch. It comes only after features and residuals are joined: alone, the weak residuals of a good picture
+would be raised to the strength of a defect's.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ Grid = tuple[int, int]
 
 
 def grids_for(size: Grid) -> list[Grid]:
-    """(H_j, W_j) of the four stages for pictures of (H, W), multiples of 32."""
+    """Return (H_j, W_j) of the four stages for pictures of (H, W), multiples of 32."""
     return [(size[0] // stride, size[1] // stride) for stride in STRIDES]
 
 
 class Network(nn.Module):
-    """Turns stage features and residuals of three scales into logits `[B, 1, H, W]`."""
+    """Network from the stages' features and the residuals of three scales to logits `[B, 1, H, W]`."""
 
     def __init__(
         self,
@@ -46,12 +47,14 @@ class Network(nn.Module):
         attention: bool = True,
         residuals: bool = True,
     ):
-        """Args:
-        channels: of the backbone's stages at strides 4, 8, 16 and 32.
-        size: (H, W) of the pictures, multiples of 32.
-        width: channels inside, relative to the backbone's; computing grows with its square.
-        attention: False leaves it out, and keeps the residual blocks behind it.
-        residuals: False leaves them out, and with them half of the channels.
+        """Build the layers.
+
+        Args:
+            channels: Channels of the backbone's stages at strides 4, 8, 16 and 32.
+            size: (H, W) of the pictures, multiples of 32.
+            width: Channels inside, relative to the backbone's; computing time grows with its square.
+            attention: Whether there is attention; the residual blocks behind it always stay.
+            residuals: Whether it takes residuals; without them, it has half as many channels.
         """
         super().__init__()
         *grids, _ = grids_for(size)
@@ -71,9 +74,11 @@ class Network(nn.Module):
         self.decoder = Decoder(last, joined, inside, grids, size)
 
     def forward(self, features: Sequence[Tensor], residuals: Sequence[Tensor] = ()) -> Tensor:
-        """Args:
-            features: four maps `[B, C_j, H_j, W_j]`, standardised.
-            residuals: three maps like the first three, 0 or more; not read where the network has none.
+        """Compute the logits of a batch.
+
+        Args:
+            features: Four maps `[B, C_j, H_j, W_j]`, standardised.
+            residuals: Three maps like the first three features, 0 or more; unused if the network takes none.
 
         Returns:
             Logits `[B, 1, H, W]`.
@@ -92,7 +97,7 @@ class Network(nn.Module):
 
 
 class MultiScaleFusion(nn.Module):
-    """Adds to every scale the maps of all others (3.3), as in HRNet."""
+    """Module that adds to every scale the maps of all others (3.3), as in HRNet."""
 
     def __init__(self, inputs: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid]):
         super().__init__()
@@ -102,6 +107,7 @@ class MultiScaleFusion(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return for each scale the sum of all scales' maps, brought to its channels and size."""
         fused = []
         for paths in self.paths:
             assert isinstance(paths, nn.ModuleList)
@@ -113,7 +119,7 @@ class MultiScaleFusion(nn.Module):
 
 
 def _scale_path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
-    """Layers from one scale to another that is `down` times halved, or doubled where negative."""
+    """Return layers from a scale to another that is halved `down` times, or doubled where negative."""
     if down < 0:
         return nn.Sequential(nn.Conv2d(inputs, outputs, 1), _upsample(grid))
     if down == 0:
@@ -125,8 +131,9 @@ def _scale_path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
 
 
 class MultiSizeAttention(nn.Module):
-    """Multi-size self-attention (3.3): the map is cut into patches of several sizes, and per size every patch
-    looks at all others.
+    """Multi-size self-attention (3.3) among the patches of a map.
+
+    The map is cut into patches of several sizes. At each size every patch attends to all others.
     """
 
     def __init__(self, channels: int, grid: Grid):
@@ -139,6 +146,7 @@ class MultiSizeAttention(nn.Module):
         self.merge = nn.Conv2d(self.inner * len(self.parts), channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return maps `[B, C, h, w]`, to which the attention of each patch size is added."""
         seen = []
         sizes = self.qkv(self.norm(x)).split(3 * self.inner, 1)
         for parts, maps in zip(self.parts, sizes, strict=True):
@@ -149,7 +157,7 @@ class MultiSizeAttention(nn.Module):
         return x + merged
 
     def to_tokens(self, maps: Tensor, parts: int) -> Tensor:
-        """Maps `[B, c, h, w]` to patches `[B, parts², d]`, d = c h w / parts²."""
+        """Cut maps `[B, c, h, w]` into patches `[B, parts², d]`, d = c h w / parts²."""
         h, w = self.grid[0] // parts, self.grid[1] // parts
         cut = maps.reshape(-1, self.inner, parts, h, parts, w)
         return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, parts * parts, self.inner * h * w)
@@ -162,7 +170,7 @@ class MultiSizeAttention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A residual block behind the attention."""
+    """Residual block behind the attention."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -170,12 +178,13 @@ class ResidualBlock(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return maps `[B, C, h, w]` with the block's own map added."""
         added: Tensor = self.conv(self.norm(x).relu())
         return x + added
 
 
 class Decoder(nn.Module):
-    """Enlarges the last stage's map to the picture's size; at each scale the fused maps join (3.4)."""
+    """Module that enlarges the last stage's map to the picture's size; fused maps join it (3.4)."""
 
     def __init__(
         self, last: int, skips: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid], size: Grid
@@ -193,6 +202,7 @@ class Decoder(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(inputs, 4, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, last: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Return logits `[B, 1, H, W]` of the last stage's map and the fused maps, largest first."""
         x = last
         for step, skip in zip(self.steps, reversed(maps), strict=True):
             x = step(x, skip)
@@ -201,7 +211,7 @@ class Decoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Doubles a map's size, and joins the skip connection's map where there is one."""
+    """Module that doubles a map's size, and joins the skip connection's map where there is one."""
 
     def __init__(self, inputs: int, skip: int, outputs: int, grid: Grid):
         super().__init__()
@@ -211,22 +221,24 @@ class UpBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Return a map `[B, C, 2 h, 2 w]` of a map `[B, c, h, w]` and a skip connection of the new size."""
         x = self.up(x)
         grown: Tensor = self.conv(x if skip is None else torch.cat([x, skip], 1))
         return grown
 
 
 class PictureNorm(nn.GroupNorm):
-    """Normalisation over one whole picture and all its channels.
+    """Normalisation over a whole picture and all its channels.
 
-    Sums are in fp32 whatever the input is. Autocast would return fp32 as well, only to round that for the
-    next convolution.
+    Sums are in fp32 for any input, and the result has the input's dtype. Autocast would return fp32, and then
+    round it for the next convolution.
     """
 
     def __init__(self, channels: int):
         super().__init__(1, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return maps `[B, C, h, w]`, normalised over all but the batch."""
         if not torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -234,7 +246,7 @@ class PictureNorm(nn.GroupNorm):
 
 
 def _to_autocast_dtype(x: Tensor) -> Tensor:
-    """Cast `x` to autocast's dtype where autocast is on: sums with fp32 maps would all be fp32 again."""
+    """Cast `x` to autocast's dtype where autocast is on: else sums with fp32 maps would be fp32 again."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
@@ -249,12 +261,12 @@ TOP_PIXELS = 100  # pixels that make the score
 
 
 def prn_loss(logits: Tensor, masks: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """SmoothL1 between the map and the mask, plus `LAMBDA` times the focal loss; a scalar.
+    """Return SmoothL1 between the map and the mask, plus `LAMBDA` times the focal loss; a scalar.
 
     Args:
-        logits: `[B, 1, H, W]` floating point.
-        masks: `[B, 1, H, W]`, 0 or 1: 1 where there is a defect.
-        valid_mask: `[B, H, W]` bool, the pixels that count; None: all of them.
+        logits: Logits `[B, 1, H, W]`, floating point.
+        masks: Masks `[B, 1, H, W]`: 1 where there is a defect, else 0.
+        valid_mask: The pixels that count, `[B, H, W]` bool; None: all of them.
     """
     masks = masks.to(logits.dtype)
     if valid_mask is not None:
@@ -264,10 +276,11 @@ def prn_loss(logits: Tensor, masks: Tensor, valid_mask: Tensor | None = None) ->
 
 
 def focal_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean over all pixels of -a (1 - p)^`GAMMA` log p, where p is the probability of the right answer and a
-    is `ALPHA` on defects, 1 - `ALPHA` elsewhere (Lin et al., Focal Loss for Dense Object Detection, 2017).
+    """Return the mean over all pixels of -a (1 - p)^`GAMMA` log p (Lin et al., 2017).
 
-    From logits: right also where p is 0 or 1 to the last digit.
+    p is the probability of the right answer; a is `ALPHA` on defects, 1 - `ALPHA` elsewhere. It is computed
+    from logits, and exact also where p is 0 or 1 to the last digit. The paper: Focal Loss for Dense Object
+    Detection.
     """
     right = logits * (2 * masks - 1)  # logit of p
     weight = ALPHA * masks + (1 - ALPHA) * (1 - masks)
@@ -275,7 +288,7 @@ def focal_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def image_score(maps: Tensor, top: int = TOP_PIXELS) -> Tensor:
-    """Mean `[B]` of the `top` largest pixels of maps `[B, H, W]`; of all, where there are fewer."""
+    """Return the mean `[B]` of the `top` largest pixels of maps `[B, H, W]`; of all if there are fewer."""
     pixels = maps.flatten(1)
     if top == 1:
         return pixels.amax(1)

@@ -1,11 +1,12 @@
-"""Prototypes of good pictures, per scale, and how a picture differs from the nearest one (Zhang et al.,
-Prototypical Residual Networks for Anomaly Detection and Localization, CVPR 2023, section 3.2).
+"""Prototypes of good pictures, per scale, and the difference of a picture from its nearest prototype.
+
+Zhang et al., Prototypical Residual Networks for Anomaly Detection and Localization, CVPR 2023, section 3.2.
 
 The points that k-means groups are whole feature maps of about 100,000 numbers each, and there are only as
-many as good pictures. Every centroid is a mean of points, so all distances follow from the products of the
+many as good pictures. Every centroid is a mean of points: all distances follow from the products of the
 points with each other. These are formed once, a block of pictures at a time; after that k-means is cheap.
 
-Every block is computed by one thread, so the result does not depend on how many there are.
+Every block is computed by a single thread: the result does not depend on the number of threads.
 
 Throughout, features are `[B, C, H, W]`, prototypes `[K, C, H, W]` and std `[C]`, the channels' spread on good
 pictures; valid_mask `[B, 1, H, W]` is 1 where a cell counts, else 0, and None where every cell does.
@@ -40,13 +41,15 @@ LoadMaps = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class KMeansResult:
-    """Result of k-means at one scale.
+    """Result of k-means at a scale.
 
-    prototypes: [K, C, H, W] float32 on the CPU; K is a tenth of the pictures, one at least.
-    objective: sum of the squared distances of the pictures to their prototypes.
-    assignment: [n] int64, the prototype of each picture that was looked at. No prototype is without one.
-    pictures: [n] int64, rising: their numbers. All pictures, unless there are more than `MAX_PICTURES`.
-    history: the objective in every iteration of the restart that won; it never rises.
+    Attributes:
+        prototypes: `[K, C, H, W]` float32 on the CPU; K is a tenth of the pictures, at least 1.
+        objective: Sum of the squared distances of the pictures to their prototypes.
+        assignment: Prototype of each picture that was used, `[n]` int64. Every prototype has a picture.
+        pictures: Numbers of these pictures, `[n]` int64, rising: all pictures, unless there are more than
+            `MAX_PICTURES`.
+        history: The objective in every iteration of the restart that won; it never rises.
     """
 
     prototypes: Tensor
@@ -57,10 +60,11 @@ class KMeansResult:
 
     @property
     def iterations(self) -> int:
+        """Number of iterations of the restart that won."""
         return len(self.history)
 
     def facts(self) -> dict[str, float]:
-        """Facts for the manifest."""
+        """Return the facts for the manifest."""
         return {"count": len(self.prototypes), "objective": self.objective, "iterations": self.iterations}
 
 
@@ -73,18 +77,20 @@ def k_means(
     restarts: int = RESTARTS,
     iterations: int = ITERATIONS,
 ) -> KMeansResult:
-    """K-means over the feature maps of one scale, K a tenth of the pictures: k-means++, then Lloyd's rule
-    until nothing changes; the best of several restarts.
+    """Run k-means over the feature maps of a scale, K a tenth of the pictures.
+
+    Each restart is k-means++, then Lloyd's rule until nothing changes. The best restart counts.
 
     Args:
-        load: gives the maps of any pictures; called with at most `BLOCK` at once.
-        pictures: how many there are.
-        seed: of the restarts, and of the pictures drawn where there are more than `limit`.
-        limit: pictures that are looked at; also bounds K.
-        iterations: most that a restart makes.
+        load: Returns the maps of any pictures; called with at most `BLOCK` at once.
+        pictures: Number of pictures.
+        seed: Seed of the restarts, and of the random choice of pictures if there are more than `limit`.
+        limit: Largest number of pictures that are used; it also bounds K.
+        restarts: Number of restarts.
+        iterations: Largest number of iterations of a restart.
 
     Raises:
-        InputError: no pictures, or a feature that is NaN or infinite.
+        InputError: There are no pictures, or a feature is NaN or infinite.
     """
     if pictures < 1:
         raise InputError("prototypes need one good picture at least")
@@ -109,8 +115,10 @@ def k_means(
 
 
 def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
-    """Products of the maps with each other, `[n, n]` float64 on the CPU, relative to some point among them:
-    so they are no larger than the distances, and rounding takes nothing from these.
+    """Return the products of the maps with each other, `[n, n]` float64 on the CPU.
+
+    They are relative to a point among the maps: then they are no larger than the distances, and rounding
+    takes nothing from these.
     """
     blocks = list(numbers.split(BLOCK))
     origin = load(blocks[0]).float().mean(0)
@@ -143,11 +151,18 @@ def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
 
 
 def k_means_plus_plus(products: Tensor, count: int, generator: np.random.Generator) -> list[int]:
-    """K-means++: points drawn with a chance in proportion to the squared distance from those already drawn,
-    of a few such draws the one that leaves least (Arthur and Vassilvitskii 2007, greedy variant).
+    """Choose points by k-means++ (Arthur and Vassilvitskii 2007, greedy variant).
+
+    A point's chance is in proportion to its squared distance from the chosen points. Of a few such draws, the
+    point counts that leaves the smallest sum of squared distances.
 
     Args:
-        products: `[n, n]` float64, of the points with each other.
+        products: Products of the points with each other, `[n, n]` float64.
+        count: Number of points to choose.
+        generator: Random numbers.
+
+    Returns:
+        Numbers of the chosen points.
     """
     squares = products.diagonal()
     trials = 2 + int(math.log(count))
@@ -169,13 +184,15 @@ def k_means_plus_plus(products: Tensor, count: int, generator: np.random.Generat
 
 
 def lloyd(products: Tensor, picks: list[int], iterations: int) -> tuple[Tensor, tuple[float, ...]]:
-    """Lloyd's rule from the centroids at the points `picks`.
+    """Apply Lloyd's rule, beginning with centroids at the points `picks`.
 
     Args:
-        products: `[n, n]` float64, of the points with each other.
+        products: Products of the points with each other, `[n, n]` float64.
+        picks: Numbers of the points.
+        iterations: Largest number of iterations.
 
     Returns:
-        Assignment `[n]` int64, every centroid with one point at least, and the objective of the assignment
+        Assignment `[n]` int64, every centroid with at least one point, and the objective of the assignment
         after every iteration.
     """
     count, squares = len(picks), products.diagonal()
@@ -200,8 +217,9 @@ def lloyd(products: Tensor, picks: list[int], iterations: int) -> tuple[Tensor, 
 
 
 def _fill_empty(assignment: Tensor, distances: Tensor, count: int) -> None:
-    """Give every centroid without points the farthest point that does not stand alone, which lowers the
-    objective, or leaves it where points coincide.
+    """Give every centroid without points the farthest point that does not stand alone.
+
+    This lowers the objective, or keeps it where points coincide.
     """
     members = torch.bincount(assignment, minlength=count)
     empty = (members == 0).nonzero().flatten().tolist()
@@ -230,8 +248,10 @@ def _centres(load: LoadMaps, numbers: Tensor, assignment: Tensor, count: int) ->
 
 
 def channel_std(moments: Moments) -> Tensor:
-    """The channels' standard deviations `[C]` float32, above 0: a channel that hardly moves on good pictures
-    counts as if it moved a thousandth of what the others do, and not as if its noise were a defect.
+    """Return the channels' standard deviations `[C]` float32, above 0.
+
+    They are at least a thousandth of their mean: else the noise of a channel that hardly changes on good
+    pictures would count as a defect.
     """
     std = moments.std()
     floor = float(std.mean()) * 1e-3
@@ -239,7 +259,7 @@ def channel_std(moments: Moments) -> Tensor:
 
 
 def relative_squares(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """Squared distances `[B, K]` to the prototypes, but for a number per picture that changes no order."""
+    """Return squared distances `[B, K]` to the prototypes, minus a number per picture: the order stays."""
     # Relative to the mean of the prototypes, where |p|² is no larger than the distances between them:
     # in fp32 there are digits enough.
     middle = prototypes.mean(0)
@@ -252,15 +272,18 @@ def relative_squares(features: Tensor, prototypes: Tensor, valid_mask: Tensor | 
 
 
 def nearest_prototype(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """The prototypes `[B]` int64 that are nearest in the Euclidean distance of whole maps, as far as they
-    count; of equals the first.
+    """Return the nearest prototypes `[B]` int64 in the Euclidean distance of whole maps.
+
+    Only cells that count have a part in the distance. Of equals the first is the nearest.
     """
     return relative_squares(features, prototypes, valid_mask).argmin(1)
 
 
 def residual(features: Tensor, prototypes: Tensor, std: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """Squared differences `[B, C, H, W]`, element by element, between features and their nearest prototype,
-    in units of each channel's variance on good pictures; 0 where a cell does not count.
+    """Return squared differences `[B, C, H, W]` between features and their nearest prototype.
+
+    They are taken element by element, in units of each channel's variance on good pictures, and 0 where a
+    cell does not count.
     """
     squares = differences(features, prototypes, std, valid_mask).square()
     return squares if valid_mask is None else squares * valid_mask
@@ -269,7 +292,7 @@ def residual(features: Tensor, prototypes: Tensor, std: Tensor, valid_mask: Tens
 def differences(
     features: Tensor, prototypes: Tensor, std: Tensor, valid_mask: Tensor | None = None
 ) -> Tensor:
-    """Differences `[B, C, H, W]` of features from their nearest prototype, in spreads of each channel."""
+    """Return differences `[B, C, H, W]` of features from their nearest prototype, in spreads of a channel."""
     nearest = prototypes.index_select(0, nearest_prototype(features, prototypes, valid_mask))
     return (features - nearest) / std.view(-1, 1, 1)
 
@@ -284,16 +307,19 @@ def leave_one_out_residual(
     *,
     valid_mask: Tensor | None = None,
 ) -> Tensor:
-    """`residual` of training pictures as if they had not been among those that made the prototypes.
+    """Return the `residual` of training pictures as if k-means had not used them.
 
     A prototype is the mean of about ten pictures, and lies nearer to each of them than to any other good
     picture. A network that trains on such residuals takes those of new good pictures for defects.
 
     Args:
-        features: of good pictures that may have got a defect.
-        originals: features of the pictures as k-means saw them.
-        clusters: `[B]` int64, the prototypes that they belong to (`KMeansResult.assignment`).
-        sizes: `[K]` int64, pictures that belong to each prototype.
+        features: Features of good pictures, `[B, C, H, W]`, on which a defect may have been put.
+        prototypes: Prototypes `[K, C, H, W]`.
+        std: The channels' spread on good pictures, `[C]`.
+        originals: Features of the same pictures in k-means, `[B, C, H, W]`.
+        clusters: Prototypes to which the pictures belong, `[B]` int64 (`KMeansResult.assignment`).
+        sizes: Number of pictures that belong to each prototype, `[K]` int64.
+        valid_mask: `[B, 1, H, W]`, 1 where a cell counts, else 0; None: every cell counts.
     """
     others = (sizes[clusters] - 1).view(-1, 1, 1, 1)
     mine = prototypes[clusters]
@@ -311,7 +337,7 @@ def leave_one_out_residual(
 
 
 class Standardise(nn.Module):
-    """Standardises features `[B, C, H, W]`: each channel gets mean 0 and spread 1 on good pictures."""
+    """Module that standardises features `[B, C, H, W]`: mean 0 and spread 1 a channel on good pictures."""
 
     mean: Tensor  # [C]
     std: Tensor  # [C]
@@ -327,10 +353,11 @@ class Standardise(nn.Module):
         self.std.copy_(channel_std(moments))
 
     def fill_with_mean(self, features: Tensor, valid_mask: Tensor) -> Tensor:
-        """Features replaced by their mean where `valid_mask [..., 1, H, W]` is False."""
+        """Replace features by their channel's mean where `valid_mask [..., 1, H, W]` is False."""
         return torch.where(valid_mask, features, self.mean.view(-1, 1, 1).to(features))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the standardised features `[B, C, H, W]`."""
         return (features - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
 
@@ -340,20 +367,17 @@ class Prototypes(Standardise):
     prototypes: Tensor  # [K, C, H, W]
 
     def __init__(self, count: int, shape: tuple[int, int, int]):
-        """Args:
-        count: K.
-        shape: (C, H, W) of the features.
-        """
+        """Make room for `count` prototypes of features of `shape` (C, H, W); they are 0."""
         super().__init__(shape[0])
         self.register_buffer("prototypes", torch.zeros(count, *shape))
 
     def residuals(self, features: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-        """Residuals `[B, C, H, W]`, 0 or more, of features as the backbone gives them.
+        """Return residuals `[B, C, H, W]`, 0 or more, of the backbone's features.
 
-        For the pictures that made the prototypes use `leave_one_out_residual`.
+        For pictures from which the prototypes were made, use `leave_one_out_residual`.
         """
         return residual(features, self.prototypes, self.std, valid_mask)
 
     def differences(self, features: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-        """Differences `[B, C, H, W]` of such features from their nearest prototypes."""
+        """Return the differences `[B, C, H, W]` of the backbone's features from their nearest prototypes."""
         return differences(features, self.prototypes, self.std, valid_mask)

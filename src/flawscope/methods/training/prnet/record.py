@@ -1,4 +1,4 @@
-"""PRN's record: its settings, presets and what it can do. Torch-free."""
+"""PRN's record: its settings, presets and abilities. Torch-free."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Config(TrainingSettings):
     MULTIPLE: ClassVar[int] = STRIDES[-1]
 
     def rules(self) -> Iterable[Rule]:
+        """Return the rules of PRN's own settings."""
         yield (
             len(self.stages) == len(STRIDES) and min(self.stages) >= 0,
             "stages must be four feature indices, of strides 4, 8, 16 and 32, such as 1,2,3,4",

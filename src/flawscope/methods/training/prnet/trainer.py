@@ -24,7 +24,7 @@ from flawscope.methods.training.prnet.training_pictures import (
 
 @dataclass
 class Batch:
-    """Training data of a step: as many good pictures as defective ones."""
+    """Training data of a step: as many good pictures as defective pictures."""
 
     images: Tensor  # [B, 3, H, W] float32 in 0..1, padding marked
     masks: Tensor  # [B, 1, H, W] float32: 1 on defects
@@ -33,7 +33,7 @@ class Batch:
 
 
 class Trainer(trainer.Trainer[Batch]):
-    """Trains the network; prototypes, backbone and spreads stay as they are.
+    """Trainer of the network; prototypes, backbone and spreads do not change.
 
     Several processes divide a batch: nothing in the network depends on the other pictures, and the loss is a
     mean over the pixels that count.
@@ -66,7 +66,7 @@ class Trainer(trainer.Trainer[Batch]):
     # ---- a step
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step. Every good picture comes once, in random order, before any comes again."""
+        """Make the batch of a step. Good pictures come once each, in random order, before any comes again."""
         size = self.config.batch
         good = size // 2
         if self.device.type == "cpu":  # the processor is busy learning
@@ -94,7 +94,7 @@ class Trainer(trainer.Trainer[Batch]):
         return self.pictures.defective(place, extended, self.rng(Stream.PRNET_DRAW, number))
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
-        """The loss of the map, SmoothL1 and focal (3.5)."""
+        """Return the loss of the map, SmoothL1 and focal (3.5)."""
         (network,) = networks
         images, masks = (state.upload(part, self.device) for part in (batch.images, batch.masks))
         inside = self.model.inside(images)
@@ -109,10 +109,10 @@ class Trainer(trainer.Trainer[Batch]):
         return [prn_loss(logits.float(), masks, inside)]
 
     def _add_noise(self, maps: Sequence[Tensor], step: int) -> list[Tensor]:
-        """Standardised features with noise.
+        """Return standardised features with noise.
 
         Without noise the network would learn a few dozen good pictures by heart, and take the normal
-        variation of new ones for defects.
+        variation of new pictures for defects.
         """
         features = self.model.standardise(maps)
         if not self.config.noise:
@@ -126,7 +126,7 @@ class Trainer(trainer.Trainer[Batch]):
     def _residuals(
         self, maps: Sequence[Tensor], valid_mask: Sequence[Tensor | None], batch: Batch
     ) -> list[Tensor]:
-        """Residuals; those of pictures that made the prototypes, as if they had not."""
+        """Return the residuals of the maps, as if k-means had not used any of the pictures."""
         if not self.config.residuals:
             return []
         based = torch.tensor(batch.places)

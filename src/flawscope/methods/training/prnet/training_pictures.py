@@ -1,4 +1,4 @@
-"""Training pictures of PRN (3.4): good ones, simulated defects, and seen ones put on other good pictures."""
+"""Training pictures of PRN (3.4): good pictures, simulated defects, and seen defects on good pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ORIGINAL, EXTENDED, SIMULATED, GOOD = "original", "extended", "simulated", "good
 
 
 class TrainingPicture(NamedTuple):
-    """A picture of a batch, and its defect's mask."""
+    """Picture of a batch, and its defect's mask."""
 
     image: Tensor  # [3, H, W] float32 in 0..1, padding marked
     mask: Tensor  # [1, H, W] float32: 1 where the defect is
@@ -36,7 +36,7 @@ class TrainingPicture(NamedTuple):
 
 @dataclass
 class TrainingPictures:
-    """Draws the pictures of a training. Each depends on its own random numbers alone."""
+    """Source of the pictures of a training. Each depends on its own random numbers alone."""
 
     config: Config
     images: GoodPictures
@@ -53,11 +53,12 @@ class TrainingPictures:
         self.parts = PartMasks(self.images, self.learnt, most, self.within)
 
     def good(self, place: int) -> TrainingPicture:
+        """Return good picture `place` without a defect."""
         image = self.images[self.learnt[place]]
         return TrainingPicture(image, torch.zeros(1, *image.shape[1:]), place, GOOD)
 
     def defective(self, place: int, extended: bool, rng: np.random.Generator) -> TrainingPicture:
-        """Good picture `place` with a defect, a simulated one or a seen one; or a seen picture itself."""
+        """Return good picture `place` with a simulated or a seen defect, or a seen defect's own picture."""
         if extended and rng.random() < self.config.original:
             defect = self.seen[int(rng.integers(len(self.seen)))]
             return TrainingPicture(defect.image, _mask_tensor(defect.mask), -1, ORIGINAL)
@@ -77,7 +78,7 @@ class TrainingPictures:
 
 
 def _name_textures(folder: TextureFolder) -> str:
-    """Name the textures with a digest, so that a run does not go on with others."""
+    """Name the textures with a digest: a run does not continue with others."""
     digest = hashlib.sha256()
     for picture in folder.pictures:
         digest.update(np.ascontiguousarray(picture).tobytes())
@@ -97,7 +98,7 @@ class ScaleFeatureCache(FeatureCache):
         self.all_cells_count = not model.config.pads and bool(model.roi.all())
 
     def measure(self, step: ProgressCallback) -> None:
-        """Set the model's means and spreads, and keep what there is room for."""
+        """Set the model's means and spreads, and keep as many maps as there is room for."""
         for scale, one in zip(
             [*self.model.scales, self.model.last], self.moments(step, "features"), strict=True
         ):
@@ -106,20 +107,23 @@ class ScaleFeatureCache(FeatureCache):
             self.kept[place] = self._fill_with_means(place, maps)
 
     def maps(self, numbers: Tensor, scale: int) -> Tensor:
-        """`[b, C, H, W]` fp16 on the CPU of scale 0, 1 or 2, of pictures `[b]` int64."""
+        """Return maps `[b, C, H, W]` fp16 on the CPU, of scale 0, 1 or 2, of pictures `[b]` int64."""
         return torch.stack([self[int(k)][scale] for k in numbers])
 
     def compute(self, images: Tensor) -> list[Tensor]:
+        """Return the four stages' maps `[B, C_j, H_j, W_j]` float32 of images `[B, 3, H, W]`."""
         with without_tf32(images.device):
             return self.model.features(self.model.filled(images))
 
     def valid_cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
+        """Return which cells of each stage count, `[B, H_j, W_j]` bool; None: all of them."""
         if self.all_cells_count:
             return None
         inside = self.model.inside(images.to(self.device))
         return [c[:, 0] for c in valid_cells(self.model.region(inside).expand(len(images), -1, -1))]
 
     def finish_maps(self, place: int, maps: list[Tensor]) -> list[Tensor]:
+        """Return a picture's maps with means in cells that do not count; kept maps have them already."""
         return maps if place in self.kept else self._fill_with_means(place, maps)
 
     def _fill_with_means(self, place: int, maps: list[Tensor]) -> list[Tensor]:

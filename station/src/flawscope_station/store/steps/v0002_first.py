@@ -1,4 +1,4 @@
-"""The first tables that are migrated: a store with older ones was never published."""
+"""Step 2, the first: stores with older tables were never published."""
 
 from __future__ import annotations
 

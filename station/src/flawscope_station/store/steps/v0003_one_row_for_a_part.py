@@ -1,4 +1,7 @@
-"""A part in several views is one inspection, that of its most unusual view, and `views` has all of them."""
+"""Step 3: a part in several views is a single inspection, that of its most unusual view.
+
+The new table `views` has all its views.
+"""
 
 from __future__ import annotations
 
@@ -64,6 +67,7 @@ INDEXES = (
 
 
 def upgrade() -> None:
+    """Make the table `views`, and merge the inspections of each part."""
     connection = op.get_bind()
     op.execute("DROP VIEW inspection_report")
     _make_views()
@@ -109,7 +113,7 @@ def _make_views() -> None:
 
 
 def _merge_parts(connection: Connection) -> None:
-    """Make one of the inspections of each part's views, in the sums of the hours and in candidates, too."""
+    """Merge the inspections of each part's views, also in the sums of the hours and in candidates."""
     first, merged, counts = 0, dict[int, int](), defaultdict[tuple[int, int, int], Counter[str]](Counter)
     while True:
         query = sa.text("SELECT * FROM parts WHERE id > :first ORDER BY id LIMIT :count")
@@ -147,10 +151,16 @@ def _merge_part(
     rows: Sequence[Row[Any]],
     counts: dict[tuple[int, int, int], Counter[str]],
 ) -> dict[int, int]:
-    """Make one of the inspections of a part's views; return its number by each number that it replaces.
+    """Merge the inspections of a part's views.
 
     Args:
-        counts: gets the changes of the sums of the hours.
+        connection: Connection of the migration.
+        part: Row of `parts`.
+        rows: Inspections of the part's views.
+        counts: Gets the changes of the sums of the hours.
+
+    Returns:
+        The number of the kept inspection, by each number that it replaces.
     """
     shown = next((row for row in rows if row.view == part.worst), rows[0])
     others = [row.id for row in rows if row is not shown]
@@ -195,7 +205,7 @@ def _merge_part(
 
 
 def _merged_record(shown: Row[Any], rows: Sequence[Row[Any]]) -> dict[str, Any]:
-    """Record of the most unusual view; of a challenge part with what was found of all of its views."""
+    """Return the record of the most unusual view; of a challenge part with the findings of all its views."""
     record: dict[str, Any] = json.loads(shown.record)
     if "challenge" in record:
         facts = [json.loads(row.record)["challenge"] for row in rows]
@@ -211,7 +221,7 @@ def _merged_record(shown: Row[Any], rows: Sequence[Row[Any]]) -> dict[str, Any]:
 def _count(
     counts: dict[tuple[int, int, int], Counter[str]], place: Row[Any], row: Mapping[str, Any], sign: int
 ) -> None:
-    """Count an inspection in its hour, or no longer."""
+    """Add an inspection to its hour (sign 1), or take it away (sign -1)."""
     is_anomalous = bool(row["anomalous"]) and not row["tolerated"]
     change = {
         "inspected": 1,
@@ -229,8 +239,8 @@ def _count(
         hour[name] += sign * value
 
 
-def _renumbered(facts: Any, numbers: Mapping[int, int]) -> Any:
-    """Facts of a candidate, with the numbers that its inspections have now."""
+def _renumbered(facts: object, numbers: Mapping[int, int]) -> object:
+    """Return facts of a candidate with the present numbers of its inspections."""
     if isinstance(facts, list):
         return [numbers.get(one, one) if isinstance(one, int) else _renumbered(one, numbers) for one in facts]
     if isinstance(facts, dict):

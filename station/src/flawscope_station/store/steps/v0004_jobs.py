@@ -1,4 +1,4 @@
-"""Models in the making are jobs, which new products have, too; the hash of a challenge is a new one."""
+"""Step 4: models in the making are jobs, which new products have, too; challenges are hashed anew."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ SAME = "id, product_id, start_version_id, version_id, status, who, created_at, c
 
 
 def upgrade() -> None:
+    """Replace the table `candidates` by `jobs`, and reset the challenges' hashes."""
     op.create_table(
         "jobs",
         sa.Column("id", KEY, autoincrement=True, nullable=False),

@@ -1,4 +1,4 @@
-"""A verdict has its product's number."""
+"""Step 5: a verdict has its product's number."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def upgrade() -> None:
+    """Add the column `product_id` to `verdicts`, and fill it."""
     op.add_column("verdicts", sa.Column("product_id", KEY))
     of_inspection = "SELECT product_id FROM inspections WHERE inspections.id = verdicts.inspection_id"
     op.execute(f"UPDATE verdicts SET product_id = ({of_inspection})")

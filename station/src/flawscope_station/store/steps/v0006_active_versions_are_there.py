@@ -1,4 +1,4 @@
-"""The version that judges is there; pictures, masks and trials are found by an index."""
+"""Step 6: the version that judges is there; pictures, masks and trials are found by an index."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ REPORT_VIEW = "SELECT sql FROM sqlite_master WHERE name = 'inspection_report'"
 
 
 def upgrade() -> None:
+    """Clear active versions that are gone, forbid them, and add the indexes."""
     gone = "active_version_id NOT IN (SELECT id FROM versions)"
     op.execute(f"UPDATE products SET active_version_id = NULL WHERE {gone}")
     report_view = ""

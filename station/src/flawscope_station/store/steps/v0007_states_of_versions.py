@@ -1,4 +1,4 @@
-"""A version has a state, and a product at most one active version. Jobs hold no model's state any more."""
+"""Step 7: a version has a state, and a product at most one active version; jobs keep no model's state."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ INDEXES = (
 
 
 def upgrade() -> None:
+    """Add the column `state` to `versions`, fill it, and drop the products' column `active_version_id`."""
     op.add_column("versions", sa.Column("state", sa.String(8)))
     op.execute("UPDATE versions SET state = 'ready'")
     op.execute(f"UPDATE versions SET state = 'retired' WHERE {WAS_USED}")

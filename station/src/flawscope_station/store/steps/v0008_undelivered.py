@@ -1,4 +1,4 @@
-"""Messages that a receiver refused for good are remembered, so that they can be sent again."""
+"""Step 8: messages that a receiver refused for good are remembered, to be sent again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def upgrade() -> None:
+    """Add the table `undelivered`."""
     op.create_table(
         "undelivered",
         sa.Column("product_id", KEY, autoincrement=False, nullable=False),

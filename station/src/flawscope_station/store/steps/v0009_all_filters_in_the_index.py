@@ -1,4 +1,4 @@
-"""The index of searches covers whether a sender got its answer, too."""
+"""Step 9: the index of searches also covers whether a sender got its answer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ down_revision = "0008"
 
 
 def upgrade() -> None:
+    """Make the index `inspections_search` anew, with the column `unanswered`."""
     op.drop_index("inspections_search", "inspections")
     op.create_index(
         "inspections_search",
