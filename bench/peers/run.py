@@ -160,6 +160,9 @@ def install(place: Place, label: str) -> dict[str, Any]:
     python = folder / "bin" / "python"
     with tempfile.TemporaryDirectory() as temporary:
         words = [checkout(Path(temporary), w) if w.startswith("flawscope") else w for w in wanted]
+        if label == "flawscope":  # packaged weights, and those of `accurate`, lie in this checkout
+            weights = shutil.copytree(common.ROOT / "weights", Path(temporary) / "weights")
+            words[:0] = [str(weights), str(weights / "dinov2")]
         start = time.perf_counter()
         if not python.is_file():
             subprocess.run([sys.executable, "-m", "venv", folder], check=True, env=clean())
