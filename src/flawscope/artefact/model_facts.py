@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.parts import (
-    check_whole_parts,
     parts_of_model,
+    require_whole_part,
     stored_part_pattern,
     stored_part_reader,
 )
@@ -130,15 +130,16 @@ class ModelFacts:
         Raises:
             InputError: No whole part would remain, or names tell no part.
         """
-        if self.views is None:
+        view_pattern = self.views
+        if view_pattern is None:
             return
         names = {
             view: [row.name for row in scored(manifest.pictures)] for view, manifest in self.manifests.items()
         }
-        pictures = []
-        for view, own in {**names, **new}.items():
-            pictures += [View(self.views.parse_part(name), view) for name in own]
-        check_whole_parts([*self.manifests], pictures)
+        shown = []
+        for view, names_of_view in {**names, **new}.items():
+            shown += [View(view_pattern.parse_part(name), view) for name in names_of_view]
+        require_whole_part([*self.manifests], shown)
 
     # ---- what they decide together
 
@@ -166,10 +167,12 @@ class ModelFacts:
         """
         if self.views is None:
             return parts_of_model(self.manifests[name])
-        pattern = self.views
-        return replace(
-            self._parts_of_views(pattern), view_of=lambda picture: View(pattern.parse_part(picture), name)
-        )
+        view_pattern = self.views
+
+        def view_of(picture_name: str) -> View:
+            return View(view_pattern.parse_part(picture_name), name)
+
+        return replace(self._parts_of_views(view_pattern), view_of=view_of)
 
     def _parts_of_views(self, pattern: PartPattern) -> KnownParts:
         pictures = list[View]()

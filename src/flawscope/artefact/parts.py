@@ -31,7 +31,7 @@ def stored_part_reader(manifest: Manifest) -> PartReader | None:
     return group_reader(manifest.facts.get("group")) if pattern is None else pattern.part_key
 
 
-def check_whole_parts(views: Collection[str], pictures: Iterable[View]) -> None:
+def require_whole_part(views: Collection[str], pictures: Iterable[View]) -> None:
     """Checks that good pictures show a part from all views: new parts are compared with such parts.
 
     Args:

@@ -12,8 +12,8 @@ from flawscope.artefact.detection import with_decided_defects
 from flawscope.artefact.expected import ExpectedPictures
 from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.parts import (
-    check_whole_parts,
     part_calibration,
+    require_whole_part,
     stored_part_pattern,
     stored_part_reader,
 )
@@ -170,7 +170,7 @@ def recalibrate(
     before = model.manifest.calibration
     pattern = stored_part_pattern(manifest)
     if pattern is not None:
-        check_whole_parts(part_calibration(manifest, pattern).views, pattern.parse_all(names))
+        require_whole_part(part_calibration(manifest, pattern).views, pattern.parse_all(names))
     known = [row.forgotten() for row in manifest.pictures if row.learnt]
     new = _judge_new(model, good, names, known, step)
     _check_usable(new, len(names))
