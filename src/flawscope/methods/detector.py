@@ -171,13 +171,16 @@ class Detector(nn.Module, ABC):
         return None
 
     def left_out_excess(self, group: int, kept: Mapping[str, Tensor]) -> tuple[float, float]:
-        """Return by how much `left_out` overestimates the score and the map's maximum of a group's pictures.
+        """Return by how much `left_out` is too high for the pictures of a group: no excess here.
 
-        The fit had the other pictures' features, and could leave the group out more exactly.
+        Override it where the fit, which has the other pictures' features, leaves the group out more exactly.
 
         Args:
             group: Number of the group at fit.
             kept: The artefact's tensors.
+
+        Returns:
+            The excess of the score, and that of the map's maximum.
         """
         return 0.0, 0.0
 
