@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import PICTURE_SUFFIXES
@@ -115,7 +115,7 @@ def seem_masks(pictures: Iterable[Path]) -> list[Path]:
     groups: dict[tuple[Path, str], list[tuple[Path, Path | None]]] = {}
     for path in paths:
         stem = fold(path.stem)
-        if _HAS_WORD.search(stem) and _strip_word(stem):
+        if _HAS_WORD.search(stem) and _split_word(stem):
             groups.setdefault((path.parent, "word"), []).append((path, None))
         elif (form := _added_to_name(path, stem, named)) is not None:
             added, other = form
@@ -339,6 +339,11 @@ def _in_picture_folder(path: Path | None) -> bool:
 
 
 def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
+    """Return the files that are named like masks, grouped.
+
+    Files below a folder of masks make a group, which has the first such folder's name. The other files make a
+    group where they lie in one folder and have the same word for masks at the same side of their names.
+    """
     groups: dict[tuple[str, ...], _Group] = {}
     for path in paths:
         text = os.fspath(path)[len(root) :].lower()
@@ -349,29 +354,53 @@ def _named_like_masks(paths: Sequence[Path], root: str) -> list[_Group]:
         if at is not None:
             name = fold(folders[at])
             key = folders[: at + 1]
-            telling = name in MASK_FOLDERS and name != "mask"
-            alone = name in MASK_FOLDERS
-            weak = any(word in name for word in _WEAK)
-            above = _plain_folders(folders[:at])
-            group = _Group(folders[at], above, telling, weak and not telling, alone, (name,))
-        elif (form := _strip_word(fold(path.stem))) is not None:
-            weak = form[1].startswith(_WEAK)
-            key = (*folders, "", *form[1:])
-            alone = _LABEL_STUDIO.fullmatch(form[0]) is not None
-            group = _Group("", _plain_folders(folders), not weak, weak, alone, form[1:])
+            is_telling = name in MASK_FOLDERS and name != "mask"
+            group = _Group(
+                folder=folders[at],
+                above=_plain_folders(folders[:at]),
+                telling=is_telling,
+                weak=not is_telling and any(word in name for word in _WEAK),
+                alone=name in MASK_FOLDERS,
+                kind=(name,),
+            )
+        elif (named := _split_word(fold(path.stem))) is not None:
+            key = (*folders, "", named.word, named.side)
+            is_weak = named.word.startswith(_WEAK)  # not "ground truth", which only ends with one
+            group = _Group(
+                folder="",
+                above=_plain_folders(folders),
+                telling=not is_weak,
+                weak=is_weak,
+                alone=_LABEL_STUDIO.fullmatch(named.rest) is not None,
+                kind=(named.word, named.side),
+            )
         else:
             continue
         groups.setdefault(key, group).paths.append(path)
     return list(groups.values())
 
 
-def _strip_word(stem: str) -> tuple[str, str, str] | None:
-    """Return a mask's folded name without the word for masks, the word, and its side."""
+class _NameWithWord(NamedTuple):
+    """Folded name of a file that has a word for masks.
+
+    Attributes:
+        rest: The name without the word.
+        word: The word.
+        side: Where it stands: "first", "last", or "alone".
+    """
+
+    rest: str
+    word: str
+    side: str
+
+
+def _split_word(stem: str) -> _NameWithWord | None:
+    """Split the word for masks from a folded name; None where it has none, or only within another word."""
     if match := _WORD_LAST.fullmatch(stem):
-        return match[1], match[2], "last"
+        return _NameWithWord(rest=match[1], word=match[2], side="last")
     if match := _WORD_FIRST.fullmatch(stem):
-        return match[2], match[1], "first"
-    return ("", stem, "alone") if _HAS_WORD.fullmatch(stem) else None
+        return _NameWithWord(rest=match[2], word=match[1], side="first")
+    return _NameWithWord(rest="", word=stem, side="alone") if _HAS_WORD.fullmatch(stem) else None
 
 
 def _folders(path: Path, root: str) -> Folders:
@@ -421,8 +450,8 @@ class _Pictures:
         """Return the picture of a mask; None where there is none, or several might be it."""
         stem = fold(mask.stem)
         if not group.folder:
-            stripped = _strip_word(stem)
-            names = _picture_names(stripped[0] if stripped else stem)
+            named = _split_word(stem)
+            names = _picture_names(named.rest if named else stem)
             while match := _FURTHER_WORD.fullmatch(names[-1]):  # a_defect_mask.png of a.png
                 names.append(match[1])
             return self._nearest(group, mask, (), names)
@@ -430,8 +459,8 @@ class _Pictures:
         below = _plain_folders(folders[folders.index(group.folder) + 1 :])
         names = _picture_names(stem)
         for name in tuple(names):
-            if stripped := _strip_word(name):
-                names += _picture_names(stripped[0])
+            if named := _split_word(name):
+                names += _picture_names(named.rest)
         names += [match[1] for name in names if (match := _NUMBERED.fullmatch(name))]
         if found := self._nearest(group, mask, below, names):
             return found
@@ -469,16 +498,20 @@ class _Pictures:
         """Yield the pictures that may be a mask's, each with a rank that is lower the better it fits."""
         hint = masked_folder(group.folder) or ""
         above = group.above
-        for plain, paths in places.items():
-            between = len(plain) - len(above) - len(below)
-            if between < 0 or plain[: len(above)] != above or plain[len(plain) - len(below) :] != below:
+        for folders, paths in places.items():
+            # the picture's folders: those above the group, others, and those below it
+            others_count = len(folders) - len(above) - len(below)
+            starts_above = folders[: len(above)] == above
+            ends_below = folders[len(folders) - len(below) :] == below
+            if others_count < 0 or not starts_above or not ends_below:
                 continue
-            is_elsewhere = bool(hint) and hint not in plain[len(above) :]
+            is_elsewhere = bool(hint) and hint not in folders[len(above) :]
             for path in paths:
                 if group.has(path):
                     continue
-                other_case = not mask.stem.startswith(path.stem)
-                yield (path in self.suspects, _is_good(plain), is_elsewhere, between, other_case), path
+                has_other_case = not mask.stem.startswith(path.stem)  # as a.png beside A.png and A_mask.png
+                rank = (path in self.suspects, _is_good(folders), is_elsewhere, others_count, has_other_case)
+                yield rank, path
 
 
 def _twins(paths: Sequence[Path]) -> dict[Path, Path | None]:
