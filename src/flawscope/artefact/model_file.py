@@ -276,10 +276,17 @@ def write_contents(
     tensors: Mapping[str, NDArray[Any]],
     path: str | os.PathLike[str],
 ) -> None:
-    """Writes a model file atomically from the document without facts of the run, these facts, and tensors."""
+    """Writes a model file atomically.
+
+    Args:
+        document: The manifest, without facts of the run.
+        run: Facts of the run.
+        tensors: Tensors by name.
+        path: The file.
+    """
     from safetensors.numpy import save
 
-    # the same order and layout as below, without the document
+    # safetensors lays out the tensors; its header is replaced below by one with the document
     body = save({k: np.asarray(v, order="C") for k, v in sorted(tensors.items())})
     (length,) = struct.unpack("<Q", body[:8])
     data = memoryview(body)[8 + length :]
