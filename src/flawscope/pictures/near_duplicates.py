@@ -114,7 +114,8 @@ def thumbnail(picture: NDArray[np.number]) -> NDArray[np.float16]:
     """Return grey levels 0..255 of a decoded picture [H, W, C], averaged to [64, 64]."""
     # Pillow, not matrix products: several threads come here at once, and BLAS would start its own in each
     if picture.dtype == np.uint8:
-        pixels = picture[:, :, :3] if picture.shape[2] >= 3 and picture.strides[2] else picture[:, :, 0]
+        is_grey = picture.shape[2] < 3 or picture.strides[2] == 0  # stride 0: grey, seen as three channels
+        pixels = picture[:, :, 0] if is_grey else picture[:, :, :3]
         image = Image.fromarray(np.ascontiguousarray(pixels)).convert("L")
         if min(image.size) > 16 * SIDE:
             image = image.resize((8 * SIDE, 8 * SIDE), Image.Resampling.BILINEAR)
