@@ -212,7 +212,7 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
     seen = (_found_among(first), _found_among(second))
     if not full and max(map(len, seen)) < _MOST * count:
         return (), False
-    period = _symmetry_period(first, second) if min(map(len, seen)) >= _MIN_FOUND * count else 0
+    period = _count_folds(first, second) if min(map(len, seen)) >= _MIN_FOUND * count else 0
     if period and min(_turns(poses, period) for poses in seen) > 2 * _MIN_TURN:
         return ("turn",), True
     return ("turn", "full", "shift") if full else ("turn", "shift"), False
@@ -277,21 +277,31 @@ def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
         second = _congeal(_SingleReferences(pictures[1::2], singles.ground), kind)
         first_poses = [first.find(picture) for picture in pictures]
         second_poses = [second.find(picture) for picture in pictures]
-        period = _symmetry_period(first_poses, second_poses)
+        period = _count_folds(first_poses, second_poses)
     reference = _congeal(singles, kind, period)
     return Aligned(reference, [reference.find(picture) for picture in pictures])
 
 
-def _symmetry_period(first: Sequence[Pose], second: Sequence[Pose]) -> int:
-    """Period of the angles on which two references agree; 0 where they agree on none."""
+def _count_folds(first: Sequence[Pose], second: Sequence[Pose]) -> int:
+    """Returns the folds of the part's symmetry, as in `PoseReference.period`, by the poses of two references.
+
+    With n folds, turns by 1/n of a circle look the same. The part has the least n for which, in most
+    pictures, the references' angles differ by a common angle, up to such turns. 0: there is none, and every
+    turn looks the same.
+
+    Args:
+        first: Pose of each picture by the first reference.
+        second: Pose of each picture by the second reference.
+    """
     sides = [-1 if pose.mirrored else 1 for pose in first]
     delta = np.array([(b.angle - a.angle) * side for a, b, side in zip(first, second, sides, strict=True)])
-    for period in range(1, _MAX_PERIOD + 1):
-        phase = np.exp(1j * period * delta)
-        residual = np.angle(phase[:, None] / phase) / period  # [N, N], to make each the common difference
-        tolerance = min(_ANGLE_TOLERANCE, 2 * math.pi / period / 16)
+    for folds in range(1, _MAX_PERIOD + 1):
+        phase = np.exp(1j * folds * delta)
+        # [N, N]: row i tries the difference of picture i as the common one, and holds how far each is from it
+        residual = np.angle(phase[:, None] / phase) / folds
+        tolerance = min(_ANGLE_TOLERANCE, 2 * math.pi / folds / 16)
         if (np.abs(residual) < tolerance).mean(1).max() >= _MIN_AGREEMENT:
-            return period
+            return folds
     return 0
 
 
@@ -323,7 +333,7 @@ def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
 class _SingleReferences:
     """Pictures [h, w], each tried as the first reference.
 
-    Its part is there where it differs from the other pictures, unaligned, or from the ground.
+    A picture shows its part where it differs from the other pictures, unaligned, or from the ground.
     """
 
     def __init__(self, pictures: Sequence[Float32], ground: float | None = None):
@@ -345,35 +355,43 @@ class _SingleReferences:
         self._median = median
         self._spread = spread
 
-    def of(self, number: int, kind: PoseKind, period: int = 1) -> PoseReference | None:
-        """The reference that one picture is; None where it shows nothing of its own."""
+    def build(self, number: int, kind: PoseKind, period: int = 1) -> PoseReference | None:
+        """Builds the reference of a single picture; None where it shows nothing of its own."""
         from scipy import ndimage
 
         away = np.abs(self._whole[number] - self._median) / self._spread
         difference = ndimage.gaussian_filter(away, 2) * self._inside[number]
-        share = difference**2 / (difference**2 + 4)
-        share[share < share.max() / 4] = 0
-        middle = ndimage.center_of_mass(share + 1e-12)
+        part = difference**2 / (difference**2 + 4)  # 0..1: how surely each pixel shows the part
+        part[part < part.max() / 4] = 0
+        middle = ndimage.center_of_mass(part + 1e-12)
         picture = self.pictures[number]
+        # from a pixel of the frame to a place in the picture: the frame's middle is the picture's
         y, x = (at + 0.5 - HALF_SIDE + side / 2 for at, side in zip(middle, picture.shape, strict=True))
-        warped, visible = align(picture, Pose(x, y))
-        moved = ndimage.shift(share, [HALF_SIDE - 0.5 - at for at in middle], order=1) * visible
-        if not (moved > 0.01).any():
+        centred_picture, visible = align(picture, Pose(x, y))
+        to_centre = [HALF_SIDE - 0.5 - at for at in middle]
+        centred_part = ndimage.shift(part, to_centre, order=1) * visible
+        counts = centred_part > 0.01
+        if not counts.any():
             return None
-        deviation = np.where(moved > 0.01, 2 * _MIN_SPREAD / np.sqrt(np.maximum(moved, 0.01)), 0)
-        return _build_reference(kind, warped, deviation, HALF_SIDE, period)
+        uncertainty = 2 * _MIN_SPREAD / np.sqrt(np.maximum(centred_part, 0.01))
+        deviation = np.where(counts, uncertainty, 0)  # 0: the pixel does not count
+        return _build_reference(kind, centred_picture, deviation, HALF_SIDE, period)
 
     def find(self, number: int, kind: PoseKind) -> list[Pose]:
-        """Poses of the pictures by that reference; none where it shows nothing."""
-        reference = self.of(number, kind)
+        """Returns the poses of the pictures by a single picture's reference; none where it shows nothing."""
+        reference = self.build(number, kind)
         return [] if reference is None else [reference.find(picture) for picture in self.pictures]
 
     def best(self, kind: PoseKind, period: int) -> PoseReference:
-        """The one to which the others can be aligned best. InputError: none shows anything of its own."""
+        """Returns the reference to which the other pictures can be aligned best.
+
+        Raises:
+            InputError: No picture shows anything of its own.
+        """
         found = list[tuple[float, PoseReference]]()
         numbers = range(len(self.pictures))
         for number in numbers[:: max(1, len(numbers) // _SEED_CANDIDATES)]:
-            if (reference := self.of(number, kind, period)) is None:
+            if (reference := self.build(number, kind, period)) is None:
                 continue
             others = [i for i in numbers if i != number][:: max(1, len(numbers) // _SEED_COMPARISONS)]
             errors = [reference.find(self.pictures[i]).error for i in others]
