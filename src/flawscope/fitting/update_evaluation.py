@@ -116,7 +116,8 @@ def score_pictures(
 ) -> dict[int, Score]:
     """Return scores of pictures by their numbers, each as if the model had never learnt from it.
 
-    Pictures are left out that cannot be judged, or that the model has learnt from and cannot leave out.
+    A picture has no score where it cannot be judged, or where the model has learnt from it and cannot leave
+    it out.
 
     Args:
         predictor: The model.
@@ -130,14 +131,18 @@ def score_pictures(
     calibration = predictor.calibration
     rows = predictor.manifest.pictures
     counted = {row.hash: number for number, row in enumerate(scored(rows))}
-    left_out = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
+    uncounted = {row.hash: row.score for row in rows if row.score is not None and not row.counted}
     learnt = {row.hash for row in rows if row.learnt}
-    answered = {*counted, *left_out, *learnt, *known}
-    new = {places[picture.digest]: picture.digest for picture in pictures if picture.digest not in answered}
-    for done, (place, found) in enumerate(predict_decoded(predictor, decoded, [*new]), start=1):
-        step("judging", done, len(new))
+    needs_no_network = {*counted, *uncounted, *learnt, *known}
+    digest_at = {
+        places[picture.digest]: picture.digest
+        for picture in pictures
+        if picture.digest not in needs_no_network
+    }
+    for done, (place, found) in enumerate(predict_decoded(predictor, decoded, [*digest_at]), start=1):
+        step("judging", done, len(digest_at))
         if not isinstance(found, InputError):
-            known[new[place]] = found.score
+            known[digest_at[place]] = found.score
     scores: dict[int, Score] = {}
     for picture in pictures:
         if picture.digest in counted:
@@ -145,12 +150,12 @@ def score_pictures(
             others = calibration.without_units([number])
             score = calibration.scores[number]
             scores[picture.number] = Score.of(others, score, learnt=True)
-        elif picture.digest in left_out:
-            scores[picture.number] = Score.of(calibration, left_out[picture.digest], learnt=True)
+        elif picture.digest in uncounted:
+            scores[picture.number] = Score.of(calibration, uncounted[picture.digest], learnt=True)
         elif picture.digest not in learnt and picture.digest in known:
             scores[picture.number] = Score.of(calibration, known[picture.digest])
-    parts = whole.known_parts().get(ONE)
-    return scores if parts is None else _decide_parts(scores, pictures, parts)
+    parts_of_product = whole.known_parts().get(ONE)  # None where single pictures are judged
+    return scores if parts_of_product is None else _decide_parts(scores, pictures, parts_of_product)
 
 
 def _decide_parts(
