@@ -374,20 +374,30 @@ def _select_shard(job: FitJob, shards: int, shard: int, drawn: Container[int]) -
 def _calibrate_streamed(
     job: FitJob, used: list[int], selections: list[SelectedBank], kept: Sequence[Patches]
 ) -> tuple[list[int], GoodValues]:
-    """Calibrate on pictures chosen by the seed; those whose patches were not `kept` are read again."""
-    chosen = [used[i] for i in _draw_calibration(job, used)]
+    """Calibrate on pictures chosen by the seed.
+
+    Args:
+        job: The fit.
+        used: Numbers of the pictures that the banks are selected from.
+        selections: The selected bank of each branch.
+        kept: Patches of chosen pictures; the other chosen pictures are read again.
+
+    Returns:
+        Numbers of the pictures, without those that can no longer be read, and their values.
+    """
     found: dict[int, LeftOutPicture] = {}
-    unknown = [None] * len(selections)
+    unknown_distances = [None] * len(selections)
     advance = ProgressCounter(job.task.step, "leave-one-out", sum(len(patches.numbers) for patches in kept))
 
     def leave_out(patches: Patches, i: int) -> None:
-        found[patches.numbers[i]] = left_out_picture(job.model, patches, i, selections, unknown)
+        found[patches.numbers[i]] = left_out_picture(job.model, patches, i, selections, unknown_distances)
         advance()
 
     with workers(job.device) as each:
         for patches in kept:
             each(partial(leave_out, patches), range(len(patches.numbers)))
-    again = [i for i in chosen if i not in found]
+    chosen = [used[i] for i in _draw_calibration(job, used)]
+    again = [picture for picture in chosen if picture not in found]
     groups = dict(zip(again, job.groups_of(again).tolist(), strict=True))
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
@@ -395,5 +405,5 @@ def _calibrate_streamed(
 
     if again:
         embed_pictures(job.model, job.task.load, again, store, job.task.step, "calibration")
-    chosen = [i for i in chosen if i in found]  # without pictures that can no longer be read
-    return chosen, calibrate(job, [found[i] for i in chosen])
+    readable = [picture for picture in chosen if picture in found]
+    return readable, calibrate(job, [found[picture] for picture in readable])
