@@ -97,18 +97,18 @@ def near_duplicate_findings(
     learnt = [picture for picture in known if picture.split == "train"]
     names = relative_names([picture.item.path for picture in learnt])
     check_group(names, group)
-    parts = units_of(named_rows(names, [picture.look for picture in learnt]), part_of=group_reader(group))
+    units = units_of(named_rows(names, [picture.look for picture in learnt]), part_of=group_reader(group))
     found = []
-    for numbers in parts.near_duplicates:
+    for numbers in units.near_duplicates:
         found.append(_copies_finding(dataset, [learnt[k] for k in numbers], near=True))
-    for numbers in parts.unsure:
+    for numbers in units.unsure:
         first, *others = (dataset.relative(learnt[k].item.path) for k in numbers)
         message = f"looks the same as {join_names(others, 3)} but for noise: alike parts, or one part again?"
         remedy = "of one part keep one picture, or name the part with --group; alike parts may stay"
         found.append(Finding("note", "nearly-unsure", first, message, remedy, tuple(others)))
     for alike in _near_duplicates_in_splits(dataset, known):
         found.append(_copies_finding(dataset, alike, near=True))
-    return found, parts
+    return found, units
 
 
 def _near_duplicates_in_splits(
