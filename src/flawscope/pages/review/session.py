@@ -262,18 +262,20 @@ class ReviewSession:
         self.out = out
         out.mkdir(parents=True, exist_ok=True)
         check_replaceable(out / DECISIONS_FILE)
-        self.log, self._own_files = DecisionLog(out / DECISIONS_FILE), OutputFiles(out)
+        self.log = DecisionLog(out / DECISIONS_FILE)
+        self._own_files = OutputFiles(out)
         self._number_by_path = {picture.row.path: number for number, picture in enumerate(pictures)}
         self._lock = threading.RLock()
         self.problems: list[str] = []
         current = self.log.current
         decided = [picture for picture in pictures if picture.row.path in current]
+        # paths of decided pictures that now hold other pictures, which are undecided
         self.replaced = [
             picture.row.path
             for picture in decided
             if not self._is_decided(picture, current[picture.row.path])
         ]
-        self._undecided = {*self.replaced}  # paths whose decisions are on other pictures
+        self._undecided = {*self.replaced}
         self._shown: dict[int, tuple[int, int]] = {}
         for picture, decision, copy in self.copies():
             if not copy.exists():
@@ -343,7 +345,9 @@ class ReviewSession:
         """Whether the file at a picture's path is the picture that was decided; True where it is gone."""
         copy = self.out / line.decision / line.copy
         try:
-            if not picture.path.is_file() or (copy.is_file() and filecmp.cmp(copy, picture.path, False)):
+            if not picture.path.is_file() or (
+                copy.is_file() and filecmp.cmp(copy, picture.path, shallow=False)
+            ):
                 return True
             known = line.pixels or (_pixels(copy) if copy.is_file() else "")
             if known:
