@@ -280,15 +280,15 @@ def _measure(frames: Frames) -> Iterator[Measurement]:
         return
     light = _measure_light(frames)
     yield from light.measurements()
-    steady = frames.middles / light.gains[:, None, None]
-    reference = np.median(steady, axis=0).astype(np.float32)
-    movement = _measure_movement(steady, reference)
-    still = _undo_movement(steady, reference, movement)
+    evenly_lit = frames.middles / light.gains[:, None, None]
+    reference = np.median(evenly_lit, axis=0).astype(np.float32)
+    movement = _measure_movement(evenly_lit, reference)
+    still = _undo_movement(evenly_lit, reference, movement)
     noise = _noise(still)
     yield _noise_measurement(noise)
     yield _band_measurement(still, noise)
     yield from _movement_measurements(movement, reference, noise)
-    yield from _focus_measurements(steady, noise)
+    yield from _focus_measurements(evenly_lit, noise)
     yield _white_measurement(frames.white)
     yield _change_measurement(still)
     yield _blink_measurement(still, noise)
@@ -444,11 +444,11 @@ class Movement(NamedTuple):
     """Movement of the frames beside the reference.
 
     Attributes:
-        places: Rows and columns [N, 2] of each frame's shift, in pixels.
-        error: Standard deviation of a place because of noise.
+        shifts: Rows and columns [N, 2] that each frame's part lies from the reference's, in pixels.
+        error: Standard deviation of a shift because of noise.
     """
 
-    places: NDArray[np.float64]
+    shifts: NDArray[np.float64]
     error: float
 
 
@@ -457,8 +457,8 @@ def _slopes(reference: Floats) -> tuple[Floats, Floats]:
     return np.asarray(down, np.float32), np.asarray(right, np.float32)
 
 
-def _measure_movement(steady: Floats, reference: Floats) -> Movement:
-    """Return how far each frame lies from the reference.
+def _measure_movement(frames: Floats, reference: Floats) -> Movement:
+    """Return how far the part of each frame lies from that of the reference.
 
     Whole pixels are found by correlation, the rest by the slopes of brightness (Lucas and Kanade, 1981).
     """
@@ -466,18 +466,18 @@ def _measure_movement(steady: Floats, reference: Floats) -> Movement:
 
     smooth = ndimage.gaussian_filter(reference, 1.0)
     down, right = _slopes(smooth)
-    places = np.zeros((len(steady), 2))
-    for number, frame in enumerate(steady):
-        place = _whole_shift(frame, reference)
+    shifts = np.zeros((len(frames), 2))
+    for number, frame in enumerate(frames):
+        shift = _whole_shift(frame, reference)
         for _ in range(3):
-            moved = ndimage.shift(frame, -place, order=1, mode="nearest")
+            moved = ndimage.shift(frame, -shift, order=1, mode="nearest")
             difference = ndimage.gaussian_filter(moved, 1.0) - smooth
-            place = place + _solve_shift(difference, down, right)
-        places[number] = place
-    changes = np.median(np.abs(np.diff(steady, axis=0)))
+            shift = shift + _solve_shift(difference, down, right)
+        shifts[number] = shift
+    changes = np.median(np.abs(np.diff(frames, axis=0)))
     energy = float(min((down**2).sum(), (right**2).sum()))
     error = float(1.05 * changes / np.sqrt(energy)) if energy else np.inf
-    return Movement(places, error)
+    return Movement(shifts, error)
 
 
 def _whole_shift(frame: Floats, reference: Floats) -> NDArray[np.float64]:
@@ -508,28 +508,31 @@ def _solve_shift(difference: Floats, down: Floats, right: Floats) -> NDArray[np.
     return np.asarray(-np.linalg.solve(normal, matrix.T @ changed[usable]), np.float64)
 
 
-def _undo_movement(steady: Floats, reference: Floats, movement: Movement) -> Floats:
-    """Return the frames as they would be without their movement, for movements of some pixels."""
+def _undo_movement(frames: Floats, reference: Floats, movement: Movement) -> Floats:
+    """Return frames moved back onto the reference, for movements of some pixels.
+
+    They stay as they are where the movement is not known or is none.
+    """
     from scipy import ndimage
 
-    if movement.error > MAX_POSITION_ERROR or np.abs(movement.places).max() < 0.02:
-        return steady
+    if movement.error > MAX_POSITION_ERROR or np.abs(movement.shifts).max() < 0.02:
+        return frames
     down, right = _slopes(reference)
-    still = np.empty_like(steady)
-    for number, (frame, place) in enumerate(zip(steady, movement.places, strict=True)):
-        whole = np.round(place)
+    still = np.empty_like(frames)
+    for number, (frame, shift) in enumerate(zip(frames, movement.shifts, strict=True)):
+        whole = np.round(shift)
         moved = ndimage.shift(frame, -whole, order=0, mode="nearest") if whole.any() else frame
-        rest = (place - whole).astype(np.float32)
+        rest = (shift - whole).astype(np.float32)
         still[number] = moved + rest[0] * down + rest[1] * right
     return still
 
 
 def _movement_measurements(movement: Movement, reference: Floats, noise: float) -> Iterator[Measurement]:
-    places = movement.places
-    times = np.arange(len(places))
-    lines = [np.polyval(np.polyfit(times, column, 1), times) for column in places.T]
+    shifts = movement.shifts
+    times = np.arange(len(shifts))
+    lines = [np.polyval(np.polyfit(times, column, 1), times) for column in shifts.T]
     way = np.stack(lines, axis=1)
-    shake = float(np.sqrt(((places - way) ** 2).sum(axis=1).mean()))
+    shake = float(np.sqrt(((shifts - way) ** 2).sum(axis=1).mean()))
     creep = float(np.linalg.norm(way[-1] - way[0]))
     if creep < 3 * shake:  # the line through a shake is no way
         creep = 0.0
@@ -560,10 +563,10 @@ def _movement_measurements(movement: Movement, reference: Floats, noise: float) 
 # ------------------------------------------------------------------------------------------------------ focus
 
 
-def _focus_measurements(steady: Floats, noise: float) -> Iterator[Measurement]:
+def _focus_measurements(frames: Floats, noise: float) -> Iterator[Measurement]:
     from scipy import ndimage
 
-    width = _edge_width(steady[0], noise)
+    width = _edge_width(frames[0], noise)
     blur = 0.0 if width is None else width / WIDTH_OF_BLUR  # standard deviation of a blur of such edges
     kept = _kept_contrast(blur)
     yield Measurement(
@@ -578,7 +581,7 @@ def _focus_measurements(steady: Floats, noise: float) -> Iterator[Measurement]:
         "detail",
     )
     details = []
-    for frame in steady:
+    for frame in frames:
         down, right = _slopes(ndimage.gaussian_filter(frame, 1.0))
         details.append(float(np.sqrt((down**2 + right**2).mean())))
     change = (max(details) - min(details)) / max(np.median(details), 1e-6)
