@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from flawscope.artefact.model_facts import ModelFacts
+from flawscope.artefact.model_facts import ONE, ModelFacts
 from flawscope.artefact.model_file import Manifest
 from flawscope.artefact.parts import stored_part_pattern
 from flawscope.calibration.parts import PartCalibration
@@ -149,9 +149,10 @@ class PartCollector:
         Args:
             part: The part's name.
             views: The prediction of each view, by the view's name.
-            pictures: The picture of each view. None: they are files, whose paths the predictions hold.
+            pictures: The picture of each view, for `RoutedParts`, which judges some anew. None: they are
+                files, whose paths the predictions hold.
         """
-        return self._decide(self.calibration, self._looks[""], part, views)
+        return self._decide(self.calibration, self._looks[ONE], part, views)
 
     @classmethod
     def _decide(
