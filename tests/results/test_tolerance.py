@@ -12,7 +12,7 @@ from PIL import Image
 
 from flawscope.calibration.size_bounds import SizeBounds
 from flawscope.errors import InputError
-from flawscope.results.findings import count_wrong, describe_reasons, outside_light
+from flawscope.results.findings import describe_reasons, outside_light, wrong_count
 from flawscope.results.prediction import Prediction, Region, ScoreLevels
 from flawscope.results.tolerance import Rule, Tolerances, apply_tolerances
 from flawscope.views.geometry import Geometry
@@ -183,7 +183,7 @@ def test_a_tolerated_part_is_neither_good_nor_anomalous():
     assert found.to_dict()["decision"] == "within tolerance"
     assert found.to_dict()["findings"][0]["code"] == "within_tolerance"
     # what decides later is not tolerated
-    assert found.noticing(count_wrong("3 of 4 parts", None)).decision == "anomalous"
+    assert found.noticing(wrong_count("3 of 4 parts", None)).decision == "anomalous"
     good = replace(prediction(), is_anomalous=False)
     assert apply_tolerances(good, EVERYWHERE, rules(WIDE)) is good
 
@@ -191,7 +191,7 @@ def test_a_tolerated_part_is_neither_good_nor_anomalous():
 @pytest.mark.parametrize(
     ("found", "valid", "said"),
     [
-        (prediction().noticing(count_wrong("3 of 4 parts", None)), EVERYWHERE, "something else was noticed"),
+        (prediction().noticing(wrong_count("3 of 4 parts", None)), EVERYWHERE, "something else was noticed"),
         (prediction().noticing(outside_light()), EVERYWHERE, "something else was noticed"),
         (prediction(at=(0, 6)), EVERYWHERE, "may reach, the edge of what is inspected"),
         (prediction(), EVERYWHERE & (np.arange(WIDTH) < 9), "may reach, the edge of what is inspected"),

@@ -127,7 +127,7 @@ def part_not_found(p_value: float | None) -> Finding:
     return Finding(PART_NOT_FOUND, "part not found", p_value, decides=True)
 
 
-def count_wrong(words: str, p_value: float | None) -> Finding:
+def wrong_count(words: str, p_value: float | None) -> Finding:
     """Returns the finding on another number of parts, or on other objects.
 
     Args:

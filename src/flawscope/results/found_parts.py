@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.results import drawing
-from flawscope.results.findings import Finding, anomalous_parts, count_wrong, part_not_found
+from flawscope.results.findings import Finding, anomalous_parts, part_not_found, wrong_count
 from flawscope.types import Json
 from flawscope.views.frames import PartPose as PartPose
 
@@ -67,7 +67,7 @@ class FoundParts:
             p_value: How often those of a good picture are counted wrong; None: not known.
         """
         if self.wrong:
-            return (count_wrong(self.wrong, p_value),)
+            return (wrong_count(self.wrong, p_value),)
         bad = [str(part.part_index) for part in self.parts if part.is_anomalous]
         more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
         words = f"part {', '.join(bad[:MAX_NAMED])}{more} of {len(self.parts)}"
