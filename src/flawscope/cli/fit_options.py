@@ -1,8 +1,8 @@
 """Options of `flawscope fit`: on the command line, and in its YAML file, for each category by itself.
 
-The options are declared in `methods.options.arguments` and `methods.options.call`. A file names an option as
-the command line does, without dashes in front and with _ inside; the command line wins. Settings of methods,
-which stand in the same file, are read by `common.read_settings`.
+The options are declared in `methods.options`. A file names an option as the command line does, without dashes
+in front and with _ inside; the command line wins. Settings of methods, which stand in the same file, are read
+by `common.read_settings`.
 """
 
 from __future__ import annotations

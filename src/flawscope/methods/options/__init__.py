@@ -1,8 +1,9 @@
 """Options of a fit: each is a record, which command line, files, updates, searches, station and docs read.
 
-`record` has the type of a record, `arguments` the options that `fit` takes, `call` the others, `stored` the
-functions that read them from a model, `table` all options, `conflicts` those that do not go together. It
-imports neither torch nor numpy: help and the pages of a station use the options.
+`record` has the type of a record, `arguments` the options that `fit` takes, `settings` those of methods,
+`call` those of the command line alone, `stored` the functions that read options from a model, `table` all
+options, `conflicts` those that do not go together. It imports neither torch nor numpy: help and the pages of
+a station use the options.
 """
 
 from flawscope.methods.options.conflicts import Conflict as Conflict

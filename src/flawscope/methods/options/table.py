@@ -5,10 +5,11 @@ from __future__ import annotations
 from flawscope.methods.options.arguments import ARGUMENTS
 from flawscope.methods.options.call import CALL_OPTIONS
 from flawscope.methods.options.record import FitOption, records_of
+from flawscope.methods.options.settings import SETTING_OPTIONS
 
 
 def _all_options() -> tuple[FitOption, ...]:
-    found = [*CALL_OPTIONS]
+    found = [*CALL_OPTIONS, *SETTING_OPTIONS]
     for arguments in ARGUMENTS:
         found += records_of(arguments)
     return tuple(found)
