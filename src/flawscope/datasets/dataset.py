@@ -43,6 +43,11 @@ class Item:
         return "" if self.masks else next(iter(self.left_out), "no mask")
 
 
+def defect_item(path: Path, kind: str, truth: GroundTruth) -> Item:
+    """Return a picture of a defect, with its masks."""
+    return Item(path, kind, anomalous=True, masks=truth.find(path), left_out=truth.left_out(path))
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Category of a data set, with its pictures by split.
@@ -189,8 +194,8 @@ def split_dataset(
         return Dataset(root, category_of(root), layout, learnt, (*tested, *bad), apart)
     held = _held_paths(good, paths, settings)
     kind = "good" if good == root else good.name
-    train = tuple(Item(path, kind, False) for path in paths if path not in held)
-    test = [Item(path, kind, False) for path in paths if path in held]
+    train = tuple(Item(path, kind, anomalous=False) for path in paths if path not in held)
+    test = [Item(path, kind, anomalous=False) for path in paths if path in held]
     test += bad
     return Dataset(root, category_of(root), layout, train, tuple(test), drawn_split=True)
 
@@ -200,7 +205,7 @@ def _items_by_split(paths: Sequence[Path], splits: Sequence[str | None]) -> Iter
     found: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for path, split in zip(paths, splits, strict=True):
         if split in found:
-            found[split].append(Item(path, "good", False))
+            found[split].append(Item(path, "good", anomalous=False))
     return map(tuple, found.values())
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from flawscope.datasets.class_labels import ClassLabels, read_class_labels
-from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of
+from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, defect_item
 from flawscope.datasets.good_and_bad_folders import FolderTree
 from flawscope.datasets.masks import GroundTruth
 from flawscope.datasets.own_folders import (
@@ -381,14 +381,14 @@ def _test_items(tree: FolderTree, truth: GroundTruth, is_test: bool) -> Iterator
     for kind, folder in subfolders(tree.root).items():
         for path in truth.pictures_in(folder):
             if path not in good:
-                yield Item(path, kind, True, truth.find(path), truth.left_out(path))
+                yield defect_item(path, kind, truth)
             elif is_test:
-                yield Item(path, kind, False)
+                yield Item(path, kind, anomalous=False)
 
 
 def _good_items(tree: FolderTree, labels: ClassLabels) -> tuple[Item, ...]:
     good = good_pictures(tree.root, tree.pictures(Said.GOOD), labels, "move it to test, or rename it")
-    return tuple(Item(path, path.relative_to(tree.root).parts[0], False) for path in good)
+    return tuple(Item(path, path.relative_to(tree.root).parts[0], anomalous=False) for path in good)
 
 
 def is_review(root: str | os.PathLike[str]) -> bool:
@@ -429,7 +429,7 @@ def _open_review(root: Path) -> Dataset:
     good = subfolder(root, *GOOD)
     bad = subfolder(root, DEFECT_FOLDER)
     truth = GroundTruth(root)
-    items = [Item(path, "good", False) for path in truth.pictures_in(good)]
+    items = [Item(path, "good", anomalous=False) for path in truth.pictures_in(good)]
     defects = defects_in(bad, truth) if bad else []
     if not items and not defects:
         raise InputError(f"{root}: nothing is decided yet; review first")

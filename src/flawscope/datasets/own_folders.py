@@ -25,6 +25,7 @@ from flawscope.datasets.dataset import (
     Item,
     SplitSettings,
     category_of,
+    defect_item,
     split_dataset,
     split_of,
 )
@@ -117,7 +118,7 @@ def _open_labelled(root: Path, labels: ClassLabels, settings: SplitSettings) -> 
     test = []
     for path in labels.by_picture:
         if path in pictures and path not in called_good:
-            test.append(Item(path, labels.kind(path), True, truth.find(path), truth.left_out(path)))
+            test.append(defect_item(path, labels.kind(path), truth))
     learnt = [path for path in good if path in pictures]
     return split_dataset(root, "folder", root, learnt, test, settings, labels.splits(learnt))
 
@@ -188,7 +189,7 @@ def open_named(root: Path, names: str, settings: SplitSettings) -> Dataset:
         if choice.is_good(path):
             good.append(path)
         else:
-            test.append(Item(path, choice.kind(path), True, truth.find(path), truth.left_out(path)))
+            test.append(defect_item(path, choice.kind(path), truth))
     if not good:
         raise labels.question(root, NAME_GOOD)
     own_folder = root / named[0]
@@ -294,7 +295,7 @@ def defects_in(folder: Path, truth: GroundTruth) -> list[Item]:
         parts = path.relative_to(folder).parts[:-1]
         if not any(map(says_good, parts)):
             kind = next((p for p in parts if not is_picture_folder(p) and not split_said(p)), folder.name)
-            items.append(Item(path, kind, True, truth.find(path), truth.left_out(path)))
+            items.append(defect_item(path, kind, truth))
     return items
 
 
@@ -307,7 +308,7 @@ def kinds_in(folder: Path, truth: GroundTruth) -> list[Item]:
     for path in truth.pictures_in(folder):
         parts = path.relative_to(folder).parts[:-1]
         if not any(map(says_good, parts)):
-            items.append(Item(path, _kind_of(parts), True, truth.find(path), truth.left_out(path)))
+            items.append(defect_item(path, _kind_of(parts), truth))
     return items
 
 

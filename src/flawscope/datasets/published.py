@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, split_dataset
+from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, defect_item, split_dataset
 from flawscope.datasets.masks import GroundTruth
 from flawscope.errors import InputError, message_with_type
 from flawscope.pictures.listing import natural_key, picture_files_in, pictures_in, subfolder, subfolders
@@ -67,10 +67,7 @@ def open_visa(root: Path, settings: SplitSettings) -> Dataset:
     anomaly = _find_descendant(root, "Data", "Images", "Anomaly")
     assert normal is not None  # is_visa has seen it
     truth = GroundTruth(root)
-    bad = [
-        Item(path, path.parent.name, True, truth.find(path), truth.left_out(path))
-        for path in truth.pictures_in(anomaly)
-    ]
+    bad = [defect_item(path, path.parent.name, truth) for path in truth.pictures_in(anomaly)]
     return split_dataset(root, "visa", normal, truth.pictures_in(normal), bad, settings)
 
 
@@ -87,7 +84,7 @@ def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
         mask = path.with_suffix(".png")
         if path != mask:  # masks are the PNG files
             kind = path.relative_to(root / "NG").parts[0]
-            bad.append(Item(path, kind, True, (mask,) if mask.is_file() else ()))
+            bad.append(Item(path, kind, anomalous=True, masks=(mask,) if mask.is_file() else ()))
     whole_parts = settings._replace(part_of=settings.part_of or group_reader(SPECIMEN_FOLDER.pattern))
     good = root / "OK"
     return split_dataset(root, "realiad", good, pictures_in(good), bad, whole_parts)

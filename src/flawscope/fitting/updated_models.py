@@ -363,7 +363,7 @@ def retrain_model(job: Job) -> list[Candidate]:
             if picture.mask and folds[picture.digest] != leave
         ]
         more = [picture for picture in job.wanted if folds[picture.digest] != leave]
-        items = [Item(_file_of(picture), "good", False) for picture in more]
+        items = [Item(_file_of(picture), "good", anomalous=False) for picture in more]
         added = [picture.name for picture in more]
         job.options.say(f"training {name}")
 

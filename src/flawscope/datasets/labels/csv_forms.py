@@ -166,4 +166,4 @@ def _mark(box: _Box, edges: list[float]) -> Mark:
     corners = shapes.box(edges)
     are_shares = max(edges) <= 1
     shape = shapes.placed(lambda size: corners * size[::-1]) if are_shares else shapes.filled(corners)
-    return Mark(shape, box.label, True)
+    return Mark(shape, box.label, is_box=True)

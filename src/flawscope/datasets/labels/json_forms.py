@@ -92,7 +92,9 @@ class _CocoPicture:
             return
         if annotation.get("bbox"):
             x, y, width, height = map(float, annotation["bbox"])
-            self.marks.append(Mark(shapes.filled(shapes.box((x, y, x + width, y + height))), kind, True))
+            self.marks.append(
+                Mark(shapes.filled(shapes.box((x, y, x + width, y + height))), kind, is_box=True)
+            )
         elif kind and are_classes:
             self.classes.append(kind)
         else:
@@ -174,7 +176,7 @@ def _labelme_mark(shape: Record) -> Mark:
         return Mark(None, NO_PLACE)
     if kind == "rectangle":
         corners = shapes.box([*points.min(0), *points.max(0)])
-        return Mark(shapes.filled(corners), label, True)
+        return Mark(shapes.filled(corners), label, is_box=True)
     if kind == "circle":
         radius = float(np.hypot(*(points[1] - points[0])))
         return Mark(shapes.filled(shapes.ellipse(points[0], (radius, radius)), is_loose=True), label)
@@ -232,7 +234,9 @@ def _via_mark(region: Record) -> Mark:
         return Mark(None, NO_PLACE)
     if name == "rect":
         x, y = float(shape["x"]), float(shape["y"])
-        return Mark(shapes.filled(shapes.box((x, y, x + shape["width"], y + shape["height"]))), label, True)
+        return Mark(
+            shapes.filled(shapes.box((x, y, x + shape["width"], y + shape["height"]))), label, is_box=True
+        )
     if name in ("circle", "ellipse"):
         radii = (shape["r"], shape["r"]) if name == "circle" else (shape["rx"], shape["ry"])
         turned = np.degrees(float(shape.get("theta") or 0))  # radians

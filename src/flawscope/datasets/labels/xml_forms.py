@@ -97,7 +97,7 @@ def _voc_mark(thing: Element) -> Mark:
     attributes = {e.findtext("name"): e.findtext("value") for e in thing.iterfind("attributes/attribute")}
     corners = [edges.findtext(name) or "" for name in ("xmin", "ymin", "xmax", "ymax")]
     degrees = float(attributes.get("rotation") or 0)
-    return Mark(shapes.filled(shapes.box(corners, degrees), is_loose=degrees != 0), label, True)
+    return Mark(shapes.filled(shapes.box(corners, degrees), is_loose=degrees != 0), label, is_box=True)
 
 
 def _voc_corners(outline: Element) -> Polygon:
@@ -135,7 +135,7 @@ def _cvat_mark(shape: Element) -> Mark:
     degrees = float(values.get("rotation") or 0)
     if shape.tag == "box":
         corners = [values[name] for name in ("xtl", "ytl", "xbr", "ybr")]
-        return Mark(shapes.filled(shapes.box(corners, degrees), is_loose=degrees != 0), label, True)
+        return Mark(shapes.filled(shapes.box(corners, degrees), is_loose=degrees != 0), label, is_box=True)
     if shape.tag == "ellipse":
         centre = (values["cx"], values["cy"])
         radii = (values["rx"], values["ry"])

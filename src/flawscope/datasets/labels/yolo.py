@@ -147,7 +147,7 @@ def parse_yolo(lines: list[list[str]], own: str, settings: YoloSettings) -> Iter
         elif len(numbers) == 4:
             x, y, width, height = numbers
             outline = shapes.box((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
-            marks.append(Mark(_filled_share(outline), label, True))
+            marks.append(Mark(_filled_share(outline), label, is_box=True))
         else:
             points = shapes.to_points(numbers)
             is_box = len(points) == 4 and all(len({*points[:, k]}) == 2 for k in (0, 1))

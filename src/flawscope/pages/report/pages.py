@@ -125,7 +125,7 @@ def _row_entries(
     predictions = {str(prediction.path): prediction for prediction in shown}
     wanted = [predictions[row.path] for row in rows if row.path in predictions]
     seen = [
-        EvaluatedPicture(Item(Path(str(prediction.path)), "", False), prediction, None)
+        EvaluatedPicture(Item(Path(str(prediction.path)), "", anomalous=False), prediction, None)
         for prediction in wanted
     ]
     made = thumbnails(seen, range(len(seen)), levels, step)
