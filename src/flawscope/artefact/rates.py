@@ -118,12 +118,26 @@ def promise_of(model: Manifest | ModelFacts) -> Promise:
     if facts.parts is None:
         (manifest,) = facts.manifests.values()
         scores = manifest.calibration
-        of = scores.expected_rate, scores.unit_count, scores.has_shared_units
-        return Promise(scores.promise(), scores.promised, scores.rate, *of)
+        return Promise(
+            text=scores.promise(),
+            is_made=scores.promised,
+            wanted=scores.rate,
+            rate=scores.expected_rate,
+            calibrated=scores.unit_count,
+            of_parts=scores.has_shared_units,
+        )
     (known,) = facts.known_parts().values()
     parts = known.calibration
     count = parts.complete_count
-    return Promise(parts.promise(), count > 1, parts.rate, parts.expected_rate, count, True, by_part=True)
+    return Promise(
+        text=parts.promise(),
+        is_made=count > 1,
+        wanted=parts.rate,
+        rate=parts.expected_rate,
+        calibrated=count,
+        of_parts=True,
+        by_part=True,
+    )
 
 
 class PromiseFacts(TypedDict):
