@@ -77,14 +77,17 @@ class PartPattern:
         if len(fields) != 2 or fields.count("part") != 1:
             raise InputError(f"{template!r:.60} has to have {{part}} and one more field, such as {{light}}")
 
-        def pattern(wanted: bool) -> str:
-            texts = (
-                re.escape(piece) if k % 2 == 0 else "([^/]+)" if (piece == "part") == wanted else "[^/]+"
-                for k, piece in enumerate(pieces)
-            )
+        def pattern(field: str) -> str:
+            texts = []
+            for k, piece in enumerate(pieces):
+                if k % 2 == 0:  # between the fields
+                    texts.append(re.escape(piece))
+                else:
+                    texts.append("([^/]+)" if piece == field else "[^/]+")
             return f"{''.join(texts)}$"
 
-        return cls(pattern(True), pattern(False))
+        (view_field,) = (field for field in fields if field != "part")
+        return cls(part=pattern("part"), view=pattern(view_field))
 
     def parse(self, name: str) -> View:
         """Reads a name, with forward slashes. InputError where a pattern does not match."""
