@@ -99,7 +99,7 @@ class Decision(NamedTuple):
             return self
         p_values = [finding.p_value for finding in deciding if finding.p_value is not None]
         severity = max(self.severity, MIN_ANOMALOUS_SEVERITY)
-        return Decision(min([self.p_value, *p_values]), severity, True)
+        return Decision(min([self.p_value, *p_values]), severity, is_anomalous=True)
 
 
 PART_NOT_FOUND = "part_not_found"

@@ -137,7 +137,7 @@ class Verdict(NamedTuple):
     @classmethod
     def beyond(cls, code: str, **values: float) -> Verdict:
         """Returns the verdict that a picture is not tolerated for a reason, by its code and values."""
-        return cls(False, ({"code": code, **values},))
+        return cls(within=False, reasons=({"code": code, **values},))
 
 
 @dataclass(frozen=True)
@@ -212,10 +212,10 @@ class Tolerances:
             for kind in _kinds(region):
                 if (number, kind) not in tolerating:
                     reason = self._refusal(region, kind)
-                    return Verdict(False, (crowded if reason is None else reason,))
+                    return Verdict(within=False, reasons=(crowded if reason is None else reason,))
             first = _kinds(region)[0]
             reasons.append(tolerating[number, first].kept_limit(region, first))
-        return Verdict(True, tuple(reasons))
+        return Verdict(within=True, reasons=tuple(reasons))
 
     def _refuse(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict | None:
         """Why no rule can tolerate regions, whatever it says; None: one may."""
@@ -299,7 +299,7 @@ def _judge_parts(found: Prediction, numbers: Array, tolerances: Tolerances) -> V
         if not verdict.within:
             return verdict
         reasons += verdict.reasons
-    return Verdict(True, tuple(reasons)) if reasons else Verdict.beyond("nothing_marked")
+    return Verdict(within=True, reasons=tuple(reasons)) if reasons else Verdict.beyond("nothing_marked")
 
 
 def _regions_by_part(
