@@ -226,9 +226,11 @@ def extend(
     pictures = []
     for k, source in enumerate(sources):
         sure = force or (isinstance(source, Path) and source in twice)
-        pictures.append(ReviewedPicture(k, source, True, names[k], learn=True, sure=sure, drawn=fair))
+        pictures.append(
+            ReviewedPicture(k, source, good=True, name=names[k], learn=True, sure=sure, drawn=fair)
+        )
     for k, source in enumerate(defects, start=len(sources)):
-        pictures.append(ReviewedPicture(k, source, False, names[k]))
+        pictures.append(ReviewedPicture(k, source, good=False, name=names[k]))
     made = update_models(
         old,
         open_models(old, device),

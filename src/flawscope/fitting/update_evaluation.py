@@ -235,7 +235,7 @@ class Comparison:
             picture.number for picture in self.pictures if not picture.good and picture.number in self.after
         ]
 
-    def changed(self, numbers: Sequence[int], before: bool, after: bool) -> list[int]:
+    def changed(self, numbers: Sequence[int], *, before: bool, after: bool) -> list[int]:
         """Return the pictures that the models call anomalous, or not, as `before` and `after` say."""
         verdicts = before, after
         return [n for n in numbers if (self.before[n].anomalous, self.after[n].anomalous) == verdicts]
@@ -243,7 +243,7 @@ class Comparison:
     @property
     def lost(self) -> list[int]:
         """Known defects that are no longer found."""
-        return self.changed(self.defects, True, False)
+        return self.changed(self.defects, before=True, after=False)
 
     @property
     def lost_simulated(self) -> list[int]:
@@ -377,11 +377,13 @@ class Update:
         """Return the judgement of the update, for people."""
         of = self.comparison
         lists: dict[str, Any] = {
-            "gained": of.changed(of.good, True, False),
-            "alarms": of.changed(of.good, False, True),
+            "gained": of.changed(of.good, before=True, after=False),
+            "alarms": of.changed(of.good, before=False, after=True),
             "lost": of.lost,
-            "found": of.changed(of.defects, False, True),
-            "weaker": [n for n in of.changed(of.defects, True, True) if of.is_weaker(n, self.clear)],
+            "found": of.changed(of.defects, before=False, after=True),
+            "weaker": [
+                n for n in of.changed(of.defects, before=True, after=True) if of.is_weaker(n, self.clear)
+            ],
         }
         shown = sorted({number for several in lists.values() for number in several})
         missed = [MissedDefect(n, of.after[n].p_value) for n in of.defects if not of.after[n].anomalous]
