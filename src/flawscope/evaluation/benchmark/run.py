@@ -270,14 +270,14 @@ def child_main() -> None:
     os.dup2(2, 1)  # what libraries print
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def send(is_over: bool, news: object) -> None:
+    def send(news: object, is_over: bool = False) -> None:
         with suppress(OSError):  # nobody waits any more
             pickle.dump((is_over, news), answers)
             answers.flush()
 
     found: object
     try:
-        found = function(*given, throttled(lambda *progress: send(False, progress)))
+        found = function(*given, throttled(lambda *progress: send(progress)))
     except FlawscopeError as error:
         found = FlawscopeError(str(error))
     except MemoryError:
@@ -285,7 +285,7 @@ def child_main() -> None:
     except Exception as error:
         traceback.print_exc()
         found = FlawscopeError(f"unexpected {message_with_type(error)}")
-    send(True, found)
+    send(found, is_over=True)
 
 
 def _end_with_parent() -> None:
