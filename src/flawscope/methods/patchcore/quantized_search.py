@@ -123,7 +123,9 @@ class ByteScreen(nn.Module):
         # one more than needed: an engine may round otherwise
         self.digits = int((squares - self.middle).abs().max()) // (QUERY_MAX * ELEMENT_MAX) + 2
         tail = [QUERY_MAX] * self.digits + [1] + [0] * (-(width + self.digits + 1) % 16)
-        self.register_buffer("tail", torch.tensor(tail, dtype=torch.float32, device=bank.device), False)
+        self.register_buffer(
+            "tail", torch.tensor(tail, dtype=torch.float32, device=bank.device), persistent=False
+        )
         # a sum of K products may not fit fp32's 24 bits, whatever the order it is summed in
         self.rounding = QUERY_MAX * ELEMENT_MAX * (width + len(tail)) * 2.0**-20
 
