@@ -174,7 +174,7 @@ def test_it_takes_a_tenth_of_the_time_or_as_much_as_a_few_defects_take(good, mon
     task = Task(lambda i: good, range(4), rate=0.05, step=lambda _, *now: done.append(now))
     leave_out, known = LeaveOut(model, (), {}), Calibration(scores, scores, 0.0)
     carriers = {k: carrier(k, score) for k, score in enumerate(scores)}
-    found = score_simulated_defects(leave_out, known, carriers, task, began=1000.0 - fit_took)
+    found = score_simulated_defects(leave_out, known, carriers, task, fit_began_at=1000.0 - fit_took)
     count = sum(map(len, found.scores.values()))
     took = clock.now - 1000.0
     assert found.seconds == took

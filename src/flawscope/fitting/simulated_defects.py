@@ -67,7 +67,7 @@ def score_simulated_defects(
     calibration: Calibration,
     carriers: Mapping[int, Picture],
     task: Task,
-    began: float,
+    fit_began_at: float,
     parts: KnownParts | None = None,
 ) -> DefectScores | None:
     """Score simulated defects on the good pictures that the model was calibrated on.
@@ -83,12 +83,12 @@ def score_simulated_defects(
         calibration: Calibration of the model.
         carriers: Rows of the pictures that carry the defects, by the number of the view that shows each.
         task: Task with the views as the numbered items.
-        began: When the fit began, on `time.monotonic`'s clock.
+        fit_began_at: When the fit began, on `time.monotonic`'s clock.
         parts: Good parts, where the model decides on parts; None: it decides on pictures.
     """
     model = leave_out.model
-    begun = time.monotonic()
-    until = begun + max(MIN_SECONDS, TIME_SHARE * (begun - began))
+    started_at = time.monotonic()
+    until = started_at + max(MIN_SECONDS, TIME_SHARE * (started_at - fit_began_at))
     has_limit = task.budget.until is not None
     if task.budget.until is not None:
         until = min(until, task.budget.until)
@@ -97,7 +97,7 @@ def score_simulated_defects(
     defects = SimulatedDefects(model, task.load, passed or [*carriers])
     done = 0
     count = len(DEFECT_SIZES)
-    defects.learn_part(until - begun)
+    defects.learn_part(until - started_at)
     scores: dict[int, float] = {}
     ratios: list[NDArray[np.float64]] = []  # of true sizes to those of the places that the map doubts
 
@@ -110,11 +110,11 @@ def score_simulated_defects(
                 ratios.append(defects.sizes[number] / sizes)
 
     while count:
-        start = time.monotonic()
+        batch_began_at = time.monotonic()
         embed_pictures(model, defects.load, range(done, done + count), store)
         done = done + count
         now = time.monotonic()
-        seconds_each = (now - start) / min(count, BATCH)  # of one, one after the other
+        seconds_each = (now - batch_began_at) / min(count, BATCH)  # of a defect, one after the other
         left = MAX_PER_SIZE * len(DEFECT_SIZES) - done
         count = _next_batch(int((until - now) / (BLOCK_MARGIN * seconds_each)), left, model.roi.device)
         count = max(count, 0 if has_limit else MIN_TRIED - done)
@@ -137,7 +137,7 @@ def score_simulated_defects(
         by_size,
         contrasts,
         pictures=len({defects.picture_of(n) for n in numbers}),
-        seconds=time.monotonic() - begun,
+        seconds=time.monotonic() - started_at,
         rate=calibration.effective_rate if parts is None else parts.calibration.expected_rate,
         threshold=calibration.score_threshold,
         precision=calibration.precision,
@@ -230,11 +230,11 @@ class SimulatedDefects:
         It is found by the ground that some of them share, if a third of the time is enough to learn that,
         else in each picture alone.
         """
-        begun = time.monotonic()
+        started_at = time.monotonic()
         shown = [*filter(None, map(self._read, self.pictures[:1]))]
         for _, picture, _ in shown:
             self.part.mask(picture)
-        took = time.monotonic() - begun
+        took = time.monotonic() - started_at
         alike = self.model.config.tile is None  # tiles show different places
         if alike and PART_PICTURES * TIME_FACTOR * took < seconds / 3:
             shown += filter(None, map(self._read, self.pictures[1:PART_PICTURES]))
@@ -281,9 +281,9 @@ class SimulatedDefects:
 def _contrast(number: int) -> float:
     """Return the contrast of a defect by its number, in grey levels."""
     size = number % len(DEFECT_SIZES)
-    low_high = [math.log(level) for level in CONTRAST_RANGE]
+    low, high = (math.log(level) for level in CONTRAST_RANGE)
     share = (number // len(DEFECT_SIZES) * GOLDEN + (0.5 + size) / len(DEFECT_SIZES)) % 1
-    return math.exp(low_high[0] + share * (low_high[1] - low_high[0]))
+    return math.exp(low + share * (high - low))
 
 
 def defects_on_samples(model: Artefact, device: str) -> SimulatedDefects | None:
