@@ -68,7 +68,7 @@ def know_good(
         promised = promised and old.manifest.calibration.promised
     calibration = calibrate(pictures, method=judged.how, precision=precision, promised=promised, **chosen)
     if prepared.part is None:
-        return KnownGood(pictures, calibration, None)
+        return KnownGood(pictures, calibration, parts=None)
     return KnownGood(pictures, calibration, parts_of_rows(pictures, prepared.part, calibration.rate))
 
 

@@ -24,11 +24,11 @@ def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
     They are compared by given defects first, then those that are left by simulated ones. All are compared by
     the same rounds.
     """
-    ended = [trial for trial in trials if trial.rounds]
-    if not ended:
+    with_results = [trial for trial in trials if trial.rounds]
+    if not with_results:
         return []
-    rounds = compared_rounds(ended)
-    near = [trial for trial in ended if trial.rounds >= rounds]
+    rounds = compared_rounds(with_results)
+    near = [trial for trial in with_results if trial.rounds >= rounds]
     for kind in range(len(near[0].figures())):
         best = max(trial.figures(rounds)[kind] for trial in near)
         near = [trial for trial in near if best - trial.figures(rounds)[kind] < margin]
@@ -36,5 +36,5 @@ def nearly_best(trials: Sequence[Trial], margin: float) -> list[Trial]:
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """Return the quickest trial among those that are nearly the best, by `MARGIN`; None: none was ended."""
+    """Return the quickest trial among those that are nearly the best, by `MARGIN`; None: none has a round."""
     return min(nearly_best(trials, MARGIN), key=lambda trial: trial.seconds, default=None)

@@ -497,7 +497,8 @@ def _apart_on_carriers(good: Judged, simulated: Judged, tried: Round) -> list[fl
 
 def _counted(before: tuple[int, int], judged: Judged) -> tuple[int, int]:
     """Add the numbers of anomalous and of all pictures to those before."""
-    return before[0] + int(judged.anomalous.sum()), before[1] + len(judged.anomalous)
+    anomalous, every = before
+    return anomalous + int(judged.anomalous.sum()), every + len(judged.anomalous)
 
 
 def _given_defects(seen: SeenDefects, images: Images, seed: int, say: Say) -> list[PictureSource]:

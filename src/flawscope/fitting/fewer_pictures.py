@@ -63,10 +63,10 @@ def fit_fewer(
 
     models = [*_fit_fewer([*units.values()], fit_some).values()]
     if not models:
-        there = f"good pictures of {pluralize(len(units), 'part')} that the model learnt from"
+        learnt_from = f"good pictures of {pluralize(len(units), 'part')} that the model learnt from"
         raise InputError(
-            f"{dataset.root} has {there}; a learning curve needs {MIN_SUBSET * SUBSET_STEPS[-1]}: name the "
-            "folder that it was fitted on"
+            f"{dataset.root} has {learnt_from}; a learning curve needs {MIN_SUBSET * SUBSET_STEPS[-1]}: name "
+            "the folder that it was fitted on"
         )
     return models
 

@@ -151,7 +151,7 @@ def partial_fit(
     if isinstance(images, str | os.PathLike):
         seed = method.parse_stored(old.manifest.config).seed
         images = open_dataset(os.fspath(images), seed=seed, group=known_parts)
-    sources, _, _ = split_sources(images, None)
+    sources, _, _ = split_sources(images, category=None)
     own_names = picture_names(sources, names)
     pattern = stored_part_pattern(old.manifest)
     if pattern is None and group is None:

@@ -183,7 +183,7 @@ def describe_product(
         raise InputError("models of pictures with several channels are not joined: leave out --channels")
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images))
-    sources, _, _ = split_sources(images, None)
+    sources, _, _ = split_sources(images, category=None)
     opened = DescriptorNetwork.open(network, device)
     roi, nearest = (
         None if tensor is None else tensor.cpu().numpy() for tensor in (opened.roi, opened.nearest)

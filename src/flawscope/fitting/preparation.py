@@ -159,7 +159,7 @@ def prepare(
     if settings is None:
         made = check_networks(method, config, options)
     elif networks_of is not None:
-        made = create_detector(method, config, None, networks_of)
+        made = create_detector(method, config, inside=None, networks_of=networks_of)
     pictures = steps.open_pictures(images, names, parts, config.seed)
     frames = steps.find_frames(pictures)
     if settings is None:  # these are meant as they are
@@ -395,7 +395,7 @@ class _Steps:
         elif self.how.align != "none":
             kind = self.how.align
         if kind is None:
-            return _Frames(preprocess, None, chosen)
+            return _Frames(preprocess, chosen=chosen)
         if self.how.several:
             learnt = learn_part_finding(pictures.decoded, preprocess, kind)
             self.say(learnt.describe())

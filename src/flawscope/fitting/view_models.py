@@ -38,7 +38,7 @@ class ViewPictures(NamedTuple):
     @property
     def sources(self) -> list[PictureSource]:
         """The pictures themselves."""
-        return split_sources(self.images, None)[0]
+        return split_sources(self.images, category=None)[0]
 
 
 @overload
