@@ -40,4 +40,4 @@ def predict_decoded(
 
     tiled = model.manifest.preprocess.tile is not None
     load = loader(model, pictures)
-    yield from stream_predictions(numbers, load, judge, model.session, None, tiled)
+    yield from stream_predictions(numbers, load, judge, model.session, batch=None, tiled=tiled)

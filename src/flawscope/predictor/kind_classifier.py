@@ -90,11 +90,11 @@ class KindClassifier:
         p_values = combined_p_values(squares, *examples, self.kinds.share)
         names = self.kinds.names
         error = self.kinds.effective_error
-        answers = []
+        kind_sets = []
         for order, row in zip(np.argsort(squares, axis=1, kind="stable"), p_values.tolist(), strict=True):
             inside = tuple(names[k] for k in order if row[k] > error)
-            answers.append(KindSet(inside, dict(zip(names, row, strict=True))))
-        return answers
+            kind_sets.append(KindSet(inside, dict(zip(names, row, strict=True))))
+        return kind_sets
 
 
 def to_length_1(descriptors: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:

@@ -248,8 +248,8 @@ class Predictor(AnyModel["Predictor"]):
         if fusion is None and self.manifest.preprocess.channels is None:
             found, drawn = run(np.concatenate([views.images([0]) for views in several]))
             return found, list(drawn)
-        answers = (views.predict(run, fusion, self.session.batch) for views in several)
-        scores, maps = zip(*answers, strict=True)
+        scored_maps = (views.predict(run, fusion, self.session.batch) for views in several)
+        scores, maps = zip(*scored_maps, strict=True)
         return np.array(scores), maps
 
     def judge(self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Run) -> list[SourceResult]:
@@ -301,13 +301,11 @@ class Predictor(AnyModel["Predictor"]):
         """Decides on pictures by the scores and maps of those that could be read."""
         c = self.calibration
         values = c.p_values(scores), c.severity(scores), c.is_anomalous(scores)
-        answers = zip(scores, maps, *values, strict=True)
+        judged = zip(scores, maps, *values, strict=True)  # of the pictures that could be read, in their order
         return [
             (
                 source,
-                loaded
-                if isinstance(loaded, InputError)
-                else self._prediction(source, loaded, *next(answers)),
+                loaded if isinstance(loaded, InputError) else self._prediction(source, loaded, *next(judged)),
             )
             for source, loaded in batch
         ]

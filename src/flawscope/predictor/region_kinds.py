@@ -26,8 +26,8 @@ def name_kinds(
     """Names the kinds of a picture's regions; a picture without regions is not run again."""
     if not prediction.region_pixels:
         return prediction
-    answers = classifier.classify(region_descriptors(model, views, prediction))
-    return replace(prediction, region_kinds=tuple(answers))
+    region_kinds = classifier.classify(region_descriptors(model, views, prediction))
+    return replace(prediction, region_kinds=tuple(region_kinds))
 
 
 def region_descriptors(

@@ -184,7 +184,9 @@ class SessionPictures:
         tiled = self.model.manifest.preprocess.tile is not None
         load = loader(self.model, self.pictures)
         session = self.model.session
-        for done, _ in enumerate(stream_predictions([*rows], load, judge_batch, session, None, tiled)):
+        for done, _ in enumerate(
+            stream_predictions([*rows], load, judge_batch, session, batch=None, tiled=tiled)
+        ):
             self.step("calibration", done, len(rows))
         self.step("calibration", len(rows), len(rows))
         return found.answers.in_order()

@@ -81,7 +81,7 @@ def learn_reference(
     pictures: Sequence[Float32], kind: PoseKind, learnt: Aligned | None = None
 ) -> PoseReference:
     """Learns the reference as `learn_cross_validated` does, without references for groups."""
-    return learn_cross_validated(pictures, kind, None, None, learnt)[0]
+    return learn_cross_validated(pictures, kind, learnt=learnt)[0]
 
 
 def learn_cross_validated(
@@ -168,7 +168,7 @@ def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | Non
     singles = _SingleReferences(pictures)
     kinds, is_sure = _poses_by_few(singles, full)
     if is_sure:
-        return Lying(kinds[0], None)
+        return Lying(kinds[0], learnt=None)
     for kind in kinds:
         try:
             aligned = _align_all(singles, kind)

@@ -175,9 +175,9 @@ def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
     before = planes.copy()
     planes[hidden] = np.median(planes[ground], axis=0)
     for axes in (1, 0, (0, 1)):
-        there = hidden & np.flip(ground, axes)
-        planes[there] = np.flip(before, axes)[there]
-        hidden = hidden & ~there
+        mirrored_ground = hidden & np.flip(ground, axes)
+        planes[mirrored_ground] = np.flip(before, axes)[mirrored_ground]
+        hidden = hidden & ~mirrored_ground
 
 
 @dataclass(frozen=True)

@@ -285,8 +285,8 @@ class FrameViews(Views):
         if fusion is None:  # each is one view
             images = self.images(range(len(self)))
             step = batch or len(self)
-            answers = [run(images[k : k + step]) for k in range(0, len(self), step)]
-            scores, maps = (np.concatenate(values) for values in zip(*answers, strict=True))
+            outputs = [run(images[k : k + step]) for k in range(0, len(self), step)]
+            scores, maps = (np.concatenate(values) for values in zip(*outputs, strict=True))
         else:
             pairs = [frame.predict(run, fusion, batch or 1) for frame in self.frames]
             scores, maps = (np.array(values) for values in zip(*pairs, strict=True))
