@@ -155,19 +155,19 @@ def _read_answers(good: bool, values: Values) -> Column:
     """Read a column whose name says good or defective: yes and no, 0 and 1, a number, or a kind of defect."""
     found = {}
     for picture, own in values.items():
-        answers = list[PictureClass]()
+        classes = list[PictureClass]()
         for text in filter(None, own):
             said = answer(text)
             number = to_number(text)
             if said is not None:
-                answers.append(_class_of(said == good))
+                classes.append(_class_of(said == good))
             elif number is not None and not good:
-                answers.append(_class_of(number <= 0))
+                classes.append(_class_of(number <= 0))
             elif (is_good := says_good(text)) is not None:
-                answers.append(_class_of(is_good))
+                classes.append(_class_of(is_good))
             else:
-                answers.append(PictureClass.UNKNOWN if good else PictureClass.BAD)
-        found[picture] = _together(answers), next(filter(None, own), "")
+                classes.append(PictureClass.UNKNOWN if good else PictureClass.BAD)
+        found[picture] = _together(classes), next(filter(None, own), "")
     return Column(found)
 
 

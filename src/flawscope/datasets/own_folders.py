@@ -79,8 +79,8 @@ def open_bare(root: Path, settings: SplitSettings) -> Dataset:
 
 def _no_pictures(root: Path) -> InputError:
     others = Counter(path.suffix.lower() for path in not_pictures_in(root) if path.suffix)
-    there = join_names([f"{n} {suffix}" for suffix, n in others.most_common(3)])
-    only = f", only {there}" if there else ""
+    other_files = join_names([f"{n} {suffix}" for suffix, n in others.most_common(3)])
+    only = f", only {other_files}" if other_files else ""
     return InputError(
         f"{root}: no pictures and no known layout{only}; known formats: "
         f"{known_formats()}{other_remedies(others)}"
@@ -259,10 +259,10 @@ def _names_of(folder: Path) -> set[str]:
 def good_folders(folder: Path) -> list[Path]:
     """Subfolders of good pictures; first of all the one that published data sets have."""
     first = subfolder(folder, *GOOD)
-    there = {name: path for name, path in subfolders(folder).items() if not is_mask_folder(name)}
-    said = read_side_by_side([*there])
+    path_of = {name: path for name, path in subfolders(folder).items() if not is_mask_folder(name)}
+    said = read_side_by_side([*path_of])
     folders = [] if first is None else [first]
-    folders += [path for name, path in there.items() if said[name] is Said.GOOD]
+    folders += [path for name, path in path_of.items() if said[name] is Said.GOOD]
     return list(dict.fromkeys(folders))
 
 

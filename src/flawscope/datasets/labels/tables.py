@@ -81,7 +81,7 @@ def _column_of_names(rows: Sequence[Row], headers: Iterable[str], is_name: IsNam
 def _own_entry(data: bytes, suffix: str, own: str) -> list[Entry]:
     """The entry of a file that has a picture's name; none where it says nothing."""
     about = _about(_own_row(data, suffix), "")
-    return [Entry(own, None, [], about=about)] if about else []
+    return [Entry(own, size=None, marks=[], about=about)] if about else []
 
 
 def _is_by_chance(named: Collection[str], suffix: str, is_first: bool, count: int) -> bool:

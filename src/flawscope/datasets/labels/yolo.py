@@ -152,7 +152,7 @@ def parse_yolo(lines: list[list[str]], own: str, settings: YoloSettings) -> Iter
             points = shapes.to_points(numbers)
             is_box = len(points) == 4 and all(len({*points[:, k]}) == 2 for k in (0, 1))
             marks.append(Mark(_filled_share(points), label, is_box))
-    yield Entry(own, None, marks)
+    yield Entry(own, size=None, marks=marks)
 
 
 def _filled_share(polygon: Polygon) -> Shape:
