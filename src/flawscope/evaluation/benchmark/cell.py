@@ -208,11 +208,11 @@ def _prepare_work_folder(work: Path, threads: int) -> int:
     on it.
     """
     work.mkdir(parents=True, exist_ok=True)
-    begun = work / "begun.json"
+    begun_file = work / "begun.json"
     try:
-        return int(json.loads(begun.read_text(encoding="utf-8"))["threads"])
+        return int(json.loads(begun_file.read_text(encoding="utf-8"))["threads"])
     except (OSError, ValueError, KeyError, TypeError):
-        write_json(begun, {"threads": threads})
+        write_json(begun_file, {"threads": threads})
         return threads
 
 

@@ -266,14 +266,14 @@ class Processes:
 def child_main() -> None:
     """Entry point of a child process: makes the call that comes on stdin, and writes its value to stdout."""
     function, given = pickle.load(sys.stdin.buffer)
-    answers = os.fdopen(os.dup(1), "wb")
+    parent = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def send(news: object, is_over: bool = False) -> None:
         with suppress(OSError):  # nobody waits any more
-            pickle.dump((is_over, news), answers)
-            answers.flush()
+            pickle.dump((is_over, news), parent)
+            parent.flush()
 
     found: object
     try:
@@ -298,5 +298,5 @@ def _exit_reason(code: int) -> str:
         return (
             "its process was killed, as systems do when memory runs out: give fewer --jobs or a smaller size"
         )
-    ended = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-    return f"its process ended {ended}: look into its log, and try again"
+    how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+    return f"its process ended {how}: look into its log, and try again"
