@@ -149,7 +149,7 @@ def fit_model(
         from flawscope.artefact.model_mapping import ModelMapping
 
         return add_to_models(args, call, ModelMapping.of(old), say, step).products[""]
-    dataset = _open_training_data(args, call, None)
+    dataset = _open_training_data(args, call, old=None)
     args.has_test = bool(dataset.test)
     if args.only_view is not None:
         from flawscope.datasets.dataset import split_by_view

@@ -212,7 +212,7 @@ class PatchDetector(Detector):
 
     def branch(self, spec: BranchSpec) -> PatchBranch:
         """Build a branch as the settings describe it."""
-        return PatchBranch(self.config, self.backbones[spec.second], spec, self.roi, None)
+        return PatchBranch(self.config, self.backbones[spec.second], spec, self.roi, dimensions=None)
 
     def judge(self, patches: Tensor) -> Tensor:
         """Return values `[B, P]` float32 of patches `[B, P, D]` float32; higher is more anomalous."""

@@ -111,7 +111,7 @@ def open_model(
         _import_torch_runtime().share_weights([*sessions.values()], [*mapping.products.values()])
     by = mapping.recognition
     if by is None:
-        return OpenModel(mapping, sessions, None)
+        return OpenModel(mapping, sessions, describe=None)
     if fitted:
         torch_runtime = _import_torch_runtime()
         describing = torch_runtime.Describing(torch_runtime.DescriptorNetwork.open(by, device))

@@ -115,14 +115,14 @@ def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
     unit_of = np.arange(count) if own is not None else np.array(job.task.groups)
     most = job.config.calibration_pictures if own is None else own
     units = unit_of[[*used]]
-    there = np.unique(units)
+    usable = np.unique(units)
     every = np.unique(unit_of)
-    if len(there) <= most:
+    if len(usable) <= most:
         return [*range(len(used))]
     # of all pictures first: a streamed fit keeps the features of these before it knows which can be used
     rng = np.random.default_rng(job.config.seed)
-    chosen = np.intersect1d(rng.choice(every, most, replace=False), there)
-    others = np.setdiff1d(there, chosen)
+    chosen = np.intersect1d(rng.choice(every, most, replace=False), usable)
+    others = np.setdiff1d(usable, chosen)
     chosen = np.append(chosen, rng.choice(others, most - len(chosen), replace=False))
     return np.flatnonzero(np.isin(units, chosen)).tolist()
 

@@ -125,7 +125,7 @@ def _row_entries(
     predictions = {str(prediction.path): prediction for prediction in shown}
     wanted = [predictions[row.path] for row in rows if row.path in predictions]
     seen = [
-        EvaluatedPicture(Item(Path(str(prediction.path)), "", anomalous=False), prediction, None)
+        EvaluatedPicture(Item(Path(str(prediction.path)), "", anomalous=False), prediction, truth=None)
         for prediction in wanted
     ]
     made = thumbnails(seen, range(len(seen)), levels, step)
@@ -234,7 +234,7 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
         size = f"{width} × {height}"
         name = printable(dataset.relative(form.item.path))
         facts = [("Pixels", form.pixels), ("Marked", form.marks), ("Such pictures", str(form.pictures))]
-        layers, _ = truth_layers(picture, form.item.masks, MAX_SIDE, None)
+        layers, _ = truth_layers(picture, form.item.masks, MAX_SIDE, levels=None)
         rows.append(
             {
                 "name": name,

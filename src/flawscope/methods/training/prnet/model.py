@@ -89,7 +89,7 @@ class Model(Detector):
         inside = self.inside(images)
         maps = self.features(self.filled(images))
         # squared distances of whole maps overflow fp16: the first prototype would always be the nearest
-        with autocast(images.device, None):
+        with autocast(images.device, dtype=None):
             maps, valid_mask = self.mask_uncounted(maps, inside)
             return maps, [compare(*of) for of in zip(self.scales, maps, valid_mask, strict=False)]
 
