@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -35,10 +34,13 @@ def compare_view(looks: ViewLooks | None, view: str, found: Prediction) -> Predi
 def named_as_another(manifest: Manifest, looks: ViewLooks, found: Prediction) -> Prediction:
     """Returns the prediction, with a finding where the picture shows another view than its file names."""
     pattern = stored_part_pattern(manifest)
-    with suppress(InputError):
-        if pattern is not None and found.path is not None:
-            return compare_view(looks, pattern.parse(PurePath(found.path).as_posix()).view, found)
-    return found
+    if pattern is None or found.path is None:
+        return found
+    try:
+        named = pattern.parse(PurePath(found.path).as_posix())
+    except InputError:  # the name tells no view
+        return found
+    return compare_view(looks, named.view, found)
 
 
 def no_parts_error() -> InputError:
@@ -126,9 +128,10 @@ class PartCollector:
 
     def name_part(self, path: str) -> str:
         """Returns the name of the part that a file shows; the file's stem where its name tells no part."""
-        with suppress(InputError):
+        try:
             return self.pattern.parse_part(PurePath(path).as_posix())
-        return PurePath(path).stem
+        except InputError:
+            return PurePath(path).stem
 
     def check_view(self, name: str, view: str) -> None:
         """Raises an InputError, which lists the known views, where a picture's view is unknown."""
