@@ -452,10 +452,26 @@ def _average(
     return _build_reference(previous.kind, middle, deviation, extent, previous.period)
 
 
-def _bounding_square(part: NDArray[np.bool_], turns: bool) -> tuple[float, float, float, float]:
-    """The square around the part [SIDE, SIDE]: its turn, its middle x and y, and half its side.
+class _Square(NamedTuple):
+    """Square in the reference's frame, in pixels.
 
-    The turn is 0 unless another makes it clearly smaller.
+    Attributes:
+        turn: Angle, in radians.
+        x: Middle, to the right of the frame's.
+        y: Middle, below the frame's.
+        half_side: Half its side.
+    """
+
+    turn: float
+    x: float
+    y: float
+    half_side: float
+
+
+def _bounding_square(part: NDArray[np.bool_], turns: bool) -> _Square:
+    """Returns the square around the part [SIDE, SIDE].
+
+    It is not turned unless a turn makes it clearly smaller.
     """
     y, x = np.nonzero(part) + np.array([[0.5 - HALF_SIDE], [0.5 - HALF_SIDE]])
     found = []
@@ -465,9 +481,10 @@ def _bounding_square(part: NDArray[np.bool_], turns: bool) -> tuple[float, float
         mid_u = (u.min() + u.max()) / 2
         mid_v = (v.min() + v.max()) / 2
         half = max(np.ptp(u), np.ptp(v)) / 2 + 0.5
-        found.append((turn, cos * mid_u - sin * mid_v, sin * mid_u + cos * mid_v, half))
-    best = min(found, key=lambda square: square[3])
-    return best if best[3] < 0.95 * found[0][3] else found[0]
+        found.append(_Square(turn, cos * mid_u - sin * mid_v, sin * mid_u + cos * mid_v, half))
+    upright = found[0]
+    smallest = min(found, key=lambda square: square.half_side)
+    return smallest if smallest.half_side < 0.95 * upright.half_side else upright
 
 
 def _build_reference(
