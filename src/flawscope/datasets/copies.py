@@ -75,9 +75,10 @@ def _copied_folder(folders: Sequence[str], found: Sequence[Finding], sizes: Mapp
         message = f"the folder is a copy of {others}"
     else:
         message = f"{len(found)} of its {sizes[copy]} pictures are in {others}, too"
-    remedy = found[0].remedy if found[0].severity == "error" else "take one of them out"
+    first = found[0]
+    remedy = first.remedy if first.severity == "error" else "take one of them out"
     names = tuple(name for finding in found for name in (finding.subject, *finding.others))
-    return Finding(found[0].severity, found[0].code, copy, message, remedy, names)
+    return Finding(first.severity, first.code, copy, message, remedy, names)
 
 
 def near_duplicate_findings(

@@ -129,20 +129,27 @@ def _boxes(rows: Rows) -> Iterator[_Box]:
 
 
 def _makesense(row: Sequence[str]) -> _Box | None:
-    if len(row) != 8 or not is_picture(PurePosixPath(row[5])):
+    if len(row) != 8:
+        return None
+    label, *box, picture, picture_width, picture_height = row
+    if not is_picture(PurePosixPath(picture)):
         return None
     try:
-        x, y, width, height = map(float, row[1:5])
-        return _Box(row[5], row[0], [x, y, x + width, y + height], read_size(row[7], row[6]))
+        x, y, width, height = map(float, box)
+        edges = [x, y, x + width, y + height]
+        return _Box(picture, label, edges, read_size(picture_height, picture_width))
     except ValueError:
         return None
 
 
 def _retinanet(row: Sequence[str]) -> _Box | None:
-    if len(row) != 6 or not is_picture(PurePosixPath(row[0])):
+    if len(row) != 6:
+        return None
+    picture, *edges, label = row
+    if not is_picture(PurePosixPath(picture)):
         return None
     try:
-        return _Box(row[0], row[5], _numbers(row[1:5]), None)
+        return _Box(picture, label, _numbers(edges), None)
     except ValueError:
         return None
 

@@ -108,7 +108,8 @@ def _own_row(data: bytes, suffix: str) -> Row:
     for line in lines:
         pair = _cut_pair(line)
         if pair is not None:
-            row[pair[0]] = [pair[1]]
+            name, value = pair
+            row[name] = [value]
         elif not line.startswith("["):
             return {"label": [" ".join(lines)[:_OWN_TEXT]]}
     return row if lines else {"label": [""]}
