@@ -487,9 +487,11 @@ class _Pictures:
             if is_best or not group.folder:  # there may be very many others of the name
                 places = {here: nearest}
             ranked = sorted(self._rank(group, mask, below, places), key=lambda entry: entry[0])
-            if ranked:
-                is_alone = len(ranked) == 1 or ranked[0][0] != ranked[1][0]
-                return ranked[0][1] if is_alone else None
+            if not ranked:
+                continue
+            (best_rank, best), *others = ranked
+            is_tied = bool(others) and others[0][0] == best_rank
+            return None if is_tied else best
         return None
 
     def _rank(
