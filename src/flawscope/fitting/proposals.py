@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,10 +74,12 @@ def propose_frames(sources: Sequence[PictureSource], load: Callable[[int], NDArr
 def _propose_several(sources: Sequence[PictureSource]) -> Recipe | None:
     pictures = DecodedPictures(sources)
     for kind in ("turn", "shift"):
-        with suppress(InputError):
+        try:
             learnt = learn_part_finding(pictures, Preprocess(), kind)
-            if learnt.is_reliable and np.median(learnt.counts) >= 2:
-                return Recipe({"align": kind, "several": True})
+        except InputError:  # no part was found so
+            continue
+        if learnt.is_reliable and np.median(learnt.counts) >= 2:
+            return Recipe({"align": kind, "several": True})
     return None
 
 
