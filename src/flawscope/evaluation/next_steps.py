@@ -152,4 +152,7 @@ def _sole_picture(manifest: Manifest) -> tuple[str, float]:
     calibration = manifest.calibration
     by_pictures = calibration.promised and stored_part_pattern(manifest) is None
     found = calibration.sole_threshold() if by_pictures else None
-    return ("", math.inf) if found is None else (scored(manifest.pictures)[found[0]].name, found[1])
+    if found is None:
+        return "", math.inf
+    row, threshold = found
+    return scored(manifest.pictures)[row].name, threshold

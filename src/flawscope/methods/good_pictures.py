@@ -45,7 +45,8 @@ class GoodPictures:
         self.count = count
         self.max_bytes = room
         self.kept: dict[int, Tensor] = {}
-        self.numbers, self._held_out = list(range(count)), frozenset[int]()
+        self.numbers = list(range(count))
+        self._held_out = frozenset[int]()
         self._hashes: dict[int, bytes] = {}
 
     def read(self, step: ProgressCallback) -> list[int]:

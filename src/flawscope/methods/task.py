@@ -327,7 +327,8 @@ class LeaveOut:
             found = answer(group, features[0], None if inside is None else inside[0])
             if found is None:
                 raise ExcludedPictureError("the method cannot leave it out")
-            return found[0].cpu().numpy(), found[1].float().cpu().numpy()
+            score, drawn = found
+            return score.cpu().numpy(), drawn.float().cpu().numpy()
 
         with workers(device) as each:
             scores, maps = zip(*each(score, images), strict=True)

@@ -84,7 +84,8 @@ class Workbook:
 
         self._book = Book(write_only=True)
         self._columns: dict[str, Sequence[Column]] = {}
-        self._rows, self._links = Counter[str](), Counter[str]()
+        self._rows = Counter[str]()
+        self._links = Counter[str]()
         for name, columns in sheets.items():
             self.add_sheet(name, columns)
 

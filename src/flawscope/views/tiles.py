@@ -46,7 +46,8 @@ class TileGrid:
             stride = max(1, part - round(self.overlap * part))
             count = -(-(whole - part) // stride) + 1
             found.append([min(i * stride, whole - part) for i in range(count)])
-        return found[0], found[1]
+        rows, columns = found
+        return rows, columns
 
     @property
     def shape(self) -> tuple[int, int]:

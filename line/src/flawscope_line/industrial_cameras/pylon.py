@@ -56,8 +56,9 @@ class PylonDevice:
         except FlawscopeError:
             self.close()
             raise
-        self._colour, self._grey = pylon.ImageFormatConverter(), pylon.ImageFormatConverter()
+        self._colour = pylon.ImageFormatConverter()
         self._colour.OutputPixelFormat = pylon.PixelType_RGB8packed
+        self._grey = pylon.ImageFormatConverter()
         self._grey.OutputPixelFormat = pylon.PixelType_Mono16
         self._grey.OutputBitAlignment.Value = "LsbAligned"
 

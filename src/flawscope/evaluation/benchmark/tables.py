@@ -297,7 +297,10 @@ def published_average(source: Source, metric: str, group: Group) -> tuple[Figure
 
 
 def _figure_to_dict(found: tuple[Figure, int] | None) -> Json | None:
-    return None if found is None else {**asdict(found[0]), "count": found[1]}
+    if found is None:
+        return None
+    figure, count = found
+    return {**asdict(figure), "count": count}
 
 
 def _mean(values: Sequence[float]) -> float | None:

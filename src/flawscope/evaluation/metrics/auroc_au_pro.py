@@ -221,9 +221,9 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
         negatives += batch.size
         for start in range(0, scores.size, CHUNK):
             here = slice(start, start + CHUNK)
-            found = false_alarm_counts(batch, scores[here])
-            below[here] += found[0]
-            up_to[here] += found[1]
+            below_here, up_to_here = false_alarm_counts(batch, scores[here])
+            below[here] += below_here
+            up_to[here] += up_to_here
     return RankCounts(scores, owner, below, up_to, negatives)
 
 

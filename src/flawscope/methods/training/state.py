@@ -361,11 +361,14 @@ class TrainingState:
             restore_adam(self._parameters(), self.optimiser, tensors)
             for name, values in self._other_tensors().items():
                 values.copy_(tensors[name])
-            self.steps, self.done = int(facts["steps"]), int(facts["done"])
+            self.steps = int(facts["steps"])
+            self.done = int(facts["done"])
             self.steps_since_check = int(facts["since"])
             self.loss_sums.copy_(torch.tensor(facts["total"], dtype=self.loss_sums.dtype))
-            self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
-            self.minutes, kept = theirs.get("minutes"), facts.get("pace")
+            self.curve = list(facts["curve"])
+            self.seconds = float(facts["seconds"])
+            self.minutes = theirs.get("minutes")
+            kept = facts.get("pace")
             self.planned_steps = facts.get("planned")
             if kept is None:
                 return None
