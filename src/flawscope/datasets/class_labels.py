@@ -261,7 +261,12 @@ def _split_question(source: str, values: Iterable[str]) -> InputError:
 
 
 def read_class_labels(
-    root: Path, pictures: Sequence[Path], files: LabelFiles | None = None, *, by_marks: bool = False
+    root: Path,
+    pictures: Sequence[Path],
+    files: LabelFiles | None = None,
+    *,
+    by_marks: bool = False,
+    with_files_above: bool = True,
 ) -> ClassLabels:
     """Read the labels of pictures below `root`, from names and files.
 
@@ -272,13 +277,16 @@ def read_class_labels(
         by_marks: Whether marks decide, because nothing else says which pictures are good: a picture is
             defective where something is marked whose kind is not good. Pictures without a mark are
             `UNMARKED`.
+        with_files_above: Whether lists in the two folders above `root` are read, too.
 
     Raises:
         InputError: A list cannot be read because a library is missing.
     """
     found = ClassLabels({picture: [] for picture in pictures})
     files = files or LabelFiles(root, pictures)
-    every = [files, *_files_above(root, pictures)]
+    every = [files]
+    if with_files_above:
+        every += _files_above(root, pictures)
     if by_marks:
         _add_marks(found, root, pictures, every)
     for label in every:
