@@ -175,10 +175,10 @@ def _kept_models(folder: Path) -> Iterator[None]:
 
 
 def _call(
-    args: argparse.Namespace, old: ModelMapping | None, folder: Path, name: str, **own: object
+    args: argparse.Namespace, old: ModelMapping | None, folder: Path, name: str, **changes: object
 ) -> argparse.Namespace:
     """The call that fits the model of a product or view, or adds to the one that there is."""
-    call = fit_several.category_call(args, name, str(folder), **own)
+    call = fit_several.category_call(args, name, str(folder), **changes)
     is_known = old is not None and name in old.products
     call.update = f"{call.out}.before" if is_known else None
     return call
@@ -264,8 +264,8 @@ def _seed_of_call(args: argparse.Namespace) -> int:
 def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) -> Calls:
     """The call that fits each view."""
     views = _views_of(args, pattern, _seed_of_call(args))
-    own = {"category": args.category, "part": None, "view": None, "group": pattern.part}
-    return {view: _call(args, None, folder, view, only_view=(pattern, view), **own) for view in views}
+    changes = {"category": args.category, "part": None, "view": None, "group": pattern.part}
+    return {view: _call(args, None, folder, view, only_view=(pattern, view), **changes) for view in views}
 
 
 def _describe(

@@ -184,8 +184,8 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
     parts = sorted(truth, key=natural_key)
     _check_complete(by_key, labels, parts)
     decisions = {}
-    for name, own in labels.items():
-        rows = [[by_key[name, trial, part].defective for trial in own] for part in parts]
+    for name, names_of_trials in labels.items():
+        rows = [[by_key[name, trial, part].defective for trial in names_of_trials] for part in parts]
         decisions[name] = np.array(rows)
     return Study(tuple(parts), np.array([truth[part] for part in parts]), decisions)
 
@@ -231,9 +231,11 @@ def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
     names: dict[str, set[str]] = {}
     for trial in trials:
         names.setdefault(trial.appraiser, set()).add(trial.trial)
-    labels = {name: sorted(own, key=natural_key) for name, own in names.items()}
-    if len({len(own) for own in labels.values()}) > 1:
-        counts = join_names([f"{name} in {pluralize(len(own), 'trial')}" for name, own in labels.items()])
+    labels = {name: sorted(trial_names, key=natural_key) for name, trial_names in names.items()}
+    if len({len(trial_names) for trial_names in labels.values()}) > 1:
+        counts = join_names(
+            [f"{name} in {pluralize(len(trial_names), 'trial')}" for name, trial_names in labels.items()]
+        )
         raise InputError(
             f"parts are inspected by {counts}: every appraiser needs as many trials as the others"
         )
@@ -245,8 +247,8 @@ def _check_complete(
 ) -> None:
     """Raises an InputError where an appraiser has not decided on a part in one of the trials."""
     missing = []
-    for name, own in labels.items():
-        missing += [key for key in product([name], own, parts) if key not in found]
+    for name, trial_names in labels.items():
+        missing += [key for key in product([name], trial_names, parts) if key not in found]
     if not missing:
         return
     name, trial, part = missing[0]

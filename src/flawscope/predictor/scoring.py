@@ -210,14 +210,14 @@ class _SessionAnswers:
         alike = list[tuple[int, LoadResult]]()
         for number, loaded in batch:
             try:
-                own = run_of(rows[number])
+                run_of_row = run_of(rows[number])
             except ExcludedPictureError:
                 self.answers.excluded.append(number)
                 continue
-            if own is None:
+            if run_of_row is None:
                 alike.append((number, loaded))
             else:
-                self._judge([(number, loaded)], own)
+                self._judge([(number, loaded)], run_of_row)
         self._judge(alike, run)
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
@@ -236,20 +236,20 @@ class _SessionAnswers:
             else:
                 self._keep(number, loaded[1], result, run)
 
-    def _keep(self, number: int, measured: FeatureValues, own: Prediction, run: Run) -> None:
-        refusal = _refusal(own)
+    def _keep(self, number: int, measured: FeatureValues, prediction: Prediction, run: Run) -> None:
+        refusal = _refusal(prediction)
         if refusal is not None and refusal.code not in LOST_FINDINGS:
-            name = own.path or "a picture"
+            name = prediction.path or "a picture"
             line = f"cannot calibrate on {name}: {refusal.words}; remove it"
             self.answers.failures[number] = data_checks.CANNOT_CALIBRATE.coded(line)
             return
         values = np.full((1 + len(self.lights), 3), np.nan)
         if refusal is None:
-            values[0] = self._values(own)
+            values[0] = self._values(prediction)
             for k, light in enumerate(self.lights, start=1):
                 lit = light(self.pictures.read(number))
                 values[k] = self._values(self._predict(lit, run))
-        self.answers.pictures[number] = Answer(values, measured, own.look)
+        self.answers.pictures[number] = Answer(values, measured, prediction.look)
 
     def _predict(self, picture: NDArray[Any], run: Run) -> Prediction:
         [(_, found)] = self.model.judge([(picture, self.model.see(picture, picture))], run)
