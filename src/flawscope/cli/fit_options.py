@@ -52,13 +52,13 @@ SHARED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `flawscope fit` to its parser."""
     parser.usage = "flawscope fit --data ROOT --out MODEL [OPTION]..."
-    method_flags = set[str]()
+    groups = {}
     for name in (record.PICTURES, record.VIEWS, record.PROMISE, record.METHOD, record.RUNNING):
-        group = parser.add_argument_group(name)
-        add_options(group, [option for option in FIT_OPTIONS if option.group == name], SHARED)
-        if name == record.METHOD:
-            method_flags = _add_method_flags(group)
-    parser.set_defaults(only_view=None, typed=None, filed=())  # of `router.fit`, and of `with_file`
+        groups[name] = parser.add_argument_group(name)
+        add_options(groups[name], [option for option in FIT_OPTIONS if option.group == name], SHARED)
+    method_flags = _add_method_flags(groups[record.METHOD])
+    # values that no option gives: `router.fit` sets the first, `with_file` the others
+    parser.set_defaults(only_view=None, typed=None, filed=())
     texts = {action: action.help for action in parser._actions if action.dest in RARE | method_flags}
     parser.register("action", "help_all", partial(_HelpAll, texts))
     parser.add_argument(

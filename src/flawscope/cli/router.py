@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -185,7 +185,14 @@ def _call(
 
 
 def _product_calls(args: argparse.Namespace, old: ModelMapping | None, folder: Path) -> Calls:
-    """The call that fits each product: all categories, unless `--category` names them."""
+    """The call that fits each product.
+
+    The products are the categories that `--category` names, one or several; without it all categories of the
+    data.
+
+    Raises:
+        InputError: The data have no categories, a category is missing, or `--update` leaves open which.
+    """
     from flawscope.datasets import find_categories
     from flawscope.datasets.layouts import present_categories
 
@@ -269,7 +276,7 @@ def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) ->
 
 
 def _describe(
-    args: argparse.Namespace, old: ModelMapping | None, products: Mapping[str, Artefact], calls: Calls
+    args: argparse.Namespace, old: ModelMapping | None, products: Mapping[str, Artefact], names: Iterable[str]
 ) -> DescriptorModel:
     """Returns the network that recognises products, with descriptors of the learnt pictures."""
     from flawscope.datasets import open_dataset
@@ -278,7 +285,7 @@ def _describe(
     network = None if old is None else old.recognition
     network = network or joining.descriptor_model(products)
     found = {}
-    for name in calls:
+    for name in names:
         before = () if old is None or name not in old.products else old.products[name].manifest.pictures
         seed, group = common.seed_and_group(products[name].manifest)
         found[name] = joining.describe_product(

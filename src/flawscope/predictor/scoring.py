@@ -202,23 +202,31 @@ class _SessionAnswers:
     def add_batch(
         self,
         batch: Sequence[tuple[int, LoadResult]],
-        run: Run,
+        shared_run: Run,
         rows: Mapping[int, Picture],
         run_of: RunOf,
     ) -> None:
-        """Judges loaded pictures: one by one where the model has learnt from them, the others together."""
-        alike = list[tuple[int, LoadResult]]()
+        """Judges loaded pictures: one by one where the model has learnt from them, the others together.
+
+        Args:
+            batch: Numbers of pictures, and the loaded pictures.
+            shared_run: Judges the pictures that the model has not learnt from.
+            rows: Rows of the pictures, by number.
+            run_of: Gives the run that judges a picture without what the model learnt from it; None: the
+                model has not learnt from it.
+        """
+        not_learnt = list[tuple[int, LoadResult]]()
         for number, loaded in batch:
             try:
-                run_of_row = run_of(rows[number])
+                run_without_it = run_of(rows[number])
             except ExcludedPictureError:
                 self.answers.excluded.append(number)
                 continue
-            if run_of_row is None:
-                alike.append((number, loaded))
+            if run_without_it is None:
+                not_learnt.append((number, loaded))
             else:
-                self._judge([(number, loaded)], run_of_row)
-        self._judge(alike, run)
+                self._judge([(number, loaded)], run_without_it)
+        self._judge(not_learnt, shared_run)
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
         """Judges loaded pictures by one run: together in their own light, one by one in the others."""
