@@ -137,8 +137,8 @@ class ModelFacts:
             view: [row.name for row in scored(manifest.pictures)] for view, manifest in self.manifests.items()
         }
         shown = []
-        for view, names_of_view in {**names, **new}.items():
-            shown += [View(view_pattern.parse_part(name), view) for name in names_of_view]
+        for view, picture_names in {**names, **new}.items():
+            shown += [View(view_pattern.parse_part(name), view) for name in picture_names]
         require_whole_part([*self.manifests], shown)
 
     # ---- what they decide together
