@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -104,12 +105,14 @@ def computed_once(shared):
     from flawscope.views import congealing, several_parts_learning
 
     def once(function):
-        def recall(*given):
-            key = pickle.dumps([value for value in given if not callable(value)])
+        def recall(*given, **named):
+            call = signature(function).bind(*given, **named)
+            call.apply_defaults()
+            key = pickle.dumps([value for value in call.args if not callable(value)])
             name = f"{function.__name__}-{hashlib.sha256(key).hexdigest():.24}"
 
             def fill(folder):
-                (folder / "value").write_bytes(pickle.dumps(function(*given)))
+                (folder / "value").write_bytes(pickle.dumps(function(*call.args)))
 
             return pickle.loads((shared(name, fill) / "value").read_bytes())
 
