@@ -54,7 +54,7 @@ from flawscope_station.store.schema import (
 )
 from flawscope_station.store.station_identity import Clock
 
-INSPECTIONS_PER_TRANSACTION = 100  # pictures in one removal
+PICTURES_PER_TRANSACTION = 100  # after which a removal ends, with all pictures of the last inspection
 ROWS_PER_QUERY = 500  # inspections that one query reads
 SECOND = 1_000_000  # microseconds
 RESCAN_INTERVAL = 86_400 * SECOND  # until all are checked again: verdicts may have been taken back
@@ -291,10 +291,14 @@ class Retention:
             newest = connection.scalar(select(func.coalesce(func.max(inspections.c.id), 0))) or 0
             for product_id in self._products(connection):
                 for kind in KINDS:
-                    there = select(inspections.c.id).join_from(inspections, pictures)
-                    there = there.where(inspections.c.product_id == product_id, is_of_kind(kind))
-                    oldest = there.where(pictures.c.removed_at.is_(None)).order_by(inspections.c.id)
-                    number = connection.scalar(oldest.limit(1))
+                    with_picture = select(inspections.c.id).join_from(inspections, pictures)
+                    with_picture = with_picture.where(
+                        inspections.c.product_id == product_id,
+                        is_of_kind(kind),
+                        pictures.c.removed_at.is_(None),
+                    )
+                    oldest_first = with_picture.order_by(inspections.c.id)
+                    number = connection.scalar(oldest_first.limit(1))
                     self._checked[product_id, kind] = newest if number is None else number - 1
 
     # ---- pictures
@@ -505,12 +509,19 @@ def _views_of(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
 
 
 def _take_group(oldest: Iterable[list[StoredPictureRow]], enough: float) -> list[StoredPictureRow]:
-    """Return the pictures of the next inspections: as many as a transaction removes, or `enough` bytes."""
+    """Return the pictures of the next inspections, each with all of its pictures.
+
+    They are as many as a transaction removes, or have `enough` bytes; fewer where no inspection is left.
+
+    Args:
+        oldest: Pictures of each inspection, the oldest first.
+        enough: Bytes of pictures that are still there.
+    """
     group: list[StoredPictureRow] = []
     size = 0
-    for pictures_of in oldest:
-        group += pictures_of
-        size += sum(old.bytes for old in pictures_of if old.removed_at is None)
-        if len(group) >= INSPECTIONS_PER_TRANSACTION or size >= enough:
+    for inspection_pictures in oldest:
+        group += inspection_pictures
+        size += sum(old.bytes for old in inspection_pictures if old.removed_at is None)
+        if len(group) >= PICTURES_PER_TRANSACTION or size >= enough:
             break
     return group
