@@ -340,7 +340,11 @@ class WatchedFolder:
             self._finish_file(arrivals, path)
 
     def _read_digest(self, arrivals: Arrivals, path: Path, stamp: FileStamp) -> bytes | None:
-        """Return the hash of a file's content, and remember it; None where it cannot be read now."""
+        """Return the hash of a file's content, and remember it.
+
+        None where the file cannot be read now, and is tried again later; also where it changed or went away
+        meanwhile: the next look at the folder finds it as it is then.
+        """
         try:
             with self._thread.call():
                 digest = hash_unchanged(path, stamp)
