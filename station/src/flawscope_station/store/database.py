@@ -411,8 +411,8 @@ class Database:
             yield
         except UnknownVersionError as error:
             raise InputError(
-                f"{self.name} {error.reason}: use the flawscope that made it, restore a backup, or begin anew with "
-                "an empty store"
+                f"{self.name} {error.reason}: use the flawscope that made it, restore a backup, or begin "
+                "anew with an empty store"
             ) from None
         except StoreError as error:
             raise InputError(str(error)) from None
@@ -431,8 +431,8 @@ class Database:
                 version = table_version(connection)
         except UnknownVersionError as error:
             raise InputError(
-                f"{self.name} {error.reason}: use here the flawscope that made it, which may be running on it, "
-                "or restore a backup"
+                f"{self.name} {error.reason}: use here the flawscope that made it, which may be running on "
+                "it, or restore a backup"
             ) from None
         except StoreError as error:
             raise InputError(str(error)) from None

@@ -650,12 +650,12 @@ def _version_facts(model: ModelFacts) -> dict[str, object]:
     """
     promise = rates.promise_of(model)
     manifests = list(model.manifests.values())
-    only = manifests[0].calibration if len(manifests) == 1 else None
+    only_calibration = manifests[0].calibration if len(manifests) == 1 else None
     return {
         "method": ", ".join(dict.fromkeys(manifest.method for manifest in manifests)),
         "category": ", ".join(dict.fromkeys(manifest.category for manifest in manifests)),
-        "score_threshold": None if only is None else only.score_threshold,
-        "spread": None if only is None else only.spread,
+        "score_threshold": None if only_calibration is None else only_calibration.score_threshold,
+        "spread": None if only_calibration is None else only_calibration.spread,
         "false_alarm_rate": promise.rate,
         "interval": [*promise.interval] if promise.is_made else None,
         "wanted_rate": model.rate,
