@@ -148,23 +148,27 @@ def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSett
     for place, sink in sinks_by_place.items():
         take(place, partial(_has_hash, _digest(sink.address)))
     unnamed = [place for place, sink in sinks_by_place.items() if sink.name is None]
-    guessed: list[int] = []  # places of the sinks that got a cursor by a guess
-    for place in unnamed:
-        if take(place, partial(_is_at_place, place)):
-            guessed.append(place)
+    guessed: list[StoredCursor] = []  # given without knowing that the sink had them
     ambiguous_kinds: set[str] = set()
     for place in unnamed:
+        if take(place, partial(_is_at_place, place)):
+            guessed.append(found[place])
+    for place in unnamed:
         if take(place, lambda cursor: True):
-            guessed.append(place)
+            guessed.append(found[place])
             ambiguous_kinds.add(found[place].kind)
     ambiguous_kinds.update(cursor.kind for cursor in unmatched)
-    by_place: dict[int, GivenCursor] = {}
-    for place, cursor in found.items():
-        possible_cursors = [cursor]
-        if place in guessed and cursor.kind in ambiguous_kinds:
-            possible_cursors = _of_kind(cursor.kind, [found[other] for other in guessed] + unmatched)
-        by_place[place] = GivenCursor(cursor, _furthest_behind(possible_cursors))
+    doubtful = [cursor for cursor in guessed + unmatched if cursor.kind in ambiguous_kinds]
+    by_place = {
+        place: GivenCursor(cursor, _furthest_behind(_possible_cursors(cursor, doubtful)))
+        for place, cursor in found.items()
+    }
     return CursorMatch(by_place, unmatched)
+
+
+def _possible_cursors(given: StoredCursor, doubtful: Sequence[StoredCursor]) -> list[StoredCursor]:
+    """Return all cursors that a sink may have had which was given one of them."""
+    return _of_kind(given.kind, doubtful) if given in doubtful else [given]
 
 
 def _of_kind(kind: str, cursors: Sequence[StoredCursor]) -> list[StoredCursor]:
