@@ -21,8 +21,8 @@ from flawscope_station.store.search import PeriodSummary, summarize_period
 from flawscope_station.web import schemas
 from flawscope_station.web.api import api_router, attachment
 from flawscope_station.web.components import ProductId, RecordsDep, RendererDep, SettingsDep
+from flawscope_station.web.export_api import CSV, XLSX
 from flawscope_station.web.pages import Page
-from flawscope_station.web.records_api import CSV, XLSX
 from flawscope_station.web.templates import PAGES
 
 MAX_REPORT_DAYS = 400
