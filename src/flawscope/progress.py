@@ -54,8 +54,8 @@ class Plan(NamedTuple):
         before = 0.0
         for name, share in self.shares:
             if stage.startswith(name):
-                own = share * done / total if total else share
-                return (before + own) / sum(every for _, every in self.shares)
+                stage_share = share * done / total if total else share
+                return (before + stage_share) / sum(every for _, every in self.shares)
             before += share
         return None
 

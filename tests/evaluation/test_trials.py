@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import aiag
 from flawscope.errors import InputError
@@ -127,3 +128,16 @@ def test_a_picture_that_was_not_judged_is_named(tmp_path):
     write(out / TABLE, np.random.default_rng(0).bytes(9).hex())
     with pytest.raises(InputError, match="is no table of results"):
         read_study([out], reference)
+
+
+@pytest.mark.parametrize("table", ["people.csv", "trials.csv", "2026-03 shift A.csv"])
+def test_the_table_of_trials_may_lie_beside_the_folder_of_the_reference(tmp_path, table):
+    """Its appraisers and their mistakes are no labels of the pictures."""
+    for name, folder in (("p1", "good"), ("p2", "defective")):
+        picture = tmp_path / "known" / folder / f"{name}.png"
+        picture.parent.mkdir(parents=True)
+        Image.fromarray(np.full((32, 32), 90 + 60 * (name == "p2"), np.uint8)).save(picture)
+    rows = ("p1,Eva,1,good", "p2,Eva,1,good", "p1,Ali,1,bad", "p2,Ali,1,defective")
+    trials(tmp_path / table, *rows, head="part,appraiser,trial,decision")
+    study = read_study([tmp_path / table], tmp_path / "known").study
+    assert study.defective.tolist() == [False, True]

@@ -149,7 +149,7 @@ class Judgement:
 
     def _with(self, other: Judgement) -> Judgement:
         """Returns the judgement on the pictures of both."""
-        own = {name: sorted({*getattr(self, name), *getattr(other, name)}) for name in PICTURE_LISTS}
+        joined_lists = {name: sorted({*getattr(self, name), *getattr(other, name)}) for name in PICTURE_LISTS}
         counts = [judgement.simulated for judgement in (self, other) if judgement.simulated is not None]
         simulated = None
         if counts:
@@ -169,7 +169,7 @@ class Judgement:
             questions=list(questions),
             refused=list(refused),
             responsible=self.responsible + other.responsible,
-            **own,
+            **joined_lists,
         )
 
     @property

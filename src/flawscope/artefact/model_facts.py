@@ -136,8 +136,8 @@ class ModelFacts:
             view: [row.name for row in scored(manifest.pictures)] for view, manifest in self.manifests.items()
         }
         pictures = []
-        for view, own in {**names, **new}.items():
-            pictures += [View(self.views.parse_part(name), view) for name in own]
+        for view, picture_names in {**names, **new}.items():
+            pictures += [View(self.views.parse_part(name), view) for name in picture_names]
         check_whole_parts([*self.manifests], pictures)
 
     # ---- what they decide together

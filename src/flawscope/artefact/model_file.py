@@ -239,8 +239,8 @@ class Artefact:
             pictures = with_looks(manifest.pictures, tensors)
         except ValueError:
             raise InputError("the looks of its good pictures are damaged") from None
-        own = {name: tensor for name, tensor in tensors.items() if name not in LOOK_TENSORS}
-        return cls(replace(manifest, pictures=pictures), own)
+        model_tensors = {name: tensor for name, tensor in tensors.items() if name not in LOOK_TENSORS}
+        return cls(replace(manifest, pictures=pictures), model_tensors)
 
     def stored_tensors(self) -> dict[str, NDArray[Any]]:
         """Returns the tensors for a file, with the good pictures' looks unless these must not be kept."""

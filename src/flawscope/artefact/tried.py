@@ -49,8 +49,8 @@ def auroc_on_carriers(
         defective: Scores [M] of good pictures with a defect on them.
         carriers: Numbers [M] of these good pictures.
     """
-    own = good[carriers]
-    is_hidden = defective - own <= EQUAL * np.abs(own)
+    carrier_scores = good[carriers]
+    is_hidden = defective - carrier_scores <= EQUAL * np.abs(carrier_scores)
     defects = np.where(is_hidden, -np.inf, defective)
     on_each = np.maximum(defects[:, None], good)  # [M, N]
     return auroc(good, on_each.ravel())
@@ -112,7 +112,7 @@ class Trial:
         if not rounds:
             return ()
         pairs = zip(self.figures(rounds), other.figures(rounds), other.figures(), strict=False)
-        return tuple(min(1.0, max(0.0, whole + own - same)) for own, same, whole in pairs)
+        return tuple(min(1.0, max(0.0, whole + figure - same)) for figure, same, whole in pairs)
 
     def separation(self) -> str:
         """Returns a phrase with the kinds of defects and their AUROC: "your defects (98.0%) and ..."."""
@@ -144,10 +144,12 @@ class Trial:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Trial:
         """Reads the fields that `asdict` gave; earlier searches stored one AUROC for all kinds of defects."""
-        own: Json = {field.name: _tuples(stored[field.name]) for field in fields(cls) if field.name in stored}
+        values: Json = {
+            field.name: _tuples(stored[field.name]) for field in fields(cls) if field.name in stored
+        }
         if stored.get("auroc") is not None:
-            own["simulated"] = (stored["auroc"],)
-        return cls(**own)
+            values["simulated"] = (stored["auroc"],)
+        return cls(**values)
 
 
 # "apart" is the AUROC: the share of pairs of a good and a bad picture in which the bad one scores higher
@@ -199,8 +201,8 @@ class Choice:
             by_flags = {
                 stored_trial["flags"]: Trial.from_dict(stored_trial) for stored_trial in stored["trials"]
             }
-            own = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
-            return cls(**{**own, "trials": tuple(by_flags.values())})
+            values = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
+            return cls(**{**values, "trials": tuple(by_flags.values())})
         except (KeyError, TypeError):
             return None
 

@@ -310,16 +310,16 @@ class PartCalibration:
         if unknown := [view for view in views if view not in self.views]:
             known = ", ".join(self.views)
             raise InputError(f"the model knows no view {join_names(unknown)}: name one of {known}")
-        own = self.scores[:, [self.views.index(view) for view in views]]
-        is_whole = ~np.isnan(own).any(axis=1)
-        is_lost = np.isinf(own[is_whole]).any(axis=1)
+        view_scores = self.scores[:, [self.views.index(view) for view in views]]
+        is_whole = ~np.isnan(view_scores).any(axis=1)
+        is_lost = np.isinf(view_scores[is_whole]).any(axis=1)
         is_drawn = np.array([part in self.drawn for part in self.parts], np.bool_)[is_whole]
         total = int(np.count_nonzero(is_whole))
         lost = float(np.count_nonzero(is_lost))
         of_line = int(np.count_nonzero(is_drawn))
         if of_line:
             lost = max(lost, total * np.count_nonzero(is_lost & is_drawn) / of_line)
-        return _GoodParts(own[is_whole][~is_lost], lost, total)
+        return _GoodParts(view_scores[is_whole][~is_lost], lost, total)
 
     def decide(self, scores: Mapping[str, float]) -> PartDecision:
         """Decides on a part by the scores of its views.

@@ -347,9 +347,9 @@ class Calibration:
     @cached_property
     def _ordered(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scores [n], ascending, and the weight [n + 1] of all pictures from each place on."""
-        own = np.asarray(self.scores, dtype=np.float64)
-        order = np.argsort(own, kind="stable")
-        return own[order], np.cumsum([self._miscounted_weight, *self.weights[order[::-1]]])[::-1]
+        scores = np.asarray(self.scores, dtype=np.float64)
+        order = np.argsort(scores, kind="stable")
+        return scores[order], np.cumsum([self._miscounted_weight, *self.weights[order[::-1]]])[::-1]
 
     def p_values(self, scores: Array | float) -> NDArray[np.float64]:
         """Returns conformal p-values, in 1/(K + 1)..1, of raw scores of any shape."""

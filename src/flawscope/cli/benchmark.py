@@ -181,8 +181,8 @@ def _fit_arguments(cell: Cell, root: str) -> Json:
     """The cell's fit, as `fit_one.predict_memory` takes it."""
     known = {record.name for arguments in fit_one.MEMORY_ARGUMENTS for record in records_of(arguments)}
     shared = {name: value for name, value in cell.shared.items() if name in (*known, "good")}
-    own = {"method": cell.base_method, "category": cell.category, "seen": cell.seen}
-    return {"images": os.path.abspath(root), **own, **shared, **cell.options}
+    call = {"method": cell.base_method, "category": cell.category, "seen": cell.seen}
+    return {"images": os.path.abspath(root), **call, **shared, **cell.options}
 
 
 def _plan_and_report(args: argparse.Namespace) -> Grid:

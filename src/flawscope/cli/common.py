@@ -324,8 +324,8 @@ def check_results_folder(path: str, *names: str) -> None:
     from flawscope.results.run import SUMMARY_NAME, TABLE_NAME, WORKBOOK_NAME
     from flawscope.results.table import OutputFiles
 
-    own = OutputFiles(prepare_output_folder(path))
-    own.check(TABLE_NAME, WORKBOOK_NAME, SUMMARY_NAME, report.REPORT_NAME, *names)
+    output = OutputFiles(prepare_output_folder(path))
+    output.check(TABLE_NAME, WORKBOOK_NAME, SUMMARY_NAME, report.REPORT_NAME, *names)
 
 
 def keep_other_results(

@@ -428,8 +428,8 @@ def _run_several(
     say = common.say_unless_quiet(args)
     folder = _results_folder(args)
     if folder:
-        own = OutputFiles(common.prepare_output_folder(args.out))
-        own.check(TABLE_NAME)
+        output = OutputFiles(common.prepare_output_folder(args.out))
+        output.check(TABLE_NAME)
     found: dict[str, Json] = {}
     pictures: list[tuple[Item, Prediction]] = []  # of all views
 
@@ -459,7 +459,7 @@ def _run_several(
     common.show_document(args, document, lambda: _several_text(document, kind))
     if args.out:
         rows = _several_rows(document, kind)
-        path = own.path(TABLE_NAME) if folder else Path(args.out)
+        path = output.path(TABLE_NAME) if folder else Path(args.out)
         write_table(path, rows, decimal_comma=args.decimal_comma)
     return max(code, common.report_failures(unread))
 

@@ -53,9 +53,11 @@ class FitSettings(NamedTuple):
 
 def read_fit_settings(args: argparse.Namespace) -> FitSettings:
     """Reads the settings of a call. InputError for a wrong one, before torch is loaded."""
-    own = sorted({option.setting for method in registry.loadable_methods() for option in method.options})
+    setting_names = sorted(
+        {option.setting for method in registry.loadable_methods() for option in method.options}
+    )
     category = (args.category or only_category(args.data)) if args.config else None
-    options = common.read_settings(args, (*COMMON_FLAGS, *own), category)
+    options = common.read_settings(args, (*COMMON_FLAGS, *setting_names), category)
     options = {name: value for name, value in options.items() if name not in fit_options.file_options()}
     _check_update(args, options)
     method, preset, seen = registry.take_choices(options)

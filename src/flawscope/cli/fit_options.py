@@ -52,14 +52,14 @@ SHARED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `flawscope fit` to its parser."""
     parser.usage = "flawscope fit --data ROOT --out MODEL [OPTION]..."
-    own = set[str]()
+    groups = {}
     for name in (record.PICTURES, record.VIEWS, record.PROMISE, record.METHOD, record.RUNNING):
-        group = parser.add_argument_group(name)
-        add_options(group, [option for option in FIT_OPTIONS if option.group == name], SHARED)
-        if name == record.METHOD:
-            own = _add_method_flags(group)
-    parser.set_defaults(only_view=None, typed=None, filed=())  # of `router.fit`, and of `with_file`
-    texts = {action: action.help for action in parser._actions if action.dest in RARE | own}
+        groups[name] = parser.add_argument_group(name)
+        add_options(groups[name], [option for option in FIT_OPTIONS if option.group == name], SHARED)
+    method_flags = _add_method_flags(groups[record.METHOD])
+    # values that no option gives: `router.fit` sets the first, `with_file` the others
+    parser.set_defaults(only_view=None, typed=None, filed=())
+    texts = {action: action.help for action in parser._actions if action.dest in RARE | method_flags}
     parser.register("action", "help_all", partial(_HelpAll, texts))
     parser.add_argument(
         "--help-all", action="help_all", help="Show all options, and the settings of methods."
@@ -88,13 +88,16 @@ class _HelpAll(argparse.Action):
         print("settings, for --set KEY=VALUE and --config FILE (configs/ explains them)")
         for method in registry.loadable_methods():
             values = asdict(method.config())
-            own = (
+            explanation = (
                 f"{name}={'' if values[name] is None else values[name]}"
                 for name in sorted(setting_names(method.config))
             )
             print(
                 textwrap.fill(
-                    f"{method.name}: {' '.join(own)}", 96, initial_indent="  ", subsequent_indent="    "
+                    f"{method.name}: {' '.join(explanation)}",
+                    96,
+                    initial_indent="  ",
+                    subsequent_indent="    ",
                 )
             )
         parser.exit()
@@ -188,13 +191,13 @@ def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
     """
     values = read_config(args.config) if args.config else {}
     typed = _typed(args)
-    own = argparse.Namespace(**{**vars(args), "typed": typed})
+    copied = argparse.Namespace(**{**vars(args), "typed": typed})
     for name in CALL_IN_FILE:
         if name not in typed and values.get(name) is not None:
-            setattr(own, name, _read(args.config, name, values[name]))
-    if own.out is None:
+            setattr(copied, name, _read(args.config, name, values[name]))
+    if copied.out is None:
         raise InputError("there is no file for the model: give --out MODEL, or `out: MODEL` in --config FILE")
-    return own
+    return copied
 
 
 def _typed(args: argparse.Namespace) -> frozenset[str]:
@@ -215,14 +218,14 @@ def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namesp
         if name in file_options():
             raise InputError(f"--set {name}: it is an option; write {flag_of(name)} instead")
     values = _read_category(args.config, category) if args.config else {}
-    own = argparse.Namespace(**{**vars(args), "typed": typed, "filed": frozenset(values.keys() - typed)})
+    copied = argparse.Namespace(**{**vars(args), "typed": typed, "filed": frozenset(values.keys() - typed)})
     for name in file_options() & values.keys():
         if name not in typed and values[name] is not None:
-            setattr(own, name, _read(args.config, name, values[name]))
-    if own.channels and "{" in own.channels:
-        own.part, own.view = _parse_template(own)
-        own.channels = None
-    return own
+            setattr(copied, name, _read(args.config, name, values[name]))
+    if copied.channels and "{" in copied.channels:
+        copied.part, copied.view = _parse_template(copied)
+        copied.channels = None
+    return copied
 
 
 def _read_category(file: str, category: str | None) -> Json:
@@ -268,10 +271,10 @@ def _check_names(file: str | None, values: Mapping[str, object]) -> None:
 
 
 def _settings() -> frozenset[str]:
-    own: Iterable[str] = (
+    names: Iterable[str] = (
         name for method in registry.loadable_methods() for name in sorted(setting_names(method.config))
     )
-    return frozenset(own) | COMMON_SETTINGS
+    return frozenset(names) | COMMON_SETTINGS
 
 
 @cache

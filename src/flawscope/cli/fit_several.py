@@ -115,18 +115,18 @@ def fit_each(
     return {name: found[name] for name in names}
 
 
-def category_call(args: argparse.Namespace, name: str, folder: str, **own: object) -> argparse.Namespace:
+def category_call(args: argparse.Namespace, name: str, folder: str, **changes: object) -> argparse.Namespace:
     """Returns the arguments for a single category, whose model is a file in the folder.
 
     Args:
         args: Arguments of the command.
         name: Name of the category.
         folder: Folder of the models.
-        own: Further arguments, which replace the command's.
+        **changes: Further arguments, which replace the command's.
     """
     out = str(Path(folder) / f"{name.replace('/', '%2F')}.safetensors")
-    own = {"called": name, "category": name, "out": out, "cluster": None, **own}
-    return argparse.Namespace(**{**vars(args), **own})
+    changes = {"called": name, "category": name, "out": out, "cluster": None, **changes}
+    return argparse.Namespace(**{**vars(args), **changes})
 
 
 def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:

@@ -87,8 +87,8 @@ def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
         lines.append(promise_of(facts).text)
     for name, manifest in facts.manifests.items():
         parts = None if facts.views is None else facts.parts_of(name)
-        own = manifest_lines(manifest, parts, verbose=verbose)
-        lines += [f"\n{name}", *(f"  {line}" for line in own)]
+        product_lines = manifest_lines(manifest, parts, verbose=verbose)
+        lines += [f"\n{name}", *(f"  {line}" for line in product_lines)]
     return lines
 
 
@@ -295,7 +295,7 @@ def _pictures_by_product(
         given = model.sort_by_view(pictures)
     else:
         raise InputError(f"--good has pictures of one product: name it with --product, {' or '.join(names)}")
-    model.facts.check_whole_parts({name: relative_names(own) for name, own in given.items()})
+    model.facts.check_whole_parts({name: relative_names(sources) for name, sources in given.items()})
     return given
 
 

@@ -236,9 +236,9 @@ class Output:
         if self._is_grouped and part != self._part:
             self.decide_incomplete()  # of the parts before no more pictures come
         self._part = part
-        own = replace(result, map=result.map.copy())  # a view into a batch would keep all of it
+        copied = replace(result, map=result.map.copy())  # a view into a batch would keep all of it
         try:
-            decided = self.parts.add(own)
+            decided = self.parts.add(copied)
         except InputError as error:
             self._report(Unjudged(str(result.path), str(error)), source)
             return
@@ -547,7 +547,7 @@ def run_facts(
             "mask_threshold": calibration.mask_threshold,
             "promised": calibration.promised,
         }
-    own: Json = {f"{kind}s": each} if kind else each[""]
+    products_facts: Json = {f"{kind}s": each} if kind else each[""]
     product = _product_of(manifests, kind)
     methods = dict.fromkeys(manifest.method for manifest in manifests.values())
     promises = [
@@ -565,7 +565,7 @@ def run_facts(
         "judged": totals.count,
         "anomalous": totals.anomalous,
         "unjudged": unjudged,
-        **own,
+        **products_facts,
         "expected_rate": expected_rate,
         "promise": "; ".join(promises),
         "promised": promised,

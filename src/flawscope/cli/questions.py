@@ -55,10 +55,10 @@ def _files_of_call(given: Json) -> list[tuple[str, int, int]]:
     for root in roots:
         for found in glob(root) or [root]:
             paths.update(_files(found))
-    own = _own_paths(given)
+    call_paths = _own_paths(given)
     files = []
     for path in sorted(paths):
-        is_own = any(Path(os.path.abspath(path)).is_relative_to(folder) for folder in own)
+        is_own = any(Path(os.path.abspath(path)).is_relative_to(folder) for folder in call_paths)
         if is_own and path not in roots:  # it only lies in a folder that is read
             continue
         with suppress(OSError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -175,17 +175,24 @@ def _kept_models(folder: Path) -> Iterator[None]:
 
 
 def _call(
-    args: argparse.Namespace, old: ModelMapping | None, folder: Path, name: str, **own: object
+    args: argparse.Namespace, old: ModelMapping | None, folder: Path, name: str, **changes: object
 ) -> argparse.Namespace:
     """The call that fits the model of a product or view, or adds to the one that there is."""
-    call = fit_several.category_call(args, name, str(folder), **own)
+    call = fit_several.category_call(args, name, str(folder), **changes)
     is_known = old is not None and name in old.products
     call.update = f"{call.out}.before" if is_known else None
     return call
 
 
 def _product_calls(args: argparse.Namespace, old: ModelMapping | None, folder: Path) -> Calls:
-    """The call that fits each product: all categories, unless `--category` names them."""
+    """The call that fits each product.
+
+    The products are the categories that `--category` names, one or several; without it all categories of the
+    data.
+
+    Raises:
+        InputError: The data have no categories, a category is missing, or `--update` leaves open which.
+    """
     from flawscope.datasets import find_categories
     from flawscope.datasets.layouts import present_categories
 
@@ -264,12 +271,12 @@ def _seed_of_call(args: argparse.Namespace) -> int:
 def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) -> Calls:
     """The call that fits each view."""
     views = _views_of(args, pattern, _seed_of_call(args))
-    own = {"category": args.category, "part": None, "view": None, "group": pattern.part}
-    return {view: _call(args, None, folder, view, only_view=(pattern, view), **own) for view in views}
+    changes = {"category": args.category, "part": None, "view": None, "group": pattern.part}
+    return {view: _call(args, None, folder, view, only_view=(pattern, view), **changes) for view in views}
 
 
 def _describe(
-    args: argparse.Namespace, old: ModelMapping | None, products: Mapping[str, Artefact], calls: Calls
+    args: argparse.Namespace, old: ModelMapping | None, products: Mapping[str, Artefact], names: Iterable[str]
 ) -> DescriptorModel:
     """Returns the network that recognises products, with descriptors of the learnt pictures."""
     from flawscope.datasets import open_dataset
@@ -278,7 +285,7 @@ def _describe(
     network = None if old is None else old.recognition
     network = network or joining.descriptor_model(products)
     found = {}
-    for name in calls:
+    for name in names:
         before = () if old is None or name not in old.products else old.products[name].manifest.pictures
         seed, group = common.seed_and_group(products[name].manifest)
         found[name] = joining.describe_product(

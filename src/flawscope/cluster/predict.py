@@ -202,16 +202,19 @@ def _judge_missing(
     say: Say,
 ) -> Run:
     """Judge the missing shards on the cluster; first write the run's file if there is none."""
-    exported = not os.fspath(model).lower().endswith(".safetensors")  # `auto` is then the CPU
-    device = "cpu" if call["device"] == "auto" and exported else call["device"]
-    resources = connect.allocate(connect.list_nodes(), 1, call["threads"], device)
+    is_exported = not os.fspath(model).lower().endswith(".safetensors")
+    device = call["device"]
+    if is_exported and device == "auto":
+        device = "cpu"  # an exported model runs there unless a GPU is asked for
+    resources = connect.allocate(connect.list_nodes(), count=1, threads=call["threads"], device=device)
     memory = min(
         _worker_memory(manifest, Path(model).stat().st_size, bool(resources.gpus)), resources.max_memory
     )
     workers = max(1, resources.max_concurrency(memory))
     device_kind = "cuda" if resources.gpus else "cpu"
     if run is None:
-        batch = _batch_size(manifest, on_gpu=bool(resources.gpus) and not exported)
+        # larger batches are torch's alone
+        batch = _batch_size(manifest, on_gpu=bool(resources.gpus) and not is_exported)
         run = Run(dict(call), info, shard_size(info.inputs, workers, batch), device_kind)
         run.write(store)
     elif run.device != device_kind:  # the last digits of scores would differ
@@ -227,8 +230,8 @@ def _judge_missing(
         f"{pluralize(run.size, 'picture')} each"
     )
     needs = {"num_cpus": resources.threads, "num_gpus": resources.gpus, "memory": memory}
-    counts = judge_shards(Job.upload(str(store.root), model), missing, needs)
-    _report_progress(counts, run.count_inputs(missing), step)
+    counts_as_they_end = judge_shards(Job.upload(str(store.root), model), missing, needs)
+    _report_progress(counts_as_they_end, run.count_inputs(missing), step)
     return run
 
 

@@ -103,15 +103,15 @@ class ClassLabels:
         unclear = (PictureClass.UNKNOWN, PictureClass.UNCLEAR)
         return any(
             label.picture_class in unclear and label.words != UNMARKED
-            for own in self.by_picture.values()
-            for label in own
+            for labels in self.by_picture.values()
+            for label in labels
         )
 
     @property
     def is_silent(self) -> bool:
         """Whether the only labels are words in files' names whose meaning is unknown."""
         return not self.unread and all(
-            label.is_open_name for own in self.by_picture.values() for label in own
+            label.is_open_name for labels in self.by_picture.values() for label in labels
         )
 
     def splits(self, pictures: Sequence[Path], *, asks: bool = True) -> dict[Path, str]:
@@ -155,10 +155,10 @@ class ClassLabels:
         for label in self.by_picture.get(picture, ()):
             if fold(label.words) in wanted:
                 return True
-            own = set(split_words(label.words))
+            label_words = set(split_words(label.words))
             for name in wanted:
                 words = set(split_words(name))
-                if words and words <= own:
+                if words and words <= label_words:
                     return True
         return False
 
@@ -261,7 +261,12 @@ def _split_question(source: str, values: Iterable[str]) -> InputError:
 
 
 def read_class_labels(
-    root: Path, pictures: Sequence[Path], files: LabelFiles | None = None, *, by_marks: bool = False
+    root: Path,
+    pictures: Sequence[Path],
+    files: LabelFiles | None = None,
+    *,
+    by_marks: bool = False,
+    with_files_above: bool = True,
 ) -> ClassLabels:
     """Read the labels of pictures below `root`, from names and files.
 
@@ -272,13 +277,16 @@ def read_class_labels(
         by_marks: Whether marks decide, because nothing else says which pictures are good: a picture is
             defective where something is marked whose kind is not good. Pictures without a mark are
             `UNMARKED`.
+        with_files_above: Whether lists in the two folders above `root` are read, too.
 
     Raises:
         InputError: A list cannot be read because a library is missing.
     """
     found = ClassLabels({picture: [] for picture in pictures})
     files = files or LabelFiles(root, pictures)
-    every = [files, *_files_above(root, pictures)]
+    every = [files]
+    if with_files_above:
+        every += _files_above(root, pictures)
     if by_marks:
         _add_marks(found, root, pictures, every)
     for label in every:
@@ -318,8 +326,8 @@ def _add_lists(found: ClassLabels, files: LabelFiles) -> None:
         path, reason = next(iter(files.unread_lists.items()))
         raise InputError(f"{path} may say which pictures are good: {reason}, or move it away")
     for source, texts in files.class_texts().items():
-        given = {files.given[path]: own for path, own in texts.items()}
-        of_pictures = {path: own for path, own in given.items() if path in found.by_picture}
+        given = {files.given[path]: values for path, values in texts.items()}
+        of_pictures = {path: values for path, values in given.items() if path in found.by_picture}
         if source in files.unsure_sources:
             _add_unsure_source(found, source, of_pictures)
         else:
@@ -430,8 +438,8 @@ def _sorts_on(complete: Column, subject: ColumnSubject, column: Column) -> bool:
 def _columns_of(texts: Mapping[Path, Texts]) -> dict[str, dict[Path, list[str]]]:
     """Return the texts by the column's name and the picture."""
     columns: dict[str, dict[Path, list[str]]] = {}
-    for picture, own in texts.items():
-        for header, text in own:
+    for picture, values in texts.items():
+        for header, text in values:
             columns.setdefault(header, {}).setdefault(picture, []).append(text)
     return columns
 
@@ -449,11 +457,11 @@ def _add_unsure_source(found: ClassLabels, source: str, texts: Mapping[Path, Tex
     It may be of another lot whose pictures have the same names; where it calls some defective it decides
     nothing.
     """
-    own = ClassLabels({picture: [] for picture in found.by_picture}, split_columns=found.split_columns)
-    _add_source(own, source, texts)
-    classes = {label.picture_class for labels in own.by_picture.values() for label in labels}
+    unsure = ClassLabels({picture: [] for picture in found.by_picture}, split_columns=found.split_columns)
+    _add_source(unsure, source, texts)
+    classes = {label.picture_class for labels in unsure.by_picture.values() for label in labels}
     decides = PictureClass.BAD in classes
-    for picture, labels in own.by_picture.items():
+    for picture, labels in unsure.by_picture.items():
         if decides:
             where = f"{source} one folder above"
             labels = [ClassLabel(PictureClass.UNCLEAR, label.words, where) for label in labels]

@@ -62,7 +62,7 @@ def sorts_good_ones(complete: Column, other: Column) -> bool:
 
 def is_split(subject: ColumnSubject, values: Values) -> bool:
     """Whether a column states splits: by its name and one of its values, or by all of its values."""
-    texts = {text for own in values.values() for text in own if text}
+    texts = {text for words in values.values() for text in words if text}
     splits = {split_said(text) for text in texts}
     is_named = subject is ColumnSubject.SPLIT and splits != {None}
     return bool(texts) and (is_named or None not in splits)
@@ -78,7 +78,7 @@ def is_open(subject: ColumnSubject, values: Values, count: int) -> bool:
     """
     if subject is ColumnSubject.TECHNICAL:
         return False
-    each = [", ".join(own) for own in values.values()]
+    each = [", ".join(words) for words in values.values()]
     each += [""] * (count - len(each))
     if subject is ColumnSubject.OTHER:
         return form_groups(each, 2) and (are_new_and_old(each) or not all(map(_is_place_or_time, each)))
@@ -93,7 +93,7 @@ def _is_place_or_time(text: str) -> bool:
 
 def unknown_column(header: str, values: Values) -> Column:
     """Return a column as words for a question; of measurements the words are the column's name."""
-    shown = {picture: ", ".join(own) for picture, own in values.items()}
+    shown = {picture: ", ".join(words) for picture, words in values.items()}
     if all("." in text and to_number(text) is not None for text in shown.values()):
         shown = dict.fromkeys(shown, header)
     return Column({picture: (PictureClass.UNKNOWN, text) for picture, text in shown.items()})
@@ -106,9 +106,9 @@ def join_classes(
     least = 1 if source == "LabelMe" else 2
     if len(columns) < least or not _are_ticks(columns):
         return columns
-    joined = {picture: _ticked_headers(own) or [""] for picture, own in texts.items()}
+    joined = {picture: _ticked_headers(values) or [""] for picture, values in texts.items()}
     good = {says_good(header) for header in columns}
-    one_each = sum(len(own) == 1 and own != [""] for own in joined.values())
+    one_each = sum(len(values) == 1 and values != [""] for values in joined.values())
     if good != {None} and (len(columns) == 1 or 2 * one_each <= len(joined)):
         return columns
     return {"defect" if True in good else "label": joined}  # beside a class of good ones others are defects
@@ -120,14 +120,14 @@ def _ticked_headers(texts: Texts) -> list[str]:
 
 def _are_ticks(columns: Mapping[str, Values]) -> bool:
     """Whether all columns are of boxes that are ticked or not."""
-    texts = {fold(text) for values in columns.values() for own in values.values() for text in own}
+    texts = {fold(text) for values in columns.values() for words in values.values() for text in words}
     return texts <= {*_TICKED, "0", "false"}
 
 
 def read_column(header: str, values: Values) -> Column | None:
     """Read a column of texts; None where it does not call pictures good or defective."""
     good = says_good(header)
-    texts = {text for own in values.values() for text in own if text}
+    texts = {text for words in values.values() for text in words if text}
     if good is False and _is_measured(texts):  # such as where defects lie
         return None
     if good is not None:
@@ -137,8 +137,8 @@ def read_column(header: str, values: Values) -> Column | None:
     if _CLASSES.keys().isdisjoint(said.values()):
         return None
     found = {}
-    for picture, own in values.items():
-        telling = list(filter(None, own))
+    for picture, words in values.items():
+        telling = list(filter(None, words))
         each = [_CLASSES.get(said[text], PictureClass.UNKNOWN) for text in telling]
         if telling:
             found[picture] = _together(each), telling[0]
@@ -154,9 +154,9 @@ def _is_measured(texts: Collection[str]) -> bool:
 def _read_answers(good: bool, values: Values) -> Column:
     """Read a column whose name says good or defective: yes and no, 0 and 1, a number, or a kind of defect."""
     found = {}
-    for picture, own in values.items():
+    for picture, words in values.items():
         answers = list[PictureClass]()
-        for text in filter(None, own):
+        for text in filter(None, words):
             said = answer(text)
             number = to_number(text)
             if said is not None:
@@ -167,7 +167,7 @@ def _read_answers(good: bool, values: Values) -> Column:
                 answers.append(_class_of(is_good))
             else:
                 answers.append(PictureClass.UNKNOWN if good else PictureClass.BAD)
-        found[picture] = _together(answers), next(filter(None, own), "")
+        found[picture] = _together(answers), next(filter(None, words), "")
     return Column(found)
 
 

@@ -278,9 +278,9 @@ def good_pictures(root: Path, paths: Sequence[Path], labels: ClassLabels, remedy
             remedy = remedy or f"move it, or name {folder} with --good where its pictures are good"
             line = f"{path}: not good by {by}, within {folder}; {remedy}"
             raise InputError(data_checks.DEFECT_IN_GOOD_FOLDER.coded(line))
-    own = labels.of_good(paths)
-    if own.has_unknown:
-        raise own.question(root, NAME_GOOD)
+    good_labels = labels.of_good(paths)
+    if good_labels.has_unknown:
+        raise good_labels.question(root, NAME_GOOD)
     return paths
 
 
@@ -335,15 +335,17 @@ def refuse_unknown(
     paths = list(paths)
     if labels is None:
         labels = read_class_labels(root, paths, by_marks=True)
-    own = category_of(root)
-    tree = FolderTree(root, paths, Said.GOOD if says_good(own) else Said.SORTED)
+    category = category_of(root)
+    tree = FolderTree(root, paths, Said.GOOD if says_good(category) else Said.SORTED)
     if tree.found == {Said.GOOD}:
         labels = labels.of_good(paths)
     is_known = tree.found in ({Said.GOOD}, {Said.SORTED}, set())
     if labels.is_doubtful() and (is_known or not labels.is_silent):
         raise labels.question(root, remedy)
-    if says_only_bad(own) or (own and is_mistake(own)):
-        raise folders_question(root.parent, Counter({(own,): len(paths)}), remedy, {(own,): read_words(own)})
+    if says_only_bad(category) or (category and is_mistake(category)):
+        raise folders_question(
+            root.parent, Counter({(category,): len(paths)}), remedy, {(category,): read_words(category)}
+        )
     if not is_known:
         raise tree.question(remedy)
 

@@ -104,8 +104,8 @@ def draw_seen(
     of_kind = _sorted_by_kind(items)
     kinds = [*of_kind]
     waiting = {}
-    for kind, own in of_kind.items():
-        waiting[kind] = [own[int(k)] for k in rng.permutation(len(own))]
+    for kind, pictures_of_kind in of_kind.items():
+        waiting[kind] = [pictures_of_kind[int(k)] for k in rng.permutation(len(pictures_of_kind))]
     order = [kinds[int(k)] for k in rng.permutation(len(kinds))]  # the first kinds give one more
     drawn: list[Item] = []
     while len(drawn) < count:

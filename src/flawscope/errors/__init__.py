@@ -117,8 +117,12 @@ def mask_failure(error: InputError) -> Failure:
 def failure_of(error: BaseException) -> Failure:
     """Returns an error as a failure on one line, of the kind of the failure that the error was made of."""
     text = one_line_message(error)
-    own = error.args[0] if error.args else None
-    return Failure(text, own.kind, own.name, own.reason) if isinstance(own, Failure) else Failure(text)
+    reason = error.args[0] if error.args else None
+    return (
+        Failure(text, reason.kind, reason.name, reason.reason)
+        if isinstance(reason, Failure)
+        else Failure(text)
+    )
 
 
 def join_names(names: Sequence[str], limit: int = 5) -> str:

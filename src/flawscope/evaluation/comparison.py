@@ -295,9 +295,9 @@ def _pairs(first: Evaluation, second: Evaluation) -> tuple[Pair, ...]:
     return tuple(Pair(picture, others[picture.name]) for picture in both)
 
 
-def _decided_by_pictures(own: Evaluation, *both: Evaluation) -> list[Decided]:
+def _decided_by_pictures(judged: Evaluation, *both: Evaluation) -> list[Decided]:
     """Decisions of a model of pictures on the parts of the other model: by the worst picture."""
-    pictures = {picture.item.path: picture.prediction for picture in own.pictures}
+    pictures = {picture.item.path: picture.prediction for picture in judged.pictures}
     found = list[Decided]()
     for part in (part for evaluation in both for part in evaluation.judged_parts):
         shown = [pictures[Path(str(view.path))] for view in part.prediction.views.values()]
@@ -322,14 +322,14 @@ def _decided_by_pictures(own: Evaluation, *both: Evaluation) -> list[Decided]:
 def _groups(anomalous: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
     """The pictures that decide each rate, as far as there are any."""
     groups = {"defects_found": anomalous, "false_alarms": ~anomalous}
-    return {name: own for name, own in groups.items() if own.any()}
+    return {name: members for name, members in groups.items() if members.any()}
 
 
 def _values(
     evaluation: Evaluation, anomalous: NDArray[np.bool_], decisions: NDArray[np.bool_], scores: Floats
 ) -> dict[str, float | None]:
     """The rates of an evaluation's decisions, and its metrics, those of pictures for these alone."""
-    rates = {name: float(decisions[own].mean()) for name, own in _groups(anomalous).items()}
+    rates = {name: float(decisions[members].mean()) for name, members in _groups(anomalous).items()}
     image = image_metrics(anomalous, scores)
     return {
         **rates,
@@ -346,8 +346,8 @@ def _resampled_rates(
 ) -> dict[str, Floats]:
     """The rates of each resample; good and defective ones are drawn in their own numbers."""
     rates: dict[str, Floats] = {}
-    for name, own in _groups(anomalous).items():
-        rates[name] = times[:, own] @ decisions[own] / own.sum()
+    for name, members in _groups(anomalous).items():
+        rates[name] = times[:, members] @ decisions[members] / members.sum()
     return rates
 
 

@@ -71,8 +71,8 @@ def _of_kind_or_good(
 ) -> list[Regions | None]:
     """Regions of the good pictures and of one kind of defect; None for all others."""
     found: list[Regions | None] = []
-    for item, own in zip(items, regions, strict=True):
-        found.append(own if item.kind == kind or not item.anomalous else None)
+    for item, regions_of_item in zip(items, regions, strict=True):
+        found.append(regions_of_item if item.kind == kind or not item.anomalous else None)
     return found
 
 

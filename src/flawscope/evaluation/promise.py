@@ -36,32 +36,35 @@ def check_promise(
         good: Good test pictures with the model's predictions.
 
     Returns:
-        Empty where there are no pictures, or nothing was promised; else the following values.
-        `expected_interval`: in which the rate of this one model lies. `alarms`: false alarms, of parts where
-        the model decides on those. `pictures`: number of good pictures. `chance`, `broken`: as
-        `judge_pictures` says. `reasons`: sentences on why it may be broken. `copies_of_training`: names of
-        good test pictures that are near-duplicates of training pictures.
+        Empty where there are no pictures, or nothing was promised; else these values by their names.
+
+        - `expected_interval`: Ends of the interval that this model's false-alarm rate should lie in.
+        - `alarms`: Number of false alarms; of parts, where the model decides on parts.
+        - `pictures`: Number of good pictures.
+        - `chance`, `broken`: Results of `judge_pictures`.
+        - `reasons`: Sentences on why the promise may be broken.
+        - `copies_of_training`: Names of good test pictures that are near-duplicates of training pictures.
     """
     promise = promise_of(predictor.manifest)
     if not good or not promise.is_made:
         return {}
-    alarms = [prediction.is_anomalous for _, prediction in good]
+    is_alarm = [prediction.is_anomalous for _, prediction in good]
     good_items = [item for item, _ in good]
     learnt = [read_look(item.path) for item in train]
     shown = [read_look(item.path) for item in good_items]
-    units = _units(predictor, shown, [item.path for item in good_items])
-    chance, broken = judge_pictures(alarms, units, promise.rate, promise.calibrated)
-    copies = sorted(set(_copies_of(learnt, shown)) | set(_made_of_the_same(train, good_items)))
-    false_alarms = _count_units(units, alarms) if promise.by_part else sum(alarms)
+    part_numbers = _units(predictor, shown, [item.path for item in good_items])
+    chance, broken = judge_pictures(is_alarm, part_numbers, promise.rate, promise.calibrated)
+    copy_numbers = sorted(set(_copies_of(learnt, shown)) | set(_made_of_the_same(train, good_items)))
+    alarm_count = _count_units(part_numbers, is_alarm) if promise.by_part else sum(is_alarm)
     reasons = list(_reasons(predictor, train, learnt, good)) if broken else []
     return {
         "expected_interval": [*promise.interval],
-        "alarms": false_alarms,
+        "alarms": alarm_count,
         "pictures": len(good),
         "chance": chance,
         "broken": broken,
         "reasons": reasons,
-        "copies_of_training": [str(good_items[number].path) for number in copies],
+        "copies_of_training": [str(good_items[number].path) for number in copy_numbers],
     }
 
 

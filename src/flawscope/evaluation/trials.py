@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from flawscope.artefact.files import file_sha256, from_csv_cell
-from flawscope.datasets.class_labels import read_class_labels
+from flawscope.datasets.class_labels import ClassLabels, read_class_labels
 from flawscope.datasets.good_and_bad_folders import FolderTree
 from flawscope.errors import InputError, join_names, pluralize
 from flawscope.evaluation.agreement import Study
@@ -184,8 +184,8 @@ def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
     parts = sorted(truth, key=natural_key)
     _check_complete(by_key, labels, parts)
     decisions = {}
-    for name, own in labels.items():
-        rows = [[by_key[name, trial, part].defective for trial in own] for part in parts]
+    for name, names_of_trials in labels.items():
+        rows = [[by_key[name, trial, part].defective for trial in names_of_trials] for part in parts]
         decisions[name] = np.array(rows)
     return Study(tuple(parts), np.array([truth[part] for part in parts]), decisions)
 
@@ -231,9 +231,11 @@ def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
     names: dict[str, set[str]] = {}
     for trial in trials:
         names.setdefault(trial.appraiser, set()).add(trial.trial)
-    labels = {name: sorted(own, key=natural_key) for name, own in names.items()}
-    if len({len(own) for own in labels.values()}) > 1:
-        counts = join_names([f"{name} in {pluralize(len(own), 'trial')}" for name, own in labels.items()])
+    labels = {name: sorted(trial_names, key=natural_key) for name, trial_names in names.items()}
+    if len({len(trial_names) for trial_names in labels.values()}) > 1:
+        counts = join_names(
+            [f"{name} in {pluralize(len(trial_names), 'trial')}" for name, trial_names in labels.items()]
+        )
         raise InputError(
             f"parts are inspected by {counts}: every appraiser needs as many trials as the others"
         )
@@ -245,8 +247,8 @@ def _check_complete(
 ) -> None:
     """Raises an InputError where an appraiser has not decided on a part in one of the trials."""
     missing = []
-    for name, own in labels.items():
-        missing += [key for key in product([name], own, parts) if key not in found]
+    for name, trial_names in labels.items():
+        missing += [key for key in product([name], trial_names, parts) if key not in found]
     if not missing:
         return
     name, trial, part = missing[0]
@@ -307,16 +309,28 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
     for path in list_inputs(folder)[0]:
         if (first := found.setdefault(path.stem, path)) != path:
             raise InputError(f"{first} and {path} have one part's name: name pictures by the part")
-    of = {part: path.relative_to(folder).parts[:-1] for part, path in found.items()}
-    labels = read_class_labels(folder, [*found.values()])
+    pictures = [*found.values()]
+    labels = read_class_labels(folder, pictures, with_files_above=False)
     if labels.is_complete:
-        return {part: labels.class_of(path) is PictureClass.BAD for part, path in found.items()}
-    if () in of.values():
+        return _classes(found, labels)
+    folder_of = {part: path.relative_to(folder).parts[:-1] for part, path in found.items()}
+    tree = None
+    if () not in folder_of.values():
+        tree = FolderTree(folder, pictures)
+        if Said.UNCLEAR not in tree.found and not labels.has_unknown:
+            return {part: tree.said[parts] is not Said.GOOD for part, parts in folder_of.items()}
+    # Lists beside the folder count last: the table of trials is often among them.
+    labels = read_class_labels(folder, pictures)
+    if labels.is_complete:
+        return _classes(found, labels)
+    if tree is None:
         raise InputError(f"{folder}: put the pictures of good parts in a folder good, others in defective")
-    tree = FolderTree(folder, found.values())
-    if Said.UNCLEAR in tree.found or labels.has_unknown:
-        raise tree.question("call their folders good and defective")
-    return {part: tree.said[parts] is not Said.GOOD for part, parts in of.items()}
+    raise tree.question("call their folders good and defective")
+
+
+def _classes(pictures: Mapping[str, Path], labels: ClassLabels) -> dict[str, bool]:
+    """Whether each part is defective, by its name, as the labels of its picture say."""
+    return {part: labels.class_of(path) is PictureClass.BAD for part, path in pictures.items()}
 
 
 # --------------------------------------------------------------------------------------------------- tables

@@ -208,24 +208,31 @@ def silence_exporter() -> Iterator[None]:
 
 
 def join_graphs(embed: ModelProto, score: ModelProto, residuals: ModelProto | None = None) -> ModelProto:
-    """Join graphs to a network from images to scores and maps, by way of `features`, and to `residuals`.
+    """Join graphs to one network.
 
-    Weights that `residuals` has in common with the other graphs are there once.
+    Args:
+        embed: Computes features of images.
+        score: Computes scores and maps of features.
+        residuals: Computes the residuals of features; None: the network has none. Weights that it has in
+            common with the other graphs are stored once.
     """
-    import onnx
-
-    whole = onnx.ModelProto()
-    whole.CopyFrom(embed)
+    whole = _copied(embed)
     features = [*embed.graph.output]
     del whole.graph.output[:]
-    for prefix, part in (("score", score), ("residuals", residuals)):
-        if part is not None:
-            head = onnx.ModelProto()
-            head.CopyFrom(part)
-            entries = whole.graph.initializer if prefix == "residuals" else ()
-            _append(whole, head, prefix, {_content(entry): entry.name for entry in entries})
+    _append(whole, _copied(score), "score", {})
+    if residuals is not None:
+        weights = {_content(entry): entry.name for entry in whole.graph.initializer}
+        _append(whole, _copied(residuals), "residuals", weights)
     whole.graph.value_info.extend(features)
     return whole
+
+
+def _copied(graph: ModelProto) -> ModelProto:
+    import onnx
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(graph)
+    return copied
 
 
 def _content(entry: TensorProto) -> bytes:

@@ -77,15 +77,15 @@ def export_router(
     by = None if artefact.recognition is None else _exported_recognition(artefact.recognition, threads)
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         for k, (name, product) in enumerate(artefact.products.items()):
-            own = Path(folder) / f"{k}{EXPORTED_SUFFIX}"
+            exported_path = Path(folder) / f"{k}{EXPORTED_SUFFIX}"
             given = pictures.get(name, ())
             export_as = partial(export, pictures=given, threads=threads, failures=failures, step=step)
             try:
                 check_exportable(product, precisions[name], given)
-                certificates[name] = export_as(product, own, precision=precisions[name])
+                certificates[name] = export_as(product, exported_path, precision=precisions[name])
             except FlawscopeError as error:
                 raise type(error)(f"{name}: {error}") from error
-            networks[name], products[name] = NetworkFile.open(own), onnx_file.read(own)
+            networks[name], products[name] = NetworkFile.open(exported_path), onnx_file.read(exported_path)
         model_files.write(replace(artefact, products=products, recognition=by), path, networks)
     return certificates
 

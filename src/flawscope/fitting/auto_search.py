@@ -224,8 +224,10 @@ class Search:
         shapes = [decode(self.sources[i]).shape[:2] for i in self.order[:3]]
         shape = max(height for height, _ in shapes), max(width for _, width in shapes)
         views = [*propose_views(self.frame, shape, bool(self.given)), *propose_tiles(self.frame, max(shape))]
-        own = self.frame.options.keys()
-        self.waiting = [view for view in views if all(map(self._is_free, view.options.keys() - own))]
+        frame_options = self.frame.options.keys()
+        self.waiting = [
+            view for view in views if all(map(self._is_free, view.options.keys() - frame_options))
+        ]
         self._tell_time()
         for recipe in self.waiting:
             self._attempt(recipe, self.rounds[0])

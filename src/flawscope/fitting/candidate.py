@@ -86,8 +86,10 @@ def _as_chosen(old: ModelMapping, in_use: router.Model) -> ModelMapping:
         )
     chosen = {}
     for name, product in old.products.items():
-        own = in_use.products[name].calibration.chosen
-        manifest = replace(product.manifest, calibration=replace(product.manifest.calibration, **own))
+        chosen_by_product = in_use.products[name].calibration.chosen
+        manifest = replace(
+            product.manifest, calibration=replace(product.manifest.calibration, **chosen_by_product)
+        )
         chosen[name] = replace(product, manifest=manifest)
     return replace(old, products=chosen)
 

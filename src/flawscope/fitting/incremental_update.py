@@ -97,11 +97,11 @@ def update_models(
     """
     of_model, unplaced = _by_model(with_whole_parts_drawn(pictures, old.facts), old)
     made = {}
-    for name, own in of_model.items():
+    for name, reviewed in of_model.items():
         made[name] = update_one(
             old.products[name],
             active.products[name],
-            own,
+            reviewed,
             replace(options, say=_named(name, options.say)),
             good=None if good is None else good[name],
             whole=partial(active.facts.with_model, name),

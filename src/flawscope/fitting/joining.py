@@ -83,7 +83,10 @@ def join(
     artefacts = {name: _one_model(name, model) for name, model in models.items()}
     if part is not None:
         joined = open_joined(ModelMapping(artefacts, views=PartPattern(part, view)), device)
-        shown = {name: split_sources(own, None)[0] for name, own in (pictures or {}).items()}
+        shown = {
+            name: split_sources(product_pictures, None)[0]
+            for name, product_pictures in (pictures or {}).items()
+        }
         return joined.with_looks_of_views(shown)
     if pictures is None or models.keys() != pictures.keys():
         raise InputError("join takes good pictures of each model: give both by the products' names")
@@ -129,12 +132,14 @@ def descriptor_model(products: Mapping[str, Artefact]) -> DescriptorModel:
     first = next((product for product in products.values() if _has_backbone(product.manifest)), None)
     settings: dict[str, Any] = {"size": SIZE, "stages": (STAGE,)}
     if first is not None:
-        own = first.manifest.config
-        settings |= {key: own[key] for key in NETWORK_SETTINGS if key in own}
-        settings["stages"] = (min(STAGE, max(own["stages"])),)
-        if patch_in_name(own["backbone"]) is not None:  # position embeddings may be those of one size
+        patch_config = first.manifest.config
+        settings |= {key: patch_config[key] for key in NETWORK_SETTINGS if key in patch_config}
+        settings["stages"] = (min(STAGE, max(patch_config["stages"])),)
+        if (
+            patch_in_name(patch_config["backbone"]) is not None
+        ):  # position embeddings may be those of one size
             settings["size"] = "x".join(map(str, first.manifest.preprocess.network_size))
-            settings["stages"] = tuple(own["stages"])
+            settings["stages"] = tuple(patch_config["stages"])
     config = DescriptorSettings.parse_stored(settings)
     if first is None:
         network, _ = DescriptorNetwork.create(config)

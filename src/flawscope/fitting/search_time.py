@@ -101,9 +101,9 @@ class SearchTime:
         """
         if recipe.flags in self._taken:
             return self._taken[recipe.flags]
-        own = self._taken.get("", Taken(0.0))
-        picture = relative_cost(recipe) * own.picture
-        return Taken(own.fit - own.picture + picture, picture)
+        as_given = self._taken.get("", Taken(0.0))
+        picture = relative_cost(recipe) * as_given.picture
+        return Taken(as_given.fit - as_given.picture + picture, picture)
 
     def trial_seconds(self, recipe: Recipe, tried: Round) -> float:
         """Return the seconds that settings take in a round, about; 0: not known."""

@@ -136,7 +136,7 @@ def make_rounds(
         first = number * size
         left_out = [*order[first : first + size]]
         learnt = [*order[:first], *order[first + size :]][:LEARNT]
-        own = [*given[number * GIVEN : (number + 1) * GIVEN]] or [*given[:GIVEN]]
+        given_of_round = [*given[number * GIVEN : (number + 1) * GIVEN]] or [*given[:GIVEN]]
         count = SIMULATED if can_simulate else 0
-        rounds.append(Round(number, load, learnt, left_out, own, count, seed))
+        rounds.append(Round(number, load, learnt, left_out, given_of_round, count, seed))
     return rounds

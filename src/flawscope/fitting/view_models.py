@@ -162,9 +162,9 @@ def views_differ(pictures: Mapping[str, Sequence[PictureSource]]) -> bool:
         pictures: Good pictures by view.
     """
     looks: dict[str, list[NDArray[np.float32]]] = {}
-    for view, own in pictures.items():
+    for view, view_pictures in pictures.items():
         looks[view] = []
-        for source in looked_at(own):
+        for source in looked_at(view_pictures):
             look = _look(source)
             if look is not None:
                 looks[view].append(look)
@@ -195,7 +195,7 @@ def _pictures_by_view(
     if isinstance(images, Dataset):
         if len(names):
             raise InputError("names are for pictures that are no data set, where each view may have a model")
-        return {view: ViewPictures(own) for view, own in views_of(images, pattern).items()}
+        return {view: ViewPictures(view_sources) for view, view_sources in views_of(images, pattern).items()}
     sources, _, _ = split_sources(images, category)
     own_names = picture_names(sources, names)
     pattern.check_parts(own_names)
@@ -212,20 +212,22 @@ def _fit_each(
 ) -> Router:
     """Fit a model of each view, in which a part's pictures stay together, and join them."""
     models = {}
-    for view, own in views.items():
+    for view, view_pictures in views.items():
         say(f"view {view}:")
         options = {**how, "group": pattern.part}
         if options.get("checkpoint") is not None:  # each has its own
             whole = Path(options["checkpoint"])
             options["checkpoint"] = whole.with_name(f"{view}-{whole.name}")
             options["resume"] = bool(options.get("resume")) and options["checkpoint"].is_file()
-        model = fitting.fit(own.images, names=own.names, say=say, step=_of_view(view, step), **options)
+        model = fitting.fit(
+            view_pictures.images, names=view_pictures.names, say=say, step=_of_view(view, step), **options
+        )
         models[view] = model
     mapping = ModelMapping({view: fitted.artefact for view, fitted in models.items()}, views=pattern)
     mapping.facts.check()
     failures = {view: fitted.failures for view, fitted in models.items()}
     joined = open_joined(mapping, how.get("device", "auto"), failures)
-    return joined.with_looks_of_views({view: own.sources for view, own in views.items()})
+    return joined.with_looks_of_views({view: view_pictures.sources for view, view_pictures in views.items()})
 
 
 def _of_view(view: str, step: ProgressCallback) -> ProgressCallback:

@@ -201,8 +201,8 @@ class Detector(nn.Module, ABC):
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the tensors of a model file that belong to this detector."""
-        own = self.state_dict()
-        self.load_state_dict({k: v for k, v in tensors.items() if k in own})
+        state = self.state_dict()
+        self.load_state_dict({k: v for k, v in tensors.items() if k in state})
 
 
 def nearest_pixels(region: Tensor) -> Tensor:

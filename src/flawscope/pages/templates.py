@@ -34,15 +34,15 @@ class Texts:
 
     Args:
         language: Code of the language.
-        own: Texts in the language, by key.
+        language_texts: Texts in the language, by key.
         english: English texts by all keys. `flat` has them where the language has none; `missing` has the
             keys of those.
     """
 
-    def __init__(self, language: str, own: Mapping[str, str], english: Mapping[str, str]):
+    def __init__(self, language: str, language_texts: Mapping[str, str], english: Mapping[str, str]):
         self.language = language
-        self.flat = {**english, **own}
-        self.missing = english.keys() - own.keys()
+        self.flat = {**english, **language_texts}
+        self.missing = english.keys() - language_texts.keys()
 
     def __call__(self, key: str, /, **values: object) -> str:
         """Return the text of a key, formatted with the values. KeyError where the key is unknown."""
@@ -139,12 +139,12 @@ class Pages:
         english = self._read_texts(DEFAULT_LANGUAGE)
         found = {}
         for language in self.languages:
-            own = self._read_texts(language)
-            if unknown := own.keys() - english.keys():
+            language_texts = self._read_texts(language)
+            if unknown := language_texts.keys() - english.keys():
                 raise FlawscopeError(
                     f"texts: {min(unknown)} is in {language} and not in English; mend it, or add it there"
                 )
-            found[language] = Texts(language, own, english)
+            found[language] = Texts(language, language_texts, english)
         return found
 
     @property

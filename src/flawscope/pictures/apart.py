@@ -65,10 +65,10 @@ def find_apart(
 
 def _apart_by_features(cells: Sequence[NDArray[np.float32] | None], units: Sequence[int]) -> list[list[int]]:
     """Return the places of pictures whose features lie apart, in groups of one kind."""
-    places = [place for place, own in enumerate(cells) if own is not None]
+    places = [place for place, cell in enumerate(cells) if cell is not None]
     if not places:
         return []
-    features = np.stack([own for own in cells if own is not None])
+    features = np.stack([cell for cell in cells if cell is not None])
     groups = groups_apart(features, [units[place] for place in places])
     return [[places[k] for k in group] for group in groups]
 
@@ -96,9 +96,9 @@ def groups_apart(cells: NDArray[np.float32], units: Sequence[int]) -> list[list[
     def height(distances: Distances) -> Distances:
         return np.asarray(np.sort(distances, axis=0)[-most:].mean(axis=0), dtype=np.float64)
 
-    own = np.asarray(units)
-    nearest, left_out = _leave_out(own, compare, height)
-    return _find_groups(nearest, left_out, own, GROUP_GAP, SINGLE_GAP)
+    unit_numbers = np.asarray(units)
+    nearest, left_out = _leave_out(unit_numbers, compare, height)
+    return _find_groups(nearest, left_out, unit_numbers, GROUP_GAP, SINGLE_GAP)
 
 
 def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -> list[list[int]]:
@@ -111,8 +111,8 @@ def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -
         units: [N], equal for pictures of one part.
     """
     known = [place for place, look in enumerate(looks) if look]
-    own = np.array([units[place] for place in known])
-    if not _tell_enough(own):
+    unit_numbers = np.array([units[place] for place in known])
+    if not _tell_enough(unit_numbers):
         return []
     values = np.array([looks[place] for place in known])
     deviation = NORMAL_MAD * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
@@ -121,8 +121,8 @@ def groups_of_other_look(looks: Sequence[FeatureValues], units: Sequence[int]) -
     def compare(picture: int) -> Distances:
         return np.asarray(LEAST_STEP + np.linalg.norm(values - values[picture], axis=1)[None])
 
-    nearest, left_out = _leave_out(own, compare, lambda distances: distances[0])
-    found = _find_groups(nearest, left_out, own, LOOK_GAP, SINGLE_LOOK_GAP)
+    nearest, left_out = _leave_out(unit_numbers, compare, lambda distances: distances[0])
+    found = _find_groups(nearest, left_out, unit_numbers, LOOK_GAP, SINGLE_LOOK_GAP)
     return [[known[place] for place in group] for group in found if len(group) > 1]
 
 

@@ -135,8 +135,8 @@ def _sizes_in_header(data: bytes, offset: int) -> list[int]:
     A size of 0 states nothing and is left out. `offset` is where the pixels begin.
     """
     by_file = int.from_bytes(data[2:6], "little") - offset
-    own = int.from_bytes(data[34:38], "little")
-    return [size for size in (by_file, own) if size > 0]
+    by_header = int.from_bytes(data[34:38], "little")
+    return [size for size in (by_file, by_header) if size > 0]
 
 
 def _bytes_of_pixel(args: str | tuple[str, int, int], data: bytes) -> int:

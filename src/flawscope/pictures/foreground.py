@@ -147,19 +147,19 @@ class PatternedGround:
         if not area.any():
             return area
         zone = ndimage.binary_dilation(area, iterations=2)
-        own = np.where(
+        evidence = np.where(
             zone, self.log_odds[_colour_codes(image)] + np.where(area, _PRIOR, -_PRIOR), -_MAX_LOG_ODDS
         )
         smooth = ndimage.uniform_filter(image, (3, 3, 0))
         down, right = (np.exp(-np.abs(np.diff(smooth, axis=axis)).max(-1) / _EDGE) for axis in (0, 1))
-        belief = np.tanh(own / 2)
+        belief = np.tanh(evidence / 2)
         for _ in range(_STEPS):
             pull = np.zeros_like(belief)
             pull[1:] += down * belief[:-1]
             pull[:-1] += down * belief[1:]
             pull[:, 1:] += right * belief[:, :-1]
             pull[:, :-1] += right * belief[:, 1:]
-            belief = np.where(zone, np.tanh((own + _COUPLING * pull) / 2), -1)
+            belief = np.where(zone, np.tanh((evidence + _COUPLING * pull) / 2), -1)
         part = ndimage.binary_opening(belief > 0)
         # gaps and holes of the part that the windows give to it: marks in the ground's colours
         part |= ndimage.binary_closing(np.pad(part, 4), iterations=2)[4:-4, 4:-4] & area
@@ -259,12 +259,12 @@ def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, fl
     where = place[kept]
     squared = _partial_squared_distances(bank, bank) + (bank**2).sum(1)[:, None]
     gap = _partial_squared_distances(where, where) + (where**2).sum(1)[:, None]
-    own = np.sqrt(np.maximum(np.where(gap >= _MIN_SELF_DISTANCE**2, squared, np.inf).min(1), 0))
-    median, upper = np.quantile(own, [0.5, 0.75])
+    nearest = np.sqrt(np.maximum(np.where(gap >= _MIN_SELF_DISTANCE**2, squared, np.inf).min(1), 0))
+    median, upper = np.quantile(nearest, [0.5, 0.75])
     if upper - median > _MAX_SELF_SPREAD:
         return None
     # windows at the border that are like none far away show a piece of the part
-    return mean, whitening, bank[own <= _CERTAINLY_NOVEL * upper], float(upper)
+    return mean, whitening, bank[nearest <= _CERTAINLY_NOVEL * upper], float(upper)
 
 
 def _colour_codes(image: Floats) -> NDArray[np.intp]:

@@ -111,8 +111,8 @@ def describe_other_form(size: Size, known: Sequence[Size]) -> tuple[str, bool]:
         if not low / factor <= key(size) <= high * factor:
             nearest = min(known, key=lambda known_size: abs(math.log(key(known_size) / key(size))))
             learnt = f"({nearest[1]} x {nearest[0]})"
-            own = f"{size[1]} x {size[0]}"
-            return f"{own} pixels, another {noun} than learnt from {learnt}", key is _form
+            this_form = f"{size[1]} x {size[0]}"
+            return f"{this_form} pixels, another {noun} than learnt from {learnt}", key is _form
     return "", False
 
 

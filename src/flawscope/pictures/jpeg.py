@@ -202,8 +202,12 @@ def _units(frame: bytes, components: bytes) -> int:
     for k, at in enumerate((3, 1)):  # across and down
         length = int.from_bytes(frame[at : at + 2], "big")
         most = max(both[k] for both in factors.values())
-        own = factors.get(components[0], (most, most))[k]
-        blocks = -(-length // (8 * most)) if len(components) > 1 else -(-(length * own) // (8 * most))
+        factors_of_component = factors.get(components[0], (most, most))[k]
+        blocks = (
+            -(-length // (8 * most))
+            if len(components) > 1
+            else -(-(length * factors_of_component) // (8 * most))
+        )
         count *= blocks
     return count
 

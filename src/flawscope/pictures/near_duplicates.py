@@ -184,7 +184,7 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
     smooth = _smoothed(np.stack([look.thumbnail for look in looks]).astype(np.float32), 1)
     spectra = _spectra(smooth)
     wanted = _nominate(smooth, spectra, np.isin(np.arange(len(looks)), bank))
-    own: dict[PairNumbers, list[float]] = {}
+    correlations: dict[PairNumbers, list[float]] = {}
     whole: dict[PairNumbers, Resemblance] = {}
     for i, others in enumerate(wanted):
         if not others:
@@ -203,12 +203,12 @@ def compare_pictures(looks: Sequence[Look], bank: Ints) -> Compared:
             differs = float(far[k] / np.hypot(noise[i], noise[j]))
             whole[pair] = max(whole.get(pair, Resemblance(-1.0, 0.0)), Resemblance(float(alike[k]), -differs))
         for j, value in best.items():
-            own.setdefault((min(i, j), max(i, j)), []).append(value)
+            correlations.setdefault((min(i, j), max(i, j)), []).append(value)
     asked = {*bank.tolist()}
-    for pair in [*own]:
+    for pair in [*correlations]:
         if asked.isdisjoint(pair):  # it is known already
-            del own[pair], whole[pair]
-    return _decide(own, whole, len(looks))
+            del correlations[pair], whole[pair]
+    return _decide(correlations, whole, len(looks))
 
 
 def _versions(
@@ -237,9 +237,12 @@ def _versions(
 
 
 def _decide(
-    own: dict[PairNumbers, list[float]], whole: dict[PairNumbers, Resemblance], count: int
+    correlations: dict[PairNumbers, list[float]], whole: dict[PairNumbers, Resemblance], count: int
 ) -> Compared:
-    z = {pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999))) for pair, values in own.items()}
+    z = {
+        pair: math.atanh(float(np.clip(min(values), -0.9999, 0.9999)))
+        for pair, values in correlations.items()
+    }
     bars = _Bars.of([*z.values()], whole.values(), count)
     copies = []
     unsure = []
@@ -273,16 +276,16 @@ class _Bars(NamedTuple):
         chance = max(0.0, float(np.quantile(z, CHANCE_PART)))
         are_alike = math.tanh(float(np.quantile(z, ALIKE_PART))) > ALIKE
         sure = math.atanh(MIN_SURE_OF_ALIKE if are_alike else MIN_SURE)
-        own = sure if are_alike else min(sure, max(math.atanh(MIN_CLEAR), CLEAR * chance))
+        limit = sure if are_alike else min(sure, max(math.atanh(MIN_CLEAR), CLEAR * chance))
         if MIN_FOR_GAP <= count <= ALL_COMPARED:
-            own = min(own, _above_gap(z))
-        own_of_same = own
+            limit = min(limit, _above_gap(z))
+        own_of_same = limit
         if count > ALL_COMPARED and not are_alike:
-            own_of_same = min(own, max(math.atanh(MIN_CLEAR), CLEAR_OF_SAME * chance))
+            own_of_same = min(limit, max(math.atanh(MIN_CLEAR), CLEAR_OF_SAME * chance))
         gaps = [fit.distance for fit in whole if fit.alike > MIN_FIRST_FIT]
         closer = float(np.quantile(gaps, 0.25)) / MIN_GAP if gaps else 0.0
         graded = np.mean([GRADED[0] < fit.alike < GRADED[1] for fit in whole]) >= MIN_GRADED
-        return cls(own, own_of_same, closer, bool(graded))
+        return cls(limit, own_of_same, closer, bool(graded))
 
     def show_one_part(self, z: float, found: Resemblance, count: int) -> bool:
         """Whether two pictures of a set of `count` surely show one part."""
@@ -378,8 +381,8 @@ def _likest(queries: Floats, keys: Floats, asking: Ints, most: int) -> Iterator[
 
 
 def _unit(values: Floats) -> Floats:
-    own = values - values.mean(axis=0)
-    return np.asarray(own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-6), np.float32)
+    centred = values - values.mean(axis=0)
+    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6), np.float32)
 
 
 def _spectra(pictures: Floats) -> NDArray[np.complex64]:

@@ -58,18 +58,18 @@ def same_sources(names: Sequence[str]) -> list[str | None]:
     It is known where the picture itself is there, or where the names are exports of labelling sites: `_aug`
     alone may be a month.
     """
-    own = [_without_suffix(name) for name in names]
+    plain_names = [_without_suffix(name) for name in names]
     sources = []
     exported = set()
-    for stem in own:
+    for stem in plain_names:
         folder, _, last = stem.rpartition("/")
         match = EXPORTED.fullmatch(last) or _CHANGED.fullmatch(last)
         source = stem if match is None else f"{folder}/{match[1]}".lstrip("/")
         if match is not None and match.re is EXPORTED:
             exported.add(source)
         sources.append(source)
-    changed = {source for source, stem in zip(sources, own, strict=True) if source != stem}
-    believed = changed & ({*own} | exported)
+    changed = {source for source, stem in zip(sources, plain_names, strict=True) if source != stem}
+    believed = changed & ({*plain_names} | exported)
     count = Counter(sources)
     return [source if source in believed and count[source] > 1 else None for source in sources]
 
@@ -347,8 +347,8 @@ def _find_unsure(
 
 def _among(groups: Sequence[Sequence[int]], new: int) -> list[list[int]]:
     """Return the new pictures of groups that have several of them."""
-    own = [[k for k in several if k < new] for several in groups]
-    return [several for several in own if len(several) > 1]
+    known_members = [[k for k in several if k < new] for several in groups]
+    return [several for several in known_members if len(several) > 1]
 
 
 # ---------------------------------------------------------------------------------------------------- remarks
@@ -374,8 +374,8 @@ def _unsure_remarks(
     if not unsure:
         return
     parts = len({*labels})
-    own = [[k for k in several if k < len(labels)] for several in unsure]
-    fewer = len({*_join(labels, [several for several in own if several])})
+    known_members = [[k for k in several if k < len(labels)] for several in unsure]
+    fewer = len({*_join(labels, [several for several in known_members if several])})
     lowest = "nothing" if fewer == 1 else f"no rate below {1 / (fewer + 1):.1%}"
     yield data_checks.UNSURE_DUPLICATES.coded(
         f"unsure: {_describe_alike(unsure, names)} but for noise: alike parts, or one part again? Counted as "

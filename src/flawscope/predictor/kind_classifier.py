@@ -159,12 +159,12 @@ def learn(
         rest = LinearDiscriminant.fit(examples[~out], kind_of[~out], len(names))
         squares[out] = rest.distances(examples[out])
     sizes = np.bincount(kind_of)
-    own = np.arange(count), kind_of
+    kind_elements = np.arange(count), kind_of
     # (1 + 1/n) / (1 + 1/(n - 1)): the mean of its kind was that of n - 1 examples
-    squares[own] *= 1 - 1 / sizes[kind_of] ** 2
+    squares[kind_elements] *= 1 - 1 / sizes[kind_of] ** 2
     squares *= lengths**POWER
     distances = squares.min(1) - SHARE * squares.mean(1)
-    margins = squares[own] - squares.min(1)
+    margins = squares[kind_elements] - squares.min(1)
     whole = LinearDiscriminant.fit(examples, kind_of, len(names))
     tensor = np.concatenate([whole.means, whole.directions]).astype(np.float32)
     kinds = Kinds(

@@ -37,10 +37,10 @@ def with_looks_of_views(
             few, the model keeps the looks that it has.
     """
     looks: dict[str, dict[str, list[NDArray[np.float32]]]] = {name: {} for name in models}
-    for view, own in pictures.items():
+    for view, sources in pictures.items():
         for seen in looks.values():
             seen[view] = []
-        for source in looked_at(own):
+        for source in looked_at(sources):
             for name, look in _looks(models, source).items():
                 looks[name][view].append(look)
     return {name: _knowing(model, looks[name]) for name, model in models.items()}

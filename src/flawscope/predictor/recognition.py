@@ -109,9 +109,9 @@ class Recogniser:
         names = [*self._known]
         allowed = [k for k, name in enumerate(names) if among is None or name in among]
         nearest = allowed[int(distances[:, allowed].sum(0).argmin())]
-        own = distances[:, nearest]
+        product_distances = distances[:, nearest]
         known = self._known[names[nearest]]
-        is_within = bool((own <= known.limit).all())  # not where it is NaN
+        is_within = bool((product_distances <= known.limit).all())  # not where it is NaN
         name = names[nearest]
-        p_value = float(known.p_values(own).min())
+        p_value = float(known.p_values(product_distances).min())
         return Recognition(name if is_within else None, name, p_value)

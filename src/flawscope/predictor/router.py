@@ -316,10 +316,10 @@ class Router(AnyModel[Predictor]):
             else:
                 recognised[k] = loaded[-1]  # type: ignore[assignment]
                 rows.setdefault(recognised[k].nearest, []).append(k)
-        for name, own in rows.items():
+        for name, product_rows in rows.items():
             product = self.products[name]
-            found = product.judge([batch[k] for k in own], run(product.session))
-            for k, (source, result) in zip(own, found, strict=True):
+            found = product.judge([batch[k] for k in product_rows], run(product.session))
+            for k, (source, result) in zip(product_rows, found, strict=True):
                 judged[k] = (source, self._finished(result, recognised[k]))
         return [judged[k] for k in range(len(batch))]
 

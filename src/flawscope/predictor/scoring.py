@@ -202,23 +202,31 @@ class _SessionAnswers:
     def add_batch(
         self,
         batch: Sequence[tuple[int, LoadResult]],
-        run: Run,
+        shared_run: Run,
         rows: Mapping[int, Picture],
         run_of: RunOf,
     ) -> None:
-        """Judges loaded pictures: one by one where the model has learnt from them, the others together."""
-        alike = list[tuple[int, LoadResult]]()
+        """Judges loaded pictures: one by one where the model has learnt from them, the others together.
+
+        Args:
+            batch: Numbers of pictures, and the loaded pictures.
+            shared_run: Judges the pictures that the model has not learnt from.
+            rows: Rows of the pictures, by number.
+            run_of: Gives the run that judges a picture without what the model learnt from it; None: the
+                model has not learnt from it.
+        """
+        not_learnt = list[tuple[int, LoadResult]]()
         for number, loaded in batch:
             try:
-                own = run_of(rows[number])
+                run_without_it = run_of(rows[number])
             except ExcludedPictureError:
                 self.answers.excluded.append(number)
                 continue
-            if own is None:
-                alike.append((number, loaded))
+            if run_without_it is None:
+                not_learnt.append((number, loaded))
             else:
-                self._judge([(number, loaded)], own)
-        self._judge(alike, run)
+                self._judge([(number, loaded)], run_without_it)
+        self._judge(not_learnt, shared_run)
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
         """Judges loaded pictures by one run: together in their own light, one by one in the others."""
@@ -236,20 +244,20 @@ class _SessionAnswers:
             else:
                 self._keep(number, loaded[1], result, run)
 
-    def _keep(self, number: int, measured: FeatureValues, own: Prediction, run: Run) -> None:
-        refusal = _refusal(own)
+    def _keep(self, number: int, measured: FeatureValues, prediction: Prediction, run: Run) -> None:
+        refusal = _refusal(prediction)
         if refusal is not None and refusal.code not in LOST_FINDINGS:
-            name = own.path or "a picture"
+            name = prediction.path or "a picture"
             line = f"cannot calibrate on {name}: {refusal.words}; remove it"
             self.answers.failures[number] = data_checks.CANNOT_CALIBRATE.coded(line)
             return
         values = np.full((1 + len(self.lights), 3), np.nan)
         if refusal is None:
-            values[0] = self._values(own)
+            values[0] = self._values(prediction)
             for k, light in enumerate(self.lights, start=1):
                 lit = light(self.pictures.read(number))
                 values[k] = self._values(self._predict(lit, run))
-        self.answers.pictures[number] = Answer(values, measured, own.look)
+        self.answers.pictures[number] = Answer(values, measured, prediction.look)
 
     def _predict(self, picture: NDArray[Any], run: Run) -> Prediction:
         [(_, found)] = self.model.judge([(picture, self.model.see(picture, picture))], run)

@@ -89,12 +89,12 @@ class LabelWriter:
 
     Args:
         form: coco, labelstudio, yolo or labelme.
-        own: Files of the run.
+        output: Files of the run.
     """
 
-    def __init__(self, form: str, own: OutputFiles):
+    def __init__(self, form: str, output: OutputFiles):
         self.form = form
-        self.own = own
+        self.own = output
         self._pictures: list[LabelledPicture] = []
 
     def add(self, prediction: Prediction) -> None:

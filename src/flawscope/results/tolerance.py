@@ -243,12 +243,14 @@ class Tolerances:
         tolerating: dict[tuple[int, str | None], Rule] = {}
         crowded: Reason = {}
         for rule in self.rules:
-            own = [(number, kind) for number, kind in pairs if rule.refusal(regions[number], kind) is None]
-            count = len({number for number, _ in own})
+            matching = [
+                (number, kind) for number, kind in pairs if rule.refusal(regions[number], kind) is None
+            ]
+            count = len({number for number, _ in matching})
             if rule.number is not None and count > rule.number:
                 crowded = {"code": "too_many", "count": count, "kind": rule.kind, "most": rule.number}
                 continue
-            for pair in own:
+            for pair in matching:
                 tolerating.setdefault(pair, rule)
         return tolerating, crowded
 

@@ -331,12 +331,12 @@ class _Archive:
         known = {}
         samples = Tensors()
         for k, name in enumerate(map(str, about["known"])):
-            own = {
+            product_arrays = {
                 key.removeprefix(f"{k}."): array for key, array in arrays.items() if key.startswith(f"{k}.")
             }
-            if "samples" in own:
-                samples[name] = own.pop("samples")
-            known[name] = ProductDescriptors(**own)
+            if "samples" in product_arrays:
+                samples[name] = product_arrays.pop("samples")
+            known[name] = ProductDescriptors(**product_arrays)
         graph = {GRAPH: np.frombuffer(self._archive.read(NETWORK), np.uint8)}
         return DescriptorModel.from_stored(about, graph, known, samples)
 

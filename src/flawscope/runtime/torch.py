@@ -108,11 +108,11 @@ def share_weights(sessions: Sequence[TorchSession], artefacts: Sequence[Artefact
     """Let sessions have one copy of each tensor that is the same array in their artefacts."""
     first: dict[tuple[int, torch.dtype], Tensor] = {}
     for session, artefact in zip(sessions, artefacts, strict=True):
-        for name, own in session.model.state_dict(keep_vars=True).items():
+        for name, parameter in session.model.state_dict(keep_vars=True).items():
             if (source := artefact.tensors.get(name)) is not None:
-                same = first.setdefault((id(source), own.dtype), own)
-                if same.shape == own.shape:
-                    own.data = same.data
+                same = first.setdefault((id(source), parameter.dtype), parameter)
+                if same.shape == parameter.shape:
+                    parameter.data = same.data
 
 
 class Describing:

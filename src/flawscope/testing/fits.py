@@ -115,11 +115,11 @@ def calibration_is_honest(case: Case) -> None:
         pictures = case.training_pictures(variant)
         sources = {pixel_hash(decode(s)): s for s in pictures if not isinstance(s, bytes)}
         shown = [sources[row.hash] for row in rows]
-        own = np.stack([calibration.scores, calibration.map_maxima])
+        scores_and_maxima = np.stack([calibration.scores, calibration.map_maxima])
         if case.method.holds_out:
             found = np.array([_score_and_map_levels(model, source) for source in shown]).T
-            must_be_close(found[0], own[0], f"{variant}: scores", 1e-4)
-            must_be_close(found[1], own[1], f"{variant}: maxima of maps", 1e-4)
+            must_be_close(found[0], scores_and_maxima[0], f"{variant}: scores", 1e-4)
+            must_be_close(found[1], scores_and_maxima[1], f"{variant}: maxima of maps", 1e-4)
             _must_have_level(model, found, f"{variant}: level of maps", 1e-3)
             continue
         parts = [row.unit for row in rows]
@@ -128,13 +128,17 @@ def calibration_is_honest(case: Case) -> None:
             rest = [s for s, part in zip(shown, parts, strict=True) if part != parts[i]]
             refitted.append(_score_and_map_levels(case.fit(rest, variant), shown[i]))
         found = np.array(refitted).T
-        expected = own[:, ::3]
+        expected = scores_and_maxima[:, ::3]
         for row, name in enumerate(("scores", "maxima of maps")):
             must_be_close(found[row].mean(), expected[row].mean(), f"{variant}: {name}, refitted", 0.2)
             must_be_close(found[row], expected[row], f"{variant}: {name}, refitted", 0.4)
         _must_have_level(model, found, f"{variant}: level of maps", 0.1)
         left_out = [_left_out_score(model, source, part) for source, part in zip(shown, parts, strict=True)]
-        pairs = [(place, score) for place, score in zip(left_out, own[0], strict=True) if place is not None]
+        pairs = [
+            (place, score)
+            for place, score in zip(left_out, scores_and_maxima[0], strict=True)
+            if place is not None
+        ]
         must(pairs or variant == "region", f"{variant}: `left_out` gives nothing")
         if pairs:
             left, stored = np.array(pairs).mean(0)

@@ -87,11 +87,11 @@ def damaged_files_are_refused(case: Case) -> None:
     """Tensors that are missing, or that contradict the settings, are an InputError of one line."""
     artefact = case.fitted().artefact
     session: Any = type(case.fitted().session)
-    own = [k for k in case.fitted().detector.state_dict() if not k.startswith("backbone.")]
+    trained_keys = [k for k in case.fitted().detector.state_dict() if not k.startswith("backbone.")]
     damaged = []
     for roi in (np.ones((3, 3), np.bool_), artefact.tensors["roi"].astype(np.float32)):
         damaged.append(artefact.tensors | {"roi": roi})
-    for missing in {own[0], own[-1]}:
+    for missing in {trained_keys[0], trained_keys[-1]}:
         damaged.append({name: tensor for name, tensor in artefact.tensors.items() if name != missing})
     for values in damaged:
         other = replace(artefact, tensors=values)

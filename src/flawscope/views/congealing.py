@@ -143,10 +143,14 @@ def _learn_folds(
     for fold in range(min(_FOLDS, len(order))):
         pairs = zip(pictures, poses, folds, strict=True)
         without = _average(
-            [(picture, pose) for picture, pose, own in pairs if own != fold], reference, levels
+            [(picture, pose) for picture, pose, picture_fold in pairs if picture_fold != fold],
+            reference,
+            levels,
         )
         errors += [
-            without.find(picture).error for picture, own in zip(pictures, folds, strict=True) if own == fold
+            without.find(picture).error
+            for picture, picture_fold in zip(pictures, folds, strict=True)
+            if picture_fold == fold
         ]
         held_out |= {group: without for group, k in order.items() if k % _FOLDS == fold}
     return errors, held_out

@@ -194,9 +194,12 @@ def _learn(
     for i in sorted({owner for owner, _ in chosen}):
         picture = small(i, settings.side)
         levels.append(float(np.median(picture)))
-        own = [component for owner, component in chosen if owner == i]
-        crops += [_crop_part(picture, components[i][0], component, levels[-1]) for component in own]
-        crop_owners += [i] * len(own)
+        components_of_picture = [component for owner, component in chosen if owner == i]
+        crops += [
+            _crop_part(picture, components[i][0], component, levels[-1])
+            for component in components_of_picture
+        ]
+        crop_owners += [i] * len(components_of_picture)
     reference, held_out = learn_cross_validated(crops, kind, float(np.median(levels)), crop_owners)
     return _count_parts(settings, reference, held_out, overviews, small)
 

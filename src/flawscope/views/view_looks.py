@@ -107,11 +107,13 @@ class ViewLooks:
         distances = [np.array([self.distances(look) for look in several]) for several in every]
         for v, several in enumerate(every):
             distances[v][:, v] *= len(several) / (len(several) - 1)
-        for v, own in enumerate(distances):
-            self.reach[v] = MAX_DISTANCE * own[:, v].max()
+        for v, distances_of_view in enumerate(distances):
+            self.reach[v] = MAX_DISTANCE * distances_of_view[:, v].max()
             for w, others in enumerate(distances):
                 if v != w:
-                    self.limits[v, w] = _limit_between(own[:, v] - own[:, w], others[:, v] - others[:, w])
+                    self.limits[v, w] = _limit_between(
+                        distances_of_view[:, v] - distances_of_view[:, w], others[:, v] - others[:, w]
+                    )
 
     def distances(self, look: Floats) -> NDArray[np.float64]:
         """Distances [V] of a thumbnail from the views' means, in spreads."""
@@ -130,9 +132,9 @@ class ViewLooks:
         """
         if view not in self.views:
             return None
-        own = self.views.index(view)
+        place = self.views.index(view)
         distances = self.distances(look)
-        clear = (distances[own] - distances > self.limits[own]) & (distances <= self.reach)
+        clear = (distances[place] - distances > self.limits[place]) & (distances <= self.reach)
         return self.views[int(np.where(clear, distances, np.inf).argmin())] if clear.any() else None
 
     def to_dict(self) -> Json:

@@ -456,8 +456,8 @@ class LabelFiles:
         documents = []
         for path in self._walked:
             parts = path.relative_to(self.root).with_suffix("").parts
-            own = "/".join((*(part for part in parts[:-1] if not is_mask_folder(part)), parts[-1]))
-            if (document := read_label_file(path, own, settings, self._names)) is not None:
+            expected_name = "/".join((*(part for part in parts[:-1] if not is_mask_folder(part)), parts[-1]))
+            if (document := read_label_file(path, expected_name, settings, self._names)) is not None:
                 documents.append((path, document))
         return documents
 

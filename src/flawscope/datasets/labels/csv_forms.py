@@ -84,7 +84,7 @@ def is_via(rows: Rows) -> bool:
     return bool(rows) and {"filename", *_REGION} <= set(_header(rows))
 
 
-def parse_via(rows: Rows, own: str) -> Iterator[Entry]:
+def parse_via(rows: Rows, picture_name: str) -> Iterator[Entry]:
     """Entries of annotations of VIA 2 as CSV."""
     document: json_forms.Record = {}
     for values in _records(rows):
@@ -93,7 +93,7 @@ def parse_via(rows: Rows, own: str) -> Iterator[Entry]:
         picture = document.setdefault(name, {"filename": name, "regions": [], "file_attributes": about})
         if shape:
             picture["regions"].append({"shape_attributes": shape, "region_attributes": region})
-    yield from json_forms.parse_via(document, own)
+    yield from json_forms.parse_via(document, picture_name)
 
 
 def _header(rows: Rows) -> list[str]:

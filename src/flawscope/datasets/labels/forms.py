@@ -47,7 +47,7 @@ class LabelDocument(NamedTuple):
 
 
 def read_label_file(
-    path: Path, own: str, settings: Callable[[Path], yolo.YoloSettings], names: PictureNames
+    path: Path, picture_name: str, settings: Callable[[Path], yolo.YoloSettings], names: PictureNames
 ) -> LabelDocument | None:
     """Read a file of labels; None where its name says that it is none, or where it is empty or too large.
 
@@ -55,7 +55,7 @@ def read_label_file(
 
     Args:
         path: The file.
-        own: Path of the picture whose name the file may have.
+        picture_name: Path of the picture whose name the file may have.
         settings: Finds YOLO's settings for a folder.
         names: Names of the pictures.
     """
@@ -69,18 +69,18 @@ def read_label_file(
         return LabelDocument("", [])
     if not data.strip():  # YOLO's of a picture in which nothing is marked
         return None
-    found = _read_form(path, suffix, data, own, settings) if suffix in MAX_BYTES else None
+    found = _read_form(path, suffix, data, picture_name, settings) if suffix in MAX_BYTES else None
     if found is not None and (found.form or found.fault):
         return found
-    return _read_list(suffix, data, own, names) or found
+    return _read_list(suffix, data, picture_name, names) or found
 
 
-def _read_list(suffix: str, data: bytes, own: str, names: PictureNames) -> LabelDocument | None:
+def _read_list(suffix: str, data: bytes, picture_name: str, names: PictureNames) -> LabelDocument | None:
     """Read a file as a list of pictures; None where it is no such list."""
     if suffix not in tables.SUFFIXES:
         return None
     try:
-        entries, seems_list = _listed(suffix, data, own, names)
+        entries, seems_list = _listed(suffix, data, picture_name, names)
     except InputError as error:
         return LabelDocument(tables.FORM, [], str(error))
     except Exception:  # it is a file of something else, which may raise anything in a reader of lists
@@ -88,7 +88,7 @@ def _read_list(suffix: str, data: bytes, own: str, names: PictureNames) -> Label
     return LabelDocument(tables.FORM if entries else "", entries, seems_list=seems_list)
 
 
-def _listed(suffix: str, data: bytes, own: str, names: PictureNames) -> tuple[list[Entry], bool]:
+def _listed(suffix: str, data: bytes, picture_name: str, names: PictureNames) -> tuple[list[Entry], bool]:
     """Return the entries of a list of pictures; without any, whether it seems to be such a list."""
     is_known = names.is_name if suffix in tables.TABLES else names.is_exact
 
@@ -100,12 +100,14 @@ def _listed(suffix: str, data: bytes, own: str, names: PictureNames) -> tuple[li
         is_number = text.isdecimal() and not (text[0] == "0" and len(text) >= PADDED_DIGITS)
         return is_known(text) and (not is_number or may_numbers_name())
 
-    entries = tables.read_list(data, suffix, own, is_sure, is_own=names.is_exact(own), count=names.count)
+    entries = tables.read_list(
+        data, suffix, picture_name, is_sure, is_own=names.is_exact(picture_name), count=names.count
+    )
     entries = [entry for entry in entries if entry.about]
     if entries:
         return entries, False
     if suffix not in tables.TABLES and not may_numbers_name():  # as a whole file its numbers may be names
-        listed = tables.read_list(data, suffix, own, is_known)
+        listed = tables.read_list(data, suffix, picture_name, is_known)
         return [], 2 * len({entry.name for entry in listed}) >= names.count > 1
     return [], tables.seems_list(data, suffix, names)
 
@@ -118,7 +120,7 @@ def _may_numbers_name(suffix: str, data: bytes) -> bool:
 
 
 def _read_form(
-    path: Path, suffix: str, data: bytes, own: str, settings: Callable[[Path], yolo.YoloSettings]
+    path: Path, suffix: str, data: bytes, picture_name: str, settings: Callable[[Path], yolo.YoloSettings]
 ) -> LabelDocument | None:
     """Read a file of a labelling tool; of no form where it is none, None where nothing is in it."""
     try:
@@ -133,7 +135,7 @@ def _read_form(
         return LabelDocument("", [])
     try:
         parse = partial(form.parse, settings=settings(path.parent)) if suffix == ".txt" else form.parse
-        return LabelDocument(form.name, [*map(_without_other_labels, parse(document, own))])
+        return LabelDocument(form.name, [*map(_without_other_labels, parse(document, picture_name))])
     except InputError as error:
         reason = str(error)
     except KeyError as error:

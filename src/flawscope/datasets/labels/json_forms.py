@@ -154,7 +154,7 @@ def is_labelme(document: object) -> bool:
     return isinstance(document, dict) and "imagePath" in document and is_records(document.get("shapes"))
 
 
-def parse_labelme(document: Record, own: str) -> Iterator[Entry]:
+def parse_labelme(document: Record, picture_name: str) -> Iterator[Entry]:
     """Entry of a file of LabelMe (https://github.com/wkentaro/labelme), also of AnyLabeling."""
     size = read_size(document.get("imageHeight"), document.get("imageWidth"))
     suffix = PurePosixPath(str(document["imagePath"])).suffix
@@ -163,7 +163,9 @@ def parse_labelme(document: Record, own: str) -> Iterator[Entry]:
     if isinstance(flags, dict):
         for name, value in flags.items():
             about += picture_texts(name, [value])
-    yield Entry(own, size, [_labelme_mark(shape) for shape in document["shapes"]], suffix, tuple(about))
+    yield Entry(
+        picture_name, size, [_labelme_mark(shape) for shape in document["shapes"]], suffix, tuple(about)
+    )
 
 
 def _labelme_mark(shape: Record) -> Mark:

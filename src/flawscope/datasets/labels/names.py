@@ -77,13 +77,13 @@ class PictureNames:
             return False
         different = {*texts}
         numbers = {number for text in different for number in _long_numbers(text)}
-        named = sum(bool(own & numbers) for own in self._numbers)
+        named = sum(bool(picture_numbers & numbers) for picture_numbers in self._numbers)
         # a few numbers that most names share, such as a date's or an order's, name no picture
         if self._is_half(len(different)) and self._is_half(named):
             return True
         matches = [_POWER.fullmatch(text.strip()) for text in different]
         excel_powers = {match.groups() for match in matches if match}
-        rounded = sum(_has_rounded(own, excel_powers) for own in self._numbers)
+        rounded = sum(_has_rounded(picture_numbers, excel_powers) for picture_numbers in self._numbers)
         return self._is_half(rounded)
 
     def _is_half(self, number: int) -> bool:

@@ -38,14 +38,14 @@ Row = dict[str, list[str]]  # texts by the column's name
 
 
 def read_list(
-    data: bytes, suffix: str, own: str, is_name: IsName, *, is_own: bool = False, count: int = 0
+    data: bytes, suffix: str, picture_name: str, is_name: IsName, *, is_own: bool = False, count: int = 0
 ) -> list[Entry]:
     """Return the entries of a list; empty where the file is none.
 
     Args:
         data: Content of the file.
         suffix: Suffix of the file.
-        own: Path of the file without its suffix.
+        picture_name: Path of the file without its suffix.
         is_name: Returns whether a text names a picture.
         is_own: Whether the file has a picture's name.
         count: Number of pictures.
@@ -56,9 +56,9 @@ def read_list(
         return []
     column, named = _column_of_names(rows, headers, is_name)
     if not named or _is_by_chance(named, suffix, column == headers[0], count):
-        return _own_entry(data, suffix, own) if is_own else []
+        return _own_entry(data, suffix, picture_name) if is_own else []
     if headers == [column]:  # names alone
-        return [_entry(row[column][0], ((LISTED, PurePosixPath(own).name),)) for row in rows]
+        return [_entry(row[column][0], ((LISTED, PurePosixPath(picture_name).name),)) for row in rows]
     return [_entry(row[column][0], _about(row, column)) for row in rows if row.get(column)]
 
 
@@ -78,10 +78,10 @@ def _column_of_names(rows: Sequence[Row], headers: Iterable[str], is_name: IsNam
     return column, named
 
 
-def _own_entry(data: bytes, suffix: str, own: str) -> list[Entry]:
+def _own_entry(data: bytes, suffix: str, picture_name: str) -> list[Entry]:
     """The entry of a file that has a picture's name; none where it says nothing."""
     about = _about(_own_row(data, suffix), "")
-    return [Entry(own, None, [], about=about)] if about else []
+    return [Entry(picture_name, None, [], about=about)] if about else []
 
 
 def _is_by_chance(named: Collection[str], suffix: str, is_first: bool, count: int) -> bool:

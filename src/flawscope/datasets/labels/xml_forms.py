@@ -70,7 +70,7 @@ def is_voc(document: object) -> TypeGuard[Element]:
     return isinstance(document, Element) and document.tag == "annotation"
 
 
-def parse_voc(document: Element, own: str) -> Iterator[Entry]:
+def parse_voc(document: Element, picture_name: str) -> Iterator[Entry]:
     """Yield the entry of a file of Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC).
 
     LabelImg, CVAT, Label Studio and Roboflow write it, the latter with polygons; LabelMe for the web, too.
@@ -79,7 +79,7 @@ def parse_voc(document: Element, own: str) -> Iterator[Entry]:
     """
     size = read_size(document.findtext("size/height"), document.findtext("size/width"))
     suffix = PurePosixPath(document.findtext("filename") or "").suffix
-    yield Entry(own, size, [_voc_mark(thing) for thing in document.iterfind("object")], suffix)
+    yield Entry(picture_name, size, [_voc_mark(thing) for thing in document.iterfind("object")], suffix)
 
 
 def _voc_mark(thing: Element) -> Mark:

@@ -128,7 +128,7 @@ def _in_box(points: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[
     return inside
 
 
-def parse_yolo(lines: list[list[str]], own: str, settings: YoloSettings) -> Iterator[Entry]:
+def parse_yolo(lines: list[list[str]], picture_name: str, settings: YoloSettings) -> Iterator[Entry]:
     """Yield the entry of a file of YOLO (https://docs.ultralytics.com/datasets/segment).
 
     A line is a box by centre and size, also with key points, a box by four corners, or a polygon.
@@ -152,7 +152,7 @@ def parse_yolo(lines: list[list[str]], own: str, settings: YoloSettings) -> Iter
             points = shapes.to_points(numbers)
             is_box = len(points) == 4 and all(len({*points[:, k]}) == 2 for k in (0, 1))
             marks.append(Mark(_filled_share(points), label, is_box))
-    yield Entry(own, None, marks)
+    yield Entry(picture_name, None, marks)
 
 
 def _filled_share(polygon: Polygon) -> Shape:

@@ -152,14 +152,18 @@ def plan_grid(
         registry.method(name)  # an unknown one is reported now
     common = _shared_values(shared)
     few = _parse_shots(shots)
-    numbers, files, own = _options_by_method(chosen, _parse_numbers(seeds, "--seeds", "0,1,2"), configs, sets)
+    numbers, files, method_options = _options_by_method(
+        chosen, _parse_numbers(seeds, "--seeds", "0,1,2"), configs, sets
+    )
     rows, missing = select_categories(root, categories, "--categories")
     given = {"steps": steps, "minutes": common["minutes"], "seen": seen}
     present = [row for row in rows if row not in missing]
     settings: dict[tuple[str, str], CellSettings] = {}
     for method, category in product(chosen, present):
         file = files.get(method)
-        settings[method, category] = _cell_settings(method, category, file, own.get(method, ()), given)
+        settings[method, category] = _cell_settings(
+            method, category, file, method_options.get(method, ()), given
+        )
     _check_taken(chosen, given)
     first = numbers[chosen[0]][0]
     usable, unusable = _open_categories(root, present, first, common["group"], common["good"])
@@ -235,7 +239,7 @@ def _cells(
         for method in methods:
             if place >= len(seeds[method]):
                 continue
-            own = {**shared, "minutes": shared["minutes"] if _learns_in_steps(method) else None}
+            cell_options = {**shared, "minutes": shared["minutes"] if _learns_in_steps(method) else None}
             for category, dataset in datasets.items():
                 config, seen = settings[method, category]
                 config = replace(config, seed=seeds[method][place])
@@ -246,7 +250,7 @@ def _cells(
                     "seen": _seen_identity(seen, dataset, config.seed, known),
                     "data": data[category],
                     "flawscope": __version__,
-                    **_shared_identity(own),
+                    **_shared_identity(cell_options),
                 }
                 yield Cell(
                     category=category,
@@ -254,7 +258,7 @@ def _cells(
                     seed=config.seed,
                     options=_json_values(asdict(config)),
                     seen=seen,
-                    shared=own,
+                    shared=cell_options,
                     identity=_json_values(identity),
                 )
 
@@ -273,7 +277,7 @@ def _options_by_method(
     """Seeds, file of settings and single settings of each method."""
     numbers = dict.fromkeys(chosen, seeds)
     files = dict(_split_pair(text, "--config", "METHOD=FILE", chosen, "=") for text in configs)
-    own: dict[str, list[str]] = {}
+    method_options: dict[str, list[str]] = {}
     for text in sets:
         method, rest = _split_pair(text, "--set", "METHOD.key=value", chosen, ".")
         if rest.startswith("seeds="):
@@ -281,8 +285,8 @@ def _options_by_method(
         elif rest.partition("=")[0].strip() == "seed":
             raise InputError(f"--set {method}.seed: give --seeds, or --set {method}.seeds=0,1,2")
         else:
-            own.setdefault(method, []).append(rest)
-    return numbers, files, own
+            method_options.setdefault(method, []).append(rest)
+    return numbers, files, method_options
 
 
 def _parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
@@ -303,10 +307,10 @@ def _split_pair(text: str, option: str, form: str, methods: Sequence[str], sign:
 
 
 def _cell_settings(
-    method: str, category: str, file: str | None, own: Sequence[str], options: Facts
+    method: str, category: str, file: str | None, method_options: Sequence[str], options: Facts
 ) -> CellSettings:
     """Settings from preset, file, options and --set, later ones win; and the defects to learn from."""
-    values = merge_settings(file, _taken_options(method, options), own, category)
+    values = merge_settings(file, _taken_options(method, options), method_options, category)
     named, preset, seen = registry.take_choices(values)
     if named not in (None, method):
         where = f"config {file}" if file else "--set"

@@ -182,7 +182,7 @@ class Results:
 
     def to_dict(self) -> Json:
         """The document of results.json and `--json`."""
-        seeds = {method: list(own) for method, own in self.grid.seeds.items()}
+        seeds = {method: list(method_seeds) for method, method_seeds in self.grid.seeds.items()}
         cells = [self._cell(cell) for cell in self.grid.cells]
         return {
             "format": 1,

@@ -51,9 +51,12 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     """
     truth = check_flags(labels, "labels")
     values = check_scores(scores, truth)
+    # the counts are those of pixels: here all anomalous pictures are one region, without a saturation
     anomalous = values[truth]
-    regions = Regions(anomalous, np.zeros(min(anomalous.size, 1), np.int64), np.ones(1), np.ones(1), 1)
-    return rank_metrics(count_normal(regions, [values[~truth]]))
+    starts = np.zeros(min(anomalous.size, 1), np.int64)
+    one = np.ones(1)
+    pictures = Regions(scores=anomalous, starts=starts, shares=one, divisors=one, count=1)
+    return rank_metrics(count_normal(pictures, [values[~truth]]))
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:

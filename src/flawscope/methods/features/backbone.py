@@ -257,9 +257,11 @@ def stored_backbone(
         InputError: timm does not have the model, or the tensors' names or shapes are not the network's.
     """
     backbone = empty_backbone(name, stages, size, tensors, prefix)
-    own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    backbone_tensors = {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
     try:
-        backbone.load_state_dict(own)
+        backbone.load_state_dict(backbone_tensors)
     except RuntimeError:
         raise InputError(f"the model's tensors are not those of its backbone {name}: fit anew") from None
     return backbone

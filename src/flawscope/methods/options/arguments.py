@@ -336,11 +336,11 @@ def types_of(arguments: type[DataclassInstance]) -> dict[str, object]:
     from flawscope.views.pose import Align
     from flawscope.views.roi import RoiSource
 
-    own = {
+    types = {
         "Rate": Rate,
         "Channels": Channels,
         "SeenDefects": SeenDefects,
         "Align": Align,
         "RoiSource": RoiSource,
     }
-    return get_type_hints(arguments, localns=own)
+    return get_type_hints(arguments, localns=types)

@@ -190,8 +190,8 @@ def plan_memory(model: Model, task: Task, count: int) -> MemoryPlan:
 
 def _calibrated_count(config: Config, task: Task) -> int:
     """Return the number of pictures to calibrate on, where each counts as a part."""
-    own = task.calibration_pictures
-    return min(task.count, config.calibration_pictures if own is None else own)
+    wanted = task.calibration_pictures
+    return min(task.count, config.calibration_pictures if wanted is None else wanted)
 
 
 def _activation_bytes(model: Model) -> int:

@@ -275,9 +275,9 @@ class _Distances:
             take(products.masked_fill(~alike, torch.inf), 0, len(squared), pick_numbers)
             products.masked_fill_(alike, torch.inf)
         else:
-            for own, start, stop in met:
-                take(products[start:stop, own], start, stop, pick_numbers[own])
-                products[start:stop, own] = torch.inf
+            for element, start, stop in met:
+                take(products[start:stop, element], start, stop, pick_numbers[element])
+                products[start:stop, element] = torch.inf
         others = take(products, 0, len(squared), pick_numbers)
         torch.minimum(self.others[rows], others, out=self.others[rows])
 

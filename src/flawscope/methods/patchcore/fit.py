@@ -110,10 +110,10 @@ def _draw_calibration(job: FitJob, used: Sequence[int]) -> list[int]:
     All pictures of a part are chosen together, because they are judged together; single pictures are chosen
     where the caller calibrates again.
     """
-    own = job.task.calibration_pictures
+    wanted = job.task.calibration_pictures
     count = job.task.count
-    unit_of = np.arange(count) if own is not None else np.array(job.task.groups)
-    most = job.config.calibration_pictures if own is None else own
+    unit_of = np.arange(count) if wanted is not None else np.array(job.task.groups)
+    most = job.config.calibration_pictures if wanted is None else wanted
     units = unit_of[[*used]]
     there = np.unique(units)
     every = np.unique(unit_of)

@@ -48,8 +48,8 @@ def left_out_excess(model: Model, group: int, kept: Mapping[str, Tensor]) -> tup
     groups = kept.get(EXCESS_GROUPS)
     if excess is None or groups is None or not len(excess):
         return 0.0, 0.0
-    own = excess[groups == group]
-    of_score, of_map = (own[0] if len(own) else excess.median(0).values).tolist()
+    group_excess = excess[groups == group]
+    of_score, of_map = (group_excess[0] if len(group_excess) else excess.median(0).values).tolist()
     return of_score, of_map
 
 
@@ -206,8 +206,8 @@ def scores_above(
 
     def score(i: int) -> float:
         away = [
-            to_grid(own[i], selected.branch.inside.bool())
-            for own, selected in zip(known, selections, strict=True)
+            to_grid(distances[i], selected.branch.inside.bool())
+            for distances, selected in zip(known, selections, strict=True)
         ]
         inside = patches.pixel_mask(i)
         if model.score_is_map_maximum:

@@ -365,8 +365,8 @@ def neighbour_table(bank: Tensor, b: int) -> Tensor:
     def rows(start: int) -> Tensor:
         part = bank[start : start + BLOCK // 4]
         square = torch.addmm(norms, part, bank.T, alpha=-2)
-        own = torch.arange(len(part), device=bank.device)
-        square[own, own + start] = -torch.inf  # rounding or a twin must not put another first
+        elements = torch.arange(len(part), device=bank.device)
+        square[elements, elements + start] = -torch.inf  # rounding or a twin must not put another first
         return square.topk(b, largest=False, sorted=True).indices.int()
 
     with workers(bank.device) as each:

@@ -152,12 +152,12 @@ class Patches:
 
     def points(self, v: int) -> tuple[Tensor, Tensor]:
         """Return the patches `[K, D]` of a branch that count, and the group of each, `[K]`."""
-        own = self.features[v]
-        groups = self.groups.repeat_interleave(own.shape[1])
+        features = self.features[v]
+        groups = self.groups.repeat_interleave(features.shape[1])
         if self.valid_mask is None:
-            return own.flatten(0, 1), groups
+            return features.flatten(0, 1), groups
         mask = self.valid_mask[v].flatten()
-        return own.flatten(0, 1)[mask], groups[mask]
+        return features.flatten(0, 1)[mask], groups[mask]
 
     def place(self, v: int, i: int, points: Tensor) -> Tensor:
         """Return which of a branch's points are picture i's own, as numbers among its own patches.
@@ -183,7 +183,7 @@ class Patches:
     def patch_count(self) -> int:
         """Number of patches that count, of all branches."""
         if self.valid_mask is None:
-            return sum(own.shape[0] * own.shape[1] for own in self.features)
+            return sum(features.shape[0] * features.shape[1] for features in self.features)
         return sum(int(mask.sum()) for mask in self.valid_mask)
 
     def scatter_values(self, v: int, values: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ class Patches:
 
     def select(self, rows: Sequence[int]) -> Patches:
         """Return a copy of the patches at `rows`."""
-        return self._map_tensors(lambda own: own[list(rows)], rows)
+        return self._map_tensors(lambda tensor: tensor[list(rows)], rows)
 
     def keep(self, rows: Sequence[int]) -> Patches:
         """Keep the patches of the pictures at rising `rows`, and of their copies, in place."""
@@ -207,19 +207,19 @@ class Patches:
     def keep_rows(self, rows: Sequence[int]) -> Patches:
         """Keep the patches at rising `rows`, moved to the front in place: a second copy may not fit."""
 
-        def moved(own: Tensor) -> Tensor:
+        def moved(tensor: Tensor) -> Tensor:
             for new, old in enumerate(rows):
                 if new != old:
-                    own[new] = own[old]
-            return own[: len(rows)]
+                    tensor[new] = tensor[old]
+            return tensor[: len(rows)]
 
         return self._map_tensors(moved, rows)
 
     def _map_tensors(self, some: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Patches:
-        features = [some(own) for own in self.features]
+        features = [some(tensor) for tensor in self.features]
         valid_mask = None
         if self.valid_mask is not None:
-            valid_mask = [some(own) for own in self.valid_mask]
+            valid_mask = [some(tensor) for tensor in self.valid_mask]
         inside = None if self.inside is None else some(self.inside)
         numbers = [self.numbers[row] for row in rows]
         return Patches(features, valid_mask, inside, numbers, self.groups[list(rows)])
@@ -266,7 +266,7 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
         torch.empty(count, int(mask.sum()), branch.embedding.width, device=job.device)
         for branch, mask in zip(job.branches, region, strict=True)
     ]
-    valid_mask = [torch.empty(own.shape[:2], dtype=torch.bool, device=job.device) for own in features]
+    valid_mask = [torch.empty(tensor.shape[:2], dtype=torch.bool, device=job.device) for tensor in features]
     roi = model.roi.cpu()
     inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
     stride = -(-task.count // MAX_COMPARED)  # picture whose cells are kept: bounded, however many there are
@@ -288,12 +288,12 @@ def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
         row = rows[number]
         if number % stride == 0 and number < task.count and job.config.tile is None:
             job.cells[number] = coarse_cells(job.branches[0], model.parts(embedded)[0])
-        for own, part, mask in zip(features, model.parts(embedded), region, strict=True):
-            own[row] = part if own.shape[1] == len(part) else part[mask]
+        for tensor, part, mask in zip(features, model.parts(embedded), region, strict=True):
+            tensor[row] = part if tensor.shape[1] == len(part) else part[mask]
         if inside is not None and seen is not None:
             inside[row] = seen
-            for branch, own, mask in zip(job.branches, valid_mask, region, strict=True):
-                own[row] = branch.valid_mask(seen[None])[0].bool()[mask]
+            for branch, branch_mask, mask in zip(job.branches, valid_mask, region, strict=True):
+                branch_mask[row] = branch.valid_mask(seen[None])[0].bool()[mask]
         got.append(number)
         if len(got) % RETURNED_AFTER == 0:
             return_freed_memory()
@@ -405,13 +405,13 @@ def distance_gain(patches: Patches) -> float:
 
     for i in range(originals):
         others = (patches.groups != patches.groups[i]).nonzero().flatten().tolist()
-        own = counting(i)
-        if not len(own):
+        count = counting(i)
+        if not len(count):
             continue
-        own = own[:: 1 + (len(own) - 1) // COMPARED_PATCHES]
-        alone = away(own, (j for j in others if j < originals))
-        far = alone.topk(min(FARTHEST_PATCHES, len(own))).indices
-        copied = away(own[far], (j for j in others if j >= originals))
+        count = count[:: 1 + (len(count) - 1) // COMPARED_PATCHES]
+        alone = away(count, (j for j in others if j < originals))
+        far = alone.topk(min(FARTHEST_PATCHES, len(count))).indices
+        copied = away(count[far], (j for j in others if j >= originals))
         after = torch.minimum(alone[far], copied)
         gains.append(1 - float(after.sum()) / max(float(alone[far].sum()), 1e-12))
     return sum(gains) / max(1, len(gains))

@@ -193,8 +193,8 @@ class Reweighted(PictureScore):
         """
         found = []
         patches = farthest_patch(features, distances, valid_mask)
-        for own, away, patch in zip(features, distances, patches, strict=True):
-            far = own[away >= away.max() * (1 - TIE_TOLERANCE)]
+        for branch_features, away, patch in zip(features, distances, patches, strict=True):
+            far = branch_features[away >= away.max() * (1 - TIE_TOLERANCE)]
             # not by a product, whose rounding is as large as the differences looked for
             near = torch.cdist(patch[None], branch.bank, compute_mode="donot_use_mm_for_euclid_dist")[0]
             close = branch.bank[near <= near.min() * (1 + TIE_TOLERANCE)]

@@ -201,18 +201,18 @@ class BankWithout:
     def _select_again(self, far: Tensor) -> tuple[Tensor, Tensor]:
         """Return further missing elements `[L]` and added patches `[K, D]` around patches `[Q, D]`."""
         bank = self.branch.bank
-        own = self.own
+        kept_elements = self.own
         square = torch.addmm(self.branch.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
-        to_own = square[:, own]
+        to_own = square[:, kept_elements]
         square.masked_fill_(self.missing, torch.inf)
         present = len(bank) - int(self.missing.sum())
         near = square.topk(min(KEPT_NEIGHBOURS, present), largest=False)
         freed = near.indices[:, :FREED].unique()
-        freed = freed[freed > own[torch.cdist(bank[freed], bank[own]).argmin(1)]]
+        freed = freed[freed > kept_elements[torch.cdist(bank[freed], bank[kept_elements]).argmin(1)]]
         around = near.indices.unique()
         around = around[~torch.isin(around, freed)]
         # those farther off than all these leave no hole here
-        lost = own[(to_own <= near.values[:, -1:]).any(0)] if present else own
+        lost = kept_elements[(to_own <= near.values[:, -1:]).any(0)] if present else kept_elements
         # with the elements themselves: those of a model that is extended have no patch here
         candidates = torch.cat([bank[freed], self._uncovered(freed, torch.cat([freed, lost]))])
         start = torch.cat([bank[around], self.added])

@@ -69,8 +69,8 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
             _draw_weights(layer, generator)
         elif isinstance(layer, NORMS):
             layer.reset_parameters()
-        elif callable(own := getattr(layer, "initialise", None)):
-            own(generator)
+        elif callable(initialise := getattr(layer, "initialise", None)):
+            initialise(generator)
         elif any(True for _ in layer.parameters(recurse=False)):
             kind = type(layer).__name__
             raise TypeError(

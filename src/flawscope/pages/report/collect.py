@@ -299,8 +299,8 @@ def _curve_plots(
 def _histogram_plot(rows: list[Json], calibration: Calibration) -> str:
     groups = [Group("calibration", np.asarray(calibration.scores), False)]
     for bad, kind in sorted(Counter((row["anomalous"], row["kind"]) for row in rows)):
-        own = [row["score"] for row in rows if (row["anomalous"], row["kind"]) == (bad, kind)]
-        groups.append(Group(f"test: {kind}", np.array(own), bad))
+        scores = [row["score"] for row in rows if (row["anomalous"], row["kind"]) == (bad, kind)]
+        groups.append(Group(f"test: {kind}", np.array(scores), bad))
     return histograms("scores", groups, calibration.score_threshold)
 
 

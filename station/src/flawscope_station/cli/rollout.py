@@ -93,8 +93,8 @@ class RolloutStation:
 
     def use(self, model: str | os.PathLike[str]) -> str:
         """Let the station judge by the model file; return what it did."""
-        own, others = self._alarms()
-        self._codes_before = {*own, *others}
+        own_problems, others = self._alarms()
+        self._codes_before = {*own_problems, *others}
         version = self.client.add_version(model, self.product)
         self.after = version
         if version.active:
@@ -122,19 +122,19 @@ class RolloutStation:
         error of the station is a problem. A new problem that is not of the product is printed, once.
         """
         try:
-            own, others = self._alarms()
+            own_problems, others = self._alarms()
         except InputError as error:  # the station refuses the request
             return str(error)
         except FlawscopeError as error:
             self._missed += 1
             return str(error) if self._missed >= MISSED_LOOKS else ""
         self._missed = 0
-        # one that was printed while the store stood still stays another's: parts that waited are late then
+        # a problem printed while the store stood still stays out: parts had to wait, whatever the model does
         known = self._codes_before | self._printed_codes
         for code in others.keys() - known:
             print_line(f"{self.name}: not of {self.product}: {others[code]}")
             self._printed_codes.add(code)
-        return "; ".join(text for code, text in own.items() if code not in known)
+        return "; ".join(text for code, text in own_problems.items() if code not in known)
 
     def _active_version(self) -> Version:
         for version in self.client.versions(self.product):
@@ -152,17 +152,17 @@ class RolloutStation:
         own_kinds = {kind for kind, product in kinds if product in (None, self.product)}
         problems: list[dict[str, Any]] = self._read("status")["problems"]
         is_stopped = any(problem["kind"] in STORE_PROBLEMS for problem in problems)
-        own = dict[str, str]()
+        own_problems = dict[str, str]()
         others = dict[str, str]()
         for problem in problems:
             is_of_product = problem["code"] != problem["kind"] and problem["kind"] in own_kinds
             is_of_model = problem["kind"] in INSPECTION_PROBLEMS and not is_stopped
-            found = own if is_of_product or is_of_model else others
+            found = own_problems if is_of_product or is_of_model else others
             found[problem["code"]] = f"{problem['code']}: {problem['text']}"
         promise = self.client.read(f"{self._path}/promise")
         if promise is not None and promise["state"] == "broken":
-            own[f"promise {promise['version']}"] = "more false alarms than the version promises"
-        return own, others
+            own_problems[f"promise {promise['version']}"] = "more false alarms than the version promises"
+        return own_problems, others
 
     def _read(self, path: str) -> dict[str, Any]:
         """Return the JSON object that the station answers to GET; empty where it answers null."""

@@ -219,10 +219,10 @@ def _backup(args: argparse.Namespace) -> None:
     from flawscope_station.settings.includes import settings_files
     from flawscope_station.store.backup import backup
 
-    own = settings_files(args.settings) if args.settings else []
-    size = backup(station_settings(args), args.file, tables_only=args.tables, settings_files=own)
+    copied_settings = settings_files(args.settings) if args.settings else []
+    size = backup(station_settings(args), args.file, tables_only=args.tables, settings_files=copied_settings)
     cli.show(f"{args.file}: {size / 1e6:.1f} MB")
-    if not (own or args.tables):
+    if not (copied_settings or args.tables):
         cli.say("the settings file is not in it: name it with --settings, if there is one")
 
 
@@ -237,9 +237,9 @@ def _restore(args: argparse.Namespace) -> None:
         cli.say(f"the data base before is kept in {restore_tables(args.file, settings)}")
         return
     cli.show(f"{settings.store}: {restore(args.file, settings) / 1e6:.1f} MB")
-    own = Path(settings.store) / "settings"
-    if own.is_dir():
-        cli.say(f"the settings file is in {own}: look at its paths before it is used")
+    settings_folder = Path(settings.store) / "settings"
+    if settings_folder.is_dir():
+        cli.say(f"the settings file is in {settings_folder}: look at its paths before it is used")
 
 
 def _verify(file: str) -> None:
@@ -247,8 +247,8 @@ def _verify(file: str) -> None:
 
     found = verify(file)
     records = "without a data base" if found.inspections is None else f"{found.inspections} inspections"
-    own = "with" if found.settings_file else "without"
-    cli.show(f"{file}: whole; {found.files} files, {records}, {own} the settings file")
+    settings_files = "with" if found.settings_file else "without"
+    cli.show(f"{file}: whole; {found.files} files, {records}, {settings_files} the settings file")
     if found.missing:
         cli.say(f"{found.missing} files that records name are not in it: removed while it was made")
 

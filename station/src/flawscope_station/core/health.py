@@ -147,10 +147,10 @@ class Health:
 
         Where parts have one view, one camera is enough.
         """
-        own = [source.state for source in self.sources.get(entry, ()) if source.state.kind == CAMERA]
-        has_camera = any(not state.is_lost for state in own)
+        cameras = [source.state for source in self.sources.get(entry, ()) if source.state.kind == CAMERA]
+        has_camera = any(not state.is_lost for state in cameras)
         has_views = bool(self.inspector.judge.parts.views(product_id))
-        return ([] if has_camera and not has_views else own), has_camera
+        return ([] if has_camera and not has_views else cameras), has_camera
 
     def is_ready(self) -> bool:
         """Whether parts of all products that nobody paused are judged, as was found out last."""

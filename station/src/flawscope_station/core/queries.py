@@ -68,10 +68,10 @@ class Records:
             return self.store.waiting(product_id, limit, after)
         with self._leases.choosing():
             others = self._leases.leased_to_others(reader)
-            own = self._leases.leased_to(reader)
+            leased = self._leases.leased_to(reader)
             page = self.store.waiting(product_id, 2 * limit, after, others)
-            page["inspections"] = _fair_share(page["inspections"], own, limit)
-            new = [inspection["id"] for inspection in page["inspections"] if inspection["id"] not in own]
+            page["inspections"] = _fair_share(page["inspections"], leased, limit)
+            new = [inspection["id"] for inspection in page["inspections"] if inspection["id"] not in leased]
             self._leases.lease(reader, new)
         return page
 
@@ -95,7 +95,7 @@ class Records:
 
 
 def _fair_share(
-    waiting: Sequence[InspectionFacts], own: Collection[int], limit: int
+    waiting: Sequence[InspectionFacts], leased: Collection[int], limit: int
 ) -> list[InspectionFacts]:
     """Return the inspections that a reader gets, in their order.
 
@@ -103,12 +103,12 @@ def _fair_share(
 
     Args:
         waiting: up to twice as many inspections as the limit.
-        own: numbers of those that are leased to the reader.
+        leased: numbers of those that are leased to the reader.
         limit: number of inspections at most.
     """
-    free = [inspection["id"] for inspection in waiting if inspection["id"] not in own]
+    free = [inspection["id"] for inspection in waiting if inspection["id"] not in leased]
     half = -(-len(free) // 2)
-    given = {*own, *free[:half]}
+    given = {*leased, *free[:half]}
     return [inspection for inspection in waiting if inspection["id"] in given][:limit]
 
 

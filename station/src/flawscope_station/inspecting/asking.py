@@ -278,8 +278,8 @@ class Asking:
         """Return the request under its key, and its earlier answers from `Store.find_answers`."""
         sent = self.sent
         data = [picture.data for picture in sent.pictures]
-        own = request_key(sent.address.scheme, key)
-        keyed = upload_request(own, data, sent.is_form, is_several, sent.label, sent.purpose)
+        idempotency_key = request_key(sent.address.scheme, key)
+        keyed = upload_request(idempotency_key, data, sent.is_form, is_several, sent.label, sent.purpose)
         return keyed, self.station.store.find_answers(sent.address.number, keyed)
 
     def _parts(self, keyed: KeyedRequest | None, *, is_several: bool) -> list[Part]:

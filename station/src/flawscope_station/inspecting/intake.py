@@ -122,8 +122,8 @@ class Intake:
         """Return whether `count` more parts would take places that are reserved for other products."""
         products = [number for numbers in self._products for number in list(numbers.values())]
         # half of all places are divided among the products
-        own = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
-        kept = sum(max(0, own - self._counts[number]) for number in products if number != product_id)
+        share = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
+        kept = sum(max(0, share - self._counts[number]) for number in products if number != product_id)
         return self._counts.total() + count + kept > self.limits.queue
 
     def _check_time(self, product_id: int, due: float) -> None:

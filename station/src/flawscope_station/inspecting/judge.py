@@ -149,12 +149,12 @@ class Judge:
                 self._judge(tickets, feed=not failure)
             except BaseException as error:  # some engines' errors are no Exception
                 failure = f"the model failed: {message_with_type(error)}"
-                own = without_traceback(error) if isinstance(error, FlawscopeError) else ModelError(failure)
+                cause = without_traceback(error) if isinstance(error, FlawscopeError) else ModelError(failure)
                 left = [ticket for ticket in tickets if ticket.state is State.QUEUED]
                 if len(left) > 1:  # an error of one does not harm the others
                     turns.extend([ticket] for ticket in left)
                 elif left:
-                    left[0].fail(own)
+                    left[0].fail(cause)
         if failure:
             self._has_failed = True
             self.report_error(failure)
@@ -310,12 +310,12 @@ class Judge:
         data = {name: view.picture.data for name, view in view_of.items()}
         decided = parts.decide(str(ticket.part.number), said, data)
         product = _matching_product(judging, decided.views[decided.worst])
-        own = self.parts.for_version(product.product_id, product.number, product.model.facts)
-        assert own is not None, "of a joint model all products have views, or none"
-        names = sorted(view_of, key=list(own.calibration.views).index)
+        known_parts = self.parts.for_version(product.product_id, product.number, product.model.facts)
+        assert known_parts is not None, "of a joint model all products have views, or none"
+        names = sorted(view_of, key=list(known_parts.calibration.views).index)
         predictions = [decided.views.get(name, said[name]) for name in names]
         views = [view_of[name] for name in names]
-        return _Judged(product, views, predictions, decided, own.calibration.expected_rate)
+        return _Judged(product, views, predictions, decided, known_parts.calibration.expected_rate)
 
     def _feed(
         self, tickets: list[Ticket], model: Model, fed: list[tuple[Ticket, View]], most: int

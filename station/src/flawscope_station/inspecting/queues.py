@@ -130,11 +130,11 @@ class FairQueue(Generic[J]):
             product: Number of the further part's product.
             taken: Number of parts, by product, that are not judged yet.
         """
-        own = taken.get(product, 0)
+        product_delay = taken.get(product, 0)
         others = sum(
-            min(count, (own // TURN_LENGTH + 1) * TURN_LENGTH) * self.median_seconds(other)
+            min(count, (product_delay // TURN_LENGTH + 1) * TURN_LENGTH) * self.median_seconds(other)
             for other, count in taken.items()
             if other != product
         )
-        ahead = own * self.median_seconds(product) + others
+        ahead = product_delay * self.median_seconds(product) + others
         return ahead + self.median_seconds(product) if ahead else 0.0

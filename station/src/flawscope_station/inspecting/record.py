@@ -70,9 +70,9 @@ def new_inspection(
         tolerances: Version and SHA-256 of the rules in force; None: there are none.
     """
     part = ticket.part
-    own: dict[str, object] = {"triggers": part.triggers, "tolerances": tolerances}
+    facts: dict[str, object] = {"triggers": part.triggers, "tolerances": tolerances}
     seen = [
-        _seen_picture(view, prediction, {**own, "shows": _shown_product(product, prediction)})
+        _seen_picture(view, prediction, {**facts, "shows": _shown_product(product, prediction)})
         for view, prediction in zip(views, found, strict=True)
     ]
     shown = seen[0] if decided is None else _shown_picture(seen, decided)
@@ -94,7 +94,7 @@ def new_inspection(
     )
 
 
-def _seen_picture(view: View, found: Prediction, own: Mapping[str, object]) -> SeenPicture:
+def _seen_picture(view: View, found: Prediction, facts: Mapping[str, object]) -> SeenPicture:
     height, width = found.geometry.picture_size
     record = {name: value for name, value in found.to_dict().items() if name not in _SAID_OTHERWISE}
     return SeenPicture(
@@ -110,7 +110,7 @@ def _seen_picture(view: View, found: Prediction, own: Mapping[str, object]) -> S
         score_threshold=found.score_threshold,
         anomalous=found.is_anomalous,
         tolerated=found.is_tolerated,
-        record=record | {name: value for name, value in own.items() if value},
+        record=record | {name: value for name, value in facts.items() if value},
         key=view.picture.key,
         brightness=found.brightness,
         view=view.picture.view,

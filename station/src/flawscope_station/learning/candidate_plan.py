@@ -231,10 +231,10 @@ def find_unsure(valid: ValidVerdicts, active: ActiveVersion, asked: Sequence[int
         active: the version that judges now.
         asked: inspections that the last candidate did not learn from.
     """
-    own = [verdict for verdict in valid.judged if verdict.inspection.version_id == active.number]
-    found = [o.inspection.severity for o in own if o.verdict == DEFECT and o.inspection.anomalous]
+    judged = [verdict for verdict in valid.judged if verdict.inspection.version_id == active.number]
+    found = [o.inspection.severity for o in judged if o.verdict == DEFECT and o.inspection.anomalous]
     alarms: dict[str | None, dict[int, defect_like.Strength]] = {}  # by the view that is shown
-    for picture in own:
+    for picture in judged:
         row = picture.inspection
         if picture.verdict == GOOD and picture.is_correction:
             alarms.setdefault(row.view, {})[picture.number] = defect_like.Strength(row.score, row.severity)

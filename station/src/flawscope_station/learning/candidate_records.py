@@ -58,8 +58,8 @@ class Candidate(BaseModel):
         """Return the candidate of a row, with its progress while it is being made."""
         times = {name: iso(getattr(row, name)) for name in ("created_at", "changed_at")}
         version = None if row.version_state == REMOVED else row.version_id
-        own = {"id": row.id, "status": status_of(row), "start": row.start_version_id, "version": version}
-        found = cls.model_validate({**json.loads(row.facts), **own, **times, "by": row.who, "step": step})
+        facts = {"id": row.id, "status": status_of(row), "start": row.start_version_id, "version": version}
+        found = cls.model_validate({**json.loads(row.facts), **facts, **times, "by": row.who, "step": step})
         found.at_risk = found.judgement.at_risk if found.judgement else []
         return found
 
@@ -76,8 +76,8 @@ def status_of(row: CandidateRow) -> str:
 def list_history(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
     """Return the latest events of a product's models and verdicts on its pictures, newest first."""
     # verdicts come from their own table
-    own = events.c.product_id == product_id, events.c.kind != VERDICT_EVENT
-    happened = select(events).where(*own).order_by(events.c.id.desc())
+    is_of_product = events.c.product_id == product_id, events.c.kind != VERDICT_EVENT
+    happened = select(events).where(*is_of_product).order_by(events.c.id.desc())
     said = (
         select(verdicts, inspections.c.name)
         .select_from(verdicts.join(inspections))

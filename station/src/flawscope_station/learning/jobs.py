@@ -99,10 +99,16 @@ class Jobs:
                 gone = select(versions.c.id)
                 gone = gone.where(versions.c.product_id == product_id, versions.c.state == REMOVED)
                 has_none = or_(jobs.c.version_id.is_(None), jobs.c.version_id.in_(gone))
-                own = jobs.c.product_id == product_id, has_none
-                kept = select(jobs.c.id).where(*own).order_by(jobs.c.id.desc()).offset(MAX_JOBS).limit(1)
+                is_of_product = jobs.c.product_id == product_id, has_none
+                kept = (
+                    select(jobs.c.id)
+                    .where(*is_of_product)
+                    .order_by(jobs.c.id.desc())
+                    .offset(MAX_JOBS)
+                    .limit(1)
+                )
                 if (last := connection.scalar(kept)) is not None:
-                    connection.execute(delete(jobs).where(*own, jobs.c.id <= last, ~IS_UNFINISHED))
+                    connection.execute(delete(jobs).where(*is_of_product, jobs.c.id <= last, ~IS_UNFINISHED))
         return number
 
     def change(

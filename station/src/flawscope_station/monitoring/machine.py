@@ -202,8 +202,10 @@ class ClockJumps:
             return False
         at = self._wall()
         where = "ahead" if jump > 0 else "back"
-        own = iso(round(at - jump * 1e6))
-        self._texts.append((self._monotonic(), f"{_duration(abs(jump))} {where} at {own}, to {iso(at)}"))
+        time_text = iso(round(at - jump * 1e6))
+        self._texts.append(
+            (self._monotonic(), f"{_duration(abs(jump))} {where} at {time_text}, to {iso(at)}")
+        )
         return True
 
     def text(self) -> str:

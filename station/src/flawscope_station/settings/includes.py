@@ -47,17 +47,17 @@ def _included_names(settings: Mapping[str, object]) -> list[str]:
 
 
 def _with_included(path: Path, above: Sequence[Path]) -> dict[str, object]:
-    own = read_config(path)
+    settings = read_config(path)
     place = path.resolve()
-    names = _included_names(own)
-    own.pop(INCLUDE, None)
+    names = _included_names(settings)
+    settings.pop(INCLUDE, None)
     if place in above:
         raise InputError(f"{INCLUDE}: {path} includes itself")
     whole: dict[str, object] = {}
     for name in names:
         included = path.parent / Path(name).expanduser()
         whole = _merged(whole, _with_included(included, (*above, place)))
-    return _merged(whole, own)
+    return _merged(whole, settings)
 
 
 def _merged(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:

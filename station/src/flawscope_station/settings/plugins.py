@@ -84,16 +84,16 @@ class ConfiguredPlugin:
 
 def plugin_names(group: str) -> list[str]:
     """Return the names of the plugins of a group, the station's own first."""
-    own = [entry.name for entry in _OWN if entry.group == group]
+    built_in = [entry.name for entry in _OWN if entry.group == group]
     installed = {entry.name for entry in metadata.entry_points(group=group)}
-    return own + sorted(installed - set(own))
+    return built_in + sorted(installed - set(built_in))
 
 
 def load_plugin(group: str, name: str) -> Plugin:
     """Load a plugin. InputError where it is not installed, or its package is broken."""
     kind = group.removeprefix("flawscope.").removesuffix("s")
-    own = [plugin for plugin in _OWN if (plugin.group, plugin.name) == (group, name)]
-    entry = next(iter([*own, *metadata.entry_points(group=group, name=name)]), None)
+    built_in = [plugin for plugin in _OWN if (plugin.group, plugin.name) == (group, name)]
+    entry = next(iter([*built_in, *metadata.entry_points(group=group, name=name)]), None)
     if entry is None:
         hint = suggest_name(name, plugin_names(group))
         raise InputError(f"no {kind} called {name:.60}: {hint}; others come with packages of their own")
@@ -138,5 +138,5 @@ def _read_plugin(group: str, entry: object, home: Path) -> ConfiguredPlugin:
         return entry
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise InputError(_NO_LIST)
-    [(name, own)] = entry.items()
-    return load_plugin(group, str(name)).read(own, home)
+    [(name, options)] = entry.items()
+    return load_plugin(group, str(name)).read(options, home)

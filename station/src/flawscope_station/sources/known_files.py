@@ -33,8 +33,8 @@ class KnownFiles:
         self.store = store
         self.product_id = product_id
         self.folder = folder
-        own = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-        self._prefix = f"{FOLDER}@{own}:"
+        folder_hash = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+        self._prefix = f"{FOLDER}@{folder_hash}:"
 
     def name(self, path: Path) -> str:
         """Return a picture's name: its path below the folder."""
@@ -90,8 +90,8 @@ class KnownFiles:
         keys += [str(row.key) for row in removed]
         begins = self._prefix
         ends = _ending(stamp)
-        own = [key for key in keys if key.startswith(begins) and key.endswith(ends)]
-        before = [key[len(begins) : -len(ends)] for key in own]
+        moved_keys = [key for key in keys if key.startswith(begins) and key.endswith(ends)]
+        before = [key[len(begins) : -len(ends)] for key in moved_keys]
         return any(
             not name.startswith("#") and not is_unchanged(self.folder / name, stamp) for name in before
         )

@@ -356,9 +356,9 @@ class Addresses:
             NotFoundError: there is no such product; the text names those that there are.
         """
         if name in self.entries:
-            own = ", ".join(address for address, entry in list(self._entry_of.items()) if entry == name)
+            addresses = ", ".join(address for address, entry in list(self._entry_of.items()) if entry == name)
             raise NotFoundError(
-                f"{name} finds the product of a picture and is none itself: ask for one of {own}"
+                f"{name} finds the product of a picture and is none itself: ask for one of {addresses}"
             )
         number = self.products.get(name)  # asked once: it may be removed at any moment
         if number is None:

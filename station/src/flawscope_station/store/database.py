@@ -180,8 +180,8 @@ class Database:
             seconds: Limit; None: no limit.
         """
         if not self.is_sqlite:
-            own: Any = connection.connection.driver_connection
-            own.patience = seconds
+            driver_connection: Any = connection.connection.driver_connection
+            driver_connection.patience = seconds
 
     @contextmanager
     def _turn(self, seconds: float | None = None) -> Iterator[None]:
@@ -322,10 +322,10 @@ class Database:
             return
         indexes = text("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' ORDER BY tbl_name")
         before = dict(self._last_rows)
-        for table, own in groupby(self.rows(indexes), lambda index: index.tbl_name):
+        for table, table_indexes in groupby(self.rows(indexes), lambda index: index.tbl_name):
             ((last,),) = self.rows(text(f'SELECT COALESCE(MAX(rowid), 0) FROM "{table}"'))
             if last > GROWTH * before.get(table, -1):
-                for index in own:  # a transaction each: parts wait for no longer one
+                for index in table_indexes:  # a transaction each: parts wait for no longer one
                     with self.writing() as connection:
                         connection.exec_driver_sql(f"PRAGMA analysis_limit = {ROWS_ANALYSED}")
                         connection.exec_driver_sql(f'ANALYZE "{index.name}"')

@@ -213,12 +213,12 @@ def _add_to_hours(connection: Connection, new: Sequence[NewInspection]) -> None:
 
 def add_product(connection: Connection, name: str, entry_id: int | None) -> int:
     """Add a product as `Store.add_product` does, in a transaction."""
-    own = {"station_id": get_or_add_station(connection), "name": name}
-    new = upsert(connection.dialect.name, products).values(**own, created_at=now(), entry_id=entry_id)
+    values = {"station_id": get_or_add_station(connection), "name": name}
+    new = upsert(connection.dialect.name, products).values(**values, created_at=now(), entry_id=entry_id)
     other = products.c.entry_id.is_distinct_from(entry_id)  # else nothing is locked
-    again = new.on_conflict_do_update(index_elements=[*own], set_={"entry_id": entry_id}, where=other)
+    again = new.on_conflict_do_update(index_elements=[*values], set_={"entry_id": entry_id}, where=other)
     connection.execute(again)
-    return int(connection.execute(select(products.c.id).filter_by(**own)).scalar_one())
+    return int(connection.execute(select(products.c.id).filter_by(**values)).scalar_one())
 
 
 def is_at_address(address: int, column: ColumnElement[int] = inspections.c.product_id) -> ColumnElement[bool]:

@@ -356,8 +356,8 @@ def request_key(scheme: str, key: str) -> str:
 
 def part_keys(key: str, count: int) -> tuple[str, ...]:
     """Return the keys of the parts of a request that sends several; none can be a request's own key."""
-    scheme, _, own = key.partition(":")
-    return tuple(f"{scheme}/{place}:{own}" for place in range(count))
+    scheme, _, part_key = key.partition(":")
+    return tuple(f"{scheme}/{place}:{part_key}" for place in range(count))
 
 
 def upload_request(

@@ -277,8 +277,10 @@ class ModelRegistry:
 
     def _lock_all(self, connection: Connection, ids: Sequence[int]) -> None:
         """Lock products, and the products of entries among them, in the order of `insert_inspections`."""
-        own = or_(products.c.id.in_(ids), products.c.entry_id.in_(ids))
-        lock_products(connection, connection.execute(select(products.c.id).where(own)).scalars().all())
+        is_affected = or_(products.c.id.in_(ids), products.c.entry_id.in_(ids))
+        lock_products(
+            connection, connection.execute(select(products.c.id).where(is_affected)).scalars().all()
+        )
 
     @contextmanager
     def _copy(self, path: Path, origin: str) -> Iterator[tuple[Path, dict[str, str]]]:
@@ -348,9 +350,9 @@ class ModelRegistry:
         row = self.database.row(select(versions).where(versions.c.id == number))
         if row is None or _is_joint(row):
             return False
-        own = versions.c.id == number, versions.c.product_id == product_id
+        is_version = versions.c.id == number, versions.c.product_id == product_id
         with self.database.writing() as connection:
-            change = update(versions).where(*own, _is_removable()).values(state=REMOVED)
+            change = update(versions).where(*is_version, _is_removable()).values(state=REMOVED)
             if connection.execute(change).rowcount == 0:
                 return False
             connection.execute(delete(learnt_pixels).where(learnt_pixels.c.version_id == number))
@@ -410,8 +412,8 @@ class ModelRegistry:
         """Let no version of a product judge until it goes live again; an event keeps the reason `why`."""
         with self._switch_lock:
             with self.database.writing() as connection:
-                own = versions.c.product_id == product_id, IS_ACTIVE
-                connection.execute(update(versions).where(*own).values(state=RETIRED))
+                is_active = versions.c.product_id == product_id, IS_ACTIVE
+                connection.execute(update(versions).where(*is_active).values(state=RETIRED))
                 add_event(connection, REMOVED_EVENT, who, why, product_id)
             self.models.deactivate(product_id)
             self._removed.add(product_id)
@@ -532,8 +534,8 @@ class ModelRegistry:
                 )
             if not is_joint:
                 return connection.execute(query.where(versions.c.id == number)).all()
-            own = or_(products.c.id == entry, products.c.entry_id == entry)
-            return connection.execute(query.where(versions.c.hash == found.hash, own)).all()
+            is_affected = or_(products.c.id == entry, products.c.entry_id == entry)
+            return connection.execute(query.where(versions.c.hash == found.hash, is_affected)).all()
 
     def _load_models(self, rows: Sequence[CalledVersionRow]) -> dict[int, AddressModel]:
         """Return the opened model of versions of the same file, by product, and by entry of a joint model."""
@@ -565,8 +567,8 @@ class ModelRegistry:
 
     def made_as(self, product_id: int, origin: str) -> list[MadeVersion]:
         """Return number, state and facts of a product's versions of this origin, the newest first."""
-        own = versions.c.product_id == product_id, versions.c.origin == origin, IS_THERE
-        rows = self.database.rows(select(versions).where(*own).order_by(versions.c.id.desc()))
+        is_made_there = versions.c.product_id == product_id, versions.c.origin == origin, IS_THERE
+        rows = self.database.rows(select(versions).where(*is_made_there).order_by(versions.c.id.desc()))
         return [_describe_made(row) for row in rows]
 
     def note_draft(self, number: int, mark: DraftMark) -> None:
@@ -575,11 +577,11 @@ class ModelRegistry:
         Raises:
             StoreError: the database cannot be written.
         """
-        own = versions.c.id == number
+        is_version = versions.c.id == number
         with self.database.writing() as connection:
-            facts = json.loads(connection.execute(select(versions.c.facts).where(own)).scalar_one())
+            facts = json.loads(connection.execute(select(versions.c.facts).where(is_version)).scalar_one())
             changed = json.dumps({**facts, DRAFT: dict(mark)})
-            connection.execute(update(versions).where(own).values(facts=changed))
+            connection.execute(update(versions).where(is_version).values(facts=changed))
 
     # ---- facts for people
 
@@ -629,8 +631,8 @@ class ModelRegistry:
         return None if number is None else int(number)
 
     def _row(self, product_id: int, number: int) -> VersionRow:
-        own = versions.c.product_id == product_id, versions.c.id == number
-        row = self.database.row(select(versions).where(*own, IS_THERE))
+        is_version = versions.c.product_id == product_id, versions.c.id == number
+        row = self.database.row(select(versions).where(*is_version, IS_THERE))
         if row is None:
             raise NotFoundError(f"there is no version {number} of this product")
         return row
@@ -682,9 +684,9 @@ def _activate(connection: Connection, product_ids: Collection[int], numbers: Seq
         NotFoundError: a version was removed since its row was read.
     """
     products_of_entries = select(products.c.id).where(products.c.entry_id.in_(product_ids))
-    own = or_(versions.c.product_id.in_(product_ids), versions.c.product_id.in_(products_of_entries))
+    is_affected = or_(versions.c.product_id.in_(product_ids), versions.c.product_id.in_(products_of_entries))
     # retire first: the index allows one active version at any moment, also within one UPDATE
-    before = update(versions).where(own, IS_ACTIVE, versions.c.id.not_in(numbers))
+    before = update(versions).where(is_affected, IS_ACTIVE, versions.c.id.not_in(numbers))
     connection.execute(before.values(state=RETIRED))
     there = versions.c.id.in_(numbers), IS_THERE
     if connection.execute(update(versions).where(*there).values(state=ACTIVE)).rowcount != len(numbers):
@@ -729,11 +731,13 @@ def _is_joint(row: VersionRow) -> bool:
 
 def _forget_removed(connection: Connection, product_id: int) -> None:
     """Remove the rows of the oldest removed versions; the newest stay, so that no number is given again."""
-    own = versions.c.product_id == product_id, versions.c.state == REMOVED
-    kept = select(versions.c.id).where(*own).order_by(versions.c.id.desc()).offset(MAX_REMOVED).limit(1)
+    is_removed = versions.c.product_id == product_id, versions.c.state == REMOVED
+    kept = (
+        select(versions.c.id).where(*is_removed).order_by(versions.c.id.desc()).offset(MAX_REMOVED).limit(1)
+    )
     if (last := connection.scalar(kept)) is not None:
         is_named = exists().where(jobs.c.product_id == product_id, jobs.c.version_id == versions.c.id)
-        connection.execute(delete(versions).where(*own, versions.c.id <= last, ~is_named))
+        connection.execute(delete(versions).where(*is_removed, versions.c.id <= last, ~is_named))
 
 
 def _activations(

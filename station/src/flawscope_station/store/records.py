@@ -372,10 +372,12 @@ class Store:
         found = list[int | None]()
         with self.database.reading() as connection:
             for inspection in several:
-                own = {name: getattr(inspection, name) for name in ("product_id", "at", "picture", "source")}
+                values = {
+                    name: getattr(inspection, name) for name in ("product_id", "at", "picture", "source")
+                }
                 query = (
                     select(inspections.c.id)
-                    .filter_by(**own)
+                    .filter_by(**values)
                     .where(inspections.c.key.is_not_distinct_from(inspection.key))
                 )
                 found.append(connection.execute(query.limit(1)).scalar_one_or_none())
@@ -825,8 +827,8 @@ def _is_of(table: Table) -> ColumnElement[bool]:
 
 def describe_new(number: int, taken: NewInspection, product: str) -> InspectionFacts:
     """Return an inspection that was just recorded, as the API shows it."""
-    own = {field.name: getattr(taken, field.name) for field in fields(taken)}
-    facts = {**own, **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
+    values = {field.name: getattr(taken, field.name) for field in fields(taken)}
+    facts = {**values, **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
     seen = [_describe_view(view, view.record, view.picture) for view in taken.views]
     row: ShownInspectionRow = SimpleNamespace(**facts, verdict=None, kind=None)
     return _describe(row, taken.record, None, seen)
@@ -889,9 +891,9 @@ def _describe(
         "has_mask": last is not None and bool(last.mask),
     }
     computed |= _describe_verdict(last if row.verdict else None)
-    own = {name: getattr(row, name) for name in _UNSAID if name not in computed and hasattr(row, name)}
-    own |= {name: getattr(row, name) for name in _FURTHER if name not in record}
-    return cast(InspectionFacts, {**_UNSAID, **record, **own, **computed})
+    values = {name: getattr(row, name) for name in _UNSAID if name not in computed and hasattr(row, name)}
+    values |= {name: getattr(row, name) for name in _FURTHER if name not in record}
+    return cast(InspectionFacts, {**_UNSAID, **record, **values, **computed})
 
 
 def _describe_verdict(verdict: VerdictRow | None) -> dict[str, object]:

@@ -23,10 +23,13 @@ PICTURE = tuple_(*KEY)
 
 def is_shown(*of_inspection: Condition) -> Condition:
     """Return the condition that a picture is shown by an inspection, or its view, that meets conditions."""
-    own = inspections.c.product_id == pictures.c.product_id, inspections.c.picture == pictures.c.hash
+    is_same_picture = (
+        inspections.c.product_id == pictures.c.product_id,
+        inspections.c.picture == pictures.c.hash,
+    )
     seen = views.c.product_id == pictures.c.product_id, views.c.picture == pictures.c.hash
     as_view = select(views.c.place).join_from(views, inspections).where(*seen, *of_inspection)
-    return or_(exists().where(*own, *of_inspection), as_view.correlate(pictures).exists())
+    return or_(exists().where(*is_same_picture, *of_inspection), as_view.correlate(pictures).exists())
 
 
 # also as a copy of the file, perhaps encoded otherwise: a model may have been fitted elsewhere

@@ -461,7 +461,9 @@ class Retention:
             begun = time.monotonic()
             rows = self.database.rows(query.where(column.id > start))
             self._pause(time.monotonic() - begun)
-            parts: list[list[StoredPictureRow]] = [list(own) for _, own in groupby(rows, _number_of)]
+            parts: list[list[StoredPictureRow]] = [
+                list(rows_of_part) for _, rows_of_part in groupby(rows, _number_of)
+            ]
             is_last = len(rows) < ROWS_PER_QUERY
             whole = parts if is_last else parts[:-1]  # the last may have more pictures
             yield from whole

@@ -199,10 +199,10 @@ def challenge_page(
     sources = context.sources[entry]
     configured = context.addresses.settings_of(entry)
     # what a station without a settings file needs in one: its version goes on, and its folder
-    own: dict[str, object] = {"model": None if entry == product else configured.model}
+    facts: dict[str, object] = {"model": None if entry == product else configured.model}
     if configured.folder:
-        own["folder"] = configured.folder
-    line = {"products": {entry: {**own, "challenge": ["06:00"]}}}
+        facts["folder"] = configured.folder
+    line = {"products": {entry: {**facts, "challenge": ["06:00"]}}}
     with_picture = [choice for choice in choices if choice["picture"]]
     has_camera = any(isinstance(source, TriggeredSource) for source in sources)
     missing = [part for part in state["parts"] if part["name"] in state["missing"]]

@@ -189,12 +189,12 @@ def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 def _cells(inspection: InspectionFacts) -> list[object]:
     """Return an inspection's values in the order of `COLUMNS`."""
-    own = [inspection.get(name) for name in Inspection.model_fields]
+    values = [inspection.get(name) for name in Inspection.model_fields]
     measured = _measured(inspection)
     places = [measured.get(name) for name in PLACES]
     more = other_fields(inspection)
     further = [more.pop(name, None) for name in FURTHER]
-    return [*own, *places, *further, more or None]
+    return [*values, *places, *further, more or None]
 
 
 def _text_cell(value: object) -> object:

@@ -240,8 +240,10 @@ def create_like(config: Config, roi: Tensor | None, tensors: Mapping[str, Tensor
     width = width_of(tensors["teacher.conv1.weight"], network)
     model = Model(config, network, tensors["mean"].numel(), roi, width)
     prefix = "teacher."
-    own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    model.teacher.load_state_dict(own)
+    model_tensors = {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+    model.teacher.load_state_dict(model_tensors)
     return model
 
 

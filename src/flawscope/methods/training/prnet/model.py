@@ -146,10 +146,10 @@ class Model(Detector):
             raise InputError("the model has no prototypes: fit anew")
         model = cls(typed, backbone, roi, counts=[1] * len(counts))
         for i, scale in enumerate(model.scales):
-            own = tensors[f"scales.{i}.prototypes"]
+            prototypes = tensors[f"scales.{i}.prototypes"]
             # other shapes are refused by `fill`, and must not allocate memory
-            if own.shape[1:] == scale.prototypes.shape[1:]:
-                scale.prototypes = torch.empty_like(own)
+            if prototypes.shape[1:] == scale.prototypes.shape[1:]:
+                scale.prototypes = torch.empty_like(prototypes)
         model.fill(tensors)
         learnt = [value for name, value in model.state_dict().items() if not name.startswith("backbone.")]
         spreads = [scale.std for scale in (*model.scales, model.last)]

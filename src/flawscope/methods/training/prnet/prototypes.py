@@ -209,8 +209,11 @@ def lloyd(products: Tensor, picks: list[int], iterations: int) -> tuple[Tensor, 
         # m = sum of points / number: |x - m|² = x·x - 2 x·m + m·m
         sums = torch.zeros(count, len(squares), dtype=torch.float64).index_add_(0, assignment, products)
         with_centroid = (sums / members[:, None]).T
-        own = with_centroid.gather(1, assignment[:, None])[:, 0]
-        centroids = torch.zeros(count, dtype=torch.float64).index_add_(0, assignment, own) / members
+        distances_to_prototype = with_centroid.gather(1, assignment[:, None])[:, 0]
+        centroids = (
+            torch.zeros(count, dtype=torch.float64).index_add_(0, assignment, distances_to_prototype)
+            / members
+        )
         distances = squares[:, None] - 2 * with_centroid + centroids
         history.append(float(distances.gather(1, assignment[:, None]).clamp(min=0).sum()))
         if torch.equal(assignment, previous):
@@ -227,8 +230,8 @@ def _fill_empty(assignment: Tensor, distances: Tensor, count: int) -> None:
     empty = (members == 0).nonzero().flatten().tolist()
     if not empty:
         return
-    own = distances.gather(1, assignment[:, None])[:, 0]
-    farthest = iter(own.argsort(descending=True, stable=True).tolist())
+    distances_to_prototype = distances.gather(1, assignment[:, None])[:, 0]
+    farthest = iter(distances_to_prototype.argsort(descending=True, stable=True).tolist())
     for cluster_ in empty:
         point = next(p for p in farthest if members[assignment[p]] > 1)
         members[assignment[point]] -= 1
@@ -330,9 +333,9 @@ def leave_one_out_residual(
     point = changed - middle
     found = relative_squares(features, prototypes, valid_mask)
     distances = point * (point - 2 * (features - middle))
-    own = (distances if valid_mask is None else distances * valid_mask).flatten(1).sum(1, keepdim=True)
+    residuals = (distances if valid_mask is None else distances * valid_mask).flatten(1).sum(1, keepdim=True)
     alone = others.flatten(1) == 0  # no others: the next prototype, if there is one
-    index = found.scatter(1, clusters[:, None], own.masked_fill(alone, float("inf"))).argmin(1)
+    index = found.scatter(1, clusters[:, None], residuals.masked_fill(alone, float("inf"))).argmin(1)
     chosen = torch.where((index == clusters).view(-1, 1, 1, 1), changed, prototypes[index])
     squares = ((features - chosen) / std.view(-1, 1, 1)).square()
     return squares if valid_mask is None else squares * valid_mask

@@ -61,9 +61,9 @@ class Trainer(trainer.Trainer[Batch]):
         self.assignments = []
         self.cluster_sizes = []
         for found in clusters:
-            own = torch.full((count,), -1)  # those that k-means did not look at belong to none
-            own[found.pictures] = found.assignment
-            self.assignments.append(own)
+            assignment = torch.full((count,), -1)  # those that k-means did not look at belong to none
+            assignment[found.pictures] = found.assignment
+            self.assignments.append(assignment)
             self.cluster_sizes.append(torch.bincount(found.assignment, minlength=len(found.prototypes)))
         super().__init__((model.network,), model.config, model.roi.device, task.say, task.step)
         self.initialise(Stream.PRNET_WEIGHTS)
@@ -137,10 +137,12 @@ class Trainer(trainer.Trainer[Batch]):
         based = torch.tensor(batch.places)
         found = []
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            for scale, (prototypes, own) in enumerate(zip(self.model.scales, self.assignments, strict=True)):
+            for scale, (prototypes, assignment) in enumerate(
+                zip(self.model.scales, self.assignments, strict=True)
+            ):
                 cells = valid_mask[scale]
                 plain = prototypes.residuals(maps[scale], cells)
-                clusters = torch.where(based >= 0, own[based.clamp(min=0)], -1)
+                clusters = torch.where(based >= 0, assignment[based.clamp(min=0)], -1)
                 mine = clusters >= 0
                 if mine.any():
                     originals = batch.originals[scale][mine[based >= 0]]

@@ -167,7 +167,7 @@ def _merge_part(
     shown = next((row for row in rows if row.view == part.worst), rows[0])
     others = [row.id for row in rows if row is not shown]
     same = [column for column in VIEW_COLUMNS if column in rows[0]._fields]
-    own = [
+    columns = [
         {name: getattr(row, name) for name in same}
         | {"inspection_id": shown.id, "place": place, "key": row.key if row.source == "folder" else None}
         for place, row in enumerate(rows)
@@ -198,7 +198,7 @@ def _merge_part(
     connection.execute(of_others.values(inspection_id=shown.id, key=None))
     connection.execute(sa.delete(inspections).where(inspections.c.id.in_(others)))
     connection.execute(sa.update(inspections).where(inspections.c.id == shown.id).values(values))
-    connection.execute(views.insert(), own)
+    connection.execute(views.insert(), columns)
     if shown.purpose == "production":
         for row in rows:
             _count(counts, row, dict(row._mapping), -1)
