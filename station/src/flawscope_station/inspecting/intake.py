@@ -123,8 +123,8 @@ class Intake:
         products = [number for numbers in self._products for number in list(numbers.values())]
         # half of all places are divided among the products
         share = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
-        kept = sum(max(0, share - self._counts[number]) for number in products if number != product_id)
-        return self._counts.total() + count + kept > self.limits.queue
+        reserved = sum(max(0, share - self._counts[number]) for number in products if number != product_id)
+        return self._counts.total() + count + reserved > self.limits.queue
 
     def _check_time(self, product_id: int, due: float) -> None:
         if due == math.inf:

@@ -187,7 +187,7 @@ class Judge:
         return True
 
     def _is_in_time(self, ticket: Ticket) -> bool:
-        if ticket.has_ended:  # it waited too long
+        if ticket.has_ended:  # the part waited too long
             return False
         if ticket.due_at > time.monotonic():
             return True

@@ -287,7 +287,7 @@ class Recorder:
             return
         try:
             numbers = self.store.find_recorded([other.inspection for other in open_doubts])
-        except StoreError:  # it is away still
+        except StoreError:  # the store is away still
             return
         for doubt, number in zip(open_doubts, numbers, strict=True):
             self._doubts.remove(doubt)

@@ -688,8 +688,8 @@ def _activate(connection: Connection, product_ids: Collection[int], numbers: Seq
     # retire first: the index allows one active version at any moment, also within one UPDATE
     before = update(versions).where(is_affected, IS_ACTIVE, versions.c.id.not_in(numbers))
     connection.execute(before.values(state=RETIRED))
-    there = versions.c.id.in_(numbers), IS_THERE
-    if connection.execute(update(versions).where(*there).values(state=ACTIVE)).rowcount != len(numbers):
+    to_activate = update(versions).where(versions.c.id.in_(numbers), IS_THERE)
+    if connection.execute(to_activate.values(state=ACTIVE)).rowcount != len(numbers):
         raise NotFoundError(
             f"version {', '.join(map(str, numbers))} was removed while it was opened: choose another one"
         )
