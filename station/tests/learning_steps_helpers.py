@@ -133,7 +133,7 @@ class Made:
         monkeypatch.setattr(jobs_module, "RETRY_SECONDS", 0.01)
         monkeypatch.setattr(candidates, "make_plan", lambda *told: plan)
         monkeypatch.setattr(self.learning, "_read_verdicts", words_of)
-        monkeypatch.setattr(self.learning, "_check_can_learn", able)
+        monkeypatch.setattr(self.learning, "_learning_version", able)
         monkeypatch.setattr(self.learning, "_disk_full_error", lambda product_id: self.full)
         monkeypatch.setattr(self.queue.worker, "run", lambda work, job, step: FOUND)
 

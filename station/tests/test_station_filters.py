@@ -8,7 +8,7 @@ import pytest
 from flawscope_station.client import Client
 from flawscope_station.store.filters import FILTERS, asked_columns
 from flawscope_station.store.schema import inspections
-from flawscope_station.web.records_api import COLUMNS
+from flawscope_station.web.export_api import COLUMNS
 from flawscope_station.web.templates import PAGES
 
 DOCS = Path(__file__).parents[2] / "docs"

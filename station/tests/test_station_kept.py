@@ -8,7 +8,7 @@ import pytest
 import flawscope
 from flawscope.artefact import rates
 from flawscope.calibration.promise import confidence_interval_rate
-from flawscope_station.store.line_alarms import count_parts, hold_promise
+from flawscope_station.store.line_alarms import compare_false_alarm_rates, count_parts
 from flawscope_station.store.records import Store
 from flawscope_station.store.schema import learnt_pixels, pictures
 from learning_helpers import API, Line, stained_once
@@ -40,7 +40,7 @@ def hold(database, onnx_path):
                 ((number, _),) = store.record([new])
                 if verdict:
                     store.add_verdict(product, number, verdict, "anna")
-        found = hold_promise(versions, product)
+        found = compare_false_alarm_rates(versions, product)
         assert found is not None
         return found
 

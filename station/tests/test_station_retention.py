@@ -141,7 +141,7 @@ def test_a_shared_picture_stays_as_long_as_the_longest_of_them(world):
 
 
 def test_many_are_removed_in_several_transactions(world, monkeypatch):
-    monkeypatch.setattr(module, "INSPECTIONS_PER_TRANSACTION", 3)
+    monkeypatch.setattr(module, "PICTURES_PER_TRANSACTION", 3)
     monkeypatch.setattr(module, "ROWS_PER_QUERY", 5)
     names = [f"n{k}" for k in range(17)]
     world.decide(world.add(45, "kept"), GOOD)

@@ -180,13 +180,13 @@ def test_a_part_is_unanswered_when_all_have_left_who_wait():
 
 def test_each_who_asks_has_a_deadline_and_the_last_one_counts():
     held = Held()
-    due = [held.join(due).due for due in (10.0, 30.0, 20.0)]
+    due = [held.join(due).due_at for due in (10.0, 30.0, 20.0)]
     assert due == [10.0, 30.0, 20.0]
-    assert held.ticket.due == math.inf
+    assert held.ticket.due_at == math.inf
     only = Ticket(held.ticket.part, 2, lambda ticket, outcome: None)
     for one in (10.0, 30.0, 20.0):
         only.join(one)
-    assert only.due == 30.0
+    assert only.due_at == 30.0
 
 
 @pytest.mark.parametrize("state", [State.DONE, State.FAILED])

@@ -22,12 +22,12 @@ def open_station(settings: Settings, say: Callable[[str], None] = lambda line: N
     return Station(settings, say, FEATURES)
 
 
-def _drift(core: Station) -> Extension:
+def _drift_extension(core: Station) -> Extension:
     settings = {core.products[name]: product for name, product in core.settings.products.items()}
     drift = Drift(settings, core.store, core.versions, core.addresses.names, core.report)
     return Extension(
-        (drift,),
-        (drift.monitor,),
+        components=(drift,),
+        services=(drift.monitor,),
         observers=(drift.observe,),
         interlocks=(drift.camera,),
         on_added=(drift.add_product,),
@@ -36,19 +36,19 @@ def _drift(core: Station) -> Extension:
     )
 
 
-def _learning(core: Station) -> Extension:
+def _learning_extension(core: Station) -> Extension:
     learns = {name: product.learn for name, product in core.settings.products.items()}
     queue = JobQueue(core.database)
     learning = Learning(queue, core.versions, core.products, learns, core.report, core.say)
     return Extension(
-        (learning, queue),
-        (queue,),
+        components=(learning, queue),
+        services=(queue,),
         on_verdict=(lambda product_id: learning.wake(),),
         routers=(models_api.router, models_api.page_router),
     )
 
 
-def _new_products(core: Station) -> Extension:
+def _new_products_extension(core: Station) -> Extension:
     limits = core.settings.limits
     device = core.settings.device
     queue = core.components[JobQueue]
@@ -56,16 +56,19 @@ def _new_products(core: Station) -> Extension:
     recipes = [getattr(connection.values, "recipes", {}) for connection in core.settings.connections]
     asked_for = {product for recipe in recipes for product in recipe.values()}
     drafts = Drafts(queue, core.files, limits, memory, device, lambda: bool(core.products), core.say)
+    live_products = LiveProducts(
+        core.with_model, asked_for, core.addresses, core.sources, drafts, core.health
+    )
     return Extension(
-        (drafts, LiveProducts(core.with_model, asked_for, core.addresses, core.sources, drafts, core.health)),
-        (drafts.checks,),
+        components=(drafts, live_products),
+        services=(drafts.checks,),
         routers=(setup_api.router, setup_api.page_router),
         menu=(MenuLink("/-/new", "new.title", ENGINEER),),
         request_enders=(drafts.end_trials,),
     )
 
 
-def _challenge(core: Station) -> Extension:
+def _challenge_extension(core: Station) -> Extension:
     settings = core.settings
     names = core.addresses.names
     configured = core.addresses.settings
@@ -75,8 +78,8 @@ def _challenge(core: Station) -> Extension:
     for number in core.products.values():
         challenge.add_product(number)
     return Extension(
-        (challenge,),
-        (challenge,),
+        components=(challenge,),
+        services=(challenge,),
         interlocks=(challenge,),
         gates=(challenge,),
         on_added=(lambda number, name, product: challenge.add_product(number),),
@@ -86,16 +89,16 @@ def _challenge(core: Station) -> Extension:
     )
 
 
-def _shifts(core: Station) -> Extension:
+def _shifts_extension(core: Station) -> Extension:
     return Extension(routers=(shifts_api.router,))
 
 
-def _records(core: Station) -> Extension:
+def _records_extension(core: Station) -> Extension:
     problems = MenuLink("/{product}/problems", "problems.title")
     return Extension(menu=(problems, MenuLink("/-/audit", "audit.title", ADMIN)))
 
 
-def _plugin_pages(core: Station) -> Extension:
+def _plugin_pages_extension(core: Station) -> Extension:
     pages = plugin_pages.PluginPages(core.addresses, core.records, core.components, core.report)
     for page in core.settings.pages:
         pages.open(page)
@@ -103,4 +106,12 @@ def _plugin_pages(core: Station) -> Extension:
 
 
 # The camera's interlock comes last: it remembers what the challenge's has released
-FEATURES = (_records, _challenge, _drift, _learning, _new_products, _shifts, _plugin_pages)
+FEATURES = (
+    _records_extension,
+    _challenge_extension,
+    _drift_extension,
+    _learning_extension,
+    _new_products_extension,
+    _shifts_extension,
+    _plugin_pages_extension,
+)

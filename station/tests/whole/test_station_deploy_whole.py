@@ -73,7 +73,7 @@ def test_a_station_has_every_metric_and_label_of_the_dashboard(running, parts, m
     (running.station.files.folder / BACKUP_FILE).touch()
     until(lambda: running.station.machine.state.disk.backup_at)
     running.station.report("camera_away_1_1", "the cable is out")
-    monkeypatch.setattr(queries, "hold_promise", lambda versions, number: {"state": "kept"})
+    monkeypatch.setattr(queries, "compare_false_alarm_rates", lambda versions, number: {"state": "kept"})
     with Client(running.url) as client:
         client.inspect(parts[0])
         with pytest.raises(RefusedError):

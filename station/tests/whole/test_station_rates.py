@@ -151,7 +151,7 @@ def test_what_is_learnt_keeps_the_rate_that_people_chose(open_station):
     assert line.use(first["version"], losing=first["at_risk"]).status_code == 200
     changed = line.http.post(f"{API}/versions/{first['version']}/rate", json={"rate": 0.3}).json()
     versions, database = running.station.versions, running.station.database
-    active = running.station.components[Learning]._check_can_learn(1)
+    active = running.station.components[Learning]._learning_version(1)
     assert active.number == changed["id"]
     with database.reading() as connection:
         plan = make_plan(connection, 1, active, running.station.files, 0)

@@ -77,7 +77,7 @@ async def given_up(running: Any, gate: Gate, data: bytes, part: str, why: str) -
     waiter = station.inspector.submit(sent)
     while part not in gate.judged:
         await asyncio.sleep(0.01)
-    waiter.due = time.monotonic() + (0.01 if why == LATE else PATIENCE)
+    waiter.due_at = time.monotonic() + (0.01 if why == LATE else PATIENCE)
     waiting = asyncio.create_task(wait_for_inspection(station, waiter))
     await asyncio.sleep(0.01)
     if why == WITHDRAWN:

@@ -70,7 +70,7 @@ def _check_store(settings: Settings) -> None:
 
 def _check_database(settings: Settings) -> None:
     if settings.database is None and not (Path(settings.store) / DATABASE_FILE).is_file():
-        return  # it is made at the first start
+        return  # the database is made at the first start
     database = Database(settings.url)
     try:
         check_database(database)

@@ -87,13 +87,14 @@ class RolloutStation:
         self.product = address.product or self.client.product().name
         self._path = f"products/{quote(self.product, safe='')}"
         self._active = self._active_version()
-        self._known: set[str] = set()
+        self._codes_before: set[str] = set()  # of problems that were there before the model went live
+        self._printed_codes: set[str] = set()  # of problems that are not of the product
         self._missed = 0  # looks without an answer, one after another
 
     def use(self, model: str | os.PathLike[str]) -> str:
         """Let the station judge by the model file; return what it did."""
         own_problems, others = self._alarms()
-        self._known = {*own_problems, *others}
+        self._codes_before = {*own_problems, *others}
         version = self.client.add_version(model, self.product)
         self.after = version
         if version.active:
@@ -114,23 +115,26 @@ class RolloutStation:
         known = [str(version.id) for version in (self.after, self.before) if version is not None]
         return "version " + " or ".join(known or [str(self._active.id)])
 
-    def look(self, say: Callable[[str], None]) -> str:
-        """Return the new problems of the product since the model judges, in one line; "": there are none.
+    def look(self, print_line: Callable[[str], None]) -> str:
+        """Return the product's problems that were not there before the model went live, joined in one line.
 
-        A problem that is not of the product is said once.
+        "" where there are none, or where the station did not answer for fewer than `MISSED_LOOKS` looks. An
+        error of the station is a problem. A new problem that is not of the product is printed, once.
         """
         try:
             own_problems, others = self._alarms()
-        except InputError as error:  # it refuses to say
+        except InputError as error:  # the station refuses the request
             return str(error)
         except FlawscopeError as error:
             self._missed += 1
             return str(error) if self._missed >= MISSED_LOOKS else ""
         self._missed = 0
-        for code in others.keys() - self._known:
-            say(f"{self.name}: not of {self.product}: {others[code]}")
-            self._known.add(code)
-        return "; ".join(text for code, text in own_problems.items() if code not in self._known)
+        # a problem printed while the store stood still stays out: parts had to wait, whatever the model does
+        known = self._codes_before | self._printed_codes
+        for code in others.keys() - known:
+            print_line(f"{self.name}: not of {self.product}: {others[code]}")
+            self._printed_codes.add(code)
+        return "; ".join(text for code, text in own_problems.items() if code not in known)
 
     def _active_version(self) -> Version:
         for version in self.client.versions(self.product):

@@ -17,7 +17,7 @@ from flawscope_station.monitoring.problems import Problem
 from flawscope_station.settings.shown import hash_settings, mask_settings, with_products
 from flawscope_station.sinks import Sinks
 from flawscope_station.store.inspection import InspectionFacts
-from flawscope_station.store.line_alarms import active_promise_facts, hold_promise
+from flawscope_station.store.line_alarms import active_promise_facts, compare_false_alarm_rates
 from flawscope_station.store.product_facts import Product, ProductState
 from flawscope_station.store.records import Store, WaitingInspections, iso
 from flawscope_station.store.search import Filters, InspectionPage, Trends, search, trends
@@ -307,7 +307,7 @@ class Overview:
         for name, number in list(self.addresses.products.items()):
             counted_at, _ = self._promised.get(name, (-math.inf, ""))
             if counted_at < before:
-                found = hold_promise(self.versions, number)
+                found = compare_false_alarm_rates(self.versions, number)
                 self._promised[name] = time.monotonic(), found["state"] if found else ""
                 break  # the others have their turn at the next calls
         gauge_of_state = {"kept": 1.0, "broken": 0.0}

@@ -115,7 +115,7 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
     waiting = asyncio.wrap_future(waiter)
     call = station.inspector.in_thread
     waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # also where nobody asks
-    seconds = None if waiter.due == math.inf else waiter.due - time.monotonic()
+    seconds = None if waiter.due_at == math.inf else waiter.due_at - time.monotonic()
     try:
         done, _ = await asyncio.wait([waiting], timeout=seconds)
     except asyncio.CancelledError as cancelled:
@@ -127,7 +127,7 @@ async def wait_for_inspection(station: InspectingStation, waiter: Waiter) -> Rec
     if recorded.inspection.unanswered is None or waiter.has_left:
         return recorded
     # all who had asked before had left when it was recorded
-    await call(waiter.due, station.store.set_unanswered, recorded.number, None)
+    await call(waiter.due_at, station.store.set_unanswered, recorded.number, None)
     return replace(recorded, inspection=replace(recorded.inspection, unanswered=None))
 
 

@@ -202,7 +202,7 @@ class Inspector:
         if not ticket.claim(memory):
             self.memory.release(memory)
             return
-        if ticket.due > time.monotonic():
+        if ticket.due_at > time.monotonic():
             model = self.judge.versions.models.active[ticket.part.product_id].model
             for view in ticket.views:
                 try:

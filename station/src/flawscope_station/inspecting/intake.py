@@ -123,8 +123,8 @@ class Intake:
         products = [number for numbers in self._products for number in list(numbers.values())]
         # half of all places are divided among the products
         share = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
-        kept = sum(max(0, share - self._counts[number]) for number in products if number != product_id)
-        return self._counts.total() + count + kept > self.limits.queue
+        reserved = sum(max(0, share - self._counts[number]) for number in products if number != product_id)
+        return self._counts.total() + count + reserved > self.limits.queue
 
     def _check_time(self, product_id: int, due: float) -> None:
         if due == math.inf:
@@ -143,13 +143,13 @@ class Intake:
     # ---- places
 
     def take(
-        self, parts: Sequence[Part], ended: Callable[[Ticket, Outcome], object]
+        self, parts: Sequence[Part], on_end: Callable[[Ticket, Outcome], object]
     ) -> tuple[list[Waiter], list[Ticket]]:
         """Give parts that came together a place each, all or none.
 
         Args:
             parts: Parts of a request.
-            ended: Called at the end of each ticket, as in `Ticket`.
+            on_end: Called at the end of each ticket, as in `Ticket`.
 
         Returns:
             The waiter of each part, and the tickets of the parts that were not under way already.
@@ -169,7 +169,7 @@ class Intake:
                 raise BusyError(self._retry_seconds())
             self._check_keys(parts)
             self._check_new([part for part in parts if (part.product_id, part.key or "") not in self._by_key])
-            waiters = [self._join(part) or self._place(part, ended, taken) for part in parts]
+            waiters = [self._join(part) or self._place(part, on_end, taken) for part in parts]
         return waiters, taken
 
     def _check_new(self, parts: Sequence[Part]) -> None:
@@ -191,8 +191,8 @@ class Intake:
         ticket = self._by_key.get((part.product_id, part.key)) if part.key else None
         return None if ticket is None else ticket.join(part.due)
 
-    def _place(self, part: Part, ended: Callable[[Ticket, Outcome], object], taken: list[Ticket]) -> Waiter:
-        ticket = Ticket(part, self._moment(), ended)
+    def _place(self, part: Part, on_end: Callable[[Ticket, Outcome], object], taken: list[Ticket]) -> Waiter:
+        ticket = Ticket(part, self._moment(), on_end)
         waiter = ticket.join(part.due)
         assert waiter is not None, "it has just begun"
         self._tickets[ticket] = None

@@ -187,9 +187,9 @@ class Judge:
         return True
 
     def _is_in_time(self, ticket: Ticket) -> bool:
-        if ticket.has_ended:  # it waited too long
+        if ticket.has_ended:  # the part waited too long
             return False
-        if ticket.due > time.monotonic():
+        if ticket.due_at > time.monotonic():
             return True
         ticket.fail(LateError("others were before it"))
         return False
@@ -326,7 +326,7 @@ class Judge:
         model may be active by then.
         """
         for ticket in tickets:  # which grow
-            ticket.begun = time.monotonic()
+            ticket.begun_at = time.monotonic()
             for view in ticket.views:
                 if ticket.has_ended:  # of another picture
                     break

@@ -82,7 +82,7 @@ def new_inspection(
         **columns,
         product_id=product.product_id,
         version_id=product.number,
-        at=ticket.at,
+        at=ticket.taken_at_us,
         source=part.source,
         near=not shown.anomalous and near_threshold.is_near(shown.p_value, rate, near),
         part=part.number,

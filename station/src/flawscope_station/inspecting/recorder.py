@@ -83,8 +83,8 @@ def _seconds(ticket: Ticket) -> dict[str, float]:
     """Return the seconds of each stage of a part that was recorded just now."""
     judged = ticket.times[State.JUDGED]
     return {
-        "wait": ticket.begun - ticket.since,
-        "judge": judged - ticket.begun,
+        "wait": ticket.begun_at - ticket.since,
+        "judge": judged - ticket.begun_at,
         "record": time.monotonic() - judged,
     }
 
@@ -287,7 +287,7 @@ class Recorder:
             return
         try:
             numbers = self.store.find_recorded([other.inspection for other in open_doubts])
-        except StoreError:  # it is away still
+        except StoreError:  # the store is away still
             return
         for doubt, number in zip(open_doubts, numbers, strict=True):
             self._doubts.remove(doubt)
@@ -306,7 +306,7 @@ class Recorder:
                 with suppress(Exception):  # the store is away again
                     self.store.set_unanswered(number, why)
         inspection = replace(doubt.inspection, unanswered=why)
-        recorded = RecordedInspection(number, inspection, True, doubt.predictions)
+        recorded = RecordedInspection(number, inspection, is_new=True, predictions=doubt.predictions)
         if inspection.purpose == PRODUCTION:
             with suppress(Exception):
                 self.announce(recorded)
@@ -325,7 +325,9 @@ class Recorder:
                 self.store.set_unanswered(doubt.number, None)
             self._doubts.remove(doubt)
             inspection = replace(doubt.inspection, unanswered=why)
-            ticket.finish(RecordedInspection(doubt.number, inspection, False, ticket.predictions))
+            ticket.finish(
+                RecordedInspection(doubt.number, inspection, is_new=False, predictions=ticket.predictions)
+            )
             return True
         return False
 

@@ -74,7 +74,7 @@ class InspectionRenderer:
         buffer = io.BytesIO()
         facts = json.dumps(prediction.drawing_facts())
         np.savez_compressed(buffer, map=prediction.map.astype(np.float16), facts=np.array(facts))
-        with suppress(FlawscopeError):  # it can be computed again
+        with suppress(FlawscopeError):  # the map can be computed again
             self.files.write(self.files.map_path(picture, version), buffer.getvalue(), durable=False)
 
     # ---- as somebody looks

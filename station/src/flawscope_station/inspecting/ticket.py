@@ -183,7 +183,7 @@ class Waiter(Future[RecordedInspection]):
 
     Args:
         ticket: Ticket of the part.
-        due: Its own deadline, as `time.monotonic` counts.
+        due_at: Its own deadline, as `time.monotonic` counts.
 
     Attributes:
         has_left: Whether it waits no more.
@@ -191,10 +191,10 @@ class Waiter(Future[RecordedInspection]):
 
     has_left = False
 
-    def __init__(self, ticket: Ticket, due: float):
+    def __init__(self, ticket: Ticket, due_at: float):
         super().__init__()
         self.ticket = ticket
-        self.due = due
+        self.due_at = due_at
         self.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
 
     def leave(self, why: str) -> bool:
@@ -218,15 +218,15 @@ class Ticket:
 
     Args:
         part: Part as it came.
-        at: Microseconds since 1970, which no other part has: a record is known by them, its product and its
-            picture.
-        ended: Gets the outcome once, before the waiters get it.
+        taken_at_us: Microseconds since 1970 at which it was taken, which no other part has: a record is known
+            by them, its product and its picture.
+        on_end: Gets the outcome once, before the waiters get it.
 
     Attributes:
         state: State, moved under a single lock.
         times: Time of entry into each state, as `time.monotonic` counts.
-        begun: When the model began with it.
-        due: Last deadline of all waiters.
+        begun_at: When the model began with it, as `time.monotonic` counts; 0: it has not.
+        due_at: Last deadline of all waiters, as `time.monotonic` counts.
         unanswered: Why nobody waits for it any more, from the last waiter that left; None: somebody waits.
         size: Bytes of its pictures, which it holds no more when it has ended.
         memory: Bytes that are claimed to decode it.
@@ -237,15 +237,16 @@ class Ticket:
         may_have_record: Whether a record names its files, or may do so.
     """
 
-    def __init__(self, part: Part, at: int, ended: Callable[[Ticket, Outcome], object]):
+    def __init__(self, part: Part, taken_at_us: int, on_end: Callable[[Ticket, Outcome], object]):
         self.part = part
-        self.at = at
+        self.taken_at_us = taken_at_us
         self.size = part.size
-        self._ended = ended
+        self._on_end = on_end
         self._changed = threading.Condition(threading.Lock())
         self.state = State.TAKEN
         self.times = {State.TAKEN: time.monotonic()}
-        self.begun = self.due = 0.0
+        self.begun_at = 0.0
+        self.due_at = 0.0
         self._waiters: list[Waiter] = []
         self.unanswered: str | None = None
         self._is_decided = False
@@ -379,20 +380,20 @@ class Ticket:
         return waiters
 
     def _tell(self, waiters: Sequence[Waiter], outcome: Outcome) -> None:
-        self._ended(self, outcome)
+        self._on_end(self, outcome)
         for waiter in waiters:
             waiter.tell(outcome)
 
     # ---- who waits
 
-    def join(self, due: float) -> Waiter | None:
+    def join(self, due_at: float) -> Waiter | None:
         """Return a further waiter, with a deadline of its own; None where it has ended."""
         with self._changed:
             if self.has_ended:
                 return None
-            waiter = Waiter(self, due)
+            waiter = Waiter(self, due_at)
             self._waiters.append(waiter)
-            self.due = max(self.due, due)
+            self.due_at = max(self.due_at, due_at)
             if not self._is_decided:
                 self.unanswered = None
             return waiter

@@ -10,7 +10,7 @@ from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, FromClause, exists, select
 
@@ -41,6 +41,9 @@ from flawscope_station.store.schema import (
     pictures,
 )
 
+# way of making a candidate: pictures are added to the model, thresholds are made anew, or it is trained anew;
+# "": the way that the method knows without a training
+LearningWay = Literal["", "extended", "recalibrated", "retrained"]
 # good pictures of the line that are drawn
 EXTENSION_PICTURES = 24
 TRAINING_PICTURES = 200
@@ -92,10 +95,8 @@ class ActiveVersion:
         return self.file.suffix == files.TRAINED_SUFFIX
 
 
-def reason_not_to_learn(active: ActiveVersion | None, learn: LearningSettings, how: str = "") -> str | None:
-    """Return the reason why a product cannot learn, one line; None: it can."""
-    if active is None:
-        return "no model is open: activate a version"
+def reason_not_to_learn(active: ActiveVersion, learn: LearningSettings, how: LearningWay = "") -> str | None:
+    """Return the reason why a product cannot learn, or not in this way, as one line; None: it can."""
     try:
         require_installed("learning", "torch", extras="train")
     except InputError as error:

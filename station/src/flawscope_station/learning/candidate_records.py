@@ -130,13 +130,15 @@ def advice(candidate: Candidate, active: int | None) -> Advice | None:
     after = int(judged.good.after[0])
     numbers = {"before": before, "after": after, "n": judged.good.count}
     if candidate.status == READY and candidate.compared_with not in (None, active):
-        return Advice(False, "old", {"version": candidate.compared_with or 0})
+        return Advice(use=False, reason="old", values={"version": candidate.compared_with or 0})
     for reason, numbers_lost in (("lost", judged.lost), ("weaker", judged.weaker)):
         if numbers_lost:
-            return Advice(False, reason, {"n": len(numbers_lost)})
+            return Advice(use=False, reason=reason, values={"n": len(numbers_lost)})
     if "simulated" in judged.refused and judged.simulated is not None:
         found, still, count = judged.simulated
-        return Advice(False, "simulated", {"before": found, "after": still, "n": count})
+        simulated = {"before": found, "after": still, "n": count}
+        return Advice(use=False, reason="simulated", values=simulated)
     if judged.found:
-        return Advice(True, "finds", {"found": len(judged.found), **numbers})
-    return Advice(after < before, "fewer" if after < before else "no_gain", numbers)
+        return Advice(use=True, reason="finds", values={"found": len(judged.found), **numbers})
+    is_better = after < before
+    return Advice(use=is_better, reason="fewer" if is_better else "no_gain", values=numbers)

@@ -22,6 +22,7 @@ from flawscope_station.learning import candidate_records as records
 from flawscope_station.learning import jobs
 from flawscope_station.learning.candidate_plan import (
     ActiveVersion,
+    LearningWay,
     Plan,
     ValidVerdicts,
     find_unsure,
@@ -108,12 +109,12 @@ class Learning:
 
     # ---- requests of people
 
-    def request_candidate(self, product_id: int, who: str, how: str = "") -> records.Candidate:
+    def request_candidate(self, product_id: int, who: str, how: LearningWay = "") -> records.Candidate:
         """Return the candidate that is queued, or queue a new one.
 
         InputError where no candidate can be made.
         """
-        active = self._check_can_learn(product_id, how)
+        active = self._learning_version(product_id, how)
         for row in self.candidates.latest(product_id):
             if row.status == QUEUED:
                 return records.Candidate.of(row)
@@ -180,7 +181,7 @@ class Learning:
         why = None
         unsure: list[int] = []
         try:
-            active = self._check_can_learn(product_id)
+            active = self._learning_version(product_id)
             last = json.loads(rows[0].facts).get("judgement") if rows else None
             unsure = find_unsure(valid, active, (last or {}).get("unsure", ()))
         except InputError as error:
@@ -208,20 +209,26 @@ class Learning:
         with self.database.reading() as connection:
             return read_verdicts(connection, product_id)
 
-    def _check_can_learn(self, product_id: int, how: str = "") -> ActiveVersion:
-        """Return the version that judges.
+    def _learning_version(self, product_id: int, how: LearningWay = "") -> ActiveVersion:
+        """Return the active version, from which the product learns.
 
-        CannotLearnError where the product cannot learn, or not by `how`; InputError where the model cannot be
-        read.
+        Args:
+            product_id: Number of the product.
+            how: Way of making a candidate.
+
+        Raises:
+            CannotLearnError: the product cannot learn, or not in this way.
+            InputError: the model cannot be read.
         """
-        active = None
-        with suppress(NoModelError):
+        try:
             number = self.versions.number(product_id)
             if is_of_joint_model(self.versions.active_facts(product_id)):
                 raise CannotLearnError(CANNOT_LEARN)
             active = ActiveVersion.read(number, self.versions.path(product_id, number))
+        except NoModelError:
+            raise CannotLearnError("no model is open: activate a version") from None
         why = reason_not_to_learn(active, self.settings.get(product_id) or LearningSettings(), how)
-        if active is None or why is not None:
+        if why is not None:
             raise CannotLearnError(why)
         return active
 
@@ -239,7 +246,7 @@ class Learning:
                 is_done = learn is None or self._queue_if_enough(product_id, learn)
             self._looked[product_id] = state, is_done
 
-    def _queue(self, product_id: int, start: int, who: str, how: str = "") -> int:
+    def _queue(self, product_id: int, start: int, who: str, how: LearningWay = "") -> int:
         facts = {"asked": how}
         return self.queue.add(jobs.CORRECTIONS, who, facts, product_id=product_id, start=start)
 
@@ -253,7 +260,7 @@ class Learning:
         try:
             rows = self.candidates.latest(product_id)
             if not any(row.status in jobs.UNFINISHED for row in rows):
-                active = self._check_can_learn(product_id)  # first: reading all verdicts takes longer
+                active = self._learning_version(product_id)  # first: reading all verdicts takes longer
                 if self._count_new(self._read_verdicts(product_id), rows) >= learn.after:
                     self._queue(product_id, active.number, STATION)
         except StoreError:
@@ -277,7 +284,7 @@ class Learning:
         try:
             if (full := self._disk_full_error(product_id)) is not None:
                 raise full
-            active = self._check_can_learn(product_id)
+            active = self._learning_version(product_id)
             with self.database.reading() as connection:
                 plan = make_plan(connection, product_id, active, self.files, number)
             out = out.with_name(active.file.name)

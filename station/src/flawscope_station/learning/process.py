@@ -95,7 +95,7 @@ class Worker:
                 else:
                     raise WorkerError(found)
         except (EOFError, OSError):
-            code = self._end(timeout=1.0)  # it has ended
+            code = self._end(timeout=1.0)  # the process has ended
             if self._closed or self._stopped:
                 raise StoppedError("the station ends") from None
             why = "it was killed, perhaps for want of memory" if code == -9 else f"it ended with {code}"

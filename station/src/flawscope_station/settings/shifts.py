@@ -70,7 +70,11 @@ class ShiftSettings(Section):
 
     @property
     def tz(self) -> tzinfo | None:
-        """Zone; None: this machine's. InputError."""
+        """Time zone whose clocks count; None: this machine's.
+
+        Raises:
+            InputError: no zone has the name `zone`, or this machine knows no zones.
+        """
         try:
             return None if self.zone is None else ZoneInfo(self.zone)
         except (KeyError, ValueError, OSError):

@@ -34,7 +34,13 @@ def with_products(settings: Settings, products: Mapping[str, ProductSettings]) -
 
 
 def mask_settings(values: object, name: str = "") -> object:
-    """Return nested settings as `station.yaml` has them, all values with their defaults, secrets masked."""
+    """Return settings in the form of `station.yaml`, with secrets masked.
+
+    Args:
+        values: Nested settings, as `with_products` returns them: those that the file leaves out have their
+            defaults. Or one value among them.
+        name: Name of the setting that has these values; a secret is known by it. "": all settings.
+    """
     if isinstance(values, Mapping):
         return _mask_section(values)
     if isinstance(values, list | tuple):

@@ -92,11 +92,13 @@ class LiveProducts:
         configured = self.addresses.configured
         made = page_products(self.store, self.files, self.with_model)
         without = [product_name for product_name, product in configured.items() if product.model is None]
-        there = [*self.addresses.products, *self.addresses.entries]
+        known_names = [*self.addresses.products, *self.addresses.entries]
         taken = [
-            product_name for product_name in there if product_name not in made and product_name not in without
+            product_name
+            for product_name in known_names
+            if product_name not in made and product_name not in without
         ]
-        return self.drafts.begin(name, who, there, taken)
+        return self.drafts.begin(name, who, known_names, taken)
 
     def remove(self, name: str, who: str) -> None:
         """Remove a draft with its pictures. What went live stays."""

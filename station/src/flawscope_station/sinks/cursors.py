@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, delete, select, update
 
@@ -42,6 +43,30 @@ class StoredCursor:
         return StoredCursor(row, kind, digest, int(place))
 
 
+class GivenCursor(NamedTuple):
+    """Cursor that a sink goes on with.
+
+    Attributes:
+        cursor: As it is stored.
+        positions: Positions from which the sink goes on, by their columns.
+    """
+
+    cursor: StoredCursor
+    positions: dict[str, int]
+
+
+class CursorMatch(NamedTuple):
+    """Stored cursors of a product and the sinks that go on with them.
+
+    Attributes:
+        by_place: By the sink's place among the product's.
+        unmatched: Cursors whose sinks are gone.
+    """
+
+    by_place: dict[int, GivenCursor]
+    unmatched: list[StoredCursor]
+
+
 def cursor_key(sink: SinkSettings, place: int) -> str:
     """Return the key under which a sink's cursor is stored."""
     return f"{sink.kind}:{_digest(sink.cursor_name)}:{place}"
@@ -64,14 +89,14 @@ def hand_on_cursors(
     Raises:
         StoreError: the data base cannot be used.
     """
-    left: list[StoredCursor] = []
+    unmatched: list[StoredCursor] = []
     with database.writing() as connection:
         stored = [StoredCursor.of(row) for row in connection.execute(select(deliveries)).all()]
         for product_id in {cursor.row.product_id for cursor in stored}:
             own = [cursor for cursor in stored if cursor.row.product_id == product_id]
             wanted = sinks.get(product_id, {})
-            found, unused = _match(own, wanted)
-            for place, (cursor, positions) in found.items():
+            match = _match(own, wanted)
+            for place, (cursor, positions) in match.by_place.items():
                 row = cursor_conditions(product_id, cursor.row.sink)
                 key = cursor_key(wanted[place], place)
                 values = {"sink": key, **positions}
@@ -80,8 +105,8 @@ def hand_on_cursors(
                 connection.execute(update(deliveries).where(*row).values(values))
                 refused = undelivered.c.product_id == product_id, undelivered.c.sink == cursor.row.sink
                 connection.execute(update(undelivered).where(*refused).values(sink=key))
-            left += unused
-    return left
+            unmatched += match.unmatched
+    return unmatched
 
 
 def delete_cursors(database: Database, cursors: Sequence[StoredCursor]) -> None:
@@ -94,43 +119,60 @@ def delete_cursors(database: Database, cursors: Sequence[StoredCursor]) -> None:
             connection.execute(delete(undelivered).where(*refused))
 
 
-def _match(
-    stored: Sequence[StoredCursor], sinks: Mapping[int, SinkSettings]
-) -> tuple[dict[int, tuple[StoredCursor, dict[str, int]]], list[StoredCursor]]:
-    """Return the cursor of each place that has one, with the positions from which it goes on, and the others.
+def _match(stored: Sequence[StoredCursor], sinks_by_place: Mapping[int, SinkSettings]) -> CursorMatch:
+    """Find the cursor of each sink of a product.
 
     Where it is not sure which of several changed sinks had which cursor, each goes on from the position that
     is furthest behind: a message may be sent again, and none is lost.
     """
-    left = list(stored)
+    unmatched = list(stored)
     found = dict[int, StoredCursor]()
 
     def take(place: int, fits: Callable[[StoredCursor], bool]) -> bool:
-        """Give a place without a cursor the first of its kind that fits; return whether it got one."""
-        kind = sinks[place].kind
-        fitting = [cursor for cursor in left if cursor.kind == kind and fits(cursor)]
+        """Give the sink at a place, if it has none, the first cursor of its kind that fits.
+
+        Returns:
+            Whether the sink got a cursor.
+        """
+        kind = sinks_by_place[place].kind
+        fitting = [cursor for cursor in _of_kind(kind, unmatched) if fits(cursor)]
         if place in found or not fitting:
             return False
         found[place] = fitting[0]
-        left.remove(fitting[0])
+        unmatched.remove(fitting[0])
         return True
 
-    for name in ("cursor_name", "address"):  # it may have got a name since
-        for place, sink in sinks.items():
-            take(place, partial(_has_hash, _digest(getattr(sink, name))))
-    unnamed = [place for place, sink in sinks.items() if sink.name is None]
-    by_place = [place for place in unnamed if take(place, partial(_is_at_place, place))]
-    by_kind = [place for place in unnamed if take(place, lambda cursor: True)]
-    unsure_kinds = {cursor.kind for cursor in left} | {found[place].kind for place in by_kind}
-    guessed = by_place + by_kind
-    placed: dict[int, tuple[StoredCursor, dict[str, int]]] = {}
-    for place, cursor in found.items():
-        candidates = [cursor]
-        if place in guessed and cursor.kind in unsure_kinds:
-            candidates = [found[other] for other in guessed] + left
-            candidates = [candidate for candidate in candidates if candidate.kind == cursor.kind]
-        placed[place] = cursor, _furthest_behind(candidates)
-    return placed, left
+    for place, sink in sinks_by_place.items():
+        take(place, partial(_has_hash, _digest(sink.cursor_name)))
+    # the cursor of a sink that was named only now still has the hash of its address
+    for place, sink in sinks_by_place.items():
+        take(place, partial(_has_hash, _digest(sink.address)))
+    unnamed = [place for place, sink in sinks_by_place.items() if sink.name is None]
+    guessed: list[StoredCursor] = []  # given without knowing that the sink had them
+    ambiguous_kinds: set[str] = set()
+    for place in unnamed:
+        if take(place, partial(_is_at_place, place)):
+            guessed.append(found[place])
+    for place in unnamed:
+        if take(place, lambda cursor: True):
+            guessed.append(found[place])
+            ambiguous_kinds.add(found[place].kind)
+    ambiguous_kinds.update(cursor.kind for cursor in unmatched)
+    doubtful = [cursor for cursor in guessed + unmatched if cursor.kind in ambiguous_kinds]
+    by_place = {
+        place: GivenCursor(cursor, _furthest_behind(_possible_cursors(cursor, doubtful)))
+        for place, cursor in found.items()
+    }
+    return CursorMatch(by_place, unmatched)
+
+
+def _possible_cursors(given: StoredCursor, doubtful: Sequence[StoredCursor]) -> list[StoredCursor]:
+    """Return all cursors that a sink may have had which was given one of them."""
+    return _of_kind(given.kind, doubtful) if given in doubtful else [given]
+
+
+def _of_kind(kind: str, cursors: Sequence[StoredCursor]) -> list[StoredCursor]:
+    return [cursor for cursor in cursors if cursor.kind == kind]
 
 
 def _has_hash(digest: str, cursor: StoredCursor) -> bool:

@@ -178,8 +178,11 @@ def _write_new_file(path: Path, data: bytes, id: str) -> bool:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            with suppress(FileExistsError):
+            try:
                 rename_without_overwrite(temporary, path)
+            except FileExistsError:
+                pass  # somebody wrote a file of this name meanwhile: its content is compared below
+            else:
                 return True
     finally:
         with suppress(OSError):

@@ -190,14 +190,15 @@ class Outbox:
                 self._inspection_message(inspection) for inspection in describe_inspections(connection, rows)
             ]
             if len(rows) == limit:
-                return Batch(messages, cursor._replace(inspection=rows[-1].id), False)
+                return Batch(messages, cursor._replace(inspection=rows[-1].id), is_last=False)
             # unwanted records are passed over
             newest = self._newest_cursor(connection)
             end = cursor._replace(inspection=max(cursor.inspection, newest.inspection))
             room = limit - len(rows)
             found = self._read_verdicts(connection, cursor, room) if self.wants_verdicts else []
             last = newest.verdict if len(found) < room else found[-1].verdict or 0
-            return Batch(messages + found, end._replace(verdict=max(cursor.verdict, last)), len(found) < room)
+            end = end._replace(verdict=max(cursor.verdict, last))
+            return Batch(messages + found, end, is_last=len(found) < room)
 
     def message(self, inspection: int, verdict: int | None) -> Message | None:
         """Return the message about an inspection, or about a verdict on it; None: the record is gone.

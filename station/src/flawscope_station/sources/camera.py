@@ -320,7 +320,7 @@ class LiveCamera:
         with self._changed:
             self.state.last = at
             self._frame_bytes = 3 * frame.width * frame.height
-            if self._is_due(bool(triggers)):
+            if self._claim_if_due(is_trigger_answer=bool(triggers)):
                 self._queue_shot(shot)
                 self._changed.notify()
         self._mark_running()
@@ -338,13 +338,13 @@ class LiveCamera:
             self._report("camera_away", None)
             self._report("camera_frozen", None)
 
-    def _is_due(self, answers: bool) -> bool:
-        """Return whether a frame is inspected without a trigger.
+    def _claim_if_due(self, *, is_trigger_answer: bool) -> bool:
+        """Return whether the last frame is inspected without a trigger, and set the time of the next one.
 
         Args:
-            answers: Whether it answers triggers.
+            is_trigger_answer: Whether the frame answers triggers.
         """
-        if answers or self.settings.every == ON_TRIGGER:
+        if is_trigger_answer or self.settings.every == ON_TRIGGER:
             return False
         seconds = self.settings.frame_interval
         if seconds is None:

@@ -218,8 +218,8 @@ class WatchedFolder:
     def show_away(self, error: InputError | None) -> None:
         """Report that the folder is away; None: it is there."""
         why = None if error is None else to_utf8(f"{error}; pictures are taken when it is back")
-        there = RUNNING if self.state.taken else WAITING
-        self.state.state = there if why is None else AWAY
+        state_if_there = RUNNING if self.state.taken else WAITING
+        self.state.state = state_if_there if why is None else AWAY
         self.state.why = why
         self._report("folder_away", why)
 
@@ -340,7 +340,11 @@ class WatchedFolder:
             self._finish_file(arrivals, path)
 
     def _read_digest(self, arrivals: Arrivals, path: Path, stamp: FileStamp) -> bytes | None:
-        """Return the hash of a file's content, and remember it; None where it cannot be read now."""
+        """Return the hash of a file's content, and remember it.
+
+        None where the file cannot be read now, and is tried again later; also where it changed or went away
+        meanwhile: the next look at the folder finds it as it is then.
+        """
         try:
             with self._thread.call():
                 digest = hash_unchanged(path, stamp)
@@ -459,7 +463,7 @@ class WatchedFolder:
         if not arrivals.failed(path, self._clock.monotonic()):
             return
         self._note(UNREADABLE, path, arrivals.stamp(path), to_utf8(str(error)))
-        self._digests.pop(path, None)  # it was not judged: the same file again is no repeated one
+        self._digests.pop(path, None)  # the file was not judged: the same file again is no repeated one
         self._set_aside(arrivals, path, error)
 
     def _set_aside(self, arrivals: Arrivals, path: Path, error: FlawscopeError) -> None:
@@ -471,7 +475,7 @@ class WatchedFolder:
         place = path
         stamp = arrivals.stamp(path)
         if self.target is not None and not isinstance(error, FrozenError):
-            with suppress(OSError):  # it stays
+            with suppress(OSError):  # a file that cannot be moved stays
                 target = self.target / UNREADABLE / path.relative_to(self.folder)
                 place = move_unchanged(path, stamp, target) or path
         arrivals.done(path, digest=self._digests.pop(path, None))
@@ -494,9 +498,9 @@ class WatchedFolder:
         is_busy = arrivals.waiting > len(self._problem_files)
         if is_busy or self._clock.monotonic() < self._forget_at:
             return
-        there = arrivals.stamps()
-        if there or self.then != KEEP:
-            self._known.forget(there)
+        stamps = arrivals.stamps()
+        if stamps or self.then != KEEP:
+            self._known.forget(stamps)
             self._forget_at = self._clock.monotonic() + FORGET_SECONDS
 
     # ---- reports
@@ -519,7 +523,7 @@ class WatchedFolder:
         texts = []
         more = dict[str, Path]()
         for path, why in arrivals.passed_over(self._clock.monotonic()).items():
-            if is_taken(path):  # it gets its name back when that is free
+            if is_taken(path):  # the file gets its name back when that is free
                 continue
             self._passed_over[why] += 1
             count = self._passed_over[why]
@@ -611,28 +615,28 @@ class FolderSource(BackgroundThread):
 
     def work_once(self) -> float:
         """Work off the pictures that are whole by now; return the seconds until the next round."""
-        there = list[WatchedFolder]()
+        reachable_folders = list[WatchedFolder]()
         seconds = MIN_RETRY_DELAY
         if not self._handle_answers(self.folders):  # of a round that failed
             return MIN_RETRY_DELAY
         for folder in self.folders:
             try:
                 seconds = max(seconds, folder.look())
-                there.append(folder)
+                reachable_folders.append(folder)
             except InputError as error:
                 folder.show_away(error)
             except Exception as error:
                 folder.show_failure(error)
         try:
-            self._submit_parts(there, self._clock.monotonic() + seconds)
+            self._submit_parts(reachable_folders, self._clock.monotonic() + seconds)
         except Exception as error:
-            for folder in there:
+            for folder in reachable_folders:
                 folder.show_failure(error)
-            self._handle_answers(there)
+            self._handle_answers(reachable_folders)
             return MIN_RETRY_DELAY
-        if not self._handle_answers(there) or not self._finish_round(there):
+        if not self._handle_answers(reachable_folders) or not self._finish_round(reachable_folders):
             return MIN_RETRY_DELAY
-        return POLL_INTERVAL if len(there) == len(self.folders) else MIN_RETRY_DELAY
+        return POLL_INTERVAL if len(reachable_folders) == len(self.folders) else MIN_RETRY_DELAY
 
     def _finish_round(self, there: Sequence[WatchedFolder]) -> bool:
         """Report the outcomes of the files; return whether that could be done."""
@@ -696,7 +700,7 @@ class FolderSource(BackgroundThread):
         for file in unknown:
             view = file.folder.seen_view(file.path, file.is_known)
             if view.part[0] is None or view.view not in views:
-                yield [file]  # it is refused alone
+                yield [file]  # the file is refused alone
             else:
                 folder_of[file.path] = file.folder
                 seen.append(view)

@@ -60,14 +60,16 @@ def gather(files: Iterable[SeenView], views: Sequence[str], seconds: float) -> I
     for file in files:
         group = begun.setdefault(file.part, [])
         if group and file.changed_ns - group[0].changed_ns > _longest(group[0], file, seconds):
-            yield Group(group, _reason(group, views, seconds) + _clocks_differ(group, file), True)
+            reason = _reason(group, views, seconds) + _clocks_differ(group, file)
+            yield Group(group, reason, is_over=True)
             group = begun[file.part] = []
         group.append(file)
         if sorted(str(file.view) for file in group) == sorted(views):
-            yield Group(sorted(group, key=lambda file: views.index(str(file.view))), "", True)
+            in_order = sorted(group, key=lambda file: views.index(str(file.view)))
+            yield Group(in_order, "", is_over=True)
             del begun[file.part]
     for group in begun.values():
-        yield Group(group, _reason(group, views, seconds), False)
+        yield Group(group, _reason(group, views, seconds), is_over=False)
 
 
 def _longest(first: SeenView, last: SeenView, seconds: float) -> float:

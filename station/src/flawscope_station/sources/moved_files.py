@@ -14,7 +14,6 @@ import re
 import secrets
 import shutil
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 
 from flawscope.artefact import files
@@ -119,17 +118,40 @@ def _is_the_same(path: Path, stamp: FileStamp, digest: bytes | None) -> bool:
     return is_unchanged(path, stamp)
 
 
-def _move_taken(taken: Path, target: Path) -> Path | None:
-    for number in count():
-        candidate = target.with_stem(f"{target.stem}-{number}") if number else target
-        with suppress(FileExistsError):
-            if not _has_same_content(candidate, taken):  # else an earlier try was cut off before the removal
-                _link_or_copy(taken, candidate)
-            with suppress(OSError):  # not every share can
-                files.sync_folder(candidate.parent)  # the new name is on the disk before the old one goes
-            taken.unlink(missing_ok=True)
-            return candidate
-    return None
+def _move_taken(taken: Path, target: Path) -> Path:
+    """Move a file with a hidden name to `target`, or to the first free of `target`-1, `target`-2, ...
+
+    Returns:
+        The new path.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    candidate = target
+    number = 0
+    while not _put_at(taken, candidate):
+        number += 1
+        candidate = target.with_stem(f"{target.stem}-{number}")
+    with suppress(OSError):  # not every share can
+        files.sync_folder(candidate.parent)  # the new name is on the disk before the old one goes
+    taken.unlink(missing_ok=True)
+    return candidate
+
+
+def _put_at(path: Path, target: Path) -> bool:
+    """Give a file a second name, or copy it; return False where another file has that name.
+
+    Raises:
+        OSError: the file cannot be copied.
+    """
+    already_copied = _has_same_content(target, path)  # an earlier try was cut off before the removal
+    if already_copied:
+        return True
+    try:
+        _link_or_copy(path, target)
+    except FileExistsError:
+        return False
+    return True
 
 
 def is_taken(path: Path) -> bool:

@@ -411,8 +411,8 @@ class Database:
             yield
         except UnknownVersionError as error:
             raise InputError(
-                f"{self.name} {error}: use the flawscope that made it, restore a backup, or begin anew with "
-                "an empty store"
+                f"{self.name} {error.reason}: use the flawscope that made it, restore a backup, or begin "
+                "anew with an empty store"
             ) from None
         except StoreError as error:
             raise InputError(str(error)) from None
@@ -429,9 +429,10 @@ class Database:
             with self.reading() as connection:
                 is_right = is_current(connection)
                 version = table_version(connection)
-        except UnknownVersionError as unknown:
+        except UnknownVersionError as error:
             raise InputError(
-                f"{self.name} {unknown}, which may be running on it: use that one here, or restore a backup"
+                f"{self.name} {error.reason}: use here the flawscope that made it, which may be running on "
+                "it, or restore a backup"
             ) from None
         except StoreError as error:
             raise InputError(str(error)) from None

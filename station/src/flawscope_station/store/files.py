@@ -186,7 +186,7 @@ class Files:
         with self._lock:
             self._held[digest] += 1
             for prefix in [prefix for prefix in self._leaving if digest.startswith(prefix)]:
-                del self._leaving[prefix]  # it stays
+                del self._leaving[prefix]  # the file stays
 
     def release(self, digest: str) -> None:
         """End the protection by `hold` or `keep`."""
@@ -325,7 +325,7 @@ class Files:
         for folder, folders, names in os.walk(self.folder):
             for name in [*folders, *names]:
                 left = Path(folder) / name
-                with suppress(OSError):  # it was removed meanwhile
+                with suppress(OSError):  # the file was removed meanwhile
                     if not _is_unfinished(name):
                         continue
                     if name in folders:

@@ -87,7 +87,7 @@ class KeptPromise(TypedDict):
     state: str
 
 
-def hold_promise(versions: ModelRegistry, product_id: int) -> KeptPromise | None:
+def compare_false_alarm_rates(versions: ModelRegistry, product_id: int) -> KeptPromise | None:
     """Compare the active version's expected rate with the counts on the line, as the API shows it.
 
     The verdict is that of `Promise.judge_line`. None where no version is active, or it has no expected rate.

@@ -26,7 +26,15 @@ _one_at_once = threading.Lock()  # Alembic's operations, which the steps call, a
 
 
 class UnknownVersionError(Exception):
-    """The tables are of no version that this flawscope knows; the text describes them."""
+    """The tables are of no version that this flawscope knows.
+
+    Attributes:
+        reason: Predicate of a sentence about the store, as "was made by another flawscope".
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
 
 
 def table_version(connection: Connection) -> str | None:

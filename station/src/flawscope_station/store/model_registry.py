@@ -652,12 +652,12 @@ def _version_facts(model: ModelFacts) -> dict[str, object]:
     """
     promise = rates.promise_of(model)
     manifests = list(model.manifests.values())
-    only = manifests[0].calibration if len(manifests) == 1 else None
+    only_calibration = manifests[0].calibration if len(manifests) == 1 else None
     return {
         "method": ", ".join(dict.fromkeys(manifest.method for manifest in manifests)),
         "category": ", ".join(dict.fromkeys(manifest.category for manifest in manifests)),
-        "score_threshold": None if only is None else only.score_threshold,
-        "spread": None if only is None else only.spread,
+        "score_threshold": None if only_calibration is None else only_calibration.score_threshold,
+        "spread": None if only_calibration is None else only_calibration.spread,
         "false_alarm_rate": promise.rate,
         "interval": [*promise.interval] if promise.is_made else None,
         "wanted_rate": model.rate,
@@ -688,8 +688,8 @@ def _activate(connection: Connection, product_ids: Collection[int], numbers: Seq
     # retire first: the index allows one active version at any moment, also within one UPDATE
     before = update(versions).where(is_affected, IS_ACTIVE, versions.c.id.not_in(numbers))
     connection.execute(before.values(state=RETIRED))
-    there = versions.c.id.in_(numbers), IS_THERE
-    if connection.execute(update(versions).where(*there).values(state=ACTIVE)).rowcount != len(numbers):
+    to_activate = update(versions).where(versions.c.id.in_(numbers), IS_THERE)
+    if connection.execute(to_activate.values(state=ACTIVE)).rowcount != len(numbers):
         raise NotFoundError(
             f"version {', '.join(map(str, numbers))} was removed while it was opened: choose another one"
         )

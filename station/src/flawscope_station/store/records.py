@@ -816,8 +816,8 @@ def _verdict_counts(decision: str, verdict: str | None) -> dict[str, int]:
 def inspection_query() -> Select[tuple[object, ...]]:
     """Return a query of the columns that `describe_inspections` needs."""
     of_picture = (pictures.c[name] for name in ("width", "height", "removed_at"))
-    there = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)
-    return select(inspections, *of_picture, products.c.name.label("product")).select_from(there)
+    with_names = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)
+    return select(inspections, *of_picture, products.c.name.label("product")).select_from(with_names)
 
 
 def _is_of(table: Table) -> ColumnElement[bool]:

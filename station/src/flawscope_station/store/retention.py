@@ -54,7 +54,7 @@ from flawscope_station.store.schema import (
 )
 from flawscope_station.store.station_identity import Clock
 
-INSPECTIONS_PER_TRANSACTION = 100  # pictures in one removal
+PICTURES_PER_TRANSACTION = 100  # after which a removal ends, with all pictures of the last inspection
 ROWS_PER_QUERY = 500  # inspections that one query reads
 SECOND = 1_000_000  # microseconds
 RESCAN_INTERVAL = 86_400 * SECOND  # until all are checked again: verdicts may have been taken back
@@ -236,13 +236,13 @@ class Retention:
         """
         last = {kind: self._newest_due(kind) for kind in KINDS}
         later = or_(*(and_(is_of_kind(kind), inspections.c.id > number) for kind, number in last.items()))
-        there = select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0))
-        there = there.where(pictures.c.removed_at.is_(None))
+        present_pictures = select(func.count(), func.coalesce(func.sum(pictures.c.bytes), 0))
+        present_pictures = present_pictures.where(pictures.c.removed_at.is_(None))
         with self.database.reading() as connection:
-            count, size = connection.execute(there).one()
+            count, size = connection.execute(present_pictures).one()
             old = 0
             if any(last.values()):
-                old, _ = connection.execute(there.where(~is_shown(later), ~IS_LEARNT)).one()
+                old, _ = connection.execute(present_pictures.where(~is_shown(later), ~IS_LEARNT)).one()
             first = connection.scalar(select(func.min(inspections.c.id)))
             newest = connection.scalar(select(func.max(inspections.c.id))) or 0
         records = self._newest_due(RECORDS)
@@ -291,10 +291,14 @@ class Retention:
             newest = connection.scalar(select(func.coalesce(func.max(inspections.c.id), 0))) or 0
             for product_id in self._products(connection):
                 for kind in KINDS:
-                    there = select(inspections.c.id).join_from(inspections, pictures)
-                    there = there.where(inspections.c.product_id == product_id, is_of_kind(kind))
-                    oldest = there.where(pictures.c.removed_at.is_(None)).order_by(inspections.c.id)
-                    number = connection.scalar(oldest.limit(1))
+                    with_picture = select(inspections.c.id).join_from(inspections, pictures)
+                    with_picture = with_picture.where(
+                        inspections.c.product_id == product_id,
+                        is_of_kind(kind),
+                        pictures.c.removed_at.is_(None),
+                    )
+                    oldest_first = with_picture.order_by(inspections.c.id)
+                    number = connection.scalar(oldest_first.limit(1))
                     self._checked[product_id, kind] = newest if number is None else number - 1
 
     # ---- pictures
@@ -346,19 +350,19 @@ class Retention:
         where a version has learnt from it.
         """
         begun = time.monotonic()
-        there = {(old.product_id, old.picture): old for old in group if old.removed_at is None}
-        if not there:
+        present_pictures = {(old.product_id, old.picture): old for old in group if old.removed_at is None}
+        if not present_pictures:
             return
         later = [and_(is_of_kind(kind), inspections.c.id > number) for kind, number in last.items()]
         stays = or_(stays, is_shown(or_(*later)))
-        due = self._not_learnt(there, stays, summary)
+        due = self._not_learnt(present_pictures, stays, summary)
         stays = or_(stays, IS_LEARNT)
         if due:
             with self.database.writing() as connection:
                 lock_products(connection, {product for product, _ in due})
                 due = removable_keys(connection, due, stays)  # one may have been recorded again
                 connection.execute(update(pictures).where(PICTURE.in_(due)).values(removed_at=now()))
-            by_hash = {there[key].picture: there[key] for key in due}
+            by_hash = {present_pictures[key].picture: present_pictures[key] for key in due}
             for old in by_hash.values():
                 # where another product has the picture, too, the file stays
                 if self._stray_files.discard(PICTURES, old.picture, old.suffix):
@@ -367,11 +371,14 @@ class Retention:
         self._pause(time.monotonic() - begun)
 
     def _not_learnt(
-        self, there: Mapping[tuple[int, str], StoredPictureRow], stays: Condition, summary: RemovalSummary
+        self,
+        present_pictures: Mapping[tuple[int, str], StoredPictureRow],
+        stays: Condition,
+        summary: RemovalSummary,
     ) -> list[tuple[int, str]]:
         """Return the keys of pictures that need not stay, and that no model version was learnt from."""
         with self.database.reading() as connection:
-            free = removable_keys(connection, list(there), stays)
+            free = removable_keys(connection, list(present_pictures), stays)
             due = removable_keys(connection, free, or_(stays, IS_LEARNT))
         summary.kept += len(free) - len(due)
         return due
@@ -441,7 +448,9 @@ class Retention:
         column = inspections.c
         picture = func.coalesce(views.c.picture, inspections.c.picture)
         is_picture = and_(pictures.c.product_id == column.product_id, pictures.c.hash == picture)
-        there = inspections.outerjoin(views, views.c.inspection_id == column.id).join(pictures, is_picture)
+        with_pictures = inspections.outerjoin(views, views.c.inspection_id == column.id).join(
+            pictures, is_picture
+        )
         query = select(
             column.id.label("number"),
             column.product_id,
@@ -449,7 +458,7 @@ class Retention:
             pictures.c.suffix,
             pictures.c.bytes,
             pictures.c.removed_at,
-        ).select_from(there)
+        ).select_from(with_pictures)
         query = query.where(column.product_id == product_id, is_of_kind(kind), column.id <= last)
         query = query.order_by(column.id, views.c.place).limit(ROWS_PER_QUERY)
         start = self._checked.get((product_id, kind), 0)
@@ -507,12 +516,19 @@ def _views_of(connection: Connection, numbers: list[int]) -> list[RemovableRow]:
 
 
 def _take_group(oldest: Iterable[list[StoredPictureRow]], enough: float) -> list[StoredPictureRow]:
-    """Return the pictures of the next inspections: as many as a transaction removes, or `enough` bytes."""
+    """Return the pictures of the next inspections, each with all of its pictures.
+
+    They are as many as a transaction removes, or have `enough` bytes; fewer where no inspection is left.
+
+    Args:
+        oldest: Pictures of each inspection, the oldest first.
+        enough: Bytes of pictures that are still there.
+    """
     group: list[StoredPictureRow] = []
     size = 0
-    for pictures_of in oldest:
-        group += pictures_of
-        size += sum(old.bytes for old in pictures_of if old.removed_at is None)
-        if len(group) >= INSPECTIONS_PER_TRANSACTION or size >= enough:
+    for inspection_pictures in oldest:
+        group += inspection_pictures
+        size += sum(old.bytes for old in inspection_pictures if old.removed_at is None)
+        if len(group) >= PICTURES_PER_TRANSACTION or size >= enough:
             break
     return group

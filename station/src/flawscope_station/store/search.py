@@ -172,9 +172,9 @@ def _match_many(connection: Connection, product_id: int, wanted: list[ColumnElem
     """
     if not wanted or connection.dialect.name != "sqlite":
         return False
-    there = select(inspections.c.id).where(inspections.c.product_id == product_id, *wanted)
-    few = there.limit(MAX_SORTED_MATCHES).subquery()
-    count = connection.execute(select(func.count()).select_from(few)).scalar_one()
+    matches = select(inspections.c.id).where(inspections.c.product_id == product_id, *wanted)
+    first_matches = matches.limit(MAX_SORTED_MATCHES).subquery()
+    count = connection.execute(select(func.count()).select_from(first_matches)).scalar_one()
     return int(count) == MAX_SORTED_MATCHES
 
 
@@ -527,6 +527,15 @@ def _judging_versions(connection: Connection, product_id: int) -> list[JudgingVe
 MAX_WORST = 6
 MAX_MAPPED = 5000
 Box = tuple[float, float, float, float]
+_WITH_PICTURE = (pictures.c.product_id == inspections.c.product_id) & (
+    pictures.c.hash == inspections.c.picture
+)
+# anomalous, beyond tolerance, and no person called it good: also where nobody has reviewed it
+_NOT_CLEARED = (
+    inspections.c.anomalous
+    & ~inspections.c.tolerated
+    & (inspections.c.verdict.is_(None) | (inspections.c.verdict != GOOD))
+)
 
 
 @dataclass(frozen=True)
@@ -564,46 +573,59 @@ def summarize_period(database: Database, product_id: int, since: int, until: int
         StoreError: the database cannot be used.
     """
     column = inspections.c
-    within = (on_line(product_id), column.at >= since, column.at < until)
-    with_picture = (pictures.c.product_id == column.product_id) & (pictures.c.hash == column.picture)
-    confirmed = column.anomalous & ~column.tolerated & (column.verdict.is_(None) | (column.verdict != GOOD))
-    counts = inspection_counts(product_id).where(column.at >= since, column.at < until)
-    judged = select(column.version_id).where(*within).distinct().order_by(column.version_id)
-    there = select(column.id).join_from(inspections, pictures, with_picture).where(*within)
-    there = there.where(pictures.c.removed_at.is_(None))
-    worst = there.where(confirmed).order_by(column.severity.desc(), column.id.desc())
-    good = there.where(~column.anomalous).order_by(column.id.desc())
-    marked = select(column.kind, column.record, pictures.c.width, pictures.c.height)
-    marked = marked.join_from(inspections, pictures, with_picture).where(*within, confirmed)
-    marked = marked.order_by(column.id.desc())
-    tolerated = select(column.kind, column.record).where(*within, column.tolerated)
-    tolerated = tolerated.order_by(column.id.desc())
+    within = on_line(product_id) & (column.at >= since) & (column.at < until)
     with database.reading() as connection:
+        counts = inspection_counts(product_id).where(column.at >= since, column.at < until)
         by_hour = _count_by_hour(connection, counts)
-        versions = [int(version) for version in connection.scalars(judged)]
-        boxes: list[Box] = []
-        found_kinds = []
-        for kind, record, width, height in connection.execute(marked.limit(MAX_MAPPED)):
-            regions = json.loads(record)["regions"]
-            found_kinds.append((kind, regions))
-            for region in regions:
-                x0, y0, x1, y1 = region["box"]
-                boxes.append((x0 / width, y0 / height, x1 / width, y1 / height))
-        tolerated_kinds = []
-        for kind, record in connection.execute(tolerated.limit(MAX_MAPPED)):
-            tolerated_kinds.append((kind, json.loads(record)["regions"]))
-        numbers = [int(number) for number in connection.scalars(worst.limit(MAX_WORST))]
-        example = connection.scalar(good.limit(1))
+        version_ids = select(column.version_id).where(within).distinct().order_by(column.version_id)
+        version_numbers = [int(version) for version in connection.scalars(version_ids)]
+        boxes, kinds = _map_defects(connection, within)
+        tolerated_kinds = _count_tolerated_kinds(connection, within)
+        # of inspections whose pictures can be shown
+        shown = select(column.id).join_from(inspections, pictures, _WITH_PICTURE).where(within)
+        shown = shown.where(pictures.c.removed_at.is_(None))
+        worst_first = shown.where(_NOT_CLEARED).order_by(column.severity.desc(), column.id.desc())
+        worst = [int(number) for number in connection.scalars(worst_first.limit(MAX_WORST))]
+        newest_good = shown.where(~column.anomalous).order_by(column.id.desc()).limit(1)
+        good = connection.scalar(newest_good)
     return PeriodSummary(
         counts={name: sum(hour[name] for hour in by_hour) for name in COUNT_NAMES},
         hours=by_hour,
-        versions=versions,
-        worst=numbers,
-        good=example,
+        versions=version_numbers,
+        worst=worst,
+        good=good,
         boxes=boxes,
-        kinds=count_kinds(found_kinds),
-        tolerated_kinds=count_kinds(tolerated_kinds),
+        kinds=kinds,
+        tolerated_kinds=tolerated_kinds,
     )
+
+
+def _map_defects(connection: Connection, within: ColumnElement[bool]) -> tuple[list[Box], KindCounts]:
+    """Return regions, as shares of the picture's sides, and kinds of the newest anomalous inspections.
+
+    An inspection that a person called good, or that is within tolerance, is left out.
+    """
+    column = inspections.c
+    query = select(column.kind, column.record, pictures.c.width, pictures.c.height)
+    query = query.join_from(inspections, pictures, _WITH_PICTURE).where(within, _NOT_CLEARED)
+    query = query.order_by(column.id.desc()).limit(MAX_MAPPED)
+    boxes: list[Box] = []
+    found_kinds = []
+    for kind, record, width, height in connection.execute(query):
+        regions = json.loads(record)["regions"]
+        found_kinds.append((kind, regions))
+        for region in regions:
+            x0, y0, x1, y1 = region["box"]
+            boxes.append((x0 / width, y0 / height, x1 / width, y1 / height))
+    return boxes, count_kinds(found_kinds)
+
+
+def _count_tolerated_kinds(connection: Connection, within: ColumnElement[bool]) -> KindCounts:
+    """Count the kinds of the defects of the newest inspections within tolerance."""
+    column = inspections.c
+    query = select(column.kind, column.record).where(within, column.tolerated)
+    query = query.order_by(column.id.desc()).limit(MAX_MAPPED)
+    return count_kinds((kind, json.loads(record)["regions"]) for kind, record in connection.execute(query))
 
 
 def _count_by_hour(connection: Connection, counts: Select[tuple[object, ...]]) -> list[dict[str, int]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import inspect
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -20,22 +18,19 @@ from fastapi.responses import StreamingResponse
 from flawscope import __version__
 from flawscope.errors import InputError, suggest_name
 from flawscope_station.access.authenticator import Access, ExpiredError
-from flawscope_station.access.roles import ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
+from flawscope_station.access.roles import ENGINEER, OPERATOR, VIEWER, Person, has_role
 from flawscope_station.core.housekeeping import Housekeeping
 from flawscope_station.core.live import EventBroadcaster
 from flawscope_station.core.queries import Overview
 from flawscope_station.monitoring.threads import describe_threads, thread_stacks
 from flawscope_station.settings.shifts import ShiftSettings, station_zone
-from flawscope_station.settings.station import Limits
 from flawscope_station.shifts.shift import shift_begin
 from flawscope_station.store.database import StoreError, now
-from flawscope_station.store.files import MASK_SUFFIX, MASKS
 from flawscope_station.store.filters import FILTERS
-from flawscope_station.store.inspection import HTTP, Inspection, InspectionFacts, request_key
+from flawscope_station.store.inspection import Inspection, InspectionFacts
 from flawscope_station.store.product_facts import Product
 from flawscope_station.store.records import (
     NotFoundError,
-    WaitingInspections,
     iso,
     parse_time,
     valid_id_or_zero,
@@ -45,9 +40,7 @@ from flawscope_station.web import schemas, uploads
 from flawscope_station.web.components import (
     AccessDep,
     AddressesDep,
-    FilesDep,
     HealthDep,
-    MetricsDep,
     OverviewDep,
     PausesDep,
     ProductId,
@@ -64,7 +57,6 @@ from flawscope_station.web.middleware import require_role
 Answer = Mapping[str, object]  # of a route, before its `response_model` checks it
 
 DEFAULT_SIDE = 1600  # pixels of the longer side of a view
-MAX_MASK_BYTES = 8 * 1024**2  # of a mask in base64
 _CACHE_A_DAY = {"Cache-Control": "private, max-age=86400"}  # headers of answers that do not change
 _MEDIA_TYPES = {
     **{".png": "image/png", ".jpg": "image/jpeg", ".tif": "image/tiff", ".bmp": "image/bmp"},
@@ -121,7 +113,6 @@ Side = Annotated[int, Query(ge=64, le=4096, description="largest length of the l
 PictureName = Annotated[
     str, Query(alias="name", max_length=300, description="name of the picture, of your choice")
 ]
-RecordNumber = Annotated[int, Query(ge=0, lt=2**63)]
 
 
 def file_body_schema(*media_types: str, allow_form: bool = False) -> dict[str, object]:
@@ -148,12 +139,6 @@ def key_header_schema(effect: str) -> list[dict[str, object]]:
     ]
 
 
-Reader = Annotated[
-    str,
-    Query(
-        max_length=64, description="name of your page or program, where several review at a time: any text"
-    ),
-]
 Operator = Annotated[Person, Depends(require_role(OPERATOR))]
 Engineer = Annotated[Person, Depends(require_role(ENGINEER))]
 
@@ -406,99 +391,7 @@ def mask(product_id: RecordsId, number: int, renderer: RendererDep) -> Response:
     return Response(data, media_type="image/png")
 
 
-# --------------------------------------------------------------------------------------------------- verdicts
-
-
-@product_router.post(
-    "/inspections/{number}/verdict",
-    response_model=Inspection,
-    responses={409: {"model": schemas.DecidedRefusal}},
-    openapi_extra={"parameters": key_header_schema("is one verdict")},
-)
-def decide(
-    name: str,
-    product_id: ProductId,
-    number: int,
-    request: Request,
-    verdict: schemas.Verdict,
-    records: RecordsDep,
-    files: FilesDep,
-    settings: SettingsDep,
-    metrics: MetricsDep,
-    person: Operator,
-    reader: Reader = "",
-) -> InspectionFacts:
-    """Record a person's verdict on an inspection; `undo` takes the last verdict back.
-
-    409: somebody else decided meanwhile. The answer names the person and the verdict; send the request again
-    with `replaces` to replace it.
-    """
-    store = records.store
-    number = valid_id_or_zero(number)
-    key = uploads.idempotency_key(request)
-    mask_hash = None
-    if verdict.mask is not None:
-        mask = _read_mask(verdict.mask, store.inspection(product_id, number), settings.limits)
-        mask_hash = files.keep(MASKS, mask, MASK_SUFFIX, hold=True)
-    try:
-        inspection = store.add_verdict(
-            product_id,
-            number,
-            verdict.verdict,
-            person.name,
-            mask=mask_hash,
-            note=verdict.note,
-            key=None if key is None else request_key(HTTP, key),
-            kind=verdict.kind,
-            replaces=verdict.replaces,
-        )
-    finally:
-        if mask_hash is not None:
-            files.release(mask_hash)
-    metrics.verdicts.labels(name, verdict.verdict).inc()
-    records.note_verdict(product_id, number, reader)
-    return inspection
-
-
-def _read_mask(encoded: str, inspection: InspectionFacts, limits: Limits) -> bytes:
-    """Decode a mask that a person drew, and convert it to its stored form.
-
-    Raises:
-        InputError: it is too large, no PNG in base64, or not of the picture's shape.
-    """
-    if len(encoded) > MAX_MASK_BYTES:
-        raise InputError("the mask has more than 8 MB: send a PNG of two values")
-    try:
-        data = base64.b64decode(encoded.removeprefix("data:image/png;base64,"), validate=True)
-    except (binascii.Error, ValueError):
-        raise InputError("the mask is not base64: send a PNG in base64") from None
-    return uploads.normalize_mask(data, inspection["width"], inspection["height"], limits)
-
-
-@product_router.get("/review", response_model=schemas.WaitingInspections)
-def review(
-    product_id: ProductId,
-    request: Request,
-    records: RecordsDep,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 20,
-    after: RecordNumber = 0,
-    reader: Reader = "",
-) -> WaitingInspections:
-    """List inspections that wait for a review, the oldest first.
-
-    The list begins after the number `after`.
-
-    With a `reader` they are lent to it: no other reader gets them until five minutes after this reader's last
-    verdict. Of the last ones a reader gets half. `waiting` counts all, also those that are lent.
-    """
-    may_judge = has_role(request.scope[PERSON_KEY], OPERATOR)  # a viewer's reader takes none away
-    return records.waiting(product_id, limit, after, reader if may_judge else "")
-
-
-@product_router.post("/review/release", status_code=204)
-def release_review(product_id: ProductId, records: RecordsDep, person: Operator, reader: Reader) -> None:
-    """Give back the inspections that were lent to a reader."""
-    records.release(reader)
+# ----------------------------------------------------------------------------------------------------- trends
 
 
 @product_router.get("/trends", response_model=schemas.Trends)

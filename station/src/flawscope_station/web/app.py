@@ -21,7 +21,16 @@ from flawscope.errors import InputError
 from flawscope_station.core.station import Station
 from flawscope_station.settings.station import Settings
 from flawscope_station.store.files import RESERVED_BYTES
-from flawscope_station.web import accounts_api, api, inspect_api, pages, records_api, sign_in_pages
+from flawscope_station.web import (
+    accounts_api,
+    api,
+    audit_api,
+    export_api,
+    inspect_api,
+    pages,
+    review_api,
+    sign_in_pages,
+)
 from flawscope_station.web.components import HealthDep, MetricsDep
 from flawscope_station.web.connections import KEEP_ALIVE_SECONDS, ClientConnection, RequestTracker
 from flawscope_station.web.errors import install_error_handler
@@ -62,9 +71,9 @@ def create_app(station: Station) -> ASGIApp:
     )
     app.state.components = station.components
     install_error_handler(app, pages.error_page)
-    routers = [api.router, inspect_api.router, records_api.router, records_api.audit_router]
+    routers = [api.router, review_api.router, inspect_api.router, export_api.router, audit_api.router]
     routers += [accounts_api.router, *station.routers, sign_in_pages.page_router]
-    routers += [records_api.page_router, pages.page_router]
+    routers += [audit_api.page_router, pages.page_router]
     for router in routers:
         app.include_router(router)
     _add_health_routes(app)

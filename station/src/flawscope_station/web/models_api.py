@@ -17,13 +17,14 @@ from flawscope.artefact import ModelFacts, rates
 from flawscope.artefact import files as model_files
 from flawscope.errors import InputError
 from flawscope_station.access.roles import has_role
+from flawscope_station.learning.candidate_plan import LearningWay
 from flawscope_station.learning.candidate_records import Candidate, advice, list_history, status_of
 from flawscope_station.learning.candidates import Learning
 from flawscope_station.learning.jobs import REJECTED
 from flawscope_station.setup.drafts import NameTakenError
 from flawscope_station.setup.live_products import LiveProducts
 from flawscope_station.store.files import write_error
-from flawscope_station.store.line_alarms import hold_promise
+from flawscope_station.store.line_alarms import compare_false_alarm_rates
 from flawscope_station.store.model_registry import ModelRegistry, VersionFacts, is_of_joint_model
 from flawscope_station.store.open_models import NoModelError
 from flawscope_station.store.product_facts import Product
@@ -84,7 +85,7 @@ class LearnOptions(BaseModel):
     """Options for making a candidate."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"how": ""}})
-    how: Literal["", "extended", "recalibrated", "retrained"] = Field(
+    how: LearningWay = Field(
         "", description="way of making it; empty: the way that the method knows without a training"
     )
     good: list[int] = Field(
@@ -289,7 +290,7 @@ def promise(product_id: ProductId, versions: VersionsDep, records: RecordsDep) -
     Null where it has no expected rate.
     """
     with records.turns.take():
-        return hold_promise(versions, product_id)
+        return compare_false_alarm_rates(versions, product_id)
 
 
 @router.get("/versions/{number}/file", response_class=FileResponse)
@@ -384,7 +385,7 @@ def models(
         trail=list_history(store.database, product_id, 100),
         active=active,
         others=others,
-        kept=hold_promise(versions, product_id),
+        false_alarm_rates=compare_false_alarm_rates(versions, product_id),
         losses=learning.losses(product_id, all_versions),
         advice=advice_by_candidate,
         known=known,

@@ -25,7 +25,7 @@ from flawscope_station.shifts.shift import Shift, ended_shifts
 from flawscope_station.store.database import StoreError, now
 from flawscope_station.store.filters import BY_NAME, FILTERS, WITH_TRIALS
 from flawscope_station.store.inspection import other_fields
-from flawscope_station.store.line_alarms import hold_promise
+from flawscope_station.store.line_alarms import compare_false_alarm_rates
 from flawscope_station.store.product_facts import ProductState
 from flawscope_station.store.records import iso, valid_id_or_zero
 from flawscope_station.store.search import Filters, InspectionPage
@@ -428,29 +428,32 @@ def trends(
     chosen_range = range if range in RANGE_SECONDS else "day"
     data = {"range": chosen_range, "seconds": RANGE_SECONDS[chosen_range]}
     listed = versions.list_versions(page.product_id)["versions"]
-    begun = min((version["created_at"] for version in listed), default="")
+    first_version_at = min((version["created_at"] for version in listed), default="")
     return page.render(
         "trends",
         sections=("trends", "drift", "promise"),
         range=chosen_range,
         ranges=list(RANGE_SECONDS),
-        reports=_report_periods(settings.shifts, RANGE_SECONDS[chosen_range], begun),
-        kept=hold_promise(versions, page.product_id),
+        reports=_report_periods(settings.shifts, RANGE_SECONDS[chosen_range], first_version_at),
+        false_alarm_rates=compare_false_alarm_rates(versions, page.product_id),
         data=data,
     )
 
 
-def _report_periods(shifts: ShiftSettings | None, seconds: float | None, begun: str) -> list[dict[str, str]]:
+def _report_periods(
+    shifts: ShiftSettings | None, seconds: float | None, first_version_at: str
+) -> list[dict[str, str]]:
     """Return the periods on offer for a report: the page's range, and the latest shifts.
 
     Args:
         shifts: Shifts of the settings.
         seconds: Length of the page's range; None: it has no beginning.
-        begun: Time of the product's first model; shifts that ended before it have no report.
+        first_version_at: Time of the product's first version, as text; shifts that ended before it have no
+            report.
     """
     time = now()
     periods = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
-    periods += [shift for shift in ended_shifts(shifts, time)[::-1] if iso(shift.until) > begun]
+    periods += [shift for shift in ended_shifts(shifts, time)[::-1] if iso(shift.until) > first_version_at]
     zone = station_zone(shifts)
     return [period.to_dict(zone) for period in periods]
 

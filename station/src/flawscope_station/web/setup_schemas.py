@@ -174,8 +174,8 @@ class LearningOptions(FitOptions):
 
     model_config = ConfigDict(extra="forbid")
     method: str = "patchcore"
-    go_on: bool = Field(False, description="true: go on where a stopped training ended")
-    all_good: bool = Field(False, description="true: all pictures are good, whatever their names say")
+    go_on: bool = Field(default=False, description="true: go on where a stopped training ended")
+    all_good: bool = Field(default=False, description="true: all pictures are good, whatever their names say")
 
 
 class Conflict(BaseModel):

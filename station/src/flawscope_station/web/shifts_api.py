@@ -21,8 +21,8 @@ from flawscope_station.store.search import PeriodSummary, summarize_period
 from flawscope_station.web import schemas
 from flawscope_station.web.api import api_router, attachment
 from flawscope_station.web.components import ProductId, RecordsDep, RendererDep, SettingsDep
+from flawscope_station.web.export_api import CSV, XLSX
 from flawscope_station.web.pages import Page
-from flawscope_station.web.records_api import CSV, XLSX
 from flawscope_station.web.templates import PAGES
 
 MAX_REPORT_DAYS = 400
@@ -87,7 +87,8 @@ def shift_report(
     with records.turns.take():
         found = summarize_period(records.store.database, product_id, begin, end)
     recent_shifts = ended_shifts(settings.shifts, now())
-    shift_name = next((recent.name for recent in recent_shifts if recent[1:] == (begin, end)), "")
+    same_times = (recent.name for recent in recent_shifts if (recent.since, recent.until) == (begin, end))
+    shift_name = next(same_times, "")
     shift = Shift(shift_name, begin, end)
     file = f"{name}-{iso(begin)[:10]}{shift_name and '-'}{shift_name}"
     if format == "csv":

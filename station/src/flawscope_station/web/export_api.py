@@ -1,4 +1,4 @@
-"""Routes of records: the export of inspections as a table, and the audit, which admins alone see."""
+"""Export of inspections as a table, for a spreadsheet."""
 
 from __future__ import annotations
 
@@ -10,50 +10,34 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, tzinfo
 from itertools import chain
-from typing import IO, Annotated, Literal, TypeVar
-from urllib.parse import quote, urlencode
+from typing import IO, Literal, TypeVar
+from urllib.parse import quote
 
-from fastapi import Query, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field
-from typing_extensions import TypedDict
 
 from flawscope import Region
 from flawscope.artefact import files
-from flawscope.errors import InputError
 from flawscope.results import findings, result_workbook
-from flawscope_station.access import audit
-from flawscope_station.access.roles import ADMIN
 from flawscope_station.inspecting.memory import Turns
 from flawscope_station.settings.shifts import station_zone
 from flawscope_station.store import line_alarms
 from flawscope_station.store.filters import further_facts
 from flawscope_station.store.inspection import Inspection, InspectionFacts, ViewFacts, other_fields
-from flawscope_station.store.records import parse_time, valid_id_or_zero
-from flawscope_station.store.search import MAX_PAGE_SIZE, iterate_pages
+from flawscope_station.store.search import iterate_pages
 from flawscope_station.web.api import Engineer, FiltersDep, api_router, attachment
 from flawscope_station.web.components import (
-    AddressesDep,
-    DatabaseDep,
     RecordsDep,
     RecordsId,
     SettingsDep,
     VersionsDep,
 )
-from flawscope_station.web.pages import Page, html_router
 
 T = TypeVar("T")
 R = TypeVar("R")
-PER_PAGE = 100
 
 router = api_router()
-audit_router = api_router(prefix="/api/v1", role=ADMIN)
-page_router = html_router(ADMIN)
 
-Subject = Annotated[
-    str, Query(description=f"subject of the events: {', '.join(audit.SUBJECTS)}; left out: all")
-]
-TimeQuery = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
 PLACES = ("places", "largest_px", "largest_mm", "largest_x", "largest_y")  # of all its pictures
 FURTHER = further_facts()
 COLUMNS = (*Inspection.model_fields, *PLACES, *FURTHER, "more")  # the last: what else the library says
@@ -64,13 +48,6 @@ SHEET_COLUMNS = _BEFORE_PLACES + PLACES + _AFTER_PLACES + PEOPLE_SAY
 CSV = "text/csv"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 BLOCK_BYTES = 1 << 20
-
-
-class AuditPage(TypedDict):
-    """Page of audit events, the latest first."""
-
-    entries: list[audit.AuditEvent]
-    next: Annotated[int | None, Field(description="`before` of the next page; null: there is none")]
 
 
 @router.get("/export", response_class=Response, responses={200: {"content": {CSV: {}, XLSX: {}}}})
@@ -104,58 +81,6 @@ def export(
     totals.append(("Promise", None if promise is None else promise.text))
     file = write_workbook(pages, turns, address, zone, totals)
     return StreamingResponse(read_blocks(file), media_type=XLSX, headers=headers)
-
-
-@audit_router.get("/audit")
-def audit_log(
-    database: DatabaseDep,
-    settings: SettingsDep,
-    text: Annotated[str, Query(description="text to find in the events: person, address, kind or text")] = "",
-    about: Subject = "",
-    since: TimeQuery = "",
-    until: TimeQuery = "",
-    before: Annotated[int | None, Query(description="`next` of the page before")] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
-) -> AuditPage:
-    """List audit events, the latest first: who did what, when and from where.
-
-    They are sign-ins, successful or not, users, tokens, settings, versions, verdicts and deletions.
-    """
-    zone = station_zone(settings.shifts)
-    begin = parse_time(since, zone) if since else None
-    end = parse_time(until, zone) if until else None
-    last_id = None if before is None else valid_id_or_zero(before)
-    found = audit.search(
-        database, text=text, about=about, since=begin, until=end, before=last_id, limit=limit + 1
-    )
-    has_more = len(found) > limit
-    return {"entries": found[:limit], "next": found[limit - 1]["id"] if has_more else None}
-
-
-@page_router.get("/-/audit")
-def audit_page(
-    request: Request, addresses: AddressesDep, database: DatabaseDep, settings: SettingsDep
-) -> Response:
-    """Show the audit."""
-    page = Page(request, "audit", next(iter(addresses.products), None))
-    names = ("text", "about", "since", "until", "before")
-    texts = {name: request.query_params.get(name, "").strip() for name in names}
-    query = {name: text for name, text in texts.items() if text}
-    error = ""
-    log = AuditPage(entries=[], next=None)
-    try:
-        before = query.pop("before", "")
-        if not before.isdecimal() and before:
-            raise InputError("before: it is the number of a record")
-        log = audit_log(
-            database, settings, **query, before=int(before[:20]) if before else None, limit=PER_PAGE
-        )
-    except InputError as invalid:
-        error = str(invalid)
-    older = f"?{urlencode({**query, 'before': log['next']})}" if log["next"] else None
-    kinds = [(subject, page.texts(f"audit.{subject}")) for subject in audit.SUBJECTS]
-    status = 422 if error else 200
-    return page.render("audit", status, error=error, entries=log["entries"], older=older, kinds=kinds)
 
 
 def in_turns(turns: Turns, items: Iterator[T], work: Callable[[T], R]) -> Iterator[R]:

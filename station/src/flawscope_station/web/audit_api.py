@@ -1,0 +1,89 @@
+"""Audit events over the API and as a page, which admins alone see."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import Query, Request, Response
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from flawscope.errors import InputError
+from flawscope_station.access import audit
+from flawscope_station.access.roles import ADMIN
+from flawscope_station.settings.shifts import station_zone
+from flawscope_station.store.records import parse_time, valid_id_or_zero
+from flawscope_station.store.search import MAX_PAGE_SIZE
+from flawscope_station.web.api import api_router
+from flawscope_station.web.components import AddressesDep, DatabaseDep, SettingsDep
+from flawscope_station.web.pages import Page, html_router
+
+PER_PAGE = 100
+
+router = api_router(prefix="/api/v1", role=ADMIN)
+page_router = html_router(ADMIN)
+
+Subject = Annotated[
+    str, Query(description=f"subject of the events: {', '.join(audit.SUBJECTS)}; left out: all")
+]
+TimeQuery = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
+
+
+class AuditPage(TypedDict):
+    """Page of audit events, the latest first."""
+
+    entries: list[audit.AuditEvent]
+    next: Annotated[int | None, Field(description="`before` of the next page; null: there is none")]
+
+
+@router.get("/audit")
+def audit_log(
+    database: DatabaseDep,
+    settings: SettingsDep,
+    text: Annotated[str, Query(description="text to find in the events: person, address, kind or text")] = "",
+    about: Subject = "",
+    since: TimeQuery = "",
+    until: TimeQuery = "",
+    before: Annotated[int | None, Query(description="`next` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
+) -> AuditPage:
+    """List audit events, the latest first: who did what, when and from where.
+
+    They are sign-ins, successful or not, users, tokens, settings, versions, verdicts and deletions.
+    """
+    zone = station_zone(settings.shifts)
+    begin = parse_time(since, zone) if since else None
+    end = parse_time(until, zone) if until else None
+    last_id = None if before is None else valid_id_or_zero(before)
+    found = audit.search(
+        database, text=text, about=about, since=begin, until=end, before=last_id, limit=limit + 1
+    )
+    has_more = len(found) > limit
+    return {"entries": found[:limit], "next": found[limit - 1]["id"] if has_more else None}
+
+
+@page_router.get("/-/audit")
+def audit_page(
+    request: Request, addresses: AddressesDep, database: DatabaseDep, settings: SettingsDep
+) -> Response:
+    """Show the audit."""
+    page = Page(request, "audit", next(iter(addresses.products), None))
+    names = ("text", "about", "since", "until", "before")
+    texts = {name: request.query_params.get(name, "").strip() for name in names}
+    query = {name: text for name, text in texts.items() if text}
+    error = ""
+    log = AuditPage(entries=[], next=None)
+    try:
+        before = query.pop("before", "")
+        if not before.isdecimal() and before:
+            raise InputError("before: it is the number of a record")
+        log = audit_log(
+            database, settings, **query, before=int(before[:20]) if before else None, limit=PER_PAGE
+        )
+    except InputError as invalid:
+        error = str(invalid)
+    older = f"?{urlencode({**query, 'before': log['next']})}" if log["next"] else None
+    kinds = [(subject, page.texts(f"audit.{subject}")) for subject in audit.SUBJECTS]
+    status = 422 if error else 200
+    return page.render("audit", status, error=error, entries=log["entries"], older=older, kinds=kinds)
