@@ -24,9 +24,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +41,7 @@ PACKAGES = ("flawscope", "torch", "torchvision", "timm", "numpy", "pillow", "sci
 PACKAGES += ("onnx", "onnxruntime", "openvino", "scikit-learn", "ray", "pyarrow", "av")
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "au_pro")
 MAIN_METRICS = ("image_auroc", "pixel_auroc", "au_pro")
+GROUPED = ("commutator", "paper")  # sets whose names begin with the item or the sheet, before a `_`
 # settings of `--quick`, which runs in seconds; its figures mean nothing
 QUICK: dict[str, dict[str, Any]] = {
     "patchcore": {"size": "64"},
@@ -133,6 +135,53 @@ def simulate_defects(
         yield defect.picture, defect.mask
 
 
+class Pictures(NamedTuple):
+    """Pictures, paths or [H, W, 3] uint8, with their masks [H, W] bool."""
+
+    pictures: list[Any]
+    masks: list[NDArray[np.bool_]]
+
+
+def with_simulated_defects(good: Sequence[NDArray[np.uint8]], count: int, seed: int) -> Pictures:
+    """Good pictures, then simulated defects of all kinds and sizes on them."""
+    import numpy as np
+
+    found = Pictures([*good], [np.zeros(picture.shape[:2], bool) for picture in good])
+    for picture, mask in simulate_defects(good, count, seed):
+        found.pictures.append(picture)
+        found.masks.append(mask)
+    return found
+
+
+def judge_maps(
+    scores: NDArray[np.floating], maps: Iterable[NDArray[np.float32]], masks: Sequence[NDArray[np.bool_]]
+) -> Cell:
+    """Metrics of pictures' scores and of their maps, brought to the pictures' size, bilinear."""
+    import numpy as np
+    from PIL import Image
+
+    from flawscope.evaluation.metrics import image_metrics, pixel_metrics
+
+    at_size = [
+        np.asarray(Image.fromarray(values).resize(mask.shape[::-1], Image.Resampling.BILINEAR))
+        for values, mask in zip(maps, masks, strict=True)
+    ]
+    defective = np.array([bool(mask.any()) for mask in masks])
+    pixel = pixel_metrics(at_size, masks)
+    found = {
+        "image_auroc": image_metrics(defective, scores).auroc,
+        "au_pro": pixel.au_pro,
+        "pixel_ap": pixel.ap,
+    }
+    return {name: round_to(value, 4) for name, value in found.items()}
+
+
+def group_of(path: Path) -> str:
+    """The item or sheet that a picture of a set, SET/SPLIT/KIND/NAME, shows."""
+    is_grouped = any(path.parts[-4].startswith(word) for word in GROUPED)
+    return path.stem.partition("_")[0] if is_grouped else path.stem
+
+
 def ints(text: str) -> list[int]:
     return [int(n) for n in text.split(",")]
 
@@ -171,6 +220,18 @@ def set_folders(args: Args, names: Iterable[str]) -> Iterator[tuple[str, Path]]:
             yield name, root / name
         else:
             say(f"skipped: no {name} below the data root; give --data or set FLAWSCOPE_DATA")
+
+
+def measure_sets(
+    args: Args, record: Record, names: Iterable[str], measure: Callable[[Path], Cell]
+) -> dict[str, Cell]:
+    """Measures each of these sets that is there; returns the cells of those that did not fail."""
+    cells: dict[str, Cell] = {}
+    for name, root in set_folders(args, names):
+        cell = record.attempt(name, partial(measure, root))
+        if cell is not None:
+            cells[name] = cell
+    return cells
 
 
 def methods(args: Args) -> list[str]:

@@ -14,14 +14,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import common
-from common import Cell, Record
+from common import Cell, Pictures, Record
 
 CHOOSING = (
     "mvtec/toothbrush", "real/fabric", "real/commutator", "real/pcb", "real/paper_gla01_tl",
@@ -31,7 +30,6 @@ JUDGING = (
     "real/lens", "real/cookie", "mvtec/transistor", "real/paper_flr01_tl", "real/paper_btn01_rl",
     "real/paper_fvn01_tl", "real/paper_zpb01_rl",
 )  # fmt: skip
-GROUPED = ("commutator", "paper")  # sets whose names begin with the item or the sheet, before a `_`
 LEARNT, LEFT_OUT, SIMULATED = 40, 16, 60
 GOOD, BAD = 20, 40  # test pictures
 BATCH = 4
@@ -47,13 +45,6 @@ class Way(NamedTuple):
 
 
 WAYS = {"1": Way(1, 1), "1.5 at the larger size": Way(1, 1.5), "1.5": Way(1.5, 1.5)}
-
-
-class Pictures(NamedTuple):
-    """Pictures, paths or [H, W, 3] uint8, with their masks [H, W] bool."""
-
-    pictures: list[Any]
-    masks: list[np.ndarray]
 
 
 @contextmanager
@@ -77,11 +68,6 @@ def seen_with(way: Way) -> Iterator[None]:
         Backbone.forward = plain  # type: ignore[method-assign]
 
 
-def group_of(path: Path) -> str:
-    grouped = any(path.parts[-4].startswith(word) for word in GROUPED)
-    return path.stem.partition("_")[0] if grouped else path.stem
-
-
 def drawn_from(items: Sequence[Any], most: int) -> list[Any]:
     order = np.random.default_rng(SEED).permutation(len(items))
     return [items[int(k)] for k in order[:most]]
@@ -91,19 +77,15 @@ def split_good(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Pictures to learn from, and left-out ones that show other items."""
     order = drawn_from(paths, len(paths))
     left_out = order[: min(LEFT_OUT, len(paths) * 2 // 5)]
-    groups = {group_of(path) for path in left_out}
-    return [path for path in order if group_of(path) not in groups][:LEARNT], left_out
+    groups = {common.group_of(path) for path in left_out}
+    return [path for path in order if common.group_of(path) not in groups][:LEARNT], left_out
 
 
 def simulated_pictures(paths: Sequence[Path]) -> Pictures:
     from flawscope.pictures.decoding import decode, to_eight_bits
 
     good = [to_eight_bits(decode(path)) for path in paths]
-    pictures, masks = [*good], [np.zeros(one.shape[:2], bool) for one in good]
-    for picture, mask in common.simulate_defects(good, SIMULATED, SEED):
-        pictures.append(picture)
-        masks.append(mask)
-    return Pictures(pictures, masks)
+    return common.with_simulated_defects(good, SIMULATED, SEED)
 
 
 def test_pictures(data: Any) -> Pictures:
@@ -120,11 +102,8 @@ def test_pictures(data: Any) -> Pictures:
 
 
 def judged(predictor: Any, those: Pictures) -> Cell:
-    """Metrics of a model's maps, brought to the pictures' size."""
+    """Metrics of a model's scores and maps."""
     import torch
-    from PIL import Image
-
-    from flawscope.evaluation.metrics import image_metrics, pixel_metrics
 
     model, preprocess = predictor.detector, predictor.manifest.preprocess
     scores, maps = [], []
@@ -134,14 +113,7 @@ def judged(predictor: Any, those: Pictures) -> Cell:
             highest, drawn = model.score(model.embed(torch.from_numpy(np.concatenate(images))))
         scores += highest.tolist()
         maps += [*drawn.numpy()]
-    at_size = [
-        np.asarray(Image.fromarray(one).resize(mask.shape[::-1], Image.Resampling.BILINEAR))
-        for one, mask in zip(maps, those.masks, strict=True)
-    ]
-    defective = np.array([bool(mask.any()) for mask in those.masks])
-    pixel = pixel_metrics(at_size, those.masks)
-    found = image_metrics(defective, np.array(scores)).auroc, pixel.au_pro, pixel.ap
-    return {name: common.round_to(value, 4) for name, value in zip(FIGURES, found, strict=True)}
+    return common.judge_maps(np.array(scores), maps, those.masks)
 
 
 def measure(root: Path) -> Cell:
@@ -185,12 +157,7 @@ def main() -> int:
     args = common.parse_arguments(parser, sets="mvtec/plate")
     torch.set_num_threads(args.threads)
     record = Record(args, "contrast of the pictures before the network")
-    cells: dict[str, Cell] = {}
-    for name, root in common.set_folders(args, args.sets.split(",")):
-        cell = record.attempt(name, partial(measure, root))
-        if cell is not None:
-            cells[name] = cell
-    report(cells)
+    report(common.measure_sets(args, record, args.sets.split(","), measure))
     return record.status()
 
 

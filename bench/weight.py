@@ -11,10 +11,8 @@ maxima of all maps are written, so that a rule of choice is tried without anothe
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +26,6 @@ PRODUCTS = (
     "real/paper_gla01_tl", "real/pcb", "mvtec/toothbrush", "real/paper_flr01_tl", "real/paper_btn01_rl",
     "real/paper_fvn01_tl", "real/paper_zpb01_rl",
 )  # fmt: skip
-GROUPED = ("commutator", "paper")  # sets whose names begin with the item or the sheet, before a `_`
 LEARNT, LEFT_OUT, SIMULATED = 20, 20, 60
 GOOD, BAD = 16, 24  # test pictures
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
@@ -80,21 +77,16 @@ def maxima(model: Any, images: Any) -> list[Maxima]:
     ]
 
 
-def group_of(path: Path) -> str:
-    grouped = any(path.parts[-4].startswith(word) for word in GROUPED)
-    return path.stem.partition("_")[0] if grouped else path.stem
-
-
 def split_good(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Pictures to learn from and left-out ones, which show other items."""
     rng = np.random.default_rng(SEED)
-    groups = sorted({group_of(path) for path in paths})
+    groups = sorted({common.group_of(path) for path in paths})
     order = [groups[int(k)] for k in rng.permutation(len(groups))]
-    by_group = {group: [path for path in paths if group_of(path) == group] for group in groups}
+    by_group = {group: [path for path in paths if common.group_of(path) == group] for group in groups}
     shuffled = [path for group in order for path in by_group[group]]
     most = min(LEFT_OUT, len(paths) * 2 // 5)
-    last = {group_of(path) for path in shuffled[:most]}
-    rest = [path for path in shuffled if group_of(path) not in last]
+    last = {common.group_of(path) for path in shuffled[:most]}
+    rest = [path for path in shuffled if common.group_of(path) not in last]
     return [rest[int(k)] for k in rng.permutation(len(rest))][:LEARNT], shuffled[:most]
 
 
@@ -293,14 +285,7 @@ def main() -> int:
     args = common.parse_arguments(parser, products="mvtec/plate")
     torch.set_num_threads(args.threads)
     record = Record(args, "weight of the transformer in accurate")
-    data = Path(args.data or os.environ.get("FLAWSCOPE_DATA") or common.ROOT / "data")
-    cells: dict[str, Cell] = {}
-    for name in args.products.split(","):
-        if not (data / name).is_dir():
-            continue
-        cell = record.attempt(name, partial(measure, data / name))
-        if cell is not None:
-            cells[name] = cell
+    cells = common.measure_sets(args, record, args.products.split(","), measure)
     if len(cells) > 1:
         report(cells)
     return record.status()

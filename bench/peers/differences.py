@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import common  # noqa: E402
-from common import Cell, Record  # noqa: E402
+from common import Cell, Pictures, Record  # noqa: E402
 
 SETS = "mvtec/toothbrush,real/cookie,real/lens,real/fabric,real/paper_flr01_tl"
 SIDE, RATIO = 256, 0.1
@@ -61,17 +60,6 @@ WAYS = {
     "another coreset start": OURS._replace(start=1077),
     "all three, as anomalib": OURS._replace(colours="ImageNet", resize="floats", enlarge="nearest"),
 }
-
-
-class Pictures(NamedTuple):
-    """Pictures [H, W, 3] uint8 with their masks [H, W] bool."""
-
-    pixels: list[Picture]
-    masks: list[np.ndarray]
-
-    @property
-    def defective(self) -> np.ndarray:
-        return np.array([bool(mask.any()) for mask in self.masks])
 
 
 class Distances(NamedTuple):
@@ -171,22 +159,8 @@ def draw_maps(values: np.ndarray, way: Way) -> np.ndarray:
 
 
 def judged(maps: np.ndarray, pictures: Pictures) -> Cell:
-    """Metrics of maps that are brought to the pictures' size, bilinear."""
-    from PIL import Image
-
-    from flawscope.evaluation.metrics import image_metrics, pixel_metrics
-
-    at_size = [
-        np.asarray(Image.fromarray(one).resize(mask.shape[::-1], Image.Resampling.BILINEAR))
-        for one, mask in zip(maps, pictures.masks, strict=True)
-    ]
-    pixel = pixel_metrics(at_size, pictures.masks)
-    found = {
-        "image_auroc": image_metrics(pictures.defective, maps.max((1, 2))).auroc,
-        "pixel_ap": pixel.ap,
-        "au_pro": pixel.au_pro,
-    }
-    return {name: common.round_to(value, 4) for name, value in found.items()}
+    """Metrics of maps, whose maxima are the scores."""
+    return common.judge_maps(maps.max((1, 2)), maps, pictures.masks)
 
 
 # ----------------------------------------------------------------------------------------------- the pictures
@@ -210,15 +184,6 @@ def test_pictures(data: Any) -> Pictures:
     return Pictures(pixels, masks)
 
 
-def simulated_pictures(good: Sequence[Picture]) -> Pictures:
-    """Left-out good pictures, then simulated defects of all kinds and sizes on them."""
-    pixels, masks = [*good], [np.zeros(one.shape[:2], bool) for one in good]
-    for picture, mask in common.simulate_defects(good, SIMULATED, SEED):
-        pixels.append(picture)
-        masks.append(mask)
-    return Pictures(pixels, masks)
-
-
 def measure(root: Path) -> Cell:
     """Metrics of each way, on test pictures and on simulated defects."""
     import flawscope
@@ -228,7 +193,7 @@ def measure(root: Path) -> Cell:
     order = np.random.default_rng(0).permutation(len(train))
     left_out = order[: min(LEFT_OUT, len(train) * 2 // 5)]
     learnt = np.sort(order[len(left_out) :])
-    simulated = simulated_pictures([train[k] for k in left_out])
+    simulated = common.with_simulated_defects([train[k] for k in left_out], SIMULATED, SEED)
     network = Network()
 
     stored: dict[Way, Distances] = {}
@@ -239,8 +204,8 @@ def measure(root: Path) -> Cell:
             good = network.patches(train, seen)
             whole, part = select_bank(good, seen.start), select_bank(good[learnt], seen.start)
             stored[seen] = Distances(
-                distances(network.patches(test.pixels, seen), whole),
-                distances(network.patches(simulated.pixels, seen), part),
+                distances(network.patches(test.pictures, seen), whole),
+                distances(network.patches(simulated.pictures, seen), part),
             )
         values = stored[seen]
         found[name] = {
@@ -267,12 +232,7 @@ def main() -> int:
     args = common.parse_arguments(parser, sets="mvtec/plate")
     torch.set_num_threads(args.threads)
     record = Record(args, "ways of flawscope and anomalib, one changed at a time")
-    cells: dict[str, Cell] = {}
-    for name, root in common.set_folders(args, args.sets.split(",")):
-        cell = record.attempt(name, partial(measure, root))
-        if cell is not None:
-            cells[name] = cell
-    report(cells)
+    report(common.measure_sets(args, record, args.sets.split(","), measure))
     return record.status()
 
 
