@@ -94,7 +94,7 @@ class SignalledCamera(LiveCamera):
         self.line.refused(error)
         self._report_refusal(error)
 
-    def _is_due(self, answers: bool) -> bool:
+    def _claim_if_due(self, *, is_trigger_answer: bool) -> bool:
         return True
 
     def _queue_shot(self, shot: Shot) -> None:
