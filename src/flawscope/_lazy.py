@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def lazy_names(package: str, modules: dict[str, str]) -> Callable[[str], object]:
-    """Returns the `__getattr__` of a package that imports names when they are first used.
+    """Return the `__getattr__` of a package that imports names when they are first used.
 
     Args:
         package: Name of the package.

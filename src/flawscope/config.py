@@ -34,7 +34,7 @@ _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 
 def read_config(path: str | Path, category: str | None = None) -> Json:
-    """Reads the settings in a YAML file, by name; `build_config` converts them to the settings' types.
+    """Read the settings in a YAML file, by name; `build_config` converts them to the settings' types.
 
     Args:
         path: The file.
@@ -71,7 +71,7 @@ def _read_file(path: str | Path) -> Json:
 
 
 def parse_assignments(pairs: Iterable[str]) -> Json:
-    """Reads assignments such as `["ratio=0.05", "size=384"]` as values by name, each like a line of YAML."""
+    """Read assignments such as `["ratio=0.05", "size=384"]` as values by name, each like a line of YAML."""
     values: Json = {}
     for pair in pairs:
         key, found, text = pair.partition("=")
@@ -87,13 +87,13 @@ def parse_assignments(pairs: Iterable[str]) -> Json:
 def merge_settings(
     file: str | None, flags: Mapping[str, object], assignments: Iterable[str], category: str | None = None
 ) -> Json:
-    """Merges the settings of a call: YAML file, flags, `key=value`; later ones win."""
+    """Merge the settings of a call: YAML file, flags, `key=value`; later ones win."""
     values = read_config(file, category) if file else {}
     return {**values, **flags, **parse_assignments(assignments)}
 
 
 def build_config(cls: type[Config], values: Mapping[str, object]) -> Config:
-    """Builds an instance of the dataclass `cls`; errors name the known keys and the right types."""
+    """Build an instance of the dataclass `cls`; errors name the known keys and the right types."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     kwargs: Json = {}
@@ -118,17 +118,17 @@ def build_config(cls: type[Config], values: Mapping[str, object]) -> Config:
 
 
 def flag_of(name: str) -> str:
-    """Returns the command line's flag of a setting or an option: `--min-defect` for `min_defect`."""
+    """Return the command line's flag of a setting or an option: `--min-defect` for `min_defect`."""
     return f"--{name.replace('_', '-')}"
 
 
 def redact_value(value: object) -> str:
-    """Returns a wrong value's text for an error; an address is left out: it may contain a password."""
+    """Return a wrong value's text for an error; an address is left out: it may contain a password."""
     return "an address" if "://" in str(value) or "@" in str(value) else str(value)
 
 
 def keep_known_settings(cls: type[DataclassInstance], values: Mapping[str, object]) -> Json:
-    """Drops values that are not settings of the dataclass `cls`: a file of another version may have some.
+    """Drop values that are not settings of the dataclass `cls`: a file of another version may have some.
 
     Values from a person go to `build_config` unfiltered, which reports them.
     """
@@ -136,12 +136,12 @@ def keep_known_settings(cls: type[DataclassInstance], values: Mapping[str, objec
 
 
 def setting_names(cls: type[DataclassInstance]) -> set[str]:
-    """Returns the names of a dataclass's fields that its constructor takes."""
+    """Return the names of a dataclass's fields that its constructor takes."""
     return {f.name for f in dataclasses.fields(cls) if f.init}
 
 
 def convert_value(value: object, hint: type[T]) -> T:
-    """Converts `value` to the annotated type `hint`; TypeError or ValueError where it does not fit."""
+    """Convert `value` to the annotated type `hint`; TypeError or ValueError where it does not fit."""
     return typing.cast(T, _convert(value, hint))
 
 
@@ -166,7 +166,7 @@ def _convert(value: object, hint: object) -> object:
 
 
 def _convert_to_first(value: object, hints: Iterable[object]) -> object:
-    """Converts a value to the first of several types that it fits."""
+    """Convert a value to the first of several types that it fits."""
     if value is None and NoneType in hints:
         return None
     for hint in hints:
@@ -197,7 +197,7 @@ def _convert_mapping(value: object, key_hint: object, value_hint: object) -> obj
 
 
 def _convert_tuple(value: object, hints: Sequence[object]) -> object:
-    """Converts a list, a single value, or a text such as 2,3 or 64x48, to a tuple."""
+    """Convert a list, a single value, or a text such as 2,3 or 64x48, to a tuple."""
     parts: list[object]
     if isinstance(value, str):
         parts = [*(value if hints[0] is str else value.replace("x", ",")).split(",")]
@@ -234,7 +234,7 @@ def _read_whole_number(value: object) -> int:
 
 
 def _number_of_text(text: str) -> int | float:
-    """Returns the number in a text: 010 is ten."""
+    """Return the number in a text: 010 is ten."""
     try:
         return int(text)
     except ValueError:
@@ -263,7 +263,7 @@ _READERS = {bool: _read_truth, int: _read_whole_number, float: _read_number, str
 
 
 def describe_type(hint: object) -> str:
-    """Returns words for a type in an error: a whole number, true or false."""
+    """Return words for a type in an error: a whole number, true or false."""
     origin = typing.get_origin(hint)
     args = typing.get_args(hint)
     if origin in UNIONS:

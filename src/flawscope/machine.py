@@ -21,7 +21,7 @@ FIT_THREADS = 2  # with fewer, reading pictures and computing wait for each othe
 
 
 def machine_info() -> Json:
-    """Returns processor, cores that this process may use, memory and system."""
+    """Return processor, cores that this process may use, memory and system."""
     total = system_memory()
     return {
         "cpu": processor_name(),
@@ -32,7 +32,7 @@ def machine_info() -> Json:
 
 
 def processor_name() -> str:
-    """Returns the processor's model name, or its architecture where the name is unknown."""
+    """Return the processor's model name, or its architecture where the name is unknown."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -40,20 +40,20 @@ def processor_name() -> str:
 
 
 def usable_cores() -> int:
-    """Returns the number of cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def default_thread_count() -> int:
-    """Returns the number of threads that OMP_NUM_THREADS allows, or else the number of usable cores."""
+    """Return the number of threads that OMP_NUM_THREADS allows, or else the number of usable cores."""
     setting = os.environ.get("OMP_NUM_THREADS", "")
     return int(setting) if setting.isdecimal() and int(setting) else usable_cores()
 
 
 def system_memory() -> tuple[int, int] | None:
-    """Returns total and available memory in bytes; None without psutil."""
+    """Return total and available memory in bytes; None without psutil."""
     try:
         import psutil
     except ImportError:
@@ -63,7 +63,7 @@ def system_memory() -> tuple[int, int] | None:
 
 
 def peak_memory() -> int:
-    """Returns the peak memory of this process until now, in bytes; 0 where it is unknown."""
+    """Return the peak memory of this process until now, in bytes; 0 where it is unknown."""
     with suppress(OSError, StopIteration, ValueError):  # Linux; ru_maxrss there may be the parent's
         status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) * 1024
@@ -75,5 +75,5 @@ def peak_memory() -> int:
 
 
 def batch_size_for(size: tuple[int, int], most: int) -> int:
-    """Returns the fastest batch size for pictures of a size (height, width): `most` at 256 x 256 pixels."""
+    """Return the fastest batch size for pictures of a size (height, width): `most` at 256 x 256 pixels."""
     return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))

@@ -44,7 +44,7 @@ class Plan(NamedTuple):
     shares: Sequence[tuple[str, float]]
 
     def done(self, stage: str, done: int, total: int) -> float | None:
-        """Returns the share of the command, 0..1, that is done; None: the stage is not in the plan.
+        """Return the share of the command, 0..1, that is done; None: the stage is not in the plan.
 
         Args:
             stage: Name of the present stage.
@@ -75,22 +75,22 @@ class ProgressCounter:
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
-        """Counts a finished step and reports the progress."""
+        """Count a finished step and report the progress."""
         with self._lock:
             self.done += 1
             self.step(self.stage, self.done, self.total)
 
 
 def discard(line: str) -> None:
-    """Drops a line for a person: a library prints nothing."""
+    """Drop a line for a person: a library prints nothing."""
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:
-    """Ignores a call of `step`: no progress is shown."""
+    """Ignore a call of `step`: no progress is shown."""
 
 
 def throttled(step: ProgressCallback) -> ProgressCallback:
-    """Returns a `step` with fewer calls: a stage's first and last, and one per `MESSAGE_INTERVAL` seconds."""
+    """Return a `step` with fewer calls: a stage's first and last, and one per `MESSAGE_INTERVAL` seconds."""
     last_stage = ""
     last_time = 0.0
 
@@ -107,7 +107,7 @@ def throttled(step: ProgressCallback) -> ProgressCallback:
 
 
 def write_line(line: str, stream: TextIO | None = None) -> None:
-    """Writes a line, to stderr unless `stream` is given, in place of a terminal's line of progress."""
+    """Write a line, to stderr unless `stream` is given, in place of a terminal's line of progress."""
     with _WRITE_LOCK:
         if stream is None:
             _write_remark(f"{CLEAR_LINE if _is_terminal(sys.stderr) else ''}{line}\n", sys.stderr)
@@ -123,7 +123,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _write_remark(text: str, stream: TextIO | None) -> None:
-    """Writes a text for a person; an error in writing is ignored: the work goes on."""
+    """Write a text for a person; an error in writing is ignored: the work goes on."""
     if stream is None:
         return
     with suppress(OSError, ValueError):  # a broken pipe, a full disk; a closed stream, letters it has not
@@ -160,7 +160,7 @@ class TerminalProgress:
             threading.Thread(target=self._keep_alive, daemon=True).start()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Shows the progress of a stage: `done` of `total` steps."""
+        """Show the progress of a stage: `done` of `total` steps."""
         with _WRITE_LOCK:
             now = time.monotonic()
             name = stage.partition(",")[0]
@@ -191,21 +191,21 @@ class TerminalProgress:
                 self._write(self._progress_text(now), now)
 
     def _update_total(self, name: str, done: int, total: int) -> None:
-        """Notes the share of the plan that is done. It never falls: a stage may run once for each size."""
+        """Note the share of the plan that is done. It never falls: a stage may run once for each size."""
         share = None if self.plan is None else self.plan.done(name, done, total)
         self.has_total = share is not None and self.share_done < 1
         if share is not None:
             self.share_done = max(self.share_done, share)
 
     def _estimate_left(self, done: int, total: int, spent: float) -> float:
-        """Returns the remaining seconds of the plan, or of a stage that is not in it; 0: not known."""
+        """Return the remaining seconds of the plan, or of a stage that is not in it; 0: not known."""
         if self.has_total:
             so_long = self.last_called - self.started
             return so_long / self.share_done * (1 - self.share_done) if self.share_done else 0.0
         return spent / done * (total - done) if done else 0.0
 
     def stop(self) -> None:
-        """Ends the rewriting of a terminal's line, and clears the line."""
+        """End the rewriting of a terminal's line, and clear the line."""
         with _WRITE_LOCK:
             if self.is_terminal and not self.ended.is_set():
                 _write_remark(CLEAR_LINE, self.stream)
@@ -256,11 +256,11 @@ class JobsProgress:
         self.last_written = time.monotonic()
 
     def step(self, label: str, stage: str, done: int, total: int) -> None:
-        """Notes the progress of a job."""
+        """Note the progress of a job."""
         self.job_stages[label] = f"{stage} {done} of {total}"
 
     def show(self) -> None:
-        """Writes the progress of all jobs; in a file only when `JOBS_LOG_INTERVAL` is over."""
+        """Write the progress of all jobs; in a file only when `JOBS_LOG_INTERVAL` is over."""
         text = "; ".join(f"{label}: {where}" for label, where in self.job_stages.items())
         if text and self.terminal:
             _write_remark(f"{CLEAR_LINE}{text[: shutil.get_terminal_size().columns - 1]}", sys.stderr)
@@ -269,7 +269,7 @@ class JobsProgress:
             self.say(f"      {text}")
 
     def print_line(self, text: str, *, failed: bool = False) -> None:
-        """Writes a line that is not overwritten."""
+        """Write a line that is not overwritten."""
         if self.terminal:
             _write_remark(CLEAR_LINE, sys.stderr)
         self.last_written = time.monotonic()
@@ -277,13 +277,13 @@ class JobsProgress:
 
 
 def _rate_text(done: int, seconds: float) -> str:
-    """Returns the number of steps a second in words; empty where it is below one."""
+    """Return the number of steps a second in words; empty where it is below one."""
     rate = done / seconds if seconds >= 1 else 0.0
     return "" if rate < 1 else f", {rate:.1f} a second" if rate < 9.95 else f", {rate:,.0f} a second"
 
 
 def format_duration(seconds: float) -> str:
-    """Formats seconds: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
+    """Format seconds: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
     if seconds < 0.05:
         return "less than 0.1 s"
     if seconds < 10:
@@ -298,7 +298,7 @@ def format_duration(seconds: float) -> str:
 
 @contextmanager
 def defer_interrupts(said: str = "stops after this step, and keeps it") -> Iterator[threading.Event]:
-    """Yields an event that Ctrl-C sets instead of raising KeyboardInterrupt; the second Ctrl-C raises it.
+    """Yield an event that Ctrl-C sets instead of raising KeyboardInterrupt; the second Ctrl-C raises it.
 
     It changes nothing outside of the main thread, and where SIGINT has another handler.
 

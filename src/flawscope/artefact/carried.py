@@ -14,7 +14,7 @@ MEASURED_FACTS = (*RUN_FACTS, *CERTIFICATE_KEYS, QUESTIONS, SUSPECTS, SIMULATED_
 
 
 def carried_facts(old: Manifest | None) -> dict[str, Any]:
-    """Returns the facts of a model that also hold for a model made from it; empty for None."""
+    """Return the facts of a model that also hold for a model made from it; empty for None."""
     if old is None:
         return {}
     return {name: value for name, value in old.facts.items() if name not in MEASURED_FACTS}

@@ -32,7 +32,7 @@ class Scorer(Protocol):
     size: tuple[int, int]
 
     def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Runs images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`."""
+        """Run images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Certificate:
         return compared and largest <= self.tolerance and math.isfinite(self.map)
 
     def describe(self) -> str:
-        """Returns a line for a person: engine, decisions, largest differences and tolerance."""
+        """Return a line for a person: engine, decisions, largest differences and tolerance."""
         batches = ", ".join(map(str, self.batches))
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
         shown = pluralize(self.pictures, "picture")
@@ -112,12 +112,12 @@ class Certificate:
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields, with lists for tuples, to be stored as JSON."""
+        """Return the fields, with lists for tuples, to be stored as JSON."""
         return {**asdict(self), "batches": list(self.batches), "ties": list(self.ties)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
-        """Reads a certificate. KeyError, TypeError or ValueError where `data` is not a certificate."""
+        """Read a certificate. KeyError, TypeError or ValueError where `data` is not a certificate."""
         if data["precision"] not in PRECISIONS:
             raise ValueError(data["precision"])
         return cls(
@@ -137,14 +137,14 @@ class Certificate:
 
 
 def certificates_to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
-    """Returns the facts that hold the certificates of a file's first engine and, if there, of OpenVINO."""
+    """Return the facts that hold the certificates of a file's first engine and, if there, of OpenVINO."""
     return {
         key: certificate.to_dict() for key, certificate in zip(CERTIFICATE_KEYS, certificates, strict=False)
     }
 
 
 def certificates_from_facts(facts: Mapping[str, Any]) -> list[Certificate]:
-    """Reads the certificates from a model's facts; empty where the model was not exported.
+    """Read the certificates from a model's facts; empty where the model was not exported.
 
     Raises:
         KeyError: A certificate is damaged. TypeError and ValueError likewise.
@@ -163,7 +163,7 @@ def certify(
     ties: NDArray[np.bool_] | None = None,
     stride: int = 1,
 ) -> Certificate:
-    """Compares a session's answers with the expected ones, in batches of each size in `BATCH_SIZES`.
+    """Compare a session's answers with the expected ones, in batches of each size in `BATCH_SIZES`.
 
     A batch that is not full is filled with the first pictures.
 
@@ -215,7 +215,7 @@ def certify(
 
 
 def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
-    """Compares a session's answers on the artefact's sample pictures with those in the manifest.
+    """Compare a session's answers on the artefact's sample pictures with those in the manifest.
 
     Raises:
         InputError: The artefact has no sample pictures, or they do not fit the manifest.
@@ -251,7 +251,7 @@ def certify_samples(session: Scorer, artefact: Artefact) -> Certificate:
 
 
 def _clear_decisions(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
-    """Returns the mask `[N]` of the decisions that are compared.
+    """Return the mask `[N]` of the decisions that are compared.
 
     In fp32, decisions that the tolerance could change are not.
     """
@@ -268,7 +268,7 @@ def certify_reduced(
     maxima: tuple[NDArray[Any], NDArray[Any]],
     decisions: int,
 ) -> Certificate:
-    """Returns the certificate of a reduced precision: its answers against those of the trained model.
+    """Return the certificate of a reduced precision: its answers against those of the trained model.
 
     The answers are on the `[N]` pictures that the reduced precision is calibrated on.
 
@@ -294,14 +294,14 @@ def certify_reduced(
 
 
 def median_to_threshold(values: Sequence[float], threshold: float) -> float:
-    """Returns the distance from the median value to the threshold, at least 0.001 of the threshold."""
+    """Return the distance from the median value to the threshold, at least 0.001 of the threshold."""
     return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
 
 
 def difference_scales(
     values: Sequence[float], threshold: float, expected: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Returns the scale of each score difference: the distance from the median value to the threshold.
+    """Return the scale of each score difference: the distance from the median value to the threshold.
 
     Where the expected score lies beyond the threshold, it is the distance to that score.
     """
@@ -310,7 +310,7 @@ def difference_scales(
 
 
 def _score_errors(found: Scores, expected: Scores, calibration: Calibration) -> tuple[float, float]:
-    """Returns the largest absolute and the largest relative difference of scores.
+    """Return the largest absolute and the largest relative difference of scores.
 
     A picture whose patches are all in the memory bank scores far below every good one: its distances are
     differences of large numbers, near 0, and decide nothing. There a hundredth of the difference counts, as
@@ -328,7 +328,7 @@ def _score_errors(found: Scores, expected: Scores, calibration: Calibration) -> 
 
 
 def _max_errors(found: Scores, expected: Scores) -> tuple[float, float]:
-    """Returns the largest absolute and the largest relative difference; infinite where a value is NaN."""
+    """Return the largest absolute and the largest relative difference; infinite where a value is NaN."""
     expected = np.asarray(expected, np.float64)
     differences = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
     return float(differences.max()), float((differences / np.maximum(np.abs(expected), 1.0)).max())

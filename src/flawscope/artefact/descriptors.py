@@ -37,7 +37,7 @@ class ProductDescriptors:
     lights: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
     def __post_init__(self) -> None:
-        """Raises an InputError where the descriptors do not fit each other."""
+        """Raise an InputError where the descriptors do not fit each other."""
         for vectors, numbers in ((self.good, self.groups), (self.defective, self.carriers)):
             fits = vectors.dtype == np.float32 and vectors.ndim == 2 and numbers.dtype == np.int32
             fits = fits and numbers.shape == vectors.shape[:1] and vectors.shape[1] == self.good.shape[1]
@@ -47,11 +47,11 @@ class ProductDescriptors:
             raise InputError("the lights of its good pictures are damaged")
 
     def arrays(self) -> Tensors:
-        """Returns the arrays for a file, by the names of the fields."""
+        """Return the arrays for a file, by the names of the fields."""
         return {key: getattr(self, key) for key in DESCRIPTOR_KEYS}
 
     def merged(self, others: ProductDescriptors) -> ProductDescriptors:
-        """Returns the descriptors of these pictures and of others of the same product."""
+        """Return the descriptors of these pictures and of others of the same product."""
         if not len(others.good):
             return self
         return ProductDescriptors(
@@ -92,7 +92,7 @@ class DescriptorModel:
         known: Mapping[str, ProductDescriptors],
         samples: Mapping[str, Array],
     ) -> DescriptorModel:
-        """Reads the network of a file.
+        """Read the network of a file.
 
         Args:
             about: Entry of the file's document on the network.
@@ -108,7 +108,7 @@ class DescriptorModel:
         return cls(dict(about.get("config", {})), seen, tensors, known, samples)
 
     def __post_init__(self) -> None:
-        """Raises an InputError where the descriptors cannot distinguish the products."""
+        """Raise an InputError where the descriptors cannot distinguish the products."""
         for name, descriptors in self.known.items():
             if len(np.unique(descriptors.groups)) < MIN_GROUPS:
                 raise InputError(

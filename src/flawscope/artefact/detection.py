@@ -16,7 +16,7 @@ from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 
 
 def finder(facts: ModelFacts) -> Callable[[str, float], bool]:
-    """Returns the rule by which a model finds a defect on a good picture.
+    """Return the rule by which a model finds a defect on a good picture.
 
     The rule takes the picture's name and its score with the defect. It returns whether the picture, or its
     part, is anomalous.
@@ -32,7 +32,7 @@ def finder(facts: ModelFacts) -> Callable[[str, float], bool]:
 
 
 def decided_defects(manifest: Manifest, parts: KnownParts | None = None) -> DefectScores | None:
-    """Returns the simulated defects that a model was tried with, decided by its present calibration.
+    """Return the simulated defects that a model was tried with, decided by its present calibration.
 
     Args:
         manifest: Manifest of the model.
@@ -51,7 +51,7 @@ def decided_defects(manifest: Manifest, parts: KnownParts | None = None) -> Defe
 
 
 def with_decided_defects(manifest: Manifest) -> Manifest:
-    """Returns the manifest with the counts of simulated defects that its calibration finds."""
+    """Return the manifest with the counts of simulated defects that its calibration finds."""
     decided = decided_defects(manifest)
     if decided is None:
         return manifest
@@ -59,7 +59,7 @@ def with_decided_defects(manifest: Manifest) -> Manifest:
 
 
 def describe_found(manifest: Manifest) -> list[str]:
-    """Returns `fit`'s line on the simulated defects that a model finds; empty where too few were tried."""
+    """Return `fit`'s line on the simulated defects that a model finds; empty where too few were tried."""
     decided = decided_defects(manifest)
     total = None if decided is None else decided.describe_total()
     if total is None:
@@ -68,7 +68,7 @@ def describe_found(manifest: Manifest) -> list[str]:
 
 
 def describe_detection(manifest: Manifest, parts: KnownParts | None = None) -> str | None:
-    """Returns a line on the share of simulated defects that a model finds; None where it was not measured.
+    """Return a line on the share of simulated defects that a model finds; None where it was not measured.
 
     Args:
         manifest: Manifest of the model.

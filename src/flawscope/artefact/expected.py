@@ -48,7 +48,7 @@ class ExpectedPictures:
 
     @classmethod
     def learn(cls, rows: Iterable[Picture], looks: Looks, mm_per_pixel: float | None) -> ExpectedPictures:
-        """Learns from the good pictures of a fit; `looks` are those of a part's views, if it has several."""
+        """Learn from the good pictures of a fit; `looks` are those of a part's views, if it has several."""
         every = [*rows]
         return cls(
             AppearanceRange.from_measures(row.measured for row in every),
@@ -59,7 +59,7 @@ class ExpectedPictures:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> ExpectedPictures:
-        """Reads the record from a model's facts. InputError where the length of a pixel is damaged."""
+        """Read the record from a model's facts. InputError where the length of a pixel is damaged."""
         return cls(
             AppearanceRange.from_facts(facts),
             known_sizes(facts),
@@ -68,7 +68,7 @@ class ExpectedPictures:
         )
 
     def to_facts(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns a model's facts with this record in place of the one that they hold."""
+        """Return a model's facts with this record in place of the one that they hold."""
         found = {key: value for key, value in facts.items() if key not in KEYS}
         if self.appearance is not None:
             found[APPEARANCE_KEY] = self.appearance.to_dict()
@@ -81,7 +81,7 @@ class ExpectedPictures:
         return found
 
     def widened(self, rows: Iterable[Picture]) -> ExpectedPictures:
-        """Returns the record with further good pictures.
+        """Return the record with further good pictures.
 
         A property that is unknown for the earlier pictures stays unknown. The length of a pixel becomes
         unknown where the further pictures have another size.
@@ -97,17 +97,17 @@ class ExpectedPictures:
         return replace(self, appearance=appearance, sizes=sizes, mm_per_pixel=scale)
 
     def with_views(self, looks: Looks) -> ExpectedPictures:
-        """Returns the record with new looks of views; unchanged where the pictures are too few."""
+        """Return the record with new looks of views; unchanged where the pictures are too few."""
         found = ViewLooks.learn(looks)
         return self if found is None else replace(self, view_looks=found)
 
     def other_sizes(self, rows: Iterable[Picture]) -> list[Size]:
-        """Returns sizes of pictures outside of the expected sizes; empty where these are not known."""
+        """Return sizes of pictures outside of the expected sizes; empty where these are not known."""
         known = {*self.sizes}
         return [size for size in extreme_sizes([*self.sizes, *_sizes(rows)]) if known and size not in known]
 
     def scale_notes(self, rows: Iterable[Picture]) -> list[str]:
-        """Returns a note where these pictures, added to the record, make the length of a pixel unknown."""
+        """Return a note where these pictures, added to the record, make the length of a pixel unknown."""
         others = self.other_sizes(rows)
         if self.mm_per_pixel is None or not others:
             return []

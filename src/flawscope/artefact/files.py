@@ -27,7 +27,7 @@ _PROCESS = secrets.token_hex(2)  # in the names of all files that this process w
 
 
 def _renew_process() -> None:
-    """Gives a forked process a new name: files that its parent was writing are not its own."""
+    """Give a forked process a new name: files that its parent was writing are not its own."""
     global _PROCESS
     _PROCESS = secrets.token_hex(2)
 
@@ -47,17 +47,17 @@ def is_computed(text: str) -> bool:
 
 
 def csv_cell(value: object) -> object:
-    """Returns a value for a CSV cell: a text that a spreadsheet would compute gets an apostrophe in front."""
+    """Return a value for a CSV cell: a text that a spreadsheet would compute gets an apostrophe in front."""
     return f"'{value}" if isinstance(value, str) and is_computed(value) else value
 
 
 def from_csv_cell(text: str) -> str:
-    """Returns the text of a CSV cell without the apostrophe that `csv_cell` put in front."""
+    """Return the text of a CSV cell without the apostrophe that `csv_cell` put in front."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def partial_name(name: str) -> str:
-    """Returns a unique name for a file while it is being written.
+    """Return a unique name for a file while it is being written.
 
     The name contains the name of this process, for `is_being_written`.
     """
@@ -71,7 +71,7 @@ def is_being_written(name: str) -> bool:
 
 @contextmanager
 def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Opens a binary file that appears under `path` only when the block ends without an error.
+    """Open a binary file that appears under `path` only when the block ends without an error.
 
     Args:
         path: Path of the file.
@@ -94,7 +94,7 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Writes a folder's names to the disk; Windows does this on its own."""
+    """Write a folder's names to the disk; Windows does this on its own."""
     if os.name == "nt":
         return
     number = os.open(folder, os.O_RDONLY)
@@ -106,7 +106,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Opens a binary file that appears under `path` only when the block ends without an error.
+    """Open a binary file that appears under `path` only when the block ends without an error.
 
     Raises:
         FlawscopeError: The file cannot be written.
@@ -133,7 +133,7 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 
 def write_error(path: Path, error: OSError) -> FlawscopeError:
-    """Returns the error for a file that cannot be written; it names the folder where the disk is at fault."""
+    """Return the error for a file that cannot be written; it names the folder where the disk is at fault."""
     if error.errno in _FOLDER_ERRORS:
         remedy = "free some space or choose another --out" if error.errno in _FULL else "choose another --out"
         kind = FullDiskError if error.errno in _FULL else FlawscopeError
@@ -143,7 +143,7 @@ def write_error(path: Path, error: OSError) -> FlawscopeError:
 
 
 def check_replaceable(path: Path) -> None:
-    """Checks before work that a file, if it exists, can be replaced or removed; changes nothing.
+    """Check before work that a file, if it exists, can be replaced or removed; changes nothing.
 
     Raises:
         InputError: Its folder cannot be written, or on Windows a program such as Excel has the file open.
@@ -162,7 +162,7 @@ def check_replaceable(path: Path) -> None:
 
 
 def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> Path:
-    """Checks before long work that `path` can be written, without making a file.
+    """Check before long work that `path` can be written, without making a file.
 
     Args:
         path: Path of the file to write.
@@ -186,13 +186,13 @@ def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> P
 
 
 def reject_constant(name: str) -> float:
-    """Raises a ValueError for a constant that JSON does not have: `parse_constant` of `json.loads`."""
+    """Raise a ValueError for a constant that JSON does not have: `parse_constant` of `json.loads`."""
     raise ValueError(f"{name} is not JSON")
 
 
 @contextmanager
 def open_file(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
-    """Opens a model file for reading, and closes it at the end.
+    """Open a model file for reading, and close it at the end.
 
     Raises:
         InputError: The file is missing, cannot be read, or is a folder, a pipe or a device.
@@ -215,13 +215,13 @@ def open_file(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Returns the SHA-256 (hex) of a model file. InputError where it cannot be read."""
+    """Return the SHA-256 (hex) of a model file. InputError where it cannot be read."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def several_products_error(path: object) -> InputError:
-    """Returns the error for a joint model where a model of a single product is needed."""
+    """Return the error for a joint model where a model of a single product is needed."""
     take_out = "flawscope.load(MODEL).products[NAME].save(FILE) takes one out"
     return unusable_file_error(
         path, f"it is a joint model of several products, and this wants one: {take_out}"
@@ -229,34 +229,34 @@ def several_products_error(path: object) -> InputError:
 
 
 def exported_error(name: object) -> InputError:
-    """Returns the error for an exported model where a fitted one is needed."""
+    """Return the error for an exported model where a fitted one is needed."""
     return InputError(f"{name} is an exported model: name the .safetensors file that it was made from")
 
 
 def damaged_error(path: object, reason: str) -> InputError:
-    """Returns the error for a damaged model file, with the reason and the remedy."""
+    """Return the error for a damaged model file, with the reason and the remedy."""
     return unusable_file_error(path, f"{reason}; copy it again or fit anew")
 
 
 def unusable_file_error(path: object, reason: str, kind: str = "model") -> InputError:
-    """Returns the error for a file that cannot be used: a `CheckpointError` where `kind` is "checkpoint"."""
+    """Return the error for a file that cannot be used: a `CheckpointError` where `kind` is "checkpoint"."""
     error = CheckpointError if kind == "checkpoint" else InputError
     return error(f"cannot use {kind} {path}: {reason}")
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
-    """Returns the path where a training that writes `out` keeps its state until it ends."""
+    """Return the path where a training that writes `out` keeps its state until it ends."""
     return Path(out).with_suffix(".checkpoint.safetensors")
 
 
 def training_log_path(checkpoint: Path) -> Path:
-    """Returns the path of a training's log, beside its checkpoint."""
+    """Return the path of a training's log, beside its checkpoint."""
     name = checkpoint.name.removesuffix(".safetensors").removesuffix(".checkpoint")
     return checkpoint.with_name(f"{name}.training.csv")
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
-    """Returns the suffix of a model file, one of `MODEL_SUFFIXES`. InputError if it has another."""
+    """Return the suffix of a model file, one of `MODEL_SUFFIXES`. InputError if it has another."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix not in MODEL_SUFFIXES:
         with open_file(path):  # that there is no such file, or that it is a folder, says more

@@ -41,7 +41,7 @@ class DecisionCounts:
 
     @classmethod
     def of(cls, count: int, before: int, after: int) -> DecisionCounts:
-        """Adds the intervals to the number of pictures that each model calls anomalous.
+        """Add the intervals to the number of pictures that each model calls anomalous.
 
         Args:
             count: Number of pictures.
@@ -141,14 +141,14 @@ class Judgement:
 
     @classmethod
     def joined(cls, several: Sequence[Judgement]) -> Judgement:
-        """Joins the judgements of the models of several views, each on its own pictures, all made alike."""
+        """Join the judgements of the models of several views, each on its own pictures, all made alike."""
         first, *others = several
         for other in others:
             first = first._with(other)
         return first
 
     def _with(self, other: Judgement) -> Judgement:
-        """Returns the judgement on the pictures of both."""
+        """Return the judgement on the pictures of both."""
         joined_lists = {name: sorted({*getattr(self, name), *getattr(other, name)}) for name in PICTURE_LISTS}
         counts = [judgement.simulated for judgement in (self, other) if judgement.simulated is not None]
         simulated = None

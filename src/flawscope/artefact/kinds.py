@@ -49,7 +49,7 @@ class Kinds:
         return max(self.error, 2 / (len(self.distances) + 1))
 
     def describe(self) -> str:
-        """Returns a line with the kinds, their numbers of examples and the promised error."""
+        """Return a line with the kinds, their numbers of examples and the promised error."""
         kinds = ", ".join(f"{name} ({count})" for name, count in zip(self.names, self.counts, strict=True))
         asked = ""
         if self.effective_error > self.error:
@@ -60,7 +60,7 @@ class Kinds:
         )
 
     def describe_left_out(self) -> str:
-        """Returns a line with the answers on the examples, each left out."""
+        """Return a line with the answers on the examples, each left out."""
         right = sum(row[k] for k, row in enumerate(self.confusion))
         of = sum(map(sum, self.confusion))
         new = sum(row[-1] for row in self.confusion)
@@ -71,17 +71,17 @@ class Kinds:
         )
 
     def check(self, tensor: NDArray[Any] | None) -> None:
-        """Raises an InputError where the tensor does not fit, or is missing."""
+        """Raise an InputError where the tensor does not fit, or is missing."""
         if tensor is None or tensor.shape != self.shape or not np.isfinite(tensor).all():
             raise InputError("the model's kinds of defects do not fit it: run `flawscope kinds` anew")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all fields, as a model's manifest holds them."""
+        """Return all fields, as a model's manifest holds them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Kinds:
-        """Reads the fields that `to_dict` returned. KeyError, TypeError or ValueError: they are damaged."""
+        """Read the fields that `to_dict` returned. KeyError, TypeError or ValueError: they are damaged."""
         rows, width = map(int, data["shape"])
         kinds = cls(
             tuple(map(str, data["names"])),

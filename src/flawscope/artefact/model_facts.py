@@ -42,11 +42,11 @@ class ModelFacts:
 
     @classmethod
     def of(cls, model: Manifest | ModelFacts) -> ModelFacts:
-        """Returns the facts of a manifest; facts are returned unchanged."""
+        """Return the facts of a manifest; facts are returned unchanged."""
         return model if isinstance(model, ModelFacts) else cls({"": model})
 
     def with_model(self, name: str, manifest: Manifest) -> ModelFacts:
-        """Returns the facts with another manifest for one of the models."""
+        """Return the facts with another manifest for one of the models."""
         return replace(self, manifests={**self.manifests, name: manifest})
 
     @property
@@ -64,7 +64,7 @@ class ModelFacts:
     # ---- what all models share
 
     def shared(self, what: str, read: Callable[[Manifest], T]) -> T:
-        """Returns the value that all models share.
+        """Return the value that all models share.
 
         Args:
             what: Name of the value in the plural, for the error.
@@ -107,7 +107,7 @@ class ModelFacts:
         return min(manifest.calibration.rate for manifest in self.manifests.values())
 
     def check(self) -> None:
-        """Checks, before a model is written, that its models can stand in one mapping.
+        """Check, before a model is written, that its models can stand in one mapping.
 
         Raises:
             InputError: A property that all models must share differs, or no good part has pictures of all
@@ -122,7 +122,7 @@ class ModelFacts:
         self.check_whole_parts({})
 
     def check_whole_parts(self, new: Mapping[str, Sequence[str]]) -> None:
-        """Checks that good parts with all views remain where views are calibrated anew.
+        """Check that good parts with all views remain where views are calibrated anew.
 
         Args:
             new: Names of the good pictures of each view that is calibrated on them; the others keep theirs.
@@ -144,7 +144,7 @@ class ModelFacts:
     # ---- what they decide together
 
     def known_parts(self) -> dict[str, KnownParts]:
-        """Returns the good parts of each product's calibration, by the product's name.
+        """Return the good parts of each product's calibration, by the product's name.
 
         The name is "" for a single product, also one in views. Empty where single pictures are judged.
 
@@ -160,7 +160,7 @@ class ModelFacts:
         return found
 
     def parts_of(self, name: str) -> KnownParts | None:
-        """Returns the good parts that a model compares with; None: it judges single pictures.
+        """Return the good parts that a model compares with; None: it judges single pictures.
 
         Args:
             name: Name of the model: a product, or a view.
@@ -193,7 +193,7 @@ class ModelFacts:
         return [row for manifest in self.manifests.values() for row in manifest.pictures]
 
     def with_rate(self, rate: float) -> ModelFacts:
-        """Returns the facts of the models at another false-alarm rate."""
+        """Return the facts of the models at another false-alarm rate."""
         changed = {}
         for name, manifest in self.manifests.items():
             changed[name] = replace(manifest, calibration=manifest.calibration.with_rate(rate))
@@ -201,7 +201,7 @@ class ModelFacts:
 
 
 def check_same_parts(patterns: Sequence[Mapping[str, object] | None]) -> None:
-    """Raises an InputError where products have different patterns of parts and views."""
+    """Raise an InputError where products have different patterns of parts and views."""
     if any(pattern != patterns[0] for pattern in patterns):
         raise InputError(
             "the products' patterns of parts and views differ, and a part is recognised by all its views: "

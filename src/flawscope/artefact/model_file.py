@@ -72,7 +72,7 @@ DTYPES = {
 
 
 def package_versions() -> dict[str, str]:
-    """Returns the versions of flawscope, Python, and the installed packages among `PACKAGES`."""
+    """Return the versions of flawscope, Python, and the installed packages among `PACKAGES`."""
     found = {"flawscope": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -125,18 +125,18 @@ class Manifest:
         return tuple(map(str, self.facts.get(QUESTIONS, ())))
 
     def asking(self, *lines: str | None) -> Manifest:
-        """Returns the manifest with further open questions; None among `lines` is passed over."""
+        """Return the manifest with further open questions; None among `lines` is passed over."""
         asked = list(dict.fromkeys([*self.questions, *filter(None, lines)]))
         return replace(self, facts={**self.facts, QUESTIONS: asked}) if asked else self
 
     def accepted(self) -> Manifest:
-        """Returns the manifest with its open questions turned into notes."""
+        """Return the manifest with its open questions turned into notes."""
         facts = {key: value for key, value in self.facts.items() if key not in (QUESTIONS, ASKED_CALL)}
         notes = (*self.notes, *(f"accepted: {line}" for line in self.questions))
         return replace(self, facts=facts, notes=notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the document for a file. FlawscopeError where the rows give another calibration."""
+        """Return the document for a file. FlawscopeError where the rows give another calibration."""
         how = self.calibration.to_dict()
         if calibrate(self.pictures, **how) != self.calibration:
             raise FlawscopeError("the calibration is not that of the model's pictures")
@@ -156,7 +156,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
-        """Reads the document of a file. InputError where it is damaged, or of a format that is not known."""
+        """Read the document of a file. InputError where it is damaged, or of a format that is not known."""
         check_format(data)
         try:
             rows = rows_from_table(data["pictures"])
@@ -183,7 +183,7 @@ class Manifest:
 
 
 def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads the facts. ValueError where a fact that every reader shows has the wrong type."""
+    """Read the facts. ValueError where a fact that every reader shows has the wrong type."""
     found = dict(data)
     for name in ("summary", QUESTIONS):
         lines = found.get(name, [])
@@ -197,7 +197,7 @@ def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_format(data: Mapping[str, Any]) -> None:
-    """Raises an InputError where this version of flawscope cannot read the format."""
+    """Raise an InputError where this version of flawscope cannot read the format."""
     version = data.get("format")
     if type(version) is not int or version < 1:
         raise InputError("it has no format version")
@@ -220,7 +220,7 @@ class Artefact:
     tensors: dict[str, NDArray[Any]]
 
     def __post_init__(self) -> None:
-        """Raises an InputError where region of interest and tiles, or kinds and their tensor, do not fit."""
+        """Raise an InputError where region of interest and tiles, or kinds and their tensor, do not fit."""
         if self.manifest.kinds is not None:
             self.manifest.kinds.check(self.tensors.get("kinds"))
         region = self.tensors.get("region")
@@ -234,7 +234,7 @@ class Artefact:
 
     @classmethod
     def from_stored(cls, manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> Artefact:
-        """Builds the artefact of a file's manifest and tensors. InputError where they do not fit."""
+        """Build the artefact of a file's manifest and tensors. InputError where they do not fit."""
         try:
             pictures = with_looks(manifest.pictures, tensors)
         except ValueError:
@@ -243,7 +243,7 @@ class Artefact:
         return cls(replace(manifest, pictures=pictures), model_tensors)
 
     def stored_tensors(self) -> dict[str, NDArray[Any]]:
-        """Returns the tensors for a file, with the good pictures' looks unless these must not be kept."""
+        """Return the tensors for a file, with the good pictures' looks unless these must not be kept."""
         if not self.manifest.keeps_looks:
             return dict(self.tensors)
         return {**self.tensors, **looks_to_tensors(self.manifest.pictures)}
@@ -258,12 +258,12 @@ class Artefact:
 
 
 def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
-    """Writes a model atomically. FlawscopeError if it cannot be written; an existing file stays unchanged."""
+    """Write a model atomically. FlawscopeError if it cannot be written; an existing file stays unchanged."""
     write_contents(*split_run_facts(artefact.manifest), artefact.stored_tensors(), path)
 
 
 def split_run_facts(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the manifest's document without the facts of the run, and the facts of the run."""
+    """Return the manifest's document without the facts of the run, and the facts of the run."""
     document = manifest.to_dict()
     facts = document["facts"]
     document["facts"] = {k: v for k, v in facts.items() if k not in RUN_FACTS}
@@ -276,7 +276,7 @@ def write_contents(
     tensors: Mapping[str, NDArray[Any]],
     path: str | os.PathLike[str],
 ) -> None:
-    """Writes a model file atomically.
+    """Write a model file atomically.
 
     Args:
         document: The manifest, without facts of the run.
@@ -311,13 +311,13 @@ def write_contents(
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """Reads the manifest alone: fast, whatever the size of the model. Tensor data are not checked."""
+    """Read the manifest alone: fast, whatever the size of the model. Tensor data are not checked."""
     with open_file(path) as file:
         return _parse_manifest(read_header(file, path), path)
 
 
 def read(path: str | os.PathLike[str]) -> Artefact:
-    """Reads and checks a model file.
+    """Read and check a model file.
 
     Raises:
         InputError: The file cannot be used; the message is one line with the reason.
@@ -365,7 +365,7 @@ def _parse_manifest(header: Header, path: object) -> Manifest:
 
 
 def read_tensors(file: io.BufferedReader, header: Header, path: object) -> dict[str, NDArray[Any]]:
-    """Reads and checks the tensors of a file, whose position is where `read_header` left it."""
+    """Read and check the tensors of a file, whose position is where `read_header` left it."""
     found = hashlib.file_digest(file, "sha256").hexdigest()  # from here to the end
     if found != header.digest:
         raise damaged_error(path, "its tensors were altered or damaged")
@@ -383,13 +383,13 @@ def read_tensors(file: io.BufferedReader, header: Header, path: object) -> dict[
 
 
 def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
-    """Returns the hash of manifest and tensor entries, which is checked without reading the tensors."""
+    """Return the hash of manifest and tensor entries, which is checked without reading the tensors."""
     entries = {k: v for k, v in entries.items() if k != "__metadata__"}
     return hashlib.sha256(json.dumps([text, entries], sort_keys=True).encode()).hexdigest()
 
 
 def read_header(file: io.BufferedReader, path: object, several: bool = False) -> Header:
-    """Reads and checks the header, and leaves `file` at the start of the tensors' data.
+    """Read and check the header, and leave `file` at the start of the tensors' data.
 
     Args:
         file: The file, at its beginning.
@@ -447,7 +447,7 @@ class _StoredHeader(NamedTuple):
 
 
 def _parse_header(raw: bytes) -> _StoredHeader:
-    """Parses a header. ValueError, KeyError and others where it is not that of a model."""
+    """Parse a header. ValueError, KeyError and others where it is not that of a model."""
     header = json.loads(raw)
     meta = header.pop("__metadata__")
     text = meta[METADATA_KEY]
@@ -464,7 +464,7 @@ def _parse_header(raw: bytes) -> _StoredHeader:
 
 
 def _end_of_tensors(entries: Iterable[TensorEntry], path: object) -> int:
-    """Returns the end of the tensors in the file's data, where they lie one after another.
+    """Return the end of the tensors in the file's data, where they lie one after another.
 
     Raises:
         InputError: They overlap or leave gaps, unlike those that safetensors writes.
@@ -494,7 +494,7 @@ def _parse_entry(value: Mapping[str, Any]) -> TensorEntry:
 
 
 def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.int16] | NDArray[np.float32]:
-    """Packs images of any shape, float32 in 0..1, a value v of padding marked as -1 - v.
+    """Pack images of any shape, float32 in 0..1, a value v of padding marked as -1 - v.
 
     k/255 becomes k, padding -1 - k: uint8, or int16 where a pixel is padded. Images that this would change
     are returned as they are.
@@ -511,7 +511,7 @@ def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.i
 
 
 def unpack_images(packed: NDArray[Any]) -> NDArray[np.float32]:
-    """Returns the images that `pack_images` packed, float32."""
+    """Return the images that `pack_images` packed, float32."""
     if packed.dtype == np.uint8:
         return packed.astype(np.float32) / np.float32(255)
     if packed.dtype != np.int16:

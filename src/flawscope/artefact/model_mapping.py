@@ -16,7 +16,7 @@ MAX_NAME_LENGTH = 200
 
 
 def parse_views(document: Facts) -> PartPattern | None:
-    """Reads the pattern of views from a file's document; None: its models are of products.
+    """Read the pattern of views from a file's document; None: its models are of products.
 
     Raises:
         InputError: The pattern is damaged.
@@ -44,7 +44,7 @@ class ModelMapping:
     views: PartPattern | None = None
 
     def __post_init__(self) -> None:
-        """Raises an InputError where it is undefined which of several models judges a picture."""
+        """Raise an InputError where it is undefined which of several models judges a picture."""
         if self.kind == ONE:
             return
         if not self.products or not all(0 < len(name) <= MAX_NAME_LENGTH for name in self.products):
@@ -57,7 +57,7 @@ class ModelMapping:
 
     @classmethod
     def of(cls, artefact: Artefact) -> ModelMapping:
-        """Returns the mapping of a single product's model."""
+        """Return the mapping of a single product's model."""
         return cls({ONE: artefact})
 
     @property

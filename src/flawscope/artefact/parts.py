@@ -15,7 +15,7 @@ PART = "part"  # in the manifest's facts
 
 
 def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
-    """Reads a model's pattern of parts and views. None: it judges single pictures. InputError: damaged."""
+    """Read a model's pattern of parts and views. None: it judges single pictures. InputError: damaged."""
     known = manifest.facts.get(PART)
     if known is None:
         return None
@@ -26,13 +26,13 @@ def stored_part_pattern(manifest: Manifest) -> PartPattern | None:
 
 
 def stored_part_reader(manifest: Manifest) -> PartReader | None:
-    """Reads a model's rule that reads a part from a picture's name; None: none. InputError: damaged."""
+    """Read a model's rule that reads a part from a picture's name; None: none. InputError: damaged."""
     pattern = stored_part_pattern(manifest)
     return group_reader(manifest.facts.get("group")) if pattern is None else pattern.part_key
 
 
 def require_whole_part(views: Collection[str], pictures: Iterable[View]) -> None:
-    """Checks that good pictures show a part from all views: new parts are compared with such parts.
+    """Check that good pictures show a part from all views: new parts are compared with such parts.
 
     Args:
         views: Names of all views.
@@ -52,7 +52,7 @@ def require_whole_part(views: Collection[str], pictures: Iterable[View]) -> None
 
 
 def part_calibration(manifest: Manifest, pattern: PartPattern) -> PartCalibration:
-    """Returns the calibration of parts: the calibration's scores, by the names of their pictures.
+    """Return the calibration of parts: the calibration's scores, by the names of their pictures.
 
     Raises:
         InputError: The model was calibrated on pictures whose names tell no part.
@@ -61,7 +61,7 @@ def part_calibration(manifest: Manifest, pattern: PartPattern) -> PartCalibratio
 
 
 def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) -> KnownParts:
-    """Returns the good parts in the rows of a model's pictures. InputError: a name tells no part."""
+    """Return the good parts in the rows of a model's pictures. InputError: a name tells no part."""
     known = counted(rows)
     views = pattern.parse_all(row.name for row in known)
     drawn = [row.drawn for row in known]
@@ -70,7 +70,7 @@ def parts_of_rows(rows: Iterable[Picture], pattern: PartPattern, rate: float) ->
 
 
 def parts_of_model(manifest: Manifest) -> KnownParts | None:
-    """Returns the good parts that a model was calibrated on; None: it judges single pictures.
+    """Return the good parts that a model was calibrated on; None: it judges single pictures.
 
     Raises:
         InputError: The model was calibrated on pictures whose names tell no part.

@@ -9,7 +9,7 @@ from flawscope.views.roi import FrameRegion, RoiSource
 
 
 def stored_region(model: Artefact) -> RoiSource | None:
-    """Reads the region of interest of a model.
+    """Read the region of interest of a model.
 
     Returns:
         A mask of a frame of the preprocessing's `size`, which is seen pixel by pixel; None: all of the frame

@@ -22,7 +22,7 @@ EQUAL = 1e-3  # share of a score that two of pictures may differ by, and show th
 
 
 def auroc(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
-    """Returns the share of pairs of a good and a defective picture in which the defective one scores higher.
+    """Return the share of pairs of a good and a defective picture in which the defective one scores higher.
 
     Equal scores count half.
 
@@ -38,7 +38,7 @@ def auroc(good: NDArray[np.float64], defective: NDArray[np.float64]) -> float:
 def auroc_on_carriers(
     good: NDArray[np.float64], defective: NDArray[np.float64], carriers: NDArray[np.intp]
 ) -> float:
-    """Returns the AUROC of defects that were put on good pictures, as if each had been on all of them.
+    """Return the AUROC of defects that were put on good pictures, as if each had been on all of them.
 
     A picture scores like its most unusual place. A defect on another good picture would therefore score the
     same, or like that picture if this is more. A defect that its carrier hides is taken to be hidden on all.
@@ -95,7 +95,7 @@ class Trial:
         return self.note != NO_TIME
 
     def figures(self, rounds: int | None = None) -> tuple[float, ...]:
-        """Returns the mean AUROC of given defects, if there are any, and of simulated ones, if there are any.
+        """Return the mean AUROC of given defects, if there are any, and of simulated ones, if there are any.
 
         Args:
             rounds: Number of first rounds that the mean is over; None: all.
@@ -103,7 +103,7 @@ class Trial:
         return tuple(float(np.mean(values[:rounds])) for values in (self.given, self.simulated) if values)
 
     def beside(self, other: Trial) -> tuple[float, ...]:
-        """Returns the `figures` as if the setting had been tried in all rounds of another one.
+        """Return the `figures` as if the setting had been tried in all rounds of another one.
 
         They are the other's figures plus the difference of the two in the rounds that both have; empty where
         they share no round.
@@ -115,7 +115,7 @@ class Trial:
         return tuple(min(1.0, max(0.0, whole + figure - same)) for figure, same, whole in pairs)
 
     def separation(self) -> str:
-        """Returns a phrase with the kinds of defects and their AUROC: "your defects (98.0%) and ..."."""
+        """Return a phrase with the kinds of defects and their AUROC: "your defects (98.0%) and ..."."""
         kinds = "your defects", "simulated ones" if self.given else "defects"
         phrases = [
             f"{kind} ({np.mean(scores):.1%})"
@@ -125,7 +125,7 @@ class Trial:
         return " and ".join(phrases)
 
     def cells(self, has_given: bool, chosen: Trial) -> tuple[str, ...]:
-        """Returns the cells of a row in a table for a person.
+        """Return the cells of a row in a table for a person.
 
         Args:
             has_given: Whether the table has columns for a person's defects.
@@ -143,7 +143,7 @@ class Trial:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Trial:
-        """Reads the fields that `asdict` gave; earlier searches stored one AUROC for all kinds of defects."""
+        """Read the fields that `asdict` gave; earlier searches stored one AUROC for all kinds of defects."""
         values: Json = {
             field.name: _tuples(stored[field.name]) for field in fields(cls) if field.name in stored
         }
@@ -190,12 +190,12 @@ class Choice:
         return any(trial.flags and trial.rounds for trial in self.trials)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all fields, as a model's facts hold them."""
+        """Return all fields, as a model's facts hold them."""
         return asdict(self)
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Choice | None:
-        """Reads the choice from a model's facts; None where nothing was tried, or they are damaged."""
+        """Read the choice from a model's facts; None where nothing was tried, or they are damaged."""
         try:
             stored = facts[TRIED]
             by_flags = {
@@ -207,7 +207,7 @@ class Choice:
             return None
 
     def lines(self) -> list[str]:
-        """Returns the lines of a table for a person, and the reason for the choice."""
+        """Return the lines of a table for a person, and the reason for the choice."""
         has_given = any(trial.given for trial in self.trials)
         shown = self.shown()
         rows: list[tuple[str, ...]] = [HEADER_GIVEN if has_given else HEADER]
@@ -225,7 +225,7 @@ class Choice:
         return lines
 
     def shown(self) -> list[Trial]:
-        """Returns the trials, the best first; those that were not tried come last."""
+        """Return the trials, the best first; those that were not tried come last."""
         chosen = self._chosen()
         return sorted(self.trials, key=lambda trial: trial.beside(chosen or trial), reverse=True)
 
@@ -233,7 +233,7 @@ class Choice:
         return next((trial for trial in self.trials if trial.flags == self.flags and trial.rounds), None)
 
     def _basis_lines(self) -> list[str]:
-        """Returns lines with the pictures that settings were judged by, and the meaning of the numbers."""
+        """Return lines with the pictures that settings were judged by, and the meaning of the numbers."""
         if not self.good:
             return []
         words = [pluralize(self.good, "good picture") + " left out"]
@@ -252,11 +252,11 @@ class Choice:
 
 
 def tried_lines(facts: Mapping[str, Any]) -> list[str]:
-    """Returns lines for a person on the settings tried before a fit; empty where none were."""
+    """Return lines for a person on the settings tried before a fit; empty where none were."""
     choice = Choice.from_facts(facts)
     return [] if choice is None else choice.lines()
 
 
 def _tuples(value: object) -> object:
-    """Returns a value with tuples in the place of its lists, at any depth."""
+    """Return a value with tuples in the place of its lists, at any depth."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

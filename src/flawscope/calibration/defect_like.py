@@ -21,7 +21,7 @@ class Strength(NamedTuple):
 def defect_like(
     false_alarms: Mapping[int, Strength], found_defects: Iterable[float], fence: float | None
 ) -> set[int]:
-    """Returns the numbers of the false alarms that look like defects.
+    """Return the numbers of the false alarms that look like defects.
 
     They lie farther out than training pictures may be, or stand out more than the mildest known defects.
 

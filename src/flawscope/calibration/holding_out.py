@@ -18,7 +18,7 @@ SMALLEST_RATE = (
 
 
 def min_calibration_size(rate: float) -> int:
-    """Returns the number of calibration scores that a rate needs: n scores allow 1 / (n + 1) at least."""
+    """Return the number of calibration scores that a rate needs: n scores allow 1 / (n + 1) at least."""
     return math.ceil(1 / max(rate, SMALLEST_RATE) - 1e-9) - 1
 
 
@@ -33,7 +33,7 @@ def hold_out(
     reserved: Collection[int] = (),
     more: int = 0,
 ) -> list[list[int]]:
-    """Draws the pictures to hold out, in whole groups: calibration counts groups.
+    """Draw the pictures to hold out, in whole groups: calibration counts groups.
 
     Where pictures are `reserved`, their groups are held out. Otherwise it is a share of all groups, and at
     least 10 groups, or a quarter of all where that is fewer. From 120 groups on, it is at least the number
@@ -79,7 +79,7 @@ def hold_out(
 
 
 def _draw_groups(members: Mapping[int, list[int]], number: int, rng: np.random.Generator) -> list[list[int]]:
-    """Draws groups, never all of them.
+    """Draw groups, never all of them.
 
     Args:
         members: Pictures by group, of two groups or more.
@@ -100,7 +100,7 @@ def _draw_groups(members: Mapping[int, list[int]], number: int, rng: np.random.G
 
 
 def by_group(pictures: Sequence[int], groups: Sequence[int]) -> dict[int, list[int]]:
-    """Returns the pictures of each group; groups and pictures stay in the order in which they come."""
+    """Return the pictures of each group; groups and pictures stay in the order in which they come."""
     members: dict[int, list[int]] = {}
     for picture, group in zip(pictures, groups, strict=True):
         members.setdefault(group, []).append(picture)

@@ -28,5 +28,5 @@ def is_near(p_value: float, rate: float, times: float = NEAR) -> bool:
 
 
 def near_share(times: float = NEAR) -> float:
-    """Returns the number of good pictures near the threshold, as a multiple of the false alarms."""
+    """Return the number of good pictures near the threshold, as a multiple of the false alarms."""
     return max(0.0, times - 1)

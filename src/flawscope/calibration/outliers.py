@@ -88,13 +88,13 @@ class Suspect(NamedTuple):
     reason: str
 
     def line(self) -> str:
-        """Returns a line for a person: name, score if known, and the reason in words."""
+        """Return a line for a person: name, score if known, and the reason in words."""
         score = "" if self.score is None else f"  score {self.score:.4g}"
         return f"{self.name}{score}  {WORDS[self.reason]}"
 
 
 def find_unusual_looks(looks: Sequence[Look | None], names: Sequence[str]) -> Iterator[Unusual]:
-    """Finds unusual pictures by their looks alone, before anything is learnt from them."""
+    """Find unusual pictures by their looks alone, before anything is learnt from them."""
     if nothing := find_blank_pictures(looks):
         verb = "shows" if len(nothing) == 1 else "show"
         line = f"{join_names([names[k] for k in nothing])}: {verb} {SHOWN_NOTHING}"
@@ -102,7 +102,7 @@ def find_unusual_looks(looks: Sequence[Look | None], names: Sequence[str]) -> It
 
 
 def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iterator[tuple[Who, float]]:
-    """Yields the pictures, with their scores, that score above a limit, the highest first.
+    """Yield the pictures, with their scores, that score above a limit, the highest first.
 
     Args:
         scores: Picture and score of each picture learnt from, as if it were left out.
@@ -115,7 +115,7 @@ def suspicious(scores: Iterable[tuple[Who, float]], limit: float | None) -> Iter
 def list_suspects(
     found: Iterable[Unusual], scores: Mapping[str, float | None], far: Mapping[str, float]
 ) -> list[Suspect]:
-    """Lists the good pictures that deserve a look, each once, highest score first.
+    """List the good pictures that deserve a look, each once, highest score first.
 
     Args:
         found: Unusual pictures. Of several reasons for a picture, the first is listed.
@@ -130,7 +130,7 @@ def list_suspects(
 
 
 def refuse(found: Iterable[Unusual], force: bool) -> list[str]:
-    """Returns the notes on unusual pictures. InputError where a question is open and `force` is False."""
+    """Return the notes on unusual pictures. InputError where a question is open and `force` is False."""
     notes, questions = settle(found, force)
     if questions:
         raise InputError(f"{questions[0]}: remove what is a mishap, or go on with --force")
@@ -149,7 +149,7 @@ def find_unusual(
     appearance: AppearanceRange | None = None,
     left_out: int = 0,
 ) -> Iterator[Unusual]:
-    """Finds unusual pictures among the good ones that a threshold comes from.
+    """Find unusual pictures among the good ones that a threshold comes from.
 
     Args:
         rows: Rows of the model.
@@ -193,7 +193,7 @@ def _learnt_notes(calibration: Calibration, before: Calibration) -> Iterator[Unu
 def _apart_questions(
     added: Sequence[Picture], cells: Mapping[str, NDArray[np.float32] | None]
 ) -> Iterator[Unusual]:
-    """Asks about new pictures that lie apart from the others; `cells` are features of some, by hash."""
+    """Ask about new pictures that lie apart from the others; `cells` are features of some, by hash."""
     features = [cells.get(row.hash) for row in added]
     measured = [row.measured for row in added]
     units = [row.unit for row in added]
@@ -210,7 +210,7 @@ def _apart_questions(
 def _threshold_notes(
     calibration: Calibration, before: Calibration | None, names: Sequence[str]
 ) -> Iterator[Unusual]:
-    """Notes the pictures that raise the threshold.
+    """Note the pictures that raise the threshold.
 
     They are those that were called anomalous before; where there are none, those that set it alone.
     """
@@ -227,14 +227,14 @@ def _unlike_notes(appearance: AppearanceRange, added: Sequence[Picture]) -> Iter
 
 
 def settle(found: Iterable[Unusual], force: bool = False) -> tuple[list[str], list[str]]:
-    """Returns notes and questions of a model; `force` turns questions into notes: all pictures are good."""
+    """Return notes and questions of a model; `force` turns questions into notes: all pictures are good."""
     every = list(found)
     asked = [finding.line for finding in every if ASKS[finding.reason] and not force]
     return [finding.line for finding in every if finding.line not in asked], asked
 
 
 def sole_note(calibration: Calibration, names: Sequence[str]) -> Unusual | None:
-    """Returns a note on the picture, or the few pictures, that alone set the threshold; None: none do.
+    """Return a note on the picture, or the few pictures, that alone set the threshold; None: none do.
 
     Args:
         calibration: The calibration.
@@ -271,7 +271,7 @@ def defect_like_question(
     *,
     before: Calibration | None = None,
 ) -> Unusual | None:
-    """Returns a question about pictures that score as high as defects; None: there are none.
+    """Return a question about pictures that score as high as defects; None: there are none.
 
     The clear simulated defects of middle and large size decide, in three cases:
 
@@ -303,7 +303,7 @@ def defect_like_question(
 def _too_few_defects_question(
     calibration: Calibration, names: Sequence[str], defect_count: int
 ) -> Unusual | None:
-    """Returns a question about pictures that set the threshold, where clear defects are too few."""
+    """Return a question about pictures that set the threshold, where clear defects are too few."""
     needed = f"whether defects are hidden {MIN_DEFECTS} simulated ones would tell"
     return _far_question(calibration, names, f"{needed}, there are {defect_count}")
 
@@ -311,7 +311,7 @@ def _too_few_defects_question(
 def _hiding_question(
     calibration: Calibration, names: Sequence[str], clear: NDArray[np.float64]
 ) -> Unusual | None:
-    """Returns a question about pictures that raise the threshold above half of the clear defects."""
+    """Return a question about pictures that raise the threshold above half of the clear defects."""
     usual = float(np.median(clear))
     far = calibration.far_out()
     if not far or calibration.score_threshold < usual:
@@ -335,7 +335,7 @@ def _hiding_question(
 def _update_question(
     calibration: Calibration, before: Calibration, clear: NDArray[np.float64]
 ) -> Unusual | None:
-    """Returns a question about all pictures, where an update leaves most above most clear defects."""
+    """Return a question about all pictures, where an update leaves most above most clear defects."""
     middle = float(np.median(calibration.scores))
     # a model that could not tell defects from good pictures before says nothing about the pictures
     could_tell = _surely_most(clear > before.score_threshold)
@@ -354,7 +354,7 @@ def _verb(several: Sequence[object]) -> tuple[str, str]:
 
 
 def _far_question(calibration: Calibration, names: Sequence[str], defects: str) -> Unusual | None:
-    """Returns a question about pictures that alone set the threshold, farther out than good ones were seen.
+    """Return a question about pictures that alone set the threshold, farther out than good ones were seen.
 
     Args:
         calibration: The calibration.
@@ -382,7 +382,7 @@ def _surely_most(answers: NDArray[np.bool_]) -> bool:
 
 
 def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) -> Unusual | None:
-    """Returns a note on pictures that were clearly anomalous before and raise the threshold now, or None.
+    """Return a note on pictures that were clearly anomalous before and raise the threshold now, or None.
 
     Their number does not matter, nor how near to each other they score.
 
@@ -408,7 +408,7 @@ def flagged_note(new: Calibration, before: Calibration, names: Sequence[str]) ->
 
 
 def learnt_note(new: Calibration, before: Calibration) -> str | None:
-    """Returns a note where all scores of new pictures are lower than chance allows for unseen pictures.
+    """Return a note where all scores of new pictures are lower than chance allows for unseen pictures.
 
     Copies of pictures learnt from score so low. If they are saved anew, their pixels do not reveal them.
     None: the scores are high enough.
@@ -429,7 +429,7 @@ def learnt_note(new: Calibration, before: Calibration) -> str | None:
 def unlike_note(
     appearance: AppearanceRange, measured: Sequence[FeatureValues], names: Sequence[str]
 ) -> Unusual | None:
-    """Returns a note on pictures whose appearance is unlike the pictures learnt from; None: none are."""
+    """Return a note on pictures whose appearance is unlike the pictures learnt from; None: none are."""
     shifts = [
         (appearance.shifts(measures), name)
         for measures, name in zip(measured, names, strict=True)
@@ -446,7 +446,7 @@ def unlike_note(
 
 
 def too_few_question(new: Calibration, before: Calibration, left_out: int) -> str | None:
-    """Returns a question where too few pictures calibrate: neither the rate nor the earlier promise holds.
+    """Return a question where too few pictures calibrate: neither the rate nor the earlier promise holds.
 
     Args:
         new: The new calibration.
@@ -466,7 +466,7 @@ def too_few_question(new: Calibration, before: Calibration, left_out: int) -> st
 
 
 def _clear_defects(defects: DefectScores | None, precision: str) -> NDArray[np.float64]:
-    """Returns the scores of clear simulated defects, without the smallest size; empty: none are known."""
+    """Return the scores of clear simulated defects, without the smallest size; empty: none are known."""
     if defects is None or defects.precision != precision:
         return np.empty(0)
     return np.array([score for size in [*defects.scores][1:] for score in defects.clear_scores(size)])

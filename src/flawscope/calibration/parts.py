@@ -67,7 +67,7 @@ class PartPattern:
 
     @classmethod
     def from_template(cls, template: str) -> PartPattern:
-        """Makes the pattern of names like `{part}_{light}.png`.
+        """Make the pattern of names like `{part}_{light}.png`.
 
         Raises:
             InputError: The template has other fields than `{part}` and one more.
@@ -90,7 +90,7 @@ class PartPattern:
         return cls(part=pattern("part"), view=pattern(view_field))
 
     def parse(self, name: str) -> View:
-        """Reads a name, with forward slashes. InputError where a pattern does not match."""
+        """Read a name, with forward slashes. InputError where a pattern does not match."""
         part = _search_pattern("--part", self.part, name)
         if self.view is None:
             rest = file_stem(name.rpartition("/")[2]).replace(part.group(), "", 1)
@@ -98,18 +98,18 @@ class PartPattern:
         return View(_matched_text(part), _matched_text(_search_pattern("--view", self.view, name)))
 
     def parse_part(self, name: str) -> str:
-        """Reads the part alone, where the view is known. InputError where the pattern does not match."""
+        """Read the part alone, where the view is known. InputError where the pattern does not match."""
         return _matched_text(_search_pattern("--part", self.part, name))
 
     def part_key(self, name: str) -> PartKey | None:
-        """Returns the key of the part that a name names, for `units.units_of`; None: it names none."""
+        """Return the key of the part that a name names, for `units.units_of`; None: it names none."""
         try:
             return (self.parse_part(name),)
         except InputError:
             return None
 
     def parse_all(self, names: Iterable[str]) -> list[View]:
-        """Reads the names of good pictures.
+        """Read the names of good pictures.
 
         Raises:
             InputError: A pattern does not match, or a part has two pictures of the same view.
@@ -126,7 +126,7 @@ class PartPattern:
         return list(found)
 
     def _check_matches(self, names: Sequence[str]) -> None:
-        """Raises an InputError, with the names that match, where a pattern does not match all names."""
+        """Raise an InputError, with the names that match, where a pattern does not match all names."""
         for flag, pattern in (("--part", self.part), ("--view", self.view)):
             if pattern is None:
                 continue
@@ -145,7 +145,7 @@ class PartPattern:
             )
 
     def check_parts(self, names: Iterable[str]) -> None:
-        """Checks that names name several parts, some of which have several pictures.
+        """Check that names name several parts, some of which have several pictures.
 
         Raises:
             InputError: A pattern does not match, a part has two pictures of the same view, all names name a
@@ -170,7 +170,7 @@ class PartPattern:
 
 
 def name_reader(group: str | None, part: str | None, view: str | None = None) -> PartReader | None:
-    """Returns the reader of a part's name from a picture's name; None without any pattern.
+    """Return the reader of a part's name from a picture's name; None without any pattern.
 
     Args:
         group: Pattern of `--group`, which counts where `part` is None.
@@ -184,7 +184,7 @@ def name_reader(group: str | None, part: str | None, view: str | None = None) ->
 
 
 def _search(pattern: str, name: str) -> re.Match[str] | None:
-    """Searches a pattern in a file's name, then with its folder's name, and so on."""
+    """Search a pattern in a file's name, then with its folder's name, and so on."""
     expression = re.compile(pattern)
     folders = name.split("/")
     for k in reversed(range(len(folders))):
@@ -206,7 +206,7 @@ def _matched_text(match: re.Match[str]) -> str:
 
 
 def _over_the_others(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns z-scores [N] over the N - 1 other values from z-scores over all N; the order stays."""
+    """Return z-scores [N] over the N - 1 other values from z-scores over all N; the order stays."""
     count = len(z)
     room = np.maximum(1 - z**2 / (count - 1), ROUNDING)
     return np.asarray(z * np.sqrt(count / (count - 1) / room), np.float64)
@@ -259,7 +259,7 @@ class _GoodParts(NamedTuple):
         return 0 if room <= 0 else min(len(self.found), int(room / self.weight + ROUNDING))
 
     def p_value(self, above: int) -> float:
-        """Returns the p-value of a new part; `above` found parts score at least as high."""
+        """Return the p-value of a new part; `above` found parts score at least as high."""
         return (1 + self.lost + self.weight * above) / (self.total + 1)
 
 
@@ -288,7 +288,7 @@ class PartCalibration:
     def from_views(
         cls, views: Sequence[View], scores: Sequence[float], rate: float, drawn: Sequence[bool] = ()
     ) -> PartCalibration:
-        """Arranges the scores of pictures; of several pictures of a view the largest score counts.
+        """Arrange the scores of pictures; of several pictures of a view the largest score counts.
 
         Args:
             views: Part and view of each picture.
@@ -305,11 +305,11 @@ class PartCalibration:
         return cls(tuple(parts.tolist()), tuple(names.tolist()), table, rate, of_line)
 
     def count(self, views: Iterable[str]) -> int:
-        """Returns the number of parts that have a score for all these views."""
+        """Return the number of parts that have a score for all these views."""
         return self._good_parts(list(views)).total
 
     def _good_parts(self, views: Sequence[str]) -> _GoodParts:
-        """Returns the good parts that have these views. InputError where a view is unknown."""
+        """Return the good parts that have these views. InputError where a view is unknown."""
         if unknown := [view for view in views if view not in self.views]:
             known = ", ".join(self.views)
             raise InputError(f"the model knows no view {join_names(unknown)}: name one of {known}")
@@ -325,7 +325,7 @@ class PartCalibration:
         return _GoodParts(view_scores[is_whole][~is_lost], lost, total)
 
     def decide(self, scores: Mapping[str, float]) -> PartDecision:
-        """Decides on a part by the scores of its views.
+        """Decide on a part by the scores of its views.
 
         Good parts are compared by the same views alone: the rate holds for a part with missing views, too.
 
@@ -352,14 +352,14 @@ class PartCalibration:
         return PartDecision(score, p_value, is_anomalous, worst, score - limit, near)
 
     def known_scores(self, part: str) -> dict[str, float]:
-        """Returns the scores of a good part of the calibration, by view; empty: the part is unknown."""
+        """Return the scores of a good part of the calibration, by view; empty: the part is unknown."""
         if part not in self.parts:
             return {}
         row = self.scores[self.parts.index(part)]
         return {view: float(score) for view, score in zip(self.views, row, strict=True) if np.isfinite(score)}
 
     def without(self, part: str) -> PartCalibration:
-        """Returns the calibration without a part, as if it had never been seen."""
+        """Return the calibration without a part, as if it had never been seen."""
         kept = [k for k, name in enumerate(self.parts) if name != part]
         names = tuple(self.parts[k] for k in kept)
         return PartCalibration(names, self.views, self.scores[kept], self.rate, self.drawn)
@@ -382,7 +382,7 @@ class PartCalibration:
         return good.p_value(good.allowed(self.rate))
 
     def judge(self, alarms: int, good: int) -> PromiseVerdict | None:
-        """Judges whether the promise was kept, by `alarms` false alarms among `good` new good parts.
+        """Judge whether the promise was kept, by `alarms` false alarms among `good` new good parts.
 
         None where no promise was made.
         """
@@ -390,7 +390,7 @@ class PartCalibration:
         return judge_promise(alarms, good, self.expected_rate, known) if known > 1 else None
 
     def promise(self) -> str:
-        """Returns a line for a person: the false alarms expected among parts with all views."""
+        """Return a line for a person: the false alarms expected among parts with all views."""
         count = self.complete_count
         views = f"{pluralize(len(self.views), 'view')} ({', '.join(self.views)})"
         if count < 2:

@@ -36,7 +36,7 @@ STEEPNESS = (3.0, 1.0)  # logits an octave, and their standard deviation: expect
 
 
 def wilson_interval(found: float, count: float) -> tuple[float, float]:
-    """Returns the 95 % interval, in 0..1, of a rate from `found` hits in `count` trials; (0, 1) for none.
+    """Return the 95 % interval, in 0..1, of a rate from `found` hits in `count` trials; (0, 1) for none.
 
     Wilson, Journal of the American Statistical Association 22 (1927). Without scipy, which takes longer to
     load than everything else that describes a model.
@@ -50,7 +50,7 @@ def wilson_interval(found: float, count: float) -> tuple[float, float]:
 
 
 def describe_blindness(found: int, count: int) -> str:
-    """Returns a remark on a model that finds hardly any simulated defects, otherwise an empty text.
+    """Return a remark on a model that finds hardly any simulated defects, otherwise an empty text.
 
     Args:
         found: Number of simulated defects that the model finds.
@@ -94,7 +94,7 @@ class DefectScores:
     parts: KnownParts | None = field(default=None, compare=False)
 
     def with_calibration(self, calibration: Calibration, parts: KnownParts | None = None) -> DefectScores:
-        """Returns the scores at another threshold; `parts`: good parts, of a model that decides on parts."""
+        """Return the scores at another threshold; `parts`: good parts, of a model that decides on parts."""
         rate = calibration.effective_rate if parts is None else parts.calibration.expected_rate
         return replace(self, rate=rate, threshold=calibration.score_threshold, parts=parts)
 
@@ -107,7 +107,7 @@ class DefectScores:
         return self.parts is None or bool(self.carriers)
 
     def count_found(self, size: str, least: float = 0.0, below: float = math.inf) -> tuple[int, int]:
-        """Returns the number of defects of a size that are called anomalous, and of all of that size.
+        """Return the number of defects of a size that are called anomalous, and of all of that size.
 
         Args:
             size: Name of the size.
@@ -118,12 +118,12 @@ class DefectScores:
         return sum(found), len(found)
 
     def clear_scores(self, size: str) -> list[float]:
-        """Returns the scores of the defects of a size with a clear contrast."""
+        """Return the scores of the defects of a size with a clear contrast."""
         pairs = zip(self._contrasts(size), self.scores[size], strict=True)
         return [score for contrast, score in pairs if contrast >= CLEAR]
 
     def _answers(self, size: str) -> list[tuple[float, bool]]:
-        """Returns for each defect of a size its contrast, and whether it is called anomalous."""
+        """Return for each defect of a size its contrast, and whether it is called anomalous."""
         return list(zip(self._contrasts(size), self._found[size], strict=True))
 
     @cached_property
@@ -143,7 +143,7 @@ class DefectScores:
         return self.contrasts.get(size) or [CLEAR] * len(self.scores[size])
 
     def limit(self, size: str, share: float) -> float | None:
-        """Returns the contrast, in grey levels, from which on a share of the defects of a size is found.
+        """Return the contrast, in grey levels, from which on a share of the defects of a size is found.
 
         It is infinite above `CONTRAST_RANGE`, and 0 below. None where contrasts are unknown, or the defects
         are fewer than `MIN_DEFECTS`.
@@ -157,7 +157,7 @@ class DefectScores:
         return 0.0 if octaves < low else math.inf if octaves > high else 2.0**octaves
 
     def describe(self) -> str:
-        """Returns a line for a person: shares found by size and contrast, and the limits of their meaning."""
+        """Return a line for a person: shares found by size and contrast, and the limits of their meaning."""
         parts = [self._describe_size(size) for size in self.scores]
         limits = [(size, limit) for size in self.scores if (limit := self.limit(size, 0.5)) is not None]
         words = [f"{size} {_limit_in_words(limit)}" for size, limit in limits]
@@ -174,19 +174,19 @@ class DefectScores:
         )
 
     def count_all(self) -> tuple[int, int]:
-        """Returns the number of defects of all sizes that are called anomalous, and of all defects."""
+        """Return the number of defects of all sizes that are called anomalous, and of all defects."""
         counts = [self.count_found(size) for size in self.scores]
         return sum(found for found, _ in counts), sum(count for _, count in counts)
 
     def describe_blindness(self) -> str:
-        """Returns a remark where the model finds hardly any of the defects, otherwise an empty text.
+        """Return a remark where the model finds hardly any of the defects, otherwise an empty text.
 
         Fewer than `MIN_DEFECTS` give no remark.
         """
         return describe_blindness(*self.count_all())
 
     def describe_total(self) -> str | None:
-        """Returns the share found over all sizes in words; None for fewer than `MIN_DEFECTS` defects."""
+        """Return the share found over all sizes in words; None for fewer than `MIN_DEFECTS` defects."""
         found, count = self.count_all()
         if count < MIN_DEFECTS:
             return None
@@ -204,7 +204,7 @@ class DefectScores:
         return f"{size} {' and '.join(counts)} ones"
 
     def remark(self) -> str | None:
-        """Returns a remark on a model that surely misses many clear defects, otherwise None.
+        """Return a remark on a model that surely misses many clear defects, otherwise None.
 
         The defects that are not of the smallest size are judged first, then those of the smallest; fewer than
         `MIN_DEFECTS` give no remark. The share of real defects found does not follow (bench/NOTES.md).
@@ -218,7 +218,7 @@ class DefectScores:
         return None
 
     def to_dict(self) -> Json:
-        """Returns the entry of a model's facts: scores, shares, intervals and contrast limits by size."""
+        """Return the entry of a model's facts: scores, shares, intervals and contrast limits by size."""
         sizes = {}
         for size, scores in self.scores.items():
             found, count = self.count_found(size)
@@ -247,7 +247,7 @@ class DefectScores:
 
     @classmethod
     def from_facts(cls, facts: Facts) -> DefectScores | None:
-        """Reads the scores from a model's facts; None where there are none, or they are damaged."""
+        """Read the scores from a model's facts; None where there are none, or they are damaged."""
         try:
             stored: Facts = facts[SIMULATED_DEFECTS]
             sizes: Mapping[object, Facts] = stored["sizes"]
@@ -270,7 +270,7 @@ class DefectScores:
 
 
 def _fit_logistic(answers: Sequence[tuple[float, bool]]) -> tuple[float, float]:
-    """Fits a logistic curve of found defects over their contrast in octaves.
+    """Fit a logistic curve of found defects over their contrast in octaves.
 
     Returns its middle and slope, the most likely ones given `STEEPNESS`. The middle lies beyond the answers
     where all or none are found.
@@ -296,6 +296,6 @@ def _limit_in_words(contrast: float) -> str:
 def _read_where_known(
     sizes: Mapping[object, Facts], key: str, convert: Callable[[str], Known]
 ) -> dict[str, tuple[Known, ...]]:
-    """Returns the values under a key, by size, of the stored sizes that have this key."""
+    """Return the values under a key, by size, of the stored sizes that have this key."""
     known = {str(size): facts[key] for size, facts in sizes.items() if key in facts}
     return {size: tuple(map(convert, values)) for size, values in known.items()}

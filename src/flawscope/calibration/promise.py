@@ -37,7 +37,7 @@ class PromiseVerdict(NamedTuple):
 
 
 def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Returns the exact (Clopper-Pearson) interval (low, high), 0..1, of a rate from k hits in n trials.
+    """Return the exact (Clopper-Pearson) interval (low, high), 0..1, of a rate from k hits in n trials.
 
     It holds the true rate with a probability of at least `level`, whatever the rate and however small n. With
     n = 0 nothing is known: (0, 1). Source: Clopper and Pearson, Biometrika 26 (1934), by quantiles of the
@@ -59,7 +59,7 @@ def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float
 
 
 def judge_promise(alarms: int, pictures: int, rate: float, units: int) -> PromiseVerdict:
-    """Judges by new good pictures whether a promised false-alarm rate was kept.
+    """Judge by new good pictures whether a promised false-alarm rate was kept.
 
     A sound model is called broken in at most `SIGNIFICANCE` of draws of both its good pictures and the new
     ones. The new pictures must be as independent as the promise's units: several of one part count once.
@@ -75,7 +75,7 @@ def judge_promise(alarms: int, pictures: int, rate: float, units: int) -> Promis
 
 
 def judge_pictures(alarms: Sequence[bool], numbers: Sequence[int], rate: float, units: int) -> PromiseVerdict:
-    """Judges a promise (`judge_promise`) by new good pictures, several of which may be of the same unit.
+    """Judge a promise (`judge_promise`) by new good pictures, several of which may be of the same unit.
 
     A unit counts by the share of its pictures that were called anomalous.
 
@@ -91,7 +91,7 @@ def judge_pictures(alarms: Sequence[bool], numbers: Sequence[int], rate: float, 
 
 
 def rate_interval(rate: float, units: int) -> tuple[float, float]:
-    """Returns the interval, 0..1, that holds the false-alarm rate of a share `LEVEL` of models.
+    """Return the interval, 0..1, that holds the false-alarm rate of a share `LEVEL` of models.
 
     Args:
         rate: Rate that the models promise.
@@ -104,7 +104,7 @@ def rate_interval(rate: float, units: int) -> tuple[float, float]:
 
 
 def simultaneous_bound(rank: int, units: int) -> float:
-    """Returns a bound, 0..1, on the share of new good units above the `rank`-th largest of `units` units.
+    """Return a bound, 0..1, on the share of new good units above the `rank`-th largest of `units` units.
 
     Rank 1 is the largest. With probability `LEVEL` over draws of the units, the bounds of all ranks hold at
     once: also that of a rank which a person chose by the pictures that each rank finds.
@@ -126,7 +126,7 @@ def simultaneous_bound(rank: int, units: int) -> float:
 
 
 def batch_limit(p_values: Sequence[float], rate: float) -> float:
-    """Returns the largest p-value at which a batch's pictures can be called defective together; 0: none can.
+    """Return the largest p-value at which a batch's pictures can be called defective together; 0: none can.
 
     On average at most the share `rate` of the pictures called defective is good.
 
@@ -141,7 +141,7 @@ def batch_limit(p_values: Sequence[float], rate: float) -> float:
 
 
 def describe_rate(rate: float, units: int, noun: str) -> str:
-    """Returns a promise in words, with the interval of this model.
+    """Return a promise in words, with the interval of this model.
 
     Example: "about 1 of 21 good pictures will be called anomalous (4.8 %; for this one model between 0 and
     17 %)".
@@ -154,12 +154,12 @@ def describe_rate(rate: float, units: int, noun: str) -> str:
 
 
 def units_missing(rate: float, units: int) -> int:
-    """Returns the number of further good units that a rate needs; 0: `units` are enough."""
+    """Return the number of further good units that a rate needs; 0: `units` are enough."""
     return max(0, min_calibration_size(rate) - units)
 
 
 def describe_missing(rate: float, units: int, of_parts: bool) -> str:
-    """Returns `units_missing` in words; empty: none are missing.
+    """Return `units_missing` in words; empty: none are missing.
 
     Examples: "14 more good pictures"; with `of_parts`, where parts have several pictures, "good pictures of
     14 more parts".
@@ -175,13 +175,13 @@ def describe_missing(rate: float, units: int, of_parts: bool) -> str:
 
 
 def describe_lack(rate: float, units: int, of_parts: bool) -> str:
-    """Returns a line that `units` cannot promise a rate, and how many more would; empty: they can."""
+    """Return a line that `units` cannot promise a rate, and how many more would; empty: they can."""
     missing = describe_missing(rate, units, of_parts)
     return missing and f"{rate:.1%} cannot be promised from {units}: {missing} would do"
 
 
 def describe_interval(rate: float, units: int) -> str:
-    """Returns `rate_interval` in words: "between 0 and 17 %"."""
+    """Return `rate_interval` in words: "between 0 and 17 %"."""
     low, high = rate_interval(rate, units)
     digits = 0 if high >= 0.1 else 1
     return f"between {100 * low:.{digits}f} and {100 * high:.{digits}f} %"
@@ -193,7 +193,7 @@ def _beta(rate: float, units: int) -> tuple[float, float]:
 
 
 def _beta_binomial_tail(successes: int, count: int, a: float, b: float) -> float:
-    """Returns the probability of `successes` or more in `count` trials with a rate drawn from Beta(a, b)."""
+    """Return the probability of `successes` or more in `count` trials with a rate drawn from Beta(a, b)."""
     from scipy import special
 
     if successes <= 0:

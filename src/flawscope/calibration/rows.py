@@ -46,20 +46,20 @@ LOST = Values(math.nan, math.nan, math.nan)  # its parts are not found, or count
 
 
 def map_values(score: float, drawn: Array, inside: NDArray[np.bool_]) -> Values:
-    """Returns the values of a picture with a map [H, W]; `inside` [H, W] marks the pixels that count."""
+    """Return the values of a picture with a map [H, W]; `inside` [H, W] marks the pixels that count."""
     some = slice(None, None, max(1, math.isqrt(drawn.size // SAMPLED_PIXELS)))
     counted = drawn[some, some][inside[some, some]]
     return Values(float(score), float(drawn.max()), float(np.median(counted if counted.size else drawn)))
 
 
 def worst(several: Iterable[Values]) -> Values:
-    """Returns the values of a picture from those of its frames: largest score, largest maximum."""
+    """Return the values of a picture from those of its frames: largest score, largest maximum."""
     scores, maxima, medians = zip(*several, strict=True)
     return Values(max(scores), max(maxima), float(np.median(medians)))
 
 
 def judge(rows: Sequence[Picture], values: NDArray[np.float64]) -> list[Picture]:
-    """Returns the rows with their scores, and marked as counted.
+    """Return the rows with their scores, and marked as counted.
 
     Args:
         rows: N rows.
@@ -91,7 +91,7 @@ def calibrate(
     promised: bool = Calibration.promised,
     outline: float = DEFAULT_OUTLINE,
 ) -> Calibration:
-    """Makes the calibration of the rows that count.
+    """Make the calibration of the rows that count.
 
     Args:
         rows: Rows of good pictures.
@@ -133,7 +133,7 @@ def calibrate(
 
 
 def _line_sample(rows: Sequence[Picture]) -> LineSample:
-    """Returns the sample of the rows that were drawn from the line by chance."""
+    """Return the sample of the rows that were drawn from the line by chance."""
     lost_of: dict[int, list[bool]] = {}
     for row in rows:
         if row.drawn:
@@ -142,15 +142,15 @@ def _line_sample(rows: Sequence[Picture]) -> LineSample:
 
 
 def counted(rows: Iterable[Picture]) -> list[Picture]:
-    """Returns the rows that decide the threshold, in their order."""
+    """Return the rows that decide the threshold, in their order."""
     return [row for row in rows if row.counted]
 
 
 def ranking_scores(rows: Iterable[Picture]) -> list[float]:
-    """Returns the scores by which counted rows are ranked; infinite for a lost one."""
+    """Return the scores by which counted rows are ranked; infinite for a lost one."""
     return [math.inf if row.score is None else row.score for row in rows]
 
 
 def scored(rows: Iterable[Picture]) -> list[Picture]:
-    """Returns the counted rows with a score, in the order of a calibration's scores."""
+    """Return the counted rows with a score, in the order of a calibration's scores."""
     return [row for row in rows if row.counted and row.score is not None]

@@ -23,7 +23,7 @@ SIZES = ("length", "width", "area")
 
 
 def doubted_level(level: float, mask_threshold: float) -> float:
-    """Returns the map value above which pixels around a region are doubted; `level` is good pictures'."""
+    """Return the map value above which pixels around a region are doubted; `level` is good pictures'."""
     return level + HALF_WAY * (mask_threshold - level)
 
 
@@ -46,7 +46,7 @@ class SizeBounds:
 
     @classmethod
     def of_ratios(cls, ratios: Iterable[Iterable[float]]) -> SizeBounds:
-        """Calibrates on defects of known size.
+        """Calibrate on defects of known size.
 
         Args:
             ratios: For each defect the true length, width and area, each divided by that of the doubted area.
@@ -60,12 +60,12 @@ class SizeBounds:
         return cls(length, width, area, count)
 
     def to_dict(self) -> Json:
-        """Returns the factors, rounded to four digits, and `count`, as a model's facts hold them."""
+        """Return the factors, rounded to four digits, and `count`, as a model's facts hold them."""
         return {**{name: round(getattr(self, name), 4) for name in SIZES}, "count": self.count}
 
     @classmethod
     def from_facts(cls, facts: Facts) -> SizeBounds:
-        """Reads the bounds from a model's facts; where these hold none, each factor is `RESERVE`.
+        """Read the bounds from a model's facts; where these hold none, each factor is `RESERVE`.
 
         Raises:
             InputError: The bounds are damaged.

@@ -27,5 +27,5 @@ class Stream(IntEnum):
     TRIALS = 67
 
     def rng(self, seed: int, *numbers: int) -> np.random.Generator:
-        """Returns the generator for a seed; `numbers` select one of several generators of the stream."""
+        """Return the generator for a seed; `numbers` select one of several generators of the stream."""
         return np.random.default_rng([seed, self, *numbers])

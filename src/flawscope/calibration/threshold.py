@@ -55,7 +55,7 @@ MIN_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.
 
 
 def parse_false_alarm_rate(value: Rate) -> float:
-    """Reads 0.05, "0.05" or "5%" as a number. InputError where it does not lie between 0 and 1."""
+    """Read 0.05, "0.05" or "5%" as a number. InputError where it does not lie between 0 and 1."""
     try:
         text = decimal_point(str(value)).rstrip()
         number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
@@ -67,7 +67,7 @@ def parse_false_alarm_rate(value: Rate) -> float:
 
 
 def far_severity(count: int) -> float:
-    """Returns the severity from which on the highest of `count` scores is far out beside the others.
+    """Return the severity from which on the highest of `count` scores is far out beside the others.
 
     Chance exceeds it in one of 16 draws of a Gumbel distribution (of maxima), simulated for 5 to 24 scores;
     for more it is `FAR_SEVERITY`, for fewer than 5 infinite. The spread of few scores is often far too small:
@@ -77,7 +77,7 @@ def far_severity(count: int) -> float:
 
 
 def _ranked(weights: NDArray[np.float64], missing: float, rate: float, units: int) -> tuple[int, float]:
-    """Returns the place of the threshold among falling scores, and the weight above it.
+    """Return the place of the threshold among falling scores, and the weight above it.
 
     Args:
         weights: [n], weights of the scores.
@@ -94,7 +94,7 @@ def _ranked(weights: NDArray[np.float64], missing: float, rate: float, units: in
 def _spread(
     scores: NDArray[np.float64], maxima: NDArray[np.float64], level: float, threshold: float
 ) -> float:
-    """Returns the `Calibration.spread` of scores and map maxima."""
+    """Return the `Calibration.spread` of scores and map maxima."""
     deviation = np.abs(scores - np.median(scores))
     reach = float(np.median(maxima)) - level
     least = 1e-6 * max(1.0, abs(threshold))
@@ -244,7 +244,7 @@ class Calibration:
         return np.sort(np.array([*found.values()], dtype=np.float64))
 
     def unit_p_values(self, scores: Array | float) -> NDArray[np.float64]:
-        """Returns p-values of raw scores, any shape, among the largest score of each good unit.
+        """Return p-values of raw scores, any shape, among the largest score of each good unit.
 
         They are the `p_values` where each picture is a unit, otherwise never smaller. They judge a batch of
         pictures of new units.
@@ -287,7 +287,7 @@ class Calibration:
         return float(self.weights[len(self.scores) :].sum())
 
     def _rank(self, values: tuple[float, ...]) -> tuple[float, float]:
-        """Returns the threshold among values, and the weight of all pictures above it.
+        """Return the threshold among values, and the weight of all pictures above it.
 
         The threshold is the smallest value above which the p-value is at most the rate; where there is none,
         the largest value.
@@ -336,7 +336,7 @@ class Calibration:
         return _spread(np.array(self.scores), np.array(self.map_maxima), self.map_level, self.score_threshold)
 
     def severity(self, scores: Array | float) -> NDArray[np.float64]:
-        """Returns the severity of raw scores, any shape: (score - score threshold) / spread.
+        """Return the severity of raw scores, any shape: (score - score threshold) / spread.
 
         Above 0 exactly where a picture is anomalous; comparable between sizes, methods and models, and
         without the p-value's floor.
@@ -352,7 +352,7 @@ class Calibration:
         return scores[order], np.cumsum([self._miscounted_weight, *self.weights[order[::-1]]])[::-1]
 
     def p_values(self, scores: Array | float) -> NDArray[np.float64]:
-        """Returns conformal p-values, in 1/(K + 1)..1, of raw scores of any shape."""
+        """Return conformal p-values, in 1/(K + 1)..1, of raw scores of any shape."""
         ordered, at_least = self._ordered
         place = np.searchsorted(ordered, np.asarray(scores, dtype=np.float64), side="left")
         return np.asarray((1.0 + at_least[place]) / (self.unit_count + 1.0), dtype=np.float64)
@@ -362,11 +362,11 @@ class Calibration:
         return np.asarray(~(np.asarray(scores, dtype=np.float64) <= self.score_threshold))
 
     def with_rate(self, rate: Rate) -> Calibration:
-        """Returns the calibration for another target false-alarm rate, 0.05 or "5%"."""
+        """Return the calibration for another target false-alarm rate, 0.05 or "5%"."""
         return replace(self, rate=parse_false_alarm_rate(rate))
 
     def without_units(self, places: Sequence[int]) -> Calibration:
-        """Returns the calibration without the units of the scores at `places`.
+        """Return the calibration without the units of the scores at `places`.
 
         It is unchanged where no other unit has a score.
         """
@@ -388,7 +388,7 @@ class Calibration:
         )
 
     def sole_threshold(self) -> tuple[int, float] | None:
-        """Returns the place of the score that alone sets the threshold, and the threshold without its unit.
+        """Return the place of the score that alone sets the threshold, and the threshold without its unit.
 
         That threshold has at most half the height above the middle of the scores. None: no score alone sets
         the threshold, or the units are fewer than `MIN_FOR_SOLE`.
@@ -403,7 +403,7 @@ class Calibration:
         return without - middle <= SOLE_SHARE * (self.score_threshold - middle)
 
     def far_out(self) -> list[int]:
-        """Returns the places of scores that are far out beside those of other units, highest first.
+        """Return the places of scores that are far out beside those of other units, highest first.
 
         It is the largest number of highest scores, up to a quarter of all, whose lowest is far out beside the
         rest without all of them. Two that are equally far out do not hide each other.
@@ -439,16 +439,16 @@ class Calibration:
         return []
 
     def with_outline(self, outline: float) -> Calibration:
-        """Returns the calibration with another `outline`, 0..1; 0: at the mask threshold."""
+        """Return the calibration with another `outline`, 0..1; 0: at the mask threshold."""
         return replace(self, outline=float(outline))
 
     def outlined(self) -> str:
-        """Returns a phrase on the marked area: mask threshold and outline."""
+        """Return a phrase on the marked area: mask threshold and outline."""
         text = f"regions where the map is above {self.mask_threshold:.4g}"
         return text + (f", outlined at {self.outline:.0%} of the height nearby" if self.outline else "")
 
     def promise(self) -> str:
-        """Returns a line for a person: the promised rate, and the pictures missing for the target rate."""
+        """Return a line for a person: the promised rate, and the pictures missing for the target rate."""
         if not self.promised:
             return f"score threshold {self.score_threshold:.4g}; {self.no_promise()}"
         text = (
@@ -466,31 +466,31 @@ class Calibration:
         return describe_lack(self.rate, self.unit_count, self.has_shared_units)
 
     def brief(self) -> str:
-        """Returns a short line for a person: the promised rate without its origin."""
+        """Return a short line for a person: the promised rate without its origin."""
         if self.promised:
             return "; ".join(filter(None, (self.describe_rate(), self._lack)))
         seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return f"no promise, from {seen}: good pictures of other parts would tell"
 
     def describe_rate(self) -> str:
-        """Returns the promised rate in words, with the interval of this model."""
+        """Return the promised rate in words, with the interval of this model."""
         at_most = "at most " if self.has_shared_units else ""
         return at_most + describe_rate(self.expected_rate, self.unit_count, "pictures")
 
     def describe_bounds(self) -> str:
-        """Returns `rate_bound` in words at each offered rate that can be promised; empty: none can."""
+        """Return `rate_bound` in words at each offered rate that can be promised; empty: none can."""
         every = map(self.with_rate, OFFERED_RATES if self.promised else ())
         known = [bound for bound in every if not bound.pictures_missing]
         each = ", ".join(f"{100 * bound.rate:g} %: at most {100 * bound.rate_bound:.2g} %" for bound in known)
         return f"whichever rate is chosen after a look at what it finds, {each} (95 %)" if each else ""
 
     def describe_pictures(self) -> str:
-        """Returns the number of good pictures in words, and of their units where these are fewer."""
+        """Return the number of good pictures in words, and of their units where these are fewer."""
         pictures = pluralize(self.count, "good picture")
         return f"{pictures} of {pluralize(self.unit_count, 'part')}" if self.has_shared_units else pictures
 
     def no_promise(self) -> str:
-        """Returns the reason why a model that is not `promised` promises no rate."""
+        """Return the reason why a model that is not `promised` promises no rate."""
         seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return (
             f"no promise: {seen}, {self.method}; how many other good parts are above it is not known, and no "
@@ -503,12 +503,12 @@ class Calibration:
         return {"rate": self.rate, "outline": self.outline}
 
     def to_dict(self) -> Json:
-        """Returns the fields that do not follow from the rows of good pictures (`rows.calibrate`)."""
+        """Return the fields that do not follow from the rows of good pictures (`rows.calibrate`)."""
         return {name: getattr(self, name) for name in HOW}
 
     @staticmethod
     def read_how(data: Facts) -> Json:
-        """Reads fields stored by `to_dict`, for `rows.calibrate`. InputError where they are damaged."""
+        """Read fields stored by `to_dict`, for `rows.calibrate`. InputError where they are damaged."""
         try:
             return {name: kind(data[name]) for name, kind in HOW.items()}
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -522,7 +522,7 @@ HOW = {"rate": float, "method": str, "runtime": str, "precision": str, "promised
 
 
 def envelope(values: NDArray[np.float64], units: Sequence[int] = ()) -> NDArray[np.float64]:
-    """Returns the envelope [N] of values [N, L], in the order of the first column.
+    """Return the envelope [N] of values [N, L], in the order of the first column.
 
     The k-th largest value is the largest of the columns' k-th largest values. Where pictures share `units`,
     and weigh less than others, each has the largest of its own values, which is never below that.
@@ -542,7 +542,7 @@ FENCE_FACTOR = 4.0
 
 
 def upper_fence(scores: Array) -> float:
-    """Returns the score beyond which a good picture is suspicious; infinite with fewer than four scores.
+    """Return the score beyond which a good picture is suspicious; infinite with fewer than four scores.
 
     On the logarithm of the scores: the upper quartile plus `FENCE_FACTOR` times the distance from the median
     to the upper quartile (after Tukey, 1977, one-sided, so that a long lower tail hides nothing).

@@ -25,7 +25,7 @@ PAGE_SUFFIX = ".html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope agreement` to its parser."""
+    """Add the arguments of `flawscope agreement` to its parser."""
     parser.add_argument(
         "sources",
         nargs="*",
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures the study that a call names, prints it and writes its page; returns 0."""
+    """Measure the study that a call names, print it and write its page; return 0."""
     from flawscope.pages.report.agreement import agreement_page, claim_sentence, study_remarks
 
     if not args.sources:
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def claim_facts(rate: float) -> Json:
-    """Returns the claimed miss rate, and how many parts it takes by the number of misses among them."""
+    """Return the claimed miss rate, and how many parts it takes by the number of misses among them."""
     from flawscope.evaluation.agreement import parts_needed
     from flawscope.pages.report.agreement import ALLOWED_MISSES
 
@@ -102,7 +102,7 @@ def claim_facts(rate: float) -> Json:
 
 
 def _model_facts(path: str, read: ReadStudy) -> tuple[list[tuple[str, str]], int]:
-    """Returns a model's facts with its hash, and how many pictures of the runs it was fitted on."""
+    """Return a model's facts with its hash, and how many pictures of the runs it was fitted on."""
     from flawscope.artefact.files import file_sha256
     from flawscope.pages.report.words import model_facts
     from flawscope.pictures.decoding import decode, pixel_hash

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope benchmark` to its parser."""
+    """Add the arguments of `flawscope benchmark` to its parser."""
     parser.add_argument("--data", required=True, metavar="ROOT", help="Folder of categories, or one of them.")
     parser.add_argument(
         "--categories",
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the grid's cells that are not done, and prints and writes the tables; returns the exit code."""
+    """Run the grid's cells that are not done, and print and write the tables; return the exit code."""
     from flawscope.evaluation.benchmark.cell import CellStore
     from flawscope.evaluation.benchmark.run import finished_cells
 
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say_plan(args: argparse.Namespace, grid: Grid, store: CellStore, done: int) -> None:
-    """Prints which cells run, and how many are done already."""
+    """Print which cells run, and how many are done already."""
     from flawscope.evaluation.benchmark.tables import methods_and_seeds
 
     say = common.say_unless_quiet(args)
@@ -126,7 +126,7 @@ def _say_plan(args: argparse.Namespace, grid: Grid, store: CellStore, done: int)
 
 
 def _run_cells(args: argparse.Namespace, grid: Grid, store: CellStore, left: Sequence[Cell]) -> Results:
-    """Runs the cells that are left, and writes the tables after each; returns the results of all."""
+    """Run the cells that are left, and write the tables after each; return the results of all."""
     from flawscope.evaluation.benchmark.run import finished_cells, run_grid
     from flawscope.evaluation.benchmark.tables import Results
 
@@ -155,7 +155,7 @@ def _run_cells(args: argparse.Namespace, grid: Grid, store: CellStore, left: Seq
 def _pool(
     args: argparse.Namespace, left: Sequence[Cell], live: JobsProgress
 ) -> Iterator[tuple[RunPlan, Pool]]:
-    """Yields the plan for the cells that are left, and the processes here or on the cluster that run them."""
+    """Yield the plan for the cells that are left, and the processes here or on the cluster that run them."""
     from flawscope.evaluation.benchmark.cell import RunPlan
     from flawscope.evaluation.benchmark.run import Processes, jobs_and_threads
 
@@ -186,7 +186,7 @@ def _fit_arguments(cell: Cell, root: str) -> Json:
 
 
 def _plan_and_report(args: argparse.Namespace) -> Grid:
-    """Plans the grid, and reports missing and unusable categories."""
+    """Plan the grid, and report missing and unusable categories."""
     from flawscope.evaluation.benchmark import grid as grids
 
     if args.draws and (args.seeds or not args.shots):

@@ -27,7 +27,7 @@ UNSUPPORTED_ON_CLUSTER = {
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raises an InputError for options that do not go with `--cluster`."""
+    """Raise an InputError for options that do not go with `--cluster`."""
     if args.cluster is None:
         return
     for name, instead in UNSUPPORTED_ON_CLUSTER.items():
@@ -42,7 +42,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 def predict_on_cluster(args: argparse.Namespace) -> int:
-    """Predicts on a cluster; prints no line for every picture."""
+    """Predict on a cluster; print no line for every picture."""
     from flawscope.cluster.listing import FileStore
     from flawscope.cluster.predict import predict
     from flawscope.pictures.listing import reason_not_judged

@@ -57,7 +57,7 @@ ADVICE_WIDTH = 120  # characters of a line
 
 
 def parse_rate(text: str) -> float:
-    """Returns the false-alarm rate that a text gives, as a share. ArgumentTypeError: it gives none."""
+    """Return the false-alarm rate that a text gives, as a share. ArgumentTypeError: it gives none."""
     from flawscope.calibration.threshold import parse_false_alarm_rate
 
     try:
@@ -67,7 +67,7 @@ def parse_rate(text: str) -> float:
 
 
 def whole_number_parser(what: str, least: int, most: int | None = None) -> Callable[[str], int]:
-    """Returns a parser of whole numbers from `least` to `most`.
+    """Return a parser of whole numbers from `least` to `most`.
 
     Args:
         what: Names the number in the error.
@@ -85,12 +85,12 @@ def whole_number_parser(what: str, least: int, most: int | None = None) -> Calla
 
 
 def count_parser(things: str) -> Callable[[str], int]:
-    """Returns a parser of numbers from 1. `things` names in the error what is counted."""
+    """Return a parser of numbers from 1. `things` names in the error what is counted."""
     return whole_number_parser(f"a number of {things}", 1)
 
 
 def time_parser(unit: str, example: str) -> Callable[[str], float]:
-    """Returns a parser of times above 0 and below a million.
+    """Return a parser of times above 0 and below a million.
 
     Args:
         unit: Unit of the time, for the error.
@@ -166,14 +166,14 @@ add_good = _adder(
 
 
 def add_scale(parser: Options) -> None:
-    """Adds `--scale-mm`, the length of a pixel in mm."""
+    """Add `--scale-mm`, the length of a pixel in mm."""
     parser.add_argument(
         "--scale-mm", metavar="MM", type=parse_length, help="Millimetres of a pixel: regions get their sizes."
     )
 
 
 def parse_length(text: str) -> float:
-    """Returns the length of a pixel in mm. ArgumentTypeError: the text is not a valid length."""
+    """Return the length of a pixel in mm. ArgumentTypeError: the text is not a valid length."""
     from flawscope.pictures.form import positive_length
 
     try:
@@ -184,7 +184,7 @@ def parse_length(text: str) -> float:
 
 
 def add_device(parser: Options, threads: str = "all cores") -> None:
-    """Adds `--device` and `--threads`. `threads` is the default number, for the help."""
+    """Add `--device` and `--threads`. `threads` is the default number, for the help."""
     parser.add_argument(
         "--device", default="auto", help="Device: auto, cpu, cuda, mps; with OpenVINO gpu, npu."
     )
@@ -192,7 +192,7 @@ def add_device(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_threads(parser: Options, threads: str = "all cores") -> None:
-    """Adds `--threads`. `threads` is the default number, for the help."""
+    """Add `--threads`. `threads` is the default number, for the help."""
     parser.add_argument(
         "--threads",
         type=count_parser("threads"),
@@ -202,7 +202,7 @@ def add_threads(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_engine(parser: Options, threads: str = "all cores") -> None:
-    """Adds `--engine`, `--device` and `--threads`. `threads` is the default number, for the help."""
+    """Add `--engine`, `--device` and `--threads`. `threads` is the default number, for the help."""
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
@@ -212,7 +212,7 @@ def add_engine(parser: Options, threads: str = "all cores") -> None:
 
 
 def add_rate(parser: Options, default: str) -> None:
-    """Adds `--false-alarm-rate`. `default` says in the help which rate holds without it."""
+    """Add `--false-alarm-rate`. `default` says in the help which rate holds without it."""
     parser.add_argument(
         "--false-alarm-rate",
         type=parse_rate,
@@ -222,7 +222,7 @@ def add_rate(parser: Options, default: str) -> None:
 
 
 def add_data(parser: Options, *, several: str = "", required: bool = True) -> None:
-    """Adds the options of the data set, `--data` and `--category`.
+    """Add the options of the data set, `--data` and `--category`.
 
     Args:
         parser: Parser, or group of its options.
@@ -235,7 +235,7 @@ def add_data(parser: Options, *, several: str = "", required: bool = True) -> No
 
 
 def add_settings(parser: Options, presets: str) -> None:
-    """Adds the options that `read_settings` reads; `presets` is the help of `--preset`."""
+    """Add the options that `read_settings` reads; `presets` is the help of `--preset`."""
     parser.add_argument("--preset", help=presets)
     parser.add_argument("--config", metavar="FILE", help="YAML file of options and settings.")
     parser.add_argument(
@@ -244,7 +244,7 @@ def add_settings(parser: Options, presets: str) -> None:
 
 
 def read_settings(args: argparse.Namespace, flags: Iterable[str], category: str | None = None) -> Json:
-    """Reads the settings of a call: from `--config`, then its options, then `--set`; later ones win.
+    """Read the settings of a call: from `--config`, then its options, then `--set`; later ones win.
 
     Args:
         args: Arguments of the call.
@@ -258,7 +258,7 @@ def read_settings(args: argparse.Namespace, flags: Iterable[str], category: str 
 
 
 def add_pictures(parser: Options) -> None:
-    """Adds the options on how `--out` is written."""
+    """Add the options on how `--out` is written."""
     parser.add_argument(
         "--decimal-comma",
         action="store_true",
@@ -278,14 +278,14 @@ NO_FOLDERS = {".parquet", ".ods", ".xls", ".xlsm", ".tsv", ".txt", ".json", ".ht
 
 
 def is_table(out: str) -> bool:
-    """Returns whether `--out` names a table, .csv or .xlsx, and not a folder."""
+    """Return whether `--out` names a table, .csv or .xlsx, and not a folder."""
     from flawscope.results.table import EXCEL_SUFFIX, TABLE_SUFFIX
 
     return out.lower().endswith((TABLE_SUFFIX, EXCEL_SUFFIX)) and not os.path.isdir(out)
 
 
 def check_output(args: argparse.Namespace) -> None:
-    """Checks before anything is loaded that `--out` can be written, and makes its folder.
+    """Check before anything is loaded that `--out` can be written, and make its folder.
 
     Options on written pictures are refused where none are written. A table is written as the one before it,
     with decimal commas or without.
@@ -306,7 +306,7 @@ def check_output(args: argparse.Namespace) -> None:
 
 
 def _keep_decimal_commas(args: argparse.Namespace) -> None:
-    """Sets `--decimal-comma` where the table that is replaced has decimal commas."""
+    """Set `--decimal-comma` where the table that is replaced has decimal commas."""
     from flawscope.results.run import TABLE_NAME
     from flawscope.results.table import has_decimal_commas
 
@@ -317,7 +317,7 @@ def _keep_decimal_commas(args: argparse.Namespace) -> None:
 
 
 def check_results_folder(path: str, *names: str) -> None:
-    """Makes the folder of a run, and checks before the work that its files can be written.
+    """Make the folder of a run, and check before the work that its files can be written.
 
     Checked are the main files and those of the given names. All files of an earlier run must be replaceable.
     """
@@ -331,7 +331,7 @@ def check_results_folder(path: str, *names: str) -> None:
 def keep_other_results(
     args: argparse.Namespace, product: str, pictures: Collection[str | os.PathLike[str]] | None
 ) -> None:
-    """Raises InputError where `--out` holds results of another product, or only of other pictures.
+    """Raise InputError where `--out` holds results of another product, or only of other pictures.
 
     With `--force`, and for a table, nothing is checked.
 
@@ -358,7 +358,7 @@ def keep_other_results(
 
 
 def add_force(parser: Options) -> None:
-    """Adds `--force`, which replaces the results of another run."""
+    """Add `--force`, which replaces the results of another run."""
     parser.add_argument(
         "--force",
         action="store_true",
@@ -367,7 +367,7 @@ def add_force(parser: Options) -> None:
 
 
 def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
-    """Adds the options on metrics and on where the figures go; `out` is the help of `--out`."""
+    """Add the options on metrics and on where the figures go; `out` is the help of `--out`."""
     parser.add_argument(
         "--full-resolution", action="store_true", help="Compute pixel metrics at the pictures' size, too."
     )
@@ -376,7 +376,7 @@ def add_figures(parser: Options, out: str, metavar: str = "DIR") -> None:
 
 
 def seed_and_group(model: Manifest | ModelFacts) -> tuple[int, PartReader | None]:
-    """Returns a model's seed and the reader of its parts' names, with which its data set is split as before.
+    """Return a model's seed and the reader of its parts' names, with which its data set is split as before.
 
     The reader is None where pictures are not grouped into parts.
 
@@ -394,12 +394,12 @@ def seed_and_group(model: Manifest | ModelFacts) -> tuple[int, PartReader | None
 
 
 def say(line: str) -> None:
-    """Prints a remark for a person on stderr: stdout is for results."""
+    """Print a remark for a person on stderr: stdout is for results."""
     write_line(line)
 
 
 def next_step(step: Advice) -> str:
-    """Returns the lines that advise a step, none longer than `ADVICE_WIDTH` unless a word is."""
+    """Return the lines that advise a step, none longer than `ADVICE_WIDTH` unless a word is."""
     return textwrap.fill(
         f"next: {step.line()}",
         ADVICE_WIDTH,
@@ -410,12 +410,12 @@ def next_step(step: Advice) -> str:
 
 
 def say_unless_quiet(args: argparse.Namespace) -> Say:
-    """Returns the function that prints remarks, or with `--quiet` one that drops them."""
+    """Return the function that prints remarks, or with `--quiet` one that drops them."""
     return discard if args.quiet else say
 
 
 def show(line: str, *, flush: bool = False) -> None:
-    """Prints a line of the result on stdout. `flush` passes it on at once, where stdout is no terminal."""
+    """Print a line of the result on stdout. `flush` passes it on at once, where stdout is no terminal."""
     if sys.stdout.isatty():
         write_line(line, sys.stdout)
     else:
@@ -423,12 +423,12 @@ def show(line: str, *, flush: bool = False) -> None:
 
 
 def show_document(args: argparse.Namespace, document: object, lines: Callable[[], str]) -> None:
-    """Prints a result at once, before steps that may fail: with `--json` as one document, else as `lines`."""
+    """Print a result at once, before steps that may fail: with `--json` as one document, else as `lines`."""
     show(as_json(document) if args.json else lines(), flush=True)
 
 
 def as_json(document: object) -> str:
-    """Returns a document as JSON. ValueError: it holds a number that is not finite."""
+    """Return a document as JSON. ValueError: it holds a number that is not finite."""
     return json.dumps(document, indent=1, allow_nan=False)
 
 
@@ -461,7 +461,7 @@ _progress: list[TerminalProgress] = []  # of the running command
 
 
 def progress_for(args: argparse.Namespace, plan: Plan | None = None) -> ProgressCallback:
-    """Returns the callback that shows the command's progress on the terminal, with `--quiet` none.
+    """Return the callback that shows the command's progress on the terminal, with `--quiet` none.
 
     Args:
         args: Arguments of the call.
@@ -475,13 +475,13 @@ def progress_for(args: argparse.Namespace, plan: Plan | None = None) -> Progress
 
 
 def stop_progress() -> None:
-    """Ends the display of progress: the command has ended, or waits for input."""
+    """End the display of progress: the command has ended, or waits for input."""
     while _progress:
         _progress.pop().stop()
 
 
 def require_torch(model: str) -> None:
-    """Raises InputError where a model file needs torch and it is not installed."""
+    """Raise InputError where a model file needs torch and it is not installed."""
     from flawscope.artefact.files import TRAINED_SUFFIX
 
     if model.lower().endswith(TRAINED_SUFFIX):
@@ -489,7 +489,7 @@ def require_torch(model: str) -> None:
 
 
 def load_model(args: argparse.Namespace, path: str) -> Predictor | Router:
-    """Loads a model of any kind, with the engine, device, threads and rate of the call."""
+    """Load a model of any kind, with the engine, device, threads and rate of the call."""
     from flawscope.predictor.router import load
 
     model = load(path, engine=args.engine, device=args.device, threads=args.threads)
@@ -497,7 +497,7 @@ def load_model(args: argparse.Namespace, path: str) -> Predictor | Router:
 
 
 def load_single(args: argparse.Namespace, path: str) -> Predictor:
-    """Loads a model of one product, with the engine, device, threads and rate of the call.
+    """Load a model of one product, with the engine, device, threads and rate of the call.
 
     Raises:
         InputError: The model is of several products or views.
@@ -509,7 +509,7 @@ def load_single(args: argparse.Namespace, path: str) -> Predictor:
 
 
 def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[str]:
-    """Returns the names of the model's products that a call changes: `--product`, else all.
+    """Return the names of the model's products that a call changes: `--product`, else all.
 
     Raises:
         InputError: The model has no product of this name.
@@ -520,7 +520,7 @@ def product_names(model: Predictor | Router, args: argparse.Namespace) -> list[s
 
 
 def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., Iterator[SourceResult]]:
-    """Returns the model's `stream`, which judges pictures one after the other.
+    """Return the model's `stream`, which judges pictures one after the other.
 
     Args:
         model: Model of one product or of several.
@@ -538,7 +538,7 @@ def stream_of(model: Predictor | Router, product: str | None) -> Callable[..., I
 
 
 def prepare_output_folder(path: str) -> Path:
-    """Makes an output folder if it is missing, and checks that it can be written."""
+    """Make an output folder if it is missing, and check that it can be written."""
     folder = Path(path)
     if folder.suffix.lower() in NO_FOLDERS and not folder.exists():
         raise InputError(f"--out {path}: tables are FILE.csv or FILE.xlsx; name one, or a folder")
@@ -555,7 +555,7 @@ MAX_ALIKE = 5  # most pictures, skipped for one reason, with a line each
 
 
 def report_failures(failures: Sequence[str], *, named: bool = False, total: int | None = None) -> int:
-    """Reports skipped pictures and masks, and returns the exit code.
+    """Report skipped pictures and masks, and return the exit code.
 
     Args:
         failures: A line for each.
@@ -577,7 +577,7 @@ def report_failures(failures: Sequence[str], *, named: bool = False, total: int 
 
 
 def _say_failures(failures: Sequence[Failure]) -> None:
-    """Reports each failure; pictures that cannot be read for one reason together, where they are many."""
+    """Report each failure; pictures that cannot be read for one reason together, where they are many."""
     alike: dict[str, list[str]] = {}  # names of pictures by the reason for which they are not read
     for failure in failures:
         if failure.kind == UNREAD:
@@ -595,13 +595,13 @@ def _say_failures(failures: Sequence[Failure]) -> None:
 
 
 def left_out_line(result: Evaluation, by: str) -> str:
-    """Returns the line on pictures left out since `by` learnt from them, with numbers by kind."""
+    """Return the line on pictures left out since `by` learnt from them, with numbers by kind."""
     which = ", ".join(f"{n} {kind}" for kind, n in result.left_out.items())
     return f"left out, because {by} was fitted or calibrated on them: {which}"
 
 
 def format_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
-    """Aligns columns for reading; numbers to the right."""
+    """Align columns for reading; numbers to the right."""
     rows_of_text = [["" if value is None else str(value) for value in row] for row in rows]
     columns = []
     for place, title in enumerate(header):
@@ -631,7 +631,7 @@ def asks_several(args: argparse.Namespace) -> bool:
 
 
 def selected_categories(args: argparse.Namespace, files: str = "") -> tuple[str, ...]:
-    """Returns the categories that `--category` means, in the order of the tables.
+    """Return the categories that `--category` means, in the order of the tables.
 
     Args:
         args: Arguments of the call.
@@ -653,7 +653,7 @@ def selected_categories(args: argparse.Namespace, files: str = "") -> tuple[str,
 def run_for_each(
     names: Sequence[str], work: Callable[[str], int], *, debug: bool
 ) -> tuple[int, dict[str, str]]:
-    """Calls `work` with each name. A failure is reported and does not stop the others.
+    """Call `work` with each name. A failure is reported and does not stop the others.
 
     Returns:
         The highest exit code that `work` returned, 1 where one failed; and by name why it failed.
@@ -671,7 +671,7 @@ def run_for_each(
 
 
 def _without_rights(path: str | bytes) -> str:
-    """Returns the first file or folder of a path that cannot be entered.
+    """Return the first file or folder of a path that cannot be entered.
 
     The path itself may not be there: nothing below a folder without rights can be seen.
     """
@@ -682,7 +682,7 @@ def _without_rights(path: str | bytes) -> str:
 
 
 def reason_of(error: Exception, *, debug: bool = False) -> str:
-    """Returns the reason of a failure in one line. With `debug` an unforeseen error is raised again."""
+    """Return the reason of a failure in one line. With `debug` an unforeseen error is raised again."""
     if isinstance(error, FlawscopeError):
         return one_line_message(error)
     if isinstance(error, MemoryError):

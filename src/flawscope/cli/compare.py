@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope compare` to its parser."""
+    """Add the arguments of `flawscope compare` to its parser."""
     parser.add_argument("a", metavar="A", help="Model file, such as the one in use.")
     parser.add_argument(
         "b", metavar="B", help="Model file, such as the new one; of any method, size, runtime."
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compares two models and prints the table; returns 1 where pictures were skipped, else 0."""
+    """Compare two models and print the table; return 1 where pictures were skipped, else 0."""
     step = common.progress_for(args)
     dataset = _dataset(args)
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:
-    """Opens the data set, split as for fitting A; `compare` leaves out pictures that B has learnt from."""
+    """Open the data set, split as for fitting A; `compare` leaves out pictures that B has learnt from."""
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
@@ -53,7 +53,7 @@ def _dataset(args: argparse.Namespace) -> Dataset:
 
 
 def _open_model(args: argparse.Namespace, path: str) -> Predictor:
-    """Opens a model; `--engine` holds for exported models only."""
+    """Open a model; `--engine` holds for exported models only."""
     engine = args.engine if suffix_of(path) == EXPORTED_SUFFIX else None
     return common.load_single(argparse.Namespace(**{**vars(args), "engine": engine}), path)
 
@@ -65,7 +65,7 @@ def _model_names(a: str, b: str) -> tuple[str, str]:
 
 
 def format_comparison(found: Comparison) -> str:
-    """Returns the text of a comparison: both models, the table of differences and remarks."""
+    """Return the text of a comparison: both models, the table of differences and remarks."""
     from flawscope.evaluation.comparison import describe_model
 
     first = found.evaluations[0]

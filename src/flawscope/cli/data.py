@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope data check` to its parser."""
+    """Add the arguments of `flawscope data check` to its parser."""
     parser.add_argument("action", metavar="check", choices=["check"], help="Action: check.")
     common.add_data(parser, required=False)
     common.add_good(parser)
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checks a folder of pictures, or the camera, and prints what was found; returns the exit code."""
+    """Check a folder of pictures, or the camera, and print what was found; return the exit code."""
     if args.still or args.again:
         return _check_camera(args)
     if not args.data:
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_data(args: argparse.Namespace) -> int:
-    """Checks a data set. Where an alignment fails, its error is raised after all else was shown."""
+    """Check a data set. Where an alignment fails, its error is raised after all else was shown."""
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import group_warning
@@ -119,7 +119,7 @@ def _write_page(out: str, dataset: Dataset, report: CheckReport, aligned: Alignm
 def _show_checks(
     args: argparse.Namespace, report: CheckReport, aligned: Alignment | None, steps: Sequence[Advice]
 ) -> None:
-    """Prints what was found and advised, with `--json` as one document."""
+    """Print what was found and advised, with `--json` as one document."""
     if args.json:
         document = report.to_dict()
         if aligned is not None:
@@ -136,7 +136,7 @@ def _show_checks(
 
 
 def _check_camera(args: argparse.Namespace) -> int:
-    """Measures frames of a still part, and how well a model's score repeats."""
+    """Measure frames of a still part, and how well a model's score repeats."""
     if args.data:
         raise InputError("--data checks a data set, --still and --again a camera: check one at a time")
     if bool(args.again) != bool(args.model):
@@ -179,7 +179,7 @@ def _measure_repeatability(args: argparse.Namespace) -> Repeatability:
 
 
 def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressCallback) -> Alignment:
-    """Finds the parts in all pictures by a reference from the good ones."""
+    """Find the parts in all pictures by a reference from the good ones."""
     from flawscope.results.alignment import Alignment
 
     good = [item.path for item in dataset.train]
@@ -193,7 +193,7 @@ def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: ProgressC
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope demo` to its parser."""
+    """Add the arguments of `flawscope demo` to its parser."""
     parser.add_argument("--out", default="demo", metavar="DIR", help="Folder for everything (default: demo).")
     parser.add_argument(
         "--category", default="plate", help="Category to draw: plate or fabric (default: plate)."
@@ -262,7 +262,7 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def _program_as_typed() -> str:
-    """Returns the words that start this program from the current folder.
+    """Return the words that start this program from the current folder.
 
     They are its name where it is on the path, else the path to it.
     """
@@ -276,7 +276,7 @@ def _program_as_typed() -> str:
 
 
 def _from_here(path: Path) -> str:
-    """Returns a path for a shell, relative where it lies below the current folder."""
+    """Return a path for a shell, relative where it lies below the current folder."""
     whole = Path(os.path.abspath(path))
     here = Path.cwd()
     return shlex.quote(str(whole.relative_to(here) if whole.is_relative_to(here) else whole))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope evaluate` to its parser."""
+    """Add the arguments of `flawscope evaluate` to its parser."""
     parser.add_argument(
         "model",
         metavar="MODEL",
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures a model, or the models of several categories, and prints the result; returns the exit code."""
+    """Measure a model, or the models of several categories, and print the result; return the exit code."""
     from flawscope.predictor.router import is_router
 
     if is_router(args.model):
@@ -92,7 +92,7 @@ def evaluate_model(
     predictor: Predictor | None = None,
     dataset: Dataset | None = None,
 ) -> tuple[Evaluation, list[str]]:
-    """Evaluates one model and writes the files that `--out` asks for.
+    """Evaluate one model and write the files that `--out` asks for.
 
     Args:
         args: Arguments of the call.
@@ -132,7 +132,7 @@ def _results_folder(args: argparse.Namespace) -> Path | None:
 
 
 def _open_dataset(args: argparse.Namespace, model: Manifest | ModelFacts) -> Dataset:
-    """Opens the data set, split as for fitting the model."""
+    """Open the data set, split as for fitting the model."""
     from flawscope.datasets import open_dataset
 
     seed, group = common.seed_and_group(model)
@@ -153,7 +153,7 @@ def _measure(
 
 
 def _say_remarks(args: argparse.Namespace, result: Evaluation, dataset: Dataset, manifest: Manifest) -> None:
-    """Warns of masks that do not fit, and advises the next steps."""
+    """Warn of masks that do not fit, and advise the next steps."""
     from flawscope.datasets.mask_remarks import mask_remarks
     from flawscope.evaluation.next_steps import advise_after
 
@@ -166,7 +166,7 @@ def _say_remarks(args: argparse.Namespace, result: Evaluation, dataset: Dataset,
 
 
 def _write_table(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> None:
-    """Writes the table of results alone."""
+    """Write the table of results alone."""
     from flawscope.evaluation.result import all_results
     from flawscope.results.result_workbook import open_table
 
@@ -184,7 +184,7 @@ def _write_results(
     dataset: Dataset,
     step: ProgressCallback,
 ) -> list[str]:
-    """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
+    """Write the results folder, figures and tables first; return the pictures that could not be drawn."""
     from flawscope.evaluation.result import all_results
     from flawscope.results.run import ResultsFolder, WriteErrors
 
@@ -215,7 +215,7 @@ def _write_results(
 def _write_tables(
     args: argparse.Namespace, results: ResultsFolder, result: Evaluation, unwritten: WriteErrors
 ) -> list[Sequence[object]]:
-    """Writes the tables of pictures and of parts, and a JSON file for each picture.
+    """Write the tables of pictures and of parts, and a JSON file for each picture.
 
     Returns:
         The rows of parts; none where only pictures are judged.
@@ -241,14 +241,14 @@ def _write_tables(
 
 
 def _table_form(args: argparse.Namespace, result: Evaluation, predictor: Predictor) -> Json:
-    """Returns the form of the tables, as `TableWriter` takes it."""
+    """Return the form of the tables, as `TableWriter` takes it."""
     parts = predictor.parts()
     found = {"kinds": result.names_kinds, "aligned": result.aligned, "model": os.path.basename(args.model)}
     return {**found, **({"part_of": parts.name_part} if parts else {})}
 
 
 def _totals(args: argparse.Namespace, result: Evaluation) -> list[tuple[str, str]]:
-    """Returns the totals of a workbook by their names."""
+    """Return the totals of a workbook by their names."""
     found = [("Model", os.path.basename(args.model)), ("Method", result.method), ("Product", result.category)]
     found.append(("Pictures", result.counts()))
     found += [("Measured", line) for line in _decision_lines(result)]
@@ -256,7 +256,7 @@ def _totals(args: argparse.Namespace, result: Evaluation) -> list[tuple[str, str
 
 
 def format_evaluation(result: Evaluation) -> str:
-    """Returns the text of an evaluation for a person: decisions, metrics, kinds and remarks."""
+    """Return the text of an evaluation for a person: decisions, metrics, kinds and remarks."""
     from flawscope.evaluation.promise import describe_promise
     from flawscope.evaluation.result import METRIC_NAMES
 
@@ -293,7 +293,7 @@ def format_evaluation(result: Evaluation) -> str:
 
 
 def _decision_lines(result: Evaluation) -> Iterator[str]:
-    """Yields what became of the defects and of the good pictures, each with its interval."""
+    """Yield what became of the defects and of the good pictures, each with its interval."""
     if (defects := result.defects)["images"]:
         low, high = defects["interval"]
         noun = "defective parts" if result.parts else "defects"
@@ -351,7 +351,7 @@ def _light_row(robustness: Robustness) -> tuple[str, ...]:
 
 
 def _run_each(args: argparse.Namespace) -> int:
-    """Evaluates each product of a model of several, and how it is recognised; or views and parts."""
+    """Evaluate each product of a model of several, and how it is recognised; or views and parts."""
     from flawscope.datasets import find_categories
 
     model = common.load_model(args, args.model)
@@ -370,7 +370,7 @@ def _run_each(args: argparse.Namespace) -> int:
 
 
 def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[str, Dataset]:
-    """Returns the test pictures of each view; empty for a model of several products."""
+    """Return the test pictures of each view; empty for a model of several products."""
     from flawscope.datasets.dataset import split_by_view
 
     if (pattern := model.views) is None:
@@ -383,7 +383,7 @@ def _view_datasets(args: argparse.Namespace, model: Predictor | Router) -> dict[
 
 
 def _recognition(model: Predictor | Router, name: str, result: Evaluation) -> Json:
-    """Counts a product's test pictures, and those that the router takes for another product.
+    """Count a product's test pictures, and those that the router takes for another product.
 
     Returns:
         `pictures`, the number of them; `mistaken`, numbers by the other product, or by none.
@@ -408,7 +408,7 @@ def _run_several(
     model: Predictor | Router | None = None,
     datasets: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> int:
-    """Evaluates several models, or a model of several, and prints and writes one table, averages last.
+    """Evaluate several models, or a model of several, and print and write one table, averages last.
 
     Args:
         args: Arguments of the call.

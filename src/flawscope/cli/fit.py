@@ -24,7 +24,7 @@ add_arguments = fit_options.add_arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fits the model, or models, that a call asks for, and writes them; returns the exit code."""
+    """Fit the model, or models, that a call asks for, and write them; return the exit code."""
     args = _read_call(args)
     if args.force and questions.accept(args.out, args.call_digest):
         return _report_accepted(args)
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_call(args: argparse.Namespace) -> argparse.Namespace:
-    """Returns the call with the options of its file. InputError where options do not go together."""
+    """Return the call with the options of its file. InputError where options do not go together."""
     args = fit_options.with_call_of_file(args)
     args = fit_options.with_file(args, _category_of_file(args))
     if args.cluster is not None:
@@ -61,7 +61,7 @@ def _category_of_file(args: argparse.Namespace) -> str | None:
 
 
 def _report_accepted(args: argparse.Namespace) -> int:
-    """Evaluates a model whose questions were accepted, where `--evaluate` asks for it."""
+    """Evaluate a model whose questions were accepted, where `--evaluate` asks for it."""
     from flawscope.predictor import Predictor
 
     failures = _evaluate(args, Predictor.opened(args.out)) if args.evaluate else []
@@ -75,7 +75,7 @@ def _updates_joint_model(args: argparse.Namespace) -> bool:
 
 
 def _fit_one(args: argparse.Namespace) -> int:
-    """Fits one model, says what it is and how to go on, and evaluates it where the call asks for it."""
+    """Fit one model, say what it is and how to go on, and evaluate it where the call asks for it."""
     from flawscope.artefact import files
 
     files.check_writable(args.out, ".safetensors")
@@ -105,7 +105,7 @@ def _plan(args: argparse.Namespace) -> Plan | None:
 
 
 def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> None:
-    """Prints the model's promised rate, its file and the next steps."""
+    """Print the model's promised rate, its file and the next steps."""
     from flawscope.evaluation.next_steps import advise_blind
     from flawscope.results.advice import advice
 
@@ -130,7 +130,7 @@ def _say_fitted(args: argparse.Namespace, predictor: Predictor, out: Path) -> No
 
 
 def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
-    """Evaluates the model, and prints the result as `flawscope evaluate` does; returns the failures."""
+    """Evaluate the model, and print the result as `flawscope evaluate` does; return the failures."""
     from flawscope.cli.evaluate import format_evaluation
     from flawscope.datasets import open_dataset
     from flawscope.evaluation.evaluation import evaluate
@@ -143,7 +143,7 @@ def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
 
 
 def summary(predictor: Predictor, verbose: bool = False, updated: bool = False) -> list[str]:
-    """Returns lines on a fit: the promised rate, simulated defects, and what stands out.
+    """Return lines on a fit: the promised rate, simulated defects, and what stands out.
 
     Args:
         predictor: The fitted model.
@@ -201,7 +201,7 @@ def lacking(manifest: Manifest, updated: bool) -> str:
 
 
 def learnt_by_default(args: argparse.Namespace, manifest: Manifest) -> int:
-    """Returns how many good pictures a method learnt from by default, where they are few; else 0.
+    """Return how many good pictures a method learnt from by default, where they are few; else 0.
 
     They are few where the method has a preset `accurate` that is worth its time with so many. After an
     update, and where the call chose another preset, it is 0, too.

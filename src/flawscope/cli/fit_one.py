@@ -52,7 +52,7 @@ class FitSettings(NamedTuple):
 
 
 def read_fit_settings(args: argparse.Namespace) -> FitSettings:
-    """Reads the settings of a call. InputError for a wrong one, before torch is loaded."""
+    """Read the settings of a call. InputError for a wrong one, before torch is loaded."""
     setting_names = sorted(
         {option.setting for method in registry.loadable_methods() for option in method.options}
     )
@@ -71,7 +71,7 @@ def read_fit_settings(args: argparse.Namespace) -> FitSettings:
 
 
 def _check_update(args: argparse.Namespace, settings: Json) -> None:
-    """Raises an InputError for settings that an update keeps, and for options of an update without one."""
+    """Raise an InputError for settings that an update keeps, and for options of an update without one."""
     if not args.update:
         if args.fair:
             raise InputError("--fair is for --update: leave it out")
@@ -84,7 +84,7 @@ def _check_update(args: argparse.Namespace, settings: Json) -> None:
 
 
 def fit_and_save(args: argparse.Namespace, say: Say, step: ProgressCallback) -> Predictor:
-    """Fits one model, or adds to one, and writes it to `--out`."""
+    """Fit one model, or add to one, and write it to `--out`."""
     from flawscope.artefact import model_file
     from flawscope.artefact.files import checkpoint_path, training_log_path
 
@@ -146,7 +146,7 @@ def require_training() -> None:
 def fit_model(
     args: argparse.Namespace, call: FitSettings, old: Artefact | None, say: Say, step: ProgressCallback
 ) -> Predictor:
-    """Fits one model, or adds to `old`."""
+    """Fit one model, or add to `old`."""
     if old is not None:
         from flawscope.artefact.model_mapping import ModelMapping
 
@@ -176,7 +176,7 @@ def fit_model(
 def add_to_models(
     args: argparse.Namespace, call: FitSettings, old: ModelMapping, say: Say, step: ProgressCallback
 ) -> Model:
-    """Adds to the model of one product, or to those of the views of a part."""
+    """Add to the model of one product, or to those of the views of a part."""
     from flawscope.fitting.incremental_update import extend
     from flawscope.predictor.router import open_models
 
@@ -199,7 +199,7 @@ def add_to_models(
 
 
 def _prepare_torch(args: argparse.Namespace) -> None:
-    """Sets threads and memory of torch, which is loaded after all is checked."""
+    """Set threads and memory of torch, which is loaded after all is checked."""
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count
 
     set_thread_count(args.threads)
@@ -207,7 +207,7 @@ def _prepare_torch(args: argparse.Namespace) -> None:
 
 
 def _open_training_data(args: argparse.Namespace, call: FitSettings, old: ModelMapping | None) -> Dataset:
-    """Opens the data set, split as the model's seed and parts say."""
+    """Open the data set, split as the model's seed and parts say."""
     from flawscope.calibration.parts import PartPattern, name_reader
     from flawscope.datasets import open_dataset
     from flawscope.pictures.listing import relative_names
@@ -229,7 +229,7 @@ def _open_training_data(args: argparse.Namespace, call: FitSettings, old: ModelM
 
 
 def _check_extends(old: ModelMapping) -> None:
-    """Raises an InputError where a model's method cannot be added to."""
+    """Raise an InputError where a model's method cannot be added to."""
     able = ", ".join(method.name for method in registry.loadable_methods() if method.extends)
     for product in old.products.values():
         if registry.method(product.manifest.method).extends:
@@ -241,7 +241,7 @@ def _check_extends(old: ModelMapping) -> None:
 
 
 def _say_training_data(args: argparse.Namespace, dataset: Dataset, say: Say) -> None:
-    """Prints how many pictures are learnt from, and remarks on them."""
+    """Print how many pictures are learnt from, and remarks on them."""
     kept = sum(not item.anomalous for item in dataset.test) if dataset.drawn_split else 0
     others = f"; {kept} more are kept for `evaluate`" if kept else ""
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')}{others}")
@@ -258,7 +258,7 @@ def _advise_before(dataset: Dataset, say: Say) -> None:
 
 
 def _advise_untried(predictor: Predictor, dataset: Dataset, say: Say) -> None:
-    """Prints the steps that a search did not try; nothing where there was no search."""
+    """Print the steps that a search did not try; nothing where there was no search."""
     from flawscope.artefact.tried import Choice
     from flawscope.evaluation.next_steps import advise_untried
 
@@ -284,7 +284,7 @@ def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how:
 
 @contextmanager
 def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
-    """Adds to a KeyboardInterrupt how many steps of a training the checkpoint keeps."""
+    """Add to a KeyboardInterrupt how many steps of a training the checkpoint keeps."""
     from flawscope.methods.training.state_file import checkpoint_progress
 
     try:
@@ -299,7 +299,7 @@ def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
 
 
 def only_category(root: str) -> str | None:
-    """Returns the category of a data root that has a single one; None where it has none or several."""
+    """Return the category of a data root that has a single one; None where it has none or several."""
     from flawscope.datasets import find_categories
 
     found = find_categories(root)
@@ -312,7 +312,7 @@ def _good_pictures(dataset: Dataset) -> list[Path]:
 
 
 def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
-    """Yields remarks on the training pictures, by their names. InputError: `group` matches no name."""
+    """Yield remarks on the training pictures, by their names. InputError: `group` matches no name."""
     from flawscope.datasets.dataset import group_warning
     from flawscope.datasets.mask_remarks import picture_remarks
     from flawscope.pictures.listing import COMPANION_SUFFIXES, masks_in, not_pictures_in

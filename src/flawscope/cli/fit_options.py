@@ -50,7 +50,7 @@ SHARED = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope fit` to its parser."""
+    """Add the arguments of `flawscope fit` to its parser."""
     parser.usage = "flawscope fit --data ROOT --out MODEL [OPTION]..."
     groups = {}
     for name in (record.PICTURES, record.VIEWS, record.PROMISE, record.METHOD, record.RUNNING):
@@ -108,7 +108,7 @@ def add_options(
     options: Iterable[record.FitOption],
     shared: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
-    """Adds options of a fit to a command's help; options that several commands share come from `common`.
+    """Add options of a fit to a command's help; options that several commands share come from `common`.
 
     Args:
         group: Parser, or group of its options.
@@ -142,7 +142,7 @@ def _help_words() -> dict[str, object]:
 
 
 def _argument(option: record.FitOption, words: Mapping[str, object]) -> common.ArgumentSettings:
-    """Returns how argparse reads an option."""
+    """Return how argparse reads an option."""
     text = option.help
     for word, value in words.items():
         text = text.replace(f"{{{word}}}", str(value))
@@ -163,7 +163,7 @@ def _argument(option: record.FitOption, words: Mapping[str, object]) -> common.A
 
 
 def _add_method_flags(group: common.Options) -> set[str]:
-    """Adds the options that single methods have; returns their names."""
+    """Add the options that single methods have; return their names."""
     flags = _method_flags()
     for flag_, (metavar, text) in flags.items():
         group.add_argument(flag_, metavar=metavar, help=text)
@@ -171,7 +171,7 @@ def _add_method_flags(group: common.Options) -> set[str]:
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:
-    """Returns metavar and help of the flags of single methods; the help names the methods."""
+    """Return metavar and help of the flags of single methods; the help names the methods."""
     found: dict[str, tuple[str, str]] = {}
     for method in registry.loadable_methods():
         for option in method.options:
@@ -185,7 +185,7 @@ def _method_flags() -> dict[str, tuple[str, str]]:
 
 
 def with_call_of_file(args: argparse.Namespace) -> argparse.Namespace:
-    """Returns the call with the options of `CALL_IN_FILE` that `--config` has.
+    """Return the call with the options of `CALL_IN_FILE` that `--config` has.
 
     InputError: there is no output.
     """
@@ -208,7 +208,7 @@ def _typed(args: argparse.Namespace) -> frozenset[str]:
 
 
 def with_file(args: argparse.Namespace, category: str | None) -> argparse.Namespace:
-    """Returns the call with the options of `--config` for this category; None: those for all.
+    """Return the call with the options of `--config` for this category; None: those for all.
 
     Raises:
         InputError: the file or `--set` has an unknown name, or one that stands elsewhere; a wrong value.
@@ -285,7 +285,7 @@ def _actions() -> dict[str, argparse.Action]:
 
 
 def _read(file: str, name: str, value: object) -> object:
-    """Reads a value of the file as the command line reads it."""
+    """Read a value of the file as the command line reads it."""
     action = _actions()[name]
     where = f"config {file}: {name}"
     if action.nargs == 0:

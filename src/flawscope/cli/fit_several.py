@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fits a model for each category.
+    """Fit a model for each category.
 
     A failure is reported and does not stop the others; the exit code is 1 then.
     """
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def exit_code(outcomes: Mapping[str, Outcome]) -> int:
-    """Reports skipped pictures and open questions; 1 where pictures were skipped or a fit failed."""
+    """Report skipped pictures and open questions; 1 where pictures were skipped or a fit failed."""
     code = common.report_failures([line for outcome in outcomes.values() for line in outcome.skipped])
     asked = [questions.report(outcome.asked) for outcome in outcomes.values() if outcome.asked]
     return 1 if any(outcome.failed for outcome in outcomes.values()) else code or max(asked, default=0)
@@ -72,7 +72,7 @@ def exit_code(outcomes: Mapping[str, Outcome]) -> int:
 def fit_each(
     args: argparse.Namespace, calls: Mapping[str, argparse.Namespace], folder: str, kind: str
 ) -> dict[str, Outcome]:
-    """Fits by several calls, each into its own file, one after the other, or with `--cluster` on its nodes.
+    """Fit by several calls, each into its own file, one after the other, or with `--cluster` on its nodes.
 
     With `--resume`, existing files are kept.
 
@@ -116,7 +116,7 @@ def fit_each(
 
 
 def category_call(args: argparse.Namespace, name: str, folder: str, **changes: object) -> argparse.Namespace:
-    """Returns the arguments for a single category, whose model is a file in the folder.
+    """Return the arguments for a single category, whose model is a file in the folder.
 
     Args:
         args: Arguments of the command.
@@ -147,7 +147,7 @@ def _fit_call(call: argparse.Namespace, step: ProgressCallback) -> Outcome:
 
 
 def _kept_outcome(call: argparse.Namespace, what: str) -> Outcome:
-    """Returns the outcome of a call whose model is there already. `what` says why it was not fitted."""
+    """Return the outcome of a call whose model is there already. `what` says why it was not fitted."""
     from flawscope.predictor import read_manifest
 
     return Outcome(_figures(read_manifest(call.out), ""), [f"{call.called}: {what}"])
@@ -198,7 +198,7 @@ def _fit_each_on_cluster(
     take: Callable[[str, Outcome], None],
     say: Say,
 ) -> None:
-    """Fits by several calls on a cluster.
+    """Fit by several calls on a cluster.
 
     Args:
         args: Arguments of the command.
@@ -230,7 +230,7 @@ def _fit_on_cluster(
     take: Callable[[str, Result | FlawscopeError], None],
     say: Say,
 ) -> None:
-    """Calls `function(call, step)` for each call in a task of the cluster.
+    """Call `function(call, step)` for each call in a task of the cluster.
 
     Args:
         args: Arguments of the command.
@@ -280,7 +280,7 @@ def _fit_and_report(call: argparse.Namespace, step: ProgressCallback) -> TaskFit
 
 
 def fit_in_task(args: argparse.Namespace, say: Say) -> Predictor:
-    """Fits one model, whole, in a task of the cluster, and opens it."""
+    """Fit one model, whole, in a task of the cluster, and open it."""
     from flawscope.artefact.files import checkpoint_path
     from flawscope.predictor import Predictor
 

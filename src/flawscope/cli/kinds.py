@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope kinds` to its parser."""
+    """Add the arguments of `flawscope kinds` to its parser."""
     parser.add_argument("model", metavar="MODEL", help="Model file.")
     parser.add_argument(
         "--data",
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Teaches a model kinds of defects, and writes it; returns 1 where pictures were skipped, else 0."""
+    """Teach a model kinds of defects, and write it; return 1 where pictures were skipped, else 0."""
     from flawscope.datasets.layouts import open_defects
     from flawscope.predictor.kinds import learn_kinds
     from flawscope.predictor.router import load
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _examples(items: list[Item]) -> Iterator[Example]:
-    """Yields labelled pictures, each with its mask where it has one.
+    """Yield labelled pictures, each with its mask where it has one.
 
     A picture with labels, in a folder that names no kind, comes once for each name of its labels.
     """

@@ -31,7 +31,7 @@ MAIN_FACTS = ("method", "decision", "simulated defects found")
 
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope info` to its parser."""
+    """Add the arguments of `flawscope info` to its parser."""
     parser.add_argument("model", metavar="MODEL", help="Model file.")
     parser.add_argument("--verbose", action="store_true", help="Say also all that the model file holds.")
     parser.add_argument("--self-test", action="store_true", help="Run the stored samples on this machine.")
@@ -72,7 +72,7 @@ def _facts_document(facts: ModelFacts) -> Json:
 
 
 def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
-    """Returns the lines of `info` on a model; of several products or views, for each.
+    """Return the lines of `info` on a model; of several products or views, for each.
 
     Args:
         facts: Facts of the model.
@@ -95,7 +95,7 @@ def _facts_lines(facts: ModelFacts, verbose: bool) -> list[str]:
 def manifest_lines(
     manifest: Manifest, parts: KnownParts | None = None, *, verbose: bool = False
 ) -> list[str]:
-    """Returns the lines of `info` on a model: product, rate, self-test, and the next steps.
+    """Return the lines of `info` on a model: product, rate, self-test, and the next steps.
 
     Args:
         manifest: Manifest of the model.
@@ -121,7 +121,7 @@ def manifest_lines(
 
 
 def _further_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """Returns the rows of `info` with a model file's notes, unusual pictures and format."""
+    """Return the rows of `info` with a model file's notes, unusual pictures and format."""
     from flawscope.artefact.model_file import FORMAT
 
     rows = [("note", note) for note in manifest.notes]
@@ -140,7 +140,7 @@ def certificate_lines(facts: Mapping[str, object]) -> list[str]:
 
 
 def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope calibrate` to its parser."""
+    """Add the arguments of `flawscope calibrate` to its parser."""
     parser.add_argument("model", metavar="MODEL", help="Model file.")
     parser.add_argument(
         "--good",
@@ -201,7 +201,7 @@ def _check_calibration_call(args: argparse.Namespace) -> None:
 
 
 def _list_good_pictures(folder: str, force: bool) -> list[Path]:
-    """Lists the good pictures that a call names.
+    """List the good pictures that a call names.
 
     Raises:
         InputError: Their folders' names do not say that they are good, and `force` is not set.
@@ -222,7 +222,7 @@ def _calibrate_products(
     lines: list[str],
     failures: list[str],
 ) -> Predictor | Router:
-    """Calibrates the products, or views, that a call names, and returns the new model.
+    """Calibrate the products, or views, that a call names, and return the new model.
 
     Args:
         args: Arguments of the call.
@@ -254,7 +254,7 @@ def _calibrate_product(
     pictures: Sequence[PictureSource] | None,
     plan: Plan | None,
 ) -> Predictor:
-    """Gives a product the call's rate, and new thresholds where it has pictures."""
+    """Give a product the call's rate, and new thresholds where it has pictures."""
     if args.false_alarm_rate is not None:
         predictor = predictor.with_rate(args.false_alarm_rate)
     if pictures is None:
@@ -264,7 +264,7 @@ def _calibrate_product(
 
 
 def _describe_calibration(before: Predictor, after: Predictor, product: str) -> list[str]:
-    """Returns lines on the rates that a model promised before and promises now, and on what is new to note.
+    """Return lines on the rates that a model promised before and promises now, and on what is new to note.
 
     Args:
         before: Model before the calibration.
@@ -282,7 +282,7 @@ def _describe_calibration(before: Predictor, after: Predictor, product: str) -> 
 def _pictures_by_product(
     model: Predictor | Router, names: Sequence[str], pictures: Sequence[PictureSource]
 ) -> dict[str, list[PictureSource]]:
-    """Returns the good pictures of each product, or view, that is calibrated on them.
+    """Return the good pictures of each product, or view, that is calibrated on them.
 
     Raises:
         InputError: The call names no product, or no part would have good pictures of all views.
@@ -300,7 +300,7 @@ def _pictures_by_product(
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope export` to its parser."""
+    """Add the arguments of `flawscope export` to its parser."""
     parser.add_argument("model", metavar="MODEL", help="Model file, .safetensors.")
     parser.add_argument(
         "--out",
@@ -361,7 +361,7 @@ def export(args: argparse.Namespace) -> int:
 
 
 def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Exports a model of one product. `failures` gets the pictures that cannot be used."""
+    """Export a model of one product. `failures` gets the pictures that cannot be used."""
     from flawscope.predictor import fitted_artefact
 
     artefact = fitted_artefact(args.model)
@@ -373,7 +373,7 @@ def _export_model(args: argparse.Namespace, out: Path, failures: list[str]) -> N
 
 
 def _export_joint_model(args: argparse.Namespace, out: Path, failures: list[str]) -> None:
-    """Exports a model of several products. `failures` gets the pictures that cannot be used."""
+    """Export a model of several products. `failures` gets the pictures that cannot be used."""
     require_installed("export", "torch", extras="train,export")
     from flawscope.export.router_export import export_router
 
@@ -404,7 +404,7 @@ def _good_pictures(args: argparse.Namespace) -> dict[str, list[PictureSource]]:
 
 
 def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -> None:
-    """Prints the certificates of a model, or of each product of a joint one."""
+    """Print the certificates of a model, or of each product of a joint one."""
     from flawscope.artefact.certificate import certificates_from_facts
 
     say = common.say_unless_quiet(args)
@@ -423,7 +423,7 @@ def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -
 
 
 def backbones_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope backbones` to its parser."""
+    """Add the arguments of `flawscope backbones` to its parser."""
     common.add_json(parser)
 
 

@@ -66,7 +66,7 @@ class PictureInputs:
 
 
 def collect_inputs(specs: list[str]) -> PictureInputs:
-    """Lists the inputs that the arguments mean.
+    """List the inputs that the arguments mean.
 
     An argument that means none becomes a source with an error, reported in its place.
 
@@ -103,7 +103,7 @@ def collect_inputs(specs: list[str]) -> PictureInputs:
 
 
 def _read_stdin(stream: IO[bytes]) -> PictureInputs:
-    """Reads stdin: one picture, or paths, one a line."""
+    """Read stdin: one picture, or paths, one a line."""
     from flawscope.pictures.decoding import is_encoded
     from flawscope.pictures.text_files import UTF_16_MARKS, text_lines, unquoted
 
@@ -120,7 +120,7 @@ def _read_stdin(stream: IO[bytes]) -> PictureInputs:
 
 
 def file_remarks(beside: Sequence[str]) -> Iterator[str]:
-    """Yields a remark on masks and files that are no pictures."""
+    """Yield a remark on masks and files that are no pictures."""
     from flawscope.pictures.decoding import is_picture
 
     if beside:
@@ -133,7 +133,7 @@ def file_remarks(beside: Sequence[str]) -> Iterator[str]:
 
 
 def prediction_line(found: Prediction) -> str:
-    """Returns the line for a picture: decision, severity, score, p-value, path and remarks."""
+    """Return the line for a picture: decision, severity, score, p-value, path and remarks."""
     from flawscope.results.findings import severity_text
     from flawscope.results.prediction import NEAR_WORDS, Prediction
 
@@ -152,7 +152,7 @@ def prediction_line(found: Prediction) -> str:
 
 
 def show_result(result: Prediction | Unjudged, *, as_json: bool, flush: bool) -> None:
-    """Prints a line of JSON, or a line for a person; for a person unjudged inputs are reported elsewhere."""
+    """Print a line of JSON, or a line for a person; for a person unjudged inputs are reported elsewhere."""
     from flawscope.results.table import Unjudged
 
     if as_json:
@@ -226,7 +226,7 @@ class Output:
                 self.labels = LabelWriter(args.labels, self.results.own)
 
     def add(self, result: Prediction | Unjudged, source: PictureSource) -> None:
-        """Prints and writes an input, or keeps it until its part is decided."""
+        """Print and write an input, or keep it until its part is decided."""
         from flawscope.results.table import Unjudged
 
         if self.parts is None or isinstance(result, Unjudged):
@@ -247,12 +247,12 @@ class Output:
             self._report_part(decided)
 
     def decide_incomplete(self) -> None:
-        """Prints and writes the parts that lack views: no more pictures of them come."""
+        """Print and write the parts that lack views: no more pictures of them come."""
         for found in self.parts.decide_incomplete() if self.parts else ():
             self._report_part(found)
 
     def _report(self, result: Prediction | Unjudged, source: PictureSource) -> None:
-        """Prints and writes an input, and counts its prediction."""
+        """Print and write an input, and count its prediction."""
         from flawscope.results.table import Unjudged
 
         self.total += 1
@@ -272,7 +272,7 @@ class Output:
     def _write_to_folder(
         self, results: ResultsFolder, result: Prediction | Unjudged, source: PictureSource | None
     ) -> None:
-        """Writes an input's files, and its row of the workbook.
+        """Write an input's files, and its row of the workbook.
 
         Args:
             results: The results folder.
@@ -287,7 +287,7 @@ class Output:
     def _write_files(
         self, results: ResultsFolder, result: Prediction | Unjudged, source: PictureSource
     ) -> None:
-        """Writes the files of an input that the results folder has: details, drawings, labels."""
+        """Write the files of an input that the results folder has: details, drawings, labels."""
         from flawscope.results.table import Unjudged
 
         with self.unwritten.collect("JSON file"):
@@ -305,7 +305,7 @@ class Output:
             common.say(f"skipped: {error}")
 
     def _report_part(self, found: PartPrediction) -> None:
-        """Prints and writes a part's pictures, then prints the part."""
+        """Print and write a part's pictures, then print the part."""
         from flawscope.results.table import Unjudged
 
         sources = self._waiting.pop(found.part)
@@ -322,7 +322,7 @@ class Output:
             common.show(line, flush=self.flush_each)
 
     def finish(self, facts: Json, levels: Levels | None = None) -> None:
-        """Writes the final files, and says where they are.
+        """Write the final files, and say where they are.
 
         Args:
             facts: Facts on the run; their `complete` is true only where all was judged and written.
@@ -344,7 +344,7 @@ class Output:
     def _finish_folder(
         self, results: ResultsFolder, facts: Json, levels: Levels | None, part_rows: list[Sequence[object]]
     ) -> None:
-        """Writes the final files of the results folder; its summary says what could not be written."""
+        """Write the final files of the results folder; its summary says what could not be written."""
         if self.parts:
             self._write_parts_table(results, part_rows)
         if self.labels:
@@ -375,7 +375,7 @@ class Output:
             write_table(path, rows, decimal_comma=self.args.decimal_comma)
 
     def _write_page(self, results: ResultsFolder, facts: Json, levels: Levels | None) -> None:
-        """Writes the page beside the table, where the libraries that it needs are installed."""
+        """Write the page beside the table, where the libraries that it needs are installed."""
         from flawscope.pages.report.pages import predictions_page
         from flawscope.results.run import TABLE_NAME
         from flawscope.results.table import read_table
@@ -406,7 +406,7 @@ class Output:
 
 
 def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
-    """Returns the exit code of `--fail-on-anomaly`.
+    """Return the exit code of `--fail-on-anomaly`.
 
     It is 3 where a picture is anomalous. It is 4 where none is, and some are within tolerance, or called good
     beyond what the rate is promised for. Else it is that of the run.
@@ -418,7 +418,7 @@ def fail_on_anomaly(code: int, totals: MismatchDetector) -> int:
 
 
 def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[object]]:
-    """Yields the rows of the table of parts, its heading first. `products` adds a column of products."""
+    """Yield the rows of the table of parts, its heading first. `products` adds a column of products."""
     heading = ["part", "decision", "p_value", "score", "worst", "missing", "severity"]
     if products:
         heading.append("product")
@@ -461,13 +461,13 @@ class Summary:
         self.promised = all(manifest.calibration.promised for manifest in self.manifests.values())
 
     def add(self, found: Prediction) -> None:
-        """Counts a picture's prediction, and keeps its p-value among the units of its product's model."""
+        """Count a picture's prediction, and keep its p-value among the units of its product's model."""
         self.totals.add(found)
         if (manifest := self.manifests.get(found.product_name)) is not None:
             self.p_values.append(float(manifest.calibration.unit_p_values(found.score)))
 
     def batch(self, rate: float) -> Json:
-        """Returns facts on the pictures that can be called defective together at a false discovery rate.
+        """Return facts on the pictures that can be called defective together at a false discovery rate.
 
         Returns:
             `rate`; `p_value`, the largest of a defective picture; `defective` and `pictures`, their numbers;
@@ -482,7 +482,7 @@ class Summary:
         return {**found, "least": least, "promised": self.promised}
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> Json:
-        """Returns the facts of the run for `results.json`. `unjudged` counts inputs that were not judged."""
+        """Return the facts of the run for `results.json`. `unjudged` counts inputs that were not judged."""
         found = run_facts(args, self.manifests, self.totals, unjudged, self.kind)
         if self.parts is not None:
             found |= {"promise": self.parts.promise(), "expected_rate": self.parts.expected_rate}
@@ -496,7 +496,7 @@ class Summary:
         return found
 
     def line(self, parts: Sequence[PartPrediction] = ()) -> str:
-        """Returns lines with the number of anomalous pictures, the promised rate, and a legend.
+        """Return lines with the number of anomalous pictures, the promised rate, and a legend.
 
         Where the model decides on parts, the lines count these.
         """
@@ -526,7 +526,7 @@ def run_facts(
     unjudged: int,
     kind: str = "",
 ) -> Json:
-    """Returns the facts of a run, for `results.json`.
+    """Return the facts of a run, for `results.json`.
 
     Args:
         args: Arguments of the call.
@@ -583,7 +583,7 @@ LEGEND = (
 
 
 def totals_line(totals: MismatchDetector, calibration: Calibration, tolerances: bool = False) -> str:
-    """Returns lines with the number of anomalous pictures, the promised rate, and a legend of the numbers.
+    """Return lines with the number of anomalous pictures, the promised rate, and a legend of the numbers.
 
     Args:
         totals: Counts of the run.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope predict` to its parser."""
+    """Add the arguments of `flawscope predict` to its parser."""
     parser.add_argument("model", metavar="MODEL", help="Model file.")
     parser.add_argument(
         "pictures",
@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judges pictures, and prints and writes their results; returns the exit code."""
+    """Judge pictures, and print and write their results; return the exit code."""
     _check_call(args)
     if args.cluster is not None:
         return cluster_predict.predict_on_cluster(args)
@@ -121,7 +121,7 @@ def _check_call(args: argparse.Namespace) -> None:
 
 
 def _collect_inputs(args: argparse.Namespace) -> output.PictureInputs:
-    """Lists the pictures. InputError where `--labels` cannot be written beside them."""
+    """List the pictures. InputError where `--labels` cannot be written beside them."""
     from flawscope.results.labels import require_own_files
 
     inputs = output.collect_inputs(args.pictures)
@@ -131,7 +131,7 @@ def _collect_inputs(args: argparse.Namespace) -> output.PictureInputs:
 
 
 def _load_model(args: argparse.Namespace) -> Predictor | Router:
-    """Loads the model, with the scale of `--scale-mm` for each of its products."""
+    """Load the model, with the scale of `--scale-mm` for each of its products."""
     model = common.load_model(args, args.model)
     if args.scale_mm is None:
         return model
@@ -143,7 +143,7 @@ def _load_model(args: argparse.Namespace) -> Predictor | Router:
 def _apply_tolerances(
     args: argparse.Namespace, predictor: Predictor | Router, stream: Stream, summary: output.Summary
 ) -> Stream:
-    """Returns the stream whose predictions are held against the rules of `--tolerances`."""
+    """Return the stream whose predictions are held against the rules of `--tolerances`."""
     from flawscope.predictor.tolerating import tolerating
     from flawscope.results.tolerance import Tolerances
 
@@ -154,7 +154,7 @@ def _apply_tolerances(
 def _open_results(
     args: argparse.Namespace, inputs: output.PictureInputs, summary: output.Summary
 ) -> output.Output:
-    """Returns the output of the run, with its tables and folder opened."""
+    """Return the output of the run, with its tables and folder opened."""
     from flawscope.results.folder import common_folder
 
     paths = inputs.paths
@@ -169,7 +169,7 @@ def _open_results(
 
 
 def _group_by_part(inputs: output.PictureInputs, summary: output.Summary) -> None:
-    """Reorders the inputs, where they are known, so that pictures of one part follow each other."""
+    """Reorder the inputs, where they are known, so that pictures of one part follow each other."""
     if summary.parts is not None and inputs.paths:
         inputs.sources = summary.parts.group(inputs.paths)
 
@@ -182,7 +182,7 @@ def _judge_and_finish(
     summary: output.Summary,
     step: ProgressCallback,
 ) -> Json:
-    """Judges the inputs, and writes the final files, after Ctrl-C, too. Returns the facts of the run."""
+    """Judge the inputs, and write the final files, after Ctrl-C, too. Return the facts of the run."""
     from flawscope.pictures.listing import reason_not_judged
 
     began = time.monotonic()
@@ -213,7 +213,7 @@ def _say_summary(
     summary: output.Summary,
     facts: Json,
 ) -> None:
-    """Says, for a person, the totals of a run, the verdict on a batch, and which files were left out."""
+    """Say, for a person, the totals of a run, the verdict on a batch, and which files were left out."""
     if not args.json and summary.totals.count:
         common.say(summary.line(written.decided_parts))
     if "batch" in facts:
@@ -222,7 +222,7 @@ def _say_summary(
 
 
 def _advise_review(args: argparse.Namespace, written: output.Output, summary: output.Summary) -> None:
-    """Says how flagged pictures, and good ones near the threshold, are reviewed.
+    """Say how flagged pictures, and good ones near the threshold, are reviewed.
 
     It says nothing where there are none, or where the results folder is not complete.
     """
@@ -236,7 +236,7 @@ def _advise_review(args: argparse.Namespace, written: output.Output, summary: ou
 
 
 def _exit_code(args: argparse.Namespace, written: output.Output, summary: output.Summary, code: int) -> int:
-    """Returns the exit code of the run.
+    """Return the exit code of the run.
 
     Args:
         args: Arguments of the call.
@@ -260,7 +260,7 @@ def _judge(
     summary: output.Summary,
     step: ProgressCallback,
 ) -> None:
-    """Judges the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
+    """Judge the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
     from flawscope.results.table import Unjudged
 
     answers = stream(inputs.sources, batch=None if inputs.total else 1)

@@ -91,7 +91,7 @@ class Command(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command, and returns the exit code: 0 done, 2 wrong call or input, 1 anything else."""
+    """Run one command, and return the exit code: 0 done, 2 wrong call or input, 1 anything else."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(arguments)
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """Runs the command that the arguments name, and returns its exit code."""
+    """Run the command that the arguments name, and return its exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if arguments else 2
@@ -256,7 +256,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings, allow_abbrev=False)
 
     def parse_call(self, words: Sequence[str]) -> argparse.Namespace:
-        """Reads the words of a call. InputError: there is no such option, or a word looks like one."""
+        """Read the words of a call. InputError: there is no such option, or a word looks like one."""
         known = list(_option_strings(self))
         given = clean_words(words)
         for word in given:
@@ -270,12 +270,12 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(given)
 
     def error(self, message: str) -> NoReturn:
-        """Raises InputError with argparse's message and the command whose help shows the options."""
+        """Raise InputError with argparse's message and the command whose help shows the options."""
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 
 def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Yields the option strings of a parser and of its sub-commands."""
+    """Yield the option strings of a parser and of its sub-commands."""
     for action in parser._actions:
         yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):
@@ -291,7 +291,7 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def _escape_unprintable() -> None:
-    """Makes stdout and stderr escape characters that their encoding lacks, such as in file names."""
+    """Make stdout and stderr escape characters that their encoding lacks, such as in file names."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -303,7 +303,7 @@ def _flush() -> None:
 
 
 def _discard_unprinted() -> None:
-    """Discards output that cannot be printed: at exit, Python would try again and fail with its own lines."""
+    """Discard output that cannot be printed: at exit, Python would try again and fail with its own lines."""
     try:
         _flush()
     except OSError:

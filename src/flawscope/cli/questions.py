@@ -39,7 +39,7 @@ REMEDY = (
 
 
 def digest_call(args: argparse.Namespace) -> str:
-    """Returns the digest of a call: its arguments, and names, sizes and times of the files that these name.
+    """Return the digest of a call: its arguments, and names, sizes and times of the files that these name.
 
     Files that the call writes itself do not count.
     """
@@ -84,7 +84,7 @@ def _files(path: str) -> Iterator[str]:
 def save(
     model: Predictor | Router, path: str | os.PathLike[str], call: str, source: str | None = None
 ) -> None:
-    """Writes a model, with the digest of the call where a question is open.
+    """Write a model, with the digest of the call where a question is open.
 
     Args:
         model: Model to write.
@@ -118,7 +118,7 @@ def _same_file(path: str | os.PathLike[str], source: str | None) -> bool:
 
 
 def accept(path: str | os.PathLike[str], call: str) -> bool:
-    """Accepts the model that the same call wrote with an open question; False: there is none."""
+    """Accept the model that the same call wrote with an open question; False: there is none."""
     from flawscope.artefact.model_file import ASKED_CALL
     from flawscope.predictor.router import accept_questions, load
 
@@ -137,13 +137,13 @@ def accept(path: str | os.PathLike[str], call: str) -> bool:
 
 
 def new_questions(path: str | os.PathLike[str], source: str | None) -> list[str]:
-    """Returns the open questions of a model file that are not in the file which it was made from."""
+    """Return the open questions of a model file that are not in the file which it was made from."""
     known = [] if source is None else open_questions(source)
     return [line for line in open_questions(path) if line not in known]
 
 
 def report(path: str | os.PathLike[str], source: str | None = None) -> int:
-    """Says that a model was written with open questions, and returns the exit code.
+    """Say that a model was written with open questions, and return the exit code.
 
     Args:
         path: The written model file.
@@ -167,7 +167,7 @@ def open_questions(path: str | os.PathLike[str]) -> list[str]:
 
 
 def tell_questions(args: argparse.Namespace) -> None:
-    """Prints a line for each model of a call that has an open question."""
+    """Print a line for each model of a call that has an open question."""
     given = [getattr(args, name, None) for name in ("model", "models", "update")]
     paths = [path for source in given for path in (source if isinstance(source, list) else [source])]
     for path in paths:
@@ -178,7 +178,7 @@ def tell_questions(args: argparse.Namespace) -> None:
 
 
 def _manifests(path: str | os.PathLike[str]) -> Mapping[str, Manifest]:
-    """Returns the manifests of a model file's products; none for another file, which the command reports."""
+    """Return the manifests of a model file's products; none for another file, which the command reports."""
     from flawscope.predictor.router import read_facts
 
     try:

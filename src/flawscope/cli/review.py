@@ -21,7 +21,7 @@ REVIEW_FOLDER = "review"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `flawscope review` to its parser."""
+    """Add the arguments of `flawscope review` to its parser."""
     parser.add_argument(
         "results",
         metavar="RESULTS",
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves the page of the review until it ends; returns 1 where copies could not be made, else 0."""
+    """Serve the page of the review until it ends; return 1 where copies could not be made, else 0."""
     report.require_libraries(plots=False)
     from flawscope.pages.review.server import ReviewServer
     from flawscope.pages.review.session import ReviewSession, read_review_pictures
@@ -83,7 +83,7 @@ def _has_screen() -> bool:
 
 
 def next_steps(session: ReviewSession) -> Iterator[str]:
-    """Yields lines: a count of the decisions, and how to go on."""
+    """Yield lines: a count of the decisions, and how to go on."""
     from flawscope.pages.review.session import DEFECT, GOOD
 
     tally = session.tally()

@@ -25,7 +25,7 @@ Calls = dict[str, argparse.Namespace]
 
 
 def fit(args: argparse.Namespace) -> int:
-    """Fits a model of each product or view, or adds to those of a router, and joins all in one file.
+    """Fit a model of each product or view, or add to those of a router, and join all in one file.
 
     Where a fit fails, the others are kept beside the file, for `--resume`.
     """
@@ -68,7 +68,7 @@ def fit(args: argparse.Namespace) -> int:
 
 
 def _update_views(args: argparse.Namespace, old: ModelMapping, out: Path) -> int:
-    """Adds to the models of the views of a part, each the pictures of its view."""
+    """Add to the models of the views of a part, each the pictures of its view."""
     say = common.say_unless_quiet(args)
     call = fit_one.read_fit_settings(args)
     fit_one.require_training()
@@ -83,14 +83,14 @@ def _update_views(args: argparse.Namespace, old: ModelMapping, out: Path) -> int
 
 
 def _report_unwritten(out: Path, folder: Path, outcomes: Mapping[str, fit_several.Outcome]) -> int:
-    """Says that the joint model is not written, since a fit failed; returns the exit code."""
+    """Say that the joint model is not written, since a fit failed; return the exit code."""
     kept = f": --resume keeps the other models, which are in {folder}" if folder.exists() else ""
     common.say(f"{out} is not written{kept}")
     return fit_several.exit_code(outcomes)
 
 
 def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Calls) -> None:
-    """Raises an InputError, before anything is fitted, for a call that the joint model cannot have."""
+    """Raise an InputError, before anything is fitted, for a call that the joint model cannot have."""
     from flawscope.artefact.model_facts import check_same_parts
 
     for call in calls.values():
@@ -110,7 +110,7 @@ def _check_calls(args: argparse.Namespace, old: ModelMapping | None, calls: Call
 
 
 def _write_known_models(old: ModelMapping | None, calls: Calls) -> None:
-    """Writes the models of a router that are added to, each where its call reads it."""
+    """Write the models of a router that are added to, each where its call reads it."""
     from flawscope.artefact import model_file
 
     if old is None:
@@ -123,7 +123,7 @@ def _write_known_models(old: ModelMapping | None, calls: Calls) -> None:
 def _join_models(
     args: argparse.Namespace, old: ModelMapping | None, calls: Calls, pattern: PartPattern | None
 ) -> Router:
-    """Joins the fitted models, and those of a router that were not added to.
+    """Join the fitted models, and those of a router that were not added to.
 
     Args:
         args: Arguments of the command.
@@ -165,7 +165,7 @@ def _own_part(args: argparse.Namespace, call: argparse.Namespace) -> dict[str, s
 
 @contextmanager
 def _kept_models(folder: Path) -> Iterator[None]:
-    """Makes the folder that keeps models until all are there, and removes it where it keeps none."""
+    """Make the folder that keeps models until all are there, and remove it where it keeps none."""
     folder.mkdir(exist_ok=True)
     try:
         yield
@@ -221,7 +221,7 @@ def _view_pattern(args: argparse.Namespace) -> PartPattern | None:
 
 
 def wants_each_view(args: argparse.Namespace) -> bool:
-    """Returns whether each view of a part gets a model of its own.
+    """Return whether each view of a part gets a model of its own.
 
     The call decides. Where it does not, each view gets one if the good pictures of all views look different;
     a line then says this.
@@ -247,7 +247,7 @@ def _asks_for_one_model(args: argparse.Namespace) -> bool:
 
 
 def _views_of(args: argparse.Namespace, pattern: PartPattern, seed: int) -> dict[str, Dataset]:
-    """Returns the good pictures of each view.
+    """Return the good pictures of each view.
 
     Raises:
         InputError: No name shows a part, or none shows the same part twice.
@@ -278,7 +278,7 @@ def _view_calls(args: argparse.Namespace, folder: Path, pattern: PartPattern) ->
 def _describe(
     args: argparse.Namespace, old: ModelMapping | None, products: Mapping[str, Artefact], names: Iterable[str]
 ) -> DescriptorModel:
-    """Returns the network that recognises products, with descriptors of the learnt pictures."""
+    """Return the network that recognises products, with descriptors of the learnt pictures."""
     from flawscope.datasets import open_dataset
     from flawscope.fitting import joining
 

@@ -14,7 +14,7 @@ _HOME = re.compile(r"~(?=$|[/\\])")
 
 
 def clean_words(words: Iterable[str]) -> list[str]:
-    """Returns the words of a call without quotes that shells left, and with the home folder for a first `~`.
+    """Return the words of a call without quotes that shells left, and with the home folder for a first `~`.
 
     Shells replace `~` where a word begins, not behind the = of an option, and cmd nowhere.
 

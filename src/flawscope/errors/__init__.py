@@ -39,7 +39,7 @@ class ExcludedPictureError(InputError):
 
 
 def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:
-    """Compiles the pattern of an option. InputError where it is not a regular expression."""
+    """Compile the pattern of an option. InputError where it is not a regular expression."""
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -47,7 +47,7 @@ def compile_pattern(flag: str, pattern: str) -> re.Pattern[str]:
 
 
 def suggest_name(word: str, known: Iterable[str]) -> str:
-    """Returns the end of an error about an unknown name: the nearest known name, or else all known names."""
+    """Return the end of an error about an unknown name: the nearest known name, or else all known names."""
     import difflib
 
     names = list(known)
@@ -56,12 +56,12 @@ def suggest_name(word: str, known: Iterable[str]) -> str:
 
 
 def pluralize(number: int, noun: str) -> str:
-    """Formats a count: 1 picture, 2 pictures, 1,000 pictures."""
+    """Format a count: 1 picture, 2 pictures, 1,000 pictures."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def check_one_each(count: int, **parallel: Sized) -> None:
-    """Checks that sequences have an entry for each picture.
+    """Check that sequences have an entry for each picture.
 
     Args:
         count: Number of the pictures.
@@ -96,7 +96,7 @@ class Failure(str):
     reason: str
 
     def __new__(cls, text: str, kind: str = "", name: str = "", reason: str = "") -> Self:
-        """Returns a text with the attributes of a failure."""
+        """Return a text with the attributes of a failure."""
         made = super().__new__(cls, text)
         made.kind = kind
         made.name = name
@@ -105,17 +105,17 @@ class Failure(str):
 
 
 def unread_failure(name: str, reason: str) -> Failure:
-    """Returns the failure of a picture that cannot be read."""
+    """Return the failure of a picture that cannot be read."""
     return Failure(f"cannot read picture {name}: {reason}", UNREAD, name, reason)
 
 
 def mask_failure(error: InputError) -> Failure:
-    """Returns the failure of a mask that cannot be used; its picture is counted without it."""
+    """Return the failure of a mask that cannot be used; its picture is counted without it."""
     return Failure(data_checks.NO_MASK.coded(f"{error} (counted without its mask)"), MASK)
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Returns an error as a failure on one line, of the kind of the failure that the error was made of."""
+    """Return an error as a failure on one line, of the kind of the failure that the error was made of."""
     text = one_line_message(error)
     reason = error.args[0] if error.args else None
     return (
@@ -126,13 +126,13 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def join_names(names: Sequence[str], limit: int = 5) -> str:
-    """Joins names, at most `limit` of them: a, b, c and 12 more."""
+    """Join names, at most `limit` of them: a, b, c and 12 more."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 def one_line_message(error: BaseException) -> str:
-    """Returns the text of an error on one line, or its type's name where it has none.
+    """Return the text of an error on one line, or its type's name where it has none.
 
     The text of an error that is not a FlawscopeError is cut after 300 characters.
     """
@@ -141,7 +141,7 @@ def one_line_message(error: BaseException) -> str:
 
 
 def message_with_type(error: BaseException) -> str:
-    """Returns the text of an error on one line, with its type's name in front unless flawscope's own."""
+    """Return the text of an error on one line, with its type's name in front unless flawscope's own."""
     kind = type(error).__name__
     text = one_line_message(error)
     return text if isinstance(error, FlawscopeError) or text == kind else f"{kind}: {text}"
@@ -150,7 +150,7 @@ def message_with_type(error: BaseException) -> str:
 def missing_library_error(
     feature: str, *libraries: str, extras: str, package: str = "flawscope"
 ) -> InputError:
-    """Returns the error for libraries that a feature lacks, with the command that installs them.
+    """Return the error for libraries that a feature lacks, with the command that installs them.
 
     Args:
         feature: Name of the feature.
@@ -163,7 +163,7 @@ def missing_library_error(
 
 
 def require_installed(feature: str, *libraries: str, extras: str, package: str = "flawscope") -> None:
-    """Raises `missing_library_error` where libraries are missing, without importing them.
+    """Raise `missing_library_error` where libraries are missing, without importing them.
 
     Args:
         feature: Name of the feature.
@@ -194,7 +194,7 @@ def runs_from_checkout() -> bool:
 
 
 def install_command(*libraries: str, extras: str = "", package: str = "flawscope") -> str:
-    """Returns the command that installs missing libraries.
+    """Return the command that installs missing libraries.
 
     In a checkout it names the checkout's folders. Elsewhere it says that the package comes from where
     flawscope came from: on a public index the name may be somebody else's.
@@ -219,7 +219,7 @@ _WITH_COMMA = re.compile(r"\s*[+-]?(?:\d*,\d{1,2}|0*,\d+|\d+,\d{4,})\s*(?:%|px)?
 
 
 def decimal_point(text: str) -> str:
-    """Returns a number's text with a point for its decimal comma: 0,05. 1,000 may be a thousand and stays."""
+    """Return a number's text with a point for its decimal comma: 0,05. 1,000 may be a thousand and stays."""
     return text.replace(",", ".") if _WITH_COMMA.fullmatch(text) else text
 
 
@@ -244,7 +244,7 @@ _WORDS = {
 
 
 def check_arguments(*, unchecked: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Returns a decorator that makes a function refuse arguments that do not fit its annotations.
+    """Return a decorator that makes a function refuse arguments that do not fit its annotations.
 
     The error is one line that names the argument.
 
@@ -282,7 +282,7 @@ def _annotations(function: Callable[..., object]) -> tuple[inspect.Signature, di
 
 
 def require_type(name: str, value: object, hint: object) -> None:
-    """Raises an InputError, which names the value, where it does not fit an annotation.
+    """Raise an InputError, which names the value, where it does not fit an annotation.
 
     Every element of a list is checked. True is not a number.
 
@@ -299,7 +299,7 @@ def require_type(name: str, value: object, hint: object) -> None:
 
 
 def describe_value(value: object) -> str:
-    """Returns words for a wrong argument: None, 5, 'text', or "a tuple" for its type."""
+    """Return words for a wrong argument: None, 5, 'text', or "a tuple" for its type."""
     if value is None or (isinstance(value, bool | int | float | str) and len(repr(value)) <= 40):
         return repr(value)
     kind = type(value).__name__
@@ -315,7 +315,7 @@ class _Part(NamedTuple):
 
 
 def _wrong_part(part: _Part) -> _Part | None:
-    """Returns the argument, or its first element, that is of a wrong type; None where all fit."""
+    """Return the argument, or its first element, that is of a wrong type; None where all fit."""
     origin = typing.get_origin(part.hint)
     choices = typing.get_args(part.hint)
     if origin in (typing.Union, types.UnionType):
@@ -338,7 +338,7 @@ def _wrong_part(part: _Part) -> _Part | None:
 
 
 def _wrong_part_of_union(part: _Part) -> _Part | None:
-    """Returns the wrong part of an argument that must fit one of several annotations; None where it fits.
+    """Return the wrong part of an argument that must fit one of several annotations; None where it fits.
 
     The part is an element of a wrong type, or else the whole argument.
     """
@@ -350,7 +350,7 @@ def _wrong_part_of_union(part: _Part) -> _Part | None:
 
 
 def _elements(part: _Part) -> Iterator[_Part]:
-    """Yields the elements of a list, or the values of a dict, with the annotation that each should fit."""
+    """Yield the elements of a list, or the values of a dict, with the annotation that each should fit."""
     hints = typing.get_args(part.hint)
     if len(hints) == 1 and isinstance(part.value, list | tuple):
         for number, element in enumerate(part.value):

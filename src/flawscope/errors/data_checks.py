@@ -36,7 +36,7 @@ class DataCheck:
     remedy: str
 
     def coded(self, text: str) -> str:
-        """Returns a line of this check, with its code at the end."""
+        """Return a line of this check, with its code at the end."""
         return f"{text} [{self.code}]"
 
 

@@ -135,7 +135,7 @@ class Agreement:
 
 
 def measure_agreement(study: Study) -> Agreement:
-    """Computes the figures of a study."""
+    """Compute the figures of a study."""
     together = np.hstack([*study.decisions.values()])  # [N, appraisers * R]
     alike = (together == together[:, :1]).all(axis=1)
     between = []
@@ -182,7 +182,7 @@ def _appraise(name: str, study: Study) -> Appraisal:
 
 
 def _average_over_pairs(called: Flags) -> float | None:
-    """Returns Cohen's kappa of decisions [N, R] as the average over the pairs of trials."""
+    """Return Cohen's kappa of decisions [N, R] as the average over the pairs of trials."""
     values = called.astype(np.float64)
     total = len(called)
     kappas = list[float]()
@@ -202,7 +202,7 @@ def _average(kappas: Sequence[float | None]) -> float | None:
 
 
 def _count_raters(called: Flags) -> NDArray[np.int64]:
-    """Returns the numbers of raters [N, 2] that call each part good and defective, of calls [N, raters]."""
+    """Return the numbers of raters [N, 2] that call each part good and defective, of calls [N, raters]."""
     defective = called.sum(axis=1)
     return np.stack([called.shape[1] - defective, defective], axis=1)
 
@@ -213,7 +213,7 @@ def cross_tabulate(a: Flags, b: Flags) -> NDArray[np.int64]:
 
 
 def cohens_kappa(table: Array) -> float | None:
-    """Returns Cohen's kappa, -1..1, of a cross-tabulation [K, K] in counts.
+    """Return Cohen's kappa, -1..1, of a cross-tabulation [K, K] in counts.
 
     It is None where both raters always give the same single answer. Source: Cohen, Educational and
     Psychological Measurement 20 (1960).
@@ -225,7 +225,7 @@ def cohens_kappa(table: Array) -> float | None:
 
 
 def fleiss_kappa(counts: Array) -> float | None:
-    """Returns Fleiss' kappa, -1..1, of the numbers of raters [N, K] that put N subjects into K categories.
+    """Return Fleiss' kappa, -1..1, of the numbers of raters [N, K] that put N subjects into K categories.
 
     It is None with fewer than two raters, or where all give the same single answer. Source: Fleiss,
     Psychological Bulletin 76 (1971).
@@ -241,7 +241,7 @@ def fleiss_kappa(counts: Array) -> float | None:
 
 
 def grade(name: str, rate: float) -> str:
-    """Grades a rate, one of `LIMITS`, by AIAG's limits: acceptable, marginal or unacceptable."""
+    """Grade a rate, one of `LIMITS`, by AIAG's limits: acceptable, marginal or unacceptable."""
     first, second = LIMITS[name]
     sign = 1 if first < second else -1  # of effectiveness more is better
     if sign * rate <= sign * first:
@@ -250,7 +250,7 @@ def grade(name: str, rate: float) -> str:
 
 
 def grade_kappa(kappa: float | None) -> str:
-    """Grades a kappa by AIAG's limits: good, fair or poor; unknown where there is none."""
+    """Grade a kappa by AIAG's limits: good, fair or poor; unknown where there is none."""
     if kappa is None:
         return "unknown"
     return "good" if kappa > GOOD_KAPPA else "poor" if kappa < POOR_KAPPA else "fair"
@@ -262,7 +262,7 @@ def one_sided_bound(k: int, n: int) -> float:
 
 
 def parts_needed(rate: float, misses: int = 0) -> int:
-    """Returns the fewest parts that prove a rate of at most `rate`, with the confidence `CONFIDENCE`.
+    """Return the fewest parts that prove a rate of at most `rate`, with the confidence `CONFIDENCE`.
 
     It is the least n with P(X <= misses) <= 1 - CONFIDENCE, X binomial (n, rate); 299 for 1 % without a miss.
 

@@ -74,7 +74,7 @@ class Difference:
         return "b" if (self.interval[0] > 0) != (self.name in LOWER_IS_BETTER) else "a"
 
     def to_dict(self) -> Json:
-        """Returns the values by name, as JSON knows them."""
+        """Return the values by name, as JSON knows them."""
         return {
             "a": self.a,
             "b": self.b,
@@ -107,7 +107,7 @@ class Pair(NamedTuple):
         return "a" if self.a.is_anomalous == self.a.anomalous else "b"
 
     def to_dict(self) -> Json:
-        """Returns the truth, both decisions and whether they differ, as JSON knows them."""
+        """Return the truth, both decisions and whether they differ, as JSON knows them."""
 
         def of(found: Decided) -> Json:
             decision = "anomalous" if found.is_anomalous else "good"
@@ -218,7 +218,7 @@ def compare(
     seed: int = 0,
     step: ProgressCallback = ignore_progress,
 ) -> Comparison:
-    """Evaluates both models on the test pictures that neither of them has seen.
+    """Evaluate both models on the test pictures that neither of them has seen.
 
     The models may be of different methods, sizes and runtimes. Pictures that either was fitted or calibrated
     on are left out for both. Where one decides on parts and the other on pictures, a part is anomalous to the
@@ -261,7 +261,7 @@ def compare(
 def _evaluate_same_pictures(
     evaluate_model: Callable[[int, tuple[Item, ...]], Evaluation], items: tuple[Item, ...]
 ) -> tuple[Evaluation, Evaluation]:
-    """Evaluates both models on the pictures that both can judge.
+    """Evaluate both models on the pictures that both can judge.
 
     Rarely only one can, such as where a score overflows: then the first model is evaluated again.
     """
@@ -381,7 +381,7 @@ def _differences(
 
 
 def _known_of_both(values: Sequence[Mapping[str, float | None]]) -> Iterator[tuple[str, float, float]]:
-    """Yields the names of metrics that both models have, with their values."""
+    """Yield the names of metrics that both models have, with their values."""
     first, second = values
     for name, value in first.items():
         other = second.get(name)

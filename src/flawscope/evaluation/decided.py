@@ -60,7 +60,7 @@ class Decided(NamedTuple):
 def judge_parts(
     predictor: Predictor | Router, pictures: Iterable[Judged], failures: list[Failure]
 ) -> tuple[JudgedPart, ...]:
-    """Decides on the parts that pictures show. Empty where the model decides on pictures alone.
+    """Decide on the parts that pictures show. Empty where the model decides on pictures alone.
 
     Args:
         predictor: The model.
@@ -87,7 +87,7 @@ def _with_truth(found: PartPrediction, shown: Sequence[Item]) -> JudgedPart:
 
 
 def decided_on(pictures: Iterable[Judged], parts: Sequence[JudgedPart]) -> list[Decided]:
-    """Returns the decisions: on the parts, if there are any, else on the pictures."""
+    """Return the decisions: on the parts, if there are any, else on the pictures."""
     if not parts:
         return [
             _decided(str(item.path), item.kind, item.anomalous, prediction) for item, prediction in pictures
@@ -100,7 +100,7 @@ def _decided(name: str, kind: str, anomalous: bool, found: Prediction | PartPred
 
 
 def as_parts_say(pictures: Sequence[Judged], parts: Sequence[JudgedPart]) -> list[Judged]:
-    """Returns the pictures with the decision on their parts and the truth of these.
+    """Return the pictures with the decision on their parts and the truth of these.
 
     Each picture of a defective part has the part's kind, whatever the picture shows.
     """

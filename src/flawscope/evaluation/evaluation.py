@@ -89,7 +89,7 @@ def evaluate(
     take: OnPrediction | None = None,
     step: ProgressCallback = ignore_progress,
 ) -> Evaluation:
-    """Scores the test pictures and computes the metrics.
+    """Score the test pictures and compute the metrics.
 
     Pictures that the model was fitted or calibrated on are left out, found by their decoded pixels, whatever
     their name. Where the data set has no split of its own, every other picture is tested. A defective picture
@@ -179,7 +179,7 @@ def _nothing_evaluated(dataset: Dataset, failures: Sequence[str]) -> InputError:
 
 
 def _check_tests(predictor: Predictor, dataset: Dataset, changes_light: bool) -> None:
-    """Raises an InputError where there is nothing to test, or no light that could be changed."""
+    """Raise an InputError where there is nothing to test, or no light that could be changed."""
     if not dataset.test:
         raise InputError(
             f"{dataset.root} has no test pictures: give a data set with a test split, "
@@ -201,7 +201,7 @@ def _counts_of(counts: Counter[str], names: Iterable[str]) -> dict[str, int]:
 
 
 def _known_metrics(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Returns the metrics as numbers, or None for NaN."""
+    """Return the metrics as numbers, or None for NaN."""
     known: dict[str, float | None] = {}
     for name, value in values.items():
         known[name] = None if value is None or np.isnan(value) else float(value)
@@ -242,7 +242,7 @@ def _predict_all(
 def _ground_truth(
     item: Item, result: Prediction, predictor: Predictor, counts: Counter[str]
 ) -> NDArray[np.bool_] | None:
-    """Returns the union of the item's masks at the network's size, and counts its pixels, regions and masks.
+    """Return the union of the item's masks at the network's size, and count its pixels, regions and masks.
 
     It is all False for a good picture, and None where nothing is marked.
 
@@ -410,7 +410,7 @@ def _segmentation_f1(
     truths: Sequence[NDArray[np.bool_] | None],
     valid: Sequence[NDArray[np.bool_] | None],
 ) -> float:
-    """Returns the F1 of the marked pixels of all pictures together; NaN without pixels of both classes.
+    """Return the F1 of the marked pixels of all pictures together; NaN without pixels of both classes.
 
     It is the SegF1 of Heckler-Kram et al., "The MVTec AD 2 Dataset" (arXiv 2503.21622).
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def shrink_mask(
     marked: NDArray[np.bool_], visible: NDArray[np.bool_], geometry: Geometry
 ) -> tuple[NDArray[np.bool_], int, int]:
-    """Resizes a mask [Hp, Wp] to the network's size, nearest as the papers do.
+    """Resize a mask [Hp, Wp] to the network's size, nearest as the papers do.
 
     One that would keep no pixel keeps the nearest one of each of its regions: else a defective picture would
     count as a good one.
@@ -77,7 +77,7 @@ def _of_kind_or_good(
 
 
 def loco_metrics(kept: PictureStore, dataset: Dataset, explanations: Json) -> dict[str, float]:
-    """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data; else it returns none.
+    """Compute MVTec LOCO's sPRO, where its saturation file lies beside the data; else it returns none.
 
     Args:
         kept: Evaluated pictures.
@@ -122,7 +122,7 @@ def _read_saturated_regions(path: Path, kept: PictureStore) -> list[Regions | No
 def _saturated_region(
     path: Path, geometry: Geometry, configs: dict[int, Json]
 ) -> tuple[NDArray[np.bool_], float] | None:
-    """Returns a region at the network's size, and its saturation in pixels there.
+    """Return a region at the network's size, and its saturation in pixels there.
 
     It is None where the region lies outside of the view or marks nothing.
     """

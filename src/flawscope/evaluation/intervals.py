@@ -200,7 +200,7 @@ def _prepend_zero(values: Floats) -> Floats:
 
 
 def count_pixels(pictures: Sequence[EvaluatedPicture]) -> PixelCounts | None:
-    """Counts the valid pixels of the pictures with a ground truth; None without an anomalous or a normal one.
+    """Count the valid pixels of the pictures with a ground truth; None without an anomalous or a normal one.
 
     `pictures` are read one after the other.
     """
@@ -252,7 +252,7 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
 
 
 def _choose_thresholds(pictures: Sequence[EvaluatedPicture]) -> Floats | None:
-    """Returns falling thresholds of the pixels' values; None without a pixel of either class.
+    """Return falling thresholds of the pixels' values; None without a pixel of either class.
 
     They are quantiles of normal pixels' values, even and in the tail, quantiles of anomalous ones', and last
     the least value.

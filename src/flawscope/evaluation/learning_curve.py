@@ -33,7 +33,7 @@ class Scored(NamedTuple):
         return auroc(self.good, self.defective)
 
     def gain_over(self, other: Scored, seed: int) -> tuple[float, float, float]:
-        """Returns the AUROC less that of another model on the same pictures, with its 95 % interval.
+        """Return the AUROC less that of another model on the same pictures, with its 95 % interval.
 
         The interval comes from a paired bootstrap over good and over defective pictures.
         """
@@ -46,7 +46,7 @@ class Scored(NamedTuple):
         return self.auroc() - other.auroc(), float(low), float(high)
 
     def _resampled(self, good_times: NDArray[np.int64], times: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Returns the AUROC in each resample [R].
+        """Return the AUROC in each resample [R].
 
         Args:
             good_times: [R, N], how often the resample draws each good picture.
@@ -59,7 +59,7 @@ class Scored(NamedTuple):
 
 
 def enough(scored: Mapping[int, Scored], seed: int = 0) -> int | None:
-    """Returns the smallest number of pictures from which no larger number is surely better.
+    """Return the smallest number of pictures from which no larger number is surely better.
 
     Surely better means that the 95 % interval of the gain lies above zero. None: the largest number is surely
     better than all others, and more may be better still.
@@ -91,7 +91,7 @@ class LearningCurve:
 
     @classmethod
     def of(cls, compared: Mapping[int, Scored]) -> LearningCurve:
-        """Compares models, by the number of units that each has learnt from."""
+        """Compare models, by the number of units that each has learnt from."""
         figures = {number: compared[number].auroc() for number in sorted(compared)}
         return cls(figures, enough(compared))
 
@@ -102,7 +102,7 @@ def learning_curve(
     judged: Sequence[tuple[Item, Prediction]],
     step: ProgressCallback,
 ) -> LearningCurve | None:
-    """Returns the image AUROC of a model, and of models of fewer good pictures.
+    """Return the image AUROC of a model, and of models of fewer good pictures.
 
     None: there are none, or no test pictures of both kinds that all of them can judge.
 
@@ -137,7 +137,7 @@ def _score(model: Predictor, paths: Sequence[Path], advance: Callable[[], None])
 
 
 def describe(curve: LearningCurve) -> str:
-    """Returns a line for a person: how many good pictures are enough, and the AUROC by their number."""
+    """Return a line for a person: how many good pictures are enough, and the AUROC by their number."""
     every = max(curve.figures)
     summary = f"{curve.enough} good pictures of different parts do as well as {every}"
     if curve.enough is None:

@@ -38,7 +38,7 @@ def advise_before(dataset: Dataset) -> list[Advice]:
 
 
 def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
-    """Returns the steps after a search by the poses of the parts that it found and had no time to try.
+    """Return the steps after a search by the poses of the parts that it found and had no time to try.
 
     For a search that did not look for poses, they are looked for here.
     """
@@ -49,7 +49,7 @@ def advise_untried(choice: Choice, dataset: Dataset) -> list[Advice]:
 
 
 def advise_blind(manifest: Manifest) -> list[Advice]:
-    """Returns the steps for a model that hardly sees simulated defects.
+    """Return the steps for a model that hardly sees simulated defects.
 
     There are none where it sees them, or where they are too few.
     """
@@ -59,7 +59,7 @@ def advise_blind(manifest: Manifest) -> list[Advice]:
 
 
 def _remedies(manifest: Manifest) -> list[str]:
-    """Lists what may help a model to see defects, by how it sees its pictures and what it learnt from."""
+    """List what may help a model to see defects, by how it sees its pictures and what it learnt from."""
     choice = Choice.from_facts(manifest.facts)
     how = manifest.preprocess
     learnt = {row.unit for row in manifest.pictures if row.role == TRAIN}
@@ -74,7 +74,7 @@ def _remedies(manifest: Manifest) -> list[str]:
 
 
 def _looser_rate(result: Evaluation, manifest: Manifest) -> Advice | None:
-    """Advises a higher false-alarm rate where the threshold is what hides the defects."""
+    """Advise a higher false-alarm rate where the threshold is what hides the defects."""
     decided = [(picture.anomalous, picture.is_anomalous, picture.p_value) for picture in result.decided]
     rates = [rate for rate in ADVISED_RATES if rate > manifest.calibration.rate]
     return looser_rate(decided, rates, result.metrics.get("image_auroc"))
@@ -123,7 +123,7 @@ def _mark_lengths(missed: Sequence[EvaluatedPicture]) -> list[float]:
 
 
 def _posed_pictures(result: Evaluation) -> list[Path]:
-    """Returns the good test pictures, which show how parts lie.
+    """Return the good test pictures, which show how parts lie.
 
     Where they are too few, all pictures count: parts with defects lie like the others.
     """
@@ -134,7 +134,7 @@ def _posed_pictures(result: Evaluation) -> list[Path]:
 
 
 def _poses_needed(shown: Sequence[PictureSource]) -> PoseKind | None:
-    """Returns `poses_needed` of some pictures; those that cannot be read, and deep ones, do not count."""
+    """Return `poses_needed` of some pictures; those that cannot be read, and deep ones, do not count."""
     how = Preprocess()
     small = []
     for number in spread_numbers(len(shown), LOOKED_AT):
@@ -145,7 +145,7 @@ def _poses_needed(shown: Sequence[PictureSource]) -> PoseKind | None:
 
 
 def _sole_picture(manifest: Manifest) -> tuple[str, float]:
-    """Returns the name of the good picture that alone sets the threshold, and the threshold without it.
+    """Return the name of the good picture that alone sets the threshold, and the threshold without it.
 
     They are "" and infinity where there is none.
     """

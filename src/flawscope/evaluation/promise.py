@@ -28,7 +28,7 @@ SHIFTED_SHARE = 0.2  # of the good pictures: so many that look otherwise as a wh
 def check_promise(
     predictor: Predictor, train: Sequence[Item], good: Sequence[tuple[Item, Prediction]]
 ) -> Json:
-    """Tests the promise on good test pictures, for `Evaluation.false_alarms`.
+    """Test the promise on good test pictures, for `Evaluation.false_alarms`.
 
     Args:
         predictor: The model.
@@ -74,7 +74,7 @@ def _count_units(units: Sequence[int], alarms: Sequence[bool]) -> int:
 
 
 def describe_promise(found: Facts) -> list[str]:
-    """Returns lines for a person; empty where the promise was kept and there is no remark.
+    """Return lines for a person; empty where the promise was kept and there is no remark.
 
     Args:
         found: `false_alarms` of an evaluation.

@@ -21,7 +21,7 @@ class Repeatability:
 
     @classmethod
     def of(cls, severities: Sequence[float]) -> Repeatability:
-        """Returns the figures of severities. InputError: they are fewer than `MIN_PICTURES`."""
+        """Return the figures of severities. InputError: they are fewer than `MIN_PICTURES`."""
         if len(severities) < MIN_PICTURES:
             given = pluralize(len(severities), "picture")
             raise InputError(f"{given} of the part: put it in five times, with a picture each")
@@ -70,7 +70,7 @@ class Repeatability:
         return text
 
     def to_dict(self) -> dict[str, object]:
-        """Returns the figures, as JSON knows them."""
+        """Return the figures, as JSON knows them."""
         return {
             "severities": [*self.severities],
             "mean": self.mean,

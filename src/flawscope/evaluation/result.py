@@ -94,7 +94,7 @@ class PictureStore:
         self._valid = lru_cache(maxsize=16)(lambda geometry: _none_if_all_true(valid(geometry)))
 
     def append(self, item: Item, prediction: Prediction, truth: NDArray[np.bool_] | None) -> None:
-        """Appends a picture. FlawscopeError where the disk is full."""
+        """Append a picture. FlawscopeError where the disk is full."""
         try:
             place = self._file.seek(0, os.SEEK_END)
             rest = np.ascontiguousarray(prediction.map, np.float32).data.cast("B")
@@ -143,7 +143,7 @@ class PictureStore:
         return self._column(self._valid_of)
 
     def prediction_with_map(self, index: int) -> Prediction:
-        """Returns the prediction of a picture, with its map read from the file."""
+        """Return the prediction of a picture, with its map read from the file."""
         return replace(self.predictions[index], map=self._map(index))
 
     def _column(self, get: Callable[[int], T]) -> LazySequence[T]:
@@ -318,7 +318,7 @@ class Evaluation:
         return lines
 
     def counts(self) -> str:
-        """Says how many pictures were tested, and how many others of the folder were learnt from."""
+        """Say how many pictures were tested, and how many others of the folder were learnt from."""
         good = self.false_alarms["images"]
         text = f"{pluralize(self.images, 'test picture')} ({good} good, {self.images - good} defective"
         if self.parts:
@@ -414,7 +414,7 @@ class Evaluation:
 
 
 def all_results(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
-    """Yields every test picture, in natural order of the paths, also those that did not count."""
+    """Yield every test picture, in natural order of the paths, also those that did not count."""
     unjudged = {item: Unjudged(str(item.path), LEFT_OUT_REASON) for item in result.left_out_items}
     unjudged |= {item: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
     indices = {picture.item: k for k, picture in enumerate(result.pictures)}

@@ -59,7 +59,7 @@ class Robustness:
         return self.found / self.defective if self.defective else None
 
     def to_dict(self) -> Json:
-        """Returns the fields, the light's name and both rates, as JSON knows them."""
+        """Return the fields, the light's name and both rates, as JSON knows them."""
         rates = {"false_alarm_rate": self.false_alarm_rate, "found_rate": self.found_rate}
         return {"name": self.light.name, **asdict(self), **rates}
 
@@ -72,7 +72,7 @@ def robustness(
     leave_out: Collection[str] = (),
     step: ProgressCallback = ignore_progress,
 ) -> tuple[Robustness, ...]:
-    """Judges every test picture in each of `lights`.
+    """Judge every test picture in each of `lights`.
 
     Pictures that the model was fitted or calibrated on are left out, and those that cannot be judged in every
     light.
@@ -123,7 +123,7 @@ def robustness(
 def _judged_in_every_light(
     items: Sequence[Item], rows: Sequence[Sequence[Prediction | None]], place: int
 ) -> list[Judged]:
-    """Returns the pictures that were judged in every light, with their predictions in one.
+    """Return the pictures that were judged in every light, with their predictions in one.
 
     Args:
         items: The pictures.
@@ -139,7 +139,7 @@ def _judged_in_every_light(
 
 
 def _count_decisions(light: Light, decided: Sequence[Decided]) -> Robustness:
-    """Counts the decisions in one light."""
+    """Count the decisions in one light."""
     anomalous, called = (
         np.array([getattr(picture, name) for picture in decided], bool)
         for name in ("anomalous", "is_anomalous")

@@ -78,7 +78,7 @@ class Source(NamedTuple):
     def of(
         cls, path: Path, facts: Mapping[str, object] | None = None, pictures: Iterable[str] = ()
     ) -> Source:
-        """Returns the source of a file, with its digest and the time when it was written.
+        """Return the source of a file, with its digest and the time when it was written.
 
         Args:
             path: The file.
@@ -107,7 +107,7 @@ class ReadStudy(NamedTuple):
 
 
 def read_study(paths: Sequence[Path], reference: Path | None) -> ReadStudy:
-    """Reads a study.
+    """Read a study.
 
     Args:
         paths: tables of trials, .csv, with the columns part, appraiser, trial and decision; folders of
@@ -151,14 +151,14 @@ def _read_reference(reference: Path | None) -> tuple[dict[str, bool], list[Sourc
 
 
 def _table_trials(rows: Iterable[tuple[str, Mapping[str, str]]]) -> Iterator[Trial]:
-    """Yields the decisions in rows of a table that people filled in."""
+    """Yield the decisions in rows of a table that people filled in."""
     for place, row in rows:
         part, appraiser, trial, decision = (row[name] for name in TRIAL_COLUMNS)
         yield Trial(part, appraiser, trial, _parse_word(decision, place), place)
 
 
 def build_study(trials: Sequence[Trial], truth: Mapping[str, bool]) -> Study:
-    """Sorts trials into a study.
+    """Sort trials into a study.
 
     Args:
         trials: The decisions.
@@ -204,7 +204,7 @@ TrialKey = tuple[str, str, str]  # appraiser, trial, part
 
 
 def _index_trials(trials: Iterable[Trial], truth: Mapping[str, bool]) -> dict[TrialKey, Trial]:
-    """Returns the trials by appraiser, trial and part.
+    """Return the trials by appraiser, trial and part.
 
     Raises:
         InputError: A part is unknown, or inspected twice in a trial.
@@ -245,7 +245,7 @@ def _trials_by_appraiser(trials: Sequence[Trial]) -> dict[str, list[str]]:
 def _check_complete(
     found: Mapping[TrialKey, Trial], labels: Mapping[str, Sequence[str]], parts: Sequence[str]
 ) -> None:
-    """Raises an InputError where an appraiser has not decided on a part in one of the trials."""
+    """Raise an InputError where an appraiser has not decided on a part in one of the trials."""
     missing = []
     for name, trial_names in labels.items():
         missing += [key for key in product([name], trial_names, parts) if key not in found]
@@ -276,7 +276,7 @@ def _read_facts(folder: Path) -> Json:
 
 
 def _results_trials(folder: Path, table: Iterable[ResultRow], appraiser: str, trial: str) -> Iterator[Trial]:
-    """Yields decisions of a run, on parts in several views where its model decides on these."""
+    """Yield decisions of a run, on parts in several views where its model decides on these."""
     place = str(folder / TABLE_NAME)
     rows = [(place, Path(row.path).stem, row.decision, str(row.score), row.error) for row in table]
     if (parts := folder / PARTS_TABLE_NAME).is_file():
@@ -337,7 +337,7 @@ def _classes(pictures: Mapping[str, Path], labels: ClassLabels) -> dict[str, boo
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields place and values, by column, of each row of a table with commas, semicolons or tabs.
+    """Yield place and values, by column, of each row of a table with commas, semicolons or tabs.
 
     Raises:
         InputError: It cannot be read, or a column or a value is missing.

@@ -21,7 +21,7 @@ from flawscope.progress import ProgressCallback, ignore_progress
 def leave_out_learnt_parts(
     predictor: Predictor, dataset: Dataset, learnt: Collection[str], step: ProgressCallback = ignore_progress
 ) -> Dataset:
-    """Returns the data set with test pictures that show no part learnt from, where the split was drawn.
+    """Return the data set with test pictures that show no part learnt from, where the split was drawn.
 
     Training pictures that were not learnt from are tested, too: the draw keeps some back from a model of the
     others, and from a model of other pictures none need be kept. Pictures of a part that was learnt from are
@@ -58,7 +58,7 @@ def leave_out_learnt_parts(
 
 
 def _of_learnt_parts(predictor: Predictor, train: Sequence[Item], were_learnt: Collection[Item]) -> set[Item]:
-    """Returns the training pictures of the parts that were learnt from.
+    """Return the training pictures of the parts that were learnt from.
 
     A picture whose name shows no part is a part of its own.
     """

@@ -46,7 +46,7 @@ class _Memory:
         self.pictures, self._room, self._lock = dict[int, NDArray[np.number]](), room, Lock()
 
     def keep(self, key: int, picture: NDArray[np.number]) -> None:
-        """Keeps a picture where there is room for it."""
+        """Keep a picture where there is room for it."""
         with self._lock:
             if key not in self.pictures and picture.nbytes <= self._room:
                 self.pictures[key] = picture

@@ -271,7 +271,7 @@ def _open_file(path: str | os.PathLike[str], name: str) -> IO[bytes]:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Silences warnings about large pictures and odd metadata.
+    """Silence warnings about large pictures and odd metadata.
 
     Filters are the whole process's: the first thread changes them, the last one changes them back, and none
     waits while another decodes.

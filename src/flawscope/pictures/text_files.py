@@ -144,7 +144,7 @@ def _loader() -> type[yaml.SafeLoader]:
         }
 
         def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
-            """Refuses a name that stands twice: which of the two holds is not clear."""
+            """Refuse a name that stands twice: which of the two holds is not clear."""
             node = super().compose_mapping_node(anchor)
             seen = set[str]()
             for key, _ in node.value:

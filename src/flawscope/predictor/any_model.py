@@ -72,7 +72,7 @@ class AnyModel(ABC, Generic[One]):
     def load(
         self, source: PictureSource | PictureOf, bgr: bool = False, leave_out: Collection[str] = ()
     ) -> tuple[PictureSource, LoadResult]:
-        """Reads a picture as the network sees it; returns an `InputError` where it cannot be read."""
+        """Read a picture as the network sees it; return an `InputError` where it cannot be read."""
         if isinstance(source, PreparedPicture):
             return source.source, source.seen
         given = source.source if isinstance(source, PictureOf) else source
@@ -85,13 +85,13 @@ class AnyModel(ABC, Generic[One]):
 
     @abstractmethod
     def _load(self, source: PictureSource, bgr: bool, leave_out: Collection[str]) -> Loaded:
-        """Reads a picture for `load`; may raise errors of any kind."""
+        """Read a picture for `load`; may raise errors of any kind."""
 
     @abstractmethod
     def judge(
         self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Callable[..., Any]
     ) -> list[SourceResult]:
-        """Judges pictures that are computed together.
+        """Judge pictures that are computed together.
 
         Args:
             batch: Each picture, and its result of `load`.
@@ -99,7 +99,7 @@ class AnyModel(ABC, Generic[One]):
         """
 
     def parts(self) -> PartCollector | None:
-        """Returns a collector of predictions that decides on each part.
+        """Return a collector of predictions that decides on each part.
 
         None where the model was fitted without `part`.
 
@@ -109,7 +109,7 @@ class AnyModel(ABC, Generic[One]):
         return None if self.facts.parts is None else PartCollector(self.facts)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
-        """Returns the files of each view, by the view that a file's name names.
+        """Return the files of each view, by the view that a file's name names.
 
         A model of one product returns all under "".
 
@@ -121,11 +121,11 @@ class AnyModel(ABC, Generic[One]):
         return {"": [*pictures]}
 
     def _load_as(self, source: PictureSource, product: str) -> tuple[PictureSource, LoadResult]:
-        """Reads a picture of a product, or view, that the caller names."""
+        """Read a picture of a product, or view, that the caller names."""
         return self.product(product).load(source)
 
     def product(self, name: str) -> One:
-        """Returns the model of a product, or view. InputError where the model has none of that name."""
+        """Return the model of a product, or view. InputError where the model has none of that name."""
         if name in self.products:
             return self.products[name]
         if not self.kind:
@@ -134,7 +134,7 @@ class AnyModel(ABC, Generic[One]):
         raise InputError(f"the model has no {self.kind} {name!s:.60}: it knows {known}")
 
     def _of_product(self, result: SourceResult, product: str) -> SourceResult:
-        """Finishes an answer that the model of a product gave because the caller named that product."""
+        """Finish an answer that the model of a product gave because the caller named that product."""
         return result
 
     @overload
@@ -149,7 +149,7 @@ class AnyModel(ABC, Generic[One]):
     def predict(
         self, pictures: PictureSource | list[PictureSource], *, product: str | None = None, bgr: bool = False
     ) -> Prediction | list[Prediction]:
-        """Judges pictures: a `Prediction` for one picture, a list for a list or a batch `[B, H, W, 3]` uint8.
+        """Judge pictures: a `Prediction` for one picture, a list for a list or a batch `[B, H, W, 3]` uint8.
 
         Args:
             pictures: A picture, a list of pictures, or a batch.
@@ -172,7 +172,7 @@ class AnyModel(ABC, Generic[One]):
         bgr: bool = False,
         leave_out: Collection[str] = (),
     ) -> Iterator[SourceResult]:
-        """Yields every picture with its prediction, or with the reason why there is none, in order.
+        """Yield every picture with its prediction, or with the reason why there is none, in order.
 
         On a CPU several pictures are judged side by side, one core each, unless they are seen in tiles or
         there are fewer pictures than cores. Some are decoded ahead; memory does not grow with their number.
@@ -198,7 +198,7 @@ class AnyModel(ABC, Generic[One]):
         return stream_predictions(resolve_pictures(pictures), load, self.judge, self.runner, batch, tiled)
 
     def _recognise_picture(self, source: PictureSource, picture: NDArray[Any]) -> Recognition:
-        """Recognises the product that a decoded picture shows by its look, or the view by its name.
+        """Recognise the product that a decoded picture shows by its look, or the view by its name.
 
         Raises:
             InputError: The name tells no known view.
@@ -208,7 +208,7 @@ class AnyModel(ABC, Generic[One]):
     def recognise(
         self, pictures: Iterable[PictureSource] | PictureSource, *, bgr: bool = False
     ) -> Iterator[tuple[PictureSource, Recognition | InputError]]:
-        """Yields every picture with the product, or view, that it shows; no picture is judged.
+        """Yield every picture with the product, or view, that it shows; no picture is judged.
 
         A picture that cannot be read comes with an `InputError`. A model of one product recognises it in
         every picture, with a p-value of 1.
@@ -222,7 +222,7 @@ class AnyModel(ABC, Generic[One]):
 
     @check_arguments(unchecked=("picture",))
     def prepare(self, picture: PictureSource | PictureOf) -> PreparedPicture:
-        """Decodes a picture and recognises its product; `stream` takes the result in the picture's place.
+        """Decode a picture and recognise its product; `stream` takes the result in the picture's place.
 
         Takes a `HashedPicture` and a `PictureOf`, too.
 
@@ -238,7 +238,7 @@ class AnyModel(ABC, Generic[One]):
     def predict_part(
         self, views: Mapping[str, PictureSource], part: str = "", *, product: str | None = None
     ) -> PartPrediction:
-        """Judges a part by pictures of its views, by their names. A view may be missing.
+        """Judge a part by pictures of its views, by their names. A view may be missing.
 
         Args:
             views: The picture of each view, by the view's name.

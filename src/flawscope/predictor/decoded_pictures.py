@@ -14,7 +14,7 @@ from flawscope.runtime import Run
 
 
 def loader(model: ProductModel, pictures: DecodedPictures) -> Callable[[int], tuple[int, LoadResult]]:
-    """Returns a function that loads a picture by its number; it returns an error for an unusable picture."""
+    """Return a function that loads a picture by its number; it returns an error for an unusable picture."""
 
     def load(number: int) -> tuple[int, LoadResult]:
         source = pictures.sources[number]
@@ -31,7 +31,7 @@ def loader(model: ProductModel, pictures: DecodedPictures) -> Callable[[int], tu
 def predict_decoded(
     model: ProductModel, pictures: DecodedPictures, numbers: Sequence[int]
 ) -> Iterator[tuple[int, Prediction | InputError]]:
-    """Yields each picture's number, with its prediction or the error why there is none."""
+    """Yield each picture's number, with its prediction or the error why there is none."""
 
     def judge(batch: Sequence[tuple[int, LoadResult]], run: Run) -> list[tuple[int, Prediction | InputError]]:
         shown = [(pictures.sources[number], loaded) for number, loaded in batch]

@@ -46,7 +46,7 @@ class LinearDiscriminant(NamedTuple):
 
     @classmethod
     def fit(cls, descriptors: Floats, labels: NDArray[np.intp], count: int) -> LinearDiscriminant:
-        """Fits to descriptors [N, C] with labels [N] of `count` kinds, each with an example at least."""
+        """Fit to descriptors [N, C] with labels [N] of `count` kinds, each with an example at least."""
         means = np.stack([descriptors[labels == k].mean(0) for k in range(count)])
         within = descriptors - means[labels]
         freedom = max(1, len(labels) - count)
@@ -56,7 +56,7 @@ class LinearDiscriminant(NamedTuple):
         return cls(means, np.sqrt(variances / (variances + spread))[:, None] * directions, spread)
 
     def distances(self, descriptors: Floats) -> Floats:
-        """Returns the squared distances [N, K] of descriptors [N, C] to the kinds."""
+        """Return the squared distances [N, K] of descriptors [N, C] to the kinds."""
         away = descriptors[:, None] - self.means
         squares = (away**2).sum(2) - ((away @ self.directions.T) ** 2).sum(2)
         return np.asarray(np.maximum(squares, 0) / self.spread)
@@ -81,7 +81,7 @@ class KindClassifier:
         return LinearDiscriminant(rows[:count], rows[count:], self.kinds.spread)
 
     def classify(self, descriptors: NDArray[np.floating[Any]]) -> list[KindSet]:
-        """Returns the kinds of regions with descriptors [N, C]. InputError where the model has another C."""
+        """Return the kinds of regions with descriptors [N, C]. InputError where the model has another C."""
         if descriptors.shape[1] != self.kinds.shape[1]:
             raise InputError("the model's kinds of defects do not fit its cells: run `flawscope kinds` anew")
         lengths, directions = to_length_1(descriptors)
@@ -98,14 +98,14 @@ class KindClassifier:
 
 
 def to_length_1(descriptors: NDArray[np.floating[Any]]) -> tuple[Floats, Floats]:
-    """Returns the lengths [N, 1] of descriptors [N, C], and the descriptors at length 1; zeros stay."""
+    """Return the lengths [N, 1] of descriptors [N, C], and the descriptors at length 1; zeros stay."""
     values = descriptors.astype(np.float64)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     return lengths, values / np.maximum(lengths, 1e-12)
 
 
 def combined_p_values(squares: Floats, distances: Floats, margins: Floats, share: float) -> Floats:
-    """Returns p-values [N, K] of kinds from squared distances [N, K]: twice the smaller of two (Bonferroni).
+    """Return p-values [N, K] of kinds from squared distances [N, K]: twice the smaller of two (Bonferroni).
 
     The first ranks the nearest kind's distance, less `share` of the average distance, among `distances` [n].
     It compares the likelihoods of the nearest kind and of a new one: around the middle of all kinds, with
@@ -127,7 +127,7 @@ def _ranks(values: Floats, examples: Floats) -> Floats:
 def learn(
     descriptors: NDArray[np.floating[Any]], labels: Sequence[str], error: float = DEFAULT_ERROR
 ) -> KindClassifier:
-    """Learns kinds from labelled regions, each of another part.
+    """Learn kinds from labelled regions, each of another part.
 
     Kinds with fewer than `MIN_EXAMPLES` examples are passed over.
 
@@ -185,7 +185,7 @@ def learn(
 def _confusion(
     squares: Floats, kind_of: NDArray[np.intp], distances: Floats, margins: Floats, error: float
 ) -> tuple[tuple[int, ...], ...]:
-    """Returns `Kinds.confusion`: answers on examples left out, each judged by the others' distances."""
+    """Return `Kinds.confusion`: answers on examples left out, each judged by the others' distances."""
     count = squares.shape[1]
     least = max(error, 2 / len(kind_of))
     # columns beside those of the kinds

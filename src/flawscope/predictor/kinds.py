@@ -64,7 +64,7 @@ def learn_kinds(
     step: ProgressCallback = ignore_progress,
     total: int | None = None,
 ) -> LearntKinds:
-    """Learns kinds of defects from labelled pictures: from each, the strongest region that its mask touches.
+    """Learn kinds of defects from labelled pictures: from each, the strongest region that its mask touches.
 
     Pictures of one part, by the model's pattern or as near-duplicates, are one example of a kind.
 
@@ -109,7 +109,7 @@ class LabelledRegions:
         self._hashes: set[tuple[str, str]] = set()
 
     def add(self, predictor: Predictor, example: Example) -> None:
-        """Adds the strongest region of a picture that its mask touches.
+        """Add the strongest region of a picture that its mask touches.
 
         A picture with the pixels and the kind of an earlier one is passed over; one without such a region is
         counted in `missed`.
@@ -136,7 +136,7 @@ class LabelledRegions:
         self.looks.append(Look.of(first_channels(picture, how.channels)))
 
     def learn(self, predictor: Predictor, error: float) -> LearntKinds:
-        """Returns the model with the kinds learnt from the regions, one region per part and kind.
+        """Return the model with the kinds learnt from the regions, one region per part and kind.
 
         Raises:
             InputError: No kind has `MIN_EXAMPLES` examples, or two kinds differ in upper case alone.
@@ -174,7 +174,7 @@ class LabelledRegions:
 
 
 def _touched_region(prediction: Prediction, mask: NDArray[np.bool_] | None) -> int | None:
-    """Returns the number of the strongest region that the picture's mask [H, W] touches, or None."""
+    """Return the number of the strongest region that the picture's mask [H, W] touches, or None."""
     if mask is None or not mask.any() or not prediction.region_pixels:
         return 0 if prediction.region_pixels else None
     numbers = np.full(prediction.geometry.size, -1)

@@ -19,7 +19,7 @@ LOOKED_AT = 24  # good pictures of each view, evenly drawn, that are compared
 
 
 def looked_at(pictures: Sequence[PictureSource]) -> list[PictureSource]:
-    """Returns at most `LOOKED_AT` pictures of a view, evenly spread, that stand for how it looks."""
+    """Return at most `LOOKED_AT` pictures of a view, evenly spread, that stand for how it looks."""
     chosen = np.linspace(0, len(pictures) - 1, min(len(pictures), LOOKED_AT)).round().astype(int)
     return [pictures[number] for number in np.unique(chosen)]
 
@@ -27,7 +27,7 @@ def looked_at(pictures: Sequence[PictureSource]) -> list[PictureSource]:
 def with_looks_of_views(
     models: Mapping[str, Predictor], pictures: Mapping[str, Sequence[PictureSource]]
 ) -> dict[str, Predictor]:
-    """Returns the models of views, each with the looks of all views as it sees them.
+    """Return the models of views, each with the looks of all views as it sees them.
 
     A picture is decoded once for all models that read its channels alike.
 
@@ -47,7 +47,7 @@ def with_looks_of_views(
 
 
 def _looks(models: Mapping[str, Predictor], source: PictureSource) -> dict[str, NDArray[np.float32]]:
-    """Returns a picture's thumbnail as each model sees it, by the model's name, where it can see it."""
+    """Return a picture's thumbnail as each model sees it, by the model's name, where it can see it."""
     decoded: dict[Channels | None, NDArray[np.generic]] = {}
     looks = {}
     for name, model in models.items():
@@ -63,7 +63,7 @@ def _looks(models: Mapping[str, Predictor], source: PictureSource) -> dict[str, 
 
 
 def _knowing(model: Predictor, looks: Mapping[str, Sequence[NDArray[np.float32]]]) -> Predictor:
-    """Returns the model with these looks of views."""
+    """Return the model with these looks of views."""
     facts = model.manifest.facts
     expected = ExpectedPictures.from_facts(facts).with_views(looks)
     return model.with_manifest(replace(model.manifest, facts=expected.to_facts(facts)))

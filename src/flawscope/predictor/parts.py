@@ -23,7 +23,7 @@ from flawscope.views.view_looks import ViewLooks, find_identical
 
 
 def compare_view(looks: ViewLooks | None, view: str, found: Prediction) -> Prediction:
-    """Returns the prediction of a view's picture, with a finding where the picture shows another view."""
+    """Return the prediction of a view's picture, with a finding where the picture shows another view."""
     known = any(finding.code == VIEW_EXCHANGED for finding in found.findings)
     if looks is None or found.look is None or known:
         return found
@@ -32,7 +32,7 @@ def compare_view(looks: ViewLooks | None, view: str, found: Prediction) -> Predi
 
 
 def named_as_another(manifest: Manifest, looks: ViewLooks, found: Prediction) -> Prediction:
-    """Returns the prediction, with a finding where the picture shows another view than its file names."""
+    """Return the prediction, with a finding where the picture shows another view than its file names."""
     pattern = stored_part_pattern(manifest)
     if pattern is None or found.path is None:
         return found
@@ -44,12 +44,12 @@ def named_as_another(manifest: Manifest, looks: ViewLooks, found: Prediction) ->
 
 
 def no_parts_error() -> InputError:
-    """Returns the error for a model that was fitted without `part` and cannot decide on parts."""
+    """Return the error for a model that was fitted without `part` and cannot decide on parts."""
     return InputError("the model judges single pictures: fit it with --part")
 
 
 def unknown_view_error(name: str, view: str, known: Iterable[str]) -> InputError:
-    """Returns the error for a picture `name` of a view that is not among the known ones."""
+    """Return the error for a picture `name` of a view that is not among the known ones."""
     return InputError(f"{name}: the model knows no view {view:.60}: name it by one of {', '.join(known)}")
 
 
@@ -90,7 +90,7 @@ class PartCollector:
         ]
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
-        """Adds a file's prediction. Returns the part's prediction if this was its last view, otherwise None.
+        """Add a file's prediction. Returns the part's prediction if this was its last view, otherwise None.
 
         Raises:
             InputError: The file's name tells no part or an unknown view, or this view is there already.
@@ -117,7 +117,7 @@ class PartCollector:
         return max(calibration.expected_rate for calibration in self.calibrations.values())
 
     def group(self, paths: Sequence[Path]) -> list[Path]:
-        """Returns files in their order, with the files of a part moved to its first one.
+        """Return files in their order, with the files of a part moved to its first one.
 
         A part is decided on when its last view is there; until then its pictures wait in memory.
         """
@@ -127,19 +127,19 @@ class PartCollector:
         return sorted(paths, key=lambda path: first[self.name_part(str(path))])
 
     def name_part(self, path: str) -> str:
-        """Returns the name of the part that a file shows; the file's stem where its name tells no part."""
+        """Return the name of the part that a file shows; the file's stem where its name tells no part."""
         try:
             return self.pattern.parse_part(PurePath(path).as_posix())
         except InputError:
             return PurePath(path).stem
 
     def check_view(self, name: str, view: str) -> None:
-        """Raises an InputError, which lists the known views, where a picture's view is unknown."""
+        """Raise an InputError, which lists the known views, where a picture's view is unknown."""
         if view not in self.views:
             raise unknown_view_error(name, view, self.views)
 
     def decide_incomplete(self) -> Iterator[PartPrediction]:
-        """Yields the predictions of the parts that still lack views, and forgets these parts."""
+        """Yield the predictions of the parts that still lack views, and forget these parts."""
         while self._open:
             part = next(iter(self._open))
             yield self.decide(part, self._open.pop(part))
@@ -147,7 +147,7 @@ class PartCollector:
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
     ) -> PartPrediction:
-        """Decides on a part by the predictions of its views.
+        """Decide on a part by the predictions of its views.
 
         Args:
             part: The part's name.
@@ -176,14 +176,14 @@ class PartCollector:
         return found.called_anomalous() if findings or not all_found else found
 
     def promise(self) -> str:
-        """Returns a line for a person: the false alarms expected among parts with all views."""
+        """Return a line for a person: the false alarms expected among parts with all views."""
         lines = []
         for name, calibration in self.calibrations.items():
             lines.append(f"{name}: {calibration.promise()}" if name else calibration.promise())
         return "; ".join(lines)
 
     def judge_promise(self, alarms: int, good: int) -> PromiseVerdict | None:
-        """Judges whether the promise was kept, by the number of false alarms among new good parts.
+        """Judge whether the promise was kept, by the number of false alarms among new good parts.
 
         None where no promise was made, or each of several products has its own.
         """
@@ -213,7 +213,7 @@ class RoutedParts(PartCollector):
         return self.calibrations[self._recognise_product(views).nearest]
 
     def _recognise_product(self, views: Mapping[str, Prediction]) -> Recognition:
-        """Recognises the product that the views show together.
+        """Recognise the product that the views show together.
 
         It is chosen among the products that have these views; among all where none has them.
         """
@@ -231,7 +231,7 @@ class RoutedParts(PartCollector):
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, PictureSource] | None = None
     ) -> PartPrediction:
-        """Decides on a part by the model of the product that its views show together.
+        """Decide on a part by the model of the product that its views show together.
 
         A view that was judged as another product is judged anew; it is left out where it cannot be read.
         """

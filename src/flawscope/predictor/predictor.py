@@ -68,7 +68,7 @@ SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
 
 
 def open_fitted(artefact: Artefact, device: str = "auto", detector: Detector | None = None) -> Predictor:
-    """Opens a fitted model in memory in torch.
+    """Open a fitted model in memory in torch.
 
     Args:
         artefact: The model.
@@ -84,7 +84,7 @@ def open_fitted(artefact: Artefact, device: str = "auto", detector: Detector | N
 
 @check_arguments()
 def fitted_artefact(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
-    """Returns the artefact of a fitted model, given its file, the artefact or an open predictor.
+    """Return the artefact of a fitted model, given its file, the artefact or an open predictor.
 
     Raises:
         InputError: The model is an exported one, or its file cannot be read.
@@ -139,7 +139,7 @@ class Predictor(AnyModel["Predictor"]):
         device: str = "auto",
         threads: int | None = None,
     ) -> Predictor:
-        """Opens the model file of one product (`flawscope.load`). InputError for a model of several."""
+        """Open the model file of one product (`flawscope.load`). InputError for a model of several."""
         artefact = read_one(path)
         return cls(artefact, open_session(artefact, path, engine, device, threads))
 
@@ -179,11 +179,11 @@ class Predictor(AnyModel["Predictor"]):
         return self.session
 
     def with_product(self, name: str, model: Predictor) -> Predictor:
-        """Returns `model`: it takes the place of the only product (`Router.with_product`)."""
+        """Return `model`: it takes the place of the only product (`Router.with_product`)."""
         return model
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Predictor:
-        """Returns the model unchanged.
+        """Return the model unchanged.
 
         A model of one product learns the looks of a part's views where it is fitted or calibrated; only a
         `Router` of views learns them here.
@@ -195,7 +195,7 @@ class Predictor(AnyModel["Predictor"]):
         return f"<Predictor {facts['model']}, {facts['pictures']}; {facts['decision']}>"
 
     def _facts(self) -> Iterator[tuple[str, str]]:
-        """Yields the main facts of the model, for a person."""
+        """Yield the main facts of the model, for a person."""
         manifest, (height, width) = self.manifest, self.session.size
         of = f" for {manifest.category}" if manifest.category else ""
         yield "model", f"{manifest.method}{of}, {height}x{width}, {self.session.runtime}"
@@ -204,7 +204,7 @@ class Predictor(AnyModel["Predictor"]):
         yield "decision", promise_of(self.manifest).text
 
     def _repr_html_(self) -> str:
-        """Shows a notebook the model's facts and the pictures that it holds."""
+        """Show a notebook the model's facts and the pictures that it holds."""
         found = describe_detection(self.manifest)
         rows = [*self._facts(), *([("simulated defects by size", found)] if found else [])]
         rows += [("note", note) for note in self.manifest.notes]
@@ -215,7 +215,7 @@ class Predictor(AnyModel["Predictor"]):
 
     @check_arguments()
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the model file, atomically."""
+        """Write the model file, atomically."""
         if os.path.splitext(os.fspath(path))[1].lower() != self.session.suffix:
             raise InputError(
                 f"this model is saved as {self.session.suffix}; `flawscope export` makes the other kinds"
@@ -228,7 +228,7 @@ class Predictor(AnyModel["Predictor"]):
         return self.see(source, read_picture(source, bgr, leave_out, self.manifest.preprocess.decode))
 
     def see(self, source: PictureSource, picture: PictureSource) -> Loaded:
-        """Returns a picture's views, and its appearance as a whole.
+        """Return a picture's views, and its appearance as a whole.
 
         Args:
             source: Origin of the picture, which errors name.
@@ -253,7 +253,7 @@ class Predictor(AnyModel["Predictor"]):
         return np.array(scores), maps
 
     def judge(self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Run) -> list[SourceResult]:
-        """Judges pictures that are computed together."""
+        """Judge pictures that are computed together."""
         good = [loaded for _, loaded in batch if not isinstance(loaded, InputError)]
         try:
             if self.manifest.preprocess.several is not None:
@@ -279,7 +279,7 @@ class Predictor(AnyModel["Predictor"]):
             return InputError(error_reason(error, f"{source!s:.200}"))
 
     def _judge_parts(self, source: PictureSource, loaded: LoadResult, run: Run) -> Prediction | InputError:
-        """Judges a picture by its parts, which are computed together."""
+        """Judge a picture by its parts, which are computed together."""
         if isinstance(loaded, InputError) or not isinstance(views := loaded[0], PartFrameViews):
             return self.decide([(source, loaded)], np.empty(0), [])[0][1]
         fusion = self.manifest.fusion
@@ -298,7 +298,7 @@ class Predictor(AnyModel["Predictor"]):
         scores: NDArray[Any],
         maps: Sequence[NDArray[Any]],
     ) -> list[SourceResult]:
-        """Decides on pictures by the scores and maps of those that could be read."""
+        """Decide on pictures by the scores and maps of those that could be read."""
         c = self.calibration
         values = c.p_values(scores), c.severity(scores), c.is_anomalous(scores)
         judged = zip(scores, maps, *values, strict=True)  # of the pictures that could be read, in their order
@@ -360,7 +360,7 @@ class Predictor(AnyModel["Predictor"]):
         return found if self.view_looks is None else named_as_another(self.manifest, self.view_looks, found)
 
     def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:
-        """Returns the model with another calibration, and with `notes` added to its own."""
+        """Return the model with another calibration, and with `notes` added to its own."""
         notes = (*self.manifest.notes, *notes)
         manifest = replace(self.manifest, calibration=calibration, notes=notes)
         return self.with_manifest(with_decided_defects(manifest))
@@ -376,27 +376,27 @@ class Predictor(AnyModel["Predictor"]):
         return self.manifest.questions
 
     def asking(self, *lines: str) -> Predictor:
-        """Returns the model with further open questions."""
+        """Return the model with further open questions."""
         return self.with_manifest(self.manifest.asking(*lines))
 
     def accept(self) -> Predictor:
-        """Returns the model without open questions: a person has confirmed that the pictures are good."""
+        """Return the model without open questions: a person has confirmed that the pictures are good."""
         return self.with_manifest(self.manifest.accepted())
 
     def with_manifest(self, manifest: Manifest) -> Predictor:
-        """Returns the model with another manifest, and the same network and `failures`."""
+        """Return the model with another manifest, and the same network and `failures`."""
         return Predictor(replace(self.artefact, manifest=manifest), self.session, self.failures)
 
     def with_failures(self, failures: Sequence[str]) -> Predictor:
-        """Returns the model with `failures`: pictures that it could not use, each with the reason."""
+        """Return the model with `failures`: pictures that it could not use, each with the reason."""
         return Predictor(self.artefact, self.session, failures)
 
     def with_scale(self, mm_per_pixel: float) -> Predictor:
-        """Returns the model with the length of a pixel in millimetres, which gives regions a size."""
+        """Return the model with the length of a pixel in millimetres, which gives regions a size."""
         return self.with_manifest(replace(self.manifest, facts={**self.manifest.facts, SCALE: mm_per_pixel}))
 
     def with_rate(self, false_alarm_rate: Rate) -> Predictor:
-        """Returns the model with another target false-alarm rate, 0.05 or "5%"."""
+        """Return the model with another target false-alarm rate, 0.05 or "5%"."""
         return self.with_calibration(self.calibration.with_rate(false_alarm_rate))
 
     def calibrate(
@@ -406,7 +406,7 @@ class Predictor(AnyModel["Predictor"]):
         *,
         force: bool = False,
     ) -> Predictor:
-        """Returns the model with thresholds from new good pictures, for a changed camera or light.
+        """Return the model with thresholds from new good pictures, for a changed camera or light.
 
         Pictures that the model was fitted on would score too low, and copies would count twice: both are
         left out, found by their decoded pixels.
@@ -429,7 +429,7 @@ class Predictor(AnyModel["Predictor"]):
         return self.with_manifest(found.manifest).with_failures(found.failures)
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
-        """Returns the mask [H, W], at the size of a prediction's map, of the pixels that count.
+        """Return the mask [H, W], at the size of a prediction's map, of the pixels that count.
 
         They show the picture, not a letterbox's border, and lie in the region of interest.
         """
@@ -450,7 +450,7 @@ class Predictor(AnyModel["Predictor"]):
         return RegionOfInterest(region, whole, size, visible).window(0, 0, *size)
 
     def self_test(self) -> Certificate:
-        """Runs the artefact's sample pictures on this machine, and compares the answers with stored ones.
+        """Run the artefact's sample pictures on this machine, and compare the answers with stored ones.
 
         The stored answers are the trained model's, or those that a model of reduced precision gave where it
         was exported.

@@ -31,13 +31,13 @@ class ProductModel(Protocol):
         """Engine with the model's network."""
 
     def load(self, source: PictureSource | PictureOf) -> tuple[PictureSource, LoadResult]:
-        """Reads a picture as the network sees it; returns an `InputError` where it cannot be read."""
+        """Read a picture as the network sees it; return an `InputError` where it cannot be read."""
 
     def see(self, source: PictureSource, picture: PictureSource) -> Loaded:
-        """Returns the views and the appearance of `picture`; an InputError names `source`."""
+        """Return the views and the appearance of `picture`; an InputError names `source`."""
 
     def judge(self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Run) -> list[SourceResult]:
-        """Judges pictures that are computed together by `run`."""
+        """Judge pictures that are computed together by `run`."""
 
     def stream(
         self,
@@ -47,7 +47,7 @@ class ProductModel(Protocol):
         bgr: bool = False,
         leave_out: Collection[str] = (),
     ) -> Iterator[SourceResult]:
-        """Yields every picture with its prediction, or with the reason why there is none, in order."""
+        """Yield every picture with its prediction, or with the reason why there is none, in order."""
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
         """Mask [H, W] at the map's size: pixels of the picture, no border, in the region of interest."""

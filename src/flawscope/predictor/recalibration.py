@@ -73,7 +73,7 @@ class _NewPictures:
         return [row.name for row in self.scored.lost.values()]
 
     def looks_of_views(self, manifest: Manifest) -> dict[str, list[NDArray[np.float32]]]:
-        """Returns the pictures' thumbnails by view of a part; empty where the model has no parts."""
+        """Return the pictures' thumbnails by view of a part; empty where the model has no parts."""
         pattern = stored_part_pattern(manifest)
         found = dict[str, list[NDArray[np.float32]]]()
         for number, row in self.scored.rows.items():
@@ -83,7 +83,7 @@ class _NewPictures:
         return found
 
     def notes(self) -> Iterator[str]:
-        """Yields the new model's notes on the pictures of its calibration."""
+        """Yield the new model's notes on the pictures of its calibration."""
         yield f"calibrated anew on {pluralize(len(self.usable), 'good picture')}"
         if self.lost:
             yield lost_note(self.lost)
@@ -108,7 +108,7 @@ def _judge_new(
     known: Sequence[Picture],
     step: ProgressCallback,
 ) -> _NewPictures:
-    """Judges the good pictures that a model has not learnt from.
+    """Judge the good pictures that a model has not learnt from.
 
     Args:
         model: The model.
@@ -132,7 +132,7 @@ def _judge_new(
 
 
 def _check_usable(new: _NewPictures, given: int) -> None:
-    """Raises an InputError where none of the `given` pictures can be calibrated on."""
+    """Raise an InputError where none of the `given` pictures can be calibrated on."""
     if new.usable:
         return
     if new.lost:
@@ -154,7 +154,7 @@ def recalibrate(
     step: ProgressCallback,
     force: bool,
 ) -> Recalibration:
-    """Calibrates a model on new good pictures, as `Predictor.calibrate` does.
+    """Calibrate a model on new good pictures, as `Predictor.calibrate` does.
 
     Args:
         model: The model.

@@ -28,7 +28,7 @@ class KnownProduct:
     def distances(
         self, descriptors: NDArray[np.float32], left_out: NDArray[np.int32] | None = None
     ) -> NDArray[np.float64]:
-        """Returns the distance [B] of each descriptor [B, D] to the nearest good picture.
+        """Return the distance [B] of each descriptor [B, D] to the nearest good picture.
 
         Args:
             descriptors: [B, D] of pictures.
@@ -68,7 +68,7 @@ class KnownProduct:
         return float(max(found))
 
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Returns conformal p-values, (1 + #{good distances >= distance}) / (n + 1), largest over lights."""
+        """Return conformal p-values, (1 + #{good distances >= distance}) / (n + 1), largest over lights."""
         found = [
             (1 + len(left_out) - np.searchsorted(left_out, distances, side="left")) / (len(left_out) + 1)
             for left_out in self.leave_one_out
@@ -90,14 +90,14 @@ class Recogniser:
         self._known = {name: KnownProduct(descriptors) for name, descriptors in known.items()}
 
     def recognise(self, descriptors: NDArray[np.float32]) -> list[Recognition]:
-        """Recognises each of the pictures with these descriptors [B, D]."""
+        """Recognise each of the pictures with these descriptors [B, D]."""
         distances = np.stack([product.distances(descriptors) for product in self._known.values()], axis=1)
         return [self.recognise_group(row[None])._replace(distances=tuple(row.tolist())) for row in distances]
 
     def recognise_group(
         self, distances: NDArray[np.float64], among: Collection[str] | None = None
     ) -> Recognition:
-        """Recognises the product of several pictures of one part together.
+        """Recognise the product of several pictures of one part together.
 
         It is the product with the least sum of distances, or none where a picture lies beyond that product's
         limit. The p-value is the smallest of the pictures'.

@@ -33,7 +33,7 @@ def name_kinds(
 def region_descriptors(
     model: ProductModel, views: Views, prediction: Prediction, only: int | None = None
 ) -> NDArray[np.float64]:
-    """Returns descriptors [N, C] of a picture's regions: the mean difference of their cells from good ones.
+    """Return descriptors [N, C] of a picture's regions: the mean difference of their cells from good ones.
 
     Where a picture is seen in tiles, the cells of the tiles count.
 
@@ -64,7 +64,7 @@ def region_descriptors(
 
 
 def _views_to_run(hits: Mapping[int, Sequence[Points]]) -> list[int]:
-    """Returns the numbers of the views with most of the regions, and of each region's best view.
+    """Return the numbers of the views with most of the regions, and of each region's best view.
 
     Args:
         hits: For each view, the points of each region that it shows.
@@ -80,7 +80,7 @@ def _views_to_run(hits: Mapping[int, Sequence[Points]]) -> list[int]:
 def _in_picture(
     model: ProductModel, prediction: Prediction, pixels: tuple[NDArray[np.intp], NDArray[np.intp]]
 ) -> Points:
-    """Returns points of a region in the picture as the views show it, at most about `MAX_POINTS`."""
+    """Return points of a region in the picture as the views show it, at most about `MAX_POINTS`."""
     how = model.manifest.preprocess
     geometry = prediction.geometry
     if how.corrections:
@@ -95,7 +95,7 @@ def _in_picture(
 
 
 def _inside(views: Views, number: int, points: Points) -> Points:
-    """Returns the points that a view shows, as shares 0..1 of its height and width."""
+    """Return the points that a view shows, as shares 0..1 of its height and width."""
     place = views.placement(number)
     y, x = (at / side for at, side in zip(place.locate(*points), place.size, strict=True))
     seen = (y >= 0) & (y < 1) & (x >= 0) & (x < 1)

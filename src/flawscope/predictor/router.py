@@ -61,7 +61,7 @@ def load(
     threads: int | None = None,
     false_alarm_rate: Rate | None = None,
 ) -> Predictor | Router:
-    """Opens a model file: a `Predictor`, or a `Router` for several products or views.
+    """Open a model file: a `Predictor`, or a `Router` for several products or views.
 
     Args:
         path: File that ends in .safetensors or .onnx, or .zip of an exported router.
@@ -93,12 +93,12 @@ def load(
 
 
 def open_models(mapping: ModelMapping, device: str = "auto") -> Predictor | Router:
-    """Opens fitted models in memory in torch."""
+    """Open fitted models in memory in torch."""
     return _opened(open_model(mapping, device=device))
 
 
 def _opened(model: OpenModel) -> Predictor | Router:
-    """Returns the `Predictor` of one product, or the `Router` of several."""
+    """Return the `Predictor` of one product, or the `Router` of several."""
     if model.mapping.kind == ONE:
         return Predictor(model.mapping.products[ONE], model.sessions[ONE])
     return Router.opened(model)
@@ -109,7 +109,7 @@ def open_joined(
     device: str = "auto",
     failures: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Router:
-    """Opens a router in memory in torch.
+    """Open a router in memory in torch.
 
     Args:
         mapping: The models.
@@ -127,7 +127,7 @@ def open_joined(
 
 
 def accept_questions(model: Predictor | Router) -> tuple[Predictor | Router, list[str]]:
-    """Returns the model without open questions (`Predictor.accept`), and the questions, each once."""
+    """Return the model without open questions (`Predictor.accept`), and the questions, each once."""
     asked = [line for product in model.products.values() for line in product.questions]
     for name, product in model.products.items():
         model = model.with_product(name, product.accept())
@@ -153,7 +153,7 @@ class Router(AnyModel[Predictor]):
 
     @classmethod
     def opened(cls, model: OpenModel) -> Router:
-        """Makes the router of an opened model file."""
+        """Make the router of an opened model file."""
         mapping, sessions, describe = model
         products = {name: Predictor(artefact, sessions[name]) for name, artefact in mapping.products.items()}
         return cls(mapping, products, describe)
@@ -190,7 +190,7 @@ class Router(AnyModel[Predictor]):
 
     @check_arguments()
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the model file, atomically: .safetensors, or .zip of an exported router.
+        """Write the model file, atomically: .safetensors, or .zip of an exported router.
 
         Raises:
             InputError: The models cannot stand in one file: they share too little, or would decide on no
@@ -200,12 +200,12 @@ class Router(AnyModel[Predictor]):
         save_router(self.artefact, {name: product.session for name, product in self.products.items()}, path)
 
     def with_product(self, name: str, model: Predictor) -> Router:
-        """Returns the router with another model of one of its products, such as one calibrated anew."""
+        """Return the router with another model of one of its products, such as one calibrated anew."""
         self.product(name)
         return Router(self._artefact, {**self.products, name: model}, self._describe)
 
     def with_looks_of_views(self, pictures: Mapping[str, Sequence[PictureSource]]) -> Router:
-        """Returns the router of views whose models know the looks of the other views, to name exchanges.
+        """Return the router of views whose models know the looks of the other views, to name exchanges.
 
         Args:
             pictures: Good pictures by view; at most 24 of each are compared.
@@ -213,7 +213,7 @@ class Router(AnyModel[Predictor]):
         return Router(self._artefact, with_looks_of_views(self.products, pictures), self._describe)
 
     def sort_by_view(self, pictures: Iterable[PictureSource]) -> dict[str, list[PictureSource]]:
-        """Returns the files of each view, by the view that a file's name names.
+        """Return the files of each view, by the view that a file's name names.
 
         Raises:
             InputError: A name tells no known view, or the router's models are not of views.
@@ -226,7 +226,7 @@ class Router(AnyModel[Predictor]):
         return found
 
     def check_whole_parts(self, new: Mapping[str, Sequence[PictureSource]]) -> None:
-        """Checks, for a model of views, that good parts with all views remain when views are calibrated anew.
+        """Check, for a model of views, that good parts with all views remain when views are calibrated anew.
 
         Args:
             new: Good pictures of each view that is calibrated on them; the others keep theirs.
@@ -237,12 +237,12 @@ class Router(AnyModel[Predictor]):
         self.facts.check_whole_parts({view: relative_names(pictures) for view, pictures in new.items()})
 
     def with_rate(self, false_alarm_rate: Rate) -> Router:
-        """Returns the router with another target false-alarm rate for all products, 0.05 or "5%"."""
+        """Return the router with another target false-alarm rate for all products, 0.05 or "5%"."""
         products = {name: product.with_rate(false_alarm_rate) for name, product in self.products.items()}
         return Router(self._artefact, products, self._describe)
 
     def self_test(self) -> dict[str, Certificate]:
-        """Runs `Predictor.self_test` of each product, and counts stored good pictures taken for another.
+        """Run `Predictor.self_test` of each product, and count stored good pictures taken for another.
 
         Returns:
             The certificate of each product, by its name; `mistaken` is None for models of views.
@@ -265,7 +265,7 @@ class Router(AnyModel[Predictor]):
     # ---- the product of a picture
 
     def _recognise(self, images: NDArray[np.float32]) -> Recognition:
-        """Recognises the product that one picture [1, 3, H, W] shows."""
+        """Recognise the product that one picture [1, 3, H, W] shows."""
         assert self._describe is not None
         return self._recogniser.recognise(self._describe(images))[0]
 
@@ -277,7 +277,7 @@ class Router(AnyModel[Predictor]):
         return Recognition(view, view, 1.0)
 
     def _view(self, source: PictureSource) -> str:
-        """Returns the view that a picture's file name names. InputError where it names no known view."""
+        """Return the view that a picture's file name names. InputError where it names no known view."""
         assert self.views is not None
         if not isinstance(source, str | os.PathLike):
             raise InputError("the model knows views by the names of files: say which it is, product=VIEW")
@@ -306,7 +306,7 @@ class Router(AnyModel[Predictor]):
     def judge(
         self, batch: Sequence[tuple[PictureSource, LoadResult]], run: Callable[[Session], Run]
     ) -> list[SourceResult]:
-        """Judges pictures that are computed together, each by the model of its product."""
+        """Judge pictures that are computed together, each by the model of its product."""
         judged: dict[int, SourceResult] = {}
         rows: dict[str, list[int]] = {}
         recognised: dict[int, Recognition] = {}
@@ -324,7 +324,7 @@ class Router(AnyModel[Predictor]):
         return [judged[k] for k in range(len(batch))]
 
     def _finished(self, result: Result, shown: Recognition) -> Result:
-        """Returns a model's answer with the recognised product, or with a finding on an exchanged view."""
+        """Return a model's answer with the recognised product, or with a finding on an exchanged view."""
         if self.views is None:
             return _with_recognition(result, shown)
         if isinstance(result, InputError):
@@ -338,7 +338,7 @@ class Router(AnyModel[Predictor]):
         return source, self._finished(found, Recognition(product, product, 1.0))
 
     def _check_view(self, source: PictureSource, result: Result, view: str) -> Result:
-        """Returns the result, or an error where the picture's name names another view than the caller."""
+        """Return the result, or an error where the picture's name names another view than the caller."""
         try:
             named_view = self._view(source) if isinstance(source, str | os.PathLike) else view
         except InputError:  # the name tells none
@@ -349,7 +349,7 @@ class Router(AnyModel[Predictor]):
     # ---- parts
 
     def parts(self) -> PartCollector | None:
-        """Returns a collector that decides on each part; None where the models were fitted without `part`.
+        """Return a collector that decides on each part; None where the models were fitted without `part`.
 
         With several products, it recognises a part's product from all views of the part together.
         """
@@ -377,7 +377,7 @@ class _Runner:
 
 
 def _with_recognition(result: Result, shown: Recognition) -> Result:
-    """Returns the prediction with the recognised product; anomalous where it is none of the products."""
+    """Return the prediction with the recognised product; anomalous where it is none of the products."""
     if not isinstance(result, Prediction):
         return result
     result = replace(result, recognition=shown)

@@ -70,7 +70,7 @@ class Answers:
     excluded: list[int] = field(default_factory=list)
 
     def in_order(self) -> Answers:
-        """Returns the same answers, sorted by number."""
+        """Return the same answers, sorted by number."""
         pictures = dict(sorted(self.pictures.items()))
         failures = dict(sorted(self.failures.items()))
         return Answers(pictures, failures, sorted(self.excluded))
@@ -80,7 +80,7 @@ class ModelPictures(Protocol):
     """Good pictures, and a model that answers on them."""
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
-        """Returns the model's answers on the pictures of rows, in each light.
+        """Return the model's answers on the pictures of rows, in each light.
 
         Args:
             rows: The rows, by number.
@@ -117,7 +117,7 @@ class ScoredRows:
 def score(
     table: ModelPictures, rows: Mapping[int, Picture], run_of: RunOf, lights: Sequence[Light]
 ) -> ScoredRows:
-    """Scores rows and marks them as counted; a row whose parts are lost in a light counts above all scores.
+    """Score rows and mark them as counted; a row whose parts are lost in a light counts above all scores.
 
     Args:
         table: The rows' pictures, and the model.
@@ -143,7 +143,7 @@ def score(
 
 
 def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
-    """Returns the `RunOf` of a model: for a picture of a known row's unit, the run without that unit."""
+    """Return the `RunOf` of a model: for a picture of a known row's unit, the run without that unit."""
     units = {row.unit for row in known if row.learnt}
 
     def run_of(row: Picture) -> Run | None:
@@ -155,7 +155,7 @@ def leave_out_known(model: ProductModel, known: Iterable[Picture]) -> RunOf:
 
 
 def lost_note(names: Sequence[str]) -> str:
-    """Returns the note on good pictures, by name, that count as above all scores."""
+    """Return the note on good pictures, by name, that count as above all scores."""
     return data_checks.LOST_PARTS.coded(
         "parts not found, counted wrong or lost in some light, and so counted as anomalous: "
         f"{join_names(names)}"
@@ -174,7 +174,7 @@ class SessionPictures:
     step: ProgressCallback = ignore_progress
 
     def answers(self, rows: Mapping[int, Picture], run_of: RunOf, lights: Lights) -> Answers:
-        """Returns the model's answers on the pictures of rows, and reports the progress to `step`."""
+        """Return the model's answers on the pictures of rows, and report the progress to `step`."""
         found = _SessionAnswers(self.model, self.pictures, lights[1:])
 
         def judge_batch(batch: Sequence[tuple[int, LoadResult]], run: Run) -> list[int]:
@@ -208,7 +208,7 @@ class _SessionAnswers:
         rows: Mapping[int, Picture],
         run_of: RunOf,
     ) -> None:
-        """Judges loaded pictures: one by one where the model has learnt from them, the others together.
+        """Judge loaded pictures: one by one where the model has learnt from them, the others together.
 
         Args:
             batch: Numbers of pictures, and the loaded pictures.
@@ -231,7 +231,7 @@ class _SessionAnswers:
         self._judge(not_learnt, shared_run)
 
     def _judge(self, batch: Sequence[tuple[int, LoadResult]], run: Run) -> None:
-        """Judges loaded pictures by one run: together in their own light, one by one in the others."""
+        """Judge loaded pictures by one run: together in their own light, one by one in the others."""
         shown = [(self.pictures.sources[number], loaded) for number, loaded in batch]
         try:
             results = self.model.judge(shown, run)
@@ -274,5 +274,5 @@ class _SessionAnswers:
 
 
 def _refusal(found: Prediction) -> Finding | None:
-    """Returns the finding that decides on a picture instead of its score, or None."""
+    """Return the finding that decides on a picture instead of its score, or None."""
     return next((finding for finding in found.findings if finding.decides), None)

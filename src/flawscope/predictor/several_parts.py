@@ -26,7 +26,7 @@ def with_parts(
     how: Preprocess,
     known: Calibration,
 ) -> Prediction:
-    """Returns the prediction of a picture's worst part, with all parts of the picture.
+    """Return the prediction of a picture's worst part, with all parts of the picture.
 
     Args:
         found: The prediction of the worst part.

@@ -61,7 +61,7 @@ def stream_predictions(
     batch: int | None,
     tiled: bool,
 ) -> Iterator[Judged]:
-    """Yields the results of `judge` on pictures, in their order (`Predictor.stream`).
+    """Yield the results of `judge` on pictures, in their order (`Predictor.stream`).
 
     Args:
         pictures: Pictures, or their numbers.
@@ -101,7 +101,7 @@ def _prefetch(
     ahead: int,
     may_go_on: Callable[[T], bool],
 ) -> Iterator[T]:
-    """Yields results of `work` in order, computed ahead in threads.
+    """Yield results of `work` in order, computed ahead in threads.
 
     Args:
         sources: Arguments of `work`.
@@ -137,7 +137,7 @@ def collect_predictions(
     pictures: PictureSource | list[PictureSource],
     stream: Callable[[list[PictureSource]], Iterator[SourceResult]],
 ) -> Prediction | list[Prediction]:
-    """Returns the prediction of one picture, or a list for a list or a batch `[B, H, W, 3]`.
+    """Return the prediction of one picture, or a list for a list or a batch `[B, H, W, 3]`.
 
     Raises:
         InputError: A picture cannot be read.
@@ -160,7 +160,7 @@ def _prediction_or_raise(result: Prediction | InputError) -> Prediction:
 def memory_errors(
     batch: Sequence[tuple[PictureSource, LoadResult]], error: MemoryError
 ) -> list[SourceResult]:
-    """Returns an error for each picture of a batch that memory does not suffice for."""
+    """Return an error for each picture of a batch that memory does not suffice for."""
     return [
         (
             source,
@@ -171,7 +171,7 @@ def memory_errors(
 
 
 def resolve_pictures(pictures: Iterable[PictureSource] | PictureSource) -> Iterable[PictureSource]:
-    """Returns the pictures of `stream`'s argument: a folder's, a single picture, or any number of them."""
+    """Return the pictures of `stream`'s argument: a folder's, a single picture, or any number of them."""
     if isinstance(pictures, str | os.PathLike):
         return list_pictures(pictures)
     if isinstance(pictures, bytes | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
@@ -188,7 +188,7 @@ def read_picture(
     leave_out: Collection[str] = (),
     read: Callable[[PictureSource], NDArray[Any]] = decode,
 ) -> NDArray[Any]:
-    """Decodes a picture.
+    """Decode a picture.
 
     Args:
         source: The picture.
@@ -207,12 +207,12 @@ def read_picture(
 
 
 def reading_error(error: Exception, source: PictureSource) -> InputError:
-    """Returns the InputError that says why a picture cannot be read."""
+    """Return the InputError that says why a picture cannot be read."""
     return error if isinstance(error, InputError) else InputError(error_reason(error, source_name(source)))
 
 
 def from_bgr(source: PictureSource) -> NDArray[Any]:
-    """Converts a picture of OpenCV, [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, to RGB order."""
+    """Convert a picture of OpenCV, [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, to RGB order."""
     if not isinstance(source, np.ndarray):
         raise InputError(f"bgr=True is for numpy arrays, not for {type(source).__name__}: leave it out")
     if source.ndim != 3 or source.shape[2] not in (3, 4):

@@ -18,7 +18,7 @@ StreamArguments = ParamSpec("StreamArguments")
 
 
 def tolerator(model: Predictor | Router, tolerances: Tolerances) -> Tolerate:
-    """Returns a function that applies tolerances to a prediction of a model.
+    """Return a function that applies tolerances to a prediction of a model.
 
     Raises:
         InputError: A rule is for a kind that the model does not name.
@@ -50,7 +50,7 @@ def tolerating(
     stream: Callable[StreamArguments, Iterator[SourceResult]],
     tolerances: Tolerances,
 ) -> Callable[StreamArguments, Iterator[SourceResult]]:
-    """Returns a model's `stream` with the tolerances applied to its predictions.
+    """Return a model's `stream` with the tolerances applied to its predictions.
 
     Raises:
         InputError: A rule is for a kind that the model does not name, or the model decides on parts in views.

@@ -44,7 +44,7 @@ class Advice(NamedTuple):
     reason: str
 
     def line(self) -> str:
-        """Returns the reason and the step in one line."""
+        """Return the reason and the step in one line."""
         return f"{self.reason}: {self.step}"
 
 
@@ -66,7 +66,7 @@ def advice(
     remedies: Sequence[str] = (),
     blind: str = "",
 ) -> list[Advice]:
-    """Returns the steps that help most, at most three, the best first.
+    """Return the steps that help most, at most three, the best first.
 
     Args:
         lies: `--align` that good parts need; None: they lie alike, or are aligned already.
@@ -134,7 +134,7 @@ def _steps_to_learn_more(learnt: int, missing: str, rate: float) -> list[Advice]
 
 
 def join_words(words: Sequence[str]) -> str:
-    """Joins alternatives: "a, b or c"."""
+    """Join alternatives: "a, b or c"."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
 
@@ -142,7 +142,7 @@ def join_words(words: Sequence[str]) -> str:
 def remedies(
     *, learnt: int, pictures: Sequence[Size], network: Size | None, accurate: bool, tried: bool
 ) -> list[str]:
-    """Returns steps that may help a model that does not see the defects, the likeliest first.
+    """Return steps that may help a model that does not see the defects, the likeliest first.
 
     Args:
         learnt: Number of good parts that it learnt from.
@@ -163,7 +163,7 @@ def remedies(
 def looser_rate(
     decided: Sequence[tuple[bool, bool, float]], rates: Sequence[float], auroc: float | None
 ) -> Advice | None:
-    """Advises a higher false-alarm rate where scores separate good from defective and decisions do not.
+    """Advise a higher false-alarm rate where scores separate good from defective and decisions do not.
 
     Args:
         decided: Of each test picture, or part: whether it is defective, whether it is called anomalous, and
@@ -202,7 +202,7 @@ def looser_rate(
 
 
 def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
-    """Returns whether most pictures are scaled down to the default size.
+    """Return whether most pictures are scaled down to the default size.
 
     A larger size, which a search tries, shows more. Sides are rounded to the network's step: a few percent
     less do not count.
@@ -213,7 +213,7 @@ def is_reduced(pictures: Sequence[Size], network: Size | None) -> bool:
 
 
 def _smaller_view(marks: Sequence[float], pictures: Sequence[Size], network: Size) -> Advice | None:
-    """Advises `--min-defect` where missed defects are too small at the network to be found."""
+    """Advise `--min-defect` where missed defects are too small at the network to be found."""
     usual = sorted(marks)[int(SMALL_SHARE * (len(marks) - 1))]
     left = min(pixels_left(usual, size, network) for size in pictures)
     wanted = max(1, math.floor(usual))

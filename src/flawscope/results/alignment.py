@@ -75,7 +75,7 @@ class Alignment:
         progress: Callable[[int, int], None],
         several: bool = False,
     ) -> Alignment:
-        """Learns the reference from good pictures, and finds the parts in all.
+        """Learn the reference from good pictures, and find the parts in all.
 
         Pictures that cannot be read are left out.
 
@@ -117,7 +117,7 @@ class Alignment:
     def _learn_several(
         cls, known: Sequence[Path], small: Mapping[Path, NDArray[np.float32]], kind: PoseKind, root: Path
     ) -> Alignment:
-        """Learns the reference from good pictures of several parts each, and finds the parts in all."""
+        """Learn the reference from good pictures of several parts each, and find the parts in all."""
 
         def reduced(i: int, side: int) -> NDArray[np.float32]:
             return Preprocess().small(decode(known[i]), side)
@@ -164,7 +164,7 @@ class Alignment:
         return f"{what} in {len(self.poses) - len(self.lost)} of {len(self.poses)} pictures"
 
     def to_dict(self) -> Json:
-        """Returns values that JSON knows."""
+        """Return values that JSON knows."""
         document: Json = {
             "kind": self.reference.kind,
             "period": self.reference.period,
@@ -188,7 +188,7 @@ class Alignment:
         return {"part_found": not found.problem, "part_pose": poses[0] if poses else None}
 
     def drawings(self) -> Iterator[tuple[NDArray[np.uint8], str, str]]:
-        """Yields drawings [H, W, 3], each with a name and a remark.
+        """Yield drawings [H, W, 3], each with a name and a remark.
 
         The reference comes first. Pictures with the squares around their parts follow: those without a part
         first, then the farthest from the reference.

@@ -21,7 +21,7 @@ class ProductCounts(MismatchDetector):
     anomalous_by_product: Counter[str] = field(default_factory=Counter)
 
     def add(self, prediction: Prediction) -> None:
-        """Adds a prediction, and counts its picture for its product."""
+        """Add a prediction, and count its picture for its product."""
         super().add(prediction)
         self.pictures_by_product[prediction.product_name] += 1
         self.anomalous_by_product[prediction.product_name] += prediction.decision == "anomalous"

@@ -91,7 +91,7 @@ def colour_map(values: Values, low: float, high: float) -> Pixels:
 
 
 def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity: float = 0.5) -> Pixels:
-    """Returns the map `values` [H, W] over the photo [H, W, 3] uint8.
+    """Return the map `values` [H, W] over the photo [H, W, 3] uint8.
 
     It is invisible at `low`, has the `opacity` (0..1) in the middle, which is the mask threshold, and is
     nearly invisible again at `high` and above: a defect shows inside its halo.
@@ -136,7 +136,7 @@ def contour(
     *,
     dashed: bool = False,
 ) -> Pixels:
-    """Returns a copy of the picture with a line just outside the mask's edge and a dark rim around the line.
+    """Return a copy of the picture with a line just outside the mask's edge and a dark rim around the line.
 
     Args:
         picture: The picture.
@@ -204,7 +204,7 @@ class Square(NamedTuple):
 
 
 def draw_squares(picture: Pixels, squares: Sequence[Square]) -> Pixels:
-    """Returns a copy of the picture [H, W, 3] with squares and their texts.
+    """Return a copy of the picture [H, W, 3] with squares and their texts.
 
     A dot marks the first corner: it shows turn and side.
     """
@@ -240,7 +240,7 @@ def _text_place(
 
 
 def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> Pixels:
-    """Returns the picture [H, W, 3] with a name at each place (x, y), below and to the right of it."""
+    """Return the picture [H, W, 3] with a name at each place (x, y), below and to the right of it."""
     if not places:
         return picture
     image = Image.fromarray(picture)
@@ -255,7 +255,7 @@ def draw_names(picture: Pixels, places: Sequence[tuple[float, float, str]]) -> P
 
 
 def draw_note(picture: Pixels, words: str, squares: Sequence[Square] = ()) -> Pixels:
-    """Returns the picture [H, W, 3] with a text in a corner; an empty text leaves it as it is.
+    """Return the picture [H, W, 3] with a text in a corner; an empty text leaves it as it is.
 
     The corner is the one where the text covers the least of the squares, the upper left one where all are
     equal. A longer text takes two small lines, and is cut at their end.
@@ -295,7 +295,7 @@ def _covered(box: tuple[float, float, float, float], squares: Sequence[Square]) 
 
 
 def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
-    """Returns the pixels of a line [H, W] bool that are drawn: dashes of a length; of short lines all.
+    """Return the pixels of a line [H, W] bool that are drawn: dashes of a length; of short lines all.
 
     The dashes are squares of a chequerboard. It is turned: no line along an edge or a diagonal of the picture
     stays on squares of the same kind.
@@ -315,7 +315,7 @@ def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
 
 
 def fit_into(image: Drawable, cell: tuple[int, int]) -> Image.Image:
-    """Scales an image to fit into `cell` (height, width), proportions kept; RGB."""
+    """Scale an image to fit into `cell` (height, width), proportions kept; RGB."""
     image = _as_image(image)
     scale = min(cell[0] / image.height, cell[1] / image.width)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -327,18 +327,18 @@ def fit_into(image: Drawable, cell: tuple[int, int]) -> Image.Image:
 
 
 def shrink_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Shrinks a mask [H, W] to `size`: a region smaller than a pixel there becomes a pixel."""
+    """Shrink a mask [H, W] to `size`: a region smaller than a pixel there becomes a pixel."""
     grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BOX)) > 0
 
 
 def save_png(path: str | os.PathLike[str] | IO[bytes], picture: Drawable) -> None:
-    """Writes a picture as 8-bit PNG, to a path or an open file. FlawscopeError if it cannot be written."""
+    """Write a picture as 8-bit PNG, to a path or an open file. FlawscopeError if it cannot be written."""
     _save(_as_image(picture), path, "PNG", compress_level=2)
 
 
 def save_map(path: Path, values: Values, low: float, high: float) -> None:
-    """Writes a map [H, W] in the format of the path's suffix. OSError or FlawscopeError if it cannot be.
+    """Write a map [H, W] in the format of the path's suffix. OSError or FlawscopeError if it cannot be.
 
     .png: 16-bit grey, 0 at `low` and below, 65535 at `high` and above, linear between. .tiff: unscaled
     float32, the layout that MVTec's evaluation code reads. .npy: unscaled float32.
@@ -402,5 +402,5 @@ def _as_image(image: Drawable) -> Image.Image:
 
 @functools.lru_cache(maxsize=8)
 def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Returns Pillow's own font in a size in pixels."""
+    """Return Pillow's own font in a size in pixels."""
     return ImageFont.load_default(size=size)

@@ -90,7 +90,7 @@ class Workbook:
             self.add_sheet(name, columns)
 
     def add_sheet(self, name: str, columns: Sequence[Column], place: int | None = None) -> None:
-        """Adds a sheet, at the end or at a place."""
+        """Add a sheet, at the end or at a place."""
         from openpyxl.styles import Font
         from openpyxl.utils import get_column_letter
 
@@ -105,7 +105,7 @@ class Workbook:
         sheet.append(cells)
 
     def add(self, name: str, values: Sequence[object]) -> None:
-        """Adds a row to a sheet.
+        """Add a row to a sheet.
 
         The row that fills the sheet says instead that there are more; later rows are left out.
         """
@@ -123,7 +123,7 @@ class Workbook:
         return self._rows[name] > MAX_ROWS
 
     def save(self, file: IO[bytes]) -> None:
-        """Writes the workbook, once."""
+        """Write the workbook, once."""
         from openpyxl.utils import get_column_letter
 
         for name, columns in self._columns.items():
@@ -153,7 +153,7 @@ class Workbook:
 
 
 def _format_cell(cell: WriteOnlyCell, content: object, number_format: str) -> None:
-    """Gives a verdict its colour, and a number its form."""
+    """Give a verdict its colour, and a number its form."""
     if isinstance(content, str):
         if content in VERDICT_STYLES:
             cell.style = VERDICT_STYLES[content]
@@ -176,7 +176,7 @@ def _shown(value: object) -> str:
 
 
 def encode_workbook(rows: Sequence[Sequence[object]]) -> bytes:
-    """Encodes a workbook with one sheet of these rows, the heading first."""
+    """Encode a workbook with one sheet of these rows, the heading first."""
     book = Workbook({SHEET: fitting_columns(rows)})
     file = io.BytesIO()
     for row in rows[1:]:
@@ -186,7 +186,7 @@ def encode_workbook(rows: Sequence[Sequence[object]]) -> bytes:
 
 
 def write_table(path: Path, rows: Iterable[Sequence[object]], *, decimal_comma: bool = False) -> None:
-    """Writes a table, .csv or .xlsx, whole or not at all."""
+    """Write a table, .csv or .xlsx, whole or not at all."""
     if path.suffix.lower() == EXCEL_SUFFIX:
         data = encode_workbook([*rows])
     else:

@@ -40,7 +40,7 @@ Reason = Mapping[str, Value]
 
 
 def describe_reasons(reasons: Sequence[Reason]) -> str:
-    """Says reasons in one line of English."""
+    """Say reasons in one line of English."""
 
     def shown(value: Value) -> object:
         return REGION if value is None else f"{value:.4g}" if isinstance(value, float) else value
@@ -76,12 +76,12 @@ class Finding:
         return self.code in BEYOND_PROMISE and not self.decides
 
     def to_dict(self) -> Json:
-        """Returns the fields by their names, as JSON knows them."""
+        """Return the fields by their names, as JSON knows them."""
         return {**asdict(self), "reasons": [*self.reasons]}
 
 
 def severity_text(severity: float) -> str:
-    """Returns a severity for a person: a number, or a dash where only a finding decides."""
+    """Return a severity for a person: a number, or a dash where only a finding decides."""
     return "-" if severity == MIN_ANOMALOUS_SEVERITY else f"{severity:+.1f}"
 
 
@@ -93,7 +93,7 @@ class Decision(NamedTuple):
     is_anomalous: bool
 
     def after(self, findings: Sequence[Finding]) -> Decision:
-        """Returns the decision after these findings."""
+        """Return the decision after these findings."""
         deciding = [finding for finding in findings if finding.decides]
         if not deciding:
             return self
@@ -120,7 +120,7 @@ BEYOND_TOLERANCE = "beyond_tolerance"
 
 
 def part_not_found(p_value: float | None) -> Finding:
-    """Returns the finding that the part is not in a picture, which is not good.
+    """Return the finding that the part is not in a picture, which is not good.
 
     `p_value` is that of the most similar place; None: not known.
     """
@@ -128,7 +128,7 @@ def part_not_found(p_value: float | None) -> Finding:
 
 
 def wrong_count(words: str, p_value: float | None) -> Finding:
-    """Returns the finding on another number of parts, or on other objects.
+    """Return the finding on another number of parts, or on other objects.
 
     Args:
         words: How the numbers differ.
@@ -148,7 +148,7 @@ def outside_light() -> Finding:
 
 
 def other_form(words: str, decides: bool) -> Finding:
-    """Returns the finding that the picture has another form or size than those learnt from.
+    """Return the finding that the picture has another form or size than those learnt from.
 
     Args:
         words: How they differ.
@@ -159,12 +159,12 @@ def other_form(words: str, decides: bool) -> Finding:
 
 
 def view_exchanged(view: str, shown: str) -> Finding:
-    """Returns the finding that the picture of a view shows another: nobody has looked at its own."""
+    """Return the finding that the picture of a view shows another: nobody has looked at its own."""
     return Finding(VIEW_EXCHANGED, f"named as view {view}, looks like {shown}", decides=True)
 
 
 def same_picture(first: str, second: str) -> Finding:
-    """Returns the finding that two views of a part have one picture: nobody has looked at one of them."""
+    """Return the finding that two views of a part have one picture: nobody has looked at one of them."""
     return Finding(SAME_PICTURE, f"{first} and {second} are the same picture", decides=True)
 
 
@@ -174,7 +174,7 @@ def shown_part(words: str, is_incomplete: bool) -> Finding:
 
 
 def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Finding:
-    """Returns the finding whether a person's rules tolerate an anomalous picture, and why.
+    """Return the finding whether a person's rules tolerate an anomalous picture, and why.
 
     Args:
         within: Whether they tolerate it.
@@ -187,7 +187,7 @@ def tolerance_finding(within: bool, reasons: Sequence[Reason], rules: str) -> Fi
 
 
 def no_product(name: str, p_value: float | None) -> Finding:
-    """Returns the finding that a picture shows none of the products, and is not good.
+    """Return the finding that a picture shows none of the products, and is not good.
 
     Args:
         name: Name of no product.
@@ -198,7 +198,7 @@ def no_product(name: str, p_value: float | None) -> Finding:
 
 
 def measure_places(regions: Sequence[Region]) -> Json:
-    """Returns the number of regions, and size and centre of the largest, as columns of a table."""
+    """Return the number of regions, and size and centre of the largest, as columns of a table."""
     if not regions:
         return {"places": 0}
     largest = max(regions, key=lambda region: region.longer_side)

@@ -57,7 +57,7 @@ class RenderedPrediction(NamedTuple):
 
     @classmethod
     def render(cls, source: PictureSource, prediction: Prediction) -> RenderedPrediction:
-        """Draws a prediction. InputError or MemoryError where the picture cannot be read again."""
+        """Draw a prediction. InputError or MemoryError where the picture cannot be read again."""
         shown = displayed(source)
         factor = MAX_SIDE / max(shown.shape[:2])
         if factor < 1:
@@ -67,7 +67,7 @@ class RenderedPrediction(NamedTuple):
 
     @property
     def overlay(self) -> Pixels:
-        """Returns the heat map with outlines, and with the findings in a note."""
+        """Return the heat map with outlines, and with the findings in a note."""
         return self.prediction.with_note(drawing.contour(self.heat, self.marked, self.colour))
 
 
@@ -103,7 +103,7 @@ class PictureWriter:
         self._sharing = None if inputs is None else Counter(_folded(self._stem(path)) for path in inputs)
 
     def add(self, path: Path, prediction: Prediction, source: PictureSource | None = None) -> None:
-        """Writes the picture's overlay, map and mask.
+        """Write the picture's overlay, map and mask.
 
         Args:
             path: File of the picture.
@@ -147,7 +147,7 @@ class PictureWriter:
         self.own.path("maps/scale.json").write_text(f"{text}\n", encoding="utf-8")
 
     def name(self, path: Path) -> str:
-        """Returns the name of a picture's results, which no other picture has, in upper or lower case.
+        """Return the name of a picture's results, which no other picture has, in upper or lower case.
 
         It has no suffix, unless pictures share a name but for it, such as a.png and a.jpg. Where this is not
         known yet, only a PNG's suffix is left off.
@@ -163,7 +163,7 @@ class PictureWriter:
         return name
 
     def _stem(self, path: Path) -> str:
-        """Returns the picture's path below the root or the working folder, without its suffix.
+        """Return the picture's path below the root or the working folder, without its suffix.
 
         For a picture elsewhere it is its folder's name and its own: a path never leads out of the output
         folder.
@@ -177,12 +177,12 @@ class PictureWriter:
 
 
 def _folded(name: str) -> str:
-    """Returns the name as a file system compares it that ignores case and the form of an umlaut."""
+    """Return the name as a file system compares it that ignores case and the form of an umlaut."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _short(name: str) -> str:
-    """Returns the name; where it would be too long for a file, a hash replaces its end."""
+    """Return the name; where it would be too long for a file, a hash replaces its end."""
     folder, _, last = name.rpartition("/")
     encoded = os.fsencode(last)
     if len(encoded) <= MAX_NAME_BYTES:

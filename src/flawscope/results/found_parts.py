@@ -61,7 +61,7 @@ class FoundParts:
     wrong: str = ""
 
     def findings(self, p_value: float | None) -> tuple[Finding, ...]:
-        """Returns the finding on wrong numbers of parts, else on the parts that make the picture anomalous.
+        """Return the finding on wrong numbers of parts, else on the parts that make the picture anomalous.
 
         Args:
             p_value: How often those of a good picture are counted wrong; None: not known.
@@ -74,7 +74,7 @@ class FoundParts:
         return (anomalous_parts(words),) if bad else ()
 
     def squares(self) -> list[drawing.Square]:
-        """Returns squares around the parts, with their numbers, and boxes around other objects.
+        """Return squares around the parts, with their numbers, and boxes around other objects.
 
         Anomalous parts and other objects have a colour of their own.
         """
@@ -88,14 +88,14 @@ class FoundParts:
         return squares
 
     def to_dict(self) -> Json:
-        """Returns values that JSON knows, for `from_dict`."""
+        """Return values that JSON knows, for `from_dict`."""
         data: Json = asdict(self)
         data["objects"] = [[round(at, 1) for at in box] for box in self.objects]
         return data
 
     @classmethod
     def from_dict(cls, data: Json) -> FoundParts:
-        """Reads what `to_dict` returned."""
+        """Read what `to_dict` returned."""
         parts = (
             FoundPart(**{**facts, "part_pose": PartPose(**facts["part_pose"])}) for facts in data["parts"]
         )

@@ -29,7 +29,7 @@ JPEG_QUALITY = 80  # of its JPEG
 
 
 def environment(text_of: Callable[[str], str]) -> Environment:
-    """Returns Jinja's environment: it escapes, and refuses unknown names; `code` shows code in a text.
+    """Return Jinja's environment: it escapes, and refuses unknown names; `code` shows code in a text.
 
     Args:
         text_of: Returns the text of a template by its name.
@@ -63,7 +63,7 @@ def script_json(value: object) -> Markup:
 
 
 def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Scales a picture down to [H, W, 3] of at most `MAX_SIDE` high and wide."""
+    """Scale a picture down to [H, W, 3] of at most `MAX_SIDE` high and wide."""
     image = Image.fromarray(picture)
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     return np.asarray(image)
@@ -91,5 +91,5 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
 
 
 def escape_text(text: str) -> str:
-    """Escapes text for HTML; control characters are shown."""
+    """Escape text for HTML; control characters are shown."""
     return escape(printable(text))

@@ -55,7 +55,7 @@ class LabelledPicture(NamedTuple):
 
 
 def require_own_files(form: str, pictures: Iterable[Path]) -> None:
-    """Raises InputError where two pictures would share a file of labels.
+    """Raise InputError where two pictures would share a file of labels.
 
     The tools of YOLO and LabelMe look for it by the picture's name without the suffix.
     """
@@ -98,14 +98,14 @@ class LabelWriter:
         self._pictures: list[LabelledPicture] = []
 
     def add(self, prediction: Prediction) -> None:
-        """Adds a picture, with the marked regions of an anomalous one; a good one has none."""
+        """Add a picture, with the marked regions of an anomalous one; a good one has none."""
         regions = list(marked_regions(prediction)) if prediction.is_anomalous else []
         path = Path(os.path.abspath(prediction.path or "picture"))
         size = prediction.geometry.picture_size
         self._pictures.append(LabelledPicture(path, size, prediction.p_value, regions))
 
     def finish(self) -> None:
-        """Writes the files. FlawscopeError: one cannot be written, or two pictures would share it."""
+        """Write the files. FlawscopeError: one cannot be written, or two pictures would share it."""
         require_own_files(self.form, (picture.name for picture in self._pictures if picture.regions))
         pictures = _below_common_folder(self._pictures)
         if self.form == "yolo":
@@ -148,7 +148,7 @@ class LabelWriter:
 def coco_document(
     pictures: Iterable[tuple[str, tuple[int, ...], Iterable[Json]]],
 ) -> Json:
-    """Returns the COCO data set of pictures.
+    """Return the COCO data set of pictures.
 
     Args:
         pictures: Name, size (H, W) and marks of each; a mark has all of an annotation except its numbers.
@@ -205,7 +205,7 @@ def _task(picture: LabelledPicture) -> Json:
 
 
 def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
-    """Yields the 8-connected regions of the mask at the picture's size."""
+    """Yield the 8-connected regions of the mask at the picture's size."""
     from scipy import ndimage
 
     values = prediction.picture_map()
@@ -217,7 +217,7 @@ def marked_regions(prediction: Prediction) -> Iterator[LabelledRegion]:
 
 
 def trace_outline(mask: NDArray[np.bool_]) -> Polygon:
-    """Traces the outline of a mask as one polygon, within `TOLERANCE`.
+    """Trace the outline of a mask as one polygon, within `TOLERANCE`.
 
     Holes, and pieces that only touch at a corner, are joined by a line there and back: filling by the
     even-odd rule gives the mask.
@@ -229,7 +229,7 @@ def trace_outline(mask: NDArray[np.bool_]) -> Polygon:
 
 
 def _loops(mask: NDArray[np.bool_]) -> Iterator[Polygon]:
-    """Yields the closed lines between marked pixels and others, clockwise around marked ones."""
+    """Yield the closed lines between marked pixels and others, clockwise around marked ones."""
     padded = np.pad(mask, 1)
     ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for (dy, dx), (x0, y0, x1, y1) in _SIDES.items():

@@ -51,12 +51,12 @@ class PartPrediction:
     near: bool = False
 
     def called_anomalous(self) -> PartPrediction:
-        """Returns the decision where something else than the scores makes the part anomalous."""
+        """Return the decision where something else than the scores makes the part anomalous."""
         severity = max(self.severity, MIN_ANOMALOUS_SEVERITY)
         return replace(self, is_anomalous=True, severity=severity, near=False)
 
     def pictures(self) -> dict[str, Prediction]:
-        """Returns the predictions of the views by their names, each with the decision on the part.
+        """Return the predictions of the views by their names, each with the decision on the part.
 
         A picture of a good part is not anomalous. Scores and maps are the pictures' own.
         """

@@ -54,7 +54,7 @@ MISSED = "missed"
 
 
 def outcome(anomalous: bool, called: bool) -> str:
-    """Compares a decision with the truth: right, missed or false alarm."""
+    """Compare a decision with the truth: right, missed or false alarm."""
     if anomalous == called:
         return RIGHT
     return MISSED if anomalous else FALSE_ALARM
@@ -84,7 +84,7 @@ class ScoreLevels:
         return doubted_level(self.colour_range[0], self.mask_threshold)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Returns the regions marked in a map [H, W] at any size, NaN where the network does not look.
+        """Return the regions marked in a map [H, W] at any size, NaN where the network does not look.
 
         Of each 8-connected region above the mask threshold, the pixels are marked that are at least `outline`
         of the way from the level of good pictures (the dark end of the colours) to the region's peak nearby.
@@ -182,7 +182,7 @@ class Prediction:
     near: bool = False
 
     def noticing(self, *findings: Finding) -> Prediction:
-        """Returns the prediction with these findings after its own, and what they do to the decision."""
+        """Return the prediction with these findings after its own, and what they do to the decision."""
         decision = Decision(self.p_value, self.severity, self.is_anomalous).after(findings)
         near = self.near and not decision.is_anomalous
         return replace(self, findings=(*self.findings, *findings), near=near, **decision._asdict())
@@ -253,7 +253,7 @@ class Prediction:
         return self.outlined(self.map)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Returns the regions marked in this picture's map at any size (`ScoreLevels.outlined`)."""
+        """Return the regions marked in this picture's map at any size (`ScoreLevels.outlined`)."""
         return self.levels.outlined(values)
 
     @property
@@ -305,7 +305,7 @@ class Prediction:
         return [found[id(rows)] for rows, _ in self.doubted_pixels]
 
     def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-        """Returns the map at the picture's size, or over the picture scaled to `size` (height, width).
+        """Return the map at the picture's size, or over the picture scaled to `size` (height, width).
 
         It is NaN where the network does not look. It takes 4 bytes a pixel, and is computed by each call.
         """
@@ -316,7 +316,7 @@ class Prediction:
         return self.outlined(self.picture_map())
 
     def over(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_], drawing.Colour]:
-        """Returns the heat map over a picture, the marked pixels, and the colour of their outline.
+        """Return the heat map over a picture, the marked pixels, and the colour of their outline.
 
         Args:
             picture: [H, W, 3], the picture at any size.
@@ -332,7 +332,7 @@ class Prediction:
         return named, marked, drawing.outline_colour(self.is_tolerated)
 
     def _named_places(self, size: tuple[int, int]) -> list[tuple[float, float, str]]:
-        """Returns the lower left corners x, y of the strongest regions' boxes, each with the region's kinds.
+        """Return the lower left corners x, y of the strongest regions' boxes, each with the region's kinds.
 
         They are in pixels of the picture scaled to (H, W). There are none where the model names no kinds.
         """
@@ -380,7 +380,7 @@ class Prediction:
         return [square.scaled(size[1] / width, size[0] / height) for square in found]
 
     def with_note(self, drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Returns a drawing [H, W, 3] of the picture with the remark, beside its parts if there is room."""
+        """Return a drawing [H, W, 3] of the picture with the remark, beside its parts if there is room."""
         return drawing.draw_note(drawn, self.remark, self.squares((drawn.shape[0], drawn.shape[1])))
 
     def draw(self, picture: PictureSource | None = None) -> NDArray[np.uint8]:
@@ -459,7 +459,7 @@ def _regions_html(regions: Sequence[Region]) -> str:
 
 
 def prediction_html(prediction: Prediction, caption: str = "") -> str:
-    """Returns HTML with the picture, its heat map and the decision.
+    """Return HTML with the picture, its heat map and the decision.
 
     The heat map is alone where the picture cannot be read. `caption` stands beside the decision.
     """
@@ -549,7 +549,7 @@ class MismatchDetector:
     shifts: deque[FeatureValues] = field(default_factory=lambda: deque(maxlen=MAX_REMEMBERED))
 
     def add(self, prediction: Prediction) -> None:
-        """Adds a prediction, and counts it."""
+        """Add a prediction, and count it."""
         self.count += 1
         self.anomalous += prediction.is_anomalous and not prediction.is_tolerated
         self.tolerated += prediction.is_tolerated

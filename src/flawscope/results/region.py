@@ -29,7 +29,7 @@ class KindSet(NamedTuple):
 
 
 def describe_kinds(kinds: Sequence[str]) -> str:
-    """Says the kinds that a region may be of, such as "scratch or dent"."""
+    """Say the kinds that a region may be of, such as "scratch or dent"."""
     return " or ".join(kinds) or "something new"
 
 
@@ -109,7 +109,7 @@ class Region:
 
 
 def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry) -> Json:
-    """Measures a region, of a map's pixels [N]; empty where the length of the picture's pixels is not known.
+    """Measure a region, of a map's pixels [N]; empty where the length of the picture's pixels is not known.
 
     Length and width are the sides of the smallest rectangle around the pixels, whole with their corners, in
     the picture: at no angle too small, and too large by about a pixel of the map. Rows come in order.
@@ -129,7 +129,7 @@ def measure_region(rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: 
 def bound_sizes(
     rows: NDArray[np.intp], columns: NDArray[np.intp], geometry: Geometry, bounds: SizeBounds
 ) -> Json:
-    """Returns bounds of the defect's size within a place that the map doubts, as entries of `Region`.
+    """Return bounds of the defect's size within a place that the map doubts, as entries of `Region`.
 
     They are empty where the length of the picture's pixels is not known.
 

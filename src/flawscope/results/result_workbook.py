@@ -108,7 +108,7 @@ class ResultWorkbook:
         return Workbook({JUDGED: judged, PLACES: PLACE_COLUMNS, TOTALS: totals})
 
     def add(self, values: Mapping[str, object], places: Iterable[tuple[str, Region]], link: str = "") -> None:
-        """Adds the row of a judged picture, and the rows of its places.
+        """Add the row of a judged picture, and the rows of its places.
 
         Args:
             values: Values by their names.
@@ -130,7 +130,7 @@ class ResultWorkbook:
         return self.book.is_full(JUDGED)
 
     def save(self, file: IO[bytes], totals: Totals, parts: Sequence[Sequence[object]] = ()) -> None:
-        """Writes the workbook, once.
+        """Write the workbook, once.
 
         Args:
             file: File to write to.
@@ -151,7 +151,7 @@ def _linked(text: object, link: str) -> object:
 
 
 def file_link(path: str, folder: Path) -> str:
-    """Returns the link from a workbook in a folder to a file; empty where no file is there.
+    """Return the link from a workbook in a folder to a file; empty where no file is there.
 
     It is relative where possible: both can be moved together.
     """
@@ -175,7 +175,7 @@ class ExcelTable:
         self.book = ResultWorkbook((*table_columns(model=model, **columns), "remark"))
 
     def add_result(self, result: Prediction | Unjudged, link: str = "") -> None:
-        """Adds the row of an input, a row for each of several parts in it, and its places.
+        """Add the row of an input, a row for each of several parts in it, and its places.
 
         Args:
             result: The input's prediction, or why it was not judged.
@@ -194,13 +194,13 @@ class ExcelTable:
             raise write_error(self.path, error) from None
 
     def close(self, totals: Totals = (), parts: Sequence[Sequence[object]] = ()) -> None:
-        """Writes the file; totals and parts as `ResultWorkbook.save` takes them."""
+        """Write the file; totals and parts as `ResultWorkbook.save` takes them."""
         with atomic_write(self.path) as file:
             self.book.save(file, totals, parts)
 
 
 def open_table(path: str, *, decimal_comma: bool, **form: Unpack[TableForm]) -> TableWriter | ExcelTable:
-    """Opens a table of results, .csv or .xlsx, to write.
+    """Open a table of results, .csv or .xlsx, to write.
 
     Args:
         path: File of the table.
@@ -230,7 +230,7 @@ FACTS = {
 
 
 def run_totals(facts: Facts) -> list[tuple[str, object]]:
-    """Returns the totals of a run by their names for the workbook, from the facts of its summary."""
+    """Return the totals of a run by their names for the workbook, from the facts of its summary."""
     bad = facts["anomalous"] + facts.get("within_tolerance", 0)
     known = {**facts, "good": facts["judged"] - bad}
     found = [(word, known[name]) for name, word in FACTS.items() if known.get(name) is not None]

@@ -32,7 +32,7 @@ MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most
 
 
 def earlier_product(folder: Path) -> str:
-    """Returns the product whose model wrote the results in a folder, by their summary.
+    """Return the product whose model wrote the results in a folder, by their summary.
 
     It is empty where there are none, or the product is not known.
     """
@@ -72,7 +72,7 @@ class WriteErrors:
 
     @contextmanager
     def collect(self, kind: str) -> Iterator[None]:
-        """Catches a FlawscopeError of a file. `kind` is the kind of file, such as "row" or "picture"."""
+        """Catch a FlawscopeError of a file. `kind` is the kind of file, such as "row" or "picture"."""
         try:
             yield
         except FlawscopeError as error:
@@ -92,7 +92,7 @@ class WriteErrors:
         return is_new
 
     def lines(self) -> list[str]:
-        """Returns a line on how many files of which kind could not be written; none: all are there."""
+        """Return a line on how many files of which kind could not be written; none: all are there."""
         missing = [pluralize(count, kind) for kind, count in self.counts.items() if count]
         return [f"could not be written: {', '.join(missing)}; all others are there"] if missing else []
 
@@ -134,7 +134,7 @@ class ResultsFolder:
         self._count = self._bytes = 0
 
     def add_details(self, result: Prediction | Unjudged) -> None:
-        """Writes an input's JSON file; its row is the table's. FlawscopeError: it cannot be written."""
+        """Write an input's JSON file; its row is the table's. FlawscopeError: it cannot be written."""
         if isinstance(result, Prediction):
             self._keep_severest(result)
         name = self.pictures.name(Path(result.path or "picture"))
@@ -145,7 +145,7 @@ class ResultsFolder:
             raise write_error(path, error) from None
 
     def add_to_workbook(self, result: Prediction | Unjudged) -> None:
-        """Adds an input to the workbook, with a link to its overlay where one is written. FlawscopeError."""
+        """Add an input to the workbook, with a link to its overlay where one is written. FlawscopeError."""
         overlay = f"overlays/{self.pictures.name(Path(result.path or 'picture'))}.png"
         self.workbook.add_result(result, quote(overlay) if overlay in self.own.known else "")
 
@@ -160,7 +160,7 @@ class ResultsFolder:
         return [prediction for _, _, prediction in sorted(self._severe, reverse=True)]
 
     def write_summary(self, facts: Facts) -> None:
-        """Writes the summary, `results.json`."""
+        """Write the summary, `results.json`."""
         with atomic_write(self.own.path(SUMMARY_NAME)) as file:
             file.write(f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())
 

@@ -57,12 +57,12 @@ PartOf = Callable[[str], str]
 
 
 def file_stem(path: str) -> str:
-    """Returns the file's name without its ending: the part's number where there is no other."""
+    """Return the file's name without its ending: the part's number where there is no other."""
     return PurePath(path).stem
 
 
 def file_time(path: str) -> str:
-    """Returns when a file was written last, in local time, 2026-11-22 14:30:00; empty: there is none."""
+    """Return when a file was written last, in local time, 2026-11-22 14:30:00; empty: there is none."""
     try:
         return f"{datetime.fromtimestamp(os.stat(path).st_mtime):%Y-%m-%d %H:%M:%S}"
     except (OSError, ValueError, OverflowError):
@@ -133,7 +133,7 @@ class ResultRow:
     def from_result(
         cls, result: Prediction | Unjudged, *, part_of: PartOf = file_stem, model: str = ""
     ) -> ResultRow:
-        """Returns the row of an input.
+        """Return the row of an input.
 
         Args:
             result: The input's prediction, or why it was not judged.
@@ -170,7 +170,7 @@ class ResultRow:
     def rows(
         cls, result: Prediction | Unjudged, *, part_of: PartOf = file_stem, model: str = ""
     ) -> Iterator[ResultRow]:
-        """Yields the row of an input, then a row for each of several parts in it.
+        """Yield the row of an input, then a row for each of several parts in it.
 
         Args:
             result: The input's prediction, or why it was not judged.
@@ -185,7 +185,7 @@ class ResultRow:
 
     @classmethod
     def part_rows(cls, result: Prediction) -> Iterator[ResultRow]:
-        """Yields a row for each part, where an input has several."""
+        """Yield a row for each part, where an input has several."""
         for part in result.found_parts.parts if result.found_parts else ():
             facts = (part.score, part.p_value, part.severity, part.decision, result.score_threshold)
             pose = _part_columns(PartSearch(part.part_p_value, part.part_pose))
@@ -242,7 +242,7 @@ def table_columns(
 
 
 def csv_line(values: Sequence[object], *, decimal_comma: bool = False) -> str:
-    """Returns a line of a CSV file. `decimal_comma` writes it with semicolons and decimal commas."""
+    """Return a line of a CSV file. `decimal_comma` writes it with semicolons and decimal commas."""
     text = io.StringIO()
     cells = [
         float(f"{value:.{DIGITS}g}") if isinstance(value, float) else csv_cell(value) for value in values
@@ -302,24 +302,24 @@ class TableWriter:
             self._write(self.columns, codecs.BOM_UTF8)
 
     def add_result(self, result: Prediction | Unjudged) -> None:
-        """Adds the row of an input, and one for each of several parts in it."""
+        """Add the row of an input, and one for each of several parts in it."""
         for row in ResultRow.rows(result, part_of=self.part_of, model=self.model):
             self.add(row)
 
     def add(self, row: ResultRow) -> None:
-        """Adds a row. FlawscopeError: the file cannot be written."""
+        """Add a row. FlawscopeError: the file cannot be written."""
         with self._report_errors():
             self._write([getattr(row, name) for name in self.columns])
 
     def close(
         self, totals: Iterable[tuple[str, object]] = (), parts: Sequence[Sequence[object]] = ()
     ) -> None:
-        """Ends the table. `totals` and `parts` are for a workbook (`ExcelTable.close`); CSV only has rows."""
+        """End the table. `totals` and `parts` are for a workbook (`ExcelTable.close`); CSV only has rows."""
         with self._report_errors():
             self.file.close()
 
     def _write(self, values: Sequence[str | float | None], mark: bytes = b"") -> None:
-        """Writes a line, whole or not at all. `mark` stands before it."""
+        """Write a line, whole or not at all. `mark` stands before it."""
         text = csv_line(values, decimal_comma=self.decimal_comma)
         line = mark + text.encode("utf-8", "backslashreplace")
         start = self.file.tell()
@@ -341,7 +341,7 @@ class TableWriter:
 
 
 def read_table(path: str | os.PathLike[str]) -> list[ResultRow]:
-    """Reads the inputs' rows of a `results.csv`, as they were written.
+    """Read the inputs' rows of a `results.csv`, as they were written.
 
     InputError: there is no such file, or it is no table of results.
     """
@@ -379,7 +379,7 @@ def _has_commas(header: str) -> bool:
 
 
 def _parse_row(values: dict[str, str | None], comma: bool) -> ResultRow:
-    """Reads a line of a table. `comma` says that its numbers have a decimal comma."""
+    """Read a line of a table. `comma` says that its numbers have a decimal comma."""
     texts: dict[str, str] = {}
     numbers: dict[str, float | None] = {}
     for column in fields(ResultRow):
@@ -406,7 +406,7 @@ class OutputFiles:
         self.known = set(read_output_list(folder))
 
     def remove_earlier(self, say: Say) -> None:
-        """Removes an earlier run's files; `say` gets a line where the folder is not empty.
+        """Remove an earlier run's files; `say` gets a line where the folder is not empty.
 
         InputError: one cannot be removed, and all are there as before.
         """
@@ -424,7 +424,7 @@ class OutputFiles:
             say(f"{self.folder}: {pluralize(others, 'other file')} left alone")
 
     def _remove_file(self, name: str) -> bool:
-        """Removes a file; False: there is none."""
+        """Remove a file; False: there is none."""
         try:
             (self.folder / name).unlink()
         except FileNotFoundError:
@@ -434,7 +434,7 @@ class OutputFiles:
         return True
 
     def check(self, *names: str) -> None:
-        """Raises InputError where files of an earlier run cannot be replaced; nothing is changed.
+        """Raise InputError where files of an earlier run cannot be replaced; nothing is changed.
 
         It raises it, too, where a name of `names` is that of a file which flawscope did not write.
         """

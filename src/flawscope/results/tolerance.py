@@ -55,11 +55,11 @@ class Measured(NamedTuple):
     bound: float | None
 
     def exceeded(self, kind: str | None) -> Reason:
-        """Says how much larger a region is than the rule allows."""
+        """Say how much larger a region is than the rule allows."""
         return {"code": self.limit, "kind": kind, "size": self.size, "relation": ">", "most": self.most}
 
     def bounded(self, kind: str | None, relation: str) -> Reason:
-        """Says how large a region is, how large it may be, and how large the rule allows."""
+        """Say how large a region is, how large it may be, and how large the rule allows."""
         return {
             "code": f"{self.limit}_at_most",
             "kind": kind,
@@ -111,7 +111,7 @@ class Rule:
         return next(self._measure(region)).bounded(kind, "≤")
 
     def _measure(self, region: Region) -> Iterator[Measured]:
-        """Yields a region's sizes, each with the rule's limit."""
+        """Yield a region's sizes, each with the rule's limit."""
         for limit, (attribute, _) in LIMITS.items():
             most = getattr(self, limit)
             if most is None:
@@ -136,7 +136,7 @@ class Verdict(NamedTuple):
 
     @classmethod
     def beyond(cls, code: str, **values: float) -> Verdict:
-        """Returns the verdict that a picture is not tolerated for a reason, by its code and values."""
+        """Return the verdict that a picture is not tolerated for a reason, by its code and values."""
         return cls(within=False, reasons=({"code": code, **values},))
 
 
@@ -160,7 +160,7 @@ class Tolerances:
 
     @classmethod
     def read(cls, path: Path) -> Tolerances:
-        """Reads a file. InputError: it cannot be read, or a rule is not clear."""
+        """Read a file. InputError: it cannot be read, or a rule is not clear."""
         try:
             content = path.read_bytes()
             data = load_yaml(decode_text(content))
@@ -199,7 +199,7 @@ class Tolerances:
         return {"version": self.version, "sha256": self.sha256}
 
     def judge(self, regions: Sequence[Region], picture_size: tuple[int, int]) -> Verdict:
-        """Judges the regions of an anomalous picture of (H, W) pixels.
+        """Judge the regions of an anomalous picture of (H, W) pixels.
 
         Each region needs a rule for every kind that it may be of.
         """
@@ -233,7 +233,7 @@ class Tolerances:
         return None
 
     def _match(self, regions: Sequence[Region]) -> tuple[dict[tuple[int, str | None], Rule], Reason]:
-        """Finds the first rule that tolerates each region.
+        """Find the first rule that tolerates each region.
 
         Returns:
             The rules by the region's number and kind; and the reason why a rule that would tolerate more
@@ -264,7 +264,7 @@ class Tolerances:
 
 
 def apply_tolerances(found: Prediction, numbers: Array, tolerances: Tolerances) -> Prediction:
-    """Returns an anomalous prediction with the verdict of the rules; a good one stays as it is.
+    """Return an anomalous prediction with the verdict of the rules; a good one stays as it is.
 
     Of several parts each anomalous one is judged by itself.
 
@@ -398,7 +398,7 @@ def _parse_zone(zone: object, place: str, folder: Path, size: tuple[int, int]) -
 
 
 def _read_zone(name: str, place: str, folder: Path, size: tuple[int, int]) -> Mask:
-    """Reads the mask of a zone. InputError where it is not as large as the pictures, or empty."""
+    """Read the mask of a zone. InputError where it is not as large as the pictures, or empty."""
     marked = read_mask(folder / name)
     if marked.shape != size:
         raise InputError(f"{place}: {name} is not as large as the pictures, {size[1]} x {size[0]} pixels")
@@ -408,7 +408,7 @@ def _read_zone(name: str, place: str, folder: Path, size: tuple[int, int]) -> Ma
 
 
 def _number(text: object, kind: type[float]) -> float:
-    """Returns the number that a text gives, with a point or a decimal comma.
+    """Return the number that a text gives, with a point or a decimal comma.
 
     It is NaN for a text without a number, or 0 where `kind` is int and it gives no whole number.
     """
@@ -426,7 +426,7 @@ def _is_name(text: str) -> bool:
 
 
 def _check_keys(data: object, known: Sequence[str], place: str) -> Json:
-    """Returns the keys and values of a document. InputError: it has none, or others than these."""
+    """Return the keys and values of a document. InputError: it has none, or others than these."""
     if not isinstance(data, dict):
         raise InputError(f"{place} is no list of `key: value`: write {', '.join(known)}")
     for key in data:

@@ -52,14 +52,14 @@ def pixel_count(total: int, area: Area, rng: np.random.Generator) -> int:
 
 
 def draw_centre(within: Mask, rng: np.random.Generator) -> tuple[int, int]:
-    """Returns a random True pixel (row, column)."""
+    """Return a random True pixel (row, column)."""
     places = np.flatnonzero(within)
     row, column = divmod(int(places[rng.integers(len(places))]), int(within.shape[1]))
     return row, column
 
 
 def allowed_area(shape: tuple[int, int], foreground: Mask | None) -> Mask:
-    """Returns `foreground`, or all True where it is None or all False. InputError for another size."""
+    """Return `foreground`, or all True where it is None or all False. InputError for another size."""
     if foreground is None or not foreground.any():
         return np.ones(shape, np.bool_)
     if foreground.shape != shape:
@@ -68,7 +68,7 @@ def allowed_area(shape: tuple[int, int], foreground: Mask | None) -> Mask:
 
 
 def bounding_box(mask: Mask, pad: int = 0) -> tuple[slice, slice]:
-    """Returns the smallest window with all of a non-empty `mask`, widened by `pad` within the picture."""
+    """Return the smallest window with all of a non-empty `mask`, widened by `pad` within the picture."""
     rows = np.flatnonzero(mask.any(1))
     columns = np.flatnonzero(mask.any(0))
     return (
@@ -78,7 +78,7 @@ def bounding_box(mask: Mask, pad: int = 0) -> tuple[slice, slice]:
 
 
 def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """Returns Perlin noise turned by up to 90 degrees either way, without empty corners.
+    """Return Perlin noise turned by up to 90 degrees either way, without empty corners.
 
     It is drawn on as few pixels as its cells need and enlarged smoothly while it turns.
     """
@@ -104,7 +104,7 @@ def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.rand
 
 
 def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) -> Mask:
-    """Returns the mask where Perlin noise exceeds `threshold`, as in DRAEM (ICCV 2021), MemSeg and PRN.
+    """Return the mask where Perlin noise exceeds `threshold`, as in DRAEM (ICCV 2021), MemSeg and PRN.
 
     The mask is never empty: where no noise exceeds the threshold, the threshold is lowered below the
     largest value.
@@ -117,7 +117,7 @@ def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) 
 
 
 def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
-    """Returns the mask of islands of Perlin noise above a random threshold.
+    """Return the mask of islands of Perlin noise above a random threshold.
 
     Half of the time all islands are kept, as published; otherwise one to three, like most real defects.
     """
@@ -137,7 +137,7 @@ def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
 
 
 def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: float = 0.35) -> Mask:
-    """Returns the mask of a compact, irregular spot.
+    """Return the mask of a compact, irregular spot.
 
     It is an ellipse of random angle and aspect with a rough edge.
 
@@ -168,13 +168,13 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
 def ellipse(
     x: NDArray[Number], y: NDArray[Number], angle: float, aspect: float
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Returns coordinates along and across an ellipse about (0, 0), scaled to make it a circle."""
+    """Return coordinates along and across an ellipse about (0, 0), scaled to make it a circle."""
     cos, sin = math.cos(angle), math.sin(angle)
     return (x * cos + y * sin) / aspect, (y * cos - x * sin) * aspect
 
 
 def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask) -> Mask:
-    """Returns a connected region of `count` pixels around `seed` with the highest `field` in `allowed`.
+    """Return a connected region of `count` pixels around `seed` with the highest `field` in `allowed`.
 
     It is smaller only where the connected part of `allowed` is. A level set that jumps past `count` (two
     hills merge) is filled up ring by ring instead.
@@ -217,7 +217,7 @@ def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask
 
 
 def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDArray[np.float64]) -> Floats:
-    """Returns the share of every pixel that a line covers, `[H, W]` float32 in 0..1.
+    """Return the share of every pixel that a line covers, `[H, W]` float32 in 0..1.
 
     Args:
         shape: (H, W).
@@ -246,7 +246,7 @@ def line_coverage(shape: tuple[int, ...], path: NDArray[np.float64], widths: NDA
 
 
 def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: float = 0.0) -> Mask:
-    """Returns the mask of a thin bent line: a scratch, a scuff of nearly parallel strokes, or a crack.
+    """Return the mask of a thin bent line: a scratch, a scuff of nearly parallel strokes, or a crack.
 
     With a growing share it becomes longer first, then wider, then there are more strokes.
 
@@ -280,7 +280,7 @@ def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: flo
 
 
 def _curved_path(length: float, jagged: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Returns a gently bent path `[N, 2]` (row, column) of about `length` pixels, its middle at (0, 0)."""
+    """Return a gently bent path `[N, 2]` (row, column) of about `length` pixels, its middle at (0, 0)."""
     along = np.linspace(-0.5, 0.5, max(8, int(length / 6) + 2))
     heading = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5) * along
     heading += rng.normal(0, 0.25) * np.sin(3 * np.pi * along)
@@ -290,5 +290,5 @@ def _curved_path(length: float, jagged: float, rng: np.random.Generator) -> NDAr
 
 
 def _tapered_widths(width: float, path: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns widths `[N]` along a path: thickest in the middle, thin at both ends."""
+    """Return widths `[N]` along a path: thickest in the middle, thin at both ends."""
     return np.asarray(width * (1 - 0.6 * np.linspace(-1, 1, len(path)) ** 2), np.float64)

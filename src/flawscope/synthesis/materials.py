@@ -33,14 +33,14 @@ def is_grey(picture: Picture) -> bool:
 
 
 def to_grey(picture: Picture) -> Picture:
-    """Returns the picture in greys, still `[H, W, 3]`."""
+    """Return the picture in greys, still `[H, W, 3]`."""
     return to_eight_bits(np.asarray(Image.fromarray(picture).convert("L"))[..., None])
 
 
 def change_appearance(
     picture: Picture, rng: np.random.Generator, *, count: int = 3, strong: bool = False
 ) -> Picture:
-    """Returns a picture with random changes of brightness, contrast, gamma, colour, sharpness or noise.
+    """Return a picture with random changes of brightness, contrast, gamma, colour, sharpness or noise.
 
     A grey picture stays grey.
 
@@ -58,7 +58,7 @@ def change_appearance(
 
 
 def _apply_table(picture: Picture, values: NDArray[np.float64]) -> Picture:
-    """Returns the picture with its levels replaced by a table of 256 values."""
+    """Return the picture with its levels replaced by a table of 256 values."""
     table: Picture = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return table[picture]
 
@@ -116,7 +116,7 @@ def _posterise(picture: Picture, rng: np.random.Generator, strength: float) -> P
 
 
 def _equalise(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    """Makes grey levels equally frequent, by one curve for all channels."""
+    """Make grey levels equally frequent, by one curve for all channels."""
     counts = np.bincount(picture[::2, ::2].ravel(), minlength=256)
     return _apply_table(picture, 255 * np.cumsum(counts) / counts.sum())
 
@@ -149,7 +149,7 @@ class DefectRequest(NamedTuple):
 
 
 def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Returns the picture with foreign material: a part of a texture in other light.
+    """Return the picture with foreign material: a part of a texture in other light.
 
     It is stretched over the whole picture, as published, or over the defect where its size was asked for.
     """
@@ -168,12 +168,12 @@ def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator
 
 
 def shuffled_structure(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Returns the picture with the right material in the wrong place: changed light, shuffled cells."""
+    """Return the picture with the right material in the wrong place: changed light, shuffled cells."""
     return shuffle_cells(change_appearance(request.picture, rng, strong=True), mask, rng)
 
 
 def shuffle_cells(picture: Picture, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Returns the picture with a shuffled 8 x 8 mosaic of itself in the mask (MemSeg)."""
+    """Return the picture with a shuffled 8 x 8 mosaic of itself in the mask (MemSeg)."""
     height, width = mask.shape
     rows, columns = min(_CELLS, height), min(_CELLS, width)
     order = rng.permutation(rows * columns)
@@ -191,7 +191,7 @@ def shuffle_cells(picture: Picture, mask: Mask, rng: np.random.Generator) -> Pic
 
 
 def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Pastes another place of the object, turned and resized a little.
+    """Paste another place of the object, turned and resized a little.
 
     Source: CutPaste (CVPR 2021), NSA (ECCV 2022).
     """
@@ -215,7 +215,7 @@ def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) ->
 
 
 def displaced_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Moves the surface, most in the middle of the mask and not at its edge, like a bend or a snag."""
+    """Move the surface, most in the middle of the mask and not at its edge, like a bend or a snag."""
     from scipy import ndimage
 
     box = bounding_box(mask)
@@ -230,7 +230,7 @@ def displaced_surface(request: DefectRequest, mask: Mask, rng: np.random.Generat
 
 
 def smeared_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Blurs the surface, like a rubbed or molten place; invisible where there is nothing to blur."""
+    """Blur the surface, like a rubbed or molten place; invisible where there is nothing to blur."""
     from scipy import ndimage
 
     sigma = float(rng.uniform(0.3, 0.7)) * _radius(mask) + 1
@@ -240,7 +240,7 @@ def smeared_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator
 
 
 def stained_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator, *, sign: int) -> Picture:
-    """Stains the surface: a darker (`sign` -1), brighter (1) or discoloured (0) place with a soft edge.
+    """Stain the surface: a darker (`sign` -1), brighter (1) or discoloured (0) place with a soft edge.
 
     The structure of the surface stays visible.
     """
@@ -255,14 +255,14 @@ def stained_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator
 
 
 def shaded_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator, *, dark: float) -> Picture:
-    """Shades thin lines evenly: darker than the surface with the probability `dark`, else brighter."""
+    """Shade thin lines evenly: darker than the surface with the probability `dark`, else brighter."""
     contrast = math.exp(rng.uniform(math.log(20), math.log(100))) * (-1 if rng.random() < dark else 1)
     box = bounding_box(mask)
     return _insert(request.picture, box, request.picture[box] + np.float32(contrast))
 
 
 def grown_surroundings(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Fills the mask with its surroundings and their grain, like a missing part."""
+    """Fill the mask with its surroundings and their grain, like a missing part."""
     from scipy import ndimage
 
     radius = _radius(mask)
@@ -278,7 +278,7 @@ def grown_surroundings(request: DefectRequest, mask: Mask, rng: np.random.Genera
 
 
 def paint_blot(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Paints a blot that hides the surface: paint, dirt, a drop, a burr."""
+    """Paint a blot that hides the surface: paint, dirt, a drop, a burr."""
     box = bounding_box(mask)
     shades = fractal_noise(mask[box].shape, (2, 2), rng)[..., None] * rng.uniform(10, 60)
     grain = rng.normal(0, rng.uniform(1, 8), shades.shape)
@@ -287,19 +287,19 @@ def paint_blot(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> 
 
 
 def _insert(picture: Picture, box: tuple[slice, slice], values: NDArray[np.floating | np.uint8]) -> Picture:
-    """Returns the picture with other values `[h, w, 3]` in a window."""
+    """Return the picture with other values `[h, w, 3]` in a window."""
     changed = picture.copy()
     changed[box] = values if values.dtype == np.uint8 else np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return changed
 
 
 def _radius(mask: Mask) -> float:
-    """Returns the radius of a disc of the mask's area, in pixels."""
+    """Return the radius of a disc of the mask's area, in pixels."""
     return math.sqrt(float(mask.sum()) / math.pi)
 
 
 def _feathered_weights(mask: Mask, feather: float) -> Floats:
-    """Returns weights: 1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
+    """Return weights: 1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
 
     The feather shrinks in masks that are too thin for it: the middle always has 1.
     """

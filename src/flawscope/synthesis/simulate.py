@@ -86,7 +86,7 @@ class DefectKind(NamedTuple):
 
 
 def _patch_shape(allowed: Mask, area: Area, rng: np.random.Generator) -> Mask:
-    """Returns a spot with a share of the picture in `area`, or islands of any size."""
+    """Return a spot with a share of the picture in `area`, or islands of any size."""
     if area == ANY_SIZE:
         return islands_mask(allowed, rng)
     return blob_mask(allowed, rng, area=area, roughness=float(rng.uniform(0.1, 0.5)))
@@ -124,7 +124,7 @@ def simulate_defect(
     textures: Textures | None = None,
     foreground: Mask | None = None,
 ) -> SimulatedDefect:
-    """Simulates a defect on a good picture.
+    """Simulate a defect on a good picture.
 
     A defect that is too faint or too strong (`VISIBLE_CHANGE`) is drawn again, in the end as a plain spot.
 
@@ -160,7 +160,7 @@ def simulate_defect(
 
 
 def _check_kind_and_scale(kind: str | None, scale: DefectScale | str | None) -> None:
-    """Raises an InputError for an unknown kind or scale."""
+    """Raise an InputError for an unknown kind or scale."""
     if kind is not None and kind not in KINDS:
         raise InputError(f"There is no kind of defect {kind!r}: choose of {', '.join(KINDS)}.")
     if scale is not None and scale not in list(DefectScale):
@@ -170,7 +170,7 @@ def _check_kind_and_scale(kind: str | None, scale: DefectScale | str | None) -> 
 def _draw_visible_defect(
     request: DefectRequest, kinds: Sequence[str], rng: np.random.Generator
 ) -> SimulatedDefect | None:
-    """Draws a defect of one of the kinds, of the requested size.
+    """Draw a defect of one of the kinds, of the requested size.
 
     None: no defect of several trials is visible and of that size.
     """
@@ -193,7 +193,7 @@ def extend_defect(
     *,
     foreground: Mask | None = None,
 ) -> SimulatedDefect:
-    """Puts a seen defect on a good picture: cuts it out by its mask, transforms and pastes it.
+    """Put a seen defect on a good picture: cut it out by its mask, transform and paste it.
 
     The cut is turned, mirrored, resized, distorted a little, and shown in other light. It is pasted at the
     place where this leaves it if more than 2/3 of it lies in the foreground. Otherwise each of its connected
@@ -233,13 +233,13 @@ def extend_defect(
 
 
 def largest_change(good: Picture, changed: Picture) -> Picture:
-    """Returns the difference of the channel that differs most, `[H, W]` uint8."""
+    """Return the difference of the channel that differs most, `[H, W]` uint8."""
     apart = np.maximum(good, changed) - np.minimum(good, changed)
     return np.asarray(np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2]))
 
 
 def visible_part(intended: Mask, difference: NDArray[np.uint8]) -> Mask:
-    """Returns a mask's pixels on, or next to, a pixel of it that changed by at least `VISIBLE_LEVEL`."""
+    """Return a mask's pixels on, or next to, a pixel of it that changed by at least `VISIBLE_LEVEL`."""
     from scipy import ndimage
 
     return np.asarray(
@@ -248,7 +248,7 @@ def visible_part(intended: Mask, difference: NDArray[np.uint8]) -> Mask:
 
 
 def _check_area(picture: Picture, foreground: Mask | None) -> Mask:
-    """Returns the mask of the pixels that a defect may cover. InputError for an unusable picture."""
+    """Return the mask of the pixels that a defect may cover. InputError for an unusable picture."""
     check_picture(picture)
     height, width = picture.shape[:2]
     if min(height, width) < _SMALLEST_SIDE:
@@ -257,7 +257,7 @@ def _check_area(picture: Picture, foreground: Mask | None) -> Mask:
 
 
 def _draw_defect(request: DefectRequest, name: str, rng: np.random.Generator) -> SimulatedDefect | None:
-    """Draws a defect of a kind, in a single attempt; None where the defect is not visible."""
+    """Draw a defect of a kind, in a single attempt; None where the defect is not visible."""
     kind = KINDS[name]
     picture = request.picture
     mask = kind.shape(request.allowed, request.area, rng)
@@ -272,7 +272,7 @@ def _draw_defect(request: DefectRequest, name: str, rng: np.random.Generator) ->
 def _blend_material(
     picture: Picture, mask: Mask, source: Picture, opacity: float, rng: np.random.Generator
 ) -> Picture:
-    """Returns the picture with `opacity` of the source inside the mask, with a hard or a soft edge.
+    """Return the picture with `opacity` of the source inside the mask, with a hard or a soft edge.
 
     A soft edge is up to 2 pixels wide.
     """
@@ -290,7 +290,7 @@ def _blend_material(
 
 
 def _grain(picture: Picture, mask: Mask) -> float:
-    """Returns the variation of the picture's surface under the mask within 7 pixels, in grey levels."""
+    """Return the variation of the picture's surface under the mask within 7 pixels, in grey levels."""
     box = bounding_box(mask, 3)
     grey = Image.fromarray(picture[box]).convert("L")
     smooth = np.asarray(grey.filter(ImageFilter.BoxBlur(3)), np.int16)
@@ -300,7 +300,7 @@ def _grain(picture: Picture, mask: Mask) -> float:
 def _keep_visible(
     good: Picture, changed: Picture, intended: Mask, kind: str, grain: float = 0.0
 ) -> SimulatedDefect | None:
-    """Returns the visible part of a change, or None where that is too small, too faint or too strong.
+    """Return the visible part of a change, or None where that is too small, too faint or too strong.
 
     The `visible_part` of the changed pixels is kept, without specks; all other pixels are those of the good
     picture. The mean change must lie in `VISIBLE_CHANGE`, whose lower end rises by the `grain` of the
@@ -327,7 +327,7 @@ def _keep_visible(
 
 
 def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Generator) -> SimulatedDefect:
-    """Draws a spot of another brightness, visible on any picture."""
+    """Draw a spot of another brightness, visible on any picture."""
     mask = blob_mask(within, rng, area=area)
     away = np.where(picture[mask] < 128, _SPOT_CONTRAST, -_SPOT_CONTRAST)
     changed = picture.copy()
@@ -336,7 +336,7 @@ def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Gener
 
 
 def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> SimulatedDefect:
-    """Returns the defect at a mean contrast in grey levels: all changes are multiplied by one factor."""
+    """Return the defect at a mean contrast in grey levels: all changes are multiplied by one factor."""
     box = bounding_box(defect.mask)
     change = defect.picture[box].astype(np.float32) - good[box]
     faded = np.clip(np.rint(good[box] + change * (contrast / defect.difference)), 0, 255).astype(np.uint8)
@@ -350,7 +350,7 @@ def _with_contrast(good: Picture, defect: SimulatedDefect, contrast: float) -> S
 
 
 def _resize_defect(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Picture, Mask]:
-    """Returns a picture and its mask at another size (H, W); the mask never vanishes."""
+    """Return a picture and its mask at another size (H, W); the mask never vanishes."""
     size = (shape[1], shape[0])
     resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
     share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))

@@ -120,7 +120,7 @@ _TEXTURES = (_clouds, _clouds, _stripes, _checker, _speckle)  # clouds twice as 
 
 
 def generated_texture(shape: tuple[int, int], rng: np.random.Generator) -> Picture:
-    """Returns a random texture `[H, W, 3]` uint8, for use without a folder of textures.
+    """Return a random texture `[H, W, 3]` uint8, for use without a folder of textures.
 
     It has clouds, stripes, checks or speckle in a random family of colours, with a little grain.
     """
@@ -138,7 +138,7 @@ class TextureFolder:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, side: int = 512, memory: int = 256 << 20):
-        """Raises `InputError` where there is no picture or none can be read."""
+        """Raise `InputError` where there is no picture or none can be read."""
         paths = list_pictures(folder)
         room = max(1, memory // (3 * side * side))
         chosen = paths[:: -(-len(paths) // room)]
@@ -159,12 +159,12 @@ class TextureFolder:
         return len(self.pictures)
 
     def draw(self, rng: np.random.Generator) -> Picture:
-        """Returns a random texture `[h, w, 3]` uint8, which is not a copy and is read-only."""
+        """Return a random texture `[h, w, 3]` uint8, which is not a copy and is read-only."""
         return self.pictures[int(rng.integers(len(self.pictures)))]
 
 
 def _shrink_texture(picture: Picture, side: int) -> Picture:
-    """Returns the picture at most `side` pixels high and wide, read-only; proportions are kept."""
+    """Return the picture at most `side` pixels high and wide, read-only; proportions are kept."""
     image = Image.fromarray(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     reduced: Picture = np.asarray(image)

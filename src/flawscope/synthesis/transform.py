@@ -37,13 +37,13 @@ class Cut(NamedTuple):
 
 
 def blend(old: Picture, new: Picture, opacity: Floats) -> Picture:
-    """Returns `(1 - opacity) * old + opacity * new`, rounded; `opacity` is [h, w] float32 in 0..1."""
+    """Return `(1 - opacity) * old + opacity * new`, rounded; `opacity` is [h, w] float32 in 0..1."""
     before = old.astype(np.float32)
     return np.rint(before + opacity[..., None] * (new - before)).astype(np.uint8)
 
 
 def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
-    """Cuts out the marked part of a picture, and moves it at random.
+    """Cut out the marked part of a picture, and move it at random.
 
     Half of the time the cut is mirrored and turned about its own middle and stays at its place; otherwise
     about the picture's middle, as if the whole picture had been turned.
@@ -79,7 +79,7 @@ def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
 
 
 def _random_matrix(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Returns a random matrix [2, 2] from source to target (row, column): mirror, stretch, turn."""
+    """Return a random matrix [2, 2] from source to target (row, column): mirror, stretch, turn."""
     mirror = np.diag(rng.choice([-1.0, 1.0], 2))
     stretch = np.diag(np.exp(rng.uniform(-0.3, 0.3) + rng.uniform(-0.1, 0.1, 2)))
     quarter = int(rng.choice([0, 0, 1])) * math.pi / 2
@@ -92,7 +92,7 @@ def _random_matrix(rng: np.random.Generator) -> NDArray[np.float64]:
 def _distorted_mesh(
     canvas: NDArray[np.int_], size: NDArray[np.int_], inverse: NDArray[np.float64], rng: np.random.Generator
 ) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
-    """Returns Pillow's mesh: rectangles of the canvas, each with the corners of its part of the source."""
+    """Return Pillow's mesh: rectangles of the canvas, each with the corners of its part of the source."""
     rows, columns = (np.unique(np.linspace(0, n, _MESH_CELLS + 1).round().astype(int)) for n in canvas)
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
     source = (grid - canvas / 2) @ inverse.T + size / 2
@@ -107,7 +107,7 @@ def _distorted_mesh(
 
 
 def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    """Pastes a cut in place, or its parts at random places.
+    """Paste a cut in place, or its parts at random places.
 
     Args:
         picture: [H, W, 3] uint8.
@@ -135,7 +135,7 @@ def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator
 
 
 def _connected_parts(cut: Cut) -> list[Cut]:
-    """Returns the connected parts of a cut, each in its own window."""
+    """Return the connected parts of a cut, each in its own window."""
     from scipy import ndimage
 
     labels, _ = ndimage.label(cut.mask, np.ones((3, 3)))
@@ -148,7 +148,7 @@ def _connected_parts(cut: Cut) -> list[Cut]:
 
 
 def _place(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.random.Generator) -> Cut:
-    """Returns the part with its middle at one of the places, or as near to it as the frame allows."""
+    """Return the part with its middle at one of the places, or as near to it as the frame allows."""
     middle = divmod(int(places[rng.integers(len(places))]), frame[1])
     top, left = (
         min(max(0, at - size // 2), whole - size)
@@ -158,7 +158,7 @@ def _place(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.
 
 
 def _overlap_windows(cut: Cut, frame: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Returns the window of the picture that a cut covers, and the window of the cut in the picture."""
+    """Return the window of the picture that a cut covers, and the window of the cut in the picture."""
     there = []
     here = []
     for at, size, whole in zip(cut.corner, cut.opacity.shape, frame, strict=True):

@@ -80,7 +80,7 @@ class Lying(NamedTuple):
 def learn_reference(
     pictures: Sequence[Float32], kind: PoseKind, learnt: Aligned | None = None
 ) -> PoseReference:
-    """Learns the reference as `learn_cross_validated` does, without references for groups."""
+    """Learn the reference as `learn_cross_validated` does, without references for groups."""
     return learn_cross_validated(pictures, kind, learnt=learnt)[0]
 
 
@@ -91,7 +91,7 @@ def learn_cross_validated(
     groups: Sequence[int] | None = None,
     learnt: Aligned | None = None,
 ) -> tuple[PoseReference, dict[int, PoseReference]]:
-    """Learns the reference, with the errors of good parts that were left out of it (10-fold).
+    """Learn the reference, with the errors of good parts that were left out of it (10-fold).
 
     Two references are learnt, each from half of the pictures. The angles on which they agree give the period:
     the part looks the same after a share of a turn, or after any.
@@ -127,7 +127,7 @@ def learn_cross_validated(
 def _learn_folds(
     pictures: Sequence[Float32], aligned: Aligned, groups: Sequence[int]
 ) -> tuple[list[float], dict[int, PoseReference]]:
-    """Learns references from all pictures except those of some groups, for 10 folds.
+    """Learn references from all pictures except those of some groups, for 10 folds.
 
     Returns:
         The errors of the pictures that a reference was learnt without; and that reference for each group.
@@ -157,7 +157,7 @@ def _learn_folds(
 
 
 def poses_needed(pictures: Sequence[Float32], full: bool = False) -> Lying | None:
-    """Returns the poses in which parts lie; None where they lie alike, or cannot be found.
+    """Return the poses in which parts lie; None where they lie alike, or cannot be found.
 
     They cannot be found where fewer than four of five pictures show one part, or where it fills them.
 
@@ -201,7 +201,7 @@ def _found_among(poses: Sequence[Pose]) -> list[Pose]:
 
 
 def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[PoseKind], bool]:
-    """Returns the poses in which parts may lie, in the order to try them, and whether the first is sure.
+    """Return the poses in which parts may lie, in the order to try them, and whether the first is sure.
 
     There are none where parts lie alike, or no part is there. A few pictures, each as the reference, take a
     tenth of the time of all.
@@ -223,7 +223,7 @@ def _poses_by_few(singles: _SingleReferences, full: bool) -> tuple[Sequence[Pose
 
 
 def _count_upright(singles: _SingleReferences) -> tuple[int, int]:
-    """Counts the references by which most parts are found without a turn, and those by which they lie alike.
+    """Count the references by which most parts are found without a turn, and those by which they lie alike.
 
     A few pictures are tried as the reference.
 
@@ -264,13 +264,13 @@ def _turns(poses: Sequence[Pose], period: int) -> float:
 
 
 def spread_numbers(count: int, most: int) -> list[int]:
-    """Returns at most so many of the numbers below `count`, from the first to the last, evenly spread."""
+    """Return at most so many of the numbers below `count`, from the first to the last, evenly spread."""
     found: list[int] = np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
     return found
 
 
 def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
-    """Learns the reference, without errors, and finds the poses of its pictures.
+    """Learn the reference, without errors, and find the poses of its pictures.
 
     InputError: they show nothing to be found.
     """
@@ -287,7 +287,7 @@ def _align_all(singles: _SingleReferences, kind: PoseKind) -> Aligned:
 
 
 def _count_folds(first: Sequence[Pose], second: Sequence[Pose]) -> int:
-    """Returns the folds of the part's symmetry, as in `PoseReference.period`, by the poses of two references.
+    """Return the folds of the part's symmetry, as in `PoseReference.period`, by the poses of two references.
 
     With n folds, turns by 1/n of a circle look the same. The part has the least n for which, in most
     pictures, the references' angles differ by a common angle, up to such turns. 0: there is none, and every
@@ -310,7 +310,7 @@ def _count_folds(first: Sequence[Pose], second: Sequence[Pose]) -> int:
 
 
 def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> PoseReference:
-    """Aligns all pictures to one of them, then to their average, again and again."""
+    """Align all pictures to one of them, then to their average, again and again."""
     reference = singles.best(kind, period)
     pictures = singles.pictures
     levels = _border_quantiles(pictures)
@@ -320,7 +320,7 @@ def _congeal(singles: _SingleReferences, kind: PoseKind, period: int = 1) -> Pos
 
 
 def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
-    """Returns evenly spaced quantiles of the grey levels along the pictures' edges.
+    """Return evenly spaced quantiles of the grey levels along the pictures' edges.
 
     They are the ground's, however large the parts are.
     """
@@ -360,7 +360,7 @@ class _SingleReferences:
         self._spread = spread
 
     def build(self, number: int, kind: PoseKind, period: int = 1) -> PoseReference | None:
-        """Builds the reference of a single picture; None where it shows nothing of its own."""
+        """Build the reference of a single picture; None where it shows nothing of its own."""
         from scipy import ndimage
 
         away = np.abs(self._whole[number] - self._median) / self._spread
@@ -382,12 +382,12 @@ class _SingleReferences:
         return _build_reference(kind, centred_picture, deviation, HALF_SIDE, period)
 
     def find(self, number: int, kind: PoseKind) -> list[Pose]:
-        """Returns the poses of the pictures by a single picture's reference; none where it shows nothing."""
+        """Return the poses of the pictures by a single picture's reference; none where it shows nothing."""
         reference = self.build(number, kind)
         return [] if reference is None else [reference.find(picture) for picture in self.pictures]
 
     def best(self, kind: PoseKind, period: int) -> PoseReference:
-        """Returns the reference to which the other pictures can be aligned best.
+        """Return the reference to which the other pictures can be aligned best.
 
         Raises:
             InputError: No picture shows anything of its own.
@@ -408,7 +408,7 @@ class _SingleReferences:
 def _average(
     pictures: Sequence[tuple[Float32, Pose]], previous: PoseReference, levels: Float32
 ) -> PoseReference:
-    """Returns the median of the pictures as a reference, aligned by their poses to the previous reference.
+    """Return the median of the pictures as a reference, aligned by their poses to the previous reference.
 
     Args:
         pictures: Small pictures, each with its pose.
@@ -473,7 +473,7 @@ class _Square(NamedTuple):
 
 
 def _bounding_square(part: NDArray[np.bool_], turns: bool) -> _Square:
-    """Returns the square around the part [SIDE, SIDE].
+    """Return the square around the part [SIDE, SIDE].
 
     It is not turned unless a turn makes it clearly smaller.
     """

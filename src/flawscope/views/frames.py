@@ -76,7 +76,7 @@ class Frame:
         )
 
     def scaled(self, canvas: Geometry) -> tuple[Array, Mask | None]:
-        """Returns the frame scaled to a canvas, and which of the canvas's pixels show its part.
+        """Return the frame scaled to a canvas, and which of the canvas's pixels show its part.
 
         Args:
             canvas: Place of the canvas in the frame.
@@ -114,15 +114,15 @@ class WholePicture:
     words = "it has"
 
     def size(self, picture: Size, network: Size) -> Size:
-        """Returns the size of the frame, which is the picture's."""
+        """Return the size of the frame, which is the picture's."""
         return picture
 
     def find(self, small: Callable[[], Float32]) -> Pose | None:
-        """Returns None: no part is looked for, and `small` is not computed."""
+        """Return None: no part is looked for, and `small` is not computed."""
         return None
 
     def frame(self, picture: Raster, divisor: float, network: Size, pose: Pose | None) -> Frame:
-        """Returns the frame of the picture, which is all of it."""
+        """Return the frame of the picture, which is all of it."""
         return Frame(picture, divisor, picture_size(picture))
 
 
@@ -140,7 +140,7 @@ class AlignedPart:
     words = "its part and what is around it have"
 
     def size(self, picture: Size, network: Size) -> Size:
-        """Returns the size of the frame in a picture (H, W), in pixels as large as the picture's.
+        """Return the size of the frame in a picture (H, W), in pixels as large as the picture's.
 
         Its shape is that in which the network (H, W) sees it.
         """
@@ -161,7 +161,7 @@ class AlignedPart:
 
 
 def _cover(planes: Array, hidden: Mask, ground: Mask) -> None:
-    """Covers the hidden pixels of a frame, in place, with the ground at the other sides of the part.
+    """Cover the hidden pixels of a frame, in place, with the ground at the other sides of the part.
 
     Where there is no ground, they get its median colour.
 
@@ -205,7 +205,7 @@ class PartPose:
     def from_pose(
         cls, pose: Pose, reference: PoseReference, picture_size: tuple[int, int], side: int = SIDE
     ) -> PartPose:
-        """Converts a pose in the small picture, of longer side `side`, to the picture of (H, W) pixels."""
+        """Convert a pose in the small picture, of longer side `side`, to the picture of (H, W) pixels."""
         small = reduced_size(picture_size, side)
         down = picture_size[0] / small[0]
         across = picture_size[1] / small[1]
@@ -218,7 +218,7 @@ class PartPose:
         return cls(x, y, angle, scale, pose.mirrored, square, error)
 
     def corners(self) -> NDArray[np.float64]:
-        """Returns the corners (x, y) of the square [4, 2] in pixels.
+        """Return the corners (x, y) of the square [4, 2] in pixels.
 
         The first is the reference's upper left one; the others follow clockwise as the reference shows them.
         """
@@ -229,7 +229,7 @@ class PartPose:
         return np.asarray(square @ turn + (self.x, self.y))
 
     def to_dict(self) -> Json:
-        """Returns the fields by their names, as JSON knows them."""
+        """Return the fields by their names, as JSON knows them."""
         return asdict(self)
 
 
@@ -254,7 +254,7 @@ class PartFrames(NamedTuple):
 def find_frames(
     picture: Raster, divisor: float, network: tuple[int, int], framing: AlignedPart, several: SeveralParts
 ) -> PartFrames:
-    """Finds the parts in a picture, whose frames are seen at `network` (H, W)."""
+    """Find the parts in a picture, whose frames are seen at `network` (H, W)."""
     whole = picture_size(picture)
     reference = framing.reference
     detections = several.find(

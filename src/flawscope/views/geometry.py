@@ -47,7 +47,7 @@ class Geometry:
     another view, or in a file."""
 
     def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Returns the picture's box of a box (x0, y0, x1, y1) in the network's view, clipped to the picture.
+        """Return the picture's box of a box (x0, y0, x1, y1) in the network's view, clipped to the picture.
 
         Of a turned view it is the box around the turned one.
         """
@@ -74,7 +74,7 @@ class Geometry:
         return x0, y0, x1, y1
 
     def to_network(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Returns the box in the network's view of a box (x0, y0, x1, y1) in the picture, not clipped.
+        """Return the box in the network's view of a box (x0, y0, x1, y1) in the picture, not clipped.
 
         Of a turned view it is the box around the turned one.
         """
@@ -110,7 +110,7 @@ class Geometry:
         return replace(self, picture_size=(height, width), offset=offset)
 
     def nearest_indices(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Returns the network's row of each row of the picture, and its column of each column.
+        """Return the network's row of each row of the picture, and its column of each column.
 
         The view must show the whole picture.
         """
@@ -179,7 +179,7 @@ class Geometry:
         return Geometry(self.size, self.picture_size, (1 / sy, 1 / sx), (y, x), (yy, yx, xy, xx))
 
     def to_dict(self) -> Json:
-        """Returns values that JSON knows, for `from_dict`."""
+        """Return values that JSON knows, for `from_dict`."""
         known = {field.name: getattr(self, field.name) for field in fields(self)[:-1]}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -189,7 +189,7 @@ class Geometry:
 
     @classmethod
     def from_dict(cls, data: Facts) -> Geometry:
-        """Reads what `to_dict` returned. InputError for unknown, missing or invalid entries."""
+        """Read what `to_dict` returned. InputError for unknown, missing or invalid entries."""
         try:
             known = [field.name for field in fields(cls)[:-1]]
             (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[name] for name in known[:4])
@@ -250,7 +250,7 @@ class Geometry:
         return seen, centres.astype(np.intp)  # searchsorted keeps 0 <= centre < size
 
     def _bilinear(self, axis: int) -> tuple[slice, NDArray[np.intp], NDArray[np.intp], Float32]:
-        """Returns the picture's pixels along an axis that the network sees, and how each is interpolated.
+        """Return the picture's pixels along an axis that the network sees, and how each is interpolated.
 
         Returns:
             The pixels; the lower and the upper neighbour of each in the network's map, edges repeated; and
@@ -282,7 +282,7 @@ def _parse_matrix(values: Iterable[float | str]) -> tuple[float, float, float, f
 
 
 def positive_integer(value: object) -> int:
-    """Returns an integer of at least 1. TypeError or ValueError for any other value."""
+    """Return an integer of at least 1. TypeError or ValueError for any other value."""
     number = operator.index(cast(SupportsIndex, value))
     if isinstance(value, bool) or number < 1:
         raise ValueError(value)

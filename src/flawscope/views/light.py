@@ -39,7 +39,7 @@ class Light:
 
     @property
     def name(self) -> str:
-        """Describes the change for a person."""
+        """Describe the change for a person."""
         changes = []
         if self.brightness != 1:
             changes.append(f"brightness {self.brightness:g}")
@@ -52,7 +52,7 @@ class Light:
         return ", ".join(changes) or "unchanged"
 
     def __call__(self, picture: Array) -> Array:
-        """Returns the changed picture, clipped to the values that its type can have; floats at 0 only."""
+        """Return the changed picture, clipped to the values that its type can have; floats at 0 only."""
         gains = np.full(picture.shape[2], self.brightness)
         if picture.shape[2] >= 3:  # a grey picture has no white balance
             gains[RED] *= 1 + self.white_balance
@@ -81,7 +81,7 @@ def check_range(share: float) -> None:
 
 
 def light_variations(share: float) -> list[Light]:
-    """Returns the ends of a range of light, one change at a time, the unchanged light first.
+    """Return the ends of a range of light, one change at a time, the unchanged light first.
 
     Brightness and contrast go from 1 - share to 1 + share, white balance from -share / 2 to share / 2.
     """
@@ -110,7 +110,7 @@ class ToneCorrection(NamedTuple):
     inside: bool
 
     def __call__(self, image: Float32) -> Float32:
-        """Returns the image [3, H, W], 0..1, padding marked, corrected and clipped to 0..1."""
+        """Return the image [3, H, W], 0..1, padding marked, corrected and clipped to 0..1."""
         padded = image < 0
         changed = np.where(padded, -1 - image, image)
         changed *= self.gain[:, None, None]
@@ -182,12 +182,12 @@ class Normalization:
         return ToneCorrection(gain.astype(np.float32), shift.astype(np.float32), inside)
 
     def to_dict(self) -> Json:
-        """Returns values that JSON knows, for the model file."""
+        """Return values that JSON knows, for the model file."""
         return {"share": self.share, "means": [*self.means], "deviations": [*self.deviations]}
 
     @classmethod
     def from_dict(cls, data: Facts) -> Normalization:
-        """Reads what `to_dict` returned. InputError where it is damaged."""
+        """Read what `to_dict` returned. InputError where it is damaged."""
         try:
             means, deviations = (
                 tuple((float(a), float(b), float(c)) for a, b, c in data[key])
@@ -199,7 +199,7 @@ class Normalization:
 
 
 def within_range(normalization: Normalization | None) -> str:
-    """Returns words that end a sentence on the calibration: the range of light in which the rate holds.
+    """Return words that end a sentence on the calibration: the range of light in which the rate holds.
 
     They are empty where light is not corrected.
     """
@@ -209,7 +209,7 @@ def within_range(normalization: Normalization | None) -> str:
 def channel_statistics(
     image: Float32, counted: Mask | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Returns the mean and the standard deviation of each channel; None where no pixel counts.
+    """Return the mean and the standard deviation of each channel; None where no pixel counts.
 
     Args:
         image: [3, H, W], 0..1, padding marked, which does not count.

@@ -9,7 +9,7 @@ MAX_OVERLAP = 0.75
 
 
 def parse_overlap(text: str, tile: Sequence[int]) -> float | None:
-    """Reads "0.25", "25%" or "128px" as a share of a tile; None for any other text, or too large a share."""
+    """Read "0.25", "25%" or "128px" as a share of a tile; None for any other text, or too large a share."""
     text = text.strip().lower()
     try:
         if text.endswith("px"):

@@ -135,7 +135,7 @@ class PoseReference:
         return hash((self.kind, self.extent, self.levels.tobytes()))
 
     def find(self, picture: Float32) -> Pose:
-        """Finds the part in a picture; the pose has an infinite error where there is none.
+        """Find the part in a picture; the pose has an infinite error where there is none.
 
         Args:
             picture: [h, w] float32 in 0..1, the longer side `SIDE`.
@@ -144,7 +144,7 @@ class PoseReference:
         return self.refine(square, self._coarse_poses(square, picture))
 
     def refine(self, square: Float32, poses: Sequence[Pose]) -> Pose:
-        """Refines poses in a blurred small picture [SIDE, SIDE], and returns the nearest to the good parts.
+        """Refine poses in a blurred small picture [SIDE, SIDE], and return the nearest to the good parts.
 
         Its error is infinite where there is no part.
         """
@@ -156,14 +156,14 @@ class PoseReference:
         return pose if pose.error <= MAX_ERROR else replace(pose, error=math.inf)
 
     def p_value(self, error: float) -> float:
-        """Returns the share of good parts that are as far from the reference; 1 where nothing is known."""
+        """Return the share of good parts that are as far from the reference; 1 where nothing is known."""
         n = len(self.errors)
         return (1 + sum(known_error >= error for known_error in self.errors)) / (1 + n) if n else 1.0
 
     def geometry(
         self, pose: Pose, picture_size: tuple[int, int], size: tuple[int, int], side: int = SIDE
     ) -> Geometry:
-        """Returns the place in a picture of a view that shows the part as the reference does.
+        """Return the place in a picture of a view that shows the part as the reference does.
 
         The view shows the part's surroundings, too. Where no part was found it shows the whole picture,
         upright.
@@ -188,7 +188,7 @@ class PoseReference:
         return Geometry(size, picture_size, (length, length), (y, x), (yy, yx, xy, xx)).inverse()
 
     def describe(self) -> str:
-        """Returns a sentence on the poses, the errors of good parts, and how many were not found."""
+        """Return a sentence on the poses, the errors of good parts, and how many were not found."""
         looks = f"turns by 1/{self.period} look" if self.period else "every angle looks"
         same = "" if self.period == 1 else f"; {looks} the same"
         known = [error for error in self.errors if math.isfinite(error)]
@@ -220,7 +220,7 @@ class PoseReference:
         return np.asarray(angles, np.float64)
 
     def kernels(self, size: int) -> list[tuple[Pose, Float32, Float32]]:
-        """Returns the normalized reference and its weights [size, size], turned by every few degrees.
+        """Return the normalized reference and its weights [size, size], turned by every few degrees.
 
         Where parts may be mirrored, both sides are there. Pixel i shows the reference at i - size / 2 from
         its middle, in steps of SIDE / size.
@@ -260,7 +260,7 @@ class PoseReference:
         return spectra([*parts]), spectra([*wholes])
 
     def _coarse_poses(self, square: Float32, picture: Float32) -> list[Pose]:
-        """Returns poses to refine: of the best angles, the places where the correlation is largest."""
+        """Return poses to refine: of the best angles, the places where the correlation is largest."""
         from scipy import fft
 
         image = _downsample(square)
@@ -308,7 +308,7 @@ class PoseReference:
         return self._select_points(_MAX_FIRST_POINTS), self._select_points(_MAX_POINTS)
 
     def _select_points(self, most: int) -> _Samples:
-        """Chooses points: half of them those with the largest weighted gradients, the others at random."""
+        """Choose points: half of them those with the largest weighted gradients, the others at random."""
         levels = np.divide(self.levels, 255, dtype=np.float32)
         weights = self._weights
         down, across = (slope.astype(np.float32) for slope in np.gradient(levels))
@@ -329,7 +329,7 @@ class PoseReference:
         return _Samples(places, level, weights.ravel()[counted], np.stack(slopes))
 
     def _fit_pose(self, square: Float32, pose: Pose, points: _Samples, rounds: int) -> Pose:
-        """Returns the pose nearby at which the picture is most like the reference, with its error."""
+        """Return the pose nearby at which the picture is most like the reference, with its error."""
         slopes = points.jacobian
         weights = points.weights
         roots = np.sqrt(points.weights)
@@ -367,7 +367,7 @@ class PoseReference:
     # ---- files
 
     def to_dict(self) -> Json:
-        """Returns values that JSON knows, for `from_dict`."""
+        """Return values that JSON knows, for `from_dict`."""
         pixels = zlib.compress(self.levels.tobytes() + self.spread.tobytes(), 9)
         return {
             "kind": self.kind,
@@ -379,7 +379,7 @@ class PoseReference:
 
     @classmethod
     def from_dict(cls, data: Facts) -> PoseReference:
-        """Reads what `to_dict` returned. InputError where it is damaged."""
+        """Read what `to_dict` returned. InputError where it is damaged."""
         try:
             unpacker = zlib.decompressobj()
             pixels = unpacker.decompress(base64.b64decode(data["pixels"], validate=True), 2 * SIDE * SIDE)
@@ -397,7 +397,7 @@ def reduced_size(size: tuple[int, int], longer: int = SIDE) -> tuple[int, int]:
 
 
 def align(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
-    """Warps the part in a picture [h, w] to the reference's frame [SIDE, SIDE].
+    """Warp the part in a picture [h, w] to the reference's frame [SIDE, SIDE].
 
     Returns:
         The warped picture; and a mask of its pixels that lie in the picture.
@@ -409,12 +409,12 @@ def align(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
 
 
 def _pad_to_square(picture: Float32) -> Float32:
-    """Pads a small picture to [SIDE, SIDE], edges repeated below or to the right, and blurs it."""
+    """Pad a small picture to [SIDE, SIDE], edges repeated below or to the right, and blur it."""
     return blur(np.pad(picture, [(0, SIDE - side) for side in picture.shape], mode="edge"))
 
 
 def blur(picture: Float32) -> Float32:
-    """Blurs a small picture as refining poses takes it."""
+    """Blur a small picture as refining poses takes it."""
     from scipy import ndimage
 
     return np.asarray(ndimage.gaussian_filter(picture, _BLUR_SIGMA, truncate=3), np.float32)
@@ -426,13 +426,13 @@ def _downsample(image: NDArray[np.floating], size: int = _COARSE_SIDE) -> Float3
 
 
 def _project(pose: Pose, places: Float32) -> tuple[Float32, Float32]:
-    """Projects points [2, N] of the reference into the small picture: x and y."""
+    """Project points [2, N] of the reference into the small picture: x and y."""
     (xx, xy), (yx, yy) = pose.matrix().tolist()
     return xx * places[0] + xy * places[1] + pose.x, yx * places[0] + yy * places[1] + pose.y
 
 
 def _bilinear(image: Float32, x: Float32, y: Float32) -> Float32:
-    """Samples an image [SIDE, SIDE] at points [N], bilinear; edges are repeated."""
+    """Sample an image [SIDE, SIDE] at points [N], bilinear; edges are repeated."""
     x, y = (np.clip(at - np.float32(0.5), 0, np.float32(SIDE - 1.001)) for at in (x, y))
     left, top = x.astype(np.intp), y.astype(np.intp)
     x, y = x - left.astype(np.float32), y - top.astype(np.float32)
@@ -445,7 +445,7 @@ def _bilinear(image: Float32, x: Float32, y: Float32) -> Float32:
 
 
 def _solve_damped(matrix: Array, right: Array) -> list[float]:
-    """Solves a symmetric system, a little damped: a reference may not determine every parameter."""
+    """Solve a symmetric system, a little damped: a reference may not determine every parameter."""
     whole = matrix.astype(np.float64)
     whole += np.diag(1e-6 * np.diag(whole) + 1e-12)
     return list(map(float, np.linalg.solve(whole, right.astype(np.float64))))

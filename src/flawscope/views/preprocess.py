@@ -52,7 +52,7 @@ class Correction(Protocol):
     """
 
     def __call__(self, picture: Raster, divisor: float, name: str) -> Raster:
-        """Corrects a picture.
+        """Correct a picture.
 
         Args:
             picture: values of any type, of which 0 is black.
@@ -70,7 +70,7 @@ class Correction(Protocol):
         """Mask [H, W] of a picture as taken, as one of the corrected picture."""
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None) -> tuple[Array, Geometry]:
-        """Returns the map of a corrected picture as one of the picture as taken, and its place there.
+        """Return the map of a corrected picture as one of the picture as taken, and its place there.
 
         Args:
             drawn: Map of the corrected picture.
@@ -208,7 +208,7 @@ class Preprocess:
         return self if self.tile is None else replace(self, tile=None)
 
     def __call__(self, source: PictureSource, name: str | None = None) -> tuple[Float32, Geometry]:
-        """Returns the network's input for a source that `decode` reads, and the geometry of its map.
+        """Return the network's input for a source that `decode` reads, and the geometry of its map.
 
         The input is [T, 3, H, W] float32 in 0..1, RGB, padding marked. T is 1 without tiles; `views` reads
         large pictures in parts.
@@ -217,7 +217,7 @@ class Preprocess:
         return views.images(range(len(views))), views.geometry
 
     def read(self, source: PictureSource | HashedPicture, name: str | None = None) -> Raster:
-        """Reads a picture, with all of its channels [H, W, N] where the model knows them.
+        """Read a picture, with all of its channels [H, W, N] where the model knows them.
 
         Else it reads it as `load_picture` does.
 
@@ -227,11 +227,11 @@ class Preprocess:
         return load_picture(source, name) if self.channels is None else self.channels.read(source, name)
 
     def decode(self, source: PictureSource, name: str | None = None) -> Array:
-        """Reads a picture as `read` does, to an array."""
+        """Read a picture as `read` does, to an array."""
         return decode(source, name=name) if self.channels is None else np.asarray(self.read(source, name))
 
     def views(self, source: PictureSource, name: str | None = None, counted: Mask | None = None) -> Views:
-        """Cuts a picture into the network's views.
+        """Cut a picture into the network's views.
 
         Args:
             source: Picture that `decode` reads.
@@ -246,7 +246,7 @@ class Preprocess:
         return self.cut(self.read(source, name), name, counted)
 
     def cut(self, raster: Raster, name: str, counted: Mask | None = None) -> Views:
-        """Cuts a picture that `read` or `decode` returned into the network's views.
+        """Cut a picture that `read` or `decode` returned into the network's views.
 
         Args:
             raster: The picture.
@@ -303,7 +303,7 @@ class Preprocess:
         )
 
     def lit(self, first: Float32, counted: Mask | None) -> tuple[Float32, ToneCorrection | None]:
-        """Returns the view of a whole picture in the light of good ones, and the correction.
+        """Return the view of a whole picture in the light of good ones, and the correction.
 
         Without `normalization` the view stays as it is, and the correction is None.
 
@@ -317,7 +317,7 @@ class Preprocess:
         return tone(first[0])[None], tone
 
     def small(self, picture: Array, side: int = SIDE) -> Float32:
-        """Reduces a decoded picture to a grey one, in which poses are found.
+        """Reduce a decoded picture to a grey one, in which poses are found.
 
         Args:
             picture: The picture.
@@ -337,7 +337,7 @@ class Preprocess:
         return mask
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
-        """Returns the map of a corrected picture as one of the picture as taken, and its place there.
+        """Return the map of a corrected picture as one of the picture as taken, and its place there.
 
         Args:
             drawn: Map of the corrected picture.
@@ -350,7 +350,7 @@ class Preprocess:
         return drawn, placed if placed is corrected else replace(placed, corrected=corrected)
 
     def frame_size(self, picture_size: tuple[int, int]) -> tuple[int, int]:
-        """Returns the size (H, W) of the frame of a picture of (H, W) pixels.
+        """Return the size (H, W) of the frame of a picture of (H, W) pixels.
 
         It is the picture's, or that of the aligned part with its surroundings.
         """
@@ -382,7 +382,7 @@ class Preprocess:
         return Geometry(frame_size, self.network_size, (sy, sx), (top - y0 * sy, left - x0 * sx))
 
     def described(self) -> str:
-        """Describes the preprocessing for a person."""
+        """Describe the preprocessing for a person."""
         (height, width), tile = self.network_size, self.tile
         if tile is None:
             return f"{height}x{width}"
@@ -392,7 +392,7 @@ class Preprocess:
         return f"{tiles}, and whole at {height}x{width}"
 
     def to_dict(self) -> Json:
-        """Returns values that JSON knows, for `from_dict`."""
+        """Return values that JSON knows, for `from_dict`."""
         data: Json = {
             "size": list(self.size),
             "keep_aspect": self.keep_aspect,
@@ -412,7 +412,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Preprocess:
-        """Reads what `to_dict` returned. InputError for unknown keys and invalid values."""
+        """Read what `to_dict` returned. InputError for unknown keys and invalid values."""
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(data) - set(known))
         if unknown:
@@ -423,7 +423,7 @@ class Preprocess:
     def _whole_placement(
         self, height: int, width: int
     ) -> tuple[tuple[float, float, float, float], tuple[int, int], tuple[int, int]]:
-        """Returns the box that is seen (y0, x0, y1, x1), and its size and corner in the tensor."""
+        """Return the box that is seen (y0, x0, y1, x1), and its size and corner in the tensor."""
         whole = (0.0, 0.0, float(height), float(width))
         sy, sx = self.size[0] / height, self.size[1] / width
         keeps = self.keep_aspect and self.reference is None  # a part's frame has the network's shape
@@ -483,7 +483,7 @@ class Preprocess:
         return picture, divisor
 
     def _at_learnt_depth(self, picture: Raster, name: str) -> tuple[Raster, float]:
-        """Returns the picture with the depth that the model learnt from, and the divisor of its values.
+        """Return the picture with the depth that the model learnt from, and the divisor of its values.
 
         A picture gives the same view whatever its type. Without a white level it is uint8, else deep.
 
@@ -511,7 +511,7 @@ class Preprocess:
 
 
 def _repeat_edges(planes: Float32, top: int, left: int, height: int, width: int) -> None:
-    """Fills the border of [C, H, W] around the given window with the window's outermost pixels, in place."""
+    """Fill the border of [C, H, W] around the given window with the window's outermost pixels, in place."""
     bottom, right = top + height, left + width
     rows = planes[:, top:bottom]
     rows[:, :, :left] = rows[:, :, left : left + 1]

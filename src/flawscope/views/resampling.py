@@ -18,20 +18,20 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def picture_size(picture: Raster) -> tuple[int, int]:
-    """Returns the size (H, W) of a picture."""
+    """Return the size (H, W) of a picture."""
     if isinstance(picture, Image.Image):
         return picture.height, picture.width
     return picture.shape[0], picture.shape[1]
 
 
 def full_box(picture: Raster) -> Box:
-    """Returns the box (y0, x0, y1, x1) of a whole picture."""
+    """Return the box (y0, x0, y1, x1) of a whole picture."""
     height, width = picture_size(picture)
     return 0.0, 0.0, float(height), float(width)
 
 
 def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
-    """Returns the part of a picture in a box, scaled to a size.
+    """Return the part of a picture in a box, scaled to a size.
 
     Args:
         picture: Picture of any depth.
@@ -66,7 +66,7 @@ def resized(picture: Raster, size: tuple[int, int], box: Box) -> Array:
 
 
 def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Float32:
-    """Reduces a picture of any size and depth to a grey one [h, w] in 0..1, for `PoseReference.find`.
+    """Reduce a picture of any size and depth to a grey one [h, w] in 0..1, for `PoseReference.find`.
 
     Args:
         picture: Picture of any depth.
@@ -80,7 +80,7 @@ def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Flo
 
 
 def warp_view(picture: Raster, placed: Geometry) -> Array:
-    """Warps a picture to a turned view, [H, W] or [H, W, C] as `resized` gives it; edges are repeated."""
+    """Warp a picture to a turned view, [H, W] or [H, W, C] as `resized` gives it; edges are repeated."""
     size, (height, width) = picture_size(picture), placed.size
     reduction = max(1.0, 1 / placed.scale[0])  # first, so that no pixel is skipped
     size = max(1, round(size[0] / reduction)), max(1, round(size[1] / reduction))
@@ -106,7 +106,7 @@ def warp_view(picture: Raster, placed: Geometry) -> Array:
 
 
 def write_planes(planes: Array, divisor: float, target: Float32) -> None:
-    """Writes pixels [H, W] or [H, W, C] of any depth into [3, H, W], in 0..1."""
+    """Write pixels [H, W] or [H, W, C] of any depth into [3, H, W], in 0..1."""
     if planes.ndim == 2 or planes.shape[2] == 1:
         np.divide(planes.reshape(planes.shape[:2]), divisor, out=target[0], dtype=np.float32)
         target[1:] = target[0]

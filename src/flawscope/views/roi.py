@@ -31,7 +31,7 @@ _BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@\s*(\d+)\s*x\s*(
 
 
 def split_picture(spec: Drawn) -> tuple[Drawn, str]:
-    """Splits "REGION@PICTURE" into the region and the picture that it is drawn on; empty: none."""
+    """Split "REGION@PICTURE" into the region and the picture that it is drawn on; empty: none."""
     if not isinstance(spec, str) or _BOX.fullmatch(spec) or "@" not in spec or os.path.exists(spec):
         return spec, ""
     region, _, picture = spec.rpartition("@")
@@ -39,7 +39,7 @@ def split_picture(spec: Drawn) -> tuple[Drawn, str]:
 
 
 def drawn_size(spec: Drawn) -> tuple[int, int] | None:
-    """Returns the size (H, W) of the picture that a region is drawn on; None for a box in fractions.
+    """Return the size (H, W) of the picture that a region is drawn on; None for a box in fractions.
 
     Raises:
         InputError: It is a mask that cannot be read.
@@ -56,7 +56,7 @@ def drawn_size(spec: Drawn) -> tuple[int, int] | None:
 
 
 def _read_drawn(spec: str | os.PathLike[str]) -> Mask:
-    """Reads a mask's file. InputError: it cannot be read, or the text is a box with a mistake in it."""
+    """Read a mask's file. InputError: it cannot be read, or the text is a box with a mistake in it."""
     if isinstance(spec, str) and _LIKE_A_BOX.fullmatch(spec) and not os.path.exists(spec):
         raise InputError(
             f"region of interest {spec}: give four numbers with points and commas between them, x0,y0,x1,y1, "
@@ -77,7 +77,7 @@ def same_shape(first: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] = ()) -> Mask:
-    """Returns the region of interest [H, W] bool at network size: the pixels whose centre lies in it.
+    """Return the region of interest [H, W] bool at network size: the pixels whose centre lies in it.
 
     A box in fractions says nothing about the picture's shape, and is refused where that matters, with
     `keep_aspect`.
@@ -108,7 +108,7 @@ def read_roi(spec: Drawn, preprocess: Preprocess, drawn_on: Sequence[Geometry] =
 
 
 def _roi_from_mask(mask: Mask, preprocess: Preprocess, drawn_on: Sequence[Geometry]) -> Mask:
-    """Returns a mask at network size, by the place that shows most of it.
+    """Return a mask at network size, by the place that shows most of it.
 
     Args:
         mask: [H, W], at the size of the picture that it is drawn on.
@@ -134,7 +134,7 @@ def _box_text(numbers: Sequence[float]) -> str:
 def _drawn_mask(
     spec: str | os.PathLike[str] | Array, box: re.Match[str] | None, drawn_on: Sequence[Geometry]
 ) -> Mask:
-    """Returns the mask [H, W] of a region, at the size of the picture that it is drawn on.
+    """Return the mask [H, W] of a region, at the size of the picture that it is drawn on.
 
     Args:
         spec: Mask, its file, or a box as text.
@@ -150,7 +150,7 @@ def _drawn_mask(
 
 
 def describe_roi(spec: str | os.PathLike[str] | Sequence[float] | Array | None, roi: Mask) -> str:
-    """Returns a sentence on the share of the picture that counts by a mask, which may be inverted.
+    """Return a sentence on the share of the picture that counts by a mask, which may be inverted.
 
     It is empty for a box.
 
@@ -179,7 +179,7 @@ class FrameRegion:
     reference: PoseReference | None
 
     def carried(self, preprocess: Preprocess) -> Mask:
-        """Returns the region at network size, in the frames of another reference.
+        """Return the region at network size, in the frames of another reference.
 
         The earlier reference finds the part in the new one as in a picture.
 

@@ -81,12 +81,12 @@ class SeveralParts:
             raise InputError(DAMAGED)
 
     def to_dict(self) -> Json:
-        """Returns values that JSON knows, for `from_dict`."""
+        """Return values that JSON knows, for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Facts) -> SeveralParts:
-        """Reads what `to_dict` returned. InputError where it is damaged."""
+        """Read what `to_dict` returned. InputError where it is damaged."""
         try:
             span, area, *counts = (data[field.name] for field in fields(cls))
             return cls(float(span), float(area), *map(int, counts))
@@ -99,7 +99,7 @@ class SeveralParts:
         return f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
 
     def count_error(self, count: int, objects: int) -> str:
-        """Returns how the number of parts differs, or that other objects are there; empty: all is right."""
+        """Return how the number of parts differs, or that other objects are there; empty: all is right."""
         shown = f"{pluralize(count, 'part')} found, {self.count_text} expected"
         found = f"{self.least - count} missing: {shown}" if count < self.least else ""
         found = f"{count - self.most} too many: {shown}" if count > self.most else found
@@ -112,7 +112,7 @@ class SeveralParts:
         return round(SIDE / self.span)
 
     def find(self, small: Float32, overview: Float32, reference: PoseReference) -> PartDetections:
-        """Finds parts and other objects in a picture.
+        """Find parts and other objects in a picture.
 
         Args:
             small: [h, w] float32 in 0..1, the longer side `side`.
@@ -169,7 +169,7 @@ class SeveralParts:
 
 
 def _sort_into_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
-    """Sorts poses from the top, and from the left where they lie beside each other."""
+    """Sort poses from the top, and from the left where they lie beside each other."""
     rows = list[tuple[float, Pose]]()
     top = -np.inf
     for pose in sorted(poses, key=lambda part_pose: part_pose.y):
@@ -208,7 +208,7 @@ class _PartMatcher:
         return float(self.pixels(pose, tuple(length / 2 for length in shape))[2].mean()) >= _MIN_VISIBLE
 
     def candidates(self, small: Float32, most: int) -> list[list[Pose]]:
-        """Returns places where the reference may lie, the best first: at each the best angles and sides."""
+        """Return places where the reference may lie, the best first: at each the best angles and sides."""
         from scipy import fft, ndimage
 
         size = [max(1, round(length / _REDUCTION)) for length in small.shape]

@@ -88,7 +88,7 @@ class LearnedParts(NamedTuple):
         return self.wrong_count <= len(self.count_errors) / 2
 
     def describe(self) -> str:
-        """Describes the counts for a person."""
+        """Describe the counts for a person."""
         counted_wrong = f"{self.wrong_count} of {len(self.count_errors)} counted wrong"
         return f"several parts: {self.settings.count_text} in a picture, {counted_wrong}"
 
@@ -108,7 +108,7 @@ class PartsCountedWrongError(InputError):
 def learn_several_parts(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> LearnedParts:
-    """Learns the reference from good pictures with several parts each, and how many these are.
+    """Learn the reference from good pictures with several parts each, and how many these are.
 
     Args:
         overviews: [h, w] float32 in 0..1, the longer side `OVERVIEW_SIDE`.
@@ -149,7 +149,7 @@ def learn_several_parts(
 def _learn_by_other_poses(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> dict[PoseKind, LearnedParts]:
-    """Learns with each other kind of poses; returns those by which parts are counted right, by the kind."""
+    """Learn with each other kind of poses; return those by which parts are counted right, by the kind."""
     reliable: dict[PoseKind, LearnedParts] = {}
     for other in get_args(PoseKind):
         if other == kind:
@@ -172,7 +172,7 @@ def _learn_or_error(
 def _learn(
     overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: PoseKind
 ) -> LearnedParts:
-    """Learns the reference and the number of parts, also where parts are counted wrong."""
+    """Learn the reference and the number of parts, also where parts are counted wrong."""
     components = [_find_components(overview) for overview in overviews]
     areas = np.sort([component.area for _, several in components for component in several])
     if not len(areas):
@@ -221,7 +221,7 @@ def _span_of(single_parts: Sequence[tuple[int, _Component]]) -> float:
 def _find_single_parts(
     components: Sequence[tuple[NDArray[np.int32], Sequence[_Component]]], typical_area: float
 ) -> list[tuple[int, _Component]]:
-    """Finds the parts that touch no others, by their area, each with the number of its picture.
+    """Find the parts that touch no others, by their area, each with the number of its picture.
 
     InputError: they are too few to learn from.
     """
@@ -247,7 +247,7 @@ def _count_parts(
     overviews: Sequence[Float32],
     small: Callable[[int, int], Float32],
 ) -> LearnedParts:
-    """Counts the parts of all good pictures by the reference, and by those that were learnt without them."""
+    """Count the parts of all good pictures by the reference, and by those that were learnt without them."""
     found = {}
     left_out = {}
     # one reference after the other
@@ -286,7 +286,7 @@ def _crop_part(picture: Float32, labels: NDArray[np.int32], component: _Componen
 
 
 def expected_counts(counts: Sequence[int]) -> tuple[int, int]:
-    """Returns the least and the largest number of parts in good pictures that have any.
+    """Return the least and the largest number of parts in good pictures that have any.
 
     Both are the same number where nearly all pictures have it.
     """

@@ -130,12 +130,12 @@ class Fusion:
             )
 
     def to_dict(self) -> Json:
-        """Returns values that JSON knows, for `from_dict`."""
+        """Return values that JSON knows, for `from_dict`."""
         return {"score": self.score, "factor": self.factor, "shift": self.shift}
 
     @classmethod
     def from_dict(cls, data: Facts) -> Fusion:
-        """Reads a fusion. InputError for other entries, and for invalid values."""
+        """Read a fusion. InputError for other entries, and for invalid values."""
         if set(data) != {"score", "factor", "shift"}:
             raise InputError("fusion has score, factor and shift, and nothing else")
         numbers = data["factor"], data["shift"]
@@ -193,7 +193,7 @@ class TileSummary(NamedTuple):
 
     @classmethod
     def of_view(cls, score: float, view_map: Float32, inside: Mask) -> TileSummary:
-        """Returns the answers for a frame of one view. `inside` are the pixels [H, W] that count."""
+        """Return the answers for a frame of one view. `inside` are the pixels [H, W] that count."""
         counted = view_map[inside] if inside.any() else view_map.ravel()
         pixels = np.stack([counted, np.full(counted.shape, -np.inf, np.float32)])
         tops = (score, -math.inf), (float(view_map.max()), -math.inf)
@@ -227,7 +227,7 @@ class TileBlender:
         self.view: tuple[float, Float32] | None = None  # of the whole picture
 
     def add(self, view: int, score: float, view_map: Float32) -> None:
-        """Adds the answer for a view, its map [H, W]; 0 is the whole picture. In any order, each once."""
+        """Add the answer for a view, its map [H, W]; 0 is the whole picture. In any order, each once."""
         if view == 0:
             self.view = score, view_map
             return
@@ -238,7 +238,7 @@ class TileBlender:
     def confirm_maximum(
         self, unsure: dict[int, Float32], sure_maps: Callable[[list[int]], Iterable[Float32]]
     ) -> None:
-        """Replaces maps of tiles that may be too high by sure ones, until the maximum lies in sure ones.
+        """Replace maps of tiles that may be too high by sure ones, until the maximum lies in sure ones.
 
         Args:
             unsure: The maps, by the number of the view; it is emptied.
@@ -266,7 +266,7 @@ class TileBlender:
         self.tiles[y : y + height, x : x + width] += view_map * down[:, None] * across
 
     def summary(self, shown: Mask) -> TileSummary:
-        """Summarises the answers for a fusion that is not known yet.
+        """Summarise the answers for a fusion that is not known yet.
 
         Args:
             shown: [H, W], pixels of the whole view that count.

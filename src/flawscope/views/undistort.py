@@ -65,12 +65,12 @@ class Undistortion:
             raise InputError(f"the lens has focal lengths {self.fx:g} and {self.fy:g}; they are above 0")
 
     def to_dict(self) -> Json:
-        """Returns values that JSON knows, for `from_dict`."""
+        """Return values that JSON knows, for `from_dict`."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, data: Facts) -> Undistortion:
-        """Reads what `to_dict` returned. InputError where it is damaged."""
+        """Read what `to_dict` returned. InputError where it is damaged."""
         try:
             return cls(**data)
         except TypeError:
@@ -82,7 +82,7 @@ class Undistortion:
         return not (self.k1 or self.k2 or self.p1 or self.p2 or self.k3)
 
     def __call__(self, picture: Raster, divisor: float, name: str = "a picture") -> Raster:
-        """Undistorts a picture of any depth, whatever value is white (`divisor`); edges are repeated.
+        """Undistort a picture of any depth, whatever value is white (`divisor`); edges are repeated.
 
         InputError where it has another size than those of the lens.
         """
@@ -104,14 +104,14 @@ class Undistortion:
         return Image.fromarray(sampled) if isinstance(picture, Image.Image) else sampled
 
     def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Undistorts a mask [H, W] of a picture as taken."""
+        """Undistort a mask [H, W] of a picture as taken."""
         size = (mask.shape[0], mask.shape[1])
         if self._changes_nothing:
             return mask
         return np.asarray(_sampled(mask.astype(np.float32), *_places_as_taken(self, size)) > 0.5)
 
     def restored(self, drawn: Array, placed: Geometry, fill: float | None = None) -> tuple[Array, Geometry]:
-        """Returns the map of an undistorted picture as one of the picture as taken, and its place there.
+        """Return the map of an undistorted picture as one of the picture as taken, and its place there.
 
         Args:
             drawn: Map of the undistorted picture.
@@ -141,7 +141,7 @@ class Undistortion:
         return self.fy * (y * radial + dy) + self.cy, self.fx * (x * radial + dx) + self.cx
 
     def _undistorted(self, v: NDArray[np.float64], u: NDArray[np.float64]) -> Points:
-        """Undoes `as_taken`."""
+        """Undo `as_taken`."""
         first_y = (v - self.cy) / self.fy
         first_x = (u - self.cx) / self.fx
         y, x = first_y, first_x

@@ -88,7 +88,7 @@ class ViewLooks:
 
     @classmethod
     def learn(cls, looks: Mapping[str, Sequence[Floats]]) -> ViewLooks | None:
-        """Learns from thumbnails of good pictures by view; None where these are too few.
+        """Learn from thumbnails of good pictures by view; None where these are too few.
 
         Each is compared with the mean of the others of its view.
         """
@@ -103,7 +103,7 @@ class ViewLooks:
         return plain
 
     def _set_limits(self, every: Sequence[NDArray[np.float64]]) -> None:
-        """Sets reach and limits by the thumbnails of each view that its mean was learnt from."""
+        """Set reach and limits by the thumbnails of each view that its mean was learnt from."""
         distances = [np.array([self.distances(look) for look in several]) for several in every]
         for v, several in enumerate(every):
             distances[v][:, v] *= len(several) / (len(several) - 1)
@@ -126,7 +126,7 @@ class ViewLooks:
         return bool(np.isfinite(self.limits[others]).all())
 
     def shown_instead(self, view: str, look: Floats) -> str | None:
-        """Returns the other view that a picture named as `view` shows.
+        """Return the other view that a picture named as `view` shows.
 
         None means that it shows its own view, or that the view is not known.
         """
@@ -138,7 +138,7 @@ class ViewLooks:
         return self.views[int(np.where(clear, distances, np.inf).argmin())] if clear.any() else None
 
     def to_dict(self) -> Json:
-        """Returns values that JSON knows, for `from_facts`."""
+        """Return values that JSON knows, for `from_facts`."""
         limits: list[list[float | None]] = []
         for row in self.limits.tolist():
             limits.append([round(limit, 4) if np.isfinite(limit) else None for limit in row])
@@ -147,7 +147,7 @@ class ViewLooks:
 
     @classmethod
     def from_facts(cls, facts: Facts) -> ViewLooks | None:
-        """Reads the looks from a model's facts; None where there are none, or others than these."""
+        """Read the looks from a model's facts; None where there are none, or others than these."""
         try:
             kept = facts[VIEW_LOOKS_KEY]
             views = tuple(map(str, kept["views"]))
@@ -167,7 +167,7 @@ class ViewLooks:
 
 
 def _limit_between(mine: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    """Returns the middle of the gap between the pictures of a view and those of another.
+    """Return the middle of the gap between the pictures of a view and those of another.
 
     Args:
         mine: How much farther each picture of the view lies from its own mean than from the other's.

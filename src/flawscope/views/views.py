@@ -98,7 +98,7 @@ class Views:
         return self.first.nbytes + (0 if self.canvas is None else self.canvas.nbytes)
 
     def with_roi(self, mask: Mask | None) -> Views:
-        """Sets a region of interest [H, W], as the whole view shows it, and returns these views.
+        """Set a region of interest [H, W], as the whole view shows it, and return these views.
 
         Pixels outside are marked like padding, and `view_numbers` leaves out tiles without a pixel inside.
         """
@@ -114,7 +114,7 @@ class Views:
         return number > 0
 
     def placement(self, number: int) -> Geometry:
-        """Returns the place of a view in the picture."""
+        """Return the place of a view in the picture."""
         if not number or self.grid is None:
             return self.placed
         (y, x), (down, across) = self.grid.corner(number - 1), self.geometry.offset
@@ -134,7 +134,7 @@ class Views:
         return images[0][None] if len(images) == 1 else np.stack(images)  # one is not copied
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
-        """Returns the picture's score, and its map at `geometry.size`.
+        """Return the picture's score, and its map at `geometry.size`.
 
         Args:
             run: Runs the model.
@@ -147,7 +147,7 @@ class Views:
         return self.blend(run, batch).result(fusion)
 
     def blend(self, run: RunModel, batch: int = 1, bound: RunModel | None = None) -> TileBlender:
-        """Runs the views of a frame with tiles, and puts their answers together.
+        """Run the views of a frame with tiles, and put their answers together.
 
         Args:
             run: Runs the model.
@@ -173,7 +173,7 @@ class Views:
     def summary(
         self, run: RunModel, counted: Mask, batch: int = 1, bound: RunModel | None = None
     ) -> TileSummary:
-        """Summarises the answers for a frame, until the fusion is known by which `predict` joins them.
+        """Summarise the answers for a frame, until the fusion is known by which `predict` joins them.
 
         Args:
             run: Runs the model.
@@ -247,7 +247,7 @@ class FrameViews(Views):
         return sum(frame.nbytes for frame in self.frames)
 
     def with_roi(self, mask: Mask | None) -> FrameViews:
-        """Sets a region of interest [H, W] in each frame, and returns these views."""
+        """Set a region of interest [H, W] in each frame, and return these views."""
         for frame in self.frames:
             frame.with_roi(mask)
         return self
@@ -257,7 +257,7 @@ class FrameViews(Views):
         return number % len(self.frames[0]) > 0
 
     def placement(self, number: int) -> Geometry:
-        """Returns the place in the picture of a view, counted over all frames."""
+        """Return the place in the picture of a view, counted over all frames."""
         each = len(self.frames[0])
         return self.frames[number // each].placement(number % each)
 
@@ -267,14 +267,14 @@ class FrameViews(Views):
         return [k * each + view for k, frame in enumerate(self.frames) for view in frame.view_numbers()]
 
     def images(self, numbers: Iterable[int]) -> Float32:
-        """Returns views [n, 3, H, W] float32 in 0..1, padding marked, by their numbers over all frames."""
+        """Return views [n, 3, H, W] float32 in 0..1, padding marked, by their numbers over all frames."""
         each = len(self.frames[0])  # as many views of every frame
         return np.concatenate([self.frames[number // each].images([number % each]) for number in numbers])
 
     def predict_each(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None
     ) -> tuple[Array, Array]:
-        """Returns the scores [n] and the maps [n, h, w] of all frames.
+        """Return the scores [n] and the maps [n, h, w] of all frames.
 
         Args:
             run: Runs the model.
@@ -319,7 +319,7 @@ class PartFrameViews(FrameViews):
         return f"its parts are counted wrong: {self.count_error}" if self.count_error else ""
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
-        """Returns the picture's score, and its map at `geometry.size`.
+        """Return the picture's score, and its map at `geometry.size`.
 
         The score is the largest of the parts; the map is that of `predict_parts`.
 
@@ -335,7 +335,7 @@ class PartFrameViews(FrameViews):
     def predict_parts(
         self, run: RunModel, fusion: Fusion | None, batch: int | None = None, roi: Mask | None = None
     ) -> tuple[Array, Float32, NDArray[np.uint16]]:
-        """Judges each part.
+        """Judge each part.
 
         Args:
             run: Runs the model.
@@ -386,7 +386,7 @@ class ChannelViews(FrameViews):
         self.pose = frames[0].pose
 
     def predict(self, run: RunModel, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
-        """Returns the picture's score, and its map at `geometry.size`.
+        """Return the picture's score, and its map at `geometry.size`.
 
         Both are the largest of all channel groups.
 
@@ -405,7 +405,7 @@ class ChannelViews(FrameViews):
 
 
 def remove_padding_marks(images: Float32) -> tuple[Float32, Mask]:
-    """Returns images `[..., 3, H, W]` in 0..1 without the marks of padding, and where they are not padding.
+    """Return images `[..., 3, H, W]` in 0..1 without the marks of padding, and where they are not padding.
 
     The mask is `[..., H, W]` bool.
     """
@@ -414,7 +414,7 @@ def remove_padding_marks(images: Float32) -> tuple[Float32, Mask]:
 
 
 def hide_outside_roi(image: Float32, source: NDArray[np.int64] | None) -> Float32:
-    """Hides the pixels outside of the region of interest in an image `[3, H, W]`, padding marked.
+    """Hide the pixels outside of the region of interest in an image `[3, H, W]`, padding marked.
 
     Args:
         image: Whole view, or a tile.

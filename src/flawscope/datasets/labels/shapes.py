@@ -187,7 +187,7 @@ def _paste(part: Mask, left: int, top: int, size: Size) -> Mask:
 
 
 def fill_polygon(polygon: Polygon, size: Size) -> Mask:
-    """Fills a polygon, [H, W] bool: pixels whose centre lies inside, by the even-odd rule."""
+    """Fill a polygon, [H, W] bool: pixels whose centre lies inside, by the even-odd rule."""
     height, width = size
     crossings = np.zeros((height, width + 1), np.uint8)
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):

@@ -53,7 +53,7 @@ class RunPlan:
 
 
 def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback) -> Json:
-    """Runs a cell, in a process of its own.
+    """Run a cell, in a process of its own.
 
     A finished cell is only read: after the loss of a node its task may run again. Output of libraries goes to
     the log in the work folder.
@@ -75,7 +75,7 @@ def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback
 
 
 def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: ProgressCallback, say: Say) -> Json:
-    """Fits, evaluates the model file, writes the cell, removes the work folder."""
+    """Fit, evaluate the model file, write the cell, remove the work folder."""
     from flawscope.datasets import open_dataset
     from flawscope.evaluation.evaluation import evaluate
     from flawscope.predictor import Predictor
@@ -136,7 +136,7 @@ def fit_and_evaluate(cell: Cell, store: CellStore, plan: RunPlan, step: Progress
 def _fit_model(
     cell: Cell, dataset: Dataset, model: Path, threads: int, step: ProgressCallback, say: Say
 ) -> Json:
-    """Fits and writes the model; returns the facts of the fit for the cell's document."""
+    """Fit and write the model; return the facts of the fit for the cell's document."""
     from flawscope.artefact.files import checkpoint_path
     from flawscope.fitting.fitting import fit
     from flawscope.methods.threads import reuse_freed_memory, set_thread_count
@@ -185,7 +185,7 @@ def _fit_model(
 
 
 def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """Returns the data set with `count` good pictures to learn from, drawn by the seed. Test pictures stay.
+    """Return the data set with `count` good pictures to learn from, drawn by the seed. Test pictures stay.
 
     The pictures are the first in the drawn order: a larger count includes the pictures of a smaller one.
 
@@ -202,7 +202,7 @@ def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
 
 
 def _prepare_work_folder(work: Path, threads: int) -> int:
-    """Makes the work folder, and returns the number of threads.
+    """Make the work folder, and return the number of threads.
 
     A resumed training keeps the number that it began with: the order of sums, and so their rounding, depends
     on it.
@@ -243,7 +243,7 @@ class CellStore:
         return self.root / "work" / cell.name
 
     def remove_work_folder(self, cell: Cell) -> None:
-        """Removes the work folder of a finished cell: its process may have been killed before that."""
+        """Remove the work folder of a finished cell: its process may have been killed before that."""
         shutil.rmtree(self.work_folder(cell), ignore_errors=True)
 
     def model_path(self, cell: Cell) -> Path:
@@ -251,14 +251,14 @@ class CellStore:
         return self.root / "models" / f"{cell.name}.safetensors"
 
     def prepare(self) -> None:
-        """Makes the folders, and removes partial files of killed writers."""
+        """Make the folders, and remove partial files of killed writers."""
         self.cells.mkdir(parents=True, exist_ok=True)
         for path in self.root.rglob(".*.part"):
             with suppress(OSError):
                 path.unlink()
 
     def read_cell(self, cell: Cell) -> Json | None:
-        """Reads the document of a finished cell; None where it is not done, or of another version."""
+        """Read the document of a finished cell; None where it is not done, or of another version."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(self.cell_path(cell).read_text(encoding="utf-8"))
             if document["format"] == DOCUMENT_FORMAT and document["identity"] == cell.identity:
@@ -267,7 +267,7 @@ class CellStore:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other benchmarks out of this folder. If this process is killed, its cells end with it."""
+        """Keep other benchmarks out of this folder. If this process is killed, its cells end with it."""
         try:
             import fcntl
         except ImportError:  # Windows
@@ -286,6 +286,6 @@ class CellStore:
 
 
 def write_json(path: str | os.PathLike[str], document: object) -> None:
-    """Writes a document whole or not at all."""
+    """Write a document whole or not at all."""
     with atomic_write(path) as file:
         file.write(f"{json.dumps(document, indent=1, allow_nan=False)}\n".encode())

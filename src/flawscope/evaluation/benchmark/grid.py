@@ -128,7 +128,7 @@ def plan_grid(
     shots: str | None = None,
     **shared: object,
 ) -> Grid:
-    """Plans the grid of a call of `flawscope benchmark`, whose options these are, with every setting checked.
+    """Plan the grid of a call of `flawscope benchmark`, whose options these are, with every setting checked.
 
     It loads no torch.
 
@@ -199,7 +199,7 @@ def _parse_shots(text: str | None) -> tuple[int, ...]:
 
 
 def _check_taken(methods: Sequence[str], options: Facts) -> None:
-    """Raises an InputError for an option that none of the methods knows."""
+    """Raise an InputError for an option that none of the methods knows."""
     names = ", ".join(methods)
     if (options["steps"] or options["minutes"]) and not any(map(_learns_in_steps, methods)):
         raise InputError(f"--steps, --minutes: none of {names} learns in steps; leave them out")
@@ -224,7 +224,7 @@ def _cells(
     settings: Mapping[tuple[str, str], CellSettings],
     shared: Json,
 ) -> Iterator[Cell]:
-    """Yields the cells: the first seed of everything, then the second.
+    """Yield the cells: the first seed of everything, then the second.
 
     Args:
         methods: Methods of the grid.
@@ -264,7 +264,7 @@ def _cells(
 
 
 def base_method(name: str) -> str:
-    """Returns the method of a column of the tables: its name without a suffix."""
+    """Return the method of a column of the tables: its name without a suffix."""
     return re.sub(rf"-\d+{SHOT_SUFFIX}$", "", name)
 
 
@@ -297,7 +297,7 @@ def _parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
 
 
 def _split_pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) -> tuple[str, str]:
-    """Splits a text into `METHOD` and the part after the sign."""
+    """Split a text into `METHOD` and the part after the sign."""
     method, found, rest = text.partition(sign)
     if not found or not rest:
         raise InputError(f"{option} {text}: write it as {form}")
@@ -344,7 +344,7 @@ def _learns_from_defects(method: str) -> bool:
 def _open_categories(
     root: str | os.PathLike[str], names: Sequence[str], seed: int, group: str | None, good: str | None
 ) -> tuple[dict[str, Dataset], dict[str, str]]:
-    """Opens the data sets; returns the usable ones, and the reason why each other category is not."""
+    """Open the data sets; return the usable ones, and the reason why each other category is not."""
     usable = {}
     unusable = {}
     for name in names:
@@ -373,7 +373,7 @@ def _digest(value: object) -> str:
 
 
 def _dataset_digest(dataset: Dataset, known: dict[str, str]) -> str:
-    """Returns the digest of a category's pictures and masks, and of all else that decides split or metrics.
+    """Return the digest of a category's pictures and masks, and of all else that decides split or metrics.
 
     The content counts, not the place of the folder.
     """
@@ -388,7 +388,7 @@ def _dataset_digest(dataset: Dataset, known: dict[str, str]) -> str:
 
 
 def _settings_identity(config: PictureSettings, known: dict[str, str]) -> Json:
-    """Returns the settings, with name and digest for files that they name. `known` has digests by path."""
+    """Return the settings, with name and digest for files that they name. `known` has digests by path."""
     settings = asdict(config)
     for key in config.PATHS:
         settings[key] = _path_identity(settings[key], known)

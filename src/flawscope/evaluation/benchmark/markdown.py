@@ -57,7 +57,7 @@ class _Footnotes:
 
 
 def render(results: Results) -> str:
-    """Returns the text of results.md."""
+    """Return the text of results.md."""
     notes = _Footnotes()
     letters = {s.id: f"[{ascii_lowercase[k]}]" for k, s in enumerate(s for s in results.sources if s.table)}
     parts = ["# Benchmark", _introduction(results)]
@@ -293,7 +293,7 @@ def _settings_section(results: Results) -> str:
 
 
 def _changed_settings(method: str, settings: Facts) -> str:
-    """Describes the settings that differ from the defaults, without seeds and steps, which have columns."""
+    """Describe the settings that differ from the defaults, without seeds and steps, which have columns."""
     default = registry.method(base_method(method)).config()
     defaults = json.loads(json.dumps(asdict(default)))
     found = [

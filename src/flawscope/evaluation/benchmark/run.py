@@ -34,7 +34,7 @@ POLL_INTERVAL = 0.5  # seconds between checks of the processes
 def run_grid(
     grid: Grid, store: CellStore, plan: RunPlan, pool: Pool, live: JobsProgress, on_update: OnUpdate
 ) -> None:
-    """Runs the cells that are not done yet.
+    """Run the cells that are not done yet.
 
     A failure does not stop the rest. An interrupt ends the running cells; finished ones stay, and the next
     call goes on.
@@ -92,7 +92,7 @@ class _Report:
         return Results(self.grid, dict(self.done), dict(self.failed))
 
     def add(self, cell: Cell, store: CellStore, found: object, rest: Sequence[Cell]) -> None:
-        """Adds a cell that has ended, and prints its line.
+        """Add a cell that has ended, and print its line.
 
         Args:
             cell: The cell.
@@ -148,7 +148,7 @@ def _time_left(rest: Sequence[Cell], results: Results, new: Sequence[Cell], jobs
 
 
 def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
-    """Returns the number of cells at a time, and its reason."""
+    """Return the number of cells at a time, and its reason."""
     if device not in ("auto", "cpu") or (device == "auto" and shutil.which("nvidia-smi")):
         return 1, "they share a graphics card"
     total = system_memory()
@@ -166,7 +166,7 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
 def jobs_and_threads(
     cells: int, jobs: int | None, threads: int | None, device: str, say: Say
 ) -> tuple[int, int]:
-    """Returns the number of cells at a time and the threads of each, and reports them with the reason."""
+    """Return the number of cells at a time and the threads of each, and report them with the reason."""
     total = threads or default_thread_count()
     if jobs is None:
         jobs, reason = default_jobs(cells, total, device)
@@ -191,17 +191,17 @@ class Pool(Protocol):
     most: int
 
     def start(self, label: str, function: Callable[..., object], *given: object) -> None:
-        """Starts a call of `function(*given, step)` in a process of its own."""
+        """Start a call of `function(*given, step)` in a process of its own."""
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
-        """Waits at most so many seconds for calls to end.
+        """Wait at most so many seconds for calls to end.
 
         Returns their labels, each with the function's value, or with a FlawscopeError that says why there is
         none.
         """
 
     def stop(self) -> None:
-        """Ends all calls."""
+        """End all calls."""
 
 
 class Processes:
@@ -224,23 +224,23 @@ class Processes:
         self.stopped = False
 
     def start(self, label: str, function: Callable[..., object], *given: object) -> None:
-        """Starts a process that calls `function`; `label` names the call in `ended` and `step`."""
+        """Start a process that calls `function`; `label` names the call in `ended` and `step`."""
         self.running[self.waiters.submit(self._run_process, label, pickle.dumps((function, given)))] = label
 
     def ended(self, seconds: float) -> list[tuple[str, object]]:
-        """Waits up to `seconds` for a call to end, and returns the label and the result of each that has."""
+        """Wait up to `seconds` for a call to end, and return the label and the result of each that has."""
         done, _ = wait(self.running, seconds, FIRST_COMPLETED)
         return [(self.running.pop(future), future.result()) for future in done]
 
     def stop(self) -> None:
-        """Kills all processes, and waits for their threads."""
+        """Kill all processes, and wait for their threads."""
         self.stopped = True  # for one that is just being started
         for process in [*self.processes]:
             process.kill()
         self.waiters.shutdown()
 
     def _run_process(self, label: str, call: bytes) -> object:
-        """Starts a process that Ctrl-C does not reach, passes on its progress, and returns its answer."""
+        """Start a process that Ctrl-C does not reach, pass on its progress, and return its answer."""
         code = "from flawscope.evaluation.benchmark.run import child_main; child_main()"
         command = [sys.executable, "-P", "-c", code]
         try:

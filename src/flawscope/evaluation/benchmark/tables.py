@@ -76,7 +76,7 @@ class Group:
 
 
 def category_groups(rows: Sequence[str]) -> list[Group]:
-    """Returns the groups of categories that are averaged.
+    """Return the groups of categories that are averaged.
 
     They are MVTec AD's textures, objects and both; other data sets whose categories are all there; and the
     rest.
@@ -112,7 +112,7 @@ class Results:
     # ---- figures
 
     def document(self, cell: Cell) -> Json | None:
-        """Returns the document of a cell; None: it is not done."""
+        """Return the document of a cell; None: it is not done."""
         return self.done.get(cell.name)
 
     def documents(self, method: str, category: str) -> list[Json]:
@@ -139,7 +139,7 @@ class Results:
         return found
 
     def value(self, metric: str, method: str, category: str) -> Aggregate:
-        """Returns the mean of a metric over a method's seeds in a category, with its deviation."""
+        """Return the mean of a metric over a method's seeds in a category, with its deviation."""
         values = list(self.seeds(metric, method, category).values())
         return Aggregate(_mean(values), _deviation(values), len(values), len(self.grid.seeds[method]))
 
@@ -199,7 +199,7 @@ class Results:
         }
 
     def state(self, cell: Cell) -> str:
-        """Returns a cell's state: done, failed or not done."""
+        """Return a cell's state: done, failed or not done."""
         if cell.name in self.done:
             return "done"
         return "failed" if cell.name in self.failed else "not done"
@@ -284,7 +284,7 @@ def methods_and_seeds(grid: Grid) -> str:
 
 
 def published_average(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
-    """Returns the average of a source over a group, and the number of categories that it covers; None: none.
+    """Return the average of a source over a group, and the number of categories that it covers; None: none.
 
     For a whole data set it is the printed average, where there is one, else it is computed from the source's
     cells, without a mark.
@@ -352,7 +352,7 @@ def published_sources(methods: Iterable[str]) -> list[Source]:
 
 
 def mark_meanings() -> dict[str, str]:
-    """Returns the meanings of the marks beside published figures, by mark."""
+    """Return the meanings of the marks beside published figures, by mark."""
     return _read_published()[1]
 
 

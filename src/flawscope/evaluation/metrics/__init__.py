@@ -37,7 +37,7 @@ __all__ = [
 
 
 def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
-    """Returns AUROC, AP and best F1 of one score per picture.
+    """Return AUROC, AP and best F1 of one score per picture.
 
     Scores are compared as they are (float64 inside), never rescaled or squashed. With labels of one class
     everything is NaN: no mistake would be possible.
@@ -60,7 +60,7 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Returns the area under the ROC curve: the chance that an anomalous score beats a normal score.
+    """Return the area under the ROC curve: the chance that an anomalous score beats a normal score.
 
     A tie counts half. Exact (Mann-Whitney U over the number of pairs); NaN where only one class is present.
 
@@ -75,7 +75,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def f1_at(labels: ArrayLike, decisions: ArrayLike) -> float:
-    """Returns F1 = 2 TP / (2 TP + FP + FN) of decisions; NaN where only one class is present.
+    """Return F1 = 2 TP / (2 TP + FP + FN) of decisions; NaN where only one class is present.
 
     Args:
         labels: [N] bool or 0/1, 1 = anomalous.

@@ -39,7 +39,7 @@ class Truths(Protocol[SomeTruth]):
 
 
 def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
-    """Returns `flags` as [N] bool; integers must be 0 or 1."""
+    """Return `flags` as [N] bool; integers must be 0 or 1."""
     array = np.asarray(flags)
     if array.ndim != 1:
         raise InputError(f"{name} has shape {array.shape}, expected [N]")
@@ -55,7 +55,7 @@ def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
 
 
 def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Returns `scores` as [N] float64, unchanged, without NaN and as many as there are labels."""
+    """Return `scores` as [N] float64, unchanged, without NaN and as many as there are labels."""
     array = np.asarray(scores)
     if np.iscomplexobj(array):
         raise InputError(f"scores has dtype {array.dtype}, expected real numbers")
@@ -71,7 +71,7 @@ def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.flo
 def iterate_checked(
     maps: Maps, truths: Truths[Truth], valid: Valid | None, name: str
 ) -> Iterator[tuple[int, Array, Truth, NDArray[np.bool_] | None]]:
-    """Yields index, map [H, W], truth and valid pixels of every picture with a ground truth.
+    """Yield index, map [H, W], truth and valid pixels of every picture with a ground truth.
 
     Maps are checked to be real, without NaN where they count. Every element is read once.
 
@@ -102,7 +102,7 @@ def iterate_checked(
 
 
 def _check_map(given: ArrayLike, name: str) -> Array:
-    """Returns a map [H, W] of real numbers as an array."""
+    """Return a map [H, W] of real numbers as an array."""
     values = np.asarray(given)
     if values.ndim != 2:
         raise InputError(f"{name} has shape {values.shape}, expected [H, W]")
@@ -112,7 +112,7 @@ def _check_map(given: ArrayLike, name: str) -> Array:
 
 
 def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np.bool_]:
-    """Returns `mask` as bool of the shape of its map.
+    """Return `mask` as bool of the shape of its map.
 
     Other types are refused: only the caller knows which grey value is a defect.
     """
@@ -184,7 +184,7 @@ def gather_regions(
     count: int,
     dtypes: set[np.dtype[np.generic]],
 ) -> Regions:
-    """Gathers the anomalous scores of `count` regions from their pieces.
+    """Gather the anomalous scores of `count` regions from their pieces.
 
     The scores are float32, or wider where a map of `dtypes` needs it to be kept exactly.
     """
@@ -200,7 +200,7 @@ def gather_regions(
 
 
 def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
-    """Counts normal scores below anomalous ones, and up to them.
+    """Count normal scores below anomalous ones, and up to them.
 
     It needs about 32 bytes for each anomalous score.
 
@@ -228,7 +228,7 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
 
 
 def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[np.generic]) -> Iterator[Scores]:
-    """Yields the values of all pieces, `total` at the most, in arrays of up to `BATCH`.
+    """Yield the values of all pieces, `total` at the most, in arrays of up to `BATCH`.
 
     An array is valid until the next one is taken.
     """
@@ -249,7 +249,7 @@ def batches(pieces: Iterable[Array], total: int, dtype: np.dtype[np.generic]) ->
 
 
 def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
-    """Counts the sorted `normal` below each of `scores`, and below or at it; [A] int64 each.
+    """Count the sorted `normal` below each of `scores`, and below or at it; [A] int64 each.
 
     Both arrays must have one dtype, or NumPy would copy `normal`. Sorted `scores` are about ten times as
     fast.
@@ -264,7 +264,7 @@ def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
 
 
 def rank_metrics(counted: RankCounts) -> ImageMetrics:
-    """Computes the threshold-free metrics.
+    """Compute the threshold-free metrics.
 
     Without an anomalous or without a normal score all are NaN: there is nothing to rank.
     """

@@ -59,7 +59,7 @@ class PixelMetrics:
 
 
 def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> PixelMetrics:
-    """Returns all pixel metrics, exact, without binning.
+    """Return all pixel metrics, exact, without binning.
 
     AU-PRO is the area under the per-region overlap curve for false-positive rates 0..limit, divided by the
     limit. A region is an 8-connected component of a mask, as far as its pixels are valid; each weighs the
@@ -91,7 +91,7 @@ def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> Pi
 
 
 def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCounts, Regions]:
-    """Gathers the anomalous scores region by region, and counts the normal ones below them."""
+    """Gather the anomalous scores region by region, and count the normal ones below them."""
     pieces: list[Array] = []
     areas: list[float] = []
     dtypes: set[np.dtype[np.generic]] = set()
@@ -142,7 +142,7 @@ LIMITS = (0.05, 0.3)
 def au_spro(
     maps: Maps, regions: SaturatedRegions, limits: Sequence[float] = LIMITS, *, valid: Valid | None = None
 ) -> dict[float, float]:
-    """Returns the area under the sPRO curve up to each of `limits`, divided by it.
+    """Return the area under the sPRO curve up to each of `limits`, divided by it.
 
     sPRO is the mean over all regions of min(overlap / saturation, 1) with the saturation capped at the
     region's area; the false-positive rate is over the pixels outside every region. Regions may overlap. A
@@ -168,7 +168,7 @@ def au_spro(
 
 
 def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: float = 1.0) -> float:
-    """Returns the saturation in pixels of a region, from its entry in LOCO's `defects_config.json`.
+    """Return the saturation in pixels of a region, from its entry in LOCO's `defects_config.json`.
 
     Args:
         area: Pixels of the region.
@@ -189,7 +189,7 @@ def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: flo
 
 
 def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -> tuple[RankCounts, Regions]:
-    """Gathers each region's highest scores, up to its saturation, and counts the normal ones below."""
+    """Gather each region's highest scores, up to its saturation, and count the normal ones below."""
     pieces: list[Array] = []
     shares: list[float] = []
     divisors: list[float] = []
@@ -221,7 +221,7 @@ def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -
 
 
 def _counting_pieces(scores: Array, saturation: float) -> Iterator[tuple[Array, float]]:
-    """Yields the scores of a region that count, in rising order, each piece with the weight of its scores.
+    """Yield the scores of a region that count, in rising order, each piece with the weight of its scores.
 
     When `saturation` pixels are found, more add nothing: lower scores never count. The last score that does
     counts for the fraction that is still missing. Among equal scores the choice does not matter.

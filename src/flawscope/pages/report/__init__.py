@@ -32,7 +32,7 @@ def write_report(
     model: str = "",
     step: ProgressCallback = ignore_progress,
 ) -> Path:
-    """Writes the report of `evaluate(predictor, dataset)` to `path`, atomically, and returns it.
+    """Write the report of `evaluate(predictor, dataset)` to `path`, atomically, and return it.
 
     Args:
         path: Path of the HTML file.
@@ -60,7 +60,7 @@ def write_report(
 
 
 def write_page(path: str | os.PathLike[str], text: str) -> Path:
-    """Writes a page to `path`, atomically, and returns the path. FlawscopeError: it cannot be written."""
+    """Write a page to `path`, atomically, and return the path. FlawscopeError: it cannot be written."""
     from flawscope.artefact.files import atomic_write
 
     with atomic_write(path) as file:

@@ -40,12 +40,12 @@ KAPPAS = {
 
 
 def kappa_text(kappa: float | None) -> str:
-    """Formats a kappa with its grade."""
+    """Format a kappa with its grade."""
     return "–" if kappa is None else f"{kappa:.3f} ({grade_kappa(kappa)})"
 
 
 def share_text(share: Share | None) -> str:
-    """Formats a share: 42 of 50, 84 % (70.9 to 92.8 %)."""
+    """Format a share: 42 of 50, 84 % (70.9 to 92.8 %)."""
     if share is None:
         return "–"
     interval = range_text(share.low, share.high)
@@ -53,18 +53,18 @@ def share_text(share: Share | None) -> str:
 
 
 def at_most(rate: float) -> str:
-    """Formats a rate that is claimed, which may be far below a percent."""
+    """Format a rate that is claimed, which may be far below a percent."""
     return f"{100 * rate:.3g}\N{NO-BREAK SPACE}%"
 
 
 def claim_sentence(rate: float) -> str:
-    """Returns a sentence on the number of defective parts that the claim of a miss rate needs."""
+    """Return a sentence on the number of defective parts that the claim of a miss rate needs."""
     needed = [f"{agreement.parts_needed(rate, k):,} with {k or 'none'} missed" for k in ALLOWED_MISSES]
     return f"to claim misses of at most {at_most(rate)}, 95 % sure, defective parts: {', '.join(needed)}"
 
 
 def shown_sentence(appraisal: Appraisal) -> str:
-    """Returns a sentence on the miss rate that an appraiser's trials show."""
+    """Return a sentence on the miss rate that an appraiser's trials show."""
     parts = (
         f"{appraisal.ever_missed.number or 'none'} of {pluralize(appraisal.ever_missed.of, 'defective part')}"
     )
@@ -73,7 +73,7 @@ def shown_sentence(appraisal: Appraisal) -> str:
 
 
 def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
-    """Yields remarks on weaknesses of a study.
+    """Yield remarks on weaknesses of a study.
 
     Args:
         read: The study.
@@ -93,7 +93,7 @@ def study_remarks(read: ReadStudy, learnt: int) -> Iterator[str]:
 def agreement_page(
     read: ReadStudy, found: Agreement, claim: float, model: Sequence[tuple[str, str]], remarks: Iterable[str]
 ) -> str:
-    """Returns the page of a study.
+    """Return the page of a study.
 
     Args:
         read: The study.
@@ -141,12 +141,12 @@ def agreement_page(
 
 
 def spaced(key: str) -> str:
-    """Returns a key with spaces in place of underscores, for a person."""
+    """Return a key with spaces in place of underscores, for a person."""
     return key.replace("_", " ")
 
 
 def limits_text(name: str) -> tuple[str, str]:
-    """Returns AIAG's limits of a rate, acceptable and marginal, in words; dashes where there are none."""
+    """Return AIAG's limits of a rate, acceptable and marginal, in words; dashes where there are none."""
     if name not in agreement.LIMITS:
         return "–", "–"
     first, second = agreement.LIMITS[name]
@@ -155,7 +155,7 @@ def limits_text(name: str) -> tuple[str, str]:
 
 
 def _disputed(read: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
-    """Yields parts with a wrong decision in any trial: name, reference, decisions of each appraiser."""
+    """Yield parts with a wrong decision in any trial: name, reference, decisions of each appraiser."""
     study = read.study
     for k, part in enumerate(study.parts):
         decisions = [called[k] for called in study.decisions.values()]
@@ -166,5 +166,5 @@ def _disputed(read: ReadStudy) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _letters(decisions: NDArray[np.bool_]) -> str:
-    """Returns an appraiser's decisions on a part: D (defective) or G (good), trial by trial."""
+    """Return an appraiser's decisions on a part: D (defective) or G (good), trial by trial."""
     return " ".join("D" if is_defective else "G" for is_defective in decisions)

@@ -94,7 +94,7 @@ class Figures:
 def compute_figures(
     result: Evaluation, calibration: Calibration, dataset: Dataset, reference: PoseReference | None = None
 ) -> Figures:
-    """Returns all figures of an evaluation.
+    """Return all figures of an evaluation.
 
     Args:
         result: The evaluation.
@@ -128,7 +128,7 @@ def compute_figures(
 
 
 def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -> Json:
-    """Returns the errors of the parts' poses in spreads, by kind of picture, and the worst pictures."""
+    """Return the errors of the parts' poses in spreads, by kind of picture, and the worst pictures."""
     errors = np.array([_alignment_error(picture.prediction) for picture in result.pictures])
     several = any(picture.prediction.found_parts for picture in result.pictures)
     bad = np.array([row["anomalous"] for row in rows], bool)
@@ -157,7 +157,7 @@ def _alignment(result: Evaluation, rows: list[Json], reference: PoseReference) -
 
 
 def _alignment_error(prediction: Prediction) -> float:
-    """Returns the pose error of a picture's part, or the largest of several; infinite if not found."""
+    """Return the pose error of a picture's part, or the largest of several; infinite if not found."""
     if (parts := prediction.found_parts) is not None:
         return np.inf if parts.wrong else max(part.part_pose.error for part in parts.parts)
     return prediction.part_pose.error if prediction.part_pose else np.inf
@@ -247,7 +247,7 @@ def _why_no_interval(name: str) -> str:
 
 
 def _kind_rows(result: Evaluation) -> list[Json]:
-    """Returns the counts of each type, with its AUROC against the good test pictures."""
+    """Return the counts of each type, with its AUROC against the good test pictures."""
     good = [picture.score for picture in result.decided if not picture.anomalous]
     found = []
     for name, values in result.kinds.items():
@@ -305,7 +305,7 @@ def _histogram_plot(rows: list[Json], calibration: Calibration) -> str:
 
 
 def image_curves(anomalous: NDArray[np.bool_], scores: Array) -> tuple[Array, Array, Array]:
-    """Returns false-positive rate, recall and precision [K] at every distinct score, in falling order."""
+    """Return false-positive rate, recall and precision [K] at every distinct score, in falling order."""
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are called together
     hits = np.cumsum(anomalous[order])[last]

@@ -6,7 +6,7 @@ from flawscope.errors import InputError, require_installed
 
 
 def require_libraries(*, plots: bool = True) -> None:
-    """Raises an InputError where a library that a page needs is not installed.
+    """Raise an InputError where a library that a page needs is not installed.
 
     Args:
         plots: Whether the page has curves, which need matplotlib.

@@ -69,7 +69,7 @@ def evaluation_page(
     layers: Sequence[Layers | str],
     manifest: Manifest,
 ) -> str:
-    """Renders the page of an evaluation.
+    """Render the page of an evaluation.
 
     Args:
         result: The evaluation.
@@ -125,12 +125,12 @@ def evaluation_page(
 
 
 def _entries(figures: Figures, layers: Sequence[Layers | str]) -> list[Json]:
-    """Returns the pictures' entries, each with its layers, or the reason why there are none."""
+    """Return the pictures' entries, each with its layers, or the reason why there are none."""
     return [row | {"layers": made} for row, made in zip(figures.rows, layers, strict=True)]
 
 
 def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]:
-    """Returns the page's sections with their titles; those that would be empty are left out."""
+    """Return the page's sections with their titles; those that would be empty are left out."""
     content = {"rate": points, "parts": figures.parts, "alignment": figures.alignment}
     sections = []
     for name in SECTIONS:
@@ -141,12 +141,12 @@ def _sections(figures: Figures, points: Sequence[Json]) -> list[tuple[str, str]]
 
 
 def _present_point(points: Sequence[Json]) -> int:
-    """Returns the place of the model's own threshold among the points; 0 where there are none."""
+    """Return the place of the model's own threshold among the points; 0 where there are none."""
     return next((place for place, point in enumerate(points) if point["now"]), 0)
 
 
 def _shares(points: Sequence[Json], counted: str, total: str) -> list[float]:
-    """Returns for each point the share of pictures that its threshold judges wrongly.
+    """Return for each point the share of pictures that its threshold judges wrongly.
 
     Args:
         points: The points.
@@ -157,13 +157,13 @@ def _shares(points: Sequence[Json], counted: str, total: str) -> list[float]:
 
 
 def colour_scale(known: Calibration | ScoreLevels) -> dict[str, float]:
-    """Returns the map values at both ends of the colours and in the middle."""
+    """Return the map values at both ends of the colours and in the middle."""
     low, high = known.colour_range
     return {"low": low, "middle": known.mask_threshold, "high": high}
 
 
 def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **context: object) -> str:
-    """Renders a page from a template that extends `base.html.j2`; all text is escaped.
+    """Render a page from a template that extends `base.html.j2`; all text is escaped.
 
     Args:
         template: File name of the template.
@@ -192,7 +192,7 @@ def render(template: str, pictures: Sequence[Json], scripts: Sequence[str], **co
 
 
 def read_asset(name: str) -> str:
-    """Returns the text of a template, style or script in this folder."""
+    """Return the text of a template, style or script in this folder."""
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
@@ -200,7 +200,7 @@ def read_asset(name: str) -> str:
 
 
 def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: Calibration) -> list[Json]:
-    """Returns thresholds from the fewest alarms to the most, with their effect on the test pictures.
+    """Return thresholds from the fewest alarms to the most, with their effect on the test pictures.
 
     Each is the k-th largest calibration score. Empty where there is only one threshold.
 
@@ -227,7 +227,7 @@ def operating_points(scores: Array, anomalous: NDArray[np.bool_], calibration: C
 
 
 def _point(calibration: Calibration, good: Array, bad: Array) -> Json:
-    """Returns the effect of a calibration's threshold on the test pictures.
+    """Return the effect of a calibration's threshold on the test pictures.
 
     In the result, `rate` is the promised share of good parts above the threshold, None without a promise, and
     `option` the argument that sets the threshold. Intervals hold 95 %.

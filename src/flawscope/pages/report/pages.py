@@ -61,7 +61,7 @@ def predictions_page(
     *,
     parts: Sequence[PartPrediction] = (),
 ) -> str:
-    """Returns the page of `predict --out`, with every input of the run.
+    """Return the page of `predict --out`, with every input of the run.
 
     Args:
         table: Rows of all inputs.
@@ -121,7 +121,7 @@ def _expected_rate(facts: Facts) -> str:
 def _row_entries(
     rows: Sequence[ResultRow], shown: Sequence[Prediction], levels: Levels | None, step: ProgressCallback
 ) -> list[Json]:
-    """Returns the entries of the pictures that are listed; pictures that are shown have layers."""
+    """Return the entries of the pictures that are listed; pictures that are shown have layers."""
     predictions = {str(prediction.path): prediction for prediction in shown}
     wanted = [predictions[row.path] for row in rows if row.path in predictions]
     seen = [
@@ -146,7 +146,7 @@ def _part_cards(parts: Sequence[PartPrediction], rows: Sequence[ResultRow]) -> l
 
 
 def _summary(judged: int, anomalous: int, tolerated: int | None, parts: Sequence[PartPrediction]) -> str:
-    """Returns the headline of a run.
+    """Return the headline of a run.
 
     Args:
         judged: Number of judged pictures.
@@ -164,7 +164,7 @@ def _summary(judged: int, anomalous: int, tolerated: int | None, parts: Sequence
 
 
 def _common_folder(paths: Sequence[str]) -> str:
-    """Returns the folder that all paths have in common; empty where there is none."""
+    """Return the folder that all paths have in common; empty where there is none."""
     try:
         return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     except ValueError:  # no path, or on several drives
@@ -214,7 +214,7 @@ def _run_facts(facts: Facts) -> list[tuple[str, str]]:
 
 
 def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None = None) -> str:
-    """Returns the page of `data check --out`.
+    """Return the page of `data check --out`.
 
     It shows a picture of each form in the data set with its marked defects, and the places of parts.
 
@@ -273,7 +273,7 @@ def check_page(dataset: Dataset, report: CheckReport, aligned: Alignment | None 
 
 
 def _near_duplicate_entries(report: CheckReport) -> list[Json]:
-    """Returns the entries of pairs of near-duplicates, side by side."""
+    """Return the entries of pairs of near-duplicates, side by side."""
     near = [finding for finding in report.findings if finding.code.startswith("nearly")]
     pairs = []
     for finding in near[:MAX_PAIRS]:
@@ -285,14 +285,14 @@ def _near_duplicate_entries(report: CheckReport) -> list[Json]:
 
 
 def _card(name: str, drawn: NDArray[np.uint8], fact: tuple[str, str]) -> Json:
-    """Returns the entry of a drawn picture [H, W, 3], with a fact about it."""
+    """Return the entry of a drawn picture [H, W, 3], with a fact about it."""
     size = f"{drawn.shape[1]} × {drawn.shape[0]}"
     layers = {"photo": image_uri(drawn, MAX_SIDE)}
     return {"name": printable(name), "size": size, "facts": [fact], "layers": layers}
 
 
 def _side_by_side(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Returns two pictures beside each other, [H, W, 3], at the height of the lower picture."""
+    """Return two pictures beside each other, [H, W, 3], at the height of the lower picture."""
     shown = [Image.fromarray(to_eight_bits(first_group(path)[0])) for path in paths]
     height = min(picture.height for picture in shown)
     scaled = [

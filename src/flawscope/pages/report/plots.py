@@ -87,7 +87,7 @@ def curve_plot(
     limit: float = 1.0,
     chance: bool = False,
 ) -> str:
-    """Draws curves in the unit square, the first with a solid line.
+    """Draw curves in the unit square, the first with a solid line.
 
     Args:
         name: Name of the plot, for its ids.
@@ -114,7 +114,7 @@ def curve_plot(
 
 
 def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
-    """Draws a row for each group on a common axis, with a histogram and ticks, and the threshold."""
+    """Draw a row for each group on a common axis, with a histogram and ticks, and the threshold."""
     every = np.concatenate([*(group.scores for group in groups), [threshold]])
     edges = bin_edges(float(every.min()), float(every.max()), threshold)
 
@@ -140,7 +140,7 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
 
 
 def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
-    """Draws the shares of false alarms and of defects found, a row for each light; empty without lights."""
+    """Draw the shares of false alarms and of defects found, a row for each light; empty without lights."""
     rows = range(len(lights))
 
     def draw(axes: Axes) -> None:
@@ -161,7 +161,7 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
 
 
 def _known_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]] | None:
-    """Returns the rates that are known, and their rows; None: none are."""
+    """Return the rates that are known, and their rows; None: none are."""
     known = [(rate, row) for row, rate in enumerate(rates) if rate is not None]
     if not known:
         return None
@@ -169,7 +169,7 @@ def _known_points(rates: Sequence[float | None]) -> tuple[list[float], list[int]
 
 
 def loss_plot(name: str, facts: Mapping[str, object]) -> str:
-    """Draws the losses of a training by its steps, each line with its own name and dashes.
+    """Draw the losses of a training by its steps, each line with its own name and dashes.
 
     Args:
         name: Name of the plot, for its ids.
@@ -205,14 +205,14 @@ def _loss_curves(facts: Facts) -> list[Curve]:
 
 
 def bin_edges(low: float, high: float, threshold: float) -> Array:
-    """Returns ascending edges of bins around low..high; one is the threshold: no bar is half anomalous."""
+    """Return ascending edges of bins around low..high; one is the threshold: no bar is half anomalous."""
     step = (high - low) / BINS or 0.1
     below, above = (int(np.ceil(reach / step)) + 1 for reach in (threshold - low, high - threshold))
     return threshold + step * np.arange(-below, above + 1)
 
 
 def bin_counts(scores: Array, edges: Array) -> Array:
-    """Returns the number of scores in each bin, its upper edge included: good at the threshold."""
+    """Return the number of scores in each bin, its upper edge included: good at the threshold."""
     return np.histogram(-scores, -edges[::-1])[0][::-1]
 
 
@@ -222,7 +222,7 @@ def _trim(name: str) -> str:
 
 
 def _render_svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
-    """Draws a plot as SVG to stand in an HTML page.
+    """Draw a plot as SVG to stand in an HTML page.
 
     It has no prologue, no addresses, no fonts and no rules that would hold for the whole page; its ids begin
     with the plot's name.

@@ -60,7 +60,7 @@ def thumbnails(
     levels: Levels | None = None,
     step: ProgressCallback = ignore_progress,
 ) -> list[Layers | str]:
-    """Returns the layers of every picture, or the reason why there are none.
+    """Return the layers of every picture, or the reason why there are none.
 
     Pictures are `MAX_SIDE` large, or smaller where `PAGE_BYTES` requires it. The reason is `UNREADABLE` where
     a picture is gone or was changed since it was evaluated, and `PAGE_FULL` where not all pictures fit even
@@ -107,7 +107,7 @@ def picture_layers(
     side: int,
     levels: Levels | None,
 ) -> Layers:
-    """Returns the layers of a picture file, as large in area as a square of `side` pixels.
+    """Return the layers of a picture file, as large in area as a square of `side` pixels.
 
     Masks that cannot be read are left out: the evaluation reports them.
 
@@ -131,7 +131,7 @@ def picture_layers(
 def truth_layers(
     picture: Array, masks: tuple[Mask, ...], side: int, levels: Levels | None
 ) -> tuple[Layers, tuple[int, int]]:
-    """Returns the layers of a decoded picture and its marked defects, and their size (height, width).
+    """Return the layers of a decoded picture and its marked defects, and their size (height, width).
 
     Args:
         picture: [H, W] or [H, W, C], the picture.
@@ -151,7 +151,7 @@ def truth_layers(
 
 
 def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
-    """Returns heat map and contour as layers, and the map, of a picture shown at `size` (height, width)."""
+    """Return heat map and contour as layers, and the map, of a picture shown at `size` (height, width)."""
     marked = prediction.outlined(prediction.picture_map(size))
     half = (-(-size[0] // 2), -(-size[1] // 2))
 
@@ -170,7 +170,7 @@ def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
 
 
 def rgba_layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Image:
-    """Returns the RGBA layer that `draw` adds to a picture [H, W, 3] of `size`; `draw` may only blend.
+    """Return the RGBA layer that `draw` adds to a picture [H, W, 3] of `size`; `draw` may only blend.
 
     Blending makes `keep * picture + added` of a pixel: on black that shows what is added, on white also how
     much is kept.
@@ -184,7 +184,7 @@ def rgba_layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image
 
 
 def image_uri(picture: Pixels, side: int) -> str:
-    """Returns a picture [H, W, 3], as large in area as a square of `side` pixels, as a data: URI."""
+    """Return a picture [H, W, 3], as large in area as a square of `side` pixels, as a data: URI."""
     return _webp_uri(Image.fromarray(_fit_area(picture, side)), QUALITY)
 
 
@@ -196,7 +196,7 @@ def _fit_area(picture: Pixels, side: int) -> Pixels:
 
 
 def _webp_uri(image: Image.Image, quality: int | None = None) -> str:
-    """Returns a data: URI; lossless without a quality."""
+    """Return a data: URI; lossless without a quality."""
     buffer = io.BytesIO()
     if quality is None:
         image.save(buffer, "WEBP", lossless=True, quality=50, method=3)

@@ -53,28 +53,28 @@ class Tally(NamedTuple):
 
 
 def size_text(prediction: Prediction) -> str:
-    """Returns the size of a picture as "width × height"."""
+    """Return the size of a picture as "width × height"."""
     height, width = prediction.geometry.picture_size
     return f"{width} × {height}"
 
 
 def percent(value: float) -> str:
-    """Formats a share: 0.05 -> 5 %; 0.0123 -> 1.2 %. Number and sign stay on one line."""
+    """Format a share: 0.05 -> 5 %; 0.0123 -> 1.2 %. Number and sign stay on one line."""
     return f"{100 * value:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
 
 
 def range_text(low: float, high: float) -> str:
-    """Formats an interval of rates: 63.1 to 100 %."""
+    """Format an interval of rates: 63.1 to 100 %."""
     return f"{percent(low)[:-2]} to {percent(high)}"
 
 
 def time_text() -> str:
-    """Returns the present time of this machine's clock: 2026-11-29 10:13 (UTC+0100)."""
+    """Return the present time of this machine's clock: 2026-11-29 10:13 (UTC+0100)."""
     return time.strftime("%Y-%m-%d %H:%M (UTC%z)")
 
 
 def headline(tally: Tally, noun: str = "picture") -> str:
-    """Returns the verdict on pictures, or on parts, in one line."""
+    """Return the verdict on pictures, or on parts, in one line."""
     parts = []
     if tally.defective:
         parts.append(f"{tally.found} of {pluralize(tally.defective, f'defective {noun}')} found")
@@ -84,18 +84,18 @@ def headline(tally: Tally, noun: str = "picture") -> str:
 
 
 def score_facts(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
-    """Returns rows with severity, p-value and score of a picture, for a page."""
+    """Return rows with severity, p-value and score of a picture, for a page."""
     return [("Severity", severity_text(severity)), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
 
 
 def _view_text(how: Preprocess) -> str:
-    """Describes the content of an aligned view; empty where views are not aligned."""
+    """Describe the content of an aligned view; empty where views are not aligned."""
     which = "the part" if how.several is None else f"each part ({how.several.count_text} in a picture)"
     return f"{which}, aligned ({how.reference.kind})" if how.reference else ""
 
 
 def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
-    """Returns rows with the pose of each part in a picture; empty where none was found or looked for."""
+    """Return rows with the pose of each part in a picture; empty where none was found or looked for."""
     if (several := prediction.found_parts) is not None:
         expected = f"{several.least}" if several.least == several.most else f"{several.least}-{several.most}"
         every = [("Parts", f"{len(several.parts)} found, {expected} expected")]
@@ -111,7 +111,7 @@ def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
 
 
 def finding_facts(prediction: Prediction) -> list[tuple[str, str]]:
-    """Returns rows with the kinds of the defects in a picture, and with its findings."""
+    """Return rows with the kinds of the defects in a picture, and with its findings."""
     kinds = [region.kinds_text for region in prediction.regions if region.kinds_text]
     facts = []
     if kinds:
@@ -122,7 +122,7 @@ def finding_facts(prediction: Prediction) -> list[tuple[str, str]]:
 
 
 def part_cards(parts: Iterable[tuple[PartPrediction, str]], places: Mapping[str, int]) -> list[Json]:
-    """Returns the cards of parts: mistakes first, then the most unusual parts.
+    """Return the cards of parts: mistakes first, then the most unusual parts.
 
     Args:
         parts: Each part with the word on its badge: the decision, or its outcome where the truth is known.
@@ -132,7 +132,7 @@ def part_cards(parts: Iterable[tuple[PartPrediction, str]], places: Mapping[str,
 
 
 def _rank_of_card(part: tuple[PartPrediction, str]) -> tuple[bool, float, float]:
-    """Returns the sorting key of a card: mistakes first, then the most unusual parts."""
+    """Return the sorting key of a card: mistakes first, then the most unusual parts."""
     found, word = part
     return word not in (MISSED, FALSE_ALARM), found.p_value, -found.severity
 
@@ -158,7 +158,7 @@ def _part_card(found: PartPrediction, word: str, places: Mapping[str, int]) -> J
 def sentences(
     tally: Tally, calibration: Calibration, broken: bool, remarks: Iterable[str] = (), parts: str = ""
 ) -> list[str]:
-    """Returns sentences on the promise, whether it was kept, and the number of missed defects.
+    """Return sentences on the promise, whether it was kept, and the number of missed defects.
 
     Args:
         tally: Numbers of test pictures, or parts, and of wrong decisions.
@@ -221,7 +221,7 @@ Pairs = list[tuple[str, str]]
 
 
 def collect_facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str) -> Json:
-    """Returns the facts of model and run: tables of (name, value), and lists of names.
+    """Return the facts of model and run: tables of (name, value), and lists of names.
 
     Args:
         result: The evaluation.
@@ -269,7 +269,7 @@ PARTS_PROMISE = re.compile(r"parts of \d+ views? \(")  # of a fit's summary in m
 
 
 def _decision_facts(manifest: Manifest, parts: KnownParts | None) -> Pairs:
-    """Returns rows on the promise of a model, on parts where it decides on parts.
+    """Return rows on the promise of a model, on parts where it decides on parts.
 
     Args:
         manifest: Manifest of the model.
@@ -288,7 +288,7 @@ def _decision_facts(manifest: Manifest, parts: KnownParts | None) -> Pairs:
 
 
 def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
-    """Returns rows that describe a model and its origin.
+    """Return rows that describe a model and its origin.
 
     Args:
         manifest: Manifest of the model.
@@ -330,7 +330,7 @@ def model_facts(manifest: Manifest, parts: KnownParts | None = None) -> Pairs:
 
 
 def _picture_text(manifest: Manifest) -> str:
-    """Describes the steps between a picture and the network's input."""
+    """Describe the steps between a picture and the network's input."""
     preprocess = manifest.preprocess
     texts = [preprocess.described()]
     sizes = str(manifest.config.get("size", ""))

@@ -29,7 +29,7 @@ _ZOOM = 2  # drawn at this multiple of the size, then averaged
 
 
 def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
-    """Draws a piece of fabric as light, [size, size, 3] float32.
+    """Draw a piece of fabric as light, [size, size, 3] float32.
 
     The same `rng` gives the same piece, with a flaw or without one.
     """
@@ -81,7 +81,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
 
 
 def _yarn_light(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> Floats:
-    """Returns the light on a round, twisted yarn, 0..about 1.15: dark at its sides and where it dives."""
+    """Return the light on a round, twisted yarn, 0..about 1.15: dark at its sides and where it dives."""
     dive = 1 - lift
     round_off = np.sqrt(np.maximum(1 - (across * 1.9) ** 2 - 0.7 * dive * dive * dive, 0))
     twist = np.sin((along * 2.5 + across * 1.6) * np.float32(2 * np.pi))
@@ -90,7 +90,7 @@ def _yarn_light(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> F
 
 
 def _missing_pick(x: Floats, weft_thread: NDArray[np.int32], flaw: Flaw) -> Mask:
-    """Returns the mask of a weft thread that is missing over a length: only warp shows there."""
+    """Return the mask of a weft thread that is missing over a length: only warp shows there."""
     span = flaw.grade(34, 9) / 2
     middle = _THREADS / 2 + float(flaw.rng.uniform(-12, 12))
     row = _THREADS // 2 + int(flaw.rng.integers(-15, 16))
@@ -98,7 +98,7 @@ def _missing_pick(x: Floats, weft_thread: NDArray[np.int32], flaw: Flaw) -> Mask
 
 
 def _wrong_dye(warp_thread: NDArray[np.int32], y: Floats, flaw: Flaw) -> Floats:
-    """Returns the share [h, w] of another dye on a few neighbouring warp threads, over a length."""
+    """Return the share [h, w] of another dye on a few neighbouring warp threads, over a length."""
     count = max(1, round(flaw.grade(6, 1.6)))
     first = _THREADS // 2 + int(flaw.rng.integers(-14, 14))
     middle = _THREADS / 2 + float(flaw.rng.uniform(-10, 10))
@@ -126,7 +126,7 @@ def _draw_flaw(canvas: Floats, flaw: Flaw) -> None:
 
 
 def _draw_hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float) -> None:
-    """Draws a hole worn through: dark ground, a shadow under the rim, frayed ends of both colours."""
+    """Draw a hole worn through: dark ground, a shadow under the rim, frayed ends of both colours."""
     rng = flaw.rng
     size = canvas.shape[0]
     x, y = scene.offsets_from(canvas, centre)

@@ -73,7 +73,7 @@ def _draw_variation(size: int, rng: np.random.Generator) -> _PlateVariation:
 
 
 def _brushed(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
-    """Returns the grain of brushed metal along the plate, about -1..1: streaks of several lengths."""
+    """Return the grain of brushed metal along the plate, about -1..1: streaks of several lengths."""
     side = math.ceil(1.2 * size)
     streaks = np.zeros((side, side), np.float32)
     for columns, height in ((3, 0.35), (10, 0.5), (40, 0.5)):
@@ -91,7 +91,7 @@ def _brushed(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
 
 
 def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
-    """Draws a plate as light, `[size, size, 3]` float32 in about 0..255; a flaw changes nothing else."""
+    """Draw a plate as light, `[size, size, 3]` float32 in about 0..255; a flaw changes nothing else."""
     part = _draw_variation(size, rng)
     frame = part.frame
     scale = part.frame.scale
@@ -130,7 +130,7 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
 
 
 def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
-    """Draws a turned, slightly raised ring around the bore: grooves, and the two-winged shine of a lathe."""
+    """Draw a turned, slightly raised ring around the bore: grooves, and the two-winged shine of a lathe."""
     scale = part.frame.scale
     u = part.frame.u - np.float32(_BOSS[0])
     v = part.frame.v - np.float32(_BOSS[1])
@@ -159,7 +159,7 @@ def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
 
 
 def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float) -> None:
-    """Draws a drilled hole with a chamfer."""
+    """Draw a drilled hole with a chamfer."""
     distance = np.hypot(u, v)
     towards = light_on_slope(u, v)
     composite(
@@ -170,7 +170,7 @@ def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float
 
 
 def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, there: bool) -> None:
-    """Draws a brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
+    """Draw a brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
     distance = np.hypot(u, v)
     towards = light_on_slope(u, v)
     # chamfer of the counterbore, and the dark gap inside it
@@ -209,7 +209,7 @@ def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> None:
-    """Draws the label in three inks on the metal's grain; a misprint spoils the printing plate."""
+    """Draw the label in three inks on the metal's grain; a misprint spoils the printing plate."""
     n = _PRINT_SCALE
     width = round(2 * _LABEL_HALF[0] * n)
     height = round(2 * _LABEL_HALF[1] * n)
@@ -262,7 +262,7 @@ def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> Non
 
 
 def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
-    """Spoils the print: missing ink, ink dragged along, or a part printed twice."""
+    """Spoil the print: missing ink, ink dragged along, or a part printed twice."""
     rng = flaw.rng
     n = _PRINT_SCALE
     inked = np.asarray(plate, np.float32)
@@ -288,7 +288,7 @@ def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
 
 
 def _choose_missing(flaw: Flaw) -> str:
-    """Returns the name of the part to leave out: a missing screw is easier to see than a missing hole."""
+    """Return the name of the part to leave out: a missing screw is easier to see than a missing hole."""
     if flaw.difficulty < 0.55:
         return f"screw{int(flaw.rng.integers(len(_SCREWS)))}"
     if flaw.difficulty < 0.8:

@@ -36,12 +36,12 @@ class Flaw(NamedTuple):
     rng: np.random.Generator
 
     def grade(self, easy: float, hard: float) -> float:
-        """Returns a value between `easy` and `hard` on a geometric scale, by the difficulty, within 8 %."""
+        """Return a value between `easy` and `hard` on a geometric scale, by the difficulty, within 8 %."""
         value = easy * (hard / easy) ** self.difficulty
         return float(value * self.rng.uniform(0.92, 1.08))
 
     def choose(self, choices: Sequence[Colour]) -> Colour:
-        """Returns a colour chosen at random."""
+        """Return a colour chosen at random."""
         return choices[int(self.rng.integers(len(choices)))]
 
 
@@ -63,7 +63,7 @@ class Frame(NamedTuple):
     shift: tuple[float, float]
 
     def pixel(self, u: float, v: float) -> tuple[float, float]:
-        """Returns the pixel (row, column) of a point of the frame."""
+        """Return the pixel (row, column) of a point of the frame."""
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         x = cos * u - sin * v + UNITS / 2 + self.shift[0]
         y = sin * u + cos * v + UNITS / 2 + self.shift[1]
@@ -71,7 +71,7 @@ class Frame(NamedTuple):
 
 
 def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: float) -> Frame:
-    """Returns a frame moved by up to `shift` units and turned by up to `degrees` either way."""
+    """Return a frame moved by up to `shift` units and turned by up to `degrees` either way."""
     dx, dy = (float(d) for d in rng.uniform(-shift, shift, 2))
     angle = math.radians(float(rng.uniform(-degrees, degrees)))
     scale = size / UNITS
@@ -86,7 +86,7 @@ def random_frame(size: int, rng: np.random.Generator, *, shift: float, degrees: 
 def window_around(
     canvas: Floats, frame: Frame, centre: tuple[float, float], reach: float
 ) -> tuple[Floats, Floats, Floats]:
-    """Returns the canvas, `u` and `v` within `reach` units of a point, to draw small parts in.
+    """Return the canvas, `u` and `v` within `reach` units of a point, to draw small parts in.
 
     The canvas is a slice of the whole one; `u` and `v` are measured from the point.
     """
@@ -99,7 +99,7 @@ def window_around(
 
 
 def rounded_box(u: Floats, v: Floats, half: tuple[float, float], radius: float) -> Floats:
-    """Returns the signed distance from a rectangle of half sides `half` with round corners."""
+    """Return the signed distance from a rectangle of half sides `half` with round corners."""
     a = np.abs(u) - (half[0] - radius)
     b = np.abs(v) - (half[1] - radius)
     outside = np.hypot(np.maximum(a, 0), np.maximum(b, 0))
@@ -107,25 +107,25 @@ def rounded_box(u: Floats, v: Floats, half: tuple[float, float], radius: float) 
 
 
 def hexagon(u: Floats, v: Floats, radius: float, angle: float) -> Floats:
-    """Returns the signed distance (exact on the sides) from a hexagon of inner `radius`."""
+    """Return the signed distance (exact on the sides) from a hexagon of inner `radius`."""
     turn = np.arctan2(v, u) - angle
     turn = np.mod(turn, np.pi / 3) - np.pi / 6
     return np.asarray(np.hypot(u, v) * np.cos(turn) - radius, np.float32)
 
 
 def pixel_coverage(distance: NDArray[np.floating], scale: float) -> Floats:
-    """Returns the share of each pixel that a shape covers, 0..1, from its signed distance in units."""
+    """Return the share of each pixel that a shape covers, 0..1, from its signed distance in units."""
     return np.asarray(np.clip(0.5 - distance * np.float32(scale), 0, 1), np.float32)
 
 
 def smooth(value: NDArray[np.floating]) -> Floats:
-    """Returns a smooth step over 0..1."""
+    """Return a smooth step over 0..1."""
     value = np.clip(value, 0, 1)
     return np.asarray(value * value * (3 - 2 * value), np.float32)
 
 
 def light_on_slope(u: Floats, v: Floats) -> Floats:
-    """Returns the light, -1..1, on a slope that faces away from the origin."""
+    """Return the light, -1..1, on a slope that faces away from the origin."""
     radius = np.maximum(np.hypot(u, v), 1e-3)
     return np.asarray((u * LIGHT[0] + v * LIGHT[1]) / radius, np.float32)
 
@@ -136,7 +136,7 @@ def composite(canvas: Floats, colour: NDArray[np.floating], opacity: NDArray[np.
 
 
 def simulate_sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Returns the canvas as a camera shows it, in uint8.
+    """Return the canvas as a camera shows it, in uint8.
 
     Brightness is within 5 %; uneven light, a vignette, and shot and read noise are added.
     """
@@ -154,19 +154,19 @@ def simulate_sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint
 
 
 def offsets_from(canvas: Floats, centre: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Returns the distances `x [1, W]` and `y [H, 1]` of pixels from a pixel (row, column)."""
+    """Return the distances `x [1, W]` and `y [H, 1]` of pixels from a pixel (row, column)."""
     y, x = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
     return (x - centre[1]).astype(np.float32), (y - centre[0]).astype(np.float32)
 
 
 def _path_along(centre: tuple[int, int], heading: NDArray[np.float64], length: float) -> NDArray[np.float64]:
-    """Returns a path `[N, 2]` of a length along the directions `heading [N]`, its middle on a pixel."""
+    """Return a path `[N, 2]` of a length along the directions `heading [N]`, its middle on a pixel."""
     path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1) * length / len(heading), 0)
     return np.asarray(path + (np.asarray(centre) + 0.5 - path[len(path) // 2]), np.float64)
 
 
 def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tints: Sequence[Colour]) -> None:
-    """Draws a dried stain: a soft tinge, darker at its edge, through which the surface shows."""
+    """Draw a dried stain: a soft tinge, darker at its edge, through which the surface shows."""
     rng = flaw.rng
     tint = flaw.choose(tints)
     x, y = offsets_from(canvas, draw_centre(allowed, rng))
@@ -181,7 +181,7 @@ def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tints: S
 
 
 def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
-    """Draws a groove: a bright flank, a dark one beside it, running out at both ends."""
+    """Draw a groove: a bright flank, a dark one beside it, running out at both ends."""
     rng = flaw.rng
     centre = draw_centre(allowed, rng)
     length = flaw.grade(130, 45) * scale
@@ -199,7 +199,7 @@ def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> Non
 
 
 def draw_dent(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
-    """Draws a dimple: its wall towards the light is in shade, the other one shines."""
+    """Draw a dimple: its wall towards the light is in shade, the other one shines."""
     rng = flaw.rng
     x, y = offsets_from(canvas, draw_centre(allowed, rng))
     sigma = flaw.grade(9, 3.6) * scale
@@ -212,7 +212,7 @@ def draw_dent(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
 
 
 def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
-    """Draws a foreign particle with its shadow."""
+    """Draw a foreign particle with its shadow."""
     rng = flaw.rng
     centre = draw_centre(allowed, rng)
     radius = flaw.grade(8.5, 2.4) * scale
@@ -234,7 +234,7 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
 
 
 def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw: Flaw, scale: float) -> None:
-    """Draws a jagged break with branches from `start` (row, column in pixels) that thins out."""
+    """Draw a jagged break with branches from `start` (row, column in pixels) that thins out."""
     rng = flaw.rng
     length = flaw.grade(78, 34) * scale
     width = flaw.grade(2.6, 1.3) * scale
@@ -262,7 +262,7 @@ def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw:
 
 
 def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colours: Sequence[Colour]) -> None:
-    """Draws a loose piece of yarn that lies on the surface and throws a shadow."""
+    """Draw a loose piece of yarn that lies on the surface and throws a shadow."""
     rng = flaw.rng
     colour = flaw.choose(colours)
     centre = draw_centre(allowed, rng)
