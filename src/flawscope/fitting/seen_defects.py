@@ -148,5 +148,5 @@ def _window_start(region: slice, side: int, canvas_side: int) -> int:
         side: Side of the window, in pixels.
         canvas_side: Side of the canvas, in pixels.
     """
-    centred = (region.start + region.stop - side) // 2
+    centred: int = (region.start + region.stop - side) // 2
     return min(max(centred, 0), canvas_side - side)
