@@ -147,12 +147,12 @@ def _allowed_fields(
         yield number, start, stop
 
 
-def _read_text(data: Buffer, parts: list[FieldContent], wanted_number: int) -> str:
+def _read_text(data: Buffer, parts: list[FieldContent], field_number: int) -> str:
     """Return the text of the field with this number, or an empty text; raise ValueError for several fields.
 
     Of several fields, readers could take different ones.
     """
-    texts = [bytes(data[start:stop]) for number, start, stop in parts if number == wanted_number]
+    texts = [bytes(data[start:stop]) for number, start, stop in parts if number == field_number]
     if len(texts) > 1:
         raise ValueError("its network says one thing twice")
     return texts[0].decode(errors="replace") if texts else ""

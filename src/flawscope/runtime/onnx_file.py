@@ -178,7 +178,7 @@ def metadata_hash(entries: Mapping[str, str]) -> str:
 
 @contextmanager
 def _memory_map(path: Place) -> Iterator[memoryview]:
-    """Yield the bytes of a file, or of a file in another; raise InputError for a size that cannot be right."""
+    """Yield the bytes of a file, or of a file in another; raise InputError where the size cannot be right."""
     with files.open_file(path.path if isinstance(path, Member) else path) as file:
         file_size = os.fstat(file.fileno()).st_size
         start, size = (path.start, path.size) if isinstance(path, Member) else (0, file_size)
