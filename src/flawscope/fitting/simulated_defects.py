@@ -133,7 +133,6 @@ def score_simulated_defects(
         count = _next_batch(fitting_count, remaining, model.roi.device)
         if not has_limit:
             count = max(count, MIN_TRIED - done)
-
         task.step("simulated defects", done, done + count)
     numbers = sorted(scores)
     names = {number: carriers[defects.picture_of(number)].name for number in numbers}

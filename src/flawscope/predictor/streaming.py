@@ -189,8 +189,9 @@ def resolve_pictures(pictures: Iterable[PictureSource] | PictureSource) -> Itera
     """
     if isinstance(pictures, str | os.PathLike):
         return list_pictures(pictures)
-    is_single_array = isinstance(pictures, np.ndarray) and pictures.ndim < 4
-    if is_single_array or isinstance(pictures, bytes | Image.Image):
+    if isinstance(pictures, bytes | Image.Image):
+        return [pictures]
+    if isinstance(pictures, np.ndarray) and pictures.ndim < 4:  # an array of four is a batch of pictures
         return [pictures]
     if isinstance(pictures, Mapping) or not isinstance(pictures, Iterable):
         value = describe_value(pictures)

@@ -156,7 +156,7 @@ class OpenVino(Engine):
 
         def compile_parts(**further_options: str | int | bool) -> Compute:
             """Compile the network's parts; all but the first compute in fp32."""
-            compiled = []
+            compiled: list[openvino.CompiledModel] = []
             for part in parts:
                 part_options = options | further_options
                 if compiled:
