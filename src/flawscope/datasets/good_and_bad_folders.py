@@ -22,78 +22,89 @@ class FolderTree:
     """Meaning of the names of picture folders, each read beside its neighbours and below its parents.
 
     Attributes:
-        counts: Number of pictures by the folder's parts below `root`.
-        said: Meaning of each folder's name. UNCLEAR also for a folder below a folder of good pictures that is
-            not known to be good.
+        root: Folder that holds the tree.
+        counts: Number of pictures directly in each folder, by the folder's parts below `root`.
+        said: Meaning of each folder's name, by the same parts. UNCLEAR also for a folder below a folder of
+            good pictures that is not known to be good.
     """
 
     def __init__(self, root: Path, paths: Iterable[Path], of_root: Said = Said.SORTED):
         """Read the folders of `paths` below `root`; `of_root` is the meaning of the root's own name."""
         self.root, self._paths = root, list(paths)
         self.counts = Counter(path.relative_to(root).parent.parts for path in self._paths)
-        self._inside: dict[tuple[str, ...], set[str]] = {}  # names of folders by the one that holds them
+        self._subfolders: dict[tuple[str, ...], set[str]] = {}  # names by the parts of the folder above
         for parts in self.counts:
             for depth, name in enumerate(parts):
-                self._inside.setdefault(parts[:depth], set()).add(name)
+                self._subfolders.setdefault(parts[:depth], set()).add(name)
         self.said: dict[tuple[str, ...], Said] = {(): of_root}
-        for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
-            of_above = self.said[above]
-            found = read_side_by_side(
-                sorted(names),
-                above,
-                beside_pictures=self.counts[above] > 0,
-                are_good=of_above is Said.GOOD,
+        for parent in self._parents_from_top():
+            parent_said = self.said[parent]
+            meanings = read_side_by_side(
+                sorted(self._subfolders[parent]),
+                parent,
+                beside_pictures=self.counts[parent] > 0,
+                are_good=parent_said is Said.GOOD,
             )
-            for name, said in found.items():
-                self.said[(*above, name)] = _said_below(of_above, said)
+            for name, said in meanings.items():
+                self.said[(*parent, name)] = _said_below(parent_said, said)
+
+    def _parents_from_top(self) -> list[tuple[str, ...]]:
+        """Return the folders that have subfolders, those at the top first."""
+        return sorted(self._subfolders, key=lambda parts: (len(parts), parts))
 
     @property
     def found(self) -> set[Said]:
-        """Meanings of the folders of pictures."""
+        """Meanings of the folders that hold pictures directly."""
         return {self.said[parts] for parts in self.counts}
 
     def has_unknown(self, known: Iterable[str]) -> bool:
-        """Whether a folder at the top says nothing, and has none of the known names."""
-        names = {fold(name) for name in known}
-        return any(
-            len(parts) == 1 and said not in (Said.GOOD, Said.BAD) and fold(parts[0]) not in names
-            for parts, said in self.said.items()
-        )
+        """Whether a folder at the top says neither good nor bad, and has none of the `known` names."""
+        known_names = {fold(name) for name in known}
+        for parts, said in self.said.items():
+            is_at_top = len(parts) == 1
+            if is_at_top and said not in (Said.GOOD, Said.BAD) and fold(parts[0]) not in known_names:
+                return True
+        return False
 
     def pictures(self, said: Said) -> list[Path]:
         """Return the pictures whose folder has this meaning."""
         return [path for path in self._paths if self.said[path.relative_to(self.root).parent.parts] is said]
 
     def question(self, remedy: str = NAME_GOOD) -> InputError:
-        """Return the question which folders hold good pictures.
+        """Return the question which folders hold good pictures, as an error; `remedy` ends its text.
 
-        It lists all folders where one is unclear, else the folders side by side where the meanings differ.
+        It lists all folders where one is unclear. Else it lists the first folders side by side whose meanings
+        differ, those at the top first.
         """
-        for above, names in sorted(self._inside.items(), key=lambda entry: (len(entry[0]), entry[0])):
-            here = {self.said[(*above, name)] for name in names}
-            here |= {self.said[above]} if self.counts[above] else set()
-            is_plain = here <= {Said.SORTED} or here in ({Said.GOOD}, {Said.BAD})
-            if Said.UNCLEAR not in self.found and not is_plain:
-                return folders_question(self.root, self._grouped(above), remedy, self.said)
+        if Said.UNCLEAR in self.found:
+            return folders_question(self.root, self.counts, remedy, self.said)
+        for parent in self._parents_from_top():
+            meanings = {self.said[(*parent, name)] for name in self._subfolders[parent]}
+            if self.counts[parent]:
+                meanings.add(self.said[parent])
+            if meanings not in ({Said.SORTED}, {Said.GOOD}, {Said.BAD}):
+                return folders_question(self.root, self._count_by_subfolder(parent), remedy, self.said)
         return folders_question(self.root, self.counts, remedy, self.said)
 
-    def _grouped(self, above: tuple[str, ...]) -> Counter[tuple[str, ...]]:
-        here = Counter[tuple[str, ...]]()
-        for parts, number in self.counts.items():
-            if parts[: len(above)] == above:
-                here[parts[: len(above) + 1]] += number
-        return here
+    def _count_by_subfolder(self, parent: tuple[str, ...]) -> Counter[tuple[str, ...]]:
+        """Return the number of pictures in each subfolder of a folder, with all below it."""
+        counts = Counter[tuple[str, ...]]()
+        depth = len(parent)
+        for parts, count in self.counts.items():
+            if parts[:depth] == parent:
+                counts[parts[: depth + 1]] += count
+        return counts
 
 
-def _said_below(above: Said, said: Said) -> Said:
-    """Return the meaning of a folder named `said` below one that means `above`."""
-    if Said.UNCLEAR in (above, said):
+def _said_below(parent_said: Said, said: Said) -> Said:
+    """Return the meaning of a folder whose name means `said`, below a folder that means `parent_said`."""
+    if Said.UNCLEAR in (parent_said, said):
         return Said.UNCLEAR
-    if above is Said.GOOD:
+    if parent_said is Said.GOOD:
         return Said.GOOD if said in (Said.GOOD, Said.SORTED) else Said.UNCLEAR
-    if above is Said.BAD:  # folders in it are kinds
+    if parent_said is Said.BAD:  # folders below it are kinds of defects
         return Said.UNCLEAR if said is Said.GOOD else Said.BAD
-    if above is Said.UNKNOWN:
+    if parent_said is Said.UNKNOWN:
         return said if said in (Said.GOOD, Said.BAD) else Said.UNKNOWN
     return said
 
@@ -112,14 +123,15 @@ def folders_question(
         remedy: End of the question: how to answer it.
         said: Meaning of the folders' names.
     """
-    words = {
+    texts = {
         Said.GOOD: ", good by its name",
         Said.BAD: ", not good by its name",
         Said.UNCLEAR: ", unclear by its name",
     }
-    listed = []
+    folders = []
     for parts in sorted(counts, key=lambda parts: natural_key("/".join(parts))):
-        why = words.get(said.get(parts, Said.UNKNOWN), "") if parts else ""
-        listed.append(f"{'/'.join(parts) or '.'} ({counts[parts]}{why})")
-    line = f"{root}: which folders hold good pictures? {join_names(listed, 12)}: {remedy}"
+        name = "/".join(parts) or "."
+        meaning = texts.get(said.get(parts, Said.UNKNOWN), "") if parts else ""
+        folders.append(f"{name} ({counts[parts]}{meaning})")
+    line = f"{root}: which folders hold good pictures? {join_names(folders, 12)}: {remedy}"
     return InputError(data_checks.WHICH_FOLDERS.coded(line))
