@@ -85,7 +85,7 @@ class ClassLabels:
     unread: list[str] = field(default_factory=list)
     split_columns: dict[str, dict[Path, str]] = field(default_factory=dict)
 
-    def labels_left(self, pictures: Iterable[Path]) -> ClassLabels:
+    def of_good(self, pictures: Iterable[Path]) -> ClassLabels:
         """Return the labels of pictures in a folder of good ones, without unknown words that occur once.
 
         Such a word stands in a single file's name: its picture counts as good.
