@@ -382,9 +382,9 @@ def refuse_unknown(
     if labels.is_doubtful() and (are_folders_good or not labels.is_silent):
         raise labels.question(root, remedy)
     if says_only_bad(category) or (category and is_mistake(category)):
-        parts = (category,)
-        counts = {parts: len(pictures)}
-        raise folders_question(root.parent, counts, remedy, {parts: read_words(category)})
+        folder: tuple[str, ...] = (category,)
+        said = {folder: read_words(category)}
+        raise folders_question(root.parent, {folder: len(pictures)}, remedy, said)
     if not are_folders_good:
         raise tree.question(remedy)
 
@@ -428,8 +428,8 @@ def refuse_unknown_names(
         _unpack_lists(root, other_files, read)
         labels = read_class_labels(root, [root / path for path in pictures], by_marks=True)
     labels_in_zip = {}
-    for path, picture_labels in labels.by_picture.items():
-        labels_in_zip[Path(name, path.relative_to(root))] = picture_labels
+    for unpacked_path, picture_labels in labels.by_picture.items():
+        labels_in_zip[Path(name, unpacked_path.relative_to(root))] = picture_labels
     refuse_unknown(Path(name), labels_in_zip, remedy, ClassLabels(labels_in_zip, unread=labels.unread))
 
 
