@@ -246,9 +246,10 @@ class ClassLabels:
         labels = self.by_picture[picture]
         if not labels:
             folder = picture.parent.relative_to(root)
-            said = read_words(folder.name) if folder.name else Said.UNKNOWN
-            meaning = f"{said.value} by its name" if said in (Said.GOOD, Said.BAD) else Said.UNKNOWN.value
-            return folder.as_posix(), meaning
+            meaning = read_words(folder.name) if folder.name else Said.UNKNOWN
+            if meaning in (Said.GOOD, Said.BAD):
+                return folder.as_posix(), f"{meaning.value} by its name"
+            return folder.as_posix(), Said.UNKNOWN.value
         picture_class = self.class_of(picture)
         if picture_class is PictureClass.UNCLEAR:
             sources = " and ".join(sorted({label.source for label in labels}))
@@ -345,7 +346,7 @@ def _add_lists(class_labels: ClassLabels, files: LabelFiles) -> None:
     for source, texts in files.class_texts().items():
         picture_texts = {}
         for path, values in texts.items():
-            picture = files.given[path]
+            picture = files.caller_path[path]
             if picture in class_labels.by_picture:
                 picture_texts[picture] = values
         if source in files.unsure_sources:

@@ -154,13 +154,13 @@ def read_column(header: str, values: Values) -> Column | None:
     if header_says_good is not None:
         return _read_answers(header_says_good, values)
     shared = rest_words(texts)
-    said = {text: read_words(text, shared) for text in texts}
-    if _CLASSES.keys().isdisjoint(said.values()):
+    meaning_of = {text: read_words(text, shared) for text in texts}
+    if _CLASSES.keys().isdisjoint(meaning_of.values()):
         return None
     by_picture = {}
     for picture, words in values.items():
         picture_texts = list(filter(None, words))
-        classes = [_CLASSES.get(said[text], PictureClass.UNKNOWN) for text in picture_texts]
+        classes = [_CLASSES.get(meaning_of[text], PictureClass.UNKNOWN) for text in picture_texts]
         if picture_texts:
             by_picture[picture] = _join_classes(classes), picture_texts[0]
     return Column(by_picture)

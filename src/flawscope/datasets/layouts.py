@@ -148,7 +148,7 @@ def open_defects(
     if good is None and _layout_of(folder) in (None, "folder"):
         truth = GroundTruth(folder)
         tree = FolderTree(folder, truth.pictures)
-        if Said.UNCLEAR in tree.found:
+        if Said.UNCLEAR in tree.meanings:
             raise tree.question()
         items = kinds_in(folder, truth)
         has_kinds = all(item.kind for item in items)
@@ -244,8 +244,8 @@ def _layout_of(folder: Path) -> str | None:
     if subfolder(folder, *GOOD) is not None:
         return "folder"
     # names such as screw_ok say good or bad only beside others such as screw_nok
-    said = read_side_by_side([name for name in subfolders(folder) if not is_mask_folder(name)])
-    has_good_and_bad = {Said.GOOD, Said.BAD} <= {*said.values()}
+    meaning_of = read_side_by_side([name for name in subfolders(folder) if not is_mask_folder(name)])
+    has_good_and_bad = {Said.GOOD, Said.BAD} <= {*meaning_of.values()}
     return "folder" if has_good_and_bad else None
 
 
@@ -394,7 +394,7 @@ def _open_split(root: Path, layout: str) -> Dataset:
     # in an export for classification each split has the same kinds; else it is not known which are good
     other_kinds = {name for split in splits if split != train for name in subfolders(split)}
     has_unknown = trees[train].has_unknown(other_kinds)
-    if has_unknown or any(Said.UNCLEAR in tree.found for tree in trees.values()):
+    if has_unknown or any(Said.UNCLEAR in tree.meanings for tree in trees.values()):
         raise split_question(root, truth.pictures)
     train_items = _good_items(trees[train], labels)
     if not train_items:

@@ -140,10 +140,10 @@ def open_folder(root: Path, settings: SplitSettings) -> Dataset:
     truth = GroundTruth(root)
     labels = read_class_labels(root, truth.pictures, truth.labels)
     tree = FolderTree(root, truth.pictures)
-    folders = _folders_by_said(tree)
+    folders = _folders_by_meaning(tree)
     names = [name for same_meaning in folders.values() for name in same_meaning]
     has_unknown = bool(folders[Said.UNKNOWN] or folders[Said.SORTED])
-    if Said.UNCLEAR in tree.found or (has_unknown and not any(map(says_only_bad, names))):
+    if Said.UNCLEAR in tree.meanings or (has_unknown and not any(map(says_only_bad, names))):
         raise tree.question()
     path_of = subfolders(root)
     defects = [item for name in folders[Said.BAD] for item in defects_in(path_of[name], truth)]
@@ -159,11 +159,12 @@ def _test_share(settings: SplitSettings, defects: Sequence[Item]) -> SplitSettin
     return settings if defects else settings._replace(share=0)
 
 
-def _folders_by_said(tree: FolderTree) -> dict[Said, list[str]]:
+def _folders_by_meaning(tree: FolderTree) -> dict[Said, list[str]]:
     """Return the names of the folders in the root, in natural order, by their meaning."""
-    folders: dict[Said, list[str]] = {said: [] for said in Said}
+    folders: dict[Said, list[str]] = {meaning: [] for meaning in Said}
     for name in sorted({parts[0] for parts in tree.counts if parts}, key=natural_key):
-        folders[tree.said[(name,)]].append(name)
+        meaning = tree.meaning_of[(name,)]
+        folders[meaning].append(name)
     return folders
 
 
@@ -277,9 +278,9 @@ def good_folders(folder: Path) -> list[Path]:
     """Return the subfolders of good pictures; a subfolder named as in published data sets is the first."""
     published_folder = subfolder(folder, *GOOD)
     path_of = {name: path for name, path in subfolders(folder).items() if not is_mask_folder(name)}
-    said = read_side_by_side([*path_of])
+    meaning_of = read_side_by_side([*path_of])
     folders = [] if published_folder is None else [published_folder]
-    folders += [path for name, path in path_of.items() if said[name] is Said.GOOD]
+    folders += [path for name, path in path_of.items() if meaning_of[name] is Said.GOOD]
     return list(dict.fromkeys(folders))
 
 
@@ -375,16 +376,16 @@ def refuse_unknown(
         labels = read_class_labels(root, pictures, by_marks=True)
     category = category_of(root)
     tree = FolderTree(root, pictures, Said.GOOD if says_good(category) else Said.SORTED)
-    if tree.found == {Said.GOOD}:
+    if tree.meanings == {Said.GOOD}:
         labels = labels.of_good(pictures)
-    are_folders_good = tree.found in ({Said.GOOD}, {Said.SORTED}, set())
+    are_folders_good = tree.meanings in ({Said.GOOD}, {Said.SORTED}, set())
     # of unclear folders and words of unknown meaning, the question about the folders is the plainer one
     if labels.is_doubtful() and (are_folders_good or not labels.is_silent):
         raise labels.question(root, remedy)
     if says_only_bad(category) or (category and is_mistake(category)):
         folder: tuple[str, ...] = (category,)
-        said = {folder: read_words(category)}
-        raise folders_question(root.parent, {folder: len(pictures)}, remedy, said)
+        meaning_of = {folder: read_words(category)}
+        raise folders_question(root.parent, {folder: len(pictures)}, remedy, meaning_of)
     if not are_folders_good:
         raise tree.question(remedy)
 
@@ -452,9 +453,9 @@ def _unpack_lists(root: Path, paths: Iterable[str], read: Mapping[str, Callable[
 def split_question(root: Path, paths: Iterable[Path]) -> InputError:
     """Return the question which kinds of a split data set are good."""
     counts = Counter(_kind_folders(path.relative_to(root).parent.parts) for path in paths)
-    said_of_top = read_side_by_side(sorted({parts[0] for parts in counts if parts}))
-    said = {parts: said_of_top[parts[0]] for parts in counts if parts}
-    return folders_question(root, counts, NAME_GOOD, said)
+    top_meanings = read_side_by_side(sorted({parts[0] for parts in counts if parts}))
+    meaning_of = {parts: top_meanings[parts[0]] for parts in counts if parts}
+    return folders_question(root, counts, NAME_GOOD, meaning_of)
 
 
 def _kind_folders(folders: Sequence[str]) -> tuple[str, ...]:

@@ -257,7 +257,7 @@ def _defective_pictures(root: Path) -> list[Item]:
     items = defects_in(folder, truth)
     paths = [item.path for item in items]
     tree = FolderTree(folder, paths, Said.BAD)
-    if Said.UNCLEAR in tree.found:  # such as a folder named "false alarms"
+    if Said.UNCLEAR in tree.meanings:  # such as a folder named "false alarms"
         raise tree.question("leave out what is not defective")
     labels = read_class_labels(folder, paths, truth.labels)
     defective = [item for item in items if labels.class_of(item.path) is not PictureClass.GOOD]

@@ -357,8 +357,8 @@ def _reference_folder(folder: Path) -> dict[str, bool]:
     tree = None
     if () not in folder_of.values():  # no picture lies directly in the folder
         tree = FolderTree(folder, pictures)
-        if Said.UNCLEAR not in tree.found and not labels.has_unknown:
-            return {part: tree.said[parts] is not Said.GOOD for part, parts in folder_of.items()}
+        if Said.UNCLEAR not in tree.meanings and not labels.has_unknown:
+            return {part: tree.meaning_of[parts] is not Said.GOOD for part, parts in folder_of.items()}
     # Lists beside the folder count last: the table of trials is often among them.
     labels = read_class_labels(folder, pictures)
     if labels.is_complete:

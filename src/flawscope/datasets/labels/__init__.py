@@ -183,7 +183,7 @@ class LabelFiles:
 
     Attributes:
         root: Folder below which label files are searched for.
-        given: Pictures as the caller names them, by their paths below `root`.
+        caller_path: Pictures as the caller names them, by their paths below `root`.
     """
 
     def __init__(
@@ -208,8 +208,8 @@ class LabelFiles:
         self._files = files
         self._above = above
         self._good_kinds = {*map(fold, good_kinds)}
-        self.given = {Path(os.path.abspath(path)) if above else path: path for path in pictures}
-        self._pictures = [path for path in self.given if path.is_relative_to(root)]
+        self.caller_path = {Path(os.path.abspath(path)) if above else path: path for path in pictures}
+        self._pictures = [path for path in self.caller_path if path.is_relative_to(root)]
         self._names = PictureNames(self._pictures)
 
     def find(self, picture: Path) -> tuple[PictureLabels, ...]:
@@ -229,8 +229,9 @@ class LabelFiles:
             if not entry.has_defect and not entry.good:
                 continue
             for path in self._pictures_meant(entry, pictures):
-                if path in self.given:
-                    marks_of[self.given[path]] = (entry.source, entry.kinds, entry.has_defect)
+                if path in self.caller_path:
+                    picture = self.caller_path[path]
+                    marks_of[picture] = (entry.source, entry.kinds, entry.has_defect)
         return marks_of
 
     def _is_of_good_part(self, kind: str) -> bool:
