@@ -336,6 +336,7 @@ def defer_interrupts(said: str = "stops after this step, and keeps it") -> Itera
     interrupted = threading.Event()
 
     def on_signal(number: int, frame: object) -> None:
+        """Set the event at the first Ctrl-C, and show the line; raise at the second."""
         if interrupted.is_set():
             raise KeyboardInterrupt
         interrupted.set()

@@ -100,9 +100,14 @@ class Dataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def relative(self, path: Mask) -> str:
-        """Path as the reports show it: relative to the category's folder, with forward slashes."""
-        path = Path(path)
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
+        """Return a path as the reports show it: from the category's folder on, with forward slashes.
+
+        A path outside of the folder is returned in full.
+        """
+        full_path = Path(path)
+        if not full_path.is_relative_to(self.root):
+            return full_path.as_posix()
+        return full_path.relative_to(self.root).as_posix()
 
 
 def split_by_view(dataset: Dataset, pattern: PartPattern, *splits: str) -> dict[str, Dataset]:

@@ -130,19 +130,24 @@ def _is_drawn_on(path: Path, original: Path) -> bool:
     share them.
     """
     try:
-        drawn, plain = (
-            np.asarray(open_upright(file, str(file)).convert("RGB"), np.int16) for file in (path, original)
-        )
+        pixels = _read_rgb(path)
+        original_pixels = _read_rgb(original)
     except InputError:
         return False
-    if drawn.shape != plain.shape:
+    if pixels.shape != original_pixels.shape:
         return False
-    is_textured = np.diff(plain, axis=1).any(2)  # differs from its left neighbour; the first column has none
-    changes = np.abs(drawn - plain).max(2)[:, 1:]
+    # a textured pixel differs from its left neighbour; the first column has no such neighbours
+    is_textured = np.diff(original_pixels, axis=1).any(2)
+    changes = np.abs(pixels - original_pixels).max(2)[:, 1:]
     textured_changes = changes[is_textured]
     if textured_changes.size == 0:
         return False
     return float(np.mean(textured_changes <= OVERLAY_LEVELS)) > OVERLAY_SHARE
+
+
+def _read_rgb(path: Path) -> NDArray[np.int16]:
+    """Return a picture as [H, W, 3]; int16, so that pixels can be subtracted."""
+    return np.asarray(open_upright(path, str(path)).convert("RGB"), np.int16)
 
 
 def union_masks(

@@ -149,10 +149,10 @@ def _near_duplicates_of(train_looks: Sequence[Look | None], test_looks: Sequence
     readable_looks = [look for look in test_looks if look is not None]
     pairs = near_duplicates(bank + readable_looks, np.arange(len(bank)))
     numbers = set()
-    for first, second, _ in pairs:
-        is_train_and_test = first < len(bank) <= second
+    for smaller, larger, _ in pairs:
+        is_train_and_test = smaller < len(bank) <= larger
         if is_train_and_test:
-            numbers.add(readable_numbers[second - len(bank)])
+            numbers.add(readable_numbers[larger - len(bank)])
     return numbers
 
 

@@ -82,8 +82,8 @@ def _near_duplicates(looks: Mapping[Item, Look], learnt_items: Collection[Item])
     items = [*bank, *others]
     pairs = near_duplicates([looks[item] for item in items], np.arange(len(bank)))
     duplicates = set()
-    for first, second, _ in pairs:
-        is_learnt_and_other = first < len(bank) <= second
+    for smaller, larger, _ in pairs:
+        is_learnt_and_other = smaller < len(bank) <= larger
         if is_learnt_and_other:
-            duplicates.add(items[second])
+            duplicates.add(items[larger])
     return duplicates

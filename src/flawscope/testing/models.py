@@ -256,6 +256,7 @@ def held_out_is_not_learnt(case: Case) -> None:
     learnt_hashes = {row.hash for row in model.manifest.pictures if row.role in ("train", "duplicate")}
 
     def change_held_out(source: PictureSource) -> PictureSource:
+        """Return a picture with other content if it was held out; any other source as it is."""
         if isinstance(source, bytes):
             return source
         picture = decode(source)

@@ -234,11 +234,10 @@ def _light_section(results: Results) -> str:
         cells = []
         for rows_of_light in zip(*tables, strict=True):
             light_names[rows_of_light[0]["name"]] = None
-            false_alarms = sum(row["false_alarms"] for row in rows_of_light)
-            good = sum(row["good"] for row in rows_of_light)
-            found = sum(row["found"] for row in rows_of_light)
-            defective = sum(row["defective"] for row in rows_of_light)
-            cells.append(f"{false_alarms} of {good}, {found} of {defective}")
+            sums = {}
+            for key in ("false_alarms", "good", "found", "defective"):
+                sums[key] = sum(row[key] for row in rows_of_light)
+            cells.append(f"{sums['false_alarms']} of {sums['good']}, {sums['found']} of {sums['defective']}")
         if cells:
             rows.append([category, method, *cells])
     text = "False alarms, and defects found, at the models' own thresholds, over all seeds."
