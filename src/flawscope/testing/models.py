@@ -242,7 +242,7 @@ def exports() -> list[Callable[[Case], None]]:
     """Return the checks of exports for the engines that are installed."""
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
         return []
-    checks = [exports_onnx]
+    checks: list[Callable[[Case], None]] = [exports_onnx]
     if importlib.util.find_spec("openvino"):
         checks.append(exports_openvino)
     return checks

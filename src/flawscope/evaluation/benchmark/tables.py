@@ -82,10 +82,8 @@ def category_groups(rows: Sequence[str]) -> list[Group]:
     all of their categories are in `rows`; and all other categories together.
     """
     row_set = set(rows)
-    groups = []
-    for label, categories in (("textures", TEXTURES), ("objects", OBJECTS)):
-        if not row_set.isdisjoint(categories):
-            groups.append(Group(label, categories))
+    parts_of_mvtec = [Group("textures", TEXTURES), Group("objects", OBJECTS)]
+    groups = [group for group in parts_of_mvtec if not row_set.isdisjoint(group.categories)]
     if len(groups) == 2:
         groups.append(Group("all", MVTEC))
     for name, categories in DATA_SETS.items():
