@@ -78,8 +78,8 @@ class Group:
 def category_groups(rows: Sequence[str]) -> list[Group]:
     """Return the groups of categories that are averaged.
 
-    They are MVTec AD's textures, objects and both, if any category of them is in `rows`; other data sets, if
-    all of their categories are in `rows`; and all other categories together.
+    They are MVTec AD's textures and objects, each if `rows` has any of them, and both together if it has some
+    of both; each other data set, if `rows` has all of its categories; and all other categories together.
     """
     row_set = set(rows)
     parts_of_mvtec = [Group("textures", TEXTURES), Group("objects", OBJECTS)]
