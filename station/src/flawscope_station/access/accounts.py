@@ -32,7 +32,7 @@ _TOKEN_PREFIX = "fls_"  # people and scanners recognize a token by it
 class Accounts:
     """Users, or tokens.
 
-    Methods raise InputError for what cannot be done, StoreError where the data base cannot be used.
+    Methods raise InputError for what cannot be done, StoreError where the database cannot be used.
 
     Args:
         on_change: is called after each change.
@@ -126,7 +126,7 @@ class Users(Accounts):
 
     def find(self, name: str) -> UserRow | None:
         """Return the user of a name in lower case; None where there is none."""
-        if not _NAME_PATTERN.fullmatch(name):  # not every text is allowed in the data base
+        if not _NAME_PATTERN.fullmatch(name):  # not every text is allowed in the database
             return None
         return self.database.row(select(users).where(users.c.name == name))
 

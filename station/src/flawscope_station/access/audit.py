@@ -106,7 +106,7 @@ def search(
 
     Raises:
         InputError: the text or `about` is not allowed.
-        StoreError: the data base cannot be used.
+        StoreError: the database cannot be used.
     """
     event = events.c
     query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 SIGN_IN_FAILED = "sign_in_failed"  # event
 _USE_INTERVAL = 60_000_000  # microseconds between two writes of a token's last use
-CACHE_SECONDS = 3.0  # for which a credential is not looked up again in the data base
-KNOWN_SECONDS = 600.0  # for which its owner is remembered, for when the data base does not answer
+CACHE_SECONDS = 3.0  # for which a credential is not looked up again in the database
+KNOWN_SECONDS = 600.0  # for which its owner is remembered, for when the database does not answer
 MAX_CACHED = 4096  # credentials in memory; wrong ones are not kept
 
 
@@ -64,7 +64,7 @@ _OPEN_KEY: _CredentialKey = ("open", "")
 
 
 class Access:
-    """Users, tokens and sessions, and who sends a request. StoreError where the data base cannot be used.
+    """Users, tokens and sessions, and who sends a request. StoreError where the database cannot be used.
 
     Args:
         is_closed: the station is never open, since people sign in with a company's accounts.
@@ -186,7 +186,7 @@ class Access:
     def authenticate_known(self, request: HTTPConnection) -> Person | None:
         """Return the sender from memory, `KNOWN_SECONDS` old at most; None where it is not there.
 
-        It is for a data base that does not answer.
+        It is for a database that does not answer.
         """
         known = self._cached(self._credential_keys(request)[0], KNOWN_SECONDS)
         return None if known is None else known.current_person()

@@ -16,7 +16,7 @@ _MAX_SESSION = (SESSION_SECONDS + 3600) * 1_000_000  # microseconds, with an hou
 
 
 class Sessions:
-    """Sessions in the data base. Methods raise StoreError where it cannot be used."""
+    """Sessions in the database. Methods raise StoreError where it cannot be used."""
 
     def __init__(self, database: Database):
         self.database = database

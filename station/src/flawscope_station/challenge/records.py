@@ -85,7 +85,7 @@ def find_shown(
     The pictures from which a challenge part was kept are not among them.
 
     Args:
-        connection: to the data base.
+        connection: to the database.
         product_id: number of the product.
         runs: numbers of the challenges; None: all showings, the latest `MAX_SHOWN` at most.
     """

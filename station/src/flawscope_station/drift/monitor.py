@@ -83,7 +83,7 @@ class DriftMonitor(BackgroundThread):
                 try:
                     with self.threads[0].call():
                         self.update(product_id)
-                except Exception as error:  # such as a data base that is away: the rest is read later
+                except Exception as error:  # such as a database that is away: the rest is read later
                     trouble = message_with_type(error)
                     self._dirty.add(product_id)
             self.report("drift_unknown", f"drift is not followed: {trouble}" if trouble else None)

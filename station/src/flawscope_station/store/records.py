@@ -1,4 +1,4 @@
-"""Inspections and verdicts in the data base."""
+"""Inspections and verdicts in the database."""
 
 from __future__ import annotations
 

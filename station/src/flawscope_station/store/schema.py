@@ -105,7 +105,7 @@ def _partial_index(
     Index(name, *columns, sqlite_where=where, postgresql_where=where, unique=unique)
 
 
-# The station, whose data base this is: one row
+# The station, whose database this is: one row
 stations = Table(
     "stations",
     metadata,

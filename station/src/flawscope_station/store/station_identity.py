@@ -36,7 +36,7 @@ def _check_folder(database: Database, files: Files, known: str | None) -> None:
     """Raise InputError where a database knows another folder than the station's."""
     if known not in (None, files.identity()) and not database.is_sqlite:
         raise InputError(
-            f"{database.name} is the data base of another station, whose folder is not {files.folder}: "
+            f"{database.name} is the database of another station, whose folder is not {files.folder}: "
             f"make one for this station; or, where that folder is lost, write {known} into "
             f"{files.identity_path}"
         )
