@@ -47,7 +47,7 @@ def choices(rng: random.Random, filled: Filled) -> Filters:
 
 
 def matches(filled: Filled, number: int, wanted: Filters) -> bool:
-    row, verdict, asked = filled.rows[number], filled.verdicts[number], wanted.wanted
+    row, verdict, asked = filled.rows[number], filled.verdicts[number], wanted.values
     name = str(asked.get("name", "*"))
     tests = [
         row.at >= asked.get("since", row.at),

@@ -602,7 +602,7 @@ class ModelRegistry:
         is_joint = _is_joint(version_row)
         with self.database.reading() as connection:
             if product_id in self.joint_entries:
-                entry = product_id
+                entry: int | None = product_id
             else:
                 entry = connection.scalar(select(products.c.entry_id).where(products.c.id == product_id))
             if is_joint != (entry in self.joint_entries):
@@ -737,7 +737,7 @@ class ModelRegistry:
 
 
 def rate_root(connection: Connection, number: int) -> int:
-    """Return the number of the version from which a version differs by its rate alone, else its own number."""
+    """Return the number in a version's fact `RATE_OF`; the version's own number where it has no such fact."""
     facts = connection.execute(select(versions.c.facts).where(versions.c.id == number)).scalar_one()
     return int(json.loads(facts).get(RATE_OF, number))
 
@@ -745,7 +745,7 @@ def rate_root(connection: Connection, number: int) -> int:
 def _version_facts(model: ModelFacts) -> dict[str, object]:
     """Return facts of a model of a single product, as the API shows them.
 
-    `score_threshold` and `spread` are None for a product with a model for each view, each of which has its own.
+    `score_threshold` and `spread` are None for a product with a model for each view: each view has its own.
     """
     promise = rates.promise_of(model)
     manifests = list(model.manifests.values())
