@@ -19,6 +19,7 @@ from typing import NamedTuple, TypedDict, cast
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
     Select,
     Table,
     case,
@@ -562,7 +563,7 @@ class Store:
         if row is None:
             view_words = "" if view is None else f" with a view {view:.60}"
             raise NotFoundError(f"there is no inspection {number}{view_words}")
-        return PictureRecord(*row)
+        return PictureRecord(*tuple(row))
 
     def set_unanswered(self, number: int, why: str | None) -> None:
         """Record whether the sender of an inspection got the answer.
@@ -704,7 +705,7 @@ def _count_where(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return func.coalesce(func.sum(one_or_zero), 0)
 
 
-def _counts_by_name(connection: Connection, query: Select[tuple[int, ...]]) -> dict[str, int]:
+def _counts_by_name(connection: Connection, query: Executable) -> dict[str, int]:
     """Return the only row of a query with a column for each name of `COUNTED`."""
     row = connection.execute(query).one()
     return {name: int(count) for name, count in zip(COUNTED, row, strict=True)}

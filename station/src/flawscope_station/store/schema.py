@@ -194,8 +194,8 @@ _partial_index(
     pictures.c.bytes,
 )
 
-# Judged parts: a row each time that a part came. For a part in several views, the facts of a picture are those
-# of the most unusual one; `views` has them all. `filters` has the columns that are searched
+# Judged parts: a row each time that a part came. For a part in several views, the facts of a picture are
+# those of the most unusual one; `views` has them all. `filters` has the columns that are searched
 inspections = Table(
     "inspections",
     metadata,
@@ -385,7 +385,7 @@ users = Table(
     metadata,
     _id_column(),
     Column("name", String(64), nullable=False, unique=True),
-    Column("password", Text, nullable=False),  # argon2 hash; "": the user signs in with the company's account
+    Column("password", Text, nullable=False),  # argon2 hash; "": signs in with the company's account
     Column("role", String(16), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("subject", Text),  # issuer and ID of the company's account; NULL: an account of the station
