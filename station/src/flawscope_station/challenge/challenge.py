@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import NamedTuple
 
+import typing_extensions
 from sqlalchemy import Connection, insert, update
 
 from flawscope.errors import FlawscopeError, InputError
@@ -695,6 +696,7 @@ class Challenge(BackgroundThread):
             return str(error).partition(";")[0]
         return None
 
+    @typing_extensions.override  # the class has a method `override`
     def _work(self) -> None:
         """Report the products that are not ready, every `CHECK_INTERVAL`, until the station ends."""
         while not self._wait(CHECK_INTERVAL):
